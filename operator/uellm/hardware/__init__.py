@@ -1,0 +1,9 @@
+"""What a node's GPUs are: plain, frozen types with units in their names, and their JSON form.
+
+The JSON form is that of `GPUNodeProfile.status` (camelCase, integers with the unit in the name), here on plain
+dicts, so that the launcher reads it inside an engine's image without pydantic.
+"""
+
+from uellm.hardware.types import Device, Link, Node
+
+__all__ = ["Device", "Link", "Node"]

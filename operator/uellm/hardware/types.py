@@ -1,0 +1,174 @@
+"""Devices, links and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+HEALTHY = "Healthy"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU as the node's profile tells it. Unmeasured figures are None, never a guess."""
+
+    uuid: str
+    index: int
+    product: str
+    memory_bytes: int
+    resource_name: str = "nvidia.com/gpu"
+    compute_capability: str = ""
+    numa_node: int | None = None
+    pci_bus_id: str = ""
+    mig: bool = False
+    power_limit_watts: int | None = None
+    memory_free_bytes: int | None = None
+    bf16_flops_per_s: float | None = None
+    fp16_flops_per_s: float | None = None
+    memory_bytes_per_s: float | None = None
+    measured_at: str = ""
+    health_state: str = HEALTHY
+    health_reason: str = ""
+    allocated_to_pod_uid: str = ""
+    excluded_reason: str = ""  # a person's word, from the profile's spec
+
+    @property
+    def usable(self) -> bool:
+        """Healthy and not excluded; whether it is also free is the question of who asks."""
+        return self.health_state == HEALTHY and not self.excluded_reason
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, excluded_reason: str = "") -> Device:
+        """Read an entry of `GPUNodeProfile.status.devices`. Raises KeyError where uuid or memoryBytes is missing."""
+        measured: Mapping[str, Any] = data.get("measured") or {}
+        health: Mapping[str, Any] = data.get("health") or {}
+        return cls(
+            uuid=data["uuid"],
+            index=int(data.get("index", 0)),
+            product=data.get("product", ""),
+            memory_bytes=int(data["memoryBytes"]),
+            resource_name=data.get("resourceName", "nvidia.com/gpu"),
+            compute_capability=data.get("computeCapability", ""),
+            numa_node=data.get("numaNode"),
+            pci_bus_id=data.get("pciBusId", ""),
+            mig=bool(data.get("mig", False)),
+            power_limit_watts=data.get("powerLimitWatts"),
+            memory_free_bytes=data.get("memoryFreeBytes"),
+            bf16_flops_per_s=_giga(measured.get("bf16GigaflopsPerSecond")),
+            fp16_flops_per_s=_giga(measured.get("fp16GigaflopsPerSecond")),
+            memory_bytes_per_s=_number(measured.get("memoryBytesPerSecond")),
+            measured_at=measured.get("measuredAt", ""),
+            health_state=health.get("state", HEALTHY),
+            health_reason=health.get("reason", ""),
+            allocated_to_pod_uid=(data.get("allocatedTo") or {}).get("podUID", ""),
+            excluded_reason=excluded_reason,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `GPUNodeProfile.status.devices`; what is not known is left out."""
+        measured = {
+            "bf16GigaflopsPerSecond": _ungiga(self.bf16_flops_per_s),
+            "fp16GigaflopsPerSecond": _ungiga(self.fp16_flops_per_s),
+            "memoryBytesPerSecond": None if self.memory_bytes_per_s is None else int(self.memory_bytes_per_s),
+            "measuredAt": self.measured_at or None,
+        }
+        measured = {key: value for key, value in measured.items() if value is not None}
+        entry = {
+            "index": self.index,
+            "uuid": self.uuid,
+            "product": self.product,
+            "computeCapability": self.compute_capability or None,
+            "memoryBytes": self.memory_bytes,
+            "memoryFreeBytes": self.memory_free_bytes,
+            "numaNode": self.numa_node,
+            "pciBusId": self.pci_bus_id or None,
+            "resourceName": self.resource_name,
+            "mig": self.mig or None,
+            "powerLimitWatts": self.power_limit_watts,
+            "health": {"state": self.health_state, **({"reason": self.health_reason} if self.health_reason else {})},
+            "measured": measured or None,
+            "allocatedTo": {"podUID": self.allocated_to_pod_uid} if self.allocated_to_pod_uid else None,
+        }
+        return {key: value for key, value in entry.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link from device `a` to device `b` (uuids), as measured in that direction."""
+
+    a: str
+    b: str
+    kind: str = "SYS"  # NVLink | PIX | PXB | PHB | NODE | SYS
+    bytes_per_s: float | None = None
+    latency_s: float | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Link:
+        """Read an entry of `GPUNodeProfile.status.links`."""
+        nanoseconds = _number(data.get("latencyNanoseconds"))
+        return cls(
+            a=data["a"],
+            b=data["b"],
+            kind=data.get("kind", "SYS"),
+            bytes_per_s=_number(data.get("bytesPerSecond")),
+            latency_s=None if nanoseconds is None else nanoseconds * 1e-9,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `GPUNodeProfile.status.links`."""
+        entry = {
+            "a": self.a,
+            "b": self.b,
+            "kind": self.kind,
+            "bytesPerSecond": None if self.bytes_per_s is None else int(self.bytes_per_s),
+            "latencyNanoseconds": None if self.latency_s is None else round(self.latency_s * 1e9),
+        }
+        return {key: value for key, value in entry.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node and its GPUs, in the order of their index."""
+
+    name: str
+    devices: tuple[Device, ...]
+    links: tuple[Link, ...] = ()
+    source: str = "NVML"  # NVML | Simulated
+    driver_version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        """True where the GPUs are described by a file instead of measured."""
+        return self.source == "Simulated"
+
+    @classmethod
+    def from_profile(cls, profile: Mapping[str, Any]) -> Node:
+        """Read a whole GPUNodeProfile document (a plain dict, as from YAML or the API server)."""
+        status: Mapping[str, Any] = profile.get("status") or {}
+        spec: Mapping[str, Any] = profile.get("spec") or {}
+        excluded = {entry["uuid"]: entry.get("reason") or "excluded" for entry in spec.get("excludedDevices") or ()}
+        devices = [
+            Device.from_dict(entry, excluded_reason=excluded.get(entry["uuid"], ""))
+            for entry in status.get("devices") or ()
+        ]
+        return cls(
+            name=profile["metadata"]["name"],
+            devices=tuple(sorted(devices, key=lambda device: (device.index, device.uuid))),
+            links=tuple(Link.from_dict(entry) for entry in status.get("links") or ()),
+            source=status.get("source", "NVML"),
+            driver_version=status.get("driverVersion", ""),
+        )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _giga(value: Any) -> float | None:
+    return None if value is None else float(value) * 1e9
+
+
+def _ungiga(flops_per_s: float | None) -> int | None:
+    return None if flops_per_s is None else round(flops_per_s / 1e9)
