@@ -1,0 +1,11 @@
+"""The cluster's programs: found in a directory, downloaded with their checksum, or built from pinned Go modules.
+
+    ensure({"kubectl", "etcd"}) -> a directory that holds executables of these names
+
+Results are cached by version in `$UELLM_CACHE/bin` (default `~/.cache/uellm/bin`), outside any checkout.
+"""
+
+from uellm_devcluster.binaries.catalogue import RELEASES, Release, releases_for
+from uellm_devcluster.binaries.ensure import cache_directory, ensure
+
+__all__ = ["RELEASES", "Release", "cache_directory", "ensure", "releases_for"]

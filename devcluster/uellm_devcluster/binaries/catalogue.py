@@ -1,0 +1,134 @@
+"""Which program comes from which release, at which version, and how each is had. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+KUBERNETES_VERSION = "v1.36.3"
+_GITHUB = "https://github.com"
+
+
+@dataclass(frozen=True)
+class Download:
+    """Where a project publishes its release, and the file beside it that lists its SHA-256.
+
+    `url` may hold `{program}`; `archive` says whether it is a .tar.gz that holds the programs somewhere inside.
+    """
+
+    url: str
+    checksum_url: str
+    archive: bool
+
+
+@dataclass(frozen=True)
+class Build:
+    """A Go build. `module` is a directory of ours beside this file (with go.mod and go.sum); `packages` are installed
+    at the release's version and checked by Go's checksum database."""
+
+    module: str = ""
+    packages: tuple[str, ...] = ()
+    tags: str = ""
+    ldflags: str = ""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A set of programs of one version. `build_minutes` was measured on 2 cores with nothing cached."""
+
+    name: str
+    version: str
+    programs: tuple[str, ...]
+    build: Build
+    build_minutes: float
+    download: Download | None = None
+
+
+def _kubernetes_stamps(version: str) -> str:
+    major, minor = version.removeprefix("v").split(".")[:2]
+    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return " ".join(f"-X {package}.{name}={value}" for package in packages for name, value in stamps.items())
+
+
+RELEASES = (
+    Release(
+        name="kubernetes",
+        version=KUBERNETES_VERSION,
+        programs=(
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ),
+        build=Build(module="kubernetes", ldflags=_kubernetes_stamps(KUBERNETES_VERSION)),
+        build_minutes=6,
+        download=Download(
+            url=f"https://dl.k8s.io/{KUBERNETES_VERSION}/bin/linux/amd64/{{program}}",
+            checksum_url=f"https://dl.k8s.io/{KUBERNETES_VERSION}/bin/linux/amd64/{{program}}.sha256",
+            archive=False,
+        ),
+    ),
+    Release(
+        name="etcd",
+        version="v3.6.16",
+        programs=("etcd",),
+        build=Build(module="etcd"),
+        build_minutes=0.5,
+        download=Download(
+            url=f"{_GITHUB}/etcd-io/etcd/releases/download/v3.6.16/etcd-v3.6.16-linux-amd64.tar.gz",
+            checksum_url=f"{_GITHUB}/etcd-io/etcd/releases/download/v3.6.16/SHA256SUMS",
+            archive=True,
+        ),
+    ),
+    Release(
+        name="containerd",
+        version="v2.4.2",
+        programs=("containerd", "containerd-shim-runc-v2", "ctr"),
+        build=Build(
+            packages=tuple(
+                f"github.com/containerd/containerd/v2/cmd/{name}"
+                for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+            ),
+            tags="no_btrfs",
+        ),
+        build_minutes=1,
+        download=Download(
+            url=f"{_GITHUB}/containerd/containerd/releases/download/v2.4.2/containerd-static-2.4.2-linux-amd64.tar.gz",
+            checksum_url=f"{_GITHUB}/containerd/containerd/releases/download/v2.4.2/"
+            "containerd-static-2.4.2-linux-amd64.tar.gz.sha256sum",
+            archive=True,
+        ),
+    ),
+    # kwok publishes no checksums, so it is always built.
+    Release(
+        name="kwok",
+        version="v0.8.0",
+        programs=("kwok",),
+        build=Build(packages=("sigs.k8s.io/kwok/cmd/kwok",)),
+        build_minutes=1,
+    ),
+    Release(
+        name="helm",
+        version="v4.3.1",
+        programs=("helm",),
+        build=Build(packages=("helm.sh/helm/v4/cmd/helm",)),
+        build_minutes=2,
+        download=Download(
+            url="https://get.helm.sh/helm-v4.3.1-linux-amd64.tar.gz",
+            checksum_url="https://get.helm.sh/helm-v4.3.1-linux-amd64.tar.gz.sha256sum",
+            archive=True,
+        ),
+    ),
+)
+
+
+def releases_for(programs: Iterable[str]) -> list[Release]:
+    """The releases that hold these programs, each once, in the catalogue's order. KeyError names an unknown one."""
+    wanted = set(programs)
+    unknown = wanted - {program for release in RELEASES for program in release.programs}
+    if unknown:
+        raise KeyError(f"no release holds {', '.join(sorted(unknown))}")
+    return [release for release in RELEASES if wanted & set(release.programs)]

@@ -1,0 +1,104 @@
+"""`ensure`: every asked program is there as an executable file, whatever that takes, with progress shown."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from uellm_devcluster.binaries import download, gobuild
+from uellm_devcluster.binaries.catalogue import Release, releases_for
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.progress import step
+
+Producer = Callable[[Release, Path], None]
+
+
+def cache_directory() -> Path:
+    """`$UELLM_CACHE`, else `$XDG_CACHE_HOME/uellm`, else `~/.cache/uellm`."""
+    named = os.environ.get("UELLM_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uellm"
+
+
+def ensure(programs: Iterable[str], *, directory: str | Path | None = None) -> Path:
+    """Return a directory in which each of `programs` is an executable.
+
+    `directory` (or `$UELLM_BINARIES`) is a person's own: everything is taken from there and nothing else is tried.
+    Raises ClusterError with one line that says what is missing and how to get it.
+    """
+    wanted = sorted(set(programs))
+    own = directory or os.environ.get("UELLM_BINARIES")
+    if own:
+        return _check_own(Path(own), wanted)
+    together = cache_directory() / "bin"
+    together.mkdir(parents=True, exist_ok=True)
+    for release in releases_for(wanted):
+        home = _ensure_release(release)
+        for program in release.programs:
+            _link(together / program, home / program)
+    return together
+
+
+def _check_own(directory: Path, wanted: list[str]) -> Path:
+    missing = [program for program in wanted if not os.access(directory / program, os.X_OK)]
+    if missing:
+        raise ClusterError(f"{directory} lacks {', '.join(missing)}: put them there, or name no directory")
+    return directory
+
+
+def _ensure_release(release: Release) -> Path:
+    home = cache_directory() / "bin" / f"{release.name}-{release.version}"
+    if _complete(home, release):
+        return home
+    with _locked(home.with_name(home.name + ".lock")):
+        if _complete(home, release):  # another process made it while this one waited
+            return home
+        # Made aside and renamed whole: a kill in the middle leaves no half of a release under its name.
+        unfinished = home.with_name(home.name + ".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _produce(release, unfinished)
+        shutil.rmtree(home, ignore_errors=True)
+        unfinished.rename(home)
+    return home
+
+
+def _produce(release: Release, directory: Path) -> None:
+    title = f"{release.name} {release.version}"
+    if release.download and download.reachable(release.download.url):
+        with step(f"{title}: download of the official release"):
+            download.fetch(release, directory)
+        return
+    minutes = f"about {release.build_minutes:g} min on 2 cores"
+    with step(f"{title}: build from Go modules, the first time {minutes}"):
+        gobuild.build(release, directory)
+
+
+def _complete(home: Path, release: Release) -> bool:
+    return all(os.access(home / program, os.X_OK) for program in release.programs)
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and os.readlink(link) == str(target):
+        return
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with step(f"another process makes {path.stem}; waiting for it"):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

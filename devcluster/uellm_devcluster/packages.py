@@ -1,0 +1,64 @@
+"""Debian packages that a node needs. Installed when this process is root, after saying which; else asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.progress import step
+
+# What proves that a package is there: a program on PATH, or a file.
+PROOFS = {
+    "buildah": "buildah",
+    "busybox-static": "/bin/busybox",
+    "conntrack": "conntrack",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "iproute2": "ip",
+    "iptables": "iptables",
+    "mmdebstrap": "mmdebstrap",
+    "runc": "runc",
+}
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of `packages` whose proof is not on this machine."""
+    return sorted(package for package in packages if not _present(PROOFS[package]))
+
+
+def ensure(packages: Iterable[str]) -> None:
+    """Install what is missing. Raises ClusterError with the command to type where it cannot."""
+    lacking = missing(packages)
+    if not lacking:
+        return
+    by_hand = f"apt-get install {' '.join(lacking)}"
+    if not shutil.which("apt-get"):
+        raise ClusterError(f"missing: {', '.join(lacking)}; this machine has no apt-get: install their equivalents")
+    if os.geteuid() != 0:
+        raise ClusterError(f"missing: {', '.join(lacking)}; as root: {by_hand}")
+    with step(f"Debian packages: {', '.join(lacking)}"):
+        _apt("update")
+        _apt("install", "--yes", "--no-install-recommends", *lacking)
+    still = missing(lacking)
+    if still:
+        raise ClusterError(f"apt-get installed {', '.join(still)}, and what they bring is not where it is expected")
+
+
+def _present(proof: str) -> bool:
+    if proof.startswith("/"):
+        return os.path.exists(proof)
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+    return shutil.which(proof, path=path) is not None
+
+
+def _apt(*arguments: str) -> None:
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(
+        ["apt-get", "--quiet", "--quiet", *arguments], env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ClusterError(f"apt-get {arguments[0]} failed: {last}")
