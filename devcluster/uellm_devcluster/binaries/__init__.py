@@ -6,6 +6,6 @@ Results are cached by version in `$UELLM_CACHE/bin` (default `~/.cache/uellm/bin
 """
 
 from uellm_devcluster.binaries.catalogue import RELEASES, Release, releases_for
-from uellm_devcluster.binaries.ensure import cache_directory, ensure
+from uellm_devcluster.binaries.ensure import ensure
 
-__all__ = ["RELEASES", "Release", "cache_directory", "ensure", "releases_for"]
+__all__ = ["RELEASES", "Release", "ensure", "releases_for"]

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from uellm_devcluster.binaries.catalogue import Download, Release
+from uellm_devcluster.binaries.catalogue import Release
 from uellm_devcluster.errors import ClusterError
 
 _PROBE_TIMEOUT_S = 5.0
@@ -83,6 +83,3 @@ def _unpack(archive: Path, release: Release, directory: Path) -> None:
             with (directory / program).open("wb") as out:
                 shutil.copyfileobj(source, out)
             (directory / program).chmod(0o755)
-
-
-__all__ = ["Download", "fetch", "published_sha256", "reachable"]

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from uellm_devcluster.binaries import download, gobuild
 from uellm_devcluster.binaries.catalogue import Release, releases_for
+from uellm_devcluster.cache import cache_directory, locked
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
-
-Producer = Callable[[Release, Path], None]
-
-
-def cache_directory() -> Path:
-    """`$UELLM_CACHE`, else `$XDG_CACHE_HOME/uellm`, else `~/.cache/uellm`."""
-    named = os.environ.get("UELLM_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uellm"
 
 
 def ensure(programs: Iterable[str], *, directory: str | Path | None = None) -> Path:
@@ -55,7 +44,7 @@ def _ensure_release(release: Release) -> Path:
     home = cache_directory() / "bin" / f"{release.name}-{release.version}"
     if _complete(home, release):
         return home
-    with _locked(home.with_name(home.name + ".lock")):
+    with locked(home.with_name(home.name + ".lock")):
         if _complete(home, release):  # another process made it while this one waited
             return home
         # Made aside and renamed whole: a kill in the middle leaves no half of a release under its name.
@@ -90,15 +79,3 @@ def _link(link: Path, target: Path) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.replace(link)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with step(f"another process makes {path.stem}; waiting for it"):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

