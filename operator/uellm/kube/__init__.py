@@ -1,0 +1,63 @@
+"""The one place that talks to the API server: objects in and out as plain dictionaries, failures as KubeErrors."""
+
+from uellm.kube.client import Kube
+from uellm.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    KubeError,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
+from uellm.kube.kinds import (
+    CONFIGMAP,
+    CRD,
+    DEPLOYMENT,
+    EVENT,
+    GPUNODEPROFILE,
+    LEASE,
+    LLMSERVICE,
+    NAMESPACE,
+    NODE,
+    PDB,
+    POD,
+    REPLICASET,
+    SERVICE,
+    Kind,
+)
+from uellm.kube.watch import ADDED, DELETED, MODIFIED, SYNCED, Event
+
+__all__ = [
+    "ADDED",
+    "CONFIGMAP",
+    "CRD",
+    "DELETED",
+    "DEPLOYMENT",
+    "EVENT",
+    "GPUNODEPROFILE",
+    "LEASE",
+    "LLMSERVICE",
+    "MODIFIED",
+    "NAMESPACE",
+    "NODE",
+    "PDB",
+    "POD",
+    "REPLICASET",
+    "SERVICE",
+    "SYNCED",
+    "AlreadyExists",
+    "Conflict",
+    "Event",
+    "Forbidden",
+    "Gone",
+    "Invalid",
+    "Kind",
+    "Kube",
+    "KubeError",
+    "NotFound",
+    "Unauthorized",
+    "Unavailable",
+]

@@ -1,0 +1,147 @@
+"""`Kube`: get, list, create, server-side apply, delete, bind and watch, with plain dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+from uellm.kube.errors import Conflict, NotFound
+from uellm.kube.kinds import POD, Kind, kind_of
+from uellm.kube.transport import Transport
+from uellm.kube.watch import SESSION_S, SILENCE_S, Event, Watch, lean, list_all
+
+APPLY = "application/apply-patch+yaml"  # JSON is YAML
+
+
+class Kube:
+    """A connection to one cluster; an async context manager. Every method raises KubeError.
+
+    Objects come without managedFields. A write is checked strictly: a field that the server does not know is an
+    error instead of being dropped.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    async def connect(cls, *, kubeconfig: str | None = None) -> Kube:
+        """Read the credentials: of the file, else of the pod, else of KUBECONFIG. Sends nothing yet."""
+        return cls(await Transport.open(kubeconfig))
+
+    async def close(self) -> None:
+        """Close every connection; watches end."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Kube:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def host(self) -> str:
+        """The API server's address."""
+        return self._transport.host
+
+    async def version(self) -> str:
+        """The API server's version, such as `v1.36.3`: the cheapest proof that it answers."""
+        return str((await self._transport.call("GET", "/version"))["gitVersion"])
+
+    async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        """One object, or None where there is none."""
+        try:
+            return lean(await self._transport.call("GET", kind.path(namespace=namespace, name=name)))
+        except NotFound:
+            return None
+
+    async def list(
+        self, kind: Kind, namespace: str | None = None, *, label_selector: str = "", field_selector: str = ""
+    ) -> list[dict[str, Any]]:
+        """All objects of a kind, of one namespace or of all."""
+        query = _selectors(label_selector, field_selector)
+        objects, _ = await list_all(self._transport, kind.path(namespace=namespace), query)
+        return objects
+
+    async def create(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object. Raises AlreadyExists."""
+        path = kind_of(obj).path(namespace=obj["metadata"].get("namespace"))
+        return lean(await self._transport.call("POST", path, query={"fieldValidation": "Strict"}, body=obj))
+
+    async def apply(
+        self, obj: Mapping[str, Any], *, manager: str, force: bool = True, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Server-side apply: the object then has these fields, and loses those that `manager` applied before.
+
+        With `metadata.resourceVersion` in it, it is a compare-and-swap: Conflict where someone wrote in between.
+        """
+        return await self._apply(obj, "", manager, force, dry_run)
+
+    async def apply_status(self, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
+        """Server-side apply of the status subresource; the object must exist. Raises NotFound."""
+        return await self._apply(obj, "status", manager, True, False)
+
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
+        """Delete an object and, in the background, what it owns. False where it (of this uid) is not there."""
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            await self._transport.call("DELETE", kind.path(namespace=namespace, name=name), body=body)
+        except NotFound:
+            return False
+        except Conflict:
+            if uid is None:
+                raise
+            return False  # another object has taken the name since
+        return True
+
+    async def bind(self, pod: str, namespace: str, uid: str, node: str) -> None:
+        """Bind a pod to a node, as a scheduler does. Raises Conflict where it is bound or is another pod by now."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": pod, "namespace": namespace, "uid": uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+        path = POD.path(namespace=namespace, name=pod, subresource="binding")
+        await self._transport.call("POST", path, body=body)
+
+    def watch(
+        self,
+        kind: Kind,
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+        session_s: float = SESSION_S,
+        silence_s: float = SILENCE_S,
+        on_contact: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[Event]:
+        """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
+
+        `on_contact` is called whenever the server was heard, which is at least every `session_s` while it lives.
+        """
+        watch = Watch(
+            self._transport,
+            kind.path(namespace=namespace),
+            _selectors(label_selector, field_selector),
+            session_s=session_s,
+            silence_s=silence_s,
+            on_contact=on_contact,
+        )
+        return watch.events()
+
+    async def _apply(
+        self, obj: Mapping[str, Any], subresource: str, manager: str, force: bool, dry_run: bool
+    ) -> dict[str, Any]:
+        metadata = obj["metadata"]
+        path = kind_of(obj).path(namespace=metadata.get("namespace"), name=metadata["name"], subresource=subresource)
+        query = {"fieldManager": manager, "force": str(force).lower(), "fieldValidation": "Strict"}
+        if dry_run:
+            query["dryRun"] = "All"
+        return lean(await self._transport.call("PATCH", path, query=query, body=obj, content_type=APPLY))
+
+
+def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
+    query = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {name: value for name, value in query.items() if value}

@@ -1,0 +1,68 @@
+"""Which API server, and as whom: in a pod its service account, elsewhere a kubeconfig.
+
+The package `kubernetes` is imported here, at the first connection, and not with the module: it takes most of a second,
+which a command that never connects should not pay.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from uellm.errors import BadInput, CannotBeDone
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client import Configuration
+
+SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+async def load(kubeconfig: str | None = None) -> Configuration:
+    """The configuration from a file that the caller names, else from the pod, else from KUBECONFIG or ~/.kube/config.
+
+    Raises BadInput where a file is named that is no kubeconfig, CannotBeDone where there is none at all.
+    """
+    from kubernetes.aio import config
+    from kubernetes.aio.client import Configuration
+
+    # A fresh one: the constructor would copy a default that another library in this process may have set.
+    configuration: Configuration = type.__call__(Configuration)
+    if kubeconfig is None and in_cluster():
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        await _load_file(configuration, kubeconfig)
+    _without_proxy(configuration)
+    return configuration
+
+
+def in_cluster() -> bool:
+    """True in a pod with a service account."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT_TOKEN.is_file()
+
+
+async def _load_file(configuration: Any, kubeconfig: str | None) -> None:
+    import yaml
+    from kubernetes.aio import config
+
+    paths = _kubeconfig_paths(kubeconfig)
+    try:
+        await config.load_kube_config(  # type: ignore[no-untyped-call]
+            paths, client_configuration=configuration, persist_config=False
+        )
+    except (config.ConfigException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error
+
+
+def _kubeconfig_paths(kubeconfig: str | None) -> str:
+    paths = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+    if not any(Path(path).expanduser().is_file() for path in paths.split(os.pathsep) if path):
+        where = "given" if kubeconfig else "neither a pod's service account nor a kubeconfig found"
+        raise CannotBeDone(f"no cluster to talk to ({where}: {paths}): set KUBECONFIG to the file of your cluster")
+    return paths
+
+
+def _without_proxy(configuration: Any) -> None:
+    # A proxy named in the environment is for the world outside; the API server's address is inside. A kubeconfig that
+    # names a proxy-url of its own means it.
+    configuration.client_session_kwargs = {"trust_env": False}

@@ -1,0 +1,84 @@
+"""The kinds that UELLM reads or writes, and the paths at which the API server keeps them.
+
+Written down instead of discovered: discovery costs a dozen requests at each start and a cache that can be wrong, and
+the list of what we touch is also what RBAC has to grant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+
+class Kind(NamedTuple):
+    """A kind of object and how its path is built."""
+
+    api_version: str
+    kind: str
+    plural: str
+    namespaced: bool
+
+    def path(self, *, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
+        """The path of an object, or of a collection where `name` is None; all namespaces where `namespace` is None.
+
+        >>> Kind("apps/v1", "Deployment", "deployments", True).path(namespace="a", name="b", subresource="scale")
+        '/apis/apps/v1/namespaces/a/deployments/b/scale'
+        """
+        if self.namespaced and name is not None and not namespace:
+            raise ValueError(f"{self.kind} {name!r} lives in a namespace, and none was given")
+        prefix = "/apis/" if "/" in self.api_version else "/api/"
+        parts = [prefix + self.api_version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts.append(self.plural)
+        if name is not None:
+            # An empty name would turn the object's path into that of its collection: a delete of all of them.
+            if not name:
+                raise ValueError(f"{self.kind} without a name")
+            parts.append(quote(name, safe=""))
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+
+LLMSERVICE = Kind("uellm.io/v1alpha1", "LLMService", "llmservices", True)
+GPUNODEPROFILE = Kind("uellm.io/v1alpha1", "GPUNodeProfile", "gpunodeprofiles", False)
+NODE = Kind("v1", "Node", "nodes", False)
+NAMESPACE = Kind("v1", "Namespace", "namespaces", False)
+POD = Kind("v1", "Pod", "pods", True)
+SERVICE = Kind("v1", "Service", "services", True)
+CONFIGMAP = Kind("v1", "ConfigMap", "configmaps", True)
+DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", True)
+REPLICASET = Kind("apps/v1", "ReplicaSet", "replicasets", True)
+PDB = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", True)
+EVENT = Kind("events.k8s.io/v1", "Event", "events", True)
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
+CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
+
+KINDS: Mapping[tuple[str, str], Kind] = {
+    (kind.api_version, kind.kind): kind
+    for kind in (
+        LLMSERVICE,
+        GPUNODEPROFILE,
+        NODE,
+        NAMESPACE,
+        POD,
+        SERVICE,
+        CONFIGMAP,
+        DEPLOYMENT,
+        REPLICASET,
+        PDB,
+        EVENT,
+        LEASE,
+        CRD,
+    )
+}
+
+
+def kind_of(obj: Mapping[str, Any]) -> Kind:
+    """The kind of an object by its own word. Raises ValueError for one that is not in `KINDS`."""
+    key = (str(obj.get("apiVersion", "")), str(obj.get("kind", "")))
+    if key not in KINDS:
+        raise ValueError(f"uellm.kube knows no kind {key[1]!r} of {key[0]!r}: add it to uellm.kube.kinds")
+    return KINDS[key]

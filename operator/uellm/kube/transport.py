@@ -1,0 +1,149 @@
+"""One HTTP exchange with the API server: path in, document out, every failure a KubeError.
+
+It stands on the client of the package `kubernetes`, which brings the configuration, the credentials and TLS; its
+generated models are left alone (three seconds to import, strict types that break on a newer server).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import aiohttp
+
+from uellm.kube import config
+from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
+
+REQUEST_TIMEOUT_S = 60.0  # the API server itself gives up on an ordinary request after 60 s
+CONNECT_TIMEOUT_S = 10.0
+USER_AGENT = "uellm-operator"
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: Any
+    content_type: str
+    timeout: aiohttp.ClientTimeout
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+class Transport:
+    """A connection pool to one API server. Close it in the end."""
+
+    def __init__(self, api: Any, reload: Callable[[], Awaitable[Any]]) -> None:
+        self._api = api
+        self._reload = reload
+        self._renewing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, kubeconfig: str | None) -> Transport:
+        """Read the credentials; nothing is sent yet."""
+        configuration = await config.load(kubeconfig)
+        from kubernetes.aio.client import ApiClient
+
+        return cls(ApiClient(configuration), lambda: config.load(kubeconfig))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._api.close()
+
+    @property
+    def host(self) -> str:
+        """The API server's address, such as `https://10.96.0.1:443`."""
+        return str(self._api.configuration.host)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """Send one request and read the whole answer. Raises KubeError."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
+        request = _Request(method, path, query or {}, body, content_type, timeout)
+        async with self._exchange(request) as response:
+            answer = await response.read()
+        try:
+            document = json.loads(answer)
+        except ValueError as error:
+            raise Unavailable(0, "NotJSON", f"{request}: the answer is not JSON: {answer[:200]!r}") from error
+        if not isinstance(document, dict):
+            raise Unavailable(0, "NotJSON", f"{request}: the answer is not an object: {answer[:200]!r}")
+        return document
+
+    async def lines(
+        self, path: str, *, query: Mapping[str, str], silence_s: float, on_open: Callable[[], None]
+    ) -> AsyncGenerator[bytes]:
+        """Read an answer line by line while it comes. Raises KubeError, also after `silence_s` without a byte."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
+        async with self._exchange(_Request("GET", path, query, None, "application/json", timeout)) as response:
+            on_open()
+            rest = b""
+            # Not `readline`: it has a limit on the length of a line, and an object may be longer.
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield line
+
+    @asynccontextmanager
+    async def _exchange(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with await self._authorized(request) as response:
+                yield response
+        except TimeoutError as error:
+            raise Unavailable(0, "Timeout", f"{request}: no answer in time from {self.host}") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(0, "Unreachable", f"{request}: {self.host} cannot be reached: {error}") from error
+
+    async def _authorized(self, request: _Request) -> aiohttp.ClientResponse:
+        token = await self._token()
+        try:
+            return await self._send(request, token)
+        except Unauthorized:
+            # A token (of a file, an exec plugin, OIDC) expires; only a different one is worth a second try.
+            renewed = await self._renewed(token)
+            if renewed == token:
+                raise
+            return await self._send(request, renewed)
+
+    async def _send(self, request: _Request, token: str | None) -> aiohttp.ClientResponse:
+        headers = {"Accept": "application/json", "Content-Type": request.content_type, "User-Agent": USER_AGENT}
+        if token:
+            headers["Authorization"] = token
+        url = self.host + request.path + ("?" + urlencode(request.query) if request.query else "")
+        answer = await self._api.call_api(
+            request.method, url, header_params=headers, body=request.body, _request_timeout=request.timeout
+        )
+        response: aiohttp.ClientResponse = answer.response
+        if not response.ok:
+            raise await _error(response, str(request))
+        return response
+
+    async def _token(self) -> str | None:
+        token: str | None = await self._api.configuration.get_api_key_with_prefix("BearerToken")
+        return token
+
+    async def _renewed(self, refused: str | None) -> str | None:
+        async with self._renewing:
+            if await self._token() == refused:
+                fresh = await self._reload()
+                self._api.configuration.api_key.update(fresh.api_key)
+            return await self._token()
+
+
+async def _error(response: aiohttp.ClientResponse, what: str) -> KubeError:
+    async with response:
+        body = await response.read()
+    return error_from(response.status, body, retry_after=response.headers.get("Retry-After"), what=what)
