@@ -16,6 +16,7 @@ PROOFS = {
     "busybox-static": "/bin/busybox",
     "conntrack": "conntrack",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
     "iproute2": "ip",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",

@@ -1,0 +1,51 @@
+# Two commands matter: `make demo` and `make test`. Each does all its own set-up; python3 and make are enough to begin.
+PYTHON3 ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo test lint unit cluster-test e2e bench crds clean
+
+help:
+	@echo "make demo    one LLMService, end to end, on a real cluster that this machine runs itself"
+	@echo "make test    every test that needs no GPU"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make bench   the benchmarks: tables, and JSON under build/bench/"
+	@echo "make setup   only the set-up: .venv with everything"
+
+setup:
+	@$(PYTHON3) scripts/bootstrap.py
+
+demo: setup
+	@$(BIN)/python -m uellm_devcluster.demo
+
+test: setup
+	@$(BIN)/python scripts/stages.py \
+		"lint" "$(MAKE) --no-print-directory lint" \
+		"unit and property" "$(BIN)/pytest -q tests/unit tests/property" \
+		"cluster: real API server" "$(BIN)/pytest -q tests/cluster" \
+		"e2e: real kubelets, real vLLM" "$(BIN)/pytest -q tests/e2e"
+
+lint:
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+unit: setup
+	@$(BIN)/pytest -q tests/unit tests/property
+
+cluster-test: setup
+	@$(BIN)/pytest -q tests/cluster
+
+e2e: setup
+	@$(BIN)/pytest -q tests/e2e
+
+bench: setup
+	@mkdir -p build/bench
+	@for bench in bench/*.py; do echo "=== $$bench"; $(BIN)/python $$bench --json build/bench/$$(basename $$bench .py).json || exit 1; done
+
+crds: setup
+	@$(BIN)/uellm crds
+
+clean:
+	@rm -rf .venv .bootstrap build dist

