@@ -1,0 +1,38 @@
+"""The resources of group `uellm.io`: pydantic types, the one source of the CRDs, and reading documents into them."""
+
+from uellm.api.documents import parse, parse_profile, parse_service, read_documents, read_service
+from uellm.api.gpunodeprofile import GPUNodeProfile
+from uellm.api.llmservice import (
+    API_VERSION,
+    GROUP,
+    VERSION,
+    LLMService,
+    LLMServiceSpec,
+    Scheduling,
+    ServiceClass,
+    Slo,
+)
+from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
+from uellm.api.scalars import duration_s, fraction, quantity
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "VERSION",
+    "GPUNodeProfile",
+    "LLMService",
+    "LLMServiceSpec",
+    "LLMServiceStatus",
+    "PlanStatus",
+    "Scheduling",
+    "ServiceClass",
+    "Slo",
+    "duration_s",
+    "fraction",
+    "parse",
+    "parse_profile",
+    "parse_service",
+    "quantity",
+    "read_documents",
+    "read_service",
+]

@@ -1,0 +1,105 @@
+"""What every type of the API stands on: camelCase names, and rules that hold in the API server and in Python alike.
+
+A rule is written twice, side by side: as CEL, for the API server, and as a Python predicate, for commands that read a
+file without a cluster. `tests/cluster` puts the same documents before both and wants the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule on a value: an annotation of a field, or one of a model's `rules`.
+
+    `field` is the path below the value that a refusal names, such as `.min`; empty for the value itself.
+    """
+
+    cel: str
+    holds: Callable[[Any], bool]
+    message: str
+    field: str = ""
+    required: bool = False  # refused because something is missing, not because it is wrong
+
+    def check(self, value: Any) -> Any:
+        """Return the value, or raise with the rule's message."""
+        if not self.holds(value):
+            raise PydanticCustomError("rule", "{message}", {"message": self.message, "field": self.field})
+        return value
+
+    def to_dict(self) -> dict[str, str]:
+        """The entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.cel, "message": self.message}
+        if self.field:
+            entry["fieldPath"] = self.field
+        entry["reason"] = "FieldValueRequired" if self.required else "FieldValueInvalid"
+        return entry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        rendered = handler(schema)
+        return {**rendered, RULES_KEY: [*rendered.get(RULES_KEY, ()), self.to_dict()]}
+
+
+RULES_KEY = "x-kubernetes-validations"
+
+
+def camel(name: str) -> str:
+    """`max_model_len` -> `maxModelLen`; pydantic's own alias generator would make `e2E` of `e2e`."""
+    first, *rest = name.split("_")
+    return first + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+class Model(BaseModel):
+    """A part of a resource: immutable, unknown fields refused, every field described by the text under it."""
+
+    model_config = ConfigDict(
+        alias_generator=camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document's form: camelCase names, what is not set left out."""
+        return self.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+    @model_validator(mode="after")
+    def _hold_rules(self) -> Model:
+        for rule in self.rules:
+            rule.check(self)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        rendered = handler.resolve_ref_schema(handler(schema))
+        if cls.rules:
+            rendered[RULES_KEY] = [rule.to_dict() for rule in cls.rules]
+        return rendered
+
+
+class Observed(Model):
+    """A part of a status: what a newer operator has written and this one does not know is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def marks(**markers: Any) -> dict[str, Any]:
+    """`json_schema_extra` of a field: `list_type="map"` becomes `x-kubernetes-list-type: map`."""
+    return {f"x-kubernetes-{name.replace('_', '-')}": value for name, value in markers.items()}
+
+
+MAP_BY_NAME: Mapping[str, Any] = marks(list_type="map", list_map_keys=["name"])
+ATOMIC: Mapping[str, Any] = marks(list_type="atomic")
+PRESERVED: Mapping[str, Any] = marks(preserve_unknown_fields=True)

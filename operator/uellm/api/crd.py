@@ -1,0 +1,202 @@
+"""The CustomResourceDefinitions, rendered from the types: structural schemas without `$ref`, `anyOf` or `null`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from uellm.api.base import RULES_KEY, Model
+from uellm.api.gpunodeprofile import GPUNodeProfile
+from uellm.api.llmservice import GROUP, MAX_NAME_LENGTH, VERSION, LLMService
+
+Schema = dict[str, Any]
+# The order in which a schema's keys are written: what a reader looks for first comes first.
+_KEY_ORDER = tuple("description type format enum default minimum maximum minLength maxLength pattern".split())
+_DROPPED = {"title", "additionalProperties", "const", "$defs"}
+
+
+class Column(NamedTuple):
+    """A column of `kubectl get`."""
+
+    name: str
+    path: str
+    description: str
+    type: str = "string"
+
+
+class Definition(NamedTuple):
+    """What a CRD says besides the schema."""
+
+    model: type[Model]
+    plural: str
+    short_name: str
+    scope: str
+    columns: tuple[Column, ...]
+    scalable: bool = False
+    name_schema: Schema | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that holds this CRD."""
+        return f"{GROUP}_{self.plural}.yaml"
+
+
+LLMSERVICES = Definition(
+    model=LLMService,
+    plural="llmservices",
+    short_name="llm",
+    scope="Namespaced",
+    scalable=True,
+    # What lets a rule on the name be costed and name its field.
+    name_schema={"type": "string", "maxLength": MAX_NAME_LENGTH},
+    columns=(
+        Column("MODEL", ".spec.model.uri", "The model's source"),
+        Column("GPUS", ".status.summary.gpus", "GPUs of a replica and their use"),
+        Column("LAYERS", ".status.summary.layers", "Layers of each stage"),
+        Column("NODES", ".status.summary.nodes", "Nodes on which replicas run"),
+        Column("SLO", ".status.summary.slo", "Share of requests that met their targets"),
+        Column("READY", ".status.summary.ready", "Ready and wanted replicas"),
+        Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready, or not yet"),
+        Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
+    ),
+)
+GPUNODEPROFILES = Definition(
+    model=GPUNodeProfile,
+    plural="gpunodeprofiles",
+    short_name="gnp",
+    scope="Cluster",
+    columns=(
+        Column("SOURCE", ".status.source", "Asked of the driver, or described"),
+        Column("GPUS", ".status.devices[*].product", "The node's GPUs"),
+        Column("DRIVER", ".status.driverVersion", "Version of the GPU driver"),
+        Column("OBSERVED", ".status.observedAt", "When the profiler last looked", "date"),
+        Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
+    ),
+)
+DEFINITIONS = (LLMSERVICES, GPUNODEPROFILES)
+
+
+def render(definition: Definition) -> dict[str, Any]:
+    """The CustomResourceDefinition as a document."""
+    kind = definition.model.__name__
+    version: dict[str, Any] = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": resource_schema(definition)},
+        "subresources": _subresources(definition),
+        "additionalPrinterColumns": [
+            {"name": c.name, "type": c.type, "description": c.description, "jsonPath": c.path}
+            for c in definition.columns
+        ],
+    }
+    names = {
+        "kind": kind,
+        "listKind": f"{kind}List",
+        "plural": definition.plural,
+        "singular": kind.lower(),
+        "shortNames": [definition.short_name],
+        "categories": ["uellm"],
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{definition.plural}.{GROUP}"},
+        "spec": {"group": GROUP, "scope": definition.scope, "names": names, "versions": [version]},
+    }
+
+
+def _subresources(definition: Definition) -> dict[str, Any]:
+    scale = {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    return {"status": {}, **({"scale": scale} if definition.scalable else {})}
+
+
+def resource_schema(definition: Definition) -> Schema:
+    """The whole resource's structural schema."""
+    document = definition.model.model_json_schema(by_alias=True, mode="validation")
+    schema = _structural(document, document.get("$defs", {}))
+    properties = schema["properties"]
+    for name in ("apiVersion", "kind"):
+        properties[name] = {"description": properties[name]["description"], "type": "string"}
+    properties["metadata"] = {"type": "object"}
+    if definition.name_schema:
+        properties["metadata"]["properties"] = {"name": definition.name_schema}
+    _keep_useful_defaults(properties["spec"])
+    _without_defaults(properties["status"])
+    schema["required"] = [name for name in schema["required"] if name != "metadata"]
+    return schema if schema["required"] else {key: value for key, value in schema.items() if key != "required"}
+
+
+def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
+    """The node with every reference in its place and every optional field as its plain type."""
+    merged = _resolved(node, definitions)
+    schema = {key: value for key, value in merged.items() if key not in _DROPPED}
+    if "const" in merged:
+        schema["enum"] = [merged["const"]]
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+    if "properties" in schema:
+        schema["properties"] = {name: _structural(p, definitions) for name, p in schema["properties"].items()}
+    if "items" in schema:
+        schema["items"] = _structural(schema["items"], definitions)
+    if isinstance(merged.get("additionalProperties"), Mapping):
+        schema["additionalProperties"] = _structural(merged["additionalProperties"], definitions)
+    if schema.get("type") == "integer":
+        schema["format"] = "int32" if schema.get("maximum", 2**63) < 2**31 else "int64"
+    if schema.get("default", 0) is None:
+        del schema["default"]
+    return _ordered(schema)
+
+
+def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
+    """Follow `$ref` and `anyOf: [X, null]`; what stands beside them (a description) wins over what they hold."""
+    beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
+    if "$ref" in node:
+        return _merged(_resolved(definitions[node["$ref"].rsplit("/", 1)[1]], definitions), beside)
+    if "anyOf" in node:
+        (only,) = (option for option in node["anyOf"] if option.get("type") != "null")
+        return _merged(_resolved(only, definitions), beside)
+    return beside
+
+
+def _merged(held: Schema, beside: Schema) -> Schema:
+    rules = [*held.get(RULES_KEY, ()), *beside.get(RULES_KEY, ())]
+    return {**held, **beside, **({RULES_KEY: rules} if rules else {})}
+
+
+def _ordered(schema: Schema) -> Schema:
+    first = {key: schema[key] for key in _KEY_ORDER if key in schema}
+    return {**first, **{key: value for key, value in schema.items() if key not in first}}
+
+
+def _keep_useful_defaults(schema: Schema) -> None:
+    """Drop the defaults that say nothing (empty lists and texts), and default an object to the defaults of its parts.
+
+    In full, not as `{}`: the API server holds a default against the rules before it fills in the parts' own.
+    """
+    for child in _children(schema):
+        _keep_useful_defaults(child)
+    if schema.get("default") in ([], "", {}):
+        del schema["default"]
+    parts = {name: p["default"] for name, p in schema.get("properties", {}).items() if "default" in p}
+    if parts and not schema.get("required"):
+        schema["default"] = parts
+
+
+def _without_defaults(schema: Schema) -> None:
+    """A status holds what its writer wrote, and no more."""
+    schema.pop("default", None)
+    for child in _children(schema):
+        _without_defaults(child)
+
+
+def _children(schema: Schema) -> Iterable[Schema]:
+    yield from schema.get("properties", {}).values()
+    if "items" in schema:
+        yield schema["items"]
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield schema["additionalProperties"]

@@ -1,0 +1,105 @@
+"""From documents, as users write them and the API server sends them, to types, with refusals that name the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from uellm.api.base import Model
+from uellm.api.gpunodeprofile import GPUNodeProfile
+from uellm.api.llmservice import LLMService
+from uellm.errors import BadInput
+
+T = TypeVar("T", bound=Model)
+
+
+def parse_service(document: Mapping[str, Any]) -> LLMService:
+    """The LLMService that the document describes. Raises BadInput with the field's path."""
+    return _parse(LLMService, document)
+
+
+def parse_profile(document: Mapping[str, Any]) -> GPUNodeProfile:
+    """The GPUNodeProfile that the document describes. Raises BadInput with the field's path."""
+    return _parse(GPUNodeProfile, document)
+
+
+def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
+    """A part of a resource, or another document of the same conventions. Raises BadInput; `at` goes before the path."""
+    try:
+        # Strict JSON mode takes exactly what the API server takes: no "4" for a number, no snake_case names.
+        return model.model_validate_json(
+            json.dumps(document, default=_timestamp), strict=True, by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        field, message = _refusal(error.errors(include_url=False)[0])
+        raise BadInput(f"{at}.{field}".strip("."), message) from error
+    except TypeError as error:
+        raise BadInput(at, f"cannot be written as JSON: {error}") from error
+
+
+def read_documents(path: str | Path) -> list[dict[str, Any]]:
+    """All documents of a YAML or JSON file, the items of Lists in their place. Raises BadInput."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), f"cannot be read: {error}") from error
+    try:
+        documents = list(yaml.safe_load_all(text))
+    except yaml.YAMLError as error:
+        raise BadInput(str(path), "is no YAML: " + " ".join(str(error).split())) from error
+    return [item for document in documents if document is not None for item in _items(document, str(path))]
+
+
+def read_service(path: str | Path) -> LLMService:
+    """The one LLMService of a file. Raises BadInput."""
+    services = [d for d in read_documents(path) if d.get("kind") == "LLMService"]
+    if len(services) != 1:
+        raise BadInput(str(path), f"must hold one LLMService; it holds {len(services)}")
+    return parse_service(services[0])
+
+
+def _items(document: Any, source: str) -> Iterator[dict[str, Any]]:
+    if not isinstance(document, dict):
+        raise BadInput(source, f"must hold Kubernetes objects, not {type(document).__name__}")
+    if str(document.get("kind", "")).endswith("List") and isinstance(document.get("items"), list):
+        for item in document["items"]:
+            yield from _items(item, source)
+    else:
+        yield document
+
+
+def _parse(model: type[T], document: Mapping[str, Any]) -> T:
+    kind = model.__name__
+    if document.get("kind") != kind:
+        raise BadInput("kind", f"must be {kind}, not {document.get('kind')!r}")
+    return parse(model, document)
+
+
+def _timestamp(value: Any) -> str:
+    # YAML reads an unquoted time stamp as a time.
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    raise TypeError(f"{value!r} has no JSON form")
+
+
+def _refusal(error: ErrorDetails) -> tuple[str, str]:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    if error["type"] == "rule":
+        return (path + error["ctx"]["field"]).lstrip("."), str(error["msg"])
+    if error["type"] == "extra_forbidden":
+        return path, "is no field of this resource"
+    if error["type"] == "missing":
+        return path, "is required"
+    return path, f"{error['msg']}, not {_short(error['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,399 @@
+"""LLMService: a model, its latency targets and its load, as a user writes them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from uellm.api.base import ATOMIC, MAP_BY_NAME, PRESERVED, Model, Rule
+from uellm.api.engine_args import NOT_RESERVED
+from uellm.api.llmservice_status import LLMServiceStatus
+from uellm.api.scalars import (
+    DnsLabel,
+    DnsSubdomain,
+    Duration,
+    Percentage,
+    Quantity,
+    Rate,
+    duration_s,
+    fraction,
+    quantity,
+)
+
+GROUP = "uellm.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+MAX_NAME_LENGTH = 40
+
+HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
+PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$"
+FILE_URI = r"^file://(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$"
+_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+class SecretKey(Model):
+    """A key of a Secret in the service's own namespace."""
+
+    name: DnsSubdomain
+    """Name of the Secret."""
+    key: Annotated[str, StringConstraints(pattern=r"^[-._A-Za-z0-9]+$", max_length=253)]
+    """Key in the Secret's data."""
+
+
+class ModelSource(Model):
+    """Which model, from where, and what the planner must know of it."""
+
+    rules = (
+        Rule(
+            cel="self.uri.startsWith('hf://') || has(self.config)",
+            holds=lambda model: model.uri.startswith("hf://") or model.config is not None,
+            message="is required for pvc:// and file:// models: put the model's config.json here",
+            field=".config",
+            required=True,
+        ),
+    )
+
+    uri: Annotated[
+        str,
+        StringConstraints(min_length=6, max_length=512),
+        Rule(
+            cel=" || ".join(f"self.matches('{pattern}')" for pattern in (HF_URI, PVC_URI, FILE_URI)),
+            holds=lambda uri: any(re.fullmatch(pattern, uri) for pattern in (HF_URI, PVC_URI, FILE_URI)),
+            message="must be hf://organisation/model, pvc://claim/path or file:///path, without a part that "
+            "begins with a dot",
+        ),
+    ]
+    """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, or `file:///path` inside the engine's
+    container."""
+    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)] = "main"
+    """Branch, tag or commit of an `hf://` model."""
+    served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
+        None
+    )
+    """The name by which requests ask for the model; the resource's name where not set."""
+    config: Annotated[dict[str, Any] | None, Field(max_length=256, json_schema_extra=dict(PRESERVED))] = None
+    """The model's config.json. Required for `pvc://` and `file://`; optional for `hf://`."""
+    token_secret_ref: SecretKey | None = None
+    """A token for gated `hf://` models."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and activations; `auto` is what config.json says."""
+    quantization: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)] = "auto"
+    """Quantization of the weights, by vLLM's name for it; `auto` is what config.json says, `none` is none."""
+    max_model_len: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Longest prompt and answer together, in tokens; what config.json allows where not set."""
+
+
+class ServiceClass(Model):
+    """Requests with the same latency targets. A request names its class; see `defaultClass`."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    """Name of the class."""
+    priority: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Among requests that cannot all meet their targets, the higher goes first."""
+    ttft: Duration | None = None
+    """Target: time to the first token."""
+    tpot: Duration | None = None
+    """Target: mean time for each further token."""
+    e2e: Duration | None = None
+    """Target: time to the last token."""
+    on_deadline: Literal["Serve", "Reject"] = "Serve"
+    """What becomes of a request whose deadline passes in the queue: served late, or rejected."""
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token in seconds."""
+        return None if self.ttft is None else duration_s(self.ttft)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token in seconds."""
+        return None if self.tpot is None else duration_s(self.tpot)
+
+    @property
+    def e2e_s(self) -> float | None:
+        """End-to-end time in seconds."""
+        return None if self.e2e is None else duration_s(self.e2e)
+
+    @property
+    def has_target(self) -> bool:
+        """True where at least one latency target is set."""
+        return bool(self.ttft or self.tpot or self.e2e)
+
+
+class Slo(Model):
+    """What the service must keep to."""
+
+    rules = (
+        Rule(
+            cel="!has(self.defaultClass) || (has(self.classes) && self.classes.exists(c, c.name == self.defaultClass))",
+            holds=lambda slo: slo.default_class is None or any(c.name == slo.default_class for c in slo.classes),
+            message="must name one of the classes",
+            field=".defaultClass",
+        ),
+        Rule(
+            cel="!has(self.classes) || self.classes.all(c, has(c.ttft) || has(c.tpot) || has(c.e2e))",
+            holds=lambda slo: all(c.has_target for c in slo.classes),
+            message="each class needs at least one target: ttft, tpot or e2e",
+            field=".classes",
+        ),
+        Rule(
+            cel="!has(self.classes) || "
+            "self.classes.all(c, !has(c.ttft) || !has(c.e2e) || duration(c.ttft) <= duration(c.e2e))",
+            holds=lambda slo: all(c.ttft_s <= c.e2e_s for c in slo.classes if c.ttft and c.e2e),
+            message="a class's ttft must not be longer than its e2e",
+            field=".classes",
+        ),
+    )
+
+    attainment: Percentage = "99%"
+    """Share of the requests of each class that must meet their targets."""
+    default_class: DnsLabel | None = None
+    """Class of requests that name none; the first where not set."""
+    classes: Annotated[tuple[ServiceClass, ...], Field(max_length=16, json_schema_extra=dict(MAP_BY_NAME))] = ()
+    """Classes of requests. None: one class `default` without targets, sized by `objective`."""
+    objective: Literal["Efficiency", "Latency", "Throughput"] = "Efficiency"
+    """What to aim for where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
+
+    @property
+    def attainment_fraction(self) -> float:
+        """`99%` is 0.99."""
+        return fraction(self.attainment)
+
+    @property
+    def effective_classes(self) -> tuple[ServiceClass, ...]:
+        """The classes, or the one class `default` without targets that stands for none."""
+        return self.classes or (ServiceClass(name="default"),)
+
+    @property
+    def effective_default_class(self) -> str:
+        """The class of requests that name none."""
+        return self.default_class or self.effective_classes[0].name
+
+
+class Tokens(Model):
+    """Length of prompts or answers, in tokens."""
+
+    mean: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Mean length."""
+    p95: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Length that 95 of 100 requests do not exceed."""
+
+
+class Workload(Model):
+    """The load that the whole service is sized for. What is not said is assumed, and listed in the plan."""
+
+    requests_per_second: Rate | None = None
+    """Arriving requests, as a quantity: "4", "500m"."""
+    prompt_tokens: Tokens | None = None
+    """Length of the prompts."""
+    output_tokens: Tokens | None = None
+    """Length of the answers."""
+
+    @property
+    def requests_per_s(self) -> float | None:
+        """Arriving requests per second."""
+        return None if self.requests_per_second is None else float(quantity(self.requests_per_second))
+
+
+class Parallelism(Model):
+    """Overrides of the planner: each is optional, always wins and is always shown."""
+
+    tensor: Annotated[int | None, Field(ge=1, le=64)] = None
+    """GPUs that share each layer."""
+    pipeline: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Stages that share out the layers."""
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=10_000)], ...] | None,
+        Field(min_length=1, max_length=64, json_schema_extra=dict(ATOMIC)),
+    ] = None
+    """Layers of each stage, in pipeline order."""
+
+
+class GpuRange(Model):
+    """How many GPUs a replica may have; min equal to max pins the count."""
+
+    rules = (
+        Rule(
+            cel="!has(self.max) || self.min <= self.max",
+            holds=lambda gpus: gpus.max is None or gpus.min <= gpus.max,
+            message="must not be above max",
+            field=".min",
+        ),
+    )
+
+    min: Annotated[int, Field(ge=1, le=64)] = 1
+    """Fewest GPUs of a replica."""
+    max: Annotated[int | None, Field(ge=1, le=64)] = None
+    """Most GPUs of a replica; what a node has where not set."""
+
+
+class Placement(Model):
+    """Where and how replicas are placed."""
+
+    policy: Literal["HELR", "HE", "LR", "BGS", "Even"] = "HELR"
+    """How layers are put on GPUs: HELR weighs speed against devices used, HE uses the fewest devices, LR the
+    fastest, BGS is greedy best fit, Even is vLLM's own even split."""
+    gpus: GpuRange = Field(default_factory=GpuRange)
+    """GPUs of each replica."""
+    allocation: Literal["DevicePlugin"] = "DevicePlugin"
+    """How a pod gets its devices."""
+    scheduler_name: DnsSubdomain = "uellm-scheduler"
+    """The scheduler of the engine's pods. With another one than UELLM's nobody refuses nodes that cannot hold the
+    plan at the moment of scheduling."""
+
+
+class Scheduling(Model):
+    """How the sidecar orders and bounds what waits."""
+
+    policy: Literal["EDF", "FCFS"] = "EDF"
+    """EDF: earliest deadline first; FCFS: in order of arrival."""
+    max_queued_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    """Requests that may wait in a replica; more are refused with status 429."""
+
+
+class EnvVar(Model):
+    """An environment variable."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Name of the variable."""
+    value: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """Its value."""
+
+
+_NO_GPUS = Rule(
+    cel="self.all(name, !name.startsWith('nvidia.com/'))",
+    holds=lambda resources: not any(name.startswith("nvidia.com/") for name in resources),
+    message="must not count GPUs, for the plan does: pin their number by spec.placement.gpus",
+)
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16), _NO_GPUS]
+
+
+class Resources(Model):
+    """Resources of the engine's container besides its GPUs."""
+
+    requests: ResourceList | None = None
+    """What the container asks for."""
+    limits: ResourceList | None = None
+    """What it may not exceed."""
+
+
+class Engine(Model):
+    """The engine's container, in short; everything else goes into `template`."""
+
+    image: Annotated[str | None, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$", max_length=512)] = None
+    """Image with vLLM; the operator's own choice where not set."""
+    args: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=1024)], ...],
+        Field(max_length=64, json_schema_extra=dict(ATOMIC)),
+        NOT_RESERVED,
+    ] = ()
+    """Further arguments of `vllm serve`; they win over the planner's and are shown in the plan."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=dict(MAP_BY_NAME))] = ()
+    """Further environment variables."""
+    resources: Resources | None = None
+    """Memory, CPU and storage of the container."""
+    startup_timeout: Duration = "30m"
+    """How long the engine may take to load the model and answer before it is started again."""
+
+    @property
+    def startup_timeout_s(self) -> float:
+        """The startup timeout in seconds."""
+        return duration_s(self.startup_timeout)
+
+
+class PodTemplate(Model):
+    """A pod template that is merged over the operator's; containers go by name (`engine`, `sidecar`)."""
+
+    metadata: Annotated[dict[str, Any] | None, Field(max_length=8, json_schema_extra=dict(PRESERVED))] = None
+    """Labels and annotations of the pods."""
+    spec: Annotated[dict[str, Any] | None, Field(max_length=64, json_schema_extra=dict(PRESERVED))] = None
+    """Part of a pod's spec: nodeSelector, tolerations, volumes, imagePullSecrets and so on."""
+
+
+class Rollout(Model):
+    """How replicas are replaced when the pod template changes."""
+
+    rules = (
+        Rule(
+            cel="self.maxSurge > 0 || self.maxUnavailable > 0",
+            holds=lambda rollout: rollout.max_surge > 0 or rollout.max_unavailable > 0,
+            message="must not be 0 together with maxSurge: no replica could ever be replaced",
+            field=".maxUnavailable",
+        ),
+    )
+
+    max_surge: Annotated[int, Field(ge=0, le=100)] = 0
+    """Replicas that may run besides the wanted number; each needs GPUs of its own."""
+    max_unavailable: Annotated[int, Field(ge=0, le=100)] = 1
+    """Replicas that may be missing meanwhile."""
+
+
+class LLMServiceSpec(Model):
+    """What is wanted."""
+
+    model: ModelSource
+    """The model."""
+    slo: Slo = Field(default_factory=Slo)
+    """Latency targets."""
+    workload: Workload = Field(default_factory=Workload)
+    """The load to size for."""
+    parallelism: Parallelism = Field(default_factory=Parallelism)
+    """Overrides of the planner."""
+    placement: Placement = Field(default_factory=Placement)
+    """Where and how replicas are placed."""
+    scheduling: Scheduling = Field(default_factory=Scheduling)
+    """The queue in front of the engine."""
+    engine: Engine = Field(default_factory=Engine)
+    """The engine's container."""
+    template: PodTemplate = Field(default_factory=PodTemplate)
+    """Pod template merged over the operator's."""
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How replicas are replaced."""
+    suspend: bool = False
+    """True: no pods run, and the plan is kept."""
+    replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Copies of the model, each with GPUs of its own."""
+
+
+class LLMService(Model):
+    """A large language model served with latency targets."""
+
+    rules = (
+        Rule(
+            cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && self.metadata.name.matches('{_NAME}')",
+            holds=lambda service: (
+                len(service.name) <= MAX_NAME_LENGTH and re.fullmatch(_NAME, service.name) is not None
+            ),
+            message=f"must be a DNS label of at most {MAX_NAME_LENGTH} characters that begins with a letter, for a "
+            "Service is named after it",
+            field=".metadata.name",
+        ),
+    )
+
+    api_version: Literal["uellm.io/v1alpha1"] = "uellm.io/v1alpha1"
+    """Version of this schema."""
+    kind: Literal["LLMService"] = "LLMService"
+    """Kind of the resource."""
+    metadata: dict[str, Any]
+    """The usual metadata."""
+    spec: LLMServiceSpec
+    """What is wanted."""
+    status: LLMServiceStatus | None = None
+    """What was decided and what is."""
+
+    @property
+    def name(self) -> str:
+        """The resource's name."""
+        return str(self.metadata.get("name", ""))
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace; `default` in a file that names none."""
+        return str(self.metadata.get("namespace") or "default")
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in requests."""
+        return self.spec.model.served_name or self.name

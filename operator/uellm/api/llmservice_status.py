@@ -1,0 +1,194 @@
+"""LLMService.status: what was decided, and what is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from uellm.api.base import ATOMIC, MAP_BY_NAME, Observed, marks
+from uellm.api.conditions import Conditions
+from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsSubdomain, Sentence, Text
+
+Figure = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$", max_length=26)]
+"""A decimal number as text: the Kubernetes API knows no floats."""
+Devices = Annotated[tuple[DeviceUuid, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))]
+LayerCounts = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=10_000)], ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))
+]
+NodeNames = Annotated[tuple[DnsSubdomain, ...], Field(max_length=1024, json_schema_extra=dict(ATOMIC))]
+
+
+class Summary(Observed):
+    """The decision in a line, for the printer columns."""
+
+    gpus: Text = ""
+    """GPUs of a replica and their use, as in `4 = tp2 x pp2`."""
+    layers: Text = ""
+    """Layers of each stage, as in `18,22`."""
+    nodes: Text = ""
+    """Nodes on which replicas run."""
+    slo: Text = ""
+    """Share of requests that met their targets."""
+    ready: Text = ""
+    """Ready and wanted replicas, as in `1/2`."""
+
+
+class StageRequirement(Observed):
+    """What a stage needs of each of its devices."""
+
+    memory_bytes: Bytes
+    """Memory."""
+    product: Text | None = None
+    """Product, where the plan depends on it."""
+
+
+class StageMemory(Observed):
+    """What fills the memory of each device of a stage, in bytes."""
+
+    weights: Bytes = 0
+    """Model weights."""
+    kv: Bytes = 0
+    """Keys and values of running requests."""
+    activations: Bytes = 0
+    """Peak of activations."""
+    graphs: Bytes = 0
+    """CUDA graphs."""
+    context: Bytes = 0
+    """Context of the driver and libraries."""
+    free: Bytes = 0
+    """What is left."""
+
+
+class Stage(Observed):
+    """A stage of the pipeline."""
+
+    devices: Devices = ()
+    """Devices intended for the first replica, by tensor rank."""
+    requires: StageRequirement | None = None
+    """What any other device must have to take their place."""
+    memory: StageMemory | None = None
+    """What fills them."""
+
+
+class Prediction(Observed):
+    """What a replica is expected to do."""
+
+    ttft_milliseconds: Figure | None = None
+    """Time to the first token."""
+    tpot_milliseconds: Figure | None = None
+    """Time for each further token."""
+    requests_per_second: Figure | None = None
+    """Requests that it can serve within the targets."""
+    kv_cache_tokens: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Tokens whose keys and values it holds at a time."""
+
+
+class Alternative(Observed):
+    """A shape that was weighed and not taken."""
+
+    gpus_per_replica: Count = 0
+    """GPUs of a replica."""
+    tensor: Count = 0
+    """GPUs that share each layer."""
+    pipeline: Count = 0
+    """Stages."""
+    layers: LayerCounts = ()
+    """Layers of each stage, where one was found."""
+    rejected: Sentence
+    """Why not."""
+
+
+class PlanStatus(Observed):
+    """The shape of every replica."""
+
+    gpus_per_replica: Count
+    """GPUs of a replica."""
+    tensor: Count
+    """GPUs that share each layer."""
+    pipeline: Count
+    """Stages."""
+    layers: LayerCounts
+    """Layers of each stage, in pipeline order."""
+    max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Tokens that the engine computes in one step."""
+    max_num_seqs: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
+    """Requests that the engine runs at a time."""
+    kv_cache_bytes: Bytes | None = None
+    """Memory that the engine is told to keep for keys and values, on each GPU."""
+    stages: Annotated[tuple[Stage, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
+    """The stages, in pipeline order."""
+    nodes: NodeNames = ()
+    """Nodes that can hold a replica, best first."""
+    predicted: Prediction | None = None
+    """What a replica is expected to do."""
+    recommended_replicas: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    """Replicas that the workload needs."""
+    assumptions: Annotated[tuple[Sentence, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
+    """What was assumed because nobody said it."""
+    alternatives: Annotated[tuple[Alternative, ...], Field(max_length=8, json_schema_extra=dict(ATOMIC))] = ()
+    """What else was weighed."""
+    profile_hash: Annotated[str | None, StringConstraints(max_length=64)] = None
+    """Digest of the facts about the nodes that the plan depends on."""
+
+
+class PodPlacement(Observed):
+    """What a pod was meant to use and what it uses."""
+
+    pod: DnsSubdomain
+    """Name of the pod."""
+    node: DnsSubdomain | None = None
+    """Its node."""
+    planned: Devices = ()
+    """Devices intended for it; none for replicas after the first."""
+    actual: Devices = ()
+    """Devices that it uses, in pipeline order."""
+    layers: LayerCounts = ()
+    """Layers on each stage, as the engine was started."""
+    matches_plan: Literal["True", "False", "Unknown"] = "Unknown"
+    """Whether both agree."""
+
+
+class ClassAttainment(Observed):
+    """How requests of a class fared."""
+
+    name: Annotated[str, StringConstraints(max_length=40)]
+    """Name of the class."""
+    attainment: Annotated[str | None, StringConstraints(max_length=8)] = None
+    """Share of requests that met their targets."""
+    p99_ttft_milliseconds: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Time to the first token that 99 of 100 requests did not exceed."""
+    p99_tpot_milliseconds: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Time per further token that 99 of 100 requests did not exceed."""
+    requests: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Requests that this is taken from."""
+
+
+class LLMServiceStatus(Observed):
+    """What was decided and what is."""
+
+    observed_generation: Annotated[int | None, Field(ge=0)] = None
+    """The generation of the spec that this status is about."""
+    replicas: Annotated[int | None, Field(ge=0, le=1000)] = None
+    """Pods that exist."""
+    ready_replicas: Annotated[int | None, Field(ge=0, le=1000)] = None
+    """Pods that serve."""
+    selector: Annotated[str | None, StringConstraints(max_length=512)] = None
+    """Label selector of the pods, for autoscalers."""
+    endpoint: Annotated[str | None, StringConstraints(max_length=512)] = None
+    """Address of the OpenAI-compatible API inside the cluster."""
+    summary: Summary | None = None
+    """The decision in a line."""
+    plan: PlanStatus | None = None
+    """The shape of every replica."""
+    placements: Annotated[
+        tuple[PodPlacement, ...],
+        Field(max_length=32, json_schema_extra=marks(list_type="map", list_map_keys=["pod"])),
+    ] = ()
+    """Planned and actual devices of each pod."""
+    placements_omitted: Count | None = None
+    """Pods beyond the first 32."""
+    slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16, json_schema_extra=dict(MAP_BY_NAME))] = ()
+    """How requests of each class fared."""
+    conditions: Conditions = ()
+    """Aspects of the state: Ready, Reconciling and Stalled as kstatus reads them, and UELLM's own."""
