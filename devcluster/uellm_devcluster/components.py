@@ -1,0 +1,129 @@
+"""Command lines of the control plane's parts. Pure: what runs where is decided by the callers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from uellm_devcluster.addresses import LOOPBACK, POD_RANGE, SERVICE_RANGE
+
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+
+
+@dataclass(frozen=True)
+class ControlPlaneLayout:
+    """Where the control plane's parts are and listen. etcd is on loopback of the same network namespace."""
+
+    binaries: Path
+    directory: Path
+    address: str
+    api_port: int
+    etcd_port: int
+    # Without a data plane the API server's own Service has no address to lead to.
+    data_plane: bool
+
+    @property
+    def etcd_url(self) -> str:
+        """etcd for its one client, the API server."""
+        return f"http://{LOOPBACK}:{self.etcd_port}"
+
+    @property
+    def server(self) -> str:
+        """The API server's address for the other components."""
+        return f"https://{self.address}:{self.api_port}"
+
+    def pki(self, name: str) -> str:
+        """Path of a file in pki/."""
+        return str(self.directory / "pki" / name)
+
+
+def etcd(layout: ControlPlaneLayout) -> list[str]:
+    """One member that keeps nothing across a crash, which a development cluster does not need to survive."""
+    return [
+        str(layout.binaries / "etcd"),
+        f"--data-dir={layout.directory / 'etcd'}",
+        f"--listen-client-urls={layout.etcd_url}",
+        f"--advertise-client-urls={layout.etcd_url}",
+        # It has no peers; port 0 keeps several clusters out of one another's way.
+        f"--listen-peer-urls=http://{LOOPBACK}:0",
+        "--log-level=warn",
+        "--unsafe-no-fsync",
+    ]
+
+
+def apiserver(layout: ControlPlaneLayout) -> list[str]:
+    """kube-apiserver with node and RBAC authorisation and an issuer of service account tokens."""
+    return [
+        str(layout.binaries / "kube-apiserver"),
+        f"--etcd-servers={layout.etcd_url}",
+        f"--bind-address={layout.address}",
+        f"--advertise-address={layout.address}",
+        f"--secure-port={layout.api_port}",
+        f"--tls-cert-file={layout.pki('apiserver.crt')}",
+        f"--tls-private-key-file={layout.pki('apiserver.key')}",
+        f"--client-ca-file={layout.pki('ca.crt')}",
+        f"--service-account-key-file={layout.pki('service-account.pub')}",
+        f"--service-account-signing-key-file={layout.pki('service-account.key')}",
+        f"--service-account-issuer={ISSUER}",
+        f"--service-cluster-ip-range={SERVICE_RANGE}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        f"--kubelet-client-certificate={layout.pki('kubelet-client.crt')}",
+        f"--kubelet-client-key={layout.pki('kubelet-client.key')}",
+        "--kubelet-preferred-address-types=InternalIP,Hostname",
+        # The default one counts masters by flags; without a data plane none is wanted, for loopback is no endpoint.
+        f"--endpoint-reconciler-type={'lease' if layout.data_plane else 'none'}",
+    ]
+
+
+def controller_manager(layout: ControlPlaneLayout) -> list[str]:
+    """kube-controller-manager. Start it when the API server is ready, or it ends for want of its roles."""
+    return [
+        str(layout.binaries / "kube-controller-manager"),
+        *_client(layout, "controller-manager"),
+        "--use-service-account-credentials",
+        f"--service-account-private-key-file={layout.pki('service-account.key')}",
+        f"--root-ca-file={layout.pki('ca.crt')}",
+        f"--cluster-signing-cert-file={layout.pki('ca.crt')}",
+        f"--cluster-signing-key-file={layout.pki('ca.key')}",
+        f"--cluster-cidr={POD_RANGE}",
+        "--allocate-node-cidrs=false",
+        # Its default is made on the host when missing.
+        f"--flex-volume-plugin-dir={layout.directory / 'flexvolume'}",
+        # The loopback addresses of kwok's pods are refused in endpoints, and nothing would route to them anyway.
+        f"--controllers=*{'' if layout.data_plane else ',-endpoints-controller,-endpointslice-controller'}",
+    ]
+
+
+def scheduler(layout: ControlPlaneLayout) -> list[str]:
+    """kube-scheduler, the stock one."""
+    return [str(layout.binaries / "kube-scheduler"), *_client(layout, "scheduler")]
+
+
+def kwok(layout: ControlPlaneLayout, *, stages: Path, pods: str) -> list[str]:
+    """kwok: plays the nodes that carry its annotation, and the pods on them, whose addresses are of `pods`."""
+    return [
+        str(layout.binaries / "kwok"),
+        f"--kubeconfig={layout.pki('kwok.kubeconfig')}",
+        f"--config={stages}",
+        "--manage-all-nodes=false",
+        "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+        "--node-lease-duration-seconds=40",
+        f"--node-ip={LOOPBACK}",
+        f"--cidr={pods}",
+    ]
+
+
+def _client(layout: ControlPlaneLayout, name: str) -> list[str]:
+    kubeconfig = layout.pki(f"{name}.kubeconfig")
+    return [
+        f"--kubeconfig={kubeconfig}",
+        # The only one of its kind: an election would cost seconds at each start.
+        "--leader-elect=false",
+        # Nobody asks it anything, so it takes no port.
+        "--secure-port=0",
+        # The default of 20 requests a second is for a server that is shared; it alone costs 4 s at each start.
+        "--kube-api-qps=500",
+        "--kube-api-burst=1000",
+    ]

@@ -1,0 +1,84 @@
+"""The control plane of every cluster that this package makes itself: etcd, API server, controllers, kwok's nodes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from uellm_devcluster import components, kwok
+from uellm_devcluster.addresses import KWOK_LOOPBACK_PODS, KWOK_PODS
+from uellm_devcluster.api import Api, unready_nodes
+from uellm_devcluster.components import ControlPlaneLayout
+from uellm_devcluster.processes import wait_until
+from uellm_devcluster.progress import step
+from uellm_devcluster.state import State
+
+_API_TIMEOUT_S = 90.0
+_CONTROLLERS_TIMEOUT_S = 60.0
+_NODES_TIMEOUT_S = 90.0
+
+# Starts a component where it belongs and returns its process, or None when it runs already.
+Launch = Callable[[str, list[str]], "subprocess.Popen[bytes] | None"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs beside etcd and the API server."""
+
+    controller_manager: bool = True
+    scheduler: bool = True
+    kwok_nodes: int = 0
+
+    def programs(self) -> set[str]:
+        """The programs that all of it needs."""
+        optional = {
+            "kube-controller-manager": self.controller_manager,
+            "kube-scheduler": self.scheduler,
+            "kwok": self.kwok_nodes > 0,
+        }
+        return {"etcd", "kube-apiserver"} | {name for name, wanted in optional.items() if wanted}
+
+
+def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch) -> Api:
+    """Start what does not run, wait until the API server is ready, and return a client of it."""
+    api = Api(state.kubeconfig)
+    with step("control plane: etcd and kube-apiserver"):
+        launch("etcd", components.etcd(layout))
+        process = launch("kube-apiserver", components.apiserver(layout))
+        wait_until(api.ready, state=state, name="kube-apiserver", process=process, timeout_s=_API_TIMEOUT_S)
+    with step("controllers"):
+        if parts.scheduler:
+            launch("kube-scheduler", components.scheduler(layout))
+        if parts.kwok_nodes:
+            _start_kwok(state, layout, launch)
+            kwok.create_nodes(api, parts.kwok_nodes, tainted=layout.data_plane)
+        if parts.controller_manager:
+            process = launch("kube-controller-manager", components.controller_manager(layout))
+            wait_until(
+                # Without this account, which the controller manager makes, no pod is admitted.
+                lambda: bool(api.list("/api/v1/namespaces/default/serviceaccounts")),
+                state=state,
+                name="kube-controller-manager",
+                process=process,
+                timeout_s=_CONTROLLERS_TIMEOUT_S,
+            )
+    return api
+
+
+def _start_kwok(state: State, layout: ControlPlaneLayout, launch: Launch) -> None:
+    stages = state.directory / "kwok-stages.yaml"
+    kwok.write_stages(stages)
+    pods = KWOK_PODS if layout.data_plane else KWOK_LOOPBACK_PODS
+    launch("kwok", components.kwok(layout, stages=stages, pods=pods))
+
+
+def wait_for_nodes(state: State, api: Api, count: int, *, watched: str) -> None:
+    """Wait until `count` nodes are there and all of them Ready; `watched` is the component to blame if not."""
+
+    def all_ready() -> bool:
+        nodes = api.list("/api/v1/nodes")
+        return len(nodes) >= count and not unready_nodes(nodes)
+
+    with step(f"nodes: waiting until all {count} are Ready"):
+        wait_until(all_ready, state=state, name=watched, process=None, timeout_s=_NODES_TIMEOUT_S)

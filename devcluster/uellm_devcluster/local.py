@@ -1,0 +1,134 @@
+"""Provider `control-plane-only`: a control plane on free ports of loopback, for tests. No kubelet and no root needed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from uellm_devcluster import control_plane, pki, processes
+from uellm_devcluster.addresses import LOOPBACK, SERVICE_ADDRESS
+from uellm_devcluster.api import Api
+from uellm_devcluster.binaries import ensure
+from uellm_devcluster.components import ControlPlaneLayout
+from uellm_devcluster.control_plane import Parts
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.state import Record, State, base_directory
+
+PROVIDER = "control-plane-only"
+_EPHEMERAL = "plane-"
+
+
+def start(state: State, record: Record, *, binaries: str | Path | None = None, tied: bool = False) -> Api:
+    """Start what of the cluster does not run. `tied`: it ends with this thread, however that ends."""
+    parts = Parts(**record.options)
+    directory = ensure(parts.programs(), directory=binaries)
+    if not record.ports:
+        record.ports = free_ports("api", "etcd")
+        state.write(record)
+    layout = ControlPlaneLayout(
+        binaries=directory,
+        directory=state.directory,
+        address=LOOPBACK,
+        api_port=record.ports["api"],
+        etcd_port=record.ports["etcd"],
+        data_plane=False,
+    )
+    if not state.kubeconfig.exists():
+        pki.write_cluster(state.pki, server=layout.server, addresses=[LOOPBACK, SERVICE_ADDRESS], nodes=[])
+        (state.pki / "admin.kubeconfig").rename(state.kubeconfig)
+
+    def launch(name: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
+        if processes.pid_of(state, name):
+            return None
+        command = processes.tied_to_parent(argv) if tied else argv
+        return processes.start(state, name, command, binaries=directory)
+
+    api = control_plane.start(state, layout, parts, launch)
+    if parts.kwok_nodes:
+        control_plane.wait_for_nodes(state, api, parts.kwok_nodes, watched="kwok")
+    return api
+
+
+def stop(state: State) -> None:
+    """End the cluster's processes and remove its files; harmless where there are none."""
+    processes.end_all(lambda: processes.marked(state.directory))
+    state.remove()
+
+
+def free_ports(*purposes: str) -> dict[str, int]:
+    """A free port of loopback for each purpose, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in purposes]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return {purpose: each.getsockname()[1] for purpose, each in zip(purposes, sockets, strict=True)}
+
+
+class ControlPlane:
+    """A real API server for the length of a `with` block, beside any others; started in a few seconds.
+
+        with ControlPlane(kwok_nodes=3) as plane:
+            client = connect(kubeconfig=plane.kubeconfig)
+
+    kwok's nodes are called kwok-0, kwok-1, ... and are Ready when the block begins. Give them GPUs by patching
+    `status.capacity` and `status.allocatable`. Pods run there at once, at addresses of 127.244.0.0/16: nobody answers
+    at them, unless a test listens there in a pod's place. Service endpoints are not maintained.
+
+    All of it ends with the block, and with the thread that entered it even if that is killed.
+    """
+
+    def __init__(
+        self,
+        *,
+        kwok_nodes: int = 0,
+        controller_manager: bool = True,
+        scheduler: bool = True,
+        binaries: str | Path | None = None,
+    ) -> None:
+        self._parts = Parts(controller_manager=controller_manager, scheduler=scheduler, kwok_nodes=kwok_nodes)
+        self._binaries = binaries
+        self._state = State(f"{_EPHEMERAL}{os.getpid()}-{os.urandom(3).hex()}")
+        self._held = ExitStack()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self._state.kubeconfig
+
+    def log(self, component: str) -> Path:
+        """The log of `etcd`, `kube-apiserver`, `kube-controller-manager`, `kube-scheduler` or `kwok`."""
+        return self._state.log(component)
+
+    def __enter__(self) -> ControlPlane:
+        sweep()
+        with ExitStack() as undo:
+            undo.enter_context(self._state.locked())
+            undo.callback(stop, self._state)
+            self._state.make()
+            record = Record(provider=PROVIDER, options=vars(self._parts).copy())
+            self._state.write(record)
+            start(self._state, record, binaries=self._binaries, tied=True)
+            record.phase = "running"
+            self._state.write(record)
+            self._held = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+
+def sweep() -> None:
+    """Remove what ControlPlanes of killed processes left. A living one holds its lock, which ends with it."""
+    for directory in base_directory().glob(f"{_EPHEMERAL}*/"):
+        state = State(directory.name)
+        try:
+            with state.locked():
+                stop(state)
+        except ClusterError:
+            continue

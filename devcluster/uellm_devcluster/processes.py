@@ -1,0 +1,147 @@
+"""The cluster's processes: started apart from this one, found again after it, ended with all they started.
+
+Every process carries the cluster's directory in its environment. Children inherit it, so whatever the cluster
+started is found in /proc by that mark alone, also where a kill came between a start and the note of it. What a
+container runs has an environment of its own and is found by its cgroup instead (`cgroups`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.state import State
+
+MARK = "UELLM_DEVCLUSTER"
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_POLL_S = 0.03
+_TAIL_LINES = 8
+
+
+def environment(state: State, binaries: Path) -> dict[str, str]:
+    """What a component gets: its mark and a path. No proxy: its peers' addresses mean nothing outside this machine."""
+    return {
+        MARK: str(state.directory),
+        "PATH": f"{binaries}:{_SYSTEM_PATH}",
+        "HOME": str(state.directory),
+        "LANG": "C.UTF-8",
+    }
+
+
+def start(state: State, name: str, argv: list[str], *, binaries: Path) -> subprocess.Popen[bytes]:
+    """Start `argv` as the component `name`, in a session of its own, its output in its log."""
+    with state.log(name).open("ab") as log:
+        process = subprocess.Popen(
+            argv,
+            env=environment(state, binaries),
+            cwd=state.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            # Ctrl-C reaches the command, which ends its components in order; it must not reach them first.
+            start_new_session=True,
+        )
+    state.pid_file(name).write_text(f"{process.pid} {_started(process.pid)}\n")
+    return process
+
+
+def tied_to_parent(argv: list[str]) -> list[str]:
+    """`argv` as a command that the kernel kills when the thread that started it ends, however that ends."""
+    return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
+
+
+def pid_of(state: State, name: str) -> int | None:
+    """The process that runs as component `name`, or None when it has ended (or its number is another's by now)."""
+    try:
+        pid, started = state.pid_file(name).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(pid) if started != "0" and _started(int(pid)) == int(started) else None
+
+
+def components(state: State) -> list[str]:
+    """Names of all components that were started, in the order of their start."""
+    directory = state.directory / "pid"
+    if not directory.is_dir():
+        return []
+    return [path.name for path in sorted(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)]
+
+
+def marked(directory: Path) -> set[int]:
+    """All running processes that carry the mark of the cluster in `directory`."""
+    needle = f"{MARK}={directory}".encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            carries = needle in (entry / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        if carries and _started(int(entry.name)):
+            found.add(int(entry.name))
+    return found
+
+
+def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> None:
+    """Kill what `find` finds until it finds nothing: a process may start another while it is being ended.
+
+    Nothing of a development cluster is worth a slow goodbye, and its whole state goes with it.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while pids := set(find()) - {os.getpid()}:
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+            _reap(pid)
+        if time.monotonic() > deadline_s:
+            raise ClusterError(f"processes {sorted(pids)} do not end although killed; they may wait for a disk")
+        time.sleep(_POLL_S)
+
+
+def wait_until(
+    ready: Callable[[], bool], *, state: State, name: str, process: subprocess.Popen[bytes] | None, timeout_s: float
+) -> None:
+    """Wait for the component `name`. Raises ClusterError with the end of its log when it ends or takes too long."""
+    deadline_s = time.monotonic() + timeout_s
+    while not ready():
+        if process and process.poll() is not None:
+            raise ClusterError(f"{name} ended with status {process.returncode} while it started\n{tail(state, name)}")
+        if time.monotonic() > deadline_s:
+            raise ClusterError(f"{name} is not ready after {timeout_s:.0f} s\n{tail(state, name)}")
+        time.sleep(_POLL_S)
+
+
+def tail(state: State, name: str) -> str:
+    """The last lines of a component's log, and where the rest is."""
+    path = state.log(name)
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    return "\n".join([f"  end of {path}:", *(f"  | {line[:300]}" for line in lines[-_TAIL_LINES:])])
+
+
+def _started(pid: int) -> int:
+    """When a process started, in clock ticks after boot; 0 for one that is gone or only waits to be buried."""
+    try:
+        # The name, in parentheses, may itself hold spaces and parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def _reap(pid: int) -> None:
+    """Bury a child of ours; a process of an earlier command is buried by init."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass

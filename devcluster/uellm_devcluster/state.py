@@ -1,0 +1,138 @@
+"""What a cluster keeps on disk: one directory by name, its record, and the lock that its commands take.
+
+<base>/<name>/cluster.json   what runs here and with which options (Record)
+              kubeconfig     the administrator's
+              pki/ log/ pid/ etcd/ node-1/ ...
+<base>/<name>.lock           held while a command starts or ends the cluster
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from uellm_devcluster.errors import ClusterError
+
+DEFAULT_NAME = "uellm"
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
+
+
+def base_directory() -> Path:
+    """`$UELLM_CLUSTER_DIR`, else /var/lib/uellm-devcluster for root, else `$XDG_STATE_HOME/uellm/cluster`."""
+    named = os.environ.get("UELLM_CLUSTER_DIR")
+    if named:
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/uellm-devcluster")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "uellm" / "cluster"
+
+
+def cluster_name(name: str | None = None) -> str:
+    """`name`, else `$UELLM_CLUSTER_NAME`, else `uellm`; it must be a DNS label, for it names what the cluster makes."""
+    chosen = name or os.environ.get("UELLM_CLUSTER_NAME") or DEFAULT_NAME
+    if not _NAME.fullmatch(chosen):
+        raise ClusterError(f"cluster name {chosen!r}: give lower case letters, digits and dashes, 40 at most")
+    return chosen
+
+
+@dataclass
+class Record:
+    """What a cluster is made of. `phase` is `starting` until all of it once ran: what a kill in the middle leaves."""
+
+    provider: str
+    options: dict[str, Any]
+    phase: str = "starting"
+    # Ports on the host's loopback by what listens there.
+    ports: dict[str, int] = field(default_factory=dict)
+    # Directories of the host that had to be made for a node to mount over; removed, when empty, at the end.
+    made_directories: list[str] = field(default_factory=list)
+
+
+class State:
+    """The files of one cluster."""
+
+    def __init__(self, name: str | None = None, *, base: Path | None = None) -> None:
+        self.name = cluster_name(name)
+        self.directory = (base or base_directory()) / self.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, for clients on this machine."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def pki(self) -> Path:
+        """Keys, certificates and the components' kubeconfigs."""
+        return self.directory / "pki"
+
+    def log(self, component: str) -> Path:
+        """Where `component` writes what it has to say."""
+        return self.directory / "log" / f"{component}.log"
+
+    def pid_file(self, component: str) -> Path:
+        """Which process `component` was started as."""
+        return self.directory / "pid" / component
+
+    def make(self) -> None:
+        """Make the directories; only their owner reads them, for they hold keys."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        for part in ("log", "pid", "pki"):
+            (self.directory / part).mkdir(exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the cluster's files. They hold nothing that its processes, ended by now, could still need."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self._lock_path.unlink(missing_ok=True)
+
+    def read(self) -> Record | None:
+        """The record, or None where no cluster of this name is known."""
+        try:
+            return Record(**json.loads((self.directory / "cluster.json").read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            # Written by another version: what it names is found by name and ended all the same.
+            return Record(provider="", options={})
+
+    def write(self, record: Record) -> None:
+        """Replace the record in one step, so that no reader and no kill sees half of it."""
+        fresh = self.directory / "cluster.json.new"
+        fresh.write_text(json.dumps(asdict(record), indent=1) + "\n")
+        fresh.replace(self.directory / "cluster.json")
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.directory.with_name(self.name + ".lock")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the cluster for one command. Raises ClusterError when another one is at work on it."""
+        self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with self._lock_path.open("a") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ClusterError(
+                        f"another command is at work on cluster {self.name!r}: wait for it, or end it"
+                    ) from None
+                if _is_still(self._lock_path, handle.fileno()):
+                    yield
+                    return
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the locked file is the one at `path`: its holder before may have removed it with the cluster."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
