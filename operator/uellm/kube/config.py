@@ -29,7 +29,10 @@ async def load(kubeconfig: str | None = None) -> Configuration:
     # A fresh one: the constructor would copy a default that another library in this process may have set.
     configuration: Configuration = type.__call__(Configuration)
     if kubeconfig is None and in_cluster():
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        try:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except (config.ConfigException, OSError) as error:
+            raise CannotBeDone(f"the pod's service account cannot be used: {error}") from error
     else:
         await _load_file(configuration, kubeconfig)
     _without_proxy(configuration)

@@ -16,7 +16,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from uellm.errors import CannotBeDone
@@ -96,19 +97,36 @@ _BY_STATUS: Mapping[int, type[KubeError]] = {
 }
 
 
+# Server-side apply answers 500 without a reason where the object does not match its schema.
+_UNTYPED = re.compile(r"failed to create typed patch object .*?\): (?:errors:)?(.*)", re.DOTALL)
+
+
 def error_from(status: int, body: bytes, *, retry_after: str | None = None, what: str = "") -> KubeError:
     """Build the error for an answer that is not 2xx. `body` is a Kubernetes Status, or whatever a proxy wrote."""
     document = _status_document(body)
+    message = str(document.get("message") or f"{what}: HTTP status {status} {_excerpt(body)}".strip())
+    untyped = _UNTYPED.match(message)
+    if untyped:
+        return Invalid(422, "Invalid", " ".join(message.split()), causes=tuple(_untyped_causes(untyped[1])))
     reason = str(document.get("reason") or "")
-    message = str(document.get("message") or body[:300].decode("utf-8", "replace").strip() or f"HTTP status {status}")
-    if what and not document:
-        message = f"{what}: {message}"
     details = document.get("details") or {}
-    causes = tuple((cause.get("field", ""), cause.get("message", "")) for cause in details.get("causes") or ())
-    seconds = retry_after or details.get("retryAfterSeconds")
     return _class_of(status, reason)(
-        status, reason or f"HTTP{status}", message, causes=causes, retry_after_s=_seconds(seconds)
+        status,
+        reason or f"HTTP{status}",
+        message,
+        causes=tuple((cause.get("field", ""), cause.get("message", "")) for cause in details.get("causes") or ()),
+        retry_after_s=_seconds(retry_after or details.get("retryAfterSeconds")),
     )
+
+
+def _untyped_causes(text: str) -> Iterator[tuple[str, str]]:
+    for line in filter(None, map(str.strip, text.splitlines())):
+        field, _, message = line.partition(": ")
+        yield field.removeprefix("."), message
+
+
+def _excerpt(body: bytes) -> str:
+    return " ".join(body[:200].decode("utf-8", "replace").split())
 
 
 def _class_of(status: int, reason: str) -> type[KubeError]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -15,12 +16,15 @@ from urllib.parse import urlencode
 
 import aiohttp
 
+from uellm.errors import UellmError
 from uellm.kube import config
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
 
 REQUEST_TIMEOUT_S = 60.0  # the API server itself gives up on an ordinary request after 60 s
 CONNECT_TIMEOUT_S = 10.0
 USER_AGENT = "uellm-operator"
+
+logger = logging.getLogger(__name__)
 
 
 class _Request(NamedTuple):
@@ -138,7 +142,11 @@ class Transport:
     async def _renewed(self, refused: str | None) -> str | None:
         async with self._renewing:
             if await self._token() == refused:
-                fresh = await self._reload()
+                try:
+                    fresh = await self._reload()
+                except UellmError as error:
+                    logger.warning("the refused credentials cannot be read again: %s", error)
+                    return refused
                 self._api.configuration.api_key.update(fresh.api_key)
             return await self._token()
 

@@ -25,12 +25,15 @@ ADDED = "ADDED"
 MODIFIED = "MODIFIED"
 DELETED = "DELETED"
 SYNCED = "SYNCED"  # ours: the first list is complete; `object` is empty
+BOOKMARK = "BOOKMARK"  # the server's, not passed on: only the version moved
+ERROR = "ERROR"
 
 SILENCE_S = 70.0
 SESSION_S = 290.0  # a watch is renewed by the server after this long; load balancers like connections to end
 PAGE = 500
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
+FAILURES_TO_RELIST = 5  # in a row
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +76,14 @@ class Watch:
                 async with aclosing(self._list_then_watch()) as events:
                     async for event in events:
                         yield event
-            except Gone:
+            except Gone as error:
                 self._version = ""
-                # Usually the very next list succeeds; a server that always answers Gone must not be hammered.
-                await self._pause("its resource version is no longer kept", logging.INFO)
+                await self._pause(error, logging.INFO)
             except KubeError as error:
-                await self._pause(str(error), logging.WARNING)
+                await self._pause(error, logging.WARNING)
+                if self._failures % FAILURES_TO_RELIST == 0:
+                    # A server restored from a backup has never heard of our version, and says so in many ways.
+                    self._version = ""
 
     async def _list_then_watch(self) -> AsyncGenerator[Event]:
         if not self._version:
@@ -102,15 +107,19 @@ class Watch:
             "timeoutSeconds": str(round(self._session_s)),
         }
         lines = self._transport.lines(self._path, query=query, silence_s=self._silence_s, on_open=self._on_contact)
+        heard = False
         async with aclosing(lines):
             async for line in lines:
-                event = _parse(line)
+                event, self._version = _parse(line)
+                heard = True
                 self._failures = 0
                 self._on_contact()
-                self._version = event.object["metadata"]["resourceVersion"]
-                if event.type != "BOOKMARK":
+                if event.type != BOOKMARK:
                     self._remember(event)
                     yield event
+        if not heard:
+            # Something on the way may open watches only to close them: not at full speed.
+            await self._pause("it ended without a word", logging.DEBUG)
 
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:
         vanished = dict(self._known)
@@ -131,10 +140,11 @@ class Watch:
         else:
             self._known[_key(event.object)] = _stub(event.object)
 
-    async def _pause(self, why: str, level: int) -> None:
+    async def _pause(self, why: object, level: int) -> None:
         self._failures += 1
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
-        delay_s = random.uniform(0, longest_s)
+        wished_s = getattr(why, "retry_after_s", None) or 0.0
+        delay_s = max(random.uniform(0, longest_s), min(wished_s, LONGEST_DELAY_S))
         logger.log(level, "watch of %s interrupted, again in %.1f s: %s", self._path, delay_s, why)
         await sleep(delay_s)
 
@@ -166,16 +176,16 @@ def lean(obj: dict[str, Any]) -> dict[str, Any]:
     return obj
 
 
-def _parse(line: bytes) -> Event:
+def _parse(line: bytes) -> tuple[Event, str]:
+    """The event of a line and the resource version to go on from."""
     try:
         document = json.loads(line)
         event = Event(document["type"], document["object"])
-    except (ValueError, KeyError, TypeError) as error:
+        if event.type != ERROR:
+            return Event(event.type, lean(event.object)), event.object["metadata"]["resourceVersion"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Unavailable(0, "NotJSON", f"a line of the watch is no event: {line[:200]!r}") from error
-    if event.type == "ERROR":
-        raise error_from(int(event.object.get("code") or 500), json.dumps(event.object).encode())
-    lean(event.object)
-    return event
+    raise error_from(int(event.object.get("code") or 500), json.dumps(event.object).encode())
 
 
 def _key(obj: Mapping[str, Any]) -> tuple[str, str]:
