@@ -1,0 +1,28 @@
+"""Late binding inside the engine's container: looks at the devices the pod really got, then execs vLLM on them.
+
+Shipped as a zipapp of the standard library and `uellm.{errors,hardware,models,planner,launcher}`
+(`python -m uellm.launcher.build OUT.pyz`), run by the engine image's own interpreter (Python >= 3.10):
+
+    python3 /uellm-bin/launcher.pyz --plan /etc/uellm/plan.json --placement /run/uellm/placement.json \
+            --listen 127.0.0.1:8001
+    python3 /uellm-bin/launcher.pyz --drain http://127.0.0.1:8002/uellm/drain          (the preStop hook)
+
+What it needs of the pod:
+
+mounts   `/uellm-bin` (the zipapp), `/etc/uellm` (plan.json, read-only), `/run/uellm` (writable, shared with the
+         sidecar: the placement report), `/tmp` and $HOME writable, `/dev/shm` of 2 GiB at least (the ranks talk
+         through it).
+env      POD_NAME and NODE_NAME (into the report; optional). NVIDIA_VISIBLE_DEVICES as the device plugin or the
+         container runtime sets it; the pod template never sets it.
+         HOME, XDG_CACHE_HOME, HF_HOME, VLLM_CACHE_ROOT, USER and LOGNAME: the engine's, not the launcher's; a numeric
+         user without a passwd entry needs them.
+
+What it sets for the engine, whatever the container's environment says: CUDA_VISIBLE_DEVICES (uuids in rank order;
+absent on the CPU engine) and VLLM_PP_LAYER_PARTITION (absent with one stage). What it sets only where the container's
+environment does not: VLLM_HOST_IP and GLOO_SOCKET_IFNAME (loopback: the ranks are all in this pod),
+VLLM_NO_USAGE_STATS, HF_HUB_OFFLINE (a model that lies on a mounted path), and on the CPU engine
+VLLM_CPU_OMP_THREADS_BIND.
+
+Exit status: it becomes the engine. Where it cannot, 1: the reason is in the placement report (`error.reason`,
+`error.message`), on standard error and in /dev/termination-log.
+"""

@@ -1,0 +1,35 @@
+"""The engine's preStop hook: asks the sidecar to drain and waits until it has."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import urllib.error
+import urllib.request
+
+# The sidecar answers after 60 s at the latest; the pod's grace period is 90 s.
+TIMEOUT_S = 75.0
+
+
+def drain(url: str, *, timeout_s: float = TIMEOUT_S) -> int:
+    """POST and wait. 0: drained, or no sidecar left to ask; 1: it is there and did not, with a line on stderr."""
+    request = urllib.request.Request(url, data=b"", method="POST")
+    # Loopback, whatever proxy the container's environment names.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            answer.read()
+        return 0
+    except urllib.error.HTTPError as error:
+        return _failed(url, f"status {error.code}")
+    except TimeoutError:
+        return _failed(url, f"no answer in {timeout_s:g} s")
+    except urllib.error.URLError as error:
+        return _failed(url, f"no answer in {timeout_s:g} s") if isinstance(error.reason, TimeoutError) else 0
+    except (OSError, http.client.HTTPException):
+        return 0  # it ended while draining
+
+
+def _failed(url: str, what: str) -> int:
+    print(f"uellm launcher: drain: {url}: {what}", file=sys.stderr, flush=True)
+    return 1

@@ -1,0 +1,103 @@
+"""vLLM flags that a user may not set, because the operator's own contract hangs on them, and what to use instead.
+
+Looked at twice: by the controller before any pod exists, and by the launcher before it execs the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+_LOOPBACK = "the engine listens on loopback, behind the sidecar"
+_KEYS = "the sidecar checks API keys: use spec.auth.apiKeysSecretRef"
+_TLS = "TLS ends before the pod: use an ingress or a mesh"
+_SHAPE = "the plan decides it: use spec.parallelism"
+_DEVICES = "the launcher orders the pod's devices by the plan"
+_ONE_POD = "the ranks of a replica run in one pod: use spec.placement and spec.replicas"
+
+REFUSED: Mapping[str, str] = {
+    "--host": _LOOPBACK,
+    "--port": _LOOPBACK,
+    "--uds": _LOOPBACK,
+    "--grpc": _LOOPBACK,
+    "--root-path": "the sidecar serves the API at /",
+    "--api-key": _KEYS,
+    "--ssl-keyfile": _TLS,
+    "--ssl-certfile": _TLS,
+    "--ssl-ca-certs": _TLS,
+    "--ssl-cert-reqs": _TLS,
+    "--ssl-ciphers": _TLS,
+    "--enable-ssl-refresh": _TLS,
+    "--config": "it could set any of the flags refused here: give its flags one by one in spec.engine.args",
+    "--model": "use spec.model.uri",
+    "--revision": "use spec.model.revision",
+    "--served-model-name": "use spec.model.servedName",
+    "--tensor-parallel-size": _SHAPE,
+    "-tp": _SHAPE,
+    "--pipeline-parallel-size": _SHAPE,
+    "-pp": _SHAPE,
+    "--prefill-context-parallel-size": _SHAPE,
+    "-pcp": _SHAPE,
+    "--device-ids": _DEVICES,
+    "--distributed-executor-backend": _DEVICES,
+    "--data-parallel-size": _ONE_POD,
+    "--data-parallel-size-local": _ONE_POD,
+    "--data-parallel-rank": _ONE_POD,
+    "--data-parallel-start-rank": _ONE_POD,
+    "--data-parallel-address": _ONE_POD,
+    "--data-parallel-rpc-port": _ONE_POD,
+    "--data-parallel-backend": _ONE_POD,
+    "--data-parallel-hybrid-lb": _ONE_POD,
+    "--data-parallel-external-lb": _ONE_POD,
+    "--data-parallel-multi-port-external-lb": _ONE_POD,
+    "-dp": _ONE_POD,
+    "-dpn": _ONE_POD,
+    "-dpr": _ONE_POD,
+    "-dpl": _ONE_POD,
+    "-dpa": _ONE_POD,
+    "-dpp": _ONE_POD,
+    "-dpb": _ONE_POD,
+    "-dph": _ONE_POD,
+    "-dpe": _ONE_POD,
+    "-dpm": _ONE_POD,
+    "--nnodes": _ONE_POD,
+    "-n": _ONE_POD,
+    "--node-rank": _ONE_POD,
+    "-r": _ONE_POD,
+    "--master-addr": _ONE_POD,
+    "--master-port": _ONE_POD,
+    "--headless": _ONE_POD,
+}
+
+
+def refused_args(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The flags of `args` that are refused, as the user wrote them, each with what to do instead.
+
+    vLLM's parser takes abbreviations (`--por 1`) and underscores (`--api_key`), so a flag is refused as well where it
+    is the beginning of a refused one. No flag of vLLM that a user may set begins a refused one.
+
+    >>> list(refused_args(["--max-num-seqs", "8", "--por=80"]))
+    [('--por', 'the engine listens on loopback, behind the sidecar')]
+    """
+    for argument in args:
+        if argument == "--":
+            yield argument, "it would end the flags, and the operator's own come after: leave it out"
+        flag = flag_name(argument)
+        instead = next((why for refused, why in REFUSED.items() if flag and _means(flag, refused)), None)
+        if instead:
+            yield argument.split("=", 1)[0], instead
+
+
+def _means(flag: str, refused: str) -> bool:
+    """`--por` means `--port`, and `-n2` means `-n 2`."""
+    return refused.startswith(flag) or (len(refused) == 2 and flag.startswith(refused))
+
+
+def flag_name(argument: str) -> str:
+    """The flag of one argument as vLLM's parser knows it, without a value; empty where the argument is a value.
+
+    >>> flag_name("--max_model_len=8k"), flag_name("-cc.mode=2"), flag_name("-1"), flag_name("16")
+    ('--max-model-len', '-cc', '', '')
+    """
+    if not argument.startswith("-") or not argument.strip("-") or argument.lstrip("-")[0].isdigit():
+        return ""
+    return argument.split("=", 1)[0].split(".", 1)[0].replace("_", "-")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from uellm.launcher.__main__ import main
+from uellm.launcher.drain import drain
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], None]], str]]:
+    """Start a server on loopback whose POST does what it is told; returns the URL."""
+    servers: list[HTTPServer] = []
+
+    def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/uellm/drain"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def reply(status: int) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def test_drain_posts_and_waits_for_the_answer(serve, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # would refuse: loopback must not go through it
+    paths = []
+    url = serve(lambda handler: (paths.append(handler.path), reply(200)(handler)))
+    assert main(["--drain", url]) == 0
+    assert paths == ["/uellm/drain"]
+
+
+def test_a_sidecar_that_is_gone_needs_no_drain(serve, unused_port):
+    assert drain(f"http://127.0.0.1:{unused_port}/uellm/drain") == 0
+
+
+def test_a_sidecar_that_ends_while_draining_is_drained(serve):
+    assert drain(serve(lambda handler: handler.connection.close())) == 0
+
+
+def test_a_refusal_is_told(serve, capfd):
+    assert drain(serve(reply(500))) == 1
+    assert "status 500" in capfd.readouterr().err
+
+
+def test_a_drain_that_does_not_end_is_given_up(serve, capfd):
+    released = threading.Event()
+    url = serve(lambda handler: (released.wait(10), reply(200)(handler)))
+    assert drain(url, timeout_s=0.05) == 1
+    released.set()
+    assert "no answer in 0.05 s" in capfd.readouterr().err
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        return server.server_port

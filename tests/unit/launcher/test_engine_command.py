@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+from uellm.planner.latebind import Binding
+
+from uellm.errors import PlanError
+from uellm.launcher.command import Machine, engine_command
+
+MACHINE = Machine(cpus=lambda: [0, 1], available_memory_bytes=lambda: 8 << 30)
+TWO_STAGES = Binding(order=("GPU-b", "GPU-a"), layers=(5, 3), tensor=1, pipeline=2)
+
+
+def document(*args: str, platform: str = "cuda", model: str = "/models/tiny", **engine: str) -> dict:
+    return {"platform": platform, "engine": {"model": model, "servedName": "tiny", "args": list(args), **engine}}
+
+
+def command(*args: str, binding: Binding = TWO_STAGES, environment: dict | None = None, **engine: str):
+    return engine_command(
+        document(*args, **engine),
+        binding,
+        listen=("127.0.0.1", 8001),
+        environment=environment if environment is not None else {"HOME": "/var/cache/uellm"},
+        machine=MACHINE,
+    )
+
+
+def test_the_command_line_on_gpus_is_exactly_this():
+    assert command("--max-num-seqs", "64").argv == (
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "/models/tiny"),
+        *("--max-num-seqs", "64"),
+        *("--served-model-name", "tiny", "--tensor-parallel-size", "1", "--pipeline-parallel-size", "2"),
+        *("--shutdown-timeout", "20", "--host", "127.0.0.1", "--port", "8001"),
+    )
+
+
+def test_the_environment_on_gpus_is_exactly_this():
+    result = command()
+    assert result.settings == {
+        "CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a",
+        "VLLM_PP_LAYER_PARTITION": "5,3",
+        "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    assert result.environment == {"HOME": "/var/cache/uellm", **result.settings}
+
+
+def test_one_stage_has_no_partition_whatever_the_container_says():
+    one = Binding(order=("GPU-a", "GPU-b"), layers=(8,), tensor=2, pipeline=1)
+    result = command(binding=one, environment={"VLLM_PP_LAYER_PARTITION": "1,7", "CUDA_VISIBLE_DEVICES": "0"})
+    assert "VLLM_PP_LAYER_PARTITION" not in result.environment
+    assert result.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+
+
+def test_a_hub_model_stays_online_and_carries_its_revision():
+    result = command(model="meta-llama/Llama-3.1-8B", revision="v1")
+    assert "HF_HUB_OFFLINE" not in result.settings
+    assert result.argv[result.argv.index("--revision") + 1] == "v1"
+
+
+def test_what_the_user_sets_for_the_engine_wins_over_our_defaults():
+    environment = {"VLLM_NO_USAGE_STATS": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    result = command("--shutdown-timeout", "5", platform="cpu", environment=environment)
+    assert result.environment["VLLM_NO_USAGE_STATS"] == "0"
+    assert result.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    assert result.argv.count("--shutdown-timeout") == 1
+
+
+def test_the_cpu_engine_gets_threads_and_a_backend_without_a_compiler_and_no_cuda():
+    result = command(platform="cpu", environment={"CUDA_VISIBLE_DEVICES": "0"})
+    assert result.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0|1"
+    assert "CUDA_VISIBLE_DEVICES" not in result.environment
+    assert result.argv[5:9] == ("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager")
+
+
+@pytest.mark.parametrize("flag", ["-cc.mode=3", "--compilation-config={}", "--enforce_eager"])
+def test_a_users_compilation_flags_are_left_alone_on_the_cpu_engine(flag):
+    assert "-cc.backend=eager" not in command(flag, platform="cpu").argv
+
+
+def test_dtype_auto_becomes_float32_on_the_cpu_engine_and_another_is_kept():
+    assert command("--dtype=auto", platform="cpu").argv[6:8] == ("--dtype", "float32")
+    assert "float32" not in command("--dtype", "bfloat16", platform="cpu").argv
+
+
+@pytest.mark.parametrize("form", [("--kv-cache-memory-bytes", "{}"), ("--kv_cache_memory_bytes={}",)])
+def test_kv_bytes_of_a_gpu_are_held_to_this_machines_memory_on_the_cpu_engine(form):
+    quarter_of_8_gib_for_two_ranks = str(1 << 30)
+    args = [part.format(64 << 30) for part in form]
+    held = [part.format(quarter_of_8_gib_for_two_ranks) for part in form]
+    assert list(command(*args, platform="cpu").argv[5 : 5 + len(form)]) == held
+    assert list(command(*args).argv[5 : 5 + len(form)]) == args
+
+
+def test_kv_bytes_below_the_machines_share_are_kept():
+    assert command("--kv-cache-memory-bytes", "1000", platform="cpu").argv[6] == "1000"
+
+
+def test_a_refused_flag_names_itself_and_the_remedy():
+    with pytest.raises(PlanError, match=r"engine\.args: --host is not allowed: the engine listens") as caught:
+        command("--host=0.0.0.0")
+    assert caught.value.reason == "RefusedArgument"
+
+
+def test_an_api_key_in_the_environment_is_refused_without_showing_it():
+    with pytest.raises(PlanError, match=r"engine\.env\.VLLM_API_KEY") as caught:
+        command(environment={"VLLM_API_KEY": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["", "--trust-remote-code"])
+def test_a_model_that_would_be_a_flag_is_refused(model):
+    with pytest.raises(PlanError, match=r"engine\.model"):
+        command(model=model)

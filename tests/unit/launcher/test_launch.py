@@ -1,0 +1,204 @@
+"""The launcher as a process: a plan in, a report out, and the engine's place taken."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from uellm.planner.latebind import Binding
+
+from uellm.errors import PlanError
+from uellm.launcher import __main__ as launcher
+from uellm.launcher import report
+from uellm.launcher.devices import Found
+
+
+class Executed(BaseException):
+    """What stands for the launcher's end: an execve that succeeds never returns."""
+
+
+def plan_document(**changes) -> dict:
+    devices = {
+        uuid: {"uuid": uuid, "index": index, "product": product, "memoryBytes": memory, "node": "node-1"}
+        for index, (uuid, product, memory) in enumerate(
+            [("GPU-a", "NVIDIA L4", 24 << 30), ("GPU-b", "NVIDIA T4", 16 << 30), ("GPU-c", "NVIDIA T4", 16 << 30)]
+        )
+    }
+    document = {
+        "version": 1,
+        "platform": "cpu",
+        "plan": {
+            "gpusPerReplica": 2,
+            "tensor": 1,
+            "pipeline": 2,
+            "layers": [5, 3],
+            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
+        },
+        "instance": {
+            "layers": 8,
+            "layerBytes": [2 << 30] * 8,
+            "layerKvBytes": [1 << 30] * 8,
+            "firstStageBytes": 1 << 30,
+            "lastStageBytes": 1 << 30,
+            "workPerByte": 1.0,
+            "a1": 1.0,
+            "a2": 0.0,
+        },
+        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
+        "policy": "HELR",
+        "layersOverride": [5, 3],
+        "tensor": 1,
+        "devices": devices,
+        "links": {"node-1": []},
+        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": ["--max-num-seqs", "8"]},
+    }
+    return document | changes
+
+
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run the launcher in this process; returns (exit status, what was executed, the report, the plan's hash)."""
+    executed: list[tuple] = []
+
+    def execute(*call) -> None:
+        executed.append(call)
+        raise Executed
+
+    monkeypatch.setattr(os, "execve", execute)
+    monkeypatch.setattr(report, "TERMINATION_LOG", tmp_path / "absent")
+    for name in ("CUDA_VISIBLE_DEVICES", "VLLM_PP_LAYER_PARTITION", "VLLM_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("POD_NAME", "llama-engine-x1")
+    monkeypatch.setenv("NODE_NAME", "node-1")
+
+    def run(content: str | dict, visible: str = "GPU-b,GPU-a"):
+        monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", visible)
+        plan = tmp_path / "plan.json"
+        plan.write_text(content if isinstance(content, str) else json.dumps(content))
+        placement = tmp_path / "run" / "placement.json"
+        status = None
+        with contextlib.suppress(Executed):
+            status = launcher.main(["--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"])
+        written = json.loads(placement.read_text()) if placement.exists() else None
+        return status, executed, written, hashlib.sha256(plan.read_bytes()).hexdigest()
+
+    return run
+
+
+def test_the_engine_takes_the_launchers_place_and_the_report_says_on_what(launch):
+    _, executed, written, plan_hash = launch(plan_document())
+    [(program, argv, environment)] = executed
+    assert program == argv[0]
+    assert argv[1:5] == ("-m", "vllm.entrypoints.cli.main", "serve", "/models/tiny")
+    assert environment["VLLM_PP_LAYER_PARTITION"] == ",".join(str(count) for count in written["layers"])
+    assert written["argv"] == list(argv)
+    assert written["planHash"] == plan_hash
+    assert (written["pod"], written["node"]) == ("llama-engine-x1", "node-1")
+    assert (written["source"], written["platform"]) == ("NVIDIA_VISIBLE_DEVICES", "cpu")
+    assert written["planned"] == ["GPU-a", "GPU-b"]
+    assert sum(written["layers"]) == 8
+    assert sorted(device["uuid"] for device in written["devices"]) == ["GPU-a", "GPU-b"]
+    assert {device["memoryBytes"] for device in written["devices"]} == {24 << 30, 16 << 30}
+    assert all(environment[name] == value for name, value in written["env"].items())
+
+
+def test_devices_other_than_planned_are_bound_and_reported(launch):
+    _, executed, written, _ = launch(plan_document(), visible="GPU-c,GPU-a")
+    assert executed
+    assert sorted(device["uuid"] for device in written["devices"]) == ["GPU-a", "GPU-c"]
+    assert written["planned"] == ["GPU-a", "GPU-b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "visible", "reason", "sentence"),
+    [
+        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "GPU-new (from NVIDIA_VISIBLE_DEVICES) is in no GPUNode"),
+        (plan_document(), "GPU-a", "WrongDeviceCount", "has 1 GPUs (GPU-a) and the plan is for 2"),
+        (plan_document(), "GPU-a,GPU-b,GPU-c", "WrongDeviceCount", "has 3 GPUs"),
+        (plan_document(), "void", "NoDevices", "is `void`"),
+        (plan_document(version=2), "GPU-a,GPU-b", "BadPlan", "version 2; this launcher reads version 1"),
+        ("[]", "GPU-a,GPU-b", "BadPlan", "version None"),
+        ("{", "GPU-a,GPU-b", "BadPlan", "not JSON"),
+        (plan_document(plan={}), "GPU-a,GPU-b", "BadPlan", "gpusPerReplica"),
+    ],
+)
+def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
+    launch, capfd, content, visible, reason, sentence
+):
+    status, executed, written, plan_hash = launch(content, visible)
+    assert status == 1
+    assert executed == []
+    assert written["error"]["reason"] == reason
+    assert sentence in written["error"]["message"]
+    assert written["planHash"] == plan_hash
+    [line] = capfd.readouterr().err.splitlines()
+    assert line == f"uellm launcher: {reason}: {written['error']['message']}"
+
+
+def test_a_plan_that_is_not_there_is_said(tmp_path, capfd):
+    placement = tmp_path / "placement.json"
+    assert launcher.main(["--plan", str(tmp_path / "none.json"), "--placement", str(placement)]) == 1
+    assert "No such file" in capfd.readouterr().err
+    assert json.loads(placement.read_text())["error"]["reason"] == "BadPlan"
+
+
+def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "execve", refuse)
+    status, _, written, _ = launch(plan_document())
+    assert (status, written["error"]["reason"]) == (1, "LaunchFailed")
+
+
+@pytest.mark.parametrize(
+    ("binding", "sentence"),
+    [
+        (Binding(("GPU-a", "GPU-a"), (5, 3), 1, 2), "it uses GPU-a, GPU-a"),
+        (Binding(("GPU-a", "GPU-b"), (8,), 1, 1), "tensor 1 x pipeline 1 is not 2 devices"),
+        (Binding(("GPU-a", "GPU-b"), (8,), 1, 2), "1 parts for 2 stages"),
+        (Binding(("GPU-a", "GPU-b"), (8, 0), 1, 2), r"parts \[8, 0\] are not 8 layers"),
+        (Binding(("GPU-a", "GPU-b"), (9, -1), 1, 2), "at least one a stage"),
+        (Binding(("GPU-a", "GPU-b"), (5, 4), 1, 2), r"parts \[5, 4\] are not 8 layers"),
+    ],
+)
+def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
+    with pytest.raises(PlanError, match=sentence) as caught:
+        launcher.check(binding, Found(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
+    assert caught.value.reason == "BadPartition"
+
+
+def test_the_kubelets_termination_log_gets_the_failure(tmp_path, capfd):
+    log = tmp_path / "termination-log"
+    log.write_text("")
+    failure = {"error": {"reason": "NoDevices", "message": "none"}}
+    report.fail(tmp_path / "placement.json", failure, termination_log=log)
+    assert log.read_text() == "uellm launcher: NoDevices: none\n" == capfd.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_failure(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    failure = {"error": {"reason": "NoDevices", "message": "none"}}
+    report.fail(tmp_path / "file" / "placement.json", failure, termination_log=tmp_path / "absent")
+    assert "NoDevices: none" in capfd.readouterr().err
+
+
+def test_the_report_is_replaced_whole_and_readable_by_others(tmp_path):
+    path = tmp_path / "placement.json"
+    report.write(path, {"a": 1})
+    report.write(path, {"b": 2})
+    assert json.loads(path.read_text()) == {"b": 2}
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["placement.json"]
+
+
+@pytest.mark.parametrize("listen", ["8001", "127.0.0.1", ":8001", "h:0", "h:99999"])
+def test_a_bad_listen_address_is_bad_input(listen, capfd):
+    with pytest.raises(SystemExit) as ended:
+        launcher.main(["--listen", listen])
+    assert ended.value.code == 2
+    assert "is not HOST:PORT" in capfd.readouterr().err

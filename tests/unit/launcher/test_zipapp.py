@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from uellm.launcher.build import build
+
+
+@pytest.fixture(scope="module")
+def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("zipapp") / "launcher.pyz"
+    build(output)
+    return output
+
+
+@pytest.fixture
+def fake_vllm(tmp_path: Path) -> Path:
+    """A package named vllm whose main prints its command line and environment."""
+    package = tmp_path / "site" / "vllm" / "entrypoints" / "cli"
+    package.mkdir(parents=True)
+    (package / "main.py").write_text(
+        "import json, os, sys\nprint(json.dumps({'argv': sys.argv[1:], 'env': dict(os.environ)}))\n"
+    )
+    return tmp_path / "site"
+
+
+def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """The zipapp alone: no site-packages, no user site, nothing of this checkout."""
+    return subprocess.run(
+        [sys.executable, "-S", "-I", str(zipapp), *args],
+        env={"PATH": "/nonexistent", **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_the_same_sources_give_the_same_bytes(zipapp, tmp_path):
+    again = tmp_path / "again.pyz"
+    build(again)
+    assert again.read_bytes() == zipapp.read_bytes()
+
+
+def test_it_carries_what_the_launcher_imports_and_nothing_else(zipapp):
+    names = zipfile.ZipFile(zipapp).namelist()
+    rooms = {name.split("/")[1] for name in names if name.startswith("uellm/")}
+    assert rooms == {"__init__.py", "errors.py", "hardware", "models", "planner", "launcher"}
+    assert [name for name in names if not name.startswith("uellm/")] == ["__main__.py"]
+    assert all(name.endswith(".py") for name in names)
+
+
+def test_it_binds_reports_and_becomes_the_engine_on_the_standard_library_alone(zipapp, fake_vllm, tmp_path):
+    plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
+    plan.write_text(json.dumps(_document()))
+    result = run(
+        *(zipapp, "--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"),
+        PYTHONPATH=str(fake_vllm),
+        NVIDIA_VISIBLE_DEVICES="GPU-b,GPU-a",
+    )
+    assert result.returncode == 0, result.stderr
+    engine, report = json.loads(result.stdout), json.loads(placement.read_text())
+    assert engine["argv"] == report["argv"][3:]
+    assert engine["env"]["VLLM_PP_LAYER_PARTITION"] == ",".join(map(str, report["layers"]))
+
+
+def test_a_failure_is_one_line_and_exit_status_1(zipapp, tmp_path):
+    result = run(zipapp, "--plan", str(tmp_path / "none"), "--placement", str(tmp_path / "placement.json"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert json.loads((tmp_path / "placement.json").read_text())["error"]["reason"] == "BadPlan"
+
+
+def test_the_file_can_be_executed(zipapp):
+    assert os.access(zipapp, os.X_OK)
+    assert zipapp.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+
+
+def _document() -> dict:
+    return {
+        "version": 1,
+        "platform": "cpu",
+        "plan": {
+            "gpusPerReplica": 2,
+            "tensor": 1,
+            "pipeline": 2,
+            "layers": [5, 3],
+            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
+        },
+        "instance": {
+            "layers": 8,
+            "layerBytes": [2 << 30] * 8,
+            "layerKvBytes": [1 << 30] * 8,
+            "firstStageBytes": 0,
+            "lastStageBytes": 0,
+            "workPerByte": 1.0,
+            "a1": 1.0,
+            "a2": 0.0,
+        },
+        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
+        "policy": "HELR",
+        "layersOverride": None,
+        "tensor": 1,
+        "devices": {
+            "GPU-a": {"uuid": "GPU-a", "index": 0, "product": "NVIDIA L4", "memoryBytes": 24 << 30, "node": "node-1"},
+            "GPU-b": {"uuid": "GPU-b", "index": 1, "product": "NVIDIA T4", "memoryBytes": 16 << 30, "node": "node-1"},
+        },
+        "links": {"node-1": []},
+        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": []},
+    }
