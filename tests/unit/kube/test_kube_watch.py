@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+from uellm.kube import CONFIGMAP, Kube
+
+
+async def take(kube: Kube, count: int, **options) -> list[tuple[str, str]]:
+    taken = []
+    async with aclosing(kube.watch(CONFIGMAP, namespace="default", **options)) as events:
+        async for event in events:
+            taken.append((event.type, event.object.get("metadata", {}).get("name", "")))
+            if len(taken) == count:
+                return taken
+    raise AssertionError("a watch never ends by itself")
+
+
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_the_first_list_comes_as_added_then_synced_then_the_changes(server, kube, scripts):
+    server.script = [
+        scripts.lists("10", scripts.config_map("a", "1"), scripts.config_map("b", "2")),
+        scripts.streams(("MODIFIED", scripts.config_map("a", "11")), ("DELETED", scripts.config_map("b", "12"))),
+    ]
+    assert await take(kube, 5) == [("ADDED", "a"), ("ADDED", "b"), ("SYNCED", ""), ("MODIFIED", "a"), ("DELETED", "b")]
+    assert server.requests[1].query["resourceVersion"] == "10"
+    assert server.requests[1].query["allowWatchBookmarks"] == "true"
+
+
+async def test_a_watch_that_ended_goes_on_from_the_last_bookmark_without_a_list(server, kube, scripts):
+    server.script = [
+        scripts.lists("10"),
+        scripts.streams(("BOOKMARK", {"kind": "ConfigMap", "metadata": {"resourceVersion": "20"}})),
+        scripts.streams(("ADDED", scripts.config_map("a", "21")), then=for_ever),
+    ]
+    assert await take(kube, 2) == [("SYNCED", ""), ("ADDED", "a")]
+    assert [request.query.get("resourceVersion") for request in server.requests] == [None, "10", "20"]
+
+
+async def test_after_gone_the_second_list_yields_the_differences_alone(server, kube, scripts):
+    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+    server.script = [
+        scripts.lists("10", *(scripts.config_map(name, "1") for name in ("same", "changed", "vanished"))),
+        scripts.streams(("ERROR", gone)),
+        scripts.lists(
+            "30", scripts.config_map("same", "1"), scripts.config_map("changed", "25"), scripts.config_map("new", "26")
+        ),
+        scripts.streams(then=for_ever),
+    ]
+    assert (await take(kube, 7))[4:] == [("MODIFIED", "changed"), ("ADDED", "new"), ("DELETED", "vanished")]
+
+
+async def test_an_object_deleted_unseen_is_told_with_its_identity(server, kube, scripts):
+    owned = scripts.config_map("a", "1", data="large")
+    owned["metadata"] |= {"labels": {"l": "v"}, "ownerReferences": [{"uid": "o"}], "annotations": {"x": "y"}}
+    server.script = [scripts.lists("10", owned), scripts.refuses(410, "Gone"), scripts.lists("30")]
+    async with aclosing(kube.watch(CONFIGMAP)) as events:
+        deleted = [event async for event in take_until(events, "DELETED")][-1]
+    assert deleted.object == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "a",
+            "namespace": "default",
+            "uid": "uid-a",
+            "resourceVersion": "1",
+            "labels": {"l": "v"},
+            "ownerReferences": [{"uid": "o"}],
+        },
+    }
+
+
+async def take_until(events, kind):
+    async for event in events:
+        yield event
+        if event.type == kind:
+            return
+
+
+async def test_a_silent_connection_is_left_and_the_next_one_tells_what_was_missed(server, kube, scripts):
+    server.script = [
+        scripts.lists("10"),
+        scripts.streams(then=for_ever),
+        scripts.streams(("ADDED", scripts.config_map("a", "11")), then=for_ever),
+    ]
+    assert await take(kube, 2, silence_s=0.05) == [("SYNCED", ""), ("ADDED", "a")]
+
+
+async def test_errors_of_every_kind_are_waited_out(server, kube, scripts):
+    server.script = [
+        scripts.refuses(403, "Forbidden"),
+        scripts.refuses(429, "TooManyRequests"),
+        scripts.lists("10"),
+        scripts.refuses(500, "InternalError"),
+        scripts.says("no event"),
+        scripts.says({"type": "ADDED", "object": None}),
+        scripts.streams(("ADDED", scripts.config_map("a", "11")), then=for_ever),
+    ]
+    assert await take(kube, 2) == [("SYNCED", ""), ("ADDED", "a")]
+
+
+async def test_a_server_that_lost_its_history_is_listed_again(server, kube, scripts):
+    too_large = {"kind": "Status", "code": 504, "reason": "Timeout", "message": "Too large resource version"}
+    server.script = [
+        scripts.lists("1000", scripts.config_map("a", "900")),
+        *[scripts.streams(("ERROR", too_large))] * 5,
+        scripts.lists("10", scripts.config_map("a", "7")),
+        scripts.streams(then=for_ever),
+    ]
+    assert (await take(kube, 3))[2] == ("MODIFIED", "a")
+
+
+async def test_an_object_longer_than_any_buffer_arrives_whole(server, kube, scripts):
+    huge = scripts.config_map("a", "11", blob="x" * 5_000_000)
+    server.script = [scripts.lists("10"), scripts.streams(("ADDED", huge), then=for_ever)]
+    async with aclosing(kube.watch(CONFIGMAP)) as events:
+        added = [event async for event in take_until(events, "ADDED")][-1]
+    assert len(added.object["data"]["blob"]) == 5_000_000
+
+
+async def test_contact_is_reported_on_every_list_renewal_and_event(server, kube, scripts):
+    contacts = []
+    server.script = [
+        scripts.lists("10"),
+        scripts.streams(("BOOKMARK", {"metadata": {"resourceVersion": "11"}})),
+        scripts.refuses(503),
+        scripts.streams(("ADDED", scripts.config_map("a", "12")), then=for_ever),
+    ]
+    await take(kube, 2, on_contact=lambda: contacts.append(len(server.requests)))
+    assert contacts == [1, 2, 2, 4, 4]
+
+
+async def test_lists_are_read_page_by_page(server, kube, scripts):
+    page = {"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"continue": "more", "resourceVersion": "10"}}
+    server.script = [
+        scripts.says({**page, "items": [{"metadata": {"name": "a"}}]}),
+        scripts.lists("10", scripts.config_map("b", "1")),
+    ]
+    objects = await kube.list(CONFIGMAP, label_selector="x=y", field_selector="metadata.name!=c")
+    assert [(obj["kind"], obj["apiVersion"], obj["metadata"]["name"]) for obj in objects] == [
+        ("ConfigMap", "v1", "a"),
+        ("ConfigMap", "v1", "b"),
+    ]
+    assert server.requests[1].query["continue"] == "more"
+    assert server.requests[1].query["labelSelector"] == "x=y"
+    assert server.requests[1].query["fieldSelector"] == "metadata.name!=c"
