@@ -9,11 +9,10 @@ from uellm.api.llmservice import (
     LLMService,
     LLMServiceSpec,
     Scheduling,
-    ServiceClass,
-    Slo,
 )
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
 from uellm.api.scalars import duration_s, fraction, quantity
+from uellm.api.slo import ServiceClass, Slo
 
 __all__ = [
     "API_VERSION",

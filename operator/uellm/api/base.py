@@ -95,11 +95,28 @@ class Observed(Model):
     model_config = ConfigDict(extra="ignore")
 
 
-def marks(**markers: Any) -> dict[str, Any]:
-    """`json_schema_extra` of a field: `list_type="map"` becomes `x-kubernetes-list-type: map`."""
-    return {f"x-kubernetes-{name.replace('_', '-')}": value for name, value in markers.items()}
+@dataclass(frozen=True)
+class MapBy:
+    """Annotation of a list whose entries have unique keys: a map, to server-side apply."""
+
+    key: str
+
+    def check(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the entries, or raise where two have the same key."""
+        keys = [getattr(entry, self.key) for entry in entries]
+        twice = next((position for position, key in enumerate(keys) if key in keys[:position]), None)
+        if twice is not None:
+            raise PydanticCustomError(
+                "rule", "{message}", {"message": f"has the {self.key} of another entry", "field": f"[{twice}]"}
+            )
+        return entries
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.key]}
 
 
-MAP_BY_NAME: Mapping[str, Any] = marks(list_type="map", list_map_keys=["name"])
-ATOMIC: Mapping[str, Any] = marks(list_type="atomic")
-PRESERVED: Mapping[str, Any] = marks(preserve_unknown_fields=True)
+ATOMIC: Mapping[str, Any] = {"x-kubernetes-list-type": "atomic"}
+PRESERVED: Mapping[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}

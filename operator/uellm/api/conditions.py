@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import Observed, marks
+from uellm.api.base import MapBy, Observed
 from uellm.api.scalars import Timestamp
 
 
@@ -27,6 +27,4 @@ class Condition(Observed):
     """The generation of the spec that this was found for."""
 
 
-Conditions = Annotated[
-    tuple[Condition, ...], Field(max_length=16, json_schema_extra=marks(list_type="map", list_map_keys=["type"]))
-]
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), MapBy("type")]

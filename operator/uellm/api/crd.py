@@ -11,7 +11,10 @@ from uellm.api.llmservice import GROUP, MAX_NAME_LENGTH, VERSION, LLMService
 
 Schema = dict[str, Any]
 # The order in which a schema's keys are written: what a reader looks for first comes first.
-_KEY_ORDER = tuple("description type format enum default minimum maximum minLength maxLength pattern".split())
+_KEY_ORDER = (
+    *("description", "type", "format", "enum", "default"),
+    *("minimum", "maximum", "minLength", "maxLength", "pattern"),
+)
 _DROPPED = {"title", "additionalProperties", "const", "$defs"}
 
 

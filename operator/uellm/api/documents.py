@@ -17,6 +17,9 @@ from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import LLMService
 from uellm.errors import BadInput
 
+PASSED_ON = frozenset({"metadata", "config", "template"})
+"""Fields whose content this API does not describe."""
+
 T = TypeVar("T", bound=Model)
 
 
@@ -35,7 +38,7 @@ def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
     try:
         # Strict JSON mode takes exactly what the API server takes: no "4" for a number, no snake_case names.
         return model.model_validate_json(
-            json.dumps(document, default=_timestamp), strict=True, by_alias=True, by_name=False
+            json.dumps(_without_nulls(document), default=_timestamp), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
         field, message = _refusal(error.errors(include_url=False)[0])
@@ -80,6 +83,15 @@ def _parse(model: type[T], document: Mapping[str, Any]) -> T:
     if document.get("kind") != kind:
         raise BadInput("kind", f"must be {kind}, not {document.get('kind')!r}")
     return parse(model, document)
+
+
+def _without_nulls(value: Any) -> Any:
+    """As the API server reads it: a field without a value is a field not set. What we only pass on is left as it is."""
+    if isinstance(value, Mapping):
+        return {
+            key: part if key in PASSED_ON else _without_nulls(part) for key, part in value.items() if part is not None
+        }
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _timestamp(value: Any) -> str:

@@ -6,11 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, Model, Observed, marks
+from uellm.api.base import ATOMIC, MapBy, Model, Observed
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, DeviceUuid, Sentence, Text, Timestamp
 
-BY_UUID = marks(list_type="map", list_map_keys=["uuid"])
 Gigaflops = Annotated[int | None, Field(ge=1, le=10**9)]
 BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
 
@@ -27,7 +26,7 @@ class ExcludedDevice(Model):
 class GPUNodeProfileSpec(Model):
     """A person's word about the node."""
 
-    excluded_devices: Annotated[tuple[ExcludedDevice, ...], Field(max_length=64, json_schema_extra=BY_UUID)] = ()
+    excluded_devices: Annotated[tuple[ExcludedDevice, ...], Field(max_length=64), MapBy("uuid")] = ()
     """Devices that no plan may use."""
 
 
@@ -125,7 +124,7 @@ class GPUNodeProfileStatus(Observed):
     """Newest CUDA that the driver supports."""
     profiler_version: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Version of the profiler."""
-    devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=64, json_schema_extra=BY_UUID)] = ()
+    devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=64), MapBy("uuid")] = ()
     """The node's GPUs."""
     links: Annotated[tuple[LinkProfile, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()
     """The ways between them."""

@@ -7,20 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, MAP_BY_NAME, PRESERVED, Model, Rule
-from uellm.api.engine_args import NOT_RESERVED
+from uellm.api.base import ATOMIC, PRESERVED, Model, Rule
+from uellm.api.engine import Engine, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.scalars import (
-    DnsLabel,
     DnsSubdomain,
-    Duration,
-    Percentage,
-    Quantity,
-    Rate,
-    duration_s,
-    fraction,
-    quantity,
 )
+from uellm.api.slo import Slo, Workload
 
 GROUP = "uellm.io"
 VERSION = "v1alpha1"
@@ -85,118 +78,6 @@ class ModelSource(Model):
     """Longest prompt and answer together, in tokens; what config.json allows where not set."""
 
 
-class ServiceClass(Model):
-    """Requests with the same latency targets. A request names its class; see `defaultClass`."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-    """Name of the class."""
-    priority: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Among requests that cannot all meet their targets, the higher goes first."""
-    ttft: Duration | None = None
-    """Target: time to the first token."""
-    tpot: Duration | None = None
-    """Target: mean time for each further token."""
-    e2e: Duration | None = None
-    """Target: time to the last token."""
-    on_deadline: Literal["Serve", "Reject"] = "Serve"
-    """What becomes of a request whose deadline passes in the queue: served late, or rejected."""
-
-    @property
-    def ttft_s(self) -> float | None:
-        """Time to first token in seconds."""
-        return None if self.ttft is None else duration_s(self.ttft)
-
-    @property
-    def tpot_s(self) -> float | None:
-        """Time per output token in seconds."""
-        return None if self.tpot is None else duration_s(self.tpot)
-
-    @property
-    def e2e_s(self) -> float | None:
-        """End-to-end time in seconds."""
-        return None if self.e2e is None else duration_s(self.e2e)
-
-    @property
-    def has_target(self) -> bool:
-        """True where at least one latency target is set."""
-        return bool(self.ttft or self.tpot or self.e2e)
-
-
-class Slo(Model):
-    """What the service must keep to."""
-
-    rules = (
-        Rule(
-            cel="!has(self.defaultClass) || (has(self.classes) && self.classes.exists(c, c.name == self.defaultClass))",
-            holds=lambda slo: slo.default_class is None or any(c.name == slo.default_class for c in slo.classes),
-            message="must name one of the classes",
-            field=".defaultClass",
-        ),
-        Rule(
-            cel="!has(self.classes) || self.classes.all(c, has(c.ttft) || has(c.tpot) || has(c.e2e))",
-            holds=lambda slo: all(c.has_target for c in slo.classes),
-            message="each class needs at least one target: ttft, tpot or e2e",
-            field=".classes",
-        ),
-        Rule(
-            cel="!has(self.classes) || "
-            "self.classes.all(c, !has(c.ttft) || !has(c.e2e) || duration(c.ttft) <= duration(c.e2e))",
-            holds=lambda slo: all(c.ttft_s <= c.e2e_s for c in slo.classes if c.ttft and c.e2e),
-            message="a class's ttft must not be longer than its e2e",
-            field=".classes",
-        ),
-    )
-
-    attainment: Percentage = "99%"
-    """Share of the requests of each class that must meet their targets."""
-    default_class: DnsLabel | None = None
-    """Class of requests that name none; the first where not set."""
-    classes: Annotated[tuple[ServiceClass, ...], Field(max_length=16, json_schema_extra=dict(MAP_BY_NAME))] = ()
-    """Classes of requests. None: one class `default` without targets, sized by `objective`."""
-    objective: Literal["Efficiency", "Latency", "Throughput"] = "Efficiency"
-    """What to aim for where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
-
-    @property
-    def attainment_fraction(self) -> float:
-        """`99%` is 0.99."""
-        return fraction(self.attainment)
-
-    @property
-    def effective_classes(self) -> tuple[ServiceClass, ...]:
-        """The classes, or the one class `default` without targets that stands for none."""
-        return self.classes or (ServiceClass(name="default"),)
-
-    @property
-    def effective_default_class(self) -> str:
-        """The class of requests that name none."""
-        return self.default_class or self.effective_classes[0].name
-
-
-class Tokens(Model):
-    """Length of prompts or answers, in tokens."""
-
-    mean: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Mean length."""
-    p95: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Length that 95 of 100 requests do not exceed."""
-
-
-class Workload(Model):
-    """The load that the whole service is sized for. What is not said is assumed, and listed in the plan."""
-
-    requests_per_second: Rate | None = None
-    """Arriving requests, as a quantity: "4", "500m"."""
-    prompt_tokens: Tokens | None = None
-    """Length of the prompts."""
-    output_tokens: Tokens | None = None
-    """Length of the answers."""
-
-    @property
-    def requests_per_s(self) -> float | None:
-        """Arriving requests per second."""
-        return None if self.requests_per_second is None else float(quantity(self.requests_per_second))
-
-
 class Parallelism(Model):
     """Overrides of the planner: each is optional, always wins and is always shown."""
 
@@ -251,65 +132,6 @@ class Scheduling(Model):
     """EDF: earliest deadline first; FCFS: in order of arrival."""
     max_queued_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Requests that may wait in a replica; more are refused with status 429."""
-
-
-class EnvVar(Model):
-    """An environment variable."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    """Name of the variable."""
-    value: Annotated[str, StringConstraints(max_length=4096)] = ""
-    """Its value."""
-
-
-_NO_GPUS = Rule(
-    cel="self.all(name, !name.startsWith('nvidia.com/'))",
-    holds=lambda resources: not any(name.startswith("nvidia.com/") for name in resources),
-    message="must not count GPUs, for the plan does: pin their number by spec.placement.gpus",
-)
-ResourceList = Annotated[dict[str, Quantity], Field(max_length=16), _NO_GPUS]
-
-
-class Resources(Model):
-    """Resources of the engine's container besides its GPUs."""
-
-    requests: ResourceList | None = None
-    """What the container asks for."""
-    limits: ResourceList | None = None
-    """What it may not exceed."""
-
-
-class Engine(Model):
-    """The engine's container, in short; everything else goes into `template`."""
-
-    image: Annotated[str | None, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$", max_length=512)] = None
-    """Image with vLLM; the operator's own choice where not set."""
-    args: Annotated[
-        tuple[Annotated[str, StringConstraints(max_length=1024)], ...],
-        Field(max_length=64, json_schema_extra=dict(ATOMIC)),
-        NOT_RESERVED,
-    ] = ()
-    """Further arguments of `vllm serve`; they win over the planner's and are shown in the plan."""
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=dict(MAP_BY_NAME))] = ()
-    """Further environment variables."""
-    resources: Resources | None = None
-    """Memory, CPU and storage of the container."""
-    startup_timeout: Duration = "30m"
-    """How long the engine may take to load the model and answer before it is started again."""
-
-    @property
-    def startup_timeout_s(self) -> float:
-        """The startup timeout in seconds."""
-        return duration_s(self.startup_timeout)
-
-
-class PodTemplate(Model):
-    """A pod template that is merged over the operator's; containers go by name (`engine`, `sidecar`)."""
-
-    metadata: Annotated[dict[str, Any] | None, Field(max_length=8, json_schema_extra=dict(PRESERVED))] = None
-    """Labels and annotations of the pods."""
-    spec: Annotated[dict[str, Any] | None, Field(max_length=64, json_schema_extra=dict(PRESERVED))] = None
-    """Part of a pod's spec: nodeSelector, tolerations, volumes, imagePullSecrets and so on."""
 
 
 class Rollout(Model):

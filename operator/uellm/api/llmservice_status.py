@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, MAP_BY_NAME, Observed, marks
+from uellm.api.base import ATOMIC, MapBy, Observed
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsSubdomain, Sentence, Text
 
@@ -183,12 +183,13 @@ class LLMServiceStatus(Observed):
     """The shape of every replica."""
     placements: Annotated[
         tuple[PodPlacement, ...],
-        Field(max_length=32, json_schema_extra=marks(list_type="map", list_map_keys=["pod"])),
+        Field(max_length=32),
+        MapBy("pod"),
     ] = ()
     """Planned and actual devices of each pod."""
     placements_omitted: Count | None = None
     """Pods beyond the first 32."""
-    slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16, json_schema_extra=dict(MAP_BY_NAME))] = ()
+    slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
     """How requests of each class fared."""
     conditions: Conditions = ()
     """Aspects of the state: Ready, Reconciling and Stalled as kstatus reads them, and UELLM's own."""

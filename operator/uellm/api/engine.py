@@ -1,0 +1,108 @@
+"""The engine's container and pod: its arguments, environment and resources, and the template merged over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, Rule
+from uellm.api.scalars import Duration, Quantity, duration_s
+
+# What a field or the pod itself decides.
+RESERVED = (
+    "--host",
+    "--port",
+    "--uds",
+    "--config",
+    "--model",
+    "--model-tag",
+    "--served-model-name",
+    "--revision",
+    "--dtype",
+    "--quantization",
+    "-q",
+    "--max-model-len",
+    "--tensor-parallel-size",
+    "-tp",
+    "--pipeline-parallel-size",
+    "-pp",
+    "--data-parallel-size",
+    "-dp",
+    "--nnodes",
+    "--node-rank",
+    "--headless",
+)
+
+
+def reserved_argument(args: Iterable[str]) -> str | None:
+    """The first argument that is reserved, or None. vLLM reads `_` in a flag as `-`."""
+    return next((arg for arg in args if arg.split("=")[0].replace("_", "-") in RESERVED), None)
+
+
+NOT_RESERVED = Rule(
+    cel="!self.exists(arg, arg.split('=')[0].replace('_', '-') in [" + ", ".join(f"'{a}'" for a in RESERVED) + "])",
+    holds=lambda args: reserved_argument(args) is None,
+    message="must not hold what UELLM decides: addresses and ports, and the model, its type, length and parallel "
+    "sizes, which have fields in spec.model and spec.parallelism",
+)
+
+
+class EnvVar(Model):
+    """An environment variable."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Name of the variable."""
+    value: Annotated[str, StringConstraints(max_length=4096)] = ""
+    """Its value."""
+
+
+_NO_GPUS = Rule(
+    cel="self.all(name, !name.startsWith('nvidia.com/'))",
+    holds=lambda resources: not any(name.startswith("nvidia.com/") for name in resources),
+    message="must not count GPUs, for the plan does: pin their number by spec.placement.gpus",
+)
+ResourceList = Annotated[dict[str, Quantity], Field(max_length=16), _NO_GPUS]
+
+
+class Resources(Model):
+    """Resources of the engine's container besides its GPUs."""
+
+    requests: ResourceList | None = None
+    """What the container asks for."""
+    limits: ResourceList | None = None
+    """What it may not exceed."""
+
+
+class Engine(Model):
+    """The engine's container, in short; everything else goes into `template`."""
+
+    image: Annotated[str | None, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$", max_length=512)] = None
+    """Image with vLLM; the operator's own choice where not set."""
+    args: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=1024)], ...],
+        Field(max_length=64, json_schema_extra=dict(ATOMIC)),
+        NOT_RESERVED,
+    ] = ()
+    """Further arguments of `vllm serve`; they win over the planner's and are shown in the plan."""
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64), MapBy("name")] = ()
+    """Further environment variables."""
+    resources: Resources | None = None
+    """Memory, CPU and storage of the container."""
+    startup_timeout: Duration = "30m"
+    """How long the engine may take to load the model and answer before it is started again."""
+
+    @property
+    def startup_timeout_s(self) -> float:
+        """The startup timeout in seconds."""
+        return duration_s(self.startup_timeout)
+
+
+class PodTemplate(Model):
+    """A pod template that is merged over the operator's; containers go by name (`engine`, `sidecar`)."""
+
+    metadata: Annotated[dict[str, Any] | None, Field(max_length=8, json_schema_extra=dict(PRESERVED))] = None
+    """Labels and annotations of the pods."""
+    spec: Annotated[dict[str, Any] | None, Field(max_length=64, json_schema_extra=dict(PRESERVED))] = None
+    """Part of a pod's spec: nodeSelector, tolerations, volumes, imagePullSecrets and so on."""
