@@ -179,4 +179,3 @@ def _run(command: list[str]) -> str:
         said = " | ".join(done.stderr.strip().splitlines()[-4:]) or "no output"
         raise ClusterError(f"{' '.join(command[:2])} failed: {said}")
     return done.stdout
-

@@ -1,0 +1,52 @@
+"""`python -m uellm_devcluster.demo`: on a real cluster where one can be had, else the same service by `uellm run`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from uellm_devcluster.demo import cluster, local
+from uellm_devcluster.demo.story import StepFailed, Story
+from uellm_devcluster.errors import ClusterError
+
+
+def main() -> int:
+    """Run the demo; exit status 0 only if every step came out."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    story = Story()
+    reason = local.why_no_cluster()
+    if reason:
+        print(f"No cluster can be had here: {reason}. The same service runs on this machine alone, by `uellm run`.")
+    try:
+        if reason:
+            local.run(story)
+        else:
+            _on_a_cluster(story)
+    except (StepFailed, ClusterError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted", file=sys.stderr)
+    print(f"\n{story.table()}", flush=True)
+    return 0 if story.went_well else 1
+
+
+def _on_a_cluster(story: Story) -> None:
+    try:
+        cluster.run(story)
+    finally:
+        if cluster.wants_to_keep():
+            print("\nKEEP is set: the cluster stays. export KUBECONFIG=$(uellm cluster kubeconfig); uellm cluster down")
+        else:
+            with story.step("cluster down"):
+                cluster.down()
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    raise SystemExit(main())

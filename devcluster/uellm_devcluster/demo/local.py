@@ -1,0 +1,100 @@
+"""The demo without a cluster: the same LLMService through `uellm run`, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from uellm_devcluster import tinymodel
+from uellm_devcluster.demo import cluster, readback, traffic
+from uellm_devcluster.demo.story import StepFailed, Story
+from uellm_devcluster.install import CHART
+
+_READY_TIMEOUT_S = 240.0
+_END_TIMEOUT_S = 60.0
+_PORT = 18080
+
+
+def why_no_cluster() -> str:
+    """Why neither provider can work here, or nothing where one can."""
+    if shutil.which("docker") and shutil.which("kind"):
+        return ""
+    if not sys.platform.startswith("linux"):
+        return "real nodes without Docker need Linux"
+    if os.geteuid() != 0:
+        return "real nodes without Docker need root (or install Docker and kind)"
+    return ""
+
+
+def run(story: Story) -> None:
+    """Plan, launch, serve and ask, all in child processes of `uellm run`."""
+    with story.step("a small random-weight Llama"):
+        tinymodel.make(cluster.MODELS / cluster.SERVICE)
+    with tempfile.TemporaryDirectory() as scratch:
+        service, node = _documents(Path(scratch))
+        with _running(service, node), story.step("engine ready, by `uellm run`"):
+            _until_ready()
+            _ask(story)
+
+
+def _documents(scratch: Path) -> tuple[Path, Path]:
+    """The sample with this machine's own path of the model, and the first simulated node of the chart's values."""
+    service = yaml.safe_load(cluster.SAMPLE.read_text())
+    service["spec"]["model"]["uri"] = f"file://{cluster.MODELS / cluster.SERVICE}"
+    service["spec"].pop("template", None)
+    values = yaml.safe_load((CHART / "values-simulated.yaml").read_text())
+    node = {"metadata": {"name": "node-1"}, **_status(values["simulated"]["nodes"]["node-1"])}
+    paths = scratch / "service.yaml", scratch / "node-1.yaml"
+    for path, document in zip(paths, (service, node), strict=True):
+        path.write_text(yaml.safe_dump(document))
+    return paths
+
+
+def _status(described: dict[str, object]) -> dict[str, object]:
+    return described if "status" in described else {"status": described}
+
+
+@contextmanager
+def _running(service: Path, node: Path) -> Iterator[None]:
+    uellm = str(Path(sys.executable).with_name("uellm"))
+    arguments = ["run", "-f", str(service), "--simulate", str(node), "--port", str(_PORT)]
+    print(f"$ uellm {' '.join(arguments)}", flush=True)
+    process = subprocess.Popen([uellm, *arguments])
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(_END_TIMEOUT_S)
+
+
+def _until_ready() -> None:
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            readback.fetch(f"http://127.0.0.1:{_PORT}/v1/models")
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        else:
+            return
+    raise StepFailed(f"no engine within {_READY_TIMEOUT_S:g} s")
+
+
+def _ask(story: Story) -> None:
+    with story.step("a streamed chat completion") as step:
+        answer = traffic.stream_chat(_PORT, cluster.SERVICE, "Tell me about placement.", max_tokens=32, show=True)
+        step.note = f"{answer.tokens} tokens, first after {answer.ttft_s * 1e3:.0f} ms"
+    with story.step("requests of two SLO classes") as step:
+        answers = traffic.of_two_classes(_PORT, cluster.SERVICE, ("interactive", "batch"))
+        print(traffic.answers_table(answers))
+        step.note = f"{len(answers)} answered"

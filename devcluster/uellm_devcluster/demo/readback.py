@@ -1,0 +1,129 @@
+"""What a pod really got, from three witnesses: its processes' environments, the kubelet, and the status.
+
+The processes are asked by `kubectl exec` in the engine's container; the kubelet through its PodResources API, by the
+profiler's own client in the profiler's pod on the same node.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from uellm_devcluster.demo.shell import Shell
+from uellm_devcluster.install import NAMESPACE
+
+# Every process of the engine that carries a partition, so that a worker with another one would show.
+_ENVIRONMENTS = """
+import glob, json
+found = []
+for path in glob.glob("/proc/[0-9]*/environ"):
+    try:
+        pairs = [entry.split("=", 1) for entry in open(path).read().split(chr(0)) if "=" in entry]
+    except OSError:
+        continue
+    environment = dict(pairs)
+    if "VLLM_PP_LAYER_PARTITION" in environment:
+        found.append([environment["VLLM_PP_LAYER_PARTITION"], environment.get("NVIDIA_VISIBLE_DEVICES", "")])
+print(json.dumps(found))
+"""
+
+_POD_RESOURCES = """
+import asyncio, json, sys
+from uellm.profiler.podresources import PodKey, PodResources
+
+async def devices(namespace, name):
+    kubelet = PodResources()
+    try:
+        held = await kubelet.held()
+    finally:
+        await kubelet.close()
+    return [uuid for uuid, pod in held.devices.items() if pod == PodKey(namespace, name)]
+
+print(json.dumps(asyncio.run(devices(*sys.argv[1:]))))
+"""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One pod, as its three witnesses tell it."""
+
+    pod: str
+    partition: str
+    processes: int
+    products: tuple[str, ...]
+    devices_by_status: tuple[str, ...]
+    devices_by_kubelet: tuple[str, ...]
+    difference: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all witnesses say the same."""
+        return not self.difference
+
+
+def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
+    """Ask the witnesses about one pod."""
+    name = pod["metadata"]["name"]
+    environments = json.loads(shell.python(f"{name} --container engine", _ENVIRONMENTS))
+    partitions = sorted({partition for partition, _ in environments})
+    kubelet = _allocated(shell, pod)
+    status = shell.json(f"kubectl get llmservice/{service}").get("status", {})
+    reported = next((entry for entry in status.get("placements", []) if entry["pod"] == name), {})
+    actual = tuple(reported.get("actual", ()))
+    layers = ",".join(map(str, reported.get("layers", ())))
+    return Placement(
+        pod=name,
+        partition="|".join(partitions),
+        processes=len(environments),
+        products=_products(shell, pod["spec"]["nodeName"], actual),
+        devices_by_status=actual,
+        devices_by_kubelet=kubelet,
+        difference=_difference(name, partitions, layers, actual, kubelet),
+    )
+
+
+def table(placements: list[Placement]) -> str:
+    """A line a pod and witness."""
+    lines = []
+    for placement in placements:
+        lines += [
+            f"pod {placement.pod}",
+            f"  VLLM_PP_LAYER_PARTITION in {placement.processes} processes: {placement.partition}",
+            f"  devices in stage order, by status.placements: {', '.join(placement.devices_by_status)}",
+            f"  devices by the kubelet's PodResources:        {', '.join(placement.devices_by_kubelet)}",
+            f"  products in stage order: {', '.join(placement.products)}",
+        ]
+    return "\n".join(lines)
+
+
+def fetch(url: str) -> str:
+    """GET on loopback, past any proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=10) as response:
+        return str(response.read().decode())
+
+
+def _difference(pod: str, partitions: list[str], layers: str, actual: tuple[str, ...], kubelet: tuple[str, ...]) -> str:
+    if partitions != [layers]:
+        return f"{pod}: the processes run partition {partitions}, status says {layers or 'nothing'}"
+    if sorted(actual) != sorted(kubelet):
+        return f"{pod}: status says devices {list(actual)}, the kubelet {list(kubelet)}"
+    return ""
+
+
+def _allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
+    selector = "--selector app.kubernetes.io/component=profiler"
+    node = pod["spec"]["nodeName"]
+    profilers = shell.json(f"kubectl get pods --namespace {NAMESPACE} {selector}")["items"]
+    profiler = next(entry["metadata"]["name"] for entry in profilers if entry["spec"].get("nodeName") == node)
+    where = f"{profiler} --namespace {NAMESPACE}"
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    return tuple(json.loads(shell.python(where, _POD_RESOURCES, namespace, name)))
+
+
+def _products(shell: Shell, node: str, uuids: tuple[str, ...]) -> tuple[str, ...]:
+    devices = shell.json(f"kubectl get gpunodeprofile/{node}")["status"]["devices"]
+    products = {device["uuid"]: device["product"] for device in devices}
+    return tuple(products.get(uuid, "?") for uuid in uuids)

@@ -1,0 +1,31 @@
+"""UELLM into a development cluster as a user would put it there: images, then `helm upgrade --install`.
+
+The demo and the end-to-end tests both begin here.
+"""
+
+from __future__ import annotations
+
+from uellm_devcluster.demo.shell import Shell
+from uellm_devcluster.images import CHECKOUT
+
+RELEASE = "uellm"
+NAMESPACE = "uellm-system"
+CHART = CHECKOUT / "charts" / "uellm"
+# Where the nodes see what the engine needs (`uellm cluster up --mount`); the sample's volumes name the same paths.
+NODE_ENGINE_PATH = "/var/lib/uellm/engine"
+NODE_MODELS_PATH = "/var/lib/uellm/models"
+
+
+def helm_command() -> str:
+    """The installation as a person would type it in the checkout."""
+    return (
+        f"helm upgrade --install {RELEASE} {CHART} --namespace {NAMESPACE} --create-namespace"
+        f" --values {CHART}/values-simulated.yaml --wait --timeout 3m"
+    )
+
+
+def pods(shell: Shell, service: str, namespace: str = "default") -> list[dict[str, object]]:
+    """The engine pods of an LLMService that are not on their way out, by name."""
+    found = shell.json(f"kubectl get pods --namespace {namespace} --selector uellm.io/service={service}")["items"]
+    alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return sorted(alive, key=lambda pod: pod["metadata"]["name"])
