@@ -2,51 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, Rule
 from uellm.api.scalars import Duration, Quantity, duration_s
-
-# What a field or the pod itself decides.
-RESERVED = (
-    "--host",
-    "--port",
-    "--uds",
-    "--config",
-    "--model",
-    "--model-tag",
-    "--served-model-name",
-    "--revision",
-    "--dtype",
-    "--quantization",
-    "-q",
-    "--max-model-len",
-    "--tensor-parallel-size",
-    "-tp",
-    "--pipeline-parallel-size",
-    "-pp",
-    "--data-parallel-size",
-    "-dp",
-    "--nnodes",
-    "--node-rank",
-    "--headless",
-)
-
-
-def reserved_argument(args: Iterable[str]) -> str | None:
-    """The first argument that is reserved, or None. vLLM reads `_` in a flag as `-`."""
-    return next((arg for arg in args if arg.split("=")[0].replace("_", "-") in RESERVED), None)
-
-
-NOT_RESERVED = Rule(
-    cel="!self.exists(arg, arg.split('=')[0].replace('_', '-') in [" + ", ".join(f"'{a}'" for a in RESERVED) + "])",
-    holds=lambda args: reserved_argument(args) is None,
-    message="must not hold what UELLM decides: addresses and ports, and the model, its type, length and parallel "
-    "sizes, which have fields in spec.model and spec.parallelism",
-)
 
 
 class EnvVar(Model):
@@ -83,7 +44,6 @@ class Engine(Model):
     args: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=1024)], ...],
         Field(max_length=64, json_schema_extra=dict(ATOMIC)),
-        NOT_RESERVED,
     ] = ()
     """Further arguments of `vllm serve`; they win over the planner's and are shown in the plan."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64), MapBy("name")] = ()

@@ -40,8 +40,8 @@ class ModelSource(Model):
 
     rules = (
         Rule(
-            cel="self.uri.startsWith('hf://') || has(self.config)",
-            holds=lambda model: model.uri.startswith("hf://") or model.config is not None,
+            cel="!(self.uri.startsWith('pvc://') || self.uri.startsWith('file://')) || has(self.config)",
+            holds=lambda model: not model.uri.startswith(("pvc://", "file://")) or model.config is not None,
             message="is required for pvc:// and file:// models: put the model's config.json here",
             field=".config",
             required=True,

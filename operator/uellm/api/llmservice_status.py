@@ -12,6 +12,7 @@ from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsSubdomain, Sentence, 
 
 Figure = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$", max_length=26)]
 """A decimal number as text: the Kubernetes API knows no floats."""
+Milliseconds = Annotated[int | None, Field(ge=0, le=2**53)]
 Devices = Annotated[tuple[DeviceUuid, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))]
 LayerCounts = Annotated[
     tuple[Annotated[int, Field(ge=0, le=10_000)], ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))
@@ -74,9 +75,9 @@ class Stage(Observed):
 class Prediction(Observed):
     """What a replica is expected to do."""
 
-    ttft_milliseconds: Figure | None = None
+    ttft_milliseconds: Milliseconds = None
     """Time to the first token."""
-    tpot_milliseconds: Figure | None = None
+    tpot_milliseconds: Milliseconds = None
     """Time for each further token."""
     requests_per_second: Figure | None = None
     """Requests that it can serve within the targets."""
@@ -94,7 +95,9 @@ class Alternative(Observed):
     pipeline: Count = 0
     """Stages."""
     layers: LayerCounts = ()
-    """Layers of each stage, where one was found."""
+    """Layers of each stage, where a split exists."""
+    nodes: NodeNames = ()
+    """Nodes that it was weighed for."""
     rejected: Sentence
     """Why not."""
 
@@ -156,9 +159,9 @@ class ClassAttainment(Observed):
     """Name of the class."""
     attainment: Annotated[str | None, StringConstraints(max_length=8)] = None
     """Share of requests that met their targets."""
-    p99_ttft_milliseconds: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    p99_ttft_milliseconds: Milliseconds = None
     """Time to the first token that 99 of 100 requests did not exceed."""
-    p99_tpot_milliseconds: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    p99_tpot_milliseconds: Milliseconds = None
     """Time per further token that 99 of 100 requests did not exceed."""
     requests: Annotated[int | None, Field(ge=0, le=2**53)] = None
     """Requests that this is taken from."""
