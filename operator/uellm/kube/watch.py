@@ -1,11 +1,13 @@
 """List, then watch, for as long as the caller cares: every change of a kind arrives, in spite of the network.
 
     list ---> ADDED ... SYNCED ---> watch from the list's resource version ---> ADDED, MODIFIED, DELETED ...
-      ^                                   |  ended, silent or failed: again from the last version seen
-      +------------- 410 Gone ------------+  (the second list yields what changed, and DELETED for what vanished)
+      ^                                   |  ended or failed: again from the last version seen
+      +----- 410 Gone, or not a word -----+  (the second list yields what changed, and DELETED for what vanished)
 
-The server sends a bookmark a minute to a watch with nothing to tell, so 70 s without a byte means that the connection
-is dead, whatever TCP believes. Delays between failures grow to a cap with full jitter.
+The server sends a bookmark a minute to a watch with nothing to tell, and one before it ends it. So 70 s without a byte
+means that the connection is dead, whatever TCP believes; and a watch that was opened and told nothing at all may be one
+from a version that the server never had: after a restore from a backup it waits in silence until it gets there.
+Delays between failures grow to a cap with full jitter.
 """
 
 from __future__ import annotations
@@ -33,7 +35,6 @@ SESSION_S = 290.0  # a watch is renewed by the server after this long; load bala
 PAGE = 500
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
-FAILURES_TO_RELIST = 5  # in a row
 
 logger = logging.getLogger(__name__)
 
@@ -68,22 +69,22 @@ class Watch:
         self._known: dict[tuple[str, str], dict[str, Any]] = {}
         self._synced = False
         self._failures = 0
+        self._wordless = False
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield events until the caller stops. KubeErrors are logged and waited out, never raised."""
         while True:
+            failure: KubeError | None = None
             try:
                 async with aclosing(self._list_then_watch()) as events:
                     async for event in events:
                         yield event
-            except Gone as error:
-                self._version = ""
-                await self._pause(error, logging.INFO)
             except KubeError as error:
-                await self._pause(error, logging.WARNING)
-                if self._failures % FAILURES_TO_RELIST == 0:
-                    # A server restored from a backup has never heard of our version, and says so in many ways.
-                    self._version = ""
+                failure = error
+            if self._wordless or isinstance(failure, Gone):
+                self._version = ""
+            if self._wordless or failure:
+                await self._pause(failure)
 
     async def _list_then_watch(self) -> AsyncGenerator[Event]:
         if not self._version:
@@ -106,20 +107,21 @@ class Watch:
             "resourceVersion": self._version,
             "timeoutSeconds": str(round(self._session_s)),
         }
-        lines = self._transport.lines(self._path, query=query, silence_s=self._silence_s, on_open=self._on_contact)
-        heard = False
+        self._wordless = False
+        lines = self._transport.lines(self._path, query=query, silence_s=self._silence_s, on_open=self._opened)
         async with aclosing(lines):
             async for line in lines:
                 event, self._version = _parse(line)
-                heard = True
+                self._wordless = False
                 self._failures = 0
                 self._on_contact()
                 if event.type != BOOKMARK:
                     self._remember(event)
                     yield event
-        if not heard:
-            # Something on the way may open watches only to close them: not at full speed.
-            await self._pause("it ended without a word", logging.DEBUG)
+
+    def _opened(self) -> None:
+        self._wordless = True
+        self._on_contact()
 
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:
         vanished = dict(self._known)
@@ -140,12 +142,13 @@ class Watch:
         else:
             self._known[_key(event.object)] = _stub(event.object)
 
-    async def _pause(self, why: object, level: int) -> None:
+    async def _pause(self, failure: KubeError | None) -> None:
         self._failures += 1
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
-        wished_s = getattr(why, "retry_after_s", None) or 0.0
+        wished_s = (failure.retry_after_s if failure else None) or 0.0
         delay_s = max(random.uniform(0, longest_s), min(wished_s, LONGEST_DELAY_S))
-        logger.log(level, "watch of %s interrupted, again in %.1f s: %s", self._path, delay_s, why)
+        level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
+        logger.log(level, "watch of %s: %s; again in %.1f s", self._path, failure or "ended without a word", delay_s)
         await sleep(delay_s)
 
 

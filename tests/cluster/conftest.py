@@ -1,0 +1,153 @@
+"""A real API server for the whole session, and for each test a namespace of its own.
+
+control_plane   session   etcd, kube-apiserver, controller manager, scheduler and kwok, on loopback, CRDs applied
+kubeconfig      session   path of the administrator's kubeconfig
+kube            test      a client
+namespace       test      a fresh namespace, removed afterwards
+gpu_node        test      makes a Ready node with GPUs (played by kwok) and its GPUNodeProfile, removed afterwards
+eventually      test      waits until something about the world is true
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
+from uellm_devcluster import ControlPlane
+
+CRDS = Path(__file__).parents[2] / "manifests" / "crds"
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts", True)
+MANAGER = "uellm-tests"
+CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "110", "ephemeral-storage": "1Ti"}
+
+Eventually = Callable[..., Awaitable[Any]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies here needs the API server, and says so."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    with ControlPlane(kwok_nodes=1) as plane:
+        asyncio.run(_apply_crds(str(plane.kubeconfig)))
+        yield plane
+
+
+async def _apply_crds(kubeconfig: str) -> None:
+    async with await Kube.connect(kubeconfig=kubeconfig) as kube:
+        for path in sorted(CRDS.glob("*.yaml")):
+            crd = yaml.safe_load(path.read_text())
+            await kube.apply(crd, manager=MANAGER)
+            await wait_until(lambda crd=crd: _established(kube, crd["metadata"]["name"]))
+
+
+async def _established(kube: Kube, name: str) -> bool:
+    crd = await kube.get(CRD, name) or {}
+    conditions = crd.get("status", {}).get("conditions") or []
+    return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(control_plane: ControlPlane) -> str:
+    return str(control_plane.kubeconfig)
+
+
+@pytest.fixture
+async def kube(kubeconfig: str) -> AsyncIterator[Kube]:
+    async with await Kube.connect(kubeconfig=kubeconfig) as client:
+        yield client
+
+
+@pytest.fixture
+async def namespace(kube: Kube) -> AsyncIterator[str]:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    await kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    # Without its default service account, made a moment later, a namespace admits no pod.
+    await wait_until(lambda: kube.get(SERVICE_ACCOUNT, "default", name))
+    yield name
+    await kube.delete(NAMESPACE, name)
+
+
+@pytest.fixture
+async def gpu_node(kube: Kube) -> AsyncIterator[Callable[..., Awaitable[str]]]:
+    """`await gpu_node([memory_bytes, ...], name=..., **device_fields)` returns the node's name."""
+    made: list[str] = []
+
+    async def make(
+        memory_bytes: list[int], *, name: str = "", labels: dict[str, str] | None = None, **fields: Any
+    ) -> str:
+        name = name or f"gpu-{uuid.uuid4().hex[:8]}"
+        made.append(name)
+        capacity = {**CAPACITY, "nvidia.com/gpu": str(len(memory_bytes))}
+        metadata = {
+            "name": name,
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **(labels or {})},
+        }
+        status = {"capacity": capacity, "allocatable": capacity}
+        await kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status})
+        profile = profile_of(name, memory_bytes, **fields)
+        await kube.apply({key: profile[key] for key in ("apiVersion", "kind", "metadata")}, manager=MANAGER)
+        await kube.apply_status(profile, manager=MANAGER)
+        return name
+
+    yield make
+    for name in made:
+        await kube.delete(NODE, name)
+        await kube.delete(GPUNODEPROFILE, name)
+
+
+def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, Any]:
+    """A GPUNodeProfile with one healthy device for each entry, `GPU-<node>-<index>`; `fields` go into each."""
+    devices = [
+        {
+            "index": index,
+            "uuid": f"GPU-{name}-{index}",
+            "product": "Simulated",
+            "memoryBytes": size,
+            "resourceName": "nvidia.com/gpu",
+            "health": {"state": "Healthy"},
+            "measured": {
+                "bf16GigaflopsPerSecond": 100_000,
+                "memoryBytesPerSecond": 1_000_000_000_000,
+                "measuredAt": "2026-01-01T00:00:00Z",
+            },
+            **fields,
+        }
+        for index, size in enumerate(memory_bytes)
+    ]
+    return {
+        "apiVersion": GPUNODEPROFILE.api_version,
+        "kind": GPUNODEPROFILE.kind,
+        "metadata": {"name": name},
+        "status": {"observedAt": "2026-01-01T00:00:00Z", "source": "Simulated", "devices": devices},
+    }
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """`await eventually(check)` asks `check` (async) until it answers something true, and returns that."""
+    return wait_until
+
+
+async def wait_until(check: Callable[[], Awaitable[Any]], *, timeout_s: float = 20.0, every_s: float = 0.05) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = await check()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s; the last answer was {answer!r}")
+        await asyncio.sleep(every_s)
