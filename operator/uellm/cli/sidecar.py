@@ -1,0 +1,59 @@
+"""`uellm sidecar`: the SLO-ordered queue in front of an engine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from uellm.sidecar.engine import engine_url
+from uellm.sidecar.process import Address, Options, Sidecar, serve
+from uellm.sidecar.record import ACCESS_LOG
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where clients connect")
+    parser.add_argument("--engine", required=True, metavar="URL", help="the engine, such as http://127.0.0.1:8001")
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="classes, queue; followed on change")
+    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="metrics, probes, placement report and drain")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    placement = os.environ.get("UELLM_PLACEMENT")
+    options = Options(
+        listen=Address.parse(args.listen, "--listen"),
+        engine=engine_url(args.engine),
+        config=args.config,
+        metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
+        placement=Path(placement) if placement else None,
+    )
+    _log_as_json()
+    asyncio.run(serve(options, _announce))
+    return 0
+
+
+def _announce(sidecar: Sidecar) -> None:
+    logging.getLogger("uellm.sidecar").info("serving on port %d, metrics %d", sidecar.port, sidecar.metrics_port)
+
+
+class _JsonLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        return json.dumps(line)
+
+
+def _log_as_json() -> None:
+    """The access log to standard output, its lines as they are; everything else to standard error."""
+    general = logging.StreamHandler(sys.stderr)
+    general.setFormatter(_JsonLine())
+    logging.basicConfig(level=logging.INFO, handlers=[general])
+    access = logging.StreamHandler(sys.stdout)
+    access.setFormatter(logging.Formatter("%(message)s"))
+    ACCESS_LOG.addHandler(access)
+    ACCESS_LOG.propagate = False

@@ -1,0 +1,140 @@
+"""The sidecar's configuration file, and following its changes.
+
+    {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
+     scheduling: {policy, maxQueuedRequests}, engine: {maxNumSeqs}}
+
+Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
+not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from uellm.api import Scheduling, ServiceClass
+from uellm.api.base import Model
+from uellm.errors import BadInput
+from uellm.sidecar.core import Limits, Targets
+
+DEFAULT_CLASS = "default"
+
+_LENIENT = ConfigDict(extra="ignore")
+
+
+class SLOClass(ServiceClass):
+    """A class as in `spec.slo.classes`."""
+
+    model_config = _LENIENT
+
+    def targets(self) -> Targets:
+        """The class as the scheduler takes it."""
+        return Targets(self.name, self.priority, self.ttft_s, self.e2e_s, reject_late=self.on_deadline == "Reject")
+
+
+class Queue(Scheduling):
+    """Order of the queue and its bound, as in `spec.scheduling`."""
+
+    model_config = _LENIENT
+
+
+class Engine(Model):
+    """What the sidecar must know of the engine."""
+
+    model_config = _LENIENT
+
+    max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Sequences that it runs at once, vLLM's `--max-num-seqs`: no more requests than these are sent to it."""
+
+
+class SidecarConfig(Model):
+    """The whole file."""
+
+    model_config = _LENIENT
+
+    model: str = ""
+    """The model's served name, for the metrics."""
+    classes: Annotated[tuple[SLOClass, ...], Field(max_length=64)]
+    """SLO classes; empty for one class `default` without targets."""
+    default_class: str | None = None
+    """Class of requests that name none; the first where not set."""
+    scheduling: Queue = Queue()
+    """The queue."""
+    engine: Engine = Engine()
+    """The engine."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> SidecarConfig:
+        names = [slo_class.name for slo_class in self.classes] or [DEFAULT_CLASS]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        if self.default_class is not None and self.default_class not in names:
+            raise ValueError(f"defaultClass {self.default_class!r} is none of the classes {', '.join(names)}")
+        return self
+
+    def targets(self) -> Mapping[str, Targets]:
+        """Every class by name, as the scheduler takes it; the default one first."""
+        known = {slo_class.name: slo_class.targets() for slo_class in self.classes}
+        known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
+        default = self.default_class or next(iter(known))
+        return {default: known.pop(default), **known}
+
+    def limits(self) -> Limits:
+        """The bounds of gate and queue."""
+        return Limits(max_in_flight=self.engine.max_num_seqs, max_queued=self.scheduling.max_queued_requests)
+
+
+def load(path: Path) -> SidecarConfig:
+    """Read and check the file. Raises BadInput that names the field, or the file where it cannot be read at all."""
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise BadInput(str(path), f"cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(str(path), f"is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return SidecarConfig.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(_where(first["loc"]) or path.name, first["msg"].removeprefix("Value error, ")) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+
+class ConfigFile:
+    """The file through its versions. A ConfigMap's volume swaps a symbolic link: what is followed is the real path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._version()
+        self.current = load(path)
+        self.error: BadInput | None = None
+
+    def poll(self) -> bool:
+        """Whether `current` is a new configuration. A file that is bad leaves it as it was and is told by `error`."""
+        version = self._version()
+        if version == self._seen:
+            return False
+        self._seen = version
+        try:
+            self.current = load(self._path)
+        except BadInput as error:
+            self.error = error
+            return False
+        self.error = None
+        return True
+
+    def _version(self) -> tuple[str, int, int, int] | None:
+        try:
+            real = os.path.realpath(self._path)
+            status = os.stat(real)
+        except OSError:
+            return None
+        return real, status.st_ino, status.st_mtime_ns, status.st_size

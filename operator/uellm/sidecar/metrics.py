@@ -1,0 +1,135 @@
+"""Counters, gauges and histograms in Prometheus' text form, with a bound on how many series a metric may have.
+
+format: https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4)
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+MAX_SERIES = 1024
+"""Series of one metric; further combinations of labels are counted under the label value `other`."""
+
+SECONDS_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
+    *(1.5, 2.5, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+
+Labels = tuple[str, ...]
+
+
+class Metric(Protocol):
+    """Something that can be scraped."""
+
+    def lines(self) -> Iterator[str]:
+        """Its lines, HELP and TYPE included."""
+
+
+class Counter:
+    """A number that only grows, by labels."""
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._values: dict[Labels, float] = {} if labels else {(): 0.0}
+
+    def add(self, *values: str, by: float = 1.0) -> None:
+        """Count one more, or `by` more, under these label values."""
+        key = bounded(values, self._values)
+        self._values[key] = self._values.get(key, 0.0) + by
+
+    def value(self, *values: str) -> float:
+        """What was counted under these label values."""
+        return self._values.get(values, 0.0)
+
+    def lines(self) -> Iterator[str]:
+        """Its lines, HELP and TYPE included."""
+        yield from _head(self.name, self.text, "counter")
+        for key, value in self._values.items():
+            yield _sample(self.name, self.labels, key, value)
+
+
+class Gauge:
+    """A number, or one for each value of a label, that is looked up at every scrape."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._read = read
+
+    def lines(self) -> Iterator[str]:
+        """Its lines, HELP and TYPE included."""
+        found = self._read()
+        values = found if isinstance(found, Mapping) else {(): found}
+        yield from _head(self.name, self.text, "gauge")
+        for key, value in values.items():
+            yield _sample(self.name, self.labels, key, value)
+
+
+class Histogram:
+    """Durations in seconds, by labels."""
+
+    def __init__(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._bounds = buckets
+        self._counts: dict[Labels, list[int]] = {}
+        self._sums: dict[Labels, float] = {}
+
+    def observe(self, seconds: float, *values: str) -> None:
+        """Count one duration under these label values."""
+        key = bounded(values, self._sums)
+        counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
+        counts[bisect_left(self._bounds, seconds)] += 1
+        self._sums[key] = self._sums.get(key, 0.0) + seconds
+
+    def lines(self) -> Iterator[str]:
+        """Its lines, HELP and TYPE included."""
+        yield from _head(self.name, self.text, "histogram")
+        bounds = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        for key, counts in self._counts.items():
+            total = 0
+            for bound, count in zip(bounds, counts, strict=True):
+                total += count
+                yield _sample(f"{self.name}_bucket", (*self.labels, "le"), (*key, bound), total)
+            yield _sample(f"{self.name}_sum", self.labels, key, self._sums[key])
+            yield _sample(f"{self.name}_count", self.labels, key, total)
+
+
+def bounded(values: Labels, known: Mapping[Labels, object]) -> Labels:
+    """The label values, or `other` for each of them where the metric has as many series as it may."""
+    return values if values in known or len(known) < MAX_SERIES else ("other",) * len(values)
+
+
+def exposition(metrics: list[Metric]) -> str:
+    """All the metrics in one text."""
+    return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
+
+
+def with_waiting(engine_metrics: str, waiting: int) -> str:
+    """The engine's metrics with our queue in `vllm:num_requests_waiting`, or who routes by it would overload us."""
+    lines = engine_metrics.splitlines(keepends=True)
+    for index, line in enumerate(lines):
+        if line.startswith(("vllm:num_requests_waiting{", "vllm:num_requests_waiting ")):
+            series, _, value = line.rstrip("\n").rpartition(" ")
+            lines[index] = f"{series} {_number(float(value) + waiting)}\n"
+            break
+    return "".join(lines)
+
+
+def _head(name: str, text: str, kind: str) -> tuple[str, str]:
+    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+
+
+def _sample(name: str, labels: Labels, values: Labels, value: float) -> str:
+    pairs = ",".join(f'{label}="{_escape(text)}"' for label, text in zip(labels, values, strict=True))
+    return f"{name}{{{pairs}}} {_number(value)}" if pairs else f"{name} {_number(value)}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}"

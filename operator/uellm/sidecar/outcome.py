@@ -1,0 +1,89 @@
+"""How a request can end. Every request has exactly one outcome, the same in the metrics and in the access log.
+
+Refusal               the sidecar answers by itself, in OpenAI's error form
+Outcome               the label; `STATUS` has the HTTP status of those that are refusals
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """One low-cardinality label a request. The comment says what the client saw."""
+
+    COMPLETED = "completed"  # the engine's answer below 400, whole
+    REJECTED_BY_ENGINE = "rejected_by_engine"  # the engine's own 4xx, whole
+    FAILED_BY_ENGINE = "failed_by_engine"  # the engine's own 5xx, whole
+    ENGINE_LOST = "engine_lost"  # 503, or once bytes had flowed: an SSE error event, else a cut connection
+    ENGINE_UNAVAILABLE = "engine_unavailable"  # 503: the engine was not reached and did not come back in time
+    QUEUE_FULL = "queue_full"  # 429: the queue, or the memory for waiting bodies, is full
+    DEADLINE_PASSED = "deadline_passed"  # 504: its class says `onDeadline: Reject`
+    DRAINING = "draining"  # 503: the pod is about to go
+    BAD_REQUEST = "bad_request"  # 400, 405, 501: not HTTP, unknown class, unusable path or header, WebSocket
+    FORBIDDEN = "forbidden"  # 403: an administrative route
+    TOO_LARGE = "too_large"  # 413 body, 431 headers, 414 request line
+    CLIENT_SLOW = "client_slow"  # 408 while sending its body; cut while not reading its answer
+    CLIENT_LEFT = "client_left"  # nothing: nobody was there any more
+    INTERNAL_ERROR = "internal_error"  # 500: a fault of the sidecar
+
+
+STATUS = {
+    Outcome.ENGINE_LOST: 503,
+    Outcome.ENGINE_UNAVAILABLE: 503,
+    Outcome.QUEUE_FULL: 429,
+    Outcome.DEADLINE_PASSED: 504,
+    Outcome.DRAINING: 503,
+    Outcome.BAD_REQUEST: 400,
+    Outcome.FORBIDDEN: 403,
+    Outcome.TOO_LARGE: 413,
+    Outcome.CLIENT_SLOW: 408,
+    Outcome.INTERNAL_ERROR: 500,
+}
+
+_TYPES = {
+    400: "invalid_request_error",
+    403: "permission_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+class Refusal(Exception):
+    """The sidecar's own answer. `retry_after_s` becomes Retry-After; None where a retry would not help."""
+
+    def __init__(
+        self, outcome: Outcome, message: str, *, status: int | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.message = message
+        self.status = STATUS[outcome] if status is None else status
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        """What the answer carries besides its body."""
+        headers = {"Content-Type": "application/json", "x-uellm-outcome": str(self.outcome)}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        return headers
+
+    def body(self) -> bytes:
+        """OpenAI's error object, as the official clients read it."""
+        return json.dumps(error_object(self.outcome, self.message, self.status)).encode()
+
+
+def error_object(outcome: Outcome, message: str, status: int) -> dict[str, object]:
+    """`{"error": {message, type, param, code}}`; the code is the outcome, so that a client can tell refusals apart."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": str(outcome)}}
+
+
+def of_engine_status(status: int) -> Outcome:
+    """The outcome of an answer that was relayed whole."""
+    if status < 400:
+        return Outcome.COMPLETED
+    return Outcome.REJECTED_BY_ENGINE if status < 500 else Outcome.FAILED_BY_ENGINE

@@ -1,0 +1,200 @@
+"""The sidecar's process: everything put together, from the first socket to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from aiohttp.web import AppRunner, Server, TCPSite
+from yarl import URL
+
+from uellm import __version__
+from uellm.errors import BadInput, CannotBeDone
+from uellm.sidecar.config import ConfigFile
+from uellm.sidecar.connection import HEADER_DEADLINE_S, ClientConnection
+from uellm.sidecar.dispatch import Dispatcher
+from uellm.sidecar.drain import GRACE_S
+from uellm.sidecar.engine import Engine, EngineState
+from uellm.sidecar.management import Management
+from uellm.sidecar.metrics import Labels
+from uellm.sidecar.proxy import Proxy
+from uellm.sidecar.record import Figures
+
+LOG = logging.getLogger("uellm.sidecar")
+
+BACKLOG = 1024
+CUT_OFF_S = 1.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen. Port 0: any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str, field: str) -> Address:
+        """`127.0.0.1:8000`, `[::1]:8000`, or `:8000` for every address. Raises BadInput."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > 65535:
+            raise BadInput(field, f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000")
+        return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; times in seconds."""
+
+    listen: Address
+    engine: URL
+    config: Path
+    metrics_listen: Address | None = None
+    placement: Path | None = None
+    grace_s: float = GRACE_S
+    header_deadline_s: float = HEADER_DEADLINE_S
+    engine_poll_s: float = 1.0
+    engine_poll_away_s: float = 0.25
+    config_poll_s: float = 2.0
+
+
+class Sidecar:
+    """A running sidecar: an async context manager that serves from entry to exit."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.config = ConfigFile(options.config)
+        self.figures = Figures()
+        current = self.config.current
+        self.dispatcher = Dispatcher(current.scheduling.policy, current.limits())
+        self.engine = Engine(
+            options.engine,
+            self._on_engine,
+            poll_interval_s=options.engine_poll_s,
+            poll_interval_away_s=options.engine_poll_away_s,
+        )
+        self.proxy = Proxy(self.config, self.engine, self.dispatcher, self.figures)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._manager = Server(self.proxy.handle, handler_cancellation=True)
+        self._server: asyncio.Server | None = None
+        self._management: AppRunner | None = None
+        self.port = 0
+        self.metrics_port = 0
+        self._add_gauges()
+
+    async def __aenter__(self) -> Sidecar:
+        await self.engine.__aenter__()
+        self._tasks = [asyncio.create_task(self.engine.watch()), asyncio.create_task(self._watch_config())]
+        try:
+            await self._listen()
+        except OSError as error:
+            await self.__aexit__(None, None, None)
+            raise CannotBeDone(f"cannot listen: {error.strerror or error}") from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        await self._manager.shutdown(CUT_OFF_S)
+        if self._management is not None:
+            await self._management.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.dispatcher.close()
+        await self.engine.__aexit__(kind, error, trace)
+
+    async def drain(self) -> bool:
+        """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time."""
+        self.proxy.drain.begin(final=True)
+        return await self.proxy.drain.wait(self._options.grace_s)
+
+    async def _listen(self) -> None:
+        options = self._options
+        if options.metrics_listen is not None:
+            management = Management(self.proxy, self.engine, options.placement, grace_s=options.grace_s)
+            self._management = AppRunner(management.application(), access_log=None)
+            await self._management.setup()
+            site = TCPSite(self._management, options.metrics_listen.host, options.metrics_listen.port)
+            await site.start()
+            self.metrics_port = self._management.addresses[0][1]
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connection, options.listen.host, options.listen.port, backlog=BACKLOG
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _connection(self) -> ClientConnection:
+        return ClientConnection(
+            self._manager,
+            on_unreadable=self.proxy.unreadable,
+            header_deadline_s=self._options.header_deadline_s,
+        )
+
+    def _on_engine(self, old: EngineState, new: EngineState) -> None:
+        LOG.info("engine: %s -> %s", old, new)
+        if old is EngineState.GONE and new is EngineState.READY:
+            self.proxy.drain.engine_restarted()
+        self.dispatcher.on_engine_state(new is EngineState.READY)
+
+    async def _watch_config(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.config_poll_s)
+            self.reload()
+
+    def reload(self) -> None:
+        """Take over the configuration file if it changed; a bad one is told and changes nothing."""
+        told = self.config.error
+        if self.config.poll():
+            current = self.config.current
+            self.proxy.reconfigure(current.targets())
+            self.dispatcher.reconfigure(current.scheduling.policy, current.limits())
+            self.figures.reloads.add("taken")
+            LOG.info("configuration: a new one is in force")
+        elif self.config.error is not None and self.config.error is not told:
+            self.figures.reloads.add("refused")
+            LOG.error("configuration: the new one is refused and the old one stays in force: %s", self.config.error)
+
+    def _add_gauges(self) -> None:
+        gauge = self.figures.gauge
+        gauge("uellm_sidecar_info", "What runs here.", self._info, "model", "version", "policy")
+        gauge("uellm_requests_queued", "Requests that wait for the engine.", self._queued, "class")
+        gauge("uellm_requests_in_flight", "Scheduled requests that the engine has.", lambda: self.dispatcher.in_flight)
+        gauge("uellm_requests_active", "Requests in hand, those that pass unscheduled included.", self._active)
+        gauge("uellm_body_bytes", "Bytes of request bodies in memory.", lambda: self.proxy.bodies.held_bytes)
+        gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
+        gauge("uellm_draining", "1 while new requests are refused.", lambda: self.proxy.drain.draining)
+        gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
+
+    def _info(self) -> dict[Labels, float]:
+        current = self.config.current
+        return {(current.model, __version__, current.scheduling.policy): 1}
+
+    def _queued(self) -> dict[Labels, float]:
+        depths = dict.fromkeys(self.config.current.targets(), 0) | self.dispatcher.queued_by_class()
+        return {(name,): depth for name, depth in depths.items()}
+
+    def _active(self) -> float:
+        return self.proxy.drain.active
+
+
+async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+    async with Sidecar(options) as sidecar:
+        on_started(sidecar)
+        await stop.wait()
+        LOG.info("draining %d requests", sidecar.proxy.drain.active)
+        drained, hurried = asyncio.create_task(sidecar.drain()), asyncio.create_task(hurry.wait())
+        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, hurried):
+            task.cancel()
