@@ -32,11 +32,23 @@ PROGRAMS = {
     "ctr",
     "helm",
 }
+# node-2 has too few for the model: only node-1 can take it.
+GPUS = {"node-1": 4, "node-2": 1}
 _READY_TIMEOUT_S = 300.0
 
 
 def run(story: Story) -> None:
     """Every step, in order; the first that fails ends the story."""
+    shell = bring_up(story)
+    try:
+        _serve(story, shell)
+    except StepFailed:
+        tell_what_is_there(shell, SERVICE)
+        raise
+
+
+def bring_up(story: Story) -> Shell:
+    """Everything up to an installed operator; the end-to-end tests begin with these steps too."""
     with story.step("programs: from the cache, downloaded or built") as step:
         programs = binaries.ensure(PROGRAMS)
         step.note = "Kubernetes " + binaries.RELEASES[0].version
@@ -45,28 +57,20 @@ def run(story: Story) -> None:
     with story.step("images"):
         archive = images.build()
     with story.step("cluster up: control plane and two real nodes"):
-        _uellm(
-            "cluster",
-            "up",
-            "--nodes",
-            "2",
-            "--mount",
-            f"{_engine_packages()}:{install.NODE_ENGINE_PATH}",
-            "--mount",
-            f"{MODELS}:{install.NODE_MODELS_PATH}",
-            "--images",
-            str(archive),
-        )
+        mounts = {_engine_packages(): install.NODE_ENGINE_PATH, MODELS: install.NODE_MODELS_PATH}
+        options = [word for host, node in mounts.items() for word in ("--mount", f"{host}:{node}")]
+        _uellm("cluster", "up", "--nodes", "2", *options, "--images", str(archive))
         shell = Shell(programs, Path(_uellm("cluster", "kubeconfig").strip()))
         shell.show("kubectl get nodes -o wide")
     with story.step("helm install"):
         shell.show(install.helm_command(), timeout_s=240)
         shell.show(f"kubectl get pods --namespace {install.NAMESPACE} -o wide")
-    try:
-        _serve(story, shell)
-    except StepFailed:
-        _tell_what_is_there(shell)
-        raise
+    return shell
+
+
+def wait_for_profiles(shell: Shell) -> None:
+    """Until every node's GPUs are in its profile and advertised to its kubelet."""
+    until(lambda: _profiled(shell) == GPUS, 60, lambda: f"profiles: {_profiled(shell)}, wanted: {GPUS}")
 
 
 def down() -> None:
@@ -76,7 +80,7 @@ def down() -> None:
 
 def _serve(story: Story, shell: Shell) -> None:
     with story.step("every node's GPUs in its GPUNodeProfile") as step:
-        _until(lambda: _profiled(shell) == {"node-1": 4, "node-2": 1}, 60, lambda: f"profiles: {_profiled(shell)}")
+        wait_for_profiles(shell)
         shell.show("kubectl get gpunodeprofiles")
         step.note = "node-1: 4 simulated GPUs, node-2: 1"
     with story.step("kubectl apply: planned") as step:
@@ -107,10 +111,10 @@ def _serve(story: Story, shell: Shell) -> None:
         step.note = _check_placement(shell)
         shell.show("kubectl get llmservices")
         shell.show(f"kubectl scale llmservice/{SERVICE} --replicas=1")
-        _until(lambda: len(install.pods(shell, SERVICE)) == 1, 150, lambda: "the second replica is still there")
+        until(lambda: len(install.pods(shell, SERVICE)) == 1, 150, lambda: "the second replica is still there")
     with story.step("kubectl delete: nothing is left") as step:
         shell.show(f"kubectl delete llmservice/{SERVICE} --timeout=60s")
-        _until(lambda: not _children(shell), 150, lambda: f"still there: {', '.join(_children(shell))}")
+        until(lambda: not children(shell, SERVICE), 150, lambda: f"still there: {children(shell, SERVICE)}")
         step.note = "no pod, Deployment, Service, ConfigMap or PodDisruptionBudget"
 
 
@@ -175,14 +179,15 @@ def _watch_until_ready(shell: Shell, *, replicas: int) -> None:
             print(line if shown else f"{header}\n{line}", flush=True)
             shown = line
         service = shell.json(f"kubectl get llmservice/{SERVICE}")
-        if _is_ready(service, replicas):
+        if is_ready(service, replicas):
             return
         if time.monotonic() > deadline_s:
             raise StepFailed(f"not ready within {_READY_TIMEOUT_S:g} s: {_condition(service, 'Ready')}")
         time.sleep(1)
 
 
-def _is_ready(service: dict[str, Any], replicas: int) -> bool:
+def is_ready(service: dict[str, Any], replicas: int) -> bool:
+    """Whether status speaks of this generation, says Ready, and counts as many replicas."""
     status = service.get("status", {})
     current = status.get("observedGeneration") == service["metadata"]["generation"]
     ready = _condition(service, "Ready").get("status") == "True"
@@ -204,7 +209,7 @@ def _check_placement(shell: Shell) -> str:
         return all(placement.agrees for placement in found)
 
     # Status follows the pod's report by a moment.
-    _until(agreed, 30, lambda: "; ".join(placement.difference for placement in found))
+    until(agreed, 30, lambda: "; ".join(placement.difference for placement in found))
     print(readback.table(found))
     return "; ".join(f"{placement.partition} on {', '.join(placement.products)}" for placement in found)
 
@@ -221,12 +226,14 @@ def _show_metrics(shell: Shell) -> str:
     return f"{finished:.0f} requests counted"
 
 
-def _children(shell: Shell) -> list[str]:
+def children(shell: Shell, service: str) -> list[str]:
+    """Every object that belongs to an LLMService, as kind/name."""
     kinds = "pods,deployments,replicasets,services,configmaps,poddisruptionbudgets"
-    return shell.run(f"kubectl get {kinds} --selector uellm.io/service={SERVICE} -o name").split()
+    return shell.run(f"kubectl get {kinds} --selector uellm.io/service={service} -o name").split()
 
 
-def _until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
+def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
+    """Ask until `holds()`; StepFailed with `otherwise()` when it does not within `seconds`."""
     deadline_s = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline_s:
@@ -234,7 +241,7 @@ def _until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], st
         time.sleep(0.5)
 
 
-def _tell_what_is_there(shell: Shell) -> None:
+def tell_what_is_there(shell: Shell, service: str) -> None:
     """What a person would look at next, before the cluster goes."""
     print("\n--- what is there, for whoever looks into it")
     for command in (
@@ -242,7 +249,7 @@ def _tell_what_is_there(shell: Shell) -> None:
         "kubectl get llmservices -o yaml",
         "kubectl get events --all-namespaces --sort-by=.lastTimestamp",
         f"kubectl logs --namespace {install.NAMESPACE} deployment/uellm-operator --tail=60",
-        f"kubectl logs --selector uellm.io/service={SERVICE} --all-containers --tail=60 --prefix",
+        f"kubectl logs --selector uellm.io/service={service} --all-containers --tail=60 --prefix",
     ):
         done = shell.attempt(command)
         print(f"$ {command}\n{done.stdout}{done.stderr}", flush=True)

@@ -43,10 +43,14 @@ class Shell:
             self.arguments(command), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
+    def call(self, arguments: list[str], *, timeout_s: float = 60) -> str:
+        """A command whose words are split already; its standard output."""
+        return self._checked(" ".join(arguments[1:4]), self._finish(arguments, timeout_s=timeout_s))
+
     def python(self, where: str, program: str, *arguments: str) -> str:
         """Run a Python program in a container; `where` is what `kubectl exec` takes before `--`."""
         command = [*self.arguments(f"kubectl exec {where}"), "--", "python3", "-c", program, *arguments]
-        return self._checked(f"kubectl exec {where}", self._finish(command, timeout_s=60))
+        return self.call(command, timeout_s=180)
 
     def json(self, command: str) -> Any:
         """What `kubectl ... -o json` says."""

@@ -1,0 +1,120 @@
+"""A real cluster with UELLM installed by helm, once for the session; each test applies what it needs.
+
+installed   session   a Shell (kubectl, helm) on a cluster of two real nodes with simulated GPUs and the chart installed
+service     test      applies the demo's LLMService under a name of its own and removes it afterwards
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm_devcluster import install
+from uellm_devcluster.demo import cluster
+from uellm_devcluster.demo.shell import Shell
+from uellm_devcluster.demo.story import Story
+
+READY_TIMEOUT_S = 300.0
+GONE_TIMEOUT_S = 180.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies here needs kubelets or the engine, takes minutes, and says so."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Real nodes need root. In CI nothing is skipped for want of it."""
+    if os.geteuid() != 0 and os.environ.get("CI") != "true":
+        pytest.skip("real nodes in namespaces need root: run `sudo make test`")
+
+
+@pytest.fixture(scope="session")
+def installed(root: None) -> Iterator[Shell]:
+    """The demo's own first steps; the cluster goes at the end whatever happens."""
+    story = Story()
+    try:
+        shell = cluster.bring_up(story)
+        cluster.wait_for_profiles(shell)
+        yield shell
+    finally:
+        cluster.down()
+
+
+@pytest.fixture
+def service(installed: Shell, tmp_path: Path) -> Iterator[Service]:
+    """The demo's LLMService, planned and ready with one replica."""
+    own = Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path)
+    own.apply()
+    try:
+        own.wait_ready(1)
+        yield own
+    except BaseException:
+        cluster.tell_what_is_there(installed, own.name)
+        raise
+    finally:
+        own.delete()
+
+
+class Service:
+    """One LLMService in the cluster, and what a test does with it."""
+
+    def __init__(self, shell: Shell, name: str, scratch: Path) -> None:
+        self.shell = shell
+        self.name = name
+        self._scratch = scratch
+        self.document: dict[str, Any] = yaml.safe_load(cluster.SAMPLE.read_text())
+        self.document["metadata"]["name"] = name
+
+    def apply(self) -> None:
+        path = self._scratch / "service.yaml"
+        path.write_text(yaml.safe_dump(self.document))
+        self.shell.run(f"kubectl apply -f {path}")
+
+    def get(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.shell.json(f"kubectl get llmservice/{self.name}")
+        return found
+
+    def pods(self) -> list[dict[str, Any]]:
+        return install.pods(self.shell, self.name)
+
+    def wait_ready(self, replicas: int) -> None:
+        self.until(
+            lambda: cluster.is_ready(self.get(), replicas), READY_TIMEOUT_S, lambda: json.dumps(self.get()["status"])
+        )
+
+    @staticmethod
+    def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
+        """Until `holds()`; a client of a cluster over HTTP has nothing better than to ask again."""
+        cluster.until(holds, seconds, otherwise)
+
+    def delete(self) -> None:
+        self.shell.run(f"kubectl delete llmservice/{self.name} --ignore-not-found --timeout=60s")
+        self.until(lambda: not self.children(), GONE_TIMEOUT_S, lambda: f"still there: {self.children()}")
+
+    def children(self) -> list[str]:
+        return cluster.children(self.shell, self.name)
+
+
+@pytest.fixture(scope="session")
+def uellm() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `uellm ...` as a person would."""
+    program = str(Path(sys.executable).with_name("uellm"))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+    return run

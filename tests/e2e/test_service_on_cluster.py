@@ -1,0 +1,130 @@
+"""One LLMService on real kubelets with the real engine: the promises that no smaller test can show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from uellm_devcluster.demo import readback, traffic
+
+PROMPTS = ("Tell me about placement.", "What is a pipeline?", "Name three layers.")
+
+# Asked from inside the engine's container, where the engine itself listens on loopback.
+STRAIGHT_FROM_THE_ENGINE = """
+import json, sys, urllib.request
+model, *prompts = sys.argv[1:]
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+texts = []
+for prompt in prompts:
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "max_tokens": 24, "temperature": 0,
+            "ignore_eos": True}
+    request = urllib.request.Request("http://127.0.0.1:8001/v1/chat/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    texts.append(json.load(opener.open(request, timeout=120))["choices"][0]["message"]["content"])
+print(json.dumps(texts))
+"""
+
+# A client inside the cluster, on the Service's own address: each request a new connection, one after the other, until
+# it is told to stop. What did not come back whole is counted and shown.
+CLIENT = """
+import json, os, sys, time, urllib.request
+address, model = sys.argv[1:]
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+good, bad = 0, []
+while not os.path.exists("/tmp/stop"):
+    body = {"model": model, "prompt": "Once", "max_tokens": 8, "temperature": 0, "ignore_eos": True, "stream": True}
+    request = urllib.request.Request(f"http://{address}/v1/completions", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    try:
+        text = opener.open(request, timeout=120).read().decode()
+        assert text.rstrip().endswith("data: [DONE]") and '"error"' not in text, text[-200:]
+        good += 1
+    except Exception as error:
+        detail = error.read().decode()[:200] if hasattr(error, "read") else ""
+        bad.append(f"{time.strftime('%H:%M:%S')} {error!r} {detail}")
+    time.sleep(0.05)
+with open("/tmp/result", "w") as out:
+    json.dump({"good": good, "bad": bad}, out)
+time.sleep(3600)
+"""
+
+
+def test_tokens_through_the_sidecar_equal_tokens_straight_from_the_engine(service):
+    pod = service.pods()[0]["metadata"]["name"]
+    where = f"{pod} --container engine"
+    straight = json.loads(service.shell.python(where, STRAIGHT_FROM_THE_ENGINE, service.name, *PROMPTS))
+    with traffic.port_forward(service.shell, f"service/{service.name}", 80) as port:
+        through = [traffic.stream_chat(port, service.name, prompt, max_tokens=24).text for prompt in PROMPTS]
+    assert through == straight
+    assert all(straight)
+    assert len(set(straight)) == len(PROMPTS)
+
+
+def test_the_partition_in_the_engine_s_environment_is_the_one_in_status(service):
+    placement = None
+
+    def agrees() -> bool:
+        nonlocal placement
+        placement = readback.of_pod(service.shell, service.name, service.pods()[0])
+        return placement.agrees
+
+    service.until(agrees, 30, lambda: placement.difference)
+    layers = service.get()["status"]["placements"][0]["layers"]
+    assert placement.partition == ",".join(map(str, layers))
+    assert sum(layers) == 8
+    assert len(layers) == 2
+    assert placement.processes >= 2
+
+
+def test_a_rollout_of_two_replicas_loses_no_request(service):
+    service.document["spec"]["replicas"] = 2
+    service.apply()
+    service.wait_ready(2)
+    before = {pod["metadata"]["uid"] for pod in service.pods()}
+    with client_in_cluster(service) as finish:
+        service.document["spec"].setdefault("engine", {})["env"] = [{"name": "ROLLED", "value": "once"}]
+        service.apply()
+        service.wait_ready(2)
+        after = {pod["metadata"]["uid"] for pod in service.pods()}
+        result = finish()
+    assert not before & after
+    assert result["bad"] == []
+    assert result["good"] > 20
+
+
+@contextmanager
+def client_in_cluster(service) -> Iterator:
+    """A pod that sends requests to the Service until the function it yields is called, which gives the counts."""
+    shell = service.shell
+    name = f"client-{service.name}"
+    address = shell.json(f"kubectl get service/{service.name}")["spec"]["clusterIP"]
+    # The client is on the other node: its requests cross the network as a user's would.
+    overrides = {
+        "spec": {
+            "nodeName": "node-2",
+            "containers": [
+                {
+                    "name": name,
+                    "image": "uellm.local/sidecar:dev",
+                    "imagePullPolicy": "Never",
+                    "command": ["python3", "-c", CLIENT, address, service.name],
+                }
+            ],
+        }
+    }
+    command = shell.arguments(f"kubectl run {name} --image=uellm.local/sidecar:dev --restart=Never")
+    shell.call([*command, f"--overrides={json.dumps(overrides)}"])
+    shell.run(f"kubectl wait pod/{name} --for=condition=Ready --timeout=60s")
+
+    def finish():
+        shell.python(name, "open('/tmp/stop', 'w').close()")
+        wait(
+            lambda: shell.attempt(f"kubectl exec {name} -- test -e /tmp/result").returncode == 0, 150, lambda: "client"
+        )
+        return json.loads(shell.run(f"kubectl exec {name} -- cat /tmp/result"))
+
+    try:
+        yield finish
+    finally:
+        shell.run(f"kubectl delete pod/{name} --force --grace-period=0 --ignore-not-found")
