@@ -1,4 +1,4 @@
-"""`uellm device-plugin --simulate PATH --node NAME`: a described node's GPUs, through the kubelet's own device-plugin API.
+"""`uellm device-plugin --simulate PATH --node NAME`: a described node's GPUs, through the kubelet's own API.
 
 What its pod needs (its own DaemonSet, off by default: it is for nodes whose GPUs are described, not real):
 
@@ -15,3 +15,36 @@ What its pod needs (its own DaemonSet, off by default: it is for nodes whose GPU
 
 Devices keep running in their pods while the plugin is away; the kubelet then counts the resource as zero for new pods.
 """
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from uellm.errors import BadInput
+from uellm.profiler.deviceplugin import PLUGIN_DIR, RESOURCE, DevicePlugin
+from uellm.profiler.process import log_to_stderr, run_until_signal
+from uellm.profiler.simulated import SimulatedSource
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--simulate", metavar="PATH", required=True, help="a description of GPUs, or a directory of <node>.yaml files"
+    )
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="the node's name (default: $NODE_NAME)")
+    parser.add_argument("--plugin-dir", default=PLUGIN_DIR, help=f"the kubelet's directory (default: {PLUGIN_DIR})")
+    parser.add_argument("--resource", default=RESOURCE, help=f"the devices of this resource (default: {RESOURCE})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM. Raises BadInput for bad arguments or a bad description."""
+    if Path(args.simulate).is_dir() and not args.node:
+        raise BadInput("--node", "is required for a directory of descriptions (or the variable NODE_NAME)")
+    if not Path(args.plugin_dir).is_dir():
+        raise BadInput("--plugin-dir", f"{args.plugin_dir} is no directory: is the kubelet's directory mounted here?")
+    log_to_stderr()
+    source = SimulatedSource(args.simulate, args.node)
+    run_until_signal(DevicePlugin(source.sample, plugin_dir=args.plugin_dir, resource=args.resource).run())
+    return 0

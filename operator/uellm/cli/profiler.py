@@ -14,8 +14,72 @@ What its pod needs:
     mounts    hostPath directory /var/lib/kubelet/pod-resources at the same path, readOnly (the directory, not the
               socket: a restarted kubelet makes a new one); the ConfigMap at /etc/uellm/simulate; no writable path.
     security  runAsUser 0 (the kubelet's socket belongs to root), runAsNonRoot false, drop ALL capabilities,
-              allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged, no hostNetwork.
+              allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
               core nodes: get; core pods: list (field selector spec.nodeName, for the pods' UIDs).
     probes    none: a process that cannot go on ends with status 1.
 """
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from contextlib import suppress
+from dataclasses import replace
+
+from uellm import __version__
+from uellm.errors import BadInput
+from uellm.kube import Kube
+from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.nvml import NVMLSource
+from uellm.profiler.podresources import SOCKET, PodResources
+from uellm.profiler.process import log_to_stderr, run_until_signal
+from uellm.profiler.sample import NoGPUs, Source
+from uellm.profiler.simulated import SimulatedSource
+from uellm.profiler.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="the node's name (default: $NODE_NAME)")
+    parser.add_argument("--simulate", metavar="PATH", help="a description of GPUs, or a directory of <node>.yaml files")
+    parser.add_argument(
+        "--interval", type=float, default=Periods.interval_s, help="seconds between looks at the GPUs (10)"
+    )
+    parser.add_argument("--pod-resources", default=SOCKET, metavar="SOCKET", help="the kubelet's PodResources socket")
+    parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM. Raises BadInput for bad arguments or a bad description, CannotBeDone where it cannot go on."""
+    if not args.node:
+        raise BadInput("--node", "is required (or the variable NODE_NAME)")
+    if not args.interval > 0:
+        raise BadInput("--interval", f"must be more than 0 seconds, not {args.interval:g}")
+    source = _source(args)
+    log_to_stderr()
+    run_until_signal(_keep(args, source))
+    return 0
+
+
+def _source(args: argparse.Namespace) -> Source:
+    if args.simulate is None:
+        return NVMLSource()
+    described = SimulatedSource(args.simulate, args.node)
+    with suppress(NoGPUs):  # of a directory that names other nodes
+        described.sample()  # a bad description ends the process now; one that turns bad later becomes a condition
+    return SimulatedSource(args.simulate, args.node, otherwise=NVMLSource())
+
+
+async def _keep(args: argparse.Namespace, source: Source) -> None:
+    logger.info("uellm profiler %s keeps the profile of node %s", __version__, args.node)
+    kubelet = PodResources(args.pod_resources)
+    try:
+        async with await Kube.connect(kubeconfig=args.kubeconfig) as kube:
+            periods = replace(Periods(), interval_s=args.interval)
+            await Keeper(Store(kube, args.node), source, kubelet, periods=periods).run()
+    finally:
+        await kubelet.close()

@@ -1,0 +1,239 @@
+"""The loops that keep a node's GPUNodeProfile true.
+
+    look      source ------- sample, every `interval_s`            \
+    poll      kubelet ------ who has which device, every `poll_s`   > what was seen --> write, where it differs
+    mind      API server --- the profile was deleted               /
+    measure   idle GPUs ---- figures, one at a time
+
+Only changes are written, and a sign of life (`observedAt`) every `heartbeat_s`: the readers hold a watch, so their
+contact with the API server tells them that nothing changed, and an old `observedAt` that the profiler is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from uellm.errors import BadInput
+from uellm.kube import KubeError
+from uellm.profiler import bench
+from uellm.profiler.allocations import Allocations, allocations
+from uellm.profiler.podresources import Held, KubeletSilent
+from uellm.profiler.process import in_daemon_thread, now
+from uellm.profiler.sample import NVML, DriverChanged, Sample, Source, SourceError
+from uellm.profiler.status import Seen, changes, compose, facts, pod_uids_of, sample_of
+from uellm.profiler.store import Store
+
+logger = logging.getLogger(__name__)
+
+
+class Kubelet(Protocol):
+    """What is used of `PodResources`."""
+
+    async def held(self) -> Held: ...  # noqa: D102
+    async def resource_names(self) -> dict[str, str]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Periods:
+    """How often, in seconds."""
+
+    interval_s: float = 10.0
+    """Looking at the GPUs."""
+    poll_s: float = 1.0
+    """Asking the kubelet for allocations: a call over a socket, without disk or network."""
+    heartbeat_s: float = 120.0
+    """Writing a sign of life: 0.0083 writes a second and node, under the 0.01 that an idle object may cost."""
+    settle_s: float = 2.0
+    """Asking again when kubelet and API server disagree."""
+    patience_s: float = 60.0
+    """After this long without an answer NVML hangs, as it does on some dying GPUs."""
+    first_retry_s: float = 1.0
+    longest_retry_s: float = 15.0
+
+
+class Keeper:
+    """Keeps one node's profile. `run` ends only by being cancelled, or by an error that needs a new process."""
+
+    def __init__(self, store: Store, source: Source, kubelet: Kubelet, *, periods: Periods = Periods()) -> None:
+        self._store = store
+        self._source = source
+        self._kubelet = kubelet
+        self._periods = periods
+        self._wake = asyncio.Event()
+        self._bench = bench.Bench()
+        self._said: dict[str, str] = {}
+        # What was seen.
+        self._sample: Sample | None = None
+        self._looked_at = ""
+        self._trouble: SourceError | None = None
+        self._held: Held | None = None
+        self._resource_names: dict[str, str] = {}
+        # What was made of it.
+        self._allocations = Allocations({}, settled=False)
+        self._resolved: Held | None = None
+        self._before: dict[str, Any] = {}
+        self._written_at: float | None = None
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Keep the profile. Raises DriverChanged."""
+        await self._begin()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in (self._look, self._poll, self._mind, self._measure, self._write):
+                    tasks.create_task(loop())
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+
+    async def _begin(self) -> None:
+        while True:
+            try:
+                self._before = await self._store.read()
+            except KubeError as error:
+                await asyncio.sleep(self._retry_s(error))
+            else:
+                self._recovered("API server")
+                self._allocations = Allocations(pod_uids_of(self._before), settled=False)
+                self._bench.adopt(self._before)
+                return
+
+    async def _look(self) -> None:
+        while True:
+            look = in_daemon_thread(self._source.sample)
+            await asyncio.wait({look}, timeout=self._periods.patience_s)
+            if not look.done():
+                self._in_trouble(SourceError("NoAnswer", f"no answer for {self._periods.patience_s:.0f} s"))
+            try:
+                self._sample = await look
+            except DriverChanged:
+                raise
+            except SourceError as error:
+                self._in_trouble(error)
+            except BadInput as error:
+                self._in_trouble(SourceError("BadDescription", str(error)))
+            else:
+                self._trouble = None
+                self._looked_at = now()
+                self._bench.check(self._sample)
+                self._recovered("source")
+            with suppress(KubeletSilent):
+                # Names are only ever learnt: a kubelet that was just started again knows none for a moment.
+                self._resource_names |= await self._kubelet.resource_names()
+            self._wake.set()
+            await asyncio.sleep(self._periods.interval_s)
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                held = await self._kubelet.held()
+            except KubeletSilent as error:
+                self._say("kubelet", str(error))
+            else:
+                self._recovered("kubelet")
+                if self._held is None or held.devices != self._held.devices:
+                    self._wake.set()
+                self._held = held
+            await asyncio.sleep(self._periods.poll_s)
+
+    async def _mind(self) -> None:
+        async for _ in self._store.deletions():
+            logger.warning("the profile was deleted; writing it again")
+            self._written_at = None
+            self._wake.set()
+
+    async def _measure(self) -> None:
+        while bench.available():
+            await asyncio.sleep(self._periods.interval_s)
+            target = self._target()
+            if target is None:
+                continue
+            figures = await bench.run(target)
+            if isinstance(figures, str):
+                logger.warning("%s not measured: %s", " -> ".join(target), figures)
+                self._bench.record(target, None, now())
+            elif self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
+                # Else a pod came in between, and the figures are of a GPU that was shared.
+                self._bench.record(target, figures, now())
+                self._wake.set()
+
+    def _target(self) -> bench.Target | None:
+        if self._sample is None or self._sample.source != NVML or self._held is None or self._trouble:
+            return None
+        return self._bench.next_target(self._sample, self._allocations.pod_uids)
+
+    async def _write(self) -> None:
+        wait_s = 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._write_once()
+            except KubeError as error:
+                wait_s = self._retry_s(error)
+            else:
+                self._recovered("API server")
+                wait_s = self._periods.heartbeat_s if self._allocations.settled else self._periods.settle_s
+
+    async def _write_once(self) -> None:
+        # While the source cannot be asked, what an earlier process saw stands, marked as such.
+        sample = self._sample or (sample_of(self._before) if self._trouble else None)
+        # Without the kubelet's word every device would look free.
+        if sample is None or self._held is None:
+            return
+        heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s
+        await self._resolve(self._held, heartbeat)
+        status = compose(self._seen(sample), self._before, now(), observed_at=self._looked_at)
+        if not heartbeat and facts(status) == facts(self._before):
+            return
+        await self._store.write(status)
+        for change in changes(self._before, status):
+            logger.info(change)
+        self._before = status
+        self._written_at = time.monotonic()
+
+    async def _resolve(self, held: Held, heartbeat: bool) -> None:
+        same = self._resolved is not None and self._resolved.devices == held.devices
+        if same and self._allocations.settled and not heartbeat:
+            return
+        self._allocations = allocations(held, await self._store.pods(), self._allocations.pod_uids)
+        self._resolved = held
+
+    def _seen(self, sample: Sample) -> Seen:
+        return Seen(
+            sample=sample,
+            pod_uids=self._allocations.pod_uids,
+            resource_names=self._resource_names,
+            measured=self._bench.devices if sample.source == NVML else {},
+            measured_links=self._bench.links if sample.source == NVML else {},
+            trouble=self._trouble,
+        )
+
+    def _in_trouble(self, error: SourceError) -> None:
+        self._trouble = error
+        self._say("source", str(error))
+        self._wake.set()
+
+    def _retry_s(self, error: KubeError) -> float:
+        self._say("API server", str(error))
+        self._failures += 1
+        longest_s = min(self._periods.longest_retry_s, self._periods.first_retry_s * 2.0 ** min(self._failures, 10))
+        return max(error.retry_after_s or 0.0, longest_s * random.uniform(0.5, 1.0))
+
+    def _say(self, who: str, text: str) -> None:
+        if self._said.get(who) != text:
+            self._said[who] = text
+            logger.warning("%s: %s", who, text)
+
+    def _recovered(self, who: str) -> None:
+        if who == "API server":
+            self._failures = 0
+        if self._said.pop(who, None) is not None:
+            logger.info("%s: answers again", who)

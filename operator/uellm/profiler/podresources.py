@@ -1,0 +1,94 @@
+"""Which pod has which device: the kubelet's PodResources API, the same on real nodes and on described ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import grpc
+
+from uellm.errors import CannotBeDone
+from uellm.profiler.kubelet import podresources_pb2 as api
+from uellm.profiler.kubelet.podresources_pb2_grpc import PodResourcesListerStub
+
+SOCKET = "/var/lib/kubelet/pod-resources/kubelet.sock"
+TIMEOUT_S = 3.0
+CHANNEL_OPTIONS = (
+    ("grpc.default_authority", "localhost"),  # Go's servers refuse the path of a socket as an authority
+    ("grpc.enable_http_proxy", 0),
+    # A restarted kubelet is to be seen again in a second; gRPC would wait up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 16 * 2**20),  # what the kubelet's own client allows
+)
+
+
+class KubeletSilent(CannotBeDone):
+    """The kubelet does not answer; it may be starting again."""
+
+
+class PodKey(NamedTuple):
+    """A pod as the kubelet names it here: it does not tell the UID."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Who has what. `pods` are all pods that the kubelet knows, with devices or without."""
+
+    devices: Mapping[str, PodKey] = field(default_factory=dict)
+    pods: frozenset[PodKey] = frozenset()
+
+
+class PodResources:
+    """A client of the kubelet's socket. Close it in the end."""
+
+    def __init__(self, socket: str = SOCKET) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
+        self._stub = PodResourcesListerStub(self._channel)
+        self._socket = socket
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def held(self) -> Held:
+        """Every device that a pod has, by the device's UUID. Raises KubeletSilent."""
+        answer = await self._call(self._stub.List, api.ListPodResourcesRequest())
+        devices: dict[str, PodKey] = {}
+        # Several pods may share a device by time-slicing; the first by name stands for all, always the same one.
+        for pod in sorted(answer.pod_resources, key=lambda pod: (pod.namespace, pod.name)):
+            for container in pod.containers:
+                for resource in container.devices:
+                    for device_id in resource.device_ids:
+                        devices.setdefault(uuid_of(device_id), PodKey(pod.namespace, pod.name))
+        return Held(devices, frozenset(PodKey(pod.namespace, pod.name) for pod in answer.pod_resources))
+
+    async def resource_names(self) -> dict[str, str]:
+        """The resource by which each device is asked for, by the device's UUID. Raises KubeletSilent."""
+        answer = await self._call(self._stub.GetAllocatableResources, api.AllocatableResourcesRequest())
+        return {uuid_of(one): entry.resource_name for entry in answer.devices for one in entry.device_ids}
+
+    async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable, request: object) -> grpc.aio.UnaryUnaryCall:
+        try:
+            return await method(request, timeout=TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise KubeletSilent(
+                f"the kubelet does not answer at {self._socket}: {error.code().name.lower()}: {error.details()}"
+            ) from error
+
+
+def uuid_of(device_id: str) -> str:
+    """The device behind an id: NVIDIA's plugin counts the shares of a time-sliced GPU as `<uuid>::<n>`.
+
+    >>> uuid_of("GPU-1::3"), uuid_of("GPU-1")
+    ('GPU-1', 'GPU-1')
+    """
+    return device_id.partition("::")[0]

@@ -1,0 +1,148 @@
+"""GPUNodeProfile.status from what was seen; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from uellm import __version__
+from uellm.api import parse
+from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.profiler.sample import Sample, SourceError
+
+READY = "Ready"
+Status = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that a status is made of. `trouble`: why the source could not be asked the last time; the sample is older."""
+
+    sample: Sample
+    pod_uids: Mapping[str, str] = field(default_factory=dict)
+    resource_names: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    measured_links: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
+    trouble: SourceError | None = None
+
+
+def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> dict[str, Any]:
+    """The status to write. `before` is the last one: it lends a lost GPU its facts, and states their `since`.
+
+    `observed_at` is when the sample was taken; empty: the sample is that of `before`.
+    """
+    sample = seen.sample
+    devices = [*sample.devices, *_lost(sample, before)]
+    document = {
+        "observedAt": observed_at or before.get("observedAt"),
+        "source": sample.source,
+        "driverVersion": sample.driver_version or None,
+        "cudaVersion": sample.cuda_version or None,
+        "profilerVersion": __version__,
+        "devices": [_device(entry, seen, before, now) for entry in sorted(devices, key=_order)],
+        "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
+        "conditions": [_ready(seen, before, now)],
+    }
+    # Through the API's own types: what they do not know the API server would refuse.
+    return parse(GPUNodeProfileStatus, {key: value for key, value in document.items() if value is not None}).to_dict()
+
+
+def facts(status: Status) -> dict[str, Any]:
+    """What a reader would act on: the status without its time stamp and without free memory, which never rests."""
+    devices = [{k: v for k, v in device.items() if k != "memoryFreeBytes"} for device in status.get("devices") or ()]
+    return {**{k: v for k, v in status.items() if k != "observedAt"}, "devices": devices}
+
+
+def sample_of(status: Status) -> Sample | None:
+    """The sample that a status was made of, as far as it tells; None where it tells of no device."""
+    if not status.get("devices"):
+        return None
+    return Sample(
+        source=status["source"],
+        devices=tuple({k: v for k, v in one.items() if k != "allocatedTo"} for one in status["devices"]),
+        links=tuple(status.get("links") or ()),
+        driver_version=status.get("driverVersion", ""),
+        cuda_version=status.get("cudaVersion", ""),
+    )
+
+
+def pod_uids_of(status: Status) -> dict[str, str]:
+    """Who has what, by a status."""
+    return {
+        device["uuid"]: device["allocatedTo"]["podUID"]
+        for device in status.get("devices") or ()
+        if device.get("allocatedTo")
+    }
+
+
+def changes(before: Status, after: Status) -> Iterator[str]:
+    """What happened from one status to the next, in the words of a log line."""
+    old, new = _by_uuid(before), _by_uuid(after)
+    if old.keys() != new.keys():
+        yield f"{len(new)} devices ({after['source']})"
+    for uuid, device in new.items():
+        was = old.get(uuid, {})
+        holder, held_by = device.get("allocatedTo"), was.get("allocatedTo")
+        if holder != held_by:
+            yield f"{uuid} allocated to pod {holder['podUID']}" if holder else f"{uuid} free"
+        state = device["health"]
+        if state["state"] != (was.get("health") or {"state": "Healthy"})["state"]:
+            yield f"{uuid} {state['state']} {state.get('reason', '')}".rstrip()
+        if device.get("measured") != was.get("measured"):
+            yield f"{uuid} measured"
+    ready, was_ready = _condition(after), _condition(before)
+    if was_ready and ready.get("reason") != was_ready.get("reason"):
+        yield f"{READY}={ready['status']} ({ready['reason']})"
+
+
+def _lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
+    seen = {entry["uuid"] for entry in sample.devices}
+    for device in before.get("devices") or ():
+        failure = sample.failed.get(device.get("index", 0))
+        if failure is not None and device["uuid"] not in seen:
+            health = {"state": "Quarantined", "reason": failure.reason, "message": failure.message}
+            yield {key: value for key, value in {**device, "health": health}.items() if key != "allocatedTo"}
+
+
+def _device(entry: Mapping[str, Any], seen: Seen, before: Status, now: str) -> dict[str, Any]:
+    uuid = entry["uuid"]
+    device = {**entry, "health": _health(entry, _by_uuid(before).get(uuid, {}), now)}
+    if uuid in seen.resource_names:
+        device["resourceName"] = seen.resource_names[uuid]
+    if uuid in seen.measured:
+        device["measured"] = seen.measured[uuid]
+    if uuid in seen.pod_uids:
+        device["allocatedTo"] = {"podUID": seen.pod_uids[uuid]}
+    return device
+
+
+def _health(entry: Mapping[str, Any], was: Mapping[str, Any], now: str) -> dict[str, Any]:
+    health = {"state": "Healthy", **(entry.get("health") or {})}
+    last = was.get("health") or {}
+    same = last.get("state") == health["state"] and last.get("since")
+    return {"since": last["since"] if same else now, **health}
+
+
+def _ready(seen: Seen, before: Status, now: str) -> dict[str, Any]:
+    state, reason, message = "True", "Observed", f"{len(seen.sample.devices)} devices observed"
+    if seen.trouble is not None:
+        state, reason, message = "False", seen.trouble.reason, f"{seen.trouble} (the devices are those seen last)"
+    elif seen.sample.failed:
+        first = next(iter(seen.sample.failed.values()))
+        message = f"{message}, {len(seen.sample.failed)} failed: {first.message}"
+    last = _condition(before)
+    since = last["lastTransitionTime"] if last.get("status") == state else now
+    return {"type": READY, "status": state, "reason": reason, "message": message[:1024], "lastTransitionTime": since}
+
+
+def _condition(status: Status) -> Mapping[str, Any]:
+    return next((one for one in status.get("conditions") or () if one["type"] == READY), {})
+
+
+def _by_uuid(status: Status) -> dict[str, Mapping[str, Any]]:
+    return {device["uuid"]: device for device in status.get("devices") or ()}
+
+
+def _order(entry: Mapping[str, Any]) -> tuple[int, str]:
+    return entry.get("index", 0), entry["uuid"]

@@ -1,0 +1,84 @@
+"""The node's GPUNodeProfile in the cluster: read, write, and notice when somebody deletes it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, Kube, NotFound, Unavailable
+
+MANAGER = "uellm-profiler"
+CALL_TIMEOUT_S = 20.0
+"""Shorter than the client's own, so that work goes on soon after a silent API server is back."""
+
+
+class Store:
+    """One node's profile. Every method raises KubeError."""
+
+    def __init__(self, kube: Kube, node: str) -> None:
+        self._kube = kube
+        self._node = node
+        self._there = False
+
+    async def read(self) -> dict[str, Any]:
+        """The status as it was written last, by this process or an earlier one; empty where there is none."""
+        async with _in_time():
+            profile = await self._kube.get(GPUNODEPROFILE, self._node)
+        return (profile or {}).get("status") or {}
+
+    async def pods(self) -> list[dict[str, Any]]:
+        """The node's pods."""
+        async with _in_time():
+            return await self._kube.list(POD, field_selector=f"spec.nodeName={self._node}")
+
+    async def write(self, status: dict[str, Any]) -> None:
+        """Write the status, and before it the object itself where it may not be there."""
+        async with _in_time():
+            if not self._there:
+                await self._kube.apply(await self._object(), manager=MANAGER)
+                self._there = True
+            try:
+                await self._kube.apply_status({**self._head(), "status": status}, manager=MANAGER)
+            except NotFound:
+                self._there = False
+                raise
+
+    async def deletions(self) -> AsyncIterator[None]:
+        """Yields each time the profile was deleted, for ever."""
+        events = self._kube.watch(GPUNODEPROFILE, field_selector=f"metadata.name={self._node}")
+        async with aclosing(events):
+            async for event in events:
+                if event.type == DELETED:
+                    self._there = False
+                    yield None
+
+    async def _object(self) -> dict[str, Any]:
+        node = await self._kube.get(NODE, self._node)
+        if node is None:
+            raise NotFound(404, "NotFound", f"the cluster has no node {self._node!r}: check --node")
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self._node, "uid": node["metadata"]["uid"]}
+        profile = self._head()
+        profile["metadata"] |= {
+            "labels": {"app.kubernetes.io/managed-by": "uellm"},
+            # The profile goes when its node goes.
+            "ownerReferences": [owner],
+        }
+        return profile
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "apiVersion": GPUNODEPROFILE.api_version,
+            "kind": GPUNODEPROFILE.kind,
+            "metadata": {"name": self._node},
+        }
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            yield
+    except TimeoutError as error:
+        raise Unavailable(0, "Timeout", f"no answer from the API server in {CALL_TIMEOUT_S:.0f} s") from error
