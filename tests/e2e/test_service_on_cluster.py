@@ -119,9 +119,8 @@ def client_in_cluster(service) -> Iterator:
 
     def finish():
         shell.python(name, "open('/tmp/stop', 'w').close()")
-        wait(
-            lambda: shell.attempt(f"kubectl exec {name} -- test -e /tmp/result").returncode == 0, 150, lambda: "client"
-        )
+        written = f"kubectl exec {name} -- test -e /tmp/result"
+        service.until(lambda: shell.attempt(written).returncode == 0, 150, lambda: f"{name} wrote no result")
         return json.loads(shell.run(f"kubectl exec {name} -- cat /tmp/result"))
 
     try:
