@@ -1,0 +1,4 @@
+"""The planner: measured devices, a model and a load in; a placement with its reasons out. Always the same answer.
+
+No input or output, no clock, no chance; standard library alone, for the launcher runs it inside the engine's image.
+"""

@@ -1,0 +1,29 @@
+"""Reads the files that commands are given; what is wrong with one is told with its name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from uellm.errors import BadInput
+
+
+def read_text(name: str) -> str:
+    """A file's text, standard input's for `-`. Raises BadInput naming the file."""
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise BadInput(name, f"cannot be read: {reason}") from error
+
+
+def read_json(name: str) -> Any:
+    """A JSON document. Raises BadInput naming the file and the line."""
+    try:
+        return json.loads(read_text(name))
+    except (ValueError, RecursionError) as error:
+        where = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadInput(name, f"is not JSON{where}: {getattr(error, 'msg', error)}") from error
+

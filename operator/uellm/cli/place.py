@@ -1,0 +1,58 @@
+"""`uellm place`: the layer-placement solver alone, on a JSON instance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from uellm.cli.files import read_json
+from uellm.planner.place import OBJECTIVES, POLICIES, Instance, Placement, solve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("instance", metavar="INSTANCE.json", help="the instance; - reads standard input")
+    parser.add_argument("--policy", default="HELR", metavar="POLICY", help=f"{', '.join(POLICIES)} (default HELR)")
+    parser.add_argument(
+        "--objective", default="latency", metavar="OBJECTIVE", help=f"{' or '.join(OBJECTIVES)} (default latency)"
+    )
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve and print. Status 1 where nothing fits, with the reason."""
+    instance = Instance.from_dict(read_json(args.instance))
+    placement = solve(instance, args.policy, args.objective)
+    if args.output == "json":
+        print(json.dumps(placement.to_dict()))
+    elif placement.feasible:
+        print(_table(instance, placement, args.objective))
+    if not placement.feasible:
+        print(f"uellm place: infeasible: {placement.reason}", file=sys.stderr)
+    return 0 if placement.feasible else 1
+
+
+def _table(instance: Instance, placement: Placement, objective: str) -> str:
+    by_id: dict[str, Any] = {device.id: device for device in instance.devices}
+    width = max(len("DEVICE"), *(len(name) for name in placement.order))
+    lines = [f"STAGE  {'DEVICE':<{width}}  LAYERS  {'RANGE':>9}  MEMORY USED"]
+    a, last = 0, len(placement.order) - 1
+    for stage, (name, count) in enumerate(zip(placement.order, placement.layers, strict=True)):
+        used = sum(instance.layer_bytes[a : a + count]) + sum(instance.layer_kv_bytes[a : a + count])
+        used += instance.first_stage_bytes * (stage == 0) + instance.last_stage_bytes * (stage == last)
+        room = by_id[name].memory_bytes - by_id[name].reserved_bytes
+        share = f"{used / room:6.1%}" if room else "     -"
+        lines.append(f"{stage:>5}  {name:<{width}}  {count:>6}  {f'{a}-{a + count - 1}':>9}  {share}")
+        a += count
+    unused = sorted(set(by_id) - set(placement.order))
+    if unused:
+        lines.append(f"not used: {', '.join(unused)}")
+    proof = (
+        "optimal"
+        if placement.optimal
+        else f"not proven optimal; no placement costs less than {placement.lower_bound:g}"
+    )
+    lines.append(f"{'slowest stage' if objective == 'bottleneck' else 'cost'} {placement.cost:g} ({proof})")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Why nothing fits, as one sentence that names the amount and the device."""
+
+from __future__ import annotations
+
+from uellm.planner.canonical import Problem
+from uellm.planner.instance import Instance
+
+
+def why(instance: Instance, problem: Problem, stages: int | None) -> str:
+    """The binding reason, the simplest first."""
+    layer = [problem.memory[index + 1] - problem.memory[index] for index in range(problem.layers)]
+    largest = max(problem.classes, key=lambda c: (problem.room[c], -c))
+    name, room = instance.devices[problem.members[largest][0]].id, problem.room[largest]
+    most = min(problem.devices, problem.layers) if stages is None else stages
+
+    def shown(count: int) -> str:
+        return size(count // problem.byte)
+
+    if most > min(problem.devices, problem.layers):
+        return f"{most} stages need as many devices and layers; there are {problem.devices} and {problem.layers}"
+    if room < max(layer):
+        which = "even one layer" if room < min(layer) else f"layer {layer.index(max(layer))}"
+        return f"no device holds {which}: it takes {shown(max(layer))}, and the largest, {name}, has {shown(room)} free"
+    rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
+    total, have = problem.need(0, problem.layers), sum(max(0, room) for room in rooms[:most])
+    if have < total:
+        return (
+            f"the model needs {shown(total)}, and the {most} largest of {problem.devices} devices have {shown(have)} "
+            f"free for it together: {shown(total - have)} are missing"
+        )
+    return (
+        f"no split over {'up to' if stages is None else 'exactly'} {most} devices fits: they have {shown(have)} free "
+        f"for {shown(total)}, but whole layers and what the first and the last stage hold besides "
+        f"({shown(problem.first)} and {shown(problem.last)}) leave gaps; the largest, {name}, has {shown(room)} free"
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for a person: GiB with one decimal, smaller ones in MiB or bytes.
+
+    >>> size(85 * 2**30), size(3 * 2**20), size(-5)
+    ('85.0 GiB', '3.0 MiB', '-5 B')
+    """
+    magnitude = abs(count)
+    if magnitude >= 1 << 30:
+        return f"{count / (1 << 30):.1f} GiB"
+    return f"{count / (1 << 20):.1f} MiB" if magnitude >= 1 << 20 else f"{count} B"

@@ -1,0 +1,214 @@
+"""The layer-placement solver: `solve(instance, policy, objective)`; the contract is that of `uellm place`.
+
+    policy      HELR  a1 and a2 of the instance
+                HE    the fewest devices, then the least latency (a1 = 0, a2 = 1)
+                LR    latency ten times as dear as a device (a1 = 10, a2 = 1)
+                BGS   greedy best fit; Even vLLM's own split over the fewest devices that fit: both for comparison
+    objective   latency     the least cost
+                bottleneck  the least time of the slowest stage; ties by the cost
+
+Exact for any eight devices and for more where many are alike; beyond that the best found, with a proven bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from uellm.errors import BadInput
+from uellm.planner import baselines, heuristic, infeasible
+from uellm.planner.bottleneck import least_bottleneck
+from uellm.planner.canonical import canonical
+from uellm.planner.exact import Solution, Table, trace
+from uellm.planner.instance import Instance, PlaceDevice, exact
+
+__all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "solve"]
+
+POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
+OBJECTIVES = ("latency", "bottleneck")
+# Sets of devices times classes, up to which the exact solver is used: ten unlike devices, some seconds at worst.
+MOST_EXACT_STATES = 12_000
+# What floats may differ by when the same cost is summed in another order.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The answer. `order` are device ids in pipeline order, `layers` the layers of each; `reason` where infeasible."""
+
+    feasible: bool
+    cost: float | None = None
+    order: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    optimal: bool = False
+    lower_bound: float | None = None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `uellm place`."""
+        if not self.feasible:
+            return {"feasible": False, "reason": self.reason}
+        return {
+            "feasible": True,
+            "cost": self.cost,
+            "order": list(self.order),
+            "layers": list(self.layers),
+            "optimal": self.optimal,
+            "lowerBound": self.lower_bound,
+        }
+
+
+def solve(
+    instance: Instance, policy: str = "HELR", objective: str = "latency", *, stages: int | None = None
+) -> Placement:
+    """The best placement under a policy; `stages` pins the number of devices used. Raises BadInput for a bad name."""
+    if policy not in POLICIES:
+        raise BadInput("policy", f"{policy!r} is not one of {', '.join(POLICIES)}")
+    if objective not in OBJECTIVES:
+        raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
+    search = _Search(instance, policy, objective, stages)
+    return search.baseline() if policy in ("BGS", "Even") else search.optimum()
+
+
+class _Search:
+    """One call of `solve`."""
+
+    def __init__(self, instance: Instance, policy: str, objective: str, stages: int | None) -> None:
+        self.instance, self.policy, self.objective, self.stages = instance, policy, objective, stages
+        self.problem = canonical(instance)
+        most = min(self.problem.devices, self.problem.layers)
+        self.sizes = range(1, most + 1) if stages is None else range(stages, min(stages, most) + 1)
+        ordered = sorted(range(len(instance.devices)), key=lambda index: instance.devices[index].id)
+        self.rank = [0] * len(ordered)
+        for position, index in enumerate(ordered):
+            self.rank[index] = position
+
+    def optimum(self) -> Placement:
+        """HELR, HE and LR."""
+        if not self.sizes:
+            return self._nothing()
+        return self._exact() if self._small() else self._found()
+
+    def baseline(self) -> Placement:
+        """BGS and Even, with the bound of the exact optimum (or a relaxed one) beside them."""
+        if self.policy == "BGS":
+            solution = baselines.greedy_best_fit(self.problem, self.rank, self.stages)
+        else:
+            solution = baselines.even(self.problem, self.rank, self._units, self.stages)
+        if solution is None:
+            return self._without_baseline()
+        best = _Search(self.instance, "HELR", self.objective, self.stages)
+        bound = best.optimum().cost if best._small() else best._relaxed()
+        return self._placement(solution, bound or 0.0)
+
+    def _small(self) -> bool:
+        count = 1
+        for members in self.problem.members:
+            count *= len(members) + 1
+        return count * len(self.problem.members) <= MOST_EXACT_STATES
+
+    def _exact(self) -> Placement:
+        bound = None
+        if self.objective == "bottleneck":
+            bound = least_bottleneck(self.problem, self.sizes)
+            if bound is None:
+                return self._nothing()
+        table = Table(self.problem, max(self.sizes), bound)
+        costs = {size: cost for size in self.sizes if (cost := table.best(size)) is not None}
+        if not costs:
+            return self._nothing()
+        size = min(costs, key=lambda size: self._key(costs[size], size))
+        placement = self._placement(trace(table, size, costs[size], self.rank), 0.0)
+        return self._proven(placement)
+
+    def _found(self) -> Placement:
+        best: tuple[Any, Solution] | None = None
+        for solution, bound in heuristic.candidates(
+            self.problem, self.sizes, bottleneck=self.objective == "bottleneck"
+        ):
+            key = (bound, self._key(self._units(solution), len(solution.layers)), solution.classes, solution.layers)
+            if best is None or key < best[0]:
+                best = (key, solution)
+        return self._nothing() if best is None else self._placement(best[1], self._relaxed())
+
+    def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
+        """What is minimised over the number of devices, given the least latency for each."""
+        a1, a2 = _weights(self.policy, self.instance)
+        return exact(a1) * cost * self.problem.unit + exact(a2) * size, size, cost
+
+    def _units(self, solution: Solution) -> int:
+        """Latency of a placement in the problem's units."""
+        problem, a, total = self.problem, 0, 0
+        for c, count in zip(solution.classes, solution.layers, strict=True):
+            total += problem.rate[c] * (problem.work[a + count] - problem.work[a])
+            a += count
+        return total + sum(problem.hop[c][d] for c, d in pairwise(solution.classes))
+
+    def _relaxed(self) -> float:
+        """A lower bound without solving."""
+        if self.objective == "bottleneck":
+            return float(heuristic.least_slowest(self.problem) * self.problem.unit)
+        a1, a2 = _weights(self.policy, self.instance)
+        return min(
+            float(exact(a1) * heuristic.least_latency(self.problem, size) * self.problem.unit + exact(a2) * size)
+            for size in self.sizes
+        )
+
+    def _placement(self, solution: Solution, bound: float) -> Placement:
+        chosen = solution.devices(self.problem)
+        cost = _cost(self.instance, self.policy, self.objective, chosen, solution.layers)
+        reached = cost <= bound * (1 + TOLERANCE)
+        return Placement(
+            feasible=True,
+            cost=cost,
+            order=tuple(self.instance.devices[index].id for index in chosen),
+            layers=solution.layers,
+            optimal=reached,
+            lower_bound=min(bound, cost),
+        )
+
+    def _proven(self, placement: Placement) -> Placement:
+        return Placement(
+            True, placement.cost, placement.order, placement.layers, optimal=True, lower_bound=placement.cost
+        )
+
+    def _nothing(self) -> Placement:
+        if self.sizes and not self._small():
+            return Placement(False, reason=self._unproven())
+        return Placement(False, reason=infeasible.why(self.instance, self.problem, self.stages))
+
+    def _unproven(self) -> str:
+        text = infeasible.why(self.instance, self.problem, self.stages)
+        count = len(self.problem.members)
+        return f"none found among {count} unlike devices, too many to try every set (not proven): {text}"
+
+    def _without_baseline(self) -> Placement:
+        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+        if not best.feasible:
+            return best
+        split = ", ".join(f"{count} on {name}" for name, count in zip(best.order, best.layers, strict=True))
+        return Placement(False, reason=f"{self.policy} finds no placement that fits, though HELR has one: {split}")
+
+
+def _weights(policy: str, instance: Instance) -> tuple[float, float]:
+    """a1 and a2."""
+    return {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}.get(policy, (instance.a1, instance.a2))
+
+
+def _cost(instance: Instance, policy: str, objective: str, chosen: Iterable[int], layers: Iterable[int]) -> float:
+    """The cost as the contract writes it, in floats: from the answer, not from the search."""
+    stages = list(zip(chosen, layers, strict=True))
+    times, a = [], 0
+    for device, count in stages:
+        work = math.fsum(instance.layer_bytes[a : a + count])
+        times.append(instance.work_per_byte * work / instance.devices[device].performance)
+        a += count
+    hops = [instance.latency_s[i][j] for (i, _), (j, _) in pairwise(stages)]
+    if objective == "bottleneck":
+        return max(time + hop for time, hop in zip(times, [*hops, 0.0], strict=True))
+    a1, a2 = _weights(policy, instance)
+    return float(a1 * math.fsum([*times, *hops]) + a2 * len(stages))

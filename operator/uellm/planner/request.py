@@ -1,0 +1,86 @@
+"""What a plan is made from: one value that holds the whole question, so that the same question gives the same plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from uellm.hardware import Node
+from uellm.models import Architecture
+
+POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
+OBJECTIVES = ("Efficiency", "Latency", "Throughput")
+ALLOCATIONS = ("DevicePlugin", "DRA")
+
+
+@dataclass(frozen=True, slots=True)
+class SloClass:
+    """One class of `spec.slo.classes`; a target that is None is not asked for."""
+
+    name: str
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """`spec.workload`: what the whole service is sized for. None: not told, and then assumed in the open."""
+
+    requests_per_s: float | None = None
+    prompt_tokens_mean: int | None = None
+    prompt_tokens_p95: int | None = None
+    output_tokens_mean: int | None = None
+    output_tokens_p95: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """`spec.parallelism`: what the user decided. Always wins, always checked, always shown."""
+
+    tensor: int | None = None
+    pipeline: int | None = None
+    layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What the engine is told besides the placement."""
+
+    model: str = ""  # what `vllm serve` gets: a Hugging Face id or a path
+    revision: str = ""
+    served_name: str = ""
+    args: tuple[str, ...] = ()  # the user's, `spec.engine.args`
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOffer:
+    """A node as it stands for this service.
+
+    `free`: uuids of the usable devices that are unallocated or this service's own. `promised`: devices planned for
+    other services on this node that no pod of theirs holds yet; which ones the kubelet will take is not known.
+    """
+
+    node: Node
+    free: tuple[str, ...]
+    promised: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Everything that a plan depends on."""
+
+    service: str  # "namespace/name"
+    architecture: Architecture
+    max_model_len: int
+    nodes: tuple[NodeOffer, ...]
+    classes: tuple[SloClass, ...] = ()
+    objective: str = "Efficiency"
+    workload: Workload = field(default_factory=Workload)
+    overrides: Overrides = field(default_factory=Overrides)
+    policy: str = "HELR"
+    gpus_min: int = 1
+    gpus_max: int = 8
+    allocation: str = "DevicePlugin"
+    engine: Engine = field(default_factory=Engine)
+    replicas: int = 1
+    notes: tuple[str, ...] = ()  # sentences of the caller for the plan's `assumptions`

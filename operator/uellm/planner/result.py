@@ -1,0 +1,203 @@
+"""The plan and its parts, and their form in `status.plan`: camelCase, units in the names, no floats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Bytes on each GPU of one stage, by kind. `kv` is the KV cache that the engine allocates; `free` is what is left
+    of the device's whole memory, the margin that vLLM's utilisation leaves included."""
+
+    weights: int
+    kv: int
+    activations: int
+    graphs: int
+    context: int
+    free: int
+
+    @property
+    def required(self) -> int:
+        """Bytes in use."""
+        return self.weights + self.kv + self.activations + self.graphs + self.context
+
+    def to_dict(self) -> dict[str, int]:
+        """`status.plan.stages[].memory`."""
+        return {
+            "weights": self.weights,
+            "kv": self.kv,
+            "activations": self.activations,
+            "graphs": self.graphs,
+            "context": self.context,
+            "free": self.free,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MemoryUse:
+        """The inverse of `to_dict`."""
+        kinds = ("weights", "kv", "activations", "graphs", "context", "free")
+        return cls(*(int(data.get(kind, 0)) for kind in kinds))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pipeline stage: `tensor` devices (those meant for the first replica) that hold the same layers."""
+
+    devices: tuple[str, ...]
+    memory_bytes: int  # what each device must have at least, all told
+    product: str  # "" where the plan does not name one
+    memory: MemoryUse
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan.stages[]`."""
+        requires: dict[str, Any] = {"memoryBytes": self.memory_bytes}
+        if self.product:
+            requires["product"] = self.product
+        return {"devices": list(self.devices), "requires": requires, "memory": self.memory.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Stage:
+        """The inverse of `to_dict`."""
+        requires = data.get("requires") or {}
+        return cls(
+            devices=tuple(data.get("devices") or ()),
+            memory_bytes=int(requires.get("memoryBytes", 0)),
+            product=requires.get("product", ""),
+            memory=MemoryUse.from_dict(data.get("memory") or {}),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a replica should do; times and rates are None where the devices are not measured."""
+
+    kv_cache_tokens: int
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    requests_per_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan.predicted`; decimals as strings."""
+        entry: dict[str, Any] = {"kvCacheTokens": self.kv_cache_tokens}
+        if self.ttft_ms is not None:
+            entry["ttftMilliseconds"] = f"{self.ttft_ms:.1f}"
+        if self.tpot_ms is not None:
+            entry["tpotMilliseconds"] = f"{self.tpot_ms:.2f}"
+        if self.requests_per_s is not None:
+            entry["requestsPerSecond"] = f"{self.requests_per_s:.2f}"
+        return entry
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Predicted:
+        """The inverse of `to_dict`, to its rounding."""
+        return cls(
+            kv_cache_tokens=int(data.get("kvCacheTokens", 0)),
+            ttft_ms=_float(data.get("ttftMilliseconds")),
+            tpot_ms=_float(data.get("tpotMilliseconds")),
+            requests_per_s=_float(data.get("requestsPerSecond")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A shape that was looked at and not taken, and why."""
+
+    gpus: int
+    tensor: int
+    pipeline: int
+    layers: tuple[int, ...]  # () where no split exists
+    rejected: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan.alternatives[]`."""
+        return {
+            "gpusPerReplica": self.gpus,
+            "tensor": self.tensor,
+            "pipeline": self.pipeline,
+            "layers": list(self.layers),
+            "rejected": self.rejected,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Alternative:
+        """The inverse of `to_dict`."""
+        return cls(
+            gpus=int(data["gpusPerReplica"]),
+            tensor=int(data["tensor"]),
+            pipeline=int(data["pipeline"]),
+            layers=tuple(data.get("layers") or ()),
+            rejected=data["rejected"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one replica is placed: the shape of every replica, and the devices meant for the first."""
+
+    gpus_per_replica: int
+    tensor: int
+    pipeline: int
+    layers: tuple[int, ...]
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    kv_cache_bytes: int  # per GPU, told to the engine; 0: the user's own flags decide
+    stages: tuple[Stage, ...]
+    nodes: tuple[str, ...]  # every node that admits the shape, the best first
+    predicted: Predicted
+    recommended_replicas: int | None  # None: no rate was given, or nothing is measured
+    assumptions: tuple[str, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    profile_hash: str = ""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Uuids meant for the first replica, in rank order."""
+        return tuple(uuid for stage in self.stages for uuid in stage.devices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan`."""
+        entry: dict[str, Any] = {
+            "gpusPerReplica": self.gpus_per_replica,
+            "tensor": self.tensor,
+            "pipeline": self.pipeline,
+            "layers": list(self.layers),
+            "maxNumBatchedTokens": self.max_num_batched_tokens,
+            "maxNumSeqs": self.max_num_seqs,
+            "kvCacheBytes": self.kv_cache_bytes,
+            "stages": [stage.to_dict() for stage in self.stages],
+            "nodes": list(self.nodes),
+            "predicted": self.predicted.to_dict(),
+            "assumptions": list(self.assumptions),
+            "alternatives": [alternative.to_dict() for alternative in self.alternatives],
+            "profileHash": self.profile_hash,
+        }
+        if self.recommended_replicas is not None:
+            entry["recommendedReplicas"] = self.recommended_replicas
+        return entry
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The inverse of `to_dict`. Raises KeyError or ValueError for what is not a plan."""
+        return cls(
+            gpus_per_replica=int(data["gpusPerReplica"]),
+            tensor=int(data["tensor"]),
+            pipeline=int(data["pipeline"]),
+            layers=tuple(int(count) for count in data["layers"]),
+            max_num_batched_tokens=int(data["maxNumBatchedTokens"]),
+            max_num_seqs=int(data.get("maxNumSeqs", 0)),
+            kv_cache_bytes=int(data.get("kvCacheBytes", 0)),
+            stages=tuple(Stage.from_dict(stage) for stage in data.get("stages") or ()),
+            nodes=tuple(data.get("nodes") or ()),
+            predicted=Predicted.from_dict(data.get("predicted") or {}),
+            recommended_replicas=data.get("recommendedReplicas"),
+            assumptions=tuple(data.get("assumptions") or ()),
+            alternatives=tuple(Alternative.from_dict(entry) for entry in data.get("alternatives") or ()),
+            profile_hash=data.get("profileHash", ""),
+        )
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
