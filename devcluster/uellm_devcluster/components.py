@@ -101,11 +101,11 @@ def scheduler(layout: ControlPlaneLayout) -> list[str]:
     return [str(layout.binaries / "kube-scheduler"), *_client(layout, "scheduler")]
 
 
-def kwok(layout: ControlPlaneLayout, *, stages: Path, pods: str) -> list[str]:
+def kwok(binaries: Path, *, kubeconfig: Path, stages: Path, pods: str) -> list[str]:
     """kwok: plays the nodes that carry its annotation, and the pods on them, whose addresses are of `pods`."""
     return [
-        str(layout.binaries / "kwok"),
-        f"--kubeconfig={layout.pki('kwok.kubeconfig')}",
+        str(binaries / "kwok"),
+        f"--kubeconfig={kubeconfig}",
         f"--config={stages}",
         "--manage-all-nodes=false",
         "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",

@@ -69,8 +69,9 @@ def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch
 def _start_kwok(state: State, layout: ControlPlaneLayout, launch: Launch) -> None:
     stages = state.directory / "kwok-stages.yaml"
     kwok.write_stages(stages)
+    kubeconfig = state.pki / "kwok.kubeconfig"
     pods = KWOK_PODS if layout.data_plane else KWOK_LOOPBACK_PODS
-    launch("kwok", components.kwok(layout, stages=stages, pods=pods))
+    launch("kwok", components.kwok(layout.binaries, kubeconfig=kubeconfig, stages=stages, pods=pods))
 
 
 def wait_for_nodes(state: State, api: Api, count: int, *, watched: str) -> None:

@@ -1,4 +1,4 @@
-"""Provider `control-plane-only`: a control plane on free ports of loopback, for tests. No kubelet and no root needed."""
+"""Provider `control-plane-only`: a control plane on free ports of loopback, for tests; no kubelet, no root needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from types import TracebackType
 
 from uellm_devcluster import control_plane, pki, processes
 from uellm_devcluster.addresses import LOOPBACK, SERVICE_ADDRESS
-from uellm_devcluster.api import Api
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.components import ControlPlaneLayout
 from uellm_devcluster.control_plane import Parts
@@ -22,7 +21,7 @@ PROVIDER = "control-plane-only"
 _EPHEMERAL = "plane-"
 
 
-def start(state: State, record: Record, *, binaries: str | Path | None = None, tied: bool = False) -> Api:
+def start(state: State, record: Record, *, binaries: str | Path | None, tied: bool) -> None:
     """Start what of the cluster does not run. `tied`: it ends with this thread, however that ends."""
     parts = Parts(**record.options)
     directory = ensure(parts.programs(), directory=binaries)
@@ -50,13 +49,17 @@ def start(state: State, record: Record, *, binaries: str | Path | None = None, t
     api = control_plane.start(state, layout, parts, launch)
     if parts.kwok_nodes:
         control_plane.wait_for_nodes(state, api, parts.kwok_nodes, watched="kwok")
-    return api
 
 
-def stop(state: State) -> None:
+def stop(state: State, *, keep_logs: bool = False) -> None:
     """End the cluster's processes and remove its files; harmless where there are none."""
     processes.end_all(lambda: processes.marked(state.directory))
-    state.remove()
+    state.remove(keep_logs=keep_logs)
+
+
+def lives(state: State) -> bool:
+    """Whether any process of the cluster runs."""
+    return bool(processes.marked(state.directory))
 
 
 def free_ports(*purposes: str) -> dict[str, int]:

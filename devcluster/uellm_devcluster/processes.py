@@ -7,6 +7,7 @@ container runs has an environment of its own and is found by its cgroup instead 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -141,7 +142,5 @@ def _started(pid: int) -> int:
 
 def _reap(pid: int) -> None:
     """Bury a child of ours; a process of an earlier command is buried by init."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass

@@ -49,6 +49,8 @@ class Record:
 
     provider: str
     options: dict[str, Any]
+    # The directory of programs that a person named, or nothing.
+    binaries: str | None = None
     phase: str = "starting"
     # Ports on the host's loopback by what listens there.
     ports: dict[str, int] = field(default_factory=dict)
@@ -88,9 +90,21 @@ class State:
         for part in ("log", "pid", "pki"):
             (self.directory / part).mkdir(exist_ok=True)
 
-    def remove(self) -> None:
-        """Remove the cluster's files. They hold nothing that its processes, ended by now, could still need."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    def remove(self, *, keep_logs: bool = False) -> None:
+        """Remove the cluster's files; its processes, ended by now, were the last to need them.
+
+        `keep_logs` leaves those, for a person who wants to know why a start failed.
+        """
+        kept = {"log"} if keep_logs else set()
+        for path in self.directory.iterdir() if self.directory.is_dir() else ():
+            if path.name in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if not kept:
+            shutil.rmtree(self.directory, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
 
     def read(self) -> Record | None:

@@ -1,0 +1,113 @@
+"""The cluster's control groups: whatever it started is in them, so that it is found again after any crash.
+
+    /uellm-<name>/system       the control plane, containerd, kubelet, kube-proxy
+    /uellm-<name>/node-1 ...   what the node's kubelet starts: the pods
+
+Version 1 has a directory in each hierarchy, version 2 has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+from uellm_devcluster.errors import ClusterError
+
+ROOT = Path("/sys/fs/cgroup")
+SYSTEM = "system"
+# A hierarchy is given back when its last process is buried, which takes the kernel a moment.
+_REMOVE_TIMEOUT_S = 10.0
+# What a kubelet wants to find in its group; version 2 hands controllers down from level to level.
+_CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
+
+
+class Cgroups:
+    """The control groups of the cluster `name`."""
+
+    def __init__(self, name: str, *, root: Path = ROOT) -> None:
+        self._root = root
+        self._name = f"uellm-{name}"
+
+    @property
+    def unified(self) -> bool:
+        """Whether this machine has version 2 alone."""
+        return (self._root / "cgroup.controllers").exists()
+
+    def group(self, part: str) -> str:
+        """The path of a group inside the hierarchies, such as `/uellm-demo/node-1`."""
+        return f"/{self._name}/{part}"
+
+    def create(self, parts: list[str]) -> None:
+        """Make the groups; those that are there stay."""
+        for hierarchy in self._hierarchies():
+            top = hierarchy / self._name
+            try:
+                top.mkdir(exist_ok=True)
+                self._delegate(hierarchy, top)
+                for part in parts:
+                    (top / part).mkdir(exist_ok=True)
+                    _copy_cpuset(top, top / part)
+            except OSError as error:
+                raise ClusterError(
+                    f"no control group can be made in {hierarchy}: {error.strerror}; nodes need a writable "
+                    "/sys/fs/cgroup (in a container: run it privileged, with a cgroup namespace of its own)"
+                ) from error
+
+    def joining(self, argv: list[str]) -> list[str]:
+        """`argv` as a command that enters the system group before it becomes anything else."""
+        files = [str(hierarchy / self._name / SYSTEM / "cgroup.procs") for hierarchy in self._hierarchies()]
+        script = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit; shift; n=$((n-1)); done; exec "$@"'
+        return ["sh", "-c", script, "sh", str(len(files)), *files, *argv]
+
+    def members(self) -> set[int]:
+        """All processes in the cluster's groups."""
+        pids: set[int] = set()
+        for hierarchy in self._hierarchies():
+            for procs in (hierarchy / self._name).rglob("cgroup.procs"):
+                with contextlib.suppress(OSError):  # the group went with its last process
+                    pids.update(int(pid) for pid in procs.read_text().split())
+        return pids
+
+    def remove(self) -> None:
+        """Remove the groups, which are empty by now."""
+        deadline_s = time.monotonic() + _REMOVE_TIMEOUT_S
+        while left := [path for hierarchy in self._hierarchies() for path in _tree(hierarchy / self._name)]:
+            for path in left:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+            if time.monotonic() > deadline_s:
+                raise ClusterError(f"control group {left[0]} does not go: a process in it does not end")
+            time.sleep(0.02)
+
+    def _hierarchies(self) -> list[Path]:
+        if self.unified:
+            return [self._root]
+        # Names such as `cpu` may be links to `cpu,cpuacct`.
+        candidates = {path.resolve() for path in self._root.iterdir() if path.is_dir()}
+        return sorted(path for path in candidates if (path / "cgroup.procs").exists())
+
+    def _delegate(self, hierarchy: Path, top: Path) -> None:
+        if not self.unified:
+            _copy_cpuset(hierarchy, top)
+            return
+        offered = (hierarchy / "cgroup.controllers").read_text().split()
+        wanted = " ".join(f"+{controller}" for controller in _CONTROLLERS if controller in offered)
+        for level in (hierarchy, top):
+            (level / "cgroup.subtree_control").write_text(wanted)
+
+
+def _copy_cpuset(parent: Path, child: Path) -> None:
+    """Version 1: a group without processors and memory nodes of its own admits no process."""
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        with contextlib.suppress(FileNotFoundError):
+            if not (child / name).read_text().strip():
+                (child / name).write_text((parent / name).read_text())
+
+
+def _tree(top: Path) -> list[Path]:
+    """A group and those in it, the deepest first."""
+    if not top.is_dir():
+        return []
+    return [Path(directory) for directory, _, _ in os.walk(top, topdown=False)]

@@ -1,0 +1,152 @@
+"""`uellm cluster up|status|kubeconfig|down`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from uellm_devcluster import cluster, local
+from uellm_devcluster.addresses import MAX_NODES
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.progress import say, step
+
+_KWOK_MAX = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their options."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    up = actions.add_parser("up", help="start it, or what of it has ended")
+    status = actions.add_parser("status", help="what of it runs")
+    kubeconfig = actions.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
+    down = actions.add_parser("down", help="end it and remove all of it")
+    for action in (up, status, kubeconfig, down):
+        action.add_argument("--name", help="which cluster (default: $UELLM_CLUSTER_NAME, else uellm)")
+    status.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    _add_up_arguments(up)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one action. Exit status 0 done, 1 it cannot be done, 2 bad input."""
+    actions = {"up": _up, "status": _status, "kubeconfig": _kubeconfig, "down": _down}
+    try:
+        return actions[args.action](args)
+    except ClusterError as error:
+        print(f"uellm cluster {args.action}: {error}", file=sys.stderr)
+        return 1
+
+
+def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=_count(1, MAX_NODES), default=2, help="real nodes (default: 2)")
+    parser.add_argument("--kwok", type=_count(0, _KWOK_MAX), default=0, metavar="N", help="further nodes, only played")
+    parser.add_argument("--control-plane-only", action="store_true", help="no real nodes; needs no root")
+    parser.add_argument("--provider", choices=("auto", "native", "kind"), default="auto")
+    parser.add_argument("--binaries", type=_directory, metavar="DIR", help="take all programs from there")
+    parser.add_argument("--images", type=_directory, metavar="DIR", help="import every *.tar of it into the nodes")
+    parser.add_argument(
+        "--mount", type=_mount, action="append", default=[], metavar="HOST:NODE", help="show a directory in every node"
+    )
+    parser.add_argument("--foreground", action="store_true", help="wait, and end the cluster on Ctrl-C or SIGTERM")
+
+
+def _up(args: argparse.Namespace) -> int:
+    # `kill` is to clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    provider = local.PROVIDER if args.control_plane_only else args.provider
+    if provider == "auto":
+        provider = cluster.choose_provider()
+    with step(f"cluster, provider {provider}"):
+        state = cluster.up(provider, _options(args), name=args.name, binaries=args.binaries, tied=args.foreground)
+    say(f"export KUBECONFIG={state.kubeconfig}")
+    if args.foreground:
+        _wait_then_end(args.name)
+    return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the provider is asked for, in the types that JSON gives back."""
+    if args.control_plane_only:
+        return {"controller_manager": True, "scheduler": True, "kwok_nodes": args.kwok}
+    images = str(args.images) if args.images else None
+    return {"nodes": args.nodes, "kwok_nodes": args.kwok, "mounts": args.mount, "images": images}
+
+
+def _wait_then_end(name: str | None) -> None:
+    say("Ctrl-C ends it")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        cluster.down(name)
+
+
+def _status(args: argparse.Namespace) -> int:
+    status = cluster.status(args.name)
+    print(json.dumps(status) if args.output == "json" else _table(status))
+    return 0 if status["running"] else 1
+
+
+def _table(status: dict[str, Any]) -> str:
+    if not status["provider"]:
+        return f"cluster {status['name']!r}: not there"
+    word = "running" if status["running"] else "not running in full"
+    rows: list[tuple[str, ...]] = [("COMPONENT", "STATE")]
+    rows += [(part["name"], f"pid {part['pid']}" if part["pid"] else "ended") for part in status["components"]]
+    nodes: list[tuple[str, ...]] = [("NODE", "STATE", "ADDRESS")]
+    nodes += [(node["name"], "Ready" if node["ready"] else "NotReady", node["address"]) for node in status["nodes"]]
+    blocks = [_columns(block) for block in (rows, nodes) if len(block) > 1]
+    title = f"cluster {status['name']!r} ({status['provider']}): {word}\nkubeconfig {status['kubeconfig']}"
+    return "\n\n".join([title, *blocks])
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _kubeconfig(args: argparse.Namespace) -> int:
+    print(cluster.kubeconfig(args.name))
+    return 0
+
+
+def _down(args: argparse.Namespace) -> int:
+    with step("cluster down"):
+        found = cluster.down(args.name)
+    if not found:
+        say("there was none")
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _count(least: int, most: int) -> Any:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).absolute()
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no directory")
+    return path
+
+
+def _mount(text: str) -> list[str]:
+    host, separator, node = text.partition(":")
+    if not separator or not node.startswith("/") or ":" in node:
+        raise argparse.ArgumentTypeError(f"{text!r}: give HOST:NODE, NODE an absolute path")
+    return [str(_directory(host).resolve()), node]

@@ -1,0 +1,49 @@
+"""Forwards a port of the host's loopback to the API server in its namespace: `forward.py PORT HOST PORT`.
+
+Clients on the host then hold an address that means nothing anywhere else, also when they outlive the cluster. It runs
+as a script of its own, so that it loads nothing but asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+_CHUNK_BYTES = 1 << 16
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the sender closes its side, then close the receiver's; the other direction may go on."""
+    while chunk := await reader.read(_CHUNK_BYTES):
+        writer.write(chunk)
+        await writer.drain()
+    writer.write_eof()
+
+
+async def serve(port: int, host: str, host_port: int) -> None:
+    """Forward connections to 127.0.0.1:`port` until cancelled."""
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(host, host_port)
+        except OSError:
+            # Not there yet, or no more: the client sees a connection that closes.
+            writer.close()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, far_writer))
+                group.create_task(_pump(far_reader, writer))
+        except* OSError:
+            pass  # one side broke off; both are closed below
+        finally:
+            writer.close()
+            far_writer.close()
+
+    server = await asyncio.start_server(connect, "127.0.0.1", port)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

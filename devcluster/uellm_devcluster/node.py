@@ -1,0 +1,124 @@
+"""A native node: a process that holds its namespaces, and containerd, kubelet and kube-proxy inside them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from uellm_devcluster import nodefiles, processes
+from uellm_devcluster.addresses import NodeAddress
+from uellm_devcluster.cgroups import Cgroups
+from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.network import Network
+from uellm_devcluster.nodefiles import Mount
+from uellm_devcluster.state import State
+
+_HOLD_TIMEOUT_S = 20.0
+_CONTAINERD_TIMEOUT_S = 60.0
+
+
+class Node:
+    """One node of a native cluster; all of it can be asked for again when a part has ended."""
+
+    def __init__(self, state: State, address: NodeAddress, binaries: Path) -> None:
+        self.address = address
+        self.name = address.name
+        self.directory = state.directory / self.name
+        self._state = state
+        self._binaries = binaries
+        self._cgroups = Cgroups(state.name)
+
+    def hold(self, network: Network, mounts: list[Mount]) -> None:
+        """Start the process that the node's mount and network namespaces belong to."""
+        name = f"{self.name}-namespaces"
+        if processes.pid_of(self._state, name):
+            return
+        if self.directory.exists():
+            raise ClusterError(
+                f"the namespaces of {self.name} have ended, and its pods with them: `uellm cluster down`, then `up`"
+            )
+        self._write_files()
+        entered = self.directory / "entered"
+        script = nodefiles.hold_script(self.directory, mounts, entered)
+        argv = network.entering(self.name, ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script])
+        process = processes.start(self._state, name, self._cgroups.joining(argv), binaries=self._binaries)
+        processes.wait_until(entered.exists, state=self._state, name=name, process=process, timeout_s=_HOLD_TIMEOUT_S)
+
+    def start_containerd(self) -> None:
+        """Start containerd."""
+        config = self.directory / "etc/containerd.toml"
+        self._start("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
+
+    def wait_for_containerd(self) -> None:
+        """Wait until containerd answers: a kubelet that does not find it ends."""
+        processes.wait_until(
+            self._containerd_answers,
+            state=self._state,
+            name=f"{self.name}-containerd",
+            process=None,
+            timeout_s=_CONTAINERD_TIMEOUT_S,
+        )
+
+    def start_kubelet(self) -> None:
+        """Start the kubelet and kube-proxy; the node is Ready a little later."""
+        self._start(
+            "kubelet",
+            nodefiles.kubelet_argv(
+                self._binaries,
+                self.address,
+                config=self.directory / "etc/kubelet.yaml",
+                kubeconfig=self._state.pki / f"{self.name}.kubeconfig",
+            ),
+        )
+        kubeconfig = self._state.pki / "proxy.kubeconfig"
+        self._start("kube-proxy", nodefiles.kube_proxy_argv(self._binaries, self.address, kubeconfig=kubeconfig))
+
+    def entering(self, argv: list[str]) -> list[str]:
+        """`argv` as a command in the node's namespaces."""
+        pid = processes.pid_of(self._state, f"{self.name}-namespaces")
+        if not pid:
+            raise ClusterError(f"{self.name} does not run: start it with `uellm cluster up`")
+        return ["nsenter", f"--target={pid}", "--mount", "--net", "--", *argv]
+
+    def import_image(self, archive: Path) -> None:
+        """Import an image archive into the node's containerd."""
+        argv = self.entering([str(self._binaries / "ctr"), "--namespace", "k8s.io", "images", "import", "-"])
+        # Given as input: the file need not be visible in the node.
+        with archive.open("rb") as given:
+            done = subprocess.run(argv, stdin=given, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ClusterError(f"{self.name} does not take the images of {archive}: {last}")
+
+    def _start(self, part: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
+        name = f"{self.name}-{part}"
+        if processes.pid_of(self._state, name):
+            return None
+        command = self._cgroups.joining(self.entering(argv))
+        return processes.start(self._state, name, command, binaries=self._binaries)
+
+    def _containerd_answers(self) -> bool:
+        argv = self.entering([str(self._binaries / "ctr"), "--connect-timeout", "1s", "version"])
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+    def _write_files(self) -> None:
+        for part in nodefiles.OWN_DIRECTORIES.values():
+            (self.directory / part).mkdir(parents=True)
+        etc = self.directory / "etc"
+        etc.mkdir()
+        resolver = etc / "resolv.conf"
+        resolver.write_text("nameserver 127.0.0.1\n")
+        (self.directory / "cni/conf/10-uellm.conflist").write_text(nodefiles.network_config(self.address))
+        (etc / "containerd.toml").write_text(nodefiles.containerd_config(snapshotter=_snapshotter(self.directory)))
+        (etc / "kubelet.yaml").write_text(
+            nodefiles.kubelet_config(
+                cgroup_root=self._cgroups.group(self.name), authority=self._state.pki / "ca.crt", resolver=resolver
+            )
+        )
+
+
+def _snapshotter(directory: Path) -> str:
+    """How containerd stacks layers: overlayfs, unless the directory is itself on one (in a container), which the kernel
+    refuses to stack; plain copies then."""
+    done = subprocess.run(["stat", "--file-system", "--format=%T", str(directory)], capture_output=True, text=True)
+    return "native" if done.stdout.strip() == "overlayfs" else "overlayfs"
