@@ -20,6 +20,7 @@ demo: setup
 
 test: setup
 	@$(BIN)/python scripts/stages.py \
+		"programs" "$(BIN)/python -m uellm_devcluster.binaries" \
 		"lint" "$(MAKE) --no-print-directory lint" \
 		"unit and property" "$(BIN)/pytest -q tests/unit tests/property" \
 		"cluster: real API server" "$(BIN)/pytest -q tests/cluster" \

@@ -1,0 +1,22 @@
+"""`python -m uellm_devcluster.binaries [PROGRAM ...]`: make the programs ready (default: all), showing progress."""
+
+from __future__ import annotations
+
+import sys
+
+from uellm_devcluster.binaries import RELEASES, ensure
+from uellm_devcluster.errors import ClusterError
+
+
+def main(programs: list[str]) -> int:
+    """Print the directory that holds them."""
+    try:
+        print(ensure(programs or [program for release in RELEASES for program in release.programs]))
+    except (ClusterError, KeyError) as error:
+        print(f"binaries: {error.args[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
