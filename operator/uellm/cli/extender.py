@@ -1,0 +1,45 @@
+"""`uellm extender`: answers kube-scheduler's filter and prioritize calls for pods that carry a plan.
+
+What its pod needs (beside kube-scheduler, over loopback):
+
+    args      extender --listen 127.0.0.1:8888
+    RBAC      core pods and uellm.io gpunodeprofiles: list, watch (all namespaces)
+    probes    GET /healthz (the process lives), GET /readyz (its view of the cluster is complete and fresh)
+    scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize, weight: 1,
+              nodeCacheCapable: true, httpTimeout: 5s, managedResources: [{name: nvidia.com/gpu}]}]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from uellm.errors import BadInput
+from uellm.extender.process import serve
+from uellm.planner.document import fits
+
+DEFAULT_LISTEN = "127.0.0.1:8888"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help=f"default {DEFAULT_LISTEN}")
+    parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM. Raises BadInput for a bad address, CannotBeDone where it is taken or no cluster is named."""
+    host, port = _address(args.listen)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("uellm").setLevel(logging.INFO)
+    asyncio.run(serve(host, port, fits, kubeconfig=args.kubeconfig))
+    return 0
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise BadInput("--listen", f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
+    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)

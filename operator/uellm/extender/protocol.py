@@ -1,0 +1,90 @@
+"""The scheduler's extender protocol: its questions read, our answers written. Pure.
+
+Outer keys are those of Go structs (`Pod`, `NodeNames`); inside are Kubernetes objects with their own. A scheduler with
+`nodeCacheCapable: true` sends names and wants names; another one sends whole nodes and wants nodes. A list that is
+`null` in an answer means "not answered", so an empty one is `[]`. Any status but 200 is an error to the scheduler: what
+it may read as a refusal goes into the document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+PLAN_ANNOTATION = "uellm.io/plan"
+HIGHEST_SCORE = 10
+
+
+class BadRequest(ValueError):
+    """The body is not what a scheduler sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a scheduler asks: a pod, and the nodes that are left for it. `nodes` is None where it sent names alone."""
+
+    pod: Mapping[str, Any]
+    names: tuple[str, ...]
+    nodes: tuple[Mapping[str, Any], ...] | None
+
+    @property
+    def plan(self) -> str | None:
+        """The pod's plan as it is written, or None for a pod that is not ours."""
+        return plan_of(self.pod)
+
+
+def plan_of(pod: Mapping[str, Any]) -> str | None:
+    """The text of a pod's annotation `uellm.io/plan`, or None."""
+    text = ((pod.get("metadata") or {}).get("annotations") or {}).get(PLAN_ANNOTATION)
+    return text if isinstance(text, str) else None
+
+
+def read_question(body: bytes) -> Question:
+    """Read `ExtenderArgs`. Raises BadRequest."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("Pod"), dict):
+        raise BadRequest("the body has no object `Pod`")
+    names, nodes = document.get("NodeNames"), document.get("Nodes")
+    if names is not None:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadRequest("`NodeNames` is not a list of strings")
+        return Question(document["Pod"], tuple(names), None)
+    try:
+        items = tuple(nodes["items"] or ())  # type: ignore[index]  # whatever it is, it is looked at here
+        return Question(document["Pod"], tuple(str(item["metadata"]["name"]) for item in items), items)
+    except (TypeError, KeyError) as error:
+        raise BadRequest("the body has neither `NodeNames` nor `Nodes`") from error
+
+
+def filter_answer(question: Question, refusals: Mapping[str, str]) -> dict[str, Any]:
+    """`ExtenderFilterResult`: the nodes that are not in `refusals`, and why the others are not."""
+    nodes = question.nodes
+    passing = [name for name in question.names if name not in refusals]
+    return {
+        "NodeNames": passing if nodes is None else None,
+        "Nodes": None if nodes is None else {"items": [n for n in nodes if n["metadata"]["name"] not in refusals]},
+        "FailedNodes": dict(refusals),
+        "FailedAndUnresolvableNodes": None,
+        "Error": "",
+    }
+
+
+def filter_error(message: str) -> dict[str, Any]:
+    """`ExtenderFilterResult` of an extender that cannot tell: the scheduler tries the pod again later."""
+    return {
+        "NodeNames": None,
+        "Nodes": None,
+        "FailedNodes": None,
+        "FailedAndUnresolvableNodes": None,
+        "Error": message,
+    }
+
+
+def prioritize_answer(names: Iterable[str], scores: Mapping[str, int]) -> list[dict[str, Any]]:
+    """`HostPriorityList`: a bare array."""
+    return [{"Host": name, "Score": scores.get(name, 0)} for name in names]

@@ -1,0 +1,80 @@
+"""HTTP around the decisions: /filter and /prioritize for the scheduler, /healthz and /readyz for the kubelet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from uellm.extender.decide import Fits, refusals, scores
+from uellm.extender.protocol import (
+    BadRequest,
+    Question,
+    filter_answer,
+    filter_error,
+    prioritize_answer,
+    read_question,
+)
+from uellm.extender.view import View
+
+# A pod has at most 1.5 MiB and 5,000 names take another; whole nodes instead of names take 10 KiB each.
+LARGEST_BODY_BYTES = 32 * 2**20
+BODY_DEADLINE_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def make_app(view: View, fits: Fits) -> web.Application:
+    """The extender over a view of the cluster."""
+    handlers = _Handlers(view, fits)
+    app = web.Application(client_max_size=LARGEST_BODY_BYTES)
+    app.router.add_post("/filter", handlers.filter)
+    app.router.add_post("/prioritize", handlers.prioritize)
+    app.router.add_get("/healthz", handlers.healthz)
+    app.router.add_get("/readyz", handlers.readyz)
+    return app
+
+
+class _Handlers:
+    def __init__(self, view: View, fits: Fits) -> None:
+        self._view = view
+        self._fits = fits
+
+    async def filter(self, request: web.Request) -> web.Response:
+        question = await _question(request)
+        plan = question.plan
+        if plan is None:
+            return web.json_response(filter_answer(question, {}))
+        stale = self._view.staleness()
+        if stale:
+            return web.json_response(filter_error(stale))
+        refused = refusals(plan, question.names, self._view.snapshot, self._fits)
+        if len(refused) == len(question.names):
+            metadata = question.pod.get("metadata") or {}
+            pod, example = f"{metadata.get('namespace')}/{metadata.get('name')}", next(iter(refused.values()), "none")
+            logger.info("no node of %d can hold pod %s: %s", len(question.names), pod, example)
+        return web.json_response(filter_answer(question, refused))
+
+    async def prioritize(self, request: web.Request) -> web.Response:
+        question = await _question(request)
+        ranked = scores(question.plan, question.names, self._view.snapshot) if question.plan is not None else {}
+        return web.json_response(prioritize_answer(question.names, ranked))
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        stale = self._view.staleness()
+        return web.Response(text=stale or "ok", status=503 if stale else 200)
+
+
+async def _question(request: web.Request) -> Question:
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            body = await request.read()
+        return read_question(body)
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_DEADLINE_S:g} s") from error
+    except BadRequest as error:
+        raise web.HTTPBadRequest(text=str(error)) from error

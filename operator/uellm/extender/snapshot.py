@@ -1,0 +1,154 @@
+"""What every node has to offer, kept from the events of two watches. Pure: events in, offers out.
+
+Of the devices of a node
+
+    free      are healthy, not excluded, and held by no pod: the profile names none, or one that we saw going,
+    promised  is the number of GPUs of pods bound to the node that its profile does not show yet. The kubelet picks
+              which ones, so they are a number and not devices.
+
+A pod leaves the API server after its containers have ended, and the profile follows seconds later. Waiting for the
+profile would refuse the pod's successor at the very moment at which the scheduler tries it, and it tries again only
+when something else happens; so the devices of a pod that has gone are free at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from uellm.extender.protocol import plan_of
+from uellm.hardware import Node
+
+FINISHED = ("Succeeded", "Failed")
+MOST_VERDICTS = 256
+
+
+class Offer(NamedTuple):
+    """What a node offers of one extended resource."""
+
+    node: Node
+    free: tuple[str, ...]
+    promised: int
+
+
+class Holding(NamedTuple):
+    """A pod with a plan that has a node."""
+
+    node: str
+    resource_name: str
+    gpus: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    node: Node
+    offers: dict[str, Offer] = field(default_factory=dict)
+    verdicts: dict[tuple[str, tuple[str, ...]], str | None] = field(default_factory=dict)
+
+
+class Snapshot:
+    """The nodes' profiles and the bound pods with plans."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._holdings: dict[str, dict[str, Holding]] = {}  # node -> uid -> what it holds
+        self._node_of: dict[str, str] = {}  # uid -> node
+        self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
+
+    def put_profile(self, profile: Mapping[str, Any]) -> None:
+        """A profile is new or has changed. One whose devices cannot be read is as good as none."""
+        name = profile["metadata"]["name"]
+        try:
+            node = _lasting(Node.from_profile(profile))
+        except (KeyError, TypeError, ValueError):
+            self.drop_profile(name)
+            return
+        reported = {device.allocated_to_pod_uid for device in node.devices}
+        self._gone = {uid: where for uid, where in self._gone.items() if where != name or uid in reported}
+        known = self._entries.get(name)
+        if known is None or known.node != node:
+            self._entries[name] = _Entry(node)
+        else:
+            known.offers.clear()
+
+    def drop_profile(self, name: str) -> None:
+        """A node has no profile any more."""
+        self._entries.pop(name, None)
+        self._gone = {uid: where for uid, where in self._gone.items() if where != name}
+
+    def put_pod(self, pod: Mapping[str, Any]) -> None:
+        """A pod is new or has changed."""
+        uid = pod["metadata"]["uid"]
+        holding = _holding(pod)
+        if holding is None or (pod.get("status") or {}).get("phase") in FINISHED:
+            self.drop_pod(uid)
+        else:
+            self._node_of[uid] = holding.node
+            self._holdings.setdefault(holding.node, {})[uid] = holding
+            self._forget_offers(holding.node)
+
+    def drop_pod(self, uid: str) -> None:
+        """A pod has gone, or has ended: either way its devices are free."""
+        node = self._node_of.pop(uid, None)
+        if node is not None:
+            del self._holdings[node][uid]
+            self._gone[uid] = node
+            self._forget_offers(node)
+
+    def offer(self, name: str, resource_name: str) -> Offer | None:
+        """What a node offers, or None for a node that has no profile."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        offer = entry.offers.get(resource_name)
+        if offer is None:
+            offer = entry.offers[resource_name] = self._offer(entry.node, resource_name)
+        return offer
+
+    def verdicts(self, name: str) -> dict[tuple[str, tuple[str, ...]], str | None]:
+        """Room to keep the answers about a node, by plan and free devices, for as long as its hardware stays so."""
+        verdicts = self._entries[name].verdicts
+        if len(verdicts) >= MOST_VERDICTS:
+            verdicts.clear()
+        return verdicts
+
+    def _offer(self, node: Node, resource_name: str) -> Offer:
+        reported = {device.allocated_to_pod_uid for device in node.devices}
+        free = tuple(
+            device.uuid
+            for device in node.devices
+            if device.usable
+            and device.resource_name == resource_name
+            and (not device.allocated_to_pod_uid or device.allocated_to_pod_uid in self._gone)
+        )
+        promised = sum(
+            holding.gpus
+            for uid, holding in self._holdings.get(node.name, {}).items()
+            if holding.resource_name == resource_name and uid not in reported
+        )
+        return Offer(node, free, promised)
+
+    def _forget_offers(self, name: str) -> None:
+        entry = self._entries.get(name)
+        if entry is not None:
+            entry.offers.clear()
+
+
+def _holding(pod: Mapping[str, Any]) -> Holding | None:
+    node = (pod.get("spec") or {}).get("nodeName")
+    text = plan_of(pod)
+    if not node or text is None:
+        return None
+    try:
+        plan = json.loads(text)
+        return Holding(node, plan.get("resourceName", "nvidia.com/gpu"), int(plan["gpus"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # it is on its node by somebody's decision, and what it holds the profile will say
+
+
+def _lasting(node: Node) -> Node:
+    """The node without what changes from one look to the next, so that a profile written again equals itself."""
+    devices = tuple(replace(device, memory_free_bytes=None, measured_at="") for device in node.devices)
+    return replace(node, devices=devices)

@@ -1,0 +1,67 @@
+"""Keeps a snapshot true by two watches, and knows how old it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from uellm.extender.snapshot import Snapshot
+from uellm.kube import DELETED, GPUNODEPROFILE, POD, SYNCED, Event, Kind, Kube
+
+STALE_S = 30.0
+# A quiet watch is heard of at least this often, so that silence means something long before STALE_S.
+SESSION_S = 10.0
+SILENCE_S = 15.0
+OUR_PODS = "uellm.io/service"  # the label that every engine pod carries
+
+
+class View:
+    """A snapshot of the cluster. `run` keeps it; until the first lists are complete it is stale."""
+
+    def __init__(self, kube: Kube, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.snapshot = Snapshot()
+        self._kube = kube
+        self._clock = clock
+        self._heard: dict[Kind, float] = {}
+        self._synced: set[Kind] = set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(GPUNODEPROFILE, "", self._profile))
+            tasks.create_task(self._follow(POD, OUR_PODS, self._pod))
+
+    def staleness(self) -> str | None:
+        """None while the snapshot can be trusted, else the sentence that says why not."""
+        if len(self._synced) < 2:
+            return "the extender has not read the cluster yet"
+        age_s = self._clock() - min(self._heard.values())
+        if age_s > STALE_S:
+            return f"the extender has heard nothing of the API server for {age_s:.0f} s"
+        return None
+
+    async def _follow(self, kind: Kind, label_selector: str, put: Callable[[Event], None]) -> None:
+        def heard() -> None:
+            self._heard[kind] = self._clock()
+
+        events = self._kube.watch(
+            kind, label_selector=label_selector, session_s=SESSION_S, silence_s=SILENCE_S, on_contact=heard
+        )
+        async for event in events:
+            if event.type == SYNCED:
+                self._synced.add(kind)
+            else:
+                put(event)
+
+    def _profile(self, event: Event) -> None:
+        if event.type == DELETED:
+            self.snapshot.drop_profile(event.object["metadata"]["name"])
+        else:
+            self.snapshot.put_profile(event.object)
+
+    def _pod(self, event: Event) -> None:
+        if event.type == DELETED:
+            self.snapshot.drop_pod(event.object["metadata"]["uid"])
+        else:
+            self.snapshot.put_pod(event.object)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from uellm.extender.decide import MOST_SENTENCES, NO_PROFILE, ONE_MORE, refusals, scores
+
+
+def test_a_node_that_fits_is_not_refused_and_one_that_does_not_is_with_the_planners_sentence(make):
+    snapshot = make.snapshot(make.profile("big"), make.profile("small"))
+    refused = refusals(make.plan(2), ["big", "small"], snapshot, make.fits("small"))
+    assert refused == {"small": "too small: small"}
+
+
+def test_a_node_without_a_profile_is_refused(make):
+    assert refusals(make.plan(1), ["n"], make.snapshot(), make.fits()) == {"n": NO_PROFILE}
+
+
+def test_too_few_free_devices_are_counted_without_asking_the_planner(make):
+    fits = make.fits()
+    snapshot = make.snapshot(make.profile("n", 2, taken={0: "other"}))
+    assert refusals(make.plan(2), ["n"], snapshot, fits) == {"n": "the plan needs 2 nvidia.com/gpu, 1 free"}
+    assert fits.asked == []
+
+
+def test_promised_devices_are_not_given_twice(make):
+    snapshot = make.snapshot(make.profile("n", 4), pods=[make.pod("p", node="n", text=make.plan(3))])
+    assert refusals(make.plan(2), ["n"], snapshot, make.fits()) == {
+        "n": "the plan needs 2 nvidia.com/gpu, 4 free, 3 of them promised to pods that start"
+    }
+    assert refusals(make.plan(1), ["n"], snapshot, make.fits()) == {}
+
+
+def test_the_planner_is_asked_once_for_the_same_plan_and_devices(make):
+    fits = make.fits("b")
+    snapshot = make.snapshot(make.profile("a"), make.profile("b"))
+    for _ in range(3):
+        assert set(refusals(make.plan(2), ["a", "b"], snapshot, fits)) == {"b"}
+    assert fits.asked == ["a", "b"]
+    refusals(make.plan(1), ["a"], snapshot, fits)
+    snapshot.put_profile(make.profile("a", taken={0: "other"}))
+    refusals(make.plan(2), ["a"], snapshot, fits)
+    assert fits.asked == ["a", "b", "a", "a"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"gpus": 0}', '{"gpus": "2"}', '{"gpus": -1}'])
+def test_a_plan_that_cannot_be_read_is_refused_everywhere_and_ranks_nothing(make, text):
+    snapshot = make.snapshot(make.profile("n"))
+    refused = refusals(text, ["n", "m"], snapshot, make.fits())
+    assert set(refused) == {"n", "m"}
+    assert all("uellm.io/plan cannot be read" in sentence for sentence in refused.values())
+    assert scores(text, ["n"], snapshot) == {}
+
+
+def test_a_thousand_different_refusals_are_a_few_sentences(make):
+    names = [f"n{index}" for index in range(1000)]
+    snapshot = make.snapshot(*(make.profile(name) for name in names))
+    refused = refusals(make.plan(2), names, snapshot, make.fits(*names))
+    assert len(refused) == 1000
+    assert len(set(refused.values())) == MOST_SENTENCES + 1
+    assert refused["n999"] == ONE_MORE
+
+
+def test_the_plans_order_ranks_first(make):
+    snapshot = make.snapshot(*(make.profile(name, 2) for name in "abc"))
+    ranked = scores(make.plan(2, ["b", "a"]), ["a", "b", "c"], snapshot)
+    assert ranked == {"b": 10, "a": 7, "c": 4}
+
+
+def test_of_equal_nodes_the_tighter_one_ranks_higher(make):
+    snapshot = make.snapshot(make.profile("tight", 2), make.profile("wide", 8))
+    ranked = scores(make.plan(2), ["tight", "wide"], snapshot)
+    assert ranked["tight"] > ranked["wide"]
+
+
+def test_scores_stay_within_what_the_scheduler_takes(make):
+    snapshot = make.snapshot(make.profile("full", 1, taken={0: "x"}), make.profile("n", 1))
+    ranked = scores(make.plan(4, ["n", "full"]), ["n", "full", "unknown"], snapshot)
+    assert all(0 <= score <= 10 for score in ranked.values())
