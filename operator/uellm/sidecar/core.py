@@ -82,6 +82,7 @@ class Ticket:
 
 
 Key = tuple[float, ...]
+Alarms = list[tuple[float, int, Ticket]]
 
 
 def _earliest_deadline(ticket: Ticket) -> Key:
@@ -111,14 +112,16 @@ class Scheduler:
     """The queue, the gate and their figures.
 
     Invariants: a ticket is in `_queued` exactly while QUEUED and in `_running` exactly while RUNNING; every QUEUED
-    ticket has one live entry in `_order`.
+    ticket has an entry in `_order` and `_arrivals`, and in `_deadlines` if it is rejected late; entries of tickets
+    that are not QUEUED are skipped.
     """
 
     def __init__(self, policy: str = "EDF", limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._key = POLICIES[policy]
         self._order: list[tuple[Key, Ticket]] = []
-        self._rejectable: list[tuple[float, int, Ticket]] = []
+        self._arrivals: Alarms = []
+        self._deadlines: Alarms = []
         self._queued: dict[Ticket, None] = {}
         self._running: set[Ticket] = set()
         self._sequence = count()
@@ -169,9 +172,7 @@ class Scheduler:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
         ticket.state = State.QUEUED
         self._queued[ticket] = None
-        heapq.heappush(self._order, (self._key(ticket), ticket))
-        if ticket.rejected_late:
-            heapq.heappush(self._rejectable, (ticket.deadline_s, ticket.sequence, ticket))
+        self._watch(ticket)
 
     def next(self) -> Ticket | None:
         """The request to send now, which from here on counts as in flight; None while the gate is closed."""
@@ -193,39 +194,48 @@ class Scheduler:
         elif ticket.state is State.QUEUED:
             del self._queued[ticket]
         ticket.state = State.DONE
-        if len(self._order) + len(self._rejectable) > 64 + 4 * len(self._queued):
+        if len(self._order) + len(self._arrivals) + len(self._deadlines) > 64 + 6 * len(self._queued):
             self._rebuild()
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Take out, and return, what shall not wait any longer."""
-        late = []
-        while (deadline_s := self._first_rejection_s()) is not None and deadline_s <= now_s:
-            late.append((ticket := heapq.heappop(self._rejectable)[-1], Late.DEADLINE))
-            self.finish(ticket)
-        away_s = self._engine_away_since_s
-        if away_s is not None and away_s + ENGINE_WAIT_S <= now_s:
-            tired = [ticket for ticket in self._queued if ticket.arrival_s + ENGINE_WAIT_S <= now_s]
-            late += [(ticket, Late.ENGINE) for ticket in tired]
-            for ticket in tired:
-                self.finish(ticket)
+        late = self._due(self._deadlines, now_s, Late.DEADLINE)
+        if self._engine_away_since_s is not None and self._engine_away_since_s + ENGINE_WAIT_S <= now_s:
+            late += self._due(self._arrivals, now_s - ENGINE_WAIT_S, Late.ENGINE)
         return late
 
     def next_expiry_s(self) -> float | None:
-        """When `expire` is to be called again; None: not before something changes."""
-        times = [] if (deadline_s := self._first_rejection_s()) is None else [deadline_s]
-        if self._engine_away_since_s is not None and self._queued:
-            # Tickets are kept in the order of their submission, so the first one is the first to tire.
-            oldest = next(iter(self._queued))
-            times.append(max(self._engine_away_since_s, oldest.arrival_s) + ENGINE_WAIT_S)
+        """When `expire` will first have something to return; None: not before something changes."""
+        deadline_s = _first_s(self._deadlines)
+        times = [] if deadline_s is None else [deadline_s]
+        arrival_s = _first_s(self._arrivals)
+        if self._engine_away_since_s is not None and arrival_s is not None:
+            times.append(max(self._engine_away_since_s, arrival_s) + ENGINE_WAIT_S)
         return min(times, default=None)
 
-    def _first_rejection_s(self) -> float | None:
-        while self._rejectable and self._rejectable[0][-1].state is not State.QUEUED:
-            heapq.heappop(self._rejectable)
-        return self._rejectable[0][0] if self._rejectable else None
+    def _due(self, alarms: Alarms, until_s: float, reason: Late) -> list[tuple[Ticket, Late]]:
+        due = []
+        while (first_s := _first_s(alarms)) is not None and first_s <= until_s:
+            ticket = heapq.heappop(alarms)[-1]
+            due.append((ticket, reason))
+            self.finish(ticket)
+        return due
+
+    def _watch(self, ticket: Ticket) -> None:
+        heapq.heappush(self._order, (self._key(ticket), ticket))
+        heapq.heappush(self._arrivals, (ticket.arrival_s, ticket.sequence, ticket))
+        if ticket.rejected_late:
+            heapq.heappush(self._deadlines, (ticket.deadline_s, ticket.sequence, ticket))
 
     def _rebuild(self) -> None:
-        self._order = [(self._key(ticket), ticket) for ticket in self._queued]
-        heapq.heapify(self._order)
-        self._rejectable = [(t.deadline_s, t.sequence, t) for t in self._queued if t.rejected_late]
-        heapq.heapify(self._rejectable)
+        for heap in (self._order, self._arrivals, self._deadlines):
+            heap.clear()
+        for ticket in self._queued:
+            self._watch(ticket)
+
+
+def _first_s(alarms: Alarms) -> float | None:
+    """The first time among tickets that still wait; entries of others are dropped on the way."""
+    while alarms and alarms[0][-1].state is not State.QUEUED:
+        heapq.heappop(alarms)
+    return alarms[0][0] if alarms else None

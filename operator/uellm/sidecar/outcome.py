@@ -20,7 +20,7 @@ class Outcome(StrEnum):
     ENGINE_UNAVAILABLE = "engine_unavailable"  # 503: the engine was not reached and did not come back in time
     QUEUE_FULL = "queue_full"  # 429: the queue, or the memory for waiting bodies, is full
     DEADLINE_PASSED = "deadline_passed"  # 504: its class says `onDeadline: Reject`
-    DRAINING = "draining"  # 503: the pod is about to go
+    DRAINING = "draining"  # 503: the pod is about to go; cut: it went before the answer was whole
     BAD_REQUEST = "bad_request"  # 400, 405, 501: not HTTP, unknown class, unusable path or header, WebSocket
     FORBIDDEN = "forbidden"  # 403: an administrative route
     TOO_LARGE = "too_large"  # 413 body, 431 headers, 414 request line
@@ -52,6 +52,9 @@ _TYPES = {
 }
 
 
+_UNREAD = frozenset((405, 408, 413, 431, 501))
+
+
 class Refusal(Exception):
     """The sidecar's own answer. `retry_after_s` becomes Retry-After; None where a retry would not help."""
 
@@ -64,9 +67,14 @@ class Refusal(Exception):
         self.status = STATUS[outcome] if status is None else status
         self.retry_after_s = retry_after_s
 
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with it: what comes next on it need not be the start of a request."""
+        return self.status in _UNREAD
+
     def headers(self) -> dict[str, str]:
         """What the answer carries besides its body."""
-        headers = {"Content-Type": "application/json", "x-uellm-outcome": str(self.outcome)}
+        headers = {"Content-Type": "application/json", "Server": "uellm", "x-uellm-outcome": str(self.outcome)}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         return headers

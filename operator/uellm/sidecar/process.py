@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from aiohttp.web import AppRunner, Server, TCPSite
+from aiohttp.web import AppRunner, RequestHandler, Server, TCPSite
 from yarl import URL
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
+from uellm.sidecar.body import BODY_DEADLINE_S, Bodies
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.connection import HEADER_DEADLINE_S, ClientConnection
 from uellm.sidecar.dispatch import Dispatcher
@@ -58,6 +59,7 @@ class Options:
     placement: Path | None = None
     grace_s: float = GRACE_S
     header_deadline_s: float = HEADER_DEADLINE_S
+    body_deadline_s: float = BODY_DEADLINE_S
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
     config_poll_s: float = 2.0
@@ -78,7 +80,8 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
-        self.proxy = Proxy(self.config, self.engine, self.dispatcher, self.figures)
+        bodies = Bodies(deadline_s=options.body_deadline_s)
+        self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies)
         self._tasks: list[asyncio.Task[None]] = []
         self._manager = Server(self.proxy.handle, handler_cancellation=True)
         self._server: asyncio.Server | None = None
@@ -110,6 +113,11 @@ class Sidecar:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.close()
         await self.engine.__aexit__(kind, error, trace)
+
+    @property
+    def connections(self) -> list[RequestHandler]:
+        """Connections of clients."""
+        return self._manager.connections
 
     async def drain(self) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time."""

@@ -12,7 +12,6 @@ from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from uellm.sidecar.body import Bodies, Body
-from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.connection import ClientConnection
 from uellm.sidecar.core import Targets, Ticket
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
@@ -32,14 +31,21 @@ CLASS_HEADER = "x-slo-class"
 class Proxy:
     """All that a request meets between its client and the engine."""
 
-    def __init__(self, config: ConfigFile, engine: Engine, dispatcher: Dispatcher, figures: Figures) -> None:
+    def __init__(
+        self,
+        classes: Mapping[str, Targets],
+        engine: Engine,
+        dispatcher: Dispatcher,
+        figures: Figures,
+        bodies: Bodies,
+    ) -> None:
         self.drain = Drain()
-        self.bodies = Bodies()
+        self.bodies = bodies
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
         self._figures = figures
-        self._classes: Mapping[str, Targets] = config.current.targets()
+        self._classes = classes
 
     def reconfigure(self, classes: Mapping[str, Targets]) -> None:
         """Take over changed classes; requests that wait keep the targets they came with."""
@@ -69,7 +75,11 @@ class Proxy:
         except Refusal as refusal:
             record.outcome, record.status = refusal.outcome, refusal.status
             return self._refuse(refusal, record)
-        except (asyncio.CancelledError, ConnectionError):
+        except asyncio.CancelledError:
+            # Still connected: it is the sidecar that ends, its grace period being over.
+            record.outcome = Outcome.DRAINING if connection.connected else Outcome.CLIENT_LEFT
+            raise
+        except ConnectionError:
             record.outcome = Outcome.CLIENT_LEFT
             raise
         except Exception as error:
@@ -156,7 +166,7 @@ class Proxy:
     def _refuse(self, refusal: Refusal, record: Record) -> StreamResponse:
         headers = _own_headers(record) | refusal.headers()
         response = Response(status=refusal.status, body=refusal.body(), headers=headers)
-        if self.drain.draining:
+        if refusal.closes or self.drain.draining:
             response.force_close()
         return response
 

@@ -60,7 +60,12 @@ class FakeEngine:
         application.router.add_get("/metrics", self._metrics)
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
-            application, handler_cancellation=True, access_log=None, auto_decompress=False, shutdown_timeout=0.01
+            application,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            max_field_size=65536,
+            shutdown_timeout=0.01,
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
@@ -168,6 +173,10 @@ class Harness:
         replacement = self.config.with_suffix(".new")
         replacement.write_text(text)
         replacement.rename(self.config)
+
+    def connections(self) -> list[web.RequestHandler]:
+        """The sidecar's side of its clients' connections."""
+        return self.sidecar.connections
 
     def outcomes(self) -> dict[str, int]:
         """Every outcome counted so far."""

@@ -1,0 +1,195 @@
+"""Clients that are too big, too slow, or want what is not theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from aiohttp import web
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def code_of(answer: bytes) -> str:
+    return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+async def test_a_body_that_says_it_is_too_long_is_refused_unread(engine, harness):
+    reader, writer = await harness.connect()
+    writer.write(HEAD + b"Content-Length: 10485761\r\nExpect: 100-continue\r\n\r\n")
+    answer = await reader.readuntil(b"}}")
+    assert (status_of(answer), code_of(answer)) == (413, "too_large")
+    writer.close()
+
+
+async def test_a_body_that_turns_out_too_long_is_refused(engine, harness):
+    async def endless():
+        for _ in range(11):
+            yield bytes(1024 * 1024)
+
+    async with harness.client.post(harness.url("/v1/completions"), data=endless()) as response:
+        assert response.status == 413
+    assert engine.received == []
+    assert harness.sidecar.proxy.bodies.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"".join(b"h%d: %s\r\n" % (n, b"x" * 1000) for n in range(17)),
+        b"h: " + b"x" * 17_000 + b"\r\n",
+    ],
+    ids=["many", "one"],
+)
+async def test_headers_beyond_16_kib_are_refused(engine, harness, headers):
+    answer = await harness.raw(HEAD + headers + b"Connection: close\r\n\r\n")
+    assert (status_of(answer), code_of(answer)) == (431, "too_large")
+    assert harness.outcomes() == {"too_large": 1}
+
+
+async def test_headers_below_16_kib_pass(harness):
+    async with harness.post(x_long="x" * 15_000) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/comple", HEAD + b"x: "], ids=["nothing", "line", "header"])
+async def test_a_peer_that_does_not_finish_its_headers_is_closed(launch, sent):
+    harness = await launch(header_deadline_s=0.1)
+    reader, writer = await harness.connect()
+    writer.write(sent)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_dripping_headers_do_not_extend_their_deadline(launch):
+    harness = await launch(header_deadline_s=0.2)
+    reader, writer = await harness.connect()
+    closed = asyncio.create_task(reader.read())
+    for byte in HEAD * 10:
+        writer.write(bytes([byte]))
+        if (await asyncio.wait({closed}, timeout=0.05))[0]:
+            break
+    assert closed.done()
+    writer.close()
+
+
+async def test_the_next_request_of_a_connection_has_the_same_deadline(launch):
+    harness = await launch(header_deadline_s=0.1)
+    reader, writer = await harness.connect()
+    writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n{}")
+    writer.write(HEAD)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_a_request_may_take_longer_than_its_headers_may(engine, launch):
+    harness = await launch(header_deadline_s=0.1)
+    engine.script = engine.on_word
+    asked = harness.ask()
+    running = await engine.arrivals.get()
+    await asyncio.wait({asked}, timeout=0.3)
+    running.go_on.set()
+    assert (await asked)[0] == 200
+
+
+async def test_a_body_that_does_not_arrive_is_refused_in_time(launch):
+    harness = await launch(body_deadline_s=0.1)
+    reader, writer = await harness.connect()
+    writer.write(HEAD + b"Content-Length: 5\r\n\r\n{}")
+    answer = await reader.readuntil(b"}}")
+    assert (status_of(answer), code_of(answer)) == (408, "client_slow")
+    writer.close()
+
+
+async def test_a_slow_reader_holds_back_the_engine_instead_of_filling_memory(engine, harness, eventually):
+    total, sent = 64 * 1024 * 1024, 0
+
+    async def flood(request, received):
+        nonlocal sent
+        response = await _event_stream(request)
+        while sent < total:
+            await response.write(b"~" * 65536)
+            sent += 65536
+        return response
+
+    engine.script = flood
+    reader, writer = await harness.connect()
+    writer.transport.pause_reading()
+    writer.write(HEAD + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+    await engine.arrivals.get()
+    (connection,) = harness.connections()
+    await eventually(lambda: connection.writing_paused)
+    held = connection.transport.get_write_buffer_size()
+    assert held <= 256 * 1024
+    assert sent < total / 2
+    writer.transport.resume_reading()
+    received = 0
+    while piece := await reader.read(1024 * 1024):
+        received += piece.count(b"~")
+    assert received == total
+    writer.close()
+
+
+async def test_a_client_that_stops_reading_is_cut_and_its_place_freed(engine, harness, eventually):
+    async def flood(request, received):
+        response = await _event_stream(request)
+        while True:
+            await response.write(b"~" * 65536)
+
+    engine.script = flood
+    harness.sidecar.proxy.stall_s = 0.1
+    _, writer = await harness.connect()
+    writer.transport.pause_reading()
+    writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
+    received = await engine.arrivals.get()
+    await asyncio.wait_for(received.left.wait(), 5)
+    await eventually(lambda: harness.outcomes() == {"client_slow": 1})
+    assert harness.sidecar.dispatcher.in_flight == 0
+    writer.close()
+
+
+async def _event_stream(request):
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    return response
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/sleep", "/wake_up", "/start_profile", "/v1/load_lora_adapter", "/collective_rpc", "/server_info"),
+        *("/sleep?level=1", "/%73leep", "//sleep", "/sleep/", "/v1%2Fload_lora_adapter", "/fault_tolerance/apply"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_administrative_routes_are_refused_however_they_are_written(engine, harness, path, method):
+    async with harness.client.request(method, harness.url(path)) as response:
+        assert response.status == 403
+        assert (await response.json())["error"]["code"] == "forbidden"
+    assert engine.received == []
+
+
+@pytest.mark.parametrize("path", ["/v1/../sleep", "/v1/%2e%2e/sleep", "/./sleep", "/v1/models%00", "/v1%0d%0a"])
+async def test_paths_that_mean_something_else_elsewhere_are_refused(engine, harness, path):
+    async with harness.client.post(harness.url(path)) as response:
+        assert response.status == 400
+    assert engine.received == []
+
+
+async def test_websockets_are_refused_clearly(engine, harness):
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YWJj\r\n\r\n"
+    )
+    reader, writer = await harness.connect()
+    writer.write(b"GET /v1/realtime HTTP/1.1\r\nHost: h\r\n" + upgrade)
+    answer = await reader.readuntil(b"}}")
+    assert status_of(answer) == 501
+    assert b"WebSocket is not served here" in answer
+    assert engine.received == []
+    writer.close()

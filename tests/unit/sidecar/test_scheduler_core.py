@@ -1,0 +1,175 @@
+"""The order, the gate and the ends of waiting, on a clock that is a number."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.sidecar.core import ENGINE_WAIT_S, FAR_DEADLINE_S, Late, Limits, QueueFull, Scheduler, State, Targets, Ticket
+
+FAST = Targets("fast", priority=10, ttft_s=1.0)
+SLOW = Targets("slow", e2e_s=60.0)
+NONE = Targets("none")
+STRICT = Targets("strict", ttft_s=2.0, reject_late=True)
+
+
+def scheduler(policy: str = "EDF", **limits: int) -> Scheduler:
+    core = Scheduler(policy, Limits(**limits))
+    core.on_engine_state(True, 0.0)
+    return core
+
+
+def submitted(core: Scheduler, *arrivals: tuple[Targets, float]) -> list[Ticket]:
+    tickets = [Ticket(targets, arrival_s) for targets, arrival_s in arrivals]
+    for ticket in tickets:
+        core.submit(ticket)
+    return tickets
+
+
+def handed_out(core: Scheduler) -> list[Ticket]:
+    out = []
+    while (ticket := core.next()) is not None:
+        out.append(ticket)
+    return out
+
+
+def test_the_earliest_deadline_goes_first():
+    core = scheduler()
+    slow, far, fast = submitted(core, (SLOW, 0.0), (NONE, 0.0), (FAST, 5.0))
+    assert handed_out(core) == [fast, slow, far]
+
+
+def test_first_come_first_served_ignores_deadlines():
+    core = scheduler("FCFS")
+    tickets = submitted(core, (SLOW, 0.0), (NONE, 0.0), (FAST, 5.0))
+    assert handed_out(core) == tickets
+
+
+def test_among_equal_deadlines_priority_decides_and_then_arrival():
+    core = scheduler()
+    first, second, urgent = submitted(core, (NONE, 0.0), (NONE, 0.0), (Targets("urgent", priority=1), 0.0))
+    assert handed_out(core) == [urgent, first, second]
+
+
+def test_the_first_token_decides_where_a_class_has_both_targets():
+    assert Targets("both", ttft_s=1.0, e2e_s=9.0).deadline_s(10.0) == 11.0
+
+
+def test_waiting_alone_brings_a_request_without_targets_to_the_front():
+    core = scheduler()
+    patient, late = submitted(core, (NONE, 0.0), (FAST, FAR_DEADLINE_S + 1.0))
+    assert handed_out(core) == [patient, late]
+
+
+def test_no_more_are_out_than_the_gate_lets_through():
+    core = scheduler(max_in_flight=2)
+    tickets = submitted(core, *[(FAST, float(n)) for n in range(3)])
+    assert handed_out(core) == tickets[:2]
+    assert (core.in_flight, core.queued) == (2, 1)
+    core.finish(tickets[0])
+    assert handed_out(core) == tickets[2:]
+
+
+def test_nothing_goes_out_while_the_engine_is_away():
+    core = Scheduler()
+    (ticket,) = submitted(core, (FAST, 0.0))
+    assert core.next() is None
+    core.on_engine_state(True, 1.0)
+    assert core.next() is ticket
+
+
+def test_a_full_queue_takes_nothing_more_and_has_room_again_when_one_leaves():
+    core = scheduler(max_queued=1)
+    (queued,) = submitted(core, (FAST, 0.0))
+    with pytest.raises(QueueFull):
+        core.submit(Ticket(FAST, 0.0))
+    core.finish(queued)
+    core.submit(Ticket(FAST, 0.0))
+
+
+def test_a_dispatch_that_failed_returns_to_its_place_even_into_a_full_queue():
+    core = scheduler(max_queued=1, max_in_flight=1)
+    (first,) = submitted(core, (FAST, 0.0))
+    assert core.next() is first
+    submitted(core, (FAST, 1.0))
+    core.submit(first)
+    assert core.next() is first
+
+
+def test_a_ticket_is_queued_once():
+    core = scheduler()
+    (ticket,) = submitted(core, (FAST, 0.0))
+    with pytest.raises(ValueError, match="queued"):
+        core.submit(ticket)
+    core.finish(ticket)
+    with pytest.raises(ValueError, match="done"):
+        core.submit(ticket)
+
+
+def test_a_client_that_leaves_frees_its_place_wherever_it_was():
+    core = scheduler(max_in_flight=1)
+    running, queued = submitted(core, (FAST, 0.0), (FAST, 1.0))
+    assert core.next() is running
+    for ticket in (queued, running, running):
+        core.finish(ticket)
+    assert (core.in_flight, core.queued, core.next()) == (0, 0, None)
+
+
+def test_only_a_class_that_says_reject_loses_requests_at_the_deadline():
+    core = scheduler(max_in_flight=1)
+    strict, fast = submitted(core, (STRICT, 0.0), (FAST, 0.0))
+    assert core.next_expiry_s() == 2.0
+    assert core.expire(1.999) == []
+    assert core.expire(2.0) == [(strict, Late.DEADLINE)]
+    assert strict.state is State.DONE
+    assert handed_out(core) == [fast]
+
+
+def test_the_far_deadline_of_a_class_without_targets_rejects_nothing():
+    core = scheduler()
+    submitted(core, (Targets("none", reject_late=True), 0.0))
+    assert core.next_expiry_s() is None
+    assert core.expire(10 * FAR_DEADLINE_S) == []
+
+
+def test_a_request_that_is_out_is_not_expired():
+    core = scheduler()
+    submitted(core, (STRICT, 0.0))
+    assert core.next() is not None
+    assert core.next_expiry_s() is None
+    assert core.expire(100.0) == []
+
+
+def test_the_wait_for_an_engine_counts_from_its_leaving_or_the_arrival():
+    core = scheduler()
+    before, after = submitted(core, (SLOW, 0.0), (SLOW, 15.0))
+    core.on_engine_state(False, 10.0)
+    core.on_engine_state(False, 12.0)
+    assert core.next_expiry_s() == 10.0 + ENGINE_WAIT_S
+    assert core.expire(10.0 + ENGINE_WAIT_S) == [(before, Late.ENGINE)]
+    assert core.next_expiry_s() == 15.0 + ENGINE_WAIT_S
+    core.on_engine_state(True, 20.0)
+    assert core.next() is after
+
+
+def test_a_changed_policy_reorders_what_waits_and_loses_nothing():
+    core = scheduler()
+    slow, fast = submitted(core, (SLOW, 0.0), (FAST, 1.0))
+    core.reconfigure("FCFS", Limits(max_queued=1))
+    with pytest.raises(QueueFull):
+        core.submit(Ticket(FAST, 2.0))
+    assert handed_out(core) == [slow, fast]
+
+
+def test_depths_are_told_by_class():
+    core = scheduler()
+    submitted(core, (SLOW, 0.0), (FAST, 0.0), (FAST, 0.0))
+    assert core.queued_by_class() == {"slow": 1, "fast": 2}
+
+
+def test_memory_follows_the_requests_that_wait_not_those_that_left():
+    core = scheduler()
+    submitted(core, (SLOW, 0.0))
+    for n in range(10_000):
+        (ticket,) = submitted(core, (STRICT, float(n)))
+        core.finish(ticket)
+    assert len(core._order) + len(core._arrivals) + len(core._deadlines) < 100
