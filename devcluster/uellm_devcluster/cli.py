@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 from uellm_devcluster import cluster, local
 from uellm_devcluster.addresses import MAX_NODES
 from uellm_devcluster.errors import ClusterError
-from uellm_devcluster.progress import say, step
+from uellm_devcluster.progress import say
 
 _KWOK_MAX = 1000
 
@@ -47,7 +48,9 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control-plane-only", action="store_true", help="no real nodes; needs no root")
     parser.add_argument("--provider", choices=("auto", "native", "kind"), default="auto")
     parser.add_argument("--binaries", type=_directory, metavar="DIR", help="take all programs from there")
-    parser.add_argument("--images", type=_directory, metavar="DIR", help="import every *.tar of it into the nodes")
+    parser.add_argument(
+        "--images", type=_archives, default=[], metavar="PATH", help="image archive, or a directory of *.tar, to import"
+    )
     parser.add_argument(
         "--mount", type=_mount, action="append", default=[], metavar="HOST:NODE", help="show a directory in every node"
     )
@@ -57,23 +60,22 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
 def _up(args: argparse.Namespace) -> int:
     # `kill` is to clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
-    provider = local.PROVIDER if args.control_plane_only else args.provider
-    if provider == "auto":
-        provider = cluster.choose_provider()
-    with step(f"cluster, provider {provider}"):
-        state = cluster.up(provider, _options(args), name=args.name, binaries=args.binaries, tied=args.foreground)
+    began_s = time.monotonic()
+    state = cluster.up(
+        name=args.name,
+        provider=local.PROVIDER if args.control_plane_only else args.provider,
+        nodes=args.nodes,
+        kwok=args.kwok,
+        mounts=args.mount,
+        images=args.images,
+        binaries=args.binaries,
+        tied=args.foreground,
+    )
+    say(f"cluster {state.name!r} is up after {time.monotonic() - began_s:.1f} s")
     say(f"export KUBECONFIG={state.kubeconfig}")
     if args.foreground:
         _wait_then_end(args.name)
     return 0
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What the provider is asked for, in the types that JSON gives back."""
-    if args.control_plane_only:
-        return {"controller_manager": True, "scheduler": True, "kwok_nodes": args.kwok}
-    images = str(args.images) if args.images else None
-    return {"nodes": args.nodes, "kwok_nodes": args.kwok, "mounts": args.mount, "images": images}
 
 
 def _wait_then_end(name: str | None) -> None:
@@ -118,10 +120,9 @@ def _kubeconfig(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    with step("cluster down"):
-        found = cluster.down(args.name)
-    if not found:
-        say("there was none")
+    began_s = time.monotonic()
+    found = cluster.down(args.name)
+    say(f"cluster down after {time.monotonic() - began_s:.1f} s" if found else "there was no such cluster")
     return 0
 
 
@@ -145,8 +146,16 @@ def _directory(text: str) -> Path:
     return path
 
 
-def _mount(text: str) -> list[str]:
+def _archives(text: str) -> list[Path]:
+    path = Path(text).absolute()
+    archives = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not all(archive.is_file() for archive in archives) or not archives:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither an archive nor a directory of *.tar")
+    return archives
+
+
+def _mount(text: str) -> tuple[str, str]:
     host, separator, node = text.partition(":")
     if not separator or not node.startswith("/") or ":" in node:
         raise argparse.ArgumentTypeError(f"{text!r}: give HOST:NODE, NODE an absolute path")
-    return [str(_directory(host).resolve()), node]
+    return str(_directory(host).resolve()), node

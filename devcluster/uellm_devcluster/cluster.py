@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,41 +32,54 @@ def choose_provider() -> str:
 
 
 def up(
-    provider: str,
-    options: dict[str, Any],
     *,
     name: str | None = None,
+    provider: str = "auto",
+    nodes: int = 2,
+    kwok: int = 0,
+    mounts: Iterable[tuple[str, str]] = (),
+    images: Iterable[str | Path] = (),
     binaries: str | Path | None = None,
     tied: bool = False,
 ) -> State:
     """Start the cluster, or what of it has ended; return where it is kept.
 
-    `options` are the provider's own. `tied` ends the processes of a control-plane-only cluster with this thread. A
-    start that fails, or that is interrupted, leaves nothing but its logs. Raises ClusterError.
+    `provider` is `auto`, `native`, `kind` or `control-plane-only` (which has `kwok` nodes alone). `mounts` are pairs of
+    a directory here and the path at which every node shows it, read-only; `images` are archives for the nodes. `tied`
+    ends a control plane alone with the thread that calls this. A start that fails or is interrupted leaves nothing but
+    its logs. Raises ClusterError.
     """
     state = State(name)
-    module = PROVIDERS[provider]
-    asked = Record(provider, options, binaries=str(binaries) if binaries else None)
+    chosen = choose_provider() if provider == "auto" else provider
+    options: dict[str, Any] = {"kwok_nodes": kwok}
+    if chosen != local.PROVIDER:
+        options |= {"nodes": nodes, "mounts": [list(mount) for mount in mounts]}
+    asked = Record(chosen, options, binaries=str(binaries) if binaries else None)
+    archives = [Path(image) for image in images]
     with state.locked():
         running = state.read()
         if running and _lives(state, running):
             _check_same(state, running, asked)
             say(f"cluster {state.name!r} runs already")
-            module.start(state, running, binaries=running.binaries, tied=tied)
-            return state
-        if running:
-            say(f"cluster {state.name!r} did not start or end in order: removing what it left")
-        _stop(state, running)
-        try:
-            state.make()
-            state.write(asked)
-            module.start(state, asked, binaries=asked.binaries, tied=tied)
-            asked.phase = "running"
-            state.write(asked)
-        except BaseException:
-            _stop(state, asked, keep_logs=True)
-            raise
+            PROVIDERS[chosen].start(state, running, images=archives, tied=tied)
+        else:
+            _start_afresh(state, running, asked, archives, tied=tied)
     return state
+
+
+def _start_afresh(state: State, left: Record | None, asked: Record, archives: list[Path], *, tied: bool) -> None:
+    if left:
+        say(f"cluster {state.name!r} did not start or end in order: removing what it left")
+    _stop(state, left)
+    try:
+        state.make()
+        state.write(asked)
+        PROVIDERS[asked.provider].start(state, asked, images=archives, tied=tied)
+        asked.phase = "running"
+        state.write(asked)
+    except BaseException:
+        _stop(state, asked, keep_logs=True)
+        raise
 
 
 def down(name: str | None = None) -> bool:

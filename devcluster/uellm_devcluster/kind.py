@@ -34,19 +34,18 @@ def run(argv: list[str]) -> str:
     return done.stdout
 
 
-def start(state: State, record: Record, *, binaries: str | Path | None, tied: bool, runner: Runner = run) -> None:
+def start(state: State, record: Record, *, images: list[Path], tied: bool, runner: Runner = run) -> None:
     """Create the cluster if it is not there. `tied` means nothing here: Docker runs the nodes."""
-    options = record.options
-    if state.name not in runner(["kind", "get", "clusters"]).split():
+    if not lives(state, runner=runner):
         config = state.directory / "kind-config.yaml"
-        config.write_text(yaml.safe_dump(node_config(yaml.safe_load(CONFIG.read_text()), options)))
-        with step(f"kind: {options['nodes']} nodes"):
+        config.write_text(yaml.safe_dump(node_config(yaml.safe_load(CONFIG.read_text()), record.options)))
+        with step(f"kind: {record.options['nodes']} nodes"):
             runner(create_command(state, config))
-    for archive in sorted(Path(options["images"]).glob("*.tar")) if options["images"] else []:
+    for archive in images:
         with step(f"images of {archive.name}"):
             runner(["kind", "load", "image-archive", str(archive), "--name", state.name])
-    if options["kwok_nodes"]:
-        _start_kwok(state, options["kwok_nodes"], binaries)
+    if record.options["kwok_nodes"]:
+        _start_kwok(state, record.options["kwok_nodes"], record.binaries)
 
 
 def stop(state: State, *, keep_logs: bool = False, runner: Runner = run) -> None:
@@ -80,7 +79,7 @@ def node_config(template: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     return {**template, "nodes": [*control_planes, *workers]}
 
 
-def _start_kwok(state: State, count: int, binaries: str | Path | None) -> None:
+def _start_kwok(state: State, count: int, binaries: str | None) -> None:
     directory = ensure({"kwok"}, directory=binaries)
     stages = state.directory / "kwok-stages.yaml"
     kwok.write_stages(stages)

@@ -21,10 +21,10 @@ PROVIDER = "control-plane-only"
 _EPHEMERAL = "plane-"
 
 
-def start(state: State, record: Record, *, binaries: str | Path | None, tied: bool) -> None:
-    """Start what of the cluster does not run. `tied`: it ends with this thread, however that ends."""
+def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
+    """Start what of the cluster does not run. There is no node for `images` to go to."""
     parts = Parts(**record.options)
-    directory = ensure(parts.programs(), directory=binaries)
+    directory = ensure(parts.programs(), directory=record.binaries)
     if not record.ports:
         record.ports = free_ports("api", "etcd")
         state.write(record)
@@ -93,7 +93,7 @@ class ControlPlane:
         binaries: str | Path | None = None,
     ) -> None:
         self._parts = Parts(controller_manager=controller_manager, scheduler=scheduler, kwok_nodes=kwok_nodes)
-        self._binaries = binaries
+        self._binaries = str(binaries) if binaries else None
         self._state = State(f"{_EPHEMERAL}{os.getpid()}-{os.urandom(3).hex()}")
         self._held = ExitStack()
 
@@ -112,9 +112,9 @@ class ControlPlane:
             undo.enter_context(self._state.locked())
             undo.callback(stop, self._state)
             self._state.make()
-            record = Record(provider=PROVIDER, options=vars(self._parts).copy())
+            record = Record(PROVIDER, vars(self._parts).copy(), binaries=self._binaries)
             self._state.write(record)
-            start(self._state, record, binaries=self._binaries, tied=True)
+            start(self._state, record, images=[], tied=True)
             record.phase = "running"
             self._state.write(record)
             self._held = undo.pop_all()

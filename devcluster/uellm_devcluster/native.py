@@ -35,16 +35,15 @@ _PACKAGES = ["runc", "containernetworking-plugins", "iptables", "iproute2", "con
 _ETCD_PORT = 2379
 
 
-def start(state: State, record: Record, *, binaries: str | Path | None, tied: bool) -> None:
+def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
     """Start what of the cluster does not run. `tied` means nothing here: containers end with the cluster alone."""
     _require_root()
     _require_no_other(state)
     packages.ensure(_PACKAGES)
     parts = Parts(kwok_nodes=record.options["kwok_nodes"])
-    directory = ensure(parts.programs() | _PROGRAMS, directory=binaries)
+    directory = ensure(parts.programs() | _PROGRAMS, directory=record.binaries)
     members = addresses.nodes(record.options["nodes"])
     mounts = [Mount(*mount) for mount in record.options["mounts"]]
-    images = record.options["images"]
     nodes = [Node(state, member, directory) for member in members]
 
     if not record.ports:
@@ -58,7 +57,7 @@ def start(state: State, record: Record, *, binaries: str | Path | None, tied: bo
         for node in nodes:
             node.wait_for_containerd()
             node.start_kubelet()
-    _import(nodes, [_pause_image(state), *(sorted(Path(images).glob("*.tar")) if images else [])])
+    _import(nodes, [_pause_image(state), *images])
     control_plane.wait_for_nodes(state, api, len(nodes) + parts.kwok_nodes, watched=f"{nodes[0].name}-kubelet")
 
 

@@ -27,6 +27,7 @@ class Node:
         self._state = state
         self._binaries = binaries
         self._cgroups = Cgroups(state.name)
+        self._containerd: subprocess.Popen[bytes] | None = None
 
     def hold(self, network: Network, mounts: list[Mount]) -> None:
         """Start the process that the node's mount and network namespaces belong to."""
@@ -47,7 +48,7 @@ class Node:
     def start_containerd(self) -> None:
         """Start containerd."""
         config = self.directory / "etc/containerd.toml"
-        self._start("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
+        self._containerd = self._start("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
 
     def wait_for_containerd(self) -> None:
         """Wait until containerd answers: a kubelet that does not find it ends."""
@@ -55,7 +56,7 @@ class Node:
             self._containerd_answers,
             state=self._state,
             name=f"{self.name}-containerd",
-            process=None,
+            process=self._containerd,
             timeout_s=_CONTAINERD_TIMEOUT_S,
         )
 

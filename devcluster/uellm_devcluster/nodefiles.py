@@ -85,10 +85,14 @@ state = "/run/containerd"
   sandbox = "{PAUSE_IMAGE}"
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
-  enable_cdi = true
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = ["{CNI_PLUGINS}"]
     conf_dir = "/etc/cni/net.d"
+# What would leave files outside the node's own directories.
+[plugins."io.containerd.nri.v1.nri"]
+  disable = true
+[plugins."io.containerd.internal.v1.opt"]
+  path = "/var/lib/containerd/opt"
 [plugins."io.containerd.transfer.v1.local"]
   [[plugins."io.containerd.transfer.v1.local".unpack_config]]
     platform = "linux"

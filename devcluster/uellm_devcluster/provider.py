@@ -13,8 +13,11 @@ class Provider(Protocol):
 
     PROVIDER: str
 
-    def start(self, state: State, record: Record, *, binaries: str | Path | None, tied: bool) -> None:
-        """Start what does not run and return when all of it is ready. `state` is made and locked."""
+    def start(self, state: State, record: Record, *, images: list[Path], tied: bool) -> None:
+        """Start what does not run and return when all of it is ready. `state` is made and locked.
+
+        `images` are archives for the nodes. `tied`: it ends with this thread, where the provider can see to that.
+        """
 
     def stop(self, state: State, *, keep_logs: bool = False) -> None:
         """End and remove whatever of this name there is, in whatever state; harmless where there is nothing."""

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -95,16 +96,15 @@ class State:
 
         `keep_logs` leaves those, for a person who wants to know why a start failed.
         """
-        kept = {"log"} if keep_logs else set()
         for path in self.directory.iterdir() if self.directory.is_dir() else ():
-            if path.name in kept:
+            if keep_logs and path.name == "log" and any(path.iterdir()):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        if not kept:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not there, or it holds the logs
+            self.directory.rmdir()
         self._lock_path.unlink(missing_ok=True)
 
     def read(self) -> Record | None:
