@@ -68,7 +68,8 @@ def prepare(
         )
     binding = latebind.bind(document, found.uuids)
     check(binding, found, layers=int(document["instance"]["layers"]))
-    return found, binding, engine_command(document, binding, listen=listen, environment=environment)
+    cpus = os.sched_getaffinity(0)
+    return found, binding, engine_command(document, binding, listen=listen, environment=environment, cpus=cpus)
 
 
 def check(binding: Binding, found: Found, *, layers: int) -> None:

@@ -6,9 +6,8 @@ import pytest
 from uellm.planner.latebind import Binding
 
 from uellm.errors import PlanError
-from uellm.launcher.command import Machine, engine_command
+from uellm.launcher.command import engine_command
 
-MACHINE = Machine(cpus=lambda: [0, 1], available_memory_bytes=lambda: 8 << 30)
 TWO_STAGES = Binding(order=("GPU-b", "GPU-a"), layers=(5, 3), tensor=1, pipeline=2)
 
 
@@ -22,7 +21,7 @@ def command(*args: str, binding: Binding = TWO_STAGES, environment: dict | None 
         binding,
         listen=("127.0.0.1", 8001),
         environment=environment if environment is not None else {"HOME": "/var/cache/uellm"},
-        machine=MACHINE,
+        cpus={0, 1},
     )
 
 
@@ -76,7 +75,7 @@ def test_the_cpu_engine_gets_threads_and_a_backend_without_a_compiler_and_no_cud
     assert result.argv[5:9] == ("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager")
 
 
-@pytest.mark.parametrize("flag", ["-cc.mode=3", "--compilation-config={}", "--enforce_eager"])
+@pytest.mark.parametrize("flag", ["-cc.mode=3", "--compilation-config={}", "--enforce_eager", "-O0"])
 def test_a_users_compilation_flags_are_left_alone_on_the_cpu_engine(flag):
     assert "-cc.backend=eager" not in command(flag, platform="cpu").argv
 
@@ -84,19 +83,6 @@ def test_a_users_compilation_flags_are_left_alone_on_the_cpu_engine(flag):
 def test_dtype_auto_becomes_float32_on_the_cpu_engine_and_another_is_kept():
     assert command("--dtype=auto", platform="cpu").argv[6:8] == ("--dtype", "float32")
     assert "float32" not in command("--dtype", "bfloat16", platform="cpu").argv
-
-
-@pytest.mark.parametrize("form", [("--kv-cache-memory-bytes", "{}"), ("--kv_cache_memory_bytes={}",)])
-def test_kv_bytes_of_a_gpu_are_held_to_this_machines_memory_on_the_cpu_engine(form):
-    quarter_of_8_gib_for_two_ranks = str(1 << 30)
-    args = [part.format(64 << 30) for part in form]
-    held = [part.format(quarter_of_8_gib_for_two_ranks) for part in form]
-    assert list(command(*args, platform="cpu").argv[5 : 5 + len(form)]) == held
-    assert list(command(*args).argv[5 : 5 + len(form)]) == args
-
-
-def test_kv_bytes_below_the_machines_share_are_kept():
-    assert command("--kv-cache-memory-bytes", "1000", platform="cpu").argv[6] == "1000"
 
 
 def test_a_refused_flag_names_itself_and_the_remedy():
