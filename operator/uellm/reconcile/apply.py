@@ -1,0 +1,205 @@
+"""The only writer. Asks first what can be asked (names, a dry run), then writes what differs, the status first.
+
+The status goes first because it holds the plan: what was decided is on record before anything follows from it, so an
+operator that dies between two writes is continued by the next one, not contradicted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
+from uellm.kube.kinds import DEPLOYMENT, kind_of
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.choose import Failure
+from uellm.reconcile.conditions import Condition
+from uellm.reconcile.names import (
+    APPLIED_ANNOTATION,
+    MANAGER,
+    Key,
+    belonged_to_namesake,
+    belongs_to,
+    controller_of,
+)
+from uellm.reconcile.observe import Observed, child_names
+from uellm.reconcile.same import content, digest, holds
+
+logger = logging.getLogger(__name__)
+
+Manifest = Mapping[str, Any]
+_NOTE_BYTES = 1024
+
+
+class LeftBehind(Exception):
+    """A child of a deleted namesake is still there; the garbage collector takes it soon."""
+
+
+class Applier:
+    """Writes through `kube` and tells the cache what came of it, for the watch may be slower than the next pass."""
+
+    def __init__(self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller") -> None:
+        self._kube = kube
+        self._cache = cache
+        self._instance = instance
+        # Manifest digest and live content for which the server changed nothing although a field seemed to differ:
+        # it writes some values in another way than we do.
+        self._equal: dict[tuple[Kind, str, str], tuple[str, str]] = {}
+
+    def differing(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
+        """Those that are not in the cluster as wanted."""
+        return [manifest for manifest in manifests if not self._same(manifest, _live(observed, manifest))]
+
+    async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Failure | None:
+        """Why these cannot be written, asked without writing: a name that is taken, an object that is refused."""
+        for manifest in manifests:
+            if _live(observed, manifest) is None and (taken := await self._taken(observed, manifest)):
+                return taken
+        for manifest in manifests:
+            asked = kind_of(manifest) == DEPLOYMENT or _live(observed, manifest) is None
+            if asked and (refused := await self._refused(observed, manifest)):
+                return refused
+        return None
+
+    async def write_status(self, observed: Observed, status: Mapping[str, Any]) -> None:
+        """Write the status where it differs."""
+        if same_status(status, observed.status):
+            return
+        metadata = observed.document["metadata"]
+        written = await self._kube.apply_status(
+            {
+                "apiVersion": LLMSERVICE.api_version,
+                "kind": LLMSERVICE.kind,
+                "metadata": {name: metadata[name] for name in ("name", "namespace", "uid")},
+                "status": status,
+            },
+            manager=MANAGER,
+        )
+        self._cache.put(LLMSERVICE, written)
+
+    async def write_children(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
+        """Apply manifests, in their order."""
+        for manifest in manifests:
+            live = _live(observed, manifest)
+            written = await self._kube.apply(_against(manifest, live), manager=MANAGER)
+            kind = kind_of(manifest)
+            self._cache.put(kind, written)
+            if live is not None and content(live) == content(written):
+                self._equal[_identity(manifest)] = (digest(manifest), content(written))
+            else:
+                logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
+
+    async def tell(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
+        """Log and post what changed. An Event that cannot be posted is not worth failing a pass."""
+        for note in notes:
+            logger.info("%s %s=%s %s: %s", observed.key, note.type, note.status, note.reason, note.message)
+            try:
+                await self._kube.create(_event(observed, note, now, self._instance))
+            except KubeError as error:
+                logger.warning("%s no Event posted: %s", observed.key, error)
+
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of a service that is gone."""
+        for kind, name in child_names(key).items():
+            self._equal.pop((kind, key.namespace, name), None)
+
+    def _same(self, manifest: Manifest, live: Mapping[str, Any] | None) -> bool:
+        if live is None:
+            return False
+        applied = (live["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION)
+        if applied != manifest["metadata"]["annotations"][APPLIED_ANNOTATION]:
+            return False
+        if holds(manifest, live):
+            return True
+        return self._equal.get(_identity(manifest)) == (digest(manifest), content(live))
+
+    async def _taken(self, observed: Observed, manifest: Manifest) -> Failure | None:
+        kind, metadata = kind_of(manifest), manifest["metadata"]
+        live = await self._kube.get(kind, metadata["name"], metadata["namespace"])
+        if live is None:
+            return None
+        if belonged_to_namesake(live, observed.document):
+            raise LeftBehind(f"{kind.kind} {metadata['name']} of the former {observed.key} is still being deleted")
+        if belongs_to(live, observed.document):
+            self._cache.put(kind, live)
+            return None
+        owner = controller_of(live)
+        whose = f"{owner['kind']} {owner['name']} owns it" if owner else "it belongs to somebody else"
+        return Failure(
+            "NameTaken",
+            f"{kind.kind} {metadata['name']} exists and {whose}; it is left alone: delete it, or give this LLMService "
+            "another name",
+        )
+
+    async def _refused(self, observed: Observed, manifest: Manifest) -> Failure | None:
+        kind = kind_of(manifest)
+        try:
+            await self._kube.apply(_against(manifest, _live(observed, manifest)), manager=MANAGER, dry_run=True)
+        except Invalid as error:
+            if kind == DEPLOYMENT:
+                return Failure("InvalidTemplate", f"the API server refuses the pod template: {error}")
+            return Failure("Invalid", f"the API server refuses the {kind.kind}: {error}")
+        except Forbidden as error:
+            return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
+        return None
+
+
+def same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True where both say the same, apart from what is empty and from the order of maps that are lists."""
+    one, other = _ordered(one), _ordered(other)
+    return holds(one, other) and holds(other, one)
+
+
+def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
+    keys = {"conditions": "type", "placements": "pod", "slo": "name"}
+    return {
+        name: sorted(value, key=lambda entry: str(entry[keys[name]])) if name in keys else value
+        for name, value in status.items()
+    }
+
+
+def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:
+    return observed.children.get(kind_of(manifest))
+
+
+def _identity(manifest: Manifest) -> tuple[Kind, str, str]:
+    return kind_of(manifest), manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+def _against(manifest: Manifest, live: Mapping[str, Any] | None) -> Manifest:
+    """The manifest for this very object: with its uid, an object that took the name meanwhile gives a Conflict."""
+    if live is None:
+        return manifest
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
+
+
+def _event(observed: Observed, note: Condition, now: datetime, instance: str) -> dict[str, Any]:
+    metadata = observed.document["metadata"]
+    moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    identity = digest([metadata["uid"], *note, moment])
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{metadata['name']}.{identity}", "namespace": metadata["namespace"]},
+        "eventTime": moment,
+        "type": "Warning" if note.status == "False" and note.reason not in _EXPECTED else "Normal",
+        "reason": note.reason,
+        "action": "Reconcile",
+        "note": (note.message or note.reason).encode()[:_NOTE_BYTES].decode(errors="ignore"),
+        "reportingController": "uellm.io/controller",
+        "reportingInstance": instance,
+        "regarding": {
+            "apiVersion": LLMSERVICE.api_version,
+            "kind": LLMSERVICE.kind,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+    }
+
+
+# Steps on the way, not trouble.
+_EXPECTED = frozenset({"EngineStarting", "RollingOut"})

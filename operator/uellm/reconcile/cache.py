@@ -1,0 +1,152 @@
+"""What the cluster looked like when last heard of: our own dictionary of objects, filled from watches and our writes.
+
+It may lag behind; a decision made on an old view is corrected by the next event. It never goes backwards: an older
+version of an object does not replace a newer one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, PDB, POD, SERVICE, Kind
+from uellm.reconcile.fleet import Machine, machine
+from uellm.reconcile.names import PLAN_ANNOTATION, SERVICE_LABEL, Key, key_of
+
+Object = dict[str, Any]
+CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
+WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, *CHILD_KINDS, POD)
+
+_POD_METADATA = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
+_POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
+
+
+class Cache:
+    """Objects by kind, namespace and name."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
+        self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._fleet: tuple[Machine, ...] | None = None
+
+    def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
+        """Remember an object. False where it is no newer than what is known."""
+        place = _place(obj)
+        known = self._objects[kind].get(place)
+        if known is not None and not _newer(obj, known):
+            return False
+        if known is not None:
+            self._drop(kind, place)
+        kept = _lean_pod(obj) if kind == POD else _lean(obj)
+        self._objects[kind][place] = kept
+        self._index(kind)
+        if kind == POD and (service := _service_of_pod(kept)):
+            self._pods[service][place[1]] = kept
+        return True
+
+    def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
+        """Forget a deleted object; one that has taken its name since stays."""
+        known = self._objects[kind].get(_place(obj))
+        if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
+            self._drop(kind, _place(obj))
+
+    def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
+        """What is known of a kind now; to be taken before a full list is asked for."""
+        return dict(self._objects[kind])
+
+    def replace(
+        self, kind: Kind, objects: Iterable[Mapping[str, Any]], *, before: Mapping[tuple[str, str], Object]
+    ) -> None:
+        """Make the cache agree with a full list: what was known `before` it and is not in it has gone."""
+        listed = {_place(obj): obj for obj in objects}
+        for place, known in before.items():
+            # What changed while the list was under way is newer than the list.
+            if place not in listed and self._objects[kind].get(place) is known:
+                self._drop(kind, place)
+        for obj in listed.values():
+            self.put(kind, obj)
+
+    def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
+        """One object, or None. It is shared: do not change it."""
+        return self._objects[kind].get((namespace, name))
+
+    def service(self, key: Key) -> Object | None:
+        """An LLMService, or None."""
+        return self.get(LLMSERVICE, key.name, key.namespace)
+
+    def services(self) -> list[Object]:
+        """Every LLMService, in the order of namespace and name."""
+        return [self._objects[LLMSERVICE][place] for place in sorted(self._objects[LLMSERVICE])]
+
+    def keys(self) -> list[Key]:
+        """The key of every LLMService."""
+        return [key_of(service) for service in self.services()]
+
+    def fleet(self) -> tuple[Machine, ...]:
+        """Every profiled node, in the order of their names."""
+        if self._fleet is None:
+            profiles = self._objects[GPUNODEPROFILE]
+            self._fleet = tuple(machine(profiles[place]) for place in sorted(profiles))
+        return self._fleet
+
+    def pods(self, key: Key) -> list[Object]:
+        """The pods of a service, in the order of their names."""
+        pods = self._pods.get(key, {})
+        return [pods[name] for name in sorted(pods)]
+
+    def _index(self, kind: Kind) -> None:
+        if kind == GPUNODEPROFILE:
+            self._fleet = None
+
+    def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
+        obj = self._objects[kind].pop(place)
+        self._index(kind)
+        if kind == POD and (service := _service_of_pod(obj)):
+            self._pods[service].pop(place[1], None)
+            if not self._pods[service]:
+                del self._pods[service]
+
+
+def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
+    return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
+
+
+def _service_of_pod(pod: Mapping[str, Any]) -> Key | None:
+    name = (pod["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    return Key(pod["metadata"]["namespace"], name) if name else None
+
+
+def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    # Resource versions are numbers that grow, which Kubernetes promises since 1.35 and has always kept.
+    try:
+        return int(obj["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
+    except (KeyError, ValueError):
+        return True
+
+
+def _lean(obj: Mapping[str, Any]) -> Object:
+    if "managedFields" not in obj["metadata"]:
+        return dict(obj)
+    return {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name != "managedFields"}}
+
+
+def _lean_pod(pod: Mapping[str, Any]) -> Object:
+    """The little of a pod that is read here; a pod of ours is ten times this."""
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    spec = pod.get("spec") or {}
+    return {
+        "gpus": _planned_gpus(metadata),
+        "metadata": {name: metadata[name] for name in _POD_METADATA if name in metadata},
+        "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
+        "status": {name: status[name] for name in _POD_STATUS if name in status},
+    }
+
+
+def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:
+    """GPUs that a pod was made for."""
+    try:
+        return int(json.loads(metadata["annotations"][PLAN_ANNOTATION])["gpus"])
+    except (KeyError, TypeError, ValueError):
+        return None  # an annotation that a person changed; the plan of the service is the next best word

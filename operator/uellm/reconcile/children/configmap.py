@@ -1,0 +1,44 @@
+"""The ConfigMap: the sidecar's configuration and the plan with the facts of every candidate device.
+
+Both are read from the mounted files, so that a change of content rolls no pod.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from uellm.planner.document import plan_document
+from uellm.reconcile.children.wanted import Wanted
+from uellm.reconcile.names import child_metadata, config_name
+
+SIDECAR_FILE = "sidecar.yaml"
+PLAN_FILE = "plan.json"
+
+
+def configmap(wanted: Wanted) -> dict[str, Any]:
+    """`sidecar.yaml` and `plan.json`."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(wanted.document, config_name(wanted.service.name)),
+        "data": {
+            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted), sort_keys=False),
+            PLAN_FILE: json.dumps(plan_document(wanted.plan, wanted.request), indent=1, ensure_ascii=False),
+        },
+    }
+
+
+def _sidecar(wanted: Wanted) -> dict[str, Any]:
+    spec = wanted.service.spec
+    config: dict[str, Any] = {
+        "model": wanted.service.served_name,
+        "classes": [each.to_dict() for each in spec.slo.effective_classes],
+        "defaultClass": spec.slo.effective_default_class,
+        "scheduling": spec.scheduling.to_dict(),
+    }
+    if wanted.plan.max_num_seqs:
+        config["engine"] = {"maxNumSeqs": wanted.plan.max_num_seqs}
+    return config

@@ -1,0 +1,220 @@
+"""The engine's pod: launcher (init), sidecar (native sidecar), engine; fit for Pod Security `restricted`."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from uellm.planner.document import annotation
+from uellm.reconcile.children.wanted import Wanted
+from uellm.reconcile.merge import merge_template
+from uellm.reconcile.names import PLAN_ANNOTATION, config_name, labels
+from uellm.reconcile.request import MODEL_MOUNT, claim_name
+
+HTTP_PORT_NAME = "http"
+SIDECAR_PORT = 8000
+ENGINE_ADDRESS = "127.0.0.1:8001"
+METRICS_PORT = 8002
+USER = 65532
+LAUNCHER = "/uellm-bin/launcher.pyz"
+CONFIG_DIRECTORY = "/etc/uellm"
+PLACEMENT_FILE = "/run/uellm/placement.json"
+HOME = "/var/cache/uellm"
+# preStop waits up to 60 s for requests in flight, then the engine has its own shutdown timeout.
+GRACE_PERIOD_S = 90
+STARTUP_PERIOD_S = 5
+SHARED_MEMORY = "2Gi"  # what NCCL and vLLM's workers of one pod exchange
+
+_CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+def pod_template(wanted: Wanted) -> dict[str, Any]:
+    """The pod template with the user's own over it. Raises BadInput where that cannot be merged."""
+    document = annotation(wanted.plan, wanted.request)
+    ours = {
+        "metadata": {
+            "labels": labels(wanted.service.name),
+            "annotations": {PLAN_ANNOTATION: json.dumps(document, separators=(",", ":"))},
+        },
+        "spec": {
+            "schedulerName": wanted.service.spec.placement.scheduler_name,
+            "automountServiceAccountToken": False,
+            # A Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot read.
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "affinity": {"nodeAffinity": _on_nodes(wanted.plan.nodes)},
+            "tolerations": [{"key": document["resourceName"], "operator": "Exists", "effect": "NoSchedule"}],
+            "initContainers": [_launcher(wanted), _sidecar(wanted)],
+            "containers": [_engine(wanted, document["resourceName"])],
+            "volumes": _volumes(wanted),
+        },
+    }
+    return merge_template(ours, wanted.service.spec.template.to_dict())
+
+
+def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
+    # By the node's name and not by its hostname label, which a cloud may set to something else.
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
+    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def _launcher(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "name": "launcher",
+        "image": wanted.images.launcher,
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        "securityContext": _CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "uellm-bin", "mountPath": "/uellm-bin"}],
+    }
+
+
+def _sidecar(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "name": "sidecar",
+        "image": wanted.images.sidecar,
+        "restartPolicy": "Always",
+        "args": [
+            "sidecar",
+            f"--listen=0.0.0.0:{SIDECAR_PORT}",
+            f"--engine=http://{ENGINE_ADDRESS}",
+            f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
+            f"--metrics-listen=0.0.0.0:{METRICS_PORT}",
+        ],
+        "env": [{"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE}],
+        "ports": [
+            {"name": HTTP_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"},
+            {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
+        ],
+        # The engine starts after it, and must find it there.
+        "startupProbe": {"httpGet": _get("/livez"), "periodSeconds": 1, "failureThreshold": 60},
+        "livenessProbe": {"httpGet": _get("/livez"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
+        "readinessProbe": {"httpGet": _get("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 1},
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+        "securityContext": _CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+            {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
+        ],
+    }
+
+
+def _engine(wanted: Wanted, resource_name: str) -> dict[str, Any]:
+    return {
+        "name": "engine",
+        "image": wanted.images.engine,
+        "command": [
+            "python3",
+            LAUNCHER,
+            f"--plan={CONFIG_DIRECTORY}/plan.json",
+            f"--placement={PLACEMENT_FILE}",
+            f"--listen={ENGINE_ADDRESS}",
+        ],
+        "env": _environment(wanted),
+        # The engine listens on loopback, so that the kubelet asks the sidecar about it.
+        "startupProbe": {
+            "httpGet": _get("/engine/startup"),
+            "periodSeconds": STARTUP_PERIOD_S,
+            "timeoutSeconds": 3,
+            "failureThreshold": math.ceil(wanted.service.spec.engine.startup_timeout_s / STARTUP_PERIOD_S),
+        },
+        "livenessProbe": {
+            "httpGet": _get("/engine/live"),
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "readinessProbe": {
+            "httpGet": _get("/engine/ready"),
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "lifecycle": {
+            "preStop": {
+                "exec": {"command": ["python3", LAUNCHER, "--drain", f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"]}
+            }
+        },
+        "resources": _resources(wanted, resource_name),
+        "securityContext": _CONTAINER_SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": _engine_mounts(wanted),
+    }
+
+
+def _get(path: str) -> dict[str, Any]:
+    return {"path": path, "port": METRICS_PORT}
+
+
+def _environment(wanted: Wanted) -> list[dict[str, Any]]:
+    """Ours, then the user's, which win by name."""
+    from_pod = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    entries = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in from_pod.items()]
+    entries += [
+        {"name": name, "value": value}
+        for name, value in {
+            # vLLM and what is under it write to all of these; an unknown uid has no home and no name.
+            "HOME": HOME,
+            "USER": "uellm",
+            "LOGNAME": "uellm",
+            "XDG_CACHE_HOME": f"{HOME}/.cache",
+            "XDG_CONFIG_HOME": f"{HOME}/.config",
+            "HF_HOME": f"{HOME}/huggingface",
+            "VLLM_CACHE_ROOT": f"{HOME}/vllm",
+            "VLLM_CONFIG_ROOT": f"{HOME}/.config/vllm",
+            "TORCHINDUCTOR_CACHE_DIR": f"{HOME}/inductor",
+            "TRITON_CACHE_DIR": f"{HOME}/triton",
+        }.items()
+    ]
+    token = wanted.service.spec.model.token_secret_ref
+    if token is not None:
+        secret = {"secretKeyRef": {"name": token.name, "key": token.key}}
+        entries.append({"name": "HF_TOKEN", "valueFrom": secret})
+    theirs = [{"name": each.name, "value": each.value} for each in wanted.service.spec.engine.env]
+    names = {entry["name"] for entry in theirs}
+    return [*(entry for entry in entries if entry["name"] not in names), *theirs]
+
+
+def _resources(wanted: Wanted, resource_name: str) -> dict[str, Any]:
+    gpus = {resource_name: str(wanted.plan.gpus_per_replica)}
+    theirs = wanted.service.spec.engine.resources
+    requests = dict((theirs and theirs.requests) or {})
+    limits = dict((theirs and theirs.limits) or {})
+    return {"requests": {**requests, **gpus}, "limits": {**limits, **gpus}}
+
+
+def _engine_mounts(wanted: Wanted) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
+        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "run-uellm", "mountPath": "/run/uellm"},
+        {"name": "cache", "mountPath": HOME},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    if claim_name(wanted.service):
+        mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
+    return mounts
+
+
+def _volumes(wanted: Wanted) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "cache", "tmp")
+    ]
+    volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
+    volumes.append({"name": "config", "configMap": {"name": config_name(wanted.service.name)}})
+    if claim := claim_name(wanted.service):
+        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    return volumes

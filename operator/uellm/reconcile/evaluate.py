@@ -1,0 +1,30 @@
+"""The planner's call, as it runs in a worker process: values in, values out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from uellm.errors import BadInput, PlanError
+from uellm.planner import plan, still_holds
+from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.reconcile.choose import Evaluation, Failure
+
+
+def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]) -> Evaluation:
+    """Plan anew, and look at the incumbent on what is offered and on the `hardware` as such.
+
+    The incumbent is held to one replica: how many of them find a place is for the scheduler to say, pod by pod.
+    Errors come back as values, for an exception with two arguments does not survive the way between processes.
+    """
+    broken = broken_hardware = None
+    if incumbent is not None:
+        alone = dataclasses.replace(request, replicas=1)
+        broken = still_holds(incumbent, alone)
+        broken_hardware = still_holds(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+    try:
+        return Evaluation(plan(request), None, broken, broken_hardware)
+    except PlanError as error:
+        return Evaluation(None, Failure(error.reason, str(error)), broken, broken_hardware)
+    except BadInput as error:
+        return Evaluation(None, Failure("InvalidOverride", str(error)), broken, broken_hardware)

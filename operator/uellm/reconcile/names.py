@@ -1,0 +1,125 @@
+"""Names, labels and owner references of everything that belongs to an LLMService: functions of the service alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MANAGER = "uellm"  # the field manager of every server-side apply
+
+SERVICE_LABEL = "uellm.io/service"
+PLAN_ANNOTATION = "uellm.io/plan"  # on pods: read by the scheduler extender
+OWNER_ANNOTATION = "uellm.io/owner"  # uid of the LLMService: tells a child whose owner reference was removed
+APPLIED_ANNOTATION = "uellm.io/applied"  # digest of the manifest that was applied last
+SPEC_ANNOTATION = "uellm.io/spec"  # on the Deployment: generation and digest of the spec that it was made for
+IMAGES_ANNOTATION = "uellm.io/images"  # on the Deployment: the images it was made with
+
+LLMSERVICE_API_VERSION = "uellm.io/v1alpha1"
+LLMSERVICE_KIND = "LLMService"
+
+
+class Key(NamedTuple):
+    """Identity of an LLMService."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def key_of(service: Mapping[str, Any]) -> Key:
+    """The key of an LLMService document."""
+    return Key(service["metadata"]["namespace"], service["metadata"]["name"])
+
+
+def deployment_name(service_name: str) -> str:
+    """Name of the engine's Deployment."""
+    return f"{service_name}-engine"
+
+
+def config_name(service_name: str) -> str:
+    """Name of the ConfigMap."""
+    return f"{service_name}-config"
+
+
+def endpoint(key: Key) -> str:
+    """Base address of the OpenAI-compatible API inside the cluster."""
+    return f"http://{key.name}.{key.namespace}.svc/v1"
+
+
+def selector(service_name: str) -> dict[str, str]:
+    """Labels that select the pods. A Deployment's selector can never be changed, so it is as small as can be."""
+    return {SERVICE_LABEL: service_name}
+
+
+def labels(service_name: str) -> dict[str, str]:
+    """Labels of every child."""
+    return {
+        "app.kubernetes.io/name": "uellm-engine",
+        "app.kubernetes.io/instance": service_name,
+        "app.kubernetes.io/managed-by": "uellm",
+        **selector(service_name),
+    }
+
+
+def child_metadata(service: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Metadata of a child: named, labelled, and owned, so that Kubernetes deletes it with its owner."""
+    metadata = service["metadata"]
+    return {
+        "name": name,
+        "namespace": metadata["namespace"],
+        "labels": labels(metadata["name"]),
+        "annotations": {OWNER_ANNOTATION: metadata["uid"]},
+        "ownerReferences": [
+            {
+                "apiVersion": LLMSERVICE_API_VERSION,
+                "kind": LLMSERVICE_KIND,
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def controller_of(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The owner reference that controls an object."""
+    references = obj["metadata"].get("ownerReferences") or ()
+    return next((reference for reference in references if reference.get("controller")), None)
+
+
+def belongs_to(obj: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
+    """True where the object is a child of this very service, and not of a namesake or of somebody else.
+
+    A child whose owner reference was taken away is still known by its annotation, so that it can be repaired.
+    """
+    controller = controller_of(obj)
+    if controller is not None:
+        return bool(controller.get("uid") == service["metadata"]["uid"])
+    return bool((obj["metadata"].get("annotations") or {}).get(OWNER_ANNOTATION) == service["metadata"]["uid"])
+
+
+def belonged_to_namesake(obj: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
+    """True for what a deleted service of the same name left behind, which the garbage collector is about to remove."""
+    controller = controller_of(obj)
+    return (
+        controller is not None
+        and controller.get("kind") == LLMSERVICE_KIND
+        and controller.get("name") == service["metadata"]["name"]
+        and controller.get("uid") != service["metadata"]["uid"]
+    )
+
+
+def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
+    """Every service that an object may concern: by label, by owner reference, or because it has a child's name."""
+    metadata = obj["metadata"]
+    namespace, name = metadata.get("namespace", ""), metadata["name"]
+    names = {name, name.removesuffix("-engine"), name.removesuffix("-config")}
+    if label := (metadata.get("labels") or {}).get(SERVICE_LABEL):
+        names.add(label)
+    controller = controller_of(obj)
+    if controller is not None and controller.get("kind") == LLMSERVICE_KIND:
+        names.add(controller["name"])
+    return {Key(namespace, each) for each in names}

@@ -1,0 +1,160 @@
+"""What a pass looks at: one service, its children, its pods and what these say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from uellm.api import LLMService, parse_service
+from uellm.errors import BadInput
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
+from uellm.planner.result import Plan
+from uellm.reconcile.cache import Cache, Object
+from uellm.reconcile.engine import unschedulable_since
+from uellm.reconcile.fleet import Machine
+from uellm.reconcile.names import (
+    IMAGES_ANNOTATION,
+    SPEC_ANNOTATION,
+    Key,
+    belongs_to,
+    config_name,
+    deployment_name,
+)
+from uellm.reconcile.placements import Report
+from uellm.reconcile.same import digest
+
+# What may change without the pods being made anew: it is not part of the pod template, or is read while running.
+_OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The state that a decision is made from; shared with the cache, so nothing in it may be changed."""
+
+    document: Object  # the LLMService as the API server has it
+    service: LLMService | None  # the same, read; None where this operator does not understand it
+    invalid: str = ""  # then: why
+    children: Mapping[Kind, Object] = field(default_factory=dict)  # those that are there and ours
+    pods: tuple[Object, ...] = ()
+    reports: Mapping[str, Report] = field(default_factory=dict)  # by pod uid
+    fleet: tuple[Machine, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        """The service's key."""
+        return Key(self.document["metadata"]["namespace"], self.document["metadata"]["name"])
+
+    @property
+    def generation(self) -> int:
+        """Generation of the spec."""
+        return int(self.document["metadata"].get("generation") or 0)
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The status as it was last written."""
+        return self.document.get("status") or {}
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that are to run now."""
+        return wanted_replicas(self.document)
+
+    @property
+    def suspended(self) -> bool:
+        """True where the user wants no pods."""
+        return bool(self.document["spec"].get("suspend"))
+
+    @property
+    def deployment(self) -> Object | None:
+        """The engine's Deployment, or None."""
+        return self.children.get(DEPLOYMENT)
+
+    @property
+    def incumbent(self) -> Plan | None:
+        """The plan in force, or None."""
+        try:
+            return Plan.from_dict(self.status["plan"])
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    @property
+    def spec_digest(self) -> str:
+        """Digest of the part of the spec that pods are made from."""
+        spec = self.document["spec"]
+        return digest({name: value for name, value in spec.items() if name not in _OUTSIDE_PODS})
+
+    @property
+    def spec_mark(self) -> str:
+        """What is written on the Deployment to tell a changed spec from a changed operator."""
+        return f"{self.generation}/{self.spec_digest}"
+
+    @property
+    def spec_changed(self) -> bool:
+        """True where the Deployment was made for another spec, or is not there.
+
+        The generation decides where it is the same, for a newer CRD may have put new defaults into an old spec;
+        else the digest does, for a change of replicas is one of generation too.
+        """
+        mark = self._annotation(SPEC_ANNOTATION)
+        generation, _, spec_digest = (mark or "").partition("/")
+        return mark is None or (generation != str(self.generation) and spec_digest != self.spec_digest)
+
+    @property
+    def pinned_images(self) -> str | None:
+        """The images that the Deployment was made with, as they are written on it."""
+        return self._annotation(IMAGES_ANNOTATION)
+
+    @property
+    def unschedulable_since(self) -> str | None:
+        """Since when the longest waiting pod has found no node (RFC 3339), or None."""
+        return min(filter(None, (unschedulable_since(pod) for pod in self.pods)), default=None)
+
+    def _annotation(self, name: str) -> str | None:
+        annotations = (self.deployment or {}).get("metadata", {}).get("annotations") or {}
+        value: str | None = annotations.get(name)
+        return value
+
+
+def observe(cache: Cache, key: Key) -> Observed | None:
+    """The service as the cache knows it, without reports; None where it is gone or going."""
+    document = cache.service(key)
+    if document is None or "deletionTimestamp" in document["metadata"]:
+        return None
+    service, invalid = _read(document)
+    return Observed(
+        document,
+        service,
+        invalid,
+        children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
+        pods=tuple(cache.pods(key)),
+        fleet=cache.fleet(),
+    )
+
+
+def wanted_replicas(document: Mapping[str, Any]) -> int:
+    """Replicas of an LLMService that are to run now."""
+    spec = document["spec"]
+    return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
+
+
+def _read(document: Object) -> tuple[LLMService | None, str]:
+    try:
+        return parse_service({name: document[name] for name in ("apiVersion", "kind", "metadata", "spec")}), ""
+    except BadInput as error:
+        return None, str(error)
+
+
+def child_names(key: Key) -> dict[Kind, str]:
+    """The name of each child."""
+    return {
+        CONFIGMAP: config_name(key.name),
+        SERVICE: key.name,
+        PDB: key.name,
+        DEPLOYMENT: deployment_name(key.name),
+    }
+
+
+def _children(cache: Cache, key: Key) -> list[tuple[Kind, Object]]:
+    found = ((kind, cache.get(kind, name, key.namespace)) for kind, name in child_names(key).items())
+    return [(kind, child) for kind, child in found if child is not None]

@@ -1,0 +1,165 @@
+"""Planning of all services together: one at a time, each against what the others were promised.
+
+The ledger is entered the moment a plan is chosen, before it is written anywhere, so the next service in line already
+counts with it. A service is planned again when its spec changed, when the hardware did, when a node offers more than
+before, or when a replica of it finds no place; a pass for any other reason takes the choice that stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from uellm.errors import PlanError
+from uellm.models import Architecture
+from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Failure, choose
+from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, offers
+from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.worker import Evaluator
+
+
+class Planned(NamedTuple):
+    """The choice, and the question it answers: what is written down of a plan is told from both."""
+
+    choice: Choice
+    request: PlanRequest | None
+
+
+class _Standing(NamedTuple):
+    spec_digest: str
+    request: PlanRequest
+    choice: Choice
+
+
+class Planning:
+    """Plans of all services; to be filled with `restore` before the first `plan`."""
+
+    def __init__(self, cache: Cache, evaluator: Evaluator) -> None:
+        self._cache = cache
+        self._evaluate = evaluator
+        self._ledger = Ledger()
+        self._standing: dict[Key, _Standing] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    def restore(self) -> None:
+        """Enter the plans that the services' statuses hold: what an operator before this one promised."""
+        for document in self._cache.services():
+            try:
+                plan = Plan.from_dict((document.get("status") or {})["plan"])
+            except (KeyError, ValueError, TypeError):
+                continue
+            self._ledger.commit(key_of(document), _commitment(plan))
+
+    async def plan(self, observed: Observed, now: datetime) -> Planned:
+        """The plan in force for a service."""
+        if observed.service is None:
+            return self._failed(observed.key, Failure("InvalidSpec", observed.invalid))
+        try:
+            architecture = architecture_of(observed.service)
+        except PlanError as error:
+            return self._failed(observed.key, Failure(error.reason, str(error)))
+        incumbent = observed.incumbent
+        if observed.suspended and incumbent is not None and not observed.spec_changed:
+            # It needs no GPUs now; whether there are some for it is asked when it is to run again.
+            self._standing.pop(observed.key, None)
+            return Planned(Choice(incumbent), self._request(observed, architecture))
+        stranded = self._stranded(observed, now)
+        if choice := self._stands(observed, architecture, stranded=stranded):
+            return Planned(choice, self._request(observed, architecture))
+        async with self._one_at_a_time:
+            request = self._request(observed, architecture)
+            evaluation = await self._evaluate(request, incumbent, generous(observed.fleet))
+            choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
+            self._enter(observed, request, choice)
+        return Planned(choice, request)
+
+    def withdraw(self, key: Key) -> None:
+        """The plan cannot be carried out: nobody has to wait for its GPUs."""
+        self._ledger.release(key)
+        self._standing.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self.withdraw(key)
+
+    def waiting(self) -> list[Key]:
+        """Services without a plan that may get one when others leave."""
+        return [key for key, standing in self._standing.items() if standing.choice.plan is None]
+
+    def stranded_in_s(self, observed: Observed, now: datetime) -> float | None:
+        """Seconds until a pod that finds no place calls for another plan; None where none waits."""
+        since = observed.unschedulable_since
+        if since is None:
+            return None
+        return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
+
+    def _stranded(self, observed: Observed, now: datetime) -> bool:
+        deployment = observed.deployment
+        if deployment is not None and observed.replicas and deployment["spec"].get("replicas") == 0:
+            return True  # it comes back from suspension: its GPUs may be taken
+        return self.stranded_in_s(observed, now) == 0.0
+
+    def _stands(self, observed: Observed, architecture: Architecture, *, stranded: bool) -> Choice | None:
+        """The choice of an earlier pass, where nothing has come up since that could change it."""
+        standing = self._standing.get(observed.key)
+        if standing is None or standing.spec_digest != observed.spec_digest:
+            return None
+        chosen = standing.choice.plan
+        if observed.incumbent not in (None, chosen) and chosen is not None:
+            return None
+        request = self._request(observed, architecture)
+        if dataclasses.replace(request, nodes=()) != dataclasses.replace(standing.request, nodes=()):
+            return None
+        if grew(standing.request.nodes, request.nodes) or (stranded and request.nodes != standing.request.nodes):
+            return None
+        return standing.choice
+
+    def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
+        assert observed.service is not None
+        return plan_request(observed.service, architecture, self._offers(observed))
+
+    def _offers(self, observed: Observed) -> tuple[NodeOffer, ...]:
+        return offers(observed.fleet, self._claims(observed.key), self._cache.pods(observed.key))
+
+    def _claims(self, key: Key) -> list[Claim]:
+        claims = []
+        for other, commitment in self._ledger.items():
+            document = self._cache.service(other)
+            if other != key and document is not None:
+                claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
+        return claims
+
+    def _enter(self, observed: Observed, request: PlanRequest, choice: Choice) -> None:
+        self._standing[observed.key] = _Standing(observed.spec_digest, request, choice)
+        if choice.plan is not None:
+            self._ledger.commit(observed.key, _commitment(choice.plan))
+        else:
+            self._give_up(observed.key)
+
+    def _failed(self, key: Key, failure: Failure) -> Planned:
+        self._standing.pop(key, None)
+        self._give_up(key)
+        return Planned(Choice(None, failure), None)
+
+    def _give_up(self, key: Key) -> None:
+        """Pods that run keep their GPUs; replicas that do not are promised none any more."""
+        commitment = self._ledger.get(key)
+        if commitment is not None and self._cache.pods(key):
+            self._ledger.commit(key, commitment._replace(nodes=()))
+        else:
+            self._ledger.release(key)
+
+
+def _commitment(plan: Plan) -> Commitment:
+    return Commitment(plan.gpus_per_replica, plan.nodes)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

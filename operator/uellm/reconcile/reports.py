@@ -1,0 +1,112 @@
+"""The placement reports of running pods, fetched from their sidecars."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from uellm.reconcile.engine import living
+from uellm.reconcile.placements import Report, read_report
+
+logger = logging.getLogger(__name__)
+
+PORT = 8002
+TIMEOUT_S = 2.0
+# A report is written once per start of the engine's container; to ask again now and then costs little.
+REFRESH_S = 600.0
+_LARGEST_BYTES = 256 * 1024
+
+Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]  # pod IP -> the report, None while there is none
+
+
+class Reports:
+    """What pods told, by pod uid, asked again after each start of the engine's container."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._known: dict[str, Report] = {}
+        self._asked_at_s: dict[str, float] = {}
+
+    async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> bool:
+        """Ask the pods whose report is missing or old. True where one is still missing."""
+        due = [pod for pod in living(pods) if self._is_due(pod)]
+        await asyncio.gather(*(self._ask(pod) for pod in due))
+        return any(self._is_missing(pod) for pod in living(pods))
+
+    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, Report]:
+        """The reports of these pods, by their uid."""
+        return {uid: self._known[uid] for pod in pods if (uid := pod["metadata"]["uid"]) in self._known}
+
+    def keep(self, uids: set[str]) -> None:
+        """Drop the reports of all pods but these."""
+        for uid in self._asked_at_s.keys() - uids:
+            del self._asked_at_s[uid]
+            self._known.pop(uid, None)
+
+    def _is_missing(self, pod: Mapping[str, Any]) -> bool:
+        start = engine_start(pod)
+        report = self._known.get(pod["metadata"]["uid"])
+        return start is not None and (report is None or report.start != start)
+
+    def _is_due(self, pod: Mapping[str, Any]) -> bool:
+        if not pod["status"].get("podIP") or engine_start(pod) is None:
+            return False
+        asked = self._asked_at_s.get(pod["metadata"]["uid"])
+        return self._is_missing(pod) or asked is None or self._clock() - asked > REFRESH_S
+
+    async def _ask(self, pod: Mapping[str, Any]) -> None:
+        uid, start = pod["metadata"]["uid"], engine_start(pod)
+        self._asked_at_s[uid] = self._clock()
+        document = await self._fetch(pod["status"]["podIP"])
+        if document is not None and start is not None:
+            self._known[uid] = read_report(start, document)
+
+
+def engine_start(pod: Mapping[str, Any]) -> str | None:
+    """Tells one start of the engine's container from another; None before the first."""
+    for status in pod["status"].get("containerStatuses") or ():
+        state = status.get("state") or {}
+        if status["name"] == "engine" and ("running" in state or "terminated" in state or status.get("restartCount")):
+            return str(status.get("restartCount", 0))
+    return None
+
+
+class HttpFetch:
+    """GET http://<pod>:8002/uellm/placement. An async context manager."""
+
+    def __init__(self) -> None:
+        # The pod's own address: no proxy of the environment has a way to it.
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+
+    async def __aenter__(self) -> HttpFetch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def __call__(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """The report; None where there is none yet or the pod does not answer."""
+        host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        try:
+            response = await self._client.get(f"http://{host}:{PORT}/uellm/placement")
+        except httpx.HTTPError as error:
+            logger.debug("no placement report from %s: %s", pod_ip, error)
+            return None
+        return parse(response.status_code, response.content)
+
+
+def parse(status: int, body: bytes) -> Mapping[str, Any] | None:
+    """The report in an answer; None for anything else, for what a pod says is not to be trusted."""
+    if status != 200 or len(body) > _LARGEST_BYTES:
+        return None
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

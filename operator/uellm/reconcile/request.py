@@ -1,0 +1,96 @@
+"""From an LLMService and what the nodes offer to the planner's question."""
+
+from __future__ import annotations
+
+from uellm.api.llmservice import LLMService, LLMServiceSpec
+from uellm.errors import BadInput, PlanError
+from uellm.models import Architecture, read_architecture
+from uellm.planner import request as planner
+
+MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
+DEFAULT_MAX_GPUS = 8  # what one machine commonly has; more is looked at where spec.placement.gpus.max says so
+
+
+def architecture_of(service: LLMService) -> Architecture:
+    """The model's architecture. Raises PlanError ModelConfigMissing or InvalidModel."""
+    model = service.spec.model
+    if model.config is None:
+        raise PlanError(
+            "ModelConfigMissing",
+            f"the architecture of {model.uri} is not known, and the operator downloads nothing: put the model's "
+            "config.json into spec.model.config",
+        )
+    try:
+        return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization)
+    except BadInput as error:
+        raise PlanError("InvalidModel", f"spec.model.{error}") from error
+
+
+def plan_request(
+    service: LLMService, architecture: Architecture, nodes: tuple[planner.NodeOffer, ...]
+) -> planner.PlanRequest:
+    """The whole question."""
+    spec = service.spec
+    longest, notes = _max_model_len(service, architecture)
+    return planner.PlanRequest(
+        service=f"{service.namespace}/{service.name}",
+        architecture=architecture,
+        max_model_len=longest,
+        nodes=nodes,
+        classes=tuple(planner.SloClass(each.name, each.ttft_s, each.tpot_s, each.e2e_s) for each in spec.slo.classes),
+        objective=spec.slo.objective,
+        workload=_workload(spec),
+        overrides=planner.Overrides(spec.parallelism.tensor, spec.parallelism.pipeline, spec.parallelism.layers),
+        policy=spec.placement.policy,
+        gpus_min=spec.placement.gpus.min,
+        gpus_max=_gpus_max(service),
+        allocation=spec.placement.allocation,
+        engine=planner.Engine(model_path(service), _revision(service), service.served_name, spec.engine.args),
+        replicas=max(1, spec.replicas),
+        notes=notes,
+    )
+
+
+def model_path(service: LLMService) -> str:
+    """What `vllm serve` is given: a Hugging Face id, or a path in the container."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    if scheme == "hf":
+        return rest
+    if scheme == "file":
+        return rest.rstrip("/")
+    _, _, path = rest.strip("/").partition("/")
+    return f"{MODEL_MOUNT}/{path}".rstrip("/")
+
+
+def claim_name(service: LLMService) -> str | None:
+    """The PersistentVolumeClaim of a pvc:// model."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return rest.partition("/")[0] if scheme == "pvc" else None
+
+
+def _revision(service: LLMService) -> str:
+    return service.spec.model.revision if service.spec.model.uri.startswith("hf://") else ""
+
+
+def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int, tuple[str, ...]]:
+    if service.spec.model.max_model_len is not None:
+        return service.spec.model.max_model_len, ()
+    longest = architecture.max_position_embeddings
+    return longest, (f"maxModelLen {longest}: the most that the model's config.json allows",)
+
+
+def _gpus_max(service: LLMService) -> int:
+    gpus = service.spec.placement.gpus
+    return gpus.max if gpus.max is not None else max(DEFAULT_MAX_GPUS, gpus.min)
+
+
+def _workload(spec: LLMServiceSpec) -> planner.Workload:
+    workload = spec.workload
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    return planner.Workload(
+        requests_per_s=workload.requests_per_s,
+        prompt_tokens_mean=prompt.mean if prompt else None,
+        prompt_tokens_p95=prompt.p95 if prompt else None,
+        output_tokens_mean=output.mean if output else None,
+        output_tokens_p95=output.p95 if output else None,
+    )
