@@ -81,7 +81,28 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def gpu_node(kube: Kube) -> AsyncIterator[Callable[..., Awaitable[str]]]:
+def apply_profile(kube: Kube) -> Callable[..., Awaitable[None]]:
+    """`await apply_profile(node, [memory_bytes, ...], **device_fields)` writes a node's GPUNodeProfile."""
+
+    async def apply(name: str, memory_bytes: list[int], **fields: Any) -> None:
+        profile = profile_of(name, memory_bytes, **fields)
+        await kube.apply({key: profile[key] for key in ("apiVersion", "kind", "metadata")}, manager=MANAGER)
+        await kube.apply_status(profile, manager=MANAGER)
+
+    return apply
+
+
+async def _schedulable(kube: Kube, name: str) -> bool:
+    node = await kube.get(NODE, name) or {}
+    conditions = node.get("status", {}).get("conditions") or []
+    ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return ready and not node["spec"].get("taints")
+
+
+@pytest.fixture
+async def gpu_node(
+    kube: Kube, apply_profile: Callable[..., Awaitable[None]]
+) -> AsyncIterator[Callable[..., Awaitable[str]]]:
     """`await gpu_node([memory_bytes, ...], name=..., **device_fields)` returns the node's name."""
     made: list[str] = []
 
@@ -98,9 +119,8 @@ async def gpu_node(kube: Kube) -> AsyncIterator[Callable[..., Awaitable[str]]]:
         }
         status = {"capacity": capacity, "allocatable": capacity}
         await kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status})
-        profile = profile_of(name, memory_bytes, **fields)
-        await kube.apply({key: profile[key] for key in ("apiVersion", "kind", "metadata")}, manager=MANAGER)
-        await kube.apply_status(profile, manager=MANAGER)
+        await apply_profile(name, memory_bytes, **fields)
+        await wait_until(lambda: _schedulable(kube, name))
         return name
 
     yield make

@@ -1,0 +1,221 @@
+"""The extender behind the real kube-scheduler: where pods go, and what is said about those that go nowhere.
+
+The scheduler only binds; kwok plays the nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm.kube import POD, Kube
+from uellm_devcluster.binaries import ensure
+from uellm_devcluster.local import free_ports
+
+GIB = 2**30
+SCHEDULER = "uellm-scheduler"
+
+
+class Processes:
+    """The extender and the scheduler that asks it."""
+
+    def __init__(self, kubeconfig: str, directory: Path) -> None:
+        self.url = f"http://127.0.0.1:{free_ports('extender')['extender']}"
+        self._kubeconfig = kubeconfig
+        self._directory = directory
+        self.extender = self.start_extender()
+        self.scheduler = self._start("scheduler", *self._scheduler_command())
+
+    def start_extender(self) -> subprocess.Popen[bytes]:
+        listen = self.url.removeprefix("http://")
+        command = (sys.executable, "-m", "uellm.cli.main", "extender", "--listen", listen)
+        self.extender = self._start("extender", *command, "--kubeconfig", self._kubeconfig)
+        return self.extender
+
+    def stop(self) -> None:
+        for process in (self.scheduler, self.extender):
+            process.terminate()
+            process.wait(10)
+
+    def _scheduler_command(self) -> list[str]:
+        configuration = {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": self._kubeconfig},
+            "leaderElection": {"leaderElect": False},
+            "percentageOfNodesToScore": 100,
+            "profiles": [{"schedulerName": SCHEDULER}],
+            "extenders": [
+                {
+                    "urlPrefix": self.url,
+                    "filterVerb": "filter",
+                    "prioritizeVerb": "prioritize",
+                    "weight": 10,
+                    "nodeCacheCapable": True,
+                    "httpTimeout": "5s",
+                }
+            ],
+        }
+        path = self._directory / "scheduler.yaml"
+        path.write_text(yaml.safe_dump(configuration))
+        program = ensure({"kube-scheduler"}) / "kube-scheduler"
+        return [
+            str(program),
+            f"--config={path}",
+            "--secure-port=0",
+            "--pod-max-in-unschedulable-pods-duration=2s",
+        ]
+
+    def _start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        log = (self._directory / f"{name}.log").open("ab")
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+@pytest.fixture(scope="module")
+def processes(kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    running = Processes(kubeconfig, tmp_path_factory.mktemp("scheduler"))
+    yield running
+    running.stop()
+
+
+def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type: ignore[assignment]
+    """A model of `layers` layers of 1 GiB each."""
+    document = {
+        "gpus": gpus,
+        "tensor": 1,
+        "pipeline": gpus,
+        "resourceName": "nvidia.com/gpu",
+        "layerBytes": [GIB] * layers,
+        "layerKvBytes": [0] * layers,
+        "firstStageBytes": 0,
+        "lastStageBytes": 0,
+        "reservedBytes": {"fixed": 0, "fraction": "0"},
+        "layers": None,
+        "nodes": list(nodes),
+        "service": "test/model",
+    }
+    return json.dumps(document)
+
+
+def pod(namespace: str, name: str, *, text: str | None, gpus: int) -> dict[str, Any]:
+    annotations = {"uellm.io/plan": text} if text is not None else {}
+    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "annotations": annotations,
+            "labels": {"uellm.io/service": "model"},
+        },
+        "spec": {
+            "schedulerName": SCHEDULER,
+            "containers": [{"name": "engine", "image": "engine", "resources": {"limits": limits}}],
+        },
+    }
+
+
+async def node_of(kube: Kube, namespace: str, name: str) -> str | None:
+    found = await kube.get(POD, name, namespace)
+    return found["spec"].get("nodeName") if found else None
+
+
+async def unscheduled_because(kube: Kube, namespace: str, name: str) -> str | None:
+    found = await kube.get(POD, name, namespace)
+    conditions = (found or {}).get("status", {}).get("conditions") or []
+    said = [c for c in conditions if c["type"] == "PodScheduled" and c["status"] == "False"]
+    return said[0]["message"] if said else None
+
+
+async def test_a_pod_goes_where_its_plan_fits_and_not_where_only_the_count_does(
+    kube, namespace, gpu_node, processes, eventually
+):
+    await gpu_node([8 * GIB] * 4)
+    big = await gpu_node([24 * GIB] * 4)
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == big
+
+
+async def test_a_pod_that_fits_nowhere_stays_pending_and_says_why_until_a_node_fits(
+    kube, namespace, gpu_node, processes, eventually
+):
+    await gpu_node([8 * GIB] * 4)
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+
+    message = await eventually(lambda: unscheduled_because(kube, namespace, "p"))
+    assert "GiB" in message
+    assert await node_of(kube, namespace, "p") is None
+    big = await gpu_node([24 * GIB] * 4)
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == big
+
+
+async def test_a_profile_that_changes_is_enough_for_a_waiting_pod(
+    kube, namespace, gpu_node, apply_profile, processes, eventually
+):
+    taken = {"allocatedTo": {"podUID": "somebody-elses"}}
+    name = await gpu_node([24 * GIB] * 2, **taken)
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+
+    async def told() -> bool:
+        return "needs 2 nvidia.com/gpu, 0 free" in (await unscheduled_because(kube, namespace, "p") or "")
+
+    await eventually(told)
+    await apply_profile(name, [24 * GIB] * 2)
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == name
+
+
+async def test_the_plans_first_node_is_taken_first(kube, namespace, gpu_node, processes, eventually):
+    names = [await gpu_node([24 * GIB] * 4) for _ in range(3)]
+    for index, order in enumerate((names, names[::-1])):
+        await kube.create(pod(namespace, f"p{index}", text=plan(2, nodes=order), gpus=2))
+        assert await eventually(lambda index=index: node_of(kube, namespace, f"p{index}")) == order[0]
+
+
+async def test_a_pod_without_a_plan_is_placed_as_usual(kube, namespace, processes, eventually):
+    await kube.create(pod(namespace, "p", text=None, gpus=0))
+    assert await eventually(lambda: node_of(kube, namespace, "p"))
+
+
+async def test_a_plan_that_cannot_be_read_is_said_in_the_pods_condition(kube, namespace, processes, eventually):
+    await kube.create(pod(namespace, "p", text="{", gpus=0))
+
+    async def told() -> bool:
+        return "uellm.io/plan cannot be read" in (await unscheduled_because(kube, namespace, "p") or "")
+
+    await eventually(told)
+
+
+async def test_a_hundred_pods_are_placed_and_no_node_gets_more_than_it_has(
+    kube, namespace, gpu_node, processes, eventually
+):
+    names = list(await asyncio.gather(*(gpu_node([24 * GIB] * 8) for _ in range(25))))
+    pods = [pod(namespace, f"p{index}", text=plan(2, nodes=names), gpus=2) for index in range(100)]
+    await asyncio.gather(*(kube.create(each) for each in pods))
+
+    async def all_placed() -> list[str]:
+        placed = [each["spec"]["nodeName"] for each in await kube.list(POD, namespace) if each["spec"].get("nodeName")]
+        return placed if len(placed) == 100 else []
+
+    placed = await eventually(all_placed, timeout_s=40)
+    assert all(placed.count(name) == 4 for name in names)
+
+
+async def test_the_extender_ends_on_sigterm_and_pods_wait_for_its_return(
+    kube, namespace, gpu_node, processes, eventually
+):
+    name = await gpu_node([24 * GIB] * 2)
+    processes.extender.terminate()
+    assert processes.extender.wait(10) == 0
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+    await eventually(lambda: unscheduled_because(kube, namespace, "p"))
+    processes.start_extender()
+    assert await eventually(lambda: node_of(kube, namespace, "p"), timeout_s=40) == name
