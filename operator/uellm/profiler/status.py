@@ -90,7 +90,7 @@ def changes(before: Status, after: Status) -> Iterator[str]:
         if state["state"] != (was.get("health") or {"state": "Healthy"})["state"]:
             yield f"{uuid} {state['state']} {state.get('reason', '')}".rstrip()
         if device.get("measured") != was.get("measured"):
-            yield f"{uuid} measured"
+            yield f"{uuid} measured" if device.get("measured") else f"{uuid} to be measured again"
     ready, was_ready = _condition(after), _condition(before)
     if was_ready and ready.get("reason") != was_ready.get("reason"):
         yield f"{READY}={ready['status']} ({ready['reason']})"

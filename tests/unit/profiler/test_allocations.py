@@ -1,0 +1,67 @@
+"""Kubelet's and API server's words about who has which device, put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uellm.profiler.allocations import allocations
+from uellm.profiler.podresources import Held, PodKey
+
+ENGINE = PodKey("default", "engine-0")
+OTHER = PodKey("default", "other")
+
+
+def pod(key: PodKey, uid: str, *, phase: str = "Running", leaving: bool = False) -> dict[str, Any]:
+    metadata = {"namespace": key.namespace, "name": key.name, "uid": uid}
+    if leaving:
+        metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"metadata": metadata, "status": {"phase": phase}}
+
+
+def held(**devices: PodKey) -> Held:
+    return Held(devices, frozenset(devices.values()))
+
+
+def test_a_device_is_allocated_to_the_uid_of_its_pod():
+    found = allocations(held(a=ENGINE), [pod(ENGINE, "uid-1"), pod(OTHER, "uid-2")], {})
+    assert found == ({"a": "uid-1"}, True)
+
+
+def test_a_pod_that_the_api_server_does_not_name_still_has_its_device():
+    found = allocations(held(a=ENGINE), [], {})
+    assert found == ({"a": "default/engine-0"}, False)
+
+
+def test_a_long_name_in_place_of_a_uid_fits_the_field():
+    key = PodKey("n" * 63, "p" * 253)
+    assert len(allocations(held(a=key), [], {}).pod_uids["a"]) == 64
+
+
+def test_a_kubelet_that_was_just_started_again_frees_nothing():
+    found = allocations(Held(), [pod(ENGINE, "uid-1")], {"a": "uid-1"})
+    assert found == ({"a": "uid-1"}, False)
+
+
+def test_a_device_is_free_when_the_kubelet_lists_its_pod_without_it():
+    found = allocations(Held({}, frozenset({ENGINE})), [pod(ENGINE, "uid-1")], {"a": "uid-1"})
+    assert found == ({}, True)
+
+
+def test_a_pod_that_is_gone_ended_or_leaving_keeps_no_device_that_the_kubelet_does_not_list():
+    for pods in ([], [pod(ENGINE, "uid-1", phase="Succeeded")], [pod(ENGINE, "uid-1", leaving=True)]):
+        assert allocations(Held(), pods, {"a": "uid-1"}) == ({}, True)
+
+
+def test_a_leaving_pod_has_its_device_as_long_as_the_kubelet_says_so():
+    found = allocations(held(a=ENGINE), [pod(ENGINE, "uid-1", leaving=True)], {})
+    assert found == ({"a": "uid-1"}, True)
+
+
+def test_an_ended_pod_has_no_device_though_some_kubelets_list_it():
+    found = allocations(held(a=ENGINE), [pod(ENGINE, "uid-1", phase="Failed")], {"a": "uid-1"})
+    assert found == ({}, True)
+
+
+def test_a_device_that_went_to_another_pod_is_not_kept_for_the_first():
+    found = allocations(held(a=OTHER), [pod(ENGINE, "uid-1"), pod(OTHER, "uid-2")], {"a": "uid-1"})
+    assert found.pod_uids == {"a": "uid-2"}

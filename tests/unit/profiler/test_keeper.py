@@ -1,0 +1,336 @@
+"""The loops that keep the profile, against a kubelet on real sockets and a cluster in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+
+from uellm.errors import BadInput
+from uellm.kube import Forbidden, Unavailable
+from uellm.profiler import bench
+from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.podresources import Held, KubeletSilent, PodKey
+from uellm.profiler.sample import DriverChanged, Failure, NoGPUs, Sample, SourceError
+from uellm.profiler.store import Store
+
+A = {"index": 0, "uuid": "GPU-a", "memoryBytes": 1000, "memoryFreeBytes": 900}
+B = {"index": 1, "uuid": "GPU-b", "memoryBytes": 2000}
+SAMPLE = Sample("NVML", (A, B), ({"a": "GPU-a", "b": "GPU-b", "kind": "PHB"},), "580.1", "13.0")
+QUICK = Periods(interval_s=0.02, poll_s=0.01, settle_s=0.02, first_retry_s=0.01, longest_retry_s=0.02)
+
+
+class FakeSource:
+    """Gives `sample`, or raises it; counts."""
+
+    def __init__(self, sample: Sample | Exception = SAMPLE) -> None:
+        self.answer = sample
+        self.samples = 0
+
+    def sample(self) -> Sample:
+        self.samples += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class FakePodResources:
+    """Gives `now`, or is silent where it is None; `polled` tells of every question."""
+
+    def __init__(self) -> None:
+        self.now: Held | None = Held()
+        self.names: dict[str, str] = {}
+        self.polls = 0
+        self._polled = asyncio.Condition()
+
+    def give(self, *devices: str, to: str) -> None:
+        pod = PodKey("default", to)
+        before = self.now or Held()
+        self.now = Held({**before.devices, **dict.fromkeys(devices, pod)}, before.pods | {pod})
+
+    async def held(self) -> Held:
+        async with self._polled:
+            self.polls += 1
+            self._polled.notify_all()
+        if self.now is None:
+            raise KubeletSilent("silent")
+        return self.now
+
+    async def resource_names(self) -> dict[str, str]:
+        if self.now is None:
+            raise KubeletSilent("silent")
+        return self.names
+
+    async def polls_pass(self, number: int) -> None:
+        target = self.polls + number
+        async with asyncio.timeout(10), self._polled:
+            await self._polled.wait_for(lambda: self.polls >= target)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_to_measure_with(monkeypatch):
+    monkeypatch.setattr(bench, "available", lambda: False)
+
+
+@pytest.fixture
+def pod_resources():
+    return FakePodResources()
+
+
+@pytest.fixture
+def keep(cluster, pod_resources, background):
+    def start(source, periods: Periods = QUICK) -> asyncio.Task:
+        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, periods=periods).run())
+
+    return start
+
+
+@asynccontextmanager
+async def no_writes(cluster, pod_resources, polls: int = 20):
+    before = len(cluster.writes)
+    yield
+    await pod_resources.polls_pass(polls)
+    assert len(cluster.writes) == before
+
+
+async def test_the_profile_is_created_and_owned_by_its_node(cluster, keep):
+    keep(FakeSource())
+    await cluster.until(lambda: len(cluster.uuids()) == 2)
+    profile = cluster.objects["GPUNodeProfile", "node-1"]
+    assert profile["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "uid-of-node-1"}
+    ]
+    assert cluster.status()["source"] == "NVML"
+
+
+async def test_nothing_is_written_as_long_as_nothing_changes(cluster, keep, pod_resources):
+    source = FakeSource()
+    keep(source)
+    await cluster.until(lambda: bool(cluster.writes))
+    async with no_writes(cluster, pod_resources):
+        source.answer = Sample("NVML", ({**A, "memoryFreeBytes": 1}, B), SAMPLE.links, "580.1", "13.0")
+        before = source.samples
+    assert source.samples > before
+
+
+async def test_a_sign_of_life_is_written_now_and_then(cluster, keep):
+    keep(FakeSource(), Periods(**{**vars(QUICK), "heartbeat_s": 0.05}))
+    await cluster.until(lambda: len(cluster.writes) >= 3)
+
+
+async def test_an_allocation_is_written_with_the_uid_of_the_pod_and_so_is_its_end(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    keep(FakeSource())
+    await cluster.until(lambda: bool(cluster.writes))
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+
+    del cluster.objects["Pod", "engine-0"]
+    pod_resources.now = Held()
+    await cluster.until(lambda: "allocatedTo" not in cluster.device("GPU-a"))
+
+
+async def test_the_api_server_is_not_asked_for_pods_while_nothing_changes(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    lists = cluster.lists_of_pods
+    await pod_resources.polls_pass(20)
+    assert cluster.lists_of_pods == lists
+
+
+async def test_a_pod_that_the_api_server_names_late_gets_its_uid_late(cluster, keep, pod_resources):
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "default/engine-0"})
+    cluster.pod("engine-0", "uid-1")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+
+
+async def test_no_device_is_called_free_before_the_kubelet_has_spoken(cluster, keep, pod_resources):
+    pod_resources.now = None
+    keep(FakeSource())
+    async with no_writes(cluster, pod_resources):
+        pass
+    pod_resources.now = Held()
+    await cluster.until(lambda: len(cluster.uuids()) == 2)
+
+
+async def test_a_kubelet_that_is_started_again_frees_nothing(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    listed, pod_resources.now = pod_resources.now, None
+    async with no_writes(cluster, pod_resources):
+        await pod_resources.polls_pass(3)
+        pod_resources.now = Held()  # it answers, and knows no pods yet
+        await pod_resources.polls_pass(10)
+        pod_resources.now = listed
+    assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
+
+
+async def test_a_new_process_goes_on_from_what_the_last_one_wrote(cluster, keep, pod_resources, background):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    first = keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    first.cancel()
+    await asyncio.wait({first})
+    before = cluster.status()
+
+    pod_resources.now = Held()
+    writes = len(cluster.writes)
+    keep(FakeSource(Sample("NVML", (B,), failed={0: Failure("GPULost", "gone")})))
+    await cluster.until(lambda: len(cluster.writes) > writes)
+
+    assert cluster.device("GPU-a")["health"]["reason"] == "GPULost"
+    assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
+    assert cluster.device("GPU-b") == before["devices"][1]
+
+
+async def test_a_deleted_profile_is_written_again(cluster, keep):
+    keep(FakeSource())
+    await cluster.until(lambda: bool(cluster.writes))
+    cluster.put_node_uid("another-uid")
+    cluster.delete_profile()
+    await cluster.until(lambda: len(cluster.writes) > 1 and len(cluster.uuids()) == 2)
+    assert cluster.objects["GPUNodeProfile", "node-1"]["metadata"]["ownerReferences"][0]["uid"] == "another-uid"
+
+
+async def test_an_api_server_that_is_away_is_waited_for(cluster, keep, pod_resources):
+    cluster.errors = [Unavailable(503, "Unavailable", "away")] * 3
+    keep(FakeSource())
+    await cluster.until(lambda: len(cluster.uuids()) == 2)
+
+    cluster.pod("engine-0", "uid-1")
+    cluster.errors = [Unavailable(0, "Unreachable", "away"), Forbidden(403, "Forbidden", "RBAC is on its way")]
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    assert cluster.failures == 5
+
+
+async def test_a_node_that_the_cluster_does_not_know_is_said_once_and_waited_for(cluster, keep, pod_resources, log):
+    node = cluster.objects.pop(("Node", "node-1"))
+    keep(FakeSource())
+    await log.said("API server: the cluster has no node 'node-1': check --node")
+    await pod_resources.polls_pass(20)
+    assert log.count("no node 'node-1'") == 1
+    cluster.objects["Node", "node-1"] = node
+    await cluster.until(lambda: bool(cluster.writes))
+
+
+async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources):
+    source = FakeSource(NoGPUs("NoDriver", "no driver"))
+    keep(source)
+    async with no_writes(cluster, pod_resources):
+        pass
+    source.answer = SAMPLE  # the driver's own DaemonSet is done
+    await cluster.until(lambda: len(cluster.uuids()) == 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(SourceError("NVMLFailed", "it broke"), "NVMLFailed"), (BadInput("n.yaml: status", "bad"), "BadDescription")],
+)
+async def test_trouble_with_the_source_becomes_a_condition_and_passes(cluster, keep, error, reason):
+    source = FakeSource()
+    keep(source)
+    await cluster.until(lambda: bool(cluster.writes))
+    source.answer = error
+    await cluster.until(lambda: cluster.status()["conditions"][0]["reason"] == reason)
+    assert cluster.uuids() == ["GPU-a", "GPU-b"]
+    source.answer = SAMPLE
+    await cluster.until(lambda: cluster.status()["conditions"][0]["status"] == "True")
+
+
+async def test_a_driver_that_was_replaced_ends_the_process(keep):
+    task = keep(FakeSource(DriverChanged("DriverChanged", "replaced")))
+    with pytest.raises(DriverChanged):
+        await task
+
+
+async def test_nvml_that_hangs_stops_neither_the_allocations_nor_the_end(cluster, keep, pod_resources):
+    class Hanging(FakeSource):
+        answers = threading.Event()
+
+        def sample(self) -> Sample:
+            if self.samples:
+                self.answers.wait(30)
+            return super().sample()
+
+    source = Hanging()
+    task = keep(source, Periods(**{**vars(QUICK), "patience_s": 0.05}))
+    await cluster.until(lambda: bool(cluster.writes) and cluster.status()["conditions"][0]["reason"] == "NoAnswer")
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
+    source.answers.set()
+
+
+async def test_the_kubelet_names_the_resource_of_a_device_and_its_silence_takes_no_name_back(
+    cluster, keep, pod_resources
+):
+    pod_resources.names = {"GPU-b": "nvidia.com/mig-1g.10gb"}
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-b").get("resourceName") == "nvidia.com/mig-1g.10gb")
+    async with no_writes(cluster, pod_resources):
+        pod_resources.names = {}
+
+
+async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep, pod_resources, monkeypatch):
+    async def figures(target):
+        return {"memoryBytesPerSecond": 5} if len(target) == 1 else {"bytesPerSecond": 7}
+
+    monkeypatch.setattr(bench, "available", lambda: True)
+    monkeypatch.setattr(bench, "run", figures)
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(FakeSource())
+    await cluster.until(lambda: "measured" in cluster.device("GPU-b"))
+    assert cluster.device("GPU-b")["measured"]["memoryBytesPerSecond"] == 5
+    assert "measured" not in cluster.device("GPU-a")
+
+    del cluster.objects["Pod", "engine-0"]
+    pod_resources.now = Held()
+    await cluster.until(lambda: cluster.status()["links"][0].get("bytesPerSecond") == 7)
+    assert cluster.device("GPU-a")["measured"]["memoryBytesPerSecond"] == 5
+
+
+async def test_figures_of_a_gpu_that_a_pod_took_meanwhile_are_not_believed(cluster, keep, pod_resources, monkeypatch):
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def figures(target):
+        begun.set()
+        await done.wait()
+        return {"memoryBytesPerSecond": 1}
+
+    monkeypatch.setattr(bench, "available", lambda: True)
+    monkeypatch.setattr(bench, "run", figures)
+    cluster.pod("engine-0", "uid-1")
+    keep(FakeSource(Sample("NVML", (A,))))
+    async with asyncio.timeout(10):
+        await begun.wait()
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: "allocatedTo" in cluster.device("GPU-a"))
+    async with no_writes(cluster, pod_resources):
+        done.set()
+    assert "measured" not in cluster.device("GPU-a")
+
+
+async def test_a_described_gpu_is_not_measured(cluster, keep, pod_resources, monkeypatch):
+    async def never(target):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(bench, "available", lambda: True)
+    monkeypatch.setattr(bench, "run", never)
+    task = keep(FakeSource(Sample("Simulated", (A,))))
+    await cluster.until(lambda: bool(cluster.writes))
+    await pod_resources.polls_pass(20)
+    assert not task.done()

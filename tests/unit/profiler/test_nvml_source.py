@@ -1,0 +1,174 @@
+"""The driver as a source, with a library of NVML's function names in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from uellm.api import parse
+from uellm.api.gpunodeprofile import DeviceProfile, LinkProfile
+from uellm.profiler.nvml import NVMLSource
+from uellm.profiler.sample import DriverChanged, NoGPUs, SourceError
+
+GIB = 2**30
+
+
+def test_a_device_is_described_in_the_words_of_the_profile(nvml, tmp_path: Path):
+    numa = tmp_path / "0000:3b:00.0" / "numa_node"
+    numa.parent.mkdir()
+    numa.write_text("1\n")
+    library = nvml.Library(nvml.GPU("GPU-a", name="NVIDIA H100", total=80 * GIB, free=79 * GIB))
+
+    sample = NVMLSource(library, sysfs_pci=tmp_path).sample()
+
+    assert sample.devices == (
+        {
+            "index": 0,
+            "uuid": "GPU-a",
+            "product": "NVIDIA H100",
+            "computeCapability": "9.0",
+            "memoryBytes": 80 * GIB,
+            "memoryFreeBytes": 79 * GIB,
+            "numaNode": 1,
+            "pciBusId": "0000:3b:00.0",
+            "powerLimitWatts": 300,
+        },
+    )
+    parse(DeviceProfile, sample.devices[0])
+    assert (sample.source, sample.driver_version, sample.cuda_version) == ("NVML", "580.65.06", "13.1")
+
+
+def test_nvml_is_closed_between_samples_also_after_a_failure(nvml):
+    library = nvml.Library(nvml.GPU("GPU-a"))
+    source = NVMLSource(library)
+    source.sample()
+    assert library.open == 0
+
+    library.nvmlSystemGetDriverVersion = lambda: (_ for _ in ()).throw(nvml.Error(999))
+    with pytest.raises(SourceError, match="cannot list"):
+        source.sample()
+    assert (library.open, library.samples) == (0, 2)
+
+
+def test_what_a_board_does_not_know_is_left_out(nvml, tmp_path: Path):
+    library = nvml.Library(nvml.GPU("GPU-a", power_milliwatts=None, knows_mig=False))
+    (device,) = NVMLSource(library, sysfs_pci=tmp_path).sample().devices
+    assert not {"powerLimitWatts", "numaNode", "mig"} & device.keys()
+
+
+def test_no_numa_node_of_the_kernel_is_no_numa_node(nvml, tmp_path: Path):
+    (tmp_path / "0000:3b:00.0").mkdir()
+    (tmp_path / "0000:3b:00.0" / "numa_node").write_text("-1\n")
+    (device,) = NVMLSource(nvml.Library(nvml.GPU("GPU-a")), sysfs_pci=tmp_path).sample().devices
+    assert "numaNode" not in device
+
+
+def test_slices_of_a_gpu_in_mig_mode_take_its_place(nvml):
+    slices = [nvml.GPU("MIG-1", name="H100 MIG 1g.10gb", total=10 * GIB), None, nvml.GPU("MIG-2", total=10 * GIB)]
+    library = nvml.Library(nvml.GPU("GPU-a"), nvml.GPU("GPU-b", mig=slices, processes=1))
+
+    sample = NVMLSource(library).sample()
+
+    assert [(device["uuid"], device["index"], device.get("mig")) for device in sample.devices] == [
+        ("GPU-a", 0, None),
+        ("MIG-1", 1, True),
+        ("MIG-2", 1, True),
+    ]
+    assert sample.devices[1]["memoryBytes"] == 10 * GIB
+    assert sample.busy == {"MIG-1", "MIG-2"}
+    assert sample.links == ()  # slices do not speak with each other
+
+
+def test_a_gpu_in_mig_mode_without_slices_offers_nothing(nvml):
+    sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", mig=[]))).sample()
+    assert sample.devices == ()
+    assert sample.failed == {}
+
+
+def test_a_lost_gpu_is_a_failure_and_the_others_are_still_seen(nvml):
+    sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", lost=True), nvml.GPU("GPU-b"))).sample()
+    assert [device["uuid"] for device in sample.devices] == ["GPU-b"]
+    assert sample.failed[0].reason == "GPULost"
+    assert "GPU 0" in sample.failed[0].message
+
+
+def test_a_gpu_that_does_not_tell_its_memory_is_a_failure(nvml):
+    sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", memory_known=False))).sample()
+    assert sample.failed[0].reason == "NVMLError"
+
+
+@pytest.mark.parametrize(
+    ("free", "processes", "busy"), [(24 * GIB, 0, False), (24 * GIB, 1, True), (20 * GIB, 0, True)]
+)
+def test_a_gpu_with_a_process_or_used_memory_is_busy(nvml, free, processes, busy):
+    sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", free=free, processes=processes))).sample()
+    assert sample.busy == ({"GPU-a"} if busy else set())
+
+
+def test_links_are_named_as_nvidia_smi_does(nvml):
+    gpus = [nvml.GPU(f"GPU-{name}", bus_id=f"00000000:{name}0:00.0") for name in "ABCD"]
+    a, b, c, _ = gpus
+    a.nvlinks, b.nvlinks = {3: (b.bus_id, 0)}, {0: (a.bus_id, 0)}
+    a.ancestors = {"GPU-C": 10, "GPU-D": 50}
+    b.ancestors = {"GPU-C": 20, "GPU-D": 30}
+    c.ancestors = {"GPU-D": 40}
+
+    links = NVMLSource(nvml.Library(*gpus)).sample().links
+
+    kinds = {(link["a"][-1] + link["b"][-1]): link["kind"] for link in links}
+    assert {pair: kinds[pair] for pair in ("AB", "BA", "AC", "BC", "BD", "CD", "AD")} == {
+        "AB": "NVLink",
+        "BA": "NVLink",
+        "AC": "PIX",
+        "BC": "PXB",
+        "BD": "PHB",
+        "CD": "NODE",
+        "AD": "SYS",
+    }
+    assert kinds["DC"] == "SYS"  # the driver cannot tell
+    assert len(links) == 12
+    for link in links:
+        parse(LinkProfile, link)
+
+
+def test_gpus_on_one_nvlink_switch_are_linked_though_no_link_leads_to_the_other(nvml):
+    switch = ("00000000:C0:00.0", 2)
+    a = nvml.GPU("GPU-a", bus_id="00000000:01:00.0", nvlinks={0: switch})
+    b = nvml.GPU("GPU-b", bus_id="00000000:02:00.0", nvlinks={5: switch})
+    c = nvml.GPU("GPU-c", bus_id="00000000:03:00.0")
+    kinds = {(link["a"], link["b"]): link["kind"] for link in NVMLSource(nvml.Library(a, b, c)).sample().links}
+    assert kinds["GPU-a", "GPU-b"] == "NVLink"
+    assert kinds["GPU-a", "GPU-c"] == "SYS"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "reason", "words"),
+    [
+        (12, NoGPUs, "NoDriver", "no NVIDIA driver here"),
+        (9, NoGPUs, "NoDriver", "not loaded"),
+        (18, DriverChanged, "DriverChanged", "replaced"),
+        (4, SourceError, "NVMLFailed", "permission"),
+        (999, SourceError, "NVMLFailed", "cannot be opened"),
+    ],
+)
+def test_a_library_that_cannot_be_opened_says_why_in_one_line(nvml, code, kind, reason, words):
+    with pytest.raises(kind, match=words) as caught:
+        NVMLSource(nvml.Library(init_error=code)).sample()
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+def test_without_the_package_the_line_says_what_to_install(monkeypatch):
+    def missing(name: str):
+        raise ModuleNotFoundError(name=name)
+
+    monkeypatch.setattr("uellm.profiler.nvml.importlib.import_module", missing)
+    with pytest.raises(NoGPUs, match="nvidia-ml-py"):
+        NVMLSource().sample()
+
+
+def test_the_real_library_has_every_function_that_is_used(nvml):
+    pynvml = pytest.importorskip("pynvml")
+    used = {name for name in dir(nvml.Library) if name.startswith(("nvml", "NVML"))}
+    assert {name for name in used if not hasattr(pynvml, name)} == set()
