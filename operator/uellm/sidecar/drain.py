@@ -15,6 +15,8 @@ class Drain:
     def __init__(self) -> None:
         self.active = 0
         self.draining = False
+        self.over = False
+        """The process ends now: what is still in hand is cut."""
         self._final = False
         self._idle = asyncio.Event()
         self._idle.set()

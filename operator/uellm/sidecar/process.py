@@ -29,7 +29,7 @@ from uellm.sidecar.record import Figures
 LOG = logging.getLogger("uellm.sidecar")
 
 BACKLOG = 1024
-CUT_OFF_S = 1.0
+CUT_OFF_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Sidecar:
     ) -> None:
         if self._server is not None:
             self._server.close()
+        self.proxy.drain.over = True
         await self._manager.shutdown(CUT_OFF_S)
         if self._management is not None:
             await self._management.cleanup()

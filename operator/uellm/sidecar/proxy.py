@@ -76,8 +76,7 @@ class Proxy:
             record.outcome, record.status = refusal.outcome, refusal.status
             return self._refuse(refusal, record)
         except asyncio.CancelledError:
-            # Still connected: it is the sidecar that ends, its grace period being over.
-            record.outcome = Outcome.DRAINING if connection.connected else Outcome.CLIENT_LEFT
+            record.outcome = Outcome.DRAINING if self.drain.over else Outcome.CLIENT_LEFT
             raise
         except ConnectionError:
             record.outcome = Outcome.CLIENT_LEFT

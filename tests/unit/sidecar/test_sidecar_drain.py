@@ -1,0 +1,91 @@
+"""A pod that goes: what is in hand is finished, what is new is sent elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uellm.sidecar.engine import EngineState
+
+
+async def probe(harness, path: str) -> int:
+    async with harness.client.get(harness.management(path)) as response:
+        return response.status
+
+
+async def test_draining_waits_for_streams_and_the_queue_and_refuses_what_is_new(engine, launch, eventually):
+    harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}})
+    engine.script = engine.on_word
+    running, queued = harness.ask(b"running"), harness.ask(b"queued")
+    received = await engine.arrivals.get()
+    await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
+    drained = asyncio.create_task(_drain(harness))
+    await eventually(lambda: harness.sidecar.proxy.drain.draining)
+
+    assert await probe(harness, "/readyz") == 503
+    assert await probe(harness, "/livez") == 200
+    async with harness.post() as response:
+        assert (response.status, response.headers["Connection"]) == (503, "close")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert (await response.json())["error"]["code"] == "draining"
+    assert not drained.done()
+
+    received.go_on.set()
+    (await engine.arrivals.get()).go_on.set()
+    assert [status for status, _ in await asyncio.gather(running, queued)] == [200, 200]
+    answer = await drained
+    assert (answer["drained"], answer["remaining"]) == (True, 0)
+
+
+async def _drain(harness):
+    async with harness.client.post(harness.management("/uellm/drain")) as response:
+        return await response.json()
+
+
+async def test_draining_ends_with_its_grace_period(engine, launch):
+    harness = await launch(grace_s=0.1)
+    engine.script = engine.on_word
+    asked = harness.ask()
+    received = await engine.arrivals.get()
+    answer = await _drain(harness)
+    assert (answer["drained"], answer["remaining"]) == (False, 1)
+    received.go_on.set()
+    assert (await asked)[0] == 200
+
+
+async def test_a_new_engine_in_the_same_pod_ends_the_draining(engine, harness, eventually):
+    await _drain(harness)
+    assert await probe(harness, "/readyz") == 503
+    await engine.stop()
+    await eventually(lambda: harness.sidecar.engine.state is EngineState.GONE)
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert await probe(harness, "/readyz") == 200
+    assert (await harness.ask())[0] == 200
+
+
+async def test_a_sick_spell_of_the_engine_does_not_end_the_draining(engine, harness, eventually):
+    await _drain(harness)
+    engine.healthy = False
+    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    engine.healthy = True
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert await probe(harness, "/readyz") == 503
+
+
+async def test_a_process_that_ends_does_not_take_requests_again(engine, harness, eventually):
+    await harness.sidecar.drain()
+    await engine.stop()
+    await eventually(lambda: harness.sidecar.engine.state is EngineState.GONE)
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert (await harness.ask())[0] == 503
+
+
+async def test_a_stream_ends_its_connection_once_the_pod_is_draining(engine, harness):
+    engine.script = engine.on_word
+    request = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+    answer = asyncio.create_task(harness.raw(request))
+    received = await engine.arrivals.get()
+    harness.sidecar.proxy.drain.begin()
+    received.go_on.set()
+    assert b"200 OK" in await answer
