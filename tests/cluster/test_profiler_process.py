@@ -1,0 +1,151 @@
+"""`uellm profiler`, the process, against a real API server; the kubelet's socket is the test's."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from uellm.kube import GPUNODEPROFILE, NODE, Kube
+from uellm.profiler.kubelet import podresources_pb2 as pr
+from uellm.profiler.kubelet import podresources_pb2_grpc as pr_grpc
+
+STATUS = {
+    "devices": [{"uuid": "GPU-a", "memoryBytes": 2000}, {"uuid": "GPU-b", "memoryBytes": 1000, "numaNode": 0}],
+    "links": [{"a": "GPU-a", "b": "GPU-b", "kind": "PHB", "bytesPerSecond": 7, "latencyNanoseconds": 8}],
+}
+
+
+class PodResources(pr_grpc.PodResourcesListerServicer):
+    """The kubelet's word: `pods` by (namespace, name), each with its devices."""
+
+    def __init__(self) -> None:
+        self.pods: dict[tuple[str, str], list[str]] = {}
+
+    async def List(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pr.ListPodResourcesResponse(
+            pod_resources=[
+                pr.PodResources(
+                    namespace=namespace,
+                    name=name,
+                    containers=[pr.ContainerResources(devices=[pr.ContainerDevices(device_ids=devices)])],
+                )
+                for (namespace, name), devices in self.pods.items()
+            ]
+        )
+
+    async def GetAllocatableResources(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return pr.AllocatableResourcesResponse()
+
+
+@pytest.fixture
+async def pod_resources(tmp_path: Path) -> AsyncIterator[PodResources]:
+    servicer, server = PodResources(), grpc.aio.server()
+    pr_grpc.add_PodResourcesListerServicer_to_server(servicer, server)
+    server.add_insecure_port(f"unix:{tmp_path / 'kubelet.sock'}")
+    await server.start()
+    yield servicer
+    await server.stop(grace=None)
+
+
+@pytest.fixture
+async def node(kube: Kube) -> AsyncIterator[str]:
+    name = "profiled"
+    metadata = {"name": name, "annotations": {"kwok.x-k8s.io/node": "fake"}}
+    await kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata})
+    yield name
+    await kube.delete(NODE, name)
+    await kube.delete(GPUNODEPROFILE, name)
+
+
+@pytest.fixture
+async def profiler(
+    node: str, pod_resources: PodResources, kubeconfig: str, tmp_path: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    (tmp_path / "gpus.yaml").write_text(yaml.safe_dump(STATUS))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uellm.cli.main", "profiler", "--node", node, "--interval", "0.2"),
+        *("--simulate", str(tmp_path / "gpus.yaml"), "--pod-resources", str(tmp_path / "kubelet.sock")),
+        *("--kubeconfig", kubeconfig),
+    )
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def devices(kube: Kube, node: str) -> dict[str, dict[str, Any]]:
+    profile = await kube.get(GPUNODEPROFILE, node) or {}
+    return {device["uuid"]: device for device in profile.get("status", {}).get("devices", ())}
+
+
+async def test_a_node_s_profile_from_its_first_word_to_its_node_s_end(
+    kube, node, pod_resources, profiler, namespace, eventually, tmp_path
+):
+    await eventually(lambda: devices(kube, node))
+    profile = await kube.get(GPUNODEPROFILE, node)
+    owner = await kube.get(NODE, node)
+    assert profile["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
+    assert profile["status"]["source"] == "Simulated"
+    assert profile["status"]["links"] == STATUS["links"]
+
+    # A person's word stays, whatever the profiler writes.
+    excluded = {"excludedDevices": [{"uuid": "GPU-b", "reason": "noisy"}]}
+    head = {"apiVersion": GPUNODEPROFILE.api_version, "kind": GPUNODEPROFILE.kind, "metadata": {"name": node}}
+    await kube.apply({**head, "spec": excluded}, manager="a-person")
+
+    # An allocation, under the UID that the API server gave.
+    container = {"name": "main", "image": "none"}
+    spec = {"nodeName": node, "containers": [container]}
+    metadata = {"name": "engine", "namespace": namespace}
+    pod = await kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    pod_resources.pods[namespace, "engine"] = ["GPU-a"]
+
+    async def allocated() -> bool:
+        entry = (await devices(kube, node))["GPU-a"].get("allocatedTo")
+        return entry == {"podUID": pod["metadata"]["uid"]}
+
+    await eventually(allocated)
+
+    # A change of the description.
+    changed = {**STATUS, "devices": [STATUS["devices"][0], {**STATUS["devices"][1], "memoryBytes": 999}]}
+    (tmp_path / "gpus.yaml").write_text(yaml.safe_dump(changed))
+
+    async def smaller() -> bool:
+        return (await devices(kube, node))["GPU-b"]["memoryBytes"] == 999
+
+    await eventually(smaller)
+    assert (await kube.get(GPUNODEPROFILE, node))["spec"] == excluded
+
+    # Nothing changes: nothing is written.
+    version = (await kube.get(GPUNODEPROFILE, node))["metadata"]["resourceVersion"]
+    await asyncio.sleep(1.5)  # several looks and polls: what is shown is that nothing happens
+    assert (await kube.get(GPUNODEPROFILE, node))["metadata"]["resourceVersion"] == version
+
+    # Somebody deletes it.
+    await kube.delete(GPUNODEPROFILE, node)
+
+    async def back() -> bool:
+        return (await devices(kube, node)).get("GPU-a", {}).get("allocatedTo") is not None
+
+    await eventually(back)
+
+    # It goes with its node, and the profiler, which is still there for a moment, does not bring it back.
+    await kube.delete(NODE, node)
+
+    async def gone() -> bool:
+        return await kube.get(GPUNODEPROFILE, node) is None
+
+    await eventually(gone, timeout_s=40)
+    profiler.terminate()
+    start = time.monotonic()
+    assert await profiler.wait() == 0
+    assert time.monotonic() - start < 5
+    assert await gone()
