@@ -66,19 +66,16 @@ def _alone(windows: Windows, c: int) -> int:
 
 def _before(problem: Problem, windows: Windows, c: int, onward: dict[int, int]) -> int:
     """Bits a from which a stage on class c can end where the rest can start."""
-    return_bits = 0
+    found = 0
     for d, bits in onward.items():
         reach = windows.reach(c, d)
         if problem.uniform:
-            return_bits |= _spread(bits, max(end - a for a, end in enumerate(reach)))
-            if not bits & _range(1, reach[0]):
-                # The first stage holds the embedding too, so its window may be shorter.
-                return_bits &= ~1
+            # The first stage holds the embedding too, so its window alone may be shorter.
+            found |= _spread(bits, max(end - a for a, end in enumerate(reach))) & ~1
+            found |= bool(bits & _range(1, reach[0]))
         else:
-            for a, end in enumerate(reach):
-                if bits & _range(a + 1, end):
-                    return_bits |= 1 << a
-    return return_bits
+            found |= sum(1 << a for a, end in enumerate(reach) if bits & _range(a + 1, end))
+    return found
 
 
 def _range(low: int, high: int) -> int:

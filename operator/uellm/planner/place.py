@@ -22,7 +22,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.planner import baselines, heuristic, infeasible
 from uellm.planner.bottleneck import least_bottleneck
-from uellm.planner.canonical import canonical
+from uellm.planner.canonical import Problem, canonical
 from uellm.planner.exact import Solution, Table, trace
 from uellm.planner.instance import Instance, PlaceDevice, exact
 
@@ -122,8 +122,7 @@ class _Search:
         if not costs:
             return self._nothing()
         size = min(costs, key=lambda size: self._key(costs[size], size))
-        placement = self._placement(trace(table, size, costs[size], self.rank), 0.0)
-        return self._proven(placement)
+        return self._placement(trace(table, size, costs[size], self.rank), None)
 
     def _found(self) -> Placement:
         best: tuple[Any, Solution] | None = None
@@ -158,23 +157,8 @@ class _Search:
             for size in self.sizes
         )
 
-    def _placement(self, solution: Solution, bound: float) -> Placement:
-        chosen = solution.devices(self.problem)
-        cost = _cost(self.instance, self.policy, self.objective, chosen, solution.layers)
-        reached = cost <= bound * (1 + TOLERANCE)
-        return Placement(
-            feasible=True,
-            cost=cost,
-            order=tuple(self.instance.devices[index].id for index in chosen),
-            layers=solution.layers,
-            optimal=reached,
-            lower_bound=min(bound, cost),
-        )
-
-    def _proven(self, placement: Placement) -> Placement:
-        return Placement(
-            True, placement.cost, placement.order, placement.layers, optimal=True, lower_bound=placement.cost
-        )
+    def _placement(self, solution: Solution, bound: float | None) -> Placement:
+        return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
 
     def _nothing(self) -> Placement:
         if self.sizes and not self._small():
@@ -192,6 +176,28 @@ class _Search:
             return best
         split = ", ".join(f"{count} on {name}" for name, count in zip(best.order, best.layers, strict=True))
         return Placement(False, reason=f"{self.policy} finds no placement that fits, though HELR has one: {split}")
+
+
+def answer(
+    instance: Instance,
+    problem: Problem,
+    solution: Solution,
+    objective: str,
+    *,
+    policy: str = "HELR",
+    bound: float | None = None,
+) -> Placement:
+    """A solution in the instance's own names. `bound`: what no placement can beat; None: the solution is the best."""
+    chosen = solution.devices(problem)
+    cost = _cost(instance, policy, objective, chosen, solution.layers)
+    return Placement(
+        feasible=True,
+        cost=cost,
+        order=tuple(instance.devices[index].id for index in chosen),
+        layers=solution.layers,
+        optimal=bound is None or cost <= bound * (1 + TOLERANCE),
+        lower_bound=cost if bound is None else min(bound, cost),
+    )
 
 
 def _weights(policy: str, instance: Instance) -> tuple[float, float]:

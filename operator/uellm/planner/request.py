@@ -79,7 +79,7 @@ class PlanRequest:
     overrides: Overrides = field(default_factory=Overrides)
     policy: str = "HELR"
     gpus_min: int = 1
-    gpus_max: int = 8
+    gpus_max: int | None = None  # None: what a node has
     allocation: str = "DevicePlugin"
     engine: Engine = field(default_factory=Engine)
     replicas: int = 1

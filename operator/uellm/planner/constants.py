@@ -1,0 +1,60 @@
+"""Every number of the planner that is not measured: its unit is in its name, its source beside it.
+
+They are defaults: `uellm calibrate` and measurements on the node replace them, and nothing else in the planner holds a
+figure of its own.
+"""
+
+from __future__ import annotations
+
+# vLLM's default of --gpu-memory-utilization (vllm/config/cache.py); it refuses to start where less is free.
+GPU_MEMORY_UTILIZATION = "0.92"
+
+# Driver context and what libraries allocate outside of torch, measured on H100s with tensor size 1 and 2.
+CONTEXT_BYTES = 136 << 20  # 0.13 GiB
+TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more: NCCL's buffers and the custom all-reduce
+
+# CUDA graphs. Measured between -0.9 and +1.0 GiB on H100s, so this is a cautious middle: 0.5 GiB for 32 layers.
+CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
+
+# Peak of activations, in numbers of the model's dtype per token of a step. The widest moment of a layer is its MLP:
+# gate and up projections side by side, and their product (3 x intermediate); around it the residual, the normed input,
+# q, k, v and the attention's output (6 x hidden).
+ACTIVATIONS_PER_HIDDEN = 6
+ACTIVATIONS_PER_INTERMEDIATE = 3
+
+# Sampling on the last stage, bytes per sequence and vocabulary entry: logits in 16 bits, their copy and the
+# probabilities in float32, the sorted values in float32 and their indices in int64 (vllm/v1/sample).
+SAMPLER_BYTES_PER_LOGIT = 22
+
+# vLLM's defaults for --max-num-batched-tokens and --max-num-seqs by device memory (vllm/engine/arg_utils.py).
+GIB = 1 << 30
+ENGINE_DEFAULTS = ((160 * GIB, 16384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
+
+# vLLM hands out KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
+BLOCK_TOKENS = 128
+
+# The CPU engine really allocates its KV cache on the machine that plays the GPUs.
+CPU_KV_CACHE_BYTES = 256 << 20
+
+# A step's chunk below which throughput suffers (one chunk must amortise reading the weights), and its granularity.
+LEAST_BATCHED_TOKENS = 256
+BATCHED_TOKENS_STEP = 128
+
+# What is assumed of a workload that nobody describes; each use becomes a sentence of the plan.
+ASSUMED_PROMPT_TOKENS = 512
+ASSUMED_OUTPUT_TOKENS = 256
+ASSUMED_TPOT_S = 0.05
+ASSUMED_TTFT_S = 1.0
+
+# Roofline: the share of the measured rates of plain matrix products and copies that a transformer's layers reach.
+COMPUTE_EFFICIENCY = 0.7
+MEMORY_EFFICIENCY = 0.8
+# Time of a step that no model size explains: scheduling, sampling, launching (vLLM V1, one sequence, small models).
+STEP_OVERHEAD_S = 0.002
+
+# A hop between devices whose link nobody measured: a small copy over PCIe through host memory.
+UNMEASURED_LATENCY_S = 2e-5
+UNMEASURED_BYTES_PER_S = 1e10
+
+# Measurements of equal devices differ by about a percent; speeds are rounded so that noise decides no layer.
+SPEED_DIGITS = 2

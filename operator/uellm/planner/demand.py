@@ -1,0 +1,107 @@
+"""What a replica must hold at a time, from the workload and the targets; every guess is told in a sentence.
+
+Little's law: requests in flight = arrival rate x time in the system. The engine steps all its requests together, so
+the tightest TPOT is everyone's pace, and time in the system = TTFT + output tokens x TPOT.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from uellm.planner import constants as c
+from uellm.planner.request import PlanRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The load on one replica. Tokens are means; `kv_tokens` is what the KV cache must hold at least."""
+
+    prompt_tokens: int
+    output_tokens: int
+    requests_per_s: float | None
+    concurrency: float | None  # requests in flight on average
+    tpot_s: float | None  # the tightest target, derived from an end-to-end one where need be
+    ttft_s: float | None
+    kv_tokens: int
+    assumptions: tuple[str, ...]
+
+
+def demand(request: PlanRequest, *, simulated: bool) -> Demand:
+    """The demand on one replica of the service. `simulated`: the engine allocates on a CPU, so KV cache is bounded."""
+    notes: list[str] = []
+    prompt, output = _tokens(request, notes)
+    ttft, tpot = tightest(request, output)
+    one = _blocks(request.max_model_len)
+    rate = request.workload.requests_per_s
+    if rate is None:
+        notes.append(
+            f"workload.requestsPerSecond is not given: sized for one request of maxModelLen {request.max_model_len} "
+            "tokens at a time; more run as KV cache allows"
+        )
+        return Demand(prompt, output, None, None, tpot, ttft, one, tuple(notes))
+    rate /= max(1, request.replicas)
+    concurrency = rate * _residence(output, ttft, tpot, notes)
+    needed = max(one, _blocks(math.ceil(concurrency * (prompt + output))))
+    notes.append(
+        f"{rate:g} requests/s on each of {max(1, request.replicas)} replicas keep {concurrency:.1f} in flight "
+        f"(Little's law), {prompt + output} tokens each: KV cache for at least {needed} tokens"
+    )
+    if simulated:
+        needed = _bounded_on_cpu(request, one, needed, notes)
+    return Demand(prompt, output, rate, concurrency, tpot, ttft, needed, tuple(notes))
+
+
+def tightest(request: PlanRequest, output_tokens: int) -> tuple[float | None, float | None]:
+    """The tightest TTFT and TPOT over the classes; an end-to-end target alone counts as E2E / output tokens."""
+    ttfts = [entry.ttft_s for entry in request.classes if entry.ttft_s is not None]
+    tpots = [entry.tpot_s for entry in request.classes if entry.tpot_s is not None]
+    tpots += [
+        max(entry.e2e_s - (entry.ttft_s or 0.0), 0.0) / output_tokens
+        for entry in request.classes
+        if entry.e2e_s is not None and entry.tpot_s is None and entry.e2e_s > (entry.ttft_s or 0.0)
+    ]
+    return min(ttfts, default=None), min(tpots, default=None)
+
+
+def _tokens(request: PlanRequest, notes: list[str]) -> tuple[int, int]:
+    load = request.workload
+    prompt, output = load.prompt_tokens_mean, load.output_tokens_mean
+    if prompt is None:
+        prompt = load.prompt_tokens_p95 or c.ASSUMED_PROMPT_TOKENS
+        notes.append(f"workload.promptTokens.mean is not given: {prompt} tokens are assumed")
+    if output is None:
+        output = load.output_tokens_p95 or c.ASSUMED_OUTPUT_TOKENS
+        notes.append(f"workload.outputTokens.mean is not given: {output} tokens are assumed")
+    if prompt + output > request.max_model_len:
+        # A request never holds more than the model's length, whatever the workload says.
+        output = max(1, min(output, request.max_model_len // 2))
+        prompt = max(1, min(prompt, request.max_model_len - output))
+        notes.append(f"prompt and output are cut to maxModelLen {request.max_model_len}: {prompt} and {output} tokens")
+    return prompt, output
+
+
+def _residence(output: int, ttft: float | None, tpot: float | None, notes: list[str]) -> float:
+    """Seconds that a request spends in the engine when its targets are just met."""
+    if tpot is None:
+        tpot = c.ASSUMED_TPOT_S
+        notes.append(f"no class has a TPOT or E2E target: {tpot * 1e3:g} ms a token are assumed for sizing")
+    if ttft is None:
+        ttft = c.ASSUMED_TTFT_S
+        notes.append(f"no class has a TTFT target: {ttft:g} s are assumed for sizing")
+    return ttft + output * tpot
+
+
+def _blocks(tokens: int) -> int:
+    """Whole blocks, and the one that the engine keeps for itself."""
+    return (math.ceil(tokens / c.BLOCK_TOKENS) + 1) * c.BLOCK_TOKENS
+
+
+def _bounded_on_cpu(request: PlanRequest, one: int, needed: int, notes: list[str]) -> int:
+    most = max(one, c.CPU_KV_CACHE_BYTES // request.architecture.kv_bytes_per_token)
+    if needed > most:
+        notes.append(
+            f"simulated GPUs: KV cache is held to {most} tokens, for the CPU engine really allocates it "
+            f"({c.CPU_KV_CACHE_BYTES >> 20} MiB)"
+        )
+    return min(needed, most)

@@ -1,0 +1,112 @@
+"""What the model takes on each GPU of a shape, by kind, and the room that a GPU has for it.
+
+    usable = memory * utilisation - (context + activations + CUDA graphs)
+    usable >= weights of its layers + their KV cache (+ embedding on the first stage, + norm, head, logits on the last)
+
+Tensor parallelism divides linear layers, embedding and head among its GPUs; KV heads too, down to one each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from uellm.models import Architecture
+from uellm.planner import constants as c
+from uellm.planner.engine_args import UTILIZATION, UserArgs
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many GPUs share a layer, and how many stages share out the layers."""
+
+    tensor: int
+    pipeline: int
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of a replica."""
+        return self.tensor * self.pipeline
+
+    def __str__(self) -> str:
+        return f"{self.gpus} = tp{self.tensor} x pp{self.pipeline}"
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The sizes of the engine's steps, and in words where they come from."""
+
+    batched_tokens: int
+    sequences: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on each GPU, before it is known which layers it holds."""
+
+    layer_bytes: tuple[int, ...]
+    layer_kv_bytes: tuple[int, ...]  # for the tokens demanded
+    layer_kv_bytes_per_token: tuple[int, ...]
+    embedding_bytes: int  # first stage
+    head_bytes: int  # last stage: final norm and LM head
+    sampler_bytes: int  # last stage: logits and what sampling makes of them
+    activation_bytes: int
+    graph_bytes: int
+    context_bytes: int
+    margin: str  # share of a device's memory that is left alone, as a decimal
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What every GPU needs whatever its layers."""
+        return self.activation_bytes + self.graph_bytes + self.context_bytes
+
+    @property
+    def last_bytes(self) -> int:
+        """What the last stage holds besides layers."""
+        return self.head_bytes + self.sampler_bytes
+
+    def reserved_bytes(self, memory_bytes: int) -> int:
+        """What of a device's memory is not for layers."""
+        return reserved_bytes(self.fixed_bytes, self.margin, memory_bytes)
+
+
+def reserved_bytes(fixed: int, margin: str, memory_bytes: int) -> int:
+    """Fixed bytes and a share of the memory, rounded up."""
+    return fixed + math.ceil(memory_bytes * Fraction(margin))
+
+
+def footprint(model: Architecture, shape: Shape, steps: Steps, kv_tokens: int, user: UserArgs) -> Footprint:
+    """The footprint of a model in a shape. Bytes; `kv_tokens` is what the KV cache must hold at least."""
+    tensor = shape.tensor
+    kv_share = Fraction(max(1, model.kv_heads // tensor), model.kv_heads)
+    kv_width = Fraction(1, model.kv_dtype_bytes) if (user.text("--kv-cache-dtype") or "").startswith("fp8") else 1
+    per_token = tuple(math.ceil(kv * kv_share * kv_width) for kv in model.layer_kv_bytes_per_token)
+    other_embedding = model.embedding_bytes - model.token_embedding_bytes
+    head = model.lm_head_bytes_on_last_stage(shape.pipeline)
+    return Footprint(
+        layer_bytes=tuple(math.ceil(weights / tensor) for weights in model.layer_weight_bytes),
+        layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),
+        layer_kv_bytes_per_token=per_token,
+        embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
+        head_bytes=math.ceil(head / tensor) + model.final_norm_bytes,
+        sampler_bytes=steps.sequences * model.vocab_size * c.SAMPLER_BYTES_PER_LOGIT,
+        activation_bytes=_activations(model, tensor, steps.batched_tokens),
+        graph_bytes=_graphs(model, shape, user),
+        context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 else 0),
+        margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
+    )
+
+
+def _activations(model: Architecture, tensor: int, tokens: int) -> int:
+    widest = c.ACTIVATIONS_PER_HIDDEN * model.hidden_size
+    widest += math.ceil(c.ACTIVATIONS_PER_INTERMEDIATE * model.intermediate_size / tensor)
+    return tokens * widest * model.weight_dtype_bytes
+
+
+def _graphs(model: Architecture, shape: Shape, user: UserArgs) -> int:
+    if "--enforce-eager" in user.flags:
+        return 0
+    return c.CUDA_GRAPH_BYTES_PER_LAYER * math.ceil(model.layers / shape.pipeline)

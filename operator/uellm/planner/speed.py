@@ -1,0 +1,112 @@
+"""What a layer costs on a device and what a hop costs, in seconds of a mean request that runs alone.
+
+    seconds per weight byte = output / memory rate + prompt * (FLOP per weight byte) / compute rate
+    seconds per hop         = (output + 1) * latency + (output + prompt) * (bytes per token) / link rate
+
+Decoding reads every weight once a token; prefill computes with every weight once a token of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uellm.hardware import Device, Link
+from uellm.models import Architecture
+from uellm.planner import constants as c
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The request that speeds are weighed by, and what a token means in work and in bytes between stages."""
+
+    prompt_tokens: int = c.ASSUMED_PROMPT_TOKENS
+    output_tokens: int = c.ASSUMED_OUTPUT_TOKENS
+    flops_per_weight_byte: float = 1.0
+    hop_bytes_per_token: int = 0
+
+    @classmethod
+    def of(cls, model: Architecture, prompt_tokens: int, output_tokens: int) -> Costs:
+        """The costs of a model. A stage sends hidden state and residual: 2 x hidden numbers a token."""
+        layers = sum(model.layer_weight_bytes)
+        weights = model.parameters - (model.embedding_bytes + model.final_norm_bytes + model.lm_head_bytes) // (
+            model.weight_dtype_bytes
+        )
+        return cls(prompt_tokens, output_tokens, 2 * weights / layers, 2 * model.hidden_size * model.weight_dtype_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form in plan.json."""
+        return {
+            "promptTokens": self.prompt_tokens,
+            "outputTokens": self.output_tokens,
+            "flopsPerWeightByte": repr(self.flops_per_weight_byte),
+            "hopBytesPerToken": self.hop_bytes_per_token,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Costs:
+        """The inverse of `to_dict`; what is not there is assumed."""
+        return cls(
+            int(data.get("promptTokens", c.ASSUMED_PROMPT_TOKENS)),
+            int(data.get("outputTokens", c.ASSUMED_OUTPUT_TOKENS)),
+            float(data.get("flopsPerWeightByte", 1.0)),
+            int(data.get("hopBytesPerToken", 0)),
+        )
+
+
+def flops_per_s(device: Device) -> float | None:
+    """The measured rate of 16-bit matrix products."""
+    return device.bf16_flops_per_s or device.fp16_flops_per_s
+
+
+def measured(device: Device) -> bool:
+    """True where both rates that a prediction needs were measured."""
+    return bool(flops_per_s(device) and device.memory_bytes_per_s)
+
+
+def performances(devices: Sequence[Device], costs: Costs) -> tuple[float, ...]:
+    """Weight bytes a second for a mean request, by device, rounded so that noise decides nothing.
+
+    A device that is not measured counts as the slowest that is; where none is, all are equal.
+    """
+    seconds = [_seconds_per_byte(device, costs) for device in devices]
+    known = [value for value in seconds if value is not None]
+    slowest = max(known, default=1.0)
+    return tuple(rounded(1.0 / (slowest if value is None else value)) for value in seconds)
+
+
+def _seconds_per_byte(device: Device, costs: Costs) -> float | None:
+    flops, rate = flops_per_s(device), device.memory_bytes_per_s
+    if not flops or not rate:
+        return None
+    decode = costs.output_tokens / (rate * c.MEMORY_EFFICIENCY)
+    prefill = costs.prompt_tokens * costs.flops_per_weight_byte / (flops * c.COMPUTE_EFFICIENCY)
+    return decode + prefill
+
+
+def rounded(value: float) -> float:
+    """The value with SPEED_DIGITS significant digits."""
+    return float(f"{value:.{c.SPEED_DIGITS - 1}e}")
+
+
+class Links:
+    """The links of a node by direction; a link measured one way alone serves both."""
+
+    def __init__(self, links: Iterable[Link]) -> None:
+        self._links = {(link.a, link.b): link for link in links}
+
+    def between(self, a: str, b: str) -> Link:
+        """The link from a to b; unmeasured figures are those of constants.py."""
+        return self._links.get((a, b)) or self._links.get((b, a)) or Link(a, b)
+
+    def hop_s(self, a: str, b: str, costs: Costs) -> float:
+        """Seconds that a mean request spends on the way from a to b."""
+        latency, per_token = self.message(a, b, costs.hop_bytes_per_token)
+        return rounded((costs.output_tokens + 1) * latency + (costs.output_tokens + costs.prompt_tokens) * per_token)
+
+    def message(self, a: str, b: str, size_bytes: int) -> tuple[float, float]:
+        """Latency and transfer time of so many bytes, in seconds."""
+        link = self.between(a, b)
+        latency = c.UNMEASURED_LATENCY_S if link.latency_s is None else link.latency_s
+        return latency, size_bytes / (link.bytes_per_s or c.UNMEASURED_BYTES_PER_S)
