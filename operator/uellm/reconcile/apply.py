@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.cache import Cache
@@ -33,8 +34,10 @@ Manifest = Mapping[str, Any]
 _NOTE_BYTES = 1024
 
 
-class LeftBehind(Exception):
+class LeftBehind(CannotBeDone):
     """A child of a deleted namesake is still there; the garbage collector takes it soon."""
+
+    transient = True
 
 
 class Applier:

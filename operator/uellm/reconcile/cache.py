@@ -80,7 +80,7 @@ class Cache:
         """Every LLMService, in the order of namespace and name."""
         return [self._objects[LLMSERVICE][place] for place in sorted(self._objects[LLMSERVICE])]
 
-    def keys(self) -> list[Key]:
+    def service_keys(self) -> list[Key]:
         """The key of every LLMService."""
         return [key_of(service) for service in self.services()]
 

@@ -1,0 +1,68 @@
+"""`uellm controller`: the operator's process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from uellm.controller.app import Options, serve
+from uellm.controller.lease import default_identity
+from uellm.errors import BadInput
+from uellm.reconcile.children import Images
+
+ENGINE_IMAGE = "vllm/vllm-openai:v0.33.0"
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line; every option can be given by the environment as well."""
+    environment = os.environ.get
+    parser.add_argument(
+        "--engine-image",
+        default=environment("UELLM_ENGINE_IMAGE") or ENGINE_IMAGE,
+        help="image with vLLM for services that name none (UELLM_ENGINE_IMAGE; default %(default)s)",
+    )
+    for role in ("sidecar", "launcher"):
+        variable = f"UELLM_{role.upper()}_IMAGE"
+        parser.add_argument(
+            f"--{role}-image", default=environment(variable), help=f"image of the {role}, required ({variable})"
+        )
+    parser.add_argument("--namespace", default=environment("UELLM_NAMESPACE"), help="namespace of the Lease")
+    parser.add_argument(
+        "--health-listen", default="0.0.0.0:8080", metavar="HOST:PORT", help="for GET /healthz (default %(default)s)"
+    )
+    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until a signal ends it."""
+    for role in ("sidecar", "launcher"):
+        if not getattr(args, f"{role}_image"):
+            raise BadInput(f"--{role}-image", f"is required: the image of the {role} that goes into the engine's pods")
+    host, _, port = args.health_listen.rpartition(":")
+    if not port.isdecimal():
+        raise BadInput("--health-listen", f"must be HOST:PORT, not {args.health_listen!r}")
+    _log(args.log_level)
+    options = Options(
+        images=Images(args.engine_image, args.sidecar_image, args.launcher_image),
+        namespace=args.namespace or _own_namespace(),
+        identity=default_identity(),
+        health_host=host,
+        health_port=int(port),
+    )
+    asyncio.run(serve(options))
+    return 0
+
+
+def _own_namespace() -> str:
+    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.is_file() else "default"
+
+
+def _log(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("kopf", "httpx", "httpcore", "aiohttp", "asyncio"):
+        # Each of them has a line for every request or event.
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -1,0 +1,126 @@
+"""The operator's process, put together: lease, cache, watches, queue, worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import kopf
+
+from uellm.controller import handlers, resync
+from uellm.controller.lease import DURATION_S, Lease
+from uellm.controller.probes import Health
+from uellm.controller.queue import DirtyQueue
+from uellm.controller.watcher import Watcher
+from uellm.kube import Kube
+from uellm.reconcile.apply import Applier
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.children import Images
+from uellm.reconcile.names import Key
+from uellm.reconcile.planning import Planning
+from uellm.reconcile.reconciler import Reconciler
+from uellm.reconcile.reports import HttpFetch, Reports
+from uellm.reconcile.worker import PLANNING_TIMEOUT_S, Worker
+
+logger = logging.getLogger(__name__)
+
+# Passes at a time. They wait for the API server and the planner most of the time.
+WORKERS = 8
+# Every pass at work may have to wait for its turn at the planner.
+LONGEST_PASS_S = WORKERS * PLANNING_TIMEOUT_S + 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the operator is run."""
+
+    images: Images
+    namespace: str  # of the Lease
+    identity: str
+    health_host: str = "0.0.0.0"
+    health_port: int = 8080
+
+
+async def serve(options: Options) -> None:
+    """Run until SIGTERM or SIGINT. Raises LeaseLost, and KubeError where the API server refuses us."""
+    task = asyncio.current_task()
+    assert task is not None
+    # Until kopf puts its own in their place. As the first process of a container, no handler would mean: ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        async with AsyncExitStack() as stack:
+            await _Operator(options, stack).run()
+    except asyncio.CancelledError:
+        logger.info("ended by a signal")
+
+
+class _Operator:
+    def __init__(self, options: Options, stack: AsyncExitStack) -> None:
+        self._options = options
+        self._stack = stack
+        self._cache = Cache()
+
+    async def run(self) -> None:
+        kube = await self._stack.enter_async_context(await Kube.connect())
+        lease = Lease(kube, self._options.namespace, self._options.identity)
+        fetch = await self._stack.enter_async_context(HttpFetch())
+        worker = self._stack.enter_context(Worker())
+        planning = Planning(self._cache, worker)
+        clock = asyncio.get_running_loop().time
+        applier = Applier(kube, self._cache, instance=self._options.identity)
+        reports = Reports(fetch, clock)
+        reconciler = Reconciler(self._cache, planning, reports, applier, self._options.images)
+        queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile)
+        watcher = Watcher(self._cache, queue.mark, planning.waiting)
+        await self._stack.enter_async_context(self._health(lease, queue))
+        await lease.acquire()
+        self._stack.push_async_callback(lease.release)
+        logger.info("lease held by %s", lease.identity)
+        await resync.fill_first(kube, self._cache)
+        planning.restore()
+        watcher.mark_all()
+        await _until_one_ends(
+            lease.keep(),
+            _resync(kube, self._cache, watcher, reports),
+            *(queue.work_off() for _ in range(WORKERS)),
+            kopf.operator(
+                registry=handlers.registry(watcher), settings=handlers.settings(), clusterwide=True, standalone=True
+            ),
+        )
+
+    def _health(self, lease: Lease, queue: DirtyQueue[Key]) -> Health:
+        def lease_is_fresh() -> str | None:
+            age_s = lease.age_s
+            return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
+
+        def no_pass_hangs() -> str | None:
+            longest_s = queue.longest_work_s
+            return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
+
+        checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
+        return Health(self._options.health_host, self._options.health_port, checks)
+
+
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, reports: Reports) -> None:
+    while True:
+        await asyncio.sleep(resync.next_in_s())
+        await resync.fill_first(kube, cache)
+        reports.keep({pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)})
+        watcher.mark_all()
+
+
+async def _until_one_ends(*coroutines: object) -> None:
+    """Run all of them until the first ends or fails; then end the others, and fail as it did."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]  # type: ignore[call-overload]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

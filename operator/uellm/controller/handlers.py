@@ -1,0 +1,63 @@
+"""The kopf part: watches on every kind, each event handed on; nothing is handled, stored or written by kopf."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from uellm.controller.resync import label_selector
+from uellm.controller.watcher import Watcher
+from uellm.kube import Kind
+from uellm.reconcile.cache import WATCHED_KINDS
+
+PREFIX = "uellm.io"
+
+
+def registry(watcher: Watcher) -> kopf.OperatorRegistry:
+    """Handlers for all watched kinds, and a login that needs no further library."""
+    handlers = kopf.OperatorRegistry()
+    kopf.on.login(id="pod", registry=handlers)(kopf.login_with_service_account)
+    kopf.on.login(id="kubeconfig", registry=handlers)(kopf.login_with_kubeconfig)
+    for kind in WATCHED_KINDS:
+        _watch(handlers, kind, watcher)
+    return handlers
+
+
+def _watch(handlers: kopf.OperatorRegistry, kind: Kind, watcher: Watcher) -> None:
+    def heard(event: Any, **_: Any) -> None:
+        watcher.heard(kind, event["type"], event["object"])
+
+    kopf.on.event(*_resource(kind), id=kind.plural, registry=handlers)(_on_the_loop(heard))
+
+
+def _on_the_loop(function: Any) -> Any:
+    async def handler(**arguments: Any) -> None:
+        # kopf runs plain functions in threads; the cache and the queue belong to the event loop.
+        function(**arguments)
+
+    return handler
+
+
+def _resource(kind: Kind) -> tuple[str, str, str]:
+    group, _, version = kind.api_version.rpartition("/")
+    return group, version, kind.plural
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf's settings: quiet, bounded in time, and without any trace on objects."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.persistence.finalizer = f"{PREFIX}/unused"
+    chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
+    chosen.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=PREFIX)
+    chosen.networking.request_timeout = 60
+    chosen.networking.connect_timeout = 10
+    chosen.watching.inactivity_timeout = 70
+    # The kinds are known; to watch CRDs and namespaces besides would ask for more rights.
+    chosen.scanning.disabled = True
+    chosen.process.ultimate_exiting_timeout = 8
+    for kind in WATCHED_KINDS:
+        if selector := label_selector(kind):
+            chosen.watching.label_selectors[_resource(kind)] = selector
+    return chosen

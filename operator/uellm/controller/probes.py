@@ -1,0 +1,37 @@
+"""GET /healthz: whether this process still does its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+PATH = "/healthz"
+
+
+class Health:
+    """Named checks; each answers None or what is wrong. An async context manager that serves them."""
+
+    def __init__(self, host: str, port: int, checks: Mapping[str, Callable[[], str | None]]) -> None:
+        self._checks = checks
+        self._address = (host, port)
+        app = web.Application()
+        app.add_routes([web.get(PATH, self._answer)])
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+
+    async def __aenter__(self) -> Health:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, *self._address).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong, by the name of the check."""
+        answers = {name: check() for name, check in self._checks.items()}
+        return {name: answer for name, answer in answers.items() if answer}
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        problems = self.problems()
+        return web.json_response(problems or {"status": "ok"}, status=500 if problems else 200)

@@ -1,0 +1,175 @@
+"""The queue of dirty keys: each key at most once in it, at most once at work, later again after a failure.
+
+`Schedule` is the bookkeeping, with the time as an argument; `work_off` lets it run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Generic, TypeVar
+
+from uellm.errors import UellmError
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_DELAY_S = 0.5
+LONGEST_DELAY_S = 60.0
+
+
+def backoff_s(failures: int, jitter: float) -> float:
+    """Seconds to wait after so many failures in a row; `jitter` from 0 to 1 spreads keys that fail together.
+
+    >>> backoff_s(1, 1.0), backoff_s(4, 0.0), backoff_s(100, 1.0)
+    (0.5, 2.0, 60.0)
+    """
+    longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(failures - 1, 16))
+    return longest_s * (0.5 + jitter / 2)
+
+
+class Schedule(Generic[K]):
+    """When each key is due. A key that is marked while it is at work comes again right after."""
+
+    def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        self._jitter = jitter
+        self._due_s: dict[K, float] = {}
+        # What a key's due time was replaced by something earlier leaves a stale entry here, skipped when met.
+        self._heap: list[tuple[float, int, K]] = []
+        self._counter = itertools.count()
+        self._working_since_s: dict[K, float] = {}
+        self._failures: dict[K, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._due_s) + len(self._working_since_s)
+
+    def mark(self, key: K, at_s: float) -> None:
+        """Let a key be worked on at a time, or earlier if it is due earlier already."""
+        if self._due_s.get(key, float("inf")) > at_s:
+            self._due_s[key] = at_s
+            heapq.heappush(self._heap, (at_s, next(self._counter), key))
+
+    def next_due_s(self) -> float | None:
+        """When the next key that is not at work is due."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else None
+
+    def take(self, now_s: float) -> K | None:
+        """A key that is due, for somebody to work on; `done` or `failed` must follow."""
+        self._drop_stale()
+        if not self._heap or self._heap[0][0] > now_s:
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._due_s[key]
+        self._working_since_s[key] = now_s
+        return key
+
+    def done(self, key: K) -> None:
+        """The work on a key has succeeded."""
+        self._failures.pop(key, None)
+        self._put_back(key)
+
+    def failed(self, key: K, now_s: float, *, at_least_s: float = 0.0) -> float:
+        """The work on a key has failed: it comes again after a while. Returns after how long."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        delay_s = max(at_least_s, backoff_s(self._failures[key], self._jitter()))
+        # Marks that came meanwhile must not turn a backoff into a storm.
+        self._due_s.pop(key, None)
+        self._put_back(key)
+        self.mark(key, now_s + delay_s)
+        return delay_s
+
+    def longest_work_s(self, now_s: float) -> float:
+        """For how long the oldest piece of work has been going on; 0 where there is none."""
+        return now_s - min(self._working_since_s.values(), default=now_s)
+
+    def _put_back(self, key: K) -> None:
+        del self._working_since_s[key]
+        if key in self._due_s:
+            heapq.heappush(self._heap, (self._due_s[key], next(self._counter), key))
+
+    def _drop_stale(self) -> None:
+        while self._heap:
+            at_s, _, key = self._heap[0]
+            if self._due_s.get(key) == at_s and key not in self._working_since_s:
+                return
+            heapq.heappop(self._heap)
+
+
+class DirtyQueue(Generic[K]):
+    """A Schedule that runs on the event loop."""
+
+    def __init__(self, handle: Callable[[K], Awaitable[float | None]]) -> None:
+        self._handle = handle
+        self._schedule: Schedule[K] = Schedule()
+        self._marked = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._schedule)
+
+    @property
+    def longest_work_s(self) -> float:
+        """For how long the oldest piece of work has been going on."""
+        return self._schedule.longest_work_s(asyncio.get_running_loop().time())
+
+    def mark(self, key: K, after_s: float = 0.0) -> None:
+        """Let a key be handled, at once or after a while."""
+        self._schedule.mark(key, asyncio.get_running_loop().time() + after_s)
+        self._marked.set()
+
+    def mark_all(self, keys: Iterable[K], after_s: float = 0.0) -> None:
+        """Let many keys be handled."""
+        for key in keys:
+            self.mark(key, after_s)
+
+    async def work_off(self) -> None:
+        """Handle keys as they are due, one at a time, until cancelled. Run it several times for several at a time."""
+        loop = asyncio.get_running_loop()
+        while True:
+            key = self._schedule.take(loop.time())
+            if key is None:
+                await self._wait()
+            else:
+                await self._work(key)
+
+    async def _wait(self) -> None:
+        self._marked.clear()
+        due_s = self._schedule.next_due_s()
+        timeout_s = None if due_s is None else max(0.0, due_s - asyncio.get_running_loop().time())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._marked.wait()
+        except TimeoutError:
+            return
+
+    async def _work(self, key: K) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            again_s = await self._handle(key)
+        except Exception as error:
+            self._fail(key, error)
+        else:
+            self._schedule.done(key)
+            if again_s is not None:
+                self._schedule.mark(key, loop.time() + again_s)
+        # Another worker may be asleep until a due time that is no longer the next.
+        self._marked.set()
+
+    def _fail(self, key: K, error: Exception) -> None:
+        wish_s = getattr(error, "retry_after_s", None) or 0.0
+        delay_s = self._schedule.failed(key, asyncio.get_running_loop().time(), at_least_s=wish_s)
+        transient = getattr(error, "transient", False)
+        logger.log(
+            logging.INFO if transient else logging.ERROR,
+            "%s failed, again in %.1f s: %s",
+            key,
+            delay_s,
+            error,
+            # An error of ours is a sentence that says all; any other is a mistake to be found.
+            exc_info=None if isinstance(error, UellmError) else error,
+        )

@@ -1,0 +1,47 @@
+"""Full lists, now and then: what a watch missed is found, what vanished unseen is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from uellm.kube import Kube, KubeError
+from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, Kind
+from uellm.reconcile.cache import WATCHED_KINDS, Cache
+from uellm.reconcile.names import SERVICE_LABEL
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 600.0
+RETRY_S = 2.0
+OWN_KINDS = (LLMSERVICE, GPUNODEPROFILE)  # all of them are ours; of the others those with the label
+
+
+def label_selector(kind: Kind) -> str:
+    """Which objects of a kind are looked at."""
+    return "" if kind in OWN_KINDS else SERVICE_LABEL
+
+
+async def fill(kube: Kube, cache: Cache) -> None:
+    """Make the cache agree with the cluster. Raises KubeError."""
+    for kind in WATCHED_KINDS:
+        before = cache.snapshot(kind)
+        cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
+
+
+async def fill_first(kube: Kube, cache: Cache) -> None:
+    """The same, as often as it takes an API server that is not there yet."""
+    while True:
+        try:
+            return await fill(kube, cache)
+        except KubeError as error:
+            if not error.transient:
+                raise
+            logger.warning("waiting for the API server: %s", error)
+            await asyncio.sleep(RETRY_S)
+
+
+def next_in_s() -> float:
+    """Seconds until the next resync; jitter keeps it from meeting the same other things each time."""
+    return EVERY_S * random.uniform(0.9, 1.1)
