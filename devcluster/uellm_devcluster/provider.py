@@ -13,6 +13,9 @@ class Provider(Protocol):
 
     PROVIDER: str
 
+    def check(self, state: State) -> None:
+        """Raise ClusterError when this machine or this user cannot have the cluster; nothing was touched yet."""
+
     def start(self, state: State, record: Record, *, images: list[Path], tied: bool) -> None:
         """Start what does not run and return when all of it is ready. `state` is made and locked.
 

@@ -1,0 +1,191 @@
+"""Clusters with real nodes, for tests that need root. No other cluster on the machine is touched.
+
+commands  session   `uellm cluster` with a state directory of its own, and what is on this machine
+web       session   a cluster of two real nodes and a played one, with a web server on each real one
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm_devcluster import binaries, import_images, packages, processes
+from uellm_devcluster.archive import write_image
+from uellm_devcluster.nodefiles import mount_points
+from uellm_devcluster.state import State
+
+NAME = "native-test"
+IMAGE = "uellm.local/busybox:test"
+SHOWN = "/opt/uellm-test/shown"
+# Everything that containerd, kubelet and kube-proxy would make on a machine of their own.
+THEIR_PATHS = [
+    *mount_points([]),
+    "/run/nri",
+    "/run/xtables.lock",
+    "/opt/containerd",
+    "/opt/uellm-test",
+    "/usr/libexec/kubernetes",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.skipif(os.geteuid() != 0, reason="real nodes need root"))
+
+
+class Commands:
+    """`uellm cluster ...`, and the world around it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.environment = {**os.environ, "UELLM_CLUSTER_DIR": str(directory), "UELLM_CLUSTER_NAME": NAME}
+        self.state = State(NAME, base=directory)
+        self._argv = [sys.executable, "-m", "uellm.cli.main", "cluster"]
+
+    def __call__(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        argv = [*self._argv, *arguments]
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == expect, done.stderr
+        return done
+
+    def status(self) -> dict[str, Any]:
+        argv = [*self._argv, "status", "-o", "json"]
+        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout)
+
+    def interrupt_up(self, moment: str, number: signal.Signals) -> int:
+        """Send `up` a signal as soon as it announces the step that begins with `moment`; return its exit status."""
+        argv = [*self._argv, "up"]
+        with subprocess.Popen(argv, env=self.environment, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            for line in process.stderr:
+                if line.strip().startswith(f"> {moment}"):
+                    process.send_signal(number)
+                    return process.wait()
+        raise AssertionError(f"`up` never came to {moment!r}")
+
+    def world(self) -> dict[str, set[str]]:
+        """What a cluster could leave behind on this machine, by kind."""
+        routes = subprocess.run(
+            ["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True
+        )
+        mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+        return {
+            "links": set(os.listdir("/sys/class/net")),
+            "routes": set(routes.stdout.splitlines()),
+            "mounts": {mount for mount in mounts if mount.startswith((str(self.state.directory), *THEIR_PATHS))},
+            "control groups": {str(path) for path in Path("/sys/fs/cgroup").glob(f"**/uellm-{NAME}")},
+            "processes": {str(pid) for pid in processes.marked(self.state.directory)},
+            "paths": {path for path in THEIR_PATHS if os.path.exists(path)},
+        }
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    made = Commands(tmp_path_factory.mktemp("clusters"))
+    yield made
+    made("down")
+
+
+class Web:
+    """A cluster with a web server on each of two nodes, which answers with the node's name."""
+
+    def __init__(self, commands: Commands, shown: Path) -> None:
+        self.up_arguments = ("up", "--nodes", "2", "--kwok", "1", "--mount", f"{shown}:{SHOWN}")
+        commands(*self.up_arguments)
+        self._kubectl = [str(binaries.ensure({"kubectl"}) / "kubectl")]
+        self._kubectl += ["--kubeconfig", commands("kubeconfig").stdout.strip()]
+
+    def kubectl(self, *arguments: str, given: str = "") -> str:
+        done = subprocess.run([*self._kubectl, *arguments], input=given, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}"
+        return done.stdout
+
+    def sh(self, pod: str, script: str) -> str:
+        """What a shell script in the pod says."""
+        return self.kubectl("exec", pod, "--container", "web", "--", "/bin/busybox", "sh", "-c", script).strip()
+
+    def pods(self) -> dict[str, str]:
+        """Pod by the node it is on."""
+        items = json.loads(self.kubectl("get", "pods", "--selector=app=web", "--output=json"))["items"]
+        return {item["spec"]["nodeName"]: item["metadata"]["name"] for item in items}
+
+
+@pytest.fixture(scope="module")
+def web(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    packages.ensure(["busybox-static"])
+    shown = tmp_path_factory.mktemp("shown")
+    (shown / "greeting").write_text("hello from the host\n")
+    image = tmp_path_factory.mktemp("images") / "busybox.tar"
+    write_image(image, IMAGE, {"bin/busybox": Path("/bin/busybox").read_bytes()}, entrypoint=["/bin/busybox"])
+    before = commands.world()
+    try:
+        made = Web(commands, shown)
+        import_images([image], state=commands.state)
+        made.kubectl("apply", "--filename", "-", given=yaml.safe_dump_all([web_deployment(), web_service()]))
+        made.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        yield made
+    finally:
+        commands("down")
+    assert commands.world() == before
+
+
+def web_deployment() -> dict[str, Any]:
+    serve = "echo $NODE > /tmp/index.html; echo serving on $NODE; exec /bin/busybox httpd -f -p 8080 -h /tmp"
+    labels = {"app": "web"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "DoNotSchedule",
+                            "labelSelector": {"matchLabels": labels},
+                            "nodeTaintsPolicy": "Honor",
+                        }
+                    ],
+                    "initContainers": [
+                        {"name": "beside", "image": IMAGE, "restartPolicy": "Always", "args": ["sleep", "3600"]}
+                    ],
+                    "containers": [
+                        {
+                            "name": "web",
+                            "image": IMAGE,
+                            "args": ["sh", "-c", serve],
+                            "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                            "readinessProbe": {"httpGet": {"port": 8080, "path": "/"}, "periodSeconds": 1},
+                            "volumeMounts": [{"name": "shown", "mountPath": "/shown", "readOnly": True}],
+                        }
+                    ],
+                    "volumes": [{"name": "shown", "hostPath": {"path": SHOWN, "type": "Directory"}}],
+                },
+            },
+        },
+    }
+
+
+def web_service() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.96.0.80", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }

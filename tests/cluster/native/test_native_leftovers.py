@@ -1,0 +1,63 @@
+"""What a cluster with real nodes leaves behind: nothing, whatever happened to it."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def untouched(commands: Any) -> Any:
+    """The machine before; whatever a test did to it is gone after it."""
+    commands("down")
+    before = commands.world()
+    yield before
+    commands("down")
+    assert commands.world() == before
+
+
+def test_down_leaves_nothing_and_may_be_repeated(commands: Any, untouched: Any) -> None:
+    commands("up", "--kwok", "2")
+    assert commands.world() != untouched
+    commands("down")
+    assert commands.world() == untouched
+    assert not commands.state.directory.exists()
+    assert "no such cluster" in commands("down").stderr
+
+
+@pytest.mark.parametrize("moment", ["certificates", "namespaces", "control plane", "nodes"])
+def test_a_kill_in_the_middle_leaves_nothing_after_down(commands: Any, untouched: Any, moment: str) -> None:
+    commands.interrupt_up(moment, signal.SIGKILL)
+    commands("down")
+    assert commands.world() == untouched
+
+
+def test_up_after_a_kill_in_the_middle_starts_afresh(commands: Any) -> None:
+    commands.interrupt_up("kubelet", signal.SIGKILL)
+    said = commands("up", "--nodes", "1").stderr
+    assert "removing what it left" in said
+    assert [node["name"] for node in commands.status()["nodes"]] == ["node-1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_up_cleans_up_itself(commands: Any, untouched: Any, number: signal.Signals) -> None:
+    assert commands.interrupt_up("control plane", number) == 130
+    assert commands.world() == untouched
+
+
+def test_a_start_that_fails_says_why_and_cleans_up_itself(commands: Any, untouched: Any, tmp_path: Any) -> None:
+    for program in ("kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "etcd", "kube-apiserver"):
+        _write_failing(tmp_path / program)
+    for program in ("kube-controller-manager", "kube-scheduler"):
+        _write_failing(tmp_path / program)
+    said = commands("up", "--binaries", str(tmp_path), expect=1).stderr
+    assert "kube-apiserver ended with status 3" in said
+    assert "no such luck" in said
+    assert commands.world() == untouched
+
+
+def _write_failing(path: Any) -> None:
+    path.write_text("#!/bin/sh\necho no such luck; exit 3\n")
+    path.chmod(0o755)
