@@ -119,6 +119,8 @@ class PlanStatus(Observed):
     """Requests that the engine runs at a time."""
     kv_cache_bytes: Bytes | None = None
     """Memory that the engine is told to keep for keys and values, on each GPU."""
+    kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Tokens whose keys and values any devices in the place of the planned ones must hold at a time."""
     stages: Annotated[tuple[Stage, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
     """The stages, in pipeline order."""
     nodes: NodeNames = ()

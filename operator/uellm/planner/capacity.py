@@ -52,10 +52,10 @@ def _uniform(rooms: Sequence[int], task: Task, layer: int) -> bool:
     if min(middle) < 1:
         return False
     return any(
-        first[f] >= 1
-        and last[l] >= 1
-        and sum(middle) - middle[f] - middle[l] + first[f] + last[l] >= len(task.layer_bytes)
-        for f, l in permutations(range(len(rooms)), 2)
+        first[head] >= 1
+        and last[tail] >= 1
+        and sum(middle) - middle[head] - middle[tail] + first[head] + last[tail] >= len(task.layer_bytes)
+        for head, tail in permutations(range(len(rooms)), 2)
     )
 
 

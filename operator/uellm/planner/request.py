@@ -50,6 +50,8 @@ class Engine:
     revision: str = ""
     served_name: str = ""
     args: tuple[str, ...] = ()  # the user's, `spec.engine.args`
+    dtype: str = "auto"  # passed on where not auto
+    quantization: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

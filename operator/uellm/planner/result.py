@@ -143,7 +143,8 @@ class Plan:
     layers: tuple[int, ...]
     max_num_batched_tokens: int
     max_num_seqs: int
-    kv_cache_bytes: int  # per GPU, told to the engine; 0: the user's own flags decide
+    kv_cache_bytes: int  # per GPU, told to the engine
+    kv_cache_tokens_required: int  # what any devices that take the place of these must have room for
     stages: tuple[Stage, ...]
     nodes: tuple[str, ...]  # every node that admits the shape, the best first
     predicted: Predicted
@@ -167,6 +168,7 @@ class Plan:
             "maxNumBatchedTokens": self.max_num_batched_tokens,
             "maxNumSeqs": self.max_num_seqs,
             "kvCacheBytes": self.kv_cache_bytes,
+            "kvCacheTokensRequired": self.kv_cache_tokens_required,
             "stages": [stage.to_dict() for stage in self.stages],
             "nodes": list(self.nodes),
             "predicted": self.predicted.to_dict(),
@@ -189,6 +191,7 @@ class Plan:
             max_num_batched_tokens=int(data["maxNumBatchedTokens"]),
             max_num_seqs=int(data.get("maxNumSeqs", 0)),
             kv_cache_bytes=int(data.get("kvCacheBytes", 0)),
+            kv_cache_tokens_required=int(data.get("kvCacheTokensRequired", 0)),
             stages=tuple(Stage.from_dict(stage) for stage in data.get("stages") or ()),
             nodes=tuple(data.get("nodes") or ()),
             predicted=Predicted.from_dict(data.get("predicted") or {}),

@@ -52,7 +52,8 @@ def refusal(pool: Pool, task: Task, stages: int) -> str | None:
 
 def admits_some(pool: Pool, task: Task, stages: int) -> bool:
     """Whether some choice of devices does, were it ours to make."""
-    if pool.sure < task.tensor * stages or any(device.mig for device in pool.devices) and task.tensor * stages > 1:
+    count = task.tensor * stages
+    if pool.sure < count or (count > 1 and any(device.mig for device in pool.devices)):
         return False
     rooms = sorted(_group_rooms(pool.devices, pool.links, task))
     return len(rooms) >= stages and holds(rooms[-stages:], task)
