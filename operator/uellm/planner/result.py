@@ -109,6 +109,7 @@ class Alternative:
     tensor: int
     pipeline: int
     layers: tuple[int, ...]  # () where no split exists
+    nodes: tuple[str, ...]  # those it was looked at for
     rejected: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +119,7 @@ class Alternative:
             "tensor": self.tensor,
             "pipeline": self.pipeline,
             "layers": list(self.layers),
+            "nodes": list(self.nodes),
             "rejected": self.rejected,
         }
 
@@ -129,6 +131,7 @@ class Alternative:
             tensor=int(data["tensor"]),
             pipeline=int(data["pipeline"]),
             layers=tuple(data.get("layers") or ()),
+            nodes=tuple(data.get("nodes") or ()),
             rejected=data["rejected"],
         )
 
@@ -144,7 +147,6 @@ class Plan:
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_bytes: int  # per GPU, told to the engine
-    kv_cache_tokens_required: int  # what any devices that take the place of these must have room for
     stages: tuple[Stage, ...]
     nodes: tuple[str, ...]  # every node that admits the shape, the best first
     predicted: Predicted
@@ -152,6 +154,7 @@ class Plan:
     assumptions: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     profile_hash: str = ""
+    kv_cache_tokens_required: int = 0  # what any devices in the place of these must have room for
 
     @property
     def devices(self) -> tuple[str, ...]:
