@@ -80,12 +80,12 @@ class Predicted:
     requests_per_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """`status.plan.predicted`; decimals as strings."""
+        """`status.plan.predicted`: whole milliseconds, at least 1; the rate as a string."""
         entry: dict[str, Any] = {"kvCacheTokens": self.kv_cache_tokens}
         if self.ttft_ms is not None:
-            entry["ttftMilliseconds"] = f"{self.ttft_ms:.1f}"
+            entry["ttftMilliseconds"] = max(1, round(self.ttft_ms))
         if self.tpot_ms is not None:
-            entry["tpotMilliseconds"] = f"{self.tpot_ms:.2f}"
+            entry["tpotMilliseconds"] = max(1, round(self.tpot_ms))
         if self.requests_per_s is not None:
             entry["requestsPerSecond"] = f"{self.requests_per_s:.2f}"
         return entry
