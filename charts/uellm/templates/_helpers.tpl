@@ -1,0 +1,116 @@
+{{/* The name of what belongs to this release: `uellm`, or `<release>-uellm` where the release is called otherwise. */}}
+{{- define "uellm.fullname" -}}
+{{- if contains "uellm" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-uellm" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of an object. Takes (dict "root" $ "component" "operator"). */}}
+{{- define "uellm.labels" -}}
+{{ include "uellm.selector" . }}
+app.kubernetes.io/part-of: uellm
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels by which a Deployment or DaemonSet finds its pods: they can never be changed. */}}
+{{- define "uellm.selector" -}}
+app.kubernetes.io/name: uellm-{{ .component }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end -}}
+
+{{/* An image of ours. Takes (dict "root" $ "role" "operator"). */}}
+{{- define "uellm.image" -}}
+{{- $images := .root.Values.images -}}
+{{- $own := printf "%s/%s:%s" $images.registry .role ($images.tag | default .root.Chart.AppVersion) -}}
+{{- index $images .role | default $own -}}
+{{- end -}}
+
+{{/* kube-scheduler of the cluster's own version: v1.34.2-gke.100 runs v1.34.2. */}}
+{{- define "uellm.kubeSchedulerImage" -}}
+{{- $version := regexFind "^v[0-9]+\\.[0-9]+\\.[0-9]+" .Capabilities.KubeVersion.Version -}}
+{{- .Values.images.kubeScheduler | default (printf "registry.k8s.io/kube-scheduler:%s" $version) -}}
+{{- end -}}
+
+{{- define "uellm.pullSecrets" -}}
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "uellm.profilerNamespace" -}}
+{{- .Values.profiler.namespace.name | default (printf "%s-profiler" .Release.Namespace) -}}
+{{- end -}}
+
+{{/* Where and how a pod runs. Takes the component's values. */}}
+{{- define "uellm.scheduling" -}}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Pod Security `restricted`, pod and container. */}}
+{{- define "uellm.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "uellm.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Of the DaemonSets: the kubelet's sockets belong to root. Nothing else is asked for. */}}
+{{- define "uellm.rootPodSecurity" -}}
+runAsNonRoot: false
+runAsUser: 0
+runAsGroup: 0
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* The hostname labels of the described nodes, as a term of node affinity. */}}
+{{- define "uellm.simulatedNodes" -}}
+- matchExpressions:
+    - key: kubernetes.io/hostname
+      operator: In
+      values: {{ keys .Values.simulated.nodes | sortAlpha | toJson }}
+{{- end -}}
+
+{{/* The terms of the profiler's node affinity: nodes with GPUs, and described ones. */}}
+{{- define "uellm.profilerNodes" -}}
+{{- with .Values.profiler.nodeLabels }}
+- matchExpressions:
+    {{- range $name, $value := . }}
+    - key: {{ $name }}
+      operator: In
+      values: [{{ $value | quote }}]
+    {{- end }}
+{{- end }}
+{{- if and .Values.simulated.enabled .Values.simulated.nodes }}
+{{ include "uellm.simulatedNodes" . }}
+{{- end }}
+{{- end -}}

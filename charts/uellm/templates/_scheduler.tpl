@@ -1,0 +1,26 @@
+{{- define "uellm.schedulerConfiguration" -}}
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+leaderElection:
+  leaderElect: {{ gt (int .Values.scheduler.replicas) 1 }}
+  resourceName: uellm-scheduler
+  resourceNamespace: {{ .Release.Namespace }}
+# Above a hundred nodes kube-scheduler would look at a sample, which may miss the few that fit.
+percentageOfNodesToScore: 100
+profiles:
+  - schedulerName: uellm-scheduler
+extenders:
+  - urlPrefix: http://127.0.0.1:8888/
+    filterVerb: filter
+    prioritizeVerb: prioritize
+    weight: {{ .Values.scheduler.extenderWeight }}
+    httpTimeout: 10s
+    nodeCacheCapable: true
+    # A pod that nobody could check must wait, not land anywhere.
+    ignorable: false
+    managedResources:
+      {{- range .Values.scheduler.managedResources }}
+      - name: {{ . }}
+        ignoredByScheduler: false
+      {{- end }}
+{{- end -}}

@@ -1,0 +1,353 @@
+"""The chart: what it makes for which values, and that it asks for no more than it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm.api import LLMService, parse
+from uellm.api.crd import DEFINITIONS
+from uellm.api.crd import render as render_crd
+from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
+
+# helm itself may have to be built first.
+pytestmark = pytest.mark.timeout(600)
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts" / "uellm"
+SIMULATED = yaml.safe_load((CHART / "values-simulated.yaml").read_text())
+Render = Callable[..., list[dict[str, Any]]]
+
+MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
+    "defaults": ({}, False),
+    "simulated": ({}, True),
+    "no scheduler": ({"scheduler": {"enabled": False}}, False),
+    "two schedulers": ({"scheduler": {"replicas": 2}}, False),
+    "no profiler": ({"profiler": {"enabled": False}}, False),
+    "device plugin alone": ({"profiler": {"enabled": False}}, True),
+    "profiler in a namespace that exists": ({"profiler": {"namespace": {"name": "gpu", "create": False}}}, False),
+    "every node, no runtime class": (
+        {"profiler": {"nodeLabels": {"nvidia.com/gpu.present": None}, "runtimeClassName": ""}},
+        False,
+    ),
+    "no CRDs": ({"crds": {"install": False}}, False),
+    "everything placed": (
+        {
+            "images": {"pullSecrets": ["registry"], "operator": "example.com/o:1", "kubeScheduler": "example.com/k:1"},
+            "commonLabels": {"team": "ml"},
+            **{
+                part: {
+                    "tolerations": [{"operator": "Exists"}],
+                    "priorityClassName": "system-cluster-critical",
+                    "podAnnotations": {"a": "b"},
+                    **({} if part == "profiler" else {"nodeSelector": {"a": "b"}, "affinity": {"podAntiAffinity": {}}}),
+                }
+                for part in ("operator", "scheduler", "profiler")
+            },
+        },
+        True,
+    ),
+}
+each_rendering = pytest.mark.parametrize("case", MATRIX)
+
+
+def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [obj for obj in objects if obj["kind"] in kinds]
+
+
+def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (obj for obj in of_kind(objects, kind) if obj["metadata"]["name"] == name)
+    return found
+
+
+def pod_specs(objects: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for workload in of_kind(objects, "Deployment", "DaemonSet"):
+        yield workload, workload["spec"]["template"]["spec"]
+
+
+def granted(objects: list[dict[str, Any]], role: str) -> set[tuple[str, str, str]]:
+    rules = named(objects, "ClusterRole", role)["rules"]
+    return {(g, r, v) for rule in rules for g in rule["apiGroups"] for r in rule["resources"] for v in rule["verbs"]}
+
+
+@pytest.mark.parametrize("values", [[], ["--values", str(CHART / "values-simulated.yaml")]])
+def test_helm_finds_nothing_to_complain_about(
+    helm: Callable[..., subprocess.CompletedProcess[str]], values: list[str]
+) -> None:
+    done = helm("lint", "--strict", str(CHART), *values)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@each_rendering
+def test_roles_name_every_verb_and_resource_and_no_secret(render: Render, case: str) -> None:
+    values, simulated = MATRIX[case]
+    for role in of_kind(render(values, simulated=simulated), "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            words = [*rule.get("apiGroups", ()), *rule.get("resources", ()), *rule["verbs"]]
+            assert "*" not in words
+            assert "secrets" not in words
+            assert not {"escalate", "bind", "impersonate"} & set(words)
+
+
+@each_rendering
+def test_all_but_the_profilers_namespace_passes_pod_security_restricted(render: Render, case: str) -> None:
+    values, simulated = MATRIX[case]
+    for workload, pod in pod_specs(render(values, simulated=simulated)):
+        own_namespace = workload["metadata"]["namespace"] != "uellm-system"
+        assert own_namespace == (workload["kind"] == "DaemonSet")
+        assert pod["securityContext"]["runAsNonRoot"] is not own_namespace
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert own_namespace or all("hostPath" not in volume for volume in pod.get("volumes", ()))
+        for container in pod["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+@each_rendering
+def test_every_container_has_a_pinned_image_and_its_resources(render: Render, case: str) -> None:
+    values, simulated = MATRIX[case]
+    for _, pod in pod_specs(render(values, simulated=simulated)):
+        for container in pod["containers"]:
+            assert ":" in container["image"].rsplit("/", 1)[-1]
+            assert not container["image"].endswith(":latest")
+            assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+
+
+@each_rendering
+def test_every_account_and_namespace_that_is_named_is_there(render: Render, case: str) -> None:
+    values, simulated = MATRIX[case]
+    objects = render(values, simulated=simulated)
+    accounts = {(a["metadata"]["namespace"], a["metadata"]["name"]) for a in of_kind(objects, "ServiceAccount")}
+    for binding in of_kind(objects, "RoleBinding", "ClusterRoleBinding"):
+        for subject in binding["subjects"]:
+            assert (subject["namespace"], subject["name"]) in accounts
+    for workload, pod in pod_specs(objects):
+        if pod.get("automountServiceAccountToken", True):
+            assert (workload["metadata"]["namespace"], pod["serviceAccountName"]) in accounts
+    maps = {(m["metadata"]["namespace"], m["metadata"]["name"]) for m in of_kind(objects, "ConfigMap")}
+    for workload, pod in pod_specs(objects):
+        for volume in pod.get("volumes", ()):
+            if "configMap" in volume:
+                assert (workload["metadata"]["namespace"], volume["configMap"]["name"]) in maps
+
+
+def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Render) -> None:
+    may = granted(render(), "uellm-operator")
+    for kind in WATCHED_KINDS:
+        group = kind.api_version.rpartition("/")[0]
+        assert {(group, kind.plural, verb) for verb in ("get", "list", "watch")} <= may
+    for kind in CHILD_KINDS:
+        group = kind.api_version.rpartition("/")[0]
+        assert {(group, kind.plural, verb) for verb in ("create", "patch", "delete")} <= may
+    assert ("uellm.io", "llmservices/status", "patch") in may
+    assert ("uellm.io", "llmservices", "patch") not in may
+
+
+def test_only_one_operator_runs_at_a_time(render: Render) -> None:
+    spec = named(render(), "Deployment", "uellm-operator")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_engine_is_upstreams_unless_somebody_says_otherwise(render: Render) -> None:
+    def images(objects: list[dict[str, Any]]) -> dict[str, str]:
+        (container,) = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
+        return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+
+    assert images(render()) == {
+        "UELLM_ENGINE_IMAGE": "vllm/vllm-openai:v0.32.0",
+        "UELLM_SIDECAR_IMAGE": "registry.uellm.io/sidecar:0.1.0",
+        "UELLM_LAUNCHER_IMAGE": "registry.uellm.io/launcher:0.1.0",
+    }
+    assert images(render(simulated=True))["UELLM_ENGINE_IMAGE"] == "uellm.local/engine-cpu:dev"
+
+
+def scheduler_configuration(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    text = named(objects, "ConfigMap", "uellm-scheduler")["data"]["scheduler.yaml"]
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
+
+
+def test_the_scheduler_has_the_name_that_services_ask_for_and_an_extender_that_it_cannot_pass(render: Render) -> None:
+    configuration = scheduler_configuration(render())
+    spec = {"model": {"uri": "hf://a/b"}}
+    service = LLMService.model_validate({"metadata": {"name": "a"}, "spec": spec})
+    assert [p["schedulerName"] for p in configuration["profiles"]] == [service.spec.placement.scheduler_name]
+    (extender,) = configuration["extenders"]
+    assert extender["urlPrefix"] == "http://127.0.0.1:8888/"
+    assert extender["ignorable"] is False
+    assert extender["nodeCacheCapable"] is True
+    assert extender["managedResources"] == [{"name": "nvidia.com/gpu", "ignoredByScheduler": False}]
+    assert configuration["percentageOfNodesToScore"] == 100
+
+
+def test_several_schedulers_elect_a_leader(render: Render) -> None:
+    alone, several = render(), render({"scheduler": {"replicas": 2}})
+    assert scheduler_configuration(alone)["leaderElection"]["leaderElect"] is False
+    assert named(alone, "Deployment", "uellm-scheduler")["spec"]["strategy"] == {"type": "Recreate"}
+    assert scheduler_configuration(several)["leaderElection"]["leaderElect"] is True
+    assert "strategy" not in named(several, "Deployment", "uellm-scheduler")["spec"]
+
+
+def test_a_changed_configuration_starts_the_scheduler_anew(render: Render) -> None:
+    def digest(objects: list[dict[str, Any]]) -> str:
+        template = named(objects, "Deployment", "uellm-scheduler")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["uellm.io/configuration"])
+
+    assert digest(render()) != digest(render({"scheduler": {"extenderWeight": 1}}))
+
+
+def test_kube_scheduler_is_of_the_clusters_own_version(render: Render) -> None:
+    pod = named(render(), "Deployment", "uellm-scheduler")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.k8s.io/kube-scheduler:v1.34.2"
+
+
+def node_terms(objects: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    affinity = named(objects, "DaemonSet", name)["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms: list[dict[str, Any]] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return terms
+
+
+def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> None:
+    objects = render()
+    expression = {"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]}
+    assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
+    pod = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
+    assert pod["runtimeClassName"] == "nvidia"
+    assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
+
+
+def test_the_device_plugin_is_off_by_default_and_never_leaves_the_described_nodes(render: Render) -> None:
+    assert [d["metadata"]["name"] for d in of_kind(render(), "DaemonSet")] == ["uellm-profiler"]
+    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1", "node-2"]}
+    objects = render(simulated=True)
+    assert node_terms(objects, "uellm-device-plugin") == [{"matchExpressions": [expression]}]
+    assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
+
+
+def test_the_described_nodes_are_whole_profiles(render: Render) -> None:
+    data = named(render(simulated=True), "ConfigMap", "uellm-simulated")["data"]
+    assert sorted(data) == ["node-1.yaml", "node-2.yaml"]
+    for text in data.values():
+        status = yaml.safe_load(text)
+        parsed = parse(GPUNodeProfileStatus, status)
+        # What the types do not know they pass over: nothing may have been misspelt.
+        assert parsed.model_dump(by_alias=True, exclude_unset=True, mode="json") == status
+
+
+def test_the_demo_has_four_unlike_gpus_on_one_node_and_one_on_the_other() -> None:
+    nodes = SIMULATED["simulated"]["nodes"]
+    assert {name: len(node["devices"]) for name, node in nodes.items()} == {"node-1": 4, "node-2": 1}
+    unlike = {
+        (d["product"], d["memoryBytes"], d["measured"]["memoryBytesPerSecond"]) for d in nodes["node-1"]["devices"]
+    }
+    assert len(unlike) == 4
+    pairs = {(link["a"], link["b"]) for link in nodes["node-1"]["links"]}
+    assert len(pairs) == 12
+
+
+def test_crds_are_installed_and_kept_unless_somebody_says_otherwise(render: Render) -> None:
+    crds = of_kind(render(), "CustomResourceDefinition")
+    assert sorted(c["metadata"]["name"] for c in crds) == ["gpunodeprofiles.uellm.io", "llmservices.uellm.io"]
+    assert all(c["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for c in crds)
+    specs = {c["metadata"]["name"]: c["spec"] for c in crds}
+    assert specs == {d["metadata"]["name"]: d["spec"] for d in map(render_crd, DEFINITIONS)}
+    assert of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition") == []
+    unkept = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert all("annotations" not in c["metadata"] for c in unkept)
+
+
+def test_an_upgrade_touches_nothing_but_the_charts_own_objects(render: Render) -> None:
+    def identities(objects: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        return {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
+
+    old, new = render(), render({"images": {"tag": "9.9.9", "engine": "vllm/vllm-openai:v9"}})
+    assert identities(old) == identities(new)
+    assert not {kind for kind, _ in identities(new)} & {"LLMService", "GPUNodeProfile", "Job", "Pod"}
+    selectors = [w["spec"]["selector"]["matchLabels"] for w, _ in pod_specs(new)]
+    assert all("uellm.io/service" not in selector for selector in selectors)
+
+
+def test_selectors_do_not_change_with_the_version(render: Render) -> None:
+    for workload, _ in pod_specs(render(simulated=True)):
+        assert set(workload["spec"]["selector"]["matchLabels"]) == {
+            "app.kubernetes.io/name",
+            "app.kubernetes.io/instance",
+        }
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"operater": {}}, "operater"),
+        ({"images": {"registy": "x.io/a"}}, "registy"),
+        ({"scheduler": {"replicas": 0}}, "replicas"),
+        ({"scheduler": {"replicas": "two"}}, "replicas"),
+        ({"scheduler": {"managedResources": ["gpu"]}}, "managedResources"),
+        ({"profiler": {"intervalSeconds": 0}}, "intervalSeconds"),
+        ({"profiler": {"kubeletDirectory": "var/lib/kubelet"}}, "kubeletDirectory"),
+        ({"images": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"images": {"engine": ""}}, "engine"),
+        ({"operator": {"resources": {"request": {}}}}, "request"),
+        ({"simulated": {"nodes": {"Node_1": {"devices": []}}}}, "Node_1"),
+        ({"operator": {"tolerations": [{"keys": "a"}]}}, "keys"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused_by_name(
+    helm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, values: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", "uellm", str(CHART), "--values", str(file))
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+def test_the_schema_and_the_values_name_the_same(render: Render) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    # `global` is helm's own.
+    del schema["properties"]["global"]
+
+    def in_schema(node: dict[str, Any], path: str = "") -> Iterator[str]:
+        for name, child in node.get("properties", {}).items():
+            yield f"{path}.{name}"
+            yield from in_schema(child, f"{path}.{name}")
+
+    def in_values(node: dict[str, Any], path: str = "") -> Iterator[str]:
+        for name, child in node.items():
+            yield f"{path}.{name}"
+            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels"}:
+                yield from in_values(child, f"{path}.{name}")
+
+    assert set(in_values(values)) == set(in_schema(schema))
+
+
+def test_every_value_is_described() -> None:
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    described = False
+    for line in lines:
+        text = line.strip()
+        if text.startswith("#"):
+            described = True
+        elif not text:
+            described = False
+        else:
+            # Values that stand together share the comment above them.
+            assert described, f"no comment above {text!r}"
+
+
+def test_the_chart_has_the_packages_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (package, package)
