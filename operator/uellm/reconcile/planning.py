@@ -21,6 +21,7 @@ from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Failure, choose
 from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, offers
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.record import recorded
 from uellm.reconcile.request import architecture_of, plan_request
 from uellm.reconcile.worker import Evaluator
 
@@ -76,6 +77,8 @@ class Planning:
         async with self._one_at_a_time:
             request = self._request(observed, architecture)
             evaluation = await self._evaluate(request, incumbent, generous(observed.fleet))
+            if evaluation.plan is not None:
+                evaluation = evaluation._replace(plan=recorded(evaluation.plan))
             choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
             self._enter(observed, request, choice)
         return Planned(choice, request)

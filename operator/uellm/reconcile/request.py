@@ -8,7 +8,6 @@ from uellm.models import Architecture, read_architecture
 from uellm.planner import request as planner
 
 MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
-DEFAULT_MAX_GPUS = 8  # what one machine commonly has; more is looked at where spec.placement.gpus.max says so
 
 
 def architecture_of(service: LLMService) -> Architecture:
@@ -43,9 +42,16 @@ def plan_request(
         overrides=planner.Overrides(spec.parallelism.tensor, spec.parallelism.pipeline, spec.parallelism.layers),
         policy=spec.placement.policy,
         gpus_min=spec.placement.gpus.min,
-        gpus_max=_gpus_max(service),
+        gpus_max=spec.placement.gpus.max,
         allocation=spec.placement.allocation,
-        engine=planner.Engine(model_path(service), _revision(service), service.served_name, spec.engine.args),
+        engine=planner.Engine(
+            model=model_path(service),
+            revision=_revision(service),
+            served_name=service.served_name,
+            args=spec.engine.args,
+            dtype=spec.model.dtype,
+            quantization=spec.model.quantization,
+        ),
         replicas=max(1, spec.replicas),
         notes=notes,
     )
@@ -77,11 +83,6 @@ def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int
         return service.spec.model.max_model_len, ()
     longest = architecture.max_position_embeddings
     return longest, (f"maxModelLen {longest}: the most that the model's config.json allows",)
-
-
-def _gpus_max(service: LLMService) -> int:
-    gpus = service.spec.placement.gpus
-    return gpus.max if gpus.max is not None else max(DEFAULT_MAX_GPUS, gpus.min)
 
 
 def _workload(spec: LLMServiceSpec) -> planner.Workload:

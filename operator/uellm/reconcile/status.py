@@ -11,13 +11,9 @@ from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import endpoint, selector
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.placements import MAX_PLACEMENTS, Placed
+from uellm.reconcile.record import plan_status
 
 _TEXT = 256
-_SENTENCE = 1024
-_MAX_ALTERNATIVES = 8
-_MAX_ASSUMPTIONS = 32
-_MAX_NODES = 1024
-_ALTERNATIVE = ("gpusPerReplica", "tensor", "pipeline", "layers", "rejected")
 
 
 def timestamp(moment: datetime) -> str:
@@ -38,7 +34,7 @@ def status_of(observed: Observed, plan: Plan | None, placed: Sequence[Placed]) -
         "summary": _summary(plan, placed, ready, observed.replicas),
     }
     if plan is not None:
-        status["plan"] = _plan(plan)
+        status["plan"] = plan_status(plan)
     if placed:
         status["placements"] = [each.to_dict() for each in placed[:MAX_PLACEMENTS]]
     if len(placed) > MAX_PLACEMENTS:
@@ -58,15 +54,3 @@ def _summary(plan: Plan | None, placed: Sequence[Placed], ready: int, wanted: in
         "nodes": ",".join(nodes),
     }
     return {name: clip(text, _TEXT) for name, text in summary.items()}
-
-
-def _plan(plan: Plan) -> dict[str, Any]:
-    """The plan within the bounds of the schema, which keep a status small."""
-    entry = plan.to_dict()
-    entry["nodes"] = entry["nodes"][:_MAX_NODES]
-    entry["assumptions"] = [clip(text, _SENTENCE) for text in entry["assumptions"][:_MAX_ASSUMPTIONS]]
-    entry["alternatives"] = [
-        {name: each[name] for name in _ALTERNATIVE if name in each} | {"rejected": clip(each["rejected"], _SENTENCE)}
-        for each in entry["alternatives"][:_MAX_ALTERNATIVES]
-    ]
-    return entry

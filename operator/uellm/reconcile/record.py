@@ -1,0 +1,34 @@
+"""A plan in the form in which `status.plan` keeps it: bounded, without floats, and known to the schema.
+
+A plan is used in this form from the moment it is chosen, so that what is made of it before it was written and after it
+was read back is the same to the byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uellm.api import PlanStatus
+from uellm.planner.result import Plan
+from uellm.reconcile.conditions import clip
+
+MAX_SENTENCE = 1024
+MAX_ALTERNATIVES = 8
+MAX_ASSUMPTIONS = 32
+MAX_NODES = 1024
+
+
+def recorded(plan: Plan) -> Plan:
+    """The plan as it will be read back."""
+    return Plan.from_dict(plan_status(plan))
+
+
+def plan_status(plan: Plan) -> dict[str, Any]:
+    """`status.plan`."""
+    entry = plan.to_dict()
+    entry["nodes"] = entry["nodes"][:MAX_NODES]
+    entry["assumptions"] = [clip(text, MAX_SENTENCE) for text in entry["assumptions"][:MAX_ASSUMPTIONS]]
+    entry["alternatives"] = [
+        {**each, "rejected": clip(each["rejected"], MAX_SENTENCE)} for each in entry["alternatives"][:MAX_ALTERNATIVES]
+    ]
+    return PlanStatus.model_validate(entry).to_dict()

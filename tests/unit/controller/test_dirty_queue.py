@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from uellm.controller.queue import DirtyQueue, Schedule
+from uellm.kube import Unavailable
+
+
+@pytest.fixture
+def schedule():
+    return Schedule(jitter=lambda: 1.0)
+
+
+def test_a_key_marked_twice_is_worked_on_once(schedule):
+    schedule.mark("a", 0)
+    schedule.mark("a", 0)
+    assert schedule.take(0) == "a"
+    schedule.done("a")
+    assert schedule.take(0) is None
+
+
+def test_a_key_is_never_worked_on_twice_at_a_time_and_comes_again_after(schedule):
+    schedule.mark("a", 0)
+    assert schedule.take(0) == "a"
+    schedule.mark("a", 1)
+    assert schedule.take(1) is None
+    assert schedule.next_due_s() is None
+    schedule.done("a")
+    assert schedule.take(1) == "a"
+
+
+def test_keys_come_in_the_order_in_which_they_are_due(schedule):
+    for key, at_s in (("late", 5), ("early", 1), ("early-too", 1)):
+        schedule.mark(key, at_s)
+    assert [schedule.take(9) for _ in range(4)] == ["early", "early-too", "late", None]
+
+
+def test_nothing_is_taken_before_it_is_due(schedule):
+    schedule.mark("a", 5)
+    assert schedule.take(4.9) is None
+    assert schedule.next_due_s() == 5
+
+
+def test_an_earlier_mark_wins_and_a_later_one_does_not(schedule):
+    schedule.mark("a", 5)
+    schedule.mark("a", 9)
+    assert schedule.next_due_s() == 5
+    schedule.mark("a", 2)
+    assert schedule.take(2) == "a"
+    schedule.done("a")
+    assert schedule.take(9) is None
+
+
+def test_failures_back_off_and_a_success_forgets_them(schedule):
+    delays = []
+    now = 0.0
+    for _ in range(4):
+        schedule.mark("a", now)
+        assert schedule.take(now) == "a"
+        delays.append(schedule.failed("a", now))
+        now += delays[-1]
+    assert delays == [0.5, 1.0, 2.0, 4.0]
+    assert schedule.take(now) == "a"
+    schedule.done("a")
+    schedule.mark("a", now)
+    schedule.take(now)
+    assert schedule.failed("a", now) == 0.5
+
+
+def test_marks_that_came_during_a_failing_pass_wait_for_the_backoff(schedule):
+    schedule.mark("a", 0)
+    schedule.take(0)
+    schedule.mark("a", 0)
+    schedule.failed("a", 0)
+    assert schedule.take(0.4) is None
+    assert schedule.take(0.5) == "a"
+
+
+def test_news_end_a_backoff_early(schedule):
+    schedule.mark("a", 0)
+    schedule.take(0)
+    schedule.failed("a", 0, at_least_s=30)
+    schedule.mark("a", 1)
+    assert schedule.take(1) == "a"
+
+
+def test_the_age_of_the_oldest_work_is_known(schedule):
+    assert schedule.longest_work_s(7) == 0
+    schedule.mark("a", 0)
+    schedule.take(3)
+    assert schedule.longest_work_s(7) == 4
+
+
+class Handler:
+    """Answers each pass with the next of `answers`; tells when there are none left."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.handled = []
+        self.finished = asyncio.Event()
+
+    async def __call__(self, key):
+        self.handled.append(key)
+        answer = self.answers.pop(0)
+        if not self.answers:
+            self.finished.set()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+async def run(handler, *keys):
+    queue = DirtyQueue(handler)
+    workers = [asyncio.create_task(queue.work_off()) for _ in range(2)]
+    queue.mark_all(keys)
+    async with asyncio.timeout(10):
+        await handler.finished.wait()
+    for worker in workers:
+        worker.cancel()
+    return handler.handled
+
+
+async def test_every_marked_key_is_handled():
+    assert sorted(await run(Handler(None, None, None), "a", "b", "c")) == ["a", "b", "c"]
+
+
+async def test_a_pass_may_ask_to_come_again():
+    assert await run(Handler(0.01, 0.0, None), "a") == ["a", "a", "a"]
+
+
+async def test_a_pass_that_fails_comes_again(caplog):
+    outage = Unavailable(503, "ServiceUnavailable", "try later")
+    assert await run(Handler(outage, None), "a") == ["a", "a"]
+    assert "a failed, again in" in caplog.text or caplog.text == ""
+
+
+async def test_a_mistake_in_a_pass_ends_no_worker(caplog):
+    assert await run(Handler(ValueError("oops"), None), "a") == ["a", "a"]
+    assert "oops" in caplog.text

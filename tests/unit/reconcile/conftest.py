@@ -1,0 +1,127 @@
+"""Objects as the API server would have them: a service, its Deployment, its pods, the nodes' profiles; and plans."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from uellm.planner.result import Plan
+from uellm.reconcile.fleet import Machine, machine
+
+UID = "service-uid"
+
+
+class Make:
+    """Builders of objects; every argument overrides a default."""
+
+    @staticmethod
+    def service(name: str = "llama", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+        model = {"uri": "file:///models/llama", "config": {"architectures": ["LlamaForCausalLM"]}}
+        return {
+            "apiVersion": "uellm.io/v1alpha1",
+            "kind": "LLMService",
+            "metadata": {"name": name, "namespace": "ns", "uid": UID, "generation": 1, "resourceVersion": "1"},
+            "spec": {"model": model, "replicas": 1, **spec},
+            **({"status": status} if status else {}),
+        }
+
+    @staticmethod
+    def plan(
+        layers: tuple[int, ...] = (5, 3), nodes: tuple[str, ...] = ("node-1",), devices: tuple[str, ...] = ("g0", "g1")
+    ) -> Plan:
+        entry = {
+            "gpusPerReplica": len(layers),
+            "tensor": 1,
+            "pipeline": len(layers),
+            "layers": list(layers),
+            "maxNumBatchedTokens": 512,
+            "maxNumSeqs": 64,
+            "stages": [{"devices": [device], "requires": {"memoryBytes": 4}} for device in devices[: len(layers)]],
+            "nodes": list(nodes),
+            "predicted": {"kvCacheTokens": 100},
+        }
+        return Plan.from_dict(entry)
+
+    @staticmethod
+    def deployment(
+        replicas: int = 1, *, ready: int = 0, observed: bool = True, spec_mark: str = "1/digest"
+    ) -> dict[str, Any]:
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {
+                "name": "llama-engine",
+                "namespace": "ns",
+                "uid": "deployment-uid",
+                "generation": 2,
+                "resourceVersion": "5",
+                "annotations": {"uellm.io/spec": spec_mark},
+                "ownerReferences": [{"kind": "LLMService", "name": "llama", "uid": UID, "controller": True}],
+            },
+            "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "engine"}]}}},
+            "status": {
+                "observedGeneration": 2 if observed else 1,
+                "replicas": replicas,
+                "updatedReplicas": replicas,
+                "readyReplicas": ready,
+                "availableReplicas": ready,
+            },
+        }
+
+    @staticmethod
+    def pod(name: str = "llama-engine-a", *, node: str | None = "node-1", **status: Any) -> dict[str, Any]:
+        return {
+            "gpus": 2,
+            "metadata": {
+                "name": name,
+                "namespace": "ns",
+                "uid": f"uid-{name}",
+                "labels": {"uellm.io/service": "llama"},
+                "resourceVersion": "1",
+            },
+            "spec": {"schedulerName": "uellm-scheduler", **({"nodeName": node} if node else {})},
+            "status": {"phase": "Running" if node else "Pending", **status},
+        }
+
+    @staticmethod
+    def unschedulable(name: str = "llama-engine-a", since: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
+            "lastTransitionTime": since,
+        }
+        return Make.pod(name, node=None, conditions=[condition])
+
+    @staticmethod
+    def profile(name: str, holders: tuple[str | None, ...], *, version: str = "1", **device: Any) -> dict[str, Any]:
+        """One device for each entry: `<name>-g<index>`, held by the pod of this uid, or free."""
+        devices = [
+            {
+                "index": index,
+                "uuid": f"{name}-g{index}",
+                "product": "Simulated",
+                "memoryBytes": 1000,
+                **({"allocatedTo": {"podUID": holder}} if holder else {}),
+                **copy.deepcopy(device),
+            }
+            for index, holder in enumerate(holders)
+        ]
+        return {
+            "apiVersion": "uellm.io/v1alpha1",
+            "kind": "GPUNodeProfile",
+            "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": version},
+            "status": {"source": "Simulated", "devices": devices},
+        }
+
+    @staticmethod
+    def machine(name: str, *holders: str | None) -> Machine:
+        return machine(Make.profile(name, holders))
+
+
+@pytest.fixture
+def make() -> type[Make]:
+    return Make

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.names import Key
+
+KEY = Key("ns", "llama")
+
+
+def versioned(obj, version, **metadata):
+    return {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(version), **metadata}}
+
+
+def test_an_older_version_does_not_replace_a_newer_one(make):
+    cache = Cache()
+    cache.put(LLMSERVICE, versioned(make.service(replicas=2), 10))
+    assert not cache.put(LLMSERVICE, versioned(make.service(replicas=1), 9))
+    assert cache.service(KEY)["spec"]["replicas"] == 2
+
+
+def test_the_deletion_of_a_former_object_leaves_its_namesake(make):
+    cache = Cache()
+    cache.put(LLMSERVICE, versioned(make.service(), 10, uid="new"))
+    cache.remove(LLMSERVICE, versioned(make.service(), 9, uid="old"))
+    assert cache.service(KEY) is not None
+    cache.remove(LLMSERVICE, versioned(make.service(), 11, uid="new"))
+    assert cache.service(KEY) is None
+
+
+def test_pods_are_found_by_their_service_in_the_order_of_their_names(make):
+    cache = Cache()
+    for name in ("b", "a"):
+        cache.put(POD, make.pod(name))
+    assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["a", "b"]
+    cache.remove(POD, make.pod("a"))
+    assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["b"]
+
+
+def test_a_pod_that_lost_its_label_is_no_longer_found(make):
+    cache = Cache()
+    cache.put(POD, make.pod("a"))
+    cache.put(POD, versioned(make.pod("a"), 2, labels={}))
+    assert cache.pods(KEY) == []
+
+
+def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
+    cache = Cache()
+    cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": '{"gpus":3}'}))
+    cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))
+    assert [pod["gpus"] for pod in cache.pods(KEY)] == [3, None]
+
+
+def test_a_full_list_drops_what_vanished_unseen(make):
+    cache = Cache()
+    cache.put(POD, make.pod("gone"))
+    before = cache.snapshot(POD)
+    cache.replace(POD, [make.pod("there")], before=before)
+    assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["there"]
+
+
+def test_a_full_list_keeps_what_appeared_while_it_was_under_way(make):
+    cache = Cache()
+    before = cache.snapshot(POD)
+    cache.put(POD, make.pod("new"))
+    cache.replace(POD, [], before=before)
+    assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["new"]
+
+
+def test_the_fleet_follows_the_profiles(make):
+    cache = Cache()
+    cache.put(GPUNODEPROFILE, make.profile("b", (None,)))
+    cache.put(GPUNODEPROFILE, make.profile("a", (None,)))
+    assert [machine.facts.name for machine in cache.fleet()] == ["a", "b"]
+    cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
+    assert cache.fleet()[0].holders == {"a-g0": "uid"}
+    cache.remove(GPUNODEPROFILE, make.profile("b", ()))
+    assert [machine.facts.name for machine in cache.fleet()] == ["a"]
+
+
+def test_managed_fields_are_not_kept(make):
+    cache = Cache()
+    cache.put(DEPLOYMENT, versioned(make.deployment(), 7, managedFields=[{"manager": "uellm"}]))
+    assert "managedFields" not in cache.get(DEPLOYMENT, "llama-engine", "ns")["metadata"]

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from uellm.reconcile.choose import Choice, Failure
+from uellm.reconcile.decide import decide
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.record import plan_status
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+DEPLOYMENT = "Deployment"
+
+
+@pytest.fixture
+def observed(make):
+    def build(document=None, *, deployment=None, pods=(), **fields):
+        from uellm.kube.kinds import DEPLOYMENT
+
+        document = document or make.service()
+        mark = Observed(document, None).spec_mark
+        if deployment is not None:
+            deployment["metadata"]["annotations"]["uellm.io/spec"] = mark
+        children = {} if deployment is None else {DEPLOYMENT: deployment}
+        return Observed(document, None, children=children, pods=tuple(pods), **fields)
+
+    return build
+
+
+def conditions(decision):
+    return {entry["type"]: entry for entry in decision.status["conditions"]}
+
+
+def decided(observed, choice, **more):
+    return decide(observed, choice, **{"refusal": None, "unreported": False, "now": NOW, **more})
+
+
+def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
+    decision = decided(observed(deployment=make.deployment(ready=1), pods=[make.pod()]), Choice(make.plan()))
+    states = {name: (entry["status"], entry["reason"]) for name, entry in conditions(decision).items()}
+    assert states == {
+        "Ready": ("True", "Ready"),
+        "Reconciling": ("False", "Ready"),
+        "Stalled": ("False", "Ready"),
+        "Planned": ("True", "Planned"),
+        "PlacementVerified": ("Unknown", "NoReport"),
+    }
+
+
+def test_the_status_tells_the_story_in_a_line(make, observed):
+    status = decided(observed(deployment=make.deployment(ready=1), pods=[make.pod()]), Choice(make.plan())).status
+    assert status["summary"] == {"ready": "1/1", "gpus": "2 = tp1 x pp2", "layers": "5,3", "nodes": "node-1"}
+    assert status["observedGeneration"] == 1
+    assert (status["replicas"], status["readyReplicas"]) == (1, 1)
+    assert status["selector"] == "uellm.io/service=llama"
+    assert status["endpoint"] == "http://llama.ns.svc/v1"
+    assert status["plan"] == plan_status(make.plan())
+
+
+@pytest.mark.parametrize(
+    ("reason", "stalled"),
+    [
+        ("NoFit", False),
+        ("NoProfile", False),
+        ("NeedsExactDevices", True),
+        ("InvalidModel", True),
+        ("ModelConfigMissing", True),
+        ("InvalidOverride", True),
+    ],
+)
+def test_without_a_plan_planned_and_ready_say_why_and_only_what_waiting_cannot_change_is_stalled(
+    observed, reason, stalled
+):
+    found = conditions(decided(observed(), Choice(None, Failure(reason, "because"))))
+    assert (found["Planned"]["status"], found["Planned"]["reason"]) == ("False", reason)
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+    assert found["Ready"]["message"] == "because"
+    assert found["Stalled"]["status"] == str(stalled)
+    assert found["Reconciling"]["status"] == str(not stalled)
+
+
+def test_a_refused_template_has_a_plan_and_is_stalled(make, observed):
+    refusal = Failure("InvalidTemplate", "spec.containers[0].image: Required value")
+    found = conditions(decided(observed(), Choice(make.plan()), refusal=refusal))
+    assert found["Planned"]["status"] == "True"
+    assert (found["Ready"]["reason"], found["Stalled"]["status"]) == ("InvalidTemplate", "True")
+
+
+def test_pods_that_serve_stay_ready_when_their_plan_can_no_longer_be_made(make, observed):
+    document = make.service(status={"plan": plan_status(make.plan())})
+    seen = observed(document, deployment=make.deployment(ready=1), pods=[make.pod()])
+    decision = decided(seen, Choice(None, Failure("NoFit", "because")))
+    found = conditions(decision)
+    assert (found["Planned"]["status"], found["Ready"]["status"]) == ("False", "True")
+    assert decision.status["plan"] == plan_status(make.plan())
+
+
+def test_a_changed_spec_that_cannot_be_had_is_not_ready_although_old_pods_serve(make, observed):
+    seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
+    seen.document["metadata"]["generation"] = 2
+    seen.document["spec"]["model"] = {"uri": "file:///other"}
+    found = conditions(decided(seen, Choice(None, Failure("NoFit", "because"))))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "NoFit")
+    assert found["Ready"]["observedGeneration"] == 2
+
+
+def test_what_is_about_to_be_rolled_out_is_not_ready(make, observed):
+    seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
+    found = conditions(decided(seen, Choice(make.plan()), change="the Deployment is being brought up to date"))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "RollingOut")
+    assert found["Reconciling"]["status"] == "True"
+
+
+@pytest.mark.parametrize(("spec", "reason"), [({"suspend": True}, "Suspended"), ({"replicas": 0}, "ScaledToZero")])
+def test_no_pods_where_none_are_wanted_is_ready(make, observed, spec, reason):
+    seen = observed(make.service(**spec), deployment=make.deployment(0))
+    assert conditions(decided(seen, Choice(make.plan())))["Ready"]["reason"] == reason
+    assert conditions(decided(seen, Choice(make.plan())))["Ready"]["status"] == "True"
+
+
+def test_the_time_of_a_condition_is_that_of_its_last_change_of_status(make, observed):
+    first = decided(observed(), Choice(make.plan()))
+    later = datetime(2026, 6, 1, tzinfo=UTC)
+    seen = observed(make.service(status=first.status), deployment=make.deployment(ready=1), pods=[make.pod()])
+    second = conditions(decided(seen, Choice(make.plan()), now=later))
+    assert second["Planned"]["lastTransitionTime"] == "2026-05-01T00:00:00Z"
+    assert second["Ready"]["lastTransitionTime"] == "2026-06-01T00:00:00Z"
+
+
+def test_only_transitions_are_told_and_kstatus_conditions_are_not_told_again(make, observed):
+    first = decided(observed(), Choice(make.plan()))
+    assert {note.type for note in first.notes} == {"Planned", "Ready", "PlacementVerified"}
+    again = decided(observed(make.service(status=first.status)), Choice(make.plan()))
+    assert again.notes == ()
+    assert again.status == first.status
+
+
+def test_a_plan_that_replaces_another_says_why(make, observed):
+    document = make.service(status={"plan": plan_status(make.plan())})
+    decision = decided(observed(document), Choice(make.plan(layers=(8,)), why="the former plan took 2 GPUs a replica"))
+    assert [note.message for note in decision.notes if note.reason == "Replanned"] == [
+        "the former plan took 2 GPUs a replica"
+    ]
+
+
+def test_a_running_pod_without_a_report_is_looked_at_again_soon(make, observed):
+    assert decided(observed(), Choice(make.plan()), unreported=True).recheck_s == 3.0
+    assert decided(observed(), Choice(make.plan())).recheck_s is None
+
+
+def test_more_than_32_placements_are_counted_not_listed(make, observed):
+    pods = [make.pod(f"p{number:02}") for number in range(40)]
+    status = decided(observed(deployment=make.deployment(40), pods=pods), Choice(make.plan())).status
+    assert len(status["placements"]) == 32
+    assert status["placementsOmitted"] == 8

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from uellm.reconcile.reports import REFRESH_S, Reports, engine_start, parse
+
+
+@pytest.fixture
+def pod(make):
+    def build(name="a", *, restarts=0, ip="10.0.0.1", **state):
+        engine = {"name": "engine", "restartCount": restarts, "state": state or {"running": {}}}
+        return make.pod(name, podIP=ip, containerStatuses=[engine])
+
+    return build
+
+
+class Pods:
+    """Pods that answer with the document that stands in `answer`; and the time."""
+
+    def __init__(self):
+        self.answer = {"layers": [5, 3]}
+        self.asked = []
+        self.now_s = 0.0
+        self.reports = Reports(self._fetch, lambda: self.now_s)
+
+    async def _fetch(self, address):
+        self.asked.append(address)
+        return self.answer
+
+
+@pytest.fixture
+def pods():
+    return Pods()
+
+
+async def test_a_running_pod_is_asked_until_it_answers_and_then_left_alone(pods, pod):
+    pods.answer = None
+    assert await pods.reports.refresh([pod()])
+    assert await pods.reports.refresh([pod()])
+    pods.answer = {"layers": [5, 3]}
+    assert not await pods.reports.refresh([pod()])
+    assert not await pods.reports.refresh([pod()])
+    assert len(pods.asked) == 3
+    assert pods.reports.of([pod()])["uid-a"].layers == (5, 3)
+
+
+async def test_a_restarted_engine_is_asked_again(pods, pod):
+    await pods.reports.refresh([pod()])
+    pods.answer = {"layers": [4, 4]}
+    await pods.reports.refresh([pod(restarts=1)])
+    assert pods.reports.of([pod()])["uid-a"].layers == (4, 4)
+
+
+async def test_an_old_report_is_asked_for_again(pods, pod):
+    await pods.reports.refresh([pod()])
+    pods.now_s = REFRESH_S + 1
+    await pods.reports.refresh([pod()])
+    assert len(pods.asked) == 2
+
+
+async def test_pods_without_an_address_or_a_started_engine_are_not_asked(pods, pod, make):
+    waiting = pod(waiting={"reason": "PodInitializing"})
+    assert not await pods.reports.refresh([make.pod("b"), waiting])
+    assert pods.asked == []
+
+
+async def test_reports_of_pods_that_are_gone_are_dropped(pods, pod):
+    await pods.reports.refresh([pod("a"), pod("b")])
+    pods.reports.keep({"uid-b"})
+    assert list(pods.reports.of([pod("a"), pod("b")])) == ["uid-b"]
+
+
+def test_a_crashed_engine_has_started():
+    ended = {"status": {"containerStatuses": [{"name": "engine", "state": {"terminated": {}}}]}}
+    assert engine_start(ended) == "0"
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000])
+def test_an_answer_that_is_no_report_is_none(body):
+    assert parse(200, body) is None
+
+
+def test_only_a_good_answer_is_a_report():
+    assert parse(404, json.dumps({"error": "absent"}).encode()) is None
+    assert parse(200, b'{"layers": [1]}') == {"layers": [1]}
