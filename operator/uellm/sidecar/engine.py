@@ -132,7 +132,7 @@ class Engine:
             self._lost()
             raise EngineUnreachable(str(error)) from error
         except (aiohttp.ClientError, OSError) as error:
-            self._poke.set()
+            self.suspect()
             raise EngineLost(str(error)) from error
 
     async def metrics(self) -> str | None:
@@ -144,6 +144,10 @@ class Engine:
                 if response.status == 200:
                     return await response.text("utf-8", "replace")
         return None
+
+    def suspect(self) -> None:
+        """A connection broke: look at once whether the engine is still there."""
+        self._poke.set()
 
     async def watch(self) -> None:
         """Keep the state up to date, until cancelled."""
@@ -174,7 +178,7 @@ class Engine:
     def _lost(self) -> None:
         if self.ready:
             self._set(EngineState.GONE)
-        self._poke.set()
+        self.suspect()
 
     def _set(self, state: EngineState) -> None:
         old, self.state = self.state, state

@@ -76,10 +76,10 @@ class Proxy:
             record.outcome, record.status = refusal.outcome, refusal.status
             return self._refuse(refusal, record)
         except asyncio.CancelledError:
-            record.outcome = Outcome.DRAINING if self.drain.over else Outcome.CLIENT_LEFT
+            record.outcome = Outcome.DRAINING if self.drain.over else _left(record)
             raise
         except ConnectionError:
-            record.outcome = Outcome.CLIENT_LEFT
+            record.outcome = _left(record)
             raise
         except Exception as error:
             return self._fail(error, request, record)
@@ -161,6 +161,8 @@ class Proxy:
             return await relay.run(_own_headers(record), close=self.drain.draining)
         finally:
             upstream.close()
+            if record.outcome is Outcome.ENGINE_LOST:
+                self._engine.suspect()
 
     def _refuse(self, refusal: Refusal, record: Record) -> StreamResponse:
         headers = _own_headers(record) | refusal.headers()
@@ -180,6 +182,10 @@ class Proxy:
         response = self._refuse(refusal, record)
         response.force_close()
         return response
+
+
+def _left(record: Record) -> Outcome:
+    return Outcome.COMPLETED if record.done else Outcome.CLIENT_LEFT
 
 
 def _own_headers(record: Record) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Record:
     end_s: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    done: bool = False
+    """The stream's `[DONE]` was sent. OpenAI's clients hang up on it, without waiting for the end of the answer."""
 
     def to_json(self) -> str:
         """The line of the access log."""

@@ -19,6 +19,7 @@ STALL_S = 60.0
 """How long a client may read nothing at all before its stream is cut: it keeps a place at the engine from others."""
 
 _EVENT_STREAM = "text/event-stream"
+_DONE = b"data: [DONE]\n\n"
 
 
 class Relay:
@@ -32,6 +33,7 @@ class Relay:
         self._record = record
         self._stall_s = stall_s
         self._last = b""
+        """The last bytes that were sent, as many as it takes to recognise the end of an event and of a stream."""
 
     async def run(self, extra_headers: dict[str, str], *, close: bool) -> StreamResponse:
         """Relay the whole answer; `close` ends the client's connection after it. The record gets its outcome.
@@ -74,8 +76,9 @@ class Relay:
             await self._send(writer, piece)
 
     async def _send(self, writer: StreamWriter, piece: bytes) -> None:
-        self._last = piece[-2:] if len(piece) > 1 else self._last[-1:] + piece
+        self._last = (self._last + piece if len(piece) < len(_DONE) else piece)[-len(_DONE) :]
         self._record.bytes_out += len(piece)
+        self._record.done = self._last == _DONE
         await writer.write(piece, drain=False)
         if self._request.protocol.writing_paused:
             async with asyncio.timeout(self._stall_s):
@@ -86,7 +89,7 @@ class Relay:
         if not self._streams_events:
             self._abort()
             return
-        boundary = b"" if self._last in (b"", b"\n\n") else b"\n\n"
+        boundary = b"" if not self._last or self._last.endswith(b"\n\n") else b"\n\n"
         await self._send(writer, boundary + error_event(self._record.route))
 
     def _abort(self) -> None:

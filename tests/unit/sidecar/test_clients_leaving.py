@@ -8,7 +8,6 @@ import aiohttp
 import pytest
 
 REQUEST = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
-SSE_HEAD = b"text/event-stream"
 
 
 async def left_within_1_s(received) -> None:
@@ -34,6 +33,16 @@ async def test_leaving_a_stream_closes_the_engines_connection(engine, harness, e
     writer.close()
     await left_within_1_s(await engine.arrivals.get())
     await eventually(lambda: harness.outcomes() == {"client_left": 1})
+
+
+@pytest.mark.parametrize("pieces", [(b"data: [DONE]\n\n",), (b"data: 1\n\ndata: [D", b"ON", b"E]\n", b"\n")])
+async def test_hanging_up_on_the_streams_last_event_is_a_completed_request(engine, harness, eventually, pieces):
+    engine.script = engine.stream(*pieces, hold=True)
+    async with harness.post() as response:
+        await response.content.readexactly(len(b"".join(pieces)))
+        response.close()
+    await left_within_1_s(await engine.arrivals.get())
+    await eventually(lambda: harness.outcomes() == {"completed": 1})
 
 
 async def test_leaving_an_unscheduled_route_closes_the_engines_connection(engine, harness, eventually):

@@ -82,6 +82,17 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_done(engine,
     assert harness.outcomes() == {"engine_lost": 1}
 
 
+async def test_a_broken_stream_is_reason_to_look_at_the_engine_at_once(engine, launch, eventually):
+    harness = await launch(engine_poll_s=3600.0)
+    engine.script = engine.stream(b"data: 1\n\n", die=True)
+    async with harness.post() as response:
+        await response.content.readany()
+        engine.healthy = False
+        (await engine.arrivals.get()).go_on.set()
+        await response.read()
+    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+
+
 async def test_an_event_that_was_cut_in_two_does_not_swallow_the_error(engine, harness):
     engine.script = engine.stream(b'data: {"n": 1}\n', b'\ndata: {"n"', die=True)
     async with harness.post() as response:
