@@ -80,8 +80,10 @@ class PodResources:
         try:
             return await method(request, timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            # gRPC's own text names the address four times; the system's word is its end.
+            cause = (error.details() or "").rsplit("error: ", 1)[-1]
             raise KubeletSilent(
-                f"the kubelet does not answer at {self._socket}: {error.code().name.lower()}: {error.details()}"
+                f"the kubelet does not answer at {self._socket}: {error.code().name.lower()}, {cause}"
             ) from error
 
 
