@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from uellm_devcluster.forward import serve
+from uellm_devcluster.local import free_ports
+
+
+@pytest.fixture
+async def ports() -> AsyncIterator[dict[str, int]]:
+    """A forwarder between two ports of loopback."""
+    chosen = free_ports("near", "far")
+    task = asyncio.create_task(serve(chosen["near"], "127.0.0.1", chosen["far"]))
+    await until_open(chosen["near"])
+    yield chosen
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_what_is_said_arrives_on_both_sides_also_after_one_has_finished(ports: dict[str, int]) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        everything = await reader.read()
+        writer.write(everything.upper())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", ports["far"])
+    async with server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports["near"])
+        said = b"a long story " * 100_000
+        writer.write(said)
+        writer.write_eof()
+        assert await reader.read() == said.upper()
+        writer.close()
+
+
+async def test_a_connection_that_leads_nowhere_is_closed(ports: dict[str, int]) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", ports["near"])
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def until_open(port: int) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            return
+        await asyncio.sleep(0.01)
