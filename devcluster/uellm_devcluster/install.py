@@ -10,6 +10,7 @@ from uellm_devcluster.images import CHECKOUT
 
 RELEASE = "uellm"
 NAMESPACE = "uellm-system"
+PROFILER_NAMESPACE = "uellm-system-profiler"
 CHART = CHECKOUT / "charts" / "uellm"
 # Where the nodes see what the engine needs (`uellm cluster up --mount`); the sample's volumes name the same paths.
 NODE_ENGINE_PATH = "/var/lib/uellm/engine"

@@ -64,7 +64,7 @@ def bring_up(story: Story) -> Shell:
         shell.show("kubectl get nodes -o wide")
     with story.step("helm install"):
         shell.show(install.helm_command(), timeout_s=240)
-        shell.show(f"kubectl get pods --namespace {install.NAMESPACE} -o wide")
+        shell.show("kubectl get pods --all-namespaces --selector app.kubernetes.io/part-of=uellm -o wide")
     return shell
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm_devcluster.demo.shell import Shell
-from uellm_devcluster.install import NAMESPACE
+from uellm_devcluster.install import PROFILER_NAMESPACE
 
 # Every process of the engine that carries a partition, so that a worker with another one would show.
 _ENVIRONMENTS = """
@@ -114,11 +114,11 @@ def _difference(pod: str, partitions: list[str], layers: str, actual: tuple[str,
 
 
 def _allocated(shell: Shell, pod: dict[str, Any]) -> tuple[str, ...]:
-    selector = "--selector app.kubernetes.io/component=profiler"
+    selector = "--selector app.kubernetes.io/name=uellm-profiler"
     node = pod["spec"]["nodeName"]
-    profilers = shell.json(f"kubectl get pods --namespace {NAMESPACE} {selector}")["items"]
+    profilers = shell.json(f"kubectl get pods --namespace {PROFILER_NAMESPACE} {selector}")["items"]
     profiler = next(entry["metadata"]["name"] for entry in profilers if entry["spec"].get("nodeName") == node)
-    where = f"{profiler} --namespace {NAMESPACE}"
+    where = f"{profiler} --namespace {PROFILER_NAMESPACE}"
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     return tuple(json.loads(shell.python(where, _POD_RESOURCES, namespace, name)))
 

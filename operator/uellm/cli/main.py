@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _missing(name: str, command: Command, error: ModuleNotFoundError) -> int:
-    if command.extra:
+    if command.extra and not (error.name or "").startswith("uellm"):
         remedy = f"install it: pip install 'uellm-operator[{command.extra}]'"
     elif (error.name or "").startswith("uellm_devcluster"):
         remedy = "it is a part of the source checkout alone: run `make setup` there"
