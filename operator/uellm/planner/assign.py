@@ -11,9 +11,11 @@ from functools import lru_cache
 
 from uellm.hardware import Device, Link
 from uellm.planner.baselines import even_split
+from uellm.planner.canonical import canonical
 from uellm.planner.fixed import place_fixed
 from uellm.planner.footprint import reserved_bytes
 from uellm.planner.groups import tensor_groups
+from uellm.planner.infeasible import why
 from uellm.planner.instance import Instance, PlaceDevice
 from uellm.planner.place import Placement, solve
 from uellm.planner.speed import Costs, Links, performances
@@ -69,6 +71,19 @@ def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages:
         return placement.reason
     chosen = tuple(groups[int(name.removeprefix("@"))] for name in placement.order)
     return Assignment(chosen, placement.layers, placement.cost or 0.0)
+
+
+def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> str:
+    """Why no placement exists, without searching for one."""
+    ordered = sorted(devices, key=lambda device: (device.index, device.uuid))
+    groups = tensor_groups(ordered, links, task.tensor)
+    if len(groups) < stages:
+        return f"needs {stages} groups of {task.tensor} identical GPUs; there are {len(groups)}"
+    instance = _instance(groups, links, task)
+    layers = task.fixed_layers(stages)
+    if layers is not None:
+        return place_fixed(instance, layers).reason
+    return why(instance, canonical(instance), stages)
 
 
 def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:

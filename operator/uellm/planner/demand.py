@@ -21,14 +21,19 @@ class Demand:
     output_tokens: int
     requests_per_s: float | None
     concurrency: float | None  # requests in flight on average
+    service_concurrency: float | None  # those of the whole workload
     tpot_s: float | None  # the tightest target, derived from an end-to-end one where need be
     ttft_s: float | None
     kv_tokens: int
     assumptions: tuple[str, ...]
 
 
-def demand(request: PlanRequest, *, simulated: bool) -> Demand:
-    """The demand on one replica of the service. `simulated`: the engine allocates on a CPU, so KV cache is bounded."""
+def demand(request: PlanRequest, *, simulated: bool, share: int = 1) -> Demand:
+    """The demand on one replica of the service that carries 1/`share` of the workload.
+
+    `spec.replicas` has no part in it: scaling a service must not change the shape of its replicas. `simulated`: the
+    engine allocates on a CPU, so KV cache is bounded.
+    """
     notes: list[str] = []
     prompt, output = _tokens(request, notes)
     ttft, tpot = tightest(request, output)
@@ -39,17 +44,17 @@ def demand(request: PlanRequest, *, simulated: bool) -> Demand:
             f"workload.requestsPerSecond is not given: sized for one request of maxModelLen {request.max_model_len} "
             "tokens at a time; more run as KV cache allows"
         )
-        return Demand(prompt, output, None, None, tpot, ttft, one, tuple(notes))
-    rate /= max(1, request.replicas)
+        return Demand(prompt, output, None, None, None, tpot, ttft, one, tuple(notes))
+    rate /= share
     concurrency = rate * _residence(output, ttft, tpot, notes)
     needed = max(one, _blocks(math.ceil(concurrency * (prompt + output))))
     notes.append(
-        f"{rate:g} requests/s on each of {max(1, request.replicas)} replicas keep {concurrency:.1f} in flight "
-        f"(Little's law), {prompt + output} tokens each: KV cache for at least {needed} tokens"
+        f"{rate:g} requests/s{_of(share)} keep {concurrency:.1f} in flight (Little's law), {prompt + output} tokens "
+        f"each: KV cache for at least {needed} tokens"
     )
     if simulated:
         needed = _bounded_on_cpu(request, one, needed, notes)
-    return Demand(prompt, output, rate, concurrency, tpot, ttft, needed, tuple(notes))
+    return Demand(prompt, output, rate, concurrency, concurrency * share, tpot, ttft, needed, tuple(notes))
 
 
 def tightest(request: PlanRequest, output_tokens: int) -> tuple[float | None, float | None]:
@@ -90,6 +95,12 @@ def _residence(output: int, ttft: float | None, tpot: float | None, notes: list[
         ttft = c.ASSUMED_TTFT_S
         notes.append(f"no class has a TTFT target: {ttft:g} s are assumed for sizing")
     return ttft + output * tpot
+
+
+def _of(share: int) -> str:
+    if share == 1:
+        return " on one replica"
+    return f" on one replica, 1/{share} of the workload, for no replica can hold all of it: see recommendedReplicas"
 
 
 def _blocks(tokens: int) -> int:

@@ -28,6 +28,7 @@ class StageLoad:
     weight_bytes: int  # read in every step
     kv_bytes_per_token: int
     flops_per_token: float
+    flops_per_sequence: float  # of the LM head, once a sequence and step
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Pipeline:
         times = []
         for index, stage in enumerate(self.stages):
             flops = min(flops_per_s(device) or 0.0 for device in stage.devices) * c.COMPUTE_EFFICIENCY
-            compute = tokens * stage.flops_per_token / flops
+            compute = (tokens * stage.flops_per_token + stage.flops_per_sequence) / flops
             times.append(max(compute, self._reading(stage, 0)) + self._traffic(index, tokens))
         return times
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uellm.hardware import Device, Link
-from uellm.planner.assign import Task, assign
+from uellm.planner.assign import Task, explain
 from uellm.planner.capacity import holds
 from uellm.planner.footprint import reserved_bytes
 from uellm.planner.groups import kind_of, tensor_groups
@@ -47,7 +47,7 @@ def refusal(pool: Pool, task: Task, stages: int) -> str | None:
     hardest = sorted(pool.devices, key=lambda device: (room(device, task), device.index))[:count]
     if holds(_group_rooms(hardest, pool.links, task), task):
         return None
-    return f"{_why(hardest, pool.links, task, stages)}{_choice(pool, hardest)}"
+    return f"{explain(hardest, pool.links, task, stages)}{_choice(pool, hardest)}"
 
 
 def admits_some(pool: Pool, task: Task, stages: int) -> bool:
@@ -83,11 +83,6 @@ def _unlike_choice(pool: Pool, tensor: int, count: int) -> str | None:
         return None
     names = ", ".join(f"{number} x {kind[0] or 'GPU'}" for kind, number in sorted(kinds.items()))
     return f"the kubelet may hand out unlike GPUs ({names}), and GPUs that share layers (tensor {tensor}) must be alike"
-
-
-def _why(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> str:
-    answer = assign(devices, links, task, stages)
-    return answer if isinstance(answer, str) else "the layers do not fit"
 
 
 def _choice(pool: Pool, hardest: Sequence[Device]) -> str:

@@ -1,0 +1,206 @@
+"""One shape on one node, worked out: which devices, which layers, how much KV cache, how fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from uellm.errors import PlanError
+from uellm.hardware import Device
+from uellm.planner import constants as c
+from uellm.planner.assign import Assignment, Task, settled
+from uellm.planner.demand import Demand
+from uellm.planner.engine_args import KV_CACHE_BYTES, UserArgs
+from uellm.planner.footprint import Footprint, Shape, Steps, footprint
+from uellm.planner.groups import kind_of
+from uellm.planner.kvcache import KvCache, kv_cache
+from uellm.planner.predict import Pipeline, StageLoad, Times, predict
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import MemoryUse, Stage
+from uellm.planner.speed import Costs, Links, measured
+from uellm.planner.steps import steps
+from uellm.planner.subsets import Pool, admits_some, refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What all candidates of one search have in common."""
+
+    request: PlanRequest
+    demand: Demand
+    user: UserArgs
+    costs: Costs = field(init=False)
+
+    def __post_init__(self) -> None:
+        costs = Costs.of(self.request.architecture, self.demand.prompt_tokens, self.demand.output_tokens)
+        object.__setattr__(self, "costs", costs)
+
+    def steps(self, devices: Sequence[Device], shape: Shape) -> Steps:
+        """Step sizes for any of these devices."""
+        return steps(self.request.architecture, self.demand, devices, shape, self.user)
+
+    def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
+        """Bytes of the shape."""
+        return footprint(self.request.architecture, shape, sizes, self.demand.kv_tokens, self.user)
+
+    def task(self, shape: Shape, sizes: Steps) -> Task:
+        """The placement task of the shape."""
+        sizes_of = self.footprint(shape, sizes)
+        return Task(
+            layer_bytes=sizes_of.layer_bytes,
+            layer_kv_bytes=sizes_of.layer_kv_bytes,
+            first_bytes=sizes_of.embedding_bytes,
+            last_bytes=sizes_of.last_bytes,
+            fixed_bytes=sizes_of.fixed_bytes,
+            margin=sizes_of.margin,
+            tensor=shape.tensor,
+            costs=self.costs,
+            policy=self.request.policy,
+            objective=self.objective(shape),
+            layers_override=self.request.overrides.layers,
+        )
+
+    def objective(self, shape: Shape) -> str:
+        """What the solver minimises: a filled pipeline is as fast as its slowest stage, an idle one as all together."""
+        if self.request.objective == "Latency":
+            return "latency"
+        filled = (self.demand.service_concurrency or 0.0) >= max(2, shape.pipeline)
+        return "bottleneck" if filled or self.request.objective == "Throughput" else "latency"
+
+    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> str | None:
+        """Why the shape cannot be had on the node, None where it can."""
+        task = self.task(shape, sizes)
+        if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
+            return None
+        return refusal(pool, task, shape.pipeline)
+
+    def needs_exact(self, pool: Pool, shape: Shape) -> bool:
+        """Whether the shape could be had if the devices were ours to choose."""
+        return admits_some(pool, self.task(shape, self.steps(pool.devices, shape)), shape.pipeline)
+
+    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | str:
+        """The shape on the node that admits it, or why it cannot be had after all."""
+        assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
+        if isinstance(assignment, str):
+            return assignment
+        return Candidate(self, pool, shape, sizes, assignment)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A shape placed on a node."""
+
+    question: Question
+    pool: Pool
+    shape: Shape
+    sizes: Steps
+    assignment: Assignment
+    footprint: Footprint = field(init=False)
+    kv: KvCache = field(init=False)
+    times: Times | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "footprint", self.question.footprint(self.shape, self.sizes))
+        object.__setattr__(self, "kv", self._kv_cache())
+        object.__setattr__(
+            self, "times", predict(self._pipeline(), self.question.demand, self.kv.tokens, self.sizes.sequences)
+        )
+
+    @property
+    def measured(self) -> bool:
+        """Whether all its devices are."""
+        return all(measured(device) for device in self.assignment.devices)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First layer and the one after the last, by stage."""
+        ends = [0]
+        for count in self.assignment.layers:
+            ends.append(ends[-1] + count)
+        return [(ends[index], ends[index + 1]) for index in range(len(self.assignment.layers))]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages with the memory of each of their devices, by kind."""
+        return tuple(self._stage(index) for index in range(len(self.spans)))
+
+    def _stage(self, index: int) -> Stage:
+        group, (a, b), sizes = self.assignment.groups[index], self.spans[index], self.footprint
+        kv = int(self.kv.tokens * self._kv_per_token(index))
+        sampler = sizes.sampler_bytes if index + 1 == len(self.spans) else 0
+        smallest = min(device.memory_bytes for device in group)
+        used = MemoryUse(
+            weights=self._weights(index),
+            kv=kv,
+            activations=sizes.activation_bytes + sampler,
+            graphs=sizes.graph_bytes,
+            context=sizes.context_bytes,
+            free=0,
+        )
+        # What another device must have: the same with the KV cache that is required, and vLLM's margin.
+        required = used.required - kv + sum(sizes.layer_kv_bytes[a:b])
+        least = math.ceil(required / (1 - Fraction(sizes.margin)))
+        product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
+        memory = MemoryUse(
+            used.weights, kv, used.activations, used.graphs, used.context, free=max(0, smallest - used.required)
+        )
+        return Stage(tuple(device.uuid for device in group), least, product, memory)
+
+    def _weights(self, index: int) -> int:
+        (a, b), sizes = self.spans[index], self.footprint
+        ends = sizes.embedding_bytes * (index == 0) + sizes.head_bytes * (index + 1 == len(self.spans))
+        return sum(sizes.layer_bytes[a:b]) + ends
+
+    def _kv_per_token(self, index: int) -> int:
+        a, b = self.spans[index]
+        return sum(self.footprint.layer_kv_bytes_per_token[a:b])
+
+    def _kv_cache(self) -> KvCache:
+        rooms = []
+        for index, group in enumerate(self.assignment.groups):
+            memory = min(device.memory_bytes for device in group)
+            sampler = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
+            rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - sampler)
+        per_token = [self._kv_per_token(index) for index in range(len(self.spans))]
+        most = self.question.demand.kv_tokens if self.pool.simulated else None
+        planned = kv_cache(rooms, per_token, most_tokens=most)
+        own = self.question.user.number(KV_CACHE_BYTES)
+        return planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.question.request)
+
+    def _pipeline(self) -> Pipeline:
+        model = self.question.request.architecture
+        flops_per_byte = self.question.costs.flops_per_weight_byte
+        head = model.hidden_size * model.vocab_size / self.shape.tensor
+        stages = []
+        for index, group in enumerate(self.assignment.groups):
+            a, b = self.spans[index]
+            layer_bytes = sum(self.footprint.layer_bytes[a:b])
+            last = index + 1 == len(self.spans)
+            stages.append(
+                StageLoad(
+                    devices=group,
+                    layers=b - a,
+                    # The embedding is a look-up of a row a token; as a head, tied or not, all of it is read.
+                    weight_bytes=layer_bytes + (int(head * model.weight_dtype_bytes) if last else 0),
+                    kv_bytes_per_token=self._kv_per_token(index),
+                    flops_per_token=layer_bytes * flops_per_byte,
+                    flops_per_sequence=2 * head if last else 0.0,
+                )
+            )
+        return Pipeline(tuple(stages), Links(self.pool.links), self.question.costs)
+
+
+def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:
+    """The user's figure, held against what fits and what one request needs. Raises PlanError InvalidOverride."""
+    tokens = own // max(per_token)
+    where = f"spec.engine.args: {KV_CACHE_BYTES} {own}"
+    if tokens > most.tokens:
+        raise PlanError("InvalidOverride", f"{where} does not fit beside the weights: at most {most.bytes_told}")
+    if tokens < request.max_model_len:
+        raise PlanError(
+            "InvalidOverride",
+            f"{where} holds {tokens} tokens, fewer than maxModelLen {request.max_model_len}: give it "
+            f"{(request.max_model_len + c.BLOCK_TOKENS) * max(per_token)} or lower maxModelLen",
+        )
+    return KvCache(tokens, own)

@@ -1,0 +1,148 @@
+"""What others read of a plan: plan.json (the launcher) and the pod's annotation (the extender).
+
+The annotation is part of the pod template, so it comes from the plan and the spec alone: a new measurement must not
+change a byte of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uellm.hardware import Node
+from uellm.planner import engine_args as flags
+from uellm.planner.assign import Task
+from uellm.planner.engine_args import UserArgs, resolve
+from uellm.planner.facts import device_facts, link_facts
+from uellm.planner.pools import pools_of_offer
+from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.planner.speed import Costs
+from uellm.planner.standing import task_of
+from uellm.planner.subsets import refusal
+
+VERSION = 1
+DEFAULT_RESOURCE = "nvidia.com/gpu"
+
+
+def plan_document(plan: Plan, request: PlanRequest) -> dict[str, Any]:
+    """The content of plan.json: the plan, the placement task, and the facts of every device a pod may get."""
+    task = task_of(plan, request)
+    nodes = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
+    own_cache = flags.KV_CACHE_BYTES in UserArgs(request.engine.args).flags
+    return {
+        "version": VERSION,
+        "plan": plan.to_dict(),
+        "platform": "cpu" if nodes and all(node.simulated for node in nodes) else "cuda",
+        "instance": {
+            "layers": len(task.layer_bytes),
+            "layerBytes": list(task.layer_bytes),
+            "layerKvBytes": list(task.layer_kv_bytes),
+            "firstStageBytes": task.first_bytes,
+            "lastStageBytes": task.last_bytes,
+            "workPerByte": 1.0,
+            "a1": task.a1,
+            "a2": task.a2,
+        },
+        "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
+        "policy": task.policy,
+        "objective": task.objective,
+        "layersOverride": None if task.layers_override is None else list(task.layers_override),
+        "tensor": task.tensor,
+        "costs": task.costs.to_dict(),
+        # Tokens that layerKvBytes stand for; 0: the engine's KV cache is the user's own figure.
+        "kvTokens": 0 if own_cache else plan.kv_cache_tokens_required,
+        "devices": {
+            device.uuid: {**device_facts(device), "node": node.name} for node in nodes for device in node.devices
+        },
+        "links": {node.name: link_facts(node) for node in nodes},
+        "engine": engine(plan, request),
+    }
+
+
+def engine(plan: Plan, request: PlanRequest) -> dict[str, Any]:
+    """What the engine is told. Sizes of the pipeline and the served name are the launcher's to add."""
+    own, architecture = request.engine, request.architecture
+    planned = [
+        (flags.MODEL_LENGTH, str(request.max_model_len)),
+        (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
+        (flags.SEQUENCES, str(plan.max_num_seqs)),
+        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes)),
+    ]
+    if own.dtype != "auto":
+        planned.insert(0, ("--dtype", architecture.dtype))
+    if own.quantization not in ("auto", "none"):
+        planned.insert(0, ("--quantization", own.quantization))
+    return {
+        "model": own.model,
+        "revision": own.revision,
+        "servedName": own.served_name,
+        "args": list(resolve(UserArgs(own.args), planned)),
+    }
+
+
+def annotation(plan: Plan, request: PlanRequest) -> dict[str, Any]:
+    """The content of the pod annotation `uellm.io/plan`."""
+    task = task_of(plan, request)
+    layers = task.fixed_layers(plan.pipeline)
+    return {
+        "gpus": plan.gpus_per_replica,
+        "tensor": plan.tensor,
+        "pipeline": plan.pipeline,
+        "resourceName": resource_name(plan, request),
+        "layerBytes": _one_or_all(task.layer_bytes),
+        "layerKvBytes": _one_or_all(task.layer_kv_bytes),
+        "firstStageBytes": task.first_bytes,
+        "lastStageBytes": task.last_bytes,
+        "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
+        "layers": None if layers is None else list(layers),
+        "layerCount": len(task.layer_bytes),
+        "nodes": list(plan.nodes),
+        "service": request.service,
+    }
+
+
+def resource_name(plan: Plan, request: PlanRequest) -> str:
+    """The resource by which the pod asks for its GPUs: that of the planned devices, or of their nodes."""
+    names: dict[bool, str] = {}
+    for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
+        for device in offer.node.devices:
+            if device.uuid in plan.devices or offer.node.name in plan.nodes:
+                names.setdefault(device.uuid in plan.devices, device.resource_name)
+    return names.get(True) or names.get(False) or DEFAULT_RESOURCE
+
+
+def fits(annotation: Mapping[str, Any], node: Node, free: Sequence[str]) -> str | None:
+    """None where any choice of the node's free devices admits the annotated plan, else the sentence why not.
+
+    Raises KeyError, TypeError or ValueError where the annotation is not one of ours.
+    """
+    reserved = annotation["reservedBytes"]
+    layers = annotation.get("layers")
+    count = int(annotation["layerCount"])
+    task = Task(
+        layer_bytes=_all(annotation["layerBytes"], count),
+        layer_kv_bytes=_all(annotation["layerKvBytes"], count),
+        first_bytes=int(annotation["firstStageBytes"]),
+        last_bytes=int(annotation["lastStageBytes"]),
+        fixed_bytes=int(reserved["fixed"]),
+        margin=str(reserved["fraction"]),
+        tensor=int(annotation["tensor"]),
+        costs=Costs(),
+        layers_override=None if layers is None else tuple(int(number) for number in layers),
+    )
+    wanted = annotation["resourceName"]
+    for pool in pools_of_offer(NodeOffer(node, tuple(free))):
+        if pool.resource_name == wanted:
+            return refusal(pool, task, int(annotation["pipeline"]))
+    return f"needs {annotation['gpus']} free {wanted} and has none"
+
+
+def _one_or_all(values: Sequence[int]) -> int | list[int]:
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _all(value: Any, count: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * count
+    return tuple(int(number) for number in value)

@@ -1,0 +1,109 @@
+"""Which shapes (tensor x pipeline) there are to look at, and whether the user's overrides can work at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uellm.errors import PlanError
+from uellm.models import Architecture
+from uellm.planner.engine_args import UserArgs, check_args
+from uellm.planner.footprint import Shape
+from uellm.planner.request import ALLOCATIONS, OBJECTIVES, POLICIES, PlanRequest
+
+# Flags by which a user makes a model longer than its config.json says.
+LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
+
+
+def check(request: PlanRequest) -> None:
+    """Refuse what cannot work, before anything is searched. Raises PlanError InvalidOverride naming the field."""
+    for value, known, field in (
+        (request.policy, POLICIES, "spec.placement.policy"),
+        (request.objective, OBJECTIVES, "spec.slo.objective"),
+        (request.allocation, ALLOCATIONS, "spec.placement.allocation"),
+    ):
+        if value not in known:
+            raise PlanError("InvalidOverride", f"{field}: {value!r} is not one of {', '.join(known)}")
+    check_args(request.engine.args)
+    _check_layers(request)
+    _check_tensor(request)
+    _check_gpus(request)
+    _check_length(request)
+
+
+def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
+    """The shapes of so many GPUs that the model and the overrides allow, the least tensor-parallel first."""
+    own = request.overrides
+    stages = len(own.layers) if own.layers is not None else own.pipeline
+    for tensor in range(1, gpus + 1):
+        shape = Shape(tensor, gpus // tensor)
+        if (
+            gpus % tensor == 0
+            and own.tensor in (None, tensor)
+            and stages in (None, shape.pipeline)
+            and shape.pipeline <= request.architecture.layers
+            and divides(request.architecture, tensor) is None
+        ):
+            yield shape
+
+
+def divides(model: Architecture, tensor: int) -> str | None:
+    """None where a layer can be divided into so many parts, else which size stands against it."""
+    if model.attention_heads % tensor:
+        return f"num_attention_heads {model.attention_heads}"
+    # vLLM gives each GPU whole KV heads, or several GPUs the same one.
+    if model.kv_heads % tensor and tensor % model.kv_heads:
+        return f"num_key_value_heads {model.kv_heads}"
+    return f"intermediate_size {model.intermediate_size}" if model.intermediate_size % tensor else None
+
+
+def _check_layers(request: PlanRequest) -> None:
+    own, layers = request.overrides, request.architecture.layers
+    if own.layers is not None:
+        shown = ",".join(str(count) for count in own.layers)
+        if not own.layers or min(own.layers) < 1:
+            _refuse("layers", f"[{shown}]: every stage needs at least one layer")
+        if sum(own.layers) != layers:
+            _refuse("layers", f"[{shown}] add up to {sum(own.layers)}; the model has {layers} layers")
+        if own.pipeline is not None and own.pipeline != len(own.layers):
+            _refuse("pipeline", f"{own.pipeline} is not the number of stages in layers [{shown}], {len(own.layers)}")
+    if own.pipeline is not None and own.pipeline > layers:
+        _refuse("pipeline", f"{own.pipeline} stages are more than the model's {layers} layers")
+
+
+def _check_tensor(request: PlanRequest) -> None:
+    tensor = request.overrides.tensor
+    against = None if tensor is None else divides(request.architecture, tensor)
+    if against:
+        _refuse("tensor", f"{tensor} does not divide the model's {against}")
+
+
+def _check_gpus(request: PlanRequest) -> None:
+    own = request.overrides
+    stages = len(own.layers) if own.layers is not None else own.pipeline
+    least = (own.tensor or 1) * (stages or 1)
+    if request.gpus_max is not None and least > request.gpus_max:
+        _refuse(
+            "",
+            f"tensor {own.tensor or 1} x pipeline {stages or 1} is {least} GPUs; placement.gpus.max allows "
+            f"{request.gpus_max}: raise it or ask for less",
+        )
+    if own.tensor is not None and stages is not None and least < request.gpus_min:
+        _refuse(
+            "",
+            f"tensor {own.tensor} x pipeline {stages} is {least} GPUs; placement.gpus.min asks for "
+            f"{request.gpus_min}: lower it or ask for more",
+        )
+
+
+def _check_length(request: PlanRequest) -> None:
+    longest = request.architecture.max_position_embeddings
+    if request.max_model_len > longest and not LENGTHENING & UserArgs(request.engine.args).flags:
+        raise PlanError(
+            "InvalidOverride",
+            f"spec.model.maxModelLen {request.max_model_len} is more than the {longest} positions of the model's "
+            "config.json: lower it",
+        )
+
+
+def _refuse(field: str, message: str) -> None:
+    raise PlanError("InvalidOverride", f"spec.parallelism{'.' if field else ''}{field}: {message}")

@@ -1,0 +1,75 @@
+"""A plan that was made before, held against what is there now; and the placement task that it stands for.
+
+Everything comes from the plan and the spec, nothing from new measurements: a kept plan keeps its pods' template.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from uellm.planner.assign import Task
+from uellm.planner.candidate import Question
+from uellm.planner.demand import demand
+from uellm.planner.engine_args import UserArgs
+from uellm.planner.footprint import Footprint, Shape, Steps
+from uellm.planner.pools import pools_of
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
+from uellm.planner.subsets import Pool, refusal
+
+
+def question_of(plan: Plan, request: PlanRequest) -> Question:
+    """The question that the plan answered."""
+    simulated = all(offer.node.simulated for offer in request.nodes)
+    wanted = demand(request, simulated=simulated)
+    if plan.kv_cache_tokens_required:
+        wanted = replace(wanted, kv_tokens=plan.kv_cache_tokens_required)
+    return Question(request, wanted, UserArgs(request.engine.args))
+
+
+def shape_of(plan: Plan) -> Shape:
+    """The plan's shape."""
+    return Shape(plan.tensor, plan.pipeline)
+
+
+def task_of(plan: Plan, request: PlanRequest) -> Task:
+    """What is to be placed on whatever devices a pod gets."""
+    return question_of(plan, request).task(shape_of(plan), _steps(plan))
+
+
+def footprint_of(plan: Plan, request: PlanRequest) -> Footprint:
+    """Bytes by kind."""
+    return question_of(plan, request).footprint(shape_of(plan), _steps(plan))
+
+
+def _steps(plan: Plan) -> Steps:
+    return Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
+
+
+def still_holds(plan: Plan, request: PlanRequest) -> str | None:
+    """None where the plan's nodes still have room for the service's replicas, else the sentence why they have not."""
+    layers = request.architecture.layers
+    if sum(plan.layers) != layers:
+        return f"the plan places {sum(plan.layers)} layers and the model has {layers}"
+    task, room, reasons = task_of(plan, request), 0, []
+    pools = [pool for pool in pools_of(request) if pool.node in plan.nodes]
+    for pool in pools:
+        reason = refusal(pool, task, plan.pipeline)
+        if reason is None:
+            room += pool.sure // plan.gpus_per_replica
+        else:
+            reasons.append(f"{pool.node}: {reason}")
+    if room >= max(1, request.replicas):
+        return None
+    if room:
+        return f"{_named(plan.nodes)} have room for {room} of {request.replicas} replicas"
+    return reasons[0] if reasons else _gone(plan, pools)
+
+
+def _gone(plan: Plan, pools: list[Pool]) -> str:
+    return f"no GPU of {_named(plan.nodes)} is free" if not pools else f"{_named(plan.nodes)} have no room"
+
+
+def _named(nodes: tuple[str, ...]) -> str:
+    more = f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else ""
+    return ", ".join(nodes[:3]) + more
