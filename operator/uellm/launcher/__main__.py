@@ -52,20 +52,6 @@ def prepare(
 ) -> tuple[Found, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document["platform"] == "cpu")
-    unknown = [uuid for uuid in found.uuids if uuid not in document["devices"]]
-    if unknown:
-        raise PlanError(
-            "UnknownDevice",
-            f"{unknown[0]} (from {found.source}) is in no GPUNodeProfile the plan was made from: "
-            "the profiler has not seen it yet; the controller plans anew when it has",
-        )
-    wanted = int(document["plan"]["gpusPerReplica"])
-    if len(found.uuids) != wanted:
-        raise PlanError(
-            "WrongDeviceCount",
-            f"the container has {len(found.uuids)} GPUs ({', '.join(found.uuids)}) and the plan is for {wanted}: "
-            "the pod must request what the plan says and see no other pod's GPUs",
-        )
     binding = latebind.bind(document, found.uuids)
     check(binding, found, layers=int(document["instance"]["layers"]))
     cpus = os.sched_getaffinity(0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from uellm.errors import PlanError
 from uellm.launcher import cpu
+from uellm.planner import latebind
 from uellm.planner.engine_args import UserArgs
 from uellm.planner.latebind import Binding
 from uellm.planner.refused_args import REFUSED, refused_args
@@ -43,7 +44,7 @@ def engine_command(
     """
     on_cpu = document["platform"] == "cpu"
     settings = _settings(document, binding, environment, cpus if on_cpu else None)
-    argv = _argv(document["engine"], binding, listen, on_cpu=on_cpu)
+    argv = _argv(document, binding, listen, on_cpu=on_cpu)
     for name in REFUSED_ENVIRONMENT:
         if environment.get(name):
             raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {REFUSED['--api-key']}")
@@ -71,11 +72,12 @@ def _settings(
     return decided | {name: environment.get(name) or value for name, value in defaults.items()}
 
 
-def _argv(engine: Mapping[str, Any], binding: Binding, listen: tuple[str, int], *, on_cpu: bool) -> tuple[str, ...]:
+def _argv(document: Mapping[str, Any], binding: Binding, listen: tuple[str, int], *, on_cpu: bool) -> tuple[str, ...]:
+    engine = document["engine"]
     model = str(engine["model"])
     if not model or model.startswith("-"):
         raise PlanError("BadPlan", f"plan.json: engine.model is {model!r}, neither a name nor a path")
-    args = [str(argument) for argument in engine.get("args") or ()]
+    args = list(latebind.engine_args(document, binding))
     for flag, instead in refused_args(args):
         raise PlanError("RefusedArgument", f"engine.args: {flag} is not allowed: {instead}")
     planned = UserArgs(args)

@@ -24,6 +24,8 @@ def fake_vllm(tmp_path: Path) -> Path:
     """A package named vllm whose main prints its command line and environment."""
     package = tmp_path / "site" / "vllm" / "entrypoints" / "cli"
     package.mkdir(parents=True)
+    for part in (package, *package.parents[:2]):
+        (part / "__init__.py").write_text("")
     (package / "main.py").write_text(
         "import json, os, sys\nprint(json.dumps({'argv': sys.argv[1:], 'env': dict(os.environ)}))\n"
     )
