@@ -22,6 +22,12 @@ _EVENT_STREAM = "text/event-stream"
 _DONE = b"data: [DONE]\n\n"
 
 
+class _Prompt(StreamResponse):
+    """An answer whose body comes right after its headers: both leave in one write, as with aiohttp's Response."""
+
+    _send_headers_immediately = False
+
+
 class Relay:
     """One answer. `run` ends when the client has it, or raises what ended it before."""
 
@@ -42,7 +48,8 @@ class Relay:
         """
         headers = end_to_end(self._upstream.headers)
         headers.update(extra_headers)
-        response = StreamResponse(status=self._upstream.status, reason=self._upstream.reason, headers=headers)
+        kind = StreamResponse if self._streams_events else _Prompt
+        response = kind(status=self._upstream.status, reason=self._upstream.reason, headers=headers)
         if close:
             response.force_close()
         self._record.status = response.status
