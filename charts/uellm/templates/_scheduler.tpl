@@ -14,7 +14,7 @@ extenders:
     filterVerb: filter
     prioritizeVerb: prioritize
     weight: {{ .Values.scheduler.extenderWeight }}
-    httpTimeout: 10s
+    httpTimeout: 5s
     nodeCacheCapable: true
     # A pod that nobody could check must wait, not land anywhere.
     ignorable: false
@@ -23,4 +23,8 @@ extenders:
       - name: {{ . }}
         ignoredByScheduler: false
       {{- end }}
+{{- end -}}
+
+{{- define "uellm.probeCommand" -}}
+{{- list "python3" "-c" (printf "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8888/%s', timeout=8)" .) | toJson -}}
 {{- end -}}

@@ -69,8 +69,10 @@ GPUNODEPROFILES = Definition(
     short_name="gnp",
     scope="Cluster",
     columns=(
+        Column("READY", ".status.conditions[?(@.type=='Ready')].status", "Whether plans may rely on it"),
         Column("SOURCE", ".status.source", "Asked of the driver, or described"),
-        Column("GPUS", ".status.devices[*].product", "The node's GPUs"),
+        # A column shows the first value of its path alone; `kubectl describe` has the others.
+        Column("GPU 0", ".status.devices[0].product", "The node's first GPU"),
         Column("DRIVER", ".status.driverVersion", "Version of the GPU driver"),
         Column("OBSERVED", ".status.observedAt", "When the profiler last looked", "date"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),

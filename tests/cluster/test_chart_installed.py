@@ -1,0 +1,213 @@
+"""The chart on a real API server, installed, upgraded and uninstalled by helm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm_devcluster import ControlPlane, tinymodel
+from uellm_devcluster.binaries import ensure
+from uellm_devcluster.local import free_ports
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+CHART = Path(__file__).parents[2] / "charts" / "uellm"
+NAMESPACE = "uellm-system"
+PROFILER_NAMESPACE = "uellm-system-profiler"
+SERVICE = {
+    "apiVersion": "uellm.io/v1alpha1",
+    "kind": "LLMService",
+    "metadata": {"name": "llama", "namespace": "default"},
+    "spec": {"model": {"uri": "hf://meta-llama/Llama-3.1-8B"}},
+}
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs kubectl and helm against an API server of their own, on which the chart is installed."""
+    programs = ensure({"kubectl", "helm"})
+    with ControlPlane(scheduler=False) as plane:
+        home = tmp_path_factory.mktemp("home")
+        environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KUBECONFIG": str(plane.kubeconfig)}
+
+        def command(*args: str, given: Any = None) -> str:
+            done = subprocess.run(
+                [str(programs / args[0]), *args[1:]],
+                env=environment,
+                input=None if given is None else json.dumps(given),
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, f"{' '.join(args)}: {done.stderr}"
+            return done.stdout
+
+        values = str(CHART / "values-simulated.yaml")
+        command("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, "--create-namespace", "--values", values)
+        command("kubectl", "wait", "--for=condition=Established", "crd/llmservices.uellm.io", "--timeout=30s")
+        yield command
+
+
+def pods_of(run: Run, namespace: str) -> list[dict[str, Any]]:
+    workloads = json.loads(run("kubectl", "get", "deployments,daemonsets", "-n", namespace, "-o", "json"))["items"]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": workload["metadata"]["name"], "namespace": "trial"},
+            "spec": workload["spec"]["template"]["spec"] | {"serviceAccountName": "default"},
+        }
+        for workload in workloads
+    ]
+
+
+def allowed(run: Run, account: str, *questions: str) -> list[str]:
+    """Those of the questions (`verb group/plural[/subresource] [namespace]`) that a service account may do."""
+    reviews = {"apiVersion": "v1", "kind": "List", "items": [review(account, question) for question in questions]}
+    answers = run("kubectl", "create", "-f", "-", "-o", "jsonpath={.status.allowed} ", given=reviews).split()
+    return [question for question, answer in zip(questions, answers, strict=True) if answer == "true"]
+
+
+def review(account: str, question: str) -> dict[str, Any]:
+    verb, resource, *namespace = question.split()
+    group, plural, *subresource = resource.split("/")
+    attributes = {
+        "verb": verb,
+        "group": group,
+        "resource": plural,
+        "subresource": "".join(subresource),
+        "namespace": "".join(namespace),
+    }
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": f"system:serviceaccount:{account}", "resourceAttributes": attributes},
+    }
+
+
+def test_pods_outside_the_profilers_namespace_are_admitted_under_restricted(run: Run) -> None:
+    run("kubectl", "create", "namespace", "trial")
+    run("kubectl", "label", "namespace", "trial", "pod-security.kubernetes.io/enforce=restricted")
+    run("kubectl", "wait", "--for=create", "serviceaccount/default", "-n", "trial", "--timeout=30s")
+    pods = pods_of(run, NAMESPACE)
+    assert {pod["metadata"]["name"] for pod in pods} == {"uellm-operator", "uellm-scheduler"}
+    for pod in pods:
+        run("kubectl", "create", "--dry-run=server", "-f", "-", given=pod)
+
+
+def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Run) -> None:
+    children = ("apps/deployments", "/services", "/configmaps", "policy/poddisruptionbudgets")
+    may = [f"{verb} {child} team-a" for child in children for verb in ("create", "patch", "delete")]
+    may += ["patch uellm.io/llmservices/status team-a", f"create coordination.k8s.io/leases {NAMESPACE}"]
+    may_not = ["create coordination.k8s.io/leases team-a", "get /secrets team-a", "delete uellm.io/llmservices team-a"]
+    assert allowed(run, f"{NAMESPACE}:uellm-operator", *may, *may_not) == may
+
+
+def test_the_profiler_may_write_profiles_alone(run: Run) -> None:
+    may, may_not = ["patch uellm.io/gpunodeprofiles/status"], ["patch /nodes", "get /secrets default"]
+    assert allowed(run, f"{PROFILER_NAMESPACE}:uellm-profiler", *may, *may_not) == may
+
+
+def test_the_scheduler_may_bind_pods_and_its_extender_read_profiles(run: Run) -> None:
+    may = ["create /pods/binding team-a", "watch uellm.io/gpunodeprofiles"]
+    may_not = ["patch uellm.io/gpunodeprofiles/status", "get /secrets team-a"]
+    assert allowed(run, f"{NAMESPACE}:uellm-scheduler", *may, *may_not) == may
+
+
+def test_who_edits_a_namespace_edits_its_services(run: Run) -> None:
+    run(
+        "kubectl", "create", "rolebinding", "dev", "--clusterrole=edit", "--serviceaccount=default:dev", "-n", "default"
+    )
+    may = ["create uellm.io/llmservices default", "patch uellm.io/llmservices/scale default"]
+    may_not = ["patch uellm.io/llmservices/status default", "create uellm.io/llmservices team-a"]
+    deadline_s = time.monotonic() + 30
+    # The cluster adds our rules to its own role in the background.
+    while not (found := allowed(run, "default:dev", *may, *may_not)) and time.monotonic() < deadline_s:
+        pass
+    assert found == may
+
+
+@contextmanager
+def process_as(run: Run, account: str, directory: Path, *args: str) -> Iterator[Path]:
+    """`uellm ARGS` with the rights of a service account; gives its log."""
+    namespace, name = account.split(":")
+    admin = yaml.safe_load(run("kubectl", "config", "view", "--raw", "-o", "yaml"))
+    token = run("kubectl", "create", "token", name, "-n", namespace).strip()
+    for user in admin["users"]:
+        user["user"] = {"token": token}
+    kubeconfig, log = directory / "kubeconfig", directory / "log"
+    kubeconfig.write_text(yaml.safe_dump(admin))
+    program = str(Path(sys.executable).with_name("uellm"))
+    environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+    with log.open("w") as output:
+        process = subprocess.Popen([program, *args], env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield log
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_the_operator_does_its_work_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+    profile = {"apiVersion": "uellm.io/v1alpha1", "kind": "GPUNodeProfile", "metadata": {"name": "gpu-node"}}
+    device = {"index": 0, "uuid": "GPU-a", "product": "Simulated", "memoryBytes": 24 * 2**30}
+    run("kubectl", "create", "-f", "-", given=profile)
+    status = json.dumps({"status": {"source": "Simulated", "devices": [device]}})
+    run("kubectl", "patch", "gnp/gpu-node", "--subresource=status", "--type=merge", "-p", status)
+    service = {**SERVICE, "metadata": {"name": "tiny", "namespace": "default"}}
+    service["spec"] = {"model": {"uri": "file:///models/tiny", "config": tinymodel.config()}}
+    images = ["--sidecar-image=example.com/sidecar:1", "--launcher-image=example.com/launcher:1"]
+    args = ["controller", *images, f"--namespace={NAMESPACE}", "--health-listen=127.0.0.1:0"]
+    with process_as(run, f"{NAMESPACE}:uellm-operator", tmp_path, *args) as log:
+        run("kubectl", "create", "-f", "-", given=service)
+        run("kubectl", "wait", "--for=condition=Planned", "llm/tiny", "--timeout=60s")
+        for child in ("deployment/tiny-engine", "service/tiny", "configmap/tiny-config", "pdb/tiny"):
+            run("kubectl", "wait", "--for=create", child, "--timeout=30s")
+        run("kubectl", "patch", "llm/tiny", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+        run("kubectl", "wait", "--for=jsonpath={.spec.replicas}=0", "deployment/tiny-engine", "--timeout=30s")
+        run("kubectl", "delete", "llm/tiny", "--timeout=30s")
+    assert "orbidden" not in log.read_text()
+
+
+def test_the_extender_reads_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+    (port,) = free_ports("extender").values()
+    args = ["extender", f"--listen=127.0.0.1:{port}"]
+    deadline_s = time.monotonic() + 30
+    with process_as(run, f"{NAMESPACE}:uellm-scheduler", tmp_path, *args) as log:
+        while not ready(f"http://127.0.0.1:{port}/readyz"):
+            assert time.monotonic() < deadline_s, log.read_text()
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def test_services_outlive_an_upgrade_and_an_uninstallation(run: Run) -> None:
+    run("kubectl", "create", "-f", "-", given=SERVICE)
+    before = run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}")
+    values = ["--values", str(CHART / "values-simulated.yaml")]
+    run("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, *values, "--set", "images.tag=next")
+    run("helm", "uninstall", "uellm", "-n", NAMESPACE)
+    assert run("kubectl", "get", "deployments", "-n", NAMESPACE, "-o", "name") == ""
+    assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
+    # Its own CRDs, kept, are no obstacle.
+    run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
+    run("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, *values)
+    assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
