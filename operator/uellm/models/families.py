@@ -83,7 +83,7 @@ def _gated(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool)
         other_embedding=0,
         final_norm=hidden,
         tied=config.flag("tie_word_embeddings", default=False),
-        max_position_embeddings=config.size("max_position_embeddings"),
+        max_position_embeddings=config.longest(),
         lm_head_width=hidden,
         notes=(note,) if window and used else (),
     )

@@ -10,6 +10,8 @@ from uellm.errors import BadInput
 # Beyond any model that exists; keeps a typing error from becoming a plan of petabytes.
 LARGEST = 1 << 40
 MOST_LAYERS = 4096
+# Ways of scaling RoPE whose max_position_embeddings is the scaled length already (vllm/config/model.py).
+UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", None)
 
 
 class Config:
@@ -35,6 +37,20 @@ class Config:
         if count > MOST_LAYERS:
             raise BadInput(f"{self.prefix}.num_hidden_layers", f"must be at most {MOST_LAYERS}, not {count}")
         return count
+
+    def longest(self) -> int:
+        """Positions that the engine serves: `max_position_embeddings`, stretched as vLLM stretches it for RoPE."""
+        positions = self.size("max_position_embeddings")
+        rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling")
+        if not isinstance(rope, Mapping):
+            return positions
+        kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
+        if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float) or factor < 1:
+            return positions
+        original = rope.get("original_max_position_embeddings")
+        if kind == "yarn" and isinstance(original, int):
+            positions = original
+        return int(positions * factor)
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean with the default of the model's own configuration class."""

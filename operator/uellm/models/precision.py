@@ -54,7 +54,10 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
         if name not in DTYPE_BYTES:
             raise BadInput("dtype", f"{asked!r} is not one of auto, bfloat16, float16, float32")
         return name, ()
-    written = config.get("dtype") or config.get("torch_dtype") or "float32"
+    written = config.get("dtype") or config.get("torch_dtype")
+    if written is None:
+        # vLLM then takes the 16-bit type that the hardware has.
+        return "bfloat16", ("config.json names no dtype: 16 bits a weight are assumed, as vLLM does",)
     name = ALIASES.get(str(written).removeprefix("torch."), str(written).removeprefix("torch."))
     if name not in DTYPE_BYTES:
         raise BadInput(

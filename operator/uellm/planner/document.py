@@ -52,6 +52,7 @@ def plan_document(plan: Plan, request: PlanRequest) -> dict[str, Any]:
         "costs": task.costs.to_dict(),
         # Tokens that layerKvBytes stand for; 0: the engine's KV cache is the user's own figure.
         "kvTokens": 0 if own_cache else plan.kv_cache_tokens_required,
+        "kvFactor": kv_factor(request),
         "devices": {
             device.uuid: {**device_facts(device), "node": node.name} for node in nodes for device in node.devices
         },
@@ -67,9 +68,10 @@ def engine(plan: Plan, request: PlanRequest) -> dict[str, Any]:
         (flags.MODEL_LENGTH, str(request.max_model_len)),
         (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
         (flags.SEQUENCES, str(plan.max_num_seqs)),
-        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes)),
+        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request))),
     ]
-    if own.dtype != "auto":
+    if own.dtype != "auto" or architecture.dtype == "float32":
+        # Left to itself the engine would serve a float32 checkpoint in 16 bits.
         planned.insert(0, ("--dtype", architecture.dtype))
     if own.quantization not in ("auto", "none"):
         planned.insert(0, ("--quantization", own.quantization))
@@ -79,6 +81,14 @@ def engine(plan: Plan, request: PlanRequest) -> dict[str, Any]:
         "servedName": own.served_name,
         "args": list(resolve(UserArgs(own.args), planned)),
     }
+
+
+def kv_factor(request: PlanRequest) -> int:
+    """How much wider the engine's KV cache is than the plan's: the CPU engine computes in float32 unless told."""
+    simulated = bool(request.nodes) and all(offer.node.simulated for offer in request.nodes)
+    if not simulated or request.engine.dtype != "auto":
+        return 1
+    return max(1, 4 // request.architecture.kv_dtype_bytes)
 
 
 def annotation(plan: Plan, request: PlanRequest) -> dict[str, Any]:

@@ -119,4 +119,4 @@ def _kv_cache_bytes(document: Mapping[str, Any], task: Task, assignment: Assignm
         per_token.append(Fraction(kv, tokens))
         a += count
     most = tokens if document["platform"] == "cpu" else None
-    return kv_cache(rooms, per_token, most_tokens=most).bytes_told
+    return kv_cache(rooms, per_token, most_tokens=most).bytes_told * int(document.get("kvFactor", 1))

@@ -1,0 +1,88 @@
+"""`uellm plan`: what an LLMService would get on the nodes of a file of GPUNodeProfiles, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import yaml
+
+from uellm.api import LLMService, parse_profile, parse_service, read_documents
+from uellm.cli.files import read_json
+from uellm.cli.plan_table import render
+from uellm.errors import BadInput, PlanError
+from uellm.hardware import Node
+from uellm.planner import plan as make_plan
+from uellm.planner.request import NodeOffer
+from uellm.reconcile.request import architecture_of, plan_request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="the LLMService")
+    parser.add_argument(
+        "--profiles", required=True, metavar="PROFILES.yaml", help="GPUNodeProfile documents, or a List of them"
+    )
+    parser.add_argument(
+        "--model-config", metavar="CONFIG.json", help="the model's config.json, in place of spec.model.config"
+    )
+    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="default: table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan and print. Status 1 where there is no plan, with the reason."""
+    service = _service(args.file, args.model_config)
+    offers = _offers(args.profiles)
+    try:
+        request = plan_request(service, architecture_of(service), offers)
+        plan = make_plan(request)
+    except PlanError as error:
+        if args.output != "table":
+            _print({"error": {"reason": error.reason, "message": str(error)}}, args.output)
+        print(f"uellm plan: {error.reason}: {error}", file=sys.stderr)
+        return 1
+    if args.output == "table":
+        print(render(plan, request))
+    else:
+        _print(plan.to_dict(), args.output)
+    return 0
+
+
+def _service(path: str, config: str | None) -> LLMService:
+    services = [document for document in read_documents(path) if document.get("kind") == "LLMService"]
+    if len(services) != 1:
+        raise BadInput(path, f"must hold one LLMService; it holds {len(services)}")
+    document = services[0]
+    if config is not None:
+        document = _with_config(document, read_json(config), config)
+    return parse_service(document)
+
+
+def _with_config(document: dict[str, Any], config: Any, name: str) -> dict[str, Any]:
+    if not isinstance(config, dict):
+        raise BadInput(name, "must be a JSON object")
+    spec = document.get("spec")
+    if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
+        return document  # the schema says what is missing
+    return {**document, "spec": {**spec, "model": {**spec["model"], "config": config}}}
+
+
+def _offers(path: str) -> tuple[NodeOffer, ...]:
+    """Every profiled node with its usable devices that nobody holds."""
+    offers: dict[str, NodeOffer] = {}
+    for document in read_documents(path):
+        if document.get("kind") != "GPUNodeProfile":
+            raise BadInput(path, f"holds a document of kind {document.get('kind')!r}; wanted are GPUNodeProfiles")
+        parse_profile(document)
+        node = Node.from_profile(document)
+        if node.name in offers:
+            raise BadInput(path, f"holds two GPUNodeProfiles named {node.name!r}")
+        free = (device for device in node.devices if device.usable and not device.allocated_to_pod_uid)
+        offers[node.name] = NodeOffer(node, tuple(device.uuid for device in free))
+    return tuple(offers.values())
+
+
+def _print(document: dict[str, Any], output: str) -> None:
+    print(json.dumps(document) if output == "json" else yaml.safe_dump(document, sort_keys=False).rstrip())

@@ -1,0 +1,90 @@
+"""A plan for a person: what was decided, the memory of every device, what is predicted, and the reasons."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from uellm.hardware import Device
+from uellm.planner.document import engine
+from uellm.planner.infeasible import size
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Alternative, Plan
+
+WIDTH = 116
+KINDS = ("weights", "kv", "activations", "graphs", "context", "free")
+
+
+def render(plan: Plan, request: PlanRequest) -> str:
+    """The whole text."""
+    return "\n".join(
+        [
+            *_decision(plan, request),
+            "",
+            *_stages(plan, request),
+            "",
+            f"engine     {' '.join(engine(plan, request)['args'])}",
+            f"predicted  {_predicted(plan)}",
+            *_bullets("assumed or set", plan.assumptions),
+            *_bullets("not taken", [_alternative(entry) for entry in plan.alternatives]),
+        ]
+    )
+
+
+def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
+    shape = f"{plan.gpus_per_replica} = tp{plan.tensor} x pp{plan.pipeline}"
+    yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
+    yield f"GPUs       {shape} a replica"
+    yield f"layers     {','.join(str(count) for count in plan.layers)}"
+    yield f"nodes      {', '.join(plan.nodes)} (best first)"
+    if plan.recommended_replicas is not None:
+        yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
+
+
+def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
+    known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
+    header = ["STAGE", "LAYERS", *(kind.upper() for kind in KINDS), "OF", "DEVICE"]
+    rows = [header]
+    a = 0
+    for index, (stage, count) in enumerate(zip(plan.stages, plan.layers, strict=True)):
+        memory = stage.memory.to_dict()
+        for uuid in stage.devices:
+            sizes = [size(memory[kind]) for kind in KINDS]
+            rows.append(
+                [str(index), f"{a}-{a + count - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])]
+            )
+        a += count
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        yield "  ".join([*cells, row[-1]])
+
+
+def _name(device: Device) -> str:
+    return f"gpu-{device.index} {device.product} {device.uuid}".replace("  ", " ")
+
+
+def _predicted(plan: Plan) -> str:
+    predicted = plan.predicted
+    parts = [f"{predicted.kv_cache_tokens:,} KV tokens"]
+    if predicted.ttft_ms is not None:
+        parts.append(f"TTFT {predicted.ttft_ms:.1f} ms")
+    if predicted.tpot_ms is not None:
+        parts.append(f"TPOT {predicted.tpot_ms:.2f} ms")
+    if predicted.requests_per_s is not None:
+        parts.append(f"up to {predicted.requests_per_s:.2f} requests/s")
+    return ", ".join(parts)
+
+
+def _alternative(entry: Alternative) -> str:
+    shape = f"{entry.gpus} = tp{entry.tensor} x pp{entry.pipeline}"
+    layers = f", layers {','.join(str(count) for count in entry.layers)}" if entry.layers else ""
+    return f"{shape}{layers}: {entry.rejected}"
+
+
+def _bullets(title: str, sentences: tuple[str, ...] | list[str]) -> Iterator[str]:
+    if sentences:
+        yield ""
+        yield f"{title}:"
+    for sentence in sentences:
+        yield textwrap.fill(sentence, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
