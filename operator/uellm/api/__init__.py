@@ -11,7 +11,7 @@ from uellm.api.llmservice import (
     Scheduling,
 )
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
-from uellm.api.scalars import duration_s, fraction, quantity
+from uellm.api.scalars import duration_s, quantity
 from uellm.api.slo import ServiceClass, Slo
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "ServiceClass",
     "Slo",
     "duration_s",
-    "fraction",
     "parse",
     "parse_profile",
     "parse_service",

@@ -154,21 +154,6 @@ class PodPlacement(Observed):
     """Whether both agree."""
 
 
-class ClassAttainment(Observed):
-    """How requests of a class fared."""
-
-    name: Annotated[str, StringConstraints(max_length=40)]
-    """Name of the class."""
-    attainment: Annotated[str | None, StringConstraints(max_length=8)] = None
-    """Share of requests that met their targets."""
-    p99_ttft_milliseconds: Milliseconds = None
-    """Time to the first token that 99 of 100 requests did not exceed."""
-    p99_tpot_milliseconds: Milliseconds = None
-    """Time per further token that 99 of 100 requests did not exceed."""
-    requests: Annotated[int | None, Field(ge=0, le=2**53)] = None
-    """Requests that this is taken from."""
-
-
 class LLMServiceStatus(Observed):
     """What was decided and what is."""
 
@@ -194,7 +179,5 @@ class LLMServiceStatus(Observed):
     """Planned and actual devices of each pod."""
     placements_omitted: Count | None = None
     """Pods beyond the first 32."""
-    slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
-    """How requests of each class fared."""
     conditions: Conditions = ()
     """Aspects of the state: Ready, Reconciling and Stalled as kstatus reads them, and UELLM's own."""

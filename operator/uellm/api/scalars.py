@@ -1,7 +1,7 @@
-"""The API's scalars as they are written, and their values: durations, quantities, percentages, names.
+"""The API's scalars as they are written, and their values: durations, quantities, names.
 
-The Kubernetes API knows no floats: a rate is a quantity ("4", "500m"), a share a percentage ("99.5%"), a time a
-duration as in the Gateway API (GEP-2257: "500ms", "1h30m").
+The Kubernetes API knows no floats: a rate is a quantity ("4", "500m"), a time a duration as in the Gateway API
+(GEP-2257: "500ms", "1h30m").
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from uellm.api.base import Rule
 from uellm.errors import BadInput
 
 DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
-PERCENTAGE = r"^(100(\.0{1,2})?|[1-9][0-9]?(\.[0-9]{1,2})?)%$"
 RATE = r"^[0-9]{1,9}(\.[0-9]{1,3})?[mk]?$"
 QUANTITY = r"^[0-9]{1,18}(\.[0-9]{1,9})?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -54,13 +53,6 @@ def quantity(text: str) -> Decimal:
     return number * 2 ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SUFFIX[suffix])
 
 
-def fraction(percentage: str) -> float:
-    """The share that a percentage stands for: `99.5%` is 0.995. Raises BadInput."""
-    if not re.fullmatch(PERCENTAGE, percentage):
-        raise BadInput("", f"{percentage!r} is no percentage from 1% to 100%")
-    return float(Decimal(percentage.removesuffix("%")) / 100)
-
-
 def _number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -79,7 +71,6 @@ Duration = Annotated[
         message="must be longer than 0s",
     ),
 ]
-Percentage = Annotated[str, StringConstraints(pattern=PERCENTAGE, max_length=7)]
 Rate = Annotated[
     str,
     BeforeValidator(_number_as_text),

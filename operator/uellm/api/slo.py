@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from uellm.api.base import MapBy, Model, Rule
-from uellm.api.scalars import DnsLabel, Duration, Percentage, Rate, duration_s, fraction, quantity
+from uellm.api.scalars import DnsLabel, Duration, Rate, duration_s, quantity
 
 
 class ServiceClass(Model):
@@ -72,19 +72,12 @@ class Slo(Model):
         ),
     )
 
-    attainment: Percentage = "99%"
-    """Share of the requests of each class that must meet their targets."""
     default_class: DnsLabel | None = None
     """Class of requests that name none; the first where not set."""
     classes: Annotated[tuple[ServiceClass, ...], Field(max_length=16), MapBy("name")] = ()
     """Classes of requests. None: one class `default` without targets, sized by `objective`."""
     objective: Literal["Efficiency", "Latency", "Throughput"] = "Efficiency"
     """What to aim for where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
-
-    @property
-    def attainment_fraction(self) -> float:
-        """`99%` is 0.99."""
-        return fraction(self.attainment)
 
     @property
     def effective_classes(self) -> tuple[ServiceClass, ...]:

@@ -54,7 +54,7 @@ def test_a_document_is_accepted_or_refused_by_the_name_of_its_field(case: dict[s
 def test_defaults_are_those_of_the_design() -> None:
     spec = parse_service(VALID).spec
     assert (spec.model.dtype, spec.model.quantization, spec.model.revision) == ("auto", "auto", "main")
-    assert (spec.slo.attainment_fraction, spec.slo.objective) == (0.99, "Efficiency")
+    assert spec.slo.objective == "Efficiency"
     assert (spec.placement.policy, spec.placement.gpus.min, spec.placement.gpus.max) == ("HELR", 1, None)
     assert (spec.rollout.max_surge, spec.rollout.max_unavailable) == (0, 1)
     assert (spec.replicas, spec.suspend) == (1, False)

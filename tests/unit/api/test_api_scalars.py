@@ -1,4 +1,4 @@
-"""Durations, quantities and percentages."""
+"""Durations and quantities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.api import duration_s, fraction, quantity
+from uellm.api import duration_s, quantity
 from uellm.errors import BadInput
 
 
@@ -44,13 +44,3 @@ def test_a_quantity_is_exact(text: str, number: Decimal) -> None:
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="is no quantity"):
         quantity(text)
-
-
-def test_a_percentage_is_a_share() -> None:
-    assert [fraction(text) for text in ("99%", "99.95%", "100%", "1%")] == [0.99, 0.9995, 1.0, 0.01]
-
-
-@pytest.mark.parametrize("text", ["0%", "100.5%", "99", "0.99", "-5%", "99.123%"])
-def test_what_is_no_percentage_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="is no percentage"):
-        fraction(text)
