@@ -64,10 +64,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
             "config.torch_dtype", f"{written!r} is not known here: set dtype to bfloat16, float16 or float32"
         )
     if name == "float32":
-        # vLLM's `auto` never serves in float32: it takes the 16-bit type that the hardware has.
-        return "bfloat16", (
-            "dtype auto: a float32 checkpoint is served in 16 bits, as vLLM does; dtype: float32 keeps it",
-        )
+        return name, ("config.json says float32, and so it is served: dtype bfloat16 would take half the memory",)
     return name, ()
 
 
