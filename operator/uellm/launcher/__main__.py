@@ -76,8 +76,8 @@ def check(binding: Binding, found: Found, *, layers: int) -> None:
 def _announce(found: Found, binding: Binding, command: EngineCommand) -> None:
     parts = ",".join(str(count) for count in binding.layers)
     print(
-        f"uellm launcher: {len(found.uuids)} devices from {found.source}; stages {', '.join(binding.order)}; "
-        f"layers {parts}; tensor {binding.tensor}, pipeline {binding.pipeline}",
+        f"uellm launcher: devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "
+        f"tensor {binding.tensor}, pipeline {binding.pipeline}",
         file=sys.stderr,
     )
     print("uellm launcher: exec " + json.dumps(list(command.argv)), file=sys.stderr, flush=True)

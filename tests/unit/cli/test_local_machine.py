@@ -53,8 +53,8 @@ def test_without_a_gpu_the_cpu_is_one_device_and_that_is_said(answer):
     assert offer.free == (device.uuid,)
     assert offer.node.simulated
     assert 0 < device.memory_bytes < machine.available_memory_bytes()
-    assert found.said.startswith("no GPU (")
-    assert "the CPU serves" in found.said
+    assert found.said.startswith("no GPU: ")
+    assert "The CPU serves: " in found.said
 
 
 def test_a_machine_with_neither_gpu_nor_memory_cannot_serve(monkeypatch):

@@ -88,7 +88,7 @@ def _cpu(name: str, why: str) -> Machine:
     cpus = len(os.sched_getaffinity(0))
     device = {"index": 0, "uuid": f"CPU-{name}", "product": f"CPU, {cpus} cores", "memoryBytes": memory}
     node = _node(name, Sample(source=SIMULATED, devices=(device,)))
-    said = f"no GPU ({why}): the CPU serves, {cpus} cores and {memory >> 20} MiB of memory"
+    said = f"no GPU: {why}. The CPU serves: {cpus} cores, {memory >> 20} MiB of memory"
     return Machine((_offer(node),), said)
 
 
