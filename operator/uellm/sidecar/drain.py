@@ -1,4 +1,8 @@
-"""Letting go of a pod: no new requests, and waiting for those that are in hand."""
+"""Letting go of a pod: first not ready, then no new requests, and waiting for those that are in hand.
+
+Between a pod's deletion and the last client that is still sent to it lies a moment, for endpoints and connections take
+time to change. Requests of that moment are served, so that a rollout loses none; their answers close the connection.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import asyncio
 from uellm.sidecar.outcome import Outcome, Refusal
 
 GRACE_S = 60.0
+LAME_DUCK_S = 5.0
+"""How long requests are still taken once the pod is not ready: a few rounds of endpoint controller and kube-proxy."""
 
 
 class Drain:
@@ -18,6 +24,8 @@ class Drain:
         self.over = False
         """The process ends now: what is still in hand is cut."""
         self._final = False
+        self._refusing = asyncio.Event()
+        self._refuse_later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -33,27 +41,42 @@ class Drain:
             self._idle.set()
 
     def check(self) -> None:
-        """Raises Refusal while draining. Another replica may take the request at once."""
-        if self.draining:
+        """Raises Refusal once no more requests are taken. Another replica may take this one at once."""
+        if self._refusing.is_set():
             raise Refusal(Outcome.DRAINING, "this replica is about to stop; send the request again", retry_after_s=1)
 
-    def begin(self, *, final: bool = False) -> None:
-        """From here on new requests are refused; `final` for good, as the process itself is about to end."""
+    def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
+        """Not ready from here on, and `lame_duck_s` later new requests are refused; `final`: for good."""
         self.draining = True
         self._final |= final
+        if not lame_duck_s:
+            self._refusing.set()
+        elif self._refuse_later is None:
+            self._refuse_later = asyncio.get_running_loop().call_later(lame_duck_s, self._refusing.set)
 
     def engine_restarted(self) -> None:
         """Only the engine's container was stopped, for a new one is there: requests are taken again.
 
         The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed.
         """
-        self.draining = self._final
+        if self._final:
+            return
+        self.draining = False
+        self.close()
+        self._refusing.clear()
 
     async def wait(self, grace_s: float) -> bool:
-        """Whether everything in hand was done within the grace period."""
+        """Whether, within the grace period, no more requests were taken and everything in hand was done."""
         try:
             async with asyncio.timeout(grace_s):
+                await self._refusing.wait()
                 await self._idle.wait()
         except TimeoutError:
             return False
         return True
+
+    def close(self) -> None:
+        """Stop the clock."""
+        if self._refuse_later is not None:
+            self._refuse_later.cancel()
+            self._refuse_later = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from uellm.sidecar.drain import GRACE_S
+from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine import Engine, EngineState
 from uellm.sidecar.metrics import CONTENT_TYPE
 from uellm.sidecar.proxy import Proxy
@@ -21,11 +21,20 @@ from uellm.sidecar.proxy import Proxy
 class Management:
     """The handlers of the metrics port."""
 
-    def __init__(self, proxy: Proxy, engine: Engine, placement: Path | None, *, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        engine: Engine,
+        placement: Path | None,
+        *,
+        grace_s: float = GRACE_S,
+        lame_duck_s: float = LAME_DUCK_S,
+    ) -> None:
         self._proxy = proxy
         self._engine = engine
         self._placement = placement
         self._grace_s = grace_s
+        self._lame_duck_s = lame_duck_s
 
     def application(self) -> web.Application:
         """All the routes."""
@@ -55,7 +64,7 @@ class Management:
 
     async def _drain(self, request: web.Request) -> web.Response:
         started_s = asyncio.get_running_loop().time()
-        self._proxy.drain.begin()
+        self._proxy.drain.begin(lame_duck_s=self._lame_duck_s)
         drained = await self._proxy.drain.wait(self._grace_s)
         answer = {
             "drained": drained,

@@ -17,9 +17,9 @@ from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
 from uellm.sidecar.body import BODY_DEADLINE_S, Bodies
 from uellm.sidecar.config import ConfigFile
-from uellm.sidecar.connection import HEADER_DEADLINE_S, ClientConnection
+from uellm.sidecar.connection import HEADER_DEADLINE_S, IDLE_S, ClientConnection
 from uellm.sidecar.dispatch import Dispatcher
-from uellm.sidecar.drain import GRACE_S
+from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine import Engine, EngineState
 from uellm.sidecar.management import Management
 from uellm.sidecar.metrics import Labels
@@ -58,6 +58,7 @@ class Options:
     metrics_listen: Address | None = None
     placement: Path | None = None
     grace_s: float = GRACE_S
+    lame_duck_s: float = LAME_DUCK_S
     header_deadline_s: float = HEADER_DEADLINE_S
     body_deadline_s: float = BODY_DEADLINE_S
     engine_poll_s: float = 1.0
@@ -113,6 +114,7 @@ class Sidecar:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.close()
+        self.proxy.drain.close()
         await self.engine.__aexit__(kind, error, trace)
 
     @property
@@ -128,8 +130,12 @@ class Sidecar:
     async def _listen(self) -> None:
         options = self._options
         if options.metrics_listen is not None:
-            management = Management(self.proxy, self.engine, options.placement, grace_s=options.grace_s)
-            self._management = AppRunner(management.application(), access_log=None)
+            management = Management(
+                self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
+            )
+            self._management = AppRunner(
+                management.application(), access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=CUT_OFF_S
+            )
             await self._management.setup()
             site = TCPSite(self._management, options.metrics_listen.host, options.metrics_listen.port)
             await site.start()

@@ -218,6 +218,7 @@ async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
                 "engine_poll_s": 0.02,
                 "engine_poll_away_s": 0.02,
                 "config_poll_s": 3600.0,
+                "lame_duck_s": 0.0,
             }
             sidecar = await stack.enter_async_context(Sidecar(Options(**defaults | options)))
             client = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))

@@ -41,6 +41,27 @@ async def _drain(harness):
         return await response.json()
 
 
+async def test_requests_that_were_on_their_way_here_already_are_still_served(engine, launch, eventually):
+    harness = await launch(lame_duck_s=0.3)
+    drained = asyncio.create_task(_drain(harness))
+    await eventually(lambda: harness.sidecar.proxy.drain.draining)
+    assert await probe(harness, "/readyz") == 503
+    async with harness.post() as response:
+        assert (response.status, response.headers["Connection"]) == (200, "close")
+    assert (await drained)["seconds"] >= 0.3
+    assert (await harness.ask())[0] == 503
+
+
+async def test_a_drain_that_will_not_wait_shortens_one_that_does(engine, launch):
+    harness = await launch(lame_duck_s=3600.0)
+    waiting = asyncio.create_task(_drain(harness))
+    while not harness.sidecar.proxy.drain.draining:
+        await probe(harness, "/livez")
+    harness.sidecar.proxy.drain.begin()
+    assert (await harness.ask())[0] == 503
+    assert (await waiting)["drained"]
+
+
 async def test_draining_ends_with_its_grace_period(engine, launch):
     harness = await launch(grace_s=0.1)
     engine.script = engine.on_word
