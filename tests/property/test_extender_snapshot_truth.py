@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.extender.decide import refusals, scores
+from uellm.extender.decide import Judge, scores
 from uellm.extender.snapshot import Snapshot
 
 GPU = "nvidia.com/gpu"
@@ -120,8 +120,9 @@ def test_deciding_changes_nothing_and_admits_only_what_the_count_allows(steps, g
     for step in steps:
         take(world, step)
     text = json.dumps({"gpus": gpus, "nodes": ["b"]})
-    first = refusals(text, NODES, world.snapshot, lambda plan, node, free: None)
+    judge = Judge(lambda plan, node, free: None)
+    first = judge.refusals(text, NODES, world.snapshot)
     ranked = scores(text, NODES, world.snapshot)
-    assert refusals(text, NODES, world.snapshot, lambda plan, node, free: None) == first
+    assert judge.refusals(text, NODES, world.snapshot) == first
     assert set(NODES) - set(first) == {name for name in NODES if gpus <= len(world.free(name))}
     assert all(0 <= score <= 10 for score in ranked.values())

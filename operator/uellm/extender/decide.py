@@ -24,25 +24,62 @@ MOST_SENTENCES = 12
 NO_PROFILE = "no GPUNodeProfile, so no GPU is known there"
 ONE_MORE = "cannot hold the plan either"
 
+# Plans whose verdicts are kept; one takes some hundred bytes for each shape of node.
+MOST_PLANS = 256
+
 Fits = Callable[[Mapping[str, Any], Node, Sequence[str]], str | None]
 
 
-def refusals(text: str, names: Iterable[str], snapshot: Snapshot, fits: Fits) -> dict[str, str]:
-    """Why the plan `text` cannot be held, for each of the nodes that cannot hold it."""
-    try:
-        plan = _read(text)
-    except ValueError as error:
-        return dict.fromkeys(names, f"the pod's annotation {PLAN_ANNOTATION} cannot be read: {error}")
-    said: set[str] = set()
-    refused = {}
-    for name in names:
-        sentence = _refusal(text, plan, name, snapshot, fits)
-        if sentence is not None:
-            if sentence not in said and len(said) >= MOST_SENTENCES:
-                sentence = ONE_MORE
-            said.add(sentence)
-            refused[name] = sentence
-    return refused
+class Judge:
+    """Says why plans do not fit, and remembers what the planner said.
+
+    Whether a plan fits depends on what a node's free GPUs are and how many, not on which: alike nodes are judged once,
+    and the sentence that refuses them is told by the example of the first of them.
+    """
+
+    def __init__(self, fits: Fits) -> None:
+        self._fits = fits
+        self._verdicts: dict[str, dict[str, str | None]] = {}  # plan -> shape -> sentence or None
+
+    def refusals(self, text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, str]:
+        """Why the plan `text` cannot be held, for each of the nodes that cannot hold it."""
+        try:
+            plan = _read(text)
+        except ValueError as error:
+            return dict.fromkeys(names, _unreadable(error))
+        verdicts = self._verdicts_on(text)
+        said: set[str] = set()
+        refused = {}
+        for name in names:
+            sentence = self._refusal(plan, snapshot.offer(name, plan["resourceName"]), verdicts)
+            if sentence is not None:
+                if sentence not in said and len(said) >= MOST_SENTENCES:
+                    sentence = ONE_MORE
+                said.add(sentence)
+                refused[name] = sentence
+        return refused
+
+    def _verdicts_on(self, text: str) -> dict[str, str | None]:
+        if text not in self._verdicts and len(self._verdicts) >= MOST_PLANS:
+            del self._verdicts[next(iter(self._verdicts))]
+        return self._verdicts.setdefault(text, {})
+
+    def _refusal(self, plan: Mapping[str, Any], offer: Offer | None, verdicts: dict[str, str | None]) -> str | None:
+        if offer is None:
+            return NO_PROFILE
+        gpus, free, promised = plan["gpus"], len(offer.free), offer.promised
+        if gpus > free - promised:
+            taken = f", {promised} of them promised to pods that start" if promised else ""
+            return f"the plan needs {gpus} {plan['resourceName']}, {free} free{taken}"
+        if offer.shape not in verdicts:
+            verdicts[offer.shape] = self._ask(plan, offer)
+        return verdicts[offer.shape]
+
+    def _ask(self, plan: Mapping[str, Any], offer: Offer) -> str | None:
+        try:
+            return self._fits(plan, offer.node, offer.free)
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+            return _unreadable(error)
 
 
 def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int]:
@@ -62,19 +99,8 @@ def _read(text: str) -> dict[str, Any]:
     return {"resourceName": "nvidia.com/gpu", **plan}
 
 
-def _refusal(text: str, plan: Mapping[str, Any], name: str, snapshot: Snapshot, fits: Fits) -> str | None:
-    offer = snapshot.offer(name, plan["resourceName"])
-    if offer is None:
-        return NO_PROFILE
-    gpus, free, promised = plan["gpus"], len(offer.free), offer.promised
-    if gpus > free - promised:
-        taken = f", {promised} of them promised to pods that start" if promised else ""
-        return f"the plan needs {gpus} {plan['resourceName']}, {free} free{taken}"
-    verdicts = snapshot.verdicts(name)
-    key = (text, offer.free)
-    if key not in verdicts:
-        verdicts[key] = fits(plan, offer.node, offer.free)
-    return verdicts[key]
+def _unreadable(error: Exception) -> str:
+    return f"the pod's annotation {PLAN_ANNOTATION} cannot be read ({type(error).__name__}: {error})"
 
 
 def _score(plan: Mapping[str, Any], order: Mapping[str, int], name: str, offer: Offer | None) -> int:

@@ -7,7 +7,7 @@ import logging
 
 from aiohttp import web
 
-from uellm.extender.decide import Fits, refusals, scores
+from uellm.extender.decide import Fits, Judge, scores
 from uellm.extender.protocol import (
     BadRequest,
     Question,
@@ -39,7 +39,7 @@ def make_app(view: View, fits: Fits) -> web.Application:
 class _Handlers:
     def __init__(self, view: View, fits: Fits) -> None:
         self._view = view
-        self._fits = fits
+        self._judge = Judge(fits)
 
     async def filter(self, request: web.Request) -> web.Response:
         question = await _question(request)
@@ -49,7 +49,7 @@ class _Handlers:
         stale = self._view.staleness()
         if stale:
             return web.json_response(filter_error(stale))
-        refused = refusals(plan, question.names, self._view.snapshot, self._fits)
+        refused = self._judge.refusals(plan, question.names, self._view.snapshot)
         if len(refused) == len(question.names):
             metadata = question.pod.get("metadata") or {}
             pod, example = f"{metadata.get('namespace')}/{metadata.get('name')}", next(iter(refused.values()), "none")

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uellm.extender.protocol import plan_of
-from uellm.hardware import Node
+from uellm.hardware import Device, Node
 
 FINISHED = ("Succeeded", "Failed")
-MOST_VERDICTS = 256
 
 
 class Offer(NamedTuple):
-    """What a node offers of one extended resource."""
+    """What a node offers of one extended resource. `shape` says what the free devices are, whichever they are."""
 
     node: Node
     free: tuple[str, ...]
     promised: int
+    shape: str
 
 
 class Holding(NamedTuple):
@@ -44,8 +44,7 @@ class Holding(NamedTuple):
 @dataclass(slots=True)
 class _Entry:
     node: Node
-    offers: dict[str, Offer] = field(default_factory=dict)
-    verdicts: dict[tuple[str, tuple[str, ...]], str | None] = field(default_factory=dict)
+    offers: dict[str, Offer] = field(default_factory=dict)  # by resource, worked out when asked for
 
 
 class Snapshot:
@@ -61,17 +60,13 @@ class Snapshot:
         """A profile is new or has changed. One whose devices cannot be read is as good as none."""
         name = profile["metadata"]["name"]
         try:
-            node = _lasting(Node.from_profile(profile))
+            node = Node.from_profile(profile)
         except (KeyError, TypeError, ValueError):
             self.drop_profile(name)
             return
         reported = {device.allocated_to_pod_uid for device in node.devices}
         self._gone = {uid: where for uid, where in self._gone.items() if where != name or uid in reported}
-        known = self._entries.get(name)
-        if known is None or known.node != node:
-            self._entries[name] = _Entry(node)
-        else:
-            known.offers.clear()
+        self._entries[name] = _Entry(node)
 
     def drop_profile(self, name: str) -> None:
         """A node has no profile any more."""
@@ -107,28 +102,21 @@ class Snapshot:
             offer = entry.offers[resource_name] = self._offer(entry.node, resource_name)
         return offer
 
-    def verdicts(self, name: str) -> dict[tuple[str, tuple[str, ...]], str | None]:
-        """Room to keep the answers about a node, by plan and free devices, for as long as its hardware stays so."""
-        verdicts = self._entries[name].verdicts
-        if len(verdicts) >= MOST_VERDICTS:
-            verdicts.clear()
-        return verdicts
-
     def _offer(self, node: Node, resource_name: str) -> Offer:
         reported = {device.allocated_to_pod_uid for device in node.devices}
-        free = tuple(
-            device.uuid
+        free = [
+            device
             for device in node.devices
             if device.usable
             and device.resource_name == resource_name
             and (not device.allocated_to_pod_uid or device.allocated_to_pod_uid in self._gone)
-        )
+        ]
         promised = sum(
             holding.gpus
             for uid, holding in self._holdings.get(node.name, {}).items()
             if holding.resource_name == resource_name and uid not in reported
         )
-        return Offer(node, free, promised)
+        return Offer(node, tuple(device.uuid for device in free), promised, _shape(free))
 
     def _forget_offers(self, name: str) -> None:
         entry = self._entries.get(name)
@@ -148,7 +136,6 @@ def _holding(pod: Mapping[str, Any]) -> Holding | None:
         return None  # it is on its node by somebody's decision, and what it holds the profile will say
 
 
-def _lasting(node: Node) -> Node:
-    """The node without what changes from one look to the next, so that a profile written again equals itself."""
-    devices = tuple(replace(device, memory_free_bytes=None, measured_at="") for device in node.devices)
-    return replace(node, devices=devices)
+def _shape(devices: list[Device]) -> str:
+    kinds = ((device.product, device.memory_bytes, device.compute_capability, device.mig) for device in devices)
+    return repr(sorted(kinds))

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.extender.decide import MOST_SENTENCES, NO_PROFILE, ONE_MORE, refusals, scores
+from uellm.extender.decide import MOST_PLANS, MOST_SENTENCES, NO_PROFILE, ONE_MORE, Judge, scores
+
+
+def refusals(text, names, snapshot, fits):
+    return Judge(fits).refusals(text, names, snapshot)
 
 
 def test_a_node_that_fits_is_not_refused_and_one_that_does_not_is_with_the_planners_sentence(make):
-    snapshot = make.snapshot(make.profile("big"), make.profile("small"))
+    snapshot = make.snapshot(make.profile("big"), make.profile("small", product="small"))
     refused = refusals(make.plan(2), ["big", "small"], snapshot, make.fits("small"))
     assert refused == {"small": "too small: small"}
 
@@ -30,16 +34,28 @@ def test_promised_devices_are_not_given_twice(make):
     assert refusals(make.plan(1), ["n"], snapshot, make.fits()) == {}
 
 
-def test_the_planner_is_asked_once_for_the_same_plan_and_devices(make):
-    fits = make.fits("b")
-    snapshot = make.snapshot(make.profile("a"), make.profile("b"))
+def test_the_planner_is_asked_once_about_alike_nodes(make):
+    fits = make.fits("c")
+    judge = Judge(fits)
+    snapshot = make.snapshot(
+        make.profile("a"), make.profile("b"), make.profile("c", product="small"), make.profile("d", product="small")
+    )
     for _ in range(3):
-        assert set(refusals(make.plan(2), ["a", "b"], snapshot, fits)) == {"b"}
-    assert fits.asked == ["a", "b"]
-    refusals(make.plan(1), ["a"], snapshot, fits)
+        assert judge.refusals(make.plan(2), "abcd", snapshot) == {"c": "too small: c", "d": "too small: c"}
+    assert fits.asked == ["a", "c"]
+    judge.refusals(make.plan(1), "b", snapshot)
     snapshot.put_profile(make.profile("a", taken={0: "other"}))
-    refusals(make.plan(2), ["a"], snapshot, fits)
-    assert fits.asked == ["a", "b", "a", "a"]
+    judge.refusals(make.plan(2), "ab", snapshot)
+    assert fits.asked == ["a", "c", "b", "a"]
+
+
+def test_what_the_planner_said_of_old_plans_is_forgotten(make):
+    fits = make.fits()
+    judge = Judge(fits)
+    snapshot = make.snapshot(make.profile("n"))
+    for serial in range(2 * MOST_PLANS):
+        judge.refusals(make.plan(1, service=serial), ["n"], snapshot)
+    assert len(judge._verdicts) == MOST_PLANS
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"gpus": 0}', '{"gpus": "2"}', '{"gpus": -1}'])
@@ -51,9 +67,17 @@ def test_a_plan_that_cannot_be_read_is_refused_everywhere_and_ranks_nothing(make
     assert scores(text, ["n"], snapshot) == {}
 
 
+def test_a_plan_that_the_planner_cannot_read_is_refused_with_the_field(make):
+    def picky(plan, node, free):
+        return plan["layerBytes"]
+
+    refused = refusals(make.plan(1), ["n"], make.snapshot(make.profile("n")), picky)
+    assert refused == {"n": "the pod's annotation uellm.io/plan cannot be read (KeyError: 'layerBytes')"}
+
+
 def test_a_thousand_different_refusals_are_a_few_sentences(make):
     names = [f"n{index}" for index in range(1000)]
-    snapshot = make.snapshot(*(make.profile(name) for name in names))
+    snapshot = make.snapshot(*(make.profile(name, product=f"GPU of {name}") for name in names))
     refused = refusals(make.plan(2), names, snapshot, make.fits(*names))
     assert len(refused) == 1000
     assert len(set(refused.values())) == MOST_SENTENCES + 1

@@ -60,7 +60,7 @@ async def extender(make) -> AsyncIterator[SimpleNamespace]:
 @pytest.fixture
 async def ready(extender, make) -> SimpleNamespace:
     for name in ("big", "small"):
-        await extender.cluster.tell(GPUNODEPROFILE, "ADDED", make.profile(name))
+        await extender.cluster.tell(GPUNODEPROFILE, "ADDED", make.profile(name, product=name))
     await extender.cluster.tell(GPUNODEPROFILE, "SYNCED")
     await extender.cluster.tell(POD, "SYNCED")
     extender.cluster.contact()

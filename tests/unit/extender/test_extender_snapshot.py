@@ -86,13 +86,16 @@ def test_a_pod_that_never_had_a_plan_says_nothing(make):
     assert snapshot.offer("n", GPU).promised == 0
 
 
-def test_a_profile_written_again_with_newer_figures_keeps_what_was_worked_out(make):
-    snapshot = make.snapshot(make.profile("n", memoryFreeBytes=5))
-    snapshot.verdicts("n")["plan", ()] = None
-    snapshot.put_profile(make.profile("n", memoryFreeBytes=3))
-    assert snapshot.verdicts("n") == {("plan", ()): None}
-    snapshot.put_profile(make.profile("n", 5))
-    assert snapshot.verdicts("n") == {}
+def test_nodes_with_alike_free_devices_have_one_shape_whichever_devices_these_are(make):
+    snapshot = make.snapshot(
+        make.profile("a", 4, taken={0: "x"}),
+        make.profile("b", 3),
+        make.profile("c", 2),
+        make.profile("d", 3, product="B"),
+    )
+    shapes = {name: snapshot.offer(name, GPU).shape for name in "abcd"}
+    assert shapes["a"] == shapes["b"]
+    assert len(set(shapes.values())) == 3
 
 
 def test_a_deleted_profile_takes_the_node_out(make):
