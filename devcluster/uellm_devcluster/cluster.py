@@ -56,6 +56,7 @@ def up(
         options |= {"nodes": nodes, "mounts": [list(mount) for mount in mounts]}
     asked = Record(chosen, options, binaries=str(binaries) if binaries else None)
     archives = [Path(image) for image in images]
+    PROVIDERS[chosen].check(state)
     with state.locked():
         running = state.read()
         if running and _lives(state, running):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from uellm_devcluster import components, kwok
 from uellm_devcluster.addresses import KWOK_LOOPBACK_PODS, KWOK_PODS
 from uellm_devcluster.api import Api, unready_nodes
 from uellm_devcluster.components import ControlPlaneLayout
+from uellm_devcluster.processes import components as components_of
 from uellm_devcluster.processes import wait_until
 from uellm_devcluster.progress import step
 from uellm_devcluster.state import State
@@ -18,8 +18,8 @@ _API_TIMEOUT_S = 90.0
 _CONTROLLERS_TIMEOUT_S = 60.0
 _NODES_TIMEOUT_S = 90.0
 
-# Starts a component where it belongs and returns its process, or None when it runs already.
-Launch = Callable[[str, list[str]], "subprocess.Popen[bytes] | None"]
+# Starts a component where it belongs, unless it runs already.
+Launch = Callable[[str, list[str]], None]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch
     api = Api(state.kubeconfig)
     with step("control plane: etcd and kube-apiserver"):
         launch("etcd", components.etcd(layout))
-        process = launch("kube-apiserver", components.apiserver(layout))
-        wait_until(api.ready, state=state, name="kube-apiserver", process=process, timeout_s=_API_TIMEOUT_S)
+        launch("kube-apiserver", components.apiserver(layout))
+        wait_until(api.ready, state=state, names=["kube-apiserver", "etcd"], timeout_s=_API_TIMEOUT_S)
     with step("controllers"):
         if parts.scheduler:
             launch("kube-scheduler", components.scheduler(layout))
@@ -54,13 +54,12 @@ def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch
             _start_kwok(state, layout, launch)
             kwok.create_nodes(api, parts.kwok_nodes, tainted=layout.data_plane)
         if parts.controller_manager:
-            process = launch("kube-controller-manager", components.controller_manager(layout))
+            launch("kube-controller-manager", components.controller_manager(layout))
             wait_until(
                 # Without this account, which the controller manager makes, no pod is admitted.
                 lambda: bool(api.list("/api/v1/namespaces/default/serviceaccounts")),
                 state=state,
-                name="kube-controller-manager",
-                process=process,
+                names=["kube-controller-manager"],
                 timeout_s=_CONTROLLERS_TIMEOUT_S,
             )
     return api
@@ -74,12 +73,13 @@ def _start_kwok(state: State, layout: ControlPlaneLayout, launch: Launch) -> Non
     launch("kwok", components.kwok(layout.binaries, kubeconfig=kubeconfig, stages=stages, pods=pods))
 
 
-def wait_for_nodes(state: State, api: Api, count: int, *, watched: str) -> None:
-    """Wait until `count` nodes are there and all of them Ready; `watched` is the component to blame if not."""
+def wait_for_nodes(state: State, api: Api, count: int, *, blamed: str) -> None:
+    """Wait until `count` nodes are there and all of them Ready; `blamed` is the component whose log says why not."""
 
     def all_ready() -> bool:
         nodes = api.list("/api/v1/nodes")
         return len(nodes) >= count and not unready_nodes(nodes)
 
     with step(f"nodes: waiting until all {count} are Ready"):
-        wait_until(all_ready, state=state, name=watched, process=None, timeout_s=_NODES_TIMEOUT_S)
+        names = [blamed, *components_of(state)]
+        wait_until(all_ready, state=state, names=names, timeout_s=_NODES_TIMEOUT_S)

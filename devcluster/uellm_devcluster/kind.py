@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,14 +25,17 @@ Runner = Callable[[list[str]], str]
 
 def run(argv: list[str]) -> str:
     """Run `kind ...`."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise ClusterError(f"{argv[0]} is not on PATH: install it, or take another `--provider`") from None
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ClusterError(f"`{' '.join(argv[:3])}` failed: {last}")
     return done.stdout
+
+
+def check(state: State) -> None:
+    """`kind` must be there; what Docker lacks, it says itself."""
+    if not shutil.which("kind"):
+        raise ClusterError("`kind` is not on PATH: install it (kind.sigs.k8s.io), or take another `--provider`")
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool, runner: Runner = run) -> None:
@@ -83,8 +87,7 @@ def _start_kwok(state: State, count: int, binaries: str | None) -> None:
     directory = ensure({"kwok"}, directory=binaries)
     stages = state.directory / "kwok-stages.yaml"
     kwok.write_stages(stages)
-    if not processes.pid_of(state, "kwok"):
-        pods = addresses.KWOK_LOOPBACK_PODS
-        argv = components.kwok(directory, kubeconfig=state.kubeconfig, stages=stages, pods=pods)
-        processes.start(state, "kwok", argv, binaries=directory)
+    pods = addresses.KWOK_LOOPBACK_PODS
+    argv = components.kwok(directory, kubeconfig=state.kubeconfig, stages=stages, pods=pods)
+    processes.ensure(state, "kwok", argv, binaries=directory)
     kwok.create_nodes(Api(state.kubeconfig), count, tainted=True)

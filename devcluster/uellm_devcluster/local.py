@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +14,14 @@ from uellm_devcluster.binaries import ensure
 from uellm_devcluster.components import ControlPlaneLayout
 from uellm_devcluster.control_plane import Parts
 from uellm_devcluster.errors import ClusterError
-from uellm_devcluster.state import Record, State, base_directory
+from uellm_devcluster.state import Record, State, base_directory, clusters
 
 PROVIDER = "control-plane-only"
 _EPHEMERAL = "plane-"
+
+
+def check(state: State) -> None:
+    """Anybody can have a control plane."""
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
@@ -40,15 +43,13 @@ def start(state: State, record: Record, *, images: list[Path], tied: bool) -> No
         pki.write_cluster(state.pki, server=layout.server, addresses=[LOOPBACK, SERVICE_ADDRESS], nodes=[])
         (state.pki / "admin.kubeconfig").rename(state.kubeconfig)
 
-    def launch(name: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
-        if processes.pid_of(state, name):
-            return None
+    def launch(name: str, argv: list[str]) -> None:
         command = processes.tied_to_parent(argv) if tied else argv
-        return processes.start(state, name, command, binaries=directory)
+        processes.ensure(state, name, command, binaries=directory)
 
     api = control_plane.start(state, layout, parts, launch)
     if parts.kwok_nodes:
-        control_plane.wait_for_nodes(state, api, parts.kwok_nodes, watched="kwok")
+        control_plane.wait_for_nodes(state, api, parts.kwok_nodes, blamed="kwok")
 
 
 def stop(state: State, *, keep_logs: bool = False) -> None:
@@ -60,6 +61,12 @@ def stop(state: State, *, keep_logs: bool = False) -> None:
 def lives(state: State) -> bool:
     """Whether any process of the cluster runs."""
     return bool(processes.marked(state.directory))
+
+
+def listens(port: int) -> bool:
+    """Whether something on loopback accepts connections at `port`."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def free_ports(*purposes: str) -> dict[str, int]:
@@ -128,8 +135,9 @@ class ControlPlane:
 
 def sweep() -> None:
     """Remove what ControlPlanes of killed processes left. A living one holds its lock, which ends with it."""
-    for directory in base_directory().glob(f"{_EPHEMERAL}*/"):
-        state = State(directory.name)
+    for state in clusters(base_directory()):
+        if not state.name.startswith(_EPHEMERAL):
+            continue
         try:
             with state.locked():
                 stop(state)

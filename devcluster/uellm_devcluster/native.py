@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,23 +21,34 @@ from uellm_devcluster.cgroups import SYSTEM, Cgroups
 from uellm_devcluster.components import ControlPlaneLayout
 from uellm_devcluster.control_plane import Parts
 from uellm_devcluster.errors import ClusterError
-from uellm_devcluster.local import free_ports
+from uellm_devcluster.local import free_ports, listens
 from uellm_devcluster.network import Network
 from uellm_devcluster.node import Node
 from uellm_devcluster.nodefiles import Mount, mount_points
 from uellm_devcluster.progress import step
-from uellm_devcluster.state import Record, State
+from uellm_devcluster.state import Record, State, clusters
 
 PROVIDER = "native"
 _PROGRAMS = {"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr"}
 _PACKAGES = ["runc", "containernetworking-plugins", "iptables", "iproute2", "conntrack"]
 _ETCD_PORT = 2379
+_FORWARDER_TIMEOUT_S = 20.0
+
+
+def check(state: State) -> None:
+    """Nodes need root, and there is room for the addresses of one cluster."""
+    _require_root()
+    for other in clusters(state.directory.parent):
+        record = other.read()
+        if other.name != state.name and record and record.provider == PROVIDER:
+            raise ClusterError(
+                f"the native cluster {other.name!r} is here already, and there is room for one: "
+                f"`uellm cluster down --name {other.name}`"
+            )
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
     """Start what of the cluster does not run. `tied` means nothing here: containers end with the cluster alone."""
-    _require_root()
-    _require_no_other(state)
     packages.ensure(_PACKAGES)
     parts = Parts(kwok_nodes=record.options["kwok_nodes"])
     directory = ensure(parts.programs() | _PROGRAMS, directory=record.binaries)
@@ -58,7 +68,7 @@ def start(state: State, record: Record, *, images: list[Path], tied: bool) -> No
             node.wait_for_containerd()
             node.start_kubelet()
     _import(nodes, [_pause_image(state), *images])
-    control_plane.wait_for_nodes(state, api, len(nodes) + parts.kwok_nodes, watched=f"{nodes[0].name}-kubelet")
+    control_plane.wait_for_nodes(state, api, len(nodes) + parts.kwok_nodes, blamed=f"{nodes[0].name}-kubelet")
 
 
 def stop(state: State, *, keep_logs: bool = False) -> None:
@@ -82,21 +92,20 @@ def lives(state: State) -> bool:
     return bool(processes.marked(state.directory) or Cgroups(state.name).members())
 
 
-def import_images(archives: Iterable[str | Path], *, name: str | None = None) -> None:
-    """Import image archives into every node of the running cluster, all nodes at once."""
-    _import(_running_nodes(name), [Path(archive) for archive in archives])
+def import_images(archives: Iterable[str | Path], *, state: State | None = None) -> None:
+    """Import image archives into every node of a running cluster (default: the one in use), all nodes at once."""
+    _import(_running_nodes(state or State()), [Path(archive) for archive in archives])
 
 
-def entering(node: str, argv: list[str], *, name: str | None = None) -> list[str]:
+def entering(node: str, argv: list[str], *, state: State | None = None) -> list[str]:
     """`argv` as a command in the mount and network namespaces of the node called `node`, as a person on it would."""
-    for each in _running_nodes(name):
+    for each in _running_nodes(state or State()):
         if each.name == node:
             return each.entering(argv)
     raise ClusterError(f"the cluster has no node {node!r}")
 
 
-def _running_nodes(name: str | None) -> list[Node]:
-    state = State(name)
+def _running_nodes(state: State) -> list[Node]:
     record = state.read()
     if not record or record.provider != PROVIDER:
         raise ClusterError(f"no native cluster {state.name!r} runs: start it with `uellm cluster up`")
@@ -142,16 +151,14 @@ def _start_control_plane(state: State, record: Record, parts: Parts, binaries: P
     cgroups, network = Cgroups(state.name), _network(state)
     first = addresses.nodes(1)[0]
 
-    def launch_on_host(name: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
-        if processes.pid_of(state, name):
-            return None
-        return processes.start(state, name, cgroups.joining(argv), binaries=binaries)
+    def launch(name: str, argv: list[str]) -> None:
+        command = cgroups.joining(network.entering(first.name, argv))
+        processes.ensure(state, name, command, binaries=binaries)
 
-    def launch(name: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
-        return launch_on_host(name, network.entering(first.name, argv))
-
-    forwarder = [sys.executable, "-I", str(Path(forward.__file__)), str(record.ports["api"])]
-    launch_on_host("forwarder", [*forwarder, first.address, str(API_PORT)])
+    port = record.ports["api"]
+    forwarder = [sys.executable, "-I", str(Path(forward.__file__)), str(port), first.address, str(API_PORT)]
+    processes.ensure(state, "forwarder", cgroups.joining(forwarder), binaries=binaries)
+    processes.wait_until(lambda: listens(port), state=state, names=["forwarder"], timeout_s=_FORWARDER_TIMEOUT_S)
     layout = ControlPlaneLayout(
         binaries=binaries,
         directory=state.directory,
@@ -185,13 +192,3 @@ def _require_root() -> None:
     if os.geteuid() != 0:
         raise ClusterError("a native cluster needs root: run it as root, or take `--control-plane-only`")
 
-
-def _require_no_other(state: State) -> None:
-    for directory in state.directory.parent.glob("*/"):
-        other = State(directory.name, base=directory.parent)
-        record = other.read()
-        if other.name != state.name and record and record.provider == PROVIDER:
-            raise ClusterError(
-                f"the native cluster {other.name!r} is here already, and there is room for one: "
-                f"`uellm cluster down --name {other.name}`"
-            )

@@ -22,6 +22,9 @@ from uellm_devcluster.errors import ClusterError
 
 SWITCH = "switch"
 
+# Forward the pods' packets, and answer each that leads nowhere: whoever asks for another machine learns it at once.
+NODE_SETTINGS = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/icmp_ratelimit"
+
 
 class Network:
     """The network of the cluster `name`, with its namespaces in `directory`."""
@@ -52,7 +55,7 @@ class Network:
         _batch(host_commands(self.link, self.namespace(SWITCH), nodes))
         for node in nodes:
             _batch(node_commands(node, self.namespace(SWITCH), nodes), enter=self.entering(node.name, []))
-            _run(self.entering(node.name, ["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
+            _run(self.entering(node.name, ["sh", "-c", NODE_SETTINGS]))
         _batch(switch_commands(nodes), enter=self.entering(SWITCH, []))
 
     def remove_links(self) -> None:

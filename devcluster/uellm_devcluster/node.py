@@ -27,7 +27,6 @@ class Node:
         self._state = state
         self._binaries = binaries
         self._cgroups = Cgroups(state.name)
-        self._containerd: subprocess.Popen[bytes] | None = None
 
     def hold(self, network: Network, mounts: list[Mount]) -> None:
         """Start the process that the node's mount and network namespaces belong to."""
@@ -42,27 +41,26 @@ class Node:
         entered = self.directory / "entered"
         script = nodefiles.hold_script(self.directory, mounts, entered)
         argv = network.entering(self.name, ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script])
-        process = processes.start(self._state, name, self._cgroups.joining(argv), binaries=self._binaries)
-        processes.wait_until(entered.exists, state=self._state, name=name, process=process, timeout_s=_HOLD_TIMEOUT_S)
+        processes.ensure(self._state, name, self._cgroups.joining(argv), binaries=self._binaries)
+        processes.wait_until(entered.exists, state=self._state, names=[name], timeout_s=_HOLD_TIMEOUT_S)
 
     def start_containerd(self) -> None:
         """Start containerd."""
         config = self.directory / "etc/containerd.toml"
-        self._containerd = self._start("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
+        self._ensure("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
 
     def wait_for_containerd(self) -> None:
         """Wait until containerd answers: a kubelet that does not find it ends."""
         processes.wait_until(
             self._containerd_answers,
             state=self._state,
-            name=f"{self.name}-containerd",
-            process=self._containerd,
+            names=[f"{self.name}-containerd"],
             timeout_s=_CONTAINERD_TIMEOUT_S,
         )
 
     def start_kubelet(self) -> None:
         """Start the kubelet and kube-proxy; the node is Ready a little later."""
-        self._start(
+        self._ensure(
             "kubelet",
             nodefiles.kubelet_argv(
                 self._binaries,
@@ -72,7 +70,7 @@ class Node:
             ),
         )
         kubeconfig = self._state.pki / "proxy.kubeconfig"
-        self._start("kube-proxy", nodefiles.kube_proxy_argv(self._binaries, self.address, kubeconfig=kubeconfig))
+        self._ensure("kube-proxy", nodefiles.kube_proxy_argv(self._binaries, self.address, kubeconfig=kubeconfig))
 
     def entering(self, argv: list[str]) -> list[str]:
         """`argv` as a command in the node's namespaces."""
@@ -91,12 +89,9 @@ class Node:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise ClusterError(f"{self.name} does not take the images of {archive}: {last}")
 
-    def _start(self, part: str, argv: list[str]) -> subprocess.Popen[bytes] | None:
-        name = f"{self.name}-{part}"
-        if processes.pid_of(self._state, name):
-            return None
+    def _ensure(self, part: str, argv: list[str]) -> None:
         command = self._cgroups.joining(self.entering(argv))
-        return processes.start(self._state, name, command, binaries=self._binaries)
+        processes.ensure(self._state, f"{self.name}-{part}", command, binaries=self._binaries)
 
     def _containerd_answers(self) -> bool:
         argv = self.entering([str(self._binaries / "ctr"), "--connect-timeout", "1s", "version"])

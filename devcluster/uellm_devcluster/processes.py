@@ -34,8 +34,10 @@ def environment(state: State, binaries: Path) -> dict[str, str]:
     }
 
 
-def start(state: State, name: str, argv: list[str], *, binaries: Path) -> subprocess.Popen[bytes]:
-    """Start `argv` as the component `name`, in a session of its own, its output in its log."""
+def ensure(state: State, name: str, argv: list[str], *, binaries: Path) -> None:
+    """Start `argv` as the component `name`, in a session of its own, its output in its log, unless it runs already."""
+    if pid_of(state, name):
+        return
     with state.log(name).open("ab") as log:
         process = subprocess.Popen(
             argv,
@@ -48,7 +50,6 @@ def start(state: State, name: str, argv: list[str], *, binaries: Path) -> subpro
             start_new_session=True,
         )
     state.pid_file(name).write_text(f"{process.pid} {_started(process.pid)}\n")
-    return process
 
 
 def tied_to_parent(argv: list[str]) -> list[str]:
@@ -107,16 +108,18 @@ def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> No
         time.sleep(_POLL_S)
 
 
-def wait_until(
-    ready: Callable[[], bool], *, state: State, name: str, process: subprocess.Popen[bytes] | None, timeout_s: float
-) -> None:
-    """Wait for the component `name`. Raises ClusterError with the end of its log when it ends or takes too long."""
+def wait_until(ready: Callable[[], bool], *, state: State, names: list[str], timeout_s: float) -> None:
+    """Wait until `ready`, for which all components called `names` must run; the first is blamed when it takes too long.
+
+    Raises ClusterError with the end of the log of the component that is to blame.
+    """
     deadline_s = time.monotonic() + timeout_s
     while not ready():
-        if process and process.poll() is not None:
-            raise ClusterError(f"{name} ended with status {process.returncode} while it started\n{tail(state, name)}")
+        for name in names:
+            if not pid_of(state, name):
+                raise ClusterError(f"{name} ended while it started\n{tail(state, name)}")
         if time.monotonic() > deadline_s:
-            raise ClusterError(f"{name} is not ready after {timeout_s:.0f} s\n{tail(state, name)}")
+            raise ClusterError(f"{names[0]} is not ready after {timeout_s:.0f} s\n{tail(state, names[0])}")
         time.sleep(_POLL_S)
 
 

@@ -144,6 +144,11 @@ class State:
                     return
 
 
+def clusters(base: Path) -> list[State]:
+    """The clusters kept in `base`."""
+    return [State(path.parent.name, base=base) for path in sorted(base.glob("*/cluster.json"))]
+
+
 def _is_still(path: Path, descriptor: int) -> bool:
     """Whether the locked file is the one at `path`: its holder before may have removed it with the cluster."""
     try:
