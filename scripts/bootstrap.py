@@ -26,13 +26,16 @@ def main():
     if not sys.platform.startswith("linux"):
         sys.exit("setup: this repository's development set-up needs Linux (the operator's images do not)")
     stamp, key = os.path.join(ROOT, ".venv", "setup.stamp"), lock_digest()
-    if os.path.exists(stamp) and open(stamp).read() == key:
+    if os.path.exists(stamp) and read(stamp) == key.encode():
         return
     uv = find_uv() or install_uv()
     # 3.11 is the images' Python: packages collected here run there, and the engine's packages are mounted there.
-    sync = [uv, "sync", "--frozen", "--all-extras", "--python", PYTHON]
+    # Pods mount the engine's packages read-only: without bytecode each of its processes would compile them anew.
+    sync = [uv, "sync", "--frozen", "--all-extras", "--python", PYTHON, "--compile-bytecode"]
     if subprocess.call(sync, cwd=ROOT) != 0:
-        sys.exit("setup: uv sync failed (see above). It needs PyPI, 8 GB of disk, and Python %s or leave to fetch it" % PYTHON)
+        sys.exit(
+            f"setup: uv sync failed (see above). It needs PyPI, 8 GB of disk, and Python {PYTHON} or leave to fetch it"
+        )
     link = os.path.join(ROOT, ".venv", "bin", "uv")
     if os.path.lexists(link):
         os.unlink(link)
@@ -49,9 +52,14 @@ def lock_digest():
     """
     digest = hashlib.sha256()
     for name in ("uv.lock", "pyproject.toml", "devcluster/pyproject.toml", "packages/vllm-stub/pyproject.toml"):
-        with open(os.path.join(ROOT, name), "rb") as file:
-            digest.update(file.read())
+        digest.update(read(os.path.join(ROOT, name)))
     return digest.hexdigest()
+
+
+def read(path):
+    """A file's bytes."""
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def find_uv():
@@ -72,16 +80,17 @@ def find_uv():
 
 def real_program(candidate):
     """The program itself behind a shim, asked from uv's own environment report."""
-    code = [candidate, "run", "--no-project", "--no-config", "--quiet", "--", sys.executable, "-c", "import os; print(os.environ['UV'])"]
+    ask = [sys.executable, "-c", "import os; print(os.environ['UV'])"]
+    command = [candidate, "run", "--no-project", "--no-config", "--quiet", "--", *ask]
     try:
-        return subprocess.check_output(code, universal_newlines=True, stderr=subprocess.DEVNULL).strip() or candidate
+        return subprocess.check_output(command, universal_newlines=True, stderr=subprocess.DEVNULL).strip() or candidate
     except (OSError, subprocess.CalledProcessError):
         return candidate
 
 
 def install_uv():
     """Put uv into `.bootstrap`, by pip where this Python has venv and pip, else straight from PyPI's wheel."""
-    print("setup: uv %s into .bootstrap" % UV_VERSION, flush=True)
+    print(f"setup: uv {UV_VERSION} into .bootstrap", flush=True)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     if subprocess.call([sys.executable, "-m", "venv", BOOTSTRAP], **quiet) == 0:
         pip = [os.path.join(BOOTSTRAP, "bin", "python"), "-m", "pip", "install", "--quiet", "uv==" + UV_VERSION]
@@ -94,19 +103,19 @@ def install_uv():
 def unpack_wheel():
     """Fetch uv's wheel by PyPI's JSON interface, check its digest, and take the program out of it."""
     try:
-        with urllib.request.urlopen("https://pypi.org/pypi/uv/%s/json" % UV_VERSION, timeout=60) as answer:
+        with urllib.request.urlopen(f"https://pypi.org/pypi/uv/{UV_VERSION}/json", timeout=60) as answer:
             files = json.load(answer)["urls"]
-        wanted = [entry for entry in files if "manylinux" in entry["filename"] and os.uname().machine in entry["filename"]]
+        machine = os.uname().machine
+        wanted = [entry for entry in files if "manylinux" in entry["filename"] and machine in entry["filename"]]
         with urllib.request.urlopen(wanted[0]["url"], timeout=300) as answer:
             wheel = answer.read()
     except (OSError, IndexError) as error:
-        sys.exit("setup: uv cannot be had from PyPI (%s): install uv %s by hand and run this again" % (error, UV_VERSION))
+        sys.exit(f"setup: uv cannot be had from PyPI ({error}): install uv {UV_VERSION} by hand and run this again")
     if hashlib.sha256(wheel).hexdigest() != wanted[0]["digests"]["sha256"]:
         sys.exit("setup: the wheel of uv that came is not the one that PyPI lists; nothing was installed")
     os.makedirs(os.path.dirname(OWN_UV), exist_ok=True)
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        with open(OWN_UV, "wb") as out:
-            out.write(archive.read("uv-%s.data/scripts/uv" % UV_VERSION))
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive, open(OWN_UV, "wb") as out:
+        out.write(archive.read(f"uv-{UV_VERSION}.data/scripts/uv"))
     os.chmod(OWN_UV, 0o755)
 
 

@@ -54,15 +54,17 @@ def _documents(scratch: Path) -> tuple[Path, Path]:
     service["spec"]["model"]["uri"] = f"file://{cluster.MODELS / cluster.SERVICE}"
     service["spec"].pop("template", None)
     values = yaml.safe_load((CHART / "values-simulated.yaml").read_text())
-    node = {"metadata": {"name": "node-1"}, **_status(values["simulated"]["nodes"]["node-1"])}
+    status = {"observedAt": "1970-01-01T00:00:00Z", **values["simulated"]["nodes"]["node-1"]}
+    node = {
+        "apiVersion": "uellm.io/v1alpha1",
+        "kind": "GPUNodeProfile",
+        "metadata": {"name": "node-1"},
+        "status": status,
+    }
     paths = scratch / "service.yaml", scratch / "node-1.yaml"
     for path, document in zip(paths, (service, node), strict=True):
         path.write_text(yaml.safe_dump(document))
     return paths
-
-
-def _status(described: dict[str, object]) -> dict[str, object]:
-    return described if "status" in described else {"status": described}
 
 
 @contextmanager
