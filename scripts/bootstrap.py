@@ -15,6 +15,7 @@ import zipfile
 
 UV_VERSION = "0.13.9"
 UV_MINIMUM = (0, 9)
+INDEX = "https://pypi.org/simple/uv/"
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BOOTSTRAP = os.path.join(ROOT, ".bootstrap")
 OWN_UV = os.path.join(BOOTSTRAP, "bin", "uv")
@@ -101,20 +102,25 @@ def install_uv():
 
 
 def unpack_wheel():
-    """Fetch uv's wheel by PyPI's JSON interface, check its digest, and take the program out of it."""
+    """Fetch uv's wheel by PyPI's index, check its digest, and take the program out of it."""
+    index = urllib.request.Request(INDEX, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     try:
-        with urllib.request.urlopen(f"https://pypi.org/pypi/uv/{UV_VERSION}/json", timeout=60) as answer:
-            files = json.load(answer)["urls"]
-        machine = os.uname().machine
-        wanted = [entry for entry in files if "manylinux" in entry["filename"] and machine in entry["filename"]]
-        with urllib.request.urlopen(wanted[0]["url"], timeout=300) as answer:
-            wheel = answer.read()
-    except (OSError, IndexError) as error:
-        sys.exit(f"setup: uv cannot be had from PyPI ({error}): install uv {UV_VERSION} by hand and run this again")
-    if hashlib.sha256(wheel).hexdigest() != wanted[0]["digests"]["sha256"]:
+        with urllib.request.urlopen(index, timeout=60) as answer:
+            files = json.load(answer)["files"]
+        start, machine = f"uv-{UV_VERSION}-", os.uname().machine
+        wheel = next(
+            entry
+            for entry in files
+            if entry["filename"].startswith(start) and "manylinux" in entry["filename"] and machine in entry["filename"]
+        )
+        with urllib.request.urlopen(wheel["url"], timeout=300) as answer:
+            content = answer.read()
+    except (OSError, ValueError, StopIteration) as error:
+        sys.exit(f"setup: uv cannot be had from PyPI ({error!r}): install uv {UV_VERSION} by hand and run this again")
+    if hashlib.sha256(content).hexdigest() != wheel["hashes"]["sha256"]:
         sys.exit("setup: the wheel of uv that came is not the one that PyPI lists; nothing was installed")
     os.makedirs(os.path.dirname(OWN_UV), exist_ok=True)
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive, open(OWN_UV, "wb") as out:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, open(OWN_UV, "wb") as out:
         out.write(archive.read(f"uv-{UV_VERSION}.data/scripts/uv"))
     os.chmod(OWN_UV, 0o755)
 
