@@ -13,7 +13,7 @@ from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
 from uellm.reconcile.children import Images
 
-ENGINE_IMAGE = "vllm/vllm-openai:v0.33.0"
+ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
