@@ -140,13 +140,20 @@ class Applier:
         kind = kind_of(manifest)
         try:
             await self._kube.apply(_against(manifest, _live(observed, manifest)), manager=MANAGER, dry_run=True)
-        except Invalid as error:
+        except Forbidden as error:
+            return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
+        except KubeError as error:
+            if not (isinstance(error, Invalid) or _cannot_be_read(error)):
+                raise
             if kind == DEPLOYMENT:
                 return Failure("InvalidTemplate", f"the API server refuses the pod template: {error}")
             return Failure("Invalid", f"the API server refuses the {kind.kind}: {error}")
-        except Forbidden as error:
-            return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
         return None
+
+
+def _cannot_be_read(error: KubeError) -> bool:
+    """A value that is no quantity: server-side apply answers 500 to what any other write answers 400 to."""
+    return error.status == 500 and "unable to convert unstructured object" in error.message
 
 
 def same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -36,6 +36,7 @@ class Planned(NamedTuple):
 class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
+    stranded: bool
     choice: Choice
 
 
@@ -80,7 +81,7 @@ class Planning:
             if evaluation.plan is not None:
                 evaluation = evaluation._replace(plan=recorded(evaluation.plan))
             choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
-            self._enter(observed, request, choice)
+            self._enter(observed, request, choice, stranded=stranded)
         return Planned(choice, request)
 
     def withdraw(self, key: Key) -> None:
@@ -120,9 +121,9 @@ class Planning:
         request = self._request(observed, architecture)
         if dataclasses.replace(request, nodes=()) != dataclasses.replace(standing.request, nodes=()):
             return None
-        if grew(standing.request.nodes, request.nodes) or (stranded and request.nodes != standing.request.nodes):
+        if stranded and (not standing.stranded or request.nodes != standing.request.nodes):
             return None
-        return standing.choice
+        return None if grew(standing.request.nodes, request.nodes) else standing.choice
 
     def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         assert observed.service is not None
@@ -139,8 +140,8 @@ class Planning:
                 claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
         return claims
 
-    def _enter(self, observed: Observed, request: PlanRequest, choice: Choice) -> None:
-        self._standing[observed.key] = _Standing(observed.spec_digest, request, choice)
+    def _enter(self, observed: Observed, request: PlanRequest, choice: Choice, *, stranded: bool) -> None:
+        self._standing[observed.key] = _Standing(observed.spec_digest, request, stranded, choice)
         if choice.plan is not None:
             self._ledger.commit(observed.key, _commitment(choice.plan))
         else:

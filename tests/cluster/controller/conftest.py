@@ -1,0 +1,286 @@
+"""The reconciler driven by hand against the real API server: no watches, no time, each pass sees what is there.
+
+operator   test   makes an Operator in the test's namespace; two of them are an operator and the one after it
+service    test   creates an LLMService in the test's namespace
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
+from uellm.reconcile.apply import Applier
+from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
+from uellm.reconcile.children import Images
+from uellm.reconcile.evaluate import evaluate
+from uellm.reconcile.names import Key, controller_of
+from uellm.reconcile.planning import Planning
+from uellm.reconcile.reconciler import Reconciler
+from uellm.reconcile.reports import Reports
+
+IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
+GIB = 2**30
+
+# A Llama of 7 layers of 0.4 GiB each (float16), so that one device of 2 GiB cannot hold it and two of 3 GiB can.
+MODEL_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+class Killed(BaseException):
+    """The operator's process died here."""
+
+
+class Watched:
+    """A Kube that counts writes, and can be told to fail at one of them."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self.writes: list[str] = []
+        self.die_after: int | None = None  # so many writes, the last of which is done
+        self.die_before: int | None = None
+        self.conflicts = 0  # so many of the next writes end in a Conflict
+
+    async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        return await self._kube.get(kind, name, namespace)
+
+    async def list(self, kind: Kind, namespace: str | None = None, **selectors: str) -> list[dict[str, Any]]:
+        return await self._kube.list(kind, namespace, **selectors)
+
+    async def create(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._write(f"create {obj['kind']}", self._kube.create, obj)
+
+    async def apply(self, obj: Mapping[str, Any], *, dry_run: bool = False, **options: Any) -> dict[str, Any]:
+        if dry_run:
+            return await self._kube.apply(obj, dry_run=True, **options)
+        return await self._write(f"apply {obj['kind']}", self._kube.apply, obj, **options)
+
+    async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+        return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
+
+    async def _write(self, what: str, call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
+        if self.die_before is not None and len(self.writes) >= self.die_before:
+            raise Killed(what)
+        if self.conflicts and what != "create Event":
+            self.conflicts -= 1
+            raise Conflict(409, "Conflict", "the object has been modified; please apply your changes to the latest")
+        answer = await call(*args, **options)
+        self.writes.append(what)
+        if self.die_after is not None and len(self.writes) >= self.die_after:
+            raise Killed(what)
+        return answer
+
+
+class Operator:
+    """An operator's memory and hands. A new one is a restarted one."""
+
+    def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES) -> None:
+        self.kube = Watched(kube)
+        self.namespace = namespace
+        self.now = datetime.now(UTC)
+        self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
+        self.cache = Cache()
+        self._planning = Planning(self.cache, _evaluate)
+        reports = Reports(self._report, lambda: 0.0)
+        applier = Applier(self.kube, self.cache)
+        self.reconciler = Reconciler(self.cache, self._planning, reports, applier, images, clock=lambda: self.now)
+        self._started = False
+
+    async def observe(self) -> None:
+        """See the cluster as it is."""
+        for kind in WATCHED_KINDS:
+            before = self.cache.snapshot(kind)
+            objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
+            self.cache.replace(kind, objects, before=before)
+        if not self._started:
+            self._planning.restore()
+            self._started = True
+
+    async def step(self, name: str) -> list[str]:
+        """One pass over one service; what it wrote."""
+        await self.observe()
+        before = len(self.kube.writes)
+        await self.reconciler.reconcile(Key(self.namespace, name))
+        return self.kube.writes[before:]
+
+    async def settle(self, *names: str) -> None:
+        """Passes over the services in turn until none of them writes, and Kubernetes' own controllers are done too."""
+        passes = 0
+        async for _ in _patiently():
+            written = [write for name in names for write in await self.step(name)]
+            passes += bool(written)
+            assert passes < 30, f"it never settles; the last pass wrote {written}"
+            if not written and all([await self._is_carried_out(name) for name in names]):
+                return
+
+    async def _is_carried_out(self, name: str) -> bool:
+        """Whether the Deployment's controller has made of it what it says."""
+        deployment = self.cache.get(DEPLOYMENT, f"{name}-engine", self.namespace)
+        if deployment is None or controller_of(deployment) is None:
+            return True
+        status, replicas = deployment.get("status") or {}, deployment["spec"]["replicas"]
+        current = status.get("observedGeneration") == deployment["metadata"]["generation"]
+        pods = len(self.cache.pods(Key(self.namespace, name)))
+        return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == pods == replicas)
+
+    def later(self, seconds: float) -> None:
+        """Let time go by."""
+        self.now += timedelta(seconds=seconds)
+
+    async def _report(self, address: str) -> Mapping[str, Any] | None:
+        return self.reports.get(address)
+
+
+async def _patiently() -> AsyncIterator[None]:
+    """Again and again, for a while."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        yield
+        await asyncio.sleep(0.02)
+    raise AssertionError("not within 30 s")
+
+
+async def _evaluate(request: Any, incumbent: Any, hardware: Any) -> Any:
+    return evaluate(request, incumbent, hardware)
+
+
+class Service:
+    """An LLMService in the cluster."""
+
+    def __init__(self, kube: Kube, namespace: str, name: str) -> None:
+        self.kube = kube
+        self.namespace = namespace
+        self.name = name
+
+    async def create(self, **spec: Any) -> Service:
+        await self.kube.apply(llmservice(self.namespace, self.name, **spec), manager="user")
+        return self
+
+    async def change(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Change the spec as a user would."""
+        document = await self.get()
+        change(document["spec"])
+        kept = {name: document["metadata"][name] for name in ("name", "namespace", "uid")}
+        await self.kube.apply(
+            {**{name: document[name] for name in ("apiVersion", "kind", "spec")}, "metadata": kept}, manager="user"
+        )
+
+    async def get(self) -> dict[str, Any]:
+        found = await self.kube.get(LLMSERVICE, self.name, self.namespace)
+        assert found is not None
+        return found
+
+    async def status(self) -> dict[str, Any]:
+        return (await self.get()).get("status") or {}
+
+    async def condition(self, type_: str) -> tuple[str, str, str]:
+        """Status, reason and message."""
+        conditions = (await self.status()).get("conditions") or []
+        found = next(entry for entry in conditions if entry["type"] == type_)
+        return found["status"], found["reason"], found["message"]
+
+    async def plan(self) -> dict[str, Any]:
+        return (await self.status())["plan"]
+
+    async def child(self, kind: Kind) -> dict[str, Any] | None:
+        names = {
+            DEPLOYMENT: f"{self.name}-engine",
+            CONFIGMAP: f"{self.name}-config",
+            SERVICE: self.name,
+            PDB: self.name,
+        }
+        return await self.kube.get(kind, names[kind], self.namespace)
+
+    async def deployment(self) -> dict[str, Any]:
+        found = await self.child(DEPLOYMENT)
+        assert found is not None
+        return found
+
+    async def children(self) -> list[str]:
+        """The kinds of the children that are there."""
+        return [kind.kind for kind in CHILD_KINDS if await self.child(kind)]
+
+    async def state(self) -> dict[str, Any]:
+        """Everything that belongs to it, without what differs from one time or name to the next."""
+        parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
+        return _renamed({**parts, "status": _timeless(await self.status())}, self.name)
+
+    async def delete(self) -> None:
+        await self.kube.delete(LLMSERVICE, self.name, self.namespace)
+
+
+def llmservice(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    """A valid LLMService; arguments replace fields of its spec."""
+    model = {"uri": "file:///models/llama", "config": MODEL_CONFIG, "maxModelLen": 4096}
+    return {
+        "apiVersion": LLMSERVICE.api_version,
+        "kind": LLMSERVICE.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"model": model, "workload": {"requestsPerSecond": "1"}, **spec},
+    }
+
+
+_TIMES = {
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "lastTransitionTime",
+    "observedGeneration",
+    "clusterIP",
+    "clusterIPs",
+    "uellm.io/owner",
+    "uellm.io/applied",
+    "uellm.io/spec",
+}
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _timeless(part) for name, part in value.items() if name not in _TIMES}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def _renamed(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {_renamed(key, name): _renamed(part, name) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_renamed(part, name) for part in value]
+    return value.replace(name, "NAME") if isinstance(value, str) else copy.copy(value)
+
+
+@pytest.fixture
+def operator(kube: Kube, namespace: str) -> Callable[..., Operator]:
+    return lambda **options: Operator(kube, namespace, **options)
+
+
+@pytest.fixture
+def service(kube: Kube, namespace: str) -> Callable[..., Awaitable[Service]]:
+    async def make(name: str = "llama", **spec: Any) -> Service:
+        return await Service(kube, namespace, name).create(**spec)
+
+    return make
+
+
+@pytest.fixture
+def killed() -> type[Killed]:
+    return Killed

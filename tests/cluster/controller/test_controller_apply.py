@@ -1,0 +1,254 @@
+"""From one apply to a plan, children and Ready."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from uellm.kube import EVENT, POD
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
+
+GIB = 2**30
+BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}  # kwok's pods run as soon as they have a node
+
+
+async def test_one_apply_makes_a_plan_and_every_child(operator, service, gpu_node):
+    node = await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    plan = await llama.plan()
+    assert plan["gpusPerReplica"] == 1
+    assert plan["nodes"] == [node]
+    assert (await llama.condition("Planned"))[:2] == ("True", "Planned")
+    assert await llama.children() == ["ConfigMap", "Service", "PodDisruptionBudget", "Deployment"]
+    assert (await llama.status())["summary"]["gpus"] == "1 = tp1 x pp1"
+
+
+async def test_children_are_owned_so_that_kubernetes_deletes_them(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    owner = (await llama.get())["metadata"]
+    for kind in (CONFIGMAP, SERVICE, PDB, DEPLOYMENT):
+        (reference,) = (await llama.child(kind))["metadata"]["ownerReferences"]
+        assert (reference["uid"], reference["controller"]) == (owner["uid"], True)
+
+
+async def test_the_pod_asks_for_what_was_planned_where_it_was_planned(operator, service, gpu_node):
+    node = await gpu_node([12 * GIB, 12 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    template = (await llama.deployment())["spec"]["template"]
+    engine = template["spec"]["containers"][0]
+    assert engine["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    terms = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert [term["matchFields"][0]["values"] for term in terms["nodeSelectorTerms"]] == [[node]]
+    annotation = json.loads(template["metadata"]["annotations"]["uellm.io/plan"])
+    assert (annotation["gpus"], annotation["nodes"]) == (2, [node])
+
+
+async def test_the_configmap_holds_the_plan_and_the_sidecars_configuration(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    classes = [{"name": "chat", "ttft": "1s", "priority": 5}]
+    llama = await service(slo={"classes": classes}, scheduling={"policy": "FCFS"})
+    await operator().settle("llama")
+    data = (await llama.child(CONFIGMAP))["data"]
+    assert json.loads(data["plan.json"])["plan"] == await llama.plan()
+    sidecar = yaml.safe_load(data["sidecar.yaml"])
+    assert (sidecar["model"], sidecar["defaultClass"]) == ("llama", "chat")
+    assert sidecar["classes"] == [{"name": "chat", "priority": 5, "ttft": "1s", "onDeadline": "Serve"}]
+    assert sidecar["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024}
+
+
+async def test_a_second_pass_writes_nothing_and_neither_does_a_restarted_operator(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    template = {
+        "spec": {
+            "nodeSelector": {},
+            "volumes": [{"name": "models", "hostPath": {"path": "/models"}}],
+            "containers": [
+                {
+                    "name": "engine",
+                    "resources": {"limits": {"memory": "1024Mi"}, "requests": {"cpu": "1000m"}},
+                    "volumeMounts": [{"name": "models", "mountPath": "/data", "readOnly": True}],
+                    "env": [{"name": "EMPTY", "value": ""}],
+                }
+            ],
+        }
+    }
+    await service(template=template, engine={"resources": {"requests": {"memory": "2048Mi"}}})
+    first = operator()
+    await first.settle("llama")
+    assert await first.step("llama") == []
+    assert await operator().step("llama") == []
+
+
+async def test_pods_that_run_make_the_service_ready(operator, service, gpu_node, eventually):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+
+    async def ready():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[:2] == ("True", "Ready")
+
+    await eventually(ready)
+    assert (await llama.condition("Reconciling"))[0] == "False"
+    assert (await llama.condition("Stalled"))[0] == "False"
+    status = await llama.status()
+    assert (status["readyReplicas"], status["summary"]["ready"]) == (1, "1/1")
+    assert status["observedGeneration"] == (await llama.get())["metadata"]["generation"]
+
+
+async def test_a_pod_that_no_node_can_take_is_unschedulable_in_the_schedulers_words(
+    operator, service, gpu_node, eventually
+):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK, template={"spec": {"nodeSelector": {"no": "such"}}})
+    watching = operator()
+
+    async def unschedulable():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[1] == "Unschedulable"
+
+    await eventually(unschedulable)
+    assert "node affinity/selector" in (await llama.condition("Ready"))[2]
+    assert (await llama.condition("Reconciling"))[0] == "True"
+
+
+async def test_scaling_changes_the_number_and_not_the_pods(operator, service, gpu_node):
+    await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    before = (await llama.deployment())["spec"]
+    await llama.change(lambda spec: spec.update(replicas=2))
+    await watching.settle("llama")
+    after = (await llama.deployment())["spec"]
+    assert (before["replicas"], after["replicas"]) == (1, 2)
+    assert after["template"] == before["template"]
+
+
+async def test_suspending_takes_the_pods_and_keeps_the_plan(operator, service, gpu_node, kube, namespace, eventually):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+    await watching.settle("llama")
+    plan = await llama.plan()
+    await llama.change(lambda spec: spec.update(suspend=True))
+
+    async def no_pods():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[1] == "Suspended" and not await kube.list(POD, namespace)
+
+    await eventually(no_pods)
+    assert await llama.plan() == plan
+    assert (await llama.deployment())["spec"]["replicas"] == 0
+    await llama.change(lambda spec: spec.update(suspend=False))
+    await watching.settle("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 1
+    assert await llama.plan() == plan
+
+
+async def test_a_changed_spec_is_rolled_out_and_not_ready_meanwhile(operator, service, gpu_node, eventually):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+
+    async def ready():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[0] == "True"
+
+    await eventually(ready)
+    await llama.change(lambda spec: spec.update(engine={"env": [{"name": "NEW", "value": "1"}]}))
+    await watching.step("llama")
+    assert (await llama.condition("Ready"))[:2] == ("False", "RollingOut")
+    assert (await llama.status())["observedGeneration"] == 2
+    await eventually(ready)
+    engine = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "NEW", "value": "1"} in engine["env"]
+
+
+async def test_a_field_that_is_taken_out_of_the_spec_goes_from_the_pods(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service(engine={"env": [{"name": "OLD", "value": "1"}]})
+    watching = operator()
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(engine={"env": []}))
+    await watching.settle("llama")
+    engine = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]
+    assert "OLD" not in [each["name"] for each in engine["env"]]
+
+
+async def test_going_back_to_the_first_spec_gives_the_first_state(operator, service, gpu_node):
+    await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    first = await llama.state()
+    spec = (await llama.get())["spec"]
+    await llama.change(lambda spec: spec.update(engine={"args": ["--seed", "7"]}, rollout={"maxSurge": 1}))
+    await watching.settle("llama")
+    assert await llama.state() != first
+    await llama.change(lambda changed: (changed.clear(), changed.update(spec)))
+    await watching.settle("llama")
+    second = await llama.state()
+    # A Deployment counts its revisions for ever.
+    for state in (first, second):
+        state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
+        state["Deployment"].pop("status"), state["status"].pop("conditions")
+    assert second == first
+
+
+async def test_a_newer_operator_keeps_the_images_until_the_spec_changes(operator, service, gpu_node):
+    from uellm.reconcile.children import Images
+
+    await gpu_node([24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    before = (await llama.deployment())["spec"]["template"]
+    newer = operator(images=Images(engine="engine:2", sidecar="sidecar:2", launcher="launcher:2"))
+    assert await newer.step("llama") == []
+    await llama.change(lambda spec: spec.update(replicas=0))
+    await newer.settle("llama")
+    assert (await llama.deployment())["spec"]["template"] == before
+    await llama.change(lambda spec: spec["engine"].update(startupTimeout="5m"))
+    await newer.settle("llama")
+    pod = (await llama.deployment())["spec"]["template"]["spec"]
+    images = [container["image"] for container in (*pod["initContainers"], *pod["containers"])]
+    assert images == ["launcher:2", "sidecar:2", "engine:2"]
+
+
+async def test_a_pods_report_becomes_its_placement(operator, service, gpu_node, kube, namespace, eventually):
+    await gpu_node([12 * GIB, 12 * GIB, 12 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+    await watching.settle("llama")
+
+    async def running():
+        pods = await kube.list(POD, namespace)
+        return next((pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")), None)
+
+    address = await eventually(running)
+    await watching.step("llama")
+    assert (await llama.condition("PlacementVerified"))[:2] == ("Unknown", "NoReport")
+    plan = await llama.plan()
+    planned = [uuid for stage in plan["stages"] for uuid in stage["devices"]]
+    report = {"devices": [{"uuid": uuid} for uuid in planned], "layers": plan["layers"]}
+    watching.reports[address] = {**report, "tensor": plan["tensor"], "pipeline": plan["pipeline"]}
+    await watching.settle("llama")
+    assert (await llama.condition("PlacementVerified"))[:2] == ("True", "AsPlanned")
+    (placement,) = (await llama.status())["placements"]
+    assert (placement["actual"], placement["matchesPlan"]) == (planned, "True")
+
+
+async def test_each_transition_is_one_event(operator, service, gpu_node, kube, namespace):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    await operator().settle("llama")
+    uid = (await llama.get())["metadata"]["uid"]
+    events = [event for event in await kube.list(EVENT, namespace) if event["regarding"].get("uid") == uid]
+    assert sorted(event["reason"] for event in events) == ["EngineStarting", "NoReport", "Planned"]

@@ -1,0 +1,110 @@
+"""An operator that dies at any write, or whose writes collide, is continued as if nothing had been."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from uellm.kube import Conflict
+
+GIB = 2**30
+
+
+async def life(operator, llama, killed, arm):
+    """A service is planned, scaled and changed; whenever the operator dies another takes its place.
+
+    `arm` prepares the Kube of each operator. Returns the end state and how many writes it took altogether.
+    """
+    operators = []
+
+    async def settle():
+        while True:
+            operators.append(operator())
+            arm(operators[-1].kube, sum(len(each.kube.writes) for each in operators))
+            try:
+                return await operators[-1].settle(llama.name)
+            except killed:
+                continue
+
+    await settle()
+    await llama.change(lambda spec: spec.update(replicas=2))
+    await settle()
+    await llama.change(lambda spec: spec.update(engine={"args": ["--seed=7"]}))
+    await settle()
+    return _ours(await llama.state()), [write for each in operators for write in each.kube.writes]
+
+
+def _ours(state):
+    """Without how far Kubernetes' own controllers are."""
+    state["Deployment"].pop("status", None)
+    state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
+    status = state["status"]
+    return {**state, "status": {name: status[name] for name in ("plan", "selector", "endpoint")}}
+
+
+def never(kube, so_far):
+    """Nobody is killed."""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("when", ["after", "before"])
+async def test_killed_at_any_write_the_end_is_the_same(operator, service, gpu_node, killed, when):
+    await gpu_node([24 * GIB, 24 * GIB])
+    undisturbed = await service("undisturbed")
+    wanted, writes = await life(operator, undisturbed, killed, never)
+    await undisturbed.delete()
+    await operator().step("undisturbed")
+    for n in range(len(writes)):
+        armed = iter([True])
+
+        def arm(kube, so_far, n=n, armed=armed):
+            if so_far <= n and next(armed, None) is not None:
+                kube.die_after, kube.die_before = (n + 1 - so_far, None) if when == "after" else (None, n - so_far)
+
+        llama = await service(f"killed-{n}")
+        state, made = await life(operator, llama, killed, arm)
+        assert state == wanted, f"killed {when} write {n} ({writes[n]})"
+        creations = [write for write in made if write.startswith("create") and write != "create Event"]
+        assert creations == []
+        await llama.delete()
+        await operator().step(llama.name)
+
+
+async def test_writes_that_collide_are_tried_again_until_they_do_not(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    failures = 0
+    for conflicts in range(1, 5):
+        watching.kube.conflicts = conflicts
+        for _ in itertools.count():
+            try:
+                await watching.settle("llama")
+                break
+            except Conflict:
+                failures += 1
+        await llama.change(lambda spec, conflicts=conflicts: spec.update(engine={"args": [f"--seed={conflicts}"]}))
+    await watching.settle("llama")
+    assert failures == 1 + 2 + 3 + 4
+    assert len(await llama.children()) == 4
+    assert await watching.step("llama") == []
+
+
+async def test_an_object_that_took_a_childs_name_between_two_looks_is_not_overwritten(
+    operator, service, gpu_node, kube, namespace
+):
+    from uellm.kube.kinds import CONFIGMAP
+
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    await watching.observe()
+    await kube.delete(CONFIGMAP, "llama-config", namespace)
+    foreign = {"metadata": {"name": "llama-config", "namespace": namespace}, "data": {"mine": "1"}}
+    await kube.create({"apiVersion": "v1", "kind": "ConfigMap", **foreign})
+    await llama.change(lambda spec: spec.update(scheduling={"policy": "FCFS"}))
+    await watching.settle("llama")
+    assert (await llama.child(CONFIGMAP))["data"] == {"mine": "1"}
+    assert (await llama.condition("Ready"))[1] == "NameTaken"

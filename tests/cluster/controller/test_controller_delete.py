@@ -1,0 +1,91 @@
+"""Deleting an LLMService, at whatever point, leaves nothing of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.kube import LLMSERVICE, POD, REPLICASET
+from uellm.reconcile.apply import LeftBehind
+from uellm.reconcile.cache import CHILD_KINDS
+from uellm.reconcile.names import Key
+
+GIB = 2**30
+
+
+@pytest.fixture
+def nothing_left(kube, namespace, eventually):
+    async def check():
+        async def gone():
+            kinds = (LLMSERVICE, *CHILD_KINDS, REPLICASET, POD)
+            left = [obj["metadata"]["name"] for kind in kinds for obj in await kube.list(kind, namespace)]
+            return not [name for name in left if name != "kube-root-ca.crt"]
+
+        await eventually(gone, timeout_s=40)
+
+    return check
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("writes", range(1, 6))
+async def test_deleted_in_the_middle_of_the_first_pass(operator, service, gpu_node, killed, nothing_left, writes):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    dying = operator()
+    dying.kube.die_after = writes
+    with pytest.raises(killed):
+        await dying.settle("llama")
+    await llama.delete()
+    await operator().step("llama")
+    await nothing_left()
+
+
+@pytest.mark.timeout(120)
+async def test_deleted_while_a_pass_is_under_way(operator, service, gpu_node, nothing_left):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.observe()
+    await llama.delete()
+    # This operator does not know yet, and goes on.
+    await watching.reconciler.reconcile(Key(llama.namespace, "llama"))
+    await watching.step("llama")
+    await nothing_left()
+
+
+@pytest.mark.timeout(120)
+async def test_deleted_while_its_pods_run(operator, service, gpu_node, kube, namespace, eventually, nothing_left):
+    await gpu_node([24 * GIB])
+    llama = await service(placement={"schedulerName": "default-scheduler"})
+    watching = operator()
+
+    async def ready():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[0] == "True"
+
+    await eventually(ready)
+    await llama.delete()
+    await watching.step("llama")
+    await nothing_left()
+
+
+@pytest.mark.timeout(120)
+async def test_deleted_and_made_again_at_once_it_waits_for_its_namesakes_children_to_go(
+    operator, service, gpu_node, eventually
+):
+    await gpu_node([24 * GIB])
+    first = await service()
+    watching = operator()
+    await watching.settle("llama")
+    await first.delete()
+    second = await service()
+    uid = (await second.get())["metadata"]["uid"]
+
+    async def own_children():
+        try:
+            await watching.settle("llama")
+        except LeftBehind:
+            return False
+        owners = [(await second.child(kind))["metadata"]["ownerReferences"][0]["uid"] for kind in CHILD_KINDS]
+        return owners == [uid] * 4
+
+    await eventually(own_children, timeout_s=40)

@@ -1,0 +1,132 @@
+"""What only the controller can know to be wrong becomes a condition, before any pod exists."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.kube import POD, Invalid
+
+GIB = 2**30
+
+
+@pytest.fixture
+async def refused(operator, service, gpu_node):
+    """Apply a spec on a node with two GPUs and look at what becomes of it."""
+
+    async def look(**spec):
+        await gpu_node([24 * GIB, 24 * GIB])
+        llama = await service(**spec)
+        watching = operator()
+        await watching.settle("llama")
+        assert await llama.children() == []
+        assert await watching.step("llama") == []
+        ready = await llama.condition("Ready")
+        assert ready[0] == "False"
+        return ready[1], ready[2], (await llama.condition("Stalled"))[0], llama
+
+    return look
+
+
+def model(**config):
+    return {"uri": "pvc://models/llama", "config": {"architectures": ["LlamaForCausalLM"], **config}}
+
+
+async def test_an_unknown_architecture(refused):
+    reason, message, stalled, llama = await refused(model=model(architectures=["MambaForCausalLM"]))
+    assert (reason, stalled) == ("InvalidModel", "True")
+    assert "MambaForCausalLM" in message
+    assert message.startswith("spec.model.config.architectures")
+    assert (await llama.condition("Planned"))[1] == "InvalidModel"
+
+
+async def test_a_config_that_cannot_be_read(refused):
+    reason, message, _, _ = await refused(model=model(hidden_size="many"))
+    assert reason == "InvalidModel"
+    assert "hidden_size" in message
+
+
+async def test_an_hf_model_without_a_config_says_to_give_it(refused):
+    reason, message, stalled, _ = await refused(model={"uri": "hf://meta-llama/Llama-3.1-8B"})
+    assert (reason, stalled) == ("ModelConfigMissing", "True")
+    assert "spec.model.config" in message
+
+
+async def test_nothing_that_is_large_enough(operator, service, gpu_node):
+    await gpu_node([4 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    assert (await llama.condition("Planned"))[:2] == ("False", "NoFit")
+    assert (await llama.condition("Stalled"))[0] == "False"
+    assert await llama.children() == []
+
+
+@pytest.mark.parametrize(
+    "parallelism",
+    [{"layers": [1, 2]}, {"pipeline": 3, "layers": [16, 16]}, {"tensor": 5}],
+    ids=["wrong sum", "wrong count", "indivisible"],
+)
+async def test_an_override_that_cannot_work(refused, parallelism):
+    reason, _, stalled, _ = await refused(parallelism=parallelism)
+    assert (reason, stalled) == ("InvalidOverride", "True")
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        ({"volumes": [{"name": "x", "hostPath": {}}]}, "volumes"),
+        ({"containers": [{"name": "other"}]}, "image"),
+        ({"restartPolicy": "Never"}, "restartPolicy"),
+        ({"noSuchField": 1}, "noSuchField"),
+        ({"containers": [{"name": "engine", "resources": {"limits": {"memory": "lots"}}}]}, "quantities"),
+        ({"priority": "high"}, "priority"),
+        ({"containers": "engine"}, "spec.template.spec.containers"),
+    ],
+    ids=["volume", "no image", "policy", "unknown field", "quantity", "type", "unmergeable"],
+)
+async def test_a_template_that_is_no_pod_in_the_servers_words(refused, spec, part):
+    reason, message, stalled, llama = await refused(template={"spec": spec})
+    assert (reason, stalled) == ("InvalidTemplate", "True")
+    assert part in message
+    assert (await llama.condition("Planned"))[0] == "True"
+
+
+async def test_a_refused_template_holds_no_gpus(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    await service("wrong", template={"spec": {"noSuchField": 1}})
+    right = await service("right")
+    watching = operator()
+    await watching.settle("wrong", "right")
+    assert (await right.condition("Planned"))[0] == "True"
+
+
+async def test_a_corrected_template_goes_on(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service(template={"spec": {"noSuchField": 1}})
+    watching = operator()
+    await watching.settle("llama")
+    await llama.change(lambda spec: spec.update(template={"spec": {"priorityClassName": ""}}))
+    await watching.settle("llama")
+    assert len(await llama.children()) == 4
+    assert (await llama.condition("Stalled"))[0] == "False"
+
+
+async def test_a_wrong_change_leaves_the_pods_and_may_still_suspend_them(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    before = (await llama.deployment())["spec"]["template"]
+    await llama.change(lambda spec: spec.update(template={"spec": {"noSuchField": 1}}))
+    await watching.settle("llama")
+    assert (await llama.condition("Ready"))[1] == "InvalidTemplate"
+    assert (await llama.deployment())["spec"]["template"] == before
+    await llama.change(lambda spec: spec.update(suspend=True))
+    await watching.settle("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 0
+    assert (await llama.deployment())["spec"]["template"] == before
+
+
+async def test_what_the_schema_refuses_never_reaches_the_operator(service, kube, namespace):
+    with pytest.raises(Invalid, match=r"spec\.rollout"):
+        await service(rollout={"maxSurge": 0, "maxUnavailable": 0})
+    assert await kube.list(POD, namespace) == []

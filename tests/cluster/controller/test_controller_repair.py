@@ -1,0 +1,161 @@
+"""Children that are deleted, edited or taken away come back; what is somebody else's is left alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
+
+GIB = 2**30
+KINDS = pytest.mark.parametrize("kind", [CONFIGMAP, SERVICE, PDB, DEPLOYMENT], ids=lambda kind: kind.kind)
+
+
+@pytest.fixture
+async def settled(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    return llama, watching
+
+
+async def edited(kube, child, manager="somebody"):
+    """Apply a change as another manager, taking the fields over."""
+    kept = {name: child["metadata"][name] for name in ("name", "namespace", "uid")}
+    return await kube.apply(
+        {
+            **{name: value for name, value in child.items() if name not in ("metadata", "status")},
+            "metadata": {**kept, **child["metadata"].get("changed", {})},
+        },
+        manager=manager,
+    )
+
+
+@KINDS
+async def test_a_deleted_child_comes_back(settled, kube, kind, eventually):
+    llama, watching = settled
+    before = await llama.child(kind)
+    await kube.delete(kind, before["metadata"]["name"], llama.namespace)
+
+    async def gone():
+        found = await llama.child(kind)
+        return found is None or found["metadata"]["uid"] != before["metadata"]["uid"]
+
+    await eventually(gone)
+    await watching.settle("llama")
+    assert (await llama.child(kind))["metadata"]["uid"] != before["metadata"]["uid"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit"),
+    [
+        (CONFIGMAP, lambda child: child["data"].update({"plan.json": "{}"})),
+        (SERVICE, lambda child: child["spec"].update(selector={"app": "other"})),
+        (PDB, lambda child: child["spec"].update(maxUnavailable=0)),
+        (DEPLOYMENT, lambda child: child["spec"].update(replicas=3)),
+        (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"]["containers"][0].update(image="other:1")),
+        (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"].update(schedulerName="other")),
+    ],
+    ids=["plan", "selector", "budget", "replicas", "image", "scheduler"],
+)
+async def test_an_edited_child_is_put_right(settled, kube, kind, edit):
+    llama, watching = settled
+    before = await llama.state()
+    child = await llama.child(kind)
+    edit(child)
+    await edited(kube, child)
+    assert await llama.state() != before
+    await watching.settle("llama")
+    after = await llama.state()
+    for state in (before, after):
+        state["Deployment"].pop("status")
+        state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
+        state.pop("status")
+    assert after == before
+
+
+@KINDS
+async def test_a_child_whose_labels_were_changed_is_put_right(settled, kube, kind):
+    llama, watching = settled
+    child = await llama.child(kind)
+    child["metadata"]["changed"] = {"labels": {"uellm.io/service": "other"}}
+    await edited(kube, child)
+    await watching.settle("llama")
+    assert (await llama.child(kind))["metadata"]["labels"]["uellm.io/service"] == "llama"
+
+
+@KINDS
+async def test_a_child_whose_owner_was_removed_is_owned_again(settled, kube, kind):
+    llama, watching = settled
+    child = await llama.child(kind)
+    orphan = {**child, "metadata": {**child["metadata"], "changed": {"ownerReferences": []}}}
+    # Only the manager that set the reference can take it away by applying.
+    await edited(kube, orphan, manager="uellm")
+    assert not (await llama.child(kind))["metadata"].get("ownerReferences")
+    child["metadata"]["changed"] = {"annotations": child["metadata"]["annotations"]}
+    await edited(kube, child, manager="somebody")
+    await watching.settle("llama")
+    (owner,) = (await llama.child(kind))["metadata"]["ownerReferences"]
+    assert owner["name"] == "llama"
+
+
+@KINDS
+async def test_a_foreign_object_with_a_childs_name_is_never_touched(operator, service, gpu_node, kube, namespace, kind):
+    await gpu_node([24 * GIB])
+    foreign = await kube.create(FOREIGN[kind.kind](namespace))
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    assert (await llama.condition("Ready"))[:2] == ("False", "NameTaken")
+    assert foreign["metadata"]["name"] in (await llama.condition("Ready"))[2]
+    assert (await llama.condition("Stalled"))[0] == "True"
+    assert await llama.children() == [kind.kind]
+    assert content(await llama.child(kind)) == content(foreign)
+    await kube.delete(kind, foreign["metadata"]["name"], namespace)
+    await watching.settle("llama")
+    assert len(await llama.children()) == 4
+
+
+async def test_a_service_named_like_anothers_child_is_a_service_of_its_own(operator, service, gpu_node):
+    await gpu_node([24 * GIB, 24 * GIB])
+    for name in ("llama", "llama-config"):
+        await service(name)
+    watching = operator()
+    await watching.settle("llama", "llama-config")
+    assert await watching.step("llama") == []
+
+
+def content(obj):
+    return {name: value for name, value in obj.items() if name != "status"} | {
+        "metadata": {
+            name: value
+            for name, value in obj["metadata"].items()
+            if name not in ("resourceVersion", "generation", "annotations")
+        }
+    }
+
+
+def _foreign(api_version, kind, name, **body):
+    return lambda namespace: {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        **body,
+    }
+
+
+_LABELS = {"app": "foreign"}
+_POD = {"metadata": {"labels": _LABELS}, "spec": {"containers": [{"name": "x", "image": "x:1"}]}}
+FOREIGN = {
+    "ConfigMap": _foreign("v1", "ConfigMap", "llama-config", data={"a": "1"}),
+    "Service": _foreign("v1", "Service", "llama", spec={"selector": _LABELS, "ports": [{"port": 1}]}),
+    "PodDisruptionBudget": _foreign(
+        "policy/v1", "PodDisruptionBudget", "llama", spec={"selector": {"matchLabels": _LABELS}, "minAvailable": 1}
+    ),
+    "Deployment": _foreign(
+        "apps/v1",
+        "Deployment",
+        "llama-engine",
+        spec={"replicas": 0, "selector": {"matchLabels": _LABELS}, "template": _POD},
+    ),
+}

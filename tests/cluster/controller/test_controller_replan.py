@@ -1,0 +1,202 @@
+"""Plans that change with the hardware and with what others have taken, and those that do not."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.kube import GPUNODEPROFILE, POD
+
+GIB = 2**30
+BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
+
+
+@pytest.fixture
+def profile(kube):
+    """Change a node's profile as its profiler would."""
+
+    async def change(node, edit):
+        document = await kube.get(GPUNODEPROFILE, node)
+        edit(document["status"]["devices"])
+        await kube.apply_status(
+            {
+                **{name: document[name] for name in ("apiVersion", "kind", "status")},
+                "metadata": {"name": node},
+            },
+            manager="uellm-tests",
+        )
+
+    return change
+
+
+def quarantine(index):
+    def edit(devices):
+        devices[index]["health"] = {"state": "Quarantined", "reason": "OffTheBus"}
+
+    return edit
+
+
+async def test_a_service_without_profiles_is_planned_when_there_is_one(operator, service, gpu_node):
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[:2] == ("False", "NoProfile")
+    assert (await llama.condition("Stalled"))[0] == "False"
+    assert await llama.children() == []
+    await gpu_node([24 * GIB])
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[0] == "True"
+    assert len(await llama.children()) == 4
+
+
+async def test_a_quarantined_device_of_the_plan_makes_another_plan(operator, service, gpu_node, profile):
+    node = await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    (before,) = (await llama.plan())["stages"][0]["devices"]
+    index = int(before.rsplit("-", 1)[1])
+    await profile(node, quarantine(index))
+    await profile(node, lambda devices: devices[1 - index].update(memoryBytes=40 * GIB))
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[0] == "True"
+
+
+async def test_hardware_that_no_longer_holds_the_plan_is_told_and_pods_are_left(operator, service, gpu_node, profile):
+    node = await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    await profile(node, quarantine(0))
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[0] == "False"
+    assert len(await llama.children()) == 4
+    assert (await llama.deployment())["spec"]["replicas"] == 1
+
+
+async def test_new_measurements_change_the_plans_facts_and_never_the_pods(operator, service, gpu_node, profile):
+    node = await gpu_node([12 * GIB, 12 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    before = await llama.deployment()
+
+    def slower(devices):
+        for device in devices:
+            device["measured"]["memoryBytesPerSecond"] //= 2
+
+    await profile(node, slower)
+    await watching.settle("llama")
+    after = await llama.deployment()
+    assert after["spec"]["template"] == before["spec"]["template"]
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+async def test_a_plan_with_fewer_gpus_replaces_the_incumbent(operator, service, gpu_node):
+    await gpu_node([12 * GIB, 12 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    assert (await llama.plan())["gpusPerReplica"] == 2
+    bigger = await gpu_node([24 * GIB])
+    await watching.settle("llama")
+    plan = await llama.plan()
+    assert (plan["gpusPerReplica"], plan["nodes"]) == (1, [bigger])
+
+
+async def test_another_node_that_would_do_as_well_moves_nothing(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    before = await llama.deployment()
+    await gpu_node([24 * GIB, 24 * GIB])
+    await watching.settle("llama")
+    assert (await llama.deployment())["spec"] == before["spec"]
+
+
+async def test_two_services_never_count_on_the_same_gpu(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    first, second = await service("first"), await service("second")
+    watching = operator()
+    await watching.settle("first", "second")
+    assert (await first.condition("Planned"))[0] == "True"
+    assert (await second.condition("Planned"))[:2] == ("False", "NoFit")
+    assert await second.children() == []
+    restarted = operator()
+    await restarted.settle("second", "first")
+    assert (await first.condition("Planned"))[0] == "True"
+    assert (await second.condition("Planned"))[:2] == ("False", "NoFit")
+
+
+async def test_gpus_of_a_service_that_goes_are_for_the_one_that_waits(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    first, second = await service("first"), await service("second")
+    watching = operator()
+    await watching.settle("first", "second")
+    await first.delete()
+    await watching.step("first")
+    await watching.settle("second")
+    assert (await second.condition("Planned"))[0] == "True"
+
+
+async def test_gpus_of_a_suspended_service_are_for_others(operator, service, gpu_node):
+    await gpu_node([24 * GIB])
+    first, second = await service("first"), await service("second")
+    watching = operator()
+    await watching.settle("first", "second")
+    await first.change(lambda spec: spec.update(suspend=True))
+    await watching.settle("first", "second")
+    assert (await second.condition("Planned"))[0] == "True"
+
+
+async def test_a_service_keeps_its_plan_when_its_own_pod_has_taken_the_gpus(
+    operator, service, gpu_node, profile, kube, namespace, eventually
+):
+    node = await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+    await watching.settle("llama")
+
+    async def bound():
+        return [pod for pod in await kube.list(POD, namespace) if pod["spec"].get("nodeName")]
+
+    (pod,) = await eventually(bound)
+    uid = pod["metadata"]["uid"]
+    await profile(node, lambda devices: devices[0].update(allocatedTo={"podUID": uid}))
+    await watching.settle("llama")
+    await operator().settle("llama")
+    assert (await llama.condition("Planned"))[0] == "True"
+    assert (await llama.status())["placements"][0]["actual"] == [f"GPU-{node}-0"]
+
+
+async def test_a_stranger_on_the_gpus_breaks_no_plan_until_a_pod_finds_no_place_for_a_minute(
+    operator, service, gpu_node, profile, kube, namespace, eventually
+):
+    taken = await gpu_node([24 * GIB])
+    llama = await service(placement={"schedulerName": "default-scheduler"})
+    watching = operator()
+    await watching.step("llama")
+    assert (await llama.plan())["nodes"] == [taken]
+    await kube.apply_status(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": taken},
+            "status": {"allocatable": {"nvidia.com/gpu": "0"}, "capacity": {"nvidia.com/gpu": "0"}},
+        },
+        manager="kubelet",
+    )
+    for pod in await kube.list(POD, namespace):
+        await kube.delete(POD, pod["metadata"]["name"], namespace)
+    await profile(taken, lambda devices: devices[0].update(allocatedTo={"podUID": "stranger"}))
+    free = await gpu_node([24 * GIB])
+
+    async def unschedulable():
+        await watching.step("llama")
+        return (await llama.condition("Ready"))[1] == "Unschedulable"
+
+    await eventually(unschedulable)
+    assert (await llama.plan())["nodes"] == [taken]
+    watching.later(120)
+    await watching.settle("llama")
+    assert (await llama.plan())["nodes"] == [free]
