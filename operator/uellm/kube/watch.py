@@ -2,12 +2,12 @@
 
     list ---> ADDED ... SYNCED ---> watch from the list's resource version ---> ADDED, MODIFIED, DELETED ...
       ^                                   |  ended or failed: again from the last version seen
-      +----- 410 Gone, or not a word -----+  (the second list yields what changed, and DELETED for what vanished)
+      +----- 410 Gone, history lost ------+  (the second list yields what changed, and DELETED for what vanished)
 
-The server sends a bookmark a minute to a watch with nothing to tell, and one before it ends it. So 70 s without a byte
-means that the connection is dead, whatever TCP believes; and a watch that was opened and told nothing at all may be one
-from a version that the server never had: after a restore from a backup it waits in silence until it gets there.
-Delays between failures grow to a cap with full jitter.
+The server is asked to end each watch after a minute: it does, where it is there, so a longer silence means that the
+connection is dead, whatever TCP believes. A watch that told nothing at all may be from a version which the server does
+not have, for after a restore from a backup it waits without a word until it gets there; such a watch is followed by
+the question what the version is now. Delays between failures grow to a cap with full jitter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import time
 from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
@@ -30,11 +31,13 @@ SYNCED = "SYNCED"  # ours: the first list is complete; `object` is empty
 BOOKMARK = "BOOKMARK"  # the server's, not passed on: only the version moved
 ERROR = "ERROR"
 
-SILENCE_S = 70.0
-SESSION_S = 290.0  # a watch is renewed by the server after this long; load balancers like connections to end
+SESSION_S = 60.0
+SILENCE_S = 70.0  # more than a session
 PAGE = 500
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
+# Something on the way may open watches only to end them: sooner than this, and without a word, counts as a failure.
+TOO_SHORT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -69,24 +72,30 @@ class Watch:
         self._known: dict[tuple[str, str], dict[str, Any]] = {}
         self._synced = False
         self._failures = 0
-        self._wordless = False
+        self._doubtful = False  # opened, and not a word yet
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield events until the caller stops. KubeErrors are logged and waited out, never raised."""
         while True:
             failure: KubeError | None = None
+            start_s = time.monotonic()
             try:
                 async with aclosing(self._list_then_watch()) as events:
                     async for event in events:
                         yield event
+            except Gone as error:
+                self._version = ""
+                failure = error
             except KubeError as error:
                 failure = error
-            if self._wordless or isinstance(failure, Gone):
-                self._version = ""
-            if self._wordless or failure:
+            if failure or (self._doubtful and time.monotonic() < start_s + TOO_SHORT_S):
                 await self._pause(failure)
+            else:
+                self._failures = 0
 
     async def _list_then_watch(self) -> AsyncGenerator[Event]:
+        if self._doubtful and self._version and await self._history_is_lost():
+            self._version = ""
         if not self._version:
             objects, version = await list_all(self._transport, self._path, self._query, on_page=self._on_contact)
             for event in self._changes(objects):
@@ -99,6 +108,12 @@ class Watch:
             async for event in events:
                 yield event
 
+    async def _history_is_lost(self) -> bool:
+        document = await self._transport.call("GET", self._path, query={**self._query, "limit": "1"})
+        now = (document.get("metadata") or {}).get("resourceVersion", "")
+        # Numbers in every API server that etcd stands behind; where they are not, only a list can tell.
+        return not (now.isdigit() and self._version.isdigit()) or int(now) < int(self._version)
+
     async def _watch(self) -> AsyncGenerator[Event]:
         query = {
             **self._query,
@@ -107,12 +122,12 @@ class Watch:
             "resourceVersion": self._version,
             "timeoutSeconds": str(round(self._session_s)),
         }
-        self._wordless = False
+        self._doubtful = False
         lines = self._transport.lines(self._path, query=query, silence_s=self._silence_s, on_open=self._opened)
         async with aclosing(lines):
             async for line in lines:
                 event, self._version = _parse(line)
-                self._wordless = False
+                self._doubtful = False
                 self._failures = 0
                 self._on_contact()
                 if event.type != BOOKMARK:
@@ -120,21 +135,23 @@ class Watch:
                     yield event
 
     def _opened(self) -> None:
-        self._wordless = True
+        self._doubtful = True
         self._on_contact()
 
     def _changes(self, objects: list[dict[str, Any]]) -> Iterator[Event]:
         vanished = dict(self._known)
         for obj in objects:
-            before = vanished.pop(_key(obj), None)
-            event = Event(MODIFIED if before else ADDED, obj)
-            if before is None or before["metadata"].get("resourceVersion") != obj["metadata"].get("resourceVersion"):
-                self._remember(event)
-                yield event
+            before = vanished.get(_key(obj), {}).get("metadata", {})
+            if before.get("uid") == obj["metadata"].get("uid"):
+                del vanished[_key(obj)]
         for stub in vanished.values():
-            event = Event(DELETED, stub)
-            self._remember(event)
-            yield event
+            self._remember(Event(DELETED, stub))
+            yield Event(DELETED, stub)
+        for obj in objects:
+            known = self._known.get(_key(obj))
+            if known is None or known["metadata"]["resourceVersion"] != obj["metadata"]["resourceVersion"]:
+                self._remember(Event(ADDED, obj))
+                yield Event(MODIFIED if known else ADDED, obj)
 
     def _remember(self, event: Event) -> None:
         if event.type == DELETED:

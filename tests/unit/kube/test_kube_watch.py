@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+import pytest
+
 from uellm.kube import CONFIGMAP, Kube
 
 
@@ -50,7 +52,19 @@ async def test_after_gone_the_second_list_yields_the_differences_alone(server, k
         ),
         scripts.streams(then=for_ever),
     ]
-    assert (await take(kube, 7))[4:] == [("MODIFIED", "changed"), ("ADDED", "new"), ("DELETED", "vanished")]
+    assert (await take(kube, 7))[4:] == [("DELETED", "vanished"), ("MODIFIED", "changed"), ("ADDED", "new")]
+
+
+async def test_an_object_made_anew_under_its_name_unseen_is_told_as_deleted_and_added(server, kube, scripts):
+    anew = scripts.config_map("a", "20")
+    anew["metadata"]["uid"] = "another"
+    server.script = [
+        scripts.lists("10", scripts.config_map("a", "1")),
+        scripts.refuses(410, "Gone"),
+        scripts.lists("30", anew),
+        scripts.streams(then=for_ever),
+    ]
+    assert (await take(kube, 4))[2:] == [("DELETED", "a"), ("ADDED", "a")]
 
 
 async def test_an_object_deleted_unseen_is_told_with_its_identity(server, kube, scripts):
@@ -80,21 +94,27 @@ async def take_until(events, kind):
             return
 
 
-async def test_a_silent_connection_is_left_and_the_next_list_tells_what_was_missed(server, kube, scripts):
+async def test_a_silent_connection_is_left_and_the_next_one_tells_what_was_missed(server, kube, scripts):
     server.script = [
         scripts.lists("10"),
         scripts.streams(then=for_ever),
-        scripts.lists("12", scripts.config_map("a", "11")),
-        scripts.streams(then=for_ever),
+        scripts.lists("12", scripts.config_map("a", "11")),  # asked for its version alone
+        scripts.streams(("ADDED", scripts.config_map("a", "11")), then=for_ever),
     ]
     assert await take(kube, 2, silence_s=0.05) == [("SYNCED", ""), ("ADDED", "a")]
+    assert server.requests[2].query["limit"] == "1"
+    assert server.requests[3].query["resourceVersion"] == "10"
 
 
-async def test_a_watch_that_ends_without_a_word_may_be_from_a_lost_history_and_is_listed_again(server, kube, scripts):
+@pytest.mark.parametrize("version_now", ["10", "not a number"])
+async def test_a_watch_without_a_word_is_listed_again_where_the_server_lost_its_history(
+    server, kube, scripts, version_now
+):
     server.script = [
         scripts.lists("1000", scripts.config_map("a", "900")),
         scripts.streams(),
-        scripts.lists("10", scripts.config_map("a", "7")),
+        scripts.lists(version_now, scripts.config_map("a", "7")),
+        scripts.lists(version_now, scripts.config_map("a", "7")),
         scripts.streams(then=for_ever),
     ]
     assert (await take(kube, 3))[2] == ("MODIFIED", "a")
@@ -107,6 +127,7 @@ async def test_errors_of_every_kind_are_waited_out(server, kube, scripts):
         scripts.lists("10"),
         scripts.refuses(500, "InternalError"),
         scripts.says("no event"),
+        scripts.refuses(503),
         scripts.lists("10"),
         scripts.says({"type": "ADDED", "object": None}),
         scripts.lists("10"),
