@@ -115,7 +115,7 @@ def test_the_least_cost_is_that_of_brute_force(data: dict[str, Any], policy: str
         assert answer.reason
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(instances())
 def test_the_least_bottleneck_is_that_of_brute_force_and_ties_go_to_the_least_cost(data: dict[str, Any]) -> None:
     answer = solve(Instance.from_dict(data), "HELR", "bottleneck")
@@ -130,7 +130,7 @@ def test_the_least_bottleneck_is_that_of_brute_force_and_ties_go_to_the_least_co
         assert latency_cost(data, "HELR", order, answer.layers) == pytest.approx(least, rel=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(instances())
 def test_high_efficiency_uses_the_fewest_devices_and_then_the_least_latency(data: dict[str, Any]) -> None:
     answer = solve(Instance.from_dict(data), "HE")
@@ -144,7 +144,7 @@ def test_high_efficiency_uses_the_fewest_devices_and_then_the_least_latency(data
         assert latency_cost(latency, "HELR", order, answer.layers) == pytest.approx(least)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(instances(), st.sampled_from(["latency", "bottleneck"]), st.randoms(use_true_random=False))
 def test_the_order_of_the_input_changes_nothing(data: dict[str, Any], objective: str, random: Any) -> None:
     answer = solve(Instance.from_dict(data), "HELR", objective)
@@ -159,7 +159,7 @@ def test_the_order_of_the_input_changes_nothing(data: dict[str, Any], objective:
     assert again.to_dict() == answer.to_dict() or (not answer.feasible and not again.feasible)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(instances(), st.data())
 def test_more_memory_or_faster_links_never_cost_more(data: dict[str, Any], choices: st.DataObject) -> None:
     answer = solve(Instance.from_dict(data))
@@ -174,7 +174,7 @@ def test_more_memory_or_faster_links_never_cost_more(data: dict[str, Any], choic
         assert better.cost <= answer.cost * (1 + 1e-9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(instances(), st.sampled_from(["BGS", "Even"]))
 def test_a_baseline_is_a_valid_placement_that_never_beats_the_optimum(data: dict[str, Any], policy: str) -> None:
     answer, best = solve(Instance.from_dict(data), policy), solve(Instance.from_dict(data))
@@ -187,7 +187,7 @@ def test_a_baseline_is_a_valid_placement_that_never_beats_the_optimum(data: dict
         assert answer.optimal == math.isclose(answer.cost, best.cost, rel_tol=1e-9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(instances())
 def test_even_uses_the_fewest_devices_that_the_even_split_fits(data: dict[str, Any]) -> None:
     answer = solve(Instance.from_dict(data), "Even")
@@ -204,7 +204,7 @@ def test_even_uses_the_fewest_devices_that_the_even_split_fits(data: dict[str, A
         assert answer.layers in splits
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(instances(), st.integers(1, 5))
 def test_a_pinned_number_of_stages_is_kept(data: dict[str, Any], stages: int) -> None:
     answer = solve(Instance.from_dict(data), stages=stages)

@@ -83,7 +83,8 @@ def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages
     layers = task.fixed_layers(stages)
     if layers is not None:
         return place_fixed(instance, layers).reason
-    return why(instance, canonical(instance), stages)
+    reason = why(instance, canonical(instance), stages)
+    return reason if task.tensor == 1 else f"on each GPU of {task.tensor} that share layers, {reason}"
 
 
 def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uellm.planner.canonical import Problem
-from uellm.planner.exact import Windows, codes
+from uellm.planner.exact import Windows, classes_in, codes
 
 
 def least_bottleneck(problem: Problem, sizes: Sequence[int]) -> int | None:
@@ -49,14 +49,13 @@ def _reachable(problem: Problem, sizes: Sequence[int], bound: int) -> bool:
     for code, size in enumerate(size_of):
         if not 1 <= size <= most:
             continue
-        for c in problem.classes:
-            if code // weights[c] % (len(problem.members[c]) + 1):
-                rest = code - weights[c]
-                bits = _alone(windows, c) if rest == 0 else _before(problem, windows, c, starts[rest])
-                if bits:
-                    starts[code][c] = bits
-                    if bits & 1 and size in sizes:
-                        return True
+        for c in classes_in(problem, weights, code):
+            rest = code - weights[c]
+            bits = _alone(windows, c) if rest == 0 else _before(problem, windows, c, starts[rest])
+            if bits:
+                starts[code][c] = bits
+                if bits & 1 and size in sizes:
+                    return True
     return False
 
 
@@ -71,16 +70,11 @@ def _before(problem: Problem, windows: Windows, c: int, onward: dict[int, int]) 
         reach = windows.reach(c, d)
         if problem.uniform:
             # The first stage holds the embedding too, so its window alone may be shorter.
-            found |= _spread(bits, max(end - a for a, end in enumerate(reach))) & ~1
-            found |= bool(bits & _range(1, reach[0]))
+            found |= _spread(bits, windows.widest(reach)) & ~1
+            found |= bool(bits & windows.masks(reach)[0])
         else:
-            found |= sum(1 << a for a, end in enumerate(reach) if bits & _range(a + 1, end))
+            found |= sum(1 << a for a, within in enumerate(windows.masks(reach)) if bits & within)
     return found
-
-
-def _range(low: int, high: int) -> int:
-    """Bits low..high, both included."""
-    return (1 << (high + 1)) - (1 << low) if high >= low else 0
 
 
 def _spread(bits: int, width: int) -> int:

@@ -33,6 +33,7 @@ class Problem:
     hop: tuple[tuple[int, ...], ...]  # by class and class: cost of a hop
     byte: int  # what bytes were multiplied by to become whole
     unit: Fraction  # seconds (or whatever the latency is in) of one unit of cost
+    uniform: bool  # whether all layers are alike, in work and in memory
 
     @property
     def classes(self) -> range:
@@ -43,15 +44,6 @@ class Problem:
     def devices(self) -> int:
         """How many devices there are."""
         return sum(len(members) for members in self.members)
-
-    @property
-    def uniform(self) -> bool:
-        """True where all layers are alike, in work and in memory."""
-        return all(
-            sums[index + 1] - sums[index] == sums[1]
-            for sums in (self.work, self.memory)
-            for index in range(self.layers)
-        )
 
     def fits(self, c: int, a: int, b: int) -> bool:
         """Whether a device of class c has room for layers a..b-1 and what the ends of the pipeline add."""
@@ -93,6 +85,7 @@ def canonical(instance: Instance) -> Problem:
         hop=tuple(tuple(hop[a[0]][b[0] if a is not b else a[min(1, len(a) - 1)]] for b in members) for a in members),
         byte=byte,
         unit=1 / scale,
+        uniform=len(set(zip(layer_bytes, kv_bytes, strict=True))) == 1,
     )
 
 

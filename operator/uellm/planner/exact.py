@@ -17,8 +17,8 @@ room for two at cost 1 a layer, device y with room for four at cost 2, a hop of 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from uellm.planner.canonical import Problem
@@ -33,6 +33,8 @@ class Table:
         self.problem = problem
         self.bound = bound
         self.windows = Windows(problem, bound)
+        # By class and position: the cost of all layers before it.
+        self.spent = [[rate * work for work in problem.work] for rate in problem.rate]
         slowest = max(problem.rate) * problem.work[-1] + problem.devices * max(map(max, problem.hop))
         self.infinite = 2 * slowest + 1
         self.weights, self.size_of = codes(problem)
@@ -53,69 +55,67 @@ class Table:
         return min(costs, default=None)
 
     def _fill(self, code: int) -> None:
-        for c in self.classes_in(code):
+        for c in classes_in(self.problem, self.weights, code):
             rest = code - self.weights[c]
             vector = self._alone(c) if rest == 0 else self._before(c, rest)
-            if vector is not None:
+            if min(vector) < self.infinite:
                 self.vectors[code][c] = vector
 
-    def classes_in(self, code: int) -> Iterator[int]:
-        """The classes that `code` counts at least one device of."""
-        for c in self.problem.classes:
-            if code // self.weights[c] % (len(self.problem.members[c]) + 1):
-                yield c
+    def _alone(self, c: int) -> Vector:
+        spent, ends = self.spent[c], self.windows.ends[c]
+        return [spent[-1] - before if fits else self.infinite for before, fits in zip(spent, ends, strict=True)]
 
-    def _alone(self, c: int) -> Vector | None:
-        work, rate, ends = self.problem.work, self.problem.rate[c], self.windows.ends[c]
-        if not any(ends):
-            return None
-        costs = [rate * (work[-1] - work[a]) if ends[a] else self.infinite for a in range(self.problem.layers)]
-        return [*costs, self.infinite]
-
-    def _before(self, c: int, rest: int) -> Vector | None:
-        """The vectors of a stage on class c in front of what `rest` does best."""
-        groups: dict[int, tuple[list[int], Vector]] = {}
+    def _before(self, c: int, rest: int) -> Vector:
+        """The vector of a stage on class c in front of what `rest` does best."""
+        onward: dict[int, tuple[list[int], Vector]] = {}
         for d, vector in self.vectors[rest].items():
             reach, hop = self.windows.reach(c, d), self.problem.hop[c][d]
             shifted = [value + hop for value in vector]
-            known = groups.get(id(reach))
-            groups[id(reach)] = (reach, shifted if known is None else list(map(min, known[1], shifted)))
-        best: Vector | None = None
-        for reach, cheapest in groups.values():
-            vector = self._slide(c, reach, cheapest)
-            best = vector if best is None else list(map(min, best, vector))
-        return best if best is not None and min(best) < self.infinite else None
+            if id(reach) in onward:
+                shifted = list(map(min, onward[id(reach)][1], shifted))
+            onward[id(reach)] = (reach, shifted)
+        best = [self.infinite] * (self.problem.layers + 1)
+        for reach, cheapest in onward.values():
+            self._slide(c, reach, cheapest, best)
+        return best
 
-    def _slide(self, c: int, reach: list[int], onward: Vector) -> Vector:
-        work, rate, infinite = self.problem.work, self.problem.rate[c], self.infinite
-        result = [infinite] * (self.problem.layers + 1)
+    def _slide(self, c: int, reach: list[int], onward: Vector, best: Vector) -> None:
+        """Lower `best[a]` to min over a < b <= reach[a] of cost(a..b) + onward[b]."""
+        spent, infinite = self.spent[c], self.infinite
+        finite = [b for b, value in enumerate(onward) if value < infinite]
+        if not finite:
+            return
         window: deque[tuple[int, int]] = deque()
-        for a in range(self.problem.layers - 1, -1, -1):
+        # Outside of these positions no b is in reach.
+        for a in range(finite[-1] - 1, bisect_left(reach, finite[0]) - 1, -1):
             if onward[a + 1] < infinite:
-                value = rate * work[a + 1] + onward[a + 1]
+                value = spent[a + 1] + onward[a + 1]
                 while window and window[-1][0] >= value:
                     window.pop()
                 window.append((value, a + 1))
-            while window and window[0][1] > reach[a]:
+            end = reach[a]
+            while window and window[0][1] > end:
                 window.popleft()
             if window:
-                result[a] = window[0][0] - rate * work[a]
-        return result
+                best[a] = min(best[a], window[0][0] - spent[a])
 
 
 class Windows:
-    """How far a stage may extend from layer a: `reach(c, d)[a]` before a stage on class d, `ends[c][a]` to the end."""
+    """How far a stage may extend from layer a: `reach(c, d)[a]` before a stage on class d, `ends[c][a]` to the end.
+
+    Both are non-decreasing in a: a stage that starts later may end later. `reach[a] == a` where not one layer fits.
+    """
 
     def __init__(self, problem: Problem, bound: int | None) -> None:
         self.problem, self.bound = problem, bound
+        layers = problem.layers
         self.ends = [
-            [
-                problem.fits(c, a, problem.layers) and self._in_time(c, a, problem.layers, 0)
-                for a in range(problem.layers)
-            ]
+            [problem.fits(c, a, layers) and self._in_time(c, a) for a in range(layers)] + [False]
             for c in problem.classes
         ]
         self._reach: dict[tuple[int, int], list[int]] = {}
+        self._widest: dict[int, int] = {}
+        self._masks: dict[int, list[int]] = {}
 
     def reach(self, c: int, d: int) -> list[int]:
         """By a: the greatest end of a stage on class c that starts at a, is not the last and precedes class d."""
@@ -124,21 +124,38 @@ class Windows:
         known = self._reach.get((c, hop))
         if known is None:
             known = self._reach[c, hop] = self._windows(c, hop)
+            self._widest[id(known)] = max(end - a for a, end in enumerate(known))
+            self._masks[id(known)] = [(1 << (end + 1)) - (1 << (a + 1)) for a, end in enumerate(known)]
         return known
 
+    def widest(self, reach: list[int]) -> int:
+        """The most layers that a window of `reach` allows."""
+        return self._widest[id(reach)]
+
+    def masks(self, reach: list[int]) -> list[int]:
+        """By a: the ends in reach, as bits."""
+        return self._masks[id(reach)]
+
     def _windows(self, c: int, hop: int) -> list[int]:
-        ends, b = [], 0
-        for a in range(self.problem.layers):
-            b = max(a, b)
-            while b + 1 < self.problem.layers and self.problem.fits(c, a, b + 1) and self._in_time(c, a, b + 1, hop):
-                b += 1
-            ends.append(b)
+        problem, rate, last = self.problem, self.problem.rate[c], self.problem.layers - 1
+        ends = []
+        for a in range(problem.layers):
+            room = problem.memory[a] + problem.room[c] - (problem.first if a == 0 else 0)
+            end = bisect_right(problem.memory, room) - 1
+            if self.bound is not None and rate:
+                end = min(end, bisect_right(problem.work, problem.work[a] + (self.bound - hop) // rate) - 1)
+            elif self.bound is not None and hop > self.bound:
+                end = a
+            ends.append(max(a, min(end, last)))
         return ends
 
-    def _in_time(self, c: int, a: int, b: int, hop: int) -> bool:
-        if self.bound is None:
-            return True
-        return self.problem.rate[c] * (self.problem.work[b] - self.problem.work[a]) + hop <= self.bound
+    def _in_time(self, c: int, a: int) -> bool:
+        return self.bound is None or self.problem.rate[c] * (self.problem.work[-1] - self.problem.work[a]) <= self.bound
+
+
+def classes_in(problem: Problem, weights: list[int], code: int) -> list[int]:
+    """The classes that `code` counts at least one device of."""
+    return [c for c in problem.classes if code // weights[c] % (len(problem.members[c]) + 1)]
 
 
 def codes(problem: Problem) -> tuple[list[int], list[int]]:

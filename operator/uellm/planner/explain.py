@@ -56,9 +56,22 @@ def assumptions(best: Candidate, nodes: Sequence[Candidate]) -> tuple[str, ...]:
             f"predictions are a roofline at {c.COMPUTE_EFFICIENCY:.0%} of the measured compute and "
             f"{c.MEMORY_EFFICIENCY:.0%} of the measured memory rates, not calibrated"
         )
+        notes += _misses(best)
     if best.pool.simulated:
         notes.append("simulated GPUs: what is predicted holds for the GPUs described, not for the CPU that plays them")
     return tuple(notes)
+
+
+def _misses(best: Candidate) -> list[str]:
+    """Targets that the prediction misses. A prediction without calibration decides nothing; it is told."""
+    times, wanted = best.times, best.question.demand
+    assert times is not None
+    pairs = (("TTFT", times.ttft_s, wanted.ttft_s), ("TPOT", times.tpot_s, wanted.tpot_s))
+    return [
+        f"the predicted {name} of {own * 1e3:.0f} ms misses the tightest target of {target * 1e3:.0f} ms"
+        for name, own, target in pairs
+        if target is not None and own > target
+    ]
 
 
 def _overrides(question: Question) -> list[str]:

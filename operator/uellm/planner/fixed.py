@@ -8,8 +8,10 @@ The stage is known from |S|, so the layers need no dimension of their own. Equal
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from uellm.planner.canonical import Problem, canonical
-from uellm.planner.exact import Solution, codes
+from uellm.planner.exact import Solution, classes_in, codes
 from uellm.planner.infeasible import size
 from uellm.planner.instance import Instance
 from uellm.planner.place import MOST_EXACT_STATES, Placement, answer
@@ -22,44 +24,34 @@ def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "l
     problem = canonical(instance)
     if len(layers) > problem.devices:
         return Placement(False, reason=f"{len(layers)} stages need as many devices; there are {problem.devices}")
-    weights, sizes = codes(problem)
-    if len(sizes) * len(problem.members) > MOST_EXACT_STATES:
+    if len(codes(problem)[1]) * len(problem.members) > MOST_EXACT_STATES:
         order = _by_room(problem, layers)
-        return (
-            _refusal(problem, layers)
-            if order is None
-            else answer(instance, problem, Solution(order, layers), objective)
-        )
+    else:
+        order = _cheapest(problem, layers, objective)
+    return _refusal(problem, layers) if order is None else answer(instance, problem, Solution(order, layers), objective)
+
+
+def _cheapest(problem: Problem, layers: tuple[int, ...], objective: str) -> tuple[int, ...] | None:
+    weights, sizes = codes(problem)
     table: list[dict[int, Entry]] = [{} for _ in sizes]
-    ends = [sum(layers[: index + 1]) for index in range(len(layers))]
+    table[0][0] = (0, ())
+    ends = list(accumulate(layers))
     for code, count in enumerate(sizes):
         if 1 <= count <= len(layers):
-            b = ends[-count]
-            a = b - layers[-count]
-            for c in problem.classes:
-                if code // weights[c] % (len(problem.members[c]) + 1) and problem.fits(c, a, b):
-                    entry = _entry(
-                        problem,
-                        c,
-                        problem.rate[c] * (problem.work[b] - problem.work[a]),
-                        table[code - weights[c]],
-                        count,
-                        objective,
-                    )
-                    if entry is not None:
-                        table[code][c] = entry
+            a, b = ends[-count] - layers[-count], ends[-count]
+            for c in classes_in(problem, weights, code):
+                time = problem.rate[c] * (problem.work[b] - problem.work[a])
+                if problem.fits(c, a, b) and (entry := _entry(problem, c, time, table[code - weights[c]], objective)):
+                    table[code][c] = entry
     found = [entry for code, count in enumerate(sizes) if count == len(layers) for entry in table[code].values()]
-    if not found:
-        return _refusal(problem, layers)
-    return answer(instance, problem, Solution(min(found)[1], layers), objective)
+    return min(found)[1] if found else None
 
 
-def _entry(problem: Problem, c: int, time: int, onward: dict[int, Entry], count: int, objective: str) -> Entry | None:
-    if count == 1:
-        return time, (c,)
+def _entry(problem: Problem, c: int, time: int, onward: dict[int, Entry], objective: str) -> Entry | None:
+    """The best of a stage on class c in front of what comes after; `onward` of no devices is the end."""
     options = []
     for d, (cost, order) in onward.items():
-        own = time + problem.hop[c][d]
+        own = time + (problem.hop[c][d] if order else 0)
         options.append((max(own, cost) if objective == "bottleneck" else own + cost, (c, *order)))
     return min(options, default=None)
 

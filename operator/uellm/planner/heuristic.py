@@ -1,33 +1,34 @@
 """For more unlike devices than the exact solver takes: good placements, and a bound that no placement can beat.
 
-Candidates are sets of n devices (the fastest, the roomiest, and mixtures of the two), each in the orders that a
-nearest-neighbour walk gives; the layers of an order are placed exactly. The bound relaxes the problem: work may be cut
-anywhere, hops cost what the cheapest hop costs.
+Candidates are sets of n devices (the fastest, the roomiest, mixtures of the two), each in the order whose hops cost
+least among nearest-neighbour walks; the layers of an order are placed exactly. The bound relaxes the problem: work may
+be cut anywhere, hops cost what the cheapest hop costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 
 from uellm.planner.canonical import Problem
 from uellm.planner.exact import Solution, Windows, settle
 
 MOST_STARTS = 8  # first devices tried for each set
+MIXTURES = 4  # sets of each size between all fast and all roomy
 
 
-def candidates(problem: Problem, sizes: Sequence[int], *, bottleneck: bool) -> Iterator[tuple[Solution, int]]:
-    """Placements worth comparing, each with the bound on its slowest stage that it keeps to (0: none)."""
-    for size in sizes:
-        for chosen in _sets(problem, size):
-            for order in _orders(problem, chosen):
-                bound = _least_bottleneck_of(problem, order) if bottleneck else None
-                if bottleneck and bound is None:
-                    continue
-                try:
-                    yield settle(problem, order, bound), bound or 0
-                except ValueError:
-                    continue
+def candidates(problem: Problem, size: int, *, bottleneck: bool) -> Iterator[tuple[Solution, int]]:
+    """Placements on so many devices, each with the bound on its slowest stage that it keeps to (0: none)."""
+    for chosen in _sets(problem, size):
+        order = _order(problem, chosen)
+        bound = _least_bottleneck_of(problem, order) if bottleneck else None
+        if bottleneck and bound is None:
+            continue
+        try:
+            yield settle(problem, order, bound), bound or 0
+        except ValueError:
+            continue
 
 
 def _sets(problem: Problem, size: int) -> list[tuple[int, ...]]:
@@ -36,27 +37,30 @@ def _sets(problem: Problem, size: int) -> list[tuple[int, ...]]:
         return []
     fast = sorted(pool, key=lambda c: (problem.rate[c], -problem.room[c], c))
     roomy = sorted(pool, key=lambda c: (-problem.room[c], problem.rate[c], c))
-    sets = []
-    for keep in range(size + 1):
+    sets = set()
+    for keep in {size * step // MIXTURES for step in range(MIXTURES + 1)}:
         rest = list(roomy)
         for c in fast[:keep]:
             rest.remove(c)
         chosen = fast[:keep] + rest[: size - keep]
         if sum(problem.room[c] for c in chosen) >= problem.need(0, problem.layers):
-            sets.append(tuple(sorted(chosen)))
-    return sorted(set(sets))
+            sets.add(tuple(sorted(chosen)))
+    return sorted(sets)
 
 
-def _orders(problem: Problem, chosen: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    for start in sorted(set(chosen))[:MOST_STARTS]:
-        left = list(chosen)
-        left.remove(start)
-        order = [start]
-        while left:
-            following = min(left, key=lambda c: (problem.hop[order[-1]][c], c))
-            left.remove(following)
-            order.append(following)
-        yield tuple(order)
+def _order(problem: Problem, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    walks = [_walk(problem, chosen, start) for start in sorted(set(chosen))[:MOST_STARTS]]
+    return min(walks, key=lambda walk: (sum(problem.hop[c][d] for c, d in pairwise(walk)), walk))
+
+
+def _walk(problem: Problem, chosen: tuple[int, ...], start: int) -> tuple[int, ...]:
+    left, walk = list(chosen), [start]
+    left.remove(start)
+    while left:
+        following = min(left, key=lambda c: (problem.hop[walk[-1]][c], c))
+        left.remove(following)
+        walk.append(following)
+    return tuple(walk)
 
 
 def _least_bottleneck_of(problem: Problem, order: tuple[int, ...]) -> int | None:

@@ -24,9 +24,10 @@ def why(instance: Instance, problem: Problem, stages: int | None) -> str:
     rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
     total, have = problem.need(0, problem.layers), sum(max(0, room) for room in rooms[:most])
     if have < total:
+        largest_ones = f"{most} devices have" if most == problem.devices else f"the {most} largest devices have"
         return (
-            f"the model needs {shown(total)}, and the {most} largest of {problem.devices} devices have {shown(have)} "
-            f"free for it together: {shown(total - have)} are missing"
+            f"layers, KV cache and the ends of the pipeline need {shown(total)}, and "
+            f"{f'{name} has' if most == 1 else largest_ones} {shown(have)} free: {shown(total - have)} are missing"
         )
     return (
         f"no split over {'up to' if stages is None else 'exactly'} {most} devices fits: they have {shown(have)} free "

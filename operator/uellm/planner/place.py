@@ -125,13 +125,16 @@ class _Search:
         return self._placement(trace(table, size, costs[size], self.rank), None)
 
     def _found(self) -> Placement:
-        best: tuple[Any, Solution] | None = None
-        for solution, bound in heuristic.candidates(
-            self.problem, self.sizes, bottleneck=self.objective == "bottleneck"
-        ):
-            key = (bound, self._key(self._units(solution), len(solution.layers)), solution.classes, solution.layers)
-            if best is None or key < best[0]:
-                best = (key, solution)
+        bottleneck = self.objective == "bottleneck"
+        best: tuple[tuple[int, tuple[Fraction, int, int], tuple[int, ...]], Solution] | None = None
+        for size in self.sizes:
+            least = self._key(heuristic.least_latency(self.problem, size), size)
+            if best is not None and not bottleneck and least >= best[0][1]:
+                continue  # no placement on so many devices can be better
+            for solution, bound in heuristic.candidates(self.problem, size, bottleneck=bottleneck):
+                key = (bound, self._key(self._units(solution), size), solution.classes)
+                if best is None or key < best[0]:
+                    best = (key, solution)
         return self._nothing() if best is None else self._placement(best[1], self._relaxed())
 
     def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:

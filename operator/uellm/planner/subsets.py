@@ -86,7 +86,7 @@ def _unlike_choice(pool: Pool, tensor: int, count: int) -> str | None:
 
 
 def _choice(pool: Pool, hardest: Sequence[Device]) -> str:
-    if len(hardest) == len(pool.devices):
+    if len(hardest) == len(pool.devices) or len({device.memory_bytes for device in pool.devices}) == 1:
         return ""
     names = ", ".join(f"gpu-{device.index}" for device in sorted(hardest, key=lambda device: device.index))
     return f" (the kubelet may hand out {names})"

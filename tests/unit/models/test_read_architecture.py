@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import pytest
+
+from uellm.errors import BadInput
+from uellm.models import read_architecture
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_kv_bytes_count_grouped_heads_not_attention_heads() -> None:
+    # 2 (keys and values) x 8 KV heads x 128 x 2 bytes, on each of 32 layers
+    assert read_architecture(LLAMA_8B).layer_kv_bytes_per_token == (4096,) * 32
+
+
+def test_a_layer_of_llama_8b_has_exactly_these_bytes() -> None:
+    attention = 4096 * (4096 + 2 * 1024) + 4096 * 4096
+    assert read_architecture(LLAMA_8B).layer_weight_bytes[0] == 2 * (attention + 3 * 4096 * 14336 + 2 * 4096)
+
+
+def test_qwen2_has_biases_on_query_key_and_value_alone() -> None:
+    qwen = read_architecture({**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"]})
+    llama = read_architecture(LLAMA_8B)
+    assert qwen.layer_weight_bytes[0] - llama.layer_weight_bytes[0] == 2 * (4096 + 2 * 1024)
+
+
+def test_llama_with_attention_and_mlp_bias_has_more_weights() -> None:
+    biased = read_architecture({**LLAMA_8B, "attention_bias": True, "mlp_bias": True})
+    extra = (4096 + 2 * 1024 + 4096) + (2 * 14336 + 4096)
+    assert biased.parameters - read_architecture(LLAMA_8B).parameters == 32 * extra
+
+
+def test_a_tied_head_is_counted_once_and_copied_to_the_last_stage() -> None:
+    tied = read_architecture({**LLAMA_8B, "tie_word_embeddings": True})
+    assert tied.lm_head_bytes == 0
+    assert tied.lm_head_bytes_on_last_stage(1) == 0
+    assert tied.lm_head_bytes_on_last_stage(2) == tied.embedding_bytes == 2 * 128256 * 4096
+
+
+def test_opt_embeds_positions_and_two_more() -> None:
+    config = {
+        "model_type": "opt",
+        "hidden_size": 768,
+        "ffn_dim": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "vocab_size": 50272,
+        "max_position_embeddings": 2048,
+        "torch_dtype": "float16",
+    }
+    model = read_architecture(config)
+    assert model.embedding_bytes - model.token_embedding_bytes == 2 * 768 * 2050
+    assert model.tied
+
+
+def test_a_multimodal_wrapper_is_read_by_its_text_config() -> None:
+    inner = {key: value for key, value in LLAMA_8B.items() if key not in ("architectures", "torch_dtype")}
+    wrapper = {"architectures": ["LlavaForConditionalGeneration"], "text_config": inner, "torch_dtype": "float16"}
+    model = read_architecture(wrapper)
+    assert model.parameters == read_architecture(LLAMA_8B).parameters
+    assert model.dtype == "float16"
+
+
+def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
+    with pytest.raises(BadInput, match=r"^config\.text_config\.hidden_size: is missing"):
+        read_architecture({"text_config": {"model_type": "llama"}})
+
+
+@pytest.mark.parametrize(("asked", "width"), [("float32", 4), ("half", 2), ("bfloat16", 2), ("auto", 2)])
+def test_the_dtype_sets_the_bytes(asked: str, width: int) -> None:
+    model = read_architecture(LLAMA_8B, dtype=asked)
+    assert model.weight_bytes == width * model.parameters
+    assert model.kv_dtype_bytes == width
+
+
+def test_dtype_auto_takes_float32_from_the_config_and_says_so() -> None:
+    model = read_architecture({**LLAMA_8B, "torch_dtype": "float32"})
+    assert model.dtype == "float32"
+    assert any("float32" in note for note in model.notes)
+
+
+def test_dtype_auto_without_a_word_in_the_config_is_16_bits_and_said() -> None:
+    config = {key: value for key, value in LLAMA_8B.items() if key != "torch_dtype"}
+    model = read_architecture(config)
+    assert model.weight_dtype_bytes == 2
+    assert any("names no dtype" in note for note in model.notes)
+
+
+def test_fp8_halves_linear_layers_and_leaves_embedding_head_and_norms() -> None:
+    fp8, plain = read_architecture(LLAMA_8B, quantization="fp8"), read_architecture(LLAMA_8B)
+    norms = 2 * 2 * 4096
+    assert fp8.layer_weight_bytes[0] == (plain.layer_weight_bytes[0] - norms) // 2 + norms
+    assert (fp8.embedding_bytes, fp8.lm_head_bytes) == (plain.embedding_bytes, plain.lm_head_bytes)
+
+
+def test_awq_counts_scales_and_zero_points_by_group() -> None:
+    section = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    awq = read_architecture({**LLAMA_8B, "torch_dtype": "float16", "quantization_config": section})
+    linear = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+    assert awq.quantization == "awq"
+    assert awq.layer_weight_bytes[0] == linear * (0.5 + 2.5 / 128) + 2 * 2 * 4096
+
+
+def test_quantization_none_overrules_the_config() -> None:
+    config = {**LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}
+    assert read_architecture(config).quantization == "fp8"
+    assert read_architecture(config, quantization="none").quantization == "none"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "longest"),
+    [
+        (None, 131072),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}, 131072),
+        ({"rope_type": "linear", "factor": 2.0}, 262144),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}, 131072),
+        ({"type": "dynamic", "factor": "many"}, 131072),
+    ],
+)
+def test_the_longest_context_is_stretched_as_the_engine_does(scaling: dict | None, longest: int) -> None:
+    assert read_architecture({**LLAMA_8B, "rope_scaling": scaling}).max_position_embeddings == longest
+
+
+def test_a_sliding_window_is_planned_at_full_length_and_said() -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": ["MistralForCausalLM"], "sliding_window": 4096})
+    assert model.layer_kv_bytes_per_token == (4096,) * 32
+    assert any("sliding_window 4096 is ignored" in note for note in model.notes)
+
+
+def test_a_window_that_is_switched_off_is_no_note() -> None:
+    config = {**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096, "use_sliding_window": False}
+    assert read_architecture(config).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"architectures": ["DeepseekV3ForCausalLM"]}, "config.architectures", "'DeepseekV3ForCausalLM' is not known"),
+        ({"architectures": None, "model_type": None}, "config.architectures", "is missing"),
+        ({"hidden_size": None}, "config.hidden_size", "is missing"),
+        ({"hidden_size": "4096"}, "config.hidden_size", "'4096'"),
+        ({"hidden_size": True}, "config.hidden_size", "True"),
+        ({"hidden_size": 4096.5}, "config.hidden_size", "4096.5"),
+        ({"num_hidden_layers": 0}, "config.num_hidden_layers", "positive"),
+        ({"num_hidden_layers": -2}, "config.num_hidden_layers", "positive"),
+        ({"num_hidden_layers": 10**9}, "config.num_hidden_layers", "at most"),
+        ({"num_key_value_heads": 5}, "config.num_key_value_heads", "does not divide"),
+        ({"num_attention_heads": 24}, "config.num_attention_heads", "does not divide hidden_size"),
+        ({"tie_word_embeddings": "yes"}, "config.tie_word_embeddings", "true or false"),
+        ({"torch_dtype": "int8"}, "config.torch_dtype", "'int8'"),
+        ({"quantization_config": {"quant_method": "quark"}}, "config.quantization_config.quant_method", "'quark'"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 5}}, "config.quantization_config.bits", "5"),
+        (
+            {"quantization_config": {"quant_method": "gptq", "group_size": 0}},
+            "config.quantization_config.group_size",
+            "0",
+        ),
+        ({"quantization_config": "awq"}, "config.quantization_config", "object"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        read_architecture({**LLAMA_8B, "num_key_value_heads": 8, **change})
+    assert raised.value.field == field
+    assert words in str(raised.value)
+
+
+def test_an_unknown_architecture_says_what_to_give_instead() -> None:
+    with pytest.raises(BadInput, match=r"known are LlamaForCausalLM.*spec\.model\.config"):
+        read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"]})
+
+
+@pytest.mark.parametrize(("given", "field"), [({"dtype": "int4"}, "dtype"), ({"quantization": "exl2"}, "quantization")])
+def test_what_is_wrong_in_the_question_is_named(given: dict, field: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        read_architecture(LLAMA_8B, **given)
+    assert raised.value.field == field
+
+
+def test_awq_needs_a_checkpoint_made_so() -> None:
+    with pytest.raises(BadInput, match="quantization: awq needs a checkpoint made with it"):
+        read_architecture(LLAMA_8B, quantization="awq")
+
+
+def test_a_config_that_is_no_object_is_refused() -> None:
+    with pytest.raises(BadInput, match="config: must be an object"):
+        read_architecture(["LlamaForCausalLM"])  # type: ignore[arg-type]
+
+
+def test_whole_numbers_written_as_floats_are_read() -> None:
+    assert read_architecture({**LLAMA_8B, "hidden_size": 4096.0}).hidden_size == 4096
