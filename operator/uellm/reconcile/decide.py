@@ -59,7 +59,7 @@ def decide(
     status = status_of(observed, plan, placed)
     status["conditions"] = written(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [note for note in transitions(conditions, before) if note.type not in _UNTOLD]
-    if choice.why and choice.plan != observed.incumbent:
+    if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
     return Decision(status, tuple(notes), REPORT_POLL_S if unreported else None)
 
@@ -96,7 +96,7 @@ def _planned(choice: Choice) -> Condition:
         return Condition("Planned", "False", failure.reason, failure.message)
     plan = choice.plan
     message = (
-        f"{plan.gpus_per_replica} GPUs a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
+        f"{plan.gpus_per_replica} GPU{'s' if plan.gpus_per_replica > 1 else ''} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
         f"layers {','.join(str(count) for count in plan.layers)}, on {', '.join(plan.nodes[:8])}"
         + (f" and {len(plan.nodes) - 8} more nodes" if len(plan.nodes) > 8 else "")
     )

@@ -274,11 +274,14 @@ def operator(kube: Kube, namespace: str) -> Callable[..., Operator]:
 
 
 @pytest.fixture
-def service(kube: Kube, namespace: str) -> Callable[..., Awaitable[Service]]:
+async def service(kube: Kube, namespace: str) -> AsyncIterator[Callable[..., Awaitable[Service]]]:
     async def make(name: str = "llama", **spec: Any) -> Service:
         return await Service(kube, namespace, name).create(**spec)
 
-    return make
+    yield make
+    # A namespace takes its time to go, and what is left in it would compete for the next test's GPUs.
+    for document in await kube.list(LLMSERVICE, namespace):
+        await kube.delete(LLMSERVICE, document["metadata"]["name"], namespace)
 
 
 @pytest.fixture
