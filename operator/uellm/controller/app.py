@@ -63,6 +63,7 @@ class _Operator:
         self._options = options
         self._stack = stack
         self._cache = Cache()
+        self._watching = asyncio.Event()
 
     async def run(self) -> None:
         kube = await self._stack.enter_async_context(await Kube.connect())
@@ -88,7 +89,13 @@ class _Operator:
             _resync(kube, self._cache, watcher, reports),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
-                registry=handlers.registry(watcher), settings=handlers.settings(), clusterwide=True, standalone=True
+                registry=handlers.registry(watcher),
+                settings=handlers.settings(),
+                clusterwide=True,
+                standalone=True,
+                # Else it asks for the user's name, and a container's numeric user has none.
+                identity=self._options.identity,
+                ready_flag=self._watching,
             ),
         )
 
@@ -102,7 +109,7 @@ class _Operator:
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
-        return Health(self._options.health_host, self._options.health_port, checks)
+        return Health(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, reports: Reports) -> None:

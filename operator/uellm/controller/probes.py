@@ -1,4 +1,4 @@
-"""GET /healthz: whether this process still does its work."""
+"""GET /healthz: whether this process still does its work; GET /readyz: whether it has begun to."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 PATH = "/healthz"
+READY_PATH = "/readyz"
 
 
 class Health:
-    """Named checks; each answers None or what is wrong. An async context manager that serves them."""
+    """Named checks; each answers None or what is wrong. An async context manager that serves them.
 
-    def __init__(self, host: str, port: int, checks: Mapping[str, Callable[[], str | None]]) -> None:
+    Ready only once `ready()` says so: an installation that waits for it waits for an operator that watches.
+    """
+
+    def __init__(
+        self, host: str, port: int, checks: Mapping[str, Callable[[], str | None]], ready: Callable[[], bool]
+    ) -> None:
         self._checks = checks
+        self._ready = ready
         self._address = (host, port)
         app = web.Application()
-        app.add_routes([web.get(PATH, self._answer)])
+        app.add_routes([web.get(PATH, self._answer), web.get(READY_PATH, self._answer_ready)])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
 
     async def __aenter__(self) -> Health:
@@ -35,3 +42,8 @@ class Health:
     async def _answer(self, request: web.Request) -> web.Response:
         problems = self.problems()
         return web.json_response(problems or {"status": "ok"}, status=500 if problems else 200)
+
+    async def _answer_ready(self, request: web.Request) -> web.Response:
+        if not self._ready():
+            return web.json_response({"status": "waiting for the lease or for the first lists"}, status=503)
+        return await self._answer(request)
