@@ -9,6 +9,8 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from uellm_devcluster.local import free_ports
 
 GIB = 2**30
 SCHEDULER = "uellm-scheduler"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Processes:
@@ -31,14 +34,25 @@ class Processes:
         self.url = f"http://127.0.0.1:{free_ports('extender')['extender']}"
         self._kubeconfig = kubeconfig
         self._directory = directory
-        self.extender = self.start_extender()
+        self.start_extender()
         self.scheduler = self._start("scheduler", *self._scheduler_command())
 
-    def start_extender(self) -> subprocess.Popen[bytes]:
+    def start_extender(self) -> None:
         listen = self.url.removeprefix("http://")
         command = (sys.executable, "-m", "uellm.cli.main", "extender", "--listen", listen)
         self.extender = self._start("extender", *command, "--kubeconfig", self._kubeconfig)
-        return self.extender
+        deadline = time.monotonic() + 30
+        while not self._extender_is_ready():
+            if self.extender.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the extender did not start:\n{(self._directory / 'extender.log').read_text()}")
+            time.sleep(0.1)
+
+    def _extender_is_ready(self) -> bool:
+        try:
+            with DIRECT.open(f"{self.url}/readyz", timeout=2):
+                return True
+        except OSError:
+            return False
 
     def stop(self) -> None:
         for process in (self.scheduler, self.extender):
@@ -220,5 +234,5 @@ async def test_the_extender_ends_on_sigterm_and_pods_wait_for_its_return(
     assert processes.extender.wait(10) == 0
     await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
     await eventually(lambda: unscheduled_because(kube, namespace, "p"))
-    processes.start_extender()
+    await asyncio.to_thread(processes.start_extender)
     assert await eventually(lambda: node_of(kube, namespace, "p"), timeout_s=40) == name
