@@ -56,5 +56,6 @@ STEP_OVERHEAD_S = 0.002
 UNMEASURED_LATENCY_S = 2e-5
 UNMEASURED_BYTES_PER_S = 1e10
 
-# Measurements of equal devices differ by about a percent; speeds are rounded so that noise decides no layer.
-SPEED_DIGITS = 2
+# Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
+# layers.
+SPEED_TOLERANCE = 0.05

@@ -66,14 +66,18 @@ def measured(device: Device) -> bool:
 
 
 def performances(devices: Sequence[Device], costs: Costs) -> tuple[float, ...]:
-    """Weight bytes a second for a mean request, by device, rounded so that noise decides nothing.
+    """Weight bytes a second for a mean request, by device; speeds within the tolerance of each other are made equal.
 
     A device that is not measured counts as the slowest that is; where none is, all are equal.
     """
-    seconds = [_seconds_per_byte(device, costs) for device in devices]
-    known = [value for value in seconds if value is not None]
-    slowest = max(known, default=1.0)
-    return tuple(rounded(1.0 / (slowest if value is None else value)) for value in seconds)
+    known = [_seconds_per_byte(device, costs) for device in devices]
+    slowest = max((value for value in known if value is not None), default=1.0)
+    seconds = [slowest if value is None else value for value in known]
+    levels: list[float] = []
+    for value in sorted(seconds):
+        if not levels or value > levels[-1] * (1 + c.SPEED_TOLERANCE):
+            levels.append(value)
+    return tuple(1.0 / max(level for level in levels if level <= value) for value in seconds)
 
 
 def _seconds_per_byte(device: Device, costs: Costs) -> float | None:
@@ -83,11 +87,6 @@ def _seconds_per_byte(device: Device, costs: Costs) -> float | None:
     decode = costs.output_tokens / (rate * c.MEMORY_EFFICIENCY)
     prefill = costs.prompt_tokens * costs.flops_per_weight_byte / (flops * c.COMPUTE_EFFICIENCY)
     return decode + prefill
-
-
-def rounded(value: float) -> float:
-    """The value with SPEED_DIGITS significant digits."""
-    return float(f"{value:.{c.SPEED_DIGITS - 1}e}")
 
 
 class Links:
@@ -103,7 +102,7 @@ class Links:
     def hop_s(self, a: str, b: str, costs: Costs) -> float:
         """Seconds that a mean request spends on the way from a to b."""
         latency, per_token = self.message(a, b, costs.hop_bytes_per_token)
-        return rounded((costs.output_tokens + 1) * latency + (costs.output_tokens + costs.prompt_tokens) * per_token)
+        return (costs.output_tokens + 1) * latency + (costs.output_tokens + costs.prompt_tokens) * per_token
 
     def message(self, a: str, b: str, size_bytes: int) -> tuple[float, float]:
         """Latency and transfer time of so many bytes, in seconds."""
