@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from typing import Any
 
 import kopf
@@ -17,11 +19,21 @@ PREFIX = "uellm.io"
 def registry(watcher: Watcher) -> kopf.OperatorRegistry:
     """Handlers for all watched kinds, and a login that needs no further library."""
     handlers = kopf.OperatorRegistry()
-    kopf.on.login(id="pod", registry=handlers)(kopf.login_with_service_account)
+    kopf.on.login(id="pod", registry=handlers)(_login_in_pod)
     kopf.on.login(id="kubeconfig", registry=handlers)(kopf.login_with_kubeconfig)
     for kind in WATCHED_KINDS:
         _watch(handlers, kind, watcher)
     return handlers
+
+
+def _login_in_pod(**arguments: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, at the address that the kubelet tells every pod: kopf's own takes a name instead, and
+    an operator is not to depend on the cluster's DNS."""
+    found = kopf.login_with_service_account(**arguments)
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if found is None or not host:
+        return found
+    return dataclasses.replace(found, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}")
 
 
 def _watch(handlers: kopf.OperatorRegistry, kind: Kind, watcher: Watcher) -> None:
