@@ -5,8 +5,8 @@ What its pod needs (beside kube-scheduler, over loopback):
     args      extender --listen 127.0.0.1:8888
     RBAC      core pods and uellm.io gpunodeprofiles: list, watch (all namespaces)
     probes    GET /healthz (the process lives), GET /readyz (its view of the cluster is complete and fresh)
-    scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize, weight: 10,
-              nodeCacheCapable: true, httpTimeout: 5s}]`, `percentageOfNodesToScore: 100`; and the flag
+    scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize,
+              weight: 10, nodeCacheCapable: true, httpTimeout: 5s}]`, `percentageOfNodesToScore: 100`; and the flag
               `--pod-max-in-unschedulable-pods-duration=5s`: a refused pod is tried again when something happens that
               kube-scheduler watches, which a changed GPUNodeProfile is not, and else by this clock (default 5 min;
               looked at every 30 s).
