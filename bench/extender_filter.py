@@ -159,9 +159,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds for each case (5)")
     args = parser.parse_args()
     rows = [each for nodes in TARGET_P99_MS for each in asyncio.run(measure(nodes, args.seconds))]
-    print(
-        f"{'nodes':>6}  {'case':<11}{'requests':>9}{'p50 ms':>9}{'p99 ms':>9}{'CPU ms':>9}{'x pass-all':>12}{'target ms':>11}"
-    )
+    titles = ("requests", 9), ("p50 ms", 9), ("p99 ms", 9), ("CPU ms", 9), ("x pass-all", 12), ("target ms", 11)
+    print(f"{'nodes':>6}  {'case':<11}" + "".join(title.rjust(width) for title, width in titles))
     for each in rows:
         print(
             f"{each['nodes']:>6}  {each['case']:<11}{each['requests']:>9}{each['p50Milliseconds']:>9.2f}"
