@@ -87,5 +87,8 @@ def _argv(document: Mapping[str, Any], binding: Binding, listen: tuple[str, int]
     ours += ["--revision", str(engine["revision"])] if engine.get("revision") else []
     ours += ["--tensor-parallel-size", str(binding.tensor), "--pipeline-parallel-size", str(binding.pipeline)]
     ours += [] if "--shutdown-timeout" in planned.flags else ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
+    if "--disable-access-log-for-endpoints" not in planned.flags:
+        # The sidecar asks every second; what people look for in the log would drown.
+        ours += ["--disable-access-log-for-endpoints", "/health,/metrics"]
     ours += ["--host", listen[0], "--port", str(listen[1])]
     return (sys.executable, "-m", ENGINE_MODULE, "serve", model, *args, *ours)

@@ -30,7 +30,8 @@ def test_the_command_line_on_gpus_is_exactly_this():
         *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "/models/tiny"),
         *("--max-num-seqs", "64"),
         *("--served-model-name", "tiny", "--tensor-parallel-size", "1", "--pipeline-parallel-size", "2"),
-        *("--shutdown-timeout", "20", "--host", "127.0.0.1", "--port", "8001"),
+        *("--shutdown-timeout", "20", "--disable-access-log-for-endpoints", "/health,/metrics"),
+        *("--host", "127.0.0.1", "--port", "8001"),
     )
 
 
