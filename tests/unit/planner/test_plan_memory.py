@@ -1,0 +1,175 @@
+"""Byte budgets: what each kind takes, that they add up, and what the engine is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from uellm.errors import PlanError
+from uellm.models import read_architecture
+from uellm.planner import constants as c
+from uellm.planner import plan
+from uellm.planner.engine_args import UserArgs
+from uellm.planner.footprint import Shape, Steps, footprint
+from uellm.planner.kvcache import kv_cache
+from uellm.planner.request import Engine, Overrides, Workload
+
+GIB = 1 << 30
+STEPS = Steps(2048, 256)
+
+
+def test_the_kinds_and_what_is_free_add_up_to_the_device(build) -> None:
+    made = plan(build.request(build.node("a", "T4 L4"), workload=build.workload, classes=build.chat))
+    sizes = {"a-gpu-0": int(15.0 * GIB), "a-gpu-1": int(22.5 * GIB)}
+    for stage in made.stages:
+        assert stage.memory.required + stage.memory.free == sizes[stage.devices[0]]
+
+
+def test_no_stage_uses_more_than_vllms_share_of_the_device(build) -> None:
+    made = plan(build.request(build.node("a", "T4 L4"), workload=build.workload, classes=build.chat))
+    for stage, memory in zip(made.stages, (15.0, 22.5), strict=True):
+        assert stage.memory.required <= 0.92 * memory * GIB or stage.devices != ("a-gpu-0",)
+        assert stage.memory.free >= 0.08 * 15.0 * GIB - 1
+
+
+def test_the_weights_of_all_stages_are_the_models(build) -> None:
+    request = build.request(build.node("a", "L4 L4 L4"), overrides=Overrides(pipeline=3))
+    made = plan(request)
+    assert sum(stage.memory.weights for stage in made.stages) == request.architecture.weight_bytes
+
+
+def test_a_tied_head_is_there_twice_once_stages_differ(build) -> None:
+    config = {**build.config, "tie_word_embeddings": True}
+    one = plan(build.request(build.node("a", "H100"), config=config))
+    two = plan(build.request(build.node("a", "H100 H100"), config=config, overrides=Overrides(pipeline=2)))
+    model = read_architecture(config)
+    assert one.stages[0].memory.weights == model.weight_bytes
+    assert sum(stage.memory.weights for stage in two.stages) == model.weight_bytes + model.embedding_bytes
+
+
+def test_tensor_parallelism_halves_weights_and_kv_of_each_gpu(build) -> None:
+    model = read_architecture(build.config)
+    one = footprint(model, Shape(1, 1), STEPS, 1024, UserArgs(()))
+    two = footprint(model, Shape(2, 1), STEPS, 1024, UserArgs(()))
+    assert two.layer_bytes[0] * 2 == one.layer_bytes[0]
+    assert two.layer_kv_bytes[0] * 2 == one.layer_kv_bytes[0]
+    assert two.context_bytes > one.context_bytes
+
+
+def test_kv_heads_are_not_divided_below_one(build) -> None:
+    model = read_architecture(build.config)  # 8 KV heads
+    sixteen = footprint(model, Shape(16, 1), STEPS, 1024, UserArgs(()))
+    assert sixteen.layer_kv_bytes_per_token[0] == model.layer_kv_bytes_per_token[0] // 8
+
+
+def test_an_fp8_kv_cache_takes_half(build) -> None:
+    model = read_architecture(build.config)
+    half = footprint(model, Shape(1, 1), STEPS, 1024, UserArgs(("--kv-cache-dtype", "fp8_e4m3")))
+    assert half.layer_kv_bytes_per_token[0] * 2 == model.layer_kv_bytes_per_token[0]
+
+
+def test_eager_engines_have_no_graphs(build) -> None:
+    model = read_architecture(build.config)
+    assert footprint(model, Shape(1, 1), STEPS, 1024, UserArgs(("--enforce-eager",))).graph_bytes == 0
+
+
+def test_the_fixed_overhead_leaves_room_on_a_gpu_of_one_gib() -> None:
+    assert c.CONTEXT_BYTES + 8 * c.CUDA_GRAPH_BYTES_PER_LAYER <= 300 << 20
+
+
+def test_a_users_utilization_decides_the_margin(build) -> None:
+    request = build.request(build.node("a", "L4"))
+    more = replace(request, engine=Engine(args=("--gpu-memory-utilization", "0.95")))
+    assert plan(more).kv_cache_bytes > plan(request).kv_cache_bytes
+    assert "--gpu-memory-utilization 0.95 is set" in " ".join(plan(more).assumptions)
+
+
+def test_kv_cache_is_told_so_that_no_stage_allocates_more_than_it_has() -> None:
+    # Stage 0: 10 layers with room for 100; stage 1: 2 layers with room for 30.
+    told = kv_cache([100_000, 30_000], [10, 2])
+    assert told.tokens == 9984  # whole blocks of min(10000, 15000)
+    assert told.bytes_told == 9984 * 10
+
+
+def test_the_kv_cache_holds_at_least_one_longest_request_and_a_spare_block(build) -> None:
+    made = plan(build.request(build.node("a", "L4"), max_model_len=1000))
+    assert made.kv_cache_tokens_required == 1024 + 128
+    assert made.predicted.kv_cache_tokens >= made.kv_cache_tokens_required
+
+
+def test_littles_law_sets_the_kv_cache_required(build) -> None:
+    made = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=build.chat))
+    # 4/s x (0.5 s + 256 x 50 ms) = 53.2 in flight, 768 tokens each: 40,858, in blocks of 128 with one to spare
+    assert made.kv_cache_tokens_required == (320 + 1) * 128
+
+
+def test_a_class_with_an_end_to_end_target_alone_sets_a_pace_too(build) -> None:
+    batch = replace(build.chat[0], ttft_s=None, tpot_s=None, e2e_s=25.6)
+    with_batch = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=(batch,)))
+    assert "keep 106.4 in flight" in " ".join(with_batch.assumptions)  # 4 x (1 + 25.6) with 1 s TTFT assumed
+
+
+def test_requests_longer_than_the_model_are_cut(build) -> None:
+    load = Workload(requests_per_s=1, prompt_tokens_mean=5000, output_tokens_mean=5000)
+    made = plan(build.request(build.node("a", "H100"), workload=load, max_model_len=4096))
+    assert "2048 and 2048 tokens" in " ".join(made.assumptions)
+
+
+def test_simulated_gpus_are_told_what_is_required_and_no_more(build) -> None:
+    real = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=build.chat))
+    played = plan(
+        build.request(build.node("a", "H100", source="Simulated"), workload=build.workload, classes=build.chat)
+    )
+    assert real.kv_cache_bytes > 40 * GIB
+    # 41,088 tokens would be 5 GiB of this machine's memory: held to one longest request.
+    assert played.kv_cache_bytes == (8192 + 128) * 32 * 4096
+    assert "held to 8320 tokens" in " ".join(played.assumptions)
+
+
+def test_chunks_follow_from_the_tightest_tpot(build) -> None:
+    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.03),)))
+    loose = plan(build.request(build.node("a", "H100"), classes=build.chat))
+    free = plan(build.request(build.node("a", "H100")))
+    assert strict.max_num_batched_tokens < loose.max_num_batched_tokens < free.max_num_batched_tokens == 8192
+    assert "beyond the tightest TPOT of 30 ms" in " ".join(strict.assumptions)
+
+
+@pytest.mark.parametrize(("product", "tokens", "sequences"), [("L4", 2048, 256), ("H100", 8192, 1024)])
+def test_without_targets_steps_are_vllms_defaults(build, product: str, tokens: int, sequences: int) -> None:
+    made = plan(build.request(build.node("a", product)))
+    assert (made.max_num_batched_tokens, made.max_num_seqs) == (tokens, sequences)
+
+
+def test_step_sizes_that_the_user_sets_win(build) -> None:
+    engine = Engine(args=("--max-num-batched-tokens=4k", "--max_num_seqs", "32"))
+    made = plan(build.request(build.node("a", "H100"), engine=engine, classes=build.chat))
+    assert (made.max_num_batched_tokens, made.max_num_seqs) == (4000, 32)
+    assert "4000 is set in engine.args" in " ".join(made.assumptions)
+
+
+def test_larger_steps_leave_less_kv_cache(build) -> None:
+    small, large = (
+        plan(build.request(build.node("a", "H100"), engine=Engine(args=("--max-num-batched-tokens", tokens))))
+        for tokens in ("2048", "16384")
+    )
+    assert large.stages[0].memory.activations > small.stages[0].memory.activations
+    assert large.predicted.kv_cache_tokens < small.predicted.kv_cache_tokens
+
+
+def test_a_users_kv_cache_is_kept_where_it_fits(build) -> None:
+    made = plan(build.request(build.node("a", "L4"), engine=Engine(args=("--kv-cache-memory-bytes", "2G"))))
+    assert made.kv_cache_bytes == 2 * GIB
+    assert made.predicted.kv_cache_tokens == 2 * GIB // (32 * 4096)
+
+
+def test_what_a_stage_requires_is_enough_for_another_device_in_its_place_and_less_is_not(build) -> None:
+    overrides = Overrides(layers=(18, 14))
+    made = plan(build.request(build.node("a", "L4 L4"), overrides=overrides))
+    least = [build.gpu("b", i, "L4", memory_bytes=stage.memory_bytes) for i, stage in enumerate(made.stages)]
+    assert plan(build.request(build.node("b", least), overrides=overrides)).layers == (18, 14)
+    for index in (0, 1):
+        less = list(least)
+        less[index] = replace(less[index], memory_bytes=less[index].memory_bytes - 1000)
+        with pytest.raises(PlanError, match="needs"):
+            plan(build.request(build.node("b", less), overrides=overrides))

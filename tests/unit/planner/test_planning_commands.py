@@ -1,0 +1,219 @@
+"""`uellm model`, `uellm place` and `uellm plan` as commands: exit status, standard output, standard error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from uellm.cli.main import main
+
+INSTANCE = {
+    "layers": 4,
+    "layerBytes": 1.0,
+    "devices": [{"id": "g0", "memoryBytes": 3, "performance": 1}, {"id": "g1", "memoryBytes": 3, "performance": 1}],
+    "latencySeconds": [[0, 1], [1, 0]],
+}
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Runs a command whose dictionaries stand for files; returns status, output, error."""
+
+    def write(content: Any) -> str:
+        path = tmp_path / f"file-{len(list(tmp_path.iterdir()))}.yaml"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    def run(*args: Any) -> tuple[int, str, str]:
+        status = main([arg if isinstance(arg, str) else write(arg) for arg in args])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    run.file = write
+    return run
+
+
+def profile(name: str, *products: str) -> dict[str, Any]:
+    devices = [
+        {
+            "index": index,
+            "uuid": f"GPU-{name}-{index}",
+            "product": product,
+            "memoryBytes": 24 << 30,
+            "measured": {"bf16GigaflopsPerSecond": 100_000, "memoryBytesPerSecond": 300_000_000_000},
+        }
+        for index, product in enumerate(products)
+    ]
+    return {
+        "apiVersion": "uellm.io/v1alpha1",
+        "kind": "GPUNodeProfile",
+        "metadata": {"name": name},
+        "status": {"devices": devices},
+    }
+
+
+def service(build, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "uellm.io/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": "llama"},
+        "spec": {"model": {"uri": "hf://org/llama", "config": build.config, "maxModelLen": 4096}, **spec},
+    }
+
+
+def test_place_prints_one_json_document(command) -> None:
+    status, output, error = command("place", INSTANCE, "-o", "json")
+    assert (status, error) == (0, "")
+    assert json.loads(output) == {
+        "feasible": True,
+        "cost": 5.0,
+        "order": ["g0", "g1"],
+        "layers": [2, 2],
+        "optimal": True,
+        "lowerBound": 5.0,
+    }
+
+
+def test_place_prints_a_table_for_a_person(command) -> None:
+    status, output, _ = command("place", INSTANCE)
+    assert status == 0
+    assert "g0" in output
+    assert "cost 5 (optimal)" in output
+
+
+def test_place_of_what_fits_nowhere_ends_with_1_and_the_reason(command) -> None:
+    status, output, error = command("place", {**INSTANCE, "layers": 9}, "-o", "json")
+    assert status == 1
+    assert json.loads(output)["feasible"] is False
+    assert "are missing" in json.loads(output)["reason"]
+    assert "infeasible" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (({**INSTANCE, "layers": 0},), "layers: "),
+        (("{not json",), "is not JSON in line 1"),
+        (("[]",), "instance: must be a JSON object"),
+        ((INSTANCE, "--policy", "Best"), "policy: 'Best' is not one of"),
+        ((INSTANCE, "--objective", "speed"), "objective: 'speed' is not one of"),
+    ],
+)
+def test_bad_input_to_place_ends_with_2_and_one_line_that_names_the_field(command, args: tuple, words: str) -> None:
+    given = command.file(args[0])
+    status, output, error = command("place", given, *args[1:], "-o", "json")
+    assert (status, output) == (2, "")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_named(command) -> None:
+    status, _, error = command("place", "/nowhere/instance.json")
+    assert status == 2
+    assert "/nowhere/instance.json: cannot be read: No such file" in error
+
+
+def test_model_prints_the_contracts_json(command, build) -> None:
+    status, output, _ = command("model", build.config, "-o", "json")
+    document = json.loads(output)
+    assert status == 0
+    assert (document["parameters"], document["layers"]) == (8_030_261_248, 32)
+    assert document["weightBytes"] == 2 * document["parameters"]
+    assert document["weightBytes"] == (
+        sum(document["layerWeightBytes"])
+        + document["embeddingBytes"]
+        + document["finalNormBytes"]
+        + document["lmHeadBytes"]
+    )
+    assert document["kvBytesPerToken"] == sum(document["layerKvBytesPerToken"]) == 131072
+
+
+def test_model_prints_a_table_for_a_person(command, build) -> None:
+    status, output, _ = command("model", build.config, "--dtype", "float32")
+    assert status == 0
+    assert "8,030,261,248" in output
+    assert "layers 0-31" in output
+
+
+def test_model_of_an_unknown_architecture_ends_with_2(command) -> None:
+    status, output, error = command("model", {"architectures": ["Unheard"]}, "-o", "json")
+    assert (status, output) == (2, "")
+    assert "config.architectures: 'Unheard' is not known" in error
+
+
+def test_plan_prints_the_plan_as_it_stands_in_the_status(command, build) -> None:
+    status, output, error = command("plan", "-f", service(build), "--profiles", profile("n", "L4", "L4"), "-o", "json")
+    document = json.loads(output)
+    assert (status, error) == (0, "")
+    assert (document["gpusPerReplica"], document["layers"], document["nodes"]) == (1, [32], ["n"])
+
+
+def test_plan_takes_a_list_of_profiles_and_prints_yaml(command, build) -> None:
+    profiles = {"kind": "List", "apiVersion": "v1", "items": [profile("n", "L4"), profile("m", "L4")]}
+    status, output, _ = command("plan", "-f", service(build), "--profiles", profiles, "-o", "yaml")
+    assert status == 0
+    assert yaml.safe_load(output)["nodes"] == ["m", "n"]
+
+
+def test_plan_prints_budgets_reasons_and_predictions_for_a_person(command, build) -> None:
+    placement = {"gpus": {"min": 2}}
+    given = service(build, placement=placement)
+    status, output, _ = command("plan", "-f", given, "--profiles", profile("n", "L4", "L4"))
+    assert status == 0
+    for words in ("2 = tp", "GiB", "WEIGHTS", "predicted", "assumed or set:", "not taken:", "--max-num-batched-tokens"):
+        assert words in output
+
+
+def test_plan_takes_the_models_config_from_a_file(command, build) -> None:
+    given = service(build)
+    del given["spec"]["model"]["config"]
+    profiles = profile("n", "L4")
+    status, _, error = command("plan", "-f", given, "--profiles", profiles)
+    assert (status, "ModelConfigMissing" in error) == (1, True)
+    status, _, _ = command("plan", "-f", given, "--profiles", profiles, "--model-config", build.config)
+    assert status == 0
+
+
+def test_plan_that_cannot_be_had_ends_with_1_and_the_reason(command, build) -> None:
+    given = service(build, placement={"gpus": {"min": 3}})
+    status, output, error = command("plan", "-f", given, "--profiles", profile("n", "L4"), "-o", "json")
+    assert status == 1
+    assert json.loads(output)["error"]["reason"] == "NoFit"
+    assert error.startswith("uellm plan: NoFit: needs ")
+
+
+def test_gpus_that_somebody_holds_are_not_planned_with(command, build) -> None:
+    busy = profile("n", "L4")
+    busy["status"]["devices"][0]["allocatedTo"] = {"podUID": "some-pod"}
+    status, _, error = command("plan", "-f", service(build), "--profiles", busy)
+    assert (status, "in use" in error) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"parallelism": {"layers": [0]}}, "spec.parallelism.layers"),
+        ({"placement": {"gpus": {"min": 0}}}, "spec.placement.gpus.min"),
+        ({"nonsense": 1}, "spec.nonsense"),
+    ],
+)
+def test_a_bad_service_ends_with_2_and_the_field(command, build, spec: dict, words: str) -> None:
+    status, output, error = command(
+        "plan", "-f", service(build, **spec), "--profiles", profile("n", "L4"), "-o", "json"
+    )
+    assert (status, output) == (2, "")
+    assert words in error
+
+
+def test_files_of_the_wrong_kind_are_named(command, build) -> None:
+    status, _, error = command("plan", "-f", profile("n", "L4"), "--profiles", profile("n", "L4"))
+    assert (status, "must hold one LLMService; it holds 0" in error) == (2, True)
+    status, _, error = command("plan", "-f", service(build), "--profiles", service(build))
+    assert (status, "'LLMService'; wanted are GPUNodeProfiles" in error) == (2, True)
+    twice = {"kind": "List", "items": [profile("n", "L4"), profile("n", "L4")]}
+    status, _, error = command("plan", "-f", service(build), "--profiles", twice)
+    assert (status, "two GPUNodeProfiles named 'n'" in error) == (2, True)
