@@ -22,6 +22,8 @@ Entry = tuple[int, tuple[int, ...]]
 def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "latency") -> Placement:
     """The best order for exactly these layers; infeasible, with the reason, where no order fits."""
     problem = canonical(instance)
+    if min(layers) < 1:
+        return Placement(False, reason=f"{len(layers)} stages for {problem.layers} layers leave one without any")
     if len(layers) > problem.devices:
         return Placement(False, reason=f"{len(layers)} stages need as many devices; there are {problem.devices}")
     if len(codes(problem)[1]) * len(problem.members) > MOST_EXACT_STATES:
