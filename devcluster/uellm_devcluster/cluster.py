@@ -71,7 +71,7 @@ def up(
 def _start_afresh(state: State, left: Record | None, asked: Record, archives: list[Path], *, tied: bool) -> None:
     if left:
         say(f"cluster {state.name!r} did not start or end in order: removing what it left")
-    _stop(state, left)
+    _stop(state, left or asked)
     try:
         state.make()
         state.write(asked)

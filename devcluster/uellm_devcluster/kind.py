@@ -25,7 +25,10 @@ Runner = Callable[[list[str]], str]
 
 def run(argv: list[str]) -> str:
     """Run `kind ...`."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ClusterError(f"`{argv[0]}` is not on PATH, and the cluster is its: install it again") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ClusterError(f"`{' '.join(argv[:3])}` failed: {last}")

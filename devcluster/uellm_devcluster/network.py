@@ -47,7 +47,7 @@ class Network:
 
     def create(self, nodes: list[NodeAddress]) -> None:
         """Make all of it. Raises ClusterError where the ranges are in use."""
-        check_ranges_free(_ip_json("route", "show", "table", "all"))
+        check_ranges_free(routes())
         _batch([f"route add unreachable {each} metric {self._metric}" for each in RANGES])
         self._directory.mkdir(exist_ok=True)
         for part in (SWITCH, *(node.name for node in nodes)):
@@ -107,23 +107,26 @@ def switch_commands(nodes: list[NodeAddress]) -> list[str]:
     ]
 
 
-def check_ranges_free(routes: list[dict[str, Any]]) -> None:
+def check_ranges_free(known: list[dict[str, Any]]) -> None:
     """Raise ClusterError when the machine already has a way to one of our ranges (a VPN, another cluster)."""
-    for route in routes:
+    for route in known:
         destination = route.get("dst", "default")
         if destination == "default" or ":" in destination:
             continue
         taken = ipaddress.ip_network(destination, strict=False)
         if taken.prefixlen and (ours := [each for each in RANGES if each.overlaps(taken)]):
+            way = route.get("dev") or route.get("type", "")
             raise ClusterError(
-                f"this machine already routes {destination} (dev {route.get('dev', '?')}), and the cluster needs "
-                f"{ours[0]}: another cluster runs here, or a VPN uses these addresses"
+                f"this machine already routes {destination} ({way}), and the cluster needs {ours[0]}: another "
+                "cluster runs here, or a VPN uses these addresses"
             )
 
 
-def _ip_json(*arguments: str) -> list[dict[str, Any]]:
-    output = _run(["ip", "-4", "-json", *arguments]).stdout
-    parsed: list[dict[str, Any]] = json.loads(output or "[]")
+def routes() -> list[dict[str, Any]]:
+    """All IPv4 routes of this machine, as `ip` tells them."""
+    parsed: list[dict[str, Any]] = json.loads(
+        _run(["ip", "-4", "-json", "route", "show", "table", "all"]).stdout or "[]"
+    )
     return parsed
 
 
@@ -134,7 +137,11 @@ def _batch(commands: list[str], *, enter: list[str] | None = None, force: bool =
 
 
 def _run(argv: list[str], *, given: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        # Where the program is not, nothing was made with it either.
+        done = subprocess.CompletedProcess(argv, 127, "", "it is not installed")
     if check and done.returncode:
         raise ClusterError(f"`{' '.join(argv)}` failed: {done.stderr.strip().splitlines()[0] if done.stderr else ''}")
     return done

@@ -100,6 +100,7 @@ class Node:
     def _write_files(self) -> None:
         for part in nodefiles.OWN_DIRECTORIES.values():
             (self.directory / part).mkdir(parents=True)
+        (self.directory / "settings").mkdir()
         etc = self.directory / "etc"
         etc.mkdir()
         resolver = etc / "resolv.conf"

@@ -30,6 +30,16 @@ OWN_DIRECTORIES = {
     "/var/lib/cni": "cni/state",
     "/etc/cni/net.d": "cni/conf",
 }
+# Settings of the kernel that a kubelet makes for itself. They are the whole machine's, so the node gets files in their
+# place: the kubelet finds what it wrote, and the machine stays as it was.
+KERNEL_SETTINGS = (
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/vm/panic_on_oom",
+    "/proc/sys/kernel/panic",
+    "/proc/sys/kernel/panic_on_oops",
+    "/proc/sys/kernel/keys/root_maxkeys",
+    "/proc/sys/kernel/keys/root_maxbytes",
+)
 # The network namespaces of the node's pods.
 POD_NAMESPACES = "/run/netns"
 
@@ -55,6 +65,10 @@ def hold_script(directory: Path, mounts: list[Mount], entered: Path) -> str:
         f"mount --bind {shlex.quote(str(directory / part))} {shlex.quote(path)}"
         for path, part in OWN_DIRECTORIES.items()
     ]
+    settings = []
+    for path in KERNEL_SETTINGS:
+        copy = shlex.quote(str(directory / "settings" / path.replace("/", ".").strip(".")))
+        settings += [f"cat {path} > {copy}", f"mount --bind {copy} {path}"]
     given = [f"mount --bind -o ro {shlex.quote(each.host_path)} {shlex.quote(each.node_path)}" for each in mounts]
     return "\n".join(
         [
@@ -62,6 +76,7 @@ def hold_script(directory: Path, mounts: list[Mount], entered: Path) -> str:
             "mount --make-rprivate /",
             *given,
             *binds,
+            *settings,
             f"mount -t tmpfs tmpfs {POD_NAMESPACES}",
             "mount --make-rshared /",
             f": > {shlex.quote(str(entered))}",
@@ -146,7 +161,6 @@ def kubelet_config(*, cgroup_root: str, authority: Path, resolver: Path) -> str:
             },
             "imageGCHighThresholdPercent": 100,
             "volumePluginDir": "/var/lib/kubelet/volume-plugins",
-            "nodeStatusReportFrequency": "10s",
         },
         sort_keys=False,
     )
