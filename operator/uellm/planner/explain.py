@@ -35,7 +35,7 @@ class Rejected(Protocol):
         """Why it does not."""
 
 
-def assumptions(best: Candidate, nodes: Sequence[Candidate]) -> tuple[str, ...]:
+def assumptions(best: Candidate, *, left_out: int = 0) -> tuple[str, ...]:
     """What the plan takes for granted or was told, a sentence each."""
     question, request = best.question, best.question.request
     notes = [*request.notes, *request.architecture.notes, *question.demand.assumptions, best.sizes.reason]
@@ -57,6 +57,10 @@ def assumptions(best: Candidate, nodes: Sequence[Candidate]) -> tuple[str, ...]:
             f"{c.MEMORY_EFFICIENCY:.0%} of the measured memory rates, not calibrated"
         )
         notes += _misses(best)
+    if left_out:
+        notes.append(
+            f"{left_out} more nodes would do; the plan lists as many of the best as its ConfigMap has room for"
+        )
     if best.pool.simulated:
         notes.append("simulated GPUs: what is predicted holds for the GPUs described, not for the CPU that plays them")
     return tuple(notes)

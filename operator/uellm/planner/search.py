@@ -158,7 +158,8 @@ def _writable(candidates: list[Candidate]) -> list[Candidate]:
 
 def _plan(question: Question, pools: Sequence[Pool], found: Found, share: int) -> Plan:
     best = found.candidates[0]
-    nodes = _writable(_candidates_like(best, pools))
+    like = _candidates_like(best, pools)
+    nodes = _writable(like)
     best = nodes[0]
     return Plan(
         gpus_per_replica=best.shape.gpus,
@@ -173,7 +174,7 @@ def _plan(question: Question, pools: Sequence[Pool], found: Found, share: int) -
         nodes=tuple(candidate.pool.node for candidate in nodes),
         predicted=_predicted(best),
         recommended_replicas=_replicas(best, share),
-        assumptions=explain.assumptions(best, nodes),
+        assumptions=explain.assumptions(best, left_out=len(like) - len(nodes)),
         alternatives=_alternatives(best, found),
         profile_hash=profile_hash(offer.node for offer in question.request.nodes),
     )
