@@ -251,3 +251,21 @@ def test_unknown_policies_and_objectives_are_named(policy: str, objective: str, 
     with pytest.raises(BadInput) as raised:
         place(instance(device("a")), policy, objective)
     assert raised.value.field == field
+
+
+def test_a_device_that_nothing_can_follow_in_time_hides_no_other_order() -> None:
+    # b, a, c has stages of one second each; b before c would cost the hop between them.
+    hop = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.3], [0.0, 1.3, 0.0]]
+    data = instance(device("a", 2.0), device("b", 1.0), device("c", 1.0), layers=3, hop=hop)
+    answer = place(data, objective="bottleneck")
+    assert (answer["cost"], answer["order"]) == (1.0, ["b", "a", "c"])
+
+
+def test_twelve_unlike_devices_reach_what_the_exact_solver_reaches_on_the_ten_that_matter() -> None:
+    useful = [device(f"g{index}", 8.0 + index, 2.0 + index / 10) for index in range(4)]
+    useless = [device(f"z{index}", 0.5 + index / 100, 9.0 + index) for index in range(8)]
+    exact = place(instance(*useful, layers=24, hop=0.1))
+    found = place(instance(*useful, *useless, layers=24, hop=0.1))
+    assert exact["optimal"]
+    assert found["cost"] == pytest.approx(exact["cost"], rel=0.05)
+    assert found["lowerBound"] <= exact["cost"]
