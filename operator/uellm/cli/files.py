@@ -26,4 +26,3 @@ def read_json(name: str) -> Any:
     except (ValueError, RecursionError) as error:
         where = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise BadInput(name, f"is not JSON{where}: {getattr(error, 'msg', error)}") from error
-
