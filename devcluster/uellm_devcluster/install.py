@@ -5,6 +5,8 @@ The demo and the end-to-end tests both begin here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.images import CHECKOUT
 
@@ -25,7 +27,7 @@ def helm_command() -> str:
     )
 
 
-def pods(shell: Shell, service: str, namespace: str = "default") -> list[dict[str, object]]:
+def pods(shell: Shell, service: str, namespace: str = "default") -> list[dict[str, Any]]:
     """The engine pods of an LLMService that are not on their way out, by name."""
     found = shell.json(f"kubectl get pods --namespace {namespace} --selector uellm.io/service={service}")["items"]
     alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]

@@ -191,4 +191,3 @@ def _network(state: State) -> Network:
 def _require_root() -> None:
     if os.geteuid() != 0:
         raise ClusterError("a native cluster needs root: run it as root, or take `--control-plane-only`")
-

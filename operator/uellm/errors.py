@@ -1,9 +1,9 @@
 """The errors that end a command, and their exit statuses.
 
-    UellmError            a sentence for a person: fact, cause, what to change
-    +-- BadInput          exit 2: what was given cannot be read or is not allowed; `field` names where
-    +-- CannotBeDone      exit 1: what was asked is understood and cannot be had
-        +-- PlanError     no plan; `reason` is the CamelCase reason of the `Planned` condition
+UellmError            a sentence for a person: fact, cause, what to change
++-- BadInput          exit 2: what was given cannot be read or is not allowed; `field` names where
++-- CannotBeDone      exit 1: what was asked is understood and cannot be had
+    +-- PlanError     no plan; `reason` is the CamelCase reason of the `Planned` condition
 """
 
 from __future__ import annotations

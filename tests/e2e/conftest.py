@@ -1,7 +1,7 @@
 """A real cluster with UELLM installed by helm, once for the session; each test applies what it needs.
 
 installed   session   a Shell (kubectl, helm) on a cluster of two real nodes with simulated GPUs and the chart installed
-service     test      applies the demo's LLMService under a name of its own and removes it afterwards
+service     module    the demo's LLMService under a name of its own, ready, and removed afterwards
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def installed(root: None) -> Iterator[Shell]:
         cluster.down()
 
 
-@pytest.fixture
-def service(installed: Shell, tmp_path: Path) -> Iterator[Service]:
-    """The demo's LLMService, planned and ready with one replica."""
-    own = Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path)
+@pytest.fixture(scope="module")
+def service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The demo's LLMService, ready; a start takes a minute, so the tests of a module share it, in any order."""
+    own = Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path_factory.mktemp("service"))
     own.apply()
     try:
         own.wait_ready(1)

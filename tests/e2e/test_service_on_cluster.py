@@ -54,7 +54,7 @@ def test_tokens_through_the_sidecar_equal_tokens_straight_from_the_engine(servic
     pod = service.pods()[0]["metadata"]["name"]
     where = f"{pod} --container engine"
     straight = json.loads(service.shell.python(where, STRAIGHT_FROM_THE_ENGINE, service.name, *PROMPTS))
-    with traffic.port_forward(service.shell, f"service/{service.name}", 80) as port:
+    with traffic.port_forward(service.shell, f"pod/{pod}", 8000) as port:
         through = [traffic.stream_chat(port, service.name, prompt, max_tokens=24).text for prompt in PROMPTS]
     assert through == straight
     assert all(straight)

@@ -15,10 +15,11 @@ from uellm_devcluster import binaries, images, install, tinymodel
 from uellm_devcluster.demo import readback, traffic
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.demo.story import StepFailed, Story
+from uellm_devcluster.images import CHECKOUT
 
 SERVICE = "tiny-llama"
-SAMPLE = install.CHECKOUT / "manifests" / "samples" / "demo-tiny-llama.yaml"
-MODELS = install.CHECKOUT / "build" / "models"
+SAMPLE = CHECKOUT / "manifests" / "samples" / "demo-tiny-llama.yaml"
+MODELS = CHECKOUT / "build" / "models"
 PROGRAMS = {
     "kube-apiserver",
     "kube-controller-manager",
@@ -83,10 +84,12 @@ def _serve(story: Story, shell: Shell) -> None:
         wait_for_profiles(shell)
         shell.show("kubectl get gpunodeprofiles")
         step.note = "node-1: 4 simulated GPUs, node-2: 1"
+    with story.step("uellm plan: what would be decided, and why"):
+        _show_plan(shell)
     with story.step("kubectl apply: planned") as step:
         shell.show(f"kubectl apply -f {SAMPLE}")
         shell.show(f"kubectl wait llmservice/{SERVICE} --for=condition=Planned --timeout=60s")
-        step.note = _show_plan(shell)
+        step.note = _check_plan(shell)
     with story.step("engine ready") as step:
         _watch_until_ready(shell, replicas=1)
         step.note = f"on {install.pods(shell, SERVICE)[0]['spec']['nodeName']}"
@@ -144,13 +147,15 @@ def _profiled(shell: Shell) -> dict[str, int]:
     return {name: count for name, count in counts.items() if allocatable.get(name) == count}
 
 
-def _show_plan(shell: Shell) -> str:
-    service = shell.json(f"kubectl get llmservice/{SERVICE}")
-    plan = service["status"]["plan"]
-    profiles = install.CHECKOUT / "build" / "demo-profiles.yaml"
+def _show_plan(shell: Shell) -> None:
+    profiles = CHECKOUT / "build" / "demo-profiles.yaml"
     profiles.write_text(shell.run("kubectl get gpunodeprofiles -o yaml"))
-    print(f"\n$ uellm plan -f {SAMPLE.name} --profiles <(kubectl get gpunodeprofiles -o yaml)")
-    print(_uellm_quietly("plan", "-f", str(SAMPLE), "--profiles", str(profiles)))
+    print(f"$ uellm plan -f {SAMPLE.name} --profiles <(kubectl get gpunodeprofiles -o yaml)")
+    print(_uellm_quietly("plan", "-f", str(SAMPLE), "--profiles", str(profiles)), end="", flush=True)
+
+
+def _check_plan(shell: Shell) -> str:
+    plan = shell.json(f"kubectl get llmservice/{SERVICE}")["status"]["plan"]
     layers = plan["layers"]
     if plan["pipeline"] < 2 or len(set(layers)) < 2:
         raise StepFailed(f"the plan is not uneven over two stages or more: layers {layers}")

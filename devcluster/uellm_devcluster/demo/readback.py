@@ -70,7 +70,7 @@ def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
     partitions = sorted({partition for partition, _ in environments})
     kubelet = _allocated(shell, pod)
     status = shell.json(f"kubectl get llmservice/{service}").get("status", {})
-    reported = next((entry for entry in status.get("placements", []) if entry["pod"] == name), {})
+    reported: dict[str, Any] = next((entry for entry in status.get("placements", []) if entry["pod"] == name), {})
     actual = tuple(reported.get("actual", ()))
     layers = ",".join(map(str, reported.get("layers", ())))
     return Placement(

