@@ -94,7 +94,7 @@ class _Operator:
                 clusterwide=True,
                 standalone=True,
                 # Else it asks for the user's name, and a container's numeric user has none.
-                identity=self._options.identity,
+                identity=self._options.identity,  # type: ignore[arg-type] # a NewType of str that kopf does not export
                 ready_flag=self._watching,
             ),
         )
@@ -113,8 +113,11 @@ class _Operator:
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, reports: Reports) -> None:
+    # What vanished between the first lists and the first events is found soon.
+    delay_s = resync.FIRST_S
     while True:
-        await asyncio.sleep(resync.next_in_s())
+        await asyncio.sleep(delay_s)
+        delay_s = resync.next_in_s()
         await resync.fill_first(kube, cache)
         reports.keep({pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)})
         watcher.mark_all()

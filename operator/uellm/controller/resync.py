@@ -13,6 +13,7 @@ from uellm.reconcile.names import SERVICE_LABEL
 
 logger = logging.getLogger(__name__)
 
+FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
 OWN_KINDS = (LLMSERVICE, GPUNODEPROFILE)  # all of them are ours; of the others those with the label

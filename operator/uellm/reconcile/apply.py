@@ -31,6 +31,7 @@ from uellm.reconcile.same import content, digest, holds
 logger = logging.getLogger(__name__)
 
 Manifest = Mapping[str, Any]
+NAME_TAKEN = "NameTaken"
 _NOTE_BYTES = 1024
 
 
@@ -57,14 +58,13 @@ class Applier:
 
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Failure | None:
         """Why these cannot be written, asked without writing: a name that is taken, an object that is refused."""
+        refusals = []
         for manifest in manifests:
-            if _live(observed, manifest) is None and (taken := await self._taken(observed, manifest)):
-                return taken
-        for manifest in manifests:
-            asked = kind_of(manifest) == DEPLOYMENT or _live(observed, manifest) is None
-            if asked and (refused := await self._refused(observed, manifest)):
-                return refused
-        return None
+            if kind_of(manifest) == DEPLOYMENT or _live(observed, manifest) is None:
+                refusals.append(await self._try(observed, manifest))
+        # A name that is taken comes first: what the server has against the rest may be due to that.
+        found = [each for each in refusals if each is not None]
+        return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
 
     async def write_status(self, observed: Observed, status: Mapping[str, Any]) -> None:
         """Write the status where it differs."""
@@ -118,6 +118,19 @@ class Applier:
             return True
         return self._equal.get(_identity(manifest)) == (digest(manifest), content(live))
 
+    async def _try(self, observed: Observed, manifest: Manifest) -> Failure | None:
+        """A dry run, and where there may be an object that the cache does not know, a look at it."""
+        live = _live(observed, manifest)
+        refusal = None
+        try:
+            answer = await self._kube.apply(_against(manifest, live), manager=MANAGER, dry_run=True)
+            exists = "resourceVersion" in answer["metadata"]  # of an object that would be new there is none
+        except KubeError as error:
+            refusal, exists = _refusal(kind_of(manifest), error), True
+        if live is None and exists and (taken := await self._taken(observed, manifest)):
+            return taken
+        return refusal
+
     async def _taken(self, observed: Observed, manifest: Manifest) -> Failure | None:
         kind, metadata = kind_of(manifest), manifest["metadata"]
         live = await self._kube.get(kind, metadata["name"], metadata["namespace"])
@@ -131,24 +144,21 @@ class Applier:
         owner = controller_of(live)
         whose = f"{owner['kind']} {owner['name']} owns it" if owner else "it belongs to somebody else"
         return Failure(
-            "NameTaken",
+            NAME_TAKEN,
             f"{kind.kind} {metadata['name']} exists and {whose}; it is left alone: delete it, or give this LLMService "
             "another name",
         )
 
-    async def _refused(self, observed: Observed, manifest: Manifest) -> Failure | None:
-        kind = kind_of(manifest)
-        try:
-            await self._kube.apply(_against(manifest, _live(observed, manifest)), manager=MANAGER, dry_run=True)
-        except Forbidden as error:
-            return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
-        except KubeError as error:
-            if not (isinstance(error, Invalid) or _cannot_be_read(error)):
-                raise
-            if kind == DEPLOYMENT:
-                return Failure("InvalidTemplate", f"the API server refuses the pod template: {error}")
-            return Failure("Invalid", f"the API server refuses the {kind.kind}: {error}")
-        return None
+
+def _refusal(kind: Kind, error: KubeError) -> Failure:
+    """What an error says of the object itself; any other error is raised again."""
+    if isinstance(error, Forbidden):
+        return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
+    if not (isinstance(error, Invalid) or _cannot_be_read(error)):
+        raise error
+    if kind == DEPLOYMENT:
+        return Failure("InvalidTemplate", f"the API server refuses the pod template: {error}")
+    return Failure("Invalid", f"the API server refuses the {kind.kind}: {error}")
 
 
 def _cannot_be_read(error: KubeError) -> bool:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.planner.result import Plan
 from uellm.reconcile.choose import Choice, Failure
 from uellm.reconcile.conditions import Condition, transitions, written
 from uellm.reconcile.engine import EngineState, engine_state, living
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.placements import placements, verified
+from uellm.reconcile.placements import Placed, placements, verified
+from uellm.reconcile.slo import feasible
 from uellm.reconcile.status import status_of, timestamp
 
 # What no waiting changes: only another spec, or another object out of the way. GPUs may become free and a profiler
@@ -28,6 +30,7 @@ STALLING = frozenset(
         "Forbidden",
     }
 )
+_NODES_NAMED = 8
 # They say again what Ready says, for programs.
 _UNTOLD = frozenset({"Reconciling", "Stalled"})
 # A pod's report comes within seconds of its engine's start.
@@ -54,7 +57,7 @@ def decide(
     engine = _engine(observed, choice, change=change, refusal=refusal)
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.fleet) if plan else []
-    conditions = [*_kstatus(engine), _planned(choice), *([verified(placed)] if plan else [])]
+    conditions = [*_kstatus(engine), _planned(choice), *_about(plan, observed, placed)]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     status = status_of(observed, plan, placed)
     status["conditions"] = written(conditions, before, generation=observed.generation, now=timestamp(now))
@@ -94,13 +97,22 @@ def _planned(choice: Choice) -> Condition:
     if choice.plan is None:
         failure = choice.failure or Failure("NotPlanned", "no plan was made")
         return Condition("Planned", "False", failure.reason, failure.message)
-    plan = choice.plan
+    plan, more = choice.plan, len(choice.plan.nodes) - _NODES_NAMED
+    gpus = "1 GPU" if plan.gpus_per_replica == 1 else f"{plan.gpus_per_replica} GPUs"
     message = (
-        f"{plan.gpus_per_replica} GPU{'s' if plan.gpus_per_replica > 1 else ''} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
-        f"layers {','.join(str(count) for count in plan.layers)}, on {', '.join(plan.nodes[:8])}"
-        + (f" and {len(plan.nodes) - 8} more nodes" if len(plan.nodes) > 8 else "")
+        f"{gpus} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
+        f"layers {','.join(str(count) for count in plan.layers)}, on {', '.join(plan.nodes[:_NODES_NAMED])}"
     )
+    if more > 0:
+        message += f" and {more} more nodes"
     return Condition("Planned", "True", "Planned", message)
+
+
+def _about(plan: Plan | None, observed: Observed, placed: Sequence[Placed]) -> list[Condition]:
+    if plan is None:
+        return []
+    slo = feasible(plan, observed.service) if observed.service is not None else None
+    return [*([slo] if slo else []), verified(placed)]
 
 
 def _text(holds: bool) -> str:

@@ -123,10 +123,13 @@ def _first_with_room(commitment: Commitment, unheld: Mapping[str, int], promised
     )
 
 
+def hardware_changed(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
+    """True where a node came, went, or is not what it was."""
+    return [offer.node for offer in before] != [offer.node for offer in after]
+
+
 def grew(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
-    """True where the hardware changed or a node offers more than it did: else no better plan can have appeared."""
-    if [offer.node for offer in before] != [offer.node for offer in after]:
-        return True
+    """True where a node offers more than it did, on the same hardware: else no better plan can have appeared."""
     return any(
         not set(new.free) <= set(old.free) or new.promised < old.promised
         for old, new in zip(before, after, strict=True)

@@ -18,12 +18,15 @@ from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Failure, choose
-from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, offers
+from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, hardware_changed, offers
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.record import recorded
 from uellm.reconcile.request import architecture_of, plan_request
 from uellm.reconcile.worker import Evaluator
+
+# How often GPUs that others left are looked at for a plan that takes fewer of them.
+IMPROVE_EVERY_S = 300
 
 
 class Planned(NamedTuple):
@@ -38,6 +41,7 @@ class _Standing(NamedTuple):
     request: PlanRequest
     stranded: bool
     choice: Choice
+    since: datetime
 
 
 class Planning:
@@ -73,15 +77,17 @@ class Planning:
             self._standing.pop(observed.key, None)
             return Planned(Choice(incumbent), self._request(observed, architecture))
         stranded = self._stranded(observed, now)
-        if choice := self._stands(observed, architecture, stranded=stranded):
-            return Planned(choice, self._request(observed, architecture))
+        request = self._request(observed, architecture)
+        if choice := self._stands(observed, request, now, stranded=stranded):
+            return Planned(choice, request)
         async with self._one_at_a_time:
-            request = self._request(observed, architecture)
-            evaluation = await self._evaluate(request, incumbent, generous(observed.fleet))
+            request = self._request(observed, architecture)  # others may have been planned meanwhile
+            hardware = generous(observed.fleet) if incumbent is not None else ()
+            evaluation = await self._evaluate(request, incumbent, hardware)
             if evaluation.plan is not None:
                 evaluation = evaluation._replace(plan=recorded(evaluation.plan))
             choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
-            self._enter(observed, request, choice, stranded=stranded)
+            self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
         return Planned(choice, request)
 
     def withdraw(self, key: Key) -> None:
@@ -110,20 +116,25 @@ class Planning:
             return True  # it comes back from suspension: its GPUs may be taken
         return self.stranded_in_s(observed, now) == 0.0
 
-    def _stands(self, observed: Observed, architecture: Architecture, *, stranded: bool) -> Choice | None:
+    def _stands(self, observed: Observed, request: PlanRequest, now: datetime, *, stranded: bool) -> Choice | None:
         """The choice of an earlier pass, where nothing has come up since that could change it."""
         standing = self._standing.get(observed.key)
         if standing is None or standing.spec_digest != observed.spec_digest:
             return None
-        chosen = standing.choice.plan
-        if observed.incumbent not in (None, chosen) and chosen is not None:
+        before, chosen = standing.request, standing.choice.plan
+        if chosen is not None and observed.incumbent not in (None, chosen):
             return None
-        request = self._request(observed, architecture)
-        if dataclasses.replace(request, nodes=()) != dataclasses.replace(standing.request, nodes=()):
+        if dataclasses.replace(request, nodes=()) != dataclasses.replace(before, nodes=()):
             return None
-        if stranded and (not standing.stranded or request.nodes != standing.request.nodes):
+        if stranded and (not standing.stranded or request.nodes != before.nodes):
             return None
-        return None if grew(standing.request.nodes, request.nodes) else standing.choice
+        if hardware_changed(before.nodes, request.nodes):
+            return None
+        # Without a plan, whatever becomes free is news at once. With one it could only be for a better plan, and GPUs
+        # come and go all the time.
+        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
+        recent = (now - standing.since).total_seconds() < patience_s
+        return standing.choice if recent or not grew(before.nodes, request.nodes) else None
 
     def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         assert observed.service is not None
@@ -140,12 +151,12 @@ class Planning:
                 claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
         return claims
 
-    def _enter(self, observed: Observed, request: PlanRequest, choice: Choice, *, stranded: bool) -> None:
-        self._standing[observed.key] = _Standing(observed.spec_digest, request, stranded, choice)
-        if choice.plan is not None:
-            self._ledger.commit(observed.key, _commitment(choice.plan))
+    def _enter(self, key: Key, standing: _Standing) -> None:
+        self._standing[key] = standing
+        if standing.choice.plan is not None:
+            self._ledger.commit(key, _commitment(standing.choice.plan))
         else:
-            self._give_up(observed.key)
+            self._give_up(key)
 
     def _failed(self, key: Key, failure: Failure) -> Planned:
         self._standing.pop(key, None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from uellm.reconcile.ledger import Claim, Commitment, Holding, claim, generous, grew, offers
+from uellm.reconcile.fleet import machine
+from uellm.reconcile.ledger import Claim, Commitment, Holding, claim, generous, grew, hardware_changed, offers
 
 
 def offered(fleet, claims=(), own=()):
@@ -65,8 +66,6 @@ def test_finished_pods_and_pods_without_a_node_hold_nothing(make):
 
 
 def test_quarantined_and_excluded_devices_are_offered_to_nobody(make):
-    from uellm.reconcile.fleet import machine
-
     profile = make.profile("a", (None, None))
     profile["status"]["devices"][0]["health"] = {"state": "Quarantined"}
     fleet = [machine(profile)]
@@ -83,18 +82,15 @@ def test_only_more_to_offer_counts_as_growth(make):
     assert grew(offers([make.machine("a", None, "x")], [on("a", gpus=1)], []), before)
 
 
-def test_changed_hardware_counts_as_growth_even_where_it_is_less(make):
-    from uellm.reconcile.fleet import machine
-
+def test_a_node_that_came_went_or_is_worse_is_other_hardware(make):
     worse = make.profile("a", (None, None), health={"state": "Quarantined"})
     before = offers([make.machine("a", None, None)], [], [])
-    assert grew(before, offers([machine(worse)], [], []))
-    assert grew(before, offers([], [], []))
+    assert not hardware_changed(before, offers([make.machine("a", "x", None)], [], []))
+    assert hardware_changed(before, offers([machine(worse)], [], []))
+    assert hardware_changed(before, offers([], [], []))
 
 
 def test_time_stamps_and_free_memory_are_no_hardware(make):
-    from uellm.reconcile.fleet import machine
-
     one = machine(make.profile("a", (None,), memoryFreeBytes=5, measured={"measuredAt": "2026-01-01T00:00:00Z"}))
     other = machine(make.profile("a", (None,), memoryFreeBytes=9, measured={"measuredAt": "2026-02-01T00:00:00Z"}))
     assert one == other

@@ -26,9 +26,14 @@ def configmap(wanted: Wanted) -> dict[str, Any]:
         "metadata": child_metadata(wanted.document, config_name(wanted.service.name)),
         "data": {
             SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted), sort_keys=False),
-            PLAN_FILE: json.dumps(plan_document(wanted.plan, wanted.request), indent=1, ensure_ascii=False),
+            PLAN_FILE: _json(plan_document(wanted.plan, wanted.request)),
         },
     }
+
+
+def _json(document: dict[str, Any]) -> str:
+    # Without indentation: the devices of many nodes have to go into one object of at most 1 MiB.
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def _sidecar(wanted: Wanted) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from uellm.api import parse_service
+from uellm.planner.result import Predicted
+from uellm.reconcile.slo import feasible
+
+
+@pytest.fixture
+def condition(make):
+    def look(predicted=None, **spec):
+        plan = dataclasses.replace(make.plan(), predicted=predicted or Predicted(100, 400.0, 40.0, 2.0))
+        return feasible(plan, parse_service(make.service(**spec)))
+
+    return look
+
+
+def chat(**targets):
+    return {"classes": [{"name": "chat", **targets}]}
+
+
+def test_targets_that_are_met_are_feasible(condition):
+    assert condition(slo=chat(ttft="500ms", tpot="50ms"))[1:3] == ("True", "Predicted")
+
+
+@pytest.mark.parametrize(
+    ("targets", "best"),
+    [
+        ({"ttft": "300ms"}, "TTFT 400 ms, class chat asks for 300 ms"),
+        ({"tpot": "10ms"}, "TPOT 40 ms, class chat asks for 10 ms"),
+        ({"e2e": "4s"}, "end to end 4400 ms, class chat asks for 4000 ms"),
+    ],
+)
+def test_a_target_that_is_missed_is_told_with_the_best_that_can_be_had(condition, targets, best):
+    found = condition(slo=chat(**targets), workload={"outputTokens": {"mean": 100}})
+    assert found[1:3] == ("False", "TargetsTooTight")
+    assert best in found.message
+
+
+def test_a_load_that_asks_for_more_replicas_says_how_many(condition):
+    found = condition(workload={"requestsPerSecond": "5"})
+    assert found[1:3] == ("False", "TooFewReplicas")
+    assert "--replicas=3" in found.message
+    assert condition(workload={"requestsPerSecond": "5"}, replicas=3)[1] == "True"
+
+
+def test_nothing_predicted_or_nothing_asked_is_no_condition(condition):
+    assert condition(Predicted(100), slo=chat(ttft="1ms")) is None
+    assert condition() is None
