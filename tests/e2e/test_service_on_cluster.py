@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from uellm_devcluster import install
 from uellm_devcluster.demo import readback, traffic
 
 PROMPTS = ("Tell me about placement.", "What is a pipeline?", "Name three layers.")
@@ -127,3 +128,13 @@ def client_in_cluster(service) -> Iterator:
         yield finish
     finally:
         shell.run(f"kubectl delete pod/{name} --force --grace-period=0 --ignore-not-found")
+
+
+def test_an_upgrade_of_the_chart_leaves_a_running_engine_alone(service):
+    before = [pod["metadata"]["uid"] for pod in service.pods()]
+    operators = "kubectl get pods --namespace uellm-system --selector app.kubernetes.io/name=uellm-operator -o name"
+    former = service.shell.run(operators)
+    service.shell.run(f"{install.helm_command()} --set operator.podAnnotations.upgraded=yes", timeout_s=240)
+    service.wait_ready(len(before))
+    assert service.shell.run(operators) != former
+    assert [pod["metadata"]["uid"] for pod in service.pods()] == before
