@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 
-from uellm.kube import Kube, KubeError
+from uellm.errors import CannotBeDone
+from uellm.kube import Kube, KubeError, NotFound
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import SERVICE_LABEL
@@ -36,6 +37,8 @@ async def fill_first(kube: Kube, cache: Cache) -> None:
     while True:
         try:
             return await fill(kube, cache)
+        except NotFound as error:
+            raise CannotBeDone(f"UELLM's CRDs are not installed ({error}): uellm crds | kubectl apply -f -") from error
         except KubeError as error:
             if not error.transient:
                 raise

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+
+import pytest
+
+from uellm.controller import lease as module
+from uellm.controller.lease import Lease, LeaseLost
+from uellm.kube import AlreadyExists, Conflict, Unavailable
+
+
+class Server:
+    """An API server with one Lease."""
+
+    def __init__(self):
+        self.lease = None
+        self.version = 0
+        self.down = False
+        self.events = {}
+
+    def happened(self, what, times):
+        """An event that is set when this has happened so often."""
+        self.events[what, times] = asyncio.Event()
+        return self.events[what, times].wait()
+
+    def _count(self, what):
+        for (name, times), event in list(self.events.items()):
+            if name == what:
+                del self.events[name, times]
+                if times > 1:
+                    self.events[name, times - 1] = event
+                else:
+                    event.set()
+
+    async def get(self, kind, name, namespace):
+        self._check()
+        return copy.deepcopy(self.lease)
+
+    async def create(self, obj):
+        self._check()
+        if self.lease is not None:
+            raise AlreadyExists(409, "AlreadyExists", "there is one")
+        return self._store(obj)
+
+    async def apply(self, obj, *, manager):
+        self._check()
+        if obj["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise Conflict(409, "Conflict", "somebody was quicker")
+        return self._store(obj)
+
+    def _store(self, obj):
+        self.version += 1
+        self.lease = copy.deepcopy(dict(obj))
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
+        self._count("write")
+        return self.lease
+
+    def _check(self):
+        if self.down:
+            self._count("refusal")
+            raise Unavailable(503, "ServiceUnavailable", "down")
+
+    @property
+    def holder(self):
+        return self.lease["spec"]["holderIdentity"]
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A lease's seconds are milliseconds here."""
+    for name in ("RENEW_S", "RETRY_S", "DEADLINE_S", "DURATION_S"):
+        monkeypatch.setattr(module, name, getattr(module, name) / 100)
+
+
+def lease(server, identity):
+    return Lease(server, "ns", identity)
+
+
+async def test_a_lease_that_nobody_holds_is_taken_at_once(server):
+    one = lease(server, "one")
+    await one.acquire()
+    assert server.holder == "one"
+    assert one.age_s < 1
+
+
+async def test_one_that_is_given_back_goes_to_the_next(server):
+    one, two = lease(server, "one"), lease(server, "two")
+    await one.acquire()
+    waiting = asyncio.create_task(two.acquire())
+    await one.release()
+    async with asyncio.timeout(5):
+        await waiting
+    assert server.holder == "two"
+    assert server.lease["spec"]["leaseTransitions"] >= 2
+
+
+async def test_one_whose_holder_died_is_taken_after_its_time(server):
+    await lease(server, "dead").acquire()
+    server.lease["spec"]["leaseDurationSeconds"] = 0.05
+    async with asyncio.timeout(5):
+        await lease(server, "two").acquire()
+    assert server.holder == "two"
+
+
+async def test_the_holders_namesake_goes_on_at_once(server):
+    await lease(server, "pod-1").acquire()
+    async with asyncio.timeout(0.01):
+        await lease(server, "pod-1").acquire()
+
+
+async def test_a_holder_that_renews_keeps_it(server):
+    one = lease(server, "one")
+    await one.acquire()
+    renewed = server.happened("write", 3)
+    keeping = asyncio.create_task(one.keep())
+    async with asyncio.timeout(5):
+        await renewed
+    assert not keeping.done()
+    keeping.cancel()
+
+
+async def test_it_is_lost_when_another_has_taken_it(server):
+    one = lease(server, "one")
+    await one.acquire()
+    server.lease["spec"]["holderIdentity"] = "two"
+    with pytest.raises(LeaseLost, match="taken by two"):
+        await one.keep()
+
+
+async def test_it_is_lost_when_the_server_is_gone_for_too_long(server):
+    one = lease(server, "one")
+    await one.acquire()
+    server.down = True
+    with pytest.raises(LeaseLost, match="could not be renewed"):
+        await one.keep()
+
+
+async def test_whoever_waits_outlives_an_outage(server):
+    server.down = True
+    one = lease(server, "one")
+    refused = server.happened("refusal", 2)
+    waiting = asyncio.create_task(one.acquire())
+    async with asyncio.timeout(5):
+        await refused
+    assert not waiting.done()
+    server.down = False
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_of_two_at_the_same_moment_one_gets_it(server):
+    one, two = lease(server, "one"), lease(server, "two")
+    tasks = [asyncio.create_task(each.acquire()) for each in (one, two)]
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) == 1
+    for task in pending:
+        task.cancel()

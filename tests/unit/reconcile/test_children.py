@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from uellm.api import parse_service
+from uellm.errors import BadInput
+from uellm.planner import plan
+from uellm.reconcile.children import Images, Wanted, children, frozen
+from uellm.reconcile.fleet import machine
+from uellm.reconcile.ledger import offers
+from uellm.reconcile.names import belonged_to_namesake, belongs_to
+from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.same import holds
+
+GIB = 2**30
+IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def made(make):
+    """The children of a service with this spec, by kind."""
+
+    def build(*, replicas=1, uri="hf://org/model", model=None, holders=(None, None), **spec):
+        document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
+        service = parse_service(document)
+        fleet = [machine(make.profile("node-1", holders, memoryBytes=24 * GIB))]
+        request = plan_request(service, architecture_of(service), offers(fleet, [], []))
+        wanted = Wanted(document, service, plan(request), request, IMAGES, replicas, "1/digest")
+        return {child["kind"]: child for child in children(wanted)}
+
+    return build
+
+
+def pod(made):
+    return made["Deployment"]["spec"]["template"]["spec"]
+
+
+def containers(made):
+    spec = pod(made)
+    return {each["name"]: each for each in (*spec["initContainers"], *spec["containers"])}
+
+
+def environment(container):
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+
+
+def test_the_deployment_comes_last_for_its_pods_need_the_others(made):
+    assert list(made()) == ["ConfigMap", "Service", "PodDisruptionBudget", "Deployment"]
+
+
+def test_names_are_functions_of_the_service(made):
+    names = {kind: child["metadata"]["name"] for kind, child in made().items()}
+    assert names == {
+        "ConfigMap": "llama-config",
+        "Service": "llama",
+        "PodDisruptionBudget": "llama",
+        "Deployment": "llama-engine",
+    }
+
+
+def test_the_same_service_gives_the_same_bytes(made):
+    assert json.dumps(made()) == json.dumps(made())
+
+
+def test_every_container_meets_pod_security_restricted(made):
+    found = made()
+    assert pod(found)["securityContext"]["runAsNonRoot"] is True
+    assert pod(found)["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod(found)["automountServiceAccountToken"] is False
+    for container in containers(found).values():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+
+
+def test_the_sidecar_is_a_native_one_that_outlives_the_engine(made):
+    sidecar = containers(made())["sidecar"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["args"][:3] == ["sidecar", "--listen=0.0.0.0:8000", "--engine=http://127.0.0.1:8001"]
+
+
+def test_the_engine_is_asked_about_through_the_sidecar(made):
+    engine = containers(made())["engine"]
+    asked = {name: engine[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert asked == {
+        "startup": {"path": "/engine/startup", "port": 8002},
+        "liveness": {"path": "/engine/live", "port": 8002},
+        "readiness": {"path": "/engine/ready", "port": 8002},
+    }
+    assert "--drain" in engine["lifecycle"]["preStop"]["exec"]["command"]
+
+
+def test_the_startup_timeout_is_the_startup_probes_patience(made):
+    engine = containers(made(engine={"startupTimeout": "10m1s"}))["engine"]
+    assert engine["startupProbe"]["failureThreshold"] * engine["startupProbe"]["periodSeconds"] == 605
+
+
+def test_what_is_written_has_a_volume(made):
+    engine = containers(made())["engine"]
+    mounts = {mount["mountPath"] for mount in engine["volumeMounts"]}
+    assert {"/tmp", "/dev/shm", "/var/cache/uellm", "/run/uellm", "/etc/uellm", "/uellm-bin"} <= mounts
+    assert environment(engine)["HOME"] == "/var/cache/uellm"
+
+
+def test_gpus_are_asked_for_beside_the_users_resources(made):
+    engine = containers(made(engine={"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}}))["engine"]
+    assert engine["resources"] == {
+        "requests": {"cpu": "2", "nvidia.com/gpu": "1"},
+        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
+    }
+
+
+def test_the_users_environment_wins_by_name(made):
+    engine = containers(made(engine={"env": [{"name": "HOME", "value": "/x"}, {"name": "A", "value": "1"}]}))["engine"]
+    assert environment(engine)["HOME"] == "/x"
+    assert environment(engine)["A"] == "1"
+    assert [entry["name"] for entry in engine["env"]].count("HOME") == 1
+
+
+def test_a_token_comes_from_its_secret_and_stands_nowhere_else(made):
+    found = made(model={"tokenSecretRef": {"name": "hf", "key": "token"}})
+    assert environment(containers(found)["engine"])["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
+    assert "hf" not in json.dumps(found["ConfigMap"]["data"]["sidecar.yaml"])
+
+
+def test_a_pvc_model_is_mounted_for_reading(made):
+    found = made(uri="pvc://claim/models/x")
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "claim", "readOnly": True}} in pod(found)["volumes"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in containers(found)["engine"]["volumeMounts"]
+    assert json.loads(found["ConfigMap"]["data"]["plan.json"])["engine"]["model"] == "/models/models/x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "model", "revision"),
+    [
+        ("hf://org/model", "org/model", "main"),
+        ("file:///models/x/", "/models/x", ""),
+        ("pvc://claim", "/models", ""),
+    ],
+)
+def test_the_engine_is_given_the_model_as_it_finds_it(made, uri, model, revision):
+    engine = json.loads(made(uri=uri)["ConfigMap"]["data"]["plan.json"])["engine"]
+    assert (engine["model"], engine["revision"], engine["servedName"]) == (model, revision, "llama")
+
+
+def test_the_sidecars_file_holds_classes_and_queue(made):
+    classes = [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "60s", "onDeadline": "Reject"}]
+    found = made(slo={"classes": classes, "defaultClass": "batch"}, scheduling={"policy": "FCFS"})
+    config = yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])
+    assert config["defaultClass"] == "batch"
+    assert [each["name"] for each in config["classes"]] == ["chat", "batch"]
+    assert config["classes"][1]["onDeadline"] == "Reject"
+    assert config["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024}
+    assert config["engine"]["maxNumSeqs"] > 0
+
+
+def test_a_service_without_classes_has_the_one_without_targets(made):
+    config = yaml.safe_load(made()["ConfigMap"]["data"]["sidecar.yaml"])
+    assert [each["name"] for each in config["classes"]] == ["default"]
+    assert config["defaultClass"] == "default"
+
+
+def test_replicas_rollout_and_scheduling_do_not_touch_the_pods(made):
+    before = made()["Deployment"]["spec"]["template"]
+    after = made(replicas=3, rollout={"maxSurge": 1, "maxUnavailable": 0}, scheduling={"policy": "FCFS"})["Deployment"]
+    assert after["spec"]["template"] == before
+    assert after["spec"]["replicas"] == 3
+    assert after["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_a_template_goes_over_ours(made):
+    template = {"metadata": {"labels": {"team": "a"}}, "spec": {"priorityClassName": "high"}}
+    spec = made(template=template)["Deployment"]["spec"]["template"]
+    assert spec["metadata"]["labels"] == {
+        "app.kubernetes.io/name": "uellm-engine",
+        "app.kubernetes.io/instance": "llama",
+        "app.kubernetes.io/managed-by": "uellm",
+        "uellm.io/service": "llama",
+        "team": "a",
+    }
+    assert spec["spec"]["priorityClassName"] == "high"
+
+
+def test_a_template_that_cannot_be_merged_is_refused(made):
+    with pytest.raises(BadInput, match=r"spec\.template\.spec\.containers"):
+        made(template={"spec": {"containers": "engine"}})
+
+
+def test_a_frozen_deployment_changes_its_number_alone(make, made):
+    document = make.service()
+    live = {**made()["Deployment"], "metadata": {**made()["Deployment"]["metadata"], "uid": "x"}}
+    assert holds(frozen(document, live, 1), live)
+    fewer = frozen(document, live, 0)
+    assert fewer["spec"] == {**live["spec"], "replicas": 0}
+    assert fewer["metadata"]["annotations"]["uellm.io/spec"] == "1/digest"
+
+
+def test_a_child_is_known_by_its_owner_or_by_its_annotation(make, made):
+    document, child = make.service(), made()["Service"]
+    assert belongs_to(child, document)
+    orphan = {"metadata": {**child["metadata"], "ownerReferences": []}}
+    assert belongs_to(orphan, document)
+    stranger = {"metadata": {"name": "llama"}}
+    assert not belongs_to(stranger, document)
+    successor = {**document, "metadata": {**document["metadata"], "uid": "another"}}
+    assert not belongs_to(child, successor)
+    assert belonged_to_namesake(child, successor)
+
+
+def test_images_survive_being_written_down():
+    assert Images.from_json(IMAGES.to_json()) == IMAGES
+    assert Images.from_json("{}") is None
+    assert Images.from_json("not json") is None

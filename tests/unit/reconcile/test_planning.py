@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.choose import Evaluation, Failure
+from uellm.reconcile.names import Key
+from uellm.reconcile.observe import observe
+from uellm.reconcile.planning import IMPROVE_EVERY_S, Planning
+from uellm.reconcile.record import plan_status
+
+GPUS = 2
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "torch_dtype": "float16",
+}
+
+
+class World:
+    """A cluster in the cache, and a planner that puts two GPUs on every node with room."""
+
+    def __init__(self, make):
+        self.make = make
+        self.cache = Cache()
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.requests = []
+        self.broken = None
+        self.planning = Planning(self.cache, self._evaluate)
+        self.version = 100
+
+    async def _evaluate(self, request, incumbent, hardware):
+        self.requests.append(request)
+        await asyncio.sleep(0)  # others get their turn, as with a real worker
+        nodes = tuple(o.node.name for o in request.nodes if len(o.free) - o.promised >= GPUS)
+        broken = None if incumbent is None or set(incumbent.nodes) & set(nodes) else "no room"
+        if not nodes:
+            return Evaluation(None, Failure("NoFit", "no room"), broken, self.broken)
+        return Evaluation(self.make.plan(nodes=nodes), None, broken, self.broken)
+
+    def put(self, kind, obj):
+        self.version += 1
+        self.cache.put(kind, {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.version)}})
+
+    def node(self, name, *holders, **device):
+        self.put(GPUNODEPROFILE, self.make.profile(name, holders, **device))
+
+    def service(self, name, *, plan=None, **spec):
+        document = self.make.service(name, model={"uri": "file:///m", "config": CONFIG}, **spec)
+        document["metadata"]["uid"] = f"uid-{name}"
+        if plan is not None:
+            document["status"] = {"plan": plan_status(plan)}
+        self.put(LLMSERVICE, document)
+        return document
+
+    def deployed(self, name, *, replicas=1):
+        """The Deployment that the service's present spec is made of."""
+        observed = self.observed(name)
+        deployment = self.make.deployment(replicas, spec_mark=observed.spec_mark)
+        metadata = {**deployment["metadata"], "name": f"{name}-engine"}
+        owner = {"kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}
+        self.put(DEPLOYMENT, {**deployment, "metadata": {**metadata, "ownerReferences": [owner]}})
+
+    def pod(self, service, name, pod):
+        metadata = {**pod["metadata"], "name": name, "uid": f"uid-{name}", "labels": {"uellm.io/service": service}}
+        self.put(POD, {**pod, "metadata": metadata})
+
+    def observed(self, name):
+        return observe(self.cache, Key("ns", name))
+
+    async def plan(self, name):
+        return (await self.planning.plan(self.observed(name), self.now)).choice
+
+
+@pytest.fixture
+def world(make):
+    return World(make)
+
+
+async def test_services_planned_at_the_same_time_share_no_gpu(world):
+    world.node("a", None, None, None)
+    for name in ("one", "two"):
+        world.service(name)
+    choices = await asyncio.gather(world.plan("one"), world.plan("two"))
+    assert sorted(choice.plan is None for choice in choices) == [False, True]
+
+
+async def test_a_pass_for_another_reason_asks_no_planner(world):
+    world.node("a", None, None)
+    world.service("one")
+    first = await world.plan("one")
+    assert await world.plan("one") == first
+    assert len(world.requests) == 1
+
+
+async def test_other_hardware_asks_the_planner_at_once(world):
+    world.node("a", None, None)
+    world.service("one")
+    await world.plan("one")
+    world.node("b", None, None)
+    await world.plan("one")
+    assert len(world.requests) == 2
+
+
+async def test_freed_gpus_are_news_to_a_service_without_a_plan(world):
+    world.node("a", "x", "y")
+    world.service("one")
+    assert (await world.plan("one")).failure.reason == "NoFit"
+    world.node("a", None, "y")
+    await world.plan("one")
+    world.node("a", None, None)
+    assert (await world.plan("one")).plan is not None
+
+
+async def test_freed_gpus_are_looked_at_now_and_then_by_a_service_that_has_a_plan(world):
+    world.node("a", None, None, "x")
+    world.service("one")
+    await world.plan("one")
+    world.node("a", None, None, None)
+    await world.plan("one")
+    assert len(world.requests) == 1
+    world.now += timedelta(seconds=IMPROVE_EVERY_S + 1)
+    await world.plan("one")
+    assert len(world.requests) == 2
+
+
+async def test_a_restarted_operator_knows_what_was_promised(world, make):
+    world.node("a", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)))
+    world.service("two")
+    world.planning.restore()
+    assert (await world.plan("two")).failure.reason == "NoFit"
+
+
+async def test_a_withdrawn_plan_frees_its_gpus(world):
+    world.node("a", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+    await world.plan("one")
+    world.planning.withdraw(Key("ns", "one"))
+    assert (await world.plan("two")).plan is not None
+
+
+async def test_services_without_a_plan_are_those_that_wait(world):
+    world.node("a", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+        await world.plan(name)
+    assert world.planning.waiting() == [Key("ns", "two")]
+
+
+async def test_a_suspended_service_keeps_its_plan_without_asking_and_promises_nothing(world, make):
+    world.node("a", None, None)
+    kept = make.plan(nodes=("a",))
+    world.service("one", plan=kept, suspend=True)
+    world.deployed("one", replicas=0)
+    world.planning.restore()
+    assert (await world.plan("one")).plan == kept
+    assert world.requests == []
+    world.service("two")
+    assert (await world.plan("two")).plan is not None
+
+
+async def test_a_resumed_service_whose_gpus_were_taken_gets_another_plan(world, make):
+    world.node("a", "x", "y")
+    world.node("b", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)))
+    world.deployed("one", replicas=0)
+    assert (await world.plan("one")).plan.nodes == ("b",)
+
+
+async def test_gpus_that_others_took_move_no_pods_until_one_finds_no_place_for_a_minute(world, make):
+    world.node("a", "x", "y")
+    world.node("b", None, None)
+    kept = make.plan(nodes=("a",))
+    world.service("one", plan=kept)
+    world.deployed("one")
+    since = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.pod("one", "p", make.unschedulable(since=since))
+    assert (await world.plan("one")).plan == kept
+    assert world.planning.stranded_in_s(world.observed("one"), world.now) == 60
+    world.now += timedelta(seconds=61)
+    assert (await world.plan("one")).plan.nodes == ("b",)
+
+
+async def test_a_model_that_cannot_be_read_is_told_without_the_planner(world):
+    world.service("one")
+    document = world.observed("one").document
+    document["spec"]["model"] = {"uri": "hf://org/model"}
+    assert (await world.plan("one")).failure.reason == "ModelConfigMissing"
+    document["spec"]["model"]["config"] = {"architectures": ["Unknown"]}
+    assert (await world.plan("one")).failure.reason == "InvalidModel"
+    document["spec"]["slo"] = {"classes": "many"}
+    assert (await world.plan("one")).failure.reason == "InvalidSpec"
+    assert world.requests == []
+
+
+async def test_a_plan_that_is_lost_gives_up_its_unplaced_replicas_and_keeps_its_pods(world, make):
+    world.node("a", "uid-p", "uid-p")
+    world.service("one", plan=make.plan(nodes=("a",)), replicas=2)
+    world.deployed("one", replicas=2)
+    world.pod("one", "p", make.pod(node="a"))
+    world.planning.restore()
+    world.broken = "quarantined"
+    world.node("a", "uid-p", "uid-p", health={"state": "Quarantined"})
+    assert (await world.plan("one")).failure is not None
+    world.node("b", None, None)
+    world.service("two")
+    assert (await world.plan("two")).plan.nodes == ("b",)
