@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import threading
 
 from uellm.errors import BadInput, PlanError
 from uellm.planner import plan, still_holds
@@ -28,3 +31,15 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
         return Evaluation(None, Failure(error.reason, str(error)), broken, broken_hardware)
     except BadInput as error:
         return Evaluation(None, Failure("InvalidOverride", str(error)), broken, broken_hardware)
+
+
+def end_with_parent() -> None:
+    """Start of a worker: it ends when the process that started it does, even if that was killed outright."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()

@@ -12,7 +12,7 @@ from typing import Protocol
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.choose import Evaluation, Failure
-from uellm.reconcile.evaluate import evaluate
+from uellm.reconcile.evaluate import end_with_parent, evaluate
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Worker:
         if self._pool is None:
             # Not by fork: a copy of a process with an event loop and open connections is no good start.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context)
+            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=end_with_parent)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -47,6 +47,11 @@ class Process:
         self._process.send_signal(number)
         return self._process.wait(timeout=timeout_s)
 
+    def children(self) -> list[int]:
+        """Process ids of the processes under it: the planner's among them."""
+        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(pid) for pid in listed.split()]
+
     @property
     def ended(self) -> bool:
         return self._process.poll() is not None
@@ -151,16 +156,25 @@ async def test_two_at_a_time_only_one_works_and_the_other_takes_over(
     assert await held() != holder
 
 
-async def test_killed_outright_the_next_one_goes_on(controller, service, gpu_node, planned):
+async def test_killed_outright_nothing_stays_and_the_next_one_goes_on(
+    controller, service, gpu_node, planned, eventually
+):
     await gpu_node([24 * GIB])
     llama = await service()
     first = controller()
     await planned(llama)
     before = await llama.state()
+    under_it = first.children()
+    assert under_it
     first.end(signal.SIGKILL)
+    await eventually(lambda: _gone(under_it))
     await llama.change(lambda spec: spec.update(replicas=2))
     controller()
-    await planned(llama)
+
+    async def scaled():
+        return (await llama.deployment())["spec"]["replicas"] == 2
+
+    await eventually(scaled, timeout_s=60)
     after = await llama.state()
     assert after["ConfigMap"] == before["ConfigMap"]
 
@@ -186,3 +200,15 @@ async def _says(process, text):
 
 async def _ended(process):
     return process.ended
+
+
+async def _gone(pids):
+    return not any(_lives(pid) for pid in pids)
+
+
+def _lives(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
