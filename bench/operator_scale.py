@@ -151,7 +151,6 @@ async def measure(args: argparse.Namespace, kubeconfig: Path) -> dict[str, Any]:
             applied_s = time.perf_counter() - start
             await until(lambda: all_have("Planned"))
             planned_s = time.perf_counter() - start
-            print(resident(pid))
             await until(lambda: all_have("Ready"))
             ready_s = time.perf_counter() - start
             memory = resident(pid)

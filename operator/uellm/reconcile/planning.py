@@ -17,7 +17,7 @@ from uellm.models import Architecture
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Failure, choose
+from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Evaluation, Failure, choose
 from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, hardware_changed, offers
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
@@ -84,8 +84,7 @@ class Planning:
             request = self._request(observed, architecture)  # others may have been planned meanwhile
             hardware = generous(observed.fleet) if incumbent is not None else ()
             evaluation = await self._evaluate(request, incumbent, hardware)
-            if evaluation.plan is not None:
-                evaluation = evaluation._replace(plan=recorded(evaluation.plan))
+            evaluation = _on_record(evaluation)
             choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
             self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
         return Planned(choice, request)
@@ -170,6 +169,16 @@ class Planning:
             self._ledger.commit(key, commitment._replace(nodes=()))
         else:
             self._ledger.release(key)
+
+
+def _on_record(evaluation: Evaluation) -> Evaluation:
+    if evaluation.plan is None:
+        return evaluation
+    try:
+        return evaluation._replace(plan=recorded(evaluation.plan))
+    except ValueError as error:
+        message = f"the plan has no room in status.plan ({error}); please report this with the LLMService"
+        return evaluation._replace(plan=None, failure=Failure("PlannerFailed", message))
 
 
 def _commitment(plan: Plan) -> Commitment:

@@ -16,10 +16,11 @@ MAX_SENTENCE = 1024
 MAX_ALTERNATIVES = 8
 MAX_ASSUMPTIONS = 32
 MAX_NODES = 1024
+MAX_RECOMMENDED = 1_000_000
 
 
 def recorded(plan: Plan) -> Plan:
-    """The plan as it will be read back."""
+    """The plan as it will be read back. Raises ValueError where the schema has no room for it."""
     return Plan.from_dict(plan_status(plan))
 
 
@@ -31,4 +32,6 @@ def plan_status(plan: Plan) -> dict[str, Any]:
     entry["alternatives"] = [
         {**each, "rejected": clip(each["rejected"], MAX_SENTENCE)} for each in entry["alternatives"][:MAX_ALTERNATIVES]
     ]
+    if entry.get("recommendedReplicas") is not None:
+        entry["recommendedReplicas"] = min(entry["recommendedReplicas"], MAX_RECOMMENDED)
     return PlanStatus.model_validate(entry).to_dict()
