@@ -46,7 +46,7 @@ bench: setup
 	@for bench in bench/*.py; do echo "=== $$bench"; $(BIN)/python $$bench --json build/bench/$$(basename $$bench .py).json || exit 1; done
 
 crds: setup
-	@$(BIN)/uellm crds
+	@$(BIN)/uellm crds --output-dir manifests/crds --output-dir charts/uellm/files/crds
 
 clean:
 	@rm -rf .venv .bootstrap build dist

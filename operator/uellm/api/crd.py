@@ -71,8 +71,9 @@ GPUNODEPROFILES = Definition(
     columns=(
         Column("READY", ".status.conditions[?(@.type=='Ready')].status", "Whether plans may rely on it"),
         Column("SOURCE", ".status.source", "Asked of the driver, or described"),
-        # A column shows the first value of its path alone; `kubectl describe` has the others.
-        Column("GPU 0", ".status.devices[0].product", "The node's first GPU"),
+        Column("GPUS", ".status.summary.gpus", "The node's GPUs"),
+        Column("FREE", ".status.summary.free", "Healthy GPUs that nobody has"),
+        Column("PRODUCTS", ".status.summary.products", "What they are"),
         Column("DRIVER", ".status.driverVersion", "Version of the GPU driver"),
         Column("OBSERVED", ".status.observedAt", "When the profiler last looked", "date"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),

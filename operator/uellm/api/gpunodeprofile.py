@@ -111,6 +111,17 @@ class LinkProfile(Observed):
     """Time of the smallest copy."""
 
 
+class ProfileSummary(Observed):
+    """The node's GPUs in a line, for the printer columns."""
+
+    gpus: Text | None = None
+    """How many there are."""
+    free: Text | None = None
+    """How many of them are healthy and nobody's."""
+    products: Text | None = None
+    """Which products, each with its count."""
+
+
 class GPUNodeProfileStatus(Observed):
     """What was found on the node."""
 
@@ -124,6 +135,8 @@ class GPUNodeProfileStatus(Observed):
     """Newest CUDA that the driver supports."""
     profiler_version: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Version of the profiler."""
+    summary: ProfileSummary | None = None
+    """The GPUs in a line."""
     devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=64), MapBy("uuid")] = ()
     """The node's GPUs."""
     links: Annotated[tuple[LinkProfile, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()

@@ -1,0 +1,1 @@
+"""`uellm ...`: one file a command; `main` finds them."""

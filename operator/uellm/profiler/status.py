@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.profiler.sample import Sample, SourceError
 
 READY = "Ready"
+_TEXT_LENGTH = 256  # of the API's type Text
 Status = Mapping[str, Any]
 
 
@@ -33,14 +35,17 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
     `observed_at` is when the sample was taken; empty: the sample is that of `before`.
     """
     sample = seen.sample
-    devices = [*sample.devices, *_lost(sample, before)]
+    devices = [
+        _device(entry, seen, before, now) for entry in sorted([*sample.devices, *_lost(sample, before)], key=_order)
+    ]
     document = {
         "observedAt": observed_at or before.get("observedAt"),
         "source": sample.source,
         "driverVersion": sample.driver_version or None,
         "cudaVersion": sample.cuda_version or None,
         "profilerVersion": __version__,
-        "devices": [_device(entry, seen, before, now) for entry in sorted(devices, key=_order)],
+        "summary": _summary(devices),
+        "devices": devices,
         "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
         "conditions": [_ready(seen, before, now)],
     }
@@ -103,6 +108,15 @@ def _lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
         if failure is not None and device["uuid"] not in seen:
             health = {"state": "Quarantined", "reason": failure.reason, "message": failure.message}
             yield {key: value for key, value in {**device, "health": health}.items() if key != "allocatedTo"}
+
+
+def _summary(devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    counts = Counter(one.get("product", "") for one in devices)
+    return {
+        "gpus": str(len(devices)),
+        "free": str(sum(one["health"]["state"] == "Healthy" and "allocatedTo" not in one for one in devices)),
+        "products": ", ".join(f"{count} x {name}" for name, count in counts.items())[:_TEXT_LENGTH],
+    }
 
 
 def _device(entry: Mapping[str, Any], seen: Seen, before: Status, now: str) -> dict[str, Any]:

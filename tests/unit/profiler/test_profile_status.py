@@ -37,6 +37,12 @@ def test_everything_that_was_seen_is_told():
     assert told["conditions"][0]["status"] == "True"
 
 
+def test_the_summary_counts_gpus_free_ones_and_products():
+    assert status(SAMPLE, pod_uids={"GPU-a": "uid-1"})["summary"] == {"gpus": "2", "free": "1", "products": "2 x P"}
+    gone = status(Sample("NVML", (A,), failed={1: Failure("GPULost", "it is gone")}), before=status())
+    assert gone["summary"] == {"gpus": "2", "free": "1", "products": "2 x P"}
+
+
 def test_the_planner_reads_what_is_written():
     node = Node.from_profile({"metadata": {"name": "n"}, "status": status(pod_uids={"GPU-a": "uid-1"})})
     assert [device.uuid for device in node.devices] == ["GPU-a", "GPU-b"]
