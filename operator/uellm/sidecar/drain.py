@@ -24,6 +24,7 @@ class Drain:
         self.over = False
         """The process ends now: what is still in hand is cut."""
         self._final = False
+        self._waiting = 0
         self._refusing = asyncio.Event()
         self._refuse_later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -54,12 +55,14 @@ class Drain:
         elif self._refuse_later is None:
             self._refuse_later = asyncio.get_running_loop().call_later(lame_duck_s, self._refusing.set)
 
-    def engine_restarted(self) -> None:
+    def engine_restarted(self, *, sure: bool) -> None:
         """Only the engine's container was stopped, for a new one is there: requests are taken again.
 
-        The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed.
+        The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed,
+        be it the startup probe. Not `sure`: this is the first engine that was ever seen ready, and while a hook
+        still waits it may be the very one that is to stop.
         """
-        if self._final:
+        if self._final or (self._waiting and not sure):
             return
         self.draining = False
         self.close()
@@ -67,12 +70,15 @@ class Drain:
 
     async def wait(self, grace_s: float) -> bool:
         """Whether, within the grace period, no more requests were taken and everything in hand was done."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(grace_s):
                 await self._refusing.wait()
                 await self._idle.wait()
         except TimeoutError:
             return False
+        finally:
+            self._waiting -= 1
         return True
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ The kubelet cannot reach an engine on loopback, so it asks here.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -63,6 +64,8 @@ class Management:
         return web.Response(body=report, content_type="application/json")
 
     async def _drain(self, request: web.Request) -> web.Response:
+        if not _from_this_pod(request):
+            return web.json_response({"error": {"message": "only the pod's own preStop hook may drain it"}}, status=403)
         started_s = asyncio.get_running_loop().time()
         self._proxy.drain.begin(lame_duck_s=self._lame_duck_s)
         drained = await self._proxy.drain.wait(self._grace_s)
@@ -83,6 +86,14 @@ class Management:
             return web.json_response(document, status=200 if good() else 503)
 
         return answer
+
+
+def _from_this_pod(request: web.Request) -> bool:
+    """Whether the peer is on loopback: anybody in the cluster can reach this port, and none of them may stop a pod."""
+    try:
+        return ipaddress.ip_address(request.remote or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -154,8 +154,8 @@ class Sidecar:
 
     def _on_engine(self, old: EngineState, new: EngineState) -> None:
         LOG.info("engine: %s -> %s", old, new)
-        if old is EngineState.GONE and new is EngineState.READY:
-            self.proxy.drain.engine_restarted()
+        if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
+            self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
         self.dispatcher.on_engine_state(new is EngineState.READY)
 
     async def _watch_config(self) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
 from uellm.sidecar.engine import EngineState
+from uellm.sidecar.management import Management
 
 
 async def probe(harness, path: str) -> int:
@@ -110,3 +114,37 @@ async def test_a_stream_ends_its_connection_once_the_pod_is_draining(engine, har
     harness.sidecar.proxy.drain.begin()
     received.go_on.set()
     assert b"200 OK" in await answer
+
+
+async def test_an_engine_that_was_restarted_before_it_ever_served_ends_the_draining(engine, launch, eventually):
+    await engine.stop()
+    harness = await launch(ready=False)
+    await _drain(harness)  # its startup probe failed: the kubelet ran the hook, and starts the container again
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert await probe(harness, "/readyz") == 200
+    assert (await harness.ask())[0] == 200
+
+
+async def test_a_first_engine_that_becomes_ready_while_the_pod_goes_does_not_end_the_draining(
+    engine, launch, eventually
+):
+    await engine.stop()
+    harness = await launch(lame_duck_s=3600.0, ready=False)
+    drained = asyncio.create_task(_drain(harness))
+    await eventually(lambda: harness.sidecar.proxy.drain.draining)
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    assert await probe(harness, "/readyz") == 503
+    harness.sidecar.proxy.drain.begin()
+    assert (await drained)["drained"]
+
+
+@pytest.mark.parametrize(("peer", "status"), [("10.0.0.7", 403), ("fd00::7", 403), ("127.0.0.1", 200), ("::1", 200)])
+async def test_only_the_pod_itself_may_drain_it(harness, peer, status):
+    proxy, engine = harness.sidecar.proxy, harness.sidecar.engine
+    application = Management(proxy, engine, None, lame_duck_s=0.0).application()
+    request = make_mocked_request("POST", "/uellm/drain", app=application).clone(remote=peer)
+    match = await application.router.resolve(request)
+    assert (await match.handler(request)).status == status
+    assert proxy.drain.draining is (status == 200)
