@@ -21,6 +21,8 @@ NVIDIA_SMI = "nvidia-smi"
 NVIDIA_SMI_TIMEOUT_S = 60.0
 
 _GPU_LINE = re.compile(r"^GPU \d+:.*\(UUID: (?P<uuid>[^)\s]+)\)")
+# Begins with no slash and holds no `=`: the device plugin's way by mounts sets a path, and CDI has qualified names.
+_UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/]*-[A-Za-z0-9._:/-]*")
 _MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: (?P<uuid>[^)\s]+)\)")
 
 
@@ -90,9 +92,9 @@ def _ask_nvidia_smi(environment: Mapping[str, str]) -> tuple[tuple[str, ...], st
 
 
 def _uuids(variable: str | None) -> tuple[str, ...]:
-    """The entries of the variable where all of them are uuids, else none: `all`, `void` and indices name nothing."""
+    """The entries of the variable where all are uuids, else none: `all`, `void`, indices and paths name nothing."""
     entries = tuple(entry.strip() for entry in (variable or "").split(",") if entry.strip())
-    return tuple(dict.fromkeys(entries)) if all("-" in entry for entry in entries) else ()
+    return tuple(dict.fromkeys(entries)) if all(map(_UUID.fullmatch, entries)) else ()
 
 
 def _uuids_of_variable(variable: str | None, *, driver: str) -> tuple[str, ...]:
@@ -107,8 +109,9 @@ def _why_no_uuids(variable: str | None) -> str:
         return "is not set: the container was given no GPU; request one, or run on a node whose device plugin works"
     if not value:
         return "is empty: the container was given no GPU"
-    if value in ("void", "none"):
-        return f"is `{value}`: the devices come in another way (CDI), which only nvidia-smi tells: add it to the image"
+    if value in ("void", "none") or value.startswith("/") or "=" in value:
+        how = "(CDI, mounts), which only nvidia-smi tells: add it to the image"
+        return f"is `{value}`: the devices come in another way {how}"
     if value == "all":
         return "is `all`: that is every GPU of the node, not those of this pod; request GPUs by their resource name"
     return f"is `{value}`: not a list of uuids; set the device plugin's deviceIDStrategy to uuid"

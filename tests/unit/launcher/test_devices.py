@@ -52,7 +52,9 @@ def test_nvidia_smi_is_asked_first(nvidia_smi):
     assert find_devices(nvidia_smi(TWO_GPUS), simulated=False) == Found(("GPU-aaaa-1", "GPU-bbbb-2"), "nvidia-smi")
 
 
-@pytest.mark.parametrize("value", ["void", "all", "none", "", "0,1"])
+@pytest.mark.parametrize(
+    "value", ["void", "all", "none", "", "0,1", "/var/run/nvidia-container-devices", "nvidia.com/gpu=GPU-aaaa-1"]
+)
 def test_a_variable_that_names_no_uuids_does_not_matter_where_nvidia_smi_answers(nvidia_smi, value):
     found = find_devices(nvidia_smi(TWO_GPUS) | {"NVIDIA_VISIBLE_DEVICES": value}, simulated=False)
     assert found.uuids == ("GPU-aaaa-1", "GPU-bbbb-2")
@@ -90,6 +92,7 @@ def test_what_nvidia_smi_said_is_in_the_error(nvidia_smi):
         ("none", "is `none`"),
         ("all", "is `all`: that is every GPU of the node"),
         ("0,1", "is `0,1`: not a list of uuids"),
+        ("/var/run/nvidia-container-devices", "come in another way"),
     ],
 )
 def test_a_variable_that_names_no_uuids_is_explained(tmp_path, value, sentence):
