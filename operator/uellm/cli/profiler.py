@@ -7,8 +7,9 @@ What its pod needs:
               directory does not name is measured by NVML; where there is no driver either, the process says so once
               and looks again every interval: it neither crash-loops nor writes a profile for a node without GPUs.
     env       NODE_NAME from fieldRef spec.nodeName. On real GPU nodes NVIDIA_VISIBLE_DEVICES=all and
-              NVIDIA_DRIVER_CAPABILITIES=utility (compute,utility where the image carries torch); MIG nodes also
-              NVIDIA_MIG_MONITOR_DEVICES=all. No `nvidia.com/gpu` request: it looks at all, it takes none.
+              NVIDIA_DRIVER_CAPABILITIES=utility (compute,utility where the image carries torch), and never
+              NVIDIA_MIG_MONITOR_DEVICES: NVIDIA's runtime starts no container with it that lacks CAP_SYS_ADMIN.
+              No `nvidia.com/gpu` request: it looks at all, it takes none.
     pod       runtimeClassName nvidia on real GPU nodes (a value of the chart; none in the dev cluster), tolerations for
               GPU taints, terminationGracePeriodSeconds 10.
     mounts    hostPath directory /var/lib/kubelet/pod-resources at the same path, readOnly (the directory, not the

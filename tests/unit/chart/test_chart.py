@@ -224,6 +224,8 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
     pod = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
     assert pod["runtimeClassName"] == "nvidia"
+    # NVIDIA's runtime refuses a container with it that lacks CAP_SYS_ADMIN.
+    assert "NVIDIA_MIG_MONITOR_DEVICES" not in {entry["name"] for entry in pod["containers"][0]["env"]}
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
 
