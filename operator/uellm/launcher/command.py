@@ -12,13 +12,11 @@ from uellm.launcher import cpu
 from uellm.planner import latebind
 from uellm.planner.engine_args import UserArgs
 from uellm.planner.latebind import Binding
-from uellm.planner.refused_args import REFUSED, refused_args
+from uellm.planner.refused_args import REFUSED_ENVIRONMENT, refused_args
 
 ENGINE_MODULE = "vllm.entrypoints.cli.main"
 # Streams in flight finish in this time after SIGTERM; longer ones were given the preStop hook's time.
 SHUTDOWN_TIMEOUT_S = 20
-# The sidecar has no key and would be turned away.
-REFUSED_ENVIRONMENT = ("VLLM_API_KEY",)
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ def engine_command(
     on_cpu = document["platform"] == "cpu"
     settings = _settings(document, binding, environment, cpus if on_cpu else None)
     argv = _argv(document, binding, listen, on_cpu=on_cpu)
-    for name in REFUSED_ENVIRONMENT:
+    for name, instead in REFUSED_ENVIRONMENT.items():
         if environment.get(name):
-            raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {REFUSED['--api-key']}")
+            raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {instead}")
     merged = {name: value for name, value in environment.items() if name not in _DECIDED}
     return EngineCommand(argv, {**merged, **settings}, settings)
 

@@ -1,4 +1,4 @@
-"""vLLM flags that a user may not set, because the operator's own contract hangs on them, and what to use instead.
+"""vLLM's flags and variables that a user may not set, for the operator's own contract hangs on them, and what instead.
 
 Looked at twice: by the controller before any pod exists, and by the launcher before it execs the engine.
 """
@@ -67,6 +67,8 @@ REFUSED: Mapping[str, str] = {
     "--master-port": _ONE_POD,
     "--headless": _ONE_POD,
 }
+
+REFUSED_ENVIRONMENT: Mapping[str, str] = {"VLLM_API_KEY": _KEYS}
 
 
 def refused_args(args: Sequence[str]) -> Iterator[tuple[str, str]]:

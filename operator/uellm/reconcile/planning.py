@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -22,11 +24,13 @@ from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, g
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.record import recorded
-from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.request import architecture_of, check_environment, plan_request
 from uellm.reconcile.worker import Evaluator
 
 # How often GPUs that others left are looked at for a plan that takes fewer of them.
 IMPROVE_EVERY_S = 300
+# For how long at most a plan waits for the plans of others before it is carried out.
+MAKE_WAY_S = 5
 
 
 class Planned(NamedTuple):
@@ -53,6 +57,7 @@ class Planning:
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._in_line = 0
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what an operator before this one promised."""
@@ -68,6 +73,7 @@ class Planning:
         if observed.service is None:
             return self._failed(observed.key, Failure("InvalidSpec", observed.invalid))
         try:
+            check_environment(observed.service)
             architecture = architecture_of(observed.service)
         except PlanError as error:
             return self._failed(observed.key, Failure(error.reason, str(error)))
@@ -80,7 +86,7 @@ class Planning:
         request = self._request(observed, architecture)
         if choice := self._stands(observed, request, now, stranded=stranded):
             return Planned(choice, request)
-        async with self._one_at_a_time:
+        async with self._turn():
             request = self._request(observed, architecture)  # others may have been planned meanwhile
             hardware = generous(observed.fleet) if incumbent is not None else ()
             evaluation = await self._evaluate(request, incumbent, hardware)
@@ -88,6 +94,25 @@ class Planning:
             choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
             self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
         return Planned(choice, request)
+
+    def has_to_make_way(self, observed: Observed, now: datetime) -> bool:
+        """True while others wait to be planned: making pods of this plan would only hold them up. Not for long."""
+        standing = self._standing.get(observed.key)
+        if observed.deployment is not None or standing is None or not self._in_line:
+            return False
+        return (now - standing.since).total_seconds() < MAKE_WAY_S
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        self._in_line += 1
+        try:
+            await self._one_at_a_time.acquire()
+        finally:
+            self._in_line -= 1
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def withdraw(self, key: Key) -> None:
         """The plan cannot be carried out: nobody has to wait for its GPUs."""

@@ -6,6 +6,7 @@ from uellm.api.llmservice import LLMService, LLMServiceSpec
 from uellm.errors import BadInput, PlanError
 from uellm.models import Architecture, read_architecture
 from uellm.planner import request as planner
+from uellm.planner.refused_args import REFUSED_ENVIRONMENT
 
 MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
 
@@ -23,6 +24,13 @@ def architecture_of(service: LLMService) -> Architecture:
         return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization)
     except BadInput as error:
         raise PlanError("InvalidModel", f"spec.model.{error}") from error
+
+
+def check_environment(service: LLMService) -> None:
+    """Refuse variables that the launcher would refuse in the pod. Raises PlanError InvalidOverride."""
+    for each in service.spec.engine.env:
+        if each.value and (instead := REFUSED_ENVIRONMENT.get(each.name)):
+            raise PlanError("InvalidOverride", f"spec.engine.env: {each.name} is not allowed: {instead}")
 
 
 def plan_request(

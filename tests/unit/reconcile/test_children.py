@@ -35,10 +35,10 @@ CONFIG = {
 def made(make):
     """The children of a service with this spec, by kind."""
 
-    def build(*, replicas=1, uri="hf://org/model", model=None, holders=(None, None), **spec):
+    def build(*, replicas=1, uri="hf://org/model", model=None, holders=(None, None), device=None, **spec):
         document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
         service = parse_service(document)
-        fleet = [machine(make.profile("node-1", holders, memoryBytes=24 * GIB))]
+        fleet = [machine(make.profile("node-1", holders, **{"memoryBytes": 24 * GIB, **(device or {})}))]
         request = plan_request(service, architecture_of(service), offers(fleet, [], []))
         wanted = Wanted(document, service, plan(request), request, IMAGES, replicas, "1/digest")
         return {child["kind"]: child for child in children(wanted)}
@@ -125,6 +125,18 @@ def test_gpus_are_asked_for_beside_the_users_resources(made):
         "requests": {"cpu": "2", "nvidia.com/gpu": "1"},
         "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
     }
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-3g.20gb"])
+def test_gpu_nodes_taints_are_tolerated_also_for_slices(made, resource):
+    found = made(device={"resourceName": resource})
+    assert containers(found)["engine"]["resources"]["limits"] == {resource: "1"}
+    assert [each["key"] for each in pod(found)["tolerations"]] == list(dict.fromkeys(["nvidia.com/gpu", resource]))
+
+
+def test_vllm_waits_as_long_for_its_model_as_the_service_says(made):
+    engine = containers(made(engine={"startupTimeout": "2h"}))["engine"]
+    assert environment(engine)["VLLM_ENGINE_READY_TIMEOUT_S"] == "7200"
 
 
 def test_the_users_environment_wins_by_name(made):

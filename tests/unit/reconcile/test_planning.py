@@ -217,3 +217,13 @@ async def test_a_plan_that_is_lost_gives_up_its_unplaced_replicas_and_keeps_its_
     world.node("b", None, None)
     world.service("two")
     assert (await world.plan("two")).plan.nodes == ("b",)
+
+
+async def test_a_variable_that_the_launcher_would_refuse_is_refused_before_any_pod_exists(world):
+    world.node("n1", None, None)
+    world.service("a", engine={"env": [{"name": "VLLM_API_KEY", "value": "s3cret"}]})
+    choice = await world.plan("a")
+    assert choice.plan is None
+    assert choice.failure.reason == "InvalidOverride"
+    assert choice.failure.message.startswith("spec.engine.env: VLLM_API_KEY is not allowed: ")
+    assert "s3cret" not in choice.failure.message

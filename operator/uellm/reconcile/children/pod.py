@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from uellm.planner.document import annotation
+from uellm.planner.document import DEFAULT_RESOURCE, annotation
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.merge import merge_template
 from uellm.reconcile.names import PLAN_ANNOTATION, config_name, labels
@@ -54,7 +54,7 @@ def pod_template(wanted: Wanted) -> dict[str, Any]:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "affinity": {"nodeAffinity": _on_nodes(wanted.plan.nodes)},
-            "tolerations": [{"key": document["resourceName"], "operator": "Exists", "effect": "NoSchedule"}],
+            "tolerations": _tolerations(document["resourceName"]),
             "initContainers": [_launcher(wanted), _sidecar(wanted)],
             "containers": [_engine(wanted, document["resourceName"])],
             "volumes": _volumes(wanted),
@@ -67,6 +67,12 @@ def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
     # By the node's name and not by its hostname label, which a cloud may set to something else.
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
     return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+
+
+def _tolerations(resource_name: str) -> list[dict[str, Any]]:
+    # A node with MIG slices (`nvidia.com/mig-1g.10gb`) is tainted as any other GPU node.
+    keys = dict.fromkeys((DEFAULT_RESOURCE, resource_name))
+    return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 
 
 def _launcher(wanted: Wanted) -> dict[str, Any]:
@@ -176,6 +182,8 @@ def _environment(wanted: Wanted) -> list[dict[str, Any]]:
             "VLLM_CONFIG_ROOT": f"{HOME}/.config/vllm",
             "TORCHINDUCTOR_CACHE_DIR": f"{HOME}/inductor",
             "TRITON_CACHE_DIR": f"{HOME}/triton",
+            # vLLM's own patience with a model that loads; the service's is the startup probe.
+            "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(wanted.service.spec.engine.startup_timeout_s)),
         }.items()
     ]
     token = wanted.service.spec.model.token_secret_ref
