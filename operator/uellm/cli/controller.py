@@ -32,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--namespace", default=environment("UELLM_NAMESPACE"), help="namespace of the Lease")
     parser.add_argument(
-        "--health-listen", default="0.0.0.0:8080", metavar="HOST:PORT", help="for GET /healthz (default %(default)s)"
+        "--health-listen",
+        default="0.0.0.0:8080",
+        metavar="HOST:PORT",
+        help="for GET /healthz and /readyz (default %(default)s)",
     )
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
 
