@@ -16,8 +16,6 @@ from uellm.planner.shapes import shapes
 from uellm.planner.speed import Links, measured
 from uellm.planner.subsets import Pool
 
-MOST_NAMED = 3
-
 
 class Rejected(Protocol):
     """A shape that no node admits."""

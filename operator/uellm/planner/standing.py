@@ -11,7 +11,7 @@ from uellm.planner.assign import Task
 from uellm.planner.candidate import Question
 from uellm.planner.demand import demand
 from uellm.planner.engine_args import UserArgs
-from uellm.planner.footprint import Footprint, Shape, Steps
+from uellm.planner.footprint import Shape, Steps
 from uellm.planner.pools import pools_of
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -35,11 +35,6 @@ def shape_of(plan: Plan) -> Shape:
 def task_of(plan: Plan, request: PlanRequest) -> Task:
     """What is to be placed on whatever devices a pod gets."""
     return question_of(plan, request).task(shape_of(plan), _steps(plan))
-
-
-def footprint_of(plan: Plan, request: PlanRequest) -> Footprint:
-    """Bytes by kind."""
-    return question_of(plan, request).footprint(shape_of(plan), _steps(plan))
 
 
 def _steps(plan: Plan) -> Steps:
