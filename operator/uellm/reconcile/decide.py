@@ -61,7 +61,12 @@ def decide(
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     status = status_of(observed, plan, placed)
     status["conditions"] = written(conditions, before, generation=observed.generation, now=timestamp(now))
-    notes = [note for note in transitions(conditions, before) if note.type not in _UNTOLD]
+    notes = [
+        note
+        for note in transitions(conditions, before)
+        # That nothing is known yet is no news.
+        if note.type not in _UNTOLD and note.status != "Unknown"
+    ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
     return Decision(status, tuple(notes), REPORT_POLL_S if unreported else None)

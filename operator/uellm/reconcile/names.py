@@ -13,6 +13,7 @@ OWNER_ANNOTATION = "uellm.io/owner"  # uid of the LLMService: tells a child whos
 APPLIED_ANNOTATION = "uellm.io/applied"  # digest of the manifest that was applied last
 SPEC_ANNOTATION = "uellm.io/spec"  # on the Deployment: generation and digest of the spec that it was made for
 IMAGES_ANNOTATION = "uellm.io/images"  # on the Deployment: the images it was made with
+TEMPLATE_ANNOTATION = "uellm.io/template"  # on the Deployment: the pod template as it was made, and for which plan
 
 LLMSERVICE_API_VERSION = "uellm.io/v1alpha1"
 LLMSERVICE_KIND = "LLMService"

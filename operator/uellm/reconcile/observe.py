@@ -16,6 +16,7 @@ from uellm.reconcile.fleet import Machine
 from uellm.reconcile.names import (
     IMAGES_ANNOTATION,
     SPEC_ANNOTATION,
+    TEMPLATE_ANNOTATION,
     Key,
     belongs_to,
     config_name,
@@ -104,6 +105,11 @@ class Observed:
     def pinned_images(self) -> str | None:
         """The images that the Deployment was made with, as they are written on it."""
         return self._annotation(IMAGES_ANNOTATION)
+
+    @property
+    def pinned_template(self) -> str | None:
+        """The pod template that the Deployment was made with, as it is written on it."""
+        return self._annotation(TEMPLATE_ANNOTATION)
 
     @property
     def unschedulable_since(self) -> str | None:

@@ -11,7 +11,7 @@ from uellm.kube import LLMSERVICE, NotFound
 from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.children import Images, Wanted, children, frozen
+from uellm.reconcile.children import Images, PinnedTemplate, Wanted, children, frozen
 from uellm.reconcile.choose import Failure
 from uellm.reconcile.decide import decide
 from uellm.reconcile.names import Key
@@ -22,6 +22,7 @@ from uellm.reconcile.same import holds
 
 # A quota may be raised and a policy changed, and no watch of ours tells.
 REFUSED_RECHECK_S = 60.0
+MADE_WAY_RECHECK_S = 0.5
 
 
 def utc_now() -> datetime:
@@ -65,7 +66,8 @@ class Reconciler:
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
     ) -> float | None:
-        manifests, refusal = await self._writable(observed, planned)
+        makes_way = self._planning.has_to_make_way(observed, now)
+        manifests, refusal = ([], None) if makes_way else await self._writable(observed, planned)
         decision = decide(
             observed,
             planned.choice,
@@ -83,7 +85,12 @@ class Reconciler:
         await self._applier.write_children(observed, manifests)
         await self._applier.tell(observed, decision.notes, now)
         stranded_in_s = self._planning.stranded_in_s(observed, now)
-        rechecks = (decision.recheck_s, stranded_in_s, REFUSED_RECHECK_S if refusal else None)
+        rechecks = (
+            decision.recheck_s,
+            stranded_in_s,
+            REFUSED_RECHECK_S if refusal else None,
+            MADE_WAY_RECHECK_S if makes_way else None,
+        )
         return min(filter(None, rechecks), default=None)
 
     async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Failure | None]:
@@ -115,6 +122,7 @@ def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence
             _pinned(observed, images),
             observed.replicas,
             observed.spec_mark,
+            None if observed.spec_changed else PinnedTemplate.from_json(observed.pinned_template or ""),
         )
     )
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import sys
 
 import pytest
-from uellm.planner.latebind import Binding
 
 from uellm.errors import PlanError
 from uellm.launcher.command import engine_command
+from uellm.planner.latebind import Binding
 
 TWO_STAGES = Binding(order=("GPU-b", "GPU-a"), layers=(5, 3), tensor=1, pipeline=2)
 

@@ -119,6 +119,13 @@ def test_what_is_written_has_a_volume(made):
     assert environment(engine)["HOME"] == "/var/cache/uellm"
 
 
+def test_the_best_nodes_of_the_plan_are_preferred_and_no_others_allowed(made):
+    affinity = pod(made())["affinity"]["nodeAffinity"]
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}
+    assert affinity["requiredDuringSchedulingIgnoredDuringExecution"] == {"nodeSelectorTerms": [term]}
+    assert affinity["preferredDuringSchedulingIgnoredDuringExecution"] == [{"weight": 100, "preference": term}]
+
+
 def test_gpus_are_asked_for_beside_the_users_resources(made):
     engine = containers(made(engine={"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}}))["engine"]
     assert engine["resources"] == {

@@ -130,7 +130,7 @@ def test_the_time_of_a_condition_is_that_of_its_last_change_of_status(make, obse
 
 def test_only_transitions_are_told_and_kstatus_conditions_are_not_told_again(make, observed):
     first = decided(observed(), Choice(make.plan()))
-    assert {note.type for note in first.notes} == {"Planned", "Ready", "PlacementVerified"}
+    assert {note.type for note in first.notes} == {"Planned", "Ready"}
     again = decided(observed(make.service(status=first.status)), Choice(make.plan()))
     assert again.notes == ()
     assert again.status == first.status

@@ -8,10 +8,10 @@ from uellm.reconcile.children.configmap import configmap
 from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.pdb import pdb
 from uellm.reconcile.children.service import service
-from uellm.reconcile.children.wanted import Images, Wanted
+from uellm.reconcile.children.wanted import Images, PinnedTemplate, Wanted
 from uellm.reconcile.same import signed
 
-__all__ = ["Images", "Wanted", "children", "frozen"]
+__all__ = ["Images", "PinnedTemplate", "Wanted", "children", "frozen"]
 
 
 def children(wanted: Wanted) -> tuple[dict[str, Any], ...]:

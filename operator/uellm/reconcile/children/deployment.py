@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.reconcile.children.pod import pod_template
-from uellm.reconcile.children.wanted import Wanted
+from uellm.reconcile.children.wanted import PinnedTemplate, Wanted, shape_of
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
     OWNER_ANNOTATION,
     SPEC_ANNOTATION,
+    TEMPLATE_ANNOTATION,
     child_metadata,
     deployment_name,
     selector,
@@ -25,9 +26,11 @@ _PROGRESS_MARGIN_S = 600
 def deployment(wanted: Wanted) -> dict[str, Any]:
     """The pods of the plan, replaced by the service's own rollout rules when their template changes."""
     spec, metadata = wanted.service.spec, child_metadata(wanted.document, deployment_name(wanted.service.name))
+    pinned = _template(wanted)
     metadata["annotations"] |= {
         SPEC_ANNOTATION: wanted.spec_mark,
         IMAGES_ANNOTATION: wanted.images.to_json(),
+        TEMPLATE_ANNOTATION: pinned.to_json(),
     }
     return {
         "apiVersion": "apps/v1",
@@ -42,9 +45,16 @@ def deployment(wanted: Wanted) -> dict[str, Any]:
             },
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": int(spec.engine.startup_timeout_s) + _PROGRESS_MARGIN_S,
-            "template": pod_template(wanted),
+            "template": pinned.template,
         },
     }
+
+
+def _template(wanted: Wanted) -> PinnedTemplate:
+    shape = shape_of(wanted.plan)
+    if wanted.pinned is not None and wanted.pinned.shape == shape:
+        return wanted.pinned
+    return PinnedTemplate(shape, pod_template(wanted))
 
 
 def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) -> dict[str, Any]:
@@ -55,7 +65,9 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
     metadata = child_metadata(document, live["metadata"]["name"])
     kept = live["metadata"].get("annotations") or {}
     metadata["annotations"] |= {
-        name: kept[name] for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, OWNER_ANNOTATION) if name in kept
+        name: kept[name]
+        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION)
+        if name in kept
     }
     manifest = {
         "apiVersion": "apps/v1",

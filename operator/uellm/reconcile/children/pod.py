@@ -64,9 +64,16 @@ def pod_template(wanted: Wanted) -> dict[str, Any]:
 
 
 def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
+    """Only on these nodes, and the earlier the better: the order in which other services' plans count with them."""
     # By the node's name and not by its hostname label, which a cloud may set to something else.
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    return {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    weights = range(100, 0, -10)
+    return {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": weight, "preference": term} for weight, term in zip(weights, terms, strict=False)
+        ],
+    }
 
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:

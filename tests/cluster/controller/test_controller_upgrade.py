@@ -1,0 +1,62 @@
+"""A newer operator, which makes pods in another way, leaves those that run alone until the spec changes."""
+
+from __future__ import annotations
+
+import importlib
+
+# The package's function `deployment` hides the module of that name.
+deployment_module = importlib.import_module("uellm.reconcile.children.deployment")
+GIB = 2**30
+
+
+def newer_pod_template(monkeypatch):
+    """From here on templates come out with one more environment variable, as from an operator of a later version."""
+    made = deployment_module.pod_template
+
+    def with_news(wanted):
+        template = made(wanted)
+        template["spec"]["containers"][0]["env"].append({"name": "NEWS", "value": "1"})
+        return template
+
+    monkeypatch.setattr(deployment_module, "pod_template", with_news)
+
+
+def environment(deployment) -> set[str]:
+    return {entry["name"] for entry in deployment["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+
+async def test_a_newer_operator_keeps_the_pod_template_until_the_spec_changes(operator, service, gpu_node, monkeypatch):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    before = (await llama.deployment())["spec"]["template"]
+    newer_pod_template(monkeypatch)
+    newer = operator()
+    assert await newer.step("llama") == []
+    await llama.change(lambda spec: spec.update(replicas=0))
+    await newer.settle("llama")
+    assert (await llama.deployment())["spec"]["template"] == before
+    await llama.change(lambda spec: spec["engine"].update(startupTimeout="5m"))
+    await newer.settle("llama")
+    assert "NEWS" in environment(await llama.deployment())
+
+
+async def test_a_pod_template_that_somebody_edited_is_repaired_by_a_newer_operator_to_what_it_was(
+    operator, service, gpu_node, kube, namespace, monkeypatch
+):
+    await gpu_node([24 * GIB])
+    llama = await service()
+    await operator().settle("llama")
+    before = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]
+    newer_pod_template(monkeypatch)
+    await kube.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "llama-engine", "namespace": namespace},
+            "spec": {"template": {"spec": {"containers": [{"name": "engine", "image": "somebody/else:1"}]}}},
+        },
+        manager="somebody",
+    )
+    await operator().settle("llama")
+    assert (await llama.deployment())["spec"]["template"]["spec"]["containers"][0] == before
