@@ -57,7 +57,7 @@ LLMSERVICES = Definition(
         Column("GPUS", ".status.summary.gpus", "GPUs of a replica and their use"),
         Column("LAYERS", ".status.summary.layers", "Layers of each stage"),
         Column("NODES", ".status.summary.nodes", "Nodes on which replicas run"),
-        Column("SLO", ".status.summary.slo", "Share of requests that met their targets"),
+        Column("SLO", ".status.summary.slo", "Whether the targets are predicted to be met"),
         Column("READY", ".status.summary.ready", "Ready and wanted replicas"),
         Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready, or not yet"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),

@@ -30,7 +30,7 @@ class Summary(Observed):
     nodes: Text = ""
     """Nodes on which replicas run."""
     slo: Text = ""
-    """Share of requests that met their targets."""
+    """Whether the targets are predicted to be met: `feasible` or `infeasible`; empty where nothing can be said."""
     ready: Text = ""
     """Ready and wanted replicas, as in `1/2`."""
 

@@ -12,7 +12,7 @@ from uellm.launcher import cpu
 from uellm.planner import latebind
 from uellm.planner.engine_args import UserArgs
 from uellm.planner.latebind import Binding
-from uellm.planner.refused_args import REFUSED_ENVIRONMENT, refused_args
+from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT, refused_args
 
 ENGINE_MODULE = "vllm.entrypoints.cli.main"
 # Streams in flight finish in this time after SIGTERM; longer ones were given the preStop hook's time.
@@ -46,11 +46,8 @@ def engine_command(
     for name, instead in REFUSED_ENVIRONMENT.items():
         if environment.get(name):
             raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {instead}")
-    merged = {name: value for name, value in environment.items() if name not in _DECIDED}
+    merged = {name: value for name, value in environment.items() if name not in DECIDED_ENVIRONMENT}
     return EngineCommand(argv, {**merged, **settings}, settings)
-
-
-_DECIDED = ("CUDA_VISIBLE_DEVICES", "VLLM_PP_LAYER_PARTITION")
 
 
 def _settings(

@@ -70,6 +70,13 @@ REFUSED: Mapping[str, str] = {
 
 REFUSED_ENVIRONMENT: Mapping[str, str] = {"VLLM_API_KEY": _KEYS}
 
+# Set by the launcher whatever they were. A user who sets them means something, and is told instead of overruled; in the
+# container's environment they may also come from the image.
+DECIDED_ENVIRONMENT: Mapping[str, str] = {
+    "CUDA_VISIBLE_DEVICES": "the launcher sets it to the devices that the pod got, in the order of the stages",
+    "VLLM_PP_LAYER_PARTITION": "use spec.parallelism.layers, which is checked before any pod exists",
+}
+
 
 def refused_args(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The flags of `args` that are refused, as the user wrote them, each with what to do instead.

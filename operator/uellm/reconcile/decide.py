@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from uellm.planner.result import Plan
 from uellm.reconcile.choose import Choice, Failure
 from uellm.reconcile.conditions import Condition, transitions, written
 from uellm.reconcile.engine import EngineState, engine_state, living
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.placements import Placed, placements, verified
+from uellm.reconcile.placements import placements, verified
 from uellm.reconcile.slo import feasible
 from uellm.reconcile.status import status_of, timestamp
 
@@ -57,9 +56,13 @@ def decide(
     engine = _engine(observed, choice, change=change, refusal=refusal)
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.fleet) if plan else []
-    conditions = [*_kstatus(engine), _planned(choice), *_about(plan, observed, placed)]
+    slo = feasible(plan, observed.service) if plan is not None and observed.service is not None else None
+    about = [*([slo] if slo else []), *([verified(placed)] if plan is not None else [])]
+    conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     status = status_of(observed, plan, placed)
+    if slo is not None:
+        status["summary"]["slo"] = "feasible" if slo.status == "True" else "infeasible"
     status["conditions"] = written(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [
         note
@@ -111,13 +114,6 @@ def _planned(choice: Choice) -> Condition:
     if more > 0:
         message += f" and {more} more nodes"
     return Condition("Planned", "True", "Planned", message)
-
-
-def _about(plan: Plan | None, observed: Observed, placed: Sequence[Placed]) -> list[Condition]:
-    if plan is None:
-        return []
-    slo = feasible(plan, observed.service) if observed.service is not None else None
-    return [*([slo] if slo else []), verified(placed)]
 
 
 def _text(holds: bool) -> str:

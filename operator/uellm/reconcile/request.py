@@ -6,7 +6,7 @@ from uellm.api.llmservice import LLMService, LLMServiceSpec
 from uellm.errors import BadInput, PlanError
 from uellm.models import Architecture, read_architecture
 from uellm.planner import request as planner
-from uellm.planner.refused_args import REFUSED_ENVIRONMENT
+from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 
 MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
 
@@ -27,9 +27,10 @@ def architecture_of(service: LLMService) -> Architecture:
 
 
 def check_environment(service: LLMService) -> None:
-    """Refuse variables that the launcher would refuse in the pod. Raises PlanError InvalidOverride."""
+    """Refuse variables that the launcher would refuse or overrule in the pod. Raises PlanError InvalidOverride."""
+    refused = {**REFUSED_ENVIRONMENT, **DECIDED_ENVIRONMENT}
     for each in service.spec.engine.env:
-        if each.value and (instead := REFUSED_ENVIRONMENT.get(each.name)):
+        if each.value and (instead := refused.get(each.name)):
             raise PlanError("InvalidOverride", f"spec.engine.env: {each.name} is not allowed: {instead}")
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 import pytest
 
+from uellm.api import parse_service
+from uellm.planner.result import Predicted
 from uellm.reconcile.choose import Choice, Failure
 from uellm.reconcile.decide import decide
 from uellm.reconcile.observe import Observed
@@ -56,6 +59,14 @@ def test_the_status_tells_the_story_in_a_line(make, observed):
     assert status["selector"] == "uellm.io/service=llama"
     assert status["endpoint"] == "http://llama.ns.svc/v1"
     assert status["plan"] == plan_status(make.plan())
+
+
+@pytest.mark.parametrize(("ttft", "said"), [("1s", "feasible"), ("10ms", "infeasible")])
+def test_the_line_says_whether_the_targets_can_be_met(make, observed, ttft, said):
+    document = make.service(slo={"classes": [{"name": "chat", "ttft": ttft}]})
+    plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
+    seen = dataclasses.replace(observed(document), service=parse_service(document))
+    assert decided(seen, Choice(plan)).status["summary"]["slo"] == said
 
 
 @pytest.mark.parametrize(

@@ -219,11 +219,12 @@ async def test_a_plan_that_is_lost_gives_up_its_unplaced_replicas_and_keeps_its_
     assert (await world.plan("two")).plan.nodes == ("b",)
 
 
-async def test_a_variable_that_the_launcher_would_refuse_is_refused_before_any_pod_exists(world):
+@pytest.mark.parametrize("name", ["VLLM_API_KEY", "CUDA_VISIBLE_DEVICES", "VLLM_PP_LAYER_PARTITION"])
+async def test_a_variable_that_the_launcher_would_not_take_is_refused_before_any_pod_exists(world, name):
     world.node("n1", None, None)
-    world.service("a", engine={"env": [{"name": "VLLM_API_KEY", "value": "s3cret"}]})
+    world.service("a", engine={"env": [{"name": name, "value": "s3cret"}]})
     choice = await world.plan("a")
     assert choice.plan is None
     assert choice.failure.reason == "InvalidOverride"
-    assert choice.failure.message.startswith("spec.engine.env: VLLM_API_KEY is not allowed: ")
+    assert choice.failure.message.startswith(f"spec.engine.env: {name} is not allowed: ")
     assert "s3cret" not in choice.failure.message
