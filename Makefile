@@ -16,7 +16,7 @@ setup:
 	@$(PYTHON3) scripts/bootstrap.py
 
 demo: setup
-	@KEEP=$(KEEP) $(BIN)/python -m uellm_devcluster.demo
+	@$(BIN)/python -m uellm_devcluster.demo
 
 test: setup
 	@$(BIN)/python scripts/stages.py \

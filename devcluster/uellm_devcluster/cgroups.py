@@ -65,9 +65,9 @@ class Cgroups:
         """All processes in the cluster's groups."""
         pids: set[int] = set()
         for hierarchy in self._hierarchies():
-            for procs in (hierarchy / self._name).rglob("cgroup.procs"):
+            for group in _tree(hierarchy / self._name):
                 with contextlib.suppress(OSError):  # the group went with its last process
-                    pids.update(int(pid) for pid in procs.read_text().split())
+                    pids.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
         return pids
 
     def remove(self) -> None:
