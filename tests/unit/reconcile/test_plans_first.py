@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.choose import Evaluation
+from uellm.reconcile.names import Key
+from uellm.reconcile.observe import observe
+from uellm.reconcile.planning import MAKE_WAY_S, Planning
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 64,
+    "torch_dtype": "float16",
+}
+
+
+@pytest.fixture
+async def crowded(make):
+    """A planner that has planned `first`, is at work on `second`, and has `third` in line."""
+    cache, gate = Cache(), asyncio.Event()
+    gate.set()
+
+    async def evaluate(request, incumbent, hardware):
+        await gate.wait()
+        return Evaluation(make.plan(nodes=("a",)))
+
+    planning = Planning(cache, evaluate)
+    cache.put(GPUNODEPROFILE, make.profile("a", (None,) * 8))
+    for name in ("first", "second", "third"):
+        cache.put(LLMSERVICE, make.service(name, model={"uri": "file:///m", "config": CONFIG}))
+
+    def observed(name):
+        return observe(cache, Key("ns", name))
+
+    await planning.plan(observed("first"), NOW)
+    gate.clear()
+    waiting = [asyncio.create_task(planning.plan(observed(name), NOW)) for name in ("second", "third")]
+    for _ in waiting:
+        await asyncio.sleep(0)
+    yield planning, observed, gate, waiting
+    gate.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_pods_wait_while_others_wait_for_a_plan(crowded):
+    planning, observed, gate, waiting = crowded
+    assert planning.has_to_make_way(observed("first"), NOW)
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert not planning.has_to_make_way(observed("first"), NOW)
+
+
+async def test_they_do_not_wait_for_long(crowded):
+    planning, observed, _, _ = crowded
+    assert not planning.has_to_make_way(observed("first"), NOW + timedelta(seconds=MAKE_WAY_S))
+
+
+async def test_a_service_that_has_its_deployment_waits_for_nobody(crowded, make):
+    planning, observed, _, _ = crowded
+    seen = observed("first")
+    seen.children[DEPLOYMENT] = make.deployment()
+    assert not planning.has_to_make_way(seen, NOW)
