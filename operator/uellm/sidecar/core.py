@@ -201,7 +201,7 @@ class Scheduler:
         """Take out, and return, what shall not wait any longer."""
         late = self._due(self._deadlines, now_s, Late.DEADLINE)
         if self._engine_away_since_s is not None and self._engine_away_since_s + ENGINE_WAIT_S <= now_s:
-            late += self._due(self._arrivals, now_s - ENGINE_WAIT_S, Late.ENGINE)
+            late += self._due(self._arrivals, now_s, Late.ENGINE, after_s=ENGINE_WAIT_S)
         return late
 
     def next_expiry_s(self) -> float | None:
@@ -213,9 +213,10 @@ class Scheduler:
             times.append(max(self._engine_away_since_s, arrival_s) + ENGINE_WAIT_S)
         return min(times, default=None)
 
-    def _due(self, alarms: Alarms, until_s: float, reason: Late) -> list[tuple[Ticket, Late]]:
+    def _due(self, alarms: Alarms, now_s: float, reason: Late, *, after_s: float = 0.0) -> list[tuple[Ticket, Late]]:
         due = []
-        while (first_s := _first_s(alarms)) is not None and first_s <= until_s:
+        # The sum is formed as in `next_expiry_s`: rounded another way, the alarm would ring for nobody.
+        while (first_s := _first_s(alarms)) is not None and first_s + after_s <= now_s:
             ticket = heapq.heappop(alarms)[-1]
             due.append((ticket, reason))
             self.finish(ticket)

@@ -173,3 +173,12 @@ def test_memory_follows_the_requests_that_wait_not_those_that_left():
         (ticket,) = submitted(core, (STRICT, float(n)))
         core.finish(ticket)
     assert len(core._order) + len(core._arrivals) + len(core._deadlines) < 100
+
+
+def test_the_alarm_for_an_absent_engine_rings_when_somebody_is_due_however_the_sum_is_rounded():
+    core = Scheduler()
+    arrival_s = 68.2224235513494
+    ticket = Ticket(Targets("fast"), arrival_s)
+    core.submit(ticket)
+    # 128.2224... - 60 is a little less than the arrival.
+    assert core.expire(core.next_expiry_s()) == [(ticket, Late.ENGINE)]
