@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,27 @@ class Web:
         """What a shell script in the pod says."""
         return self.kubectl("exec", pod, "--container", "web", "--", "/bin/busybox", "sh", "-c", script).strip()
 
+    @staticmethod
+    def until(done: Callable[[], bool], timeout_s: float = 60.0) -> None:
+        """Ask until it is so."""
+        deadline_s = time.monotonic() + timeout_s
+        while not done():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+    def serves(self) -> bool:
+        """Whether both pods tell their logs and reach both by the Service: a kubelet that has just started again, and
+        kube-proxy's rules, are a moment behind what the API server says."""
+        ask = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do /bin/busybox wget -q -O - http://10.96.0.80/; done"
+        try:
+            pods = self.pods()
+            return len(pods) == 2 and all(
+                self.kubectl("logs", pod, "--container", "web").strip() and set(self.sh(pod, ask).split()) == set(pods)
+                for pod in pods.values()
+            )
+        except AssertionError:  # of a kubectl that failed
+            return False
+
     def pods(self) -> dict[str, str]:
         """Pod by the node it is on."""
         items = json.loads(self.kubectl("get", "pods", "--selector=app=web", "--output=json"))["items"]
@@ -143,6 +165,7 @@ def web(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         import_images([image], state=commands.state)
         made.kubectl("apply", "--filename", "-", given=yaml.safe_dump_all([web_deployment(), web_service()]))
         made.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+        made.until(made.serves)
         yield made
     finally:
         commands("down")
