@@ -152,7 +152,12 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
         "apiVersion": GPUNODEPROFILE.api_version,
         "kind": GPUNODEPROFILE.kind,
         "metadata": {"name": name},
-        "status": {"observedAt": "2026-01-01T00:00:00Z", "source": "Simulated", "devices": devices},
+        "status": {
+            "observedAt": "2026-01-01T00:00:00Z",
+            "source": "Simulated",
+            "summary": {"gpus": str(len(devices)), "free": str(len(devices)), "products": "Simulated"},
+            "devices": devices,
+        },
     }
 
 

@@ -128,7 +128,7 @@ async def test_a_profile_is_named_as_its_node_and_printed_by_its_short_name(
 ) -> None:
     await apply_profile("node-1.example.com", [2**31, 2**30])
     line = kubectl(kubeconfig, "get", "gnp/node-1.example.com", "--no-headers")
-    assert line.split()[:3] == ["node-1.example.com", "Simulated", "Simulated"]
+    assert line.split()[:5] == ["node-1.example.com", "Simulated", "2", "2", "Simulated"]
     await kube.delete(GPUNODEPROFILE, "node-1.example.com")
 
 
