@@ -84,6 +84,7 @@ def _serve(story: Story, shell: Shell) -> None:
         wait_for_profiles(shell)
         shell.show("kubectl get gpunodeprofiles")
         step.note = "node-1: 4 simulated GPUs, node-2: 1"
+    _clear_what_a_killed_demo_left(shell)
     with story.step("uellm plan: what would be decided, and why"):
         _show_plan(shell)
     with story.step("kubectl apply: planned") as step:
@@ -145,6 +146,13 @@ def _profiled(shell: Shell) -> dict[str, int]:
     counts = {profile["metadata"]["name"]: len(profile.get("status", {}).get("devices", [])) for profile in profiles}
     # Known to the profiler and advertised to the kubelet: both are needed before anything can be placed.
     return {name: count for name, count in counts.items() if allocatable.get(name) == count}
+
+
+def _clear_what_a_killed_demo_left(shell: Shell) -> None:
+    if children(shell, SERVICE):
+        print("a demo before this one was cut short: its service goes first")
+        shell.show(f"kubectl delete llmservice/{SERVICE} --ignore-not-found --timeout=60s")
+        until(lambda: not children(shell, SERVICE), 150, lambda: f"still there: {children(shell, SERVICE)}")
 
 
 def _show_plan(shell: Shell) -> None:
