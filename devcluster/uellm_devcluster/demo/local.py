@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from uellm_devcluster.install import CHART
 
 _READY_TIMEOUT_S = 240.0
 _END_TIMEOUT_S = 60.0
-_PORT = 18080
 
 
 def why_no_cluster() -> str:
@@ -42,9 +42,11 @@ def run(story: Story) -> None:
         tinymodel.make(cluster.MODELS / cluster.SERVICE)
     with tempfile.TemporaryDirectory() as scratch:
         service, node = _documents(Path(scratch))
-        with _running(service, node), story.step("engine ready, by `uellm run`"):
-            _until_ready()
-            _ask(story)
+        port = _free_port()
+        with _running(service, node, port):
+            with story.step("engine ready, by `uellm run`"):
+                _until_ready(port)
+            _ask(story, port)
 
 
 def _documents(scratch: Path) -> tuple[Path, Path]:
@@ -66,10 +68,16 @@ def _documents(scratch: Path) -> tuple[Path, Path]:
     return paths
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
-def _running(service: Path, node: Path) -> Iterator[None]:
+def _running(service: Path, node: Path, port: int) -> Iterator[None]:
     uellm = str(Path(sys.executable).with_name("uellm"))
-    arguments = ["run", "-f", str(service), "--simulate", str(node), "--port", str(_PORT)]
+    arguments = ["run", "-f", str(service), "--simulate", str(node), "--port", str(port)]
     print(f"$ uellm {' '.join(arguments)}", flush=True)
     process = subprocess.Popen([uellm, *arguments])
     try:
@@ -79,11 +87,11 @@ def _running(service: Path, node: Path) -> Iterator[None]:
         process.wait(_END_TIMEOUT_S)
 
 
-def _until_ready() -> None:
+def _until_ready(port: int) -> None:
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:
-            readback.fetch(f"http://127.0.0.1:{_PORT}/v1/models")
+            readback.fetch(f"http://127.0.0.1:{port}/v1/models")
         except (urllib.error.URLError, OSError):
             time.sleep(1)
         else:
@@ -91,11 +99,11 @@ def _until_ready() -> None:
     raise StepFailed(f"no engine within {_READY_TIMEOUT_S:g} s")
 
 
-def _ask(story: Story) -> None:
+def _ask(story: Story, port: int) -> None:
     with story.step("a streamed chat completion") as step:
-        answer = traffic.stream_chat(_PORT, cluster.SERVICE, "Tell me about placement.", max_tokens=32, show=True)
+        answer = traffic.stream_chat(port, cluster.SERVICE, "Tell me about placement.", max_tokens=32, show=True)
         step.note = f"{answer.tokens} tokens, first after {answer.ttft_s * 1e3:.0f} ms"
     with story.step("requests of two SLO classes") as step:
-        answers = traffic.of_two_classes(_PORT, cluster.SERVICE, ("interactive", "batch"))
+        answers = traffic.of_two_classes(port, cluster.SERVICE, ("interactive", "batch"))
         print(traffic.answers_table(answers))
         step.note = f"{len(answers)} answered"
