@@ -47,7 +47,7 @@ def installed(root: None) -> Iterator[Shell]:
     """The demo's own first steps; the cluster goes at the end whatever happens."""
     story = Story()
     try:
-        shell = cluster.bring_up(story)
+        shell = cluster.bring_up(story, cluster.find_programs(story))
         cluster.wait_for_profiles(shell)
         yield shell
     finally:

@@ -16,14 +16,12 @@ def main() -> int:
     """Run the demo; exit status 0 only if every step came out."""
     signal.signal(signal.SIGTERM, _interrupt)
     story = Story()
-    reason = local.why_no_cluster()
-    if reason:
-        print(f"No cluster can be had here: {reason}. The same service runs on this machine alone, by `uellm run`.")
     try:
-        if reason:
-            local.run(story)
-        else:
+        try:
             _on_a_cluster(story)
+        except cluster.NoCluster as reason:
+            print(f"No cluster can be had here: {reason}. The same service runs on this machine alone, by `uellm run`.")
+            local.run(story)
     except (StepFailed, ClusterError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -33,8 +31,11 @@ def main() -> int:
 
 
 def _on_a_cluster(story: Story) -> None:
+    if reason := local.why_no_cluster():
+        raise cluster.NoCluster(reason)
+    programs = cluster.find_programs(story)
     try:
-        cluster.run(story)
+        cluster.run(story, programs)
     finally:
         if cluster.wants_to_keep():
             print("\nKEEP is set: the cluster stays. export KUBECONFIG=$(uellm cluster kubeconfig); uellm cluster down")

@@ -15,6 +15,7 @@ from uellm_devcluster import binaries, images, install, tinymodel
 from uellm_devcluster.demo import readback, traffic
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.demo.story import StepFailed, Story
+from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.images import CHECKOUT
 
 SERVICE = "tiny-llama"
@@ -38,9 +39,13 @@ GPUS = {"node-1": 4, "node-2": 1}
 _READY_TIMEOUT_S = 300.0
 
 
-def run(story: Story) -> None:
+class NoCluster(Exception):
+    """No control plane can be had on this machine; the message says why."""
+
+
+def run(story: Story, programs: Path) -> None:
     """Every step, in order; the first that fails ends the story."""
-    shell = bring_up(story)
+    shell = bring_up(story, programs)
     try:
         _serve(story, shell)
     except StepFailed:
@@ -48,11 +53,8 @@ def run(story: Story) -> None:
         raise
 
 
-def bring_up(story: Story) -> Shell:
+def bring_up(story: Story, programs: Path) -> Shell:
     """Everything up to an installed operator; the end-to-end tests begin with these steps too."""
-    with story.step("programs: from the cache, downloaded or built") as step:
-        programs = binaries.ensure(PROGRAMS)
-        step.note = "Kubernetes " + binaries.RELEASES[0].version
     with story.step("a small random-weight Llama"):
         tinymodel.make(MODELS / SERVICE)
     with story.step("images"):
@@ -67,6 +69,19 @@ def bring_up(story: Story) -> Shell:
         shell.show(install.helm_command(), timeout_s=240)
         shell.show("kubectl get pods --all-namespaces --selector app.kubernetes.io/part-of=uellm -o wide")
     return shell
+
+
+def find_programs(story: Story) -> Path:
+    """The directory of the cluster's programs. Raises NoCluster where they can be had in no way."""
+    with story.step("programs: from the cache, downloaded or built") as step:
+        try:
+            programs = binaries.ensure(PROGRAMS)
+        except ClusterError as error:
+            step.note = reason = f"cannot be had: {error}"
+        else:
+            step.note = "Kubernetes " + binaries.RELEASES[0].version
+            return programs
+    raise NoCluster(reason)
 
 
 def wait_for_profiles(shell: Shell) -> None:

@@ -93,7 +93,7 @@ def _until_ready(port: int) -> None:
         try:
             readback.fetch(f"http://127.0.0.1:{port}/v1/models")
         except (urllib.error.URLError, OSError):
-            time.sleep(1)
+            time.sleep(3)  # each question is a line of the sidecar's log
         else:
             return
     raise StepFailed(f"no engine within {_READY_TIMEOUT_S:g} s")
