@@ -173,7 +173,7 @@ def same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
-    keys = {"conditions": "type", "placements": "pod", "slo": "name"}
+    keys = {"conditions": "type", "placements": "pod"}
     return {
         name: sorted(value, key=lambda entry: str(entry[keys[name]])) if name in keys else value
         for name, value in status.items()
