@@ -16,6 +16,7 @@ from uellm.launcher import report
 from uellm.launcher.command import EngineCommand, engine_command
 from uellm.launcher.devices import Found, find_devices
 from uellm.launcher.drain import drain
+from uellm.launcher.init import stand_by
 from uellm.planner import latebind
 from uellm.planner.latebind import Binding
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.drain:
         return drain(args.drain)
+    stand_by()
     environment = dict(os.environ)
     plan_hash = ""
     try:
