@@ -34,6 +34,18 @@ class Architecture:
     tied: bool
     parameters: int
     max_position_embeddings: int
+    layer_flops_per_token: tuple[float, ...]  # matrices alone, 2 a weight used: of experts, the routed and shared ones
+    layer_attention_flops_per_token: tuple[float, ...]  # per token, and per token of context that it attends to
+    layer_window_tokens: tuple[int | None, ...]  # KV and attention reach no further; None: the whole context
+    layer_state_bytes: tuple[int, ...]  # constant state of a sequence (Mamba, linear attention)
+    layer_expert_bytes: tuple[int, ...]  # of layer_weight_bytes, those in routed experts
+    experts: int  # 0: dense
+    experts_per_token: int
+    head_flops_per_token: float
+    supports_pipeline: bool
+    kv_shared_by_tensor: (
+        bool  # True: tensor parallelism divides KV, down to a head each; False (MLA): each rank has all
+    )
     notes: tuple[str, ...] = ()  # what was assumed while reading, as sentences
 
     @property
@@ -49,3 +61,15 @@ class Architecture:
     def lm_head_bytes_on_last_stage(self, pipeline: int) -> int:
         """The LM head where the last stage needs it: a tied one is a copy of the embedding once stages differ."""
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
+
+    def layer_read_bytes(self, index: int, tokens: int) -> float:
+        """Weight bytes of a layer that a step over so many tokens reads, on average.
+
+        Dense weights all; of E experts with k a token the expected number of distinct ones, E*(1 - (1 - k/E)^tokens),
+        as if the router chose evenly.
+        """
+        experts = self.layer_expert_bytes[index]
+        if not experts:
+            return float(self.layer_weight_bytes[index])
+        touched = 1.0 - (1.0 - self.experts_per_token / self.experts) ** tokens
+        return self.layer_weight_bytes[index] - experts * (1.0 - touched)

@@ -34,6 +34,7 @@ class Shapes:
     tied: bool
     max_position_embeddings: int
     lm_head_width: int
+    windows: tuple[int | None, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -66,11 +67,12 @@ def _gated(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool)
     vocab = config.size("vocab_size")
     attention = _attention(config, hidden)
     biases = attention.qkv_bias * qkv_bias + hidden * output_bias + (2 * ffn + hidden) * mlp_bias
-    window = config.fields.get("sliding_window")
-    used = config.flag("use_sliding_window", default=True)
+    layers = config.layers()
+    window = config.size("sliding_window", default=0) if config.fields.get("sliding_window") else 0
+    used = window and config.flag("use_sliding_window", default=True)
     note = f"sliding_window {window} is ignored: KV cache is planned for the full length"
     return Shapes(
-        layers=config.layers(),
+        layers=layers,
         hidden_size=hidden,
         intermediate_size=ffn,
         vocab_size=vocab,
@@ -85,7 +87,8 @@ def _gated(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool)
         tied=config.flag("tie_word_embeddings", default=False),
         max_position_embeddings=config.longest(),
         lm_head_width=hidden,
-        notes=(note,) if window and used else (),
+        windows=(window if used else None,) * layers,
+        notes=(note,) if used else (),
     )
 
 
@@ -115,9 +118,10 @@ def opt(config: Config) -> Shapes:
     affine = config.flag("layer_norm_elementwise_affine", default=True)
     norm = 2 * hidden * affine
     final = config.flag("do_layer_norm_before", default=True) and not config.flag("_remove_final_layer_norm", False)
+    layers = config.layers()
     projections = 0 if width == hidden else 2 * width * hidden
     return Shapes(
-        layers=config.layers(),
+        layers=layers,
         hidden_size=hidden,
         intermediate_size=ffn,
         vocab_size=vocab,
@@ -132,6 +136,7 @@ def opt(config: Config) -> Shapes:
         tied=config.flag("tie_word_embeddings", default=True),
         max_position_embeddings=positions,
         lm_head_width=width,
+        windows=(None,) * layers,
     )
 
 
