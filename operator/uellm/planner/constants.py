@@ -40,6 +40,13 @@ CPU_KV_CACHE_BYTES = 256 << 20
 LEAST_BATCHED_TOKENS = 256
 BATCHED_TOKENS_STEP = 128
 
+# Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean does
+# not tell: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
+CHUNKS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+CHUNK_TPOT_SHARE = 0.85
+# Where nobody waits for the next token: vLLM's default for large GPUs; more only costs memory.
+CHUNK_WITHOUT_TPOT = 8192
+
 # What is assumed of a workload that nobody describes; each use becomes a sentence of the plan.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256
