@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from uellm.api import Scheduling, ServiceClass
 from uellm.api.base import Model
 from uellm.errors import BadInput
-from uellm.sidecar.core import Limits, Targets
+from uellm.sidecar.scheduling import Options, Targets
 
 DEFAULT_CLASS = "default"
 
@@ -34,7 +34,8 @@ class SLOClass(ServiceClass):
 
     def targets(self) -> Targets:
         """The class as the scheduler takes it."""
-        return Targets(self.name, self.priority, self.ttft_s, self.e2e_s, reject_late=self.on_deadline == "Reject")
+        reject_late = self.on_deadline == "Reject"
+        return Targets(self.name, self.priority, self.ttft_s, self.tpot_s, self.e2e_s, reject_late)
 
 
 class Queue(Scheduling):
@@ -84,9 +85,10 @@ class SidecarConfig(Model):
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
 
-    def limits(self) -> Limits:
-        """The bounds of gate and queue."""
-        return Limits(max_in_flight=self.engine.max_num_seqs, max_queued=self.scheduling.max_queued_requests)
+    def options(self) -> Options:
+        """Order of the queue, bounds of gate and queue."""
+        scheduling = self.scheduling
+        return Options(scheduling.policy, scheduling.max_queued_requests, self.engine.max_num_seqs)
 
 
 def load(path: Path) -> SidecarConfig:

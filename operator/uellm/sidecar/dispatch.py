@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from uellm.sidecar.core import Late, Limits, QueueFull, Scheduler, Ticket
 from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.scheduling import EngineState, Late, Options, QueueFull, Scheduler, Ticket
 
 RETRY_QUEUE_S = 1
 """A queue drains within moments; a client that waits longer only leaves the engine idle."""
@@ -17,8 +17,8 @@ RETRY_ENGINE_S = 5
 class Dispatcher:
     """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled."""
 
-    def __init__(self, policy: str, limits: Limits) -> None:
-        self._core = Scheduler(policy, limits)
+    def __init__(self, options: Options) -> None:
+        self._core = Scheduler(options)
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -36,24 +36,29 @@ class Dispatcher:
         """Waiting requests of each class that has any."""
         return self._core.queued_by_class()
 
-    def reconfigure(self, policy: str, limits: Limits) -> None:
+    def reconfigure(self, options: Options) -> None:
         """Take over a changed configuration."""
-        self._core.reconfigure(policy, limits)
+        self._core.reconfigure(options, _now_s())
         self._pump()
 
-    def on_engine_state(self, ready: bool) -> None:
-        """The engine came or went."""
-        self._core.on_engine_state(ready, _now_s())
+    def figures(self) -> dict[str, float]:
+        """The scheduler's own figures, for the metrics."""
+        return self._core.figures()
+
+    def on_engine_state(self, state: EngineState) -> None:
+        """The engine came or went, or its figures are newer."""
+        self._core.on_engine_state(state, _now_s())
         self._pump()
 
     async def turn(self, ticket: Ticket) -> None:
-        """Wait until the request is to be sent. Raises Refusal. Whatever happens, the caller calls `finish` in the end.
+        """Wait until the request is to be sent. Raises Refusal. Whatever happens, the caller calls `finish` or
+        `abort` in the end.
 
         A ticket that had its turn already, without a byte reaching the engine, waits for another one.
         """
         loop = asyncio.get_running_loop()
         try:
-            self._core.submit(ticket)
+            self._core.submit(ticket, _now_s())
         except QueueFull:
             waiting = f"{self._core.queued} requests are waiting already"
             raise Refusal(Outcome.QUEUE_FULL, f"{waiting}; retry later", retry_after_s=RETRY_QUEUE_S) from None
@@ -64,9 +69,23 @@ class Dispatcher:
         finally:
             self._waiting.pop(ticket, None)
 
-    def finish(self, ticket: Ticket) -> None:
-        """The request ended, whichever way; its place is free."""
-        self._core.finish(ticket)
+    def first_token(self, ticket: Ticket) -> None:
+        """The first token of its answer came."""
+        self._core.on_first_token(ticket, _now_s())
+        self._pump()
+
+    def tokens(self, ticket: Ticket, tokens_so_far: int) -> None:
+        """So many tokens of its answer have come. Called for every piece of every stream, so it wakes nobody."""
+        self._core.on_tokens(ticket, tokens_so_far, _now_s())
+
+    def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
+        """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""
+        self._core.on_finish(ticket, _now_s(), tokens)
+        self._pump()
+
+    def abort(self, ticket: Ticket) -> None:
+        """The request ended in any other way; its place is free. Does nothing to one that has ended."""
+        self._core.on_abort(ticket, _now_s())
         self._pump()
 
     def close(self) -> None:
@@ -75,10 +94,11 @@ class Dispatcher:
             self._alarm.cancel()
 
     def _pump(self) -> None:
-        for ticket, reason in self._core.expire(_now_s()):
+        now_s = _now_s()
+        for ticket, reason in self._core.expire(now_s):
             self._settle(ticket, _too_late(reason))
-        while (granted := self._core.next()) is not None:
-            self._settle(granted, None)
+        for ticket in self._core.dispatchable(now_s):
+            self._settle(ticket, None)
         self._set_alarm()
 
     def _settle(self, ticket: Ticket, refusal: Refusal | None) -> None:
@@ -94,7 +114,7 @@ class Dispatcher:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        if (at_s := self._core.next_expiry_s()) is not None:
+        if (at_s := self._core.next_event_s(_now_s())) is not None:
             self._alarm = asyncio.get_running_loop().call_at(at_s, self._pump)
 
 
@@ -105,6 +125,9 @@ def _now_s() -> float:
 def _too_late(reason: Late) -> Refusal:
     if reason is Late.DEADLINE:
         return Refusal(Outcome.DEADLINE_PASSED, "its class's deadline passed while the request was waiting")
+    if reason is Late.SHED:
+        told = "too many requests wait for this one to be served within its class's targets; retry later"
+        return Refusal(Outcome.QUEUE_FULL, told, retry_after_s=RETRY_QUEUE_S)
     return Refusal(
         Outcome.ENGINE_UNAVAILABLE,
         "the engine is away and did not come back while the request was waiting; retry later",

@@ -15,6 +15,7 @@ from yarl import URL
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
+from uellm.sidecar import scheduling
 from uellm.sidecar.body import BODY_DEADLINE_S, Bodies
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.connection import HEADER_DEADLINE_S, IDLE_S, ClientConnection
@@ -74,7 +75,7 @@ class Sidecar:
         self.config = ConfigFile(options.config)
         self.figures = Figures()
         current = self.config.current
-        self.dispatcher = Dispatcher(current.scheduling.policy, current.limits())
+        self.dispatcher = Dispatcher(current.options())
         self.engine = Engine(
             options.engine,
             self._on_engine,
@@ -156,7 +157,7 @@ class Sidecar:
         LOG.info("engine: %s -> %s", old, new)
         if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
             self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
-        self.dispatcher.on_engine_state(new is EngineState.READY)
+        self.dispatcher.on_engine_state(scheduling.EngineState(new is EngineState.READY))
 
     async def _watch_config(self) -> None:
         while True:
@@ -169,7 +170,7 @@ class Sidecar:
         if self.config.poll():
             current = self.config.current
             self.proxy.reconfigure(current.targets())
-            self.dispatcher.reconfigure(current.scheduling.policy, current.limits())
+            self.dispatcher.reconfigure(current.options())
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         elif self.config.error is not None and self.config.error is not told:

@@ -13,7 +13,6 @@ from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from uellm.sidecar.body import Bodies, Body
 from uellm.sidecar.connection import ClientConnection
-from uellm.sidecar.core import Targets, Ticket
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine import Engine, EngineLost, EngineUnreachable
@@ -22,6 +21,7 @@ from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.record import Figures, Record
 from uellm.sidecar.relay import STALL_S, Relay
 from uellm.sidecar.routes import Way, check_headers, end_to_end, request_id, way_of
+from uellm.sidecar.scheduling import Targets, Ticket
 
 LOG = logging.getLogger("uellm.sidecar")
 

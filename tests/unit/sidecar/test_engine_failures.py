@@ -8,8 +8,8 @@ import json
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from uellm.sidecar import core
 from uellm.sidecar.engine import EngineState
+from uellm.sidecar.scheduling import scheduler
 
 
 async def test_requests_wait_for_an_engine_that_is_still_starting(engine, launch, eventually):
@@ -33,7 +33,7 @@ async def test_requests_wait_out_a_restart_of_the_engine(engine, harness, eventu
 
 
 async def test_an_engine_that_does_not_return_is_told_with_the_time_to_retry(engine, harness, monkeypatch):
-    monkeypatch.setattr(core, "ENGINE_WAIT_S", 0.1)
+    monkeypatch.setattr(scheduler, "ENGINE_WAIT_S", 0.1)
     await engine.stop()
     async with harness.post() as response:
         assert response.status == 503

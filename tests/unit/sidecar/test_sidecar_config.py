@@ -8,7 +8,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, load
-from uellm.sidecar.core import Limits, Targets
+from uellm.sidecar.scheduling import Options, Targets
 
 
 def written(folder: Path, text: str) -> Path:
@@ -34,17 +34,17 @@ def test_every_key_is_read(tmp_path):
     )
     assert config.model == "llama"
     assert config.scheduling.policy == "FCFS"
-    assert config.limits() == Limits(max_in_flight=3, max_queued=7)
+    assert config.options() == Options("FCFS", max_in_flight=3, max_queued=7)
     assert list(config.targets().values()) == [
         Targets("batch", e2e_s=5400.0, reject_late=True),
-        Targets("interactive", priority=10, ttft_s=0.5),
+        Targets("interactive", priority=10, ttft_s=0.5, tpot_s=0.05),
     ]
 
 
 def test_only_classes_is_required_and_may_be_empty(tmp_path):
     config = load(written(tmp_path, "classes: []"))
     assert config.targets() == {"default": Targets("default")}
-    assert (config.scheduling.policy, config.limits()) == ("EDF", Limits(256, 1024))
+    assert config.options() == Options("EDF", 1024, 256)
 
 
 def test_keys_of_a_newer_operator_are_passed_over(tmp_path):

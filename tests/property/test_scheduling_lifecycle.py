@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from uellm.sidecar.core import POLICIES, Limits, QueueFull, Scheduler, Targets, Ticket
+from uellm.sidecar.scheduling import POLICIES, EngineState, Options, QueueFull, Scheduler, Targets, Ticket
 
 CLASSES = (
     Targets("fast", priority=10, ttft_s=1.0),
@@ -21,7 +21,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.core = Scheduler()
+        self.core = Scheduler(Options("EDF"))
         self.now_s = 0.0
         self.ready = False
         self.queued: list[Ticket] = []
@@ -31,55 +31,53 @@ class SchedulerMachine(RuleBasedStateMachine):
     def submit(self, slo_class):
         ticket = Ticket(slo_class, self.now_s)
         try:
-            self.core.submit(ticket)
+            self.core.submit(ticket, self.now_s)
         except QueueFull:
-            assert len(self.queued) >= self.core.limits.max_queued
+            assert len(self.queued) >= self.core.options.max_queued
         else:
             self.queued.append(ticket)
 
     @rule()
     def hand_out(self):
-        ticket = self.core.next()
-        may = self.ready and len(self.running) < self.core.limits.max_in_flight and bool(self.queued)
-        assert (ticket is not None) == may
-        if ticket is not None:
-            assert self.core._key(ticket) == min(self.core._key(other) for other in self.queued)
+        for ticket in self.core.dispatchable(self.now_s):
+            assert self.ready
+            assert len(self.running) < self.core.options.max_in_flight
             self.queued.remove(ticket)
             self.running.append(ticket)
 
     @precondition(lambda self: self.queued or self.running)
-    @rule(data=st.data())
-    def end(self, data):
+    @rule(data=st.data(), aborted=st.booleans())
+    def end(self, data, aborted):
         ticket = data.draw(st.sampled_from(self.queued + self.running))
-        self.core.finish(ticket)
+        (self.core.on_abort if aborted else self.core.on_finish)(ticket, self.now_s)
         (self.queued if ticket in self.queued else self.running).remove(ticket)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def put_back(self, data):
         ticket = data.draw(st.sampled_from(self.running))
-        self.core.submit(ticket)
+        self.core.submit(ticket, self.now_s)
         self.running.remove(ticket)
         self.queued.append(ticket)
 
     @rule(seconds=st.floats(min_value=0.0, max_value=90.0))
     def time_passes(self, seconds):
         self.now_s += seconds
-        due_s = self.core.next_expiry_s()
+        due_s = self.core.next_event_s(self.now_s)
         late = [ticket for ticket, _ in self.core.expire(self.now_s)]
-        assert bool(late) == (due_s is not None and due_s <= self.now_s)
+        assert not late or (due_s is not None and due_s <= self.now_s)
         for ticket in late:
             self.queued.remove(ticket)
-        assert not [t for t in self.queued if t.rejected_late and t.deadline_s <= self.now_s]
+        assert not [t for t in self.queued if t.reject_s is not None and t.reject_s <= self.now_s]
 
     @rule(ready=st.booleans())
     def engine(self, ready):
         self.ready = ready
-        self.core.on_engine_state(ready, self.now_s)
+        self.core.on_engine_state(EngineState(ready), self.now_s)
 
     @rule(policy=st.sampled_from(sorted(POLICIES)), in_flight=st.integers(1, 4), queued=st.integers(1, 6))
     def reconfigure(self, policy, in_flight, queued):
-        self.core.reconfigure(policy, Limits(in_flight, queued))
+        self.core.reconfigure(Options(policy, max_in_flight=in_flight, max_queued=queued), self.now_s)
 
     @invariant()
     def counts_agree(self):
