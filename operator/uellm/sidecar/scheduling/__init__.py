@@ -1,0 +1,37 @@
+"""The scheduler: which request goes to the engine next, and when. Pure and synchronous; the caller passes the clock in.
+
+The same code runs in the live sidecar and, under a virtual clock, in `uellm evaluate`.
+"""
+
+from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.order import POLICIES
+from uellm.sidecar.scheduling.scheduler import ENGINE_WAIT_S, Scheduler
+from uellm.sidecar.scheduling.types import (
+    FAR_DEADLINE_S,
+    EngineState,
+    Late,
+    LengthModel,
+    Lengths,
+    Options,
+    QueueFull,
+    State,
+    Targets,
+    Ticket,
+)
+
+__all__ = [
+    "ENGINE_WAIT_S",
+    "FAR_DEADLINE_S",
+    "POLICIES",
+    "EngineState",
+    "Late",
+    "LengthModel",
+    "Lengths",
+    "Options",
+    "QueueFull",
+    "Scheduler",
+    "State",
+    "StepEstimate",
+    "Targets",
+    "Ticket",
+]

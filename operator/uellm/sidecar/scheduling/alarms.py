@@ -1,0 +1,38 @@
+"""Waiting that ends by the clock."""
+
+from __future__ import annotations
+
+import heapq
+
+from uellm.sidecar.scheduling.types import State, Ticket
+
+
+class Alarms:
+    """Tickets by the time at which each is due; only those still QUEUED count."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Ticket]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, at_s: float, ticket: Ticket) -> None:
+        """Due at this time. O(log n)."""
+        heapq.heappush(self._heap, (at_s, ticket.sequence, ticket))
+
+    def first_s(self) -> float | None:
+        """When the first is due."""
+        while self._heap and self._heap[0][-1].state is not State.QUEUED:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now_s: float) -> Ticket | None:
+        """Take out one that is due."""
+        first_s = self.first_s()
+        return None if first_s is None or first_s > now_s else heapq.heappop(self._heap)[-1]
+
+    def compact(self, waiting: int) -> None:
+        """Drop the entries of those that left, when they are most of them: memory follows who really waits."""
+        if len(self._heap) > 64 + 4 * waiting:
+            self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
+            heapq.heapify(self._heap)
