@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, MapBy, Observed
 from uellm.api.conditions import Conditions
-from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsSubdomain, Sentence, Text
+from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text
 
 Figure = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$", max_length=26)]
 """A decimal number as text: the Kubernetes API knows no floats."""
@@ -30,7 +30,8 @@ class Summary(Observed):
     nodes: Text = ""
     """Nodes on which replicas run."""
     slo: Text = ""
-    """Whether the targets are predicted to be met: `feasible` or `infeasible`; empty where nothing can be said."""
+    """Share of requests that met their targets, such as `99.2%`; while there are none, whether that is predicted:
+    `feasible` or `infeasible`; empty where nothing can be said."""
     ready: Text = ""
     """Ready and wanted replicas, as in `1/2`."""
 
@@ -154,6 +155,21 @@ class PodPlacement(Observed):
     """Whether both agree."""
 
 
+class ClassAttainment(Observed):
+    """How the requests of a class fared lately, over all pods."""
+
+    name: DnsLabel
+    """Name of the class."""
+    attainment: Text | None = None
+    """Share of its requests that met every target, such as 99.2%; a refused request is a miss."""
+    p99_ttft_milliseconds: Milliseconds = None
+    """Time to the first token that 99 of 100 requests did not exceed, in the pod where it is longest."""
+    p99_tpot_milliseconds: Milliseconds = None
+    """Time for each further token that 99 of 100 requests did not exceed, in the pod where it is longest."""
+    requests: Annotated[int | None, Field(ge=0, le=2**53)] = None
+    """Requests that this is about, to two digits."""
+
+
 class LLMServiceStatus(Observed):
     """What was decided and what is."""
 
@@ -177,6 +193,8 @@ class LLMServiceStatus(Observed):
         MapBy("pod"),
     ] = ()
     """Planned and actual devices of each pod."""
+    slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
+    """What was measured over the last minutes, by class; written at most once a minute."""
     placements_omitted: Count | None = None
     """Pods beyond the first 32."""
     conditions: Conditions = ()

@@ -17,6 +17,7 @@ from uellm.errors import BadInput
 
 DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 RATE = r"^[0-9]{1,9}(\.[0-9]{1,3})?[mk]?$"
+PERCENT = r"^(100(\.0{1,3})?|[0-9]{1,2}(\.[0-9]{1,3})?)%$"
 QUANTITY = r"^[0-9]{1,18}(\.[0-9]{1,9})?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
@@ -51,6 +52,17 @@ def quantity(text: str) -> Decimal:
     suffix = match.group(2) or ""
     number = Decimal(text.removesuffix(suffix))
     return number * 2 ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SUFFIX[suffix])
+
+
+def share(percent: str) -> float:
+    """The share that a percentage such as `99.5%` stands for. Raises BadInput.
+
+    >>> share("99.5%")
+    0.995
+    """
+    if not re.fullmatch(PERCENT, percent):
+        raise BadInput("", f"{percent!r} is no percentage: write for example 99% or 99.5%")
+    return float(Decimal(percent[:-1]) / 100)
 
 
 def _number_as_text(value: Any) -> Any:
@@ -88,6 +100,7 @@ Quantity = Annotated[
     StringConstraints(pattern=QUANTITY, max_length=31),
     _int_or_string(QUANTITY, 31),
 ]
+Percent = Annotated[str, StringConstraints(pattern=PERCENT, max_length=8)]
 DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
 DnsSubdomain = Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN, max_length=253)]
 DeviceUuid = Annotated[str, StringConstraints(pattern=UUID, max_length=128)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from uellm.api.base import MapBy, Model, Rule
-from uellm.api.scalars import DnsLabel, Duration, Rate, duration_s, quantity
+from uellm.api.scalars import DnsLabel, Duration, Percent, Rate, duration_s, quantity
 
 
 class ServiceClass(Model):
@@ -76,6 +76,8 @@ class Slo(Model):
     """Class of requests that name none; the first where not set."""
     classes: Annotated[tuple[ServiceClass, ...], Field(max_length=16), MapBy("name")] = ()
     """Classes of requests. None: one class `default` without targets, sized by `objective`."""
+    attainment: Percent = "99%"
+    """Share of requests that are to meet every target of their class; what `SLOMet` is judged by."""
     objective: Literal["Efficiency", "Latency", "Throughput"] = "Efficiency"
     """What to aim for where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
 

@@ -22,7 +22,7 @@ from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning import Planning
 from uellm.reconcile.reconciler import Reconciler
-from uellm.reconcile.reports import HttpFetch, Reports
+from uellm.reconcile.reports import HttpFetch, Measurements, Reports
 from uellm.reconcile.worker import PLANNING_TIMEOUT_S, Worker
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ class _Operator:
         planning = Planning(self._cache, worker)
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
-        reports = Reports(fetch, clock)
-        reconciler = Reconciler(self._cache, planning, reports, applier, self._options.images)
+        reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.figures, clock)
+        reconciler = Reconciler(self._cache, planning, reports, measurements, applier, self._options.images)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         await self._stack.enter_async_context(self._health(lease, queue))
@@ -86,7 +86,7 @@ class _Operator:
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
-            _resync(kube, self._cache, watcher, reports),
+            _resync(kube, self._cache, watcher, (reports, measurements)),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -112,14 +112,16 @@ class _Operator:
         return Health(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, reports: Reports) -> None:
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, told: tuple[Reports, Measurements]) -> None:
     # What vanished between the first lists and the first events is found soon.
     delay_s = resync.FIRST_S
     while True:
         await asyncio.sleep(delay_s)
         delay_s = resync.next_in_s()
         await resync.fill_first(kube, cache)
-        reports.keep({pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)})
+        pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
+        for each in told:
+            each.keep(pods)
         watcher.mark_all()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.reconcile.attainment import slo_met, together
 from uellm.reconcile.choose import Choice, Failure
 from uellm.reconcile.conditions import Condition, transitions, written
 from uellm.reconcile.engine import EngineState, engine_state, living
@@ -57,12 +58,16 @@ def decide(
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.fleet) if plan else []
     slo = feasible(plan, observed.service) if plan is not None and observed.service is not None else None
-    about = [*([slo] if slo else []), *([verified(placed)] if plan is not None else [])]
+    service = observed.service
+    classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
+    figures = together(observed.figures.values(), classes)
+    met = slo_met(figures, service) if service is not None and observed.figures else None
+    about = [*filter(None, (slo, met)), *([verified(placed)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
-    status = status_of(observed, plan, placed)
+    status = status_of(observed, plan, placed, figures)
     if slo is not None:
-        status["summary"]["slo"] = "feasible" if slo.status == "True" else "infeasible"
+        status["summary"].setdefault("slo", "feasible" if slo.status == "True" else "infeasible")
     status["conditions"] = written(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [
         note

@@ -10,6 +10,7 @@ from uellm.api import LLMService, parse_service
 from uellm.errors import BadInput
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
+from uellm.reconcile.attainment import Figures
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.engine import unschedulable_since
 from uellm.reconcile.fleet import Machine
@@ -39,6 +40,7 @@ class Observed:
     children: Mapping[Kind, Object] = field(default_factory=dict)  # those that are there and ours
     pods: tuple[Object, ...] = ()
     reports: Mapping[str, Report] = field(default_factory=dict)  # by pod uid
+    figures: Mapping[str, tuple[Figures, ...]] = field(default_factory=dict)  # by pod uid
     fleet: tuple[Machine, ...] = ()
 
     @property

@@ -17,7 +17,7 @@ from uellm.reconcile.decide import decide
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.planning import Planned, Planning
-from uellm.reconcile.reports import Reports
+from uellm.reconcile.reports import Measurements, Reports
 from uellm.reconcile.same import holds
 
 # A quota may be raised and a policy changed, and no watch of ours tells.
@@ -38,6 +38,7 @@ class Reconciler:
         cache: Cache,
         planning: Planning,
         reports: Reports,
+        measurements: Measurements,
         applier: Applier,
         images: Images,
         *,
@@ -46,6 +47,7 @@ class Reconciler:
         self._cache = cache
         self._planning = planning
         self._reports = reports
+        self._measurements = measurements
         self._applier = applier
         self._images = images
         self._clock = clock
@@ -58,10 +60,14 @@ class Reconciler:
             self._applier.forget(key)
             return None
         unreported = await self._reports.refresh(observed.pods)
+        measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
-        observed = dataclasses.replace(observed, reports=self._reports.of(observed.pods))
+        observed = dataclasses.replace(
+            observed, reports=self._reports.of(observed.pods), figures=self._measurements.of(observed.pods)
+        )
         planned = await self._planning.plan(observed, now)
-        return await self._carry_out(observed, planned, unreported=unreported, now=now)
+        recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
+        return min(filter(None, (recheck_s, measure_in_s)), default=None) if recheck_s != 0.0 else recheck_s
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime

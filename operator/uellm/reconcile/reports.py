@@ -1,4 +1,4 @@
-"""The placement reports of running pods, fetched from their sidecars."""
+"""What running pods tell through their sidecars: where their engine was placed, and how its requests fared."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from uellm.reconcile.attainment import Figures, read_figures
 from uellm.reconcile.engine import living
 from uellm.reconcile.placements import Report, read_report
 
@@ -19,9 +20,11 @@ PORT = 8002
 TIMEOUT_S = 2.0
 # A report is written once per start of the engine's container; to ask again now and then costs little.
 REFRESH_S = 600.0
+# Status is written at most so often for new figures.
+MEASURE_S = 60.0
 _LARGEST_BYTES = 256 * 1024
 
-Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]  # pod IP -> the report, None while there is none
+Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]  # pod IP -> what it tells, None while that is nothing
 
 
 class Reports:
@@ -68,6 +71,47 @@ class Reports:
             self._known[uid] = read_report(start, document)
 
 
+class Measurements:
+    """How the requests of each pod fared, by pod uid, asked for once a minute."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._known: dict[str, tuple[Figures, ...]] = {}
+        self._asked_at_s: dict[str, float] = {}
+
+    async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> float | None:
+        """Ask the pods again whose figures are old. Returns when that will be so again; None: there are no pods."""
+        running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
+        now_s = self._clock()
+        due = [pod for pod in running if now_s - self._asked_at_s.get(_uid(pod), -MEASURE_S) >= MEASURE_S]
+        await asyncio.gather(*(self._ask(pod, now_s) for pod in due))
+        return min((self._asked_at_s[_uid(pod)] + MEASURE_S - now_s for pod in running), default=None)
+
+    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Figures, ...]]:
+        """The figures of these pods, by their uid."""
+        return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
+
+    def keep(self, uids: set[str]) -> None:
+        """Drop the figures of all pods but these."""
+        for uid in self._asked_at_s.keys() - uids:
+            del self._asked_at_s[uid]
+            self._known.pop(uid, None)
+
+    async def _ask(self, pod: Mapping[str, Any], now_s: float) -> None:
+        self._asked_at_s[_uid(pod)] = now_s
+        document = await self._fetch(pod["status"]["podIP"])
+        # Figures of a pod that does not answer any more are not those of the last minutes.
+        self._known.pop(_uid(pod), None)
+        if document is not None:
+            self._known[_uid(pod)] = read_figures(document)
+
+
+def _uid(pod: Mapping[str, Any]) -> str:
+    uid: str = pod["metadata"]["uid"]
+    return uid
+
+
 def engine_start(pod: Mapping[str, Any]) -> str | None:
     """Tells one start of the engine's container from another; None before the first."""
     for status in pod["status"].get("containerStatuses") or ():
@@ -78,7 +122,7 @@ def engine_start(pod: Mapping[str, Any]) -> str | None:
 
 
 class HttpFetch:
-    """GET http://<pod>:8002/uellm/placement. An async context manager."""
+    """GET from the metrics port of a pod's sidecar. An async context manager."""
 
     def __init__(self) -> None:
         # The pod's own address: no proxy of the environment has a way to it.
@@ -90,13 +134,20 @@ class HttpFetch:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def __call__(self, pod_ip: str) -> Mapping[str, Any] | None:
-        """The report; None where there is none yet or the pod does not answer."""
+    async def placement(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """The placement report; None where there is none yet or the pod does not answer."""
+        return await self._get(pod_ip, "/uellm/placement")
+
+    async def figures(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """How its requests fared; None where the pod does not answer, or is of a version that does not tell."""
+        return await self._get(pod_ip, "/uellm/slo")
+
+    async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         try:
-            response = await self._client.get(f"http://{host}:{PORT}/uellm/placement")
+            response = await self._client.get(f"http://{host}:{PORT}{path}")
         except httpx.HTTPError as error:
-            logger.debug("no placement report from %s: %s", pod_ip, error)
+            logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
             return None
         return parse(response.status_code, response.content)
 

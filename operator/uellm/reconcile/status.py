@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from uellm.planner.result import Plan
+from uellm.reconcile.attainment import Figures, percent
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import endpoint, selector
 from uellm.reconcile.observe import Observed
@@ -21,7 +22,9 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def status_of(observed: Observed, plan: Plan | None, placed: Sequence[Placed]) -> dict[str, Any]:
+def status_of(
+    observed: Observed, plan: Plan | None, placed: Sequence[Placed], figures: Sequence[Figures] = ()
+) -> dict[str, Any]:
     """The status with everything but conditions; what nothing is known of is left out."""
     deployed = (observed.deployment or {}).get("status") or {}
     replicas, ready = int(deployed.get("replicas") or 0), int(deployed.get("readyReplicas") or 0)
@@ -35,6 +38,10 @@ def status_of(observed: Observed, plan: Plan | None, placed: Sequence[Placed]) -
     }
     if plan is not None:
         status["plan"] = plan_status(plan)
+    if figures:
+        status["slo"] = [each.to_dict() for each in figures]
+    if requests := sum(each.requests for each in figures):
+        status["summary"]["slo"] = percent(sum(each.met for each in figures), requests)
     if placed:
         status["placements"] = [each.to_dict() for each in placed[:MAX_PLACEMENTS]]
     if len(placed) > MAX_PLACEMENTS:

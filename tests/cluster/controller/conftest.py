@@ -24,7 +24,7 @@ from uellm.reconcile.evaluate import evaluate
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning import Planning
 from uellm.reconcile.reconciler import Reconciler
-from uellm.reconcile.reports import Reports
+from uellm.reconcile.reports import Measurements, Reports
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
 GIB = 2**30
@@ -100,8 +100,13 @@ class Operator:
         self.cache = Cache()
         self._planning = Planning(self.cache, _evaluate)
         reports = Reports(self._report, lambda: 0.0)
+        self.figures: dict[str, Mapping[str, Any]] = {}  # by pod IP
+        self.measured_at_s = 0.0
+        measurements = Measurements(self._figures, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
-        self.reconciler = Reconciler(self.cache, self._planning, reports, applier, images, clock=lambda: self.now)
+        self.reconciler = Reconciler(
+            self.cache, self._planning, reports, measurements, applier, images, clock=lambda: self.now
+        )
         self._started = False
 
     async def observe(self) -> None:
@@ -144,6 +149,9 @@ class Operator:
     def later(self, seconds: float) -> None:
         """Let time go by."""
         self.now += timedelta(seconds=seconds)
+
+    async def _figures(self, address: str) -> Mapping[str, Any] | None:
+        return self.figures.get(address)
 
     async def _report(self, address: str) -> Mapping[str, Any] | None:
         return self.reports.get(address)

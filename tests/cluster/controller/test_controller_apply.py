@@ -243,6 +243,35 @@ async def test_a_pods_report_becomes_its_placement(operator, service, gpu_node, 
     assert (placement["actual"], placement["matchesPlan"]) == (planned, "True")
 
 
+async def test_measured_attainment_comes_into_status_once_a_minute_and_only_where_it_changed(
+    operator, service, gpu_node, kube, namespace, eventually
+):
+    await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK, slo={"classes": [{"name": "chat", "ttft": "1s"}]})
+    watching = operator()
+    await watching.settle("llama")
+
+    async def running():
+        pods = await kube.list(POD, namespace)
+        return next((pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")), None)
+
+    address = await eventually(running)
+    watching.figures[address] = {"classes": [{"name": "chat", "requests": 1234, "met": 1230, "p99TtftSeconds": 0.5}]}
+    watching.measured_at_s += 60
+    await watching.settle("llama")
+    status = await llama.status()
+    assert status["slo"] == [{"name": "chat", "attainment": "99.6%", "p99TtftMilliseconds": 500, "requests": 1200}]
+    assert status["summary"]["slo"] == "99.6%"
+    assert (await llama.condition("SLOMet"))[:2] == ("True", "TargetsMet")
+    watching.figures[address] = {"classes": [{"name": "chat", "requests": 10, "met": 5}]}
+    assert await watching.step("llama") == []
+    watching.measured_at_s += 60
+    assert await watching.step("llama") != []
+    assert (await llama.condition("SLOMet"))[:2] == ("False", "TargetsMissed")
+    watching.measured_at_s += 60
+    assert await watching.step("llama") == []
+
+
 async def test_each_transition_is_one_event(operator, service, gpu_node, kube, namespace):
     await gpu_node([24 * GIB])
     llama = await service()

@@ -7,6 +7,7 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.result import Predicted
+from uellm.reconcile.attainment import Figures
 from uellm.reconcile.choose import Choice, Failure
 from uellm.reconcile.decide import decide
 from uellm.reconcile.observe import Observed
@@ -165,3 +166,17 @@ def test_more_than_32_placements_are_counted_not_listed(make, observed):
     status = decided(observed(deployment=make.deployment(40), pods=pods), Choice(make.plan())).status
     assert len(status["placements"]) == 32
     assert status["placementsOmitted"] == 8
+
+
+def test_measured_attainment_takes_the_place_of_the_prediction(make, observed):
+    document = make.service(slo={"classes": [{"name": "chat", "ttft": "1s"}]})
+    plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
+    figures = {"uid-a": (Figures("chat", 1000, 992, 0.8, None),)}
+    seen = dataclasses.replace(observed(document), service=parse_service(document), figures=figures)
+    decision = decided(seen, Choice(plan))
+    assert decision.status["summary"]["slo"] == "99.2%"
+    assert decision.status["slo"] == [
+        {"name": "chat", "requests": 1000, "attainment": "99.2%", "p99TtftMilliseconds": 800}
+    ]
+    assert conditions(decision)["SLOMet"]["status"] == "True"
+    assert conditions(decision)["SLOFeasible"]["status"] == "True"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from uellm.reconcile.reports import REFRESH_S, Reports, engine_start, parse
+from uellm.reconcile.reports import MEASURE_S, REFRESH_S, Measurements, Reports, engine_start, parse
 
 
 @pytest.fixture
@@ -85,3 +85,50 @@ def test_an_answer_that_is_no_report_is_none(body):
 def test_only_a_good_answer_is_a_report():
     assert parse(404, json.dumps({"error": "absent"}).encode()) is None
     assert parse(200, b'{"layers": [1]}') == {"layers": [1]}
+
+
+class Measured:
+    """Pods that tell how their requests fared; and the time."""
+
+    def __init__(self):
+        self.answer = {"classes": [{"name": "chat", "requests": 4, "met": 3}]}
+        self.asked = []
+        self.now_s = 100.0
+        self.measurements = Measurements(self._fetch, lambda: self.now_s)
+
+    async def _fetch(self, address):
+        self.asked.append(address)
+        return self.answer
+
+
+async def test_figures_are_asked_for_once_a_minute(pod):
+    pods = Measured()
+    assert await pods.measurements.refresh([pod()]) == MEASURE_S
+    pods.now_s += MEASURE_S - 1
+    assert await pods.measurements.refresh([pod()]) == 1
+    assert len(pods.asked) == 1
+    pods.now_s += 1
+    await pods.measurements.refresh([pod()])
+    assert len(pods.asked) == 2
+    assert pods.measurements.of([pod()])["uid-a"][0].met == 3
+
+
+async def test_a_pod_that_does_not_answer_any_more_has_no_figures(pod):
+    pods = Measured()
+    await pods.measurements.refresh([pod()])
+    pods.now_s, pods.answer = pods.now_s + MEASURE_S, None
+    await pods.measurements.refresh([pod()])
+    assert pods.measurements.of([pod()]) == {}
+
+
+async def test_without_a_running_engine_nothing_is_asked_and_nothing_is_due(pod):
+    pods = Measured()
+    assert await pods.measurements.refresh([pod(waiting={})]) is None
+    assert pods.asked == []
+
+
+async def test_figures_of_pods_that_are_gone_are_dropped(pod):
+    pods = Measured()
+    await pods.measurements.refresh([pod()])
+    pods.measurements.keep(set())
+    assert pods.measurements.of([pod()]) == {}

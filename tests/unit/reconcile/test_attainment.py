@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+
+from uellm.api import parse_service
+from uellm.reconcile.attainment import Figures, percent, read_figures, slo_met, together
+
+CHAT = Figures("chat", 200, 197, 0.4123, 0.0311)
+BATCH = Figures("batch", 100, 100, None, None)
+
+
+@pytest.fixture
+def service(make):
+    def build(attainment="99%"):
+        classes = [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "60s"}]
+        return parse_service(make.service(slo={"attainment": attainment, "classes": classes}))
+
+    return build
+
+
+def entry(**fields):
+    return {"name": "chat", "requests": 3, "met": 2, "p99TtftSeconds": 0.5, "p99TpotSeconds": None, **fields}
+
+
+def test_what_a_pod_tells_is_read():
+    assert read_figures({"windowSeconds": 300, "classes": [entry()]}) == (Figures("chat", 3, 2, 0.5, None),)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": 1},
+        {"name": "x" * 64},
+        {"name": "A\n"},
+        {"requests": -1},
+        {"requests": True},
+        {"requests": "3"},
+        {"met": 4},
+        {"met": 1.5},
+    ],
+)
+def test_an_entry_that_makes_no_sense_is_passed_over(bad):
+    assert read_figures({"classes": [entry(**bad), entry(name="batch")]}) == (Figures("batch", 3, 2, 0.5, None),)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, "1", True, 1e300])
+def test_a_time_that_makes_no_sense_is_left_out(seconds):
+    assert read_figures({"classes": [entry(p99TtftSeconds=seconds)]})[0].p99_ttft_s is None
+
+
+@pytest.mark.parametrize("document", [{}, {"classes": 1}, {"classes": [1, None, []]}])
+def test_a_document_without_classes_tells_nothing(document):
+    assert read_figures(document) == ()
+
+
+def test_no_pod_can_tell_of_more_classes_than_a_service_has():
+    assert len(read_figures({"classes": [entry(name=f"c{index}") for index in range(1000)]})) == 16
+
+
+def test_pods_are_added_up_and_the_slowest_one_is_told():
+    other = Figures("chat", 50, 40, 0.9, None)
+    assert together([(CHAT,), (BATCH, other)], ["batch", "chat"]) == (
+        BATCH,
+        Figures("chat", 250, 237, 0.9, 0.0311),
+    )
+
+
+def test_a_class_that_the_service_does_not_have_any_more_is_left_out():
+    assert together([(CHAT, BATCH)], ["batch"]) == (BATCH,)
+
+
+def test_an_entry_of_the_status_is_rounded():
+    assert CHAT.to_dict() == {
+        "name": "chat",
+        "requests": 200,
+        "attainment": "98.5%",
+        "p99TtftMilliseconds": 410,
+        "p99TpotMilliseconds": 31,
+    }
+    assert Figures("chat", 12345, 12345, None, None).to_dict()["requests"] == 12000
+
+
+def test_a_class_without_requests_has_no_attainment():
+    assert Figures("chat", 0, 0, None, None).to_dict() == {"name": "chat", "requests": 0}
+
+
+@pytest.mark.parametrize(("met", "text"), [(1000, "100%"), (999, "99.9%"), (0, "0.0%"), (9999, "100%")])
+def test_a_share_is_rounded_down_so_that_100_means_all(met, text):
+    assert percent(met, 1000 if met <= 1000 else 9999) == text
+
+
+@pytest.mark.parametrize(
+    ("attainment", "status", "reason"), [("99%", "True", "TargetsMet"), ("99.1%", "False", "TargetsMissed")]
+)
+def test_all_requests_together_are_judged_by_the_attainment_asked_for(service, attainment, status, reason):
+    condition = slo_met((CHAT, BATCH), service(attainment))
+    assert (condition.status, condition.reason) == (status, reason)
+    assert condition.message == (
+        "99.0% of the last minutes' requests met their targets (chat 98.5%, batch 100%); asked for: " + attainment
+    )
+
+
+def test_without_a_request_nothing_is_known(service):
+    condition = slo_met((Figures("chat", 0, 0, None, None),), service())
+    assert (condition.status, condition.reason) == ("Unknown", "NoTraffic")
+
+
+def test_a_service_without_targets_has_nothing_to_meet(make):
+    assert slo_met((Figures("default", 5, 5, None, None),), parse_service(make.service())) is None
