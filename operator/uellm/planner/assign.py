@@ -14,7 +14,7 @@ from uellm.planner.baselines import even_split
 from uellm.planner.canonical import canonical
 from uellm.planner.fixed import place_fixed
 from uellm.planner.footprint import reserved_bytes
-from uellm.planner.groups import tensor_groups
+from uellm.planner.groups import group_choices, group_kinds
 from uellm.planner.infeasible import why
 from uellm.planner.instance import Instance, PlaceDevice
 from uellm.planner.place import Placement, solve
@@ -48,11 +48,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Stages in pipeline order: the devices of each, and its layers. `cost` is the solver's, in seconds."""
+    """Stages in pipeline order: the devices of each, and its layers. `cost` is the solver's, in seconds.
+
+    `lower_bound` is what no placement on so many of the devices can beat; the cost itself where that is proven.
+    """
 
     groups: tuple[tuple[Device, ...], ...]
     layers: tuple[int, ...]
     cost: float
+    lower_bound: float = 0.0
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -62,29 +66,39 @@ class Assignment:
 
 def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:
     """The best placement on exactly `stages` groups of the devices, or the sentence why there is none."""
-    ordered = sorted(devices, key=lambda device: (device.index, device.uuid))
-    groups = tensor_groups(ordered, links, task.tensor)
-    if len(groups) < stages:
-        return f"needs {stages} groups of {task.tensor} identical GPUs; there are {len(groups)}"
-    placement = _solve(_instance(groups, links, task), task, stages)
-    if not placement.feasible:
-        return placement.reason
-    chosen = tuple(groups[int(name.removeprefix("@"))] for name in placement.order)
-    return Assignment(chosen, placement.layers, placement.cost or 0.0)
+    if reason := _too_few_groups(devices, task, stages):
+        return reason
+    found: list[Assignment] = []
+    reason = ""
+    for groups in group_choices(devices, links, task.tensor, stages, task.costs):
+        placement = _solve(_instance(groups, links, task), task, stages)
+        if placement.feasible:
+            chosen = tuple(groups[int(name.removeprefix("@"))] for name in placement.order)
+            cost, bound = placement.cost or 0.0, placement.lower_bound
+            found.append(Assignment(chosen, placement.layers, cost, cost if bound is None else bound))
+        else:
+            reason = reason or placement.reason
+    if not found:
+        return reason
+    best = min(found, key=lambda entry: entry.cost)
+    return replace(best, lower_bound=min(entry.lower_bound for entry in found))
 
 
 def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> str:
     """Why no placement exists, without searching for one."""
-    ordered = sorted(devices, key=lambda device: (device.index, device.uuid))
-    groups = tensor_groups(ordered, links, task.tensor)
-    if len(groups) < stages:
-        return f"needs {stages} groups of {task.tensor} identical GPUs; there are {len(groups)}"
-    instance = _instance(groups, links, task)
+    if reason := _too_few_groups(devices, task, stages):
+        return reason
+    instance = _instance(next(group_choices(devices, links, task.tensor, stages, task.costs)), links, task)
     layers = task.fixed_layers(stages)
     if layers is not None:
         return place_fixed(instance, layers).reason
     reason = why(instance, canonical(instance), stages)
     return reason if task.tensor == 1 else f"on each GPU of {task.tensor} that share layers, {reason}"
+
+
+def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> str:
+    groups = len(group_kinds(devices, task.tensor))
+    return "" if groups >= stages else f"needs {stages} groups of {task.tensor} identical GPUs; there are {groups}"
 
 
 def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:

@@ -15,7 +15,7 @@ from uellm.hardware import Device, Link
 from uellm.planner.assign import Task, explain
 from uellm.planner.capacity import holds
 from uellm.planner.footprint import reserved_bytes
-from uellm.planner.groups import kind_of, tensor_groups
+from uellm.planner.groups import group_kinds, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def refusal(pool: Pool, task: Task, stages: int) -> str | None:
     if task.tensor > 1 and (reason := _unlike_choice(pool, task.tensor, count)):
         return reason
     hardest = sorted(pool.devices, key=lambda device: (room(device, task), device.index))[:count]
-    if holds(_group_rooms(hardest, pool.links, task), task):
+    if holds(_group_rooms(hardest, task), task):
         return None
     return f"{explain(hardest, pool.links, task, stages)}{_choice(pool, hardest)}"
 
@@ -55,18 +55,23 @@ def admits_some(pool: Pool, task: Task, stages: int) -> bool:
     count = task.tensor * stages
     if pool.sure < count or (count > 1 and any(device.mig for device in pool.devices)):
         return False
-    rooms = sorted(_group_rooms(pool.devices, pool.links, task))
+    rooms = sorted(_group_rooms(pool.devices, task))
     return len(rooms) >= stages and holds(rooms[-stages:], task)
 
 
 def room(device: Device, task: Task) -> int:
     """Bytes of a device that are there for layers, their KV cache and what the end stages add."""
-    return device.memory_bytes - reserved_bytes(task.fixed_bytes, task.margin, device.memory_bytes)
+    return memory_room(device.memory_bytes, task)
 
 
-def _group_rooms(devices: Sequence[Device], links: Sequence[Link], task: Task) -> list[int]:
-    ordered = sorted(devices, key=lambda device: (device.index, device.uuid))
-    return [min(room(device, task) for device in group) for group in tensor_groups(ordered, links, task.tensor)]
+def memory_room(memory_bytes: int, task: Task) -> int:
+    """The same by the device's memory."""
+    return memory_bytes - reserved_bytes(task.fixed_bytes, task.margin, memory_bytes)
+
+
+def _group_rooms(devices: Sequence[Device], task: Task) -> list[int]:
+    """Room on each GPU of every group that can be had at the same time; memory is a part of a group's kind."""
+    return [memory_room(memory_bytes, task) for _, memory_bytes, _ in group_kinds(devices, task.tensor)]
 
 
 def _too_few(pool: Pool, count: int) -> str | None:

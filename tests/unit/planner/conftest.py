@@ -10,7 +10,7 @@ import pytest
 
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
-from uellm.planner.request import NodeOffer, PlanRequest, SloClass, Workload
+from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
 
 GIB = 1 << 30
 
@@ -92,6 +92,7 @@ def build() -> SimpleNamespace:
         request=request,
         config=LLAMA_8B,
         large=LLAMA_70B,
+        overrides=Overrides,
         chat=(SloClass("chat", ttft_s=0.5, tpot_s=0.05),),
         workload=Workload(requests_per_s=4, prompt_tokens_mean=512, output_tokens_mean=256),
     )
