@@ -19,9 +19,11 @@ class Outcome(StrEnum):
     ENGINE_LOST = "engine_lost"  # 503, or once bytes had flowed: an SSE error event, else a cut connection
     ENGINE_UNAVAILABLE = "engine_unavailable"  # 503: the engine was not reached and did not come back in time
     QUEUE_FULL = "queue_full"  # 429: the queue, or the memory for waiting bodies, is full
+    SHED = "shed"  # 429: under measured pressure, and its targets cannot be met any more
     DEADLINE_PASSED = "deadline_passed"  # 504: its class says `onDeadline: Reject`
     DRAINING = "draining"  # 503: the pod is about to go; cut: it went before the answer was whole
     BAD_REQUEST = "bad_request"  # 400, 405, 501: not HTTP, unknown class, unusable path or header, WebSocket
+    UNAUTHORIZED = "unauthorized"  # 401: no API key, or a wrong one
     FORBIDDEN = "forbidden"  # 403: an administrative route
     TOO_LARGE = "too_large"  # 413 body, 431 headers, 414 request line
     CLIENT_SLOW = "client_slow"  # 408 while sending its body; cut while not reading its answer
@@ -33,9 +35,11 @@ STATUS = {
     Outcome.ENGINE_LOST: 503,
     Outcome.ENGINE_UNAVAILABLE: 503,
     Outcome.QUEUE_FULL: 429,
+    Outcome.SHED: 429,
     Outcome.DEADLINE_PASSED: 504,
     Outcome.DRAINING: 503,
     Outcome.BAD_REQUEST: 400,
+    Outcome.UNAUTHORIZED: 401,
     Outcome.FORBIDDEN: 403,
     Outcome.TOO_LARGE: 413,
     Outcome.CLIENT_SLOW: 408,
@@ -44,6 +48,7 @@ STATUS = {
 
 _TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
     403: "permission_error",
     408: "timeout_error",
     429: "rate_limit_error",
@@ -51,6 +56,16 @@ _TYPES = {
     504: "timeout_error",
 }
 
+DROPPED = {
+    Outcome.QUEUE_FULL: "rejected-saturated",
+    Outcome.SHED: "rejected-saturated",
+    Outcome.DEADLINE_PASSED: "rejected-ttl-expired",
+    Outcome.ENGINE_UNAVAILABLE: "rejected-no-endpoints",
+    Outcome.ENGINE_LOST: "evicted",
+    Outcome.DRAINING: "rejected-shutting-down",
+    Outcome.INTERNAL_ERROR: "rejected-internal",
+}
+"""Requests that were good and are not served, in llm-d's words (its flow control's `RequestDroppedReason`)."""
 
 _UNREAD = frozenset((405, 408, 413, 431, 501))
 
@@ -75,6 +90,10 @@ class Refusal(Exception):
     def headers(self) -> dict[str, str]:
         """What the answer carries besides its body."""
         headers = {"Content-Type": "application/json", "Server": "uellm", "x-uellm-outcome": str(self.outcome)}
+        if (reason := DROPPED.get(self.outcome)) is not None:
+            headers["x-llm-d-request-dropped-reason"] = reason
+        if self.outcome is Outcome.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
         return headers

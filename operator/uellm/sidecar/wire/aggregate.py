@@ -1,0 +1,135 @@
+"""An answer that the client wants whole, put together from the stream that it came in.
+
+For plain requests alone (`read` says which), and in the shape that the engine's own answers have: equal to them, byte
+for byte where the engine writes its JSON as Starlette does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from uellm.sidecar.wire.events import Splitter, data_of
+from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.shape import Shape
+
+_LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
+"""vLLM's defaults, which its streams leave out and its whole answers write."""
+
+
+class _Choice:
+    """One choice while it grows."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.role = "assistant"
+        self.has_text = False
+        self.finish_reason: Any = None
+        self.stop_reason: Any = None
+        self.logprobs: list[Mapping[str, Any]] = []
+
+    def add(self, piece: Mapping[str, Any]) -> None:
+        """The next part of it."""
+        delta = piece.get("delta", piece)
+        text = delta.get("content", delta.get("text"))
+        if text is not None:
+            self.has_text = True
+            self.text.append(text)
+        self.role = delta.get("role") or self.role
+        if piece.get("logprobs") is not None:
+            self.logprobs.append(piece["logprobs"])
+        if piece.get("finish_reason") is not None:
+            self.finish_reason = piece["finish_reason"]
+            self.stop_reason = piece.get("stop_reason")
+
+
+class Aggregator:
+    """Takes a stream's pieces; gives the answer once `done`. Raises ValueError for what is not the expected stream."""
+
+    def __init__(self, kind: Kind, shape: Shape) -> None:
+        self._kind = kind
+        self._shape = shape
+        self._events = Splitter()
+        self._head: Mapping[str, Any] = {}
+        self._end: Mapping[str, Any] = {}
+        self._error: Mapping[str, Any] | None = None
+        self._choices: dict[int, _Choice] = {}
+        self.done = False
+        """The stream said that it is complete."""
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        for event in self._events.feed(piece):
+            data = data_of(event)
+            if data == b"[DONE]":
+                self.done = True
+            elif data is not None:
+                self._take(json.loads(data))
+
+    def answer(self) -> tuple[int, bytes]:
+        """HTTP status and body. Raises ValueError where the stream was not whole."""
+        if self._error is not None:
+            # The engine found out after it had begun: asked without a stream, it would have answered by a status.
+            status = self._error["error"].get("code")
+            return status if isinstance(status, int) and 400 <= status <= 599 else 500, _dump(self._error)
+        if not (self.done and self._choices and self._end):
+            raise ValueError("the stream ended before its usage")
+        return 200, _dump(self._document())
+
+    def _take(self, document: Any) -> None:
+        if not isinstance(document, Mapping):
+            raise ValueError("an event that is no object")
+        if isinstance(document.get("error"), Mapping):
+            self._error = self._error or document
+            return
+        self._head = self._head or document
+        for choice in document.get("choices", ()):
+            self._choices.setdefault(choice["index"], _Choice()).add(choice)
+        if document.get("usage") is not None:
+            self._end = document
+
+    def _document(self) -> dict[str, Any]:
+        known = {name: self._head.get(name) for name in ("id", "created", "model")}
+        known["choices"] = [self._choice(index) for index in sorted(self._choices)]
+        for name in ("usage", "metrics"):
+            known[name] = _filled(self._shape.top.get(name), self._end.get(name))
+        if "system_fingerprint" in self._end:
+            known["system_fingerprint"] = self._end["system_fingerprint"]
+        return {name: known.get(name, value) for name, value in self._shape.top.items()}
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        choice = self._choices[index]
+        text = "".join(choice.text) if choice.has_text else None
+        known: dict[str, Any] = {
+            "index": index,
+            "text": text or "",
+            "message": {**self._shape.message, "role": choice.role, "content": text},
+            "logprobs": self._logprobs(choice.logprobs),
+            "finish_reason": choice.finish_reason or ("stop" if self._kind is Kind.CHAT else None),
+            "stop_reason": choice.stop_reason,
+        }
+        return {name: known.get(name, value) for name, value in self._shape.choice.items()}
+
+    def _logprobs(self, pieces: list[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
+        if not pieces:
+            return None
+        if self._kind is Kind.CHAT:
+            return {"content": [_logprob(entry) for piece in pieces for entry in piece.get("content") or ()]}
+        return {name: [entry for piece in pieces for entry in piece[name]] for name in pieces[0]}
+
+
+def _logprob(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {**_LOGPROB, **entry}
+
+
+def _filled(pattern: Any, value: Any) -> Any:
+    """The value in the pattern's order, with its fields that the value leaves out because they are null."""
+    if not isinstance(pattern, Mapping) or not isinstance(value, Mapping):
+        return value
+    empty = dict.fromkeys(pattern)
+    return {name: _filled(pattern.get(name), each) for name, each in {**empty, **value}.items()}
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,132 @@
+"""Server-sent events, as cheaply as they can be counted: a search for bytes, no parsing, whatever the pieces' borders.
+
+A raw newline or quotation mark cannot stand inside a JSON string, so `\\ndata: {` begins an event and `"usage":{`
+is a key wherever either is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from uellm.sidecar.wire.routes import Kind
+
+_EVENT = b"\ndata: {"
+_MARKS = {
+    Kind.RESPONSES: b".delta\ndata: {",
+    Kind.MESSAGES: b"content_block_delta\ndata: {",
+}
+"""What is counted where not every event brings a token."""
+
+TAIL_BYTES = 16 * 1024
+"""As much of an answer's end as has its usage in it."""
+
+_USAGE = b'"usage":'
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens as the engine counted them."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+class Counter:
+    """Counts the tokens of an answer as it goes by.
+
+    A stream is counted by its events, one token each, which is right to a few where the engine puts several tokens
+    into one; the usage at its end, where there is one, sets it right. A chat begins with an event a choice that
+    only names the role.
+    """
+
+    def __init__(self, kind: Kind, sequences: int = 1) -> None:
+        self._mark = _MARKS.get(kind, _EVENT)
+        self._preamble = sequences if kind is Kind.CHAT else 0
+        self._carry = b"\n"
+        self._events = 0
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the first token is there. A chat's role comes together with it."""
+        return self._events > 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far, by events."""
+        return max(0, self._events - self._preamble)
+
+    def feed(self, piece: bytes) -> int:
+        """Take the next bytes of the answer's body. Returns how many events of tokens they completed."""
+        joined = self._carry + piece
+        found = joined.count(self._mark)
+        self._events += found
+        self._carry = joined[1 - len(self._mark) :]
+        self._tail.append(piece)
+        self._tail_bytes += len(piece)
+        while self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
+        return found
+
+    def usage(self) -> Usage | None:
+        """What the engine says at the end; None where it does not."""
+        tail = b"".join(self._tail)[-TAIL_BYTES:]
+        at = tail.rfind(_USAGE)
+        while at >= 0:
+            if (usage := _usage(tail[at + len(_USAGE) :])) is not None:
+                return usage
+            at = tail.rfind(_USAGE, 0, at)
+        return None
+
+
+def _usage(text: bytes) -> Usage | None:
+    try:
+        document, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace").lstrip())
+    except ValueError:
+        return None
+    return usage_of(document)
+
+
+def usage_of(document: Any) -> Usage | None:
+    """Usage in OpenAI's names, in those of its Responses API, or in Anthropic's; None where it is none of them."""
+    if not isinstance(document, Mapping):
+        return None
+    prompt = document.get("prompt_tokens", document.get("input_tokens"))
+    if not isinstance(prompt, int):
+        return None
+    details = document.get("prompt_tokens_details") or document.get("input_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    output = document.get("completion_tokens", document.get("output_tokens"))
+    return Usage(prompt, output if isinstance(output, int) else 0, cached if isinstance(cached, int) else 0)
+
+
+class Splitter:
+    """Cuts a stream into whole events, each with the blank line that ends it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The events that this piece completes."""
+        text = self._rest + piece
+        *events, self._rest = text.split(b"\n\n")
+        return [event + b"\n\n" for event in events]
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of an event that is not whole."""
+        return self._rest
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The data of a whole event; None where it has none, as a comment that keeps a connection alive."""
+    if event.startswith(b"data:"):
+        return event[5:].strip()
+    lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None

@@ -1,0 +1,40 @@
+"""API keys: who may ask at all. Only hashes are kept, and every one is compared, in constant time."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+from hashlib import sha256
+
+from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.wire.routes import OPEN
+from uellm.sidecar.wire.slo import Headers
+
+
+def key_of(headers: Headers) -> str | None:
+    """The key that a request shows: a bearer token, or Anthropic's `x-api-key`."""
+    scheme, _, token = (headers.get("authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return headers.get("x-api-key") or None
+
+
+class Keys:
+    """The keys that are taken. None: everybody may ask; an empty list: nobody, for the keys are not there yet."""
+
+    def __init__(self, keys: Iterable[str] | None = None) -> None:
+        self._open = keys is None
+        self._hashes = [sha256(key.encode()).digest() for key in keys or ()]
+
+    def check(self, method: str, path: str, key: str | None) -> None:
+        """Raises Refusal where the route needs a key and this is none of them."""
+        if self._open or path in OPEN or method == "OPTIONS":
+            return
+        if key is None:
+            raise Refusal(Outcome.UNAUTHORIZED, "this service needs an API key: send it as `Authorization: Bearer KEY`")
+        given = sha256(key.encode("utf-8", "replace")).digest()
+        good = False
+        for each in self._hashes:
+            good |= hmac.compare_digest(given, each)
+        if not good:
+            raise Refusal(Outcome.UNAUTHORIZED, "the API key is not one of this service's")

@@ -1,0 +1,171 @@
+"""How long a prompt is, and what it has in common with others, without a tokenizer.
+
+Lengths are characters by a ratio that the engine's own counts correct; token ids are counted. Hashes are stable over
+restarts, for what the predictor learned is kept.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Before the engine has said anything: English text with a tokenizer of today."""
+
+MESSAGE_TOKENS = 5
+"""What a chat template puts around a message, about."""
+
+MEDIA_TOKENS = 576
+"""An image of 336 x 336 in patches of 14; other media cannot be told from their address either."""
+
+BLOCK_TOKENS = 512
+MAX_BLOCKS = 64
+"""Blocks that a prefix is looked at in; what is further behind says little about what is cached."""
+
+OPENING_CHARACTERS = 48
+SYSTEM_CHARACTERS = 4096
+
+_MEDIA = frozenset(("image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "file", "input_file"))
+_SYSTEM = frozenset(("system", "developer"))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What was found in a body."""
+
+    characters: int = 0
+    token_ids: int = 0
+    media: int = 0
+    messages: int = 0
+    prompts: int = 1
+    template: int = 0
+    """Hash of what the requests of one program have in common: the instructions and how the text begins."""
+    prefix: tuple[int, ...] = ()
+    """Hash of the text up to the end of each whole block of about `BLOCK_TOKENS` tokens."""
+
+
+class Ratio:
+    """Characters per token, corrected by every request whose tokens the engine counted."""
+
+    def __init__(self, weight: float = 50.0) -> None:
+        self._characters = CHARACTERS_PER_TOKEN * 100 * weight
+        self._tokens = 100 * weight
+        self._keep = 1.0 - 1.0 / weight
+
+    @property
+    def characters_per_token(self) -> float:
+        """The ratio now."""
+        return self._characters / self._tokens
+
+    def tokens(self, prompt: Prompt) -> int:
+        """About how many tokens the prompt has; exactly, where it consists of them."""
+        fixed = prompt.token_ids + prompt.media * MEDIA_TOKENS + prompt.messages * MESSAGE_TOKENS
+        return max(1, fixed + round(prompt.characters / self.characters_per_token))
+
+    def learn(self, prompt: Prompt, tokens: int) -> None:
+        """Take what the engine counted. Prompts with media or of token ids say nothing of text."""
+        text = tokens - prompt.messages * MESSAGE_TOKENS
+        if prompt.media or prompt.token_ids or prompt.characters < 40 or text < 10:
+            return
+        # A long prompt weighs more than a short one, but no single one outweighs what was learned.
+        weight = min(1.0, 1000.0 / text)
+        self._characters = self._characters * self._keep + prompt.characters * weight
+        self._tokens = self._tokens * self._keep + text * weight
+
+
+def of_chat(body: Mapping[str, Any]) -> Prompt:
+    """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
+    messages = body.get("messages")
+    turns = [turn for turn in messages if isinstance(turn, Mapping)] if isinstance(messages, list) else []
+    system = [body["system"]] if body.get("system") else []
+    system += [turn.get("content") for turn in turns if turn.get("role") in _SYSTEM]
+    others = [turn for turn in turns if turn.get("role") not in _SYSTEM]
+    return _prompt([*system, body.get("tools"), *others], system, others[:1], len(turns))
+
+
+def of_responses(body: Mapping[str, Any]) -> Prompt:
+    """A body of the Responses API."""
+    given = body.get("input")
+    turns = given if isinstance(given, list) else [given]
+    system = [body.get("instructions")]
+    return _prompt([*system, body.get("tools"), *turns], system, turns[:1], len(turns))
+
+
+def of_text(given: Any) -> Prompt:
+    """A prompt or input: a text, several, token ids, or several lists of them."""
+    if isinstance(given, str):
+        return _prompt([given], [], [given], 0)
+    if not isinstance(given, list) or not given:
+        return Prompt()
+    if isinstance(given[0], int):
+        return Prompt(token_ids=len(given), prefix=_of_ids(given))
+    if isinstance(given[0], list):
+        return Prompt(token_ids=sum(len(ids) for ids in given if isinstance(ids, list)), prompts=len(given))
+    found = _prompt(given, [], given[:1], 0)
+    return Prompt(found.characters, media=found.media, prompts=len(given), template=found.template)
+
+
+def of_anything(body: Mapping[str, Any]) -> Prompt:
+    """A body of another form: every text in it but the model's name."""
+    return _prompt([value for name, value in body.items() if name != "model"], [], [], 0)
+
+
+def _prompt(parts: list[Any], system: list[Any], opening: list[Any], messages: int) -> Prompt:
+    texts: list[str] = []
+    media = 0
+    for text in _texts(parts):
+        if text is None:
+            media += 1
+        else:
+            texts.append(text)
+    instructions = "\n".join(text for text in _texts(system) if text)[:SYSTEM_CHARACTERS]
+    beginning = "\n".join(text for text in _texts(opening) if text)[:OPENING_CHARACTERS]
+    return Prompt(
+        characters=sum(map(len, texts)),
+        media=media,
+        messages=messages,
+        template=_hash(f"{instructions}\0{beginning}"),
+        prefix=_of_texts(texts),
+    )
+
+
+def _texts(value: Any) -> Iterator[str | None]:
+    """Every text in a JSON value, in order; None for each image or other medium."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
+        elif isinstance(part, dict):
+            if part.get("type") in _MEDIA:
+                yield None
+            else:
+                waiting.extend(part[name] for name in reversed(part) if name not in ("role", "type"))
+
+
+def _of_texts(texts: list[str]) -> tuple[int, ...]:
+    size = int(BLOCK_TOKENS * CHARACTERS_PER_TOKEN)
+    text = "\0".join(texts)[: size * MAX_BLOCKS] if sum(map(len, texts)) >= size else ""
+    return _chain([text[at : at + size].encode("utf-8", "replace") for at in range(0, len(text) - size + 1, size)])
+
+
+def _of_ids(ids: list[Any]) -> tuple[int, ...]:
+    whole = min(len(ids) // BLOCK_TOKENS, MAX_BLOCKS)
+    return _chain([repr(ids[n * BLOCK_TOKENS : (n + 1) * BLOCK_TOKENS]).encode() for n in range(whole)])
+
+
+def _chain(blocks: list[bytes]) -> tuple[int, ...]:
+    hashes, state = [], 0
+    for block in blocks:
+        state = zlib.crc32(block, state)
+        hashes.append(state)
+    return tuple(hashes)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest())

@@ -1,0 +1,159 @@
+"""From a request to a Call.
+
+The body is parsed once. What cannot be read goes to the engine as it is: the error that the client sees is to be the
+engine's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from uellm.sidecar.scheduling import Targets
+from uellm.sidecar.wire import keys, prompt, slo
+from uellm.sidecar.wire.call import Call, Mode
+from uellm.sidecar.wire.prompt import Prompt, Ratio
+from uellm.sidecar.wire.routes import SCHEDULED, Kind
+from uellm.sidecar.wire.shape import Shapes
+from uellm.sidecar.wire.slo import Headers
+
+COMPLETION_TOKENS = 16
+"""What vLLM generates for a completion that sets no limit."""
+
+MAX_SEQUENCES = 4096
+
+_SAMPLING = frozenset(
+    (
+        *("model", "n", "seed", "stream", "temperature", "top_p", "top_k", "min_p", "user", "priority", "request_id"),
+        *("frequency_penalty", "presence_penalty", "repetition_penalty", "logit_bias", "logprobs", "max_tokens"),
+        *("stop", "stop_token_ids", "include_stop_str_in_output", "ignore_eos", "min_tokens", "bad_words"),
+        *("allowed_token_ids", "skip_special_tokens", "spaces_between_special_tokens", "cache_salt", "session_id"),
+        *("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "response_format"),
+    )
+)
+_PLAIN = {
+    Kind.CHAT: _SAMPLING | {"messages", "top_logprobs", "max_completion_tokens", "metadata", "store"},
+    Kind.COMPLETIONS: _SAMPLING | {"prompt"},
+}
+"""Fields of requests whose answer is the same from a stream. Others (tools, echo, beam search, prompt logprobs, token
+ids, KV transfer ...) change what is told where, or cannot be had as a stream at all."""
+
+_ORCA = "endpoint-load-metrics-format"
+"""Asks for a header that vLLM sends with whole answers alone."""
+
+_STREAM = b'"stream":true,"stream_options":{"include_usage":true}'
+_USAGE = b'"stream_options":{"include_usage":true}'
+
+
+@dataclass
+class Terms:
+    """What requests are read by. The first of `classes` is the default one."""
+
+    classes: Mapping[str, Targets]
+    accepts_priority: bool = False
+    shapes: Shapes = field(default_factory=Shapes)
+    ratio: Ratio = field(default_factory=Ratio)
+
+
+def read(path: str, headers: Headers, body: bytes, terms: Terms) -> Call:
+    """Read a request for one of the scheduled routes. Raises Refusal where its own headers make no sense."""
+    targets = slo.targets_of(headers, terms.classes)
+    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    kind = SCHEDULED[path]
+    document = _parse(body) if kind is not Kind.OTHER else None
+    if document is None:
+        return Call(path, kind, Mode.AS_IS, targets, tenant, Prompt(), terms.ratio.tokens(Prompt()), body=body)
+    found = _PROMPTS[kind](document)
+    sequences = _sequences(document, found)
+    mode = _mode(kind, document, headers, terms, found, sequences)
+    call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
+    call.max_tokens = _max_tokens(kind, document)
+    call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
+    call.takes_priority = terms.accepts_priority and kind in _PLAIN
+    _change(call, document)
+    return call
+
+
+def _parse(body: bytes) -> dict[str, Any] | None:
+    """The object in the body; None where it is none, or is written in another code than UTF-8."""
+    try:
+        document = json.loads(body.decode())
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+_PROMPTS: Mapping[Kind, Callable[[Mapping[str, Any]], Prompt]] = {
+    Kind.CHAT: prompt.of_chat,
+    Kind.MESSAGES: prompt.of_chat,
+    Kind.RESPONSES: prompt.of_responses,
+    Kind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
+    Kind.POOLING: lambda body: prompt.of_text(body["input"]) if "input" in body else prompt.of_anything(body),
+}
+
+
+def _sequences(document: Mapping[str, Any], found: Prompt) -> int:
+    given = document.get("n")
+    return min((given if _is_count(given) else 1) * found.prompts, MAX_SEQUENCES)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _max_tokens(kind: Kind, document: Mapping[str, Any]) -> int | None:
+    if kind is Kind.POOLING:
+        return 1
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        value = document.get(name)
+        if _is_count(value):
+            return value
+    return COMPLETION_TOKENS if kind is Kind.COMPLETIONS and "max_tokens" not in document else None
+
+
+def _mode(
+    kind: Kind, document: Mapping[str, Any], headers: Headers, terms: Terms, found: Prompt, sequences: int
+) -> Mode:
+    stream = document.get("stream")
+    if stream is True:
+        options = document.get("stream_options")
+        asked = isinstance(options, Mapping) and options.get("include_usage")
+        # With several choices, each may end long before the usage tells what belongs to its end.
+        one = sequences == 1 and document.get("n") in (None, 1)
+        strips = kind in _PLAIN and one and not asked and isinstance(options, Mapping | None)
+        return Mode.STREAM_STRIP_USAGE if strips else Mode.STREAM_AS_IS
+    known = terms.shapes.get(kind) is not None
+    return Mode.AGGREGATE if known and _is_plain(kind, document, headers, found) else Mode.AS_IS
+
+
+def _is_plain(kind: Kind, document: Mapping[str, Any], headers: Headers, found: Prompt) -> bool:
+    """Whether the whole answer and the stream tell the same."""
+    wanted = document.get("response_format")
+    return (
+        kind in _PLAIN
+        and document.keys() <= _PLAIN[kind]
+        and (document.get("n") is None or _is_count(document["n"]))
+        and (document.get("stream") is None or document["stream"] is False)
+        and not found.media
+        and (wanted is None or (isinstance(wanted, Mapping) and wanted.get("type") == "text"))
+        and not (document.get("logprobs") and document.get("stop"))
+        and headers.get(_ORCA) is None
+    )
+
+
+def _change(call: Call, document: dict[str, Any]) -> None:
+    """Say what is added to the body, and take out of it what that would be there twice."""
+    names = {
+        Mode.AGGREGATE: ("stream", "stream_options"),
+        Mode.STREAM_STRIP_USAGE: ("stream_options",),
+    }.get(call.mode, ())
+    call.added = {Mode.AGGREGATE: _STREAM, Mode.STREAM_STRIP_USAGE: _USAGE}.get(call.mode, b"")
+    if call.takes_priority:
+        names = (*names, "priority")
+    kept = document
+    if any(name in document for name in names):
+        kept = {name: value for name, value in document.items() if name not in names}
+        call.body = json.dumps(kept, separators=(",", ":")).encode()
+    call.empty = not kept

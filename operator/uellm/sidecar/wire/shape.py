@@ -1,0 +1,78 @@
+"""What an answer of this engine looks like when it is no stream, learned from the first such answer.
+
+Fields and their order differ between vLLM's versions and with its flags, and a client must see no difference between
+the engine's own answer and one that `aggregate` put together. So nothing is put together before the engine has shown
+one; and where it showed something that a stream does not tell in the same words, nothing is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from uellm.sidecar.wire.routes import Kind
+
+_TOP = frozenset(("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "metrics"))
+_CHOICE = frozenset(("index", "message", "text", "logprobs", "finish_reason", "stop_reason"))
+_MESSAGE = frozenset(("role", "content"))
+_CONTENT = {Kind.CHAT: "message", Kind.COMPLETIONS: "text"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An answer of the engine's, as a pattern: its keys in order, and the values of those that no stream tells."""
+
+    top: Mapping[str, Any]
+    choice: Mapping[str, Any]
+    message: Mapping[str, Any]
+
+
+class Shapes:
+    """What was learned of one engine; `forget` when another one takes its place."""
+
+    def __init__(self) -> None:
+        self._known: dict[Kind, Shape | None] = {}
+
+    def forget(self) -> None:
+        """The engine was started anew, maybe with other flags."""
+        self._known.clear()
+
+    def wanted(self, kind: Kind) -> bool:
+        """Whether a plain answer of this kind would teach anything."""
+        return kind in _CONTENT and kind not in self._known
+
+    def get(self, kind: Kind) -> Shape | None:
+        """The pattern; None where there is none (yet)."""
+        return self._known.get(kind)
+
+    def learn(self, kind: Kind, document: Any) -> None:
+        """Take the engine's own answer to a plain request. What is no such answer teaches nothing."""
+        if self.wanted(kind) and isinstance(document, Mapping) and _is_answer(document, _CONTENT[kind]):
+            self._known[kind] = _shape(document)
+
+
+def _is_answer(document: Mapping[str, Any], content: str) -> bool:
+    choices = document.get("choices")
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and isinstance(choices[0], Mapping)
+        and content in choices[0]
+        and isinstance(document.get("usage"), Mapping)
+        and isinstance(document.get("object"), str)
+    )
+
+
+def _shape(document: Mapping[str, Any]) -> Shape | None:
+    choice = document["choices"][0]
+    message = choice.get("message", {})
+    # A reasoning parser is at work: it cuts whole answers and streams differently.
+    reasons = document["usage"].get("completion_tokens_details") is not None
+    unknown = _tells(document, _TOP) or _tells(choice, _CHOICE) or _tells(message, _MESSAGE)
+    return None if reasons or unknown else Shape(dict(document), dict(choice), dict(message))
+
+
+def _tells(part: Mapping[str, Any], known: frozenset[str]) -> bool:
+    """Whether there is a value in a field that a stream may not have."""
+    return any(value not in (None, [], {}) for name, value in part.items() if name not in known)

@@ -1,0 +1,86 @@
+"""What a request's headers ask for: its class or targets of its own, and who asks.
+
+llm-d's names are taken as they are, in their present form and the one before (`x-gateway-inference-...`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Protocol
+
+from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.scheduling import Targets
+
+CLASS = "x-slo-class"
+TTFT_MS = "x-llm-d-slo-ttft-ms"
+TPOT_MS = "x-llm-d-slo-tpot-ms"
+OBJECTIVE = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+
+MAX_MS = 24 * 3600 * 1000.0
+MAX_TENANT = 128
+
+
+class Headers(Protocol):
+    """Headers by name, in any case."""
+
+    def get(self, name: str, /) -> str | None:
+        """The value, or None."""
+
+
+def targets_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets:
+    """The targets that a request goes by: those of a class of `classes`, whose first is the default. Raises Refusal.
+
+    `x-slo-class` names the class; an inference objective does where a class has its name. Targets in milliseconds
+    take the place of the class's. Where the request names no class, they are all that it asks for; priority and what
+    becomes of it when it is late remain those of the default class, and so does its name in metrics.
+    """
+    named = _class_of(headers, classes)
+    chosen = named or next(iter(classes.values()))
+    ttft_s, tpot_s = _seconds(headers, TTFT_MS), _seconds(headers, TPOT_MS)
+    if ttft_s is None and tpot_s is None:
+        return chosen
+    if named is None:
+        return replace(chosen, ttft_s=ttft_s, tpot_s=tpot_s, e2e_s=None)
+    return replace(chosen, ttft_s=ttft_s or chosen.ttft_s, tpot_s=tpot_s or chosen.tpot_s)
+
+
+def _class_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets | None:
+    name = headers.get(CLASS)
+    if name is None:
+        return classes.get(_first(headers, OBJECTIVE) or "")
+    if name not in classes:
+        known = ", ".join(classes)
+        raise Refusal(Outcome.BAD_REQUEST, f"{CLASS} names no class of this service; it has: {known}")
+    return classes[name]
+
+
+def _seconds(headers: Headers, name: str) -> float | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= MAX_MS:
+        raise Refusal(Outcome.BAD_REQUEST, f"{name} must be a number of milliseconds above 0 and at most {MAX_MS:.0f}")
+    return value / 1e3
+
+
+def tenant_of(headers: Headers, key: str | None) -> str:
+    """Who asks: a fairness id, else a hash of the API key, else nobody in particular (the empty string)."""
+    if given := _first(headers, FAIRNESS):
+        return given if len(given) <= MAX_TENANT else _hash(given)
+    return _hash(key) if key else ""
+
+
+def _first(headers: Headers, names: tuple[str, ...]) -> str | None:
+    return next((value for name in names if (value := headers.get(name))), None)
+
+
+def _hash(text: str) -> str:
+    return "key-" + blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()

@@ -1,0 +1,88 @@
+"""A stream that we asked for the usage of and the client did not: without it again, as the engine would have sent it.
+
+Asking for usage changes two things in vLLM's streams (0.32.0, chat and completions): an event without choices follows
+the last one, and `system_fingerprint` moves from the event with the finish reason into it. Both are undone here; all
+other bytes stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+
+from uellm.sidecar.wire.events import Splitter, data_of
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""An event longer than this is passed on piece by piece, and the rest of the stream with it."""
+
+_USAGE = b'"usage":'
+_NO_CHOICES = b'"choices":[]'
+_FINISHED = b'"finish_reason":"'
+
+
+class UsageStrip:
+    """Takes pieces as they come from the engine and gives those that go to the client. For one choice."""
+
+    def __init__(self) -> None:
+        self._events = Splitter()
+        self._last = b""
+        """The event with the finish reason, until it is known whether the fingerprint has to go into it."""
+        self._open = False
+        """Nothing is looked for any more."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What can be sent now."""
+        if self._open:
+            return piece
+        if self._plain(piece):
+            return piece
+        sent = b"".join(self._event(event) for event in self._events.feed(piece))
+        return sent + self.finish() if len(self._events.rest) > MAX_EVENT_BYTES else sent
+
+    def finish(self) -> bytes:
+        """What was held back, at the stream's end or when it broke off."""
+        self._open = True
+        held = self._last + self._events.rest
+        self._last = b""
+        return held
+
+    def _plain(self, piece: bytes) -> bool:
+        """Whole events with nothing of interest, and nothing held: nearly every piece."""
+        return (
+            piece.endswith(b"\n\n")
+            and not self._last
+            and not self._events.rest
+            and _FINISHED not in piece
+            and _USAGE not in piece
+        )
+
+    def _event(self, event: bytes) -> bytes:
+        if self._open:
+            return event
+        if _USAGE in event:
+            return self._with_usage(event)
+        last, self._last = self._last, b""
+        if _FINISHED in event:
+            self._last = event
+            return last
+        return last + event
+
+    def _with_usage(self, event: bytes) -> bytes:
+        last, self._last = self._last, b""
+        if _NO_CHOICES not in event:
+            # It counts along although nobody asked (--enable-force-include-usage): the client would see all of this.
+            self._open = '"usage":null' not in event.decode("utf-8", "replace")
+            return last + event
+        self._open = True
+        return _stamped(last, event)
+
+
+def _stamped(last: bytes, usage_event: bytes) -> bytes:
+    """The event with the finish reason, with the fingerprint that it would have had."""
+    try:
+        fingerprint = json.loads(data_of(usage_event) or b"").get("system_fingerprint")
+    except (ValueError, AttributeError):
+        return last
+    at = last.rfind(b"}")
+    if fingerprint is None or at < 0 or b'"system_fingerprint"' in last:
+        return last
+    return last[:at] + b',"system_fingerprint":' + json.dumps(fingerprint, ensure_ascii=False).encode() + last[at:]
