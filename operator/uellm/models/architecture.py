@@ -33,6 +33,8 @@ class Architecture:
     lm_head_bytes: int  # 0 where tied: the first stage's embedding serves
     tied: bool
     parameters: int
+    active_parameters: int  # that a token of text computes with: all but the experts not chosen for it
+    tower_bytes: int  # what reads images or sound: the engine holds it on every stage
     max_position_embeddings: int
     layer_flops_per_token: tuple[float, ...]  # matrices alone, 2 a weight used: of experts, the routed and shared ones
     layer_attention_flops_per_token: tuple[float, ...]  # per token, and per token of context that it attends to
@@ -43,15 +45,15 @@ class Architecture:
     experts_per_token: int
     head_flops_per_token: float
     supports_pipeline: bool
-    kv_shared_by_tensor: (
-        bool  # True: tensor parallelism divides KV, down to a head each; False (MLA): each rank has all
-    )
+    kv_shared_by_tensor: bool  # tensor parallelism divides KV, down to a head each; False (MLA): each rank has all
+    tensor_widths: tuple[tuple[str, int], ...]  # fields of config.json that tensor parallelism must divide, too
     notes: tuple[str, ...] = ()  # what was assumed while reading, as sentences
 
     @property
     def weight_bytes(self) -> int:
         """All weights of the model, tied ones once."""
-        return sum(self.layer_weight_bytes) + self.embedding_bytes + self.final_norm_bytes + self.lm_head_bytes
+        ends = self.embedding_bytes + self.final_norm_bytes + self.lm_head_bytes
+        return sum(self.layer_weight_bytes) + ends + self.tower_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -1,8 +1,8 @@
-"""Reads numbers and flags out of a config.json and names the field where one is missing or absurd."""
+"""Reads numbers, flags and lists out of a config.json and names the field where one is missing or absurd."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.errors import BadInput
@@ -11,46 +11,64 @@ from uellm.errors import BadInput
 LARGEST = 1 << 40
 MOST_LAYERS = 4096
 # Ways of scaling RoPE whose max_position_embeddings is the scaled length already (vllm/config/model.py).
-UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", None)
+UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", "deepseek_yarn", None)
+# Names of the longest context, in the order in which the engine looks for them.
+LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+ASSUMED_LENGTH = 2048  # what the engine takes where none of them is there
 
 
 class Config:
-    """A config.json, or the part of it that describes the text model."""
+    """A config.json, or the part of it that describes the text model.
 
-    def __init__(self, fields: Mapping[str, Any], prefix: str = "config") -> None:
+    `defaults` are those of the family's own configuration class: a nested config leaves out what equals them.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Any], prefix: str = "config", defaults: Mapping[str, int] | None = None
+    ) -> None:
         self.fields = fields
         self.prefix = prefix
+        self.defaults = defaults or {}
+        self.assumed: list[str] = []
 
     def size(self, *names: str, default: int | None = None) -> int:
         """The first of `names` that is there, a positive integer. Raises BadInput naming the field."""
         for name in names:
             value = self.fields.get(name)
             if value is not None:
-                return self._positive(name, value)
+                return self._whole(name, value, 1)
+        if names[0] in self.defaults:
+            value = self.defaults[names[0]]
+            self.assumed.append(f"{names[0]} {value}")
+            return value
         if default is None:
             raise BadInput(f"{self.prefix}.{names[0]}", "is missing; give it as the model's config.json has it")
         return default
 
-    def layers(self) -> int:
+    def count(self, name: str, default: int = 0) -> int:
+        """A whole number that may be zero."""
+        value = self.fields.get(name)
+        return default if value is None else self._whole(name, value, 0)
+
+    def layers(self, *names: str) -> int:
         """The number of layers: each is an entry of a list later, so it is bounded."""
-        count = self.size("num_hidden_layers")
+        count = self.size(*(names or ("num_hidden_layers",)))
         if count > MOST_LAYERS:
-            raise BadInput(f"{self.prefix}.num_hidden_layers", f"must be at most {MOST_LAYERS}, not {count}")
+            raise BadInput(f"{self.prefix}.{(names or ('num_hidden_layers',))[0]}", f"must be at most {MOST_LAYERS}")
         return count
 
     def longest(self) -> int:
-        """Positions that the engine serves: `max_position_embeddings`, stretched as vLLM stretches it for RoPE."""
-        positions = self.size("max_position_embeddings")
+        """Positions that the engine serves: as the config says, stretched as vLLM stretches them for RoPE."""
+        present = [name for name in LENGTHS if self.fields.get(name) is not None]
+        default = self.defaults.get(LENGTHS[0], ASSUMED_LENGTH)
+        positions = self.size(*present) if present else default
         rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling")
-        if not isinstance(rope, Mapping):
+        if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):
+            rope = rope["full_attention"]
+        # Gemma 3 states the scaled length, though its kind of scaling is one that stretches elsewhere.
+        if not isinstance(rope, Mapping) or "gemma3" in str(self.fields.get("model_type")):
             return positions
-        kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
-        if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float) or factor < 1:
-            return positions
-        original = rope.get("original_max_position_embeddings")
-        if kind == "yarn" and isinstance(original, int):
-            positions = original
-        return int(positions * factor)
+        return _stretched(positions, rope)
 
     def flag(self, name: str, default: bool) -> bool:
         """A boolean with the default of the model's own configuration class."""
@@ -61,11 +79,43 @@ class Config:
             raise BadInput(f"{self.prefix}.{name}", f"must be true or false, not {value!r}")
         return value
 
-    def _positive(self, name: str, value: Any) -> int:
+    def list_of(self, name: str, length: int) -> Sequence[Any] | None:
+        """A list with an entry a layer; None where there is none."""
+        value = self.fields.get(name)
+        if value is None or value == []:
+            return None
+        if not isinstance(value, list | tuple):
+            raise BadInput(f"{self.prefix}.{name}", f"must be a list with an entry for each of {length} layers")
+        if len(value) != length:
+            raise BadInput(f"{self.prefix}.{name}", f"has {len(value)} entries, but there are {length} layers")
+        return value
+
+    def indices(self, name: str, length: int) -> frozenset[int] | None:
+        """A list of layer numbers; None where there is none."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or not all(type(each) is int and 0 <= each < length for each in value):
+            raise BadInput(f"{self.prefix}.{name}", f"must be a list of layer numbers from 0 to {length - 1}")
+        return frozenset(value)
+
+    def _whole(self, name: str, value: Any, least: int) -> int:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if isinstance(value, float) and value.is_integer():
             # JSON that went through YAML or a CRD may write 4096.0.
             value, whole = int(value), True
-        if not whole or not 0 < value < LARGEST:
-            raise BadInput(f"{self.prefix}.{name}", f"must be a positive whole number, not {value!r}")
+        if not whole or not least <= value < LARGEST:
+            kind = "positive whole number" if least else "whole number, 0 or more"
+            raise BadInput(f"{self.prefix}.{name}", f"must be a {kind}, not {value!r}")
         return int(value)
+
+
+def _stretched(positions: int, rope: Mapping[str, Any]) -> int:
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
+    if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float) or factor < 1:
+        return positions
+    original = rope.get("original_max_position_embeddings")
+    if kind == "yarn" and isinstance(original, int):
+        # Older engines stretch the original length; newer ones take the stated one, which is then the longer.
+        return max(positions, int(original * factor))
+    return int(positions * factor)

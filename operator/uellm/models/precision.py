@@ -2,34 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models import storage
+from uellm.models.exempt import Exempt, read_exempt
+from uellm.models.storage import SECTION, Storage
+from uellm.models.weights import Linear
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
-QUANTIZATIONS = ("auto", "none", "fp8", "awq", "gptq")
 
-# AutoAWQ and AutoGPTQ keep, per group of weights, one scale in 16 bits and one zero point as wide as a weight.
-GROUP_SCALE_BYTES = 2
-DEFAULT_GROUP_SIZE = 128  # both tools' default `group_size`
+LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Storage]] = {
+    "fp8": storage.fp8,
+    "awq": storage.awq,
+    "gptq": storage.gptq,
+    "bitsandbytes": storage.bitsandbytes,
+    "mxfp4": storage.mxfp4,
+    "fbgemm_fp8": storage.by_row,
+    "modelopt": storage.modelopt,
+}
+QUANTIZATIONS = ("auto", "none", *LAYOUTS, "compressed-tensors")
+# Other names that checkpoints and engines have for a layout above.
+SAME = {
+    "awq_marlin": "awq",
+    "auto_awq": "awq",
+    "gptq_marlin": "gptq",
+    "auto_gptq": "gptq",
+    "gptqmodel": "gptq",
+    "gpt_oss_mxfp4": "mxfp4",
+    "modelopt_fp4": "modelopt",
+    "compressed_tensors": "compressed-tensors",
+}
+IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine makes these itself while it loads a 16-bit checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How wide weights are. `bytes_per_linear_weight` holds for linear layers; all else is in `dtype`."""
+    """How wide weights are. Matrices follow the quantisation; all else is in `dtype`."""
 
     dtype: str
-    quantization: str
-    bytes_per_linear_weight: float
+    quantization: str  # none, or a method
+    layouts: tuple[tuple[Exempt | None, Storage], ...]  # first whose names (None: all) hold the module
+    exempt: Exempt
+    in_flight: bool  # quantised by the engine: the checkpoint is wider
+    head: bool = False  # whether the LM head is quantised, too
     notes: tuple[str, ...] = ()
 
     @property
     def dtype_bytes(self) -> int:
         """Bytes of one number of `dtype`."""
         return DTYPE_BYTES[self.dtype]
+
+    def size(self, linear: Linear, path: str) -> int:
+        """Bytes of a linear map with its bias; `path` is the whole one in the checkpoint."""
+        width = self.dtype_bytes
+        layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
+        matrix = linear.weights * width if layout is None else layout.size(linear)
+        return matrix + linear.biases * width
+
+    def _layout(self, linear: Linear, path: str) -> Storage | None:
+        if self.quantization == "mxfp4" and not linear.routed:  # the engine knows MXFP4 for experts alone
+            return None
+        if path in self.exempt:
+            return None
+        return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
 
 def read_precision(config: Mapping[str, Any], dtype: str, quantization: str) -> Precision:
@@ -38,14 +77,22 @@ def read_precision(config: Mapping[str, Any], dtype: str, quantization: str) -> 
     Raises BadInput for a dtype or quantisation whose sizes are not known here.
     """
     chosen, notes = _dtype(config, dtype)
-    method = _method(config, quantization)
+    section = config.get("quantization_config")
+    if section is not None and not isinstance(section, Mapping):
+        raise BadInput(SECTION, "must be an object")
+    section = section or {}
+    method = _method(section, quantization)
     if method == "none":
-        per_weight = float(DTYPE_BYTES[chosen])
-    elif method == "fp8":
-        per_weight = 1.0  # one scale a tensor: some bytes, no more
-    else:
-        per_weight = _grouped(config.get("quantization_config") or {}, method)
-    return Precision(chosen, method, per_weight, notes)
+        return Precision(chosen, method, (), Exempt(), in_flight=False, notes=notes)
+    return Precision(
+        dtype=chosen,
+        quantization=method,
+        layouts=_groups(section) if method == "compressed-tensors" else ((None, LAYOUTS[method](section)),),
+        exempt=read_exempt(section),
+        in_flight=not section,
+        head=method in ("awq", "gptq") and section.get("lm_head") is True,
+        notes=notes,
+    )
 
 
 def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]:
@@ -68,35 +115,55 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     return name, ()
 
 
-def _method(config: Mapping[str, Any], asked: str) -> str:
+def _method(section: Mapping[str, Any], asked: str) -> str:
+    asked = SAME.get(asked, asked)
     if asked not in QUANTIZATIONS:
         raise BadInput("quantization", f"{asked!r} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
-    section = config.get("quantization_config")
-    if section is not None and not isinstance(section, Mapping):
-        raise BadInput("config.quantization_config", "must be an object")
-    written = str((section or {}).get("quant_method", "none")).lower()
-    if asked == "auto":
-        if written not in QUANTIZATIONS:
+    written = _written(section)
+    if asked == "none":
+        return asked
+    if written is None:
+        if asked not in ("auto", *IN_FLIGHT):
             raise BadInput(
-                "config.quantization_config.quant_method",
-                f"{written!r} has no known size here: set quantization to the nearest of fp8, awq, gptq, none",
+                "quantization", f"{asked} needs a checkpoint made with it, and config has no quantization_config"
             )
-        return written
-    if asked in ("awq", "gptq") and section is None:
+        return "none" if asked == "auto" else asked
+    known = SAME.get(written, written)
+    if asked not in ("auto", known):
+        raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
+    if known not in QUANTIZATIONS:
         raise BadInput(
-            "quantization", f"{asked} needs a checkpoint made with it, and config has no quantization_config"
+            f"{SECTION}.quant_method",
+            f"{written!r} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors headers "
+            "tell the bytes without it (uellm model DIRECTORY)",
         )
-    return asked
+    return known
 
 
-def _grouped(section: Mapping[str, Any], method: str) -> float:
-    bits = section.get("bits", section.get("w_bit", 4))
-    group = section.get("group_size", section.get("q_group_size", DEFAULT_GROUP_SIZE))
-    if bits not in (2, 3, 4, 8):
-        raise BadInput("config.quantization_config.bits", f"must be 2, 3, 4 or 8, not {bits!r}")
-    if not isinstance(group, int) or isinstance(group, bool) or group == 0 or group < -1:
-        raise BadInput("config.quantization_config.group_size", f"must be a positive whole number or -1, not {group!r}")
-    weight = float(bits) / 8
-    if group == -1:  # one group a column: its scales are too few to count
-        return weight
-    return weight + (GROUP_SCALE_BYTES + weight) / group
+def _written(section: Mapping[str, Any]) -> str | None:
+    if not section:
+        return None
+    method = section.get("quant_method")
+    if method is None:
+        raise BadInput(f"{SECTION}.quant_method", "is missing; give it as the model's config.json has it")
+    return str(method).lower()
+
+
+def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], ...]:
+    """The groups of compressed-tensors, each with the modules that it targets."""
+    groups = section.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        raise BadInput(f"{SECTION}.config_groups", "is missing or empty; give it as the model's config.json has it")
+    found: list[tuple[Exempt | None, Storage]] = []
+    for name, group in groups.items():
+        where = f"{SECTION}.config_groups.{name}"
+        if not isinstance(group, Mapping):
+            raise BadInput(where, "must be an object")
+        if group.get("weights") is None:  # activations or KV cache alone
+            continue
+        layout = storage.compressed(group["weights"], f"{where}.weights")
+        targets = group.get("targets") or ["Linear"]
+        whole = "Linear" in targets
+        found.append((None if whole else read_exempt({"ignore": targets}), layout))
+    # Names win over the class, as the engine looks them up.
+    return tuple(sorted(found, key=lambda entry: entry[0] is None))

@@ -2,105 +2,117 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
-from uellm.models.families import FAMILIES, Family, Shapes
+from uellm.models.families import FAMILIES, Family
 from uellm.models.fields import Config
-from uellm.models.precision import Precision, read_precision
+from uellm.models.precision import read_precision
+from uellm.models.sizing import architecture
+from uellm.models.towers import read_tower
+
+FAMILY_FIELD = "uellm_family"
+# Where wrappers keep the config of their text model.
+NESTED = ("text_config", "llm_config", "language_config")
+# Wrappers whose text fields lie beside the vision_config.
+FLAT_WRAPPERS = {
+    "Qwen2VLForConditionalGeneration": "qwen2",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2",
+}
+# Text models inside wrappers that are a known family under another name.
+NESTED_TYPES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+NESTED_TYPES |= {"qwen3_vl_moe_text": "qwen3_moe"}
 
 
 def read_architecture(config: Mapping[str, Any], *, dtype: str = "auto", quantization: str = "auto") -> Architecture:
     """Bytes by layer of the model that `config` (config.json, parsed) describes.
 
-    dtype: auto | bfloat16 | float16 | float32; quantization: auto | none | fp8 | awq | gptq.
+    dtype: auto | bfloat16 | float16 | float32; quantization: auto | none | fp8 | awq | gptq | ... (precision.py).
     Raises BadInput with `config.<field>` for what is missing, absurd or of an unknown architecture.
     """
     if not isinstance(config, Mapping):
         raise BadInput("config", "must be an object, the model's config.json")
     family, text = _family(config)
-    shapes = family.read(text)
+    plan = family.read(text)
     # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
-    merged = {**config, **{key: value for key, value in text.fields.items() if value is not None}}
-    return _architecture(family, shapes, read_precision(merged, dtype, quantization))
+    merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
+    tower, notes = read_tower(config, plan)
+    if text.assumed:
+        notes += (f"{text.prefix} leaves out {', '.join(text.assumed)}: transformers' defaults of {family.name}",)
+    return architecture(_named(config, family), plan, read_precision(merged, dtype, quantization), tower, notes)
 
 
 def _family(config: Mapping[str, Any]) -> tuple[Family, Config]:
-    inner = config.get("text_config")
-    if isinstance(inner, Mapping) and (found := _match(inner)):
-        return found, Config(inner, "config.text_config")
-    found = _match(config)
+    for field in NESTED:
+        inner = config.get(field)
+        if inner is not None and not isinstance(inner, Mapping):
+            raise BadInput(f"config.{field}", "must be an object, the text model's part of config.json")
+        if inner and (found := _match(inner, config)):
+            return found, Config(_with_ties(inner, config), f"config.{field}", found.defaults)
+    found = _match(config, config)
     if found:
         return found, Config(config)
-    named = config.get("architectures") or config.get("model_type")
-    known = ", ".join(family.architecture for family in FAMILIES)
-    if not named:
-        raise BadInput("config.architectures", f"is missing, so the model is unknown; give one of {known}")
-    raise BadInput(
-        "config.architectures",
-        f"{_first(named)!r} is not known here; known are {known}. If the model is built like one of these, give a "
-        "config (spec.model.config) whose architectures names that one, with the same sizes",
-    )
+    raise _unknown(config)
 
 
-def _match(config: Mapping[str, Any]) -> Family | None:
-    names = config.get("architectures")
+def _match(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Family | None:
+    """The family of a config, or of the text model `inner` in the wrapper `outer`."""
+    told = outer.get(FAMILY_FIELD)
+    if told is not None:
+        return _told(told)
+    names = inner.get("architectures")
     listed = [str(name) for name in names] if isinstance(names, list | tuple) else []
     for family in FAMILIES:
-        if family.architecture in listed:
+        if any(name in family.architectures for name in listed):
             return family
+    flat = next((FLAT_WRAPPERS[name] for name in listed if name in FLAT_WRAPPERS), None)
     # A text_config carries model_type alone. A listed class that is not known decides against it, though:
     # a reward model or an embedder of the same model_type has other heads.
-    if listed:
+    if listed and flat is None:
         return None
-    return next((family for family in FAMILIES if family.model_type == config.get("model_type")), None)
+    kind = flat or str(inner.get("model_type"))
+    return _by_type(NESTED_TYPES.get(kind, kind))
+
+
+def _by_type(kind: str) -> Family | None:
+    return next((family for family in FAMILIES if kind in family.model_types), None)
+
+
+def _told(name: Any) -> Family:
+    """The family that the user names because the class is not known here."""
+    found = _by_type(str(name)) or next((each for each in FAMILIES if name in each.architectures), None)
+    if found is None:
+        raise BadInput(f"config.{FAMILY_FIELD}", f"{name!r} is no family known here; known are {_known()}")
+    return found
+
+
+def _with_ties(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text model's fields; whether embeddings are tied may stand at the wrapper's level alone."""
+    tied = outer.get("tie_word_embeddings")
+    return inner if tied is None else {"tie_word_embeddings": tied, **inner}
+
+
+def _known() -> str:
+    return ", ".join(family.name for family in FAMILIES)
+
+
+def _unknown(config: Mapping[str, Any]) -> BadInput:
+    remedy = (
+        f"if it is built like one of {_known()}, add `{FAMILY_FIELD}: <that one>` to its config (spec.model.config), "
+        "with the sizes under that family's field names"
+    )
+    named = config.get("architectures") or config.get("model_type")
+    if not named:
+        return BadInput("config.architectures", f"is missing, so the model is unknown; {remedy}")
+    return BadInput("config.architectures", f"{_first(named)!r} is not known here; {remedy}")
+
+
+def _named(config: Mapping[str, Any], family: Family) -> str:
+    named = config.get("architectures")
+    return _first(named) if isinstance(named, list | tuple) and named else family.architectures[0]
 
 
 def _first(named: Any) -> str:
     return str(named[0]) if isinstance(named, list | tuple) and named else str(named)
-
-
-def _architecture(family: Family, shapes: Shapes, precision: Precision) -> Architecture:
-    width = precision.dtype_bytes
-    layer = math.ceil(shapes.layer_linear * precision.bytes_per_linear_weight) + shapes.layer_other * width
-    kv = 2 * shapes.kv_heads * shapes.head_dim * width
-    head = 0 if shapes.tied else shapes.vocab_size * shapes.lm_head_width
-    embedding = shapes.token_embedding + shapes.other_embedding
-    layer_weights = shapes.layer_linear + shapes.layer_other
-    return Architecture(
-        name=family.architecture,
-        layers=shapes.layers,
-        hidden_size=shapes.hidden_size,
-        intermediate_size=shapes.intermediate_size,
-        vocab_size=shapes.vocab_size,
-        attention_heads=shapes.attention_heads,
-        kv_heads=shapes.kv_heads,
-        head_dim=shapes.head_dim,
-        dtype=precision.dtype,
-        weight_dtype_bytes=width,
-        kv_dtype_bytes=width,
-        quantization=precision.quantization,
-        layer_weight_bytes=(layer,) * shapes.layers,
-        layer_kv_bytes_per_token=(kv,) * shapes.layers,
-        token_embedding_bytes=shapes.token_embedding * width,
-        embedding_bytes=embedding * width,
-        final_norm_bytes=shapes.final_norm * width,
-        lm_head_bytes=head * width,
-        tied=shapes.tied,
-        parameters=layer_weights * shapes.layers + embedding + shapes.final_norm + head,
-        max_position_embeddings=shapes.max_position_embeddings,
-        layer_flops_per_token=(2.0 * shapes.layer_linear,) * shapes.layers,
-        layer_attention_flops_per_token=(4.0 * shapes.attention_heads * shapes.head_dim,) * shapes.layers,
-        layer_window_tokens=shapes.windows,
-        layer_state_bytes=(0,) * shapes.layers,
-        layer_expert_bytes=(0,) * shapes.layers,
-        experts=0,
-        experts_per_token=0,
-        head_flops_per_token=2.0 * shapes.vocab_size * shapes.lm_head_width,
-        supports_pipeline=True,
-        kv_shared_by_tensor=True,
-        notes=shapes.notes + precision.notes,
-    )

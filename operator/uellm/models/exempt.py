@@ -1,0 +1,71 @@
+"""Which modules a quantisation leaves as they are.
+
+Checkpoints name them in many ways: whole paths, ends or parts of them (`lm_head`, `mlp.gate`), `*` for anything, `re:`
+before a regular expression. A name matches where its dotted parts appear in a row in the module's path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from uellm.errors import BadInput
+from uellm.models.storage import SECTION
+
+LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules")
+WRAPPED = ("", "language_model.", "model.language_model.")  # what a wrapper puts before the text model's paths
+
+
+class Exempt:
+    """The modules left out. `in`: whether a path, such as `model.layers.0.mlp.gate_proj`, is one."""
+
+    def __init__(self, names: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
+        plain = [_bare(name) for name in names]
+        self._names = frozenset(name for name in plain if "*" not in name)
+        self._globs = tuple(name for name in plain if "*" in name)
+        self._patterns = tuple(re.compile(pattern) for pattern in patterns)
+
+    def __contains__(self, path: object) -> bool:
+        if not (self._names or self._globs or self._patterns):
+            return False
+        bare = _bare(str(path))
+        if any(part in self._names or any(fnmatchcase(part, glob) for glob in self._globs) for part in _runs(bare)):
+            return True
+        return any(pattern.match(before + str(path)) for pattern in self._patterns for before in WRAPPED)
+
+
+def read_exempt(section: Mapping[str, Any]) -> Exempt:
+    """What a quantization_config leaves out. Raises BadInput for what is no list of names or no regular expression."""
+    names: list[str] = []
+    patterns: list[str] = []
+    for field in LISTS:
+        for name in _names(section, field):
+            (patterns if name.startswith("re:") else names).append(name.removeprefix("re:"))
+    dynamic = section.get("dynamic")  # GPTQModel: `-:` before the expression of a module that stays
+    if isinstance(dynamic, Mapping):
+        patterns += [str(key)[2:] for key in dynamic if str(key).startswith("-:")]
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise BadInput(SECTION, f"{pattern!r} is no regular expression: {error}") from error
+    return Exempt(names, patterns)
+
+
+def _names(section: Mapping[str, Any], field: str) -> list[str]:
+    listed = section.get(field) or []
+    if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+        raise BadInput(f"{SECTION}.{field}", "must be a list of module names")
+    return list(listed)
+
+
+def _bare(path: str) -> str:
+    """The path inside the text model, whatever a wrapper puts before it."""
+    return path.rpartition("language_model.")[2].removeprefix("model.")
+
+
+def _runs(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[a:b]) for a in range(len(parts)) for b in range(a + 1, len(parts) + 1)]

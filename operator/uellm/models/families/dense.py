@@ -1,0 +1,93 @@
+"""Llama 1 to 3, Mistral, Ministral, Qwen2, Qwen3, Phi-3 and Phi-4: RMSNorm, grouped-query attention, gated MLP.
+
+Source of the shapes, here and in the other families: the modelling files of `transformers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uellm.models.families.parts import FULL, SLIDING, attention, gated_mlp, heads, windows
+from uellm.models.fields import Config
+from uellm.models.weights import Blueprint, Layer, Linear
+
+
+def _dense(
+    config: Config,
+    linears: tuple[Linear, ...],
+    kinds: Sequence[str],
+    *,
+    head_norms: bool = False,
+    tied: bool = False,
+) -> Blueprint:
+    hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
+    of = heads(config, hidden)
+    other = 2 * hidden + 2 * of.width * head_norms
+    return Blueprint(
+        layers=tuple(
+            Layer(linears, other, of.kv_numbers, of.flops, window) for window in windows(config, len(kinds), kinds)
+        ),
+        layer_path="model.layers",
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        vocab_size=config.size("vocab_size"),
+        attention_heads=of.query,
+        kv_heads=of.kv,
+        head_dim=of.width,
+        final_norm=hidden,
+        tied=config.flag("tie_word_embeddings", default=tied),
+        max_position_embeddings=config.longest(),
+        tensor_widths=(("intermediate_size", ffn),),
+    )
+
+
+def _linears(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False) -> tuple[Linear, ...]:
+    hidden = config.size("hidden_size")
+    parts = attention(hidden, heads(config, hidden), qkv_bias=qkv_bias, output_bias=output_bias)
+    return parts + gated_mlp(hidden, config.size("intermediate_size"), bias=mlp_bias)
+
+
+def llama(config: Config) -> Blueprint:
+    """Llama 1 to 3; `attention_bias` covers q, k, v and o."""
+    bias = config.flag("attention_bias", default=False)
+    linears = _linears(config, qkv_bias=bias, output_bias=bias, mlp_bias=config.flag("mlp_bias", default=False))
+    return _dense(config, linears, [FULL] * config.layers())
+
+
+def mistral(config: Config) -> Blueprint:
+    """Mistral 7B, Nemo, Small and Ministral: Llama without biases; all layers slide where a window is given."""
+    return _dense(config, _linears(config, qkv_bias=False, output_bias=False), [SLIDING] * config.layers())
+
+
+def qwen_windows(config: Config) -> list[str]:
+    """The layers from `max_window_layers` on slide, where sliding is switched on at all."""
+    layers = config.layers()
+    if not config.flag("use_sliding_window", default=False):
+        return [FULL] * layers
+    first = config.count("max_window_layers", default=layers)
+    return [SLIDING if index >= first else FULL for index in range(layers)]
+
+
+def qwen2(config: Config) -> Blueprint:
+    """Qwen2 and Qwen2.5: Llama with biases on q, k and v alone."""
+    return _dense(config, _linears(config, qkv_bias=True, output_bias=False), qwen_windows(config))
+
+
+def qwen3(config: Config) -> Blueprint:
+    """Qwen3: norms over each head's query and key; `attention_bias` covers q, k, v and o."""
+    bias = config.flag("attention_bias", default=False)
+    linears = _linears(config, qkv_bias=bias, output_bias=bias)
+    return _dense(config, linears, qwen_windows(config), head_norms=True)
+
+
+def phi3(config: Config) -> Blueprint:
+    """Phi-3 and Phi-4: Llama with q, k, v in one matrix, and gate and up in one."""
+    hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
+    of = heads(config, hidden)
+    linears = (
+        Linear("self_attn.qkv_proj", (of.query + 2 * of.kv) * of.width, hidden),
+        Linear("self_attn.o_proj", hidden, of.query * of.width),
+        Linear("mlp.gate_up_proj", 2 * ffn, hidden),
+        Linear("mlp.down_proj", hidden, ffn),
+    )
+    return _dense(config, linears, [SLIDING] * config.layers())

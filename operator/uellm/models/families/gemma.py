@@ -1,0 +1,68 @@
+"""Gemma 1 to 3, text: a head width of its own, tied embeddings (scaled, which takes no weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uellm.models.families.parts import FULL, SLIDING, attention, gated_mlp, heads, windows
+from uellm.models.fields import Config
+from uellm.models.weights import Blueprint, Layer
+
+GEMMA2_EVERY = 2  # every second layer attends to everything
+GEMMA3_EVERY = 6
+# transformers' Gemma3TextConfig: the published text_config names only what differs from it.
+GEMMA3_DEFAULTS = {
+    "vocab_size": 262_208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+}
+
+
+def _gemma(config: Config, norms: int, kinds: Sequence[str], *, head_norms: bool = False) -> Blueprint:
+    hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
+    of = heads(config, hidden)
+    bias = config.flag("attention_bias", default=False)
+    linears = attention(hidden, of, qkv_bias=bias, output_bias=bias) + gated_mlp(hidden, ffn)
+    other = norms * hidden + 2 * of.width * head_norms
+    return Blueprint(
+        layers=tuple(
+            Layer(linears, other, of.kv_numbers, of.flops, window) for window in windows(config, len(kinds), kinds)
+        ),
+        layer_path="model.layers",
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        vocab_size=config.size("vocab_size"),
+        attention_heads=of.query,
+        kv_heads=of.kv,
+        head_dim=of.width,
+        final_norm=hidden,
+        tied=config.flag("tie_word_embeddings", default=True),
+        max_position_embeddings=config.longest(),
+        tensor_widths=(("intermediate_size", ffn),),
+    )
+
+
+def _full_every(layers: int, every: int) -> list[str]:
+    return [FULL if (index + 1) % every == 0 else SLIDING for index in range(layers)]
+
+
+def gemma(config: Config) -> Blueprint:
+    """Gemma 1: two norms a layer."""
+    return _gemma(config, 2, [FULL] * config.layers())
+
+
+def gemma2(config: Config) -> Blueprint:
+    """Gemma 2: four norms a layer; every second layer slides, beginning with the first."""
+    return _gemma(config, 4, _full_every(config.layers(), GEMMA2_EVERY))
+
+
+def gemma3(config: Config) -> Blueprint:
+    """Gemma 3: norms over each head's query and key besides; every sixth layer attends to everything."""
+    every = config.size("sliding_window_pattern", default=GEMMA3_EVERY)
+    return _gemma(config, 4, _full_every(config.layers(), every), head_norms=True)

@@ -1,0 +1,126 @@
+"""What families are built from: attention, MLPs, experts and windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from uellm.errors import BadInput
+from uellm.models.fields import Config
+from uellm.models.weights import Linear
+
+SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Query heads, the KV heads that they share, and the width of one."""
+
+    query: int
+    kv: int
+    width: int
+
+    @property
+    def kv_numbers(self) -> int:
+        """Numbers that a token adds to a layer's KV cache: a key and a value of each KV head."""
+        return 2 * self.kv * self.width
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a token for each token of context: scores and weighted sum, 2 a product each."""
+        return 4.0 * self.query * self.width
+
+
+def heads(config: Config, hidden: int) -> Heads:
+    """Grouped-query attention as most configurations name it. Raises BadInput where heads do not divide."""
+    query = config.size("num_attention_heads")
+    kv = config.size("num_key_value_heads", default=query)
+    if query % kv:
+        raise BadInput(f"{config.prefix}.num_key_value_heads", f"{kv} does not divide num_attention_heads {query}")
+    if config.fields.get("head_dim") is not None or "head_dim" in config.defaults:
+        return Heads(query, kv, config.size("head_dim"))
+    return Heads(query, kv, even_width(config, hidden, query))
+
+
+def even_width(config: Config, hidden: int, query: int, field: str = "num_attention_heads") -> int:
+    """The width of a head where heads share out the hidden size."""
+    if hidden % query:
+        raise BadInput(f"{config.prefix}.{field}", f"{query} does not divide hidden_size {hidden}")
+    return hidden // query
+
+
+def attention(
+    hidden: int, of: Heads, *, qkv_bias: bool = False, output_bias: bool = False, path: str = "self_attn"
+) -> tuple[Linear, ...]:
+    """Query, key, value and output as four matrices."""
+    query, kv = of.query * of.width, of.kv * of.width
+    return (
+        Linear(f"{path}.q_proj", query, hidden, qkv_bias),
+        Linear(f"{path}.k_proj", kv, hidden, qkv_bias),
+        Linear(f"{path}.v_proj", kv, hidden, qkv_bias),
+        Linear(f"{path}.o_proj", hidden, query, output_bias),
+    )
+
+
+def gated_mlp(hidden: int, width: int, *, path: str = "mlp", bias: bool = False) -> tuple[Linear, ...]:
+    """Gate, up and down: the MLP of Llama and of most after it."""
+    return (
+        Linear(f"{path}.gate_proj", width, hidden, bias),
+        Linear(f"{path}.up_proj", width, hidden, bias),
+        Linear(f"{path}.down_proj", hidden, width, bias),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """How many experts a layer has, how many of them a token uses, and the width of one."""
+
+    total: int
+    per_token: int
+    width: int
+    field: str  # the name of the width in the config
+
+
+def experts(config: Config, total: str, width: str, per_token: str = "num_experts_per_tok") -> Experts:
+    """Reads the three fields of these names. Raises BadInput where a token would use more than there are."""
+    found = Experts(config.size(total), config.size(per_token), config.size(width), width)
+    if found.per_token > found.total:
+        raise BadInput(
+            f"{config.prefix}.{per_token}", f"{found.per_token} is more than the {found.total} experts of {total}"
+        )
+    return found
+
+
+def expert(name: str, rows: int, columns: int, of: Experts, *, bias: bool = False) -> Linear:
+    """A matrix that every expert has a copy of."""
+    return Linear(name, rows, columns, bias, copies=of.total, used=of.per_token, routed=True)
+
+
+def routed(
+    hidden: int, of: Experts, *, path: str = "mlp", names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
+) -> tuple[Linear, ...]:
+    """A router and gated experts, three matrices each; `names` are gate, up and down."""
+    gate, up, down = (f"{path}.experts.0.{name}" for name in names)
+    return (
+        Linear(f"{path}.gate", of.total, hidden, quantizable=False),
+        expert(gate, of.width, hidden, of),
+        expert(up, of.width, hidden, of),
+        expert(down, hidden, of.width, of),
+    )
+
+
+def window(config: Config, field: str = "sliding_window") -> int | None:
+    """The tokens of a window; None where the field is null or 0, as the engine reads it."""
+    return config.size(field) if config.fields.get(field) or field in config.defaults else None
+
+
+def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sliding_window") -> list[int | None]:
+    """The window of each layer by `layer_types`, or by `kinds` where the config has no such list."""
+    listed = config.list_of("layer_types", layers) or kinds
+    reach = {SLIDING: window(config, field), CHUNKED: window(config, "attention_chunk_size"), FULL: None}
+    for kind in listed:
+        if kind not in reach:
+            raise BadInput(
+                f"{config.prefix}.layer_types", f"{kind!r} is not known here; known are {', '.join(sorted(reach))}"
+            )
+    return [reach[kind] for kind in listed]

@@ -1,0 +1,71 @@
+"""From a blueprint and a precision to an Architecture: numbers become bytes."""
+
+from __future__ import annotations
+
+from uellm.models.architecture import Architecture
+from uellm.models.precision import Precision
+from uellm.models.weights import Blueprint, Layer, Linear
+
+FLOAT32_BYTES = 4
+
+
+def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, notes: tuple[str, ...]) -> Architecture:
+    """Bytes and FLOPs by layer. `tower`: numbers of what reads images, which every stage holds; never quantised."""
+    width = precision.dtype_bytes
+    layers = plan.layers
+    sizes = [_layer(precision, layer, f"{plan.layer_path}.{index}") for index, layer in enumerate(layers)]
+    head = _head(plan, precision)
+    idle = sum(layer.idle_parameters for layer in layers)
+    return Architecture(
+        name=name,
+        layers=len(layers),
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        vocab_size=plan.vocab_size,
+        attention_heads=plan.attention_heads,
+        kv_heads=plan.kv_heads,
+        head_dim=plan.head_dim,
+        dtype=precision.dtype,
+        weight_dtype_bytes=width,
+        kv_dtype_bytes=width,
+        quantization=precision.quantization,
+        layer_weight_bytes=tuple(whole for whole, _ in sizes),
+        layer_kv_bytes_per_token=tuple(layer.kv_numbers * width for layer in layers),
+        token_embedding_bytes=plan.token_embedding * width,
+        embedding_bytes=(plan.token_embedding + plan.other_embedding) * width,
+        final_norm_bytes=plan.final_norm * width,
+        lm_head_bytes=head,
+        tied=plan.tied,
+        parameters=plan.parameters + tower,
+        active_parameters=plan.parameters - idle,
+        tower_bytes=tower * width,
+        max_position_embeddings=plan.max_position_embeddings,
+        layer_flops_per_token=tuple(layer.flops for layer in layers),
+        layer_attention_flops_per_token=tuple(layer.attention_flops for layer in layers),
+        layer_window_tokens=tuple(layer.window for layer in layers),
+        layer_state_bytes=(0,) * len(layers),
+        layer_expert_bytes=tuple(experts for _, experts in sizes),
+        experts=plan.experts,
+        experts_per_token=plan.experts_per_token,
+        head_flops_per_token=2.0 * plan.vocab_size * plan.width,
+        supports_pipeline=True,
+        kv_shared_by_tensor=plan.kv_shared_by_tensor,
+        tensor_widths=plan.tensor_widths,
+        notes=(*plan.notes, *notes, *precision.notes),
+    )
+
+
+def _layer(precision: Precision, layer: Layer, path: str) -> tuple[int, int]:
+    """Bytes of a layer, and of these the routed experts'."""
+    whole = experts = 0
+    for linear in layer.linears:
+        size = precision.size(linear, f"{path}.{linear.name}")
+        whole += size
+        experts += size * linear.routed
+    return whole + layer.other * precision.dtype_bytes + layer.float32 * FLOAT32_BYTES, experts
+
+
+def _head(plan: Blueprint, precision: Precision) -> int:
+    linear = Linear("lm_head", plan.vocab_size, plan.width, quantizable=precision.head)
+    bias = plan.vocab_size * plan.head_bias * precision.dtype_bytes
+    return bias if plan.tied else precision.size(linear, "lm_head") + bias
