@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import logging
 import os
 import sys
 from pathlib import Path
 
-from uellm.sidecar.engine import engine_url
+from uellm.sidecar.engine import engine_address
+from uellm.sidecar.http.loop import run as run_loop
 from uellm.sidecar.process import Address, Options, Sidecar, serve
 from uellm.sidecar.record import ACCESS_LOG
 
@@ -28,13 +28,13 @@ def run(args: argparse.Namespace) -> int:
     placement = os.environ.get("UELLM_PLACEMENT")
     options = Options(
         listen=Address.parse(args.listen, "--listen"),
-        engine=engine_url(args.engine),
+        engine=engine_address(args.engine),
         config=args.config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
     )
     _log_as_json()
-    asyncio.run(serve(options, _announce))
+    run_loop(serve(options, _announce))
     return 0
 
 

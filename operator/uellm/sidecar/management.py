@@ -11,12 +11,14 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from aiohttp import web
-
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine import Engine, EngineState
+from uellm.sidecar.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.metrics import CONTENT_TYPE
 from uellm.sidecar.proxy import Proxy
+
+_JSON: Pairs = ((b"Content-Type", b"application/json"),)
+_TEXT: Pairs = ((b"Content-Type", CONTENT_TYPE.encode()),)
 
 
 class Management:
@@ -37,35 +39,46 @@ class Management:
         self._grace_s = grace_s
         self._lame_duck_s = lame_duck_s
 
-    def application(self) -> web.Application:
-        """All the routes."""
-        application = web.Application()
-        application.add_routes(
-            [
-                web.get("/metrics", self._metrics),
-                web.get("/uellm/placement", self._report),
-                web.post("/uellm/drain", self._drain),
-                web.get("/engine/startup", self._probe(lambda: self._engine.ready)),
-                web.get("/engine/live", self._probe(self._live)),
-                web.get("/engine/ready", self._probe(lambda: self._engine.ready)),
-                web.get("/livez", self._probe(lambda: True)),
-                web.get("/readyz", self._probe(lambda: self._engine.ready and not self._proxy.drain.draining)),
-            ]
-        )
-        return application
+        self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/uellm/placement"): self._report,
+            ("POST", "/uellm/drain"): self._drain,
+            ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
+            ("GET", "/engine/live"): self._probe(self._live),
+            ("GET", "/engine/ready"): self._probe(lambda: engine.ready),
+            ("GET", "/livez"): self._probe(lambda: True),
+            ("GET", "/readyz"): self._probe(lambda: engine.ready and not proxy.drain.draining),
+        }
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=(await self._proxy.metrics()).encode(), headers={"Content-Type": CONTENT_TYPE})
+    async def handle(self, request: Request, reply: Reply) -> None:
+        """Answer one request."""
+        method = "GET" if request.method == "HEAD" else request.method
+        route = self._routes.get((method, request.path))
+        if route is not None:
+            await route(request, reply)
+        elif any(path == request.path for _, path in self._routes):
+            _error(reply, 405, "not with this method")
+        else:
+            _error(reply, 404, "there is nothing here")
 
-    async def _report(self, request: web.Request) -> web.Response:
+    def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
+        """Headers and body of the answer to what was not HTTP."""
+        return _JSON, _error_body(fault.message)
+
+    async def _metrics(self, request: Request, reply: Reply) -> None:
+        reply.send(200, _TEXT, (await self._proxy.metrics()).encode())
+
+    async def _report(self, request: Request, reply: Reply) -> None:
         report = _read(self._placement)
         if report is None:
-            return web.json_response({"error": {"message": "the launcher has not reported yet"}}, status=404)
-        return web.Response(body=report, content_type="application/json")
+            _error(reply, 404, "the launcher has not reported yet")
+        else:
+            reply.send(200, _JSON, report)
 
-    async def _drain(self, request: web.Request) -> web.Response:
+    async def _drain(self, request: Request, reply: Reply) -> None:
         if not _from_this_pod(request):
-            return web.json_response({"error": {"message": "only the pod's own preStop hook may drain it"}}, status=403)
+            _error(reply, 403, "only the pod's own preStop hook may drain it")
+            return
         started_s = asyncio.get_running_loop().time()
         self._proxy.drain.begin(lame_duck_s=self._lame_duck_s)
         drained = await self._proxy.drain.wait(self._grace_s)
@@ -74,24 +87,32 @@ class Management:
             "remaining": self._proxy.drain.active,
             "seconds": round(asyncio.get_running_loop().time() - started_s, 1),
         }
-        return web.json_response(answer)
+        reply.send(200, _JSON, json.dumps(answer).encode())
 
     def _live(self) -> bool:
         """An engine that has never answered is starting, which the startup probe judges."""
         return self._engine.state in (EngineState.STARTING, EngineState.READY)
 
-    def _probe(self, good: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def answer(request: web.Request) -> web.Response:
+    def _probe(self, good: Callable[[], bool]) -> Callable[[Request, Reply], Awaitable[None]]:
+        async def answer(request: Request, reply: Reply) -> None:
             document = {"engine": str(self._engine.state), "draining": self._proxy.drain.draining}
-            return web.json_response(document, status=200 if good() else 503)
+            reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())
 
         return answer
 
 
-def _from_this_pod(request: web.Request) -> bool:
+def _error(reply: Reply, status: int, message: str) -> None:
+    reply.send(status, _JSON, _error_body(message))
+
+
+def _error_body(message: str) -> bytes:
+    return json.dumps({"error": {"message": message}}).encode()
+
+
+def _from_this_pod(request: Request) -> bool:
     """Whether the peer is on loopback: anybody in the cluster can reach this port, and none of them may stop a pod."""
     try:
-        return ipaddress.ip_address(request.remote or "").is_loopback
+        return ipaddress.ip_address(request.peer).is_loopback
     except ValueError:
         return False
 

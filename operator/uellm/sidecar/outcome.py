@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 
+from uellm.sidecar.http import Fault
+
 
 class Outcome(StrEnum):
     """One low-cardinality label a request. The comment says what the client saw."""
@@ -67,7 +69,17 @@ DROPPED = {
 }
 """Requests that were good and are not served, in llm-d's words (its flow control's `RequestDroppedReason`)."""
 
-_UNREAD = frozenset((405, 408, 413, 431, 501))
+_UNREAD = frozenset((405, 408, 413, 414, 431, 501))
+
+_FAULTS = {
+    408: Outcome.CLIENT_SLOW,
+    413: Outcome.TOO_LARGE,
+    414: Outcome.TOO_LARGE,
+    429: Outcome.QUEUE_FULL,
+    431: Outcome.TOO_LARGE,
+    503: Outcome.QUEUE_FULL,
+}
+RETRY_S = 1
 
 
 class Refusal(Exception):
@@ -86,6 +98,13 @@ class Refusal(Exception):
     def closes(self) -> bool:
         """Whether the connection ends with it: what comes next on it need not be the start of a request."""
         return self.status in _UNREAD
+
+    @classmethod
+    def of(cls, fault: Fault) -> Refusal:
+        """What the transport could not take, as a refusal."""
+        outcome = _FAULTS.get(fault.status, Outcome.BAD_REQUEST)
+        retry_after_s = RETRY_S if outcome is Outcome.QUEUE_FULL else None
+        return cls(outcome, fault.message, status=fault.status, retry_after_s=retry_after_s)
 
     def headers(self) -> dict[str, str]:
         """What the answer carries besides its body."""

@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from aiohttp.web import AppRunner, RequestHandler, Server, TCPSite
-from yarl import URL
-
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
 from uellm.sidecar import scheduling
-from uellm.sidecar.body import BODY_DEADLINE_S, Bodies
 from uellm.sidecar.config import ConfigFile
-from uellm.sidecar.connection import HEADER_DEADLINE_S, IDLE_S, ClientConnection
 from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine import Engine, EngineState
+from uellm.sidecar.http import Budget, Connection, EngineAddress, Limits, Server
 from uellm.sidecar.management import Management
 from uellm.sidecar.metrics import Labels
 from uellm.sidecar.proxy import Proxy
@@ -29,8 +25,10 @@ from uellm.sidecar.record import Figures
 
 LOG = logging.getLogger("uellm.sidecar")
 
-BACKLOG = 1024
-CUT_OFF_S = 0.1
+_LIMITS = Limits()
+
+FLUSH_S = 5.0
+"""How long finished answers may take to leave once the process ends."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,13 @@ class Options:
     """What the command line says; times in seconds."""
 
     listen: Address
-    engine: URL
+    engine: EngineAddress
     config: Path
     metrics_listen: Address | None = None
     placement: Path | None = None
     grace_s: float = GRACE_S
     lame_duck_s: float = LAME_DUCK_S
-    header_deadline_s: float = HEADER_DEADLINE_S
-    body_deadline_s: float = BODY_DEADLINE_S
+    limits: Limits = _LIMITS
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
     config_poll_s: float = 2.0
@@ -82,18 +79,17 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
-        bodies = Bodies(deadline_s=options.body_deadline_s)
+        bodies = Budget()
         self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies)
         self._tasks: list[asyncio.Task[None]] = []
-        self._manager = Server(self.proxy.handle, handler_cancellation=True)
-        self._server: asyncio.Server | None = None
-        self._management: AppRunner | None = None
-        self.port = 0
-        self.metrics_port = 0
+        self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=options.limits, budget=bodies)
+        self._management = Management(
+            self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
+        )
+        self._management_server = Server(self._management.handle, self._management.unreadable)
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        await self.engine.__aenter__()
         self._tasks = [asyncio.create_task(self.engine.watch()), asyncio.create_task(self._watch_config())]
         try:
             await self._listen()
@@ -105,23 +101,30 @@ class Sidecar:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._server is not None:
-            self._server.close()
         self.proxy.drain.over = True
-        await self._manager.shutdown(CUT_OFF_S)
-        if self._management is not None:
-            await self._management.cleanup()
+        await self._server.close(FLUSH_S)
+        await self._management_server.close(FLUSH_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.close()
         self.proxy.drain.close()
-        await self.engine.__aexit__(kind, error, trace)
+        self.engine.close()
 
     @property
-    def connections(self) -> list[RequestHandler]:
+    def connections(self) -> set[Connection]:
         """Connections of clients."""
-        return self._manager.connections
+        return self._server.connections
+
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        return self._server.port
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the figures are; 0: nowhere."""
+        return self._management_server.port
 
     async def drain(self) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time."""
@@ -131,27 +134,8 @@ class Sidecar:
     async def _listen(self) -> None:
         options = self._options
         if options.metrics_listen is not None:
-            management = Management(
-                self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
-            )
-            self._management = AppRunner(
-                management.application(), access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=CUT_OFF_S
-            )
-            await self._management.setup()
-            site = TCPSite(self._management, options.metrics_listen.host, options.metrics_listen.port)
-            await site.start()
-            self.metrics_port = self._management.addresses[0][1]
-        self._server = await asyncio.get_running_loop().create_server(
-            self._connection, options.listen.host, options.listen.port, backlog=BACKLOG
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def _connection(self) -> ClientConnection:
-        return ClientConnection(
-            self._manager,
-            on_unreadable=self.proxy.unreadable,
-            header_deadline_s=self._options.header_deadline_s,
-        )
+            await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
+        await self._server.listen(options.listen.host, options.listen.port)
 
     def _on_engine(self, old: EngineState, new: EngineState) -> None:
         LOG.info("engine: %s -> %s", old, new)

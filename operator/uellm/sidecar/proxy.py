@@ -6,16 +6,11 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Mapping
-from typing import cast
 
-from aiohttp import ClientResponse
-from aiohttp.web import BaseRequest, Response, StreamResponse
-
-from uellm.sidecar.body import Bodies, Body
-from uellm.sidecar.connection import ClientConnection
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.drain import Drain
-from uellm.sidecar.engine import Engine, EngineLost, EngineUnreachable
+from uellm.sidecar.engine import Engine
+from uellm.sidecar.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.record import Figures, Record
@@ -27,6 +22,9 @@ LOG = logging.getLogger("uellm.sidecar")
 
 CLASS_HEADER = "x-slo-class"
 
+_SENT: Pairs = ((b"X-Request-Id", b""), (b"Content-Length", b""))
+"""What the engine gets from us, whatever the client says of it."""
+
 
 class Proxy:
     """All that a request meets between its client and the engine."""
@@ -37,7 +35,7 @@ class Proxy:
         engine: Engine,
         dispatcher: Dispatcher,
         figures: Figures,
-        bodies: Bodies,
+        bodies: Budget,
     ) -> None:
         self.drain = Drain()
         self.bodies = bodies
@@ -57,60 +55,53 @@ class Proxy:
         own = exposition(self._figures.metrics)
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
-    def unreadable(self, refusal: Refusal) -> None:
-        """Count what was not HTTP."""
-        now_s = _now_s()
-        record = Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s)
-        self._figures.count(record)
+    def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
+        """Count what was not HTTP; headers and body of the answer to it."""
+        refusal, now_s = Refusal.of(fault), _now_s()
+        self._figures.count(Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
+        return pairs(refusal.headers()), refusal.body()
 
-    async def handle(self, request: BaseRequest) -> StreamResponse:
+    async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request. Cancelled when its client leaves."""
-        connection = cast(ClientConnection, request.protocol)
-        record = Record(request.method, request.rel_url.raw_path, _now_s())
-        body = self.bodies.new()
-        connection.begin()
+        record = Record(request.method, request.path, _now_s())
         self.drain.enter()
         try:
-            return await self._answer(request, record, body)
+            await self._answer(request, reply, record)
         except Refusal as refusal:
-            record.outcome, record.status = refusal.outcome, refusal.status
-            return self._refuse(refusal, record)
+            self._refuse(refusal, reply, record)
+        except Fault as fault:
+            self._refuse(Refusal.of(fault), reply, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.DRAINING if self.drain.over else _left(record)
             raise
-        except ConnectionError:
-            record.outcome = _left(record)
-            raise
         except Exception as error:
-            return self._fail(error, request, record)
+            self._fail(error, reply, record)
         finally:
-            body.release()
+            request.release()
             self.drain.leave()
-            connection.end()
             record.end_s = _now_s()
             self._figures.count(record)
 
-    async def _answer(self, request: BaseRequest, record: Record, body: Body) -> StreamResponse:
+    async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
         record.id = request_id(request.headers)
-        check_headers(request.raw_headers)
-        way, path = way_of(request.method, request.rel_url.raw_path)
+        check_headers(request.headers)
+        way, path = way_of(request.method, request.path)
         if way is Way.METRICS:
+            metrics = (await self.metrics()).encode()
             record.outcome, record.status = Outcome.COMPLETED, 200
-            return Response(body=(await self.metrics()).encode(), headers={"Content-Type": CONTENT_TYPE})
+            reply.send(200, [(b"Content-Type", CONTENT_TYPE.encode())], metrics)
+            return
         self.drain.check()
         if way is Way.SCHEDULE:
             targets = self._class_of(request)
             record.slo_class, record.route = targets.name, path
-            await self._read_body(request, record, body)
-            return await self._scheduled(request, record, body, targets)
-        await self._read_body(request, record, body)
-        return await self._passed(request, record, body)
+            record.bytes_in = len(await request.read())
+            await self._scheduled(request, reply, record, targets)
+        else:
+            record.bytes_in = len(await request.read())
+            await self._passed(request, reply, record)
 
-    async def _read_body(self, request: BaseRequest, record: Record, body: Body) -> None:
-        await self.bodies.read(request, body)
-        record.bytes_in = len(body.content)
-
-    def _class_of(self, request: BaseRequest) -> Targets:
+    def _class_of(self, request: Request) -> Targets:
         name = request.headers.get(CLASS_HEADER)
         if name is None:
             return next(iter(self._classes.values()))
@@ -119,69 +110,64 @@ class Proxy:
             raise Refusal(Outcome.BAD_REQUEST, f"{CLASS_HEADER} names no class of this service; it has: {known}")
         return self._classes[name]
 
-    async def _scheduled(self, request: BaseRequest, record: Record, body: Body, targets: Targets) -> StreamResponse:
-        ticket = Ticket(targets, record.arrival_s)
+    async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
+        ticket = Ticket(targets, record.arrival_s, body_bytes=record.bytes_in)
         try:
             while True:
                 await self._dispatcher.turn(ticket)
                 record.queue_s = _now_s() - record.arrival_s
                 try:
-                    upstream = await self._send(request, record, body)
+                    upstream = await self._send(request, record)
                 except EngineUnreachable:
                     continue  # nothing was sent, so it waits, at its old place, until the engine is back
-                return await self._relay(request, record, upstream)
+                await self._relay(reply, record, upstream)
+                break
         finally:
             self._dispatcher.finish(ticket)
 
-    async def _passed(self, request: BaseRequest, record: Record, body: Body) -> StreamResponse:
+    async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
         try:
-            upstream = await self._send(request, record, body)
+            upstream = await self._send(request, record)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
             raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=RETRY_ENGINE_S) from error
-        return await self._relay(request, record, upstream)
+        await self._relay(reply, record, upstream)
 
-    async def _send(self, request: BaseRequest, record: Record, body: Body) -> ClientResponse:
-        headers = end_to_end(request.headers)
-        headers["X-Request-Id"] = record.id
-        url = request.rel_url
+    async def _send(self, request: Request, record: Record) -> Upstream:
+        own = ((b"X-Request-Id", record.id.encode()),)
+        headers = [*end_to_end(request.headers, _SENT), *own]
         try:
-            upstream = await self._engine.send(
-                request.method, url.raw_path, url.raw_query_string, headers, body.content
-            )
+            upstream = await self._engine.send(request.method, request.target, headers, request.body)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
             raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
-        body.release()
+        request.release()
         return upstream
 
-    async def _relay(self, request: BaseRequest, record: Record, upstream: ClientResponse) -> StreamResponse:
+    async def _relay(self, reply: Reply, record: Record, upstream: Upstream) -> None:
+        reply.close |= self.drain.draining
         try:
-            relay = Relay(request, upstream, record, stall_s=self.stall_s)
-            return await relay.run(_own_headers(record), close=self.drain.draining)
+            await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
         finally:
-            upstream.close()
+            upstream.abort()
             if record.outcome is Outcome.ENGINE_LOST:
                 self._engine.suspect()
 
-    def _refuse(self, refusal: Refusal, record: Record) -> StreamResponse:
-        headers = _own_headers(record) | refusal.headers()
-        response = Response(status=refusal.status, body=refusal.body(), headers=headers)
-        if refusal.closes or self.drain.draining:
-            response.force_close()
-        return response
+    def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
+        record.outcome, record.status = refusal.outcome, refusal.status
+        reply.close |= refusal.closes or self.drain.draining
+        reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), refusal.body())
 
-    def _fail(self, error: Exception, request: BaseRequest, record: Record) -> StreamResponse:
+    def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
         # The frames, not the error's text: that may quote the request.
         frames = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
-        refusal = Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id")
-        record.outcome, record.status = refusal.outcome, refusal.status
-        if request.writer.output_size and request.transport is not None:
-            request.transport.abort()
-        response = self._refuse(refusal, record)
-        response.force_close()
-        return response
+        if reply.started:
+            record.outcome = Outcome.INTERNAL_ERROR
+            reply.abort()
+            return
+        reply.close = True
+        self._refuse(Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record)
 
 
 def _left(record: Record) -> Outcome:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import cast
+from collections.abc import Callable
 
-import aiohttp
-from aiohttp import ClientResponse, StreamReader
-from aiohttp.http import StreamWriter
-from aiohttp.web import BaseRequest, StreamResponse
-
+from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import STATUS, Outcome, error_object, of_engine_status
 from uellm.sidecar.record import Record
 from uellm.sidecar.routes import end_to_end
@@ -21,87 +17,97 @@ STALL_S = 60.0
 _EVENT_STREAM = "text/event-stream"
 _DONE = b"data: [DONE]\n\n"
 
-
-class _Prompt(StreamResponse):
-    """An answer whose body comes right after its headers: both leave in one write, as with aiohttp's Response."""
-
-    _send_headers_immediately = False
+OnPiece = Callable[[bytes], bytes]
+"""Sees every piece of an answer and says what the client gets for it: for most, the piece itself."""
 
 
 class Relay:
-    """One answer. `run` ends when the client has it, or raises what ended it before."""
+    """One answer. `run` ends when the client has been sent it, or what ended it before."""
 
     def __init__(
-        self, request: BaseRequest, upstream: ClientResponse, record: Record, *, stall_s: float = STALL_S
+        self,
+        reply: Reply,
+        upstream: Upstream,
+        record: Record,
+        *,
+        stall_s: float = STALL_S,
+        on_piece: OnPiece | None = None,
     ) -> None:
-        self._request = request
+        self._reply = reply
         self._upstream = upstream
         self._record = record
         self._stall_s = stall_s
+        self._on_piece = on_piece
+        self._loop = asyncio.get_running_loop()
+        self._stall: asyncio.TimerHandle | None = None
         self._last = b""
         """The last bytes that were sent, as many as it takes to recognise the end of an event and of a stream."""
+        content_type = upstream.headers.get("content-type", "") or ""
+        self._streams_events = content_type.partition(";")[0].strip().lower() == _EVENT_STREAM
 
-    async def run(self, extra_headers: dict[str, str], *, close: bool) -> StreamResponse:
-        """Relay the whole answer; `close` ends the client's connection after it. The record gets its outcome.
-
-        Raises ConnectionError when the client is gone.
-        """
-        headers = end_to_end(self._upstream.headers)
-        headers.update(extra_headers)
-        kind = StreamResponse if self._streams_events else _Prompt
-        response = kind(status=self._upstream.status, reason=self._upstream.reason, headers=headers)
-        if close:
-            response.force_close()
-        self._record.status = response.status
-        writer = cast(StreamWriter, await response.prepare(self._request))
+    async def run(self, own: Pairs) -> None:
+        """Relay the whole answer, with `own` among its headers. The record gets its outcome."""
+        upstream, reply, record = self._upstream, self._reply, self._record
+        reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
+        record.status = upstream.status
+        reply.on_pause, reply.on_resume = self._hold, self._go_on
+        if reply.paused:
+            self._hold()
         try:
-            outcome = await self._pieces(writer)
+            await upstream.pipe(self._first if self._streams_events else self._send)
+        except EngineLost:
+            record.outcome = Outcome.ENGINE_LOST
+            self._engine_lost()
         except TimeoutError:
-            self._abort()
-            outcome = Outcome.CLIENT_SLOW
-        self._record.outcome = outcome
-        if outcome is not Outcome.CLIENT_SLOW and (outcome is not Outcome.ENGINE_LOST or self._streams_events):
-            await response.write_eof()
-        return response
+            record.outcome = Outcome.CLIENT_SLOW
+            reply.abort()
+        else:
+            record.outcome = of_engine_status(upstream.status)
+            reply.finish()
+        finally:
+            reply.on_pause = reply.on_resume = None
+            self._stop_clock()
 
-    @property
-    def _streams_events(self) -> bool:
-        return self._upstream.content_type == _EVENT_STREAM
+    def _first(self, piece: bytes) -> None:
+        record = self._record
+        if record.first_byte_s is None:
+            record.first_byte_s = self._loop.time() - record.arrival_s
+        self._send(piece)
 
-    async def _pieces(self, writer: StreamWriter) -> Outcome:
-        content: StreamReader = self._upstream.content
-        while True:
-            try:
-                piece = await content.readany()
-            except (aiohttp.ClientError, OSError):
-                await self._engine_lost(writer)
-                return Outcome.ENGINE_LOST
-            if not piece:
-                return of_engine_status(self._upstream.status)
-            if self._record.first_byte_s is None and self._streams_events:
-                self._record.first_byte_s = asyncio.get_running_loop().time() - self._record.arrival_s
-            await self._send(writer, piece)
+    def _send(self, piece: bytes) -> None:
+        if self._on_piece is not None:
+            piece = self._on_piece(piece)
+        record = self._record
+        self._last = piece[-len(_DONE) :] if len(piece) >= len(_DONE) else (self._last + piece)[-len(_DONE) :]
+        record.done = self._last == _DONE
+        record.bytes_out += len(piece)
+        self._reply.write(piece)
 
-    async def _send(self, writer: StreamWriter, piece: bytes) -> None:
-        self._last = (self._last + piece if len(piece) < len(_DONE) else piece)[-len(_DONE) :]
-        self._record.bytes_out += len(piece)
-        self._record.done = self._last == _DONE
-        await writer.write(piece, drain=False)
-        if self._request.protocol.writing_paused:
-            async with asyncio.timeout(self._stall_s):
-                await writer.drain()
+    def _hold(self) -> None:
+        self._upstream.hold()
+        self._stop_clock()
+        self._stall = self._loop.call_later(self._stall_s, self._upstream.abort, TimeoutError())
 
-    async def _engine_lost(self, writer: StreamWriter) -> None:
+    def _go_on(self) -> None:
+        self._stop_clock()
+        self._upstream.go_on()
+
+    def _stop_clock(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _engine_lost(self) -> None:
         """A stream of events gets a last one that says so; another answer is cut, so that nobody takes it for whole."""
         if not self._streams_events:
-            self._abort()
+            self._reply.abort()
             return
         boundary = b"" if not self._last or self._last.endswith(b"\n\n") else b"\n\n"
-        await self._send(writer, boundary + error_event(self._record.route))
-
-    def _abort(self) -> None:
-        if self._request.transport is not None:
-            self._request.transport.abort()
+        event = boundary + error_event(self._record.route)
+        self._record.bytes_out += len(event)
+        self._record.done = False
+        self._reply.write(event)
+        self._reply.finish()
 
 
 def error_event(route: str) -> bytes:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from enum import Enum
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
-from multidict import CIMultiDict, CIMultiDictProxy
-
+from uellm.sidecar.http import Headers, Pairs
 from uellm.sidecar.outcome import Outcome, Refusal
 
 SCHEDULED = frozenset(
@@ -35,12 +33,10 @@ ADMINISTRATIVE = frozenset(
 )
 """vLLM's routes for its operator rather than for its users. `/fault_tolerance/...` belongs to them too."""
 
-MAX_HEADER_BYTES = 16 * 1024
-
 _HOP_BY_HOP = frozenset(
     (
-        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization"),
-        *("te", "trailer", "transfer-encoding", "upgrade", "expect"),
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
     )
 )
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
@@ -75,19 +71,13 @@ def way_of(method: str, raw_path: str) -> tuple[Way, str]:
     return (Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS), path
 
 
-def check_headers(raw_headers: tuple[tuple[bytes, bytes], ...]) -> None:
-    """Refuse headers that are too many bytes, that could not be passed on unchanged, or that ask for a WebSocket."""
-    size_bytes = 0
-    for name, value in raw_headers:
-        size_bytes += len(name) + len(value) + 4
+def check_headers(headers: Headers) -> None:
+    """Refuse headers that could not be passed on unchanged, or that ask for a WebSocket."""
+    for name, value in headers.raw:
         if not value.isascii():
             _check_utf8(name, value)
-        if name.lower() == b"upgrade" and value.lower().startswith(b"websocket"):
-            message = "WebSocket is not served here: use the streaming HTTP routes"
-            raise Refusal(Outcome.BAD_REQUEST, message, status=501)
-    if size_bytes > MAX_HEADER_BYTES:
-        message = f"the headers are {size_bytes} bytes; at most {MAX_HEADER_BYTES} are taken"
-        raise Refusal(Outcome.TOO_LARGE, message, status=431)
+    if any(value.lower().startswith("websocket") for value in headers.get_all("upgrade")):
+        raise Refusal(Outcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501)
 
 
 def _check_utf8(name: bytes, value: bytes) -> None:
@@ -98,14 +88,18 @@ def _check_utf8(name: bytes, value: bytes) -> None:
         raise Refusal(Outcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
 
 
-def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """The headers that belong to the message, not to this hop (RFC 9110, 7.6.1)."""
-    named = {name.strip().lower() for value in headers.getall("Connection", ()) for name in value.split(",")}
-    dropped = _HOP_BY_HOP | named
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)
+def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
+    """The headers that belong to the message, not to this hop (RFC 9110, 7.6.1), without those `replaced` has."""
+    dropped = _HOP_BY_HOP
+    if (named := headers.get_all("connection")) or replaced:
+        options = {
+            option.strip().lower().encode("latin-1", "replace") for value in named for option in value.split(",")
+        }
+        dropped = dropped | options | {name.lower() for name, _ in replaced}
+    return [(name, value) for name, value in headers.raw if name.lower() not in dropped]
 
 
-def request_id(headers: Mapping[str, str]) -> str:
+def request_id(headers: Headers) -> str:
     """The client's X-Request-Id where it can be used in logs and headers, else a new one."""
-    given = headers.get("X-Request-Id", "")
+    given = headers.get("x-request-id") or ""
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex

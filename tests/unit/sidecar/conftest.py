@@ -16,6 +16,7 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
+from uellm.sidecar.http import Connection, EngineAddress
 from uellm.sidecar.process import Address, Options, Sidecar
 
 TWO_CLASSES = {
@@ -51,8 +52,8 @@ class FakeEngine:
         self._runner: web.AppRunner | None = None
 
     @property
-    def url(self) -> URL:
-        return URL(f"http://127.0.0.1:{self.port}")
+    def address(self) -> EngineAddress:
+        return EngineAddress("127.0.0.1", self.port)
 
     async def start(self) -> None:
         application = web.Application(client_max_size=64 * 1024 * 1024)
@@ -174,7 +175,7 @@ class Harness:
         replacement.write_text(text)
         replacement.rename(self.config)
 
-    def connections(self) -> list[web.RequestHandler]:
+    def connections(self) -> set[Connection]:
         """The sidecar's side of its clients' connections."""
         return self.sidecar.connections
 
@@ -213,7 +214,7 @@ async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
             defaults: dict[str, Any] = {
                 "listen": anywhere,
                 "metrics_listen": anywhere,
-                "engine": engine.url,
+                "engine": engine.address,
                 "config": config,
                 "engine_poll_s": 0.02,
                 "engine_poll_away_s": 0.02,

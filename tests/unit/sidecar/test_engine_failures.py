@@ -144,7 +144,7 @@ async def test_the_engines_own_errors_pass_unchanged(engine, harness, status, ou
 
 
 async def test_a_fault_of_the_sidecar_is_a_500_and_says_nothing_of_the_request(engine, harness, caplog, monkeypatch):
-    def broken(headers):
+    def broken(headers, replaced):
         raise RuntimeError(headers["x-prompt"])
 
     monkeypatch.setattr("uellm.sidecar.proxy.end_to_end", broken)

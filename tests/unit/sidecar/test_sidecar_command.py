@@ -19,7 +19,7 @@ ONLY = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"numpy", "kopf", "kubernetes", "torch", "httpx", "uvloop"}:
+        if name.partition(".")[0] in set("numpy kopf kubernetes torch httpx aiohttp multidict yarl uvloop".split()):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 import uellm.cli.sidecar
@@ -68,7 +68,7 @@ async def process(engine, tmp_path):
     config.write_text("classes: []")
     anywhere = "127.0.0.1:0"
     command = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", anywhere, "--metrics-listen", anywhere]
-    command += ["--engine", str(engine.url), "--config", str(config)]
+    command += ["--engine", f"http://127.0.0.1:{engine.port}", "--config", str(config)]
     running = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     yield running
     if running.returncode is None:

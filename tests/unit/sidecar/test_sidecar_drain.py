@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
 from uellm.sidecar.engine import EngineState
-from uellm.sidecar.management import Management
+from uellm.sidecar.http import Connection
 
 
 async def probe(harness, path: str) -> int:
@@ -141,10 +140,8 @@ async def test_a_first_engine_that_becomes_ready_while_the_pod_goes_does_not_end
 
 
 @pytest.mark.parametrize(("peer", "status"), [("10.0.0.7", 403), ("fd00::7", 403), ("127.0.0.1", 200), ("::1", 200)])
-async def test_only_the_pod_itself_may_drain_it(harness, peer, status):
-    proxy, engine = harness.sidecar.proxy, harness.sidecar.engine
-    application = Management(proxy, engine, None, lame_duck_s=0.0).application()
-    request = make_mocked_request("POST", "/uellm/drain", app=application).clone(remote=peer)
-    match = await application.router.resolve(request)
-    assert (await match.handler(request)).status == status
-    assert proxy.drain.draining is (status == 200)
+async def test_only_the_pod_itself_may_drain_it(harness, monkeypatch, peer, status):
+    monkeypatch.setattr(Connection, "_peer", lambda self: peer)
+    async with harness.client.post(harness.management("/uellm/drain")) as response:
+        assert response.status == status
+    assert harness.sidecar.proxy.drain.draining is (status == 200)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from uellm.sidecar.http import Limits
+
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
 SMUGGLED = b"GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -37,7 +39,7 @@ CORPUS = {
 
 @pytest.mark.parametrize("sent", CORPUS.values(), ids=CORPUS)
 async def test_ambiguous_requests_never_reach_the_engine_as_two(engine, launch, sent):
-    harness = await launch(body_deadline_s=0.2)
+    harness = await launch(limits=Limits(body_deadline_s=0.2))
     answer = await harness.raw(sent)
     assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert b"sleep" not in answer

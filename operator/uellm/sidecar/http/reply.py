@@ -1,0 +1,125 @@
+"""An answer on its way to a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
+
+from uellm.sidecar.http.message import Pairs
+
+_BODILESS = frozenset((204, 304))
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class _Link(Protocol):
+    """What an answer needs of its connection."""
+
+    writing_paused: bool
+    closed: bool
+
+    def put(self, data: bytes) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Reply:
+    """One answer: `start`, any number of `write`, `finish`; or `send` for all of it; or `abort`.
+
+    Writing never waits. Whoever writes much watches `paused`, or sets `on_pause` and `on_resume`, or awaits `drain`.
+    What is written to a client that has left is dropped.
+    """
+
+    __slots__ = (
+        *("_chunked", "_head_only", "_http_10", "_link", "_waiter", "close", "finished"),
+        *("on_pause", "on_resume", "started"),
+    )
+
+    def __init__(self, link: _Link, *, http_10: bool, head_only: bool, close: bool) -> None:
+        self._link = link
+        self._http_10 = http_10
+        self._head_only = head_only
+        self._chunked = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.close = close
+        """The connection ends with this answer. May be set until `start`."""
+        self.started = False
+        self.finished = False
+        self.on_pause: Callable[[], None] | None = None
+        self.on_resume: Callable[[], None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """The client has left."""
+        return self._link.closed
+
+    @property
+    def paused(self) -> bool:
+        """The client reads slower than it is written to, and enough waits for it."""
+        return self._link.writing_paused
+
+    def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
+        """Send the head. Without a Content-Length among them the body goes in chunks, or ends with the connection."""
+        has_body = status not in _BODILESS and not self._head_only
+        sized = any(name.lower() == b"content-length" for name, _ in headers)
+        self._chunked = has_body and not sized and not self._http_10
+        if has_body and not sized and self._http_10:
+            self.close = True
+        lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
+        lines += [b"%b: %b" % field for field in headers]
+        if self._chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        if self.close:
+            lines.append(b"Connection: close")
+        elif self._http_10:
+            lines.append(b"Connection: keep-alive")
+        self._head_only = not has_body
+        self.started = True
+        self._put(b"\r\n".join(lines) + b"\r\n\r\n")
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        if not piece or self._head_only:
+            return
+        self._put(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def finish(self) -> None:
+        """The body is complete."""
+        if self._chunked:
+            self._put(b"0\r\n\r\n")
+        self.finished = True
+
+    def send(self, status: int, headers: Pairs, body: bytes) -> None:
+        """Send an answer of our own, whole."""
+        own = [*headers, (b"Date", formatdate(usegmt=True).encode()), (b"Content-Length", b"%d" % len(body))]
+        self.start(status, own)
+        self.write(body)
+        self.finish()
+
+    def abort(self) -> None:
+        """Cut the connection, so that nobody takes what was sent for a whole answer."""
+        self._link.abort()
+
+    async def drain(self) -> None:
+        """Wait until the client has read most of what was written."""
+        while self._link.writing_paused and not self._link.closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def pause(self) -> None:
+        """The connection says: enough waits."""
+        if self.on_pause is not None:
+            self.on_pause()
+
+    def resume(self) -> None:
+        """The connection says: go on, or there is nobody any more."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def _put(self, data: bytes) -> None:
+        if not self._link.closed:
+            self._link.put(data)
