@@ -1,30 +1,46 @@
-"""`uellm model`: bytes by layer of a model, from its config.json."""
+"""`uellm model`: bytes by layer of a model, from its config.json or its whole checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from uellm.cli.files import read_json
-from uellm.models import Architecture, read_architecture
+from uellm.models import Architecture, read_architecture, read_directory
 from uellm.planner.infeasible import size
+
+FEW_RUNS = 4  # runs of like layers that a table spells out; more are cut short
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("config", metavar="CONFIG.json", help="the model's config.json; - reads standard input")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG.json|DIRECTORY",
+        help="the model's config.json, - for standard input; or its directory, whose safetensors headers then tell "
+        "the bytes",
+    )
+    parser.add_argument("--safetensors", metavar="DIRECTORY", help="take the bytes from the headers of these files")
     parser.add_argument("--dtype", default="auto", metavar="D", help="bfloat16, float16, float32 or auto (the default)")
     parser.add_argument(
-        "--quantization", default="auto", metavar="Q", help="auto, none, fp8, awq or gptq (default auto: config.json's)"
+        "--quantization", default="auto", metavar="Q", help="none, fp8, awq, gptq ... (default auto: config.json's)"
     )
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read and print."""
-    model = read_architecture(read_json(args.config), dtype=args.dtype, quantization=args.quantization)
+    directory = Path(args.config)
+    weights = Path(args.safetensors) if args.safetensors else None
+    if args.config != "-" and directory.is_dir():
+        config = read_json(str(directory / "config.json"))
+        weights = weights or (directory if any(directory.glob("*.safetensors*")) else None)
+    else:
+        config = read_json(args.config)
+    tensors = read_directory(weights) if weights else None
+    model = read_architecture(config, dtype=args.dtype, quantization=args.quantization, tensors=tensors)
     print(json.dumps(document(model)) if args.output == "json" else table(model))
     return 0
 
@@ -35,36 +51,99 @@ def document(model: Architecture) -> dict[str, Any]:
         "architecture": model.name,
         "dtype": model.dtype,
         "quantization": model.quantization,
+        "source": "safetensors" if model.measured else "config",
         "parameters": model.parameters,
+        "activeParameters": model.active_parameters,
         "layers": model.layers,
         "weightBytes": model.weight_bytes,
         "layerWeightBytes": list(model.layer_weight_bytes),
+        "layerExpertBytes": list(model.layer_expert_bytes),
         "embeddingBytes": model.embedding_bytes,
         "finalNormBytes": model.final_norm_bytes,
         "lmHeadBytes": model.lm_head_bytes,
+        "towerBytes": model.tower_bytes,
         "tiedEmbeddings": model.tied,
+        "experts": model.experts,
+        "expertsPerToken": model.experts_per_token,
         "kvBytesPerToken": model.kv_bytes_per_token,
         "layerKvBytesPerToken": list(model.layer_kv_bytes_per_token),
+        "layerWindowTokens": list(model.layer_window_tokens),
+        "layerFlopsPerToken": list(model.layer_flops_per_token),
+        "layerAttentionFlopsPerToken": list(model.layer_attention_flops_per_token),
+        "headFlopsPerToken": model.head_flops_per_token,
+        "maxPositionEmbeddings": model.max_position_embeddings,
+        "notes": list(model.notes),
     }
 
 
 def table(model: Architecture) -> str:
-    """For a person: one line a run of like layers."""
-    head = "tied to the embedding" if model.tied else size(model.lm_head_bytes)
+    """For a person: one line a kind of layer."""
+    quantization = f", {model.quantization}" if model.quantization != "none" else ""
+    active = f" ({model.active_parameters:,} for a token)" if model.experts else ""
+    origin = " (from the safetensors headers)" if model.measured else ""
     lines = [
-        f"{model.name}, {model.dtype}" + (f", {model.quantization}" if model.quantization != "none" else ""),
-        f"parameters     {model.parameters:,}",
-        f"weights        {size(model.weight_bytes)}",
-        f"KV cache       {model.kv_bytes_per_token:,} bytes a token",
+        f"{model.name}, {model.dtype}{quantization}",
+        f"parameters     {model.parameters:,}{active}",
+        f"weights        {size(model.weight_bytes)}{origin}",
+        f"KV cache       {model.kv_bytes_per_token:,} bytes a token{_beyond(model)}",
         "",
-        f"{'PART':<15}{'WEIGHTS':>12}{'KV BYTES A TOKEN':>20}",
-        f"{'embedding':<15}{size(model.embedding_bytes):>12}",
+        *_rows(model),
     ]
-    sizes = zip(range(model.layers), model.layer_weight_bytes, model.layer_kv_bytes_per_token, strict=True)
-    for (weights, kv), run_of_layers in groupby(sizes, key=lambda entry: entry[1:]):
-        numbers = [entry[0] for entry in run_of_layers]
-        name = f"layers {numbers[0]}-{numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
-        each = " each" if len(numbers) > 1 else ""
-        lines.append(f"{name:<15}{size(weights):>12}{kv:>20,}{each}")
-    lines += [f"{'final norm':<15}{size(model.final_norm_bytes):>12}", f"{'LM head':<15}{head:>12}"]
     return "\n".join([*lines, *(f"note: {note}" for note in model.notes)])
+
+
+def _rows(model: Architecture) -> list[str]:
+    kinds = _kinds(model)
+    parts = [("embedding", "", size(model.embedding_bytes), "")]
+    for (label, weights, kv), numbers in kinds.items():
+        each = f"{size(weights)} each" if len(numbers) > 1 else size(weights)
+        parts.append((_numbered(numbers), label, each, f"{kv:,}"))
+    head = "tied to the embedding" if model.tied and not model.lm_head_bytes else size(model.lm_head_bytes)
+    parts += [("final norm", "", size(model.final_norm_bytes), ""), ("LM head", "", head, "")]
+    if model.tower_bytes:
+        parts.append(("tower", "on every stage", size(model.tower_bytes), ""))
+    header = ("PART", "KIND", "WEIGHTS", "KV BYTES A TOKEN")
+    wide = [max(len(row[column]) for row in (header, *parts)) for column in range(4)]
+    return [
+        f"{part:<{wide[0]}}  {kind:<{wide[1]}}  {weights:>{wide[2]}}  {kv:>{wide[3]}}".rstrip()
+        for part, kind, weights, kv in (header, *parts)
+    ]
+
+
+def _kinds(model: Architecture) -> dict[tuple[str, int, int], list[int]]:
+    """Layers by what they are, how much they weigh and what a token adds to their KV cache."""
+    found: dict[tuple[str, int, int], list[int]] = {}
+    for index in range(model.layers):
+        label = "dense"
+        if model.layer_expert_bytes[index]:
+            label = f"MoE, {model.experts_per_token} of {model.experts}"
+        window = model.layer_window_tokens[index]
+        label += f", window {window:,}" if window else ""
+        key = (label, model.layer_weight_bytes[index], model.layer_kv_bytes_per_token[index])
+        found.setdefault(key, []).append(index)
+    return found
+
+
+def _numbered(numbers: list[int]) -> str:
+    """`layer 3`, `layers 0-2`, `layers 0, 2, 4, 6 ... (12)`."""
+    if len(numbers) == 1:
+        return f"layer {numbers[0]}"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    if len(words) > FEW_RUNS:
+        return f"layers {', '.join(words[:FEW_RUNS])} ... {words[-1]} ({len(numbers)})"
+    return f"layers {', '.join(words)}"
+
+
+def _beyond(model: Architecture) -> str:
+    """What a token adds once the windows are full."""
+    inside = [bool(window) for window in model.layer_window_tokens]
+    if not any(inside):
+        return ""
+    whole = sum(kv for kv, short in zip(model.layer_kv_bytes_per_token, inside, strict=True) if not short)
+    return f", {whole:,} beyond the windows"

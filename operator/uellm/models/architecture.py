@@ -47,6 +47,7 @@ class Architecture:
     supports_pipeline: bool
     kv_shared_by_tensor: bool  # tensor parallelism divides KV, down to a head each; False (MLA): each rank has all
     tensor_widths: tuple[tuple[str, int], ...]  # fields of config.json that tensor parallelism must divide, too
+    measured: bool = False  # bytes are those of the checkpoint's headers, not reckoned
     notes: tuple[str, ...] = ()  # what was assumed while reading, as sentences
 
     @property

@@ -47,7 +47,7 @@ class Precision:
     quantization: str  # none, or a method
     layouts: tuple[tuple[Exempt | None, Storage], ...]  # first whose names (None: all) hold the module
     exempt: Exempt
-    in_flight: bool  # quantised by the engine: the checkpoint is wider
+    differs: bool = False  # from the checkpoint: the engine widens or narrows it while it loads
     head: bool = False  # whether the LM head is quantised, too
     notes: tuple[str, ...] = ()
 
@@ -71,25 +71,28 @@ class Precision:
         return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
 
-def read_precision(config: Mapping[str, Any], dtype: str, quantization: str) -> Precision:
+def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False) -> Precision:
     """What the engine will use, given config.json and what was asked for.
 
-    Raises BadInput for a dtype or quantisation whose sizes are not known here.
+    Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
+    `measured` may have any quantisation.
     """
     chosen, notes = _dtype(config, dtype)
     section = config.get("quantization_config")
     if section is not None and not isinstance(section, Mapping):
         raise BadInput(SECTION, "must be an object")
     section = section or {}
-    method = _method(section, quantization)
+    method = _method(section, quantization, measured)
     if method == "none":
-        return Precision(chosen, method, (), Exempt(), in_flight=False, notes=notes)
+        return Precision(chosen, method, (), Exempt(), differs=bool(section), notes=notes)
+    if method not in QUANTIZATIONS:
+        return Precision(chosen, method, (), Exempt(), notes=notes)
     return Precision(
         dtype=chosen,
         quantization=method,
         layouts=_groups(section) if method == "compressed-tensors" else ((None, LAYOUTS[method](section)),),
         exempt=read_exempt(section),
-        in_flight=not section,
+        differs=not section,
         head=method in ("awq", "gptq") and section.get("lm_head") is True,
         notes=notes,
     )
@@ -115,7 +118,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     return name, ()
 
 
-def _method(section: Mapping[str, Any], asked: str) -> str:
+def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     asked = SAME.get(asked, asked)
     if asked not in QUANTIZATIONS:
         raise BadInput("quantization", f"{asked!r} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
@@ -131,7 +134,7 @@ def _method(section: Mapping[str, Any], asked: str) -> str:
     known = SAME.get(written, written)
     if asked not in ("auto", known):
         raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
-    if known not in QUANTIZATIONS:
+    if known not in QUANTIZATIONS and not measured:
         raise BadInput(
             f"{SECTION}.quant_method",
             f"{written!r} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors headers "

@@ -9,7 +9,9 @@ from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
 from uellm.models.families import FAMILIES, Family
 from uellm.models.fields import Config
+from uellm.models.measured import with_tensors
 from uellm.models.precision import read_precision
+from uellm.models.safetensors import Tensor
 from uellm.models.sizing import architecture
 from uellm.models.towers import read_tower
 
@@ -26,10 +28,17 @@ NESTED_TYPES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_
 NESTED_TYPES |= {"qwen3_vl_moe_text": "qwen3_moe"}
 
 
-def read_architecture(config: Mapping[str, Any], *, dtype: str = "auto", quantization: str = "auto") -> Architecture:
+def read_architecture(
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "auto",
+    quantization: str = "auto",
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Architecture:
     """Bytes by layer of the model that `config` (config.json, parsed) describes.
 
     dtype: auto | bfloat16 | float16 | float32; quantization: auto | none | fp8 | awq | gptq | ... (precision.py).
+    tensors: those of the checkpoint's headers; their bytes then replace the formula's.
     Raises BadInput with `config.<field>` for what is missing, absurd or of an unknown architecture.
     """
     if not isinstance(config, Mapping):
@@ -41,7 +50,14 @@ def read_architecture(config: Mapping[str, Any], *, dtype: str = "auto", quantiz
     tower, notes = read_tower(config, plan)
     if text.assumed:
         notes += (f"{text.prefix} leaves out {', '.join(text.assumed)}: transformers' defaults of {family.name}",)
-    return architecture(_named(config, family), plan, read_precision(merged, dtype, quantization), tower, notes)
+    precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
+    name = _named(config, family)
+    if tensors is None:
+        return architecture(name, plan, precision, tower, notes)
+    if precision.differs:
+        notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)
+        return architecture(name, plan, precision, tower, notes)
+    return with_tensors(architecture(name, plan, precision, tower, notes), tensors)
 
 
 def _family(config: Mapping[str, Any]) -> tuple[Family, Config]:
