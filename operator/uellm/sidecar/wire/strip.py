@@ -31,18 +31,16 @@ class UsageStrip:
 
     def feed(self, piece: bytes) -> bytes:
         """What can be sent now."""
-        if self._open:
-            return piece
-        if self._plain(piece):
+        if self._open or self._plain(piece):
             return piece
         sent = b"".join(self._event(event) for event in self._events.feed(piece))
-        return sent + self.finish() if len(self._events.rest) > MAX_EVENT_BYTES else sent
+        return sent + self.finish() if self._open or len(self._events.rest) > MAX_EVENT_BYTES else sent
 
     def finish(self) -> bytes:
         """What was held back, at the stream's end or when it broke off."""
         self._open = True
         held = self._last + self._events.rest
-        self._last = b""
+        self._last, self._events = b"", Splitter()
         return held
 
     def _plain(self, piece: bytes) -> bool:
