@@ -8,20 +8,21 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from uellm.errors import PlanError
-from uellm.hardware import Device
+from uellm.hardware import Device, Link
 from uellm.planner import constants as c
 from uellm.planner.assign import Assignment, Task, settled
 from uellm.planner.demand import Demand
 from uellm.planner.engine_args import KV_CACHE_BYTES, UserArgs
-from uellm.planner.footprint import Footprint, Shape, Steps, footprint
+from uellm.planner.footprint import Footprint, Shape, Steps, footprint, kv_width
 from uellm.planner.groups import kind_of
 from uellm.planner.kvcache import KvCache, kv_cache
-from uellm.planner.predict import Pipeline, StageLoad, Times, predict
+from uellm.planner.predict import Times, predict
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.speed import Costs, Links, measured
 from uellm.planner.steps import steps
 from uellm.planner.subsets import Pool, admits_some, refusal
+from uellm.planner.work import stage_loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,19 @@ class Question:
     costs: Costs = field(init=False)
 
     def __post_init__(self) -> None:
-        costs = Costs.of(self.request.architecture, self.demand.prompt_tokens, self.demand.output_tokens)
+        request, demand = self.request, self.demand
+        costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
         object.__setattr__(self, "costs", costs)
 
-    def steps(self, devices: Sequence[Device], shape: Shape) -> Steps:
-        """Step sizes for any of these devices."""
-        return steps(self.request.architecture, self.demand, devices, shape, self.user)
+    def steps(self, devices: Sequence[Device], shape: Shape, links: Sequence[Link] = ()) -> Steps:
+        """Step sizes for any of these devices; without links, what they say to one another counts nothing."""
+        known = Links(links) if links else None
+        return steps(self.request.architecture, self.demand, devices, shape, self.user, self.costs, known)
 
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
         """Bytes of the shape."""
-        return footprint(self.request.architecture, shape, sizes, self.demand.kv_tokens, self.user)
+        held = self.demand.prompt_tokens + self.demand.output_tokens
+        return footprint(self.request.architecture, shape, sizes, self.demand.kv_tokens, self.user, request_tokens=held)
 
     def task(self, shape: Shape, sizes: Steps) -> Task:
         """The placement task of the shape."""
@@ -104,9 +108,7 @@ class Candidate:
     def __post_init__(self) -> None:
         object.__setattr__(self, "footprint", self.question.footprint(self.shape, self.sizes))
         object.__setattr__(self, "kv", self._kv_cache())
-        object.__setattr__(
-            self, "times", predict(self._pipeline(), self.question.demand, self.kv.tokens, self.sizes.sequences)
-        )
+        object.__setattr__(self, "times", self._times())
 
     @property
     def measured(self) -> bool:
@@ -168,27 +170,12 @@ class Candidate:
         own = self.question.user.number(KV_CACHE_BYTES)
         return planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.question.request)
 
-    def _pipeline(self) -> Pipeline:
-        model = self.question.request.architecture
-        flops_per_byte = self.question.costs.flops_per_weight_byte
-        head = model.hidden_size * model.vocab_size / self.shape.tensor
-        stages = []
-        for index, group in enumerate(self.assignment.groups):
-            a, b = self.spans[index]
-            layer_bytes = sum(self.footprint.layer_bytes[a:b])
-            last = index + 1 == len(self.spans)
-            stages.append(
-                StageLoad(
-                    devices=group,
-                    layers=b - a,
-                    # The embedding is a look-up of a row a token; as a head, tied or not, all of it is read.
-                    weight_bytes=layer_bytes + (int(head * model.weight_dtype_bytes) if last else 0),
-                    kv_bytes_per_token=self._kv_per_token(index),
-                    flops_per_token=layer_bytes * flops_per_byte,
-                    flops_per_sequence=2 * head if last else 0.0,
-                )
-            )
-        return Pipeline(tuple(stages), Links(self.pool.links), self.question.costs)
+    def _times(self) -> Times | None:
+        question, placed = self.question, self.assignment
+        model, width = question.request.architecture, float(kv_width(question.request.architecture, question.user))
+        loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
+        links = Links(self.pool.links)
+        return predict(loads, links, question.costs, question.demand, self.kv.tokens, self.sizes)
 
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:

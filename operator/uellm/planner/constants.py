@@ -36,16 +36,22 @@ BLOCK_TOKENS = 128
 # The CPU engine really allocates its KV cache on the machine that plays the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
-# A step's chunk below which throughput suffers (one chunk must amortise reading the weights), and its granularity.
-LEAST_BATCHED_TOKENS = 256
-BATCHED_TOKENS_STEP = 128
-
 # Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean does
 # not tell: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
 CHUNKS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 CHUNK_TPOT_SHARE = 0.85
 # Where nobody waits for the next token: vLLM's default for large GPUs; more only costs memory.
 CHUNK_WITHOUT_TPOT = 8192
+# The step around which the step-time model is taken while neither layers nor KV cache are known: a chunk of some
+# hundred tokens beside some dozen sequences. Fewer sequences than the last are no engine worth a GPU.
+TYPICAL_CHUNK = 512
+TYPICAL_SEQUENCES = 64
+LEAST_SEQUENCES = 8
+
+# The share of requests that keep a predicted TTFT: status tells the measured p99 beside it. Prompts may keep the engine
+# busy so far, for a queue at 1 never ends (and at .95 it holds 19 prompts).
+TTFT_QUANTILE = 0.99
+MOST_UTILISATION = 0.95
 
 # What is assumed of a workload that nobody describes; each use becomes a sentence of the plan.
 ASSUMED_PROMPT_TOKENS = 512
@@ -58,6 +64,8 @@ COMPUTE_EFFICIENCY = 0.7
 MEMORY_EFFICIENCY = 0.8
 # Time of a step that no model size explains: scheduling, sampling, launching (vLLM V1, one sequence, small models).
 STEP_OVERHEAD_S = 0.002
+# What a sequence adds to a step besides its bytes: its row in scheduler, sampler and output (reference engine: 15 us).
+PER_SEQUENCE_S = 15e-6
 
 # A hop between devices whose link nobody measured: a small copy over PCIe through host memory.
 UNMEASURED_LATENCY_S = 2e-5

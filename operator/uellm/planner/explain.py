@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from uellm.errors import PlanError
-from uellm.planner import constants as c
 from uellm.planner.candidate import Candidate, Question
 from uellm.planner.engine_args import UTILIZATION
 from uellm.planner.footprint import Shape
@@ -50,10 +49,7 @@ def assumptions(best: Candidate, *, left_out: int = 0) -> tuple[str, ...]:
     if unmeasured:
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured: nothing is predicted from them")
     elif best.times is not None:
-        notes.append(
-            f"predictions are a roofline at {c.COMPUTE_EFFICIENCY:.0%} of the measured compute and "
-            f"{c.MEMORY_EFFICIENCY:.0%} of the measured memory rates, not calibrated"
-        )
+        notes.append(request.efficiency.sentence)
         notes += _misses(best)
     if left_out:
         notes.append(

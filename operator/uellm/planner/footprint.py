@@ -16,6 +16,7 @@ from fractions import Fraction
 from uellm.models import Architecture
 from uellm.planner import constants as c
 from uellm.planner.engine_args import UTILIZATION, UserArgs
+from uellm.planner.work import kv_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,25 @@ def reserved_bytes(fixed: int, margin: str, memory_bytes: int) -> int:
     return fixed + math.ceil(memory_bytes * Fraction(margin))
 
 
-def footprint(model: Architecture, shape: Shape, steps: Steps, kv_tokens: int, user: UserArgs) -> Footprint:
-    """The footprint of a model in a shape. Bytes; `kv_tokens` is what the KV cache must hold at least."""
+def footprint(
+    model: Architecture,
+    shape: Shape,
+    steps: Steps,
+    kv_tokens: int,
+    user: UserArgs,
+    *,
+    request_tokens: int | None = None,
+) -> Footprint:
+    """The footprint of a model in a shape. Bytes; `kv_tokens` is what the KV cache must hold at least.
+
+    `request_tokens`: prompt and output of a mean request, which tell how much of it lies within a layer's window.
+    """
     tensor = shape.tensor
-    kv_share = Fraction(max(1, model.kv_heads // tensor), model.kv_heads)
-    kv_width = Fraction(1, model.kv_dtype_bytes) if (user.text("--kv-cache-dtype") or "").startswith("fp8") else 1
-    per_token = tuple(math.ceil(kv * kv_share * kv_width) for kv in model.layer_kv_bytes_per_token)
+    share = kv_share(model, tensor) * kv_width(model, user)
+    per_token = tuple(
+        math.ceil(kv * share * _within(window, steps.batched_tokens, request_tokens))
+        for kv, window in zip(model.layer_kv_bytes_per_token, model.layer_window_tokens, strict=True)
+    )
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     return Footprint(
@@ -98,6 +112,22 @@ def footprint(model: Architecture, shape: Shape, steps: Steps, kv_tokens: int, u
         context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 else 0),
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
     )
+
+
+def kv_width(model: Architecture, user: UserArgs) -> Fraction:
+    """Bytes of the KV cache's numbers against those of the model's own."""
+    fp8 = (user.text("--kv-cache-dtype") or "").startswith("fp8")
+    return Fraction(1, model.kv_dtype_bytes) if fp8 else Fraction(1)
+
+
+def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
+    """Of a request's tokens, the share whose KV a layer keeps: its window and the chunk that is being computed.
+
+    vLLM frees blocks that leave the window (vllm/v1/core/single_type_kv_cache_manager.py), one step late.
+    """
+    if window is None or request_tokens is None:
+        return Fraction(1)
+    return min(Fraction(1), Fraction(window + batched_tokens, request_tokens))
 
 
 def _activations(model: Architecture, tensor: int, tokens: int) -> int:

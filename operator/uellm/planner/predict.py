@@ -1,131 +1,159 @@
-"""What a placement should do: a roofline over the stages, not calibrated yet.
+"""What a placement should do under load: TTFT, TPOT, and the requests a second at which the targets hold.
 
-    decode step of a stage   (weights + sequences * context * KV bytes) / memory rate + all-reduce + hop
-    prefill of a stage       prompt * FLOP per token of its layers / compute rate + all-reduce + hop
+With n sequences running, a round without prompts takes D, one that carries X tokens of prompts takes P (pipeline.py).
+A request brings p prompt tokens and stays for o rounds, so by Little's law, with lambda requests a second:
 
-Sequences are split into as many batches as there are stages, which follow each other through the pipeline: a batch
-comes round once it has passed all stages, and not before the slowest stage has served all batches. Rates are the
-measured ones times the efficiencies of constants.py.
+    lambda = n / (o * T)       share of rounds with prompts  f = n * p / (o * X)       T = D + f * (P - D)
+
+T is the mean TPOT. Prompts wait for each other: an M/G/1 queue (Pollaczek-Khinchine) whose server takes S = P * p / X a
+prompt, X as large as the chunk allows, with utilisation r = lambda * S and lengths as spread as an exponential's:
+
+    mean wait W = S * r / (1 - r),    P(wait > t) = r * exp(-t * r / W)    (exact for M/M/1; heavy traffic otherwise)
+
+    TTFT = quantile of the wait + a round in progress (T) + the prompt's own passage through all stages
+
+Everything is explicit in n, and grows with it; the rate at which targets hold is found by halving over n.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from uellm.hardware import Device
 from uellm.planner import constants as c
 from uellm.planner.demand import Demand
-from uellm.planner.speed import Costs, Links, flops_per_s, measured
-
-
-@dataclass(frozen=True, slots=True)
-class StageLoad:
-    """What one stage does, on each of its GPUs."""
-
-    devices: tuple[Device, ...]
-    layers: int
-    weight_bytes: int  # read in every step
-    kv_bytes_per_token: int
-    flops_per_token: float
-    flops_per_sequence: float  # of the LM head, once a sequence and step
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """The stages in order with the links between them; times in seconds."""
-
-    stages: tuple[StageLoad, ...]
-    links: Links
-    costs: Costs
-
-    @property
-    def measured(self) -> bool:
-        """Whether times can be told at all."""
-        return all(measured(device) for stage in self.stages for device in stage.devices)
-
-    def prefill_times(self, tokens: int) -> list[float]:
-        """Each stage's time for so many prompt tokens."""
-        times = []
-        for index, stage in enumerate(self.stages):
-            flops = min(flops_per_s(device) or 0.0 for device in stage.devices) * c.COMPUTE_EFFICIENCY
-            compute = (tokens * stage.flops_per_token + stage.flops_per_sequence) / flops
-            times.append(max(compute, self._reading(stage, 0)) + self._traffic(index, tokens))
-        return times
-
-    def decode_times(self, sequences: float, context: float) -> list[float]:
-        """Each stage's time for one token of so many sequences."""
-        return [
-            self._reading(stage, sequences * context) + self._traffic(index, max(1, round(sequences)))
-            for index, stage in enumerate(self.stages)
-        ]
-
-    def _reading(self, stage: StageLoad, kv_tokens: float) -> float:
-        rate = min(device.memory_bytes_per_s or 0.0 for device in stage.devices) * c.MEMORY_EFFICIENCY
-        return (stage.weight_bytes + kv_tokens * stage.kv_bytes_per_token) / rate
-
-    def _traffic(self, index: int, tokens: int) -> float:
-        """The all-reduces inside a stage (two a layer, ring) and the hop to the next one."""
-        stage, time = self.stages[index], 0.0
-        size = tokens * self.costs.hop_bytes_per_token
-        if len(stage.devices) > 1:
-            count = len(stage.devices)
-            latency, transfer = max(
-                self.links.message(a.uuid, b.uuid, size // 2)
-                for a in stage.devices
-                for b in stage.devices
-                if a is not b
-            )
-            time += 2 * stage.layers * (latency + transfer * 2 * (count - 1) / count)
-        if index + 1 < len(self.stages):
-            latency, transfer = self.links.message(stage.devices[0].uuid, self.stages[index + 1].devices[0].uuid, size)
-            time += latency + transfer
-        return time
+from uellm.planner.footprint import Steps
+from uellm.planner.pipeline import Pipeline, all_measured
+from uellm.planner.speed import Costs, Links
+from uellm.planner.steptime import StepTime
+from uellm.planner.work import StageLoad
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """TTFT of a request that meets no other, TPOT under the load expected, and the rate that meets the TPOT target."""
+    """Seconds under the expected load, or under the largest that keeps the targets where that is less.
+
+    `ttft_s` is kept by TTFT_QUANTILE of mean requests, `tpot_s` is the mean. `requests_per_s`: the largest rate at
+    which both targets hold, without regard to one that not even a request alone meets. `binding`: what ends it there.
+    """
 
     ttft_s: float
     tpot_s: float
     requests_per_s: float
+    binding: str = ""  # compute | memory bandwidth | KV cache | link
+    step: StepTime | None = None
 
     def end_to_end_s(self, output_tokens: int) -> float:
         """Seconds from arrival to the last token."""
         return self.ttft_s + output_tokens * self.tpot_s
 
 
-def predict(pipeline: Pipeline, demand: Demand, kv_tokens: int, sequences: int) -> Times | None:
-    """The times of a placement; None where a device is not measured."""
-    if not pipeline.measured:
+def predict(
+    loads: Sequence[StageLoad], links: Links | None, costs: Costs, demand: Demand, kv_tokens: int, sizes: Steps
+) -> Times | None:
+    """The times of a placement whose KV cache holds so many tokens; None where a device is not measured."""
+    if not all_measured(loads):
         return None
-    ttft = sum(pipeline.prefill_times(demand.prompt_tokens)) + c.STEP_OVERHEAD_S
-    most = max(1, min(sequences, kv_tokens // (demand.prompt_tokens + demand.output_tokens)))
-    expected = min(most, max(1.0, demand.concurrency or 1.0))
-    best = max(_rate(pipeline, demand, count) for count in _within_target(pipeline, demand, most))
-    return Times(ttft, _tpot(pipeline, demand, expected), best)
+    engine = Engine(Pipeline(loads, links, costs), kv_tokens, sizes)
+    best = engine.most(demand.ttft_s, demand.tpot_s)
+    most = engine.rate(best)
+    if demand.requests_per_s is None:
+        running, rate = 1.0, 0.0
+    else:
+        rate = min(demand.requests_per_s, most)
+        running = engine.halved(lambda n: engine.rate(n) <= rate, best)
+    return Times(
+        ttft_s=engine.ttft_s(running, rate),
+        tpot_s=engine.tpot_s(running),
+        requests_per_s=most,
+        binding=engine.binding(best),
+        step=engine.step_time(best),
+    )
 
 
-def _context(demand: Demand) -> float:
-    return demand.prompt_tokens + demand.output_tokens / 2
+class Engine:
+    """A pipeline with its limits, at any number of running sequences."""
 
+    def __init__(self, pipeline: Pipeline, kv_tokens: int, sizes: Steps) -> None:
+        self.pipeline = pipeline
+        self.prompt = float(max(1, pipeline.costs.prompt_tokens))
+        self.output = float(max(1, pipeline.costs.output_tokens))
+        self._chunk = float(sizes.batched_tokens) * len(pipeline.stages)
+        self._by_kv = max(1.0, kv_tokens / pipeline.costs.held_tokens)
+        self.limit = min(self._by_kv, float(sizes.sequences))
 
-def _tpot(pipeline: Pipeline, demand: Demand, sequences: float) -> float:
-    stages = len(pipeline.stages)
-    times = pipeline.decode_times(max(1.0, sequences / stages), _context(demand))
-    rounds = min(float(stages), max(1.0, sequences))
-    return max(sum(times), rounds * max(times)) + c.STEP_OVERHEAD_S
+    def room(self, running: float) -> float:
+        """Prompt tokens that a round can carry beside the running sequences."""
+        return max(1.0, self._chunk - running)
 
+    def tpot_s(self, running: float) -> float:
+        """T of the module's docstring."""
+        owed = running * self.prompt / self.output  # prompt tokens a round, on average
+        carried = min(self.room(running), max(self.prompt, owed))
+        without, full = self.pipeline.round_s(0.0, running), self.pipeline.round_s(carried, running)
+        return without + min(1.0, owed / carried) * (full - without)
 
-def _within_target(pipeline: Pipeline, demand: Demand, most: int) -> Sequence[int]:
-    """Numbers of sequences to look at: powers of two up to the most, as far as the target allows."""
-    counts = sorted({most, *(1 << power for power in range(most.bit_length()) if 1 << power <= most)})
-    allowed = [n for n in counts if demand.tpot_s is None or _tpot(pipeline, demand, n) <= demand.tpot_s]
-    return allowed or [1]
+    def rate(self, running: float) -> float:
+        """Requests a second that keep so many running."""
+        return running / (self.output * self.tpot_s(running))
 
+    def utilisation(self, running: float, rate: float) -> float:
+        """Of the server of prompts: 1 and more, and prompts pile up."""
+        return rate * self._service_s(running)
 
-def _rate(pipeline: Pipeline, demand: Demand, sequences: int) -> float:
-    """Requests a second with so many in flight: each takes its decode steps and the slowest stage's prefill."""
-    decode = demand.output_tokens * _tpot(pipeline, demand, sequences) / sequences
-    return 1.0 / (decode + max(pipeline.prefill_times(demand.prompt_tokens)))
+    def ttft_s(self, running: float, rate: float) -> float:
+        """The TTFT that TTFT_QUANTILE of requests keep; rate 0: that of a request which meets no other."""
+        chunk = min(self.prompt, self.room(running))
+        others = running if rate else 0.0
+        passage = self.pipeline.passage_s(chunk, others)
+        passage += max(0.0, self.prompt / chunk - 1) * self.pipeline.round_s(chunk, others)
+        if not rate:
+            return passage
+        busy, service = self.utilisation(running, rate), self._service_s(running)
+        if busy >= 1.0:
+            return math.inf
+        # W / r = S / (1 - r)
+        wait = service / (1.0 - busy) * max(0.0, math.log(busy / (1.0 - c.TTFT_QUANTILE)))
+        return wait + self.tpot_s(running) + passage
+
+    def most(self, ttft_s: float | None, tpot_s: float | None) -> float:
+        """The most sequences that may run while the targets hold that a request alone meets."""
+        alone = min(1.0, self.limit)
+        tpot = tpot_s if tpot_s is not None and self.tpot_s(alone) <= tpot_s else math.inf
+        ttft = ttft_s if ttft_s is not None and self.ttft_s(alone, 0.0) + self.tpot_s(alone) <= ttft_s else math.inf
+
+        def holds(running: float) -> bool:
+            rate = self.rate(running)
+            if self.utilisation(running, rate) >= c.MOST_UTILISATION:
+                return False
+            return self.tpot_s(running) <= tpot and self.ttft_s(running, rate) <= ttft
+
+        return self.halved(holds, self.limit)
+
+    def halved(self, holds: Callable[[float], bool], most: float) -> float:
+        """The largest number up to `most` that holds, to a thousandth, where all smaller ones hold too."""
+        if holds(most):
+            return most
+        low, high = 0.0, most
+        while high - low > 1e-3 * most:
+            middle = (low + high) / 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return max(low, 1e-3 * most)
+
+    def binding(self, running: float) -> str:
+        """What a larger rate would need more of."""
+        if running >= self._by_kv * (1 - 1e-3):
+            return "KV cache"
+        owed = running * self.prompt / self.output
+        parts = self.pipeline.slowest(min(self.room(running), owed), running)
+        named = {"compute": parts.compute_s, "memory bandwidth": parts.memory_s, "link": parts.link_s}
+        return max(named, key=lambda name: named[name])
+
+    def step_time(self, running: float) -> StepTime:
+        """The step-time model around so many running sequences, with full chunks."""
+        return self.pipeline.step_time(self.room(running), running)
+
+    def _service_s(self, running: float) -> float:
+        room = self.room(running)
+        return self.pipeline.round_s(room, running) * self.prompt / room

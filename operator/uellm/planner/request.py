@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from uellm.hardware import Node
 from uellm.models import Architecture
+from uellm.planner.efficiency import Efficiency
 
 POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("Efficiency", "Latency", "Throughput")
@@ -85,4 +86,5 @@ class PlanRequest:
     allocation: str = "DevicePlugin"
     engine: Engine = field(default_factory=Engine)
     replicas: int = 1
+    efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
     notes: tuple[str, ...] = ()  # sentences of the caller for the plan's `assumptions`

@@ -116,7 +116,7 @@ def _best_of(question: Question, pools: Sequence[Pool], shape: Shape) -> Candida
     admitted: list[Candidate] = []
     refused: list[tuple[tuple[Any, ...], Rejection]] = []
     for pool in pools:
-        sizes = question.steps(pool.devices, shape)
+        sizes = question.steps(pool.devices, shape, pool.links)
         reason = question.refusal(pool, shape, sizes)
         outcome = reason if reason is not None else question.candidate(pool, shape, sizes)
         if isinstance(outcome, Candidate):

@@ -9,12 +9,13 @@ Decoding reads every weight once a token; prefill computes with every weight onc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from uellm.hardware import Device, Link
 from uellm.models import Architecture
 from uellm.planner import constants as c
+from uellm.planner.efficiency import Efficiency
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +26,25 @@ class Costs:
     output_tokens: int = c.ASSUMED_OUTPUT_TOKENS
     flops_per_weight_byte: float = 1.0
     hop_bytes_per_token: int = 0
+    efficiency: Efficiency = field(default_factory=Efficiency)
+
+    @property
+    def held_tokens(self) -> float:
+        """KV tokens that the request holds on average while it decodes."""
+        return self.prompt_tokens + self.output_tokens / 2
 
     @classmethod
-    def of(cls, model: Architecture, prompt_tokens: int, output_tokens: int) -> Costs:
+    def of(
+        cls, model: Architecture, prompt_tokens: int, output_tokens: int, efficiency: Efficiency | None = None
+    ) -> Costs:
         """The costs of a model. A stage sends hidden state and residual: 2 x hidden numbers a token."""
-        layers = sum(model.layer_weight_bytes)
-        weights = model.parameters - (model.embedding_bytes + model.final_norm_bytes + model.lm_head_bytes) // (
-            model.weight_dtype_bytes
+        return cls(
+            prompt_tokens,
+            output_tokens,
+            sum(model.layer_flops_per_token) / sum(model.layer_weight_bytes),
+            2 * model.hidden_size * model.weight_dtype_bytes,
+            efficiency or Efficiency(),
         )
-        return cls(prompt_tokens, output_tokens, 2 * weights / layers, 2 * model.hidden_size * model.weight_dtype_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         """The form in plan.json."""
@@ -42,6 +53,8 @@ class Costs:
             "outputTokens": self.output_tokens,
             "flopsPerWeightByte": repr(self.flops_per_weight_byte),
             "hopBytesPerToken": self.hop_bytes_per_token,
+            "computeEfficiency": repr(self.efficiency.compute),
+            "memoryEfficiency": repr(self.efficiency.memory),
         }
 
     @classmethod
@@ -52,6 +65,10 @@ class Costs:
             int(data.get("outputTokens", c.ASSUMED_OUTPUT_TOKENS)),
             float(data.get("flopsPerWeightByte", 1.0)),
             int(data.get("hopBytesPerToken", 0)),
+            Efficiency(
+                float(data.get("computeEfficiency", c.COMPUTE_EFFICIENCY)),
+                float(data.get("memoryEfficiency", c.MEMORY_EFFICIENCY)),
+            ),
         )
 
 
@@ -84,8 +101,8 @@ def _seconds_per_byte(device: Device, costs: Costs) -> float | None:
     flops, rate = flops_per_s(device), device.memory_bytes_per_s
     if not flops or not rate:
         return None
-    decode = costs.output_tokens / (rate * c.MEMORY_EFFICIENCY)
-    prefill = costs.prompt_tokens * costs.flops_per_weight_byte / (flops * c.COMPUTE_EFFICIENCY)
+    decode = costs.output_tokens / (rate * costs.efficiency.memory)
+    prefill = costs.prompt_tokens * costs.flops_per_weight_byte / (flops * costs.efficiency.compute)
     return decode + prefill
 
 

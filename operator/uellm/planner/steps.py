@@ -1,46 +1,91 @@
 """How much the engine does in one step: --max-num-batched-tokens and --max-num-seqs.
 
 A step that carries a chunk of somebody's prompt makes everybody else wait for it, so the chunk follows from the
-tightest TPOT: time(chunk) = reading the weights + chunk * FLOP per token / compute rate <= TPOT. Where speeds are not
-measured, or no class has such a target, they are vLLM's own defaults for the device's memory.
+tightest TPOT and the step-time model (chunk.py), which is that of an even split over the slowest of the devices. Where
+speeds are not measured, or no class has such a target, both are vLLM's own defaults for the device's memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from uellm.hardware import Device
 from uellm.models import Architecture
 from uellm.planner import constants as c
+from uellm.planner.baselines import even_split
+from uellm.planner.chunk import Chunk, best_chunk
 from uellm.planner.demand import Demand
 from uellm.planner.engine_args import BATCHED_TOKENS, SEQUENCES, UserArgs
 from uellm.planner.footprint import Shape, Steps
-from uellm.planner.speed import flops_per_s, measured
+from uellm.planner.pipeline import Pipeline
+from uellm.planner.speed import Costs, Links, flops_per_s, measured
+from uellm.planner.steptime import StepTime
+from uellm.planner.work import stage_loads
 
 
-def steps(model: Architecture, demand: Demand, devices: Sequence[Device], shape: Shape, user: UserArgs) -> Steps:
+def steps(
+    model: Architecture,
+    demand: Demand,
+    devices: Sequence[Device],
+    shape: Shape,
+    user: UserArgs,
+    costs: Costs,
+    links: Links | None = None,
+) -> Steps:
     """The step sizes for a shape on any of these devices; the slowest and the smallest of them decide."""
     smallest = min(device.memory_bytes for device in devices)
     tokens, sequences = next((tokens, seqs) for least, tokens, seqs in c.ENGINE_DEFAULTS if smallest >= least)
     reason = f"{BATCHED_TOKENS} {tokens}: vLLM's default for GPUs of this memory"
-    chunk = _chunk(model, demand, devices, shape)
-    if chunk is not None and chunk < tokens:
-        tokens = chunk
-        reason = (
-            f"{BATCHED_TOKENS} {tokens}: more in one step would hold up running requests beyond the tightest TPOT "
-            f"of {(demand.tpot_s or 0) * 1e3:.0f} ms"
-        )
+    if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
+        step = step_time(model, devices, shape, costs, links)
+        sequences = min(sequences, most_sequences(step, costs, demand.tpot_s))
+        chunk = _chunk(step, demand.tpot_s, demand.ttft_s, demand.prompt_tokens, demand.output_tokens, sequences)
+        # A round carries the chunks of all stages' batches.
+        each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
+        if each < tokens:
+            tokens, reason = each, f"{BATCHED_TOKENS} {each}: {chunk.reason}"
     if (own := user.number(BATCHED_TOKENS)) is not None:
         tokens, reason = own, f"{BATCHED_TOKENS} {own} is set in engine.args and kept"
     return Steps(tokens, user.number(SEQUENCES) or min(sequences, tokens), reason)
 
 
-def _chunk(model: Architecture, demand: Demand, devices: Sequence[Device], shape: Shape) -> int | None:
-    """Tokens whose step stays within the tightest TPOT; None where that cannot be told."""
-    if demand.tpot_s is None or not all(measured(device) for device in devices):
-        return None
-    flops = min(flops_per_s(device) or 0.0 for device in devices) * c.COMPUTE_EFFICIENCY * shape.tensor
-    rate = min(device.memory_bytes_per_s or 0.0 for device in devices) * c.MEMORY_EFFICIENCY * shape.tensor
-    spare = demand.tpot_s - model.weight_bytes / rate - c.STEP_OVERHEAD_S
-    tokens = int(spare * flops / (2 * model.parameters))
-    return max(c.LEAST_BATCHED_TOKENS, tokens // c.BATCHED_TOKENS_STEP * c.BATCHED_TOKENS_STEP)
+def step_time(
+    model: Architecture, devices: Sequence[Device], shape: Shape, costs: Costs, links: Links | None
+) -> StepTime:
+    """The step-time model of vLLM's own split over the first devices, each as slow as the slowest; all are measured."""
+    compute = min(flops_per_s(device) or 0.0 for device in devices)
+    memory = min(device.memory_bytes_per_s or 0.0 for device in devices)
+    alike = [replace(device, bf16_flops_per_s=compute, memory_bytes_per_s=memory) for device in devices[: shape.gpus]]
+    groups = [tuple(alike[first : first + shape.tensor]) for first in range(0, shape.gpus, shape.tensor)]
+    loads = stage_loads(model, groups, even_split(model.layers, shape.pipeline))
+    return Pipeline(loads, links, costs).step_time(c.TYPICAL_CHUNK, c.TYPICAL_SEQUENCES)
+
+
+def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
+    """How many mean requests may decode together within the target, in steps of eight; a step without prompts.
+
+    More would be slower for all than waiting is for some: the queue before the engine knows their deadlines.
+    """
+    each = step.per_sequence_s + step.per_kv_token_s * costs.held_tokens
+    spare = tpot_s - step.floor_s - step.overhead_s
+    most = spare / each if each > 0 else math.inf
+    return int(min(max(most // 8 * 8, c.LEAST_SEQUENCES), c.ENGINE_DEFAULTS[0][2]))
+
+
+@lru_cache(maxsize=4096)
+def _chunk(
+    step: StepTime, tpot_s: float, ttft_s: float | None, prompt_tokens: int, output_tokens: int, sequences: int
+) -> Chunk:
+    """Asked alike for every node that is built alike; KV cache is not known before there is a placement."""
+    return best_chunk(
+        step,
+        tpot_s=tpot_s,
+        ttft_s=ttft_s,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        sequences=sequences,
+        kv_tokens=sequences * (prompt_tokens + output_tokens),
+    )

@@ -1,0 +1,122 @@
+"""What a step asks of a stage: FLOPs and bytes of its layers, on each of the GPUs that share them.
+
+    matrices     layer_flops_per_token a token, layer_read_bytes of weights a step (of experts, those expected)
+    attention    layer_attention_flops_per_token for each token and token of context; the context's KV bytes are read
+    head         head_flops_per_token and all its weights, for each sequence that gets a token
+
+A layer with a window attends, and holds KV, no further. Tensor parallelism divides all of it among the GPUs of the
+stage, but an MLA cache, which every rank keeps whole, and KV heads below one each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+from uellm.hardware import Device
+from uellm.models import Architecture
+
+
+class LayerKind(NamedTuple):
+    """What one of a number of like layers takes; bytes and FLOPs before tensor parallelism divides them."""
+
+    weight_bytes: int
+    expert_bytes: int
+    flops_per_token: float
+    attention_flops: float  # per token and token of context
+    window_tokens: int | None
+    kv_bytes_per_token: int
+
+    def reach(self, context: float) -> float:
+        """Tokens of a context that the layer attends to."""
+        return context if self.window_tokens is None else min(context, float(self.window_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class StageLoad:
+    """Layers on the GPUs that share them; all figures are those on each GPU."""
+
+    devices: tuple[Device, ...]
+    kinds: tuple[tuple[LayerKind, int], ...]  # with how many of each
+    routed_share: float  # of the experts, those that one token is routed to; 0: dense
+    kv_share: float  # of a layer's KV bytes, what each GPU holds
+    head_bytes: float = 0.0  # 0 on all stages but the last
+    head_flops: float = 0.0
+
+    @property
+    def layers(self) -> int:
+        """Layers of the stage."""
+        return sum(count for _, count in self.kinds)
+
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs of the layers' matrices."""
+        return sum(count * kind.flops_per_token for kind, count in self.kinds) / len(self.devices)
+
+    def read_bytes(self, tokens: float) -> float:
+        """Weight bytes of the layers that a step over so many tokens reads: see Architecture.layer_read_bytes."""
+        untouched = (1.0 - self.routed_share) ** tokens if self.routed_share else 0.0
+        read = sum(count * (kind.weight_bytes - kind.expert_bytes * untouched) for kind, count in self.kinds)
+        return read / len(self.devices)
+
+    def attention_flops(self, context: float) -> float:
+        """FLOPs of one token that attends to so many tokens."""
+        whole = sum(count * kind.attention_flops * kind.reach(context) for kind, count in self.kinds)
+        return whole / len(self.devices)
+
+    def kv_bytes(self, context: float) -> float:
+        """KV bytes that a sequence of so many tokens holds and each of its steps reads."""
+        return self.kv_share * sum(count * kind.kv_bytes_per_token * kind.reach(context) for kind, count in self.kinds)
+
+
+def stage_loads(
+    model: Architecture,
+    groups: Sequence[tuple[Device, ...]],
+    layers: Sequence[int],
+    *,
+    kv_width: float = 1.0,
+) -> tuple[StageLoad, ...]:
+    """The loads of a split: `layers[i]` of the model's layers, in order, on the GPUs `groups[i]`.
+
+    `kv_width`: bytes of the KV cache's numbers against those of the model, 0.5 for an FP8 cache of a 16-bit model.
+    """
+    loads, first = [], 0
+    for index, (group, count) in enumerate(zip(groups, layers, strict=True)):
+        tensor, last = len(group), index + 1 == len(groups)
+        # A tied head is the embedding, read whole all the same.
+        head = model.lm_head_bytes or model.token_embedding_bytes
+        loads.append(
+            StageLoad(
+                devices=group,
+                kinds=_kinds(model, first, first + count),
+                routed_share=model.experts_per_token / model.experts if model.experts else 0.0,
+                kv_share=kv_width * float(kv_share(model, tensor)),
+                head_bytes=head / tensor if last else 0.0,
+                head_flops=model.head_flops_per_token / tensor if last else 0.0,
+            )
+        )
+        first += count
+    return tuple(loads)
+
+
+def kv_share(model: Architecture, tensor: int) -> Fraction:
+    """Of a layer's KV bytes, what each of the GPUs that share it holds: whole heads, and all of an MLA cache."""
+    if not model.kv_shared_by_tensor:
+        return Fraction(1)
+    return Fraction(max(1, model.kv_heads // tensor), model.kv_heads)
+
+
+def _kinds(model: Architecture, first: int, end: int) -> tuple[tuple[LayerKind, int], ...]:
+    layers = zip(
+        model.layer_weight_bytes[first:end],
+        model.layer_expert_bytes[first:end],
+        model.layer_flops_per_token[first:end],
+        model.layer_attention_flops_per_token[first:end],
+        model.layer_window_tokens[first:end],
+        model.layer_kv_bytes_per_token[first:end],
+        strict=True,
+    )
+    return tuple(Counter(LayerKind(*figures) for figures in layers).items())
