@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
 
 FAR_DEADLINE_S = 120.0
 """Deadline, after arrival, of a request whose class has no target: about what a patient client waits."""
@@ -33,16 +32,6 @@ class Lengths:
 
     p50: float
     p80: float
-
-
-class LengthModel(Protocol):
-    """Predicts output lengths and learns from what came."""
-
-    def predict(self, *, tenant: str, route: str, template: int, prompt_tokens: int, now_s: float) -> Lengths:
-        """The expected lengths of one answer."""
-
-    def observe(self, *, tenant: str, route: str, template: int, prompt_tokens: int, tokens: int, now_s: float) -> None:
-        """An answer ended by itself after so many tokens."""
 
 
 class State(Enum):

@@ -1,0 +1,157 @@
+"""Output lengths predicted online, against the median of each request's source, over prompts and over traces.
+
+Every request is predicted before its length is told; what is printed is about the second half of each file, which
+nothing was tuned on. `us` is processor time a request for predicting and learning together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import json
+import random
+import sys
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from uellm.sidecar.prediction import OnlineLengths, Question, kendall_tau
+
+WINDOW = 256  # of the source's median that is compared with
+Row = tuple[Question, int]
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    requests: int
+    tau: float | None
+    tau_source_median: float | None
+    tau_within_source: float | None
+    mae_tokens: float
+    mae_source_median: float
+    bucket_share: float
+    coverage_p80: float
+    coverage_p90: float
+    microseconds: float
+    megabytes: float
+
+
+def prompts(path: Path) -> list[Row]:
+    with gzip.open(path, "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    random.Random(1).shuffle(rows)
+    return [
+        (Question("/v1/completions", str(row["source"]), 0, row["prompt_tokens"], row["prompt"]), row["output_tokens"])
+        for row in rows
+    ]
+
+
+def trace(path: Path) -> list[Row]:
+    with gzip.open(path, "rt") as lines:
+        return [row for entry in csv.DictReader(lines) if (row := _row(entry))[1] > 0]
+
+
+def _row(entry: dict[str, str]) -> Row:
+    prompt = entry.get("input_tokens") or entry.get("prompt_tokens") or entry.get("ContextTokens") or "0"
+    output = entry.get("output_tokens") or entry.get("GeneratedTokens") or "0"
+    return Question("/v1/completions", entry.get("client", ""), 0, int(prompt)), int(output)
+
+
+def replay(name: str, rows: Sequence[Row]) -> Result:
+    model, sources = OnlineLengths(), dict[str, deque[int]]()
+    told: list[tuple[str, float, float, float, float, int]] = []
+    spent = 0.0
+    for question, tokens in rows:
+        own = sources.setdefault(question.tenant, deque(maxlen=WINDOW))
+        begun = time.process_time()
+        prediction = model.predict(question)
+        model.observe(prediction, tokens)
+        spent += time.process_time() - begun
+        told.append(
+            (question.tenant, prediction.p50, prediction.p80, prediction.p90, median(own) if own else 256, tokens)
+        )
+        own.append(tokens)
+    half = told[len(told) // 2 :]
+    real = [entry[-1] for entry in half]
+    return Result(
+        name,
+        len(half),
+        kendall_tau([entry[1] for entry in half], real),
+        kendall_tau([entry[4] for entry in half], real),
+        _within(half),
+        sum(abs(entry[1] - entry[-1]) for entry in half) / len(half),
+        sum(abs(entry[4] - entry[-1]) for entry in half) / len(half),
+        sum(int(entry[1]).bit_length() == entry[-1].bit_length() for entry in half) / len(half),
+        sum(entry[-1] <= entry[2] for entry in half) / len(half),
+        sum(entry[-1] <= entry[3] for entry in half) / len(half),
+        spent / len(rows) * 1e6,
+        _megabytes(rows),
+    )
+
+
+def _within(half: Sequence[tuple[str, float, float, float, float, int]]) -> float | None:
+    by_source: dict[str, list[tuple[float, int]]] = {}
+    for entry in half:
+        by_source.setdefault(entry[0], []).append((entry[1], entry[-1]))
+    taus = [(kendall_tau([p for p, _ in pairs], [r for _, r in pairs]), len(pairs)) for pairs in by_source.values()]
+    known = [(tau, count) for tau, count in taus if tau is not None]
+    return sum(tau * count for tau, count in known) / sum(count for _, count in known) if known else None
+
+
+def _megabytes(rows: Sequence[Row]) -> float:
+    """What the model holds in the end."""
+    tracemalloc.start()
+    model = OnlineLengths()
+    for question, tokens in rows[:20_000]:
+        model.observe(model.predict(question), tokens)
+    size = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return size / 1e6
+
+
+def files(folder: Path) -> Iterator[tuple[str, list[Row]]]:
+    for path in sorted(folder.glob("*.gz")):
+        if "prompts" in path.name:
+            yield path.name.split(".")[0], prompts(path)
+        elif path.name.endswith(".csv.gz"):
+            yield path.name.split(".")[0], trace(path)
+
+
+def table(results: Sequence[Result]) -> str:
+    head = (
+        f"{'':32} {'tau':>6} {'source':>7} {'within':>7} {'MAE':>7} {'source':>7} {'bucket':>7} {'P80':>6} {'P90':>6}"
+    )
+    lines = [f"{head} {'us':>5} {'MB':>5}"]
+    for each in results:
+        taus = [
+            " - " if tau is None else f"{tau:.3f}" for tau in (each.tau, each.tau_source_median, each.tau_within_source)
+        ]
+        errors = f"{each.mae_tokens:7.1f} {each.mae_source_median:7.1f} {each.bucket_share:7.3f}"
+        cost = f"{each.coverage_p80:6.3f} {each.coverage_p90:6.3f} {each.microseconds:5.0f} {each.megabytes:5.1f}"
+        lines.append(f"{each.name:32} {taus[0]:>6} {taus[1]:>7} {taus[2]:>7} {errors} {cost}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder with prompts and traces")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    results = [replay(name, rows) for name, rows in files(args.traces)]
+    if not results:
+        print(f"{args.traces}: no traces there: give the folder with --traces", file=sys.stderr)
+        return 2
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(result) for result in results], indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What of a prompt tells how long the answer will be, as indices into the weights of a linear model.
+
+Words are hashed, never kept: what the model holds of a prompt cannot be read back.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from zlib import crc32
+
+BITS = 14
+"""16,384 weights: 128 KiB, and few collisions among the words that matter."""
+
+HEAD_CHARACTERS = 320
+TAIL_CHARACTERS = 160
+MOST_WORDS = 64
+"""Instructions stand at the beginning or the end; between them is what they are about."""
+
+_MASK = (1 << BITS) - 1
+_WORD = re.compile(r"[^\W\d_]+|\d+|```|[?:]")
+_PAIRS = 4
+
+
+def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
+    """Indices of the features of a prompt; `sources` is what it belongs to: route, tenant, template."""
+    features = [_index(f"tokens {max(prompt_tokens, 1).bit_length()}")]
+    features += [_index(f"source {level} {source}") for level, source in enumerate(sources)]
+    words = _words(text)
+    features += [_index(f"word {word}") for word in set(words)]
+    features += [_index(f"pair {one} {other}") for one, other in pairwise(words[: _PAIRS + 1])]
+    return tuple(features)
+
+
+def _words(text: str) -> list[str]:
+    head = _WORD.findall(text[:HEAD_CHARACTERS].lower())[:MOST_WORDS]
+    if len(text) <= HEAD_CHARACTERS:
+        return head
+    return head + _WORD.findall(text[max(HEAD_CHARACTERS, len(text) - TAIL_CHARACTERS) :].lower())[-MOST_WORDS // 2 :]
+
+
+def _index(feature: str) -> int:
+    return crc32(feature.encode()) & _MASK

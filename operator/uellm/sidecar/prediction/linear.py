@@ -1,0 +1,37 @@
+"""A linear model over hashed features that learns one example at a time: AdaGrad (Duchi et al., 2011) on the
+absolute error, so that it aims at the median and a single very long answer moves it no more than any other.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from math import sqrt
+
+from uellm.sidecar.prediction.features import BITS
+
+RATE = 0.3
+
+
+class Linear:
+    """Predicts a number from the indices of the features that are there."""
+
+    def __init__(self) -> None:
+        self.weights = array("f", bytes(4 << BITS))
+        self.squares = array("f", bytes(4 << BITS))
+
+    def predict(self, features: Sequence[int]) -> float:
+        """The sum of the features' weights."""
+        weights = self.weights
+        return sum([weights[index] for index in features])
+
+    def learn(self, features: Sequence[int], error: float) -> None:
+        """Move towards the truth; `error` is the truth less the prediction."""
+        if not features:
+            return
+        gradient = max(-1.0, min(1.0, error)) / sqrt(len(features))
+        square = gradient * gradient
+        weights, squares = self.weights, self.squares
+        for index in features:
+            squares[index] += square
+            weights[index] += RATE * gradient / sqrt(squares[index] + 1e-6) / sqrt(len(features))

@@ -1,0 +1,46 @@
+"""Which of several forecasters did best lately, here and over all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+MARGIN = 0.97
+"""Another forecaster must be better than the first by 3 %: where none can be, to change to and fro only adds noise."""
+
+MEMORY = 200.0
+"""Requests after which what was is down to a third."""
+
+LEAST_SEEN = 50
+MOST_SOURCES = 2048
+WORST = 3.0
+"""Of the error of one request in logarithms; a factor of 20. One request must not decide."""
+
+
+class Losses:
+    """Mean absolute error in logarithms by source and forecaster, exponentially weighted."""
+
+    def __init__(self, forecasters: int) -> None:
+        self._count = forecasters
+        self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()  # errors, then how many were seen
+
+    def best(self, sources: Sequence[Hashable]) -> int:
+        """The forecaster to ask, by the narrowest source of which enough was seen."""
+        for source in sources:
+            errors = self.by_source.get(source)
+            if errors is not None and errors[-1] >= LEAST_SEEN:
+                least = min(range(self._count), key=errors.__getitem__)
+                return least if errors[least] < MARGIN * errors[0] else 0
+        return 0
+
+    def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:
+        """How far off each forecaster was; None: it had nothing to say, which counts as far off."""
+        for source in reversed(sources):
+            known = self.by_source.setdefault(source, [0.0] * (self._count + 1))
+            self.by_source.move_to_end(source)
+            known[-1] += 1.0
+            weight = max(1.0 / MEMORY, 1.0 / known[-1])
+            for index, error in enumerate(errors):
+                known[index] += weight * (min(WORST, WORST if error is None else error) - known[index])
+        while len(self.by_source) > MOST_SOURCES:
+            self.by_source.popitem(last=False)

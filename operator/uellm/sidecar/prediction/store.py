@@ -1,0 +1,109 @@
+"""What was learned, in a file on the pod's volume, so that a restart of the sidecar begins where it ended.
+
+The file is replaced as a whole: a crash in the middle leaves the old one. One that cannot be read costs only what it
+held. No prompt is in it: weights of hashed words, and lengths by hashed source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from base64 import b64decode, b64encode
+from collections.abc import Hashable, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction.features import BITS
+from uellm.sidecar.prediction.online import FORECASTERS, OnlineLengths
+from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, Windows
+
+VERSION = 1
+
+
+def dump(model: OnlineLengths) -> bytes:
+    """What `parse` takes."""
+    return json.dumps(
+        {
+            "version": VERSION,
+            "bits": BITS,
+            "weights": _text(model.linear.weights),
+            "squares": _text(model.linear.squares),
+            "windows": {
+                name: [[key, _text(array("f", window))] for key, window in windows.by_key.items()]
+                for name, windows in model.windows.items()
+            },
+            "losses": [[key, errors] for key, errors in model.losses.by_source.items()],
+            "levels": {name: level.level for name, level in model.levels.items()},
+        }
+    ).encode()
+
+
+def parse(content: bytes) -> OnlineLengths:
+    """The model that was dumped. Raises ValueError for anything else."""
+    try:
+        document = json.loads(content)
+        if document["version"] != VERSION or document["bits"] != BITS:
+            raise ValueError(f"version {document['version']!r}, bits {document['bits']!r}")
+        return _model(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not what the predictor wrote: {type(error).__name__}") from error
+
+
+def save(content: bytes, path: Path) -> None:
+    """Replace the file. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _model(document: Mapping[str, Any]) -> OnlineLengths:
+    model = OnlineLengths()
+    model.linear.weights = _numbers(document["weights"], 1 << BITS)
+    model.linear.squares = _numbers(document["squares"], 1 << BITS)
+    if min(model.linear.squares) < 0:
+        raise ValueError("a sum of squares is negative")
+    for name in FORECASTERS:
+        model.windows[name] = windows = Windows()
+        for key, values in document["windows"][name][:MOST_WINDOWS]:
+            windows.by_key[_key(key)] = Window(_numbers(values))
+    for key, errors in document["losses"]:
+        if len(errors) != len(FORECASTERS) + 1 or not all(isfinite(error) for error in errors):
+            raise ValueError("losses of another version")
+        model.losses.by_source[_key(key)] = [float(error) for error in errors]
+    model.levels = {name: Level(known.target, _level(document, name)) for name, known in model.levels.items()}
+    return model
+
+
+def _level(document: Mapping[str, Any], name: str) -> float:
+    level = float(document["levels"][name])
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level {level} of {name}")
+    return level
+
+
+def _key(parts: Any) -> Hashable:
+    if not isinstance(parts, list) or not all(isinstance(part, str | int) for part in parts):
+        raise ValueError("a key is no list of names and numbers")
+    return tuple(parts)
+
+
+def _text(numbers: array[float]) -> str:
+    return b64encode(numbers.tobytes()).decode()
+
+
+def _numbers(text: str, count: int | None = None) -> array[float]:
+    numbers = array("f", b64decode(text, validate=True))
+    if count is not None and len(numbers) != count:
+        raise ValueError(f"{len(numbers)} numbers where there should be {count}")
+    if not all(map(isfinite, numbers)):
+        raise ValueError("not every number is one")
+    return numbers

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from uellm.sidecar.prediction import OnlineLengths, Question, Track, features, store
+from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction.online import LEAST_VALUES, UNKNOWN_TOKENS
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, Window, Windows
+
+CHAT, CODE = Question("/v1/chat/completions", "chat"), Question("/v1/chat/completions", "code")
+
+
+def teach(model, question, lengths):
+    for tokens in lengths:
+        model.observe(model.predict(question), tokens)
+
+
+def test_before_anything_was_seen_a_public_guess_is_given():
+    prediction = OnlineLengths().predict(CHAT)
+    assert (prediction.p50, prediction.p80) == (UNKNOWN_TOKENS, 2 * UNKNOWN_TOKENS)
+
+
+def test_a_source_is_predicted_by_its_own_lengths():
+    model = OnlineLengths()
+    for _ in range(100):
+        teach(model, CHAT, [20])
+        teach(model, CODE, [500])
+    assert model.predict(CHAT).p50 == pytest.approx(20)
+    assert model.predict(CODE).p50 == pytest.approx(500)
+
+
+def test_a_new_tenant_is_predicted_by_all_others_until_it_has_values_of_its_own():
+    model = OnlineLengths()
+    teach(model, CHAT, [100] * 50)
+    assert model.predict(CODE).p50 == pytest.approx(100)
+    teach(model, CODE, [7] * LEAST_VALUES)
+    assert model.predict(CODE).p50 < 20
+
+
+def test_prompts_of_one_length_are_told_from_those_of_another_where_that_helps():
+    model, source = OnlineLengths(), random.Random(1)
+    for _ in range(400):
+        short = source.random() < 0.5
+        teach(model, Question("/v1/completions", prompt_tokens=20 if short else 2000), [10 if short else 1000])
+    assert model.predict(Question("/v1/completions", prompt_tokens=25)).p50 == pytest.approx(10, rel=0.2)
+    assert model.predict(Question("/v1/completions", prompt_tokens=1500)).p50 == pytest.approx(1000, rel=0.2)
+
+
+def test_words_of_the_prompt_tell_long_answers_from_short_ones_where_nothing_else_does():
+    model, source = OnlineLengths(), random.Random(1)
+    for _ in range(600):
+        essay = source.random() < 0.5
+        text = "write an essay about the sea" if essay else "answer yes or no: is the sea wet"
+        teach(model, Question("/v1/completions", prompt_tokens=8, text=text), [800 if essay else 2])
+    essay = model.predict(Question("/v1/completions", prompt_tokens=8, text="write an essay about winter"))
+    answer = model.predict(Question("/v1/completions", prompt_tokens=8, text="answer yes or no: is it cold"))
+    assert essay.p50 > 20 * answer.p50
+
+
+@pytest.mark.parametrize("drift", [1.0, 1.002])
+def test_p80_and_p90_cover_what_they_say_even_while_lengths_drift(drift):
+    model, source = OnlineLengths(), random.Random(1)
+    covered80 = covered90 = 0
+    count, median = 6000, 100.0
+    for _ in range(count):
+        median = min(median * drift, 50_000)
+        prediction = model.predict(CHAT)
+        tokens = max(1, round(source.lognormvariate(0, 0.8) * median))
+        covered80 += tokens <= prediction.p80
+        covered90 += tokens <= prediction.p90
+        model.observe(prediction, tokens)
+    assert covered80 / count == pytest.approx(0.80, abs=0.02)
+    assert covered90 / count == pytest.approx(0.90, abs=0.02)
+
+
+def test_the_request_s_limit_caps_what_the_scheduler_is_told():
+    model = OnlineLengths()
+    teach(model, CHAT, [100] * 10)
+    lengths = model.predict(CHAT).lengths(16)
+    assert (lengths.p50, lengths.p80) == (16, 16)
+    assert model.predict(CHAT).lengths(None).p50 == pytest.approx(100)
+
+
+def test_an_answer_that_the_limit_cut_teaches_nothing_about_longer_ones():
+    model = OnlineLengths()
+    teach(model, CHAT, [100] * 10)
+    for _ in range(50):
+        model.observe(model.predict(CHAT), 16, truncated=True)
+    assert model.predict(CHAT).p50 == pytest.approx(100)
+
+
+def test_an_answer_that_the_limit_cut_late_says_that_answers_are_longer():
+    model = OnlineLengths()
+    teach(model, CHAT, [10] * 10)
+    for _ in range(50):
+        model.observe(model.predict(CHAT), 200, truncated=True)
+    assert model.predict(CHAT).p50 == pytest.approx(200)
+
+
+def test_an_answer_without_a_token_teaches_nothing():
+    model = OnlineLengths()
+    teach(model, CHAT, [0, 0, 0, 0, 0])
+    assert model.predict(CHAT).p50 == UNKNOWN_TOKENS
+
+
+def test_a_window_slides():
+    window = Window()
+    for value in range(SIZE + 10):
+        window.add(float(value))
+    assert len(window) == SIZE
+    assert (window.quantile(0.0), window.quantile(1.0)) == (10.0, SIZE + 9.0)
+
+
+def test_windows_are_bounded_and_the_one_used_least_lately_goes():
+    windows = Windows()
+    for number in range(MOST_WINDOWS + 5):
+        windows.add([(number,), ()], 1.0)
+    assert len(windows.by_key) == MOST_WINDOWS
+    assert () in windows.by_key
+    assert (0,) not in windows.by_key
+
+
+def test_a_level_moves_until_its_promise_holds():
+    level = Level(0.9)
+    for _ in range(100):
+        level.learn(covered=False)
+    assert level.level > 0.98
+    for _ in range(10_000):
+        level.learn(covered=True)
+    assert level.level == 0.5
+
+
+def test_features_hold_no_word_of_the_prompt():
+    found = features.of("my secret is hunter2", 5, ("acme",))
+    assert all(isinstance(index, int) and 0 <= index < 1 << features.BITS for index in found)
+
+
+def test_a_very_long_prompt_costs_no_more_than_its_ends():
+    long = features.of("sea " * 100_000, 100_000, ())
+    assert len(long) < 4 * features.MOST_WORDS
+
+
+def test_what_was_learned_survives_a_restart(tmp_path):
+    model, path = OnlineLengths(), tmp_path / "lengths.json"
+    teach(model, Question("/v1/completions", "a", 7, 30, "write a long poem"), [300, 290, 310, 320, 305] * 20)
+    store.save(store.dump(model), path)
+    again = store.parse(path.read_bytes())
+    question = Question("/v1/completions", "a", 7, 30, "write a long poem")
+    assert again.predict(question).p50 == pytest.approx(model.predict(question).p50, rel=1e-4)
+    assert again.levels["p90"].level == model.levels["p90"].level
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_prompt_is_in_the_file():
+    model = OnlineLengths()
+    teach(model, Question("/v1/completions", "a", 7, 30, "xyzzy plugh"), [300] * 9)
+    assert b"xyzzy" not in store.dump(model)
+
+
+def damaged(**changes):
+    return json.dumps(json.loads(store.dump(OnlineLengths())) | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        damaged(version=2),
+        damaged(bits=3),
+        damaged(weights="!"),
+        damaged(weights="AAAA"),
+        damaged(windows={}),
+        damaged(windows={"source": [[{}, ""]], "bucket": [], "words": []}),
+        damaged(losses=[[["a"], [1.0]]]),
+        damaged(levels={"p80": 2.0, "p90": 0.9}),
+        damaged(levels={"p80": "x", "p90": 0.9}),
+    ],
+)
+def test_a_file_that_is_not_what_was_written_is_refused(content):
+    with pytest.raises(ValueError, match=r".+"):
+        store.parse(content)
+
+
+def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "lengths.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        store.save(b"new", path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_track_tells_how_good_the_last_predictions_were():
+    model, track, source = OnlineLengths(), Track(), random.Random(1)
+    for _ in range(2000):
+        question, tokens = source.choice([(CHAT, 20), (CODE, 500)])
+        prediction = model.predict(question)
+        tokens = max(1, round(tokens * source.lognormvariate(0, 0.1)))
+        track.add(prediction, tokens)
+        model.observe(prediction, tokens)
+    accuracy = track.accuracy()
+    assert accuracy.requests == 1000
+    assert accuracy.tau > 0.45
+    assert accuracy.tau_source_median > 0.45
+    assert accuracy.coverage_p90 == pytest.approx(0.9, abs=0.03)
+    assert accuracy.bucket_share > 0.75
+    assert accuracy.mean_absolute_error_tokens < 30
+
+
+def test_without_requests_there_is_nothing_to_tell():
+    assert Track().accuracy().tau is None
