@@ -78,8 +78,8 @@ class StageTimes:
 
     @property
     def weights_s(self) -> float:
-        """Seconds to read the weights, of experts all: what a busy engine's step takes at least."""
-        return (self.load.read_bytes(math.inf) + self.load.head_bytes) / self.memory_per_s
+        """Seconds to read the layers' weights, of experts all: what their matrices take at least in a busy engine."""
+        return self.load.read_bytes(math.inf) / self.memory_per_s
 
     def _link_s(self, tokens: float) -> float:
         times = [fixed + per_token * tokens for fixed, per_token in self.traffic]

@@ -67,12 +67,13 @@ def step_time(
 def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
     """How many mean requests may decode together within the target, in steps of eight; a step without prompts.
 
-    More would be slower for all than waiting is for some: the queue before the engine knows their deadlines.
+    More would be slower for all than waiting is for some: the queue before the engine knows their deadlines. Where
+    hardly any may, the target is out of reach and limits nothing.
     """
     each = step.per_sequence_s + step.per_kv_token_s * costs.held_tokens
     spare = tpot_s - step.floor_s - step.overhead_s
-    most = spare / each if each > 0 else math.inf
-    return int(min(max(most // 8 * 8, c.LEAST_SEQUENCES), c.ENGINE_DEFAULTS[0][2]))
+    most, default = spare / each if each > 0 else math.inf, c.ENGINE_DEFAULTS[0][2]
+    return default if most < c.LEAST_SEQUENCES else int(min(most // 8 * 8, default))
 
 
 @lru_cache(maxsize=4096)
