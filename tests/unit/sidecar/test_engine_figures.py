@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pytest
+
+from uellm.sidecar.gauges import read
+from uellm.sidecar.pulse import CANARY_S, STILL_S, Pulse, Verdict
+
+# As vLLM 0.32.0 writes it, shortened.
+NEW = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="tiny"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 2.0
+vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25
+vllm:num_preemptions_total{engine="0",model_name="tiny"} 1.0
+vllm:prompt_tokens_total{engine="0",model_name="tiny"} 100.0
+vllm:prompt_tokens_created{engine="0",model_name="tiny"} 1.7e+09
+vllm:generation_tokens_total{engine="0",model_name="tiny"} 50.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="tiny"} 0.0
+vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="4080",num_gpu_blocks="256"} 1.0
+"""
+
+
+def test_the_figures_of_the_present_version_are_read():
+    gauges = read(NEW)
+    assert (gauges.running, gauges.waiting, gauges.kv_used_share, gauges.preemptions) == (3, 2, 0.25, 1)
+    assert (gauges.kv_tokens, gauges.block_tokens, gauges.progress_tokens) == (4080, 16, 150.0)
+
+
+def test_older_names_are_read_too():
+    old = NEW.replace("kv_cache_usage_perc", "gpu_cache_usage_perc").replace(',kv_cache_size_tokens="4080"', "")
+    gauges = read(old)
+    assert (gauges.kv_used_share, gauges.kv_tokens) == (0.25, 4096)
+
+
+def test_ranks_of_one_engine_are_added_up_and_the_fullest_cache_counts():
+    more = NEW.replace('engine="0"', 'engine="1"').replace("} 0.25", "} 0.75")
+    gauges = read(NEW + more)
+    assert (gauges.running, gauges.waiting, gauges.kv_used_share, gauges.kv_tokens) == (6, 4, 0.75, 8160)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "up 1\n", "<html>", "vllm:num_requests_running x\n", "vllm:num_requests_running\n"]
+)
+def test_what_is_not_the_engine_s_tells_nothing(text):
+    assert read(text) is None
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e", ""])
+def test_a_value_that_is_no_number_is_passed_over(value):
+    gauges = read(
+        NEW.replace(
+            'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25',
+            f'vllm:kv_cache_usage_perc{{engine="0"}} {value}',
+        )
+    )
+    assert gauges.kv_used_share is None
+
+
+def test_a_cache_whose_size_is_not_known_yet_is_unknown():
+    gauges = read(NEW.replace('"4080"', '"None"').replace('num_gpu_blocks="256"', 'num_gpu_blocks="None"'))
+    assert gauges.kv_tokens is None
+
+
+def test_a_label_may_hold_anything():
+    gauges = read(NEW.replace('model_name="tiny"', r'model_name="a\"} 7 {,b=\\"'))
+    assert gauges.running == 3
+
+
+def looks(pulse, times, progress, *, busy=True):
+    return [pulse.look(progress, busy=busy, now_s=now_s) for now_s in times]
+
+
+def test_an_engine_that_moves_is_well():
+    pulse = Pulse()
+    assert {pulse.look(float(t), busy=True, now_s=float(t)) for t in range(1000)} == {Verdict.WELL}
+
+
+def test_an_idle_engine_is_well_however_still():
+    assert set(looks(Pulse(), range(0, 1000, 10), 5.0, busy=False)) == {Verdict.WELL}
+
+
+def test_a_busy_engine_that_stands_still_gets_one_canary_and_then_hangs():
+    pulse = Pulse()
+    pulse.look(5.0, busy=True, now_s=0.0)
+    assert pulse.look(5.0, busy=True, now_s=STILL_S - 1) is Verdict.WELL
+    assert pulse.look(5.0, busy=True, now_s=STILL_S) is Verdict.SEND_CANARY
+    assert pulse.look(5.0, busy=True, now_s=STILL_S + 1) is Verdict.WAIT
+    assert pulse.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+
+
+def test_an_engine_whose_metrics_do_not_come_counts_as_still():
+    pulse = Pulse()
+    pulse.look(5.0, busy=True, now_s=0.0)
+    assert pulse.look(None, busy=True, now_s=STILL_S) is Verdict.SEND_CANARY
+
+
+def test_an_answered_canary_clears_the_engine():
+    pulse = Pulse()
+    pulse.look(5.0, busy=True, now_s=0.0)
+    pulse.look(5.0, busy=True, now_s=STILL_S)
+    pulse.on_canary(answered=True, now_s=STILL_S + 5)
+    assert pulse.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.SEND_CANARY
+
+
+def test_a_failed_canary_clears_nothing():
+    pulse = Pulse()
+    pulse.look(5.0, busy=True, now_s=0.0)
+    pulse.look(5.0, busy=True, now_s=STILL_S)
+    pulse.on_canary(answered=False, now_s=STILL_S + 5)
+    assert pulse.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+
+
+def test_an_engine_that_moves_again_is_well_again():
+    pulse = Pulse()
+    pulse.look(5.0, busy=True, now_s=0.0)
+    pulse.look(5.0, busy=True, now_s=STILL_S)
+    assert pulse.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+    assert pulse.look(6.0, busy=True, now_s=STILL_S + CANARY_S + 1) is Verdict.WELL
