@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": Command("uellm.cli.plan", "", "which GPUs and which layers on which, and why"),
     "place": Command("uellm.cli.place", "", "the layer-placement solver alone"),
     "model": Command("uellm.cli.model", "", "bytes by layer of a model, from its config.json"),
+    "calibrate": Command("uellm.cli.calibrate", "", "the step-time model of an engine, fitted to measured steps"),
     "crds": Command("uellm.cli.crds", "", "the CustomResourceDefinitions, rendered from the types"),
     "profile": Command("uellm.cli.profile", "profiler", "this node's GPUs, for a person"),
     "profiler": Command("uellm.cli.profiler", "profiler", "the DaemonSet's process: keeps a node's GPUNodeProfile"),
@@ -35,6 +36,7 @@ COMMANDS = {
     "extender": Command("uellm.cli.extender", "extender", "the scheduler extender's process"),
     "sidecar": Command("uellm.cli.sidecar", "sidecar", "the SLO-ordered queue in front of an engine"),
     "run": Command("uellm.cli.run", "sidecar", "an LLMService on this machine, without a cluster"),
+    "evaluate": Command("uellm.cli.evaluate", "evaluate", "policies over traces, and real endpoints under load"),
     "cluster": Command("uellm_devcluster.cli", "", "a real Kubernetes cluster on this machine"),
 }
 

@@ -1,0 +1,81 @@
+"""The policies that can be compared, by name.
+
+engine-FCFS, engine-EDF, engine-SJF    everything goes straight to the engine, which orders by itself: vLLM's FCFS, or
+                                       its `priority` policy with the deadline or the predicted length as priority
+engine-only                            the same as engine-FCFS
+all others                             the sidecar's scheduler with that policy, in front of an engine that runs FCFS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from uellm.errors import BadInput
+from uellm.evaluate import engine
+from uellm.evaluate.scenario import Job
+from uellm.sidecar.scheduling import FAR_DEADLINE_S, POLICIES
+
+EDF_TPOT_S = 0.03
+"""Time an output token is assumed to take when an end-to-end target is turned into a deadline of the first token."""
+
+Priority = Callable[[Job, float], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a name is run. `priority` of (request, arrival in seconds): None for a policy of the sidecar."""
+
+    name: str
+    engine_policy: str = engine.FCFS
+    priority: Priority | None = None
+
+    @property
+    def in_sidecar(self) -> bool:
+        """Whether the sidecar's scheduler stands in front of the engine."""
+        return self.priority is None
+
+
+def first_token_deadline_s(job: Job, arrival_s: float) -> float:
+    """By when the first token must be there, the P80 of the predicted length taken as the length."""
+    targets = job.request_class.targets
+    length = job.lengths.p80 if job.lengths is not None else 0.0
+    deadlines = [] if targets.ttft_s is None else [targets.ttft_s]
+    if targets.e2e_s is not None:
+        deadlines.append(targets.e2e_s - length * EDF_TPOT_S)
+    return arrival_s + min(deadlines, default=FAR_DEADLINE_S)
+
+
+def _no_priority(job: Job, arrival_s: float) -> int:
+    return 0
+
+
+def _deadline_ms(job: Job, arrival_s: float) -> int:
+    return int(first_token_deadline_s(job, arrival_s) * 1e3)
+
+
+def _predicted_tokens(job: Job, arrival_s: float) -> int:
+    return int(job.lengths.p50) if job.lengths is not None else 0
+
+
+_ENGINE = {
+    "engine-FCFS": Policy("engine-FCFS", engine.FCFS, _no_priority),
+    "engine-EDF": Policy("engine-EDF", engine.PRIORITY, _deadline_ms),
+    "engine-SJF": Policy("engine-SJF", engine.PRIORITY, _predicted_tokens),
+}
+_ALIASES = {"engine-only": "engine-FCFS"}
+
+
+def policy_names() -> list[str]:
+    """Every name that `find_policy` knows."""
+    return [*_ENGINE, *_ALIASES, *POLICIES]
+
+
+def find_policy(name: str) -> Policy:
+    """The policy of a name. Raises BadInput."""
+    if name in POLICIES:
+        return Policy(name)
+    try:
+        return _ENGINE[_ALIASES.get(name, name)]
+    except KeyError:
+        raise BadInput("--policy", f"{name!r} is none of {', '.join(policy_names())}") from None

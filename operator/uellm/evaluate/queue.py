@@ -1,0 +1,135 @@
+"""`uellm evaluate queue`: every policy at every speed with every seed, each in a process of its own if wanted."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from uellm.evaluate.engine import VirtualEngine, vllm
+from uellm.evaluate.front import Direct, Front, Sidecar
+from uellm.evaluate.measure import measure
+from uellm.evaluate.policies import Policy, find_policy
+from uellm.evaluate.replay import Replay
+from uellm.evaluate.scenario import Classes, Job, draw_jobs
+from uellm.evaluate.traces import Trace
+from uellm.planner.steptime import EngineFile
+from uellm.sidecar.scheduling import Options, StepEstimate
+
+UNBOUNDED = 1_000_000_000
+"""A queue as long as any trace: policies are compared, not bounds on memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is the same in every cell.
+
+    `limit`: requests to replay, None for all. `max_tokens`: longest request, prompt and output. `engine_error`: what
+    the sidecar believes of the engine's times, as a multiple of the truth. `reaction_s`: how long what the sidecar
+    sends takes to reach the engine. `guards`: those switched off or on by name; others are as the sidecar has them.
+    """
+
+    trace: Trace
+    classes: Classes
+    engine: EngineFile
+    limit: int | None = 3000
+    max_tokens: int = 12_000
+    engine_error: float = 1.0
+    reaction_s: float = 0.0
+    max_queued: int = UNBOUNDED
+    guards: dict[str, bool] = field(default_factory=dict)
+
+    def jobs(self, seed: int) -> list[Job]:
+        """The requests, with classes drawn by the seed. Raises CannotBeDone."""
+        longest = min(self.max_tokens, self.engine.max_model_len)
+        return draw_jobs(self.trace, self.classes, seed=seed, limit=self.limit, max_tokens=longest)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One replay."""
+
+    policy: Policy
+    speed: float
+    seed: int
+    max_num_batched_tokens: int
+
+    def __str__(self) -> str:
+        chunk = self.max_num_batched_tokens
+        return f"{self.policy.name} at x{self.speed:g}, seed {self.seed}, {chunk} batched tokens"
+
+
+def cells(policies: Sequence[str], speeds: Sequence[float], seeds: Sequence[int], chunk: int) -> list[Cell]:
+    """Every combination, speeds first. Raises BadInput for a policy that is not known."""
+    found = [find_policy(name) for name in policies]
+    return [Cell(policy, speed, seed, chunk) for speed in speeds for policy in found for seed in seeds]
+
+
+def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
+    """One entry of `results`."""
+    jobs = scenario.jobs(cell.seed)
+    engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens)
+    outcome = Replay(jobs, engine, _front(scenario, cell), cell.speed, scenario.reaction_s).run()
+    return {
+        "policy": cell.policy.name,
+        "speed": cell.speed,
+        "seed": cell.seed,
+        "maxBatchedTokens": cell.max_num_batched_tokens,
+        **measure(jobs, outcome),
+    }
+
+
+def _front(scenario: Scenario, cell: Cell) -> Front:
+    policy, engine = cell.policy, scenario.engine
+    if policy.priority is not None:
+        return Direct(policy, policy.priority)
+    options = replace(
+        Options(policy=policy.name, max_queued=scenario.max_queued, max_in_flight=engine.max_num_seqs),
+        **scenario.guards,  # type: ignore[arg-type]
+    )
+    return Sidecar(options, believed(engine, scenario.engine_error), engine, cell.max_num_batched_tokens)
+
+
+def believed(engine: EngineFile, error: float) -> StepEstimate:
+    """What the sidecar takes for the engine's times before it has measured any: the truth times `error`."""
+    step = engine.step
+    # A step that decodes for half of the sequences, at half of the cache.
+    decode_s = step.step_s(0, engine.kv_tokens / 2, engine.max_num_seqs / 2)
+    return StepEstimate(prefill_token_s=step.per_prefill_token_s * error, decode_step_s=decode_s * error)
+
+
+def run_cells(
+    scenario: Scenario, todo: Sequence[Cell], *, processes: int = 1, tell: Callable[[str], None] = lambda _line: None
+) -> list[dict[str, Any]]:
+    """The results in the cells' order; `tell` gets a line for each that is done."""
+    results = []
+    for number, (cell, result) in enumerate(_each(scenario, todo, processes), 1):
+        tell(f"{number}/{len(todo)}: {cell}: {result['attainment']['all']:.4f}")
+        results.append(result)
+    return results
+
+
+def _each(scenario: Scenario, todo: Sequence[Cell], processes: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    if processes <= 1 or len(todo) <= 1:
+        for cell in todo:
+            yield cell, run_cell(scenario, cell)
+        return
+    # Loaded once and inherited: importing vLLM takes longer than a short replay.
+    vllm()
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_keep, initargs=(scenario,)) as pool:
+        yield from zip(todo, pool.map(_run_kept, todo), strict=True)
+
+
+_kept: list[Scenario] = []
+"""A worker process's scenario: sent once, not with every cell."""
+
+
+def _keep(scenario: Scenario) -> None:
+    _kept[:] = [scenario]
+
+
+def _run_kept(cell: Cell) -> dict[str, Any]:
+    return run_cell(_kept[0], cell)

@@ -1,0 +1,63 @@
+"""The document of `uellm evaluate queue` as a table for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_COLUMNS = ("SPEED", "POLICY", "SEED", "CHUNK", "ATTAINED", "GOODPUT/S", "TTFT p50/p99", "TPOT p50/p99", "E2E p50/p99",
+            "TOKENS/S", "SHED", "PREEMPTED", "JAIN", "US/DECISION")  # fmt: skip
+
+
+def table(document: dict[str, Any]) -> str:
+    """One line for each result, the bound behind it, and the classes' attainment below."""
+    results = document["results"]
+    rows = [list(_COLUMNS), *(_row(result) for result in results)]
+    lines = [f"{document['trace']}: {document['requests']} requests", *aligned(rows)]
+    classes = sorted({name for result in results for name in result["attainment"]} - {"all"})
+    if len(classes) > 1:
+        lines += ["", *aligned([["SPEED", "POLICY", "SEED", *classes], *(_by_class(r, classes) for r in results)])]
+    for speed, most in document.get("bound", {}).items():
+        lines += ["", f"no policy attains more than {most:.4f} at x{speed}"]
+    return "\n".join(lines)
+
+
+def _row(result: dict[str, Any]) -> list[str]:
+    times = [_times(result[key]) for key in ("ttftSeconds", "tpotSeconds", "e2eSeconds")]
+    return [
+        *_head(result),
+        str(result["maxBatchedTokens"]),
+        f"{result['attainment']['all']:.4f}",
+        f"{result['goodputPerSecond']:.2f}",
+        *times,
+        f"{result['outputTokensPerSecond']:.0f}",
+        str(result["shed"]),
+        str(result["preempted"]),
+        f"{result['jain']:.3f}",
+        f"{result['schedulerMicroseconds']:.1f}",
+    ]
+
+
+def _head(result: dict[str, Any]) -> list[str]:
+    return [f"{result['speed']:g}", result["policy"], str(result["seed"])]
+
+
+def _by_class(result: dict[str, Any], classes: list[str]) -> list[str]:
+    attained = (result["attainment"].get(name) for name in classes)
+    return [*_head(result), *("-" if share is None else f"{share:.4f}" for share in attained)]
+
+
+def _times(seconds: dict[str, float | None]) -> str:
+    return "/".join(duration(seconds[name]) for name in ("p50", "p99"))
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that suits it."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, columns padded; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
