@@ -128,10 +128,27 @@ class Placement(Model):
 class Scheduling(Model):
     """How the sidecar orders and bounds what waits."""
 
-    policy: Literal["EDF", "FCFS"] = "EDF"
-    """EDF: earliest deadline first; FCFS: in order of arrival."""
+    policy: Literal["SLO-ODBS", "EDF", "SJF", "FCFS"] = "SLO-ODBS"
+    """SLO-ODBS: as many requests as can be meet their targets, by deadline and predicted length; EDF: earliest
+    deadline first; SJF: shortest predicted answer first; FCFS: in order of arrival."""
     max_queued_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Requests that may wait in a replica; more are refused with status 429."""
+    predictor: Literal["Online", "Off"] = "Online"
+    """Whether the length of answers is predicted from what came before; it orders requests and never cuts an answer."""
+
+
+class SecretName(Model):
+    """A Secret in the service's own namespace."""
+
+    name: DnsSubdomain
+    """Name of the Secret."""
+
+
+class Auth(Model):
+    """Who may ask."""
+
+    api_keys_secret_ref: SecretName
+    """A Secret each of whose values is an API key that is taken; a changed one is in force within a minute or two."""
 
 
 class Rollout(Model):
@@ -167,6 +184,8 @@ class LLMServiceSpec(Model):
     """Where and how replicas are placed."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
     """The queue in front of the engine."""
+    auth: Auth | None = None
+    """API keys that requests must show; anybody who reaches the service may ask where not set."""
     engine: Engine = Field(default_factory=Engine)
     """The engine's container."""
     template: PodTemplate = Field(default_factory=PodTemplate)

@@ -186,7 +186,7 @@ def test_the_sidecars_file_holds_classes_and_queue(made):
     assert config["defaultClass"] == "batch"
     assert [each["name"] for each in config["classes"]] == ["chat", "batch"]
     assert config["classes"][1]["onDeadline"] == "Reject"
-    assert config["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024}
+    assert config["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024, "predictor": "Online"}
     assert config["engine"]["maxNumSeqs"] > 0
 
 
@@ -247,3 +247,30 @@ def test_images_survive_being_written_down():
     assert Images.from_json(IMAGES.to_json()) == IMAGES
     assert Images.from_json("{}") is None
     assert Images.from_json("not json") is None
+
+
+def test_api_keys_are_mounted_into_the_sidecar_alone(made):
+    found = made(auth={"apiKeysSecretRef": {"name": "keys"}})
+    assert {"name": "api-keys", "secret": {"secretName": "keys"}} in pod(found)["volumes"]
+    mounted = {name: [m["mountPath"] for m in each["volumeMounts"]] for name, each in containers(found).items()}
+    assert "/etc/uellm-auth" in mounted["sidecar"]
+    assert "/etc/uellm-auth" not in mounted["engine"]
+    assert yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])["auth"] == {"keysDirectory": "/etc/uellm-auth"}
+
+
+def test_without_api_keys_nothing_is_mounted_for_them(made):
+    found = made()
+    assert "api-keys" not in json.dumps(found["Deployment"])
+    assert "auth" not in yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])
+
+
+def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
+    engine = yaml.safe_load(made()["ConfigMap"]["data"]["sidecar.yaml"])["engine"]
+    assert engine["maxNumSeqs"] > 0
+    assert engine["maxNumBatchedTokens"] > 0
+
+
+def test_what_the_sidecar_learned_outlives_its_container(made):
+    found = made()
+    assert {"name": "state", "emptyDir": {}} in pod(found)["volumes"]
+    assert environment(containers(found)["sidecar"])["UELLM_STATE_DIRECTORY"] == "/var/lib/uellm"

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from uellm.planner.document import plan_document
+from uellm.reconcile.children.pod import KEYS_DIRECTORY
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import child_metadata, config_name
 
@@ -44,6 +45,9 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
         "defaultClass": spec.slo.effective_default_class,
         "scheduling": spec.scheduling.to_dict(),
     }
-    if wanted.plan.max_num_seqs:
-        config["engine"] = {"maxNumSeqs": wanted.plan.max_num_seqs}
+    told = {"maxNumSeqs": wanted.plan.max_num_seqs, "maxNumBatchedTokens": wanted.plan.max_num_batched_tokens}
+    if engine := {name: value for name, value in told.items() if value}:
+        config["engine"] = engine
+    if spec.auth is not None:
+        config["auth"] = {"keysDirectory": KEYS_DIRECTORY}
     return config

@@ -20,6 +20,9 @@ USER = 65532
 LAUNCHER = "/uellm-bin/launcher.pyz"
 CONFIG_DIRECTORY = "/etc/uellm"
 PLACEMENT_FILE = "/run/uellm/placement.json"
+STATE_DIRECTORY = "/var/lib/uellm"
+# Not below the ConfigMap's directory, which is read-only: nothing can be mounted there.
+KEYS_DIRECTORY = "/etc/uellm-auth"
 HOME = "/var/cache/uellm"
 # preStop waits up to 60 s for requests in flight, then the engine has its own shutdown timeout.
 GRACE_PERIOD_S = 90
@@ -105,7 +108,10 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
             f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
             f"--metrics-listen=0.0.0.0:{METRICS_PORT}",
         ],
-        "env": [{"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE}],
+        "env": [
+            {"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE},
+            {"name": "UELLM_STATE_DIRECTORY", "value": STATE_DIRECTORY},
+        ],
         "ports": [
             {"name": HTTP_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
@@ -117,11 +123,19 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
-            {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
-        ],
+        "volumeMounts": _sidecar_mounts(wanted),
     }
+
+
+def _sidecar_mounts(wanted: Wanted) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
+        {"name": "state", "mountPath": STATE_DIRECTORY},
+    ]
+    if wanted.service.spec.auth is not None:
+        mounts.append({"name": "api-keys", "mountPath": KEYS_DIRECTORY, "readOnly": True})
+    return mounts
 
 
 def _engine(wanted: Wanted, resource_name: str) -> dict[str, Any]:
@@ -226,10 +240,12 @@ def _engine_mounts(wanted: Wanted) -> list[dict[str, Any]]:
 
 def _volumes(wanted: Wanted) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
-        {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "cache", "tmp")
+        {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
     volumes.append({"name": "config", "configMap": {"name": config_name(wanted.service.name)}})
+    if auth := wanted.service.spec.auth:
+        volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
     if claim := claim_name(wanted.service):
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return volumes
