@@ -103,6 +103,32 @@ class Alternative(Observed):
     """Why not."""
 
 
+class SloVerdict(Observed):
+    """Whether the plan is predicted to keep the targets."""
+
+    feasible: bool
+    """False: nothing that is there can keep them, and the plan is the nearest that can be had."""
+    constraint: Sentence | None = None
+    """What cannot be had, and the best that can."""
+    change: Sentence | None = None
+    """The smallest change that would make the targets feasible."""
+
+
+class SearchFigures(Observed):
+    """How the plan was found."""
+
+    shapes: Count = 0
+    """Ways to use so many GPUs that there are."""
+    left_out: Count = 0
+    """Those of them that were proven to be no better without a look at every node."""
+    placements: Count = 0
+    """Placements that were worked out."""
+    optimal: bool = False
+    """True where no split of the layers is better."""
+    gap_percent: Figure | None = None
+    """How far the split's cost may be above the best one's at most."""
+
+
 class PlanStatus(Observed):
     """The shape of every replica."""
 
@@ -136,6 +162,14 @@ class PlanStatus(Observed):
     """What else was weighed."""
     profile_hash: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Digest of the facts about the nodes that the plan depends on."""
+    binding: Sentence | None = None
+    """The limit that the plan runs into first."""
+    slo: SloVerdict | None = None
+    """Whether the targets are predicted to be kept; not set where there are none or nothing is predicted."""
+    search: SearchFigures | None = None
+    """How it was found."""
+    reason: Sentence | None = None
+    """Why it was made, or why it took the place of the plan before it."""
 
 
 class PodPlacement(Observed):

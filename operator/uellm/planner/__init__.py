@@ -3,8 +3,8 @@
 No input or output, no clock, no chance; standard library alone, for the launcher runs it inside the engine's image.
 """
 
+from uellm.planner.decision import plan
 from uellm.planner.result import Plan
-from uellm.planner.search import plan
 from uellm.planner.standing import still_holds
 
 __all__ = ["Plan", "plan", "still_holds"]

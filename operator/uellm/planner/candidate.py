@@ -82,7 +82,12 @@ class Question:
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether the shape could be had if the devices were ours to choose."""
-        return admits_some(pool, self.task(shape, self.steps(pool.devices, shape)), shape.pipeline)
+        return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
+
+    def fit(self, pool: Pool, shape: Shape) -> Candidate | str:
+        """The shape on the node with its own step sizes, or why it cannot be had there."""
+        sizes = self.steps(pool.devices, shape, pool.links)
+        return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
 
     def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | str:
         """The shape on the node that admits it, or why it cannot be had after all."""
@@ -128,7 +133,7 @@ class Candidate:
         return tuple(self._stage(index) for index in range(len(self.spans)))
 
     def _stage(self, index: int) -> Stage:
-        group, (a, b), sizes = self.assignment.groups[index], self.spans[index], self.footprint
+        group, sizes = self.assignment.groups[index], self.footprint
         kv = int(self.kv.tokens * self._kv_per_token(index))
         sampler = sizes.sampler_bytes if index + 1 == len(self.spans) else 0
         smallest = min(device.memory_bytes for device in group)
@@ -141,13 +146,18 @@ class Candidate:
             free=0,
         )
         # What another device must have: the same with the KV cache that is required, and vLLM's margin.
-        required = used.required - kv + sum(sizes.layer_kv_bytes[a:b])
+        required = used.required - kv + self.kv_required(index)
         least = math.ceil(required / (1 - Fraction(sizes.margin)))
         product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
         memory = MemoryUse(
             used.weights, kv, used.activations, used.graphs, used.context, free=max(0, smallest - used.required)
         )
         return Stage(tuple(device.uuid for device in group), least, product, memory)
+
+    def kv_required(self, index: int) -> int:
+        """Bytes of KV cache that each GPU of a stage must hold at least."""
+        a, b = self.spans[index]
+        return sum(self.footprint.layer_kv_bytes[a:b])
 
     def _weights(self, index: int) -> int:
         (a, b), sizes = self.spans[index], self.footprint

@@ -1,16 +1,25 @@
 """What a replica must hold at a time, from the workload and the targets; every guess is told in a sentence.
 
 Little's law: requests in flight = arrival rate x time in the system. The engine steps all its requests together, so
-the tightest TPOT is everyone's pace, and time in the system = TTFT + output tokens x TPOT.
+one TPOT is everyone's pace, and time in the system = TTFT + output tokens x TPOT. The pace is that of the targets,
+just met; or, where the hardware is measured, the one predicted, which is faster.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from uellm.planner import constants as c
 from uellm.planner.request import PlanRequest
+
+
+class Pace(NamedTuple):
+    """How fast requests are served, in seconds."""
+
+    ttft_s: float
+    tpot_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +30,23 @@ class Demand:
     output_tokens: int
     requests_per_s: float | None
     concurrency: float | None  # requests in flight on average
-    service_concurrency: float | None  # those of the whole workload
+    service_concurrency: float | None  # those of the whole workload, at the slowest pace that the targets allow
     tpot_s: float | None  # the tightest target, derived from an end-to-end one where need be
     ttft_s: float | None
     kv_tokens: int
     assumptions: tuple[str, ...]
 
 
-def demand(request: PlanRequest, *, simulated: bool, share: int = 1) -> Demand:
-    """The demand on one replica of the service that carries 1/`share` of the workload.
+def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Pace | None = None) -> Demand:
+    """The demand on one of `share` replicas, which carries 1/`share` of the workload.
 
     `spec.replicas` has no part in it: scaling a service must not change the shape of its replicas. `simulated`: the
-    engine allocates on a CPU, so KV cache is bounded.
+    engine allocates on a CPU, so KV cache is bounded. `pace`: the predicted one; None: that of the targets.
     """
     notes: list[str] = []
     prompt, output = _tokens(request, notes)
     ttft, tpot = tightest(request, output)
-    one = _blocks(request.max_model_len)
+    one = least_kv_tokens(request)
     rate = request.workload.requests_per_s
     if rate is None:
         notes.append(
@@ -45,16 +54,25 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1) -> Demand:
             "tokens at a time; more run as KV cache allows"
         )
         return Demand(prompt, output, None, None, None, tpot, ttft, one, tuple(notes))
+    slowest = _pace_of_targets(ttft, tpot, [] if pace else notes)
+    in_all = rate * (slowest.ttft_s + output * slowest.tpot_s)
     rate /= share
-    concurrency = rate * _residence(output, ttft, tpot, notes)
-    needed = max(one, _blocks(math.ceil(concurrency * (prompt + output))))
+    at_pace = pace or slowest
+    concurrency = rate * (at_pace.ttft_s + output * at_pace.tpot_s)
+    needed = max(one, _blocks(math.ceil(concurrency) * (prompt + output)))
     notes.append(
-        f"{rate:g} requests/s{_of(share)} keep {concurrency:.1f} in flight (Little's law), {prompt + output} tokens "
-        f"each: KV cache for at least {needed} tokens"
+        f"{rate:g} requests/s{_of(share)} keep {concurrency:.1f} in flight at the "
+        f"{'pace predicted' if pace else 'slowest pace allowed'} (Little's law), {prompt + output} tokens each: KV "
+        f"cache for at least {needed} tokens"
     )
     if simulated:
         needed = _bounded_on_cpu(request, one, needed, notes)
-    return Demand(prompt, output, rate, concurrency, concurrency * share, tpot, ttft, needed, tuple(notes))
+    return Demand(prompt, output, rate, concurrency, in_all, tpot, ttft, needed, tuple(notes))
+
+
+def least_kv_tokens(request: PlanRequest) -> int:
+    """KV cache without which not even one request of the greatest length could run. Tokens."""
+    return _blocks(request.max_model_len)
 
 
 def tightest(request: PlanRequest, output_tokens: int) -> tuple[float | None, float | None]:
@@ -86,21 +104,19 @@ def _tokens(request: PlanRequest, notes: list[str]) -> tuple[int, int]:
     return prompt, output
 
 
-def _residence(output: int, ttft: float | None, tpot: float | None, notes: list[str]) -> float:
-    """Seconds that a request spends in the engine when its targets are just met."""
+def _pace_of_targets(ttft: float | None, tpot: float | None, notes: list[str]) -> Pace:
+    """The slowest that the targets allow."""
     if tpot is None:
         tpot = c.ASSUMED_TPOT_S
         notes.append(f"no class has a TPOT or E2E target: {tpot * 1e3:g} ms a token are assumed for sizing")
     if ttft is None:
         ttft = c.ASSUMED_TTFT_S
         notes.append(f"no class has a TTFT target: {ttft:g} s are assumed for sizing")
-    return ttft + output * tpot
+    return Pace(ttft, tpot)
 
 
 def _of(share: int) -> str:
-    if share == 1:
-        return " on one replica"
-    return f" on one replica, 1/{share} of the workload, for no replica can hold all of it: see recommendedReplicas"
+    return " on one replica" if share == 1 else f" on each of {share} replicas"
 
 
 def _blocks(tokens: int) -> int:

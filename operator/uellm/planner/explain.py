@@ -1,42 +1,25 @@
-"""The sentences of a plan: what was assumed, why the others lost, and why nothing fits."""
+"""The sentences of a plan: what was assumed, and why the others lost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
-from uellm.errors import PlanError
 from uellm.planner.candidate import Candidate, Question
+from uellm.planner.capability import remarks
 from uellm.planner.engine_args import UTILIZATION
 from uellm.planner.footprint import Shape
-from uellm.planner.infeasible import size
 from uellm.planner.result import Alternative
-from uellm.planner.shapes import shapes
-from uellm.planner.speed import Links, measured
-from uellm.planner.subsets import Pool
+from uellm.planner.search import Found, Placed, Rejection, Search
+from uellm.planner.sizing import Sized
+from uellm.planner.speed import measured
+
+MOST_ALTERNATIVES = 8
 
 
-class Rejected(Protocol):
-    """A shape that no node admits."""
-
-    @property
-    def shape(self) -> Shape:
-        """The shape."""
-
-    @property
-    def node(self) -> str:
-        """The node that came nearest to admitting it."""
-
-    @property
-    def reason(self) -> str:
-        """Why it does not."""
-
-
-def assumptions(best: Candidate, *, left_out: int = 0) -> tuple[str, ...]:
+def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[str, ...]:
     """What the plan takes for granted or was told, a sentence each."""
     question, request = best.question, best.question.request
     notes = [*request.notes, *request.architecture.notes, *question.demand.assumptions, best.sizes.reason]
     notes += _overrides(question)
+    notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
         slowest = best.question.objective(best.shape) == "bottleneck"
         notes.append(
@@ -50,7 +33,12 @@ def assumptions(best: Candidate, *, left_out: int = 0) -> tuple[str, ...]:
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured: nothing is predicted from them")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
-        notes += _misses(best)
+    if not chosen.placed:
+        room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
+        notes.append(
+            f"the workload needs {chosen.replicas} replicas, and the nodes that serve it within the targets have room "
+            f"for {room} now"
+        )
     if left_out:
         notes.append(
             f"{left_out} more nodes would do; the plan lists as many of the best as its ConfigMap has room for"
@@ -58,18 +46,6 @@ def assumptions(best: Candidate, *, left_out: int = 0) -> tuple[str, ...]:
     if best.pool.simulated:
         notes.append("simulated GPUs: what is predicted holds for the GPUs described, not for the CPU that plays them")
     return tuple(notes)
-
-
-def _misses(best: Candidate) -> list[str]:
-    """Targets that the prediction misses. A prediction without calibration decides nothing; it is told."""
-    times, wanted = best.times, best.question.demand
-    assert times is not None
-    pairs = (("TTFT", times.ttft_s, wanted.ttft_s), ("TPOT", times.tpot_s, wanted.tpot_s))
-    return [
-        f"the predicted {name} of {own * 1e3:.0f} ms misses the tightest target of {target * 1e3:.0f} ms"
-        for name, own, target in pairs
-        if target is not None and own > target
-    ]
 
 
 def _overrides(question: Question) -> list[str]:
@@ -83,108 +59,65 @@ def _overrides(question: Question) -> list[str]:
     return notes
 
 
-def lost(candidate: Candidate, best: Candidate) -> Alternative:
+def alternatives(search: Search, found: Found) -> tuple[Alternative, ...]:
+    """What else was looked at: as many GPUs first, then fewer, then more. No more than MOST_ALTERNATIVES."""
+    assert found.best is not None
+    others: list[Placed | Rejection | Shape] = [*found.others, *found.rejections]
+    others += [shape for shape, _ in found.bounded]
+    nearest = sorted(others, key=lambda entry: _distance(_shape(entry), _shape(found.best)))
+    return tuple(_told(search, entry, found.best) for entry in nearest[:MOST_ALTERNATIVES])
+
+
+def _shape(entry: Placed | Rejection | Shape | None) -> Shape:
+    assert entry is not None
+    return entry if isinstance(entry, Shape) else entry.shape
+
+
+def _distance(shape: Shape, best: Shape) -> tuple[int, int, int]:
+    kind = 0 if shape.gpus == best.gpus else 1 if shape.gpus < best.gpus else 2
+    return kind, abs(shape.gpus - best.gpus), shape.tensor
+
+
+def _told(search: Search, entry: Placed | Rejection | Shape, best: Placed) -> Alternative:
+    if isinstance(entry, Rejection):
+        shape = entry.shape
+        reason = f"{entry.node}: {entry.refused.reason}"
+        return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), reason)
+    if isinstance(entry, Placed):
+        return _lost(entry.best, entry.replicas, best, placed=entry.placed)
+    # It needed no look at every node; the best one's serves as the example.
+    pool = best.best.pool
+    outcome = search.on_node(pool, entry)
+    if isinstance(outcome, Sized):
+        return _lost(outcome.candidate, outcome.replicas, best, placed=best.placed)
+    reason = f"{pool.node}: {outcome.reason}"
+    return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), (pool.node,), reason)
+
+
+def _lost(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> Alternative:
     """A shape that fits and was not taken, with what decided."""
-    shape = candidate.shape
-    layers, nodes = candidate.assignment.layers, (candidate.pool.node,)
-    return Alternative(shape.gpus, shape.tensor, shape.pipeline, layers, nodes, _why(candidate, best))
+    shape, nodes = candidate.shape, (candidate.pool.node,)
+    reason = _why(candidate, replicas, best, placed=placed)
+    return Alternative(shape.gpus, shape.tensor, shape.pipeline, candidate.assignment.layers, nodes, reason)
 
 
-def refused(entry: Rejected) -> Alternative:
-    """A shape that no node admits, with the reason of the one that comes nearest."""
-    shape = entry.shape
-    return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), f"{entry.node}: {entry.reason}")
-
-
-def _why(candidate: Candidate, best: Candidate) -> str:
-    gpus, objective = candidate.shape.gpus, best.question.request.objective
-    more = f"takes {gpus} GPUs instead of {best.shape.gpus}"
-    if candidate.times is None or best.times is None:
-        return more if gpus > best.shape.gpus else f"holds {candidate.kv.tokens} KV tokens against {best.kv.tokens}"
-    output = best.question.demand.output_tokens
-    own, other = candidate.times.end_to_end_s(output), best.times.end_to_end_s(output)
+def _why(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> str:
+    request, gpus = best.best.question.request, candidate.shape.gpus * replicas
+    if best.placed and not placed:
+        return f"the workload needs {replicas} replicas of it, and its nodes have room for fewer"
+    in_all = f" in all, {replicas} replicas of {candidate.shape.gpus}," if replicas > 1 else ""
+    more = f"takes {gpus} GPUs{in_all} instead of {best.gpus}"
+    if candidate.times is None or best.best.times is None:
+        if candidate.times is None and best.best.times is not None:
+            return "not measured, so nothing can be said of its targets"
+        return more if gpus > best.gpus else f"holds {candidate.kv.tokens} KV tokens against {best.best.kv.tokens}"
+    output = best.best.question.demand.output_tokens
+    own, other = candidate.times.end_to_end_s(output), best.best.times.end_to_end_s(output)
     pace = f"a request takes {own:.2f} s against {other:.2f} s"
-    if objective == "Throughput":
-        pace = f"{candidate.times.requests_per_s:.2f} requests/s against {best.times.requests_per_s:.2f}"
-    return pace if gpus == best.shape.gpus else f"{more} ({pace})"
-
-
-def fast_links(candidate: Candidate) -> bool:
-    """Whether tensor groups talk over NVLink alone; groups of one have nothing to say."""
-    links = Links(candidate.pool.links)
-    return all(
-        links.between(a.uuid, b.uuid).kind == "NVLink"
-        for group in candidate.assignment.groups
-        for a in group
-        for b in group
-        if a is not b
-    )
-
-
-def no_plan(question: Question, pools: Sequence[Pool], rejections: Sequence[Rejected]) -> PlanError:
-    """NoFit or NeedsExactDevices, with the device and the amount."""
-    if not pools:
-        return PlanError("NoFit", _nothing_free(question))
-    exact = _exact(question, pools, rejections)
-    if exact is not None:
-        return exact
-    return PlanError("NoFit", f"{_amount(question, pools)}{_nearest(rejections)}{_remedy(question, pools)}")
-
-
-def _nothing_free(question: Question) -> str:
-    devices = [device for offer in question.request.nodes for device in offer.node.devices]
-    if not devices:
-        return f"the {len(question.request.nodes)} profiled nodes have no GPU"
-    out = [device for device in devices if not device.usable]
-    use = f"{len(devices) - len(out)} are in use"
-    if out:
-        use += f", {len(out)} out of use ({out[0].excluded_reason or out[0].health_reason or out[0].health_state})"
-    return f"none of the {len(devices)} GPUs of {len(question.request.nodes)} nodes is free: {use}"
-
-
-def _exact(question: Question, pools: Sequence[Pool], rejections: Sequence[Rejected]) -> PlanError | None:
-    if question.request.allocation == "DRA":
-        return None
-    for rejected in rejections:
-        for pool in pools:
-            if question.needs_exact(pool, rejected.shape):
-                reason = question.refusal(pool, rejected.shape, question.steps(pool.devices, rejected.shape))
-                return PlanError(
-                    "NeedsExactDevices",
-                    f"{rejected.shape} fits {pool.node} only on chosen GPUs, and a device plugin hands out any "
-                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {reason}; set placement.gpus.min and "
-                    f"max to {len(pool.devices)} to take all of them, or exclude the small ones in the GPUNodeProfile",
-                )
-    return None
-
-
-def _amount(question: Question, pools: Sequence[Pool]) -> str:
-    """What one device would have to have, and what the largest has."""
-    pool, device = max(
-        ((pool, device) for pool in pools for device in pool.devices), key=lambda entry: entry[1].memory_bytes
-    )
-    shape = Shape(1, 1)
-    sizes = question.footprint(shape, question.steps([device], shape))
-    needed = sum(sizes.layer_bytes) + sum(sizes.layer_kv_bytes) + sizes.embedding_bytes + sizes.last_bytes
-    needed += sizes.fixed_bytes
-    usable = device.memory_bytes - (sizes.reserved_bytes(device.memory_bytes) - sizes.fixed_bytes)
-    return f"needs {size(needed)} on one device; largest free is {size(usable)} ({pool.node} gpu-{device.index})"
-
-
-def _nearest(rejections: Sequence[Rejected]) -> str:
-    if not rejections:
-        return ""
-    last = max(rejections, key=lambda entry: (entry.shape.gpus, -entry.shape.tensor))
-    return f"; {last.shape} on {last.node}: {last.reason}"
-
-
-def _remedy(question: Question, pools: Sequence[Pool]) -> str:
-    request = question.request
-    most = max(pool.sure for pool in pools)
-    if most < request.gpus_min:
-        return f"; placement.gpus.min is {request.gpus_min}, and no node has more than {most} free GPUs for it"
-    if not any(True for gpus in range(request.gpus_min, most + 1) for _ in shapes(request, gpus)):
-        return "; no number of free GPUs makes a shape that the overrides and the model's heads allow"
-    if request.gpus_max is not None and request.gpus_max < most:
-        return f": allow more GPUs (placement.gpus.max is {request.gpus_max}) or a smaller maxModelLen"
-    return f": add or free GPUs, or take a smaller maxModelLen (now {request.max_model_len}) or a quantized model"
+    if request.objective == "Throughput":
+        pace = f"{candidate.times.requests_per_s:.2f} requests/s against {best.best.times.requests_per_s:.2f}"
+    if gpus > best.gpus:
+        return f"{more} ({pace})"
+    if own < other and request.objective == "Efficiency" and gpus == best.gpus:
+        return f"{pace}, which is worth no replica of {candidate.shape.gpus} GPUs to policy {request.policy}"
+    return pace

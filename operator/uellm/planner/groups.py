@@ -142,3 +142,9 @@ def _greedy(pairs: Pairs, count: int, tensor: int) -> Groups:
         groups.append(min(options)[1])
         left = [index for index in left if index not in groups[-1]]
     return tuple(sorted(groups))
+
+
+def fast_links(groups: Sequence[Sequence[Device]], links: Sequence[Link]) -> bool:
+    """Whether groups talk over NVLink alone; groups of one have nothing to say."""
+    known = Links(links)
+    return all(known.between(a.uuid, b.uuid).kind == "NVLink" for group in groups for a, b in combinations(group, 2))

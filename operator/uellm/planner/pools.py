@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from uellm.planner.capability import unusable
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.subsets import Pool
 
 
 def pools_of(request: PlanRequest) -> tuple[Pool, ...]:
-    """Every pool with at least one free device, by node and resource name, whatever order the nodes come in."""
-    pools = [pool for offer in request.nodes for pool in pools_of_offer(offer)]
+    """Every pool with at least one free device that can run the service, by node and resource name.
+
+    A device plugin hands out any of a node's GPUs of one resource name: where one of them cannot run the service, none
+    may be counted on. With exact devices the others are left.
+    """
+    pools = []
+    for pool in (pool for offer in request.nodes for pool in pools_of_offer(offer)):
+        able = tuple(device for device in pool.devices if not unusable(device, request))
+        if len(able) == len(pool.devices) or (able and request.allocation == "DRA"):
+            pools.append(replace(pool, devices=able))
     return tuple(sorted(pools, key=lambda pool: (pool.node, pool.resource_name)))
 
 

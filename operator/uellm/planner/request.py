@@ -87,4 +87,6 @@ class PlanRequest:
     engine: Engine = field(default_factory=Engine)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
+    # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.
+    variants: tuple[tuple[str, Architecture], ...] = ()
     notes: tuple[str, ...] = ()  # sentences of the caller for the plan's `assumptions`

@@ -137,6 +137,60 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class SloVerdict:
+    """Whether the targets are predicted to be kept; if not, what cannot be had, and the smallest change that helps."""
+
+    feasible: bool
+    constraint: str = ""
+    change: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan.slo`."""
+        entry: dict[str, Any] = {"feasible": self.feasible}
+        if self.constraint:
+            entry["constraint"] = self.constraint
+        if self.change:
+            entry["change"] = self.change
+        return entry
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SloVerdict:
+        """The inverse of `to_dict`."""
+        return cls(bool(data["feasible"]), data.get("constraint", ""), data.get("change", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFigures:
+    """How the plan was found: shapes there are, those proven to be no better without a look at every node, placements
+    worked out, and how far the split of layers may be from the best one at most."""
+
+    shapes: int
+    left_out: int
+    placements: int
+    gap: float  # of the split's cost, to its proven lower bound; 0: it is the best
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.plan.search`."""
+        return {
+            "shapes": self.shapes,
+            "leftOut": self.left_out,
+            "placements": self.placements,
+            "optimal": self.gap <= _ROUNDING,
+            "gapPercent": f"{max(0.0, self.gap) * 100:.2f}",
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchFigures:
+        """The inverse of `to_dict`, to its rounding."""
+        gap = float(data.get("gapPercent", 0)) / 100
+        return cls(int(data["shapes"]), int(data["leftOut"]), int(data["placements"]), gap)
+
+
+# What sums of floats in another order may differ by.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one replica is placed: the shape of every replica, and the devices meant for the first."""
 
@@ -155,6 +209,10 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
     profile_hash: str = ""
     kv_cache_tokens_required: int = 0  # what any devices in the place of these must have room for
+    binding: str = ""  # what it runs into first
+    slo: SloVerdict | None = None  # None: nothing was asked for, or nothing is predicted
+    search: SearchFigures | None = None
+    reason: str = ""  # why it was made or took the place of another
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -181,7 +239,11 @@ class Plan:
         }
         if self.recommended_replicas is not None:
             entry["recommendedReplicas"] = self.recommended_replicas
-        return entry
+        if self.slo is not None:
+            entry["slo"] = self.slo.to_dict()
+        if self.search is not None:
+            entry["search"] = self.search.to_dict()
+        return entry | {name: text for name, text in (("binding", self.binding), ("reason", self.reason)) if text}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
@@ -202,6 +264,10 @@ class Plan:
             assumptions=tuple(data.get("assumptions") or ()),
             alternatives=tuple(Alternative.from_dict(entry) for entry in data.get("alternatives") or ()),
             profile_hash=data.get("profileHash", ""),
+            binding=data.get("binding", ""),
+            slo=SloVerdict.from_dict(data["slo"]) if data.get("slo") else None,
+            search=SearchFigures.from_dict(data["search"]) if data.get("search") else None,
+            reason=data.get("reason", ""),
         )
 
 

@@ -32,6 +32,13 @@ def plan_status(plan: Plan) -> dict[str, Any]:
     entry["alternatives"] = [
         {**each, "rejected": clip(each["rejected"], MAX_SENTENCE)} for each in entry["alternatives"][:MAX_ALTERNATIVES]
     ]
+    entry |= {name: clip(entry[name], MAX_SENTENCE) for name in ("binding", "reason") if name in entry}
+    if "slo" in entry:
+        entry["slo"] = {name: _clipped(value) for name, value in entry["slo"].items()}
     if entry.get("recommendedReplicas") is not None:
         entry["recommendedReplicas"] = min(entry["recommendedReplicas"], MAX_RECOMMENDED)
     return PlanStatus.model_validate(entry).to_dict()
+
+
+def _clipped(value: Any) -> Any:
+    return clip(value, MAX_SENTENCE) if isinstance(value, str) else value

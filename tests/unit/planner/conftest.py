@@ -51,6 +51,11 @@ def gpu(node: str, index: int, product: str = "L4", **changes: Any) -> Device:
     return Device(**{**facts, **changes})
 
 
+def unmeasured(node_name: str, index: int, product: str = "L4") -> Device:
+    """A GPU whose speeds nobody knows."""
+    return gpu(node_name, index, product, bf16_flops_per_s=None, memory_bytes_per_s=None)
+
+
 def node(name: str, products: str | Iterable[Any], **facts: Any) -> Node:
     """A node of products by name ("L4 L4 T4") or of devices."""
     entries = products.split() if isinstance(products, str) else list(products)
@@ -86,6 +91,7 @@ def request(*nodes: Node | NodeOffer, config: dict[str, Any] | None = None, **ch
 def build() -> SimpleNamespace:
     return SimpleNamespace(
         gpu=gpu,
+        unmeasured=unmeasured,
         node=node,
         offer=offer,
         all_links=all_links,

@@ -98,15 +98,26 @@ def test_the_kv_cache_holds_at_least_one_longest_request_and_a_spare_block(build
     assert made.predicted.kv_cache_tokens >= made.kv_cache_tokens_required
 
 
-def test_littles_law_sets_the_kv_cache_required(build) -> None:
-    made = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=build.chat))
-    # 4/s x (0.5 s + 256 x 50 ms) = 53.2 in flight, 768 tokens each: 40,858, in blocks of 128 with one to spare
-    assert made.kv_cache_tokens_required == (320 + 1) * 128
+def test_littles_law_sets_the_kv_cache_required_at_the_pace_of_the_targets(build) -> None:
+    node = build.node("a", [build.unmeasured("a", 0, "H100")])
+    made = plan(build.request(node, workload=build.workload, classes=build.chat))
+    # 4/s x (0.5 s + 256 x 50 ms) = 53.2 in flight, so 54 of 768 tokens each: 41,472, in blocks of 128 with one to spare
+    assert made.kv_cache_tokens_required == (324 + 1) * 128
+
+
+def test_where_speeds_are_measured_the_pace_is_the_predicted_one(build) -> None:
+    load = replace(build.workload, requests_per_s=8)
+    made = plan(build.request(build.node("a", "H100"), workload=load, classes=build.chat, max_model_len=2048))
+    in_flight = 8 * (made.predicted.ttft_ms + 256 * made.predicted.tpot_ms) / 1e3
+    assert made.kv_cache_tokens_required >= in_flight * 768
+    assert made.kv_cache_tokens_required <= (in_flight + 3) * 768
+    assert "at the pace predicted" in " ".join(made.assumptions)
 
 
 def test_a_class_with_an_end_to_end_target_alone_sets_a_pace_too(build) -> None:
     batch = replace(build.chat[0], ttft_s=None, tpot_s=None, e2e_s=25.6)
-    with_batch = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=(batch,)))
+    node = build.node("a", [build.unmeasured("a", 0, "H100")])
+    with_batch = plan(build.request(node, workload=build.workload, classes=(batch,)))
     assert "keep 106.4 in flight" in " ".join(with_batch.assumptions)  # 4 x (1 + 25.6) with 1 s TTFT assumed
 
 

@@ -101,7 +101,7 @@ def test_min_equal_to_max_pins_the_count(build) -> None:
 
 
 def test_alternatives_say_why_they_lost(build) -> None:
-    made = plan(build.request(build.node("a", "T4 T4 T4 T4"), workload=build.workload, classes=build.chat))
+    made = plan(build.request(build.node("a", "T4 T4 T4 T4")))
     assert made.gpus_per_replica == 2
     told = {(entry.gpus, entry.tensor): entry.rejected for entry in made.alternatives}
     assert "GiB are missing" in told[1, 1]
@@ -191,15 +191,16 @@ def test_no_fit_names_the_amount_the_device_and_what_to_change(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), config=build.large))
     assert error.reason == "NoFit"
     assert re.match(
-        r"needs 136\.\d GiB on one device; largest free is 20\.7 GiB \(a gpu-1\); 2 = tp1 x pp2 on a: ", str(error)
+        r"needs 136\.\d GiB on one device; largest free is 20\.7 GiB \(a gpu-1\), 115\.\d GiB less; 2 = tp1 x pp2 on",
+        str(error),
     )
-    assert "smaller maxModelLen" in str(error)
+    assert str(error).endswith("it would fit with 7 GPUs like a gpu-1 (L4) free in one node")
 
 
 def test_no_fit_within_the_allowed_gpus_says_to_allow_more(build) -> None:
     error = failure(build.request(build.node("a", "T4 T4"), gpus_max=1))
     assert error.reason == "NoFit"
-    assert "allow more GPUs (placement.gpus.max is 1)" in str(error)
+    assert "it would fit with placement.gpus.max 2 (now 1): allow more GPUs" in str(error)
 
 
 def test_too_few_free_gpus_for_the_pinned_count_are_told(build) -> None:
@@ -259,13 +260,15 @@ def test_a_load_that_no_replica_can_hold_is_shared_by_more(build) -> None:
     heavy = replace(build.workload, requests_per_s=100.0)
     made = plan(build.request(build.node("a", "L4 L4"), workload=heavy, classes=build.chat))
     assert made.recommended_replicas > 1
-    assert "for no replica can hold all of it" in " ".join(made.assumptions)
+    told = " ".join(made.assumptions)
+    assert f"requests/s on each of {made.recommended_replicas} replicas" in told
+    assert "within the targets have room for 1 now" in told
 
 
 def test_replicas_follow_from_the_rate_that_one_serves(build) -> None:
     load = Workload(requests_per_s=40.0, prompt_tokens_mean=512, output_tokens_mean=256)
     made = plan(build.request(build.node("a", "H100"), workload=load, classes=build.chat))
-    assert made.recommended_replicas == -(-40.0 // made.predicted.requests_per_s)
+    assert made.recommended_replicas == -(-40.0 // made.predicted.requests_per_s) > 1
 
 
 def test_nothing_is_predicted_of_devices_that_are_not_measured(build) -> None:
@@ -287,11 +290,6 @@ def test_noise_of_a_percent_in_the_speeds_moves_no_layer(build) -> None:
     noisy = [build.gpu("a", index, "T4", memory_bytes_per_s=2.8e11 * (1 + index / 200)) for index in range(2)]
     made = plan(build.request(build.node("a", noisy), overrides=Overrides(pipeline=2)))
     assert made.layers == plan(build.request(build.node("a", "T4 T4"), overrides=Overrides(pipeline=2))).layers
-
-
-def test_a_missed_target_is_told(build) -> None:
-    made = plan(build.request(build.node("a", "L4 " * 8), config=build.large, classes=build.chat))
-    assert "misses the tightest target of 50 ms" in " ".join(made.assumptions)
 
 
 def test_a_plan_survives_the_way_through_its_document(build) -> None:

@@ -13,8 +13,6 @@ def request_(build):
     return build.request(
         build.node("a", "T4 L4 T4"),
         build.node("b", "L4 L4"),
-        workload=build.workload,
-        classes=build.chat,
         overrides=Overrides(pipeline=2),
     )
 

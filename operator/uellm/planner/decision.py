@@ -1,0 +1,147 @@
+"""The plan: what the search found, with its reasons, in the form in which it is kept."""
+
+from __future__ import annotations
+
+from uellm.errors import PlanError
+from uellm.planner import explain, unmet, weigh
+from uellm.planner.binding import binding
+from uellm.planner.candidate import Candidate
+from uellm.planner.facts import profile_hash
+from uellm.planner.nofit import no_plan
+from uellm.planner.pools import pools_of
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
+from uellm.planner.search import Found, Placed, Search
+from uellm.planner.shapes import check
+from uellm.planner.targets import outcomes
+
+# Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
+MOST_FACTS = 4000
+
+
+def plan(request: PlanRequest) -> Plan:
+    """The plan for a service.
+
+    Targets that nothing can keep end in a plan all the same, for the nearest that can be had: its `slo` tells. Raises
+    PlanError: NoProfile (no node is profiled), InvalidOverride (what the user decided cannot work), NoFit (nothing is
+    large or free enough), NeedsExactDevices (it would fit if the devices were ours to choose).
+    """
+    check(request)
+    if not request.nodes:
+        raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
+    search = Search(request, pools_of(request))
+    found = search.run()
+    verdict = None
+    if found.best is None and any(entry.refused.missed for entry in found.rejections):
+        search, found, verdict = _best_effort(search, found)
+    if found.best is None:
+        raise no_plan(search, found.rejections)
+    return _plan(request, search, found, verdict or _verdict(request, found.best.best))
+
+
+def _best_effort(search: Search, found: Found) -> tuple[Search, Found, SloVerdict | None]:
+    """The plan for the nearest targets that can be had, and what was wrong with those asked for."""
+    best = unmet.nearest(search)
+    if best is None or not best.missed:
+        return search, found, None
+    verdict = SloVerdict(False, unmet.constraint(best), unmet.change(best))
+    for looser in unmet.relaxed(search.request, best):
+        again = Search(looser, [pool for entry in search.classes for pool in entry.pools])
+        if (reached := again.run()).best is not None:
+            return again, reached, verdict
+    return search, found, None
+
+
+def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
+    """None where nothing was asked for, or nothing is predicted."""
+    if best.times is None or not outcomes(best.times, request.classes, 1):
+        return None
+    return SloVerdict(True)
+
+
+def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdict | None) -> Plan:
+    assert found.best is not None
+    like = _alike(found.best)
+    nodes = _writable(like)
+    best = nodes[0][1]
+    limits = binding(best, found.best.replicas)
+    return Plan(
+        gpus_per_replica=best.shape.gpus,
+        tensor=best.shape.tensor,
+        pipeline=best.shape.pipeline,
+        layers=best.assignment.layers,
+        max_num_batched_tokens=best.sizes.batched_tokens,
+        max_num_seqs=best.sizes.sequences,
+        kv_cache_bytes=best.kv.bytes_told,
+        kv_cache_tokens_required=best.question.demand.kv_tokens,
+        stages=best.stages(),
+        nodes=tuple(name for name, _ in nodes),
+        predicted=_predicted(best),
+        recommended_replicas=None if request.workload.requests_per_s is None else found.best.replicas,
+        assumptions=explain.assumptions(best, found.best, left_out=len(like) - len(nodes)),
+        alternatives=explain.alternatives(search, found),
+        profile_hash=profile_hash(offer.node for offer in request.nodes),
+        binding=limits,
+        slo=verdict,
+        search=_figures(search, found, best),
+    )
+
+
+def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
+    """Every node that does with the best one's step sizes and KV cache, for all pods have one template; best first."""
+    best = chosen.best
+    entries: list[tuple[weigh.Key, str, Candidate]] = []
+    for entry, candidate in chosen.members:
+        same = entry.pool.simulated == best.pool.simulated and entry.pool.resource_name == best.pool.resource_name
+        found = _with_sizes_of(best, candidate) if same else None
+        if found is not None:
+            key = weigh.key(found, chosen.replicas, placed=chosen.placed)[:-1]
+            entries += [(key, pool.node, found) for pool in entry.pools]
+    entries.sort(key=lambda each: each[:2])
+    return [(name, candidate) for _, name, candidate in entries]
+
+
+def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
+    question = best.question
+    if other is best or (other.sizes == best.sizes and other.question is question):
+        return other
+    if question.refusal(other.pool, best.shape, best.sizes) is not None:
+        return None
+    found = question.candidate(other.pool, best.shape, best.sizes)
+    if isinstance(found, str):
+        return None
+    if found.times is not None and any(
+        entry.missed for entry in outcomes(found.times, question.request.classes, question.demand.output_tokens)
+    ):
+        return None
+    return found
+
+
+def _writable(like: list[tuple[str, Candidate]]) -> list[tuple[str, Candidate]]:
+    """As many of the best nodes as plan.json has room for with the facts of all their devices and links."""
+    entries, kept = 0, list[tuple[str, Candidate]]()
+    for name, candidate in like:
+        entries += len(candidate.pool.devices) + len(candidate.pool.links)
+        if kept and entries > MOST_FACTS:
+            break
+        kept.append((name, candidate))
+    return kept
+
+
+def _predicted(best: Candidate) -> Predicted:
+    times = best.times
+    if times is None:
+        return Predicted(best.kv.tokens)
+    return Predicted(best.kv.tokens, times.ttft_s * 1e3, times.tpot_s * 1e3, times.requests_per_s)
+
+
+def _figures(search: Search, found: Found, best: Candidate) -> SearchFigures:
+    cost, least = best.assignment.cost, best.assignment.lower_bound
+    gap = max(0.0, (cost - least) / cost) if cost else 0.0
+    looked = len(found.others) + len(found.rejections) + 1
+    return SearchFigures(
+        shapes=looked + len(found.bounded),
+        left_out=len(found.bounded),
+        placements=search.sizer.attempts,
+        gap=gap,
+    )
