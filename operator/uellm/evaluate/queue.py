@@ -12,11 +12,11 @@ from uellm.evaluate.engine import VirtualEngine, vllm
 from uellm.evaluate.front import Direct, Front, Sidecar
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import Policy, find_policy
-from uellm.evaluate.replay import Replay
+from uellm.evaluate.replay import Outcome, Replay
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.planner.steptime import EngineFile
-from uellm.sidecar.scheduling import Options, StepEstimate
+from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
 
 UNBOUNDED = 1_000_000_000
 """A queue as long as any trace: policies are compared, not bounds on memory."""
@@ -70,8 +70,17 @@ def cells(policies: Sequence[str], speeds: Sequence[float], seeds: Sequence[int]
 def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
     """One entry of `results`."""
     jobs = scenario.jobs(cell.seed)
+    return describe(cell, jobs, replay(scenario, cell, jobs))
+
+
+def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> Outcome:
+    """Replay the jobs under the cell's policy. Raises CannotBeDone where it stops sending."""
     engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens)
-    outcome = Replay(jobs, engine, _front(scenario, cell), cell.speed, scenario.reaction_s).run()
+    return Replay(jobs, engine, _front(scenario, cell), cell.speed, scenario.reaction_s).run()
+
+
+def describe(cell: Cell, jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any]:
+    """An outcome as an entry of `results`."""
     return {
         "policy": cell.policy.name,
         "speed": cell.speed,
@@ -95,9 +104,14 @@ def _front(scenario: Scenario, cell: Cell) -> Front:
 def believed(engine: EngineFile, error: float) -> StepEstimate:
     """What the sidecar takes for the engine's times before it has measured any: the truth times `error`."""
     step = engine.step
-    # A step that decodes for half of the sequences, at half of the cache.
-    decode_s = step.step_s(0, engine.kv_tokens / 2, engine.max_num_seqs / 2)
-    return StepEstimate(prefill_token_s=step.per_prefill_token_s * error, decode_step_s=decode_s * error)
+    model = StepModel(
+        floor_s=step.floor_s * error,
+        prefill_token_s=step.per_prefill_token_s * error,
+        kv_token_s=step.per_kv_token_s * error,
+        sequence_s=step.per_sequence_s * error,
+        overhead_s=step.overhead_s * error,
+    )
+    return StepEstimate(model)
 
 
 def run_cells(

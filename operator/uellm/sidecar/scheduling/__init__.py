@@ -3,7 +3,7 @@
 The same code runs in the live sidecar and, under a virtual clock, in `uellm evaluate`.
 """
 
-from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
 from uellm.sidecar.scheduling.order import POLICIES
 from uellm.sidecar.scheduling.scheduler import ENGINE_WAIT_S, Scheduler
 from uellm.sidecar.scheduling.types import (
@@ -30,6 +30,7 @@ __all__ = [
     "Scheduler",
     "State",
     "StepEstimate",
+    "StepModel",
     "Targets",
     "Ticket",
 ]

@@ -34,6 +34,10 @@ class Lengths:
     p80: float
 
 
+UNKNOWN_LENGTHS = Lengths(200.0, 600.0)
+"""Median and P80 about as in public traces of chats; for requests that nobody predicted."""
+
+
 class State(Enum):
     """Where a ticket is."""
 
@@ -74,6 +78,31 @@ class Ticket:
     first_token_s: float | None = field(default=None, init=False)
     last_token_s: float | None = field(default=None, init=False)
     tokens: int = field(default=0, init=False)
+    uncached_tokens: int = field(default=0, init=False)
+    """Prompt tokens that are probably not in the engine's prefix cache."""
+    leaf: int = field(default=-1, init=False)
+    stamp: int = field(default=0, init=False)
+    work_s: float = field(default=0.0, init=False)
+    """Where it is in the plan, and its work there; the plan's own."""
+
+    @property
+    def length(self) -> Lengths:
+        """The predicted length, or a wide guess around what is common, within `max_tokens`."""
+        lengths = self.lengths or UNKNOWN_LENGTHS
+        most = self.max_tokens
+        if most is None or most >= lengths.p80:
+            return lengths
+        return Lengths(min(lengths.p50, most), most)
+
+    @property
+    def remaining_tokens(self) -> float:
+        """Tokens that are expected to come still, of all its sequences; one that outgrew its prediction goes on a while.
+        """
+        got = self.tokens / self.sequences
+        expected = max(self.length.p50 - got, 0.35 * got, 16.0)
+        if self.max_tokens is not None:
+            expected = max(min(expected, self.max_tokens - got), 0.0)
+        return expected * self.sequences
 
     @property
     def reject_s(self) -> float | None:

@@ -1,0 +1,90 @@
+"""What the scheduler knows of the engine at any moment: what it has in hand, and how fast that goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.types import EngineState, Ticket
+
+UNKNOWN_CHUNK = 2048
+"""Tokens of a step where the engine does not tell: vLLM's own default for online serving."""
+
+
+class EngineView:
+    """Requests in flight, in sums that each event changes by a constant cost."""
+
+    def __init__(self, step: StepEstimate) -> None:
+        self.step = step
+        self.state = EngineState(ready=False)
+        self.running: dict[Ticket, None] = {}
+        self.unfilled_tokens = 0
+        """Prompt tokens that were sent and whose first token has not come."""
+        self.kv_tokens = 0
+        """Tokens that the decoding requests hold in the KV cache."""
+        self.decoding = 0
+        self.promised_tokens = 0.0
+        """Expected output of all that is in flight."""
+        self.sent_since_state = 0
+        self._tpots: Counter[float] = Counter()
+        self._probe: Ticket | None = None
+        self._loads = (0.0, 0.0, 0.0)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of one step."""
+        return self.state.max_num_batched_tokens or UNKNOWN_CHUNK
+
+    @property
+    def tightest_tpot_s(self) -> float | None:
+        """The tightest TPOT target in flight."""
+        return min(self._tpots, default=None)
+
+    def prefill_rate(self) -> float:
+        """Prompt tokens a second while prompts wait, beside the present decoding."""
+        chunk = max(self.chunk_tokens - self.decoding, 1)
+        return chunk / self.step.step_s(chunk, self.kv_tokens, self.decoding)
+
+    def sent(self, ticket: Ticket, now_s: float) -> None:
+        """The engine gets one more."""
+        self.running[ticket] = None
+        self.unfilled_tokens += ticket.uncached_tokens
+        self.promised_tokens += ticket.length.p50 * ticket.sequences
+        self.sent_since_state += 1
+        if (tpot_s := ticket.targets.tpot_s) is not None:
+            self._tpots[tpot_s] += 1
+
+    def first_token(self, ticket: Ticket) -> None:
+        """Its prompt is done."""
+        self.unfilled_tokens -= ticket.uncached_tokens
+        self.kv_tokens += ticket.prompt_tokens + ticket.tokens
+        self.decoding += ticket.sequences
+
+    def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
+        """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
+        new = tokens_so_far - ticket.tokens
+        self.kv_tokens += new
+        if self._probe is None:
+            self._probe = ticket
+        elif ticket is self._probe and new > 0 and ticket.last_token_s is not None:
+            prefill, kv, sequences = self._loads
+            self.step.observe((now_s - ticket.last_token_s) * ticket.sequences / new, prefill, kv, sequences)
+        if ticket is self._probe:
+            room = max(self.chunk_tokens - self.decoding, 0)
+            self._loads = (min(self.unfilled_tokens, room), self.kv_tokens, self.decoding)
+
+    def gone(self, ticket: Ticket) -> None:
+        """It is over, or never came to the engine."""
+        del self.running[ticket]
+        self.promised_tokens -= ticket.length.p50 * ticket.sequences
+        if ticket.first_token_s is None:
+            self.unfilled_tokens -= ticket.uncached_tokens
+        else:
+            self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
+            self.decoding -= ticket.sequences
+        if (tpot_s := ticket.targets.tpot_s) is not None:
+            self._tpots[tpot_s] -= 1
+            if not self._tpots[tpot_s]:
+                del self._tpots[tpot_s]
+        if ticket is self._probe:
+            self._probe = None
