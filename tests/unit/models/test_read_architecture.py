@@ -74,7 +74,15 @@ def test_a_multimodal_wrapper_is_read_by_its_text_config() -> None:
 
 def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
     with pytest.raises(BadInput, match=r"^config\.text_config\.hidden_size: is missing"):
-        read_architecture({"text_config": {"model_type": "llama"}})
+        read_architecture({"text_config": {"model_type": "qwen2"}})
+
+
+def test_a_text_config_leaves_out_what_equals_its_familys_defaults_and_they_are_said() -> None:
+    model = read_architecture({"text_config": {"model_type": "llama", "vocab_size": 32064}, "torch_dtype": "float16"})
+    assert (model.hidden_size, model.layers, model.kv_heads) == (4096, 32, 32)
+    assert any("leaves out hidden_size 4096" in note for note in model.notes)
+    with pytest.raises(BadInput, match=r"^config\.hidden_size: is missing"):
+        read_architecture({"model_type": "llama", "vocab_size": 32064})
 
 
 @pytest.mark.parametrize(("asked", "width"), [("float32", 4), ("half", 2), ("bfloat16", 2), ("auto", 2)])
@@ -99,8 +107,8 @@ def test_dtype_auto_without_a_word_in_the_config_is_16_bits_and_said() -> None:
 
 def test_fp8_halves_linear_layers_and_leaves_embedding_head_and_norms() -> None:
     fp8, plain = read_architecture(LLAMA_8B, quantization="fp8"), read_architecture(LLAMA_8B)
-    norms = 2 * 2 * 4096
-    assert fp8.layer_weight_bytes[0] == (plain.layer_weight_bytes[0] - norms) // 2 + norms
+    norms, scales = 2 * 2 * 4096, 7 * 4
+    assert fp8.layer_weight_bytes[0] == (plain.layer_weight_bytes[0] - norms) // 2 + norms + scales
     assert (fp8.embedding_bytes, fp8.lm_head_bytes) == (plain.embedding_bytes, plain.lm_head_bytes)
 
 
@@ -132,21 +140,33 @@ def test_the_longest_context_is_stretched_as_the_engine_does(scaling: dict | Non
     assert read_architecture({**LLAMA_8B, "rope_scaling": scaling}).max_position_embeddings == longest
 
 
-def test_a_sliding_window_is_planned_at_full_length_and_said() -> None:
+def test_all_layers_of_mistral_slide_where_a_window_is_given() -> None:
     model = read_architecture({**LLAMA_8B, "architectures": ["MistralForCausalLM"], "sliding_window": 4096})
+    assert model.layer_window_tokens == (4096,) * 32
     assert model.layer_kv_bytes_per_token == (4096,) * 32
-    assert any("sliding_window 4096 is ignored" in note for note in model.notes)
 
 
-def test_a_window_that_is_switched_off_is_no_note() -> None:
-    config = {**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096, "use_sliding_window": False}
-    assert read_architecture(config).notes == ()
+@pytest.mark.parametrize("given", [{}, {"sliding_window": None}, {"sliding_window": 0}])
+def test_no_window_is_the_whole_context(given: dict) -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": ["MistralForCausalLM"], **given})
+    assert model.layer_window_tokens == (None,) * 32
+
+
+def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
+    config = {**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"], "sliding_window": 4096, "max_window_layers": 30}
+    assert read_architecture(config).layer_window_tokens == (None,) * 32
+    sliding = read_architecture({**config, "use_sliding_window": True})
+    assert sliding.layer_window_tokens == (None,) * 30 + (4096,) * 2
 
 
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"architectures": ["DeepseekV3ForCausalLM"]}, "config.architectures", "'DeepseekV3ForCausalLM' is not known"),
+        ({"architectures": ["JambaForCausalLM"]}, "config.architectures", "'JambaForCausalLM' is not known"),
+        ({"uellm_family": "jamba"}, "config.uellm_family", "'jamba' is no family known here"),
+        ({"text_config": [1]}, "config.text_config", "must be an object"),
+        ({"head_dim": -1}, "config.head_dim", "positive"),
+        ({"max_position_embeddings": "long"}, "config.max_position_embeddings", "'long'"),
         ({"architectures": None, "model_type": None}, "config.architectures", "is missing"),
         ({"hidden_size": None}, "config.hidden_size", "is missing"),
         ({"hidden_size": "4096"}, "config.hidden_size", "'4096'"),
@@ -167,6 +187,7 @@ def test_a_window_that_is_switched_off_is_no_note() -> None:
             "0",
         ),
         ({"quantization_config": "awq"}, "config.quantization_config", "object"),
+        ({"quantization_config": {"bits": 4}}, "config.quantization_config.quant_method", "is missing"),
     ],
 )
 def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str) -> None:
@@ -177,8 +198,26 @@ def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str
 
 
 def test_an_unknown_architecture_says_what_to_give_instead() -> None:
-    with pytest.raises(BadInput, match=r"known are LlamaForCausalLM.*spec\.model\.config"):
+    with pytest.raises(BadInput, match=r"'SomethingElse'.* one of llama, .*uellm_family.*spec\.model\.config"):
         read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"]})
+
+
+def test_a_user_may_say_which_family_an_unknown_class_is_built_like() -> None:
+    told = read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"], "uellm_family": "qwen2"})
+    qwen = read_architecture({**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"]})
+    assert told.layer_weight_bytes == qwen.layer_weight_bytes
+    assert told.name == "SomethingElse"
+
+
+def test_the_family_that_a_user_tells_holds_for_a_text_config_too() -> None:
+    inner = {key: value for key, value in LLAMA_8B.items() if key not in ("architectures", "model_type")}
+    wrapper = {"architectures": ["NewVLM"], "uellm_family": "LlamaForCausalLM", "text_config": inner}
+    assert read_architecture(wrapper).parameters == read_architecture(LLAMA_8B).parameters
+
+
+def test_a_reward_model_is_not_taken_for_its_family() -> None:
+    with pytest.raises(BadInput, match="'LlamaForSequenceClassification' is not known"):
+        read_architecture({**LLAMA_8B, "architectures": ["LlamaForSequenceClassification"]})
 
 
 @pytest.mark.parametrize(("given", "field"), [({"dtype": "int4"}, "dtype"), ({"quantization": "exl2"}, "quantization")])
@@ -191,6 +230,12 @@ def test_what_is_wrong_in_the_question_is_named(given: dict, field: str) -> None
 def test_awq_needs_a_checkpoint_made_so() -> None:
     with pytest.raises(BadInput, match="quantization: awq needs a checkpoint made with it"):
         read_architecture(LLAMA_8B, quantization="awq")
+
+
+def test_another_quantisation_than_the_checkpoints_is_refused() -> None:
+    config = {**LLAMA_8B, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    with pytest.raises(BadInput, match="quantization: is awq, but the checkpoint is made with gptq"):
+        read_architecture(config, quantization="awq")
 
 
 def test_a_config_that_is_no_object_is_refused() -> None:

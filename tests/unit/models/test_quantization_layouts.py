@@ -1,0 +1,223 @@
+"""Bytes of quantised matrices, by the layouts that checkpoints of each method have."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.errors import BadInput
+from uellm.models import Architecture, read_architecture
+
+HIDDEN, FFN = 256, 512
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 1024,
+    "hidden_size": HIDDEN,
+    "intermediate_size": FFN,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "torch_dtype": "bfloat16",
+}
+SQUARES, WIDES = 4 * HIDDEN * HIDDEN, 3 * HIDDEN * FFN  # q, k, v, o; gate, up, down
+NORMS = 2 * 2 * HIDDEN
+MATRICES = 7
+
+
+def layer(section: dict, **more: object) -> int:
+    return quantised(section, **more).layer_weight_bytes[0] - NORMS
+
+
+def quantised(section: dict, **more: object) -> Architecture:
+    return read_architecture({**CONFIG, **more, "quantization_config": section})
+
+
+def test_fp8_by_blocks_has_a_float32_scale_a_block() -> None:
+    blocks = (SQUARES + WIDES) // (128 * 128)
+    assert layer({"quant_method": "fp8", "weight_block_size": [128, 128]}) == SQUARES + WIDES + 4 * blocks
+
+
+def test_fp8_blocks_that_do_not_divide_a_matrix_are_rounded_up() -> None:
+    blocks = 4 * 3 * 3 + 3 * 3 * 6  # 256 and 512 by blocks of 100
+    assert layer({"quant_method": "fp8", "weight_block_size": [100, 100]}) == SQUARES + WIDES + 4 * blocks
+
+
+def test_static_fp8_has_a_scale_of_weights_and_one_of_inputs() -> None:
+    assert layer({"quant_method": "fp8", "activation_scheme": "static"}) == SQUARES + WIDES + MATRICES * 8
+
+
+def test_gptq_keeps_the_group_of_each_column_besides() -> None:
+    linear = SQUARES + WIDES
+    columns = 6 * HIDDEN + FFN
+    expected = linear * (0.5 + 2.5 / 128) + 4 * columns
+    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128}) == expected
+
+
+def test_one_group_a_column_is_one_scale_a_row() -> None:
+    rows = 4 * HIDDEN + 2 * FFN + HIDDEN
+    assert layer({"quant_method": "awq", "bits": 4, "group_size": -1}) == (SQUARES + WIDES) * 0.5 + rows * 2.5
+
+
+def test_gptq_may_quantise_the_head() -> None:
+    plain = quantised({"quant_method": "gptq", "bits": 4})
+    head = quantised({"quant_method": "gptq", "bits": 4, "lm_head": True})
+    assert plain.lm_head_bytes == 2 * 1024 * HIDDEN
+    assert head.lm_head_bytes == 1024 * HIDDEN * (0.5 + 2.5 / 128) + 4 * HIDDEN
+
+
+def test_bitsandbytes_has_a_float32_maximum_for_64_weights_or_a_row() -> None:
+    four = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    eight = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    assert layer(four) == (SQUARES + WIDES) * (0.5 + 4 / 64)
+    assert layer(eight) == SQUARES + WIDES + 4 * (4 * HIDDEN + 2 * FFN + HIDDEN)
+
+
+def test_bitsandbytes_and_fp8_can_be_made_while_loading() -> None:
+    for method in ("bitsandbytes", "fp8"):
+        assert read_architecture(CONFIG, quantization=method).quantization == method
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"num_bits": 8, "type": "float", "strategy": "tensor"}, SQUARES + WIDES + 4 * MATRICES),
+        (
+            {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True},
+            SQUARES + WIDES + 4 * (5 * HIDDEN + 2 * FFN),
+        ),
+        (
+            {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True},
+            (SQUARES + WIDES) * (0.5 + 2 / 128),
+        ),
+        (
+            {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 64, "symmetric": False},
+            (SQUARES + WIDES) * (0.5 + 2.5 / 64),
+        ),
+        (
+            {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
+            (SQUARES + WIDES) * (0.5 + 1 / 16) + 8 * MATRICES,
+        ),
+        (
+            {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]},
+            SQUARES + WIDES + 4 * (SQUARES + WIDES) // (128 * 128),
+        ),
+    ],
+    ids=["tensor", "channel", "group", "asymmetric", "nvfp4", "block"],
+)
+def test_compressed_tensors_by_strategy(weights: dict, expected: float) -> None:
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    assert layer({"quant_method": "compressed-tensors", "config_groups": groups}) == expected
+
+
+def test_compressed_tensors_may_treat_modules_unlike() -> None:
+    eight, four = {"num_bits": 8, "strategy": "tensor"}, {"num_bits": 4, "strategy": "group", "group_size": 128}
+    groups = {
+        "group_0": {"targets": ["Linear"], "weights": eight},
+        "group_1": {"targets": ["re:.*mlp.*"], "weights": four},
+        "group_2": {"targets": ["Linear"], "weights": None},
+    }
+    found = layer({"quant_method": "compressed-tensors", "config_groups": groups})
+    assert found == SQUARES + 4 * 4 + WIDES * (0.5 + 2 / 128)
+
+
+@pytest.mark.parametrize(
+    ("section", "left_out"),
+    [
+        ({"modules_to_not_convert": ["self_attn"]}, SQUARES),
+        ({"modules_to_not_convert": ["model.layers.0.self_attn.q_proj"]}, HIDDEN * HIDDEN),
+        ({"ignored_layers": ["language_model.model.layers.0.mlp"]}, WIDES),
+        ({"ignore": ["re:.*o_proj$", "lm_head"]}, HIDDEN * HIDDEN),
+        ({"ignore": ["re:language_model.*down_proj"]}, HIDDEN * FFN),
+        ({"modules_to_not_convert": ["model.layers.*.self_attn"]}, SQUARES),
+        ({"modules_to_not_convert": ["gate", "layers.1"]}, 0),
+        ({"modules_to_not_convert": None}, 0),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_modules_that_a_checkpoint_leaves_out_keep_16_bits(section: dict, left_out: int) -> None:
+    whole = {"quant_method": "fp8", "weight_block_size": [HIDDEN, HIDDEN]}
+    blocks = (SQUARES + WIDES - left_out) // (HIDDEN * HIDDEN)
+    assert layer({**whole, **section}) == SQUARES + WIDES + left_out + 4 * blocks
+
+
+def test_layers_may_become_unlike_by_what_is_left_out() -> None:
+    model = quantised({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1"]})
+    assert model.layer_weight_bytes[1] == 2 * (SQUARES + WIDES) + NORMS
+    assert model.layer_weight_bytes[0] < model.layer_weight_bytes[1]
+
+
+def test_gptqmodel_leaves_modules_out_by_minus_patterns() -> None:
+    plain = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    kept = layer({**plain, "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}}})
+    assert kept - layer(plain) == HIDDEN * FFN * (2 - 0.5 - 2.5 / 128) - 4 * FFN
+
+
+def test_mxfp4_shrinks_the_experts_alone() -> None:
+    fields = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 128, "head_dim": 64}
+    config = {**CONFIG, **fields, "architectures": ["GptOssForCausalLM"]}
+    model = read_architecture({**config, "quantization_config": {"quant_method": "mxfp4"}})
+    plain = read_architecture(config)
+    numbers, biases = 4 * 3 * HIDDEN * FFN, 4 * (2 * FFN + HIDDEN)
+    assert plain.layer_expert_bytes[0] == 2 * (numbers + biases)
+    assert model.layer_expert_bytes[0] == numbers * 17 / 32 + 2 * biases
+    rest = [each.layer_weight_bytes[0] - each.layer_expert_bytes[0] for each in (model, plain)]
+    assert rest[0] == rest[1]
+
+
+def test_nvfp4_of_model_optimizer() -> None:
+    found = layer({"quant_method": "modelopt", "quant_algo": "NVFP4"})
+    assert found == (SQUARES + WIDES) * (0.5 + 1 / 16) + 8 * MATRICES
+
+
+def test_engines_own_names_of_a_method_are_the_methods() -> None:
+    section = {"quant_method": "gptq", "bits": 4}
+    config = {**CONFIG, "quantization_config": section}
+    assert read_architecture(config, quantization="gptq_marlin").quantization == "gptq"
+
+
+def test_routers_are_never_quantised() -> None:
+    config = {**CONFIG, "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2}
+    fp8 = read_architecture({**config, "quantization_config": {"quant_method": "fp8"}})
+    matrices = SQUARES + 4 * WIDES
+    assert fp8.layer_weight_bytes[0] == matrices + 4 * (4 + 3 * 4) + 2 * 4 * HIDDEN + NORMS
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "words"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size", "two positive whole numbers"),
+        ({"quant_method": "fp8", "weight_block_size": [0, 128]}, "weight_block_size", "two positive whole numbers"),
+        ({"quant_method": "modelopt", "quant_algo": "INT3"}, "quant_algo", "'INT3'"),
+        ({"quant_method": "fp8", "ignored_layers": "lm_head"}, "ignored_layers", "list of module names"),
+        ({"quant_method": "compressed-tensors"}, "config_groups", "is missing or empty"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": 1}}, "config_groups.a", "object"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": 4}}},
+            "config_groups.a.weights",
+            "object",
+        ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 5}}}},
+            "config_groups.a.weights.num_bits",
+            "5",
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"a": {"weights": {"num_bits": 4, "strategy": "odd"}}},
+            },
+            "config_groups.a.weights.strategy",
+            "'odd'",
+        ),
+        ({"quant_method": "quark"}, "quant_method", "'quark' has no known size here"),
+    ],
+)
+def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: str, words: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        quantised(section)
+    assert raised.value.field == f"config.quantization_config.{field}"
+    assert words in str(raised.value)
+
+
+def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
+    with pytest.raises(BadInput, match=r"'\(' is no regular expression"):
+        quantised({"quant_method": "fp8", "ignore": ["re:("]})
