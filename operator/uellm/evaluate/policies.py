@@ -68,14 +68,12 @@ _ALIASES = {"engine-only": "engine-FCFS"}
 
 def policy_names() -> list[str]:
     """Every name that `find_policy` knows."""
-    return [*_ENGINE, *_ALIASES, *POLICIES]
+    return list(dict.fromkeys([*_ENGINE, *_ALIASES, *POLICIES]))
 
 
 def find_policy(name: str) -> Policy:
     """The policy of a name. Raises BadInput."""
-    if name in POLICIES:
-        return Policy(name)
-    try:
-        return _ENGINE[_ALIASES.get(name, name)]
-    except KeyError:
-        raise BadInput("--policy", f"{name!r} is none of {', '.join(policy_names())}") from None
+    known = _ENGINE.get(_ALIASES.get(name, name))
+    if known is None and name not in POLICIES:
+        raise BadInput("--policy", f"{name!r} is none of {', '.join(policy_names())}")
+    return known or Policy(name)
