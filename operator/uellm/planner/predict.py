@@ -29,6 +29,9 @@ from uellm.planner.speed import Costs, Links
 from uellm.planner.steptime import StepTime
 from uellm.planner.work import StageLoad
 
+# How closely the number of running sequences is found: 17 steps, and rates that differ by less are equal.
+HALVED = 1e-5
+
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -132,18 +135,18 @@ class Engine:
         return self.halved(holds, self.limit)
 
     def halved(self, holds: Callable[[float], bool], most: float) -> float:
-        """The largest number up to `most` that holds, to a thousandth, where all smaller ones hold too."""
+        """The largest number up to `most` that holds, to HALVED of it, where all smaller ones hold too."""
         if holds(most):
             return most
         low, high = 0.0, most
-        while high - low > 1e-3 * most:
+        while high - low > HALVED * most:
             middle = (low + high) / 2
             low, high = (middle, high) if holds(middle) else (low, middle)
-        return max(low, 1e-3 * most)
+        return max(low, HALVED * most)
 
     def binding(self, running: float) -> str:
         """What a larger rate would need more of."""
-        if running >= self._by_kv * (1 - 1e-3):
+        if running >= self._by_kv * (1 - HALVED):
             return "KV cache"
         owed = running * self.prompt / self.output
         parts = self.pipeline.slowest(min(self.room(running), owed), running)
