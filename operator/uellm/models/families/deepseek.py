@@ -33,7 +33,7 @@ def deepseek_v2(config: Config) -> Blueprint:
 
 def deepseek_v3(config: Config) -> Blueprint:
     """DeepSeek V3, V3.1 and R1. The layers of multi-token prediction are no part of plain serving."""
-    extra = config.count("num_nextn_predict_layers")
+    extra = config.count("num_nextn_predict_layers") or config.count("num_mtp_layers")
     notes = (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)
     return _deepseek(config, corrected=True, notes=notes if extra else ())
 

@@ -81,12 +81,20 @@ class Experts:
     field: str  # the name of the width in the config
 
 
-def experts(config: Config, total: str, width: str, per_token: str = "num_experts_per_tok") -> Experts:
-    """Reads the three fields of these names. Raises BadInput where a token would use more than there are."""
-    found = Experts(config.size(total), config.size(per_token), config.size(width), width)
+# transformers 5 writes one name for all families; older checkpoints have each family's own.
+TOTALS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def experts(config: Config, total: str, width: str) -> Experts:
+    """How many experts (by `total`, or another family's name of it), how wide, and how many a token uses.
+
+    Raises BadInput where a token would use more than there are.
+    """
+    found = Experts(config.size(total, *TOTALS), config.size("num_experts_per_tok"), config.size(width), width)
     if found.per_token > found.total:
         raise BadInput(
-            f"{config.prefix}.{per_token}", f"{found.per_token} is more than the {found.total} experts of {total}"
+            f"{config.prefix}.num_experts_per_tok",
+            f"{found.per_token} is more than the {found.total} experts of {total}",
         )
     return found
 
