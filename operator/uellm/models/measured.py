@@ -20,17 +20,10 @@ NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Numbers that stay in 32 bits whatever the dtype: scales of quantised weights, DeepSeek V3's bias of the router.
-KEPT: tuple[str, ...] = (
-    "scale",
-    "scales",
-    "scale_inv",
-    "weight_scale_inv",
-    "weight_scale",
-    "input_scale",
-    "absmax",
-    "SCB",
+KEPT = (
+    *("scale", "scales", "scale_inv", "weight_scale_inv", "weight_scale", "input_scale"),
+    *("absmax", "SCB", "e_score_correction_bias"),
 )
-KEPT += ("e_score_correction_bias",)
 NOTEWORTHY = 0.01  # of the formula's bytes
 
 
