@@ -76,7 +76,8 @@ def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
 def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> Outcome:
     """Replay the jobs under the cell's policy. Raises CannotBeDone where it stops sending."""
     engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens)
-    return Replay(jobs, engine, _front(scenario, cell), cell.speed, scenario.reaction_s).run()
+    reaction_s = scenario.reaction_s if cell.policy.in_sidecar else 0.0
+    return Replay(jobs, engine, _front(scenario, cell), cell.speed, reaction_s).run()
 
 
 def describe(cell: Cell, jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""Every policy over random small traces, on an engine of a few lines in place of vLLM's (tests/e2e has that one)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uellm.errors import CannotBeDone
+from uellm.evaluate.bound import bound
+from uellm.evaluate.engine import Step, Work
+from uellm.evaluate.front import Direct, Front, Reaction, Sidecar
+from uellm.evaluate.measure import measure
+from uellm.evaluate.policies import find_policy, policy_names
+from uellm.evaluate.replay import Outcome, Replay
+from uellm.evaluate.scenario import Job, draw_jobs, read_classes
+from uellm.evaluate.traces import Trace, TraceRequest
+from uellm.planner.steptime import EngineFile, StepTime
+from uellm.sidecar.scheduling import Options
+
+ENGINE = EngineFile("toy", StepTime(5e-3, 1e-4, 1e-6, 1e-4, 1e-3), 100, 16, 4, 512, 1024)
+
+
+@dataclass
+class Running:
+    work: Work
+    tokens: int = 0
+
+
+class ToyEngine:
+    def __init__(self, engine: EngineFile = ENGINE) -> None:
+        self.engine, self.preemptions, self.kv_used_share = engine, 0, 0.0
+        self._waiting: list[Work] = []
+        self._running: list[Running] = []
+        self.entered: list[tuple[int, int]] = []
+        self.steps = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, work: Work) -> None:
+        self._waiting.append(work)
+        self.entered.append((self.steps, work.key))
+
+    def leap(self, now_s: float, until_s: float) -> tuple[list[float], list[int]]:
+        return [], []
+
+    def step(self, now_s: float) -> Step:
+        self.steps += 1
+        joining = self._waiting[: self.engine.max_num_seqs - len(self._running)]
+        del self._waiting[: len(joining)]
+        self._running += [Running(work) for work in joining]
+        kv = sum(r.work.prompt_tokens + r.tokens for r in self._running)
+        end_s = now_s + self.engine.step.step_s(sum(w.prompt_tokens for w in joining), kv, len(self._running))
+        for request in self._running:
+            request.tokens += 1
+        tokens = [r.work.key for r in self._running]
+        finished = [r.work.key for r in self._running if r.tokens == r.work.output_tokens]
+        self._running = [r for r in self._running if r.tokens < r.work.output_tokens]
+        return Step(end_s, tokens, finished)
+
+
+CLASSES = read_classes(
+    {
+        "classes": [
+            {"name": "chat", "share": 0.4, "ttft": "100ms", "tpot": "9ms"},
+            {"name": "task", "share": 0.3, "e2e": "300ms"},
+            {"name": "both", "share": 0.2, "ttft": "150ms", "e2e": "400ms"},
+            {"name": "any", "share": 0.1},
+        ],
+        "predictor": {"kind": "noisy-oracle", "sigma": 0.5},
+    },
+    "classes",
+)
+
+requests = st.builds(
+    TraceRequest,
+    arrival_s=st.floats(0, 1.5),
+    prompt_tokens=st.integers(1, 400),
+    output_tokens=st.integers(1, 40),
+    client=st.sampled_from(["a", "b"]),
+    blocks=st.just(()),
+)
+traces = st.lists(requests, min_size=1, max_size=40).map(
+    lambda some: Trace("t", tuple(sorted(some, key=lambda request: request.arrival_s)))
+)
+
+
+def front(name: str) -> Front:
+    policy = find_policy(name)
+    if policy.priority is not None:
+        return Direct(policy, policy.priority)
+    return Sidecar(Options(policy=name, max_in_flight=ENGINE.max_num_seqs, max_queued=10_000), None, ENGINE, 512)
+
+
+def replayed(trace: Trace, name: str, *, speed: float = 1.0, reaction_s: float = 0.0) -> tuple[list[Job], Outcome]:
+    jobs = draw_jobs(trace, CLASSES, seed=1, limit=None, max_tokens=1000)
+    return jobs, Replay(jobs, ToyEngine(), front(name), speed, reaction_s).run()  # type: ignore[arg-type]
+
+
+@settings(max_examples=150, deadline=None)
+@given(traces, st.sampled_from(policy_names()), st.sampled_from([0.5, 2.0, 20.0]), st.sampled_from([0.0, 0.02]))
+def test_every_request_is_answered_whole_or_refused(trace: Trace, name: str, speed: float, reaction_s: float) -> None:
+    jobs, outcome = replayed(trace, name, speed=speed, reaction_s=reaction_s)
+
+    for job, fate in zip(jobs, outcome.fates, strict=True):
+        if fate.refused:
+            assert (fate.first_token_s, fate.end_s) == (None, None)
+        else:
+            assert fate.arrival_s == job.arrival_s / speed
+            assert fate.tokens == job.output_tokens
+            assert fate.first_token_s is not None
+            assert fate.end_s is not None
+            assert fate.arrival_s + reaction_s < fate.first_token_s <= fate.end_s
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces, st.sampled_from(policy_names()), st.sampled_from([0.5, 2.0, 20.0]))
+def test_no_policy_attains_more_than_the_bound(trace: Trace, name: str, speed: float) -> None:
+    jobs, outcome = replayed(trace, name, speed=speed)
+
+    assert measure(jobs, outcome)["attainment"]["all"] <= bound(jobs, ENGINE, speed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(traces)
+def test_the_same_replay_has_the_same_outcome(trace: Trace) -> None:
+    assert replayed(trace, "SLO-ODBS", speed=5.0)[1].fates == replayed(trace, "SLO-ODBS", speed=5.0)[1].fates
+
+
+class Hoarder(Direct):
+    """Keeps everything back."""
+
+    queued = 1
+
+    def react(self, now_s: float) -> Reaction:
+        return Reaction()
+
+
+def test_a_policy_that_stops_sending_is_told_instead_of_waited_for() -> None:
+    policy = find_policy("engine-FCFS")
+    assert policy.priority is not None
+    jobs = draw_jobs(Trace("t", (TraceRequest(0.0, 1, 1),)), CLASSES, seed=1, limit=None, max_tokens=100)
+
+    hoarder = Hoarder(policy, policy.priority)
+    hoarder.polls = True
+    with pytest.raises(CannotBeDone, match="leaves the engine idle while 1 requests wait"):
+        Replay(jobs, ToyEngine(), hoarder).run()  # type: ignore[arg-type]
