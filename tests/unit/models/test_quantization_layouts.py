@@ -45,11 +45,11 @@ def test_static_fp8_has_a_scale_of_weights_and_one_of_inputs() -> None:
     assert layer({"quant_method": "fp8", "activation_scheme": "static"}) == SQUARES + WIDES + MATRICES * 8
 
 
-def test_gptq_keeps_the_group_of_each_column_besides() -> None:
-    linear = SQUARES + WIDES
+def test_gptq_keeps_the_group_of_each_column_where_their_order_matters() -> None:
+    plain = (SQUARES + WIDES) * (0.5 + 2.5 / 128)
     columns = 6 * HIDDEN + FFN
-    expected = linear * (0.5 + 2.5 / 128) + 4 * columns
-    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128}) == expected
+    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128}) == plain
+    assert layer({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}) == plain + 4 * columns
 
 
 def test_one_group_a_column_is_one_scale_a_row() -> None:
@@ -61,7 +61,7 @@ def test_gptq_may_quantise_the_head() -> None:
     plain = quantised({"quant_method": "gptq", "bits": 4})
     head = quantised({"quant_method": "gptq", "bits": 4, "lm_head": True})
     assert plain.lm_head_bytes == 2 * 1024 * HIDDEN
-    assert head.lm_head_bytes == 1024 * HIDDEN * (0.5 + 2.5 / 128) + 4 * HIDDEN
+    assert head.lm_head_bytes == 1024 * HIDDEN * (0.5 + 2.5 / 128)
 
 
 def test_bitsandbytes_has_a_float32_maximum_for_64_weights_or_a_row() -> None:
@@ -148,7 +148,7 @@ def test_layers_may_become_unlike_by_what_is_left_out() -> None:
 def test_gptqmodel_leaves_modules_out_by_minus_patterns() -> None:
     plain = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     kept = layer({**plain, "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}}})
-    assert kept - layer(plain) == HIDDEN * FFN * (2 - 0.5 - 2.5 / 128) - 4 * FFN
+    assert kept - layer(plain) == HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
 
 
 def test_mxfp4_shrinks_the_experts_alone() -> None:
@@ -221,3 +221,29 @@ def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: s
 def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
     with pytest.raises(BadInput, match=r"'\(' is no regular expression"):
         quantised({"quant_method": "fp8", "ignore": ["re:("]})
+
+
+@pytest.mark.parametrize(("layers", "experts", "total"), [(24, 32, 13_761_264_768), (36, 128, 65_248_815_744)])
+def test_gpt_oss_weighs_to_the_byte_what_the_index_of_its_checkpoint_says(
+    layers: int, experts: int, total: int
+) -> None:
+    """20B and 120B; the totals are metadata.total_size of model.safetensors.index.json."""
+    left_out = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    model = read_architecture(
+        {
+            "architectures": ["GptOssForCausalLM"],
+            "vocab_size": 201088,
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "num_local_experts": experts,
+            "num_experts_per_tok": 4,
+            "sliding_window": 128,
+            "torch_dtype": "bfloat16",
+            "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": left_out},
+        }
+    )
+    assert model.weight_bytes == total
