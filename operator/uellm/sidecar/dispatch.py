@@ -127,7 +127,7 @@ def _too_late(reason: Late) -> Refusal:
         return Refusal(Outcome.DEADLINE_PASSED, "its class's deadline passed while the request was waiting")
     if reason is Late.SHED:
         told = "too many requests wait for this one to be served within its class's targets; retry later"
-        return Refusal(Outcome.QUEUE_FULL, told, retry_after_s=RETRY_QUEUE_S)
+        return Refusal(Outcome.SHED, told, retry_after_s=RETRY_QUEUE_S)
     return Refusal(
         Outcome.ENGINE_UNAVAILABLE,
         "the engine is away and did not come back while the request was waiting; retry later",

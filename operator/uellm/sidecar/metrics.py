@@ -19,6 +19,15 @@ SECONDS_BUCKETS = (
     *(1.5, 2.5, 5.0, 7.5, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
 
+FINE_SECONDS_BUCKETS = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05),
+    *(0.06, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5),
+)
+"""Of times between tokens."""
+
+MICROSECONDS_BUCKETS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2)
+"""Of decisions. In seconds, as all durations here."""
+
 Labels = tuple[str, ...]
 
 
@@ -68,8 +77,23 @@ class Gauge:
             yield _sample(self.name, self.labels, key, value)
 
 
+class Gauges:
+    """Numbers without labels, whose names are looked up at every scrape too."""
+
+    def __init__(self, prefix: str, text: str, read: Callable[[], Mapping[str, float | None]]) -> None:
+        self.prefix, self.text = prefix, text
+        self._read = read
+
+    def lines(self) -> Iterator[str]:
+        """Their lines, HELP and TYPE included."""
+        for name, value in self._read().items():
+            if value is not None:
+                yield from _head(f"{self.prefix}{name}", self.text, "gauge")
+                yield _sample(f"{self.prefix}{name}", (), (), value)
+
+
 class Histogram:
-    """Durations in seconds, by labels."""
+    """Durations in seconds, or ratios, by labels."""
 
     def __init__(self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS_BUCKETS) -> None:
         self.name, self.text, self.labels = name, text, labels
@@ -77,12 +101,12 @@ class Histogram:
         self._counts: dict[Labels, list[int]] = {}
         self._sums: dict[Labels, float] = {}
 
-    def observe(self, seconds: float, *values: str) -> None:
-        """Count one duration under these label values."""
+    def observe(self, value: float, *values: str) -> None:
+        """Count one value under these label values."""
         key = bounded(values, self._sums)
         counts = self._counts.setdefault(key, [0] * (len(self._bounds) + 1))
-        counts[bisect_left(self._bounds, seconds)] += 1
-        self._sums[key] = self._sums.get(key, 0.0) + seconds
+        counts[bisect_left(self._bounds, value)] += 1
+        self._sums[key] = self._sums.get(key, 0.0) + value
 
     def lines(self) -> Iterator[str]:
         """Its lines, HELP and TYPE included."""

@@ -17,11 +17,11 @@ from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine import Engine, EngineState
+from uellm.sidecar.figures import Figures
 from uellm.sidecar.http import Budget, Connection, EngineAddress, Limits, Server
 from uellm.sidecar.management import Management
 from uellm.sidecar.metrics import Labels
 from uellm.sidecar.proxy import Proxy
-from uellm.sidecar.record import Figures
 
 LOG = logging.getLogger("uellm.sidecar")
 

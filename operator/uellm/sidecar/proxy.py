@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine import Engine
+from uellm.sidecar.exchange import Exchange
+from uellm.sidecar.figures import Figures
 from uellm.sidecar.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.sidecar.outcome import Outcome, Refusal
-from uellm.sidecar.record import Figures, Record
+from uellm.sidecar.prediction import OnlineLengths
+from uellm.sidecar.record import Record
 from uellm.sidecar.relay import STALL_S, Relay
-from uellm.sidecar.routes import Way, check_headers, end_to_end, request_id, way_of
-from uellm.sidecar.scheduling import Targets, Ticket
+from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
+from uellm.sidecar.scheduling import Targets
+from uellm.sidecar.wire.keys import Keys, key_of
+from uellm.sidecar.wire.read import Terms, read
+from uellm.sidecar.wire.slo import targets_of
 
 LOG = logging.getLogger("uellm.sidecar")
 
-CLASS_HEADER = "x-slo-class"
-
 _SENT: Pairs = ((b"X-Request-Id", b""), (b"Content-Length", b""))
 """What the engine gets from us, whatever the client says of it."""
+_PRIORITY: Pairs = ((b"X-Vllm-Priority", b""),)
+"""Would win over the priority in the body."""
 
 
 class Proxy:
@@ -36,9 +42,19 @@ class Proxy:
         dispatcher: Dispatcher,
         figures: Figures,
         bodies: Budget,
+        *,
+        terms: Terms | None = None,
+        keys: Keys | None = None,
+        lengths: OnlineLengths | None = None,
     ) -> None:
         self.drain = Drain()
         self.bodies = bodies
+        self.terms = terms or Terms()
+        self.keys = keys or Keys()
+        """Who may ask."""
+        self.allowed: Collection[str] = ()
+        """Administrative routes of the engine that are served nevertheless."""
+        self._lengths = lengths
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
@@ -83,9 +99,12 @@ class Proxy:
             self._figures.count(record)
 
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
-        record.id = request_id(request.headers)
-        check_headers(request.headers)
-        way, path = way_of(request.method, request.path)
+        headers = request.headers
+        record.id = request_id(headers)
+        check_headers(headers)
+        path = path_of(request.method, request.path)
+        self.keys.check(request.method, path, key_of(headers))
+        way = way_of(request.method, path, self.allowed)
         if way is Way.METRICS:
             metrics = (await self.metrics()).encode()
             record.outcome, record.status = Outcome.COMPLETED, 200
@@ -93,65 +112,61 @@ class Proxy:
             return
         self.drain.check()
         if way is Way.SCHEDULE:
-            targets = self._class_of(request)
-            record.slo_class, record.route = targets.name, path
+            record.targets, record.route = targets_of(headers, self._classes), path
             record.bytes_in = len(await request.read())
-            await self._scheduled(request, reply, record, targets)
+            await self._scheduled(request, reply, record, record.targets)
         else:
             record.bytes_in = len(await request.read())
             await self._passed(request, reply, record)
 
-    def _class_of(self, request: Request) -> Targets:
-        name = request.headers.get(CLASS_HEADER)
-        if name is None:
-            return next(iter(self._classes.values()))
-        if name not in self._classes:
-            known = ", ".join(self._classes)
-            raise Refusal(Outcome.BAD_REQUEST, f"{CLASS_HEADER} names no class of this service; it has: {known}")
-        return self._classes[name]
-
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
-        ticket = Ticket(targets, record.arrival_s, body_bytes=record.bytes_in)
+        call = read(record.route, request.headers, request.body, targets, self.terms)
+        request.body = b""  # the call has it, and maybe not as it came
+        exchange = Exchange(call, record, self._dispatcher, self._lengths, self.terms)
         try:
             while True:
-                await self._dispatcher.turn(ticket)
-                record.queue_s = _now_s() - record.arrival_s
+                body = await exchange.turn()
                 try:
-                    upstream = await self._send(request, record)
+                    upstream = await self._send(request, record, body)
                 except EngineUnreachable:
                     continue  # nothing was sent, so it waits, at its old place, until the engine is back
-                await self._relay(reply, record, upstream)
+                reply.close |= self.drain.draining
+                try:
+                    await exchange.answer(reply, upstream, pairs(_own_headers(record)), stall_s=self.stall_s)
+                finally:
+                    self._over(record, upstream)
                 break
         finally:
-            self._dispatcher.finish(ticket)
+            exchange.end()
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
         try:
-            upstream = await self._send(request, record)
+            upstream = await self._send(request, record, request.body)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
             raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=RETRY_ENGINE_S) from error
-        await self._relay(reply, record, upstream)
-
-    async def _send(self, request: Request, record: Record) -> Upstream:
-        own = ((b"X-Request-Id", record.id.encode()),)
-        headers = [*end_to_end(request.headers, _SENT), *own]
+        reply.close |= self.drain.draining
         try:
-            upstream = await self._engine.send(request.method, request.target, headers, request.body)
+            await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
+        finally:
+            self._over(record, upstream)
+
+    async def _send(self, request: Request, record: Record, body: bytes) -> Upstream:
+        own = ((b"X-Request-Id", record.id.encode()),)
+        replaced = (*_SENT, *_PRIORITY) if self.terms.accepts_priority else _SENT
+        headers = [*end_to_end(request.headers, replaced), *own]
+        try:
+            upstream = await self._engine.send(request.method, request.target, headers, body)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
             raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
         request.release()
         return upstream
 
-    async def _relay(self, reply: Reply, record: Record, upstream: Upstream) -> None:
-        reply.close |= self.drain.draining
-        try:
-            await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
-        finally:
-            upstream.abort()
-            if record.outcome is Outcome.ENGINE_LOST:
-                self._engine.suspect()
+    def _over(self, record: Record, upstream: Upstream) -> None:
+        upstream.abort()
+        if record.outcome is Outcome.ENGINE_LOST:
+            self._engine.suspect()
 
     def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
         record.outcome, record.status = refusal.outcome, refusal.status
@@ -176,10 +191,12 @@ def _left(record: Record) -> Outcome:
 
 def _own_headers(record: Record) -> dict[str, str]:
     headers = {"X-Request-Id": record.id}
-    if record.slo_class != "-":
+    if record.targets is not None:
         headers["x-uellm-class"] = record.slo_class
     if record.queue_s is not None:
         headers["x-uellm-queue-ms"] = f"{record.queue_s * 1000:.0f}"
+    if record.predicted_tokens is not None:
+        headers["x-uellm-predicted-tokens"] = f"{record.predicted_tokens:.0f}"
     return headers
 
 

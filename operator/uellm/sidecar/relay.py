@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from typing import Protocol
 
 from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import STATUS, Outcome, error_object, of_engine_status
@@ -14,11 +14,17 @@ from uellm.sidecar.routes import end_to_end
 STALL_S = 60.0
 """How long a client may read nothing at all before its stream is cut: it keeps a place at the engine from others."""
 
-_EVENT_STREAM = "text/event-stream"
 _DONE = b"data: [DONE]\n\n"
 
-OnPiece = Callable[[bytes], bytes]
-"""Sees every piece of an answer and says what the client gets for it: for most, the piece itself."""
+
+class Tap(Protocol):
+    """Sees every piece of an answer and says what the client gets for it."""
+
+    def piece(self, piece: bytes) -> bytes:
+        """What can be sent now: for most, the piece itself."""
+
+    def rest(self) -> bytes:
+        """What was held back, once no more will come."""
 
 
 class Relay:
@@ -31,19 +37,18 @@ class Relay:
         record: Record,
         *,
         stall_s: float = STALL_S,
-        on_piece: OnPiece | None = None,
+        tap: Tap | None = None,
     ) -> None:
         self._reply = reply
         self._upstream = upstream
         self._record = record
         self._stall_s = stall_s
-        self._on_piece = on_piece
+        self._tap = tap
         self._loop = asyncio.get_running_loop()
         self._stall: asyncio.TimerHandle | None = None
         self._last = b""
         """The last bytes that were sent, as many as it takes to recognise the end of an event and of a stream."""
-        content_type = upstream.headers.get("content-type", "") or ""
-        self._streams_events = content_type.partition(";")[0].strip().lower() == _EVENT_STREAM
+        self._streams_events = streams_events(upstream)
 
     async def run(self, own: Pairs) -> None:
         """Relay the whole answer, with `own` among its headers. The record gets its outcome."""
@@ -57,11 +62,13 @@ class Relay:
             await upstream.pipe(self._first if self._streams_events else self._send)
         except EngineLost:
             record.outcome = Outcome.ENGINE_LOST
+            self._flush()
             self._engine_lost()
         except TimeoutError:
             record.outcome = Outcome.CLIENT_SLOW
             reply.abort()
         else:
+            self._flush()
             record.outcome = of_engine_status(upstream.status)
             reply.finish()
         finally:
@@ -75,8 +82,15 @@ class Relay:
         self._send(piece)
 
     def _send(self, piece: bytes) -> None:
-        if self._on_piece is not None:
-            piece = self._on_piece(piece)
+        self._write(piece if self._tap is None else self._tap.piece(piece))
+
+    def _flush(self) -> None:
+        if self._tap is not None:
+            self._write(self._tap.rest())
+
+    def _write(self, piece: bytes) -> None:
+        if not piece:
+            return
         record = self._record
         self._last = piece[-len(_DONE) :] if len(piece) >= len(_DONE) else (self._last + piece)[-len(_DONE) :]
         record.done = self._last == _DONE
@@ -108,6 +122,12 @@ class Relay:
         self._record.done = False
         self._reply.write(event)
         self._reply.finish()
+
+
+def streams_events(upstream: Upstream) -> bool:
+    """Whether an answer consists of server-sent events."""
+    content_type = upstream.headers.get("content-type") or ""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def error_event(route: str) -> bytes:

@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from enum import Enum
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from uellm.sidecar.http import Headers, Pairs
 from uellm.sidecar.outcome import Outcome, Refusal
-
-SCHEDULED = frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages"),
-)
-"""Routes whose POST is work for the GPU that a class's targets speak of."""
-
-ADMINISTRATIVE = frozenset(
-    (
-        # Sleep, pause, elastic scaling, shutdown: they end or alter the service for everybody.
-        *("/sleep", "/wake_up", "/is_sleeping", "/pause", "/resume", "/is_paused", "/abort_requests", "/shutdown"),
-        *("/scale_elastic_ep", "/is_scaling_elastic_ep", "/release_kv_cache_memory"),
-        # Arbitrary methods on the workers; profiles written to disk; the environment, tokens included, read out.
-        *("/collective_rpc", "/start_profile", "/stop_profile", "/server_info"),
-        # Weights and adapters: whoever may change them decides what the model says.
-        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
-        *("/update_weights", "/init_weight_transfer_engine", "/shutdown_weight_transfer_engine"),
-        *("/start_weight_update", "/start_draft_weight_update", "/finish_weight_update", "/update_weight_version"),
-        *("/weight_checker", "/weight_info", "/get_world_size"),
-        # Caches: emptying one is a cheap way to slow everybody down.
-        *("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
-    )
-)
-"""vLLM's routes for its operator rather than for its users. `/fault_tolerance/...` belongs to them too."""
+from uellm.sidecar.wire.routes import SCHEDULED, administrative
 
 _HOP_BY_HOP = frozenset(
     (
@@ -50,8 +29,8 @@ class Way(Enum):
     METRICS = "metrics"
 
 
-def way_of(method: str, raw_path: str) -> tuple[Way, str]:
-    """The way of a request, and its path as the engine's router reads it. Raises Refusal.
+def path_of(method: str, raw_path: str) -> str:
+    """The path of a request as the engine's router reads it. Raises Refusal.
 
     The engine decodes a path once before it matches, so the decoded one is compared here too: `/%73leep` is `/sleep`.
     """
@@ -63,12 +42,16 @@ def way_of(method: str, raw_path: str) -> tuple[Way, str]:
         raise Refusal(
             Outcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
         )
-    path = "/" + "/".join(segments)
-    if path in ADMINISTRATIVE or segments[:1] == ["fault_tolerance"]:
+    return "/" + "/".join(segments)
+
+
+def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
+    """The way of a request for a path by `path_of`; `allowed`: administrative routes that pass. Raises Refusal."""
+    if administrative(path) and path not in allowed:
         raise Refusal(Outcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here")
     if method == "POST" and path in SCHEDULED:
-        return Way.SCHEDULE, path
-    return (Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS), path
+        return Way.SCHEDULE
+    return Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS
 
 
 def check_headers(headers: Headers) -> None:

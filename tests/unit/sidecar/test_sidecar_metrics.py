@@ -104,9 +104,9 @@ async def test_without_the_engine_our_figures_are_there_alone(engine, harness, e
     assert "vllm:" not in text
 
 
-async def test_only_streams_have_a_time_to_first_byte(engine, harness):
+async def test_only_streams_tell_when_the_first_token_came(engine, harness):
     assert (await harness.ask())[0] == 200
-    engine.script = engine.stream(b"data: [DONE]\n\n")
+    engine.script = engine.stream(b'data: {"choices": []}\n\n', b"data: [DONE]\n\n")
     assert (await harness.ask())[0] == 200
     assert 'uellm_ttft_seconds_count{class="interactive"} 1\n' in await scraped(harness)
 

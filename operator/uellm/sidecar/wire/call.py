@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.prompt import Prompt
 from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.shape import Shape
 
 
 class Mode(Enum):
@@ -38,9 +39,11 @@ class Call:
     sequences: int = 1
     """Choices times prompts: how many answers are generated."""
     max_tokens: int | None = None
+    shape: Shape | None = None
+    """What the answer is to look like, if it is put together here."""
     teaches: bool = False
     """The engine's own answer to it shows what answers look like, should that not be known."""
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
     """As it came, or without the fields of `added` where it had some of them."""
     added: bytes = b""
     """Fields that go to the end of the body's object."""

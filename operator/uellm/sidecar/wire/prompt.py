@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -26,6 +26,7 @@ MAX_BLOCKS = 64
 """Blocks that a prefix is looked at in; what is further behind says little about what is cached."""
 
 OPENING_CHARACTERS = 48
+TEXT_CHARACTERS = 600
 SYSTEM_CHARACTERS = 4096
 
 _MEDIA = frozenset(("image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "file", "input_file"))
@@ -45,6 +46,8 @@ class Prompt:
     """Hash of what the requests of one program have in common: the instructions and how the text begins."""
     prefix: tuple[int, ...] = ()
     """Hash of the text up to the end of each whole block of about `BLOCK_TOKENS` tokens."""
+    text: str = field(default="", repr=False)
+    """The beginning of the last turn, for the predictor alone."""
 
 
 class Ratio:
@@ -83,7 +86,7 @@ def of_chat(body: Mapping[str, Any]) -> Prompt:
     system = [body["system"]] if body.get("system") else []
     system += [turn.get("content") for turn in turns if turn.get("role") in _SYSTEM]
     others = [turn for turn in turns if turn.get("role") not in _SYSTEM]
-    return _prompt([*system, body.get("tools"), *others], system, others[:1], len(turns))
+    return _prompt([*system, body.get("tools"), *others], system, others, len(turns))
 
 
 def of_responses(body: Mapping[str, Any]) -> Prompt:
@@ -91,7 +94,7 @@ def of_responses(body: Mapping[str, Any]) -> Prompt:
     given = body.get("input")
     turns = given if isinstance(given, list) else [given]
     system = [body.get("instructions")]
-    return _prompt([*system, body.get("tools"), *turns], system, turns[:1], len(turns))
+    return _prompt([*system, body.get("tools"), *turns], system, turns, len(turns))
 
 
 def of_text(given: Any) -> Prompt:
@@ -104,8 +107,7 @@ def of_text(given: Any) -> Prompt:
         return Prompt(token_ids=len(given), prefix=_of_ids(given))
     if isinstance(given[0], list):
         return Prompt(token_ids=sum(len(ids) for ids in given if isinstance(ids, list)), prompts=len(given))
-    found = _prompt(given, [], given[:1], 0)
-    return Prompt(found.characters, media=found.media, prompts=len(given), template=found.template)
+    return replace(_prompt(given, [], given, 0), prompts=len(given), prefix=())
 
 
 def of_anything(body: Mapping[str, Any]) -> Prompt:
@@ -113,7 +115,8 @@ def of_anything(body: Mapping[str, Any]) -> Prompt:
     return _prompt([value for name, value in body.items() if name != "model"], [], [], 0)
 
 
-def _prompt(parts: list[Any], system: list[Any], opening: list[Any], messages: int) -> Prompt:
+def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int) -> Prompt:
+    """`parts`: all of it; `system`, `turns`: instructions and what was said, both for the template."""
     texts: list[str] = []
     media = 0
     for text in _texts(parts):
@@ -121,15 +124,20 @@ def _prompt(parts: list[Any], system: list[Any], opening: list[Any], messages: i
             media += 1
         else:
             texts.append(text)
-    instructions = "\n".join(text for text in _texts(system) if text)[:SYSTEM_CHARACTERS]
-    beginning = "\n".join(text for text in _texts(opening) if text)[:OPENING_CHARACTERS]
+    instructions = _joined(system, SYSTEM_CHARACTERS)
+    beginning = _joined(turns[:1], OPENING_CHARACTERS)
     return Prompt(
         characters=sum(map(len, texts)),
         media=media,
         messages=messages,
         template=_hash(f"{instructions}\0{beginning}"),
         prefix=_of_texts(texts),
+        text=_joined(turns[-1:], TEXT_CHARACTERS),
     )
+
+
+def _joined(parts: list[Any], characters: int) -> str:
+    return "\n".join(text for text in _texts(parts) if text)[:characters]
 
 
 def _texts(value: Any) -> Iterator[str | None]:

@@ -49,17 +49,15 @@ _USAGE = b'"stream_options":{"include_usage":true}'
 
 @dataclass
 class Terms:
-    """What requests are read by. The first of `classes` is the default one."""
+    """What requests are read by, and what was learned of the engine for it."""
 
-    classes: Mapping[str, Targets]
     accepts_priority: bool = False
     shapes: Shapes = field(default_factory=Shapes)
     ratio: Ratio = field(default_factory=Ratio)
 
 
-def read(path: str, headers: Headers, body: bytes, terms: Terms) -> Call:
-    """Read a request for one of the scheduled routes. Raises Refusal where its own headers make no sense."""
-    targets = slo.targets_of(headers, terms.classes)
+def read(path: str, headers: Headers, body: bytes, targets: Targets, terms: Terms) -> Call:
+    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers."""
     tenant = slo.tenant_of(headers, keys.key_of(headers))
     kind = SCHEDULED[path]
     document = _parse(body) if kind is not Kind.OTHER else None
@@ -70,6 +68,7 @@ def read(path: str, headers: Headers, body: bytes, terms: Terms) -> Call:
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
     call.max_tokens = _max_tokens(kind, document)
+    call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
     call.takes_priority = terms.accepts_priority and kind in _PLAIN
     _change(call, document)

@@ -60,15 +60,14 @@ ADMINISTRATIVE = frozenset(
         *("/weight_checker", "/weight_info", "/get_world_size"),
         # Caches: emptying one is a cheap way to slow everybody down.
         *("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
-        *("/fault_tolerance/apply", "/fault_tolerance/status"),
     )
 )
-"""vLLM's routes for its operator rather than for its users."""
+"""vLLM's routes for its operator rather than for its users. `/fault_tolerance/...` belongs to them too."""
 
 OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
 """Routes that need no API key: what load balancers and scrapers ask, and vLLM itself leaves open."""
 
 
 def administrative(path: str) -> bool:
-    """Whether a decoded path is one of vLLM's operator's, or lies below one."""
-    return path in ADMINISTRATIVE or path.startswith("/fault_tolerance")
+    """Whether a decoded path is one of vLLM's operator's."""
+    return path in ADMINISTRATIVE or f"{path}/".startswith("/fault_tolerance/")

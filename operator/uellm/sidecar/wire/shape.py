@@ -46,6 +46,10 @@ class Shapes:
         """The pattern; None where there is none (yet)."""
         return self._known.get(kind)
 
+    def give_up(self, kind: Kind) -> None:
+        """Its streams are not what they should be: from now on its own answers are passed on."""
+        self._known[kind] = None
+
     def learn(self, kind: Kind, document: Any) -> None:
         """Take the engine's own answer to a plain request. What is no such answer teaches nothing."""
         if self.wanted(kind) and isinstance(document, Mapping) and _is_answer(document, _CONTENT[kind]):

@@ -1,0 +1,132 @@
+"""A scheduled request: its call, its place in the queue, and what is learned when its answer is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uellm.sidecar.answer import Answer
+from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
+from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
+from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
+from uellm.sidecar.prediction import OnlineLengths, Question
+from uellm.sidecar.record import Record
+from uellm.sidecar.relay import Relay
+from uellm.sidecar.routes import end_to_end
+from uellm.sidecar.scheduling import Ticket
+from uellm.sidecar.wire.call import Call
+from uellm.sidecar.wire.read import Terms
+from uellm.sidecar.wire.routes import Kind
+
+_WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
+
+
+class Exchange:
+    """From a request that was read to an answer that was counted. Whatever happens, `end` is called."""
+
+    def __init__(
+        self, call: Call, record: Record, dispatcher: Dispatcher, lengths: OnlineLengths | None, terms: Terms
+    ) -> None:
+        self.call = call
+        self._record = record
+        self._dispatcher = dispatcher
+        self._lengths = lengths
+        self._terms = terms
+        self._answer: Answer | None = None
+        self._loop = asyncio.get_running_loop()
+        found = call.prompt
+        question = Question(record.route, call.tenant, found.template, call.prompt_tokens, found.text)
+        generates = lengths is not None and call.kind is not Kind.POOLING
+        self._prediction = lengths.predict(question) if lengths is not None and generates else None
+        if self._prediction is not None:
+            record.predicted_tokens = self._prediction.lengths(call.max_tokens).p50
+        record.sequences = call.sequences
+        self._ticket = Ticket(
+            call.targets,
+            record.arrival_s,
+            prompt_tokens=call.prompt_tokens,
+            lengths=None if self._prediction is None else self._prediction.lengths(call.max_tokens),
+            max_tokens=call.max_tokens,
+            tenant=call.tenant,
+            prefix=call.prompt.prefix or None,
+            sequences=call.sequences,
+            body_bytes=call.body_bytes,
+        )
+
+    async def turn(self) -> bytes:
+        """Wait until it is to be sent; the body to send. Raises Refusal."""
+        await self._dispatcher.turn(self._ticket)
+        self._record.queue_s = self._loop.time() - self._record.arrival_s
+        return self.call.upstream_body(round(self._ticket.deadline_s * 1e3))
+
+    async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
+        """Give the client its answer. The record gets its outcome. Raises Refusal while nothing of it was sent."""
+        self.call.body = b""
+        self._answer = Answer(self.call, upstream, self._terms.shapes, self._on_tokens)
+        if self._answer.whole is not None:
+            await self._put_together(self._answer, reply, upstream, own)
+        else:
+            await Relay(reply, upstream, self._record, stall_s=stall_s, tap=self._answer).run(own)
+        if self._record.outcome is Outcome.COMPLETED:
+            self._answer.learn()
+
+    def end(self) -> None:
+        """It is over, one way or another."""
+        completed = self._record.outcome is Outcome.COMPLETED or self._record.done
+        if self._answer is None:
+            self._dispatcher.abort(self._ticket)
+            return
+        self._count(self._answer)
+        if completed:
+            self._dispatcher.finish(self._ticket, self._record.output_tokens)
+            self._learn(self._record.output_tokens)
+        else:
+            self._dispatcher.abort(self._ticket)
+
+    async def _put_together(self, answer: Answer, reply: Reply, upstream: Upstream, own: Pairs) -> None:
+        whole, record = answer.whole, self._record
+        assert whole is not None
+
+        def take(piece: bytes) -> None:
+            answer.piece(piece)
+
+        try:
+            await upstream.pipe(take)
+            status, body = whole.answer()
+        except EngineLost as error:
+            message = "the engine stopped before its answer was complete; send the request again"
+            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self._terms.shapes.give_up(self.call.kind)
+            message = "the engine's answer could not be read; send the request again"
+            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
+        sized = (*_WHOLE, (b"Content-Length", b"%d" % len(body)), *own)
+        reply.start(status, [*end_to_end(upstream.headers, sized), *sized])
+        reply.write(body)
+        reply.finish()
+        record.status, record.bytes_out = status, len(body)
+        record.outcome = of_engine_status(status)
+
+    def _on_tokens(self, tokens: int) -> None:
+        record = self._record
+        record.last_token_s = self._loop.time()
+        if record.first_token_s is None:
+            record.first_token_s = record.last_token_s
+            self._dispatcher.first_token(self._ticket)
+        if tokens > 1:
+            self._dispatcher.tokens(self._ticket, tokens)
+
+    def _count(self, answer: Answer) -> None:
+        record, usage = self._record, answer.usage()
+        if usage is not None:
+            record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
+            self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
+        elif answer.tokens:
+            record.output_tokens = answer.tokens
+        if self.call.kind is Kind.POOLING and record.outcome is Outcome.COMPLETED:
+            record.first_token_s = self._loop.time()
+
+    def _learn(self, tokens: int | None) -> None:
+        if self._prediction is None or self._lengths is None or not tokens:
+            return
+        each, most = round(tokens / self.call.sequences), self.call.max_tokens
+        self._lengths.observe(self._prediction, max(1, each), truncated=most is not None and each >= most)
