@@ -8,7 +8,7 @@ import random
 
 from uellm.errors import CannotBeDone
 from uellm.kube import Kube, KubeError, NotFound
-from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, Kind
+from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import SERVICE_LABEL
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
-OWN_KINDS = (LLMSERVICE, GPUNODEPROFILE)  # all of them are ours; of the others those with the label
+WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE)  # all of them count; of the others those with the label
 
 
 def label_selector(kind: Kind) -> str:
     """Which objects of a kind are looked at."""
-    return "" if kind in OWN_KINDS else SERVICE_LABEL
+    return "" if kind in WHOLE_KINDS else SERVICE_LABEL
 
 
 async def fill(kube: Kube, cache: Cache) -> None:

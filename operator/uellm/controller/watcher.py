@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from uellm.kube import DELETED
-from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, POD, Kind
+from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
@@ -28,6 +28,8 @@ class Watcher:
         """One event: `event` is DELETED, or anything else for an object that is there."""
         if kind == GPUNODEPROFILE:
             self._heard_profile(event, obj)
+        elif kind == NODE:
+            self._heard_node(event, obj)
         elif kind == LLMSERVICE:
             self._heard_service(event, obj)
         else:
@@ -43,6 +45,14 @@ class Watcher:
         self._keep(GPUNODEPROFILE, event, obj)
         # A profile is written every few seconds; what a plan depends on changes seldom.
         if self._cache.fleet() != before:
+            self.mark_all(SETTLE_S)
+
+    def _heard_node(self, event: str | None, obj: Mapping[str, Any]) -> None:
+        name = obj["metadata"]["name"]
+        before = _marks(self._cache.node(name))
+        self._keep(NODE, event, obj)
+        # Its status changes every few seconds; labels, taints and cordons seldom do.
+        if _marks(self._cache.node(name)) != before and self._cache.get(GPUNODEPROFILE, name) is not None:
             self.mark_all(SETTLE_S)
 
     def _heard_service(self, event: str | None, obj: Mapping[str, Any]) -> None:
@@ -72,6 +82,10 @@ class Watcher:
     def _others_may_fit(self) -> None:
         for key in self._waiting():
             self._mark(key, SETTLE_S)
+
+
+def _marks(node: Mapping[str, Any] | None) -> Any:
+    return None if node is None else (node["metadata"].get("labels"), node["spec"])
 
 
 def _generation(service: Mapping[str, Any]) -> Any:

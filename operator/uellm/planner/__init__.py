@@ -5,6 +5,6 @@ No input or output, no clock, no chance; standard library alone, for the launche
 
 from uellm.planner.decision import plan
 from uellm.planner.result import Plan
-from uellm.planner.standing import still_holds
+from uellm.planner.standing import Outlook, outlook, still_holds
 
-__all__ = ["Plan", "plan", "still_holds"]
+__all__ = ["Outlook", "Plan", "outlook", "plan", "still_holds"]

@@ -27,6 +27,8 @@ def plan(request: PlanRequest) -> Plan:
     large or free enough), NeedsExactDevices (it would fit if the devices were ours to choose).
     """
     check(request)
+    if not request.nodes and request.left_out:
+        raise PlanError("NoFit", f"the pods may go to none of the profiled nodes: {'; '.join(request.left_out)}")
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
     search = Search(request, pools_of(request))

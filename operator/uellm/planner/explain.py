@@ -19,6 +19,7 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
     question, request = best.question, best.question.request
     notes = [*request.notes, *request.architecture.notes, *question.demand.assumptions, best.sizes.reason]
     notes += _overrides(question)
+    notes += [f"not looked at: {sentence}" for sentence in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
         slowest = best.question.objective(best.shape) == "bottleneck"

@@ -30,7 +30,12 @@ def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
     exact = _exact(search, pools, rejections)
     if exact is not None:
         return exact
-    return PlanError("NoFit", f"{_amount(search, pools)}{_nearest(rejections)}{_remedy(search, pools)}")
+    sentence = f"{_amount(search, pools)}{_nearest(rejections)}{_remedy(search, pools)}{_left_out(request)}"
+    return PlanError("NoFit", sentence)
+
+
+def _left_out(request: PlanRequest) -> str:
+    return f"; not looked at: {'; '.join(request.left_out)}" if request.left_out else ""
 
 
 def _nothing_free(request: PlanRequest) -> str:
@@ -44,7 +49,7 @@ def _nothing_free(request: PlanRequest) -> str:
         use += f", {len(out)} out of use ({out[0].excluded_reason or out[0].health_reason or out[0].health_state})"
     if unfit:
         use += f", {len(unfit)} cannot run it ({unfit[0]})"
-    return f"none of the {len(devices)} GPUs of {len(request.nodes)} nodes is free: {use}"
+    return f"none of the {len(devices)} GPUs of {len(request.nodes)} nodes is free: {use}{_left_out(request)}"
 
 
 def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection]) -> PlanError | None:

@@ -89,4 +89,5 @@ class PlanRequest:
     efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
     # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.
     variants: tuple[tuple[str, Architecture], ...] = ()
+    left_out: tuple[str, ...] = ()  # sentences about profiled nodes that the service's pods may not go to
     notes: tuple[str, ...] = ()  # sentences of the caller for the plan's `assumptions`

@@ -6,22 +6,25 @@ Everything comes from the plan and the spec, nothing from new measurements: a ke
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from uellm.planner.assign import Task
-from uellm.planner.candidate import Question
+from uellm.planner.candidate import Candidate, Question
 from uellm.planner.demand import demand
 from uellm.planner.engine_args import UserArgs
 from uellm.planner.footprint import Shape, Steps
 from uellm.planner.pools import pools_of
+from uellm.planner.predict import Times
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.subsets import Pool, refusal
+from uellm.planner.targets import outcomes
 
 
 def question_of(plan: Plan, request: PlanRequest) -> Question:
     """The question that the plan answered."""
     simulated = all(offer.node.simulated for offer in request.nodes)
-    wanted = demand(request, simulated=simulated)
+    wanted = demand(request, simulated=simulated, share=plan.recommended_replicas or 1)
     if plan.kv_cache_tokens_required:
         wanted = replace(wanted, kv_tokens=plan.kv_cache_tokens_required)
     return Question(request, wanted, UserArgs(request.engine.args))
@@ -59,6 +62,38 @@ def still_holds(plan: Plan, request: PlanRequest) -> str | None:
     if room:
         return f"{_named(plan.nodes)} have room for {room} of {request.replicas} replicas"
     return reasons[0] if reasons else _gone(plan, pools)
+
+
+class Outlook(NamedTuple):
+    """What a plan is predicted to do now, and what it costs."""
+
+    gpus_in_all: (
+        float  # for the workload; not rounded to whole replicas, so that noise makes no difference of a replica
+    )
+    end_to_end_s: float  # of a mean request
+    requests_per_s: float  # of a replica
+    keeps: bool  # every class's targets
+
+
+def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
+    """The plan on the best of its nodes as they are measured now; None where it has no place or nothing is measured."""
+    question, shape, sizes = question_of(plan, request), shape_of(plan), _steps(plan)
+    found = []
+    for pool in pools_of(request):
+        if pool.node in plan.nodes and question.refusal(pool, shape, sizes) is None:
+            candidate = question.candidate(pool, shape, sizes)
+            if isinstance(candidate, Candidate) and candidate.times is not None:
+                found.append(_outlook(candidate, candidate.times))
+    return min(found, key=lambda entry: (not entry.keeps, entry.gpus_in_all, entry.end_to_end_s), default=None)
+
+
+def _outlook(candidate: Candidate, times: Times) -> Outlook:
+    request, wanted = candidate.question.request, candidate.question.demand
+    rate = request.workload.requests_per_s
+    replicas = 1.0 if rate is None else max(1.0, rate / times.requests_per_s)
+    kept = not any(entry.missed for entry in outcomes(times, request.classes, wanted.output_tokens))
+    seconds = times.end_to_end_s(wanted.output_tokens)
+    return Outlook(candidate.shape.gpus * replicas, seconds, times.requests_per_s, kept)
 
 
 def _gone(plan: Plan, pools: list[Pool]) -> str:

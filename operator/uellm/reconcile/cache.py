@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, PDB, POD, SERVICE, Kind
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.reconcile.fleet import Machine, machine
 from uellm.reconcile.names import PLAN_ANNOTATION, SERVICE_LABEL, Key, key_of
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
-WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, *CHILD_KINDS, POD)
+WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE, *CHILD_KINDS, POD)
 
 _POD_METADATA = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
 _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
@@ -39,7 +39,7 @@ class Cache:
             return False
         if known is not None:
             self._drop(kind, place)
-        kept = _lean_pod(obj) if kind == POD else _lean(obj)
+        kept = _LEANER.get(kind, _lean)(obj)
         self._objects[kind][place] = kept
         self._index(kind)
         if kind == POD and (service := _service_of_pod(kept)):
@@ -90,6 +90,10 @@ class Cache:
             profiles = self._objects[GPUNODEPROFILE]
             self._fleet = tuple(machine(profiles[place]) for place in sorted(profiles))
         return self._fleet
+
+    def node(self, name: str) -> Object | None:
+        """A Node: its labels, and what keeps pods off it."""
+        return self.get(NODE, name)
 
     def pods(self, key: Key) -> list[Object]:
         """The pods of a service, in the order of their names."""
@@ -142,6 +146,18 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
         "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }
+
+
+def _lean_node(node: Mapping[str, Any]) -> Object:
+    """What the scheduler may hold against a node; its status alone is many kilobytes, and changes all the time."""
+    metadata, spec = node["metadata"], node.get("spec") or {}
+    return {
+        "metadata": {name: metadata[name] for name in ("name", "uid", "resourceVersion", "labels") if name in metadata},
+        "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},
+    }
+
+
+_LEANER = {POD: _lean_pod, NODE: _lean_node}
 
 
 def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:

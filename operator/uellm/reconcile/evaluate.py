@@ -8,7 +8,7 @@ import os
 import threading
 
 from uellm.errors import BadInput, PlanError
-from uellm.planner import plan, still_holds
+from uellm.planner import outlook, plan, still_holds
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.choose import Evaluation, Failure
@@ -26,7 +26,12 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
         broken = still_holds(incumbent, alone)
         broken_hardware = still_holds(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
     try:
-        return Evaluation(plan(request), None, broken, broken_hardware)
+        fresh = plan(request)
+        if incumbent is None:
+            return Evaluation(fresh)
+        # By the same measure, for what is predicted was predicted of the hardware as it was then.
+        before, after = outlook(incumbent, request), outlook(fresh, request)
+        return Evaluation(fresh, None, broken, broken_hardware, before, after)
     except PlanError as error:
         return Evaluation(None, Failure(error.reason, str(error)), broken, broken_hardware)
     except BadInput as error:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
-from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Evaluation, Failure, choose
+from uellm.reconcile.eligible import reachable
 from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, hardware_changed, offers
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
@@ -91,7 +92,13 @@ class Planning:
             hardware = generous(observed.fleet) if incumbent is not None else ()
             evaluation = await self._evaluate(request, incumbent, hardware)
             evaluation = _on_record(evaluation)
-            choice = choose(incumbent, evaluation, spec_changed=observed.spec_changed, stranded=stranded)
+            choice = choose(
+                incumbent,
+                evaluation,
+                spec_changed=observed.spec_changed,
+                stranded=stranded,
+                objective=request.objective,
+            )
             self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
         return Planned(choice, request)
 
@@ -162,10 +169,9 @@ class Planning:
 
     def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         assert observed.service is not None
-        return plan_request(observed.service, architecture, self._offers(observed))
-
-    def _offers(self, observed: Observed) -> tuple[NodeOffer, ...]:
-        return offers(observed.fleet, self._claims(observed.key), self._cache.pods(observed.key))
+        everyone = offers(observed.fleet, self._claims(observed.key), self._cache.pods(observed.key))
+        nodes, left_out = reachable(everyone, self._cache.node, observed.service)
+        return plan_request(observed.service, architecture, nodes, left_out=left_out)
 
     def _claims(self, key: Key) -> list[Claim]:
         claims = []

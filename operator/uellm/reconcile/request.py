@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from typing import Any
+
 from uellm.api.llmservice import LLMService, LLMServiceSpec
 from uellm.errors import BadInput, PlanError
 from uellm.models import Architecture, read_architecture
 from uellm.planner import request as planner
 from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+
+# What is proposed where a model has no room; its checkpoint has to be made so.
+_QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("fp8", {"quant_method": "fp8", "activation_scheme": "dynamic"}),
+    ("awq (int4)", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
+)
 
 MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
 
@@ -35,9 +45,13 @@ def check_environment(service: LLMService) -> None:
 
 
 def plan_request(
-    service: LLMService, architecture: Architecture, nodes: tuple[planner.NodeOffer, ...]
+    service: LLMService,
+    architecture: Architecture,
+    nodes: tuple[planner.NodeOffer, ...],
+    *,
+    left_out: tuple[str, ...] = (),
 ) -> planner.PlanRequest:
-    """The whole question."""
+    """The whole question. `left_out`: sentences about profiled nodes that its pods may not go to."""
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
     return planner.PlanRequest(
@@ -62,8 +76,28 @@ def plan_request(
             quantization=spec.model.quantization,
         ),
         replicas=max(1, spec.replicas),
+        variants=_variants(service, architecture),
+        left_out=left_out,
         notes=notes,
     )
+
+
+def _variants(service: LLMService, architecture: Architecture) -> tuple[tuple[str, Architecture], ...]:
+    """The model as it would be with its weights in 8 and in 4 bits; none where they are quantised already."""
+    if architecture.quantization != "none":
+        return ()
+    return _quantized(json.dumps(service.spec.model.config, sort_keys=True), service.spec.model.dtype)
+
+
+@lru_cache(maxsize=64)
+def _quantized(config: str, dtype: str) -> tuple[tuple[str, Architecture], ...]:
+    found = []
+    for name, section in _QUANTIZATIONS:
+        try:
+            found.append((name, read_architecture({**json.loads(config), "quantization_config": section}, dtype=dtype)))
+        except BadInput:
+            continue  # no such checkpoint can be made of this model
+    return tuple(found)
 
 
 def model_path(service: LLMService) -> str:

@@ -19,7 +19,10 @@ def feasible(plan: Plan, service: LLMService) -> Condition | None:
         return None
     if not spec.slo.classes and spec.workload.requests_per_s is None:
         return None
-    if missed := "; ".join(_missed(plan, service)):
+    if plan.slo is not None and not plan.slo.feasible:
+        return Condition(TYPE, "False", "TargetsTooTight", f"{plan.slo.constraint}; it takes {plan.slo.change}")
+    # A plan of an operator that did not judge yet.
+    if plan.slo is None and (missed := "; ".join(_missed(plan, service))):
         return Condition(TYPE, "False", "TargetsTooTight", f"the best that can be had: {missed}")
     if short := _too_few(plan, service):
         return Condition(TYPE, "False", "TooFewReplicas", short)
@@ -46,6 +49,8 @@ def _times(plan: Plan, service: LLMService, each: ServiceClass) -> Iterator[tupl
 def _too_few(plan: Plan, service: LLMService) -> str:
     rate, each = service.spec.workload.requests_per_s, plan.predicted.requests_per_s
     replicas = service.spec.replicas
+    if plan.recommended_replicas is not None and replicas >= plan.recommended_replicas:
+        return ""
     if rate is None or not each or rate <= each * replicas or service.spec.suspend or not replicas:
         return ""
     needed = plan.recommended_replicas or math.ceil(rate / each)

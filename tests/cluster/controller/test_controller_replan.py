@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.kube import GPUNODEPROFILE, POD
+from uellm.kube import EVENT, GPUNODEPROFILE, POD
 
 GIB = 2**30
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
@@ -200,3 +200,71 @@ async def test_a_stranger_on_the_gpus_breaks_no_plan_until_a_pod_finds_no_place_
     watching.later(120)
     await watching.settle("llama")
     assert (await llama.plan())["nodes"] == [free]
+
+
+async def test_a_plan_says_why_it_was_made_and_why_it_took_anothers_place(operator, service, gpu_node, kube, namespace):
+    await gpu_node([12 * GIB, 12 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    first = await llama.plan()
+    assert first["reason"] == "the first plan"
+    assert first["profileHash"]
+    assert first["binding"]
+    await gpu_node([24 * GIB])
+    await watching.settle("llama")
+    second = await llama.plan()
+    assert second["reason"].startswith("the former plan took 2 GPUs")
+    assert second["profileHash"] != first["profileHash"]
+    told = [event["note"] for event in await kube.list(EVENT, namespace) if event["reason"] == "Replanned"]
+    assert told == [second["reason"]]
+
+
+async def test_nothing_takes_turns_when_measurements_waver(operator, service, gpu_node, profile):
+    """Two nodes as good as each other, whose figures go up and down by some percent."""
+    nodes = [await gpu_node([24 * GIB]), await gpu_node([24 * GIB])]
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    before = await llama.deployment()
+    for round_ in range(4):
+        for index, node in enumerate(nodes):
+            faster = 1.04 if (round_ + index) % 2 else 0.96
+
+            def waver(devices, faster=faster):
+                for device in devices:
+                    device["measured"]["memoryBytesPerSecond"] = int(1e12 * faster)
+
+            await profile(node, waver)
+        watching.later(600)
+        await watching.settle("llama")
+    after = await llama.deployment()
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+async def test_targets_that_cannot_be_kept_are_planned_for_as_well_as_can_be_and_told(operator, service, gpu_node):
+    node = await gpu_node([24 * GIB, 24 * GIB])
+    classes = [{"name": "chat", "tpot": "2ms"}]
+    llama = await service(slo={"classes": classes})
+    await operator().settle("llama")
+    status, reason, message = await llama.condition("SLOFeasible")
+    assert (status, reason) == ("False", "TargetsTooTight")
+    assert "TPOT 2.0 ms of class chat: the best is" in message
+    assert "x the memory bandwidth" in message
+    plan = await llama.plan()
+    assert plan["nodes"] == [node]
+    assert plan["slo"]["feasible"] is False
+    assert len(await llama.children()) == 4
+
+
+async def test_pods_are_planned_only_where_their_template_lets_them_go(operator, service, gpu_node):
+    await gpu_node([80 * GIB])
+    labelled = await gpu_node([24 * GIB], labels={"pool": "llm"})
+    llama = await service(template={"spec": {"nodeSelector": {"pool": "llm"}}})
+    await operator().settle("llama")
+    assert (await llama.plan())["nodes"] == [labelled]
+    nowhere = await service("nowhere", template={"spec": {"nodeSelector": {"pool": "none"}}})
+    await operator().settle("nowhere")
+    status, reason, message = await nowhere.condition("Planned")
+    assert (status, reason) == ("False", "NoFit")
+    assert "nodeSelector wants pool=none" in message

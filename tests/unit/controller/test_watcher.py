@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.controller.watcher import SETTLE_S, Watcher
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
 
@@ -122,3 +122,20 @@ def test_a_profile_marks_all_when_it_is_new_changed_or_gone(world):
 def test_a_profile_with_other_time_stamps_and_free_memory_marks_nobody(world):
     world.heard(GPUNODEPROFILE, None, profile(version=1))
     assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, free_bytes=4)) == []
+
+
+def node(*, version, labels=None, heartbeat=0):
+    metadata = {"name": "node-1", "uid": "n", "resourceVersion": str(version), "labels": labels or {}}
+    return {"metadata": metadata, "spec": {}, "status": {"heartbeat": heartbeat}}
+
+
+def test_labels_and_cordons_of_a_node_with_gpus_concern_everyone_and_its_heartbeats_nobody(world):
+    world.heard(GPUNODEPROFILE, "ADDED", profile(version=1))
+    assert world.heard(NODE, "ADDED", node(version=2)) == [(A, SETTLE_S), (B, SETTLE_S)]
+    assert world.heard(NODE, "MODIFIED", node(version=3, heartbeat=1)) == []
+    assert world.heard(NODE, "MODIFIED", node(version=4, labels={"gpu": "h100"})) == [(A, SETTLE_S), (B, SETTLE_S)]
+    assert world.heard(NODE, "DELETED", node(version=5, labels={"gpu": "h100"})) == [(A, SETTLE_S), (B, SETTLE_S)]
+
+
+def test_a_node_without_gpus_concerns_nobody(world):
+    assert world.heard(NODE, "ADDED", node(version=2)) == []

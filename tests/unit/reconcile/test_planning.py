@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
+from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.choose import Evaluation, Failure
 from uellm.reconcile.names import Key
@@ -228,3 +228,21 @@ async def test_a_variable_that_the_launcher_would_not_take_is_refused_before_any
     assert choice.failure.reason == "InvalidOverride"
     assert choice.failure.message.startswith(f"spec.engine.env: {name} is not allowed: ")
     assert "s3cret" not in choice.failure.message
+
+
+async def test_nodes_that_the_pods_cannot_reach_are_no_candidates(world):
+    world.node("a", None, None)
+    world.node("b", None, None)
+    for name, labels in (("a", {}), ("b", {"gpu": "h100"})):
+        world.put(NODE, {"metadata": {"name": name, "uid": f"n-{name}", "labels": labels}, "spec": {}})
+    world.service("one", template={"spec": {"nodeSelector": {"gpu": "h100"}}})
+    assert (await world.plan("one")).plan.nodes == ("b",)
+    assert world.requests[-1].left_out == ("a: spec.template.spec.nodeSelector wants gpu=h100",)
+
+
+async def test_a_cordoned_node_keeps_the_plan_whose_pods_run_there(world, make):
+    world.node("a", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)))
+    world.deployed("one")
+    world.put(NODE, {"metadata": {"name": "a", "uid": "n-a", "labels": {}}, "spec": {"unschedulable": True}})
+    assert (await world.plan("one")).plan.nodes == ("a",)

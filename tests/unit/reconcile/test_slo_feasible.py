@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 
 from uellm.api import parse_service
-from uellm.planner.result import Predicted
+from uellm.planner.result import Predicted, SloVerdict
 from uellm.reconcile.slo import feasible
 
 
 @pytest.fixture
 def condition(make):
-    def look(predicted=None, **spec):
-        plan = dataclasses.replace(make.plan(), predicted=predicted or Predicted(100, 400.0, 40.0, 2.0))
+    def look(predicted=None, verdict=None, **spec):
+        predicted = predicted or Predicted(100, 400.0, 40.0, 2.0)
+        plan = dataclasses.replace(make.plan(), predicted=predicted, slo=verdict)
         return feasible(plan, parse_service(make.service(**spec)))
 
     return look
@@ -50,3 +51,14 @@ def test_a_load_that_asks_for_more_replicas_says_how_many(condition):
 def test_nothing_predicted_or_nothing_asked_is_no_condition(condition):
     assert condition(Predicted(100), slo=chat(ttft="1ms")) is None
     assert condition() is None
+
+
+def test_what_the_planner_says_of_the_targets_is_told_with_the_smallest_change(condition):
+    verdict = SloVerdict(False, "TTFT 300 ms of class chat: the best is 400 ms", "a target of TTFT 400 ms for chat")
+    found = condition(verdict=verdict, slo=chat(ttft="300ms"))
+    assert found[1:3] == ("False", "TargetsTooTight")
+    assert found.message == f"{verdict.constraint}; it takes {verdict.change}"
+
+
+def test_targets_that_the_planner_found_kept_are_not_judged_again_by_rounded_figures(condition):
+    assert condition(verdict=SloVerdict(True), slo=chat(ttft="399ms"))[1] == "True"
