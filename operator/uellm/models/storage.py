@@ -65,9 +65,10 @@ def awq(section: Mapping[str, Any]) -> Storage:
 
 
 def gptq(section: Mapping[str, Any]) -> Storage:
-    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column."""
+    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column where `desc_act` made the order matter."""
     bits = _bits(section, "bits")
-    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits, column_bytes=GROUP_INDEX_BYTES)
+    index = GROUP_INDEX_BYTES if section.get("desc_act") is True else 0
+    return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits, column_bytes=index)
 
 
 def bitsandbytes(section: Mapping[str, Any]) -> Storage:
