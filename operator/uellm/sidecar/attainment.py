@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,10 +87,11 @@ class Attainment:
             if seconds is not None:
                 times[_power(seconds)] += 1
 
-    def document(self, now_s: float) -> dict[str, Any]:
+    def document(self, now_s: float, names: Iterable[str] = ()) -> dict[str, Any]:
         """For the operator: {windowSeconds, classes: [{name, requests, met, p99TtftSeconds, p99TpotSeconds}]}."""
         classes = []
-        for name, slots in self._classes.items():
+        for name in dict.fromkeys((*names, *self._classes)):
+            slots = self._classes.get(name, deque())
             _forget(slots, now_s)
             entry: dict[str, Any] = {
                 "name": name,

@@ -1,7 +1,8 @@
 """The sidecar's configuration file, and following its changes.
 
     {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
-     scheduling: {policy, maxQueuedRequests}, engine: {maxNumSeqs}}
+     scheduling: {policy, maxQueuedRequests, predictor}, auth: {apiKeysDirectory}, allowedRoutes: [/sleep],
+     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority}}
 
 Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
 not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
@@ -51,6 +52,17 @@ class Engine(Model):
 
     max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Sequences that it runs at once, vLLM's `--max-num-seqs`: no more requests than these are sent to it."""
+    accepts_priority: bool = False
+    """It was started with `--scheduling-policy priority`: requests tell it their deadlines."""
+
+
+class Auth(Model):
+    """Who may ask."""
+
+    model_config = _LENIENT
+
+    api_keys_directory: Path | None = None
+    """Where the API keys' files are, one key a line; not set: no key is asked for."""
 
 
 class SidecarConfig(Model):
@@ -68,6 +80,10 @@ class SidecarConfig(Model):
     """The queue."""
     engine: Engine = Engine()
     """The engine."""
+    auth: Auth = Auth()
+    """Who may ask."""
+    allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """Administrative routes of the engine, such as `/sleep`, that are served nevertheless."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> SidecarConfig:

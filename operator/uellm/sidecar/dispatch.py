@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
+from uellm.sidecar.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.scheduling import EngineState, Late, Options, QueueFull, Scheduler, Ticket
 
@@ -21,6 +23,9 @@ class Dispatcher:
         self._core = Scheduler(options)
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
+        self.seconds = Histogram(
+            "uellm_scheduler_decision_seconds", "Time of one round of decisions.", buckets=DECISION_SECONDS_BUCKETS
+        )
 
     @property
     def queued(self) -> int:
@@ -94,10 +99,13 @@ class Dispatcher:
             self._alarm.cancel()
 
     def _pump(self) -> None:
+        started_s = perf_counter()
         now_s = _now_s()
-        for ticket, reason in self._core.expire(now_s):
+        late, granted = self._core.expire(now_s), self._core.dispatchable(now_s)
+        self.seconds.observe(perf_counter() - started_s)
+        for ticket, reason in late:
             self._settle(ticket, _too_late(reason))
-        for ticket in self._core.dispatchable(now_s):
+        for ticket in granted:
             self._settle(ticket, None)
         self._set_alarm()
 

@@ -42,6 +42,7 @@ class Management:
         self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
             ("GET", "/metrics"): self._metrics,
             ("GET", "/uellm/placement"): self._report,
+            ("GET", "/uellm/slo"): self._slo,
             ("POST", "/uellm/drain"): self._drain,
             ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
             ("GET", "/engine/live"): self._probe(self._live),
@@ -74,6 +75,9 @@ class Management:
             _error(reply, 404, "the launcher has not reported yet")
         else:
             reply.send(200, _JSON, report)
+
+    async def _slo(self, request: Request, reply: Reply) -> None:
+        reply.send(200, _JSON, json.dumps(self._proxy.attainment()).encode())
 
     async def _drain(self, request: Request, reply: Reply) -> None:
         if not _from_this_pod(request):

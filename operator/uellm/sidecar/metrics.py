@@ -25,8 +25,8 @@ FINE_SECONDS_BUCKETS = (
 )
 """Of times between tokens."""
 
-MICROSECONDS_BUCKETS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2)
-"""Of decisions. In seconds, as all durations here."""
+DECISION_SECONDS_BUCKETS = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2)
+"""Of the scheduler's decisions."""
 
 Labels = tuple[str, ...]
 

@@ -21,7 +21,9 @@ from uellm.sidecar.figures import Figures
 from uellm.sidecar.http import Budget, Connection, EngineAddress, Limits, Server
 from uellm.sidecar.management import Management
 from uellm.sidecar.metrics import Labels
+from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.proxy import Proxy
+from uellm.sidecar.secrets import KeyDirectory
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -80,7 +82,10 @@ class Sidecar:
             poll_interval_away_s=options.engine_poll_away_s,
         )
         bodies = Budget()
-        self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies)
+        self.keys = KeyDirectory(current.auth.api_keys_directory)
+        self.lengths = OnlineLengths()
+        self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies, lengths=self.lengths)
+        self._configure()
         self._tasks: list[asyncio.Task[None]] = []
         self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=options.limits, budget=bodies)
         self._management = Management(
@@ -141,6 +146,7 @@ class Sidecar:
         LOG.info("engine: %s -> %s", old, new)
         if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
             self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
+            self.proxy.terms.shapes.forget()
         self.dispatcher.on_engine_state(scheduling.EngineState(new is EngineState.READY))
 
     async def _watch_config(self) -> None:
@@ -151,15 +157,28 @@ class Sidecar:
     def reload(self) -> None:
         """Take over the configuration file if it changed; a bad one is told and changes nothing."""
         told = self.config.error
+        if self.keys.poll():
+            self.proxy.keys = self.keys.keys
+            LOG.info("API keys: new ones are in force")
         if self.config.poll():
             current = self.config.current
             self.proxy.reconfigure(current.targets())
+            self._configure()
             self.dispatcher.reconfigure(current.options())
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         elif self.config.error is not None and self.config.error is not told:
             self.figures.reloads.add("refused")
             LOG.error("configuration: the new one is refused and the old one stays in force: %s", self.config.error)
+
+    def _configure(self) -> None:
+        """What of the configuration goes to the proxy as it is."""
+        current = self.config.current
+        if current.auth.api_keys_directory != self.keys.path:
+            self.keys = KeyDirectory(current.auth.api_keys_directory)
+        self.proxy.keys = self.keys.keys
+        self.proxy.allowed = current.allowed_routes
+        self.proxy.terms.accepts_priority = current.engine.accepts_priority
 
     def _add_gauges(self) -> None:
         gauge = self.figures.gauge
@@ -170,6 +189,9 @@ class Sidecar:
         gauge("uellm_body_bytes", "Bytes of request bodies in memory.", lambda: self.proxy.bodies.held_bytes)
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
         gauge("uellm_draining", "1 while new requests are refused.", lambda: self.proxy.drain.draining)
+        gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
+        self.figures.gauges("uellm_scheduler_", "A figure of the scheduler's.", self.dispatcher.figures)
+        self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
 
     def _info(self) -> dict[Labels, float]:
@@ -182,6 +204,9 @@ class Sidecar:
 
     def _active(self) -> float:
         return self.proxy.drain.active
+
+    def _characters_per_token(self) -> float:
+        return self.proxy.terms.ratio.characters_per_token
 
 
 async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None:

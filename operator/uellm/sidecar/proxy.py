@@ -6,6 +6,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.drain import Drain
@@ -70,6 +71,10 @@ class Proxy:
         engine_metrics = await self._engine.metrics()
         own = exposition(self._figures.metrics)
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
+
+    def attainment(self) -> dict[str, Any]:
+        """How the requests of the last minutes fared, by class; of each class there is, even without any."""
+        return self._figures.attainment.document(_now_s(), self._classes)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
         """Count what was not HTTP; headers and body of the answer to it."""
