@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -15,6 +16,7 @@ from uellm.cli.plan_table import render
 from uellm.errors import BadInput, PlanError
 from uellm.hardware import Node
 from uellm.planner import plan as make_plan
+from uellm.planner.efficiency import Efficiency
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.request import architecture_of, plan_request
 
@@ -28,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-config", metavar="CONFIG.json", help="the model's config.json, in place of spec.model.config"
     )
+    parser.add_argument(
+        "--calibration",
+        metavar="ENGINE.json",
+        help="what `uellm calibrate` wrote of measured stages; else the service's annotation uellm.io/efficiency",
+    )
     parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="default: table")
 
 
@@ -37,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     offers = _offers(args.profiles)
     try:
         request = plan_request(service, architecture_of(service), offers)
+        if args.calibration:
+            request = replace(request, efficiency=read_efficiency(args.calibration))
         plan = make_plan(request)
     except PlanError as error:
         if args.output != "table":
@@ -48,6 +57,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(plan.to_dict(), args.output)
     return 0
+
+
+def read_efficiency(path: str) -> Efficiency:
+    """The calibration that an engine's file holds. Raises BadInput."""
+    document = read_json(path)
+    return Efficiency.from_dict(
+        document.get("efficiency") if isinstance(document, dict) else None, f"{path}: efficiency"
+    )
 
 
 def _service(path: str, config: str | None) -> LLMService:

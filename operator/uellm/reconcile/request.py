@@ -11,6 +11,7 @@ from uellm.errors import BadInput, PlanError
 from uellm.models import Architecture, read_architecture
 from uellm.planner import request as planner
 from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+from uellm.reconcile.calibration import efficiency_of
 
 # What is proposed where a model has no room; its checkpoint has to be made so.
 _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -76,6 +77,7 @@ def plan_request(
             quantization=spec.model.quantization,
         ),
         replicas=max(1, spec.replicas),
+        efficiency=efficiency_of(service),
         variants=_variants(service, architecture),
         left_out=left_out,
         notes=notes,

@@ -1,0 +1,28 @@
+"""How a calibration reaches the operator: the annotation `uellm.io/efficiency` on the LLMService.
+
+Its value is the `efficiency` object of the file that `uellm calibrate` writes. It is an annotation and no field of the
+spec, for it changes no promise: it makes predictions truer, and a plan only where they decide.
+"""
+
+from __future__ import annotations
+
+import json
+
+from uellm.api.llmservice import LLMService
+from uellm.errors import BadInput, PlanError
+from uellm.planner.efficiency import Efficiency
+from uellm.reconcile.names import EFFICIENCY_ANNOTATION
+
+
+def efficiency_of(service: LLMService) -> Efficiency:
+    """The service's calibration, the defaults where it has none. Raises PlanError InvalidOverride."""
+    text = (service.metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
+    if text is None:
+        return Efficiency()
+    where = f"metadata.annotations[{EFFICIENCY_ANNOTATION}]"
+    try:
+        return Efficiency.from_dict(json.loads(text), where)
+    except (ValueError, TypeError) as error:
+        raise PlanError("InvalidOverride", f"{where}: is not JSON: {error}") from error
+    except BadInput as error:
+        raise PlanError("InvalidOverride", str(error)) from error
