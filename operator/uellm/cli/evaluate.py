@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     "queue": Subcommand(
         "uellm.cli.evaluate_queue", "policies over a trace, on vLLM's own scheduler and a virtual clock"
     ),
+    "live": Subcommand("uellm.cli.evaluate_live", "the same trace against real endpoints, one after the other"),
 }
 
 

@@ -35,36 +35,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", required=True, metavar="FILE", help="classes of requests with targets and shares")
     parser.add_argument("--engine", required=True, metavar="FILE", help="the engine's step times and limits")
-    parser.add_argument("--speed", type=_positive, metavar="X", help="speed-up of the arrivals (default 1)", **some)
+    parser.add_argument("--speed", type=positive, metavar="X", help="speed-up of the arrivals (default 1)", **some)
     parser.add_argument("--policy", metavar="P", help=f"any of {', '.join(policy_names())}", **some)
     parser.add_argument("--seed", type=int, metavar="S", help="seed of classes and predictions (default 1)", **some)
     parser.add_argument(
-        "--limit", type=_count, default=3000, metavar="N", help="requests to replay (default 3000; 0: all)"
+        "--limit", type=count, default=3000, metavar="N", help="requests to replay (default 3000; 0: all)"
     )
     parser.add_argument(
-        "--max-tokens-per-request", type=_count, default=12_000, metavar="N", help="longer ones are left out"
+        "--max-tokens-per-request", type=count, default=12_000, metavar="N", help="longer ones are left out"
     )
     parser.add_argument("--max-batched-tokens", metavar="N|auto", help="the engine's chunk (default: as in its file)")
     parser.add_argument("--bound", action="store_true", help="an upper bound on the attainment of any policy, too")
     parser.add_argument(
-        "--length-sigma", type=_not_negative, metavar="S", help="noise of the predicted lengths, as a lognormal's"
+        "--length-sigma", type=not_negative, metavar="S", help="noise of the predicted lengths, as a lognormal's"
     )
     parser.add_argument(
         "--engine-error",
-        type=_positive,
+        type=positive,
         default=1.0,
         metavar="X",
         help="the sidecar takes the engine's times for X times the truth",
     )
     parser.add_argument(
         "--reaction-ms",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="MS",
         help="what the sidecar sends reaches the engine so much later",
     )
     parser.add_argument(
-        "--max-queued", type=_count, metavar="N", help="the sidecar's queue is full at N (default: no bound)"
+        "--max-queued", type=count, metavar="N", help="the sidecar's queue is full at N (default: no bound)"
     )
     parser.add_argument(
         "--guards",
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GUARD",
         help=f"switched off by no-NAME, on by NAME: {', '.join(GUARDS)}",
     )
-    parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--plot", metavar="FILE", help="attainment and p99 against the load, as .svg, .png or .pdf")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
 
@@ -86,23 +86,22 @@ def run(args: argparse.Namespace) -> int:
     todo = cells(args.policy or DEFAULT_POLICIES, speeds, seeds, chunk)
     complaint = scenario.trace.complaint
     if complaint:
-        _tell(complaint)
+        tell(complaint)
     jobs = scenario.jobs(seeds[0])
     document: dict[str, Any] = {"trace": scenario.trace.name, "requests": len(jobs)}
-    document["results"] = run_cells(scenario, todo, processes=args.jobs, tell=_tell)
+    document["results"] = run_cells(scenario, todo, processes=args.jobs, tell=tell)
     if args.bound:
         bounds = {
             f"{speed:g}": _mean([bound(scenario.jobs(s), scenario.engine, speed) for s in seeds]) for speed in speeds
         }
         document["bound"] = bounds
-    if args.plot:
-        plot(document, Path(args.plot))
+    plot_if_wanted(document, args.plot)
     print(json.dumps(document) if args.output == "json" else table(document))
     return 0
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
-    classes = read_classes(_yaml(args.classes), Path(args.classes).name)
+    classes = read_classes(read_yaml(args.classes), Path(args.classes).name)
     if args.length_sigma is not None:
         classes = replace(classes, sigma=args.length_sigma)
     return Scenario(
@@ -118,7 +117,14 @@ def _scenario(args: argparse.Namespace) -> Scenario:
     )
 
 
-def _yaml(name: str) -> Any:
+def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:
+    """Write the plot where a file is named for it. Raises BadInput."""
+    if file:
+        plot(document, Path(file))
+
+
+def read_yaml(name: str) -> Any:
+    """A YAML file's document. Raises BadInput."""
     try:
         return yaml.safe_load(read_text(name))
     except yaml.YAMLError as error:
@@ -130,7 +136,7 @@ def _chunk(text: str | None, scenario: Scenario) -> int:
         return scenario.engine.max_num_batched_tokens
     if text == "auto":
         chunk = chunk_for(scenario)
-        _tell(f"--max-batched-tokens auto: {chunk.tokens}: {chunk.reason}")
+        tell(f"--max-batched-tokens auto: {chunk.tokens}: {chunk.reason}")
         return chunk.tokens
     if not text.isdecimal() or int(text) < 1:
         raise BadInput("--max-batched-tokens", f"must be a number of tokens or auto, and is {text!r}")
@@ -151,24 +157,28 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """A line on standard error, which the document is not on."""
     print(line, file=sys.stderr, flush=True)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """An argument that is a whole number, 0 or more."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number, 0 or more")
     return int(text)
 
 
-def _positive(text: str) -> float:
-    number = _not_negative(text)
+def positive(text: str) -> float:
+    """An argument that is a number above 0."""
+    number = not_negative(text)
     if number == 0:
         raise argparse.ArgumentTypeError("must be above 0")
     return number
 
 
-def _not_negative(text: str) -> float:
+def not_negative(text: str) -> float:
+    """An argument that is a number, 0 or more."""
     try:
         number = float(text)
     except ValueError:

@@ -25,7 +25,7 @@ def _row(result: dict[str, Any]) -> list[str]:
     times = [_times(result[key]) for key in ("ttftSeconds", "tpotSeconds", "e2eSeconds")]
     return [
         *_head(result),
-        str(result["maxBatchedTokens"]),
+        _known(result["maxBatchedTokens"], "{}"),
         f"{result['attainment']['all']:.4f}",
         f"{result['goodputPerSecond']:.2f}",
         *times,
@@ -33,8 +33,12 @@ def _row(result: dict[str, Any]) -> list[str]:
         str(result["shed"]),
         str(result["preempted"]),
         f"{result['jain']:.3f}",
-        f"{result['schedulerMicroseconds']:.1f}",
+        _known(result["schedulerMicroseconds"], "{:.1f}"),
     ]
+
+
+def _known(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
 
 
 def _head(result: dict[str, Any]) -> list[str]:
