@@ -15,7 +15,7 @@ from uellm.planner.demand import Demand
 from uellm.planner.engine_args import KV_CACHE_BYTES, UserArgs
 from uellm.planner.footprint import Footprint, Shape, Steps, footprint, kv_width
 from uellm.planner.groups import kind_of
-from uellm.planner.kvcache import KvCache, kv_cache
+from uellm.planner.kvcache import KvCache, kv_cache, tokens_told
 from uellm.planner.predict import Times, predict
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
@@ -138,7 +138,7 @@ class Candidate:
         sampler = sizes.sampler_bytes if index + 1 == len(self.spans) else 0
         smallest = min(device.memory_bytes for device in group)
         used = MemoryUse(
-            weights=self._weights(index),
+            weights=self._weights(index) + sizes.tower_bytes,
             kv=kv,
             activations=sizes.activation_bytes + sampler,
             graphs=sizes.graph_bytes,
@@ -190,7 +190,7 @@ class Candidate:
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:
     """The user's figure, held against what fits and what one request needs. Raises PlanError InvalidOverride."""
-    tokens = own // max(per_token)
+    tokens = tokens_told(own, per_token)
     where = f"spec.engine.args: {KV_CACHE_BYTES} {own}"
     if tokens > most.tokens:
         raise PlanError("InvalidOverride", f"{where} does not fit beside the weights: at most {most.bytes_told}")

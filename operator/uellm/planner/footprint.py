@@ -51,6 +51,7 @@ class Footprint:
     layer_bytes: tuple[int, ...]
     layer_kv_bytes: tuple[int, ...]  # for the tokens demanded
     layer_kv_bytes_per_token: tuple[int, ...]
+    tower_bytes: int  # what reads images: the engine builds it on every stage
     embedding_bytes: int  # first stage
     head_bytes: int  # last stage: final norm and LM head
     sampler_bytes: int  # last stage: logits and what sampling makes of them
@@ -62,7 +63,7 @@ class Footprint:
     @property
     def fixed_bytes(self) -> int:
         """What every GPU needs whatever its layers."""
-        return self.activation_bytes + self.graph_bytes + self.context_bytes
+        return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
 
     @property
     def last_bytes(self) -> int:
@@ -104,6 +105,7 @@ def footprint(
         layer_bytes=tuple(math.ceil(weights / tensor) for weights in model.layer_weight_bytes),
         layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),
         layer_kv_bytes_per_token=per_token,
+        tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
         head_bytes=math.ceil(head / tensor) + model.final_norm_bytes,
         sampler_bytes=steps.sequences * model.vocab_size * c.SAMPLER_BYTES_PER_LOGIT,

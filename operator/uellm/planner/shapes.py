@@ -53,7 +53,8 @@ def divides(model: Architecture, tensor: int) -> str | None:
     # vLLM gives each GPU whole KV heads, or several GPUs the same one.
     if model.kv_heads % tensor and tensor % model.kv_heads:
         return f"num_key_value_heads {model.kv_heads}"
-    return f"intermediate_size {model.intermediate_size}" if model.intermediate_size % tensor else None
+    # Of experts each one's width is divided, which may be odder than the MLP's.
+    return next((f"{field} {width}" for field, width in model.tensor_widths if width % tensor), None)
 
 
 def _check_layers(request: PlanRequest) -> None:

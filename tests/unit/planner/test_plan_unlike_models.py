@@ -1,0 +1,50 @@
+"""Plans of models that are no plain stack of like layers: towers, experts, latent attention."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.models import read_architecture
+from uellm.planner import plan
+from uellm.planner.request import Overrides
+from uellm.planner.shapes import divides
+
+TOWER = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+    "image_size": 896,
+}
+
+
+def test_every_stage_holds_the_tower_of_a_multimodal_model(build) -> None:
+    text = {**build.config, "model_type": "llama"}
+    wrapper = {"architectures": ["LlavaForConditionalGeneration"], "text_config": text, "vision_config": TOWER}
+    wrapper["torch_dtype"] = "bfloat16"
+    request = build.request(build.node("a", "L4 L4"), config=wrapper, overrides=Overrides(pipeline=2))
+    made = plan(request)
+    model = request.architecture
+    assert model.tower_bytes > 0
+    assert sum(stage.memory.weights for stage in made.stages) == model.weight_bytes + model.tower_bytes
+    for stage in made.stages:
+        assert stage.memory.required + stage.memory.free == int(22.5 * (1 << 30))
+
+
+@pytest.mark.parametrize(("tensor", "against"), [(2, None), (4, "moe_intermediate_size 90")])
+def test_tensor_parallelism_divides_each_expert(tensor: int, against: str | None) -> None:
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 90,
+        "torch_dtype": "bfloat16",
+    }
+    assert divides(read_architecture(config), tensor) == against
