@@ -3,7 +3,7 @@
 message       headers, limits, what a peer did wrong           head      a request's head: checked strictly, then parsed
 body          a request's body on its way in                   reply     an answer on its way out
 server        connections of clients, deadlines, handlers      client    connections to one server that is asked
-loop          the event loop
+listener      taking connections                               loop      the event loop
 
 Faster things are possible than a coroutine for each request and none for each piece of an answer, but none simpler:
 an answer's pieces go from the engine's socket to the client's in callbacks, and only its beginning and end wake a task.

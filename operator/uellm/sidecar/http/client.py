@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ RECEIVE_BUFFER_BYTES = 64 * 1024
 
 UNREAD_BYTES = 64 * 1024
 HEAD_BYTES = 64 * 1024
+
+_SocketAddress = tuple[int, tuple[Any, ...]]
+"""Family, and what `connect` takes."""
 
 _BODILESS = frozenset((204, 304))
 
@@ -53,6 +57,16 @@ class EngineAddress:
         if parts.username is not None:
             raise ValueError(url)
         return cls(parts.hostname, 80 if parts.port is None else parts.port)
+
+    async def resolve(self) -> list[_SocketAddress]:
+        """What a socket can be connected to; an address needs no resolver, and so no thread. Raises OSError."""
+        try:
+            family = socket.AF_INET if ipaddress.ip_address(self.host).version == 4 else socket.AF_INET6
+        except ValueError:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            return [(family, address) for family, _, _, _, address in found]
+        return [(family, (self.host, self.port))]
 
 
 class Upstream:
@@ -115,20 +129,18 @@ class Upstream:
         if connection is not None:
             connection.cut()
 
-    def feed(self, pieces: list[bytes]) -> None:
+    def feed(self, piece: bytes) -> None:
         """The connection has more of the body."""
-        if self.ended:
-            return
-        if self._sink is None:
-            self._pieces += pieces
+        if self._sink is not None:
+            try:
+                self._sink(piece)
+            except Exception as error:
+                self.abort(error)
+        elif not self.ended:
+            self._pieces.append(piece)
             if sum(map(len, self._pieces)) > UNREAD_BYTES:
                 self.hold()
             self._wake()
-            return
-        try:
-            self._sink(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        except Exception as error:
-            self.abort(error)
 
     def begin(self, status: int, reason: bytes, headers: Headers) -> None:
         """The connection has the head."""
@@ -189,6 +201,8 @@ class _EngineConnection(asyncio.Protocol):
         self._reason = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
+        self._last_pieces = 0
+        self.on_body = self._pieces.append  # httptools calls it for every piece: no frame of ours between
         self._head_bytes = 0
         self._in_body = self._sized = self._complete = self._reusable = False
         self._parser = httptools.HttpResponseParser(self)
@@ -230,9 +244,12 @@ class _EngineConnection(asyncio.Protocol):
                 self._lost("the answer cannot be read as HTTP")
                 return
             self._reusable = False
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            upstream.feed(pieces)
+        if self._complete:
+            del self._pieces[self._last_pieces :]  # what follows is not of this answer
+        if pieces := self._pieces:
+            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            upstream.feed(piece)
         if not self._in_body:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
@@ -286,15 +303,11 @@ class _EngineConnection(asyncio.Protocol):
         if self._head_only:
             self._complete, self._reusable = True, False  # the parser does not know it, and waits for a body
 
-    def on_body(self, piece: bytes) -> None:
-        """A piece of the body."""
-        if not self._complete:
-            self._pieces.append(piece)
-
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was one that only announces another."""
-        if self._in_body:
+        if self._in_body and not self._complete:
             self._complete = True
+            self._last_pieces = len(self._pieces)
 
     # Ends.
 
@@ -392,19 +405,18 @@ class EnginePool:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                found = await loop.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_STREAM)
-                connected = await _first(found)
+                connected = await _first(await self._address.resolve())
                 _, connection = await loop.create_connection(lambda: _EngineConnection(self), sock=connected)
         except (OSError, TimeoutError) as error:
             raise EngineUnreachable(type(error).__name__) from error
         return connection
 
 
-async def _first(addresses: Sequence[tuple[int, int, int, str, tuple[Any, ...]]]) -> socket.socket:
+async def _first(addresses: Sequence[_SocketAddress]) -> socket.socket:
     """A socket connected to the first address that takes it. Raises OSError."""
     refused: OSError | None = None
-    for family, kind, protocol, _, address in addresses:
-        connecting = socket.socket(family, kind, protocol)
+    for family, address in addresses:
+        connecting = socket.socket(family, socket.SOCK_STREAM)
         connecting.setblocking(False)
         connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         try:

@@ -69,23 +69,26 @@ class Budget:
 class Headers:
     """Header fields: `raw` has them in their order and as they were sent; the rest reads them by name."""
 
-    __slots__ = ("_by_name", "raw")
+    __slots__ = ("_first", "raw")
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         self.raw = raw
-        self._by_name: dict[str, list[bytes]] | None = None
+        self._first: dict[bytes, bytes] | None = None
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, however it is capitalised."""
-        values = self._index().get(name.lower())
-        return values[0].decode("utf-8", "surrogateescape") if values else default
+        value = self._index().get(name.lower().encode("latin-1"))
+        return default if value is None else value.decode("utf-8", "surrogateescape")
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        return [value.decode("utf-8", "surrogateescape") for value in self._index().get(name.lower(), ())]
+        wanted = name.lower().encode("latin-1")
+        if wanted not in self._index():
+            return []
+        return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 
     def __contains__(self, name: str) -> bool:
-        return name.lower() in self._index()
+        return name.lower().encode("latin-1") in self._index()
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -93,9 +96,7 @@ class Headers:
             raise KeyError(name)
         return value
 
-    def _index(self) -> dict[str, list[bytes]]:
-        if self._by_name is None:
-            self._by_name = {}
-            for name, value in self.raw:
-                self._by_name.setdefault(name.lower().decode("latin-1"), []).append(value)
-        return self._by_name
+    def _index(self) -> dict[bytes, bytes]:
+        if self._first is None:
+            self._first = {name.lower(): value for name, value in reversed(self.raw)}
+        return self._first

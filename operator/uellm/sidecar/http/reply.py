@@ -20,7 +20,8 @@ class _Link(Protocol):
     writing_paused: bool
     closed: bool
 
-    def put(self, data: bytes) -> None: ...
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
 
     def abort(self) -> None: ...
 
@@ -33,7 +34,7 @@ class Reply:
     """
 
     __slots__ = (
-        *("_chunked", "_head_only", "_http_10", "_link", "_waiter", "close", "finished"),
+        *("_chunked", "_head", "_head_only", "_http_10", "_link", "_send", "_waiter", "close", "finished"),
         *("on_pause", "on_resume", "started"),
     )
 
@@ -41,7 +42,9 @@ class Reply:
         self._link = link
         self._http_10 = http_10
         self._head_only = head_only
+        self._send = link.transport.write
         self._chunked = False
+        self._head = b""
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
         """The connection ends with this answer. May be set until `start`."""
@@ -77,18 +80,24 @@ class Reply:
             lines.append(b"Connection: keep-alive")
         self._head_only = not has_body
         self.started = True
-        self._put(b"\r\n".join(lines) + b"\r\n\r\n")
+        # Whatever is there of the body by then leaves together with the head.
+        self._head = b"\r\n".join(lines) + b"\r\n\r\n"
+        asyncio.get_running_loop().call_soon(self._put, b"")
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
         if not piece or self._head_only:
             return
-        self._put(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        if self._chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if self._head or self._link.closed:
+            self._put(piece)
+        else:
+            self._send(piece)
 
     def finish(self) -> None:
         """The body is complete."""
-        if self._chunked:
-            self._put(b"0\r\n\r\n")
+        self._put(b"0\r\n\r\n" if self._chunked else b"")
         self.finished = True
 
     def send(self, status: int, headers: Pairs, body: bytes) -> None:
@@ -121,5 +130,7 @@ class Reply:
             self.on_resume()
 
     def _put(self, data: bytes) -> None:
-        if not self._link.closed:
-            self._link.put(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data and not self._link.closed:
+            self._send(data)

@@ -12,13 +12,13 @@ from typing import cast
 
 from uellm.sidecar.http.body import Body
 from uellm.sidecar.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.sidecar.http.listener import Listener
 from uellm.sidecar.http.message import Budget, Fault, Headers, Limits, Pairs
 from uellm.sidecar.http.reply import Reply
 
 LOG = logging.getLogger("uellm.sidecar")
 
 WRITE_BUFFER_BYTES = 64 * 1024
-BACKLOG = 1024
 
 
 class Request:
@@ -243,10 +243,6 @@ class Connection(asyncio.Protocol):
                 self._set_alarm(self._service.limits.header_deadline_s, self.abort)
                 self._next()
 
-    def put(self, data: bytes) -> None:
-        """Send bytes."""
-        self.transport.write(data)
-
     # Ends.
 
     def abort(self) -> None:
@@ -322,7 +318,7 @@ class Server:
 
     def __init__(self, handler: Handler, refuse: Refuse, *, limits: Limits | None = None, budget: Budget | None = None):
         self._service = Service(handler, refuse, limits or Limits(), budget or Budget())
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self.port = 0
 
     @property
@@ -332,16 +328,14 @@ class Server:
 
     async def listen(self, host: str, port: int) -> None:
         """Take connections; `port` 0: any free one. Raises OSError."""
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._service), host, port, backlog=BACKLOG
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = Listener(lambda: Connection(self._service))
+        self.port = await self._listener.open(host, port)
 
     async def close(self, flush_s: float) -> None:
         """Take no more, cut what is in hand, and give finished answers so many seconds to leave."""
-        if self._server is None:
+        if self._listener is None:
             return
-        self._server.close()
+        self._listener.close()
         for connection in tuple(self.connections):
             if connection.busy:
                 connection.drop()

@@ -1,0 +1,87 @@
+"""Taking connections: libuv takes one in each round of its loop, so under load a burst of them would wait for long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+LOG = logging.getLogger("uellm.sidecar")
+
+BACKLOG = 4096
+AT_ONCE = 64
+"""Connections taken in one round: enough for a burst, few enough for the streams in hand not to notice."""
+
+RETRY_S = 1.0
+"""After the process ran out of file descriptors, say."""
+
+
+class Listener:
+    """Listening sockets; each connection gets a protocol of its own from `factory`."""
+
+    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+        self._factory = factory
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._beginning: set[asyncio.Task[None]] = set()
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen at every address that the name has; the port, for 0 means any free one. Raises OSError."""
+        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+                port = self._bind(family, (address[0], port, *address[2:]))
+        except OSError:
+            self.close()
+            raise
+        return port
+
+    def _bind(self, family: int, address: tuple[object, ...]) -> int:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(listening)
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        self._loop.add_reader(listening.fileno(), self._take, listening)
+        port: int = listening.getsockname()[1]
+        return port
+
+    def _take(self, listening: socket.socket) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                connection, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                LOG.error("cannot take connections: %s; trying again in %g s", error.strerror, RETRY_S)
+                self._later(listening)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._begin(connection))
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._factory, connection)
+        except OSError:
+            connection.close()  # it is gone again already
+
+    def _later(self, listening: socket.socket) -> None:
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(RETRY_S, self._again, listening)
+
+    def _again(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening.fileno(), self._take, listening)
+
+    def close(self) -> None:
+        """Take no more."""
+        for listening in self._sockets:
+            self._loop.remove_reader(listening.fileno())
+            listening.close()
+        self._sockets.clear()
