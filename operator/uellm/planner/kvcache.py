@@ -26,6 +26,14 @@ class KvCache:
     bytes_told: int
 
 
+def tokens_told(told_bytes: int, per_token: Sequence[Fraction | int], block_tokens: int = c.BLOCK_TOKENS) -> int:
+    """What vLLM makes of the bytes that every rank is told: whole blocks, and the fewest of any stage's ranks.
+
+    `per_token`: KV bytes of a token on a GPU of each stage. The other stages then allocate no more blocks than that.
+    """
+    return min(int(told_bytes / (block_tokens * kv)) for kv in per_token) * block_tokens
+
+
 def kv_cache(rooms: Sequence[int], per_token: Sequence[Fraction | int], *, most_tokens: int | None = None) -> KvCache:
     """`rooms`: bytes left on a GPU of each stage once its weights are there; `per_token`: KV bytes of a token there.
 
