@@ -179,6 +179,7 @@ class Sidecar:
         self.proxy.keys = self.keys.keys
         self.proxy.allowed = current.allowed_routes
         self.proxy.terms.accepts_priority = current.engine.accepts_priority
+        self.proxy.lengths = self.lengths if current.scheduling.predictor == "Online" else None
 
     def _add_gauges(self) -> None:
         gauge = self.figures.gauge

@@ -55,7 +55,8 @@ class Proxy:
         """Who may ask."""
         self.allowed: Collection[str] = ()
         """Administrative routes of the engine that are served nevertheless."""
-        self._lengths = lengths
+        self.lengths = lengths
+        """Predicts the answers' lengths; None: nobody does."""
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
@@ -127,7 +128,7 @@ class Proxy:
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = read(record.route, request.headers, request.body, targets, self.terms)
         request.body = b""  # the call has it, and maybe not as it came
-        exchange = Exchange(call, record, self._dispatcher, self._lengths, self.terms)
+        exchange = Exchange(call, record, self._dispatcher, self.lengths, self.terms)
         try:
             while True:
                 body = await exchange.turn()

@@ -25,7 +25,7 @@ class UsageStrip:
     def __init__(self) -> None:
         self._events = Splitter()
         self._last = b""
-        """The event with the finish reason, until it is known whether the fingerprint has to go into it."""
+        """The event with the finish reason, until the next one tells whether the fingerprint has to go into it."""
         self._open = False
         """Nothing is looked for any more."""
 
@@ -58,6 +58,9 @@ class UsageStrip:
             return event
         if _USAGE in event:
             return self._with_usage(event)
+        if self._last and event.startswith(b":"):
+            self._last += event  # a comment that keeps the connection alive
+            return b""
         last, self._last = self._last, b""
         if _FINISHED in event:
             self._last = event
