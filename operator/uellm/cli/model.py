@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from uellm.cli.files import read_json
-from uellm.models import Architecture, read_architecture, read_directory
+from uellm.models import Architecture, Tensor, find_tensors, read_architecture, read_directory
 from uellm.planner.infeasible import size
 
 FEW_RUNS = 4  # runs of like layers that a table spells out; more are cut short
@@ -33,13 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read and print."""
     directory = Path(args.config)
-    weights = Path(args.safetensors) if args.safetensors else None
-    if args.config != "-" and directory.is_dir():
-        config = read_json(str(directory / "config.json"))
-        weights = weights or (directory if any(directory.glob("*.safetensors*")) else None)
+    whole = args.config != "-" and directory.is_dir()
+    config = read_json(str(directory / "config.json") if whole else args.config)
+    if args.safetensors:
+        tensors: Mapping[str, Tensor] | None = read_directory(Path(args.safetensors))
     else:
-        config = read_json(args.config)
-    tensors = read_directory(weights) if weights else None
+        tensors = find_tensors(directory) if whole else None
     model = read_architecture(config, dtype=args.dtype, quantization=args.quantization, tensors=tensors)
     print(json.dumps(document(model)) if args.output == "json" else table(model))
     return 0

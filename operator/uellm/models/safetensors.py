@@ -57,6 +57,11 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def find_tensors(directory: Path) -> dict[str, Tensor] | None:
+    """All tensors of a checkpoint, None where the directory holds no safetensors. Raises BadInput for bad files."""
+    return read_directory(directory) if any(directory.glob("*.safetensors*")) else None
+
+
 def read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of one file. Raises BadInput naming it."""
     try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from uellm.api.llmservice import LLMService, LLMServiceSpec
 from uellm.errors import BadInput, PlanError
-from uellm.models import Architecture, read_architecture
+from uellm.models import Architecture, Tensor, read_architecture
 from uellm.planner import request as planner
 from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.calibration import efficiency_of
@@ -22,8 +23,11 @@ _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
 
 
-def architecture_of(service: LLMService) -> Architecture:
-    """The model's architecture. Raises PlanError ModelConfigMissing or InvalidModel."""
+def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = None) -> Architecture:
+    """The model's architecture; `tensors` of its checkpoint, where they can be reached, tell the bytes.
+
+    Raises PlanError ModelConfigMissing or InvalidModel.
+    """
     model = service.spec.model
     if model.config is None:
         raise PlanError(
@@ -32,7 +36,7 @@ def architecture_of(service: LLMService) -> Architecture:
             "config.json into spec.model.config",
         )
     try:
-        return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization)
+        return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization, tensors=tensors)
     except BadInput as error:
         raise PlanError("InvalidModel", f"spec.model.{error}") from error
 

@@ -13,8 +13,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from uellm.cli.local import prepare as preparing
 from uellm.cli.local.machine import described_machine
@@ -133,6 +135,15 @@ def test_the_cpu_engines_float32_is_planned_with(prepared):
     in_float32, in_bfloat16 = prepared(), prepared(model__dtype="bfloat16")
     weights = [sum(stage.memory.weights for stage in each.plan.stages) for each in (in_float32, in_bfloat16)]
     assert weights[0] == 2 * weights[1]
+
+
+def test_the_models_own_files_tell_what_its_layers_weigh(prepared, tmp_path):
+    reckoned = sum(stage.memory.weights for stage in prepared().plan.stages)
+    tensors = {f"model.layers.{index}.all.weight": np.zeros(1000, np.float16) for index in range(8)}
+    save_file({**tensors, "model.embed_tokens.weight": np.zeros(500, np.float16)}, tmp_path / "model/model.safetensors")
+    told = sum(stage.memory.weights for stage in prepared().plan.stages)
+    assert told != reckoned
+    assert told == 4 * (8 * 1000 + 500)  # in float32, as the CPU computes
 
 
 def test_what_only_a_cluster_can_do_is_said(prepared):

@@ -11,6 +11,7 @@ from typing import Any
 from uellm.api import LLMService, parse_service, read_documents
 from uellm.cli.local.machine import Machine
 from uellm.errors import BadInput, CannotBeDone
+from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
 from uellm.planner.result import Plan
 from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
@@ -47,7 +48,7 @@ def prepare(path: str, machine: Machine) -> Prepared:
     service = parse_service(document)
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
-    request = plan_request(service, architecture_of(service), machine.offers)
+    request = plan_request(service, architecture_of(service, _tensors(service)), machine.offers)
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # no containers here
     wanted = Wanted(document, service, plan, request, images, replicas=1, spec_mark="")
@@ -79,6 +80,12 @@ def _check_model(service: LLMService) -> None:
         raise BadInput("spec.model.uri", "a pvc:// model needs a cluster: give file:///path or hf://organisation/model")
     if scheme == "file" and not (Path(rest) / "config.json").is_file():
         raise BadInput("spec.model.uri", f"{rest} holds no config.json on this machine")
+
+
+def _tensors(service: LLMService) -> Mapping[str, Tensor] | None:
+    """The headers of the model's files, where they lie on this machine: they tell the bytes better than a formula."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return find_tensors(Path(rest)) if scheme == "file" else None
 
 
 def _check_engine(*, on_cpu: bool) -> None:
