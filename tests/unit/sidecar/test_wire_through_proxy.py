@@ -1,0 +1,251 @@
+"""Reading and counting in the sidecar itself: what the engine is asked, what the client gets, what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+FINGERPRINT = "vllm-0.32.0-d9a4"
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
+WORDS = ["one", " two", " three"]
+
+
+def data(document: Any) -> bytes:
+    return b"data: " + json.dumps(document, separators=(",", ":")).encode() + b"\n\n"
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+    return {**head, "choices": [choice], **fields}
+
+
+def whole() -> dict[str, Any]:
+    """vLLM's answer to `BODY` without a stream."""
+    message = {"role": "assistant", "content": "".join(WORDS), "refusal": None, "reasoning": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length", "stop_reason": None}
+    usage = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": None}
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "tiny"}
+    return {**head, "choices": [choice], "system_fingerprint": FINGERPRINT, "usage": usage, "metrics": None}
+
+
+class Vllm:
+    """Answers chats as vLLM 0.32.0 does: `WORDS`, whole or as a stream, with the usage if asked for it."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.after_first = asyncio.Event()
+        self.after_first.set()
+        self.dies = False
+        self.rejects: dict[str, Any] | None = None
+
+    async def __call__(self, request: web.Request, received: Any) -> web.StreamResponse:
+        body = json.loads(received.body)
+        self.asked.append(body)
+        if not body.get("stream"):
+            return web.Response(body=json.dumps(whole(), separators=(",", ":")), content_type="application/json")
+        usage = (body.get("stream_options") or {}).get("include_usage")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        for event in self.events(usage):
+            await response.write(event)
+            if b"one" in event:
+                await self.after_first.wait()
+                if self.dies:
+                    request.transport.abort()
+                    return response
+        return response
+
+    def events(self, usage: bool) -> list[bytes]:
+        if self.rejects:
+            return [data(self.rejects), b"data: [DONE]\n\n"]
+        told = {} if usage else {"system_fingerprint": FINGERPRINT}
+        events = [data(chunk({"role": "assistant", "content": ""}))]
+        events += [data(chunk({"content": word})) for word in WORDS[:-1]]
+        events.append(data(chunk({"content": WORDS[-1]}, "length", **told)))
+        if usage:
+            counts = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
+            end = chunk({}, usage=counts, system_fingerprint=FINGERPRINT)
+            events.append(data({**end, "choices": []}))
+        return [*events, b"data: [DONE]\n\n"]
+
+
+@pytest.fixture
+def vllm(engine) -> Vllm:
+    engine.script = Vllm()
+    return engine.script
+
+
+def ask(harness: Any, **fields: Any) -> Any:
+    return harness.ask(json.dumps({**BODY, **fields}).encode())
+
+
+async def metric(harness: Any, line: str) -> str:
+    async with harness.client.get(harness.management("/metrics")) as response:
+        found = [each for each in (await response.text()).splitlines() if each.startswith(line + " ")]
+    return found[0].rpartition(" ")[2] if found else "none"
+
+
+async def test_the_second_whole_answer_was_a_stream_and_is_the_same_to_the_byte(vllm, harness):
+    answers = [await ask(harness) for _ in range(3)]
+    assert [bool(asked.get("stream")) for asked in vllm.asked] == [False, True, True]
+    assert answers == [(200, json.dumps(whole(), separators=(",", ":")).encode())] * 3
+
+
+async def test_an_answer_put_together_says_that_it_is_json_and_how_long(vllm, harness):
+    await ask(harness)
+    async with harness.post(json.dumps(BODY).encode()) as response:
+        body = await response.read()
+    assert len(vllm.asked) == 2
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers.getall("Content-Length") == [str(len(body))]
+    assert "Transfer-Encoding" not in response.headers
+
+
+async def test_an_engine_that_was_started_anew_is_learned_anew(engine, vllm, harness, eventually):
+    await ask(harness)
+    await engine.stop()
+    await eventually(lambda: not harness.sidecar.engine.ready)
+    await engine.start()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    await ask(harness)
+    await ask(harness)
+    assert [bool(asked.get("stream")) for asked in vllm.asked] == [False, False, True]
+
+
+async def test_a_stream_has_no_usage_for_a_client_that_did_not_ask_for_it(vllm, harness):
+    for options, usage in ((None, False), ({"include_usage": True}, True)):
+        status, body = await ask(harness, stream=True, stream_options=options)
+        assert (status, body) == (200, b"".join(vllm.events(usage)))
+    assert [asked["stream_options"]["include_usage"] for asked in vllm.asked] == [True, True]
+
+
+async def test_tokens_are_counted_by_the_engines_own_usage(vllm, harness):
+    for stream in (True, False, False):
+        await ask(harness, stream=stream)
+    assert await metric(harness, 'uellm_output_tokens_total{class="interactive"}') == "9"
+    assert await metric(harness, 'uellm_prompt_tokens_total{class="interactive"}') == "27"
+    assert await metric(harness, 'uellm_ttft_seconds_count{class="interactive"}') == "2"
+
+
+async def test_a_rejection_within_a_stream_becomes_the_status_that_it_names(vllm, harness):
+    await ask(harness)
+    vllm.rejects = {"error": {"message": "too many", "type": "ServiceUnavailableError", "param": None, "code": 503}}
+    status, body = await ask(harness)
+    assert (status, json.loads(body)) == (503, vllm.rejects)
+    assert harness.outcomes() == {"completed": 1, "failed_by_engine": 1}
+    assert (await ask(harness, stream=True)) == (200, b"".join(vllm.events(True)))
+
+
+async def test_an_engine_lost_before_the_answer_is_together_is_a_503_and_no_half_answer(vllm, harness):
+    await ask(harness)
+    vllm.dies = True
+    status, body = await ask(harness)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "engine_lost")
+
+
+async def test_a_stream_that_is_none_is_told_once_and_never_put_together_again(engine, vllm, harness):
+    await ask(harness)
+    engine.script = engine.stream(b"data: {broken\n\n")
+    assert (await ask(harness))[0] == 503
+    engine.script = vllm
+    assert (await ask(harness))[0] == 200
+    assert not vllm.asked[-1].get("stream")
+
+
+async def test_a_client_that_leaves_while_its_answer_is_put_together_frees_the_engine(
+    engine, vllm, harness, eventually
+):
+    await ask(harness)
+    vllm.after_first.clear()
+    asked = ask(harness)
+    await eventually(lambda: len(vllm.asked) == 2)
+    asked.cancel()
+    async with asyncio.timeout(5):
+        await engine.received[-1].left.wait()
+    await eventually(lambda: harness.sidecar.dispatcher.in_flight == 0)
+    assert harness.outcomes()["client_left"] == 1
+
+
+async def test_headers_tell_class_wait_and_predicted_length(vllm, harness):
+    async with harness.post(json.dumps(BODY).encode(), x_slo_class="batch") as response:
+        assert response.headers["x-uellm-class"] == "batch"
+        assert response.headers["x-uellm-queue-ms"].isdecimal()
+        assert response.headers["x-uellm-predicted-tokens"] == "3"  # the request's own limit
+    async with harness.post(b'{"input": "x"}', path="/v1/embeddings") as response:
+        assert "x-uellm-predicted-tokens" not in response.headers
+
+
+async def test_lengths_are_learned_from_answers_that_ended(vllm, harness):
+    for _ in range(8):
+        await ask(harness, stream=True, max_tokens=None)
+    async with harness.post(json.dumps({**BODY, "max_tokens": 500}).encode()) as response:
+        assert int(response.headers["x-uellm-predicted-tokens"]) <= 4
+
+
+async def test_the_predictor_can_be_switched_off(vllm, launch):
+    harness = await launch({"classes": [], "scheduling": {"predictor": "Off"}})
+    async with harness.post(json.dumps(BODY).encode()) as response:
+        assert "x-uellm-predicted-tokens" not in response.headers
+
+
+async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(vllm, launch):
+    classes = [{"name": "quick", "ttft": "1s"}, {"name": "slow", "ttft": "60s"}]
+    harness = await launch({"classes": classes, "engine": {"acceptsPriority": True}})
+    for name in ("slow", "quick"):
+        async with harness.post(json.dumps(BODY).encode(), x_slo_class=name, x_vllm_priority="-5"):
+            pass
+    slow, quick = (asked["priority"] for asked in vllm.asked)
+    assert 50_000 < slow - quick < 60_000
+
+
+async def test_attainment_is_told_by_class(vllm, launch):
+    classes = [{"name": "easy", "ttft": "60s", "e2e": "60s"}, {"name": "hard", "e2e": "1ms"}]
+    harness = await launch({"classes": classes})
+    vllm.after_first.clear()
+    asked = [harness.ask(json.dumps({**BODY, "stream": True}).encode(), x_slo_class=name) for name in ("easy", "hard")]
+    await asyncio.sleep(0.01)
+    vllm.after_first.set()
+    await asyncio.gather(*asked)
+    async with harness.client.get(harness.management("/uellm/slo")) as response:
+        document = await response.json()
+    assert document["windowSeconds"] == 300
+    easy, hard = document["classes"]
+    assert (easy["name"], easy["requests"], easy["met"]) == ("easy", 1, 1)
+    assert (hard["name"], hard["requests"], hard["met"]) == ("hard", 1, 0)
+    assert easy["p99TtftSeconds"] > 0
+    assert easy["p99TpotSeconds"] > 0
+    assert await metric(harness, 'uellm_slo_met_total{class="easy"}') == "1"
+    assert await metric(harness, 'uellm_slo_missed_total{class="hard",target="e2e"}') == "1"
+    assert await metric(harness, 'uellm_good_output_tokens_total{class="easy"}') == "3"
+
+
+async def test_targets_in_headers_are_what_a_request_is_judged_by(vllm, harness):
+    async with harness.post(json.dumps({**BODY, "stream": True}).encode(), x_llm_d_slo_ttft_ms="0.001") as response:
+        await response.read()
+    assert await metric(harness, 'uellm_slo_missed_total{class="interactive",target="ttft"}') == "1"
+    async with harness.post(json.dumps(BODY).encode(), x_llm_d_slo_ttft_ms="soon") as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["message"].startswith("x-llm-d-slo-ttft-ms must be")
+
+
+async def test_what_is_dropped_says_why_in_llm_ds_words(engine, launch, eventually):
+    document = {"classes": [], "scheduling": {"maxQueuedRequests": 1}, "engine": {"maxNumSeqs": 1}}
+    harness = await launch(document)
+    engine.script = engine.on_word
+    first = harness.ask()
+    running = await engine.arrivals.get()
+    second = harness.ask()
+    await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
+    async with harness.post() as response:
+        assert response.status == 429
+        assert response.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
+        assert response.headers["Retry-After"] == "1"
+    running.go_on.set()
+    (await engine.arrivals.get()).go_on.set()
+    await asyncio.gather(first, second)
