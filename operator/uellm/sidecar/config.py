@@ -1,7 +1,7 @@
 """The sidecar's configuration file, and following its changes.
 
     {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
-     scheduling: {policy, maxQueuedRequests, predictor}, auth: {apiKeysDirectory}, allowedRoutes: [/sleep],
+     scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
      engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority}}
 
 Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
@@ -61,7 +61,7 @@ class Auth(Model):
 
     model_config = _LENIENT
 
-    api_keys_directory: Path | None = None
+    keys_directory: Path | None = None
     """Where the API keys' files are, one key a line; not set: no key is asked for."""
 
 

@@ -82,7 +82,7 @@ class Sidecar:
             poll_interval_away_s=options.engine_poll_away_s,
         )
         bodies = Budget()
-        self.keys = KeyDirectory(current.auth.api_keys_directory)
+        self.keys = KeyDirectory(current.auth.keys_directory)
         self.lengths = OnlineLengths()
         self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies, lengths=self.lengths)
         self._configure()
@@ -174,8 +174,8 @@ class Sidecar:
     def _configure(self) -> None:
         """What of the configuration goes to the proxy as it is."""
         current = self.config.current
-        if current.auth.api_keys_directory != self.keys.path:
-            self.keys = KeyDirectory(current.auth.api_keys_directory)
+        if current.auth.keys_directory != self.keys.path:
+            self.keys = KeyDirectory(current.auth.keys_directory)
         self.proxy.keys = self.keys.keys
         self.proxy.allowed = current.allowed_routes
         self.proxy.terms.accepts_priority = current.engine.accepts_priority

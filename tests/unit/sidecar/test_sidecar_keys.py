@@ -1,0 +1,93 @@
+"""API keys and allowed routes, through the sidecar."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEYED = {"classes": [{"name": "a", "ttft": "1s"}]}
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """As the kubelet mounts a Secret: the names point through `..data`, which is swapped as a whole."""
+    directory = tmp_path / "keys"
+    directory.mkdir()
+    put(directory, "v1", team="sk-team-a\n", other="\n  sk-one \nsk-two\n")
+    return directory
+
+
+def put(directory: Path, version: str, **files: str) -> None:
+    data = directory / f"..{version}"
+    data.mkdir()
+    for name, text in files.items():
+        (data / name).write_text(text)
+        link = directory / name
+        if not link.is_symlink():
+            link.symlink_to(Path("..data") / name)
+    swap = directory / "..data_tmp"
+    swap.symlink_to(data.name)
+    swap.rename(directory / "..data")
+
+
+@pytest.fixture
+async def keyed(launch, secret) -> Any:
+    return await launch(KEYED | {"auth": {"keysDirectory": str(secret)}})
+
+
+async def status(harness: Any, key: str | None, path: str = "/v1/chat/completions") -> int:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with harness.post(path=path, **headers) as response:
+        return int(response.status)
+
+
+async def test_any_key_of_any_file_opens_every_route_and_nothing_else_does(engine, keyed):
+    for key in ("sk-team-a", "sk-one", "sk-two"):
+        assert await status(keyed, key) == 200
+    for key in (None, "sk-team-b", "", "team"):
+        for path in ("/v1/chat/completions", "/v1/models", "/tokenize", "/made/up", "/v1/realtime"):
+            assert await status(keyed, key, path) == 401
+    assert len(engine.received) == 3
+    async with keyed.client.get(keyed.url("/health")) as response:
+        assert response.status == 200
+
+
+async def test_a_refusal_is_in_openais_form_and_is_counted(keyed):
+    async with keyed.post(Authorization="Bearer sk-planted") as response:
+        document = await response.json()
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert response.headers["x-uellm-outcome"] == "unauthorized"
+    assert (document["error"]["type"], document["error"]["code"]) == ("authentication_error", "unauthorized")
+    assert keyed.outcomes() == {"unauthorized": 1}
+
+
+async def test_keys_are_taken_over_and_taken_away_while_it_runs(keyed, secret):
+    put(secret, "v2", team="sk-new\n", other="")
+    keyed.sidecar.reload()
+    assert await status(keyed, "sk-new") == 200
+    assert await status(keyed, "sk-team-a") == 401
+
+
+async def test_while_there_is_no_key_nobody_is_let_in(launch, tmp_path):
+    harness = await launch(KEYED | {"auth": {"keysDirectory": str(tmp_path / "absent")}})
+    assert await status(harness, "anything") == 401
+
+
+async def test_no_key_gets_into_a_log_or_a_metric(keyed, caplog):
+    with caplog.at_level(logging.DEBUG):
+        await status(keyed, "sk-team-a")
+        await status(keyed, "sk-planted-wrong")
+        async with keyed.client.get(keyed.management("/metrics")) as response:
+            metrics = await response.text()
+    assert "sk-" not in metrics + caplog.text
+
+
+async def test_an_administrative_route_is_served_where_the_configuration_says_so(engine, launch):
+    harness = await launch(KEYED | {"allowedRoutes": ["/sleep"]})
+    assert await status(harness, None, "/sleep") == 200
+    for path in ("/wake_up", "/fault_tolerance/apply", "/inference/v1/abort_requests", "/kv_event_sources"):
+        assert await status(harness, None, path) == 403
+    assert [received.path for received in engine.received] == ["/sleep"]
