@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from uellm.models import Architecture, read_architecture
+from uellm.models import Architecture, read_architecture, read_directory
 
 SMALL = {
     "vocab_size": 512,
@@ -156,6 +157,25 @@ def test_each_layer_weighs_what_transformers_builds(kind: str, fields: dict[str,
     sliding = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or ()]
     if any(sliding):
         assert [window is not None for window in ours.layer_window_tokens] == sliding
+
+
+@pytest.mark.parametrize(("kind", "fields"), FAMILIES, ids=lambda value: value if isinstance(value, str) else "")
+def test_the_headers_of_a_saved_model_tell_what_the_formula_reckons(
+    kind: str, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    config, model = built(kind, fields)
+    model.to_empty(device="cpu").half().save_pretrained(tmp_path)
+    written = {**config.to_dict(), "dtype": "float16"}
+    reckoned, told = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
+    assert told.measured
+    # transformers saves DeepSeek V3's bias in the model's dtype, where the engine holds it in 32 bits.
+    if kind != "deepseek_v3":
+        assert told.layer_weight_bytes == reckoned.layer_weight_bytes
+        assert told.weight_bytes == reckoned.weight_bytes
+    assert told.layer_expert_bytes == reckoned.layer_expert_bytes
+    assert told.token_embedding_bytes == reckoned.token_embedding_bytes
+    assert (told.final_norm_bytes, told.lm_head_bytes) == (reckoned.final_norm_bytes, reckoned.lm_head_bytes)
+    assert told.parameters == reckoned.parameters
 
 
 @pytest.mark.parametrize(
