@@ -4,7 +4,7 @@ The same code runs in the live sidecar and, under a virtual clock, in `uellm eva
 """
 
 from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
-from uellm.sidecar.scheduling.order import POLICIES
+from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.scheduler import ENGINE_WAIT_S, Scheduler
 from uellm.sidecar.scheduling.types import (
     FAR_DEADLINE_S,

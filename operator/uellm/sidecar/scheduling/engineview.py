@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.types import EngineState, Ticket
@@ -22,11 +23,17 @@ class EngineView:
         """Prompt tokens that were sent and whose first token has not come."""
         self.kv_tokens = 0
         """Tokens that the decoding requests hold in the KV cache."""
+        self.prompt_tokens = 0
+        self.got_tokens = 0
+        """Tokens of prompts and of answers so far, of all that is in flight."""
         self.decoding = 0
         self.promised_tokens = 0.0
         """Expected output of all that is in flight."""
         self.sent_since_state = 0
+        self.paced_rate = inf
+        """Prompt tokens a second that pacing allows."""
         self._tpots: Counter[float] = Counter()
+        self._filling_since_s = 0.0
         self._probe: Ticket | None = None
         self._loads = (0.0, 0.0, 0.0)
 
@@ -45,30 +52,64 @@ class EngineView:
         chunk = max(self.chunk_tokens - self.decoding, 1)
         return chunk / self.step.step_s(chunk, self.kv_tokens, self.decoding)
 
+    def backlog_tokens(self, now_s: float) -> float:
+        """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
+        done = self.prefill_rate() * max(0.0, now_s - self._filling_since_s) if self.unfilled_tokens else 0.0
+        return max(self.unfilled_tokens - done, 0.0)
+
+    def opens_s(self, now_s: float) -> float | None:
+        """When the backlog will be less than a step's worth; None: it is."""
+        over = self.backlog_tokens(now_s) - self.chunk_tokens
+        return None if over < 0 else now_s + (over + 1.0) / self.prefill_rate()
+
+    @property
+    def planned_rate(self) -> float:
+        """Prompt tokens a second to reckon with."""
+        return min(self.prefill_rate(), self.paced_rate)
+
+    @property
+    def full_step_s(self) -> float:
+        """Seconds of a step with as much of a prompt as it takes."""
+        chunk = max(self.chunk_tokens - self.decoding, 1)
+        return self.step.step_s(chunk, self.kv_tokens, self.decoding)
+
+    @property
+    def most_kv_tokens(self) -> float:
+        """No less than the cache will ever hold for what is in flight: as if all of it ended at the same moment."""
+        grown = 1.35 * self.got_tokens + self.promised_tokens + 16.0 * len(self.running)
+        return self.prompt_tokens + grown
+
     def sent(self, ticket: Ticket, now_s: float) -> None:
         """The engine gets one more."""
+        if not self.unfilled_tokens:
+            self._filling_since_s = now_s
         self.running[ticket] = None
         self.unfilled_tokens += ticket.uncached_tokens
+        self.prompt_tokens += ticket.prompt_tokens
+        self.got_tokens += ticket.tokens
         self.promised_tokens += ticket.length.p50 * ticket.sequences
         self.sent_since_state += 1
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._tpots[tpot_s] += 1
 
-    def first_token(self, ticket: Ticket) -> None:
+    def first_token(self, ticket: Ticket, now_s: float) -> None:
         """Its prompt is done."""
+        self._filling_since_s = now_s
         self.unfilled_tokens -= ticket.uncached_tokens
-        self.kv_tokens += ticket.prompt_tokens + ticket.tokens
+        self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
 
     def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
         new = tokens_so_far - ticket.tokens
+        last_s, ticket.last_token_s, ticket.tokens = ticket.last_token_s, now_s, tokens_so_far
         self.kv_tokens += new
+        self.got_tokens += new
         if self._probe is None:
             self._probe = ticket
-        elif ticket is self._probe and new > 0 and ticket.last_token_s is not None:
+        elif ticket is self._probe and new > 0 and last_s is not None:
             prefill, kv, sequences = self._loads
-            self.step.observe((now_s - ticket.last_token_s) * ticket.sequences / new, prefill, kv, sequences)
+            self.step.observe((now_s - last_s) * ticket.sequences / new, prefill, kv, sequences)
         if ticket is self._probe:
             room = max(self.chunk_tokens - self.decoding, 0)
             self._loads = (min(self.unfilled_tokens, room), self.kv_tokens, self.decoding)
@@ -76,6 +117,8 @@ class EngineView:
     def gone(self, ticket: Ticket) -> None:
         """It is over, or never came to the engine."""
         del self.running[ticket]
+        self.prompt_tokens -= ticket.prompt_tokens
+        self.got_tokens -= ticket.tokens
         self.promised_tokens -= ticket.length.p50 * ticket.sequences
         if ticket.first_token_s is None:
             self.unfilled_tokens -= ticket.uncached_tokens

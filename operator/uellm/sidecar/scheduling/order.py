@@ -1,4 +1,4 @@
-"""The orders in which waiting requests can be taken."""
+"""The orders in which waiting requests can be taken: what they have in common, and those by a fixed key."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import heapq
 from collections.abc import Callable
 from typing import Protocol
 
+from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.types import State, Ticket
 
 Key = tuple[float, ...]
 
 
 class Order(Protocol):
-    """Waiting tickets in some order. Tickets that are no longer QUEUED are passed over."""
+    """Waiting tickets in some order."""
 
     def __len__(self) -> int:
-        """Entries in memory."""
+        """Tickets that wait."""
 
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits."""
 
     def head(self, now_s: float) -> Ticket | None:
-        """The next to be taken."""
+        """The next to be taken; None: there is none for now."""
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
         """It waits no more; its state has changed already."""
@@ -33,6 +34,11 @@ def earliest_deadline(ticket: Ticket) -> Key:
     A deadline is fixed at arrival, so waiting alone moves a request forward: nothing starves.
     """
     return ticket.deadline_s, -ticket.targets.priority, ticket.sequence
+
+
+def shortest_predicted(ticket: Ticket) -> Key:
+    """SJF, the paper's ODBS: fewest predicted output tokens, then arrival."""
+    return ticket.length.p50, ticket.sequence
 
 
 def first_come(ticket: Ticket) -> Key:
@@ -49,7 +55,7 @@ class Sorted:
         self._waiting = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._waiting
 
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits. O(log n)."""
@@ -70,9 +76,39 @@ class Sorted:
             heapq.heapify(self._heap)
 
 
-POLICIES: dict[str, Callable[[], Order]] = {
-    "EDF": lambda: Sorted(earliest_deadline),
-    "FCFS": lambda: Sorted(first_come),
-    "SLO-ODBS": lambda: Sorted(earliest_deadline),
-    "engine-only": lambda: Sorted(first_come),
-}
+QUEUE_THRESHOLD = 5
+KV_THRESHOLD = 0.8
+
+
+class Saturation:
+    """llm-d's flow control: by deadline, while the engine's own queue is short and its cache not full.
+
+    saturation = max(waiting / 5, KV share / 0.8); figures that are old count as saturated.
+    """
+
+    def __init__(self, view: EngineView) -> None:
+        self._view = view
+        self._sorted = Sorted(earliest_deadline)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def add(self, ticket: Ticket, now_s: float) -> None:
+        """One more waits."""
+        self._sorted.add(ticket, now_s)
+
+    def head(self, now_s: float) -> Ticket | None:
+        """The next to be taken, unless the engine is saturated and has work."""
+        saturated = self._saturation() >= 1.0 and bool(self._view.running)
+        return None if saturated else self._sorted.head(now_s)
+
+    def remove(self, ticket: Ticket, now_s: float) -> None:
+        """It waits no more."""
+        self._sorted.remove(ticket, now_s)
+
+    def _saturation(self) -> float:
+        state = self._view.state
+        if state.stale:
+            return 1.0
+        waiting = state.waiting + self._view.sent_since_state
+        return max(waiting / QUEUE_THRESHOLD, (state.kv_used_share or 0.0) / KV_THRESHOLD)

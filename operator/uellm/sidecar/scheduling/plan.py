@@ -8,12 +8,13 @@ may be added again.
 
 A segment tree over time holds, for a span of deadlines, the work in it, how late its latest request would be, and the
 least value. So adding, removing and finding the request that gives way cost O(log of the leaves), however many
-requests wait. A deadline counts as the start of its leaf: a request is at most `LEAF_S` more timely than the plan knows.
+requests wait. A deadline counts as the start of its leaf: a request is at most `LEAF_S` timelier than the plan knows.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from math import inf
 
 from uellm.sidecar.scheduling.types import Ticket
@@ -80,6 +81,13 @@ class Plan:
         if leaf.members == 0:
             del self._leaves[index]
         self._update(index, leaf)
+
+    def tickets(self) -> Iterator[Ticket]:
+        """All of them."""
+        for leaf in self._leaves.values():
+            for _, _, stamp, ticket in leaf.by_deadline:
+                if ticket.stamp == stamp:
+                    yield ticket
 
     def first(self) -> Ticket | None:
         """The request of the earliest deadline."""

@@ -1,50 +1,57 @@
 """The queue, the gate and their figures.
 
-A request is queued by `submit`, handed out by `dispatchable` while the gate is open, and ended by `on_finish` or
+A request is queued by `submit`, handed out by `dispatchable` while the guards let it, and ended by `on_finish` or
 `on_abort`. The gate keeps the engine's own queue near empty, for an order that the engine has already taken cannot be
-changed any more.
+changed any more; but it opens before the engine has nothing to do.
 """
 
 from __future__ import annotations
 
 from itertools import count
 
+from uellm.sidecar.scheduling import memory
 from uellm.sidecar.scheduling.alarms import Alarms
+from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate
-from uellm.sidecar.scheduling.order import POLICIES
-from uellm.sidecar.scheduling.types import (
-    FAR_DEADLINE_S,
-    EngineState,
-    Late,
-    Options,
-    QueueFull,
-    State,
-    Ticket,
-)
+from uellm.sidecar.scheduling.fairness import Fairness
+from uellm.sidecar.scheduling.order import Order
+from uellm.sidecar.scheduling.pacing import Pacing
+from uellm.sidecar.scheduling.policies import POLICIES
+from uellm.sidecar.scheduling.prefixes import Prefixes
+from uellm.sidecar.scheduling.prospects import first_token_deadline_s
+from uellm.sidecar.scheduling.sloodbs import SloOdbs
+from uellm.sidecar.scheduling.types import EngineState, Late, Options, QueueFull, State, Ticket
 
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is away. Clients' own limits are commonly 60 s."""
 
 
 class Scheduler:
-    """Which request goes to the engine next.
+    """Which request goes to the engine next, and when.
 
-    Invariants: a ticket is in `_queued` exactly while QUEUED and in `_running` exactly while RUNNING; every QUEUED
-    ticket is in the order and in the alarms that apply to it.
+    Invariants: a ticket is in `_queued` exactly while QUEUED and in the view's `running` exactly while RUNNING; every
+    QUEUED ticket is in the order and in the alarms that apply to it. A policy that raises is replaced by FCFS without
+    guards: the scheduler is never why a request is lost.
     """
 
     def __init__(self, options: Options | None = None, step: StepEstimate | None = None) -> None:
         self.options = options or Options()
         self.step = step or StepEstimate()
-        self._order = POLICIES[self.options.policy]()
+        self.failure: Exception | None = None
+        """What the policy raised, where it did; from then on everything passes in order of arrival."""
+        self._view = EngineView(self.step)
+        self._fairness = Fairness()
+        self._pacing = Pacing()
+        self._prefixes = Prefixes()
         self._deadlines = Alarms()
         self._engine_waits = Alarms()
         self._queued: dict[Ticket, None] = {}
-        self._running: dict[Ticket, None] = {}
+        self._by_class: dict[str, int] = {}
         self._queued_bytes = 0
         self._sequence = count()
-        self._engine = EngineState(ready=False)
         self._away_since_s: float | None = None
+        self._shed = 0
+        self._make_order()
 
     @property
     def queued(self) -> int:
@@ -54,25 +61,36 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Requests that the engine has."""
-        return len(self._running)
+        return len(self._view.running)
 
     def queued_by_class(self) -> dict[str, int]:
         """Waiting requests of each class that has any."""
-        depths: dict[str, int] = {}
-        for ticket in self._queued:
-            depths[ticket.targets.name] = depths.get(ticket.targets.name, 0) + 1
-        return depths
+        return {name: waiting for name, waiting in self._by_class.items() if waiting}
 
     def figures(self) -> dict[str, float]:
-        """Figures for the metrics, by name."""
-        return {"queued_bytes": self._queued_bytes}
+        """Figures for the metrics, by name; seconds, tokens, requests, or 1 and 0."""
+        view, order = self._view, self._order
+        demoted = order.demoted if isinstance(order, SloOdbs) else 0
+        return {
+            "queued_bytes": self._queued_bytes,
+            "demoted": demoted,
+            "gave_way": order.gave_way if isinstance(order, SloOdbs) else 0,
+            "shed": self._shed,
+            "failed_open": float(self.failure is not None),
+            "unfilled_tokens": view.unfilled_tokens,
+            "prefill_token_seconds": view.step.prefill_token_s,
+            "decode_step_seconds": view.step.decode_s(view.kv_tokens, view.decoding),
+            "token_gap_seconds": view.step.gap_s,
+            "prefill_factor": view.step.prefill_factor,
+            "decode_factor": view.step.decode_factor,
+            "pacing_multiplier": self._pacing.multiplier,
+        }
 
-    def reconfigure(self, options: Options, now_s: float = 0.0) -> None:
+    def reconfigure(self, options: Options, now_s: float) -> None:
         """Change order, bounds and guards; what is queued stays queued, whatever the new bounds are."""
         self.options = options
-        self._order = POLICIES[options.policy]()
-        for ticket in self._queued:
-            self._order.add(ticket, now_s)
+        self.failure = None
+        self._make_order(now_s)
 
     def submit(self, ticket: Ticket, now_s: float) -> None:
         """Queue a new ticket, or one that did not reach the engine: that keeps its place and is never refused.
@@ -83,25 +101,30 @@ class Scheduler:
             if self._full(ticket):
                 raise QueueFull
             ticket.sequence = next(self._sequence)
-            ticket.deadline_s = self._deadline_s(ticket)
+            ticket.uncached_tokens = self._prefixes.uncached_tokens(ticket)
+            ticket.deadline_s = first_token_deadline_s(ticket, self._view)
+            self._fairness.arrived(ticket.tenant, now_s)
         elif ticket.state is State.RUNNING:
-            del self._running[ticket]
+            self._view.gone(ticket)
+            self._charge(ticket, -1.0, now_s)
+            ticket.dispatched_s = None
         else:
             raise ValueError(f"a ticket that is {ticket.state.value} cannot be queued")
-        ticket.state = State.QUEUED
-        self._queued[ticket] = None
-        self._queued_bytes += ticket.body_bytes
-        self._order.add(ticket, now_s)
-        self._engine_waits.add(ticket.arrival_s, ticket)
-        if ticket.reject_s is not None:
-            self._deadlines.add(ticket.reject_s, ticket)
+        self._enqueue(ticket, now_s)
 
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """The requests to send now, in this order; from here on they count as in flight."""
-        taken = []
-        while self._open() and (ticket := self._order.head(now_s)) is not None:
+        taken: list[Ticket] = []
+        if not self._queued or not self._view.state.ready:
+            return taken
+        if self.options.tpot_guard and self._guarded:
+            self._pacing.refill(self._view, now_s)
+        while self._open(now_s) and (ticket := self._head(now_s)) is not None and self._fits(ticket):
             self._dequeue(ticket, State.RUNNING, now_s)
-            self._running[ticket] = None
+            self._view.sent(ticket, now_s)
+            self._pacing.spend(ticket.uncached_tokens)
+            self._prefixes.saw(ticket, self._view.state.kv_tokens)
+            self._charge(ticket, 1.0, now_s)
             ticket.dispatched_s = now_s
             taken.append(ticket)
         return taken
@@ -109,19 +132,24 @@ class Scheduler:
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """The first token of its answer came."""
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
-            ticket.first_token_s = ticket.last_token_s = now_s
-            ticket.tokens = max(ticket.tokens, 1)
+            ticket.first_token_s = now_s
+            self._view.first_token(ticket, now_s)
+            self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """So many tokens of its answer have come by now."""
-        if ticket.state is State.RUNNING:
-            ticket.tokens = tokens_so_far
-            ticket.last_token_s = now_s
+        """So many tokens of its answer have come by now. Called for every piece of every stream."""
+        if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
+            if ticket.first_token_s is None:
+                self.on_first_token(ticket, now_s)
+            self._view.tokens(ticket, tokens_so_far, now_s)
 
     def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None) -> None:
         """The request ended, with so many tokens if that is known; a second call does nothing."""
-        if tokens is not None:
-            ticket.tokens = tokens
+        if ticket.state is State.RUNNING:
+            if tokens is not None:
+                self.on_tokens(ticket, tokens, now_s)
+            excess = ticket.tokens - ticket.length.p50 * ticket.sequences
+            self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
 
     def on_abort(self, ticket: Ticket, now_s: float) -> None:
@@ -134,35 +162,82 @@ class Scheduler:
             self._away_since_s = None
         elif self._away_since_s is None:
             self._away_since_s = now_s
-        self._engine = state
+            self._prefixes.clear()
+        self._view.state = state
+        self._view.sent_since_state = 0
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Take out, and return, what shall not wait any longer."""
         late = []
         while (ticket := self._deadlines.due(now_s)) is not None:
-            self._end(ticket, now_s)
             late.append((ticket, Late.DEADLINE))
+            self._end(ticket, now_s)
         while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
             ticket = self._engine_waits.due(at_s)
             assert ticket is not None
-            self._end(ticket, now_s)
             late.append((ticket, Late.ENGINE))
+            self._end(ticket, now_s)
+        if self.options.shedding and isinstance(self._order, SloOdbs):
+            for ticket in self._order.shed(now_s):
+                late.append((ticket, Late.SHED))
+                self._shed += 1
+                self._end(ticket, now_s)
         return late
 
     def next_event_s(self, now_s: float) -> float | None:
         """When `expire` or `dispatchable` will first have news by time alone; None: not before something changes."""
-        times = (self._deadlines.first_s(), self._engine_due_s())
+        times = [self._deadlines.first_s(), self._engine_due_s()]
+        if self._queued and self._guarded and self._view.state.ready:
+            if self.options.tpot_guard:
+                times.append(self._pacing.opens_s(self._view))
+            if self.options.gate:
+                times.append(self._view.opens_s(now_s))
         return min((at_s for at_s in times if at_s is not None), default=None)
+
+    @property
+    def _guarded(self) -> bool:
+        return self.failure is None and self._policy.guarded
+
+    def _make_order(self, now_s: float = 0.0) -> None:
+        self._policy = POLICIES[self.options.policy]
+        self._order: Order = self._policy.make(self._view, self.options, self._fairness)
+        for ticket in self._queued:
+            ticket.stamp = 0
+            self._order.add(ticket, now_s)
+
+    def _fail_open(self, error: Exception, now_s: float) -> None:
+        self.failure = error
+        self._policy = POLICIES["FCFS"]
+        self._order = self._policy.make(self._view, self.options, self._fairness)
+        for ticket in self._queued:
+            self._order.add(ticket, now_s)
+
+    def _head(self, now_s: float) -> Ticket | None:
+        try:
+            return self._order.head(now_s)
+        except Exception as error:
+            self._fail_open(error, now_s)
+            return self._order.head(now_s)
 
     def _engine_due_s(self) -> float | None:
         """When the first waiter will have waited long enough for an engine that is away."""
-        if self._engine.ready:
+        if self._view.state.ready:
             return None
         first_s = self._engine_waits.first_s()
         return None if first_s is None else max(self._away_since_s or 0.0, first_s) + ENGINE_WAIT_S
 
-    def _open(self) -> bool:
-        return self._engine.ready and self.in_flight < self.options.max_in_flight
+    def _open(self, now_s: float) -> bool:
+        options, view = self.options, self._view
+        if self._policy.bounded and self.in_flight >= options.max_in_flight:
+            return False
+        if not self._guarded:
+            return True
+        if options.gate and view.backlog_tokens(now_s) >= view.chunk_tokens:
+            return False
+        return not options.tpot_guard or self._pacing.open
+
+    def _fits(self, ticket: Ticket) -> bool:
+        return not (self._guarded and self.options.past_future) or memory.fits(ticket, self._view)
 
     def _full(self, ticket: Ticket) -> bool:
         options = self.options
@@ -170,23 +245,41 @@ class Scheduler:
             return True
         return self.queued > 0 and self._queued_bytes + ticket.body_bytes > options.max_queued_bytes
 
-    def _deadline_s(self, ticket: Ticket) -> float:
-        first_s = ticket.targets.ttft_s or ticket.targets.e2e_s or FAR_DEADLINE_S
-        return ticket.arrival_s + first_s
+    def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
+        output = ticket.length.p50 * ticket.sequences
+        self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * output, now_s)
 
-    def _end(self, ticket: Ticket, now_s: float) -> None:
-        if ticket.state is State.RUNNING:
-            del self._running[ticket]
-            ticket.state = State.DONE
-        elif ticket.state is State.QUEUED:
-            self._dequeue(ticket, State.DONE, now_s)
-        else:
-            ticket.state = State.DONE
+    def _enqueue(self, ticket: Ticket, now_s: float) -> None:
+        ticket.state = State.QUEUED
+        self._queued[ticket] = None
+        self._queued_bytes += ticket.body_bytes
+        name = ticket.targets.name
+        self._by_class[name] = self._by_class.get(name, 0) + 1
+        self._engine_waits.add(ticket.arrival_s, ticket)
+        if ticket.reject_s is not None:
+            self._deadlines.add(ticket.reject_s, ticket)
+        try:
+            self._order.add(ticket, now_s)
+        except Exception as error:
+            self._fail_open(error, now_s)
 
     def _dequeue(self, ticket: Ticket, state: State, now_s: float) -> None:
         del self._queued[ticket]
         self._queued_bytes -= ticket.body_bytes
+        self._by_class[ticket.targets.name] -= 1
         ticket.state = state
-        self._order.remove(ticket, now_s)
         self._deadlines.compact(self.queued)
         self._engine_waits.compact(self.queued)
+        try:
+            self._order.remove(ticket, now_s)
+        except Exception as error:
+            self._fail_open(error, now_s)
+
+    def _end(self, ticket: Ticket, now_s: float) -> None:
+        if ticket.state in (State.RUNNING, State.QUEUED):
+            self._fairness.left(ticket.tenant)
+        if ticket.state is State.RUNNING:
+            self._view.gone(ticket)
+        elif ticket.state is State.QUEUED:
+            self._dequeue(ticket, State.DONE, now_s)
+        ticket.state = State.DONE

@@ -83,7 +83,8 @@ class Ticket:
     leaf: int = field(default=-1, init=False)
     stamp: int = field(default=0, init=False)
     work_s: float = field(default=0.0, init=False)
-    """Where it is in the plan, and its work there; the plan's own."""
+    density: float = field(default=0.0, init=False)
+    """Where it is in the plan, its work and its density there; the order's own."""
 
     @property
     def length(self) -> Lengths:
@@ -96,8 +97,7 @@ class Ticket:
 
     @property
     def remaining_tokens(self) -> float:
-        """Tokens that are expected to come still, of all its sequences; one that outgrew its prediction goes on a while.
-        """
+        """Tokens that are expected to come still; an answer that outgrew its prediction goes on for a while."""
         got = self.tokens / self.sequences
         expected = max(self.length.p50 - got, 0.35 * got, 16.0)
         if self.max_tokens is not None:
