@@ -1,0 +1,262 @@
+"""Splits of an 8-layer model over two stages of a real vLLM on this CPU: memory and step times, predicted and measured.
+
+    python bench/stage_split.py [--json FILE] [--keep DIR] [--splits 1,7 2,6 ...]
+
+The engine runs once in one process; its steps calibrate the cost model (`uellm calibrate`). Then it runs with each
+split, two processes with a CPU each, and the pipeline filled (16 streams, two batches in flight). The step time that
+counts is that of the slowest stage, for it sets the throughput; times are CPU seconds of the stages' own threads, each
+step's least of three rounds, because a busy machine only ever adds. Nothing of the splits goes into the calibration.
+
+`--keep DIR` keeps the raw measurements and takes those that lie there already: an engine takes a minute to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uellm.hardware import Device
+from uellm.models import Architecture, read_architecture
+from uellm.planner.calibration import Calibration, calibrate, rank_correlation
+from uellm.planner.footprint import Steps
+from uellm.planner.kvcache import tokens_told
+from uellm.planner.pipeline import Pipeline
+from uellm.planner.predict import Engine
+from uellm.planner.speed import Costs
+from uellm.planner.work import stage_loads
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 768,
+    "intermediate_size": 2304,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "vocab_size": 24576,  # the head weighs two and a half layers, so that the ends of the pipeline are unlike
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CHUNK, STREAMS, PROMPT, OUTPUT = 64, 16, 64, 32
+KV_BYTES, BLOCK_TOKENS = 128 << 20, 128
+FILLED = ["filled", STREAMS, PROMPT, OUTPUT]
+SPLIT_LOADS = [["warm", 4, 64, 8], FILLED, FILLED, FILLED]
+# Chunks of few tokens tell the floor of a step from its overhead, long contexts what KV costs, and few streams what
+# sequences cost.
+VARIED = [
+    *[[f"prompts of {tokens}", 6, tokens, 3] for tokens in (4, 8, 12, 16, 24, 32, 48)],
+    ["prompts of 192", 6, 192, 1],
+    ["few", 2, 16, 24],
+    ["contexts", 4, 512, 16],
+    ["mixed", 12, 96, 24],
+]
+CALIBRATION_LOADS = [["warm", 4, 64, 8], *VARIED, FILLED, *VARIED, FILLED, *VARIED, FILLED]
+ENGINE_TIMEOUT_S = 600
+
+
+def main() -> int:
+    """Measure what is not kept, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--splits", nargs="+", default=[f"{count},{8 - count}" for count in range(1, 8)])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        keep = args.keep or Path(scratch)
+        keep.mkdir(parents=True, exist_ok=True)
+        whole = measured("8", keep)
+        splits = {split: measured(split, keep) for split in args.splits}
+    model, device = read_architecture(CONFIG), this_cpu()
+    found = calibrate(calibration_document(whole, model, device))
+    rows = [row(split, raw, model, device, found) for split, raw in splits.items()]
+    result = {"device": rates(device), "calibration": calibration_dict(found), "splits": rows, **ranks(rows)}
+    print(table(result))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+    return 0
+
+
+def measured(layers: str, keep: Path) -> dict[str, Any]:
+    """The raw measurements of one engine."""
+    path = keep / f"{layers}.json"
+    if not path.exists():
+        config = keep / "config.json"
+        config.write_text(json.dumps(CONFIG))
+        command = [sys.executable, "-m", "uellm_devcluster.measured_engine", str(config), "--layers", layers]
+        loads = SPLIT_LOADS if "," in layers else CALIBRATION_LOADS
+        command += ["--loads", json.dumps(loads), "--chunk", str(CHUNK), "--sequences", str(STREAMS)]
+        print(f"measuring {layers} ...", file=sys.stderr)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ENGINE_TIMEOUT_S, check=False)
+        if done.returncode:
+            sys.exit(f"the engine with layers {layers} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        path.write_text(done.stdout)
+    document: dict[str, Any] = json.loads(path.read_text())
+    return document
+
+
+def this_cpu() -> Device:
+    """One CPU as a device: the best of a few products and sums, in the thread's own seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    matrix, block = torch.rand(1024, 1024), torch.rand(64 << 20)
+    compute = min(seconds_of(lambda: matrix @ matrix) for _ in range(8))
+    memory = min(seconds_of(block.sum) for _ in range(8))
+    return Device(
+        "cpu", 0, "one CPU", 8 << 30, bf16_flops_per_s=2 * 1024**3 / compute, memory_bytes_per_s=4 * (64 << 20) / memory
+    )
+
+
+def seconds_of(work: Any) -> float:
+    """CPU seconds of this thread."""
+    begun = time.thread_time()
+    work()
+    return time.thread_time() - begun
+
+
+def least(raw: dict[str, Any]) -> list[tuple[str, list[list[dict[str, float]]]]]:
+    """Each load's steps by stage; of a load that ran several times with the same steps, each step's least time."""
+    by_name: dict[str, list[list[list[dict[str, float]]]]] = {}
+    for entry in raw["rounds"]:
+        by_name.setdefault(entry["name"], []).append(entry["steps"])
+    found = []
+    for name, rounds in by_name.items():
+        if name != "warm":
+            stages = [
+                [min(same, key=lambda step: step["seconds"]) for same in zip(*stage, strict=True)]
+                for stage in zip(*rounds, strict=True)
+            ]
+            found.append((name, stages))
+    return found
+
+
+def calibration_document(raw: dict[str, Any], model: Architecture, device: Device) -> dict[str, Any]:
+    """MEASUREMENTS.json of the engine in one process: it is one stage, so its steps are the stage's too."""
+    steps = [step for _, stages in least(raw) for step in stages[0]]
+    layers = {"flops": sum(model.layer_flops_per_token), "bytes": sum(model.layer_weight_bytes)}
+    stages = [
+        {
+            "flops": (step["prefillTokens"] + step["sequences"]) * layers["flops"],
+            "weightBytes": layers["bytes"],
+            "otherBytes": model.lm_head_bytes + step["kvTokens"] * model.kv_bytes_per_token,
+            "sequences": step["sequences"],
+            **rates(device),
+            "seconds": step["seconds"],
+        }
+        for step in steps
+    ]
+    limits = {
+        "kvBlocks": raw["kvTokens"] // BLOCK_TOKENS,
+        "blockTokens": BLOCK_TOKENS,
+        "maxNumSeqs": STREAMS,
+        "maxNumBatchedTokens": CHUNK,
+        "maxModelLen": 1024,
+    }
+    return {"name": "8 layers on one CPU", "limits": limits, "steps": steps, "stages": stages}
+
+
+def rates(device: Device) -> dict[str, float]:
+    """The device's rates as MEASUREMENTS.json has them."""
+    return {
+        "flopsPerSecond": device.bf16_flops_per_s or 0.0,
+        "memoryBytesPerSecond": device.memory_bytes_per_s or 0.0,
+    }
+
+
+def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, found: Calibration) -> dict[str, Any]:
+    """One split: what the planner says of it, and what was measured."""
+    layers = [int(count) for count in split.split(",")]
+    costs = Costs.of(model, PROMPT, OUTPUT, found.efficiency)
+    loads = stage_loads(model, [(device,)] * len(layers), layers)
+    per_token = [sum(model.layer_kv_bytes_per_token[:count]) for count in layers]
+    tokens = tokens_told(KV_BYTES, per_token, BLOCK_TOKENS)
+    engine = Engine(Pipeline(loads, None, costs), tokens, Steps(CHUNK, STREAMS))
+    filled = dict(least(raw))["filled"]
+    by_stage = [sum(step["seconds"] for step in stage) / OUTPUT for stage in filled]
+    weights = [sum(model.layer_weight_bytes[:count]) for count in layers]
+    weights[0] += model.embedding_bytes
+    weights[-1] += model.lm_head_bytes + model.final_norm_bytes
+    walls = sorted(entry["tokens"] / entry["seconds"] for entry in raw["rounds"] if entry["name"] == "filled")
+    return {
+        "split": split,
+        "predictedStepSeconds": engine.tpot_s(STREAMS),
+        "measuredStepSeconds": max(by_stage),
+        "measuredStageSeconds": by_stage,
+        "wallTokensPerSecond": walls[-1],
+        "predictedWeightBytes": weights,
+        "measuredWeightBytes": [stage["weights"] for stage in raw["memory"]],
+        "predictedKvBytes": [tokens * each for each in per_token],
+        "measuredKvBytes": [stage["kv"] for stage in raw["memory"]],
+        "predictedKvTokens": tokens,
+        "measuredKvTokens": raw["kvTokens"],
+    }
+
+
+def ranks(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Spearman's correlations over the splits, and the largest error of a stage's bytes."""
+    told, took, wall = (
+        np.array([entry[name] for entry in rows])
+        for name in ("predictedStepSeconds", "measuredStepSeconds", "wallTokensPerSecond")
+    )
+    wrong = [
+        abs(told_bytes - there) / there
+        for entry in rows
+        for kind in ("Weight", "Kv")
+        for told_bytes, there in zip(entry[f"predicted{kind}Bytes"], entry[f"measured{kind}Bytes"], strict=True)
+    ]
+    return {
+        "spearman": rank_correlation(told, took),
+        "spearmanWall": rank_correlation(-told, wall),
+        "medianStepError": float(np.median(np.abs(told - took) / took)),
+        "largestMemoryError": max(wrong),
+    }
+
+
+def calibration_dict(found: Calibration) -> dict[str, Any]:
+    """The calibration with its reports."""
+    stages = {} if found.stages is None else {"stages": found.stages.to_dict()}
+    return {**found.to_dict(), "report": {"steps": found.steps.to_dict(), **stages}}
+
+
+def table(result: dict[str, Any]) -> str:
+    """For a person."""
+    lines = [f"{'SPLIT':<7}{'STEP MS told':>13}{'measured':>10}{'TOKENS/S wall':>15}  WEIGHTS MB told/measured", ""]
+    for entry in result["splits"]:
+        pairs = zip(entry["predictedWeightBytes"], entry["measuredWeightBytes"], strict=True)
+        weights = "  ".join(f"{told / 1e6:.2f}/{there / 1e6:.2f}" for told, there in pairs)
+        told, took = (1e3 * entry[f"{word}StepSeconds"] for word in ("predicted", "measured"))
+        lines.append(
+            f"{entry['split']:<7}{told:>13.1f}{took:>10.1f}{entry['wallTokensPerSecond']:>15.1f}  {weights}   "
+            f"KV tokens {entry['predictedKvTokens']}/{entry['measuredKvTokens']}"
+        )
+    lines += [
+        "",
+        f"rank correlation (Spearman): {result['spearman']:.3f} with CPU seconds of the slowest stage, "
+        f"{result['spearmanWall']:.3f} with the wall's tokens/s",
+        f"median error of the step time {result['medianStepError']:.1%}, largest error of a stage's memory "
+        f"{result['largestMemoryError']:.3%}",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""A worker of the CPU engine that keeps the time and the content of its steps: `worker_cls` of a measured engine.
+
+Time is that of the worker's own thread on its CPU (`time.thread_time`), so that neither other programs on the machine
+nor waiting for the stage before it count; with one OpenMP thread it is all that the stage computes.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
+from vllm.v1.worker.cpu_worker import CPUWorker
+
+
+class TimedWorker(CPUWorker):
+    """Adds `steps_taken` and `memory_held`, for `LLM.collective_rpc`."""
+
+    def load_model(self, *args: Any, **options: Any) -> None:
+        """The weights are counted as they are allocated: the CPU's kernels then pack them away from PyTorch's sight."""
+        load_weights = DummyModelLoader.load_weights
+
+        def counted(loader: Any, model: Any, *rest: Any) -> None:
+            self._weight_bytes = sum({t.data_ptr(): t.numel() * t.element_size() for t in model.parameters()}.values())
+            load_weights(loader, model, *rest)
+
+        before = _anonymous_bytes()
+        with mock.patch.object(DummyModelLoader, "load_weights", counted):
+            super().load_model(*args, **options)
+        self._grown_bytes = _anonymous_bytes() - before
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """One step, with its sizes and seconds remembered."""
+        begun, began = time.thread_time(), time.perf_counter()
+        output = super().execute_model(scheduler_output)
+        if scheduler_output.total_num_scheduled_tokens:
+            step = {**_sizes(scheduler_output), "seconds": time.thread_time() - begun, "began": began}
+            self._steps().append({**step, "wallSeconds": time.perf_counter() - began})
+        return output
+
+    def sample_tokens(self, *args: Any, **options: Any) -> Any:
+        """Sampling belongs to the step before it."""
+        begun = time.thread_time()
+        output = super().sample_tokens(*args, **options)
+        if self._steps():
+            self._steps()[-1]["seconds"] += time.thread_time() - begun
+        return output
+
+    def steps_taken(self) -> list[dict[str, float]]:
+        """The steps since the last call."""
+        taken = self._steps()
+        self._taken: list[dict[str, float]] = []
+        return taken
+
+    def memory_held(self) -> dict[str, int]:
+        """Bytes of this rank: weights as allocated, by how much the process grew with them, and KV cache."""
+        caches = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.model_runner.kv_caches}
+        return {"weights": self._weight_bytes, "grown": self._grown_bytes, "kv": sum(caches.values())}
+
+    def _steps(self) -> list[dict[str, float]]:
+        if not hasattr(self, "_taken"):
+            self._taken = []
+        return self._taken
+
+
+def _anonymous_bytes() -> int:
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+
+def _sizes(scheduled: Any) -> dict[str, float]:
+    """Tokens of prompts, sequences that decode, and KV tokens held; a prompt's last chunk must have two tokens."""
+    tokens = scheduled.num_scheduled_tokens
+    cached = scheduled.scheduled_cached_reqs
+    held = sum(request.num_computed_tokens for request in scheduled.scheduled_new_reqs)
+    held += sum(cached.num_computed_tokens) + sum(tokens.values())
+    return {
+        "prefillTokens": sum(count for count in tokens.values() if count > 1),
+        "kvTokens": held,
+        "sequences": sum(count == 1 for count in tokens.values()),
+    }
