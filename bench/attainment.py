@@ -1,7 +1,7 @@
 """Attainment of the sidecar's policy beside tuned baselines, over traces and loads, on vLLM's own scheduler.
 
     python bench/attainment.py [--data DIR] [--json FILE] [--plot FILE] [--budget-minutes 10] [--quick]
-                               [--traces NAME ...] [--speeds X ...] [--seeds S ...] [--only PART]
+                               [--traces NAME ...] [--speeds X ...] [--seeds S ...] [--chunks N ...] [--only PART]
 
     baselines   FCFS, EDF and SJF in the engine itself and llm-d's rule, each at 512, 1,024, 2,048 and 8,192 batched
                 tokens: what counts is the best of the sixteen
@@ -87,8 +87,8 @@ def _core_version() -> str:
 
 
 class Bench:
-    def __init__(self, data: Path, limit: int) -> None:
-        self.data, self.limit = data, limit
+    def __init__(self, data: Path, limit: int, chunks: list[int]) -> None:
+        self.data, self.limit, self.chunks = data, limit, chunks
         self.engine = EngineFile.read(data / "scenarios/engine-8b-h100.json")
         classes = yaml.safe_load((data / "scenarios/classes-mixed.yaml").read_text())
         self.classes = read_classes(classes, "classes-mixed.yaml")
@@ -105,7 +105,7 @@ class Bench:
         return Run(trace, self.limit, OURS, tokens, speed, seed, sturdy)
 
     def baselines(self, trace: str, speed: float, seed: int) -> list[Run]:
-        return [Run(trace, self.limit, policy, chunk, speed, seed) for chunk in CHUNKS for policy in BASELINES]
+        return [Run(trace, self.limit, policy, chunk, speed, seed) for chunk in self.chunks for policy in BASELINES]
 
     def make(self, run: Run, seeds: tuple[int, ...]) -> None:
         changes = dict(STURDY.get(run.sturdy, {}))
@@ -282,6 +282,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=("ours", "baselines", "sturdy"))
     parser.add_argument("--traces", nargs="+", choices=TRACES, default=list(TRACES))
     parser.add_argument("--speeds", nargs="+", type=float, default=list(SPEEDS))
+    parser.add_argument("--chunks", nargs="+", type=int, default=list(CHUNKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     args = parser.parse_args()
     if args.quick:
@@ -296,7 +297,7 @@ def main() -> None:
         print(f"attainment: no traces in {args.data}: give their folder by --data", file=sys.stderr)
         return
     KEPT.mkdir(parents=True, exist_ok=True)
-    bench, end_s = Bench(args.data, args.limit), time.monotonic() + 60 * args.budget_minutes
+    bench, end_s = Bench(args.data, args.limit, args.chunks), time.monotonic() + 60 * args.budget_minutes
     for run in plan(bench, args):
         if time.monotonic() >= end_s:
             break
