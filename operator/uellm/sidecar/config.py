@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,16 @@ class Engine(Model):
     """Sequences that it runs at once, vLLM's `--max-num-seqs`: no more requests than these are sent to it."""
     accepts_priority: bool = False
     """It was started with `--scheduling-policy priority`: requests tell it their deadlines."""
+    max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Tokens that it computes in a step, vLLM's `--max-num-batched-tokens`."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the engine was told at its start, and does not tell."""
+
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None
 
 
 class Auth(Model):
@@ -100,6 +111,10 @@ class SidecarConfig(Model):
         known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
+
+    def bounds(self) -> Bounds:
+        """What the engine was told at its start."""
+        return Bounds(self.engine.max_num_seqs, self.engine.max_num_batched_tokens)
 
     def options(self) -> Options:
         """Order of the queue, bounds of gate and queue."""

@@ -1,12 +1,13 @@
 """The engine as the sidecar sees it: one HTTP server on loopback that comes, goes and comes back.
 
 STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
-                    \\--5xx, or silent 3 times--> UNHEALTHY --200--> READY
+                    \\--5xx, silent 3 times, or hanging--> UNHEALTHY --200 and not hanging--> READY
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -49,6 +50,8 @@ class Engine:
     ) -> None:
         self.pool = EnginePool(address)
         self.state = EngineState.STARTING
+        self.hanging = False
+        """Whether it does not move although it says that it is well; set by who follows its figures."""
         self._on_change = on_change
         self._intervals_s = (poll_interval_s, poll_interval_away_s)
         self._silences = 0
@@ -81,6 +84,19 @@ class Engine:
                 return body.decode("utf-8", "replace")
         return None
 
+    async def canary(self, model: str, timeout_s: float) -> bool:
+        """Ask for one token; whether an answer came, of whatever kind, and not by failing inside."""
+        body = json.dumps({"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}).encode()
+        headers = ((b"Content-Type", b"application/json"),)
+        with suppress(EngineUnreachable, EngineLost, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                upstream = await self.pool.send("POST", b"/v1/completions", headers, body)
+                try:
+                    return upstream.status < 500
+                finally:
+                    upstream.abort()
+        return False
+
     def close(self) -> None:
         """Cut every connection."""
         self.pool.close()
@@ -108,7 +124,8 @@ class Engine:
         except (EngineUnreachable, EngineLost):
             return self._unless_starting(EngineState.GONE)
         self._silences = 0
-        return EngineState.READY if status == 200 else self._unless_starting(EngineState.UNHEALTHY)
+        good = status == 200 and not self.hanging
+        return EngineState.READY if good else self._unless_starting(EngineState.UNHEALTHY)
 
     async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:
         """Raises TimeoutError, EngineUnreachable, EngineLost."""

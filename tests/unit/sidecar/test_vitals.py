@@ -1,0 +1,115 @@
+"""The sidecar follows the engine's figures, and finds out when it hangs although it says that it is well."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from uellm.sidecar import pulse, vitals
+from uellm.sidecar.engine import EngineState
+
+FIGURES = """\
+vllm:num_requests_running{{engine="0"}} {running}
+vllm:num_requests_waiting{{engine="0"}} 0.0
+vllm:kv_cache_usage_perc{{engine="0"}} 0.5
+vllm:generation_tokens_total{{engine="0"}} {tokens}
+vllm:cache_config_info{{block_size="16",num_gpu_blocks="100"}} 1.0
+"""
+
+
+@pytest.fixture
+def telling(engine, launch, eventually):
+    """A sidecar whose engine has told its figures."""
+
+    async def start(**options):
+        engine.metrics = FIGURES.format(running=0, tokens=1)
+        harness = await launch(figures_poll_s=0.01, **options)
+        await eventually(lambda: harness.sidecar.vitals.gauges is not None)
+        return harness
+
+    return start
+
+
+async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eventually):
+    harness = await telling()
+    engine.metrics = FIGURES.format(running=3, tokens=5)
+    await eventually(lambda: harness.sidecar.vitals.state().running == 3)
+    state = harness.sidecar.vitals.state()
+    assert (state.ready, state.kv_used_share, state.kv_tokens, state.block_tokens) == (True, 0.5, 1600, 16)
+    assert not state.stale
+
+
+async def test_figures_that_are_old_are_told_as_stale(engine, telling, eventually, monkeypatch):
+    harness = await telling()
+    monkeypatch.setattr(vitals, "STALE_S", 0.05)
+    engine.metrics = "no figures any more"
+    await eventually(lambda: harness.sidecar.vitals.state().stale)
+
+
+async def test_what_an_engine_was_told_at_its_start_comes_from_the_configuration(telling):
+    harness = await telling(
+        document={"classes": [], "engine": {"maxNumSeqs": 7, "maxNumBatchedTokens": 512}},
+    )
+    state = harness.sidecar.vitals.state()
+    assert (state.max_num_seqs, state.max_num_batched_tokens) == (7, 512)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(pulse, "STILL_S", 0.05)
+    monkeypatch.setattr(pulse, "CANARY_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_then_no_more_requests(
+    engine, telling, eventually
+):
+    engine.script = engine.on_word
+    harness = await telling()
+    asked = harness.ask(b'{"first": 1}')
+    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    assert {received.path for received in engine.received} == {"/v1/chat/completions", "/v1/completions"}
+    waiting = harness.ask(b'{"second": 2}')
+    await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
+    async with harness.client.get(harness.management("/engine/live")) as response:
+        assert response.status == 503
+    # It comes to itself: tokens move, and what waited goes through.
+    engine.metrics = FIGURES.format(running=1, tokens=2)
+    for received in engine.received:
+        received.go_on.set()
+    await eventually(lambda: harness.sidecar.engine.ready)
+    engine.script = engine.echo
+    assert (await asyncio.gather(asked, waiting))[0][0] == 200
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_slow_engine_that_answers_its_canary_is_left_alone(engine, telling, eventually):
+    harness = await telling()
+
+    async def script(request: web.Request, received) -> web.Response:
+        if request.path == "/v1/completions":
+            return web.json_response({})
+        await received.go_on.wait()
+        return web.json_response({})
+
+    engine.script = script
+    asked = harness.ask()
+    await eventually(lambda: sum(received.path == "/v1/completions" for received in engine.received) >= 3)
+    assert harness.sidecar.engine.ready
+    next(received for received in engine.received if received.path != "/v1/completions").go_on.set()
+    assert (await asked)[0] == 200
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_engine_that_tells_no_figures_is_never_taken_for_hanging(engine, launch, eventually):
+    engine.metrics, engine.script = "up 1\n", engine.on_word
+    harness = await launch(figures_poll_s=0.01)
+    asked = harness.ask()
+    received = await engine.arrivals.get()
+    checks = engine.health_checks
+    await eventually(lambda: engine.health_checks > checks + 20)
+    assert harness.sidecar.engine.ready
+    received.go_on.set()
+    assert (await asked)[0] == 200
