@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from uellm.planner.canonical import Problem
 
 Vector = list[int]
+# Steps in which the shares of devices' rooms are compared: finer ones are rounding.
+SHARES = 1 << 32
 
 
 class Table:
@@ -225,8 +227,8 @@ def settle(problem: Problem, order: tuple[int, ...], bound: int | None = None) -
     """
     windows = Windows(problem, bound)
     # by a, from the last stage to the first: (cost, fullest share of a device's room, -end of the stage)
-    best: dict[int, tuple[int, float, int]] = {}
-    choices: list[dict[int, tuple[int, float, int]]] = []
+    best: dict[int, tuple[int, int, int]] = {}
+    choices: list[dict[int, tuple[int, int, int]]] = []
     for position in range(len(order) - 1, -1, -1):
         best = _stage(problem, windows, order, position, best)
         choices.append(best)
@@ -245,10 +247,10 @@ def _stage(
     windows: Windows,
     order: tuple[int, ...],
     position: int,
-    onward: dict[int, tuple[int, float, int]],
-) -> dict[int, tuple[int, float, int]]:
+    onward: dict[int, tuple[int, int, int]],
+) -> dict[int, tuple[int, int, int]]:
     c, layers = order[position], problem.layers
-    result: dict[int, tuple[int, float, int]] = {}
+    result: dict[int, tuple[int, int, int]] = {}
     if position == len(order) - 1:
         for a in range(layers):
             if windows.ends[c][a]:
@@ -271,5 +273,5 @@ def _stage(
     return result
 
 
-def _share(problem: Problem, c: int, a: int, b: int) -> float:
-    return problem.need(a, b) / problem.room[c] if problem.room[c] > 0 else 1.0
+def _share(problem: Problem, c: int, a: int, b: int) -> int:
+    return round(problem.need(a, b) / problem.room[c] * SHARES) if problem.room[c] > 0 else SHARES

@@ -14,7 +14,7 @@ from uellm.planner.canonical import Problem, canonical
 from uellm.planner.exact import Solution, classes_in, codes
 from uellm.planner.infeasible import size
 from uellm.planner.instance import Instance
-from uellm.planner.place import MOST_EXACT_STATES, Placement, answer
+from uellm.planner.place import MOST_STATES_WITHOUT_ARRAYS, Placement, answer
 
 Entry = tuple[int, tuple[int, ...]]
 
@@ -26,7 +26,7 @@ def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "l
         return Placement(False, reason=f"{len(layers)} stages for {problem.layers} layers leave one without any")
     if len(layers) > problem.devices:
         return Placement(False, reason=f"{len(layers)} stages need as many devices; there are {problem.devices}")
-    if len(codes(problem)[1]) * len(problem.members) > MOST_EXACT_STATES:
+    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES_WITHOUT_ARRAYS:
         order = _by_room(problem, layers)
     else:
         order = _cheapest(problem, layers, objective)

@@ -7,7 +7,8 @@
     objective   latency     the least cost
                 bottleneck  the least time of the slowest stage; ties by the cost
 
-Exact for any eight devices and for more where many are alike; beyond that the best found, with a proven bound.
+Exact for any sixteen devices and for more where many are alike; beyond that the best found, with a proven bound.
+Where the search is cut off is decided by counted states, never by a clock: the same instance has the same answer.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ __all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "so
 
 POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
-# Sets of devices times classes, up to which the exact solver is used: ten unlike devices, some seconds at worst.
-MOST_EXACT_STATES = 12_000
+# Sets of devices times classes that the search by dicts and lists is quicker at than the one on arrays.
+FEW_STATES = 64
+# The same, up to which it is used where numpy is missing: ten unlike devices, some seconds at worst.
+MOST_STATES_WITHOUT_ARRAYS = 12_000
+# Sets of devices are numbered by 64-bit integers.
+MOST_SETS = 1 << 62
 # What floats may differ by when the same cost is summed in another order.
 TOLERANCE = 1e-9
 
@@ -91,7 +96,21 @@ class _Search:
         """HELR, HE and LR."""
         if not self.sizes:
             return self._nothing()
-        return self._exact() if self._small() else self._found()
+        if self._states() <= FEW_STATES:
+            return self._exact()
+        if self._sets() > MOST_SETS:
+            return self._found()
+        try:
+            from uellm.planner import wide
+        except ImportError:  # numpy is missing: the launcher runs on what the engine's image has
+            return self._exact() if self._states() <= MOST_STATES_WITHOUT_ARRAYS else self._found()
+        search = wide.fastest if self.objective == "bottleneck" else wide.cheapest
+        answer = search(self.problem, self._device_cost(), self.sizes, self.rank)
+        if answer is None:
+            return self._nothing()
+        if answer.solution is None:
+            return self._found()
+        return self._placement(answer.solution, None if answer.bound is None else self._cost_of(answer.bound))
 
     def baseline(self) -> Placement:
         """BGS and Even, with the bound of the exact optimum (or a relaxed one) beside them."""
@@ -101,15 +120,26 @@ class _Search:
             solution = baselines.even(self.problem, self.rank, self._units, self.stages)
         if solution is None:
             return self._without_baseline()
-        best = _Search(self.instance, "HELR", self.objective, self.stages)
-        bound = best.optimum().cost if best._small() else best._relaxed()
-        return self._placement(solution, bound or 0.0)
+        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+        return self._placement(solution, best.lower_bound or 0.0)
 
-    def _small(self) -> bool:
-        count = 1
-        for members in self.problem.members:
-            count *= len(members) + 1
-        return count * len(self.problem.members) <= MOST_EXACT_STATES
+    def _states(self) -> int:
+        return self._sets() * len(self.problem.members)
+
+    def _sets(self) -> int:
+        return math.prod(len(members) + 1 for members in self.problem.members)
+
+    def _device_cost(self) -> int | None:
+        """What a device costs in the problem's units of latency; None: more than any latency."""
+        a1, a2 = _weights(self.policy, self.instance)
+        return None if a1 == 0 else int(exact(a2) / exact(a1) / self.problem.unit)
+
+    def _cost_of(self, bound: int) -> float:
+        """What the contract's cost is at least, where latency and devices cost that many units at least."""
+        a1, a2 = _weights(self.policy, self.instance)
+        if self.objective == "bottleneck":
+            return float(bound * self.problem.unit)
+        return float(exact(a1) * bound * self.problem.unit) if a1 else float(a2) * min(self.sizes)
 
     def _exact(self) -> Placement:
         bound = None
@@ -135,7 +165,7 @@ class _Search:
                 key = (bound, self._key(self._units(solution), size), solution.classes)
                 if best is None or key < best[0]:
                     best = (key, solution)
-        return self._nothing() if best is None else self._placement(best[1], self._relaxed())
+        return Placement(False, reason=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
 
     def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
         """What is minimised over the number of devices, given the least latency for each."""
@@ -164,8 +194,6 @@ class _Search:
         return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
 
     def _nothing(self) -> Placement:
-        if self.sizes and not self._small():
-            return Placement(False, reason=self._unproven())
         return Placement(False, reason=infeasible.why(self.instance, self.problem, self.stages))
 
     def _unproven(self) -> str:
