@@ -13,7 +13,7 @@ from uellm.models import Architecture, read_architecture
 from uellm.models.families import FAMILIES
 
 NOISE = st.none() | st.integers() | st.lists(st.integers(), max_size=3)
-MANY = settings(max_examples=300, deadline=None)
+MANY = settings(max_examples=200, deadline=None)
 
 
 @st.composite
@@ -111,6 +111,54 @@ def test_no_absurd_value_is_taken_and_the_field_is_named(config: dict[str, Any],
         read_architecture(broken)
     assert raised.value.field.removeprefix("config.") in aliases.get(field, (field,))
     assert len(str(raised.value).splitlines()) == 1
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 1 << 50),
+    st.floats(),
+    st.text("ab.*(", max_size=4),
+    st.lists(st.one_of(st.none(), st.integers(-1, 9), st.lists(st.none(), max_size=1)), max_size=10),
+)
+SECTION_FIELDS = (
+    *("bits", "group_size", "weight_block_size", "ignore", "modules_to_not_convert", "dynamic", "config_groups"),
+    *("quant_algo", "load_in_8bit", "desc_act", "lm_head", "activation_scheme"),
+)
+METHODS = ("fp8", "awq", "gptq", "bitsandbytes", "mxfp4", "fbgemm_fp8", "modelopt", "compressed-tensors")
+OTHER_FIELDS = (
+    *("head_dim", "layer_types", "sliding_window", "mlp_only_layers", "moe_layers", "no_rope_layers", "rope_scaling"),
+    *("attention_bias", "torch_dtype", "architectures", "model_type", "text_config", "vision_config"),
+)
+
+
+@st.composite
+def sections(draw: st.DrawFn) -> dict[str, Any]:
+    group = st.dictionaries(st.sampled_from(["targets", "weights"]), JUNK | st.dictionaries(st.just("num_bits"), JUNK))
+    fields = dict.fromkeys(draw(st.sets(st.sampled_from(SECTION_FIELDS), max_size=4)), JUNK)
+    section = draw(st.fixed_dictionaries(fields))
+    if draw(st.booleans()):
+        section["config_groups"] = {"group_0": draw(group)}
+    return {**section, "quant_method": draw(st.sampled_from(METHODS) | JUNK)}
+
+
+@given(
+    configs(),
+    st.dictionaries(st.sampled_from(OTHER_FIELDS), JUNK | st.dictionaries(st.sampled_from(OTHER_FIELDS), JUNK)),
+    st.none() | JUNK | sections(),
+)
+@MANY
+def test_whatever_is_written_in_a_config_it_is_read_or_refused_in_one_line(
+    config: dict[str, Any], junk: dict[str, Any], section: object
+) -> None:
+    try:
+        model = read_architecture({**config, **junk, "quantization_config": section})
+    except BadInput as error:
+        refusal: BadInput | None = error
+    else:
+        refusal = None
+        assert all(weights > 0 for weights in model.layer_weight_bytes)
+    assert refusal is None or (refusal.field.startswith("config") and len(str(refusal).splitlines()) == 1)
 
 
 @given(configs(), st.dictionaries(st.text("abc_", max_size=6), NOISE, max_size=4))

@@ -112,7 +112,9 @@ class Config:
 
 def _stretched(positions: int, rope: Mapping[str, Any]) -> int:
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
-    if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float) or factor < 1:
+    if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float):
+        return positions
+    if not 1 <= factor < LARGEST:  # nor what is no number
         return positions
     original = rope.get("original_max_position_embeddings")
     if kind == "yarn" and isinstance(original, int):

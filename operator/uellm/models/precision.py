@@ -166,6 +166,8 @@ def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], 
             continue
         layout = storage.compressed(group["weights"], f"{where}.weights")
         targets = group.get("targets") or ["Linear"]
+        if not isinstance(targets, list | tuple):
+            raise BadInput(f"{where}.targets", "must be a list of module names")
         whole = "Linear" in targets
         found.append((None if whole else read_exempt({"ignore": targets}), layout))
     # Names win over the class, as the engine looks them up.

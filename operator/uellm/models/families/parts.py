@@ -127,7 +127,7 @@ def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sli
     listed = config.list_of("layer_types", layers) or kinds
     reach = {SLIDING: window(config, field), CHUNKED: window(config, "attention_chunk_size"), FULL: None}
     for kind in listed:
-        if kind not in reach:
+        if not isinstance(kind, str) or kind not in reach:
             raise BadInput(
                 f"{config.prefix}.layer_types", f"{kind!r} is not known here; known are {', '.join(sorted(reach))}"
             )
