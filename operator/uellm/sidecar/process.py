@@ -12,7 +12,7 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.sidecar import tracing
+from uellm.sidecar import scheduling, tracing
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
@@ -24,7 +24,6 @@ from uellm.sidecar.metrics import Labels
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.proxy import Proxy
 from uellm.sidecar.secrets import KeyDirectory
-from uellm.sidecar.vitals import Vitals
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -64,7 +63,6 @@ class Options:
     limits: Limits = _LIMITS
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
-    figures_poll_s: float = 1.0
     config_poll_s: float = 2.0
 
 
@@ -83,14 +81,6 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
-        self.vitals = Vitals(
-            self.engine,
-            self.dispatcher.on_engine_state,
-            lambda: self.dispatcher.in_flight,
-            model=current.model,
-            bounds=current.bounds(),
-            poll_s=options.figures_poll_s,
-        )
         bodies = Budget()
         self.keys = KeyDirectory(current.auth.keys_directory)
         self.lengths = OnlineLengths()
@@ -106,8 +96,7 @@ class Sidecar:
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config())
-        self._tasks = [asyncio.create_task(watch) for watch in watches]
+        self._tasks = [asyncio.create_task(self.engine.watch()), asyncio.create_task(self._watch_config())]
         try:
             await self._listen()
         except OSError as error:
@@ -124,7 +113,6 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.vitals.close()
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
@@ -162,8 +150,7 @@ class Sidecar:
         if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
             self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
             self.proxy.terms.shapes.forget()
-            self.vitals.restarted()
-        self.dispatcher.on_engine_state(self.vitals.state())
+        self.dispatcher.on_engine_state(scheduling.EngineState(new is EngineState.READY))
 
     async def _watch_config(self) -> None:
         while True:
@@ -181,7 +168,6 @@ class Sidecar:
             self.proxy.reconfigure(current.targets())
             self._configure()
             self.dispatcher.reconfigure(current.options())
-            self.vitals.model, self.vitals.bounds = current.model, current.bounds()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         elif self.config.error is not None and self.config.error is not told:

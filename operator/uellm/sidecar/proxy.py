@@ -21,14 +21,15 @@ from uellm.sidecar.record import Record
 from uellm.sidecar.relay import STALL_S, Relay
 from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
+from uellm.sidecar.tracing import Tracing
 from uellm.sidecar.wire.keys import Keys, key_of
 from uellm.sidecar.wire.read import Terms, read
 from uellm.sidecar.wire.slo import targets_of
 
 LOG = logging.getLogger("uellm.sidecar")
 
-_SENT: Pairs = ((b"X-Request-Id", b""), (b"Content-Length", b""))
-"""What the engine gets from us, whatever the client says of it."""
+_SENT: Pairs = ((b"Content-Length", b""),)
+"""What the transport says of the request, whatever the client did."""
 _PRIORITY: Pairs = ((b"X-Vllm-Priority", b""),)
 """Would win over the priority in the body."""
 
@@ -55,6 +56,7 @@ class Proxy:
         """Who may ask."""
         self.allowed: Collection[str] = ()
         """Administrative routes of the engine that are served nevertheless."""
+        self.tracing: Tracing | None = None
         self.lengths = lengths
         """Predicts the answers' lengths; None: nobody does."""
         self.stall_s = STALL_S
@@ -86,6 +88,8 @@ class Proxy:
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request. Cancelled when its client leaves."""
         record = Record(request.method, request.path, _now_s())
+        trace = None if self.tracing is None else self.tracing.begin(request.headers)
+        record.trace_headers = () if trace is None else trace.headers
         self.drain.enter()
         try:
             await self._answer(request, reply, record)
@@ -103,6 +107,8 @@ class Proxy:
             self.drain.leave()
             record.end_s = _now_s()
             self._figures.count(record)
+            if trace is not None:
+                trace.end(record)
 
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
         headers = request.headers
@@ -158,8 +164,8 @@ class Proxy:
             self._over(record, upstream)
 
     async def _send(self, request: Request, record: Record, body: bytes) -> Upstream:
-        own = ((b"X-Request-Id", record.id.encode()),)
-        replaced = (*_SENT, *_PRIORITY) if self.terms.accepts_priority else _SENT
+        own = ((b"X-Request-Id", record.id.encode()), *record.trace_headers)
+        replaced = (*_SENT, *own, *(_PRIORITY if self.terms.accepts_priority else ()))
         headers = [*end_to_end(request.headers, replaced), *own]
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body)

@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from uellm.sidecar.http import Pairs
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.scheduling import Targets
 
@@ -44,6 +45,8 @@ class Record:
     output_tokens: int | None = None
     sequences: int = 1
     predicted_tokens: float | None = None
+    trace_headers: Pairs = ()
+    """Of its span, for the engine."""
     done: bool = False
     """The stream's `[DONE]` was sent. OpenAI's clients hang up on it, without waiting for the end of the answer."""
 
