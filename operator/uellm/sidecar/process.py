@@ -12,7 +12,7 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.sidecar import scheduling, tracing
+from uellm.sidecar import tracing
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
@@ -24,6 +24,7 @@ from uellm.sidecar.metrics import Labels
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.proxy import Proxy
 from uellm.sidecar.secrets import KeyDirectory
+from uellm.sidecar.vitals import Vitals
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -63,6 +64,7 @@ class Options:
     limits: Limits = _LIMITS
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
+    figures_poll_s: float = 1.0
     config_poll_s: float = 2.0
 
 
@@ -81,6 +83,14 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
+        self.vitals = Vitals(
+            self.engine,
+            self.dispatcher.on_engine_state,
+            lambda: self.dispatcher.in_flight,
+            model=current.model,
+            bounds=current.bounds(),
+            poll_s=options.figures_poll_s,
+        )
         bodies = Budget()
         self.keys = KeyDirectory(current.auth.keys_directory)
         self.lengths = OnlineLengths()
@@ -96,7 +106,8 @@ class Sidecar:
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        self._tasks = [asyncio.create_task(self.engine.watch()), asyncio.create_task(self._watch_config())]
+        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config())
+        self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
         except OSError as error:
@@ -113,6 +124,7 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.vitals.close()
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
@@ -150,7 +162,8 @@ class Sidecar:
         if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
             self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
             self.proxy.terms.shapes.forget()
-        self.dispatcher.on_engine_state(scheduling.EngineState(new is EngineState.READY))
+            self.vitals.restarted()
+        self.dispatcher.on_engine_state(self.vitals.state())
 
     async def _watch_config(self) -> None:
         while True:
@@ -168,6 +181,7 @@ class Sidecar:
             self.proxy.reconfigure(current.targets())
             self._configure()
             self.dispatcher.reconfigure(current.options())
+            self.vitals.model, self.vitals.bounds = current.model, current.bounds()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         elif self.config.error is not None and self.config.error is not told:
