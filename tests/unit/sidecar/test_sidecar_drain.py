@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp import web
 
 from uellm.sidecar.engine import EngineState
 from uellm.sidecar.http import Connection
@@ -145,3 +146,26 @@ async def test_only_the_pod_itself_may_drain_it(harness, monkeypatch, peer, stat
     async with harness.client.post(harness.management("/uellm/drain")) as response:
         assert response.status == status
     assert harness.sidecar.proxy.drain.draining is (status == 200)
+
+
+async def test_no_stream_is_cut_short_by_a_drain(engine, launch, eventually):
+    harness = await launch({"classes": [], "engine": {"maxNumSeqs": 20}})
+
+    async def script(request, received):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        await received.go_on.wait()
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    engine.script = script
+    streams = [harness.ask(b"{}") for _ in range(40)]
+    await eventually(lambda: len(engine.received) == 20)
+    drained = asyncio.create_task(_drain(harness))
+    await eventually(lambda: harness.sidecar.proxy.drain.draining)
+    for _ in streams:
+        (await engine.arrivals.get()).go_on.set()
+    assert await asyncio.gather(*streams) == [(200, b"data: 1\n\ndata: [DONE]\n\n")] * 40
+    assert (await drained)["drained"]
+    assert harness.outcomes() == {"completed": 40}

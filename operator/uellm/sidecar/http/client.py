@@ -284,7 +284,7 @@ class _EngineConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field; those of trailers are dropped."""
         if not self._in_body:
-            self._fields.append((name, value))
+            self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The head is there, be it one that only announces another."""

@@ -119,7 +119,7 @@ class HeadParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         """httptools tells a field. Trailers are dropped: nobody here reads them, and the next hop gets none."""
         if not self._in_body:
-            self._fields.append((name, value))
+            self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """httptools is at the end of the head."""

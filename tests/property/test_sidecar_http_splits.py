@@ -1,0 +1,131 @@
+"""However a network cuts what is sent, the same bytes come out: request heads and bodies, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uellm.sidecar.http import Budget, EngineAddress, EngineLost, EnginePool, Limits
+from uellm.sidecar.http.body import Body
+from uellm.sidecar.http.client import _EngineConnection
+from uellm.sidecar.http.head import HeadFinder, HeadParser
+
+HEAD = b"POST /v1/completions?a=b HTTP/1.1\r\nHost: h\r\nX-Long: abc def\r\n"
+LIMITS = Limits(body_bytes=1 << 20)
+
+bodies = st.binary(max_size=3000)
+cuts = st.lists(st.integers(0, 4000), max_size=30)
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    edges = [0, *sorted(min(place, len(data)) for place in at), len(data)]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]
+
+
+def in_chunks(body: bytes, at: list[int]) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(body, at)) + b"0\r\n\r\n"
+
+
+@settings(max_examples=200)
+@given(bodies, cuts, st.binary(max_size=50))
+def test_a_head_is_found_where_it_ends_and_nowhere_else(body, at, behind):
+    head = HEAD + b"Content-Length: %d\r\n\r\n" % len(body)
+    finder, seen, end = HeadFinder(LIMITS), b"", 0
+    for piece in cut(head + body + behind, at):
+        seen += piece
+        if end := finder.find(seen):
+            break
+    assert end == len(head)
+
+
+@settings(max_examples=200)
+@given(bodies, cuts, cuts, st.booleans())
+def test_a_body_arrives_whole_and_leaves_what_follows_it(body, chunks, at, chunked):
+    parser, budget = HeadParser(), Budget()
+    framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
+    length = parser.parse(HEAD + framing).length
+    received = Body(length, parser, LIMITS, budget)
+    left = b""
+    for piece in cut(in_chunks(body, chunks) if chunked else body + b"NEXT", at):
+        left += piece if received.complete else received.feed(piece)
+    assert received.complete
+    assert budget.held_bytes == len(body)
+    assert asyncio.run(received.read()) == body
+    assert left == (b"" if chunked else b"NEXT")
+    received.release()
+    assert budget.held_bytes == 0
+
+
+class Wire:
+    """A transport that remembers."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def writelines(self, pieces):
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+async def relayed(pieces: list[bytes], *, close: bool) -> tuple[bytes, bool]:
+    """What comes out of an answer that arrives in these pieces, and whether it counts as whole."""
+    connection = _EngineConnection(EnginePool(EngineAddress("h", 1)))
+    connection.connection_made(Wire())
+    upstream = connection.ask(b"", b"", head_only=False)
+    received: list[bytes] = []
+    piping = asyncio.create_task(upstream.pipe(received.append))
+    await asyncio.sleep(0)
+    for piece in pieces:
+        connection.data_received(piece)
+    if close:
+        connection.connection_lost(None)
+    if connection.idle_alarm is not None:
+        connection.idle_alarm.cancel()
+    try:
+        await piping
+    except EngineLost:
+        return b"".join(received), False
+    return b"".join(received), True
+
+
+@settings(max_examples=150)
+@given(bodies, cuts, cuts, st.sampled_from(["chunks", "length", "until closed"]))
+def test_an_answer_comes_out_as_it_went_in(body, chunks, at, framing):
+    head = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\n"
+    whole = {
+        "chunks": head + b"Transfer-Encoding: chunked\r\n\r\n" + in_chunks(body, chunks),
+        "length": head + b"Content-Length: %d\r\n\r\n" % len(body) + body,
+        "until closed": head + b"\r\n" + body,
+    }[framing]
+    assert asyncio.run(relayed(cut(whole, at), close=framing == "until closed")) == (body, True)
+
+
+@settings(max_examples=150)
+@given(st.binary(min_size=1, max_size=3000), cuts, cuts, st.booleans(), st.data())
+def test_an_answer_that_breaks_off_is_a_beginning_and_never_whole(body, chunks, at, chunked, data):
+    head = b"HTTP/1.1 200 OK\r\n"
+    if chunked:
+        whole = head + b"Transfer-Encoding: chunked\r\n\r\n" + in_chunks(body, chunks)
+    else:
+        whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    broken = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    received, complete = asyncio.run(relayed(cut(broken, at), close=True))
+    assert not complete
+    assert body.startswith(received)

@@ -1,0 +1,252 @@
+"""Connections to the engine: kept while that is safe, and never trusted with more than one answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from uellm.sidecar.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Upstream:
+    """A server that answers every request with the bytes it is told, and remembers what it got."""
+
+    def __init__(self) -> None:
+        self.answer = OK
+        self.closes = False
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.open = 0
+        self.port = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                length = int(request.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0)
+                self.requests.append(request + await reader.readexactly(length))
+                writer.write(self.answer)
+                if self.closes:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        self.open -= 1
+        writer.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    server = Upstream()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.port = listening.sockets[0].getsockname()[1]
+    yield server
+    listening.close()
+
+
+@pytest.fixture
+async def pool(upstream) -> AsyncIterator[EnginePool]:
+    pool = EnginePool(EngineAddress("127.0.0.1", upstream.port))
+    yield pool
+    pool.close()
+
+
+async def got(pool: EnginePool, method: str = "GET") -> tuple[int, bytes]:
+    answer = await pool.send(method, b"/x", (), b"")
+    return answer.status, await answer.read()
+
+
+async def test_a_connection_serves_one_request_after_the_other(upstream, pool):
+    for _ in range(3):
+        assert await got(pool) == (200, b"ok")
+    assert (upstream.connections, pool.in_use) == (1, 0)
+
+
+async def test_requests_at_the_same_time_have_connections_of_their_own(upstream, pool):
+    assert await asyncio.gather(*(got(pool) for _ in range(5))) == [(200, b"ok")] * 5
+    assert upstream.connections == 5
+
+
+async def test_a_request_is_sent_with_its_length_and_a_host(upstream, pool):
+    answer = await pool.send("POST", b"/x?y=%2F", [(b"X-A", b"1")], b"body")
+    await answer.read()
+    answer = await pool.send("POST", b"/x", [(b"host", b"h")], b"")
+    await answer.read()
+    host = f"Host: 127.0.0.1:{upstream.port}".encode()
+    assert upstream.requests == [
+        b"POST /x?y=%2F HTTP/1.1\r\nX-A: 1\r\n" + host + b"\r\nContent-Length: 4\r\n\r\nbody",
+        b"POST /x HTTP/1.1\r\nhost: h\r\nContent-Length: 0\r\n\r\n",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "closes"),
+    [
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", False),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False),
+        (b"HTTP/1.1 200 OK\r\n\r\nok", True),
+        (OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", False),
+        (OK + b"\x00", False),
+    ],
+    ids=["asked to close", "old", "until closed", "an answer too many", "rubbish behind"],
+)
+async def test_a_connection_of_which_more_could_come_is_not_used_again(upstream, pool, answer, closes, eventually):
+    upstream.answer, upstream.closes = answer, closes
+    for _ in range(2):
+        assert await got(pool) == (200, b"ok")
+    assert upstream.connections == 2
+    await eventually(lambda: not pool.connections)
+
+
+async def test_bytes_that_nobody_asked_for_close_the_connection(upstream, pool, eventually):
+    assert await got(pool) == (200, b"ok")
+    (connection,) = pool.connections
+    connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
+    assert await got(pool) == (200, b"ok")
+    assert upstream.connections == 2
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answers_without_a_body_end_with_their_head(upstream, pool, status):
+    upstream.answer = b"HTTP/1.1 %d x\r\n\r\n" % status
+    assert [await got(pool), await got(pool)] == [(status, b"")] * 2
+    assert upstream.connections == 1
+
+
+async def test_the_length_of_an_answer_to_head_is_not_waited_for(upstream, pool):
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    answer = await pool.send("HEAD", b"/x", (), b"")
+    assert (answer.headers.get("content-length"), await answer.read()) == ("1000", b"")
+
+
+async def test_announcements_before_an_answer_are_passed_over(upstream, pool):
+    upstream.answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK
+    answer = await pool.send("GET", b"/x", (), b"")
+    assert (answer.status, answer.reason, "link" in answer.headers) == (200, b"OK", False)
+    assert await answer.read() == b"ok"
+
+
+async def test_trailers_are_no_headers(upstream, pool):
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n"
+    upstream.answer = b"HTTP/1.1 200 OK\r\n" + chunks
+    answer = await pool.send("GET", b"/x", (), b"")
+    assert await answer.read() == b"ok"
+    assert "x-late" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"rubbish\r\n\r\n", b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nX: \x00\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+    ],
+    ids=["nothing", "half a head", "not HTTP", "another protocol", "two lengths", "a control character", "endless"],
+)
+async def test_an_answer_that_cannot_be_read_is_lost_and_not_asked_for_again(upstream, pool, answer, eventually):
+    upstream.answer, upstream.closes = answer, True
+    with pytest.raises(EngineLost):
+        await got(pool)
+    assert len(upstream.requests) == 1
+    await eventually(lambda: not pool.connections)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"])
+async def test_a_body_that_breaks_off_is_had_up_to_there_and_then_told(upstream, pool, framing):
+    upstream.answer, upstream.closes = b"HTTP/1.1 200 OK\r\n" + framing, True
+    answer = await pool.send("GET", b"/x", (), b"")
+    assert await answer.next_piece() == b"ok"
+    with pytest.raises(EngineLost):
+        await answer.next_piece()
+
+
+async def test_where_nobody_listens_nothing_was_sent(free_port):
+    with pytest.raises(EngineUnreachable):
+        await got(EnginePool(EngineAddress("127.0.0.1", free_port)))
+
+
+async def test_a_name_is_resolved_and_each_of_its_addresses_tried(upstream):
+    pool = EnginePool(EngineAddress("localhost", upstream.port))
+    assert await got(pool) == (200, b"ok")
+    pool.close()
+
+
+async def test_an_idle_connection_is_closed_before_the_engine_would(upstream, eventually):
+    pool = EnginePool(EngineAddress("127.0.0.1", upstream.port), idle_s=0.01)
+    assert await got(pool) == (200, b"ok")
+    await eventually(lambda: not pool.connections)
+    assert await got(pool) == (200, b"ok")
+    assert upstream.connections == 2
+    pool.close()
+
+
+async def test_a_connection_that_the_engine_closed_is_not_used(upstream, pool, eventually):
+    assert await got(pool) == (200, b"ok")
+    (connection,) = pool.connections
+    connection.eof_received()
+    assert await got(pool) == (200, b"ok")
+    assert upstream.connections == 2
+
+
+async def test_an_answer_that_is_given_up_before_its_head_closes_its_connection(upstream, pool, eventually):
+    upstream.answer = b""
+    asking = asyncio.create_task(got(pool))
+    await eventually(lambda: upstream.requests)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await eventually(lambda: upstream.open == 0)
+    assert not pool.connections
+
+
+async def test_an_answer_that_is_given_up_in_its_body_closes_its_connection(upstream, pool, eventually):
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"
+    (await pool.send("GET", b"/x", (), b"")).abort()
+    await eventually(lambda: upstream.open == 0)
+    assert not pool.connections
+
+
+async def test_what_is_not_read_is_not_taken_from_the_socket(upstream, pool, eventually):
+    body = bytes(8 * 1024 * 1024)
+    upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    answer = await pool.send("GET", b"/x", (), b"")
+    (connection,) = pool.connections
+    await eventually(lambda: connection._paused)
+    assert sum(map(len, answer._pieces)) < 1024 * 1024
+    assert await answer.read() == body
+
+
+async def test_a_sink_that_fails_ends_the_answer_with_what_it_raised(upstream, pool):
+    def sink(piece: bytes) -> None:
+        raise LookupError
+
+    upstream.answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await pool.send("GET", b"/x", (), b"")
+    (connection,) = pool.connections
+    piping = asyncio.create_task(answer.pipe(sink))
+    await asyncio.sleep(0)
+    connection.data_received(b"2\r\nok\r\n")
+    with pytest.raises(LookupError):
+        await piping
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("http://127.0.0.1:8001", ("127.0.0.1", 8001)), ("http://h/", ("h", 80)), ("http://[::1]:1", ("::1", 1))],
+)
+def test_an_address_is_scheme_host_and_port(text, address):
+    parsed = EngineAddress.parse(text)
+    assert (parsed.host, parsed.port) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:1", "https://h", "http://", "http://h/x", "http://h?x", "http://u@h", "http://h:x"]
+)
+def test_and_nothing_more(text):
+    with pytest.raises(ValueError, match="."):
+        EngineAddress.parse(text)

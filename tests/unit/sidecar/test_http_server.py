@@ -1,0 +1,188 @@
+"""Connections of clients: in turn, within bounds, and closed so that nobody loses what was meant for him."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from uellm.sidecar.http import Limits, Server
+
+GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
+POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
+
+
+async def test_requests_sent_ahead_wait_for_their_turn(engine, harness):
+    engine.script = engine.on_word
+    _, writer = await harness.connect()
+    writer.write(POST % (1, b"1") + POST % (1, b"2"))
+    first = await engine.arrivals.get()
+    assert (first.body, engine.arrivals.empty()) == (b"1", True)
+    first.go_on.set()
+    second = await engine.arrivals.get()
+    assert second.body == b"2"
+    second.go_on.set()
+    writer.close()
+
+
+async def test_more_sent_ahead_than_is_kept_waits_in_the_socket_and_is_not_lost(engine, launch):
+    harness = await launch(limits=Limits(ahead_bytes=1000))
+    bodies = [bytes([65 + number]) * 100_000 for number in range(5)]
+    reader, writer = await harness.connect()
+    writer.write(b"".join(POST % (len(body), body) for body in bodies))
+    for body in bodies:
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(body)) == body
+    writer.close()
+
+
+async def test_blank_lines_between_requests_are_passed_over(harness):
+    reader, writer = await harness.connect()
+    for _ in range(2):
+        writer.write(b"\r\n" + POST % (2, b"{}") + b"\r\n")
+        assert (await reader.readuntil(b"{}")).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_a_client_beyond_the_bound_on_connections_is_told_and_the_others_stay(launch, eventually):
+    harness = await launch(limits=Limits(connections=2))
+    held = [await harness.connect() for _ in range(2)]
+    await eventually(lambda: len(harness.connections()) == 2)
+    answer = await harness.raw(b"")
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"Retry-After" in answer
+    reader, writer = held[0]
+    writer.write(GET)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending(harness):
+    reader, writer = await harness.connect()
+    writer.write(b"POST /sleep HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n")
+
+    async def send() -> None:
+        for _ in range(90):
+            writer.write(bytes(100_000))
+            await writer.drain()
+
+    sending = asyncio.create_task(send())
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 403")
+    writer.close()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_a_client_that_only_closes_its_side_has_left(engine, harness, eventually):
+    engine.script = engine.on_word
+    _, writer = await harness.connect()
+    writer.write(POST % (2, b"{}"))
+    received = await engine.arrivals.get()
+    writer.write_eof()
+    await asyncio.wait_for(received.left.wait(), 1.0)
+    await eventually(lambda: harness.outcomes() == {"client_left": 1})
+    writer.close()
+
+
+async def test_a_body_with_nothing_but_framing_is_refused(harness):
+    reader, writer = await harness.connect()
+    writer.write(b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
+    writer.write(b"".join(b"X-%d: %b\r\n" % (number, b"y" * 1000) for number in range(200)))
+    assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_bodies_of_tiny_pieces_arrive_whole_and_count_as_what_they_are(engine, harness):
+    reader, writer = await harness.connect()
+    body = bytes(range(256)) * 40
+    chunks = b"".join(b"2\r\n%b\r\n" % body[at : at + 2] for at in range(0, len(body), 2))
+    writer.write(b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    assert await reader.readexactly(len(body)) == body
+    writer.close()
+    assert harness.sidecar.proxy.bodies.held_bytes == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_management_port_knows_its_routes_and_methods(harness, method):
+    for path, status in [("/livez", 200), ("/nothing", 404), ("/uellm/drain", 405)]:
+        async with harness.client.request(method, harness.management(path)) as response:
+            assert response.status == status
+            assert response.headers["Content-Type"] == "application/json"
+            assert len(await response.read()) == (0 if method == "HEAD" else int(response.headers["Content-Length"]))
+
+
+async def test_what_is_not_http_is_told_so_on_the_management_port(harness):
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.sidecar.metrics_port)
+    writer.write(b"\x16\x03\x01")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
+async def test_an_answer_that_is_done_leaves_before_the_server_closes(eventually):
+    """Its bytes may still wait for a slow reader by then."""
+    body = bytes(range(256)) * 30_000
+
+    async def handle(request, reply):
+        reply.send(200, [], body)
+
+    server = Server(handle, lambda fault: ([], b""))
+    await server.listen("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.transport.pause_reading()
+    writer.write(GET)
+    await eventually(
+        lambda: any(connection.writing_paused and not connection.busy for connection in server.connections)
+    )
+    closing = asyncio.create_task(server.close(20.0))
+    await asyncio.sleep(0)
+    writer.transport.resume_reading()
+    assert (await reader.read()).partition(b"\r\n\r\n")[2] == body
+    await closing
+    assert not server.connections
+    writer.close()
+
+
+async def test_a_server_that_closes_waits_no_longer_than_it_is_told(eventually):
+    async def handle(request, reply):
+        reply.send(200, [], bytes(8_000_000))
+
+    server = Server(handle, lambda fault: ([], b""))
+    await server.listen("127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.transport.pause_reading()
+    writer.write(GET)
+    await eventually(lambda: any(connection.writing_paused for connection in server.connections))
+    await server.close(0.05)
+    assert not server.connections
+    writer.close()
+
+
+async def test_a_handler_that_fails_cuts_its_connection_and_tells_the_class_alone(caplog):
+    async def handle(request, reply):
+        raise RuntimeError("planted")
+
+    server = Server(handle, lambda fault: ([], b""))
+    await server.listen("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(GET)
+    assert await reader.read() == b""
+    assert "RuntimeError" in caplog.text
+    assert "planted" not in caplog.text
+    await server.close(1.0)
+    writer.close()
+
+
+async def test_a_server_listens_at_every_address_of_its_name():
+    async def handle(request, reply):
+        reply.send(200, [], b"ok")
+
+    server = Server(handle, lambda fault: ([], b""))
+    await server.listen("localhost", 0)
+    for _, _, _, _, address in await asyncio.get_running_loop().getaddrinfo("localhost", server.port, type=1):
+        reader, writer = await asyncio.open_connection(address[0], address[1])
+        writer.write(GET)
+        assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 OK")
+        writer.close()
+    await server.close(1.0)
