@@ -25,13 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    placement = os.environ.get("UELLM_PLACEMENT")
+    placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
     options = Options(
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
+        state=Path(state) if state else None,
     )
     _log_as_json()
     run_loop(serve(options, _announce))

@@ -8,7 +8,8 @@ from uellm.sidecar.answer import Answer
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
-from uellm.sidecar.prediction import OnlineLengths, Question
+from uellm.sidecar.prediction import Question
+from uellm.sidecar.predictor import Predictor
 from uellm.sidecar.record import Record
 from uellm.sidecar.relay import Relay
 from uellm.sidecar.routes import end_to_end
@@ -24,7 +25,7 @@ class Exchange:
     """From a request that was read to an answer that was counted. Whatever happens, `end` is called."""
 
     def __init__(
-        self, call: Call, record: Record, dispatcher: Dispatcher, lengths: OnlineLengths | None, terms: Terms
+        self, call: Call, record: Record, dispatcher: Dispatcher, lengths: Predictor | None, terms: Terms
     ) -> None:
         self.call = call
         self._record = record

@@ -21,7 +21,7 @@ from uellm.sidecar.figures import Figures
 from uellm.sidecar.http import Budget, Connection, EngineAddress, Limits, Server
 from uellm.sidecar.management import Management
 from uellm.sidecar.metrics import Labels
-from uellm.sidecar.prediction import OnlineLengths
+from uellm.sidecar.predictor import FILE, Predictor
 from uellm.sidecar.proxy import Proxy
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.vitals import Vitals
@@ -59,6 +59,8 @@ class Options:
     config: Path
     metrics_listen: Address | None = None
     placement: Path | None = None
+    state: Path | None = None
+    """Directory for what is to outlive a restart."""
     grace_s: float = GRACE_S
     lame_duck_s: float = LAME_DUCK_S
     limits: Limits = _LIMITS
@@ -93,7 +95,7 @@ class Sidecar:
         )
         bodies = Budget()
         self.keys = KeyDirectory(current.auth.keys_directory)
-        self.lengths = OnlineLengths()
+        self.lengths = Predictor(None if options.state is None else options.state / FILE)
         self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies, lengths=self.lengths)
         self._configure()
         self.proxy.tracing = tracing.from_environment()
@@ -106,7 +108,7 @@ class Sidecar:
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config())
+        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config(), self.lengths.keep())
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -128,6 +130,7 @@ class Sidecar:
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
+        await self.lengths.save()
         if self.proxy.tracing is not None:
             await asyncio.to_thread(self.proxy.tracing.close)
 
@@ -208,6 +211,7 @@ class Sidecar:
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
         gauge("uellm_draining", "1 while new requests are refused.", lambda: self.proxy.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
+        self.figures.gauges("uellm_predictor_", "How good the last predicted lengths were.", self.lengths.figures)
         self.figures.gauges("uellm_scheduler_", "A figure of the scheduler's.", self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)

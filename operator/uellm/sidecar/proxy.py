@@ -16,7 +16,7 @@ from uellm.sidecar.figures import Figures
 from uellm.sidecar.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.sidecar.outcome import Outcome, Refusal
-from uellm.sidecar.prediction import OnlineLengths
+from uellm.sidecar.predictor import Predictor
 from uellm.sidecar.record import Record
 from uellm.sidecar.relay import STALL_S, Relay
 from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
@@ -47,7 +47,7 @@ class Proxy:
         *,
         terms: Terms | None = None,
         keys: Keys | None = None,
-        lengths: OnlineLengths | None = None,
+        lengths: Predictor | None = None,
     ) -> None:
         self.drain = Drain()
         self.bodies = bodies

@@ -1,0 +1,52 @@
+"""What the predictor learned outlives a restart, and a volume that takes nothing costs nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from uellm.sidecar.prediction import Question
+from uellm.sidecar.predictor import FILE, Predictor
+
+QUESTION = Question("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
+
+
+async def taught(path) -> Predictor:
+    predictor = Predictor(path)
+    for _ in range(20):
+        predictor.observe(predictor.predict(QUESTION), 40, truncated=False)
+    await predictor.save()
+    return predictor
+
+
+async def test_a_restart_begins_where_the_last_one_ended(tmp_path):
+    before = await taught(tmp_path / FILE)
+    assert 35 <= before.predict(QUESTION).p50 <= 45
+    assert Predictor(tmp_path / FILE).predict(QUESTION).p50 == pytest.approx(before.predict(QUESTION).p50, rel=1e-3)
+
+
+async def test_a_file_that_cannot_be_read_is_told_and_forgotten(tmp_path, caplog):
+    (tmp_path / FILE).write_text("{")
+    assert Predictor(tmp_path / FILE).predict(QUESTION).p50 > 100
+    assert "learning anew" in caplog.text
+
+
+async def test_a_volume_that_takes_nothing_is_told(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        await taught(tmp_path / "absent" / FILE)
+    assert "cannot be kept" in caplog.text
+
+
+async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metrics(engine, launch, tmp_path):
+    harness = await launch(state=tmp_path)
+    usage = b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}\n\n'
+    engine.script = engine.stream(b'data: {"choices": []}\n\n', usage, b"data: [DONE]\n\n")
+    for _ in range(5):
+        await harness.ask(json.dumps({"messages": [], "stream": True}).encode())
+    async with harness.client.get(harness.management("/metrics")) as response:
+        assert "uellm_predictor_requests 5\n" in await response.text()
+    await harness.sidecar.lengths.save()
+    kept = Predictor(tmp_path / FILE).predict(Question("/v1/chat/completions"))
+    assert 6 <= kept.p50 <= 8
