@@ -19,6 +19,7 @@ SUBCOMMANDS = {
         "uellm.cli.evaluate_queue", "policies over a trace, on vLLM's own scheduler and a virtual clock"
     ),
     "live": Subcommand("uellm.cli.evaluate_live", "the same trace against real endpoints, one after the other"),
+    "placement": Subcommand("uellm.cli.evaluate_placement", "placement policies over random clusters"),
 }
 
 

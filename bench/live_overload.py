@@ -1,0 +1,232 @@
+"""Twice the load that a real vLLM bears, two classes: the bare engine, its priorities, and the sidecar.
+
+    python bench/live_overload.py [--json FILE] [--chunks 64 512] [--seconds 40] [--load 2]
+
+One engine of vLLM on the CPU for each chunk size, a small model with random weights. What it bears is measured first:
+requests of the same lengths, as many at a time as it takes. Targets follow from that, so that they mean the same on any
+machine: a strict class (60 %, more than the engine bears by itself) with a TTFT of 25 and a TPOT of 3 saturated steps,
+and a patient one with an end-to-end target of the whole run. Then the same arrivals go to each in turn: the engine as
+it is; with deadlines as vLLM's own `priority`; with `uellm sidecar` in front of it. Prompts are token ids, and the
+answer's length is asked for by `max_tokens`, which the sidecar sees as any client's limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from uellm.evaluate.live import Endpoint, Pace, replay_live
+from uellm.evaluate.measure import measure
+from uellm.evaluate.scenario import Classes, Job, RequestClass, draw_jobs
+from uellm.evaluate.table import aligned
+from uellm.evaluate.traces import Trace, TraceRequest
+from uellm.sidecar.scheduling import Targets
+from uellm_devcluster import tinymodel
+
+READY_TIMEOUT_S = 600.0
+SEQUENCES = 16
+STRICT_SHARE = 0.6
+TTFT_STEPS, TPOT_STEPS = 25, 3
+ENVIRONMENT = {
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+PROGRAMS = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(command: list[Any], ready_url: str, log: Path) -> Iterator[None]:
+    """The program while the block runs; its log is told where it does not get ready."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, ready_url, log)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def engine_command(model: Path, port: int, chunk: int) -> list[Any]:
+    # With equal priorities vLLM's priority policy is first come first served: one engine serves all three ways.
+    return [
+        *(PROGRAMS / "vllm", "serve", model, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", port),
+        *("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager", "--kv-cache-memory-bytes", "256M"),
+        *("--max-model-len", 1024, "--max-num-seqs", SEQUENCES, "--max-num-batched-tokens", chunk),
+        *("--scheduling-policy", "priority", "--no-enable-prefix-caching"),
+    ]
+
+
+def requests(count: int, gap_s: float, seed: int) -> tuple[TraceRequest, ...]:
+    """Poisson arrivals; lognormal lengths with means of some 120 and 45 tokens."""
+    generator = random.Random(seed)
+    arrival_s, some = 0.0, []
+    for _ in range(count):
+        arrival_s += generator.expovariate(1 / gap_s)
+        prompt, output = generator.lognormvariate(4.6, 0.6), generator.lognormvariate(3.6, 0.6)
+        some.append(TraceRequest(arrival_s, min(600, max(4, round(prompt))), min(250, max(4, round(output)))))
+    return tuple(some)
+
+
+def drawn(some: tuple[TraceRequest, ...], classes: list[tuple[Targets, float]], seed: int) -> list[Job]:
+    of = Classes(tuple(RequestClass(targets, share) for targets, share in classes), 0.7)
+    return draw_jobs(Trace("poisson", some), of, seed=seed, limit=None, max_tokens=1024)
+
+
+async def capacity(endpoint: Endpoint) -> tuple[float, float]:
+    """Requests a second that the engine bears, and seconds of a step then: so many at a time that it is never idle."""
+    jobs = drawn(requests(8 * SEQUENCES, 1e-3, seed=9), [(Targets("any"), 1.0)], seed=9)
+    await replay_live(jobs[:SEQUENCES], endpoint, Pace())
+    outcome = await replay_live(jobs, endpoint, Pace())
+    ends = sorted(fate.end_s or 0.0 for fate in outcome.fates)
+    middle = ends[SEQUENCES : -2 * SEQUENCES]
+    figures = measure(jobs, outcome)
+    return (len(middle) - 1) / (middle[-1] - middle[0]), figures["tpotSeconds"]["p50"]
+
+
+async def compare(engine: str, sidecar: str, jobs: list[Job], chunk: int) -> list[dict[str, Any]]:
+    ways = [
+        Endpoint("bare", engine, "tiny"),
+        Endpoint("bare, priorities", engine, "tiny", priorities=True),
+        Endpoint("sidecar", sidecar, "tiny"),
+    ]
+    results = []
+    for way in ways:
+        outcome = await replay_live(jobs, way, Pace(), lambda line: print(line, file=sys.stderr))
+        results.append({"way": way.name, "chunk": chunk, **measure(jobs, outcome)})
+        print(f"{way.name}, chunk {chunk}: {results[-1]['attainment']}", file=sys.stderr, flush=True)
+    return results
+
+
+def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -> dict[str, Any]:
+    ports = [free_port() for _ in range(3)]
+    engine, sidecar, metrics = (f"http://127.0.0.1:{port}" for port in ports)
+    with running(engine_command(model, ports[0], chunk), f"{engine}/health", scratch / "engine.log"):
+        rate, step_s = asyncio.run(capacity(Endpoint("bare", engine, "tiny")))
+        targets = [
+            (Targets("strict", ttft_s=TTFT_STEPS * step_s, tpot_s=TPOT_STEPS * step_s), STRICT_SHARE),
+            (Targets("patient", e2e_s=args.seconds * args.load), 1 - STRICT_SHARE),
+        ]
+        count = round(args.seconds * rate * args.load)
+        jobs = drawn(requests(count, 1 / (rate * args.load), args.seed), targets, args.seed)
+        config = scratch / "sidecar.yaml"
+        config.write_text(yaml.safe_dump(_config(targets)))
+        listen = [f"127.0.0.1:{port}" for port in ports[1:]]
+        front = [
+            PROGRAMS / "uellm",
+            "sidecar",
+            "--listen",
+            listen[0],
+            "--metrics-listen",
+            listen[1],
+            "--engine",
+            engine,
+        ]
+        with running([*front, "--config", config], f"{metrics}/readyz", scratch / "sidecar.log"):
+            results = asyncio.run(compare(engine, sidecar, jobs, chunk))
+    return {"chunk": chunk, "requestsPerSecond": rate, "stepSeconds": step_s, "requests": count, "results": results}
+
+
+def _config(targets: list[tuple[Targets, float]]) -> dict[str, Any]:
+    strict, patient = (target for target, _ in targets)
+    return {
+        "model": "tiny",
+        "classes": [
+            {"name": "strict", "ttft": _ms(strict.ttft_s), "tpot": _ms(strict.tpot_s)},
+            {"name": "patient", "e2e": _ms(patient.e2e_s)},
+        ],
+        "engine": {"maxNumSeqs": SEQUENCES},
+    }
+
+
+def _ms(seconds: float | None) -> str:
+    return f"{round((seconds or 0.0) * 1e3)}ms"
+
+
+def report(runs: list[dict[str, Any]]) -> None:
+    rows = [["CHUNK", "WAY", "STRICT", "PATIENT", "ALL", "TOKENS/S", "STRICT TTFT p50", "SHED"]]
+    for run in runs:
+        for result in run["results"]:
+            attained = result["attainment"]
+            shares = [f"{attained.get(name, 0.0):.3f}" for name in ("strict", "patient", "all")]
+            ttft = result["ttftSeconds"]["p50"]
+            rest = [f"{result['outputTokensPerSecond']:.0f}", f"{ttft:.2f}s", str(result["shed"])]
+            rows.append([str(run["chunk"]), result["way"], *shares, *rest])
+    rows[0][6] = "TTFT p50"
+    print("\n".join(aligned(rows)))
+    bare = [result for run in runs for result in run["results"] if result["way"] != "sidecar"]
+    ours = [result for run in runs for result in run["results"] if result["way"] == "sidecar"]
+    best = max(bare, key=lambda result: result["attainment"]["strict"])
+    mine = max(ours, key=lambda result: result["attainment"]["strict"])
+    ratio = mine["attainment"]["strict"] / max(best["attainment"]["strict"], 1e-9)
+    same = next(result for result in bare if result["way"] == "bare" and result["chunk"] == mine["chunk"])
+    tokens = mine["outputTokensPerSecond"] / same["outputTokensPerSecond"]
+    name = f"{best['way']}, chunk {best['chunk']}"
+    print(f"\nstrict class: {ratio:.2f} times the best bare engine ({name}); tokens/s {tokens:.3f} of FCFS")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--chunks", nargs="+", type=int, default=[64, 512])
+    parser.add_argument("--seconds", type=float, default=40.0, help="of arrivals")
+    parser.add_argument("--load", type=float, default=2.0, help="as a multiple of what the engine bears")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = Path(directory)
+        tinymodel.make(scratch / "model")
+        runs = [at_chunk(scratch / "model", scratch, chunk, args) for chunk in args.chunks]
+    report(runs)
+    if args.json:
+        args.json.write_text(json.dumps(runs, indent=1))
+
+
+if __name__ == "__main__":
+    main()
