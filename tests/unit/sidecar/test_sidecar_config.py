@@ -44,7 +44,7 @@ def test_every_key_is_read(tmp_path):
 def test_only_classes_is_required_and_may_be_empty(tmp_path):
     config = load(written(tmp_path, "classes: []"))
     assert config.targets() == {"default": Targets("default")}
-    assert config.options() == Options("EDF", 1024, 256)
+    assert config.options() == Options("SLO-ODBS", 1024, 256)
 
 
 def test_keys_of_a_newer_operator_are_passed_over(tmp_path):
