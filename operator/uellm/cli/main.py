@@ -41,11 +41,16 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def plugin() -> int:
+    """`kubectl uellm ...`: kubectl runs the program `kubectl-uellm` with the rest of its arguments."""
+    return main(program="kubectl uellm")
+
+
+def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
     """Run one command and return its exit status: 0 done, 1 it cannot be done, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in COMMANDS else None
-    parser = argparse.ArgumentParser(prog="uellm", description="UELLM: large language models on Kubernetes")
+    parser = argparse.ArgumentParser(prog=program, description="UELLM: large language models on Kubernetes")
     parser.add_argument("--version", action="version", version=f"uellm {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command_name, command in COMMANDS.items():
@@ -61,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except UellmError as error:
-        print(f"uellm {args.command}: {error}", file=sys.stderr)
+        print(f"{program} {args.command}: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader (`| head`) left; nobody is there to be told.

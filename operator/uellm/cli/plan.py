@@ -1,4 +1,7 @@
-"""`uellm plan`: what an LLMService would get on the nodes of a file of GPUNodeProfiles, and why."""
+"""`uellm plan`: what an LLMService would get, and why: on the nodes of a file of GPUNodeProfiles, or in a live cluster.
+
+Nothing is applied. As `kubectl uellm plan` it is the same command.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import yaml
 
 from uellm.api import LLMService, parse_profile, parse_service, read_documents
 from uellm.cli.files import read_json
+from uellm.cli.plan_cluster import Offered, offered_by_cluster
+from uellm.cli.plan_svg import draw
 from uellm.cli.plan_table import render
 from uellm.errors import BadInput, PlanError
 from uellm.hardware import Node
@@ -20,12 +25,17 @@ from uellm.planner.efficiency import Efficiency
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.request import architecture_of, plan_request
 
+OUTPUTS = ("table", "json", "yaml", "svg")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="the LLMService")
     parser.add_argument(
-        "--profiles", required=True, metavar="PROFILES.yaml", help="GPUNodeProfile documents, or a List of them"
+        "--profiles",
+        metavar="PROFILES.yaml",
+        help="GPUNodeProfile documents, or a List of them (default: those of the cluster that kubectl would ask, with "
+        "what other services hold and have been promised there)",
     )
     parser.add_argument(
         "--model-config", metavar="CONFIG.json", help="the model's config.json, in place of spec.model.config"
@@ -35,24 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENGINE.json",
         help="what `uellm calibrate` wrote of measured stages; else the service's annotation uellm.io/efficiency",
     )
-    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="default: table")
+    parser.add_argument("-o", "--output", choices=OUTPUTS, default="table", help="default: table")
+    parser.add_argument("-n", "--namespace", help="of a service whose file names none")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, then ~/.kube/config")
+    parser.add_argument("--context", metavar="NAME", help="of the kubeconfig, in place of its current one")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print. Status 1 where there is no plan, with the reason."""
-    service = _service(args.file, args.model_config)
-    offers = _offers(args.profiles)
+    service = _service(args.file, args.model_config, args.namespace)
     try:
-        request = plan_request(service, architecture_of(service), offers)
+        architecture = architecture_of(service)
+        offered = _offered(args, service)
+        request = plan_request(service, architecture, offered.nodes, left_out=offered.left_out)
         if args.calibration:
             request = replace(request, efficiency=read_efficiency(args.calibration))
         plan = make_plan(request)
     except PlanError as error:
-        if args.output != "table":
+        if args.output in ("json", "yaml"):
             _print({"error": {"reason": error.reason, "message": str(error)}}, args.output)
         print(f"uellm plan: {error.reason}: {error}", file=sys.stderr)
         return 1
-    if args.output == "table":
+    if args.output == "svg":
+        print(draw(plan, request))
+    elif args.output == "table":
         print(render(plan, request))
     else:
         _print(plan.to_dict(), args.output)
@@ -67,11 +83,23 @@ def read_efficiency(path: str) -> Efficiency:
     )
 
 
-def _service(path: str, config: str | None) -> LLMService:
+def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
+    if args.profiles is None:
+        return offered_by_cluster(service, kubeconfig=args.kubeconfig, context=args.context)
+    for name in ("kubeconfig", "context"):
+        if getattr(args, name) is not None:
+            raise BadInput(f"--{name}", "names a cluster, and --profiles a file to plan with instead: give one of them")
+    return Offered(_offers(args.profiles), ())
+
+
+def _service(path: str, config: str | None, namespace: str | None) -> LLMService:
     services = [document for document in read_documents(path) if document.get("kind") == "LLMService"]
     if len(services) != 1:
         raise BadInput(path, f"must hold one LLMService; it holds {len(services)}")
     document = services[0]
+    metadata = document.get("metadata")
+    if namespace and isinstance(metadata, dict) and not metadata.get("namespace"):
+        document = {**document, "metadata": {**metadata, "namespace": namespace}}
     if config is not None:
         document = _with_config(document, read_json(config), config)
     return parse_service(document)

@@ -9,9 +9,10 @@ from uellm.hardware import Device
 from uellm.planner.document import engine
 from uellm.planner.infeasible import size
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Alternative, Plan
+from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
 
 WIDTH = 116
+MOST_NODES = 8
 KINDS = ("weights", "kv", "activations", "graphs", "context", "free")
 
 
@@ -36,9 +37,32 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
     yield f"GPUs       {shape} a replica"
     yield f"layers     {','.join(str(count) for count in plan.layers)}"
-    yield f"nodes      {', '.join(plan.nodes)} (best first)"
+    more = f" and {len(plan.nodes) - MOST_NODES} more" if len(plan.nodes) > MOST_NODES else ""
+    yield f"nodes      {', '.join(plan.nodes[:MOST_NODES])}{more} (best first)"
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
+    if plan.slo is not None:
+        yield from _labelled("targets", "predicted to be kept" if plan.slo.feasible else _unmet(plan.slo))
+    if plan.binding:
+        yield from _labelled("limit", plan.binding)
+    if plan.search is not None:
+        yield f"search     {_search(plan.search)}"
+
+
+def _unmet(verdict: SloVerdict) -> str:
+    return f"NOT FEASIBLE: {verdict.constraint}; it takes {verdict.change}"
+
+
+def _labelled(name: str, sentence: str) -> list[str]:
+    return textwrap.wrap(
+        sentence, WIDTH, initial_indent=f"{name:<11}", subsequent_indent=" " * 11, break_on_hyphens=False
+    )
+
+
+def _search(figures: SearchFigures) -> str:
+    left_out = f", {figures.left_out} of them left out by what they can be at best" if figures.left_out else ""
+    split = "no split is better" if figures.to_dict()["optimal"] else f"within {figures.gap:.2%} of the best split"
+    return f"{figures.shapes} shapes{left_out}, {figures.placements} placements worked out, {split}"
 
 
 def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:

@@ -24,9 +24,9 @@ class Kube:
         self._transport = transport
 
     @classmethod
-    async def connect(cls, *, kubeconfig: str | None = None) -> Kube:
+    async def connect(cls, *, kubeconfig: str | None = None, context: str | None = None) -> Kube:
         """Read the credentials: of the file, else of the pod, else of KUBECONFIG. Sends nothing yet."""
-        return cls(await Transport.open(kubeconfig))
+        return cls(await Transport.open(kubeconfig, context))
 
     async def close(self) -> None:
         """Close every connection; watches end."""

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
-async def load(kubeconfig: str | None = None) -> Configuration:
+async def load(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
     """The configuration from a file that the caller names, else from the pod, else from KUBECONFIG or ~/.kube/config.
+
+    `context`: one of the file's, in place of its current one.
 
     Raises BadInput where a file is named that is no kubeconfig, CannotBeDone where there is none at all.
     """
@@ -28,13 +30,13 @@ async def load(kubeconfig: str | None = None) -> Configuration:
 
     # A fresh one: the constructor would copy a default that another library in this process may have set.
     configuration: Configuration = type.__call__(Configuration)
-    if kubeconfig is None and in_cluster():
+    if kubeconfig is None and context is None and in_cluster():
         try:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
             raise CannotBeDone(f"the pod's service account cannot be used: {error}") from error
     else:
-        await _load_file(configuration, kubeconfig)
+        await _load_file(configuration, kubeconfig, context)
     _without_proxy(configuration)
     return configuration
 
@@ -44,14 +46,14 @@ def in_cluster() -> bool:
     return "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT_TOKEN.is_file()
 
 
-async def _load_file(configuration: Any, kubeconfig: str | None) -> None:
+async def _load_file(configuration: Any, kubeconfig: str | None, context: str | None) -> None:
     import yaml
     from kubernetes.aio import config
 
     paths = _kubeconfig_paths(kubeconfig)
     try:
         await config.load_kube_config(  # type: ignore[no-untyped-call]
-            paths, client_configuration=configuration, persist_config=False
+            paths, context=context, client_configuration=configuration, persist_config=False
         )
     except (config.ConfigException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BadInput(paths, f"not a kubeconfig that can be used ({error})") from error

@@ -48,12 +48,12 @@ class Transport:
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, kubeconfig: str | None) -> Transport:
+    async def open(cls, kubeconfig: str | None, context: str | None = None) -> Transport:
         """Read the credentials; nothing is sent yet."""
-        configuration = await config.load(kubeconfig)
+        configuration = await config.load(kubeconfig, context)
         from kubernetes.aio.client import ApiClient
 
-        return cls(ApiClient(configuration), lambda: config.load(kubeconfig))
+        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context))
 
     async def close(self) -> None:
         """Close every connection."""

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from uellm.planner.candidate import Candidate
 from uellm.planner.infeasible import size
+from uellm.planner.request import SloClass
 from uellm.planner.targets import milliseconds, outcomes, worst
 
 
-def binding(best: Candidate, replicas: int) -> str:
-    """A sentence: a stage's memory, the KV cache, a target, or the rate."""
-    share, sentence = max(_limits(best, replicas), key=lambda entry: entry[0])
+def binding(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> str:
+    """A sentence: a stage's memory, a target of the classes, or the rate."""
+    share, sentence = max(_limits(best, replicas, classes), key=lambda entry: entry[0])
     return f"{sentence}, {share:.0%} of it"
 
 
-def _limits(best: Candidate, replicas: int) -> Iterator[tuple[float, str]]:
+def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iterator[tuple[float, str]]:
     yield _memory(best)
     times, question = best.times, best.question
     if times is None:
         return
-    hardest = worst(outcomes(times, question.request.classes, question.demand.output_tokens))
+    hardest = worst(outcomes(times, classes, question.demand.output_tokens))
     if hardest is not None:
         yield (
             hardest.ratio,

@@ -33,8 +33,11 @@ class Question:
     demand: Demand
     user: UserArgs
     costs: Costs = field(init=False)
+    # By shape and step sizes; alike on every node.
+    _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_footprints", {})
         request, demand = self.request, self.demand
         costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
         object.__setattr__(self, "costs", costs)
@@ -46,8 +49,13 @@ class Question:
 
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
         """Bytes of the shape."""
-        held = self.demand.prompt_tokens + self.demand.output_tokens
-        return footprint(self.request.architecture, shape, sizes, self.demand.kv_tokens, self.user, request_tokens=held)
+        known = self._footprints.get((shape, sizes))
+        if known is None:
+            model, wanted = self.request.architecture, self.demand
+            held = wanted.prompt_tokens + wanted.output_tokens
+            known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held)
+            self._footprints[shape, sizes] = known
+        return known
 
     def task(self, shape: Shape, sizes: Steps) -> Task:
         """The placement task of the shape."""

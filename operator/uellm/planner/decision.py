@@ -66,7 +66,7 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
     like = _alike(found.best)
     nodes = _writable(like)
     best = nodes[0][1]
-    limits = binding(best, found.best.replicas)
+    limits = binding(best, found.best.replicas, request.classes)
     return Plan(
         gpus_per_replica=best.shape.gpus,
         tensor=best.shape.tensor,

@@ -75,7 +75,15 @@ def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
         return replace(each, **changes)  # type: ignore[arg-type]
 
     for leeway in LEEWAYS:
-        yield replace(request, classes=tuple(loosened(each, leeway) for each in request.classes))
+        classes = tuple(loosened(each, leeway) for each in request.classes)
+        yield replace(request, classes=classes, notes=(*request.notes, _sized_for(best, leeway)))
+
+
+def _sized_for(best: Best, leeway: float) -> str:
+    which = " and ".join(f"{entry.name} of class {entry.class_name}" for entry in best.missed)
+    if leeway == math.inf:
+        return f"{which} cannot be kept, and is left out of account"
+    return f"{which} cannot be kept: the plan is for {leeway:g} x the best that can be had"
 
 
 def constraint(best: Best) -> str:

@@ -16,8 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uellm.planner.request import NodeOffer
+from uellm.planner.result import Plan
+from uellm.reconcile.cache import Cache
 from uellm.reconcile.fleet import Machine
-from uellm.reconcile.names import Key
+from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.observe import wanted_replicas
 
 
 class Commitment(NamedTuple):
@@ -82,6 +85,25 @@ def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any
         if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Failed", "Succeeded")
     )
     return Claim(commitment, replicas, holdings)
+
+
+def commitment_of(document: Mapping[str, Any]) -> Commitment | None:
+    """What the plan in a service's status promises; None where it has none."""
+    try:
+        plan = Plan.from_dict((document.get("status") or {})["plan"])
+    except (KeyError, ValueError, TypeError):
+        return None
+    return Commitment(plan.gpus_per_replica, plan.nodes)
+
+
+def claims_beside(cache: Cache, key: Key) -> list[Claim]:
+    """The claims of all services but one, by what their statuses say."""
+    promised = [(key_of(document), document, commitment_of(document)) for document in cache.services()]
+    return [
+        claim(commitment, wanted_replicas(document), cache.pods(other))
+        for other, document, commitment in promised
+        if commitment is not None and other != key
+    ]
 
 
 def offers(

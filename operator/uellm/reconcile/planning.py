@@ -21,7 +21,17 @@ from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.choose import STRANDED_AFTER_S, Choice, Evaluation, Failure, choose
 from uellm.reconcile.eligible import reachable
-from uellm.reconcile.ledger import Claim, Commitment, Ledger, claim, generous, grew, hardware_changed, offers
+from uellm.reconcile.ledger import (
+    Claim,
+    Commitment,
+    Ledger,
+    claim,
+    commitment_of,
+    generous,
+    grew,
+    hardware_changed,
+    offers,
+)
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.record import recorded
@@ -63,11 +73,8 @@ class Planning:
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what an operator before this one promised."""
         for document in self._cache.services():
-            try:
-                plan = Plan.from_dict((document.get("status") or {})["plan"])
-            except (KeyError, ValueError, TypeError):
-                continue
-            self._ledger.commit(key_of(document), _commitment(plan))
+            if (commitment := commitment_of(document)) is not None:
+                self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned:
         """The plan in force for a service."""

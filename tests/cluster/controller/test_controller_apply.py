@@ -105,7 +105,7 @@ async def test_a_pod_that_no_node_can_take_is_unschedulable_in_the_schedulers_wo
     operator, service, gpu_node, eventually
 ):
     await gpu_node([24 * GIB])
-    llama = await service(**BY_KWOK, template={"spec": {"nodeSelector": {"no": "such"}}})
+    llama = await service(**BY_KWOK, engine={"resources": {"requests": {"cpu": "1000"}}})
     watching = operator()
 
     async def unschedulable():
@@ -113,7 +113,7 @@ async def test_a_pod_that_no_node_can_take_is_unschedulable_in_the_schedulers_wo
         return (await llama.condition("Ready"))[1] == "Unschedulable"
 
     await eventually(unschedulable)
-    assert "node affinity/selector" in (await llama.condition("Ready"))[2]
+    assert "Insufficient cpu" in (await llama.condition("Ready"))[2]
     assert (await llama.condition("Reconciling"))[0] == "True"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from uellm.cli.main import main
+from uellm.cli.main import main, plugin
 
 INSTANCE = {
     "layers": 4,
@@ -217,3 +217,65 @@ def test_files_of_the_wrong_kind_are_named(command, build) -> None:
     twice = {"kind": "List", "items": [profile("n", "L4"), profile("n", "L4")]}
     status, _, error = command("plan", "-f", service(build), "--profiles", twice)
     assert (status, "two GPUNodeProfiles named 'n'" in error) == (2, True)
+
+
+def test_plan_draws(command, build) -> None:
+    status, output, error = command("plan", "-f", service(build), "--profiles", profile("n", "L4"), "-o", "svg")
+    assert (status, error) == (0, "")
+    assert output.startswith("<svg ")
+    assert "GPU-n-0" in output
+
+
+def test_a_drawing_of_no_plan_is_nothing_but_the_reason(command, build) -> None:
+    given = service(build, placement={"gpus": {"min": 3}})
+    status, output, error = command("plan", "-f", given, "--profiles", profile("n", "L4"), "-o", "svg")
+    assert (status, output) == (1, "")
+    assert "NoFit" in error
+
+
+def test_targets_that_cannot_be_kept_are_told_with_the_smallest_change(command, build) -> None:
+    given = service(build, slo={"classes": [{"name": "chat", "tpot": "20ms"}]})
+    status, output, _ = command("plan", "-f", given, "--profiles", profile("n", "L4"))
+    assert status == 0
+    assert "targets    NOT FEASIBLE: TPOT 20 ms of class chat: the best is" in output
+    assert "x the memory bandwidth" in output
+    _, output, _ = command("plan", "-f", given, "--profiles", profile("n", "L4"), "-o", "json")
+    assert json.loads(output)["slo"]["feasible"] is False
+
+
+def test_without_profiles_a_cluster_is_asked_and_a_missing_one_is_told(command, build, monkeypatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
+    status, output, error = command("plan", "-f", service(build), "-o", "json")
+    assert (status, output) == (1, "")
+    assert "no cluster to talk to" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--kubeconfig", "--context"])
+def test_a_file_of_profiles_and_a_cluster_are_not_asked_together(command, build, flag: str) -> None:
+    given = ("plan", "-f", service(build), "--profiles", profile("n", "L4"), flag, "some")
+    status, _, error = command(*given)
+    assert (status, f"{flag}: names a cluster, and --profiles a file" in error) == (2, True)
+
+
+def test_the_namespace_of_a_service_that_names_none_may_be_given(command, build) -> None:
+    given = ("plan", "-f", service(build), "--profiles", profile("n", "L4"), "-n", "team-a")
+    _, output, _ = command(*given)
+    assert output.startswith("team-a/llama ")
+    named = service(build)
+    named["metadata"]["namespace"] = "its-own"
+    _, output, _ = command("plan", "-f", named, "--profiles", profile("n", "L4"), "-n", "team-a")
+    assert output.startswith("its-own/llama ")
+
+
+def test_as_a_plugin_of_kubectl_it_is_the_same_command(build, tmp_path, monkeypatch, capsys) -> None:
+    files = {"svc.json": service(build, placement={"gpus": {"min": 3}}), "nodes.json": profile("n", "L4")}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    given = ["plan", "-f", str(tmp_path / "svc.json"), "--profiles", str(tmp_path / "nodes.json")]
+    monkeypatch.setattr("sys.argv", ["kubectl-uellm", *given])
+    assert plugin() == 1
+    assert "NoFit" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["kubectl-uellm", "plan", "-f", str(tmp_path / "nothing.yaml")])
+    assert plugin() == 2
+    assert capsys.readouterr().err.startswith("kubectl uellm plan: ")

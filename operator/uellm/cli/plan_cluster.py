@@ -1,0 +1,46 @@
+"""What a live cluster offers a service: its profiles, and what others hold or have been promised. Only reads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from uellm.api import LLMService
+from uellm.errors import CannotBeDone
+from uellm.planner.request import NodeOffer
+
+
+class Offered(NamedTuple):
+    """The nodes that the service's pods may go to as they stand for it, and sentences about the others."""
+
+    nodes: tuple[NodeOffer, ...]
+    left_out: tuple[str, ...]
+
+
+def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
+    """Ask the API server, as the operator would see it. Raises KubeError; CannotBeDone where no cluster is known."""
+    try:
+        import uellm.kube  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise CannotBeDone(
+            f"the Python package {error.name!r} is missing, by which a cluster is asked: pip install "
+            "'uellm-operator[controller]', or give --profiles"
+        ) from error
+    return asyncio.run(_ask(service, kubeconfig, context))
+
+
+async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
+    from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
+    from uellm.reconcile.cache import Cache
+    from uellm.reconcile.eligible import reachable
+    from uellm.reconcile.ledger import claims_beside, offers
+    from uellm.reconcile.names import SERVICE_LABEL, Key
+
+    cache = Cache()
+    async with await Kube.connect(kubeconfig=kubeconfig, context=context) as kube:
+        kinds = ((GPUNODEPROFILE, ""), (LLMSERVICE, ""), (NODE, ""), (POD, SERVICE_LABEL))
+        for kind, selector in kinds:
+            cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
+    key = Key(service.namespace, service.name)
+    everyone = offers(cache.fleet(), claims_beside(cache, key), cache.pods(key))
+    return Offered(*reachable(everyone, cache.node, service))

@@ -1,0 +1,104 @@
+"""The links of a node in a drawing: thin between all GPUs, thick where the plan sends something over them."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+from uellm.cli import svg
+from uellm.hardware import Link, Node
+from uellm.planner.result import MemoryUse, Plan
+
+CARD = (200, 118)  # width and height of a GPU's card
+UNKNOWN = "#9aa5b1"
+LINKS = {
+    "NVLink": "#2e9e4f",
+    "PIX": "#2b7bba",
+    "PXB": "#5aa7d6",
+    "PHB": "#d9822b",
+    "NODE": "#c2553f",
+    "SYS": "#8e3b46",
+}
+
+Spots = dict[str, tuple[float, float]]  # by uuid, the upper left corner of its card
+
+
+class Role(NamedTuple):
+    """What a GPU does in the plan."""
+
+    stage: int
+    first: int  # its first layer
+    end: int  # the one after its last
+    rank: int  # among those that share the layers
+    memory: MemoryUse
+
+
+def roles_of(plan: Plan) -> dict[str, Role]:
+    """By uuid, what each device of the first replica does."""
+    roles, first = {}, 0
+    for index, (stage, count) in enumerate(zip(plan.stages, plan.layers, strict=True)):
+        for rank, uuid in enumerate(stage.devices):
+            roles[uuid] = Role(index, first, first + count, rank, stage.memory)
+        first += count
+    return roles
+
+
+def _between(node: Node) -> dict[tuple[str, str], Link]:
+    known = {(link.a, link.b): link for link in node.links}
+    return {**{(b, a): link for (a, b), link in known.items()}, **known}
+
+
+def _centre(spot: tuple[float, float]) -> tuple[float, float]:
+    return spot[0] + CARD[0] / 2, spot[1] + CARD[1] / 2
+
+
+def thin_links(node: Node, spots: Spots) -> list[str]:
+    """Every link that was measured."""
+    ways, parts = _between(node), []
+    for a, b in combinations(spots, 2):
+        if (link := ways.get((a, b))) is not None:
+            colour = LINKS.get(link.kind, UNKNOWN)
+            parts.append(svg.line(*_centre(spots[a]), *_centre(spots[b]), colour, width=1.5, opacity=0.35))
+    return parts
+
+
+def group_lines(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
+    """Lines between the GPUs that share layers."""
+    ways, parts = _between(node), []
+    for a, b in combinations([uuid for uuid in spots if uuid in roles], 2):
+        if roles[a].stage == roles[b].stage:
+            link = ways.get((a, b))
+            colour = UNKNOWN if link is None else LINKS.get(link.kind, UNKNOWN)
+            parts.append(svg.line(*_centre(spots[a]), *_centre(spots[b]), colour, width=5, opacity=0.8))
+    return parts
+
+
+def hops(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
+    """Arrows from stage to stage, each from the first GPU of the one to that of the other."""
+    ways = _between(node)
+    heads = sorted((uuid for uuid in spots if uuid in roles and roles[uuid].rank == 0), key=lambda u: roles[u].stage)
+    parts = []
+    for a, b in pairwise(heads):
+        link = ways.get((a, b))
+        colour = UNKNOWN if link is None else LINKS.get(link.kind, UNKNOWN)
+        parts.append(svg.group([svg.arrow(_way(spots[a], spots[b]), colour)], _told(link, roles[a].stage)))
+    return parts
+
+
+def _way(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
+    """Above the cards of a row; from one row to another through the space between."""
+    (ax, _), (bx, _) = _centre(a), _centre(b)
+    if a[1] == b[1]:
+        side = 26 if bx > ax else -26
+        return [(ax + side, a[1]), ((ax + bx) / 2, a[1] - 34), (bx - side, b[1])]
+    down = b[1] > a[1]
+    start, end = (a[1] + CARD[1], b[1]) if down else (a[1], b[1] + CARD[1])
+    return [(ax + 12, start), ((ax + bx) / 2 + 12, (start + end) / 2), (bx + 12, end)]
+
+
+def _told(link: Link | None, stage: int) -> str:
+    told = f"from stage {stage} to stage {stage + 1}"
+    if link is None:
+        return f"{told}: link not measured"
+    figures = f" {link.bytes_per_s / 1e9:.0f} GB/s" if link.bytes_per_s else ""
+    return f"{told}: {link.kind}{figures}"
