@@ -133,25 +133,32 @@ def seconds_of(work: Any) -> float:
     return time.thread_time() - begun
 
 
-def least(raw: dict[str, Any]) -> list[tuple[str, list[list[dict[str, float]]]]]:
-    """Each load's steps by stage; of a load that ran several times with the same steps, each step's least time."""
-    by_name: dict[str, list[list[list[dict[str, float]]]]] = {}
+def filled(raw: dict[str, Any]) -> list[float]:
+    """CPU seconds of each stage for the filled pipeline's load: each step's least of the rounds.
+
+    Which requests share a step is up to their arrival; where that was not the same in all rounds, the least round.
+    """
+    rounds = [entry["steps"] for entry in raw["rounds"] if entry["name"] == FILLED[0]]
+    seconds = [[[step["seconds"] for step in stage] for stage in stages] for stages in rounds]
+    if len({len(stages[0]) for stages in seconds}) == 1:
+        return [sum(map(min, zip(*stage, strict=True))) for stage in zip(*seconds, strict=True)]
+    return min(([sum(stage) for stage in stages] for stages in seconds), key=max)
+
+
+def distinct_steps(raw: dict[str, Any]) -> list[dict[str, float]]:
+    """The steps of the one stage, each kind with its least time."""
+    found: dict[tuple[float, ...], dict[str, float]] = {}
     for entry in raw["rounds"]:
-        by_name.setdefault(entry["name"], []).append(entry["steps"])
-    found = []
-    for name, rounds in by_name.items():
-        if name != "warm":
-            stages = [
-                [min(same, key=lambda step: step["seconds"]) for same in zip(*stage, strict=True)]
-                for stage in zip(*rounds, strict=True)
-            ]
-            found.append((name, stages))
-    return found
+        for step in entry["steps"][0] if entry["name"] != "warm" else ():
+            kind = (step["prefillTokens"], step["kvTokens"], step["sequences"])
+            if kind not in found or step["seconds"] < found[kind]["seconds"]:
+                found[kind] = step
+    return list(found.values())
 
 
 def calibration_document(raw: dict[str, Any], model: Architecture, device: Device) -> dict[str, Any]:
     """MEASUREMENTS.json of the engine in one process: it is one stage, so its steps are the stage's too."""
-    steps = [step for _, stages in least(raw) for step in stages[0]]
+    steps = distinct_steps(raw)
     layers = {"flops": sum(model.layer_flops_per_token), "bytes": sum(model.layer_weight_bytes)}
     stages = [
         {
@@ -190,8 +197,7 @@ def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, fo
     per_token = [sum(model.layer_kv_bytes_per_token[:count]) for count in layers]
     tokens = tokens_told(KV_BYTES, per_token, BLOCK_TOKENS)
     engine = Engine(Pipeline(loads, None, costs), tokens, Steps(CHUNK, STREAMS))
-    filled = dict(least(raw))["filled"]
-    by_stage = [sum(step["seconds"] for step in stage) / OUTPUT for stage in filled]
+    by_stage = [seconds / OUTPUT for seconds in filled(raw)]
     weights = [sum(model.layer_weight_bytes[:count]) for count in layers]
     weights[0] += model.embedding_bytes
     weights[-1] += model.lm_head_bytes + model.final_norm_bytes
