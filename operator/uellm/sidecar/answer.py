@@ -45,7 +45,7 @@ class Answer:
     def piece(self, piece: bytes) -> bytes:
         """Take a piece; what the client is to get now."""
         if self._counter.feed(piece):
-            self._on_tokens(max(1, self._counter.tokens))
+            self._on_tokens(self._counter.tokens or 1)
         if self._strip is not None:
             return self._strip.feed(piece)
         if self.whole is not None:

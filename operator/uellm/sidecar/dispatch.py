@@ -79,9 +79,9 @@ class Dispatcher:
         self._core.on_first_token(ticket, _now_s())
         self._pump()
 
-    def tokens(self, ticket: Ticket, tokens_so_far: int) -> None:
+    def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """So many tokens of its answer have come. Called for every piece of every stream, so it wakes nobody."""
-        self._core.on_tokens(ticket, tokens_so_far, _now_s())
+        self._core.on_tokens(ticket, tokens_so_far, now_s)
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
         """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""

@@ -109,12 +109,12 @@ class Exchange:
 
     def _on_tokens(self, tokens: int) -> None:
         record = self._record
-        record.last_token_s = self._loop.time()
+        now_s = record.last_token_s = self._loop.time()
         if record.first_token_s is None:
-            record.first_token_s = record.last_token_s
+            record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
         if tokens > 1:
-            self._dispatcher.tokens(self._ticket, tokens)
+            self._dispatcher.tokens(self._ticket, tokens, now_s)
 
     def _count(self, answer: Answer) -> None:
         record, usage = self._record, answer.usage()

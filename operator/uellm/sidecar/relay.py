@@ -15,6 +15,7 @@ STALL_S = 60.0
 """How long a client may read nothing at all before its stream is cut: it keeps a place at the engine from others."""
 
 _DONE = b"data: [DONE]\n\n"
+_DONE_BYTES = len(_DONE)
 
 
 class Tap(Protocol):
@@ -46,6 +47,7 @@ class Relay:
         self._tap = tap
         self._loop = asyncio.get_running_loop()
         self._stall: asyncio.TimerHandle | None = None
+        self._bytes_out = 0
         self._last = b""
         """The last bytes that were sent, as many as it takes to recognise the end of an event and of a stream."""
         self._streams_events = streams_events(upstream)
@@ -72,30 +74,31 @@ class Relay:
             record.outcome = of_engine_status(upstream.status)
             reply.finish()
         finally:
+            record.done = self._last == _DONE
+            record.bytes_out = self._bytes_out
             reply.on_pause = reply.on_resume = None
             self._stop_clock()
 
     def _first(self, piece: bytes) -> None:
-        record = self._record
-        if record.first_byte_s is None:
-            record.first_byte_s = self._loop.time() - record.arrival_s
+        self._record.first_byte_s = self._loop.time() - self._record.arrival_s
+        self._upstream.sink = self._send
         self._send(piece)
 
     def _send(self, piece: bytes) -> None:
-        self._write(piece if self._tap is None else self._tap.piece(piece))
+        # Every piece of every stream comes through here: no more than has to be.
+        if self._tap is not None:
+            piece = self._tap.piece(piece)
+            if not piece:
+                return
+        size = len(piece)
+        self._bytes_out += size
+        self._last = piece[-_DONE_BYTES:] if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
+        self._reply.write(piece)
 
     def _flush(self) -> None:
-        if self._tap is not None:
-            self._write(self._tap.rest())
-
-    def _write(self, piece: bytes) -> None:
-        if not piece:
-            return
-        record = self._record
-        self._last = piece[-len(_DONE) :] if len(piece) >= len(_DONE) else (self._last + piece)[-len(_DONE) :]
-        record.done = self._last == _DONE
-        record.bytes_out += len(piece)
-        self._reply.write(piece)
+        if self._tap is not None and (rest := self._tap.rest()):
+            self._tap = None
+            self._send(rest)
 
     def _hold(self) -> None:
         self._upstream.hold()
@@ -117,9 +120,9 @@ class Relay:
             self._reply.abort()
             return
         boundary = b"" if not self._last or self._last.endswith(b"\n\n") else b"\n\n"
+        self._last = b""
         event = boundary + error_event(self._record.route)
-        self._record.bytes_out += len(event)
-        self._record.done = False
+        self._bytes_out += len(event)
         self._reply.write(event)
         self._reply.finish()
 

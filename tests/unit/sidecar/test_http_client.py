@@ -248,5 +248,5 @@ def test_an_address_is_scheme_host_and_port(text, address):
     "text", ["127.0.0.1:1", "https://h", "http://", "http://h/x", "http://h?x", "http://u@h", "http://h:x"]
 )
 def test_and_nothing_more(text):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         EngineAddress.parse(text)

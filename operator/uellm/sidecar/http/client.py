@@ -72,12 +72,13 @@ class EngineAddress:
 class Upstream:
     """One answer. Its body is had by `pipe`, or piece by piece by `next_piece`; `abort` when it is wanted no more."""
 
-    __slots__ = ("_connection", "_error", "_pieces", "_sink", "_waiter", "ended", "headers", "reason", "status")
+    __slots__ = ("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "reason", "sink", "status")
 
     def __init__(self, connection: _EngineConnection) -> None:
         self._connection: _EngineConnection | None = connection
         self._pieces: list[bytes] = []
-        self._sink: Callable[[bytes], None] | None = None
+        self.sink: Callable[[bytes], None] | None = None
+        """What takes the pieces now; `pipe` sets it, and the sink itself may set another one."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self.ended = False
@@ -94,10 +95,10 @@ class Upstream:
 
     async def pipe(self, sink: Callable[[bytes], None]) -> None:
         """Give every piece to `sink` as it comes, and return at the end. Raises EngineLost, or what `sink` raises."""
+        self.sink = sink
         if self._pieces:
             sink(self._take())
         if not self.ended:
-            self._sink = sink
             await self._wait()
         if self._error is not None:
             raise self._error
@@ -131,9 +132,9 @@ class Upstream:
 
     def feed(self, piece: bytes) -> None:
         """The connection has more of the body."""
-        if self._sink is not None:
+        if self.sink is not None:
             try:
-                self._sink(piece)
+                self.sink(piece)
             except Exception as error:
                 self.abort(error)
         elif not self.ended:
@@ -152,7 +153,7 @@ class Upstream:
         if not self.ended:
             self.ended = True
             self._error = error
-            self._connection = self._sink = None
+            self._connection = self.sink = None
             self._wake()
 
     def _take(self) -> bytes:

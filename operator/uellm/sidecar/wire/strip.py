@@ -28,30 +28,29 @@ class UsageStrip:
         """The event with the finish reason, until the next one tells whether the fingerprint has to go into it."""
         self._open = False
         """Nothing is looked for any more."""
+        self._holding = False
 
     def feed(self, piece: bytes) -> bytes:
         """What can be sent now."""
-        if self._open or self._plain(piece):
+        # Whole events with nothing of interest, and nothing held: nearly every piece.
+        if not self._holding and piece.endswith(b"\n\n") and _FINISHED not in piece and _USAGE not in piece:
             return piece
+        if self._open:
+            return piece
+        sent = self._events_of(piece)
+        self._holding = bool(self._last or self._events.rest)
+        return sent
+
+    def _events_of(self, piece: bytes) -> bytes:
         sent = b"".join(self._event(event) for event in self._events.feed(piece))
         return sent + self.finish() if self._open or len(self._events.rest) > MAX_EVENT_BYTES else sent
 
     def finish(self) -> bytes:
         """What was held back, at the stream's end or when it broke off."""
-        self._open = True
+        self._open, self._holding = True, False
         held = self._last + self._events.rest
         self._last, self._events = b"", Splitter()
         return held
-
-    def _plain(self, piece: bytes) -> bool:
-        """Whole events with nothing of interest, and nothing held: nearly every piece."""
-        return (
-            piece.endswith(b"\n\n")
-            and not self._last
-            and not self._events.rest
-            and _FINISHED not in piece
-            and _USAGE not in piece
-        )
 
     def _event(self, event: bytes) -> bytes:
         if self._open:
