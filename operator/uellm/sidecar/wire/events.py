@@ -50,6 +50,7 @@ class Counter:
         self._carry = b"\n"
         self._events = 0
         self._tail: deque[bytes] = deque()
+        """The last pieces, from the first one on that may speak of usage."""
         self._tail_bytes = 0
 
     @property
@@ -68,11 +69,17 @@ class Counter:
         found = joined.count(self._mark)
         self._events += found
         self._carry = joined[1 - len(self._mark) :]
+        if self._tail:
+            self._keep(piece)
+        elif _USAGE in joined:
+            self._keep(joined)
+        return found
+
+    def _keep(self, piece: bytes) -> None:
         self._tail.append(piece)
         self._tail_bytes += len(piece)
         while self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
             self._tail_bytes -= len(self._tail.popleft())
-        return found
 
     def usage(self) -> Usage | None:
         """What the engine says at the end; None where it does not."""
