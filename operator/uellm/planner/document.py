@@ -69,6 +69,8 @@ def engine(plan: Plan, request: PlanRequest) -> dict[str, Any]:
         (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
         (flags.SEQUENCES, str(plan.max_num_seqs)),
         (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request))),
+        # Where KV cache runs out after all, the request with the latest deadline gives way, not the one that came last.
+        (flags.SCHEDULING_POLICY, "priority"),
     ]
     if own.dtype != "auto" or architecture.dtype == "float32":
         # Left to itself the engine would serve a float32 checkpoint in 16 bits.

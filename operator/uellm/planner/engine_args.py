@@ -27,6 +27,7 @@ SEQUENCES = "--max-num-seqs"
 MODEL_LENGTH = "--max-model-len"
 KV_CACHE_BYTES = "--kv-cache-memory-bytes"
 UTILIZATION = "--gpu-memory-utilization"
+SCHEDULING_POLICY = "--scheduling-policy"
 
 
 class UserArgs:

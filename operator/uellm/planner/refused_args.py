@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 _LOOPBACK = "the engine listens on loopback, behind the sidecar"
-_KEYS = "the sidecar, through which every request comes, has no key: let a gateway check keys"
+_KEYS = "the sidecar checks keys, and every request comes through it: use spec.auth.apiKeysSecretRef"
 _TLS = "TLS ends before the pod: use an ingress or a mesh"
 _SHAPE = "the plan decides it: use spec.parallelism"
 _DEVICES = "the launcher orders the pod's devices by the plan"

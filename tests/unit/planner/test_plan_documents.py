@@ -59,6 +59,7 @@ def test_the_engines_arguments_are_the_plans_and_the_users_and_no_sizes_of_the_p
     assert document(unlike)["engine"]["args"] == [
         *("--max-model-len", "8192", "--max-num-batched-tokens", str(made.max_num_batched_tokens)),
         *("--max-num-seqs", str(made.max_num_seqs), "--kv-cache-memory-bytes", str(made.kv_cache_bytes)),
+        *("--scheduling-policy", "priority"),
         "--enable-prefix-caching",
     ]
 

@@ -274,3 +274,18 @@ def test_what_the_sidecar_learned_outlives_its_container(made):
     found = made()
     assert {"name": "state", "emptyDir": {}} in pod(found)["volumes"]
     assert environment(containers(found)["sidecar"])["UELLM_STATE_DIRECTORY"] == "/var/lib/uellm"
+
+
+@pytest.mark.parametrize(
+    ("policy", "args", "told"),
+    [
+        ("SLO-ODBS", [], True),
+        ("EDF", [], True),
+        ("FCFS", [], False),
+        ("SLO-ODBS", ["--scheduling-policy=fcfs"], False),
+    ],
+)
+def test_the_sidecar_tells_deadlines_to_an_engine_that_goes_by_them(made, policy, args, told):
+    found = made(scheduling={"policy": policy}, engine={"args": args})
+    engine = yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])["engine"]
+    assert engine.get("acceptsPriority", False) is told

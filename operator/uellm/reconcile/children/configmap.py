@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from uellm.planner.document import plan_document
+from uellm.planner.document import engine, plan_document
+from uellm.planner.engine_args import SCHEDULING_POLICY, UserArgs
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import child_metadata, config_name
@@ -45,9 +46,14 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
         "defaultClass": spec.slo.effective_default_class,
         "scheduling": spec.scheduling.to_dict(),
     }
-    told = {"maxNumSeqs": wanted.plan.max_num_seqs, "maxNumBatchedTokens": wanted.plan.max_num_batched_tokens}
-    if engine := {name: value for name, value in told.items() if value}:
-        config["engine"] = engine
+    args = UserArgs(engine(wanted.plan, wanted.request)["args"])
+    by_priority = args.text(SCHEDULING_POLICY) == "priority" and spec.scheduling.policy != "FCFS"
+    told = {
+        "maxNumSeqs": wanted.plan.max_num_seqs,
+        "maxNumBatchedTokens": wanted.plan.max_num_batched_tokens,
+        "acceptsPriority": by_priority,
+    }
+    config["engine"] = {name: value for name, value in told.items() if value}
     if spec.auth is not None:
         config["auth"] = {"keysDirectory": KEYS_DIRECTORY}
     return config
