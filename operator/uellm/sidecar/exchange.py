@@ -57,7 +57,12 @@ class Exchange:
         """Wait until it is to be sent; the body to send. Raises Refusal."""
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s
-        return self.call.upstream_body(round(self._ticket.deadline_s * 1e3))
+        return self.call.upstream_body(self.priority)
+
+    @property
+    def priority(self) -> int:
+        """For an engine that goes by it: the deadline in milliseconds, for the lower goes first."""
+        return round(self._ticket.deadline_s * 1e3)
 
     async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
         """Give the client its answer. The record gets its outcome. Raises Refusal while nothing of it was sent."""
@@ -94,6 +99,7 @@ class Exchange:
             await upstream.pipe(take)
             status, body = whole.answer()
         except EngineLost as error:
+            record.outcome = Outcome.ENGINE_LOST
             message = "the engine stopped before its answer was complete; send the request again"
             raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:

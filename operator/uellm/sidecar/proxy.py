@@ -22,16 +22,15 @@ from uellm.sidecar.relay import STALL_S, Relay
 from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.tracing import Tracing
+from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.keys import Keys, key_of
-from uellm.sidecar.wire.read import Terms, read
+from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
 
 LOG = logging.getLogger("uellm.sidecar")
 
 _SENT: Pairs = ((b"Content-Length", b""),)
 """What the transport says of the request, whatever the client did."""
-_PRIORITY: Pairs = ((b"X-Vllm-Priority", b""),)
-"""Would win over the priority in the body."""
 
 
 class Proxy:
@@ -132,14 +131,14 @@ class Proxy:
             await self._passed(request, reply, record)
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
-        call = read(record.route, request.headers, request.body, targets, self.terms)
+        call = self._read(request, record, targets)
         request.body = b""  # the call has it, and maybe not as it came
         exchange = Exchange(call, record, self._dispatcher, self.lengths, self.terms)
         try:
             while True:
                 body = await exchange.turn()
                 try:
-                    upstream = await self._send(request, record, body)
+                    upstream = await self._send(request, record, body, exchange.priority)
                 except EngineUnreachable:
                     continue  # nothing was sent, so it waits, at its old place, until the engine is back
                 reply.close |= self.drain.draining
@@ -150,6 +149,13 @@ class Proxy:
                 break
         finally:
             exchange.end()
+
+    def _read(self, request: Request, record: Record, targets: Targets) -> Call:
+        try:
+            return read(record.route, request.headers, request.body, targets, self.terms)
+        except Exception as error:  # a fault of ours, which is no reason to refuse anybody
+            _tell(error, record)
+            return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
         try:
@@ -163,10 +169,12 @@ class Proxy:
         finally:
             self._over(record, upstream)
 
-    async def _send(self, request: Request, record: Record, body: bytes) -> Upstream:
-        own = ((b"X-Request-Id", record.id.encode()), *record.trace_headers)
-        replaced = (*_SENT, *own, *(_PRIORITY if self.terms.accepts_priority else ()))
-        headers = [*end_to_end(request.headers, replaced), *own]
+    async def _send(self, request: Request, record: Record, body: bytes, priority: int = 0) -> Upstream:
+        own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
+        if self.terms.accepts_priority:
+            # For bodies that have no field for it. It would win over the one in the body, so no client may set it.
+            own.append((b"X-Vllm-Priority", b"%d" % priority))
+        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body)
         except EngineLost as error:
@@ -186,15 +194,19 @@ class Proxy:
         reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), refusal.body())
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        # The frames, not the error's text: that may quote the request.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
+        _tell(error, record)
         if reply.started:
             record.outcome = Outcome.INTERNAL_ERROR
             reply.abort()
             return
         reply.close = True
         self._refuse(Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record)
+
+
+def _tell(error: Exception, record: Record) -> None:
+    # The frames, not the error's text: that may quote the request.
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
 
 
 def _left(record: Record) -> Outcome:

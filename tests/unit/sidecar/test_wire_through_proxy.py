@@ -172,6 +172,13 @@ async def test_a_client_that_leaves_while_its_answer_is_put_together_frees_the_e
     assert harness.outcomes()["client_left"] == 1
 
 
+async def test_a_fault_in_reading_costs_the_request_nothing(engine, vllm, harness, monkeypatch, caplog):
+    monkeypatch.setattr("uellm.sidecar.proxy.read", lambda *_: 1 / 0)
+    assert (await ask(harness, stream=True)) == (200, b"".join(vllm.events(False)))
+    assert json.loads(engine.received[0].body) == {**BODY, "stream": True}
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_headers_tell_class_wait_and_predicted_length(vllm, harness):
     async with harness.post(json.dumps(BODY).encode(), x_slo_class="batch") as response:
         assert response.headers["x-uellm-class"] == "batch"
@@ -194,7 +201,7 @@ async def test_the_predictor_can_be_switched_off(vllm, launch):
         assert "x-uellm-predicted-tokens" not in response.headers
 
 
-async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(vllm, launch):
+async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(engine, vllm, launch):
     classes = [{"name": "quick", "ttft": "1s"}, {"name": "slow", "ttft": "60s"}]
     harness = await launch({"classes": classes, "engine": {"acceptsPriority": True}})
     for name in ("slow", "quick"):
@@ -202,6 +209,7 @@ async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(vllm,
             pass
     slow, quick = (asked["priority"] for asked in vllm.asked)
     assert 50_000 < slow - quick < 60_000
+    assert [received.headers.getall("X-Vllm-Priority") for received in engine.received] == [[str(slow)], [str(quick)]]
 
 
 async def test_attainment_is_told_by_class(vllm, launch):

@@ -22,6 +22,9 @@ from uellm.sidecar.wire.slo import Headers
 COMPLETION_TOKENS = 16
 """What vLLM generates for a completion that sets no limit."""
 
+UNREAD_TOKENS = 256
+"""Taken for the prompt of a request that is not read."""
+
 MAX_SEQUENCES = 4096
 
 _SAMPLING = frozenset(
@@ -58,11 +61,11 @@ class Terms:
 
 def read(path: str, headers: Headers, body: bytes, targets: Targets, terms: Terms) -> Call:
     """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers."""
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
     kind = SCHEDULED[path]
     document = _parse(body) if kind is not Kind.OTHER else None
     if document is None:
-        return Call(path, kind, Mode.AS_IS, targets, tenant, Prompt(), terms.ratio.tokens(Prompt()), body=body)
+        return unread(path, headers, body, targets)
+    tenant = slo.tenant_of(headers, keys.key_of(headers))
     found = _PROMPTS[kind](document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
@@ -73,6 +76,12 @@ def read(path: str, headers: Headers, body: bytes, targets: Targets, terms: Term
     call.takes_priority = terms.accepts_priority and kind in _PLAIN
     _change(call, document)
     return call
+
+
+def unread(path: str, headers: Headers, body: bytes, targets: Targets) -> Call:
+    """A request that goes as it came, with nothing known of it."""
+    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
