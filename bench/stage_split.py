@@ -2,10 +2,10 @@
 
     python bench/stage_split.py [--json FILE] [--keep DIR] [--splits 1,7 2,6 ...]
 
-The engine runs once in one process; its steps calibrate the cost model (`uellm calibrate`). Then it runs with each
+The engine runs in one process, with 8 layers and with 2; its steps calibrate the cost model. Then it runs with each
 split, two processes with a CPU each, and the pipeline filled (16 streams, two batches in flight). The step time that
 counts is that of the slowest stage, for it sets the throughput; times are CPU seconds of the stages' own threads, each
-step's least of three rounds, because a busy machine only ever adds. Nothing of the splits goes into the calibration.
+step's least of six rounds, because a busy machine only ever adds. Nothing of the splits goes into the calibration.
 
 `--keep DIR` keeps the raw measurements and takes those that lie there already: an engine takes a minute to start.
 """
@@ -58,7 +58,7 @@ CONFIG = {
 CHUNK, STREAMS, PROMPT, OUTPUT = 64, 16, 64, 32
 KV_BYTES, BLOCK_TOKENS = 128 << 20, 128
 FILLED = ["filled", STREAMS, PROMPT, OUTPUT]
-SPLIT_LOADS = [["warm", 4, 64, 8], FILLED, FILLED, FILLED]
+SPLIT_LOADS = [["warm", 4, 64, 8], *[FILLED] * 6]
 # Chunks of few tokens tell the floor of a step from its overhead, long contexts what KV costs, and few streams what
 # sequences cost.
 VARIED = [
@@ -68,7 +68,9 @@ VARIED = [
     ["contexts", 4, 512, 16],
     ["mixed", 12, 96, 24],
 ]
-CALIBRATION_LOADS = [["warm", 4, 64, 8], *VARIED, FILLED, *VARIED, FILLED, *VARIED, FILLED]
+CALIBRATION_LOADS = [["warm", 4, 64, 8], *[*VARIED, FILLED] * 3]
+# Of one size, reading the weights could not be told from the overhead of a step.
+SIZES = (8, 2)
 ENGINE_TIMEOUT_S = 600
 
 
@@ -82,10 +84,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         keep = args.keep or Path(scratch)
         keep.mkdir(parents=True, exist_ok=True)
-        whole = measured("8", keep)
+        sizes = {layers: measured(str(layers), keep) for layers in SIZES}
         splits = {split: measured(split, keep) for split in args.splits}
     model, device = read_architecture(CONFIG), this_cpu()
-    found = calibrate(calibration_document(whole, model, device))
+    found = calibrate(calibration_document(sizes, device))
     rows = [row(split, raw, model, device, found) for split, raw in splits.items()]
     result = {"device": rates(device), "calibration": calibration_dict(found), "splits": rows, **ranks(rows)}
     print(table(result))
@@ -98,8 +100,8 @@ def measured(layers: str, keep: Path) -> dict[str, Any]:
     """The raw measurements of one engine."""
     path = keep / f"{layers}.json"
     if not path.exists():
-        config = keep / "config.json"
-        config.write_text(json.dumps(CONFIG))
+        config = keep / f"config-{layers}.json"
+        config.write_text(json.dumps(config_of(sum(map(int, layers.split(","))))))
         command = [sys.executable, "-m", "uellm_devcluster.measured_engine", str(config), "--layers", layers]
         loads = SPLIT_LOADS if "," in layers else CALIBRATION_LOADS
         command += ["--loads", json.dumps(loads), "--chunk", str(CHUNK), "--sequences", str(STREAMS)]
@@ -110,6 +112,11 @@ def measured(layers: str, keep: Path) -> dict[str, Any]:
         path.write_text(done.stdout)
     document: dict[str, Any] = json.loads(path.read_text())
     return document
+
+
+def config_of(layers: int) -> dict[str, Any]:
+    """The model with so many layers."""
+    return {**CONFIG, "num_hidden_layers": layers}
 
 
 def this_cpu() -> Device:
@@ -156,29 +163,34 @@ def distinct_steps(raw: dict[str, Any]) -> list[dict[str, float]]:
     return list(found.values())
 
 
-def calibration_document(raw: dict[str, Any], model: Architecture, device: Device) -> dict[str, Any]:
-    """MEASUREMENTS.json of the engine in one process: it is one stage, so its steps are the stage's too."""
-    steps = distinct_steps(raw)
-    layers = {"flops": sum(model.layer_flops_per_token), "bytes": sum(model.layer_weight_bytes)}
-    stages = [
-        {
-            "flops": (step["prefillTokens"] + step["sequences"]) * layers["flops"],
-            "weightBytes": layers["bytes"],
-            "otherBytes": model.lm_head_bytes + step["kvTokens"] * model.kv_bytes_per_token,
-            "sequences": step["sequences"],
-            **rates(device),
-            "seconds": step["seconds"],
-        }
-        for step in steps
-    ]
+def calibration_document(sizes: dict[int, dict[str, Any]], device: Device) -> dict[str, Any]:
+    """MEASUREMENTS.json of engines in one process: each is one stage, so its steps are the stage's too."""
     limits = {
-        "kvBlocks": raw["kvTokens"] // BLOCK_TOKENS,
+        "kvBlocks": sizes[SIZES[0]]["kvTokens"] // BLOCK_TOKENS,
         "blockTokens": BLOCK_TOKENS,
         "maxNumSeqs": STREAMS,
         "maxNumBatchedTokens": CHUNK,
         "maxModelLen": 1024,
     }
-    return {"name": "8 layers on one CPU", "limits": limits, "steps": steps, "stages": stages}
+    stages = [
+        stage_step(step, read_architecture(config_of(layers)), device)
+        for layers, raw in sizes.items()
+        for step in distinct_steps(raw)
+    ]
+    steps = distinct_steps(sizes[SIZES[0]])
+    return {"name": "layers on one CPU", "limits": limits, "steps": steps, "stages": stages}
+
+
+def stage_step(step: dict[str, float], model: Architecture, device: Device) -> dict[str, float]:
+    """A step of a whole model as an entry of `stages`."""
+    return {
+        "flops": (step["prefillTokens"] + step["sequences"]) * sum(model.layer_flops_per_token),
+        "weightBytes": sum(model.layer_weight_bytes),
+        "otherBytes": model.lm_head_bytes + step["kvTokens"] * model.kv_bytes_per_token,
+        "sequences": step["sequences"],
+        **rates(device),
+        "seconds": step["seconds"],
+    }
 
 
 def rates(device: Device) -> dict[str, float]:

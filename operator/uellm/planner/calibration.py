@@ -118,6 +118,10 @@ def _stages(table: Array, name: str, where: str) -> tuple[Efficiency, Report]:
     flops, weights, other, sequences, compute, memory, seconds = table.T
     if not (compute.min() > 0 and memory.min() > 0):
         raise BadInput(where, "flopsPerSecond and memoryBytesPerSecond must be above 0")
+    if np.ptp(weights / memory) == 0:
+        raise BadInput(
+            where, "all stages read as long as one another, like their overhead: measure two numbers of layers"
+        )
     one, none = np.ones(len(table)), np.zeros(len(table))
     first = np.column_stack([none, (weights + other) / memory, sequences, one])
     second = np.column_stack([flops / compute, other / memory, sequences, one])

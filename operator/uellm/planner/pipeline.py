@@ -6,11 +6,12 @@
                latencies (Thakur et al. 2005); over NVLink also one shot: n-1 times the size, one latency, as vLLM's own
                kernel does for small ones; the faster of the two
     hop        latency + 2 * tokens * hidden * bytes of a number, to the next stage
+    overhead   a constant, and one per sequence: each stage's process prepares, launches and samples for each batch
 
 Rates are the measured ones times the efficiencies. A pipeline of m stages has m batches in flight. Each comes round
 when it has passed all stages, and not before the slowest stage has served all batches:
 
-    round = max(sum of the stages' times, m * the slowest stage's time) + overhead
+    round = max(sum of the stages' times, m * the slowest stage's time)
 
 A step of the engine, for whoever waits for its next token, is a round; it carries the chunks of all m batches.
 """
@@ -98,26 +99,23 @@ class Pipeline:
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
         """Each stage's time for one batch: so many tokens of prompts, so many sequences."""
-        return [stage.time_s(prefill_tokens, sequences) for stage in self.stages]
+        efficiency = self.costs.efficiency
+        overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
+        return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
 
     def round_s(self, prefill_tokens: float, sequences: float) -> float:
         """The time in which every sequence gets a token and all batches together compute so much of prompts."""
         batches = self.batches(sequences)
         times = self.stage_times(prefill_tokens / batches, sequences / batches)
-        return max(sum(times), batches * max(times)) + self.overhead_s(sequences)
+        return max(sum(times), batches * max(times))
 
     def batches(self, sequences: float) -> float:
         """Batches in flight: no more than stages, and none without a sequence."""
         return min(float(len(self.stages)), max(1.0, sequences))
 
-    def overhead_s(self, sequences: float) -> float:
-        """What a round costs whatever the model: scheduling, sampling, launching."""
-        efficiency = self.costs.efficiency
-        return efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
-
     def passage_s(self, tokens: float, sequences: float) -> float:
         """The time of a prompt's chunk through all stages, beside its batch of the sequences."""
-        return sum(self.stage_times(tokens, sequences / self.batches(sequences))) + self.overhead_s(sequences)
+        return sum(self.stage_times(tokens, sequences / self.batches(sequences)))
 
     def slowest(self, prefill_tokens: float, sequences: float) -> Parts:
         """The parts of the slowest stage of a round."""
