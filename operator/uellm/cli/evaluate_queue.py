@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-batched-tokens", metavar="N|auto", help="the engine's chunk (default: as in its file)")
     parser.add_argument("--bound", action="store_true", help="an upper bound on the attainment of any policy, too")
     parser.add_argument(
+        "--predictor",
+        choices=("drawn", "online"),
+        default="drawn",
+        help="of output lengths: as the classes' file says, or the sidecar's own (default: drawn)",
+    )
+    parser.add_argument(
         "--length-sigma", type=not_negative, metavar="S", help="noise of the predicted lengths, as a lognormal's"
     )
     parser.add_argument(
@@ -112,6 +118,7 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         max_tokens=args.max_tokens_per_request,
         engine_error=args.engine_error,
         reaction_s=args.reaction_ms / 1e3,
+        online=args.predictor == "online",
         guards=_guards(args.guards),
         **({} if args.max_queued is None else {"max_queued": args.max_queued}),
     )

@@ -12,7 +12,8 @@ from uellm.evaluate.engine import Step
 from uellm.evaluate.policies import Policy, Priority
 from uellm.evaluate.scenario import Job
 from uellm.planner.steptime import EngineFile
-from uellm.sidecar.scheduling import EngineState, Options, QueueFull, Scheduler, StepEstimate, Ticket
+from uellm.sidecar.prediction import OnlineLengths, Prediction, Question
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, QueueFull, Scheduler, StepEstimate, Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,12 @@ class Sidecar:
     polls = True
 
     def __init__(
-        self, options: Options, estimate: StepEstimate | None, engine: EngineFile, max_num_batched_tokens: int
+        self,
+        options: Options,
+        estimate: StepEstimate | None,
+        engine: EngineFile,
+        max_num_batched_tokens: int,
+        online: OnlineLengths | None = None,
     ) -> None:
         self.name = options.policy
         self._core = Scheduler(options, estimate)
@@ -141,6 +147,8 @@ class Sidecar:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._tickets: dict[int, Ticket] = {}
         self._jobs: dict[Ticket, Job] = {}
+        self._online = online
+        self._predictions: dict[int, Prediction] = {}
         self._submitting, self._hearing, self._deciding = Stopwatch(), Stopwatch(), Stopwatch()
 
     @property
@@ -154,7 +162,7 @@ class Sidecar:
             job.request_class.targets,
             now_s,
             prompt_tokens=job.prompt_tokens,
-            lengths=job.lengths,
+            lengths=self._lengths(job),
             tenant=job.client,
             prefix=job.blocks or None,
         )
@@ -190,7 +198,9 @@ class Sidecar:
             for key in step.finished:
                 core.on_finish(tickets[key], end_s)
         for key in step.finished:
-            self._forget(tickets[key])
+            job = self._forget(tickets[key])
+            if self._online is not None:
+                self._online.observe(self._predictions.pop(key), job.output_tokens)
 
     def poll(self, gauges: Gauges, now_s: float) -> None:
         """Tell the scheduler of the engine."""
@@ -212,6 +222,14 @@ class Sidecar:
         """CPU seconds in the scheduler's calls, and how often it was asked what to send."""
         watches = (self._submitting, self._hearing, self._deciding)
         return sum(watch.spent_s for watch in watches), self._deciding.calls
+
+    def _lengths(self, job: Job) -> Lengths | None:
+        """What the live sidecar's predictor makes of what a trace tells; else what was drawn."""
+        if self._online is None:
+            return job.lengths
+        question = Question("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")
+        self._predictions[job.index] = self._online.predict(question)
+        return self._predictions[job.index].lengths(None)
 
     def _forget(self, ticket: Ticket) -> Job:
         job = self._jobs.pop(ticket)

@@ -16,6 +16,7 @@ from uellm.evaluate.replay import Outcome, Replay
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.planner.steptime import EngineFile
+from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
 
 UNBOUNDED = 1_000_000_000
@@ -29,6 +30,7 @@ class Scenario:
     `limit`: requests to replay, None for all. `max_tokens`: longest request, prompt and output. `engine_error`: what
     the sidecar believes of the engine's times, as a multiple of the truth. `reaction_s`: how long what the sidecar
     sends takes to reach the engine. `guards`: those switched off or on by name; others are as the sidecar has them.
+    `online`: lengths are predicted by the sidecar's own predictor, which begins with nothing learnt.
     """
 
     trace: Trace
@@ -40,6 +42,7 @@ class Scenario:
     reaction_s: float = 0.0
     max_queued: int = UNBOUNDED
     guards: dict[str, bool] = field(default_factory=dict)
+    online: bool = False
 
     def jobs(self, seed: int) -> list[Job]:
         """The requests, with classes drawn by the seed. Raises CannotBeDone."""
@@ -99,7 +102,8 @@ def _front(scenario: Scenario, cell: Cell) -> Front:
         Options(policy=policy.name, max_queued=scenario.max_queued, max_in_flight=engine.max_num_seqs),
         **scenario.guards,  # type: ignore[arg-type]
     )
-    return Sidecar(options, believed(engine, scenario.engine_error), engine, cell.max_num_batched_tokens)
+    online = OnlineLengths() if scenario.online else None
+    return Sidecar(options, believed(engine, scenario.engine_error), engine, cell.max_num_batched_tokens, online)
 
 
 def believed(engine: EngineFile, error: float) -> StepEstimate:
