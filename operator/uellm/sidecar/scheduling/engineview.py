@@ -12,6 +12,10 @@ UNKNOWN_CHUNK = 2048
 """Tokens of a step where the engine does not tell: vLLM's own default for online serving."""
 
 
+LEAD_S = 0.002
+"""The next prompt is sent so long before the engine is done with the last: about what it takes to get there."""
+
+
 class EngineView:
     """Requests in flight, in sums that each event changes by a constant cost."""
 
@@ -33,9 +37,11 @@ class EngineView:
         self.paced_rate = inf
         """Prompt tokens a second that pacing allows."""
         self._tpots: Counter[float] = Counter()
-        self._filling_since_s = 0.0
+        self._done_tokens = 0.0
+        """Of the unfilled tokens, those that were done in steps that ended by `_step_s`."""
+        self._step_s = 0.0
         self._probe: Ticket | None = None
-        self._loads = (0.0, 0.0, 0.0)
+        self._loads: tuple[float, float, float] | None = None
 
     @property
     def chunk_tokens(self) -> int:
@@ -54,13 +60,20 @@ class EngineView:
 
     def backlog_tokens(self, now_s: float) -> float:
         """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
-        done = self.prefill_rate() * max(0.0, now_s - self._filling_since_s) if self.unfilled_tokens else 0.0
+        if not self.unfilled_tokens:
+            return 0.0
+        done = self._done_tokens + self.prefill_rate() * max(0.0, now_s - self._step_s)
         return max(self.unfilled_tokens - done, 0.0)
 
+    def has_room(self, now_s: float) -> bool:
+        """Whether the engine has less than a step's worth of prompts, or is about to be done with them."""
+        return self.unfilled_tokens < self.chunk_tokens or self.backlog_tokens(now_s + LEAD_S) <= 0.0
+
     def opens_s(self, now_s: float) -> float | None:
-        """When the backlog will be less than a step's worth; None: it is."""
-        over = self.backlog_tokens(now_s) - self.chunk_tokens
-        return None if over < 0 else now_s + (over + 1.0) / self.prefill_rate()
+        """When there will be room; None: there is."""
+        if self.has_room(now_s):
+            return None
+        return now_s + self.backlog_tokens(now_s + LEAD_S) / self.prefill_rate() + 1e-4
 
     @property
     def planned_rate(self) -> float:
@@ -82,7 +95,7 @@ class EngineView:
     def sent(self, ticket: Ticket, now_s: float) -> None:
         """The engine gets one more."""
         if not self.unfilled_tokens:
-            self._filling_since_s = now_s
+            self._step_s = now_s
         self.running[ticket] = None
         self.unfilled_tokens += ticket.uncached_tokens
         self.prompt_tokens += ticket.prompt_tokens
@@ -94,25 +107,38 @@ class EngineView:
 
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         """Its prompt is done."""
-        self._filling_since_s = now_s
+        self._begin_step(now_s)
         self.unfilled_tokens -= ticket.uncached_tokens
+        self._done_tokens -= ticket.uncached_tokens
+        if self._probe is None:
+            self._step_s = now_s
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
 
     def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
+        self._begin_step(now_s)
         new = tokens_so_far - ticket.tokens
         last_s, ticket.last_token_s, ticket.tokens = ticket.last_token_s, now_s, tokens_so_far
         self.kv_tokens += new
         self.got_tokens += new
         if self._probe is None:
-            self._probe = ticket
-        elif ticket is self._probe and new > 0 and last_s is not None:
-            prefill, kv, sequences = self._loads
-            self.step.observe((now_s - last_s) * ticket.sequences / new, prefill, kv, sequences)
-        if ticket is self._probe:
+            self._probe, self._step_s, self._loads = ticket, now_s, None
+        elif ticket is self._probe and last_s is not None:
+            self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
+
+    def _begin_step(self, now_s: float) -> None:
+        """Before the first event of a later time than the probe's last: what the engine has in the step that runs."""
+        if self._loads is None and now_s > self._step_s:
+            self._done_tokens = min(max(self._done_tokens, 0.0), self.unfilled_tokens)
             room = max(self.chunk_tokens - self.decoding, 0)
-            self._loads = (min(self.unfilled_tokens, room), self.kv_tokens, self.decoding)
+            self._loads = (min(self.unfilled_tokens - self._done_tokens, room), self.kv_tokens, self.decoding)
+
+    def _end_step(self, gap_s: float, now_s: float) -> None:
+        if self._loads is not None:
+            self.step.observe(gap_s, *self._loads)
+            self._done_tokens += self._loads[0]
+        self._step_s, self._loads = now_s, None
 
     def gone(self, ticket: Ticket) -> None:
         """It is over, or never came to the engine."""
@@ -122,6 +148,7 @@ class EngineView:
         self.promised_tokens -= ticket.length.p50 * ticket.sequences
         if ticket.first_token_s is None:
             self.unfilled_tokens -= ticket.uncached_tokens
+            self._done_tokens = min(self._done_tokens, self.unfilled_tokens)
         else:
             self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
             self.decoding -= ticket.sequences

@@ -2,23 +2,26 @@
 
     step = max(floor, prefill_token * prompt tokens) + kv_token * KV tokens + sequence * sequences + overhead     [s]
 
-Its part that grows with the prompt and the rest get a factor each, fitted to the gaps between tokens by recursive least
-squares that forgets. So the model need only have the right shape: without a calibrated one, defaults do until some
+Its part that grows with the prompt and the rest get a factor each, fitted to the gaps between tokens by least squares
+that forget. So the model need only have the right shape: without a calibrated one, defaults do until some
 hundred steps were seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
 
 FORGET = 0.995
 """What an observation counts for one step later: some 200 steps are remembered, which is seconds."""
+
+PRIOR_WEIGHT = 3.0
+"""Observations that the factors of before count for, so that what the steps of late do not tell stays as it was."""
 
 OUTLIER = 4.0
 """A gap of more than so many times what is expected counts as so many times: a pause, not a step."""
 
 GAP_WEIGHT = 0.02
+RECENT_WEIGHT = 0.15
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class StepEstimate:
         self.prefill_factor = 1.0
         self.decode_factor = 1.0
         self.gap_s = self.model.floor_s + self.model.overhead_s
+        self.recent_gap_s = self.gap_s
+        """The mean of the last few: what can be steered by."""
         self.observed = 0
-        # Covariance of the two factors: some doubt about the model, less than a hundred steps can dispel.
-        self._p00, self._p01, self._p11 = 1.0, 0.0, 1.0
+        # Sums over the observations, fading: of the two parts' products with each other and with what was observed.
+        self._a00 = self._a01 = self._a11 = self._b0 = self._b1 = 0.0
 
     @property
     def prefill_token_s(self) -> float:
@@ -71,19 +76,23 @@ class StepEstimate:
         expected_s = self.prefill_factor * x0 + self.decode_factor * x1
         gap_s = min(gap_s, OUTLIER * max(expected_s, self.gap_s))
         self.gap_s += max(GAP_WEIGHT, 1.0 / (self.observed + 1)) * (gap_s - self.gap_s)
+        self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
         self.observed += 1
-        self._fit(x0 / expected_s, x1 / expected_s, gap_s / expected_s - 1.0)
+        self._fit(x0 / expected_s, x1 / expected_s, gap_s / expected_s)
 
-    def _fit(self, x0: float, x1: float, error: float) -> None:
-        g0, g1 = self._p00 * x0 + self._p01 * x1, self._p01 * x0 + self._p11 * x1
-        scale = 1.0 / (FORGET + x0 * g0 + x1 * g1)
-        self.prefill_factor = _within(self.prefill_factor + g0 * scale * error)
-        self.decode_factor = _within(self.decode_factor + g1 * scale * error)
-        # Bounded: without prompts for a while nothing is learnt of them, and doubt must not grow for ever.
-        self._p00 = min((self._p00 - g0 * g0 * scale) / FORGET, 1.0)
-        self._p11 = min((self._p11 - g1 * g1 * scale) / FORGET, 1.0)
-        most = 0.99 * sqrt(self._p00 * self._p11)
-        self._p01 = max(-most, min((self._p01 - g0 * g1 * scale) / FORGET, most))
+    def _fit(self, x0: float, x1: float, y: float) -> None:
+        """Least squares for `y = prefill_factor * x0 + decode_factor * x1`."""
+        self._a00 = FORGET * self._a00 + x0 * x0
+        self._a01 = FORGET * self._a01 + x0 * x1
+        self._a11 = FORGET * self._a11 + x1 * x1
+        self._b0 = FORGET * self._b0 + x0 * y
+        self._b1 = FORGET * self._b1 + x1 * y
+        scale = PRIOR_WEIGHT * max(x0 * x0 + x1 * x1, 1e-12)
+        a00, a11 = self._a00 + scale, self._a11 + scale
+        b0, b1 = self._b0 + scale * self.prefill_factor, self._b1 + scale * self.decode_factor
+        determinant = a00 * a11 - self._a01 * self._a01
+        self.prefill_factor = _within((b0 * a11 - b1 * self._a01) / determinant)
+        self.decode_factor = _within((b1 * a00 - b0 * self._a01) / determinant)
 
     def _prefill_s(self, tokens: float) -> float:
         return max(0.0, self.model.prefill_token_s * tokens - self.model.floor_s)

@@ -21,7 +21,7 @@ ADJUST_EVERY_S = 0.25
 SLOW_SHARE = 0.95
 """Of the TPOT target: gaps above this slow the prompts down."""
 
-LEAST_MULTIPLIER, MOST_MULTIPLIER = 0.1, 1.5
+LEAST_MULTIPLIER, MOST_MULTIPLIER = 0.3, 1.5
 
 
 class Pacing:
@@ -39,7 +39,7 @@ class Pacing:
         if tpot_s is None:
             view.paced_rate, self._tokens = inf, 0.0
         else:
-            self._adjust(view.step.gap_s, tpot_s, now_s)
+            self._adjust(view.step.recent_gap_s, tpot_s, now_s)
             decode_s = view.step.decode_s(view.kv_tokens, view.decoding)
             share = max(LEAST_SHARE, 1.0 - decode_s / (TPOT_SHARE * tpot_s))
             view.paced_rate = share * self.multiplier / view.step.prefill_token_s

@@ -232,7 +232,7 @@ class Scheduler:
             return False
         if not self._guarded:
             return True
-        if options.gate and view.backlog_tokens(now_s) >= view.chunk_tokens:
+        if options.gate and not view.has_room(now_s):
             return False
         return not options.tpot_guard or self._pacing.open
 

@@ -14,18 +14,13 @@ from collections.abc import Iterator
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.plan import SPAN_S, Plan
+from uellm.sidecar.scheduling.price import Price
 from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, Prospect, hopeless_s, prospect
 from uellm.sidecar.scheduling.tail import Tail
 from uellm.sidecar.scheduling.types import Options, State, Ticket
 
 DRIFT = 0.15
 """A change of the engine's speed, as a share, from which on the plan is made anew."""
-
-PRICE_SHARE = 0.8
-"""Below this share of the price a request gives way at once. Less than 1, for the price is an average."""
-
-PRICE_WEIGHT = 0.02
-PRICE_HALF_LIFE_S = 10.0
 
 Spare = tuple[float, int, int, Ticket]
 
@@ -41,8 +36,7 @@ class SloOdbs:
         self._tail = Tail()
         self._spare: list[Spare] = []
         """Of the tail, those that may still be on time, the most valuable first."""
-        self._prices: dict[int, float] = {}
-        self._price_s = 0.0
+        self._price = Price()
         self._speed = (0.0, 0.0)
         self._decisions = 0
         self.gave_way = 0
@@ -56,14 +50,15 @@ class SloOdbs:
         return len(self._tail)
 
     def price(self) -> float:
-        """On-time requests per engine second that the last ones to give way would have brought."""
-        return max(self._prices.values(), default=0.0)
+        """On-time requests per engine second below which requests give way."""
+        return self._price.density()
 
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits. O(log n)."""
         if self._plan.members == 0:
             self._begin(now_s)
-        self._place(ticket, now_s)
+        found = self._place(ticket, now_s)
+        self._price.asked(ticket.targets.priority, found.density, self._whole_s(ticket), now_s)
         self._make_way(now_s)
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
@@ -101,15 +96,16 @@ class SloOdbs:
         self._speed = (self._view.planned_rate, self._view.step.gap_s)
         self._decisions = 0
 
-    def _place(self, ticket: Ticket, now_s: float) -> None:
+    def _place(self, ticket: Ticket, now_s: float) -> Prospect:
         found = prospect(ticket, self._view, self._speed[0], now_s)
         priority = ticket.targets.priority
         density = found.density * self._weight(ticket)
-        if density <= 0.0 or density < PRICE_SHARE * self._price(priority, now_s):
+        if density <= 0.0 or not self._price.worthwhile(priority, density, now_s):
             self._demote(ticket, density)
         else:
             self._plan.add(ticket, found.deadline_s, found.first_s, priority * PRIORITY_VALUE + density)
             ticket.density = density
+        return found
 
     def _demote(self, ticket: Ticket, density: float) -> None:
         whole_s = self._whole_s(ticket)
@@ -124,7 +120,6 @@ class SloOdbs:
         while (ticket := self._plan.give_way(ready_s)) is not None:
             self._plan.remove(ticket)
             self.gave_way += 1
-            self._raise_price(ticket, now_s)
             self._demote(ticket, ticket.density)
 
     def _readmit(self, now_s: float) -> None:
@@ -147,7 +142,7 @@ class SloOdbs:
     def _affordable(self, ticket: Ticket, found: Prospect, now_s: float) -> bool:
         if self._plan.members and self._plan.slack_s(self._ready_s(now_s)) < found.first_s:
             return False
-        return found.density >= PRICE_SHARE * self._price(ticket.targets.priority, now_s)
+        return self._price.worthwhile(ticket.targets.priority, found.density * self._weight(ticket), now_s)
 
     def _follow(self, now_s: float) -> None:
         """Make the plan anew when the engine's speed is another, as often as the decisions since then have paid for."""
@@ -160,23 +155,6 @@ class SloOdbs:
             for ticket in waiting:
                 self._place(ticket, now_s)
             self._make_way(now_s)
-
-    def _price(self, priority: int, now_s: float) -> float:
-        self._prices_until(now_s)
-        return self._prices.get(priority, 0.0)
-
-    def _prices_until(self, now_s: float) -> None:
-        if now_s - self._price_s < 0.1:
-            return
-        factor = 0.5 ** ((now_s - self._price_s) / PRICE_HALF_LIFE_S)
-        self._prices = {priority: price * factor for priority, price in self._prices.items() if price > 1e-9}
-        self._price_s = now_s
-
-    def _raise_price(self, ticket: Ticket, now_s: float) -> None:
-        self._prices_until(now_s)
-        priority = ticket.targets.priority
-        price = self._prices.get(priority, 0.0)
-        self._prices[priority] = price + PRICE_WEIGHT * (ticket.density - price)
 
     def _weight(self, ticket: Ticket) -> float:
         return self._fairness.weight(ticket.tenant) if self._options.fairness else 1.0

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator
 
 from uellm.sidecar.scheduling.alarms import Alarms
-from uellm.sidecar.scheduling.types import State, Ticket
+from uellm.sidecar.scheduling.types import Ticket
 
 AGED_S = 60.0
 """From here on a request counts as waiting long."""
@@ -108,6 +108,6 @@ class Tail:
 
 
 def _top(heap: list[Entry]) -> Ticket | None:
-    while heap and (heap[0][-1].stamp != heap[0][2] or heap[0][-1].state is not State.QUEUED):
+    while heap and heap[0][-1].stamp != heap[0][2]:
         heapq.heappop(heap)
     return heap[0][-1] if heap else None
