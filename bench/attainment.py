@@ -6,6 +6,8 @@
     baselines   FCFS, EDF and SJF in the engine itself and llm-d's rule, each at 512, 1,024, 2,048 and 8,192 batched
                 tokens: what counts is the best of the sixteen
     ours        SLO-ODBS at the chunk that the planner chooses (auto), and at 8,192
+    reference   x3.2 of the first trace, 3,000 and 12,000 requests: what was published of FCFS and EDF on the same
+                scheduler, and ours beside it
     sturdy      the same at x3.2 with worse predictions (sigma 1.5), an engine model 50 % off, a slow way to the engine
 
 Every replay is kept under build/bench/attainment, so that a second call goes on where the first ended; replays of
@@ -21,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -46,6 +49,21 @@ TRACES = {
     "servegen_deepseek-r1_1h_10rps": "csv.gz",
 }
 SPEEDS, SEEDS, CHUNKS = (3.2, 2.0, 1.0, 4.0, 2.6, 1.5, 0.5), (1, 2, 3, 4, 5), (512, 8192, 1024, 2048)
+PUBLISHED = {
+    ("engine-FCFS", 3000, 8192): 0.327,
+    ("engine-FCFS", 3000, 512): 0.389,
+    ("engine-FCFS", 12_000, 8192): 0.159,
+    ("engine-FCFS", 12_000, 512): 0.185,
+    ("engine-EDF", 3000, 8192): 0.345,
+    ("engine-EDF", 3000, 512): 0.808,
+    ("engine-EDF", 12_000, 8192): 0.089,
+    ("engine-EDF", 12_000, 512): 0.189,
+    ("SLO-ODBS", 3000, 8192): 0.811,
+    ("SLO-ODBS", 3000, 512): 0.856,
+    ("SLO-ODBS", 12_000, 8192): 0.776,
+    ("SLO-ODBS", 12_000, 512): 0.817,
+}
+"""Attainment on azure2023_conv x3.2, seed 1; that of SLO-ODBS of a rough policy of the same kind."""
 BASELINES = ("engine-FCFS", "engine-EDF", "engine-SJF", "llm-d")
 OURS = "SLO-ODBS"
 STURDY: dict[str, dict[str, float]] = {
@@ -81,6 +99,7 @@ class Run:
         return json.loads(self.path.read_text()) if self.path.exists() else None
 
 
+@cache
 def _core_version() -> str:
     sources = sorted(Path(core.__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:10]
@@ -100,6 +119,9 @@ class Bench:
             self._scenarios[trace] = Scenario(read_trace(path), self.classes, self.engine, limit=self.limit)
         return self._scenarios[trace]
 
+    def reference(self) -> list[Run]:
+        return [Run("azure2023_conv", limit, policy, chunk, 3.2, 1) for policy, limit, chunk in PUBLISHED]
+
     def ours(self, trace: str, speed: float, seed: int, chunk: int | None = None, sturdy: str = "") -> Run:
         tokens = chunk or chunk_for(self.scenario(trace)).tokens
         return Run(trace, self.limit, OURS, tokens, speed, seed, sturdy)
@@ -109,7 +131,7 @@ class Bench:
 
     def make(self, run: Run, seeds: tuple[int, ...]) -> None:
         changes = dict(STURDY.get(run.sturdy, {}))
-        scenario = self.scenario(run.trace)
+        scenario = replace(self.scenario(run.trace), limit=run.limit)
         if "sigma" in changes:
             scenario = replace(scenario, classes=replace(scenario.classes, sigma=changes.pop("sigma")))
         scenario = replace(scenario, **changes)  # type: ignore[arg-type]
@@ -125,6 +147,8 @@ class Bench:
 
 def plan(bench: Bench, args: argparse.Namespace) -> Iterator[Run]:
     """Every replay that is wanted, the telling ones first."""
+    if args.only == "reference":
+        yield from bench.reference()
     for seed in args.seeds:
         for trace in args.traces:
             for speed in args.speeds:
@@ -197,6 +221,7 @@ def _cell(value: Any) -> str:
 
 def report(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     lines = [compare(bench, trace, speed, args.seeds) for trace in args.traces for speed in sorted(args.speeds)]
+    lines = [line for line in lines if line["baselinesRun"] or line["seeds"]]
     sturdy = [
         {
             "case": name or "as is",
@@ -240,7 +265,19 @@ def report(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
             ["", *aligned([["CASE", "ATTAINED"], *([case["case"], _cell(case["attainment"])] for case in sturdy)])]
         )
     )
-    return {"limit": bench.limit, "lines": lines, "sturdy": sturdy}
+    reference = [
+        {
+            "policy": run.policy,
+            "requests": run.limit,
+            "chunk": run.chunk,
+            "published": published,
+            "here": mean([run], "attainment", "all"),
+        }
+        for run, published in zip(bench.reference(), PUBLISHED.values(), strict=True)
+    ]
+    rows = [[_cell(value) for value in line.values()] for line in reference]
+    print("\n".join(["", *aligned([["POLICY", "REQUESTS", "CHUNK", "PUBLISHED", "HERE"], *rows])]))
+    return {"limit": bench.limit, "lines": lines, "sturdy": sturdy, "reference": reference}
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
@@ -279,7 +316,7 @@ def arguments() -> argparse.Namespace:
         "--budget-minutes", type=float, default=10.0, help="no replay is begun after so long; 0: print what is kept"
     )
     parser.add_argument("--quick", action="store_true", help="one trace, three loads, one seed")
-    parser.add_argument("--only", choices=("ours", "baselines", "sturdy"))
+    parser.add_argument("--only", choices=("ours", "baselines", "sturdy", "reference"))
     parser.add_argument("--traces", nargs="+", choices=TRACES, default=list(TRACES))
     parser.add_argument("--speeds", nargs="+", type=float, default=list(SPEEDS))
     parser.add_argument("--chunks", nargs="+", type=int, default=list(CHUNKS))
