@@ -1,0 +1,109 @@
+"""Who met their targets, who did not, and who is not to be judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from uellm.sidecar.attainment import SLOT_S, WINDOW_S, Attainment, missed
+from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.record import Record
+from uellm.sidecar.scheduling import Targets
+
+ALL = Targets("chat", ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
+
+
+def record(outcome: Outcome = Outcome.COMPLETED, targets: Targets | None = ALL, **fields: Any) -> Record:
+    """A request that arrived at 100 and met everything, but for what `fields` say."""
+    met: dict[str, Any] = {"first_token_s": 100.5, "last_token_s": 104.0, "end_s": 104.0, "output_tokens": 101}
+    return Record("POST", "/v1/chat/completions", 100.0, targets=targets, outcome=outcome, **met | fields)
+
+
+def test_a_request_that_met_every_target_has_missed_none():
+    assert missed(record()) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "late"),
+    [
+        ({"first_token_s": 101.5}, ("ttft",)),
+        ({"output_tokens": 11}, ("tpot",)),
+        ({"end_s": 111.0}, ("e2e",)),
+        ({"first_token_s": 109.0, "last_token_s": 120.0, "end_s": 120.0, "output_tokens": 3}, ("ttft", "tpot", "e2e")),
+        ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # nothing comes after its one token
+        ({"output_tokens": 202, "sequences": 2}, ()),
+        ({"first_token_s": None}, ()),  # the engine gave it whole: when its first token was there is not known
+    ],
+)
+def test_each_target_is_judged_by_itself(fields, late):
+    assert missed(record(**fields)) == late
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        *(Outcome.QUEUE_FULL, Outcome.SHED, Outcome.DEADLINE_PASSED, Outcome.ENGINE_LOST, Outcome.ENGINE_UNAVAILABLE),
+        *(Outcome.FAILED_BY_ENGINE, Outcome.DRAINING, Outcome.INTERNAL_ERROR),
+    ],
+)
+def test_what_was_dropped_has_missed(outcome):
+    assert missed(record(outcome)) == ("dropped",)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        *(Outcome.REJECTED_BY_ENGINE, Outcome.BAD_REQUEST, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN),
+        *(Outcome.TOO_LARGE, Outcome.CLIENT_SLOW),
+    ],
+)
+def test_what_the_client_made_impossible_is_not_judged(outcome):
+    assert missed(record(outcome)) is None
+
+
+def test_what_was_not_scheduled_is_not_judged():
+    assert missed(record(targets=None)) is None
+
+
+def test_a_client_that_left_counts_only_if_it_had_waited_too_long_already():
+    assert missed(record(Outcome.CLIENT_LEFT)) is None
+    waiting = {"first_token_s": None, "last_token_s": None, "output_tokens": None}
+    assert missed(record(Outcome.CLIENT_LEFT, **waiting, end_s=100.9)) is None
+    assert missed(record(Outcome.CLIENT_LEFT, **waiting, end_s=101.1)) == ("ttft",)
+
+
+def test_every_outcome_is_judged_in_one_way():
+    for outcome in Outcome:
+        assert missed(record(outcome)) in ((), ("dropped",), None)
+
+
+def test_only_the_last_minutes_count():
+    attainment = Attainment()
+    for end_s in (100.0, 200.0, 399.0):
+        attainment.add(record(end_s=end_s), ())
+    (entry,) = attainment.document(100.0 + WINDOW_S + SLOT_S)["classes"]
+    assert entry["requests"] == 2
+    (entry,) = attainment.document(399.0 + WINDOW_S + SLOT_S)["classes"]
+    assert (entry["requests"], "p99TtftSeconds" in entry) == (0, False)
+
+
+def test_a_class_without_requests_is_told_too():
+    assert Attainment().document(0.0, ["chat"])["classes"] == [{"name": "chat", "requests": 0, "met": 0}]
+
+
+def test_the_99th_percentile_is_told_to_five_percent():
+    attainment = Attainment()
+    for number in range(1000):
+        attainment.add(record(first_token_s=100.0 + number / 1000), ())
+    (entry,) = attainment.document(104.0)["classes"]
+    assert 0.99 <= entry["p99TtftSeconds"] <= 0.99 * 1.06
+
+
+def test_the_window_is_small_however_many_requests_there_are():
+    attainment = Attainment()
+    for number in range(50_000):
+        attainment.add(record(end_s=100.0 + number / 100, first_token_s=100.0 + (number % 997) / 100), ())
+    slots = attainment._classes["chat"]
+    assert len(slots) <= WINDOW_S / SLOT_S + 2
+    assert max(len(slot.ttft) for slot in slots) < 250
