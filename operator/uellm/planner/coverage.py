@@ -8,14 +8,15 @@ of them still has one, as long as there are as many layers as stages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from uellm.planner.extent import Extents
 from uellm.planner.frontier import in_order, scatter
-from uellm.planner.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.grid import INFINITE, Costs, Grid, Whole, sets
 
 # Codes of a level in the first look, which finds most of what is there.
 GLANCE = 64
@@ -24,17 +25,36 @@ NOWHERE = 1 << 24
 
 
 def least_slowest(grid: Grid, sizes: Sequence[int], most_codes: int) -> tuple[float, float]:
-    """The least time found of the slowest stage, and one that none is below; infinity where nothing was found."""
+    """The least time found of the slowest stage, and one that none is below; infinity where nothing was found.
+
+    Where sets are few enough to look at all of them, found is itself only what none is below for unlike layers.
+    """
     times = _times(grid)
+
+    def verdict(bound: float) -> bool | None:
+        if most_codes >= sets(grid):
+            return Extents(grid, bound).possible(sizes)
+        return _verdict(grid, bound, sizes, most_codes)
+
+    return _bisected(times, verdict)
+
+
+def least_slowest_of_unlike(grid: Grid, sizes: Sequence[int], most_codes: int, above: float) -> tuple[float, float]:
+    """The same, where a first answer is known to be too low."""
+    times = _times(grid)
+    return _bisected(times[times > above], lambda bound: _verdict(grid, bound, sizes, most_codes))
+
+
+def _bisected(times: Costs, verdict: Callable[[float], bool | None]) -> tuple[float, float]:
     low, high, proven = 0, len(times), 0
     while low < high:
         middle = (low + high) // 2 if high < len(times) else high - 1
-        verdict = _verdict(grid, float(times[middle]), sizes, most_codes)
-        if verdict:
+        answer = verdict(float(times[middle]))
+        if answer:
             high = middle
         else:
             low = middle + 1
-            if verdict is False:
+            if answer is False:
                 proven = low
     found = float(times[low]) if low < len(times) else INFINITE
     return found, float(times[proven]) if proven < len(times) else INFINITE

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from uellm.planner.extent import Positions
 from uellm.planner.grid import INFINITE, Costs, Grid, Whole, window_min
 from uellm.planner.relax import Prefixes
 
@@ -51,10 +52,20 @@ class Limits:
 
 
 class Frontier:
-    """One search. `bound`: the most time of a stage; `prefixes`: the bounds to prune by."""
+    """One search. `prefixes`: the bounds to prune by; `bound`: the most time of a stage.
 
-    def __init__(self, grid: Grid, prefixes: Prefixes, limits: Limits, bound: float | None = None) -> None:
-        self.grid, self.prefixes, self.limits, self.bound = grid, prefixes, limits, bound
+    `before[c, code]`: how many layers the devices of a code can take before a stage on c at most (extent.py).
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        prefixes: Prefixes,
+        limits: Limits,
+        bound: float | None = None,
+        before: Positions | None = None,
+    ) -> None:
+        self.grid, self.prefixes, self.limits, self.bound, self.before = grid, prefixes, limits, bound, before
         self.reach = grid.reach[:, None, :] if bound is None else grid.within(bound)
         self.closes = grid.closes if bound is None else grid.closes_within(bound)
 
@@ -139,7 +150,12 @@ class Frontier:
         least -= returned[:, None, :]
         if low == 0:
             least[:, 0] = found[:, 0]
-        least[(left <= 0)[:, None, :].repeat(found.shape[1], axis=1)] = INFINITE
+        allowed = left > 0
+        least += np.where(allowed, 0.0, INFINITE)[:, None, :]
+        if self.before is not None:
+            rest = int(grid.weight @ grid.count) - codes - grid.weight[:, None]
+            most = np.take_along_axis(self.before, np.where(allowed, rest, 0), axis=1)
+            least[np.arange(low, low + found.shape[1])[None, :, None] > most[:, None, :]] = INFINITE
         found[least > limit] = INFINITE
         bounds = least.min(axis=1)
         for c in range(len(grid.count)):

@@ -89,6 +89,11 @@ def grid(problem: Problem, device: int | None) -> Grid:
     )
 
 
+def sets(grid: Grid) -> int:
+    """How many sets of devices there are."""
+    return int(grid.weight[-1]) * int(grid.count[-1] + 1)
+
+
 def _shifted(value: int, shift: int) -> int:
     return (value + (1 << shift >> 1)) >> shift
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uellm.planner.canonical import Problem
-from uellm.planner.coverage import least_slowest
+from uellm.planner.coverage import least_slowest, least_slowest_of_unlike
 from uellm.planner.exact import Solution
+from uellm.planner.extent import Extents
 from uellm.planner.follow import first_order, spread
 from uellm.planner.frontier import Frontier, Limits, Outcome
-from uellm.planner.grid import INFINITE, Grid, grid
+from uellm.planner.grid import INFINITE, Grid, grid, sets
 from uellm.planner.hamilton import AlikeSearch
 from uellm.planner.relax import Prefixes, Relaxation, priced
 
@@ -57,10 +58,15 @@ def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Se
     possible = _possible(table, sizes)
     if not possible:
         return None
-    found, proven = least_slowest(table, possible, MOST_SETS if sets(table) <= MOST_SETS else MOST_CODES)
+    every = sets(table) <= MOST_SETS
+    found, proven = least_slowest(table, possible, MOST_SETS if every else MOST_CODES)
+    answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
+    if answer is None and every and found < INFINITE:
+        # Layers of unlike sizes fit less well than sets of devices promise.
+        found, proven = least_slowest_of_unlike(table, possible, MOST_CODES, found)
+        answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
     if found == INFINITE:
         return None if proven == INFINITE else Answer(None, int(proven) << table.shift)
-    answer = _Search(table, possible, found).answer(rank)
     # Whatever a tie by cost left open, the bottleneck itself is proven.
     solution = None if answer is None else answer.solution
     return Answer(solution, None if solution and proven >= found else int(proven) << table.shift)
@@ -70,17 +76,19 @@ class _Search:
     def __init__(self, grid: Grid, sizes: Sequence[int], bound: float | None) -> None:
         self.grid, self.bound = grid, bound
         self.sizes = _possible(grid, sizes)
+        dense = bound is not None and sets(grid) <= MOST_SETS
+        self.before = Extents(grid, bound).prefixes() if dense and bound is not None else None
 
     def answer(self, rank: Sequence[int]) -> Answer | None:
         if not self.sizes:
             return None
         relaxation = Relaxation(self.grid, max(self.sizes), self.bound)
         table = priced(relaxation, self.sizes, INFINITE, 0)
-        glance = self._run(table, self.sizes, GLANCE_CODES * self._cells_a_code(), INFINITE)
+        glance = self._frontier(table, self.sizes, GLANCE_CODES * self._cells_a_code()).run(INFINITE)
         above = min(glance.best.values(), default=INFINITE)
         table = priced(relaxation, self.sizes, above, ROUNDS)
         sizes = tuple(size for size in self.sizes if table.bound(size) <= above + self.grid.ties)
-        search = Frontier(self.grid, table, Limits(self._level_cells(), sizes), self.bound)
+        search = self._frontier(table, sizes, self._level_cells())
         outcome = search.run(above)
         if not outcome.best:
             return None if outcome.dropped == INFINITE else Answer(None, int(outcome.dropped) << self.grid.shift)
@@ -103,8 +111,8 @@ class _Search:
         proven = outcome.dropped >= least
         return Answer(solution, None if proven else int(outcome.dropped) << self.grid.shift)
 
-    def _run(self, table: Prefixes, sizes: tuple[int, ...], cells: int, above: float) -> Outcome:
-        return Frontier(self.grid, table, Limits(cells, sizes), self.bound).run(above)
+    def _frontier(self, table: Prefixes, sizes: tuple[int, ...], cells: int) -> Frontier:
+        return Frontier(self.grid, table, Limits(cells, sizes), self.bound, self.before)
 
     def _level_cells(self) -> int:
         classes = len(self.grid.count)
@@ -113,11 +121,6 @@ class _Search:
 
     def _cells_a_code(self) -> int:
         return len(self.grid.count) * (self.grid.layers + 1)
-
-
-def sets(grid: Grid) -> int:
-    """How many sets of devices there are."""
-    return int(grid.weight[-1]) * int(grid.count[-1] + 1)
 
 
 def _possible(grid: Grid, sizes: Sequence[int]) -> tuple[int, ...]:
