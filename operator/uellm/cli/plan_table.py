@@ -9,7 +9,8 @@ from uellm.hardware import Device
 from uellm.planner.document import engine
 from uellm.planner.infeasible import size
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
+from uellm.planner.result import Alternative, Plan
+from uellm.planner.verdict import SearchFigures, SloVerdict
 
 WIDTH = 116
 MOST_NODES = 8

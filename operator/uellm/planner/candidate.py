@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from uellm.errors import PlanError
@@ -19,7 +19,7 @@ from uellm.planner.kvcache import KvCache, kv_cache, tokens_told
 from uellm.planner.predict import Times, predict
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
-from uellm.planner.speed import Costs, Links, measured
+from uellm.planner.speed import Costs, Links, flops_per_s, measured
 from uellm.planner.steps import steps
 from uellm.planner.subsets import Pool, admits_some, refusal
 from uellm.planner.work import stage_loads
@@ -103,6 +103,25 @@ class Question:
         if isinstance(assignment, str):
             return assignment
         return Candidate(self, pool, shape, sizes, assignment)
+
+    def slowest(self, found: Candidate) -> Times | None:
+        """The times with the slowest devices that a pod may get instead: a device plugin hands out any of them.
+
+        None where nothing is measured, or no device is slower by more than measurements of equal ones differ by.
+        """
+        pool, count = found.pool, found.shape.gpus
+        if self.request.allocation == "DRA" or count >= len(pool.devices) or found.times is None:
+            return None
+        by_speed = sorted(pool.devices, key=_speed)
+        fast, slow = _speed(by_speed[-1]), _speed(by_speed[0])
+        if all(one <= other * (1 + c.SPEED_TOLERANCE) for one, other in zip(fast[:2], slow[:2], strict=True)):
+            return None
+        unlucky = self.candidate(replace(pool, devices=tuple(by_speed[:count])), found.shape, found.sizes)
+        return unlucky.times if isinstance(unlucky, Candidate) else None
+
+
+def _speed(device: Device) -> tuple[float, float, int, int]:
+    return device.memory_bytes_per_s or 0.0, flops_per_s(device) or 0.0, device.memory_bytes, device.index
 
 
 @dataclass(frozen=True, slots=True)

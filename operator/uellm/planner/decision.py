@@ -10,10 +10,11 @@ from uellm.planner.facts import profile_hash
 from uellm.planner.nofit import no_plan
 from uellm.planner.pools import pools_of
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
+from uellm.planner.result import Plan, Predicted
 from uellm.planner.search import Found, Placed, Search
 from uellm.planner.shapes import check
 from uellm.planner.targets import outcomes
+from uellm.planner.verdict import SearchFigures, SloVerdict
 
 # Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000

@@ -22,11 +22,11 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
     notes += [f"not looked at: {sentence}" for sentence in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
-        slowest = best.question.objective(best.shape) == "bottleneck"
+        filled = best.question.objective(best.shape) == "bottleneck"
         notes.append(
             "layers are split so that the slowest stage is as fast as can be: enough requests are in flight to fill "
             "the pipeline"
-            if slowest
+            if filled
             else "layers are split for the least time of one request over all stages"
         )
     unmeasured = sorted({device.product or device.uuid for device in best.assignment.devices if not measured(device)})
@@ -34,6 +34,12 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured: nothing is predicted from them")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
+    slowest = question.slowest(best)
+    if slowest is not None:
+        notes.append(
+            f"the kubelet may hand out slower GPUs of {best.pool.node}: then TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT "
+            f"{slowest.tpot_s * 1e3:.1f} ms, {slowest.requests_per_s:.2f} requests/s"
+        )
     if not chosen.placed:
         room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
         notes.append(

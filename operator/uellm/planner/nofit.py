@@ -57,8 +57,8 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
         return None
     for rejected in rejections:
         for pool in pools:
-            if search.sizer.needs_exact(pool, rejected.shape):
-                reason = search.sizer.refusal(pool, rejected.shape)
+            reason = search.sizer.refusal(pool, rejected.shape)
+            if reason is not None and search.sizer.needs_exact(pool, rejected.shape):
                 return PlanError(
                     "NeedsExactDevices",
                     f"{rejected.shape} fits {pool.node} only on chosen GPUs, and a device plugin hands out any "
@@ -93,6 +93,8 @@ def _nearest(rejections: Sequence[Rejection]) -> str:
 def _remedy(search: Search, pools: Sequence[Pool]) -> str:
     request = search.request
     most = max(pool.sure for pool in pools)
+    if most == 0:
+        return "; every free GPU is planned for other services whose pods have not started yet"
     if most < request.gpus_min:
         return f"; placement.gpus.min is {request.gpus_min}, and no node has more than {most} free GPUs for it"
     if not any(True for _ in search.every_shape()):

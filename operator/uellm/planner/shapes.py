@@ -40,7 +40,7 @@ def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
             gpus % tensor == 0
             and own.tensor in (None, tensor)
             and stages in (None, shape.pipeline)
-            and shape.pipeline <= request.architecture.layers
+            and shape.pipeline <= (request.architecture.layers if request.architecture.supports_pipeline else 1)
             and divides(request.architecture, tensor) is None
         ):
             yield shape
@@ -67,6 +67,9 @@ def _check_layers(request: PlanRequest) -> None:
             _refuse("layers", f"[{shown}] add up to {sum(own.layers)}; the model has {layers} layers")
         if own.pipeline is not None and own.pipeline != len(own.layers):
             _refuse("pipeline", f"{own.pipeline} is not the number of stages in layers [{shown}], {len(own.layers)}")
+    stages = len(own.layers) if own.layers is not None else own.pipeline or 1
+    if stages > 1 and not request.architecture.supports_pipeline:
+        _refuse("pipeline", f"{stages}: vLLM cannot split {request.architecture.name} into stages; leave it out")
     if own.pipeline is not None and own.pipeline > layers:
         _refuse("pipeline", f"{own.pipeline} stages are more than the model's {layers} layers")
 

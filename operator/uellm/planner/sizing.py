@@ -130,15 +130,16 @@ class Sizer:
         wanted = question.demand
         if isinstance(found, str):
             return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
-        if found.times is None:
+        times = found.times and (question.slowest(found) or found.times)
+        if times is None:
             return found
-        kept = outcomes(found.times, self.request.classes, wanted.output_tokens)
+        kept = outcomes(times, self.request.classes, wanted.output_tokens)
         missed = tuple(entry for entry in kept if entry.missed)
         if missed:
             return Refused(_misses(missed), missed, by_load=wanted.requests_per_s is not None)
         rate = wanted.requests_per_s
-        if rate is not None and found.times.requests_per_s < rate * _ROUNDING:
-            return Refused(f"serves {found.times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
+        if rate is not None and times.requests_per_s < rate * _ROUNDING:
+            return Refused(f"serves {times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate) -> Sized:

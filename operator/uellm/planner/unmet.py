@@ -124,7 +124,8 @@ def _least_factor(candidate: Candidate, scale: Callable[[Device, float], Device]
     def kept(steps: int) -> bool:
         factor = 1 + steps * _FACTOR_STEP
         groups = tuple(tuple(scale(device, factor) for device in group) for group in candidate.assignment.groups)
-        faster = replace(candidate, assignment=replace(candidate.assignment, groups=groups))
+        pool = replace(candidate.pool, devices=tuple(scale(device, factor) for device in candidate.pool.devices))
+        faster = replace(candidate, pool=pool, assignment=replace(candidate.assignment, groups=groups))
         return not any(entry.missed for entry in _outcomes(faster))
 
     low, high = 0, round((MOST_FACTOR - 1) / _FACTOR_STEP)
@@ -149,9 +150,9 @@ def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Dev
 
 
 def _outcomes(candidate: Candidate) -> list[Outcome]:
-    if candidate.times is None:
-        return []
-    return outcomes(candidate.times, candidate.question.request.classes, candidate.question.demand.output_tokens)
+    question = candidate.question
+    times = question.slowest(candidate) or candidate.times
+    return [] if times is None else outcomes(times, question.request.classes, question.demand.output_tokens)
 
 
 def _ratio(candidate: Candidate | str) -> float | None:

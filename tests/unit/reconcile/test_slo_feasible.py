@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from uellm.api import parse_service
-from uellm.planner.result import Predicted, SloVerdict
+from uellm.planner.result import Predicted
+from uellm.planner.verdict import SloVerdict
 from uellm.reconcile.slo import feasible
 
 

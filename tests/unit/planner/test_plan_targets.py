@@ -1,0 +1,172 @@
+"""Targets decide where speeds are measured: which GPUs, how many in all, and what is said where nothing keeps them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from uellm.planner import plan
+from uellm.planner.request import SloClass, Workload
+
+LOAD = Workload(requests_per_s=2.0, prompt_tokens_mean=512, output_tokens_mean=128)
+
+
+def strict(**targets: float) -> tuple[SloClass, ...]:
+    return (SloClass("chat", **targets),)
+
+
+def scaled(request, factor: float):
+    """The same nodes with GPUs whose memory is so many times as fast."""
+    nodes = [
+        replace(
+            offer,
+            node=replace(
+                offer.node,
+                devices=tuple(replace(d, memory_bytes_per_s=d.memory_bytes_per_s * factor) for d in offer.node.devices),
+            ),
+        )
+        for offer in request.nodes
+    ]
+    return replace(request, nodes=tuple(nodes))
+
+
+def test_a_node_that_misses_a_target_is_no_candidate_where_another_keeps_it(build) -> None:
+    nodes = [build.node("a", "L4"), build.node("b", "H100")]
+    assert plan(build.request(*nodes)).nodes == ("b", "a")
+    made = plan(build.request(*nodes, classes=strict(tpot_s=0.02)))
+    assert made.nodes == ("b",)
+    assert made.slo.feasible
+
+
+def test_a_target_takes_more_gpus_than_memory_would(build) -> None:
+    node = build.all_links(build.node("a", "L4 L4 L4 L4"))
+    assert plan(build.request(node)).gpus_per_replica == 1
+    made = plan(build.request(node, classes=strict(tpot_s=0.03)))
+    assert made.tensor == 4
+    assert made.predicted.tpot_ms <= 30
+    lost = {entry.gpus: entry.rejected for entry in made.alternatives}
+    assert re.search(r"TPOT \d+ ms, class chat asks for 30 ms", lost[1])
+
+
+def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
+    """One H100 does what many L4 do."""
+    load = replace(LOAD, requests_per_s=6.0)
+    slow = plan(build.request(build.node("a", "L4 " * 8), workload=load, classes=strict(tpot_s=0.1)))
+    both = plan(
+        build.request(build.node("a", "L4 " * 8), build.node("b", "H100"), workload=load, classes=strict(tpot_s=0.1))
+    )
+    assert slow.gpus_per_replica * slow.recommended_replicas > 1
+    assert (both.nodes, both.gpus_per_replica, both.recommended_replicas) == (("b",), 1, 1)
+
+
+def test_replicas_that_find_no_place_now_come_after_those_that_do(build) -> None:
+    """One H100 would be half of what is needed; the L4s are all there."""
+    load = replace(LOAD, requests_per_s=60.0)
+    fast, slow = build.node("b", "H100"), [build.node(f"a{index}", "L4 " * 8) for index in range(8)]
+    alone = plan(build.request(fast, workload=load, classes=strict(tpot_s=0.1)))
+    assert alone.recommended_replicas > 1
+    assert "have room for 1 now" in " ".join(alone.assumptions)
+    made = plan(build.request(fast, *slow, workload=load, classes=strict(tpot_s=0.1)))
+    room = sum(8 // made.gpus_per_replica for name in made.nodes if name != "b") + ("b" in made.nodes)
+    assert room >= made.recommended_replicas
+
+
+def test_the_policy_decides_between_equal_numbers_of_gpus(build) -> None:
+    """Two replicas of one GPU or one of two: time counts most to LR, devices of a replica alone to HE."""
+    node = build.all_links(build.node("a", "L4 L4"))
+    load = Workload(requests_per_s=5.0, prompt_tokens_mean=512, output_tokens_mean=128)
+    made = {
+        policy: plan(build.request(node, workload=load, classes=strict(tpot_s=0.1), policy=policy))
+        for policy in ("LR", "HE")
+    }
+    assert {m.gpus_per_replica * m.recommended_replicas for m in made.values()} == {2}
+    assert (made["LR"].gpus_per_replica, made["HE"].gpus_per_replica) == (2, 1)
+
+
+def test_what_nothing_keeps_is_planned_for_as_well_as_can_be(build) -> None:
+    node = build.all_links(build.node("a", "L4 L4 L4 L4"))
+    made = plan(build.request(node, classes=strict(tpot_s=0.01)))
+    assert not made.slo.feasible
+    assert made.tensor == 4
+    assert made.slo.constraint.startswith("TPOT 10.0 ms of class chat: the best is ")
+    assert "with 4 = tp4 x pp1 on a for a request alone" in made.slo.constraint
+    assert "cannot be kept: the plan is for 1.1 x the best" in " ".join(made.assumptions)
+
+
+def test_the_smallest_change_of_a_target_is_one_that_helps(build) -> None:
+    request = build.request(build.node("a", "L4 L4"), classes=strict(tpot_s=0.01), workload=LOAD)
+    change = plan(request).slo.change
+    told = float(re.match(r"a target of TPOT ([\d.]+) ms for chat", change).group(1)) / 1e3
+    assert plan(replace(request, classes=strict(tpot_s=told))).slo.feasible
+    assert not plan(replace(request, classes=strict(tpot_s=told * 0.97))).slo.feasible
+
+
+def test_the_smallest_change_of_the_hardware_is_one_that_helps(build) -> None:
+    request = build.request(build.node("a", "L4"), classes=strict(tpot_s=0.04))
+    change = plan(request).slo.change
+    factor = float(re.search(r"GPUs with ([\d.]+) x the memory bandwidth", change).group(1))
+    assert plan(scaled(request, factor)).slo.feasible
+    assert not plan(scaled(request, factor - 0.06)).slo.feasible
+
+
+def test_targets_missed_together_are_told_together(build) -> None:
+    made = plan(build.request(build.node("a", "L4"), classes=strict(ttft_s=0.01, tpot_s=0.01)))
+    assert "TTFT 10.0 ms of class chat" in made.slo.constraint
+    assert "TPOT 10.0 ms of class chat" in made.slo.constraint
+    assert " and TPOT" in made.slo.change
+
+
+def test_an_end_to_end_target_counts_too(build) -> None:
+    request = build.request(build.node("a", "L4"), build.node("b", "H100"), workload=LOAD)
+    assert plan(replace(request, classes=strict(e2e_s=4.0))).nodes == ("b",)
+    assert not plan(replace(request, classes=strict(e2e_s=0.5))).slo.feasible
+
+
+def test_without_targets_or_measurements_nothing_is_said_of_targets(build) -> None:
+    assert plan(build.request(build.node("a", "L4"), workload=LOAD)).slo is None
+    blank = build.node("a", [build.unmeasured("a", 0)])
+    assert plan(build.request(blank, classes=strict(tpot_s=0.001))).slo is None
+
+
+def test_what_is_predicted_to_keep_the_targets_comes_before_what_is_not_measured(build) -> None:
+    blank = build.node("a", [build.unmeasured("a", 0, "H100")])
+    request = build.request(blank, build.node("b", "L4 L4"), classes=strict(tpot_s=0.2))
+    assert plan(request).nodes[0] == "b"
+
+
+def test_targets_hold_whichever_gpus_the_kubelet_hands_out(build) -> None:
+    """Two fast GPUs and two of half their speed: a pod may get the slow ones."""
+    devices = [build.gpu("a", index, "A10", memory_bytes_per_s=5e11 if index < 2 else 2.5e11) for index in range(4)]
+    request = build.request(build.node("a", devices), gpus_max=1, classes=strict(tpot_s=0.06))
+    assert not plan(request).slo.feasible
+    assert plan(replace(request, allocation="DRA")).slo.feasible
+    easy = plan(replace(request, classes=strict(tpot_s=0.2)))
+    assert "the kubelet may hand out slower GPUs of a: then TTFT" in " ".join(easy.assumptions)
+
+
+def test_the_limit_that_a_plan_runs_into_first_is_told(build) -> None:
+    assert "memory of stage 0 (gpu-0): " in plan(build.request(build.node("a", "L4"))).binding
+    tight = plan(build.request(build.node("a", "H100"), classes=strict(tpot_s=0.0105)))
+    assert tight.binding.startswith("TPOT of class chat: ")
+    rate = plan(build.request(build.node("a", "H100"), workload=replace(LOAD, requests_per_s=100.0)))
+    assert f"rate for each of {rate.recommended_replicas} replicas" in rate.binding
+
+
+def test_how_the_plan_was_found_is_told(build) -> None:
+    figures = plan(build.request(build.node("a", "L4 " * 8))).search.to_dict()
+    assert figures["optimal"] is True
+    assert figures["gapPercent"] == "0.00"
+    assert figures["shapes"] > figures["leftOut"] > 0
+    assert figures["placements"] >= 1
+
+
+@pytest.mark.parametrize("nodes", [1, 40])
+def test_nodes_that_are_built_alike_cost_no_further_look(build, nodes: int) -> None:
+    request = build.request(
+        *(build.node(f"n{index:02}", "L4 L4") for index in range(nodes)), classes=strict(tpot_s=0.2)
+    )
+    made = plan(request)
+    assert len(made.nodes) == nodes
+    assert made.search.placements <= 4
