@@ -12,8 +12,9 @@ import pytest
 
 from uellm.cli.main import main
 from uellm.evaluate import engine as engine_module
-from uellm.evaluate.engine import FCFS, PRIORITY, VirtualEngine, Work
+from uellm.evaluate.engine import VirtualEngine, Work
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
+from uellm.evaluate.vllm_scheduler import FCFS, PRIORITY
 from uellm.planner.steptime import EngineFile, StepTime
 
 STEP = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)

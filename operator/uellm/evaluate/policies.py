@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from uellm.errors import BadInput
-from uellm.evaluate import engine
 from uellm.evaluate.scenario import Job
+from uellm.evaluate.vllm_scheduler import FCFS, PRIORITY
 from uellm.sidecar.scheduling import FAR_DEADLINE_S, POLICIES
 
 EDF_TPOT_S = 0.03
@@ -27,7 +27,7 @@ class Policy:
     """How a name is run. `priority` of (request, arrival in seconds): None for a policy of the sidecar."""
 
     name: str
-    engine_policy: str = engine.FCFS
+    engine_policy: str = FCFS
     priority: Priority | None = None
 
     @property
@@ -59,9 +59,9 @@ def _predicted_tokens(job: Job, arrival_s: float) -> int:
 
 
 _ENGINE = {
-    "engine-FCFS": Policy("engine-FCFS", engine.FCFS, _no_priority),
-    "engine-EDF": Policy("engine-EDF", engine.PRIORITY, _deadline_ms),
-    "engine-SJF": Policy("engine-SJF", engine.PRIORITY, _predicted_tokens),
+    "engine-FCFS": Policy("engine-FCFS", FCFS, _no_priority),
+    "engine-EDF": Policy("engine-EDF", PRIORITY, _deadline_ms),
+    "engine-SJF": Policy("engine-SJF", PRIORITY, _predicted_tokens),
 }
 _ALIASES = {"engine-only": "engine-FCFS"}
 

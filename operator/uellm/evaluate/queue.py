@@ -8,13 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from uellm.evaluate.engine import VirtualEngine, vllm
+from uellm.evaluate.engine import VirtualEngine
 from uellm.evaluate.front import Direct, Front, Sidecar
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import Policy, find_policy
 from uellm.evaluate.replay import Outcome, Replay
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
+from uellm.evaluate.vllm_scheduler import vllm
 from uellm.planner.steptime import EngineFile
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
