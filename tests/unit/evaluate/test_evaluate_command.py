@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from uellm.cli.main import main
+from uellm.planner.steptime import EngineFile, StepTime
+
+ENGINE = EngineFile("e", StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 24_000, 16, 256, 8192, 16_384)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    paths = {name: tmp_path / f"{name}.txt" for name in ("trace", "classes", "engine")}
+    paths["trace"].write_text("arrival_s,input_tokens,output_tokens\n0,10,10\n")
+    paths["classes"].write_text("classes: [{name: chat, ttft: 1s}]")
+    paths["engine"].write_text(json.dumps(ENGINE.to_dict()))
+    return paths
+
+
+def status(files: dict[str, Path], *options: str) -> int:
+    return main(["evaluate", "queue", *(f"--{name}={path}" for name, path in files.items()), *options])
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--policy", "LIFO"], "--policy: 'LIFO' is none of engine-FCFS"),
+        (["--guards", "no-luck"], "--guards: 'no-luck' is none of gate"),
+        (["--max-batched-tokens", "some"], "--max-batched-tokens: must be a number of tokens or auto"),
+        (["--max-batched-tokens", "0"], "--max-batched-tokens: must be a number of tokens or auto"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_line(
+    files: dict[str, Path], options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(files, *options) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("trace", "a,b\n1,2\n", "has no column 'timestamp'"),
+        ("classes", "classes: [", "is not YAML"),
+        ("classes", "classes: []", "classes.txt.classes: must be a list"),
+        ("engine", "{}", "engine.txt.stepSeconds: must be an object"),
+        ("engine", "{", "is not JSON"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line(
+    files: dict[str, Path], name: str, text: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[name].write_text(text)
+
+    assert status(files) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_trace_of_longer_requests_than_allowed_cannot_be_replayed(files: dict[str, Path]) -> None:
+    assert status(files, "--max-tokens-per-request", "15") == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--speed", "0"], ["--speed", "fast"], ["--limit", "-1"], ["--length-sigma", "-1"]]
+)
+def test_a_number_that_makes_no_sense_is_refused(files: dict[str, Path], options: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        status(files, *options)
+
+    assert ended.value.code == 2
