@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from uellm.sidecar.scheduling import POLICIES, EngineState, Options, QueueFull, Scheduler, Targets, Ticket
+from uellm.sidecar.scheduling import POLICIES, EngineState, Lengths, Options, QueueFull, Scheduler, Targets, Ticket
 
 CLASSES = (
     Targets("fast", priority=10, ttft_s=1.0),
@@ -60,6 +60,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.running.remove(ticket)
         self.queued.append(ticket)
 
+    @precondition(lambda self: self.queued or self.running)
+    @rule(data=st.data(), tokens=st.integers(1, 5000))
+    def predict_anew(self, data, tokens):
+        ticket = data.draw(st.sampled_from(self.queued + self.running))
+        in_time = self.core.on_lengths(ticket, Lengths(tokens, 2 * tokens), self.now_s)
+        assert in_time == (ticket in self.queued)
+
     @rule(seconds=st.floats(min_value=0.0, max_value=90.0))
     def time_passes(self, seconds):
         self.now_s += seconds
@@ -83,6 +90,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def counts_agree(self):
         assert (self.core.queued, self.core.in_flight) == (len(self.queued), len(self.running))
         assert sum(self.core.queued_by_class().values()) == len(self.queued)
+        assert self.core.failure is None
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

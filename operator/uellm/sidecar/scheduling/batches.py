@@ -57,6 +57,9 @@ class Batches:
         """One more waits for a later batch."""
         self._waiting[ticket] = None
 
+    def again(self, ticket: Ticket, now_s: float) -> None:
+        """The next batch is made by what is known then."""
+
     def head(self, now_s: float) -> Ticket | None:
         """The next of the batch. O(n log n) when a batch is made."""
         if not self._batch and not self._view.running:

@@ -21,6 +21,9 @@ class Order(Protocol):
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits."""
 
+    def again(self, ticket: Ticket, now_s: float) -> None:
+        """It waits still, and its predicted length is another: to be put where it belongs now."""
+
     def head(self, now_s: float) -> Ticket | None:
         """The next to be taken; None: there is none for now."""
 
@@ -47,7 +50,8 @@ def first_come(ticket: Ticket) -> Key:
 
 
 class Sorted:
-    """An order by a key that is fixed at arrival: a heap, rebuilt when most of its entries have left."""
+    """An order by a key: a heap, rebuilt when most of its entries have left. One whose key has changed has an entry by
+    each; that by its present key counts."""
 
     def __init__(self, key: Callable[[Ticket], Key]) -> None:
         self._key = key
@@ -62,9 +66,13 @@ class Sorted:
         heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
         self._waiting += 1
 
+    def again(self, ticket: Ticket, now_s: float) -> None:
+        """Its predicted length is another. O(log n)."""
+        heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
+
     def head(self, now_s: float) -> Ticket | None:
         """The next to be taken. O(log n), amortised."""
-        while self._heap and self._heap[0][-1].state is not State.QUEUED:
+        while self._heap and not self._holds(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][-1] if self._heap else None
 
@@ -72,8 +80,12 @@ class Sorted:
         """It waits no more. O(1), amortised."""
         self._waiting -= 1
         if len(self._heap) > 64 + 4 * self._waiting:
-            self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
+            self._heap = [entry for entry in self._heap if self._holds(entry)]
             heapq.heapify(self._heap)
+
+    def _holds(self, entry: tuple[Key, int, Ticket]) -> bool:
+        key, _, ticket = entry
+        return ticket.state is State.QUEUED and key == self._key(ticket)
 
 
 QUEUE_THRESHOLD = 5
@@ -96,6 +108,9 @@ class Saturation:
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits."""
         self._sorted.add(ticket, now_s)
+
+    def again(self, ticket: Ticket, now_s: float) -> None:
+        """Its length does not matter."""
 
     def head(self, now_s: float) -> Ticket | None:
         """The next to be taken, unless the engine is saturated and has work."""

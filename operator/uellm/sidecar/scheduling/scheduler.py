@@ -20,7 +20,7 @@ from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.prefixes import Prefixes
 from uellm.sidecar.scheduling.prospects import first_token_deadline_s
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
-from uellm.sidecar.scheduling.types import EngineState, Late, Options, QueueFull, State, Ticket
+from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
 
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is away. Clients' own limits are commonly 60 s."""
@@ -128,6 +128,17 @@ class Scheduler:
             ticket.dispatched_s = now_s
             taken.append(ticket)
         return taken
+
+    def on_lengths(self, ticket: Ticket, lengths: Lengths, now_s: float) -> bool:
+        """A better prediction came; whether it was in time: it counts only while the request waits here."""
+        if ticket.state is not State.QUEUED:
+            return False
+        ticket.lengths = lengths
+        try:
+            self._order.again(ticket, now_s)
+        except Exception as error:
+            self._fail_open(error, now_s)
+        return True
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
         """The first token of its answer came."""

@@ -61,14 +61,17 @@ class SloOdbs:
         self._price.asked(ticket.targets.priority, found.density, self._whole_s(ticket), now_s)
         self._make_way(now_s)
 
+    def again(self, ticket: Ticket, now_s: float) -> None:
+        """Its predicted length is another; as demand it was counted when it came. O(log n)."""
+        self._take_out(ticket)
+        self._place(ticket, now_s)
+        self._make_way(now_s)
+
     def remove(self, ticket: Ticket, now_s: float) -> None:
         """It waits no more. O(log n)."""
         if ticket.state is State.RUNNING:
             self._tail.handed_out(ticket, self._whole_s(ticket), now_s)
-        if ticket.stamp > 0:
-            self._plan.remove(ticket)
-        else:
-            self._tail.remove(ticket)
+        self._take_out(ticket)
 
     def head(self, now_s: float) -> Ticket | None:
         """The next to be taken: of those that can be on time the most urgent, else of the tail. O(log n), amortised."""
@@ -86,6 +89,12 @@ class SloOdbs:
         self._tail.lose(now_s)
         while (ticket := self._tail.shed()) is not None:
             yield ticket
+
+    def _take_out(self, ticket: Ticket) -> None:
+        if ticket.stamp > 0:
+            self._plan.remove(ticket)
+        else:
+            self._tail.remove(ticket)
 
     def _ready_s(self, now_s: float) -> float:
         """When the engine can begin with the next prompt."""
