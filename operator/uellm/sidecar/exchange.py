@@ -8,7 +8,7 @@ from uellm.sidecar.answer import Answer
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
-from uellm.sidecar.prediction import Question
+from uellm.sidecar.prediction import Prediction, Question
 from uellm.sidecar.predictor import Predictor
 from uellm.sidecar.record import Record
 from uellm.sidecar.relay import Relay
@@ -52,6 +52,9 @@ class Exchange:
             sequences=call.sequences,
             body_bytes=call.body_bytes,
         )
+        self._asked = None
+        if lengths is not None and self._prediction is not None:
+            self._asked = lengths.ask(self._prediction, self._better)
 
     async def turn(self) -> bytes:
         """Wait until it is to be sent; the body to send. Raises Refusal."""
@@ -98,6 +101,8 @@ class Exchange:
         try:
             await upstream.pipe(take)
             status, body = whole.answer()
+            if whole.reasons:
+                self._terms.shapes.give_up(self.call.kind)
         except EngineLost as error:
             record.outcome = Outcome.ENGINE_LOST
             message = "the engine stopped before its answer was complete; send the request again"
@@ -132,8 +137,14 @@ class Exchange:
         if self.call.kind is Kind.POOLING and record.outcome is Outcome.COMPLETED:
             record.first_token_s = self._loop.time()
 
+    def _better(self, prediction: Prediction) -> None:
+        lengths = prediction.lengths(self.call.max_tokens)
+        if self._dispatcher.lengths(self._ticket, lengths):
+            self._record.predicted_tokens = lengths.p50
+
     def _learn(self, tokens: int | None) -> None:
         if self._prediction is None or self._lengths is None or not tokens:
             return
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
-        self._lengths.observe(self._prediction, max(1, each), truncated=most is not None and each >= most)
+        truncated = most is not None and each >= most
+        self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)

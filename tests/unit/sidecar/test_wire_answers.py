@@ -156,6 +156,15 @@ def test_log_probabilities_get_the_defaults_that_a_stream_leaves_out():
     assert entry == {"token": "a", "logprob": -9999.0, "bytes": [97], "top_logprobs": []}
 
 
+def test_thoughts_that_come_unexpectedly_are_told_and_not_lost():
+    together = aggregator()
+    assert not together.reasons
+    thoughts = event({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    together.feed(part("") + thoughts + thoughts + part("a") + END + DONE)
+    message = json.loads(together.answer()[1])["choices"][0]["message"]
+    assert (message["content"], message["reasoning"], together.reasons) == ("a", "hmhm", True)
+
+
 @pytest.mark.parametrize("stream", [b"", part("a"), part("a") + DONE, part("a") + END, END + DONE, b": ping\n\n"])
 def test_half_a_stream_is_no_answer(stream):
     together = aggregator()

@@ -17,6 +17,8 @@ from uellm.sidecar.wire.shape import Shape
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
 """vLLM's defaults, which its streams leave out and its whole answers write."""
 
+_REASONING = ("reasoning", "reasoning_content")
+
 
 class _Choice:
     """One choice while it grows."""
@@ -28,6 +30,7 @@ class _Choice:
         self.finish_reason: Any = None
         self.stop_reason: Any = None
         self.logprobs: list[Mapping[str, Any]] = []
+        self.reasoning: dict[str, list[str]] = {}
 
     def add(self, piece: Mapping[str, Any]) -> None:
         """The next part of it."""
@@ -36,6 +39,9 @@ class _Choice:
         if text is not None:
             self.has_text = True
             self.text.append(text)
+        for name in _REASONING:
+            if delta.get(name):
+                self.reasoning.setdefault(name, []).append(delta[name])
         self.role = delta.get("role") or self.role
         if piece.get("logprobs") is not None:
             self.logprobs.append(piece["logprobs"])
@@ -77,6 +83,11 @@ class Aggregator:
             raise ValueError("the stream ended before its usage")
         return 200, _dump(self._document())
 
+    @property
+    def reasons(self) -> bool:
+        """Thoughts were told apart from the answer, which the engine's own answers may do at other places."""
+        return any(choice.reasoning for choice in self._choices.values())
+
     def _take(self, document: Any) -> None:
         if not isinstance(document, Mapping):
             raise ValueError("an event that is no object")
@@ -101,10 +112,16 @@ class Aggregator:
     def _choice(self, index: int) -> dict[str, Any]:
         choice = self._choices[index]
         text = "".join(choice.text) if choice.has_text else None
+        thoughts = {name: "".join(parts) for name, parts in choice.reasoning.items() if name in self._shape.message}
         known: dict[str, Any] = {
             "index": index,
             "text": text or "",
-            "message": {**self._shape.message, "role": choice.role, "content": text},
+            "message": {
+                **self._shape.message,
+                "role": choice.role,
+                "content": (text or None) if choice.reasoning else text,
+                **thoughts,
+            },
             "logprobs": self._logprobs(choice.logprobs),
             "finish_reason": choice.finish_reason or ("stop" if self._kind is Kind.CHAT else None),
             "stop_reason": choice.stop_reason,
