@@ -92,8 +92,7 @@ def calibrate(data: Any, where: str = "measurements") -> Calibration:
     engine = EngineFile.from_dict({**limits, "name": name, "stepSeconds": step.to_dict()}, f"{where}.limits")
     if data.get("stages") is None:
         return Calibration(engine, steps)
-    rows = _table(data["stages"], STAGE_FIELDS, f"{where}.stages")
-    efficiency, stages = _stages(rows, name, f"{where}.stages")
+    efficiency, stages = calibrate_stages(data["stages"], name, f"{where}.stages")
     return Calibration(engine, steps, efficiency, stages)
 
 
@@ -114,7 +113,9 @@ def _steps(table: Array, where: str) -> tuple[StepTime, Report]:
     return StepTime(*values), _report(first, second, seconds, prefill, found)
 
 
-def _stages(table: Array, name: str, where: str) -> tuple[Efficiency, Report]:
+def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Efficiency, Report]:
+    """The efficiencies of a list of measured `stages`, and how well they fit. `name`: of what was measured."""
+    table = _table(rows, STAGE_FIELDS, where)
     flops, weights, other, sequences, compute, memory, seconds = table.T
     if not (compute.min() > 0 and memory.min() > 0):
         raise BadInput(where, "flopsPerSecond and memoryBytesPerSecond must be above 0")
