@@ -7,7 +7,7 @@ from time import perf_counter
 
 from uellm.sidecar.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.sidecar.outcome import Outcome, Refusal
-from uellm.sidecar.scheduling import EngineState, Late, Options, QueueFull, Scheduler, Ticket
+from uellm.sidecar.scheduling import EngineState, Late, Lengths, Options, QueueFull, Scheduler, Ticket
 
 RETRY_QUEUE_S = 1
 """A queue drains within moments; a client that waits longer only leaves the engine idle."""
@@ -21,6 +21,9 @@ class Dispatcher:
 
     def __init__(self, options: Options) -> None:
         self._core = Scheduler(options)
+        self.tokens = self._core.on_tokens
+        """So many tokens of an answer have come: (ticket, tokens so far, now in seconds). Called for every piece of
+        every stream, so it wakes nobody."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds = Histogram(
@@ -74,14 +77,14 @@ class Dispatcher:
         finally:
             self._waiting.pop(ticket, None)
 
+    def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
+        """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
+        return self._core.on_lengths(ticket, lengths, _now_s())
+
     def first_token(self, ticket: Ticket) -> None:
         """The first token of its answer came."""
         self._core.on_first_token(ticket, _now_s())
         self._pump()
-
-    def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """So many tokens of its answer have come. Called for every piece of every stream, so it wakes nobody."""
-        self._core.on_tokens(ticket, tokens_so_far, now_s)
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
         """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ from uellm.sidecar.vitals import Vitals
 LOG = logging.getLogger("uellm.sidecar")
 
 _LIMITS = Limits()
+
+COLLECT_AFTER = 20_000
+"""Objects more than before until the youngest generation is looked through; Python's own value is 700."""
 
 FLUSH_S = 5.0
 """How long finished answers may take to leave once the process ends."""
@@ -108,7 +113,8 @@ class Sidecar:
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config(), self.lengths.keep())
+        learned = self.lengths.learned.child.run()
+        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config(), self.lengths.keep(), learned)
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -199,7 +205,9 @@ class Sidecar:
         self.proxy.keys = self.keys.keys
         self.proxy.allowed = current.allowed_routes
         self.proxy.terms.accepts_priority = current.engine.accepts_priority
-        self.proxy.lengths = self.lengths if current.scheduling.predictor == "Online" else None
+        predicts = current.scheduling.predictor == "Online"
+        self.proxy.lengths = self.lengths if predicts else None
+        self.lengths.learned.child.wanted = predicts and current.prediction.learned
 
     def _add_gauges(self) -> None:
         gauge = self.figures.gauge
@@ -212,6 +220,8 @@ class Sidecar:
         gauge("uellm_draining", "1 while new requests are refused.", lambda: self.proxy.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
         self.figures.gauges("uellm_predictor_", "How good the last predicted lengths were.", self.lengths.figures)
+        learned = self.lengths.learned.figures
+        self.figures.gauges("uellm_learned_predictor_", "A figure of the learned model's, where it is on.", learned)
         self.figures.gauges("uellm_scheduler_", "A figure of the scheduler's.", self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
@@ -233,6 +243,8 @@ class Sidecar:
 
 async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    _spare_the_collector()
+    _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -245,3 +257,16 @@ async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None
         await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, hurried):
             task.cancel()
+
+
+def _spare_the_collector() -> None:
+    """What is there at the start stays, and requests leave few cycles behind: the collector need not look so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
+
+
+def _raise_file_limit() -> None:
+    """Every request has two sockets: take all the descriptors that may be had."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

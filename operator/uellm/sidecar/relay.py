@@ -49,7 +49,7 @@ class Relay:
         self._stall: asyncio.TimerHandle | None = None
         self._bytes_out = 0
         self._last = b""
-        """The last bytes that were sent, as many as it takes to recognise the end of an event and of a stream."""
+        """The last bytes that were sent, no fewer than it takes to recognise the end of an event and of a stream."""
         self._streams_events = streams_events(upstream)
 
     async def run(self, own: Pairs) -> None:
@@ -74,7 +74,7 @@ class Relay:
             record.outcome = of_engine_status(upstream.status)
             reply.finish()
         finally:
-            record.done = self._last == _DONE
+            record.done = self._last.endswith(_DONE)
             record.bytes_out = self._bytes_out
             reply.on_pause = reply.on_resume = None
             self._stop_clock()
@@ -92,7 +92,7 @@ class Relay:
                 return
         size = len(piece)
         self._bytes_out += size
-        self._last = piece[-_DONE_BYTES:] if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
+        self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
         self._reply.write(piece)
 
     def _flush(self) -> None:

@@ -161,7 +161,8 @@ async def test_no_stream_is_cut_short_by_a_drain(engine, launch, eventually):
 
     engine.script = script
     streams = [harness.ask(b"{}") for _ in range(40)]
-    await eventually(lambda: len(engine.received) == 20)
+    dispatcher = harness.sidecar.dispatcher
+    await eventually(lambda: dispatcher.queued + dispatcher.in_flight == 40 and dispatcher.queued >= 20)
     drained = asyncio.create_task(_drain(harness))
     await eventually(lambda: harness.sidecar.proxy.drain.draining)
     for _ in streams:

@@ -130,14 +130,9 @@ class Upstream:
         if connection is not None:
             connection.cut()
 
-    def feed(self, piece: bytes) -> None:
-        """The connection has more of the body."""
-        if self.sink is not None:
-            try:
-                self.sink(piece)
-            except Exception as error:
-                self.abort(error)
-        elif not self.ended:
+    def keep(self, piece: bytes) -> None:
+        """The connection has more of the body, and there is no sink yet."""
+        if not self.ended:
             self._pieces.append(piece)
             if sum(map(len, self._pieces)) > UNREAD_BYTES:
                 self.hold()
@@ -246,16 +241,28 @@ class _EngineConnection(asyncio.Protocol):
                 return
             self._reusable = False
         if self._complete:
-            del self._pieces[self._last_pieces :]  # what follows is not of this answer
-        if pieces := self._pieces:
-            piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            upstream.feed(piece)
-        if not self._in_body:
+            self._last_of(upstream)
+        elif self._in_body:
+            self._deliver(upstream)
+        else:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 self._lost("the answer's headers are too long")
-        if self._complete and self._upstream is upstream:
+
+    def _deliver(self, upstream: Upstream) -> None:
+        if not (pieces := self._pieces):
+            return
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        try:
+            (upstream.sink or upstream.keep)(piece)
+        except Exception as error:
+            upstream.abort(error)
+
+    def _last_of(self, upstream: Upstream) -> None:
+        del self._pieces[self._last_pieces :]  # what follows is not of this answer
+        self._deliver(upstream)
+        if self._upstream is upstream:
             self._done(upstream)
 
     def eof_received(self) -> None:

@@ -7,7 +7,6 @@ is a key wherever either is found.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,40 +45,33 @@ class Counter:
 
     def __init__(self, kind: Kind, sequences: int = 1) -> None:
         self._mark = _MARKS.get(kind, _EVENT)
-        self._preamble = sequences if kind is Kind.CHAT else 0
+        self._keep = 1 - len(self._mark)
+        self._events = -sequences if kind is Kind.CHAT else 0
         self._carry = b"\n"
-        self._events = 0
-        self._tail: deque[bytes] = deque()
-        """The last pieces, from the first one on that may speak of usage."""
+        self._tail: list[bytes] = []
         self._tail_bytes = 0
-
-    @property
-    def started(self) -> bool:
-        """Whether the first token is there. A chat's role comes together with it."""
-        return self._events > 0
-
-    @property
-    def tokens(self) -> int:
+        self.tokens = 0
         """Tokens so far, by events."""
-        return max(0, self._events - self._preamble)
 
     def feed(self, piece: bytes) -> int:
         """Take the next bytes of the answer's body. Returns how many events of tokens they completed."""
+        # Every piece of every stream comes through here.
         joined = self._carry + piece
         found = joined.count(self._mark)
-        self._events += found
-        self._carry = joined[1 - len(self._mark) :]
-        if self._tail:
-            self._keep(piece)
-        elif _USAGE in joined:
-            self._keep(joined)
-        return found
-
-    def _keep(self, piece: bytes) -> None:
+        self._carry = joined[self._keep :]
         self._tail.append(piece)
         self._tail_bytes += len(piece)
-        while self._tail_bytes - len(self._tail[0]) >= TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
+        if self._tail_bytes > 4 * TAIL_BYTES:
+            self._shorten()
+        if found:
+            self._events = events = self._events + found
+            if events > 0:
+                self.tokens = events
+        return found
+
+    def _shorten(self) -> None:
+        self._tail = [b"".join(self._tail)[-TAIL_BYTES:]]
+        self._tail_bytes = len(self._tail[0])
 
     def usage(self) -> Usage | None:
         """What the engine says at the end; None where it does not."""
