@@ -20,6 +20,9 @@ from uellm.errors import BadInput
 PASSED_ON = frozenset({"metadata", "config", "template"})
 """Fields whose content this API does not describe."""
 
+# libyaml where the package was built with it: the profiles of a hundred nodes are some megabytes.
+LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 T = TypeVar("T", bound=Model)
 
 
@@ -54,7 +57,7 @@ def read_documents(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(str(path), f"cannot be read: {error}") from error
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, Loader=LOADER))
     except yaml.YAMLError as error:
         raise BadInput(str(path), "is no YAML: " + " ".join(str(error).split())) from error
     return [item for document in documents if document is not None for item in _items(document, str(path))]
