@@ -2,7 +2,7 @@
 
     {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
-     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority}}
+     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority}, prediction: {learned: false}}
 
 Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
 not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
@@ -76,6 +76,15 @@ class Auth(Model):
     """Where the API keys' files are, one key a line; not set: no key is asked for."""
 
 
+class Prediction(Model):
+    """How answers' lengths are predicted, where they are."""
+
+    model_config = _LENIENT
+
+    learned: bool = False
+    """Ask a learned model too, in a process of its own: needs the extra `predictor`, and about 200 MB."""
+
+
 class SidecarConfig(Model):
     """The whole file."""
 
@@ -93,6 +102,8 @@ class SidecarConfig(Model):
     """The engine."""
     auth: Auth = Auth()
     """Who may ask."""
+    prediction: Prediction = Prediction()
+    """How answers' lengths are predicted."""
     allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """Administrative routes of the engine, such as `/sleep`, that are served nevertheless."""
 

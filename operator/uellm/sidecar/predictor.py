@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 
 from uellm.sidecar.prediction import OnlineLengths, Prediction, Question, Track, store
+from uellm.sidecar.prediction.learned import Asked, LearnedLengths
+from uellm.sidecar.prediction.learned.lengths import Use
+from uellm.sidecar.prediction.online import teaches
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -22,6 +25,8 @@ class Predictor:
         self._track = Track()
         self._unsaved = False
         self._model = OnlineLengths()
+        self.learned = LearnedLengths()
+        """Off until it is switched on; it runs while `learned.child.run()` does."""
         if path is not None and path.exists():
             self._load(path)
 
@@ -29,12 +34,23 @@ class Predictor:
         """The length of one answer."""
         return self._model.predict(question)
 
-    def observe(self, prediction: Prediction, tokens: int, *, truncated: bool) -> None:
+    def ask(self, prediction: Prediction, use: Use) -> Asked | None:
+        """Ask the learned model too, where there is one; `use` is called with a better prediction, later or never."""
+        return self.learned.ask(prediction, use)
+
+    def observe(
+        self, prediction: Prediction, tokens: int, *, truncated: bool = False, asked: Asked | None = None
+    ) -> None:
         """An answer came to so many tokens; `truncated`: the request's own limit ended it."""
         self._model.observe(prediction, tokens, truncated=truncated)
         self._unsaved = True
-        if not truncated:
-            self._track.add(prediction, tokens)
+        if teaches(prediction, tokens, truncated=truncated):
+            self.learned.observe(prediction, asked, tokens)
+        if truncated:
+            return
+        self._track.add(prediction, tokens)
+        if asked is not None and asked.better is not None:
+            self.learned.track.add(asked.better, tokens)
 
     def figures(self) -> dict[str, float | None]:
         """How good the last predictions were. Takes milliseconds."""

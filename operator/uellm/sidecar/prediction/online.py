@@ -63,6 +63,7 @@ class Prediction:
     features: Sequence[int] = field(repr=False)
     words: float = field(repr=False)  # what the linear model said
     medians: tuple[float | None, ...] = field(repr=False)  # by forecaster, logarithms
+    prompt_tokens: int = field(default=0, repr=False)
 
     def lengths(self, max_tokens: int | None) -> Lengths:
         """For the scheduler: no answer is longer than the request allows."""
@@ -90,15 +91,11 @@ class OnlineLengths:
         ]
         medians = tuple(None if each is None else each[0] + each[1].quantile(0.5) for each in forecasts)
         p50, p80, p90 = self._quantiles(forecasts[self.losses.best(sources)] or forecasts[0])
-        return Prediction(p50, p80, p90, sources, bucket, found, words, medians)
+        return Prediction(p50, p80, p90, sources, bucket, found, words, medians, question.prompt_tokens)
 
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> None:
-        """An answer came to so many tokens; `truncated`: the request's own limit ended it.
-
-        How long such an answer would have become is not known, only that it is no shorter: where more was predicted
-        than the limit allowed, nothing is learned from it.
-        """
-        if tokens < 1 or (truncated and tokens <= prediction.p50):
+        """An answer came to so many tokens; `truncated`: the request's own limit ended it."""
+        if not teaches(prediction, tokens, truncated=truncated):
             return
         length = log(tokens)
         self.levels["p80"].learn(covered=tokens <= prediction.p80)
@@ -116,16 +113,28 @@ class OnlineLengths:
         if forecast is None:
             return UNKNOWN_TOKENS, 2 * UNKNOWN_TOKENS, 3 * UNKNOWN_TOKENS
         shift, window = forecast
-
-        def tokens(level: float) -> float:
-            return max(1.0, exp(min(shift + window.quantile(level), _LARGEST)))
-
-        return tokens(0.5), tokens(self.levels["p80"].level), tokens(self.levels["p90"].level)
+        levels = (0.5, self.levels["p80"].level, self.levels["p90"].level)
+        p50, p80, p90 = (tokens_of(shift + window.quantile(level)) for level in levels)
+        return p50, p80, p90
 
     def _windows(self, sources: Keys, bucket: int) -> tuple[Window | None, Window | None, Window | None]:
         by_source = self.windows["source"].first(sources, LEAST_VALUES)
         in_bucket = self.windows["bucket"].first([(*_tuple(key), bucket) for key in sources], LEAST_VALUES)
         return by_source, in_bucket or by_source, self.windows["words"].first(sources, LEAST_VALUES)
+
+
+def teaches(prediction: Prediction, tokens: int, *, truncated: bool) -> bool:
+    """Whether there is something to learn from an answer.
+
+    How long one would have become that the request's own limit ended is not known, only that it is no shorter: where
+    more was predicted than the limit allowed, there is nothing.
+    """
+    return tokens > 0 and not (truncated and tokens <= prediction.p50)
+
+
+def tokens_of(logarithm: float) -> float:
+    """A length by its logarithm, within reason."""
+    return max(1.0, exp(min(logarithm, _LARGEST)))
 
 
 def _tuple(key: Hashable) -> tuple[Hashable, ...]:

@@ -1,0 +1,71 @@
+"""What goes through the pipes between the sidecar and the learned model: frames of size, kind and content.
+
+    TEACH, ASK  rows: six float32 (the length's logarithm, NaN where it is asked for; see `numbers`), the number of
+                features, and each of these in two bytes
+    ANSWER      float32: processor seconds that the batch took, then the length's logarithm, row by row
+    TRAINED     float32: rows that were learned from, processor seconds that it took, resident bytes
+
+A row is numbers and hashed words: neither a prompt nor anybody's name can be read back from it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from enum import IntEnum
+from math import log, nan
+from struct import Struct, pack
+
+from uellm.sidecar.prediction.online import Prediction
+
+HEADER = Struct("<IB")
+ROW = Struct("<6fH")
+
+MOST_BYTES = 16 * 1024 * 1024
+"""Of a frame: a larger one is none of ours."""
+
+
+class Kind(IntEnum):
+    """What a frame holds."""
+
+    TEACH = 1
+    ASK = 2
+    ANSWER = 3
+    TRAINED = 4
+
+
+def frame(kind: Kind, content: bytes) -> bytes:
+    """A frame as it goes through the pipe."""
+    return HEADER.pack(len(content), kind) + content
+
+
+def row(prediction: Prediction, tokens: int | None = None) -> bytes:
+    """What is told of a request; `tokens`: how long its answer became."""
+    found = prediction.features
+    told = nan if tokens is None else log(tokens)
+    return pack(f"<6fH{len(found)}H", told, *numbers(prediction), len(found), *found)
+
+
+def numbers(prediction: Prediction) -> tuple[float, float, float, float, float]:
+    """The prompt's size and what the online forecasters said, logarithms: what they know of a source need not be
+    learned twice, and each was said before the length was known."""
+    source, bucket, words = (nan if median is None else median for median in prediction.medians)
+    return log(max(prediction.prompt_tokens, 1)), source, bucket, words, prediction.words
+
+
+def floats(content: bytes) -> Sequence[float]:
+    """The numbers of an answer. Raises ValueError."""
+    return array("f", content)
+
+
+def content(values: Sequence[float]) -> bytes:
+    """What `floats` takes."""
+    return array("f", values).tobytes()
+
+
+def header(data: bytes) -> tuple[int, Kind]:
+    """Size and kind of the frame that follows. Raises ValueError for what is no header of ours."""
+    size, kind = HEADER.unpack(data)
+    if size > MOST_BYTES:
+        raise ValueError(f"a frame of {size} bytes")
+    return size, Kind(kind)

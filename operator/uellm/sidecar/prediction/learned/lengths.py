@@ -1,0 +1,198 @@
+"""The learned model beside the online one: asked without waiting, judged like it, believed where it was better.
+
+Its answers are medians. What it is off by, at a source and over all, gives its P80 and P90, by the same windows and
+levels that the online forecasters have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isnan, log
+
+from uellm.sidecar.prediction.accuracy import Track
+from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction.learned.frames import Kind, floats, row
+from uellm.sidecar.prediction.learned.process import Child
+from uellm.sidecar.prediction.losses import Losses
+from uellm.sidecar.prediction.online import LEAST_VALUES, Prediction, tokens_of
+from uellm.sidecar.prediction.window import Windows
+
+MOST_WAITING = 1024
+"""Requests that wait to be asked about; further ones go without."""
+
+MOST_AT_ONCE = 256
+"""In a batch; the next one is sent when its answer is there."""
+
+LESSONS = 32
+"""Lengths that are told together."""
+
+PATIENCE_S = 30.0
+"""A batch takes milliseconds; one without an answer for so long gets none any more."""
+
+Use = Callable[[Prediction], None]
+
+
+@dataclass(eq=False)
+class Asked:
+    """A request that the learned model was asked about."""
+
+    prediction: Prediction
+    use: Use | None
+    """What is done with a better prediction; None once there is an answer."""
+    forecast: float | None = None
+    """What the model said, a logarithm."""
+    better: Prediction | None = None
+    """That with its usual error taken into account; None while the error is not known."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The last time it learned."""
+
+    rows: int
+    seconds: float
+    resident_bytes: int
+
+
+class LearnedLengths:
+    """Nothing here waits for the model, and nothing is lost with it but its answers. Off until switched on."""
+
+    def __init__(self, child: Callable[..., Child] = Child) -> None:
+        self.child = child(self._took, self._lost)
+        self.track = Track()
+        self.answers = self.used = 0
+        self.answer_seconds = 0.0
+        self.trained: Trained | None = None
+        self._waiting: deque[Asked] = deque()
+        self._out: list[Asked] = []
+        self._lessons: list[bytes] = []
+        self._patience: asyncio.TimerHandle | None = None
+        self._levels = {"p80": Level(0.8), "p90": Level(0.9)}
+        self._forget()
+
+    def ask(self, prediction: Prediction, use: Use) -> Asked | None:
+        """Ask about a request; `use` is called later, or never: where the model is gone, or knows no better."""
+        if self.trained is None or len(self._waiting) >= MOST_WAITING:
+            return None
+        asked = Asked(prediction, use)
+        if not self._waiting and not self._out:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append(asked)
+        return asked
+
+    def observe(self, prediction: Prediction, asked: Asked | None, tokens: int) -> None:
+        """An answer of so many tokens ended in a way from which can be learned."""
+        if self.child.pid is None:
+            return
+        self._lessons.append(row(prediction, tokens))
+        if len(self._lessons) >= LESSONS:
+            self._teach()
+        if asked is not None and asked.forecast is not None:
+            self._judge(prediction, asked.forecast, asked.better, tokens)
+
+    def figures(self) -> dict[str, float | None]:
+        """For the metrics; nothing where it is off. Takes milliseconds."""
+        if not self.child.wanted:
+            return {}
+        found = self.track.accuracy()
+        trained = self.trained or Trained(0, 0.0, 0)
+        return {
+            "running": float(self.child.pid is not None),
+            "starts": self.child.starts,
+            "trained_rows": trained.rows,
+            "training_seconds": trained.seconds,
+            "resident_bytes": trained.resident_bytes,
+            "answers": self.answers,
+            "answers_used": self.used,
+            "answer_seconds": self.answer_seconds,
+            "mean_absolute_error_tokens": found.mean_absolute_error_tokens,
+            "coverage_p80": found.coverage_p80,
+            "coverage_p90": found.coverage_p90,
+            "tau": found.tau,
+        }
+
+    def _send(self) -> None:
+        """The next batch, if there is one and the last one is answered."""
+        if self._out or not self._waiting:
+            return
+        self._teach()
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+        if self.child.send(Kind.ASK, b"".join(row(asked.prediction) for asked in batch)):
+            self._out = batch
+            self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self.child.kill)
+        else:
+            self._give_up(batch)
+
+    def _teach(self) -> None:
+        if self._lessons:
+            self.child.send(Kind.TEACH, b"".join(self._lessons))
+            self._lessons.clear()
+
+    def _took(self, kind: Kind, content: bytes) -> None:
+        values = floats(content)
+        if kind is Kind.TRAINED:
+            rows, seconds, resident_bytes = values
+            self.trained = Trained(int(rows), seconds, int(resident_bytes))
+        elif kind is Kind.ANSWER:
+            batch = self._rest()
+            self.answer_seconds += values[0]
+            for asked, forecast in zip(batch, values[1:], strict=False):
+                self._answered(asked, forecast)
+            self._send()
+
+    def _answered(self, asked: Asked, forecast: float) -> None:
+        use, asked.use = asked.use, None
+        if isnan(forecast) or use is None:
+            return
+        self.answers += 1
+        asked.forecast = forecast
+        asked.better = self._with_error(asked.prediction, forecast)
+        if asked.better is not None and self._losses.best(asked.prediction.sources) == 1:
+            self.used += 1
+            use(asked.better)
+
+    def _with_error(self, prediction: Prediction, forecast: float) -> Prediction | None:
+        window = self._errors.first(prediction.sources, LEAST_VALUES)
+        if window is None:
+            return None
+        p50, p80, p90 = (
+            tokens_of(forecast + window.quantile(level))
+            for level in (0.5, self._levels["p80"].level, self._levels["p90"].level)
+        )
+        return replace(prediction, p50=p50, p80=p80, p90=p90)
+
+    def _judge(self, prediction: Prediction, forecast: float, better: Prediction | None, tokens: int) -> None:
+        length = log(tokens)
+        self._errors.add(prediction.sources[::-1], length - forecast)
+        if better is None:
+            return
+        self._levels["p80"].learn(covered=tokens <= better.p80)
+        self._levels["p90"].learn(covered=tokens <= better.p90)
+        self._losses.learn(prediction.sources, [abs(length - log(each.p50)) for each in (prediction, better)])
+
+    def _rest(self) -> list[Asked]:
+        """What is out, and is no more."""
+        if self._patience is not None:
+            self._patience.cancel()
+        batch, self._out = self._out, []
+        return batch
+
+    def _give_up(self, batch: list[Asked]) -> None:
+        """Nobody that waits gets an answer."""
+        for asked in (*batch, *self._waiting):
+            asked.use = None
+        self._waiting.clear()
+
+    def _lost(self) -> None:
+        """The next child begins anew, and so does what is thought of it."""
+        self._give_up(self._rest())
+        self._lessons.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.trained = None
+        self._errors = Windows()
+        self._losses = Losses(2)

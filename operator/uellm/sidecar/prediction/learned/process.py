@@ -1,0 +1,128 @@
+"""The child that the learned model runs in: started, watched, and started again after a pause where it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+from uellm.sidecar.prediction.learned.frames import HEADER, Kind, frame, header
+
+LOG = logging.getLogger("uellm.sidecar")
+
+COMMAND = (sys.executable, "-P", "-m", "uellm.sidecar.prediction.learned.child")
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 300.0
+STEADY_S = 300.0
+"""A child that lived so long was well: the next pause is the first again."""
+
+MOST_UNREAD_BYTES = 1024 * 1024
+"""Of what it has not read yet; what comes beyond that is not told it."""
+
+_ALONE = "the online one goes on alone"
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class Child:
+    """At most one process, while it is `wanted`. `took` gets its frames; `lost` is called when it is gone."""
+
+    def __init__(
+        self,
+        took: Callable[[Kind, bytes], None],
+        lost: Callable[[], None],
+        *,
+        command: Sequence[str] = COMMAND,
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        self._took = took
+        self._lost = lost
+        self._command = command
+        self._first_pause_s = first_pause_s
+        self._wanted = asyncio.Event()
+        self._process: Process | None = None
+        self.starts = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs; None: none does."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is to be a process."""
+        return self._wanted.is_set()
+
+    @wanted.setter
+    def wanted(self, wanted: bool) -> None:
+        if wanted:
+            self._wanted.set()
+        elif self.wanted:
+            self._wanted.clear()
+            self.kill()
+
+    def send(self, kind: Kind, content: bytes) -> bool:
+        """Whether it was handed over. Never waits."""
+        stdin = None if self._process is None else self._process.stdin
+        if stdin is None or stdin.is_closing() or stdin.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+            return False
+        stdin.write(frame(kind, content))
+        return True
+
+    def kill(self) -> None:
+        """End it at once; it is started again if it is wanted."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def run(self) -> None:
+        """Keep it running while it is wanted, until cancelled; then it is gone."""
+        loop = asyncio.get_running_loop()
+        pause_s = self._first_pause_s
+        while True:
+            await self._wanted.wait()
+            if find_spec("lightgbm") is None:
+                LOG.warning("lengths: the learned model needs lightgbm, extra `predictor`; %s", _ALONE)
+                return
+            begun_s = loop.time()
+            await self._live()
+            if loop.time() - begun_s > STEADY_S:
+                pause_s = self._first_pause_s
+            if self.wanted:
+                if pause_s == self._first_pause_s:
+                    LOG.warning("lengths: the learned model's process ended and is started again; %s", _ALONE)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _live(self) -> None:
+        self.starts += 1
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=PIPE, stdout=PIPE, env=os.environ | _ONE_THREAD
+            )
+        except OSError as error:
+            LOG.warning("lengths: the learned model's process cannot be started: %s", error.strerror)
+            return
+        self._process = process
+        try:
+            await self._read(process)
+        finally:
+            self.kill()
+            self._process = None
+            self._lost()
+            await process.wait()
+
+    async def _read(self, process: Process) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                try:
+                    size, kind = header(await process.stdout.readexactly(HEADER.size))
+                except ValueError:
+                    return
+                self._took(kind, await process.stdout.readexactly(size))
