@@ -25,6 +25,8 @@ from uellm.planner.speed import Costs, Links, flops_per_s, measured
 from uellm.planner.steptime import StepTime
 from uellm.planner.work import stage_loads
 
+SET = "set in engine.args and kept"
+
 
 def steps(
     model: Architecture,
@@ -38,18 +40,24 @@ def steps(
     """The step sizes for a shape on any of these devices; the slowest and the smallest of them decide."""
     smallest = min(device.memory_bytes for device in devices)
     tokens, sequences = next((tokens, seqs) for least, tokens, seqs in c.ENGINE_DEFAULTS if smallest >= least)
-    reason = f"{BATCHED_TOKENS} {tokens}: vLLM's default for GPUs of this memory"
+    why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
     if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
         step = step_time(model, devices, shape, costs, links)
-        sequences = min(sequences, most_sequences(step, costs, demand.tpot_s))
+        if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
+            sequences, why_sequences = most, "as many as decode together within the tightest TPOT"
         chunk = _chunk(step, demand.tpot_s, demand.ttft_s, demand.prompt_tokens, demand.output_tokens, sequences)
         # A round carries the chunks of all stages' batches.
         each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
         if each < tokens:
-            tokens, reason = each, f"{BATCHED_TOKENS} {each}: {chunk.reason}"
+            tokens, why_tokens = each, chunk.reason
     if (own := user.number(BATCHED_TOKENS)) is not None:
-        tokens, reason = own, f"{BATCHED_TOKENS} {own} is set in engine.args and kept"
-    return Steps(tokens, user.number(SEQUENCES) or min(sequences, tokens), reason)
+        tokens, why_tokens = own, SET
+    if tokens < sequences:
+        sequences, why_sequences = tokens, "one token of each is a step at least"
+    if (own := user.number(SEQUENCES)) is not None:
+        sequences, why_sequences = own, SET
+    reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"
+    return Steps(tokens, sequences, reason)
 
 
 def step_time(

@@ -156,7 +156,14 @@ def test_step_sizes_that_the_user_sets_win(build) -> None:
     engine = Engine(args=("--max-num-batched-tokens=4k", "--max_num_seqs", "32"))
     made = plan(build.request(build.node("a", "H100"), engine=engine, classes=build.chat))
     assert (made.max_num_batched_tokens, made.max_num_seqs) == (4000, 32)
-    assert "4000 is set in engine.args" in " ".join(made.assumptions)
+    assert "4000: set in engine.args" in " ".join(made.assumptions)
+    assert "--max-num-seqs 32: set in engine.args" in " ".join(made.assumptions)
+
+
+def test_no_more_sequences_are_told_than_decode_within_the_tightest_tpot(build) -> None:
+    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.02),)))
+    assert strict.max_num_seqs < 256
+    assert "as many as decode together within the tightest TPOT" in " ".join(strict.assumptions)
 
 
 def test_larger_steps_leave_less_kv_cache(build) -> None:
