@@ -69,7 +69,7 @@ def test_other_apis_streams_are_counted_by_their_own_events(kind, stream, tokens
 def test_a_whole_answer_tells_its_usage_at_its_end():
     counter = Counter(Kind.CHAT)
     counter.feed(json.dumps(WHOLE | {"choices": ["x" * 100_000]}).encode())
-    assert (counter.started, counter.usage()) == (False, Usage(21, 5))
+    assert (counter.tokens, counter.usage()) == (0, Usage(21, 5))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class Counter:
         self._events = -sequences if kind is Kind.CHAT else 0
         self._carry = b"\n"
         self._tail: list[bytes] = []
+        """The last pieces, from the first one on that may speak of usage."""
         self._tail_bytes = 0
         self.tokens = 0
         """Tokens so far, by events."""
@@ -59,19 +60,20 @@ class Counter:
         joined = self._carry + piece
         found = joined.count(self._mark)
         self._carry = joined[self._keep :]
-        self._tail.append(piece)
-        self._tail_bytes += len(piece)
-        if self._tail_bytes > 4 * TAIL_BYTES:
-            self._shorten()
+        if self._tail or _USAGE in joined:
+            self._remember(piece if self._tail else joined)
         if found:
             self._events = events = self._events + found
             if events > 0:
                 self.tokens = events
         return found
 
-    def _shorten(self) -> None:
-        self._tail = [b"".join(self._tail)[-TAIL_BYTES:]]
-        self._tail_bytes = len(self._tail[0])
+    def _remember(self, piece: bytes) -> None:
+        self._tail.append(piece)
+        self._tail_bytes += len(piece)
+        if self._tail_bytes > 2 * TAIL_BYTES:
+            self._tail = [b"".join(self._tail)[-TAIL_BYTES:]]
+            self._tail_bytes = TAIL_BYTES
 
     def usage(self) -> Usage | None:
         """What the engine says at the end; None where it does not."""
