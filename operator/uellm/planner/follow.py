@@ -38,6 +38,7 @@ class _Walk:
     def __init__(self, search: Frontier, levels: dict[int, Level], rank: Sequence[int]) -> None:
         self.search, self.grid, self.levels, self.rank = search, search.grid, levels, rank
         self.used = [0] * len(self.grid.count)
+        self.turns = [(int(w), int(n) + 1) for w, n in zip(self.grid.weight, self.grid.count, strict=True)]
         self.twins = {c: group for group in self.grid.twins for c in group}
 
     def order(self, size: int, budget: float) -> list[int]:
@@ -79,7 +80,7 @@ class _Walk:
         if c in self.twins and c not in dict(names):
             names = (*names, (c, self._named_last(state)))
         rest, level = state.code - int(grid.weight[c]), self.levels[size]
-        held = [d for d in range(len(grid.count)) if rest // int(grid.weight[d]) % (int(grid.count[d]) + 1)]
+        held = self._distinct(rest, {slot for slot, _ in names})
         codes, classes = np.full(len(held), rest), np.array(held)
         if grid.twins:
             codes, classes = in_order(grid, codes, classes)
@@ -92,6 +93,17 @@ class _Walk:
                 known = states.setdefault(_State(rest, d, names), {})
                 for b, left in found.items():
                     known[b] = max(left, known.get(b, -INFINITE))
+
+    def _distinct(self, code: int, named: set[int]) -> list[int]:
+        """Classes in a code; of twins that were not met yet and have as many devices in it one stands for all."""
+        held, seen = list[int](), set[tuple[int, int]]()
+        for d, (weight, count) in enumerate(self.turns):
+            used = code // weight % count
+            alike = (self.twins[d][0], used) if d in self.twins and d not in named else (-1 - d, used)
+            if used and alike not in seen:
+                seen.add(alike)
+                held.append(d)
+        return held
 
     def _named_last(self, state: _State) -> int:
         """The name that the walk has just given to the state's first class."""
