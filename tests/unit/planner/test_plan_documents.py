@@ -22,9 +22,9 @@ def unlike(build):
     devices = [build.gpu("a", index, product) for index, product in enumerate(["L4", "A10", "L4", "A10"])]
     devices[2] = replace(devices[2], memory_bytes=20 << 30)
     node = build.all_links(build.node("a", devices), "PIX")
-    return build.request(
-        node, build.node("b", "T4"), gpus_min=2, workload=build.workload, classes=build.chat, engine=ENGINE
-    )
+    # A load and a pace that any two of them keep.
+    load, pace = replace(build.workload, requests_per_s=1), (replace(build.chat[0], tpot_s=0.1),)
+    return build.request(node, build.node("b", "T4"), gpus_min=2, workload=load, classes=pace, engine=ENGINE)
 
 
 def document(request) -> dict:
@@ -177,7 +177,7 @@ def test_devices_that_are_too_small_are_refused_with_the_amount(unlike) -> None:
     written = document(unlike)
     for uuid in ("a-gpu-0", "a-gpu-1"):
         written["devices"][uuid]["memoryBytes"] = 9 << 30
-    with pytest.raises(PlanError, match="GiB are missing") as raised:
+    with pytest.raises(PlanError, match="[MG]iB are missing") as raised:
         latebind.bind(written, ("a-gpu-0", "a-gpu-1"))
     assert raised.value.reason == "NoFit"
 
