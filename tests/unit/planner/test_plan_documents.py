@@ -177,7 +177,7 @@ def test_devices_that_are_too_small_are_refused_with_the_amount(unlike) -> None:
     written = document(unlike)
     for uuid in ("a-gpu-0", "a-gpu-1"):
         written["devices"][uuid]["memoryBytes"] = 9 << 30
-    with pytest.raises(PlanError, match="[MG]iB are missing") as raised:
+    with pytest.raises(PlanError, match=r"[MG]iB are missing") as raised:
         latebind.bind(written, ("a-gpu-0", "a-gpu-1"))
     assert raised.value.reason == "NoFit"
 
