@@ -18,7 +18,6 @@ A step of the engine, for whoever waits for its next token, is a round; it carri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +47,8 @@ class StageTimes:
     load: StageLoad
     compute_per_s: float
     memory_per_s: float
+    weight_bytes: float  # of the layers, experts included
+    expert_bytes: float
     token_flops: float  # of the layers' matrices
     seen_flops: float  # of a prompt's token: attention
     held_flops: float  # of a sequence's next token: attention
@@ -61,7 +62,7 @@ class StageTimes:
         rows = sequences + (1.0 if prefill_tokens else 0.0)  # that the head is computed for
         compute = memory = 0.0
         for flops, size in (
-            (tokens * self.token_flops, load.read_bytes(tokens)),
+            (tokens * self.token_flops, self.read_bytes(tokens)),
             (rows * load.head_flops, load.head_bytes),
             (sequences * self.held_flops, sequences * self.held_bytes),
             (prefill_tokens * self.seen_flops, 0.0),
@@ -73,6 +74,13 @@ class StageTimes:
                 memory += reading
         return Parts(compute, memory, self._link_s(tokens))
 
+    def read_bytes(self, tokens: float) -> float:
+        """Weight bytes of the layers that a step over so many tokens reads: see Architecture.layer_read_bytes."""
+        if not self.expert_bytes:
+            return self.weight_bytes
+        untouched: float = (1.0 - self.load.routed_share) ** tokens
+        return self.weight_bytes - self.expert_bytes * untouched
+
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
         """Seconds of such a step."""
         return self.parts(prefill_tokens, sequences).total_s
@@ -80,7 +88,7 @@ class StageTimes:
     @property
     def weights_s(self) -> float:
         """Seconds to read the layers' weights, of experts all: what their matrices take at least in a busy engine."""
-        return self.load.read_bytes(math.inf) / self.memory_per_s
+        return self.weight_bytes / self.memory_per_s
 
     def _link_s(self, tokens: float) -> float:
         times = [fixed + per_token * tokens for fixed, per_token in self.traffic]
@@ -167,6 +175,8 @@ def _stage(loads: Sequence[StageLoad], index: int, links: Links | None, costs: C
         load=load,
         compute_per_s=min(flops_per_s(device) or 0.0 for device in load.devices) * costs.efficiency.compute,
         memory_per_s=min(device.memory_bytes_per_s or 0.0 for device in load.devices) * costs.efficiency.memory,
+        weight_bytes=load.weight_bytes,
+        expert_bytes=load.expert_bytes,
         token_flops=load.flops_per_token,
         seen_flops=load.attention_flops(seen),
         held_flops=load.attention_flops(held),

@@ -56,11 +56,15 @@ class StageLoad:
         """FLOPs of the layers' matrices."""
         return sum(count * kind.flops_per_token for kind, count in self.kinds) / len(self.devices)
 
-    def read_bytes(self, tokens: float) -> float:
-        """Weight bytes of the layers that a step over so many tokens reads: see Architecture.layer_read_bytes."""
-        untouched = (1.0 - self.routed_share) ** tokens if self.routed_share else 0.0
-        read = sum(count * (kind.weight_bytes - kind.expert_bytes * untouched) for kind, count in self.kinds)
-        return read / len(self.devices)
+    @property
+    def weight_bytes(self) -> float:
+        """Of the layers, experts included."""
+        return sum(count * kind.weight_bytes for kind, count in self.kinds) / len(self.devices)
+
+    @property
+    def expert_bytes(self) -> float:
+        """Of the layers' routed experts; 0: dense."""
+        return sum(count * kind.expert_bytes for kind, count in self.kinds) / len(self.devices)
 
     def attention_flops(self, context: float) -> float:
         """FLOPs of one token that attends to so many tokens."""

@@ -211,12 +211,13 @@ MIXTURE = {
 
 def test_a_step_of_one_token_reads_two_experts_of_eight_and_one_of_many_all(build) -> None:
     model = read_architecture({**build.config, **MIXTURE, "vocab_size": 32000})
-    load = stage_loads(model, [(build.gpu("a", 0, "H100"),)], (32,))[0]
+    loads = stage_loads(model, [(build.gpu("a", 0, "H100"),)], (32,))
+    stage = Pipeline(loads, None, Costs.of(model, 100, 100)).stages[0]
     experts = sum(model.layer_expert_bytes)
     dense = sum(model.layer_weight_bytes) - experts
-    assert load.read_bytes(1) == pytest.approx(dense + experts / 4)
-    assert load.read_bytes(200) == pytest.approx(dense + experts, rel=1e-6)
-    assert load.flops_per_token == pytest.approx(sum(model.layer_flops_per_token))
+    assert stage.read_bytes(1) == pytest.approx(dense + experts / 4)
+    assert stage.read_bytes(200) == pytest.approx(dense + experts, rel=1e-6)
+    assert loads[0].flops_per_token == pytest.approx(sum(model.layer_flops_per_token))
 
 
 def test_a_window_caps_what_attention_reads(build) -> None:
