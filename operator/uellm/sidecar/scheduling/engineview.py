@@ -12,8 +12,12 @@ UNKNOWN_CHUNK = 2048
 """Tokens of a step where the engine does not tell: vLLM's own default for online serving."""
 
 
-LEAD_S = 0.002
+LEAD_S = 0.003
 """The next prompt is sent so long before the engine is done with the last: about what it takes to get there."""
+
+
+SAME_MOMENT_S = 1e-3
+"""What is sent so soon after a step's end joins the next one."""
 
 
 class EngineView:
@@ -62,8 +66,11 @@ class EngineView:
         """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
         if not self.unfilled_tokens:
             return 0.0
-        done = self._done_tokens + self.prefill_rate() * max(0.0, now_s - self._step_s)
-        return max(self.unfilled_tokens - done, 0.0)
+        now_done = self.prefill_rate() * max(0.0, now_s - self._step_s)
+        if self._probe is not None:
+            # A step does no more than it began with: what was sent since then waits for the next.
+            now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
+        return max(self.unfilled_tokens - self._done_tokens - now_done, 0.0)
 
     def has_room(self, now_s: float) -> bool:
         """Whether the engine has less than a step's worth of prompts, or is about to be done with them."""
@@ -94,7 +101,8 @@ class EngineView:
 
     def sent(self, ticket: Ticket, now_s: float) -> None:
         """The engine gets one more."""
-        if not self.unfilled_tokens:
+        self._begin_step(now_s - SAME_MOMENT_S)
+        if not self.unfilled_tokens and self._probe is None:
             self._step_s = now_s
         self.running[ticket] = None
         self.unfilled_tokens += ticket.uncached_tokens
@@ -131,8 +139,11 @@ class EngineView:
         """Before the first event of a later time than the probe's last: what the engine has in the step that runs."""
         if self._loads is None and now_s > self._step_s:
             self._done_tokens = min(max(self._done_tokens, 0.0), self.unfilled_tokens)
-            room = max(self.chunk_tokens - self.decoding, 0)
-            self._loads = (min(self.unfilled_tokens - self._done_tokens, room), self.kv_tokens, self.decoding)
+            self._loads = self._step_load()
+
+    def _step_load(self) -> tuple[float, float, float]:
+        room = max(self.chunk_tokens - self.decoding, 0)
+        return min(self.unfilled_tokens - max(self._done_tokens, 0.0), room), self.kv_tokens, self.decoding
 
     def _end_step(self, gap_s: float, now_s: float) -> None:
         if self._loads is not None:
