@@ -10,7 +10,7 @@ from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
 from uellm.sidecar.prediction import Prediction, Question
 from uellm.sidecar.predictor import Predictor
-from uellm.sidecar.record import Record
+from uellm.sidecar.record import Record, tell
 from uellm.sidecar.relay import Relay
 from uellm.sidecar.routes import end_to_end
 from uellm.sidecar.scheduling import Ticket
@@ -34,10 +34,7 @@ class Exchange:
         self._terms = terms
         self._answer: Answer | None = None
         self._loop = asyncio.get_running_loop()
-        found = call.prompt
-        question = Question(record.route, call.tenant, found.template, call.prompt_tokens, found.text)
-        generates = lengths is not None and call.kind is not Kind.POOLING
-        self._prediction = lengths.predict(question) if lengths is not None and generates else None
+        self._prediction = self._predict()
         if self._prediction is not None:
             record.predicted_tokens = self._prediction.lengths(call.max_tokens).p50
         record.sequences = call.sequences
@@ -137,6 +134,18 @@ class Exchange:
         if self.call.kind is Kind.POOLING and record.outcome is Outcome.COMPLETED:
             record.first_token_s = self._loop.time()
 
+    def _predict(self) -> Prediction | None:
+        call = self.call
+        if self._lengths is None or call.kind is Kind.POOLING:
+            return None
+        found = call.prompt
+        question = Question(self._record.route, call.tenant, found.template, call.prompt_tokens, found.text)
+        try:
+            return self._lengths.predict(question)
+        except Exception as error:  # whatever is wrong with the predictor, requests go on without it
+            tell(error, self._record)
+            return None
+
     def _better(self, prediction: Prediction) -> None:
         lengths = prediction.lengths(self.call.max_tokens)
         if self._dispatcher.lengths(self._ticket, lengths):
@@ -147,4 +156,7 @@ class Exchange:
             return
         each, most = round(tokens / self.call.sequences), self.call.max_tokens
         truncated = most is not None and each >= most
-        self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
+        try:
+            self._lengths.observe(self._prediction, max(1, each), truncated=truncated, asked=self._asked)
+        except Exception as error:  # the answer is with its client already
+            tell(error, self._record)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -17,7 +15,7 @@ from uellm.sidecar.http import Budget, EngineLost, EngineUnreachable, Fault, Pai
 from uellm.sidecar.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.predictor import Predictor
-from uellm.sidecar.record import Record
+from uellm.sidecar.record import Record, tell
 from uellm.sidecar.relay import STALL_S, Relay
 from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
@@ -26,8 +24,6 @@ from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.keys import Keys, key_of
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
-
-LOG = logging.getLogger("uellm.sidecar")
 
 _SENT: Pairs = ((b"Content-Length", b""),)
 """What the transport says of the request, whatever the client did."""
@@ -154,7 +150,7 @@ class Proxy:
         try:
             return read(record.route, request.headers, request.body, targets, self.terms)
         except Exception as error:  # a fault of ours, which is no reason to refuse anybody
-            _tell(error, record)
+            tell(error, record)
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
@@ -194,19 +190,13 @@ class Proxy:
         reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), refusal.body())
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        _tell(error, record)
+        tell(error, record)
         if reply.started:
             record.outcome = Outcome.INTERNAL_ERROR
             reply.abort()
             return
         reply.close = True
         self._refuse(Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record)
-
-
-def _tell(error: Exception, record: Record) -> None:
-    # The frames, not the error's text: that may quote the request.
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
 
 
 def _left(record: Record) -> Outcome:

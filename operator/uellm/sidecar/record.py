@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,6 +15,7 @@ from uellm.sidecar.http import Pairs
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.scheduling import Targets
 
+LOG = logging.getLogger("uellm.sidecar")
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
 
 NO_CLASS = "-"
@@ -91,6 +93,12 @@ class Record:
                 "bytesOut": self.bytes_out,
             }
         )
+
+
+def tell(error: Exception, record: Record) -> None:
+    """A fault of ours goes to the log: where it was, and not the error's text, which may quote the request."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -179,6 +179,15 @@ async def test_a_fault_in_reading_costs_the_request_nothing(engine, vllm, harnes
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["predict", "observe"])
+async def test_a_predictor_that_fails_costs_the_request_nothing(vllm, harness, monkeypatch, caplog, method):
+    monkeypatch.setattr(harness.sidecar.lengths, method, lambda *_, **__: 1 / 0)
+    assert (await ask(harness, stream=True)) == (200, b"".join(vllm.events(False)))
+    assert harness.outcomes() == {"completed": 1}
+    assert harness.sidecar.dispatcher.in_flight == 0
+    assert "ZeroDivisionError" in caplog.text
+
+
 async def test_headers_tell_class_wait_and_predicted_length(vllm, harness):
     async with harness.post(json.dumps(BODY).encode(), x_slo_class="batch") as response:
         assert response.headers["x-uellm-class"] == "batch"
