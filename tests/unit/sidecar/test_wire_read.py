@@ -165,6 +165,15 @@ def test_values_of_the_wrong_type_are_the_engines_to_refuse(terms, value, path):
             assert json.loads(read.upstream_body()).get(name, value) == value or name == "stream_options"
 
 
+@pytest.mark.parametrize("text", ["字äö", "\\ud83d", "\\ud83d\\ude00", "\\u0000", '\\"', "1e999"])
+def test_a_body_that_is_written_anew_says_the_same(terms, text):
+    body = f'{{"stream": false, "seed": 12345678901234567890, "user": "{text}", "top_p": 0.1}}'.encode()
+    sent = call(terms, body)
+    assert sent.mode is Mode.AGGREGATE
+    assert json.loads(sent.upstream_body()) == json.loads(body) | json.loads(call(terms, b"{}").upstream_body())
+    assert len(sent.body) <= len(body)
+
+
 def test_an_empty_object_stays_json(terms):
     assert json.loads(call(terms, b" { } ").upstream_body()) == {
         "stream": True,

@@ -163,5 +163,12 @@ def _change(call: Call, document: dict[str, Any]) -> None:
     kept = document
     if any(name in document for name in names):
         kept = {name: value for name, value in document.items() if name not in names}
-        call.body = json.dumps(kept, separators=(",", ":")).encode()
+        call.body = _written(kept)
     call.empty = not kept
+
+
+def _written(document: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return json.dumps(document, separators=(",", ":")).encode()
