@@ -1,0 +1,1 @@
+"""What the sidecar's benchmarks share: an upstream, a load generator, and the ways between them."""

@@ -1,0 +1,94 @@
+"""The load generator: connections that ask again and again, and what they saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sidecar_load.upstream import DONE, SHORT
+
+BODY = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
+
+
+def request(path: str, body: bytes = BODY) -> bytes:
+    """A POST as bytes."""
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@dataclass
+class Seen:
+    """What all connections of one run saw."""
+
+    first_s: list[float] = field(default_factory=list)
+    """From sending a request to the first byte of its answer's body."""
+    answers: int = 0
+    events: int = 0
+    failed: int = 0
+
+
+class Asking(asyncio.Protocol):
+    """One connection: asks, waits for the answer's end, asks again, until `stop`."""
+
+    def __init__(self, message: bytes, ends: bytes, seen: Seen) -> None:
+        self.message, self.ends, self.seen = message, ends, seen
+        self.stopped = False
+        self.tail = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.ask()
+
+    def ask(self) -> None:
+        self.waiting = True
+        self.tail = b""
+        self.sent_s = time.perf_counter()
+        self.transport.write(self.message)
+
+    def data_received(self, data: bytes) -> None:
+        if self.waiting:
+            data = self.tail = self.tail + data
+            head = data.find(b"\r\n\r\n") + 4
+            if head == 3 or len(data) == head:
+                return
+            self.waiting = False
+            self.seen.first_s.append(time.perf_counter() - self.sent_s)
+            self.seen.failed += not data.startswith(b"HTTP/1.1 200")
+        self.seen.events += data.count(b"\n\n")
+        self.tail = (self.tail + data)[-64:] if len(data) < 64 else data[-64:]
+        if self.ends in self.tail:
+            self.seen.answers += 1
+            if not self.stopped:
+                self.ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.seen.failed += not self.stopped
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.transport.abort()
+
+
+async def load(
+    port: int, path: str, connections: int, seconds: float, *, warm_s: float = 1.0, mark: Callable[[], None]
+) -> Seen:
+    """So many connections for so long. The first `warm_s` count for nothing; `mark` is called at their end."""
+    loop = asyncio.get_running_loop()
+    ends = {"/v1/completions": SHORT[-32:], "/v1/messages": DONE + b"\r\n0\r\n\r\n"}.get(path, b"\0")
+    seen = Seen()
+    asking = []
+    for _ in range(connections):
+        _, one = await loop.create_connection(lambda: Asking(request(path), ends, seen), "127.0.0.1", port)
+        asking.append(one)
+    await asyncio.sleep(warm_s)
+    counted = Seen()
+    for one in asking:
+        one.seen = counted
+    mark()
+    await asyncio.sleep(seconds)
+    for one in asking:
+        one.stop()
+    return counted

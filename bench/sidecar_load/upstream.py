@@ -1,0 +1,86 @@
+"""The engine of the benchmarks: answers at once, or streams at a steady pace, and does nothing else.
+
+/v1/completions       a short answer                /v1/chat/completions   a stream without end, an event each 50 ms
+/v1/messages          a stream of 20 to 60 events   /v1/embeddings         no answer at all
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+from uellm.sidecar.http.loop import run
+
+INTERVAL_S = 0.05
+EVENTS = range(20, 61)
+EVENT = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+    b'[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}\n\n'
+)
+DONE = b"data: [DONE]\n\n"
+SHORT = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" word"}]}'
+
+_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(SHORT), SHORT)
+
+
+class Engine(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self) -> None:
+        self.buffer = b""
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.loop = asyncio.get_running_loop()
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while (end := self.buffer.find(b"\r\n\r\n") + 4) > 3:
+            head = self.buffer[:end].lower()
+            length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
+            if len(self.buffer) < end + length:
+                return
+            self.buffer = self.buffer[end + length :]
+            self.answer(head)
+
+    def answer(self, head: bytes) -> None:
+        path = head.split(b" ", 2)[1]
+        if path == b"/v1/embeddings":
+            return
+        if path in (b"/v1/chat/completions", b"/v1/messages"):
+            self.left = random.choice(EVENTS) if path == b"/v1/messages" else sys.maxsize
+            self.transport.write(_STREAM + _chunk(EVENT))
+            # Every stream at a moment of its own: the next event comes when it comes, not when the others' do.
+            self.timer = self.loop.call_later(random.random() * INTERVAL_S, self.event)
+        else:
+            self.transport.write(_SHORT)
+
+    def event(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            self.transport.write(_chunk(DONE) + b"0\r\n\r\n")
+            return
+        self.transport.write(_chunk(EVENT))
+        self.timer = self.loop.call_later(INTERVAL_S, self.event)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+async def serve() -> None:
+    """Print the port and serve until killed."""
+    server = await asyncio.get_running_loop().create_server(Engine, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    run(serve())
