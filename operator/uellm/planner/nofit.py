@@ -24,7 +24,8 @@ MOST_GPUS_OF_A_NODE = 16
 
 def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
     """NoFit or NeedsExactDevices, with the device and the amount."""
-    request, pools = search.request, [entry.pool for entry in search.classes]
+    # Room is all that counts here, and that is the same on all nodes of a family.
+    request, pools = search.request, [family.ideal for family in search.families]
     if not pools:
         return PlanError("NoFit", _nothing_free(request))
     exact = _exact(search, pools, rejections)

@@ -137,8 +137,11 @@ class Search:
         sized: list[tuple[PoolClass, Sized]] = []
         refused: list[tuple[Pool, Sized | Refused]] = []
         for family, ideal in self._ideals[shape]:
-            for entry in family.classes if isinstance(ideal, Sized) else ():
-                outcome = self.sizer.least(entry.pool, shape) if len(family.classes) > 1 else ideal
+            if isinstance(ideal, Refused):
+                continue
+            for entry in family.classes:
+                alone = len(family.classes) == 1
+                outcome = ideal if alone else self.sizer.least(entry.pool, shape, ideal.replicas)
                 if isinstance(outcome, Sized):
                     sized.append((entry, outcome))
                 else:

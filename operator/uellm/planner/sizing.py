@@ -61,15 +61,15 @@ class Sizer:
             self._questions[key] = Question(self.request, wanted, self.user)
         return self._questions[key]
 
-    def least(self, pool: Pool, shape: Shape) -> Sized | Refused:
-        """The fewest replicas that do."""
-        first = self.attempt(pool, shape, 1)
+    def least(self, pool: Pool, shape: Shape, floor: int = 1) -> Sized | Refused:
+        """The fewest replicas that do; `floor` is known to be no more than that."""
+        first = self.attempt(pool, shape, floor)
         if isinstance(first, Candidate):
-            return Sized(first, 1)
+            return Sized(first, floor)
         if self.request.workload.requests_per_s is None or not first.by_load:
             return first
         lightest = self.lightest(pool, shape)
-        return lightest if isinstance(lightest, Refused) else self._halved(pool, shape, lightest)
+        return lightest if isinstance(lightest, Refused) else self._halved(pool, shape, lightest, floor)
 
     def lightest(self, pool: Pool, shape: Shape) -> Candidate | Refused:
         """The shape with next to no load: what it cannot do then, it never can."""
@@ -142,20 +142,20 @@ class Sizer:
             return Refused(f"serves {times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
         return found
 
-    def _halved(self, pool: Pool, shape: Shape, light: Candidate) -> Sized:
-        """From a guess by doubled steps to where it changes, then by halves. One replica is known not to do."""
-        low, high, best, step = 1, MOST_REPLICAS, light, 1
-        probe = min(max(_guess(light, self.request), 2), MOST_REPLICAS - 1)
+    def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
+        """From a guess by doubled steps to where it changes, then by halves. `floor` replicas are known not to do."""
+        low, high, best, step = floor, MOST_REPLICAS, light, 1
+        probe = min(max(_guess(light, self.request), floor + 1), MOST_REPLICAS - 1)
         while high - low > 1:
             found = self.attempt(pool, shape, probe)
             if isinstance(found, Candidate):
                 high, best = probe, found
             else:
                 low = probe
-            if low > 1 and high < MOST_REPLICAS:
+            if low > floor and high < MOST_REPLICAS:
                 probe = (low + high) // 2
             else:
-                probe = max(high - step, low + 1) if low == 1 else min(low + step, high - 1)
+                probe = max(high - step, low + 1) if low == floor else min(low + step, high - 1)
                 step *= 2
         return Sized(best, high)
 
