@@ -1,7 +1,9 @@
 """A worker of the CPU engine that keeps the time and the content of its steps: `worker_cls` of a measured engine.
 
-Time is that of the worker's own thread on its CPU (`time.thread_time`), so that neither other programs on the machine
-nor waiting for the stage before it count; with one OpenMP thread it is all that the stage computes.
+Time is that of the worker's own thread on its CPU (`time.thread_time`), so that waiting, for other programs or for the
+stage before it, does not count; with one OpenMP thread it is all that the stage computes. A busy machine slows
+the thread all the same, through caches, memory and sibling cores. So every few steps carry the time of a fixed piece
+of work, `reference`, by which the times of different moments can be compared.
 """
 
 from __future__ import annotations
@@ -11,8 +13,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm.v1.worker.cpu_worker import CPUWorker
+
+# A layer's product as these models have them, over matrices that no cache holds together: 64 MiB.
+REFERENCE_ROWS, REFERENCE_SHAPE, REFERENCE_MATRICES = 16, (2048, 1024), 8
+REFERENCE_EVERY = 8
 
 
 class TimedWorker(CPUWorker):
@@ -36,8 +43,11 @@ class TimedWorker(CPUWorker):
         begun, began = time.thread_time(), time.perf_counter()
         output = super().execute_model(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens:
-            step = {**_sizes(scheduler_output), "seconds": time.thread_time() - begun, "began": began}
-            self._steps().append({**step, "wallSeconds": time.perf_counter() - began})
+            step = {**_sizes(scheduler_output), "seconds": time.thread_time() - begun}
+            step["wallSeconds"] = time.perf_counter() - began
+            if len(self._steps()) % REFERENCE_EVERY == 0:
+                step["reference"] = self._reference_s()
+            self._steps().append(step)
         return output
 
     def sample_tokens(self, *args: Any, **options: Any) -> Any:
@@ -58,6 +68,16 @@ class TimedWorker(CPUWorker):
         """Bytes of this rank: weights as allocated, by how much the process grew with them, and KV cache."""
         caches = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.model_runner.kv_caches}
         return {"weights": self._weight_bytes, "grown": self._grown_bytes, "kv": sum(caches.values())}
+
+    def _reference_s(self) -> float:
+        """CPU seconds of the fixed piece of work, now."""
+        if not hasattr(self, "_matrices"):
+            self._matrices = [torch.rand(REFERENCE_SHAPE) for _ in range(REFERENCE_MATRICES)]
+        rows = torch.ones(REFERENCE_ROWS, REFERENCE_SHAPE[1])
+        begun = time.thread_time()
+        for matrix in self._matrices:
+            torch.nn.functional.linear(rows, matrix)
+        return time.thread_time() - begun
 
     def _steps(self) -> list[dict[str, float]]:
         if not hasattr(self, "_taken"):
