@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.planner.candidate import Candidate, Question
 from uellm.planner.capability import remarks
-from uellm.planner.engine_args import UTILIZATION
+from uellm.planner.engine_args import KV_CACHE_BYTES, UTILIZATION
 from uellm.planner.footprint import Shape
 from uellm.planner.result import Alternative
 from uellm.planner.search import Found, Placed, Rejection, Search
@@ -61,8 +61,9 @@ def _overrides(question: Question) -> list[str]:
     notes = [f"parallelism.{name} {value} is set and kept" for name, value in given.items() if value is not None]
     if request.policy != "HELR":
         notes.append(f"placement.policy {request.policy} is set")
-    if share := question.user.text(UTILIZATION):
-        notes.append(f"{UTILIZATION} {share} is set in engine.args and kept")
+    for flag in (UTILIZATION, KV_CACHE_BYTES):
+        if value := question.user.text(flag):
+            notes.append(f"{flag} {value} is set in engine.args and kept")
     return notes
 
 

@@ -179,6 +179,7 @@ def test_a_users_kv_cache_is_kept_where_it_fits(build) -> None:
     made = plan(build.request(build.node("a", "L4"), engine=Engine(args=("--kv-cache-memory-bytes", "2G"))))
     assert made.kv_cache_bytes == 2 * GIB
     assert made.predicted.kv_cache_tokens == 2 * GIB // (32 * 4096)
+    assert "--kv-cache-memory-bytes 2G is set in engine.args and kept" in made.assumptions
 
 
 def test_what_a_stage_requires_is_enough_for_another_device_in_its_place_and_less_is_not(build) -> None:
