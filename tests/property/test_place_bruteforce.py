@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.planner.place import Instance, solve
+from uellm.planner import place, wide
+from uellm.planner.place import Instance, Placement, solve
 
 WEIGHTS = {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}
 
@@ -212,3 +214,124 @@ def test_a_pinned_number_of_stages_is_kept(data: dict[str, Any], stages: int) ->
     if costs:
         assert len(answer.order) == stages
         assert answer.cost == pytest.approx(min(costs))
+
+
+# The search on arrays, for small instances too: against lists and against brute force, with short cuts on and off.
+
+POLICIES = st.sampled_from(["HELR", "HE", "LR"])
+OBJECTIVES = st.sampled_from(["latency", "bottleneck"])
+# All tables over sets of devices; or none, so that the search state by state has to do it.
+WAYS = st.sampled_from([{}, {"MOST_SETS": 0}, {"MOST_SETS": 0, "MOST_CODES": 10**6}])
+
+
+@contextmanager
+def on_arrays(**limits: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "FEW_STATES", 0)
+        for name, value in limits.items():
+            patch.setattr(wide, name, value)
+        yield
+
+
+def solved(data: dict[str, Any], *how: str, stages: int | None = None, **limits: int) -> Placement:
+    with on_arrays(**limits):
+        return solve(Instance.from_dict(data), *how, stages=stages)
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> dict[str, Any]:
+    """Up to three nodes of up to three identical GPUs; nodes may be built alike."""
+    data = draw(instances())
+    count, size = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    kinds = [draw(st.sampled_from(data["devices"])) for _ in range(count)]
+    inside = [draw(st.sampled_from([0.0, 0.1, 0.1])) for _ in range(count)]
+    between = draw(st.sampled_from([0.1, 1.3]))
+    names = draw(st.permutations([f"g{index}" for index in range(count * size)]))
+    return {
+        **data,
+        "devices": [{**kinds[i // size], "id": name} for i, name in enumerate(names)],
+        "latencySeconds": [
+            [0.0 if i == j else inside[i // size] if i // size == j // size else between for j in range(len(names))]
+            for i in range(len(names))
+        ],
+    }
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(instances(), clusters()), POLICIES, OBJECTIVES, st.one_of(st.none(), st.integers(1, 4)), WAYS)
+def test_arrays_and_lists_find_the_same_placement(
+    data: dict[str, Any], policy: str, objective: str, stages: int | None, way: dict[str, int]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, "FEW_STATES", 1 << 40)
+        expected = solve(Instance.from_dict(data), policy, objective, stages=stages)
+    answer = solved(data, policy, objective, stages=stages, **way)
+    assert answer.feasible == expected.feasible
+    assert answer.optimal == expected.optimal
+    assert len(answer.order) == len(expected.order)
+    if expected.feasible:
+        assert answer.cost == pytest.approx(expected.cost, rel=1e-9)
+        weights = latency_cost(data, policy, *indices(answer)), latency_cost(data, policy, *indices(expected))
+        assert weights[0] == pytest.approx(weights[1], rel=1e-9)
+
+
+def indices(answer: Placement) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(int(name[1:]) for name in answer.order), answer.layers
+
+
+@settings(max_examples=300, deadline=None)
+@given(instances(), POLICIES, OBJECTIVES, WAYS)
+def test_no_placement_is_better_than_what_arrays_find(
+    data: dict[str, Any], policy: str, objective: str, way: dict[str, int]
+) -> None:
+    answer, found = solved(data, policy, objective, **way), list(placements(data))
+    assert answer.feasible == bool(found)
+    if found:
+        cost = (
+            (lambda *p: slowest(data, *p)) if objective == "bottleneck" else (lambda *p: latency_cost(data, policy, *p))
+        )
+        assert indices(answer) in set(found)
+        assert answer.cost == pytest.approx(min(cost(*placement) for placement in found), rel=1e-9)
+        assert answer.optimal
+
+
+@settings(max_examples=150, deadline=None)
+@given(instances(), OBJECTIVES, st.integers(1, 3))
+def test_a_search_that_is_cut_off_tells_a_bound_that_holds(data: dict[str, Any], objective: str, codes: int) -> None:
+    best = solve(Instance.from_dict(data), "HELR", objective)
+    cells = codes * (data["layers"] + 1) * len(data["devices"]) ** 2
+    answer = solved(data, "HELR", objective, MOST_SETS=0, MOST_CODES=codes, MOST_STEPS=0, CUT_STEPS=cells)
+    if answer.feasible:
+        assert best.feasible
+        assert answer.lower_bound <= best.cost * (1 + 1e-9)
+        assert answer.cost >= best.cost * (1 - 1e-9)
+        assert not answer.optimal or answer.cost == pytest.approx(best.cost, rel=1e-9)
+    elif best.feasible:
+        assert "not proven" in answer.reason
+
+
+@settings(max_examples=100, deadline=None)
+@given(instances(), OBJECTIVES, st.data())
+def test_a_faster_device_never_costs_more(data: dict[str, Any], objective: str, choices: st.DataObject) -> None:
+    answer = solved(data, "HELR", objective)
+    index = choices.draw(st.integers(0, len(data["devices"]) - 1))
+    devices = [dict(device) for device in data["devices"]]
+    devices[index]["performance"] *= choices.draw(st.sampled_from([1.0, 1.5, 4.0]))
+    faster = solved({**data, "devices": devices}, "HELR", objective)
+    if answer.feasible:
+        assert faster.cost <= answer.cost * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clusters(), OBJECTIVES, st.randoms(use_true_random=False))
+def test_the_order_in_which_identical_devices_are_given_changes_nothing(
+    data: dict[str, Any], objective: str, random: Any
+) -> None:
+    shuffled = list(range(len(data["devices"])))
+    random.shuffle(shuffled)
+    other = {
+        **data,
+        "devices": [data["devices"][i] for i in shuffled],
+        "latencySeconds": [[data["latencySeconds"][i][j] for j in shuffled] for i in shuffled],
+    }
+    assert solved(other, "HELR", objective) == solved(data, "HELR", objective)

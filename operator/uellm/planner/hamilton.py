@@ -22,7 +22,7 @@ from uellm.planner.grid import INFINITE, Costs, Grid, Whole
 # Sets that are looked at with all their ends before any other, for a first good placement.
 GLANCE = 512
 # Sets with both ends of which the paths are looked for one by one.
-MOST_ENDS = 300
+MOST_ENDS = 4000
 
 
 class Sets:
@@ -133,12 +133,14 @@ class AlikeSearch:
         """
         sets, free = self.sets, self.sets.paths()
         codes = np.concatenate([sets.by_size[size] for size in self.sizes])
-        base = sets.filled(codes) + self.grid.device * sets.size[codes] + free[:, codes].min(axis=0)
-        codes, base = codes[base < INFINITE], base[base < INFINITE]
+        own = self._cost(codes)
+        codes, own = codes[own < INFINITE], own[own < INFINITE]
+        base = own + free[:, codes].min(axis=0)
         able = sets.room > 0
         if not (sets.lost_first[able].any() or sets.lost_last[able].any()):
+            close = base <= base.min(initial=INFINITE) + self.grid.ties
             for first in range(len(self.grid.count)):
-                self._keep(free, first, codes, base - free[:, codes].min(axis=0) + free[first, codes])
+                self._keep(free, first, codes[close], own[close] + free[first, codes[close]])
         else:
             self._ends(free, codes, base)
         return self._walk(rank) if self.best < INFINITE else None
@@ -161,21 +163,23 @@ class AlikeSearch:
 
     def _both(self, free: Costs, backward: Costs, codes: Whole) -> tuple[Costs, Whole, Whole, Whole, Costs]:
         """What sets with both ends cost at least, the sets, the ends, and what of the cost is not hops."""
-        found = []
+        none = np.zeros(0, np.int64)
+        found = [(np.zeros(0), none, none, none, np.zeros(0))]
+        limit, own = self.best + self.grid.ties, self._cost(codes)
         for last in range(len(self.grid.count)):
-            held = codes[backward[last, codes] < INFINITE]
-            held = held[self._cost(held, last=last) + backward[last, held] <= self.best + self.grid.ties]
-            for first in range(len(self.grid.count)) if len(held) else ():
-                own = self._cost(held, first, last)
-                least = own + np.maximum(free[first, held], backward[last, held])
-                kept = (least <= self.best + self.grid.ties) & (least < INFINITE)
-                kept &= self.sets.used[last, held] > (first == last)
-                if kept.any():
+            # Looser bounds first: a filling is the dearest thing to know of a set.
+            some = codes[own + backward[last, codes] <= limit]
+            ended = self._cost(some, last=last)
+            hops = np.maximum(free[:, some], backward[last, some])
+            for first in range(len(self.grid.count)):
+                few = (ended + hops[first] <= limit) & (self.sets.used[last, some] > (first == last))
+                if few.any():
+                    held = some[few]
+                    costs = self._cost(held, first, last)
+                    least = costs + hops[first, few]
+                    kept = (least <= limit) & (least < INFINITE)
                     count = int(kept.sum())
-                    found.append((least[kept], held[kept], np.full(count, first), np.full(count, last), own[kept]))
-        if not found:
-            none = np.zeros(0, np.int64)
-            return np.zeros(0), none, none, none, np.zeros(0)
+                    found.append((least[kept], held[kept], np.full(count, first), np.full(count, last), costs[kept]))
         least, sets, firsts, lasts, owns = (np.concatenate(part) for part in zip(*found, strict=True))
         return least, sets, firsts, lasts, owns
 

@@ -20,10 +20,10 @@ GLANCE_CODES = 16
 # Steps (set, first class, next class and position) before the least promising states are dropped: sixteen unlike
 # devices and eighty layers take fewer even if no bound prunes any.
 MOST_STEPS = 1 << 31
-# And where there are more than those: about a second's worth of them.
-CUT_STEPS = 1 << 28
+# And where there are more than those: a fraction of a second's worth.
+CUT_STEPS = 1 << 26
 # Sets of a level in the search for the least bottleneck.
-MOST_CODES = 2000
+MOST_CODES = 500
 # Sets of devices, up to which layers that are alike are placed by looking at every set: sixteen unlike devices.
 MOST_SETS = 1 << 17
 ROUNDS = 12
