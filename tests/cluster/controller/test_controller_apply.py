@@ -58,7 +58,7 @@ async def test_the_configmap_holds_the_plan_and_the_sidecars_configuration(opera
     sidecar = yaml.safe_load(data["sidecar.yaml"])
     assert (sidecar["model"], sidecar["defaultClass"]) == ("llama", "chat")
     assert sidecar["classes"] == [{"name": "chat", "priority": 5, "ttft": "1s", "onDeadline": "Serve"}]
-    assert sidecar["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024}
+    assert sidecar["scheduling"] == {"policy": "FCFS", "maxQueuedRequests": 1024, "predictor": "Online"}
 
 
 async def test_a_second_pass_writes_nothing_and_neither_does_a_restarted_operator(operator, service, gpu_node):
