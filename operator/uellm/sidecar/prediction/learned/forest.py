@@ -26,7 +26,7 @@ PARAMETERS = {
     "objective": "l1",
     "num_leaves": 63,
     "learning_rate": 0.1,
-    "feature_fraction": 0.3,
+    "feature_fraction_bynode": 0.3,
     "min_data_in_leaf": 20,
     "num_threads": 1,
     "seed": 1,

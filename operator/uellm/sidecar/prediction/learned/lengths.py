@@ -63,7 +63,7 @@ class LearnedLengths:
     def __init__(self, child: Callable[..., Child] = Child) -> None:
         self.child = child(self._took, self._lost)
         self.track = Track()
-        self.answers = self.used = 0
+        self.answers = self.used = self.trainings = 0
         self.answer_seconds = 0.0
         self.trained: Trained | None = None
         self._waiting: deque[Asked] = deque()
@@ -102,6 +102,7 @@ class LearnedLengths:
         return {
             "running": float(self.child.pid is not None),
             "starts": self.child.starts,
+            "trainings": self.trainings,
             "trained_rows": trained.rows,
             "training_seconds": trained.seconds,
             "resident_bytes": trained.resident_bytes,
@@ -136,6 +137,7 @@ class LearnedLengths:
         if kind is Kind.TRAINED:
             rows, seconds, resident_bytes = values
             self.trained = Trained(int(rows), seconds, int(resident_bytes))
+            self.trainings += 1
         elif kind is Kind.ANSWER:
             batch = self._rest()
             self.answer_seconds += values[0]

@@ -115,7 +115,7 @@ class Child:
             self.kill()
             self._process = None
             self._lost()
-            await process.wait()
+            await _close(process)
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None
@@ -126,3 +126,11 @@ class Child:
                 except ValueError:
                     return
                 self._took(kind, await process.stdout.readexactly(size))
+
+
+async def _close(process: Process) -> None:
+    """Wait until it and its pipes are gone."""
+    assert process.stdin is not None
+    await process.communicate(b"")
+    with contextlib.suppress(OSError):
+        await process.stdin.wait_closed()
