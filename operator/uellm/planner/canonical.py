@@ -70,7 +70,9 @@ def canonical(instance: Instance) -> Problem:
         index: _rounded(exact(instance.work_per_byte) / exact(device.performance) / byte * scale)
         for index, device in enumerate(instance.devices)
     }
-    hop = [[_rounded(exact(value) * scale) for value in row] for row in instance.latency_s]
+    # Links come in few kinds, and rationals are slow: each value is turned once.
+    cost_of = {value: _rounded(exact(value) * scale) for value in _distinct_hops(instance)}
+    hop = [[cost_of[value] for value in row] for row in instance.latency_s]
     members = _classes(order, room, rate, hop)
     heads = [group[0] for group in members]
     return Problem(
@@ -98,11 +100,16 @@ def _byte_scale(instance: Instance) -> int:
 
 
 def _cost_scale(instance: Instance, byte: int) -> Fraction:
-    rates = [exact(instance.work_per_byte) / exact(device.performance) / byte for device in instance.devices]
-    hops = [exact(value) for row in instance.latency_s for value in row]
+    work = exact(instance.work_per_byte)
+    rates = [work / exact(speed) / byte for speed in {device.performance for device in instance.devices}]
+    hops = [exact(value) for value in _distinct_hops(instance)]
     smallest = min((value for value in (*rates, *hops) if value), default=Fraction(1))
     exponent = COST_BITS + smallest.denominator.bit_length() - smallest.numerator.bit_length()
     return Fraction(2) ** exponent
+
+
+def _distinct_hops(instance: Instance) -> set[Number]:
+    return {value for row in instance.latency_s for value in row}
 
 
 def _classes(order: list[int], room: dict[int, int], rate: dict[int, int], hop: list[list[int]]) -> list[list[int]]:
