@@ -119,9 +119,16 @@ class EngineView:
         self.unfilled_tokens -= ticket.uncached_tokens
         self._done_tokens -= ticket.uncached_tokens
         if self._probe is None:
-            self._step_s = now_s
+            self._filled_alone(ticket, now_s)
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
+
+    def _filled_alone(self, ticket: Ticket, now_s: float) -> None:
+        """Without an answer that runs, a prompt's own time tells what steps take: all that is known of embeddings."""
+        if ticket.uncached_tokens and now_s > self._step_s:
+            steps = -(-ticket.uncached_tokens // self.chunk_tokens)
+            self.step.observe((now_s - self._step_s) / steps, ticket.uncached_tokens / steps, self.kv_tokens, 1)
+        self._step_s = now_s
 
     def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""

@@ -71,14 +71,18 @@ class StepEstimate:
         return self.prefill_token_s * uncached_tokens + self.decode_factor * decode_s
 
     def observe(self, gap_s: float, prefill_tokens: float, kv_tokens: float, sequences: float) -> None:
-        """A step of these loads took `gap_s`."""
+        """A step of these loads took `gap_s`; what took no time was no step."""
+        if gap_s <= 0.0:
+            return
         x0, x1 = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
         expected_s = self.prefill_factor * x0 + self.decode_factor * x1
         gap_s = min(gap_s, OUTLIER * max(expected_s, self.gap_s))
         self.gap_s += max(GAP_WEIGHT, 1.0 / (self.observed + 1)) * (gap_s - self.gap_s)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
         self.observed += 1
-        self._fit(x0 / expected_s, x1 / expected_s, gap_s / expected_s)
+        # Long steps do not count for more than short ones.
+        unit_s = x0 + x1
+        self._fit(x0 / unit_s, x1 / unit_s, gap_s / unit_s)
 
     def _fit(self, x0: float, x1: float, y: float) -> None:
         """Least squares for `y = prefill_factor * x0 + decode_factor * x1`."""

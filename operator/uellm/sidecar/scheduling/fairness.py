@@ -1,7 +1,8 @@
 """Who had how much lately: virtual token counters (Sheng et al., Fairness in Serving LLMs, OSDI 2024).
 
 A tenant's counter grows by one for a token of its prompts and by two for a token of its answers, and halves every
-minute. Who comes back after a pause starts no lower than the least of those that are active, so no credit is saved up.
+minute. Who is new, or was away for longer than that, starts no lower than the least of those that are active: no credit
+is saved up. Who has but a moment between two requests was not away.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Fairness:
 
     def __init__(self) -> None:
         self._counters: dict[str, float] = {}
+        self._left_s: dict[str, float] = {}
         self._active: Counter[str] = Counter()
         self._least: list[tuple[float, str]] = []
         self._sum = 0.0
@@ -32,19 +34,23 @@ class Fairness:
     def arrived(self, tenant: str, now_s: float) -> None:
         """A request of the tenant waits or runs from now on. O(log n), amortised."""
         if tenant not in self._active:
-            counter = max(self._counters.get(tenant, 0.0), self._least_counter())
+            counter = self._counters.get(tenant, 0.0)
+            if now_s - self._left_s.get(tenant, -HALF_LIFE_S) >= HALF_LIFE_S:
+                counter = max(counter, self._least_counter())
             if len(self._counters) > MOST_KNOWN:
                 self._counters = {name: self._counters[name] for name in self._active}
+                self._left_s.clear()
             self._counters[tenant] = counter
             self._sum += counter
             heapq.heappush(self._least, (counter, tenant))
         self._active[tenant] += 1
 
-    def left(self, tenant: str) -> None:
+    def left(self, tenant: str, now_s: float) -> None:
         """One of its requests is over."""
         self._active[tenant] -= 1
         if not self._active[tenant]:
             del self._active[tenant]
+            self._left_s[tenant] = now_s
             self._sum = self._sum - self._counters[tenant] if self._active else 0.0
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:

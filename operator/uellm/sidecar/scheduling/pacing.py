@@ -50,7 +50,8 @@ class Pacing:
     @property
     def open(self) -> bool:
         """Whether a prompt may be sent."""
-        return self._tokens >= 0.0
+        # A token of tolerance, or the alarm for the moment it opens could ring a rounding error too early, and again.
+        return self._tokens > -1.0
 
     def spend(self, tokens: int) -> None:
         """A prompt is sent."""

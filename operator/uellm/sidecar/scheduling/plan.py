@@ -27,6 +27,9 @@ LEAVES = 8192
 SPAN_S = LEAF_S * LEAVES
 """Deadlines further away than this count as this far; the plan is built anew before that matters."""
 
+PRIORITY_RANK = 1 << 50
+"""More than there will be requests: of two with the same deadline the higher priority is first."""
+
 Entry = tuple[float, int, int, Ticket]
 
 
@@ -63,7 +66,8 @@ class Plan:
         self._stamp += 1
         self.members += 1
         ticket.leaf, ticket.stamp, ticket.work_s = index, self._stamp, work_s
-        heapq.heappush(leaf.by_deadline, (deadline_s, ticket.sequence, self._stamp, ticket))
+        rank = ticket.sequence - ticket.targets.priority * PRIORITY_RANK
+        heapq.heappush(leaf.by_deadline, (deadline_s, rank, self._stamp, ticket))
         heapq.heappush(leaf.by_value, (value, ticket.sequence, self._stamp, ticket))
         leaf.members += 1
         leaf.work_s += work_s

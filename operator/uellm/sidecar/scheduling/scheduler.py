@@ -288,7 +288,7 @@ class Scheduler:
 
     def _end(self, ticket: Ticket, now_s: float) -> None:
         if ticket.state in (State.RUNNING, State.QUEUED):
-            self._fairness.left(ticket.tenant)
+            self._fairness.left(ticket.tenant, now_s)
         if ticket.state is State.RUNNING:
             self._view.gone(ticket)
         elif ticket.state is State.QUEUED:

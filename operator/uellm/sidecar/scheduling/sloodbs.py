@@ -58,7 +58,8 @@ class SloOdbs:
         if self._plan.members == 0:
             self._begin(now_s)
         found = self._place(ticket, now_s)
-        self._price.asked(ticket.targets.priority, found.density, self._whole_s(ticket), now_s)
+        density = found.density * self._weight(ticket)
+        self._price.asked(ticket.targets.priority, density, self._whole_s(ticket), now_s)
         self._make_way(now_s)
 
     def again(self, ticket: Ticket, now_s: float) -> None:

@@ -1,0 +1,56 @@
+"""What the scheduler learns of the engine from when tokens come."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from uellm.sidecar.scheduling import StepEstimate, StepModel
+
+TRUTH = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+
+
+def step_s(prefill: float, kv: float, sequences: float) -> float:
+    floor = max(TRUTH.floor_s, TRUTH.prefill_token_s * prefill)
+    return floor + TRUTH.kv_token_s * kv + TRUTH.sequence_s * sequences + TRUTH.overhead_s
+
+
+def observed(estimate: StepEstimate, steps: int = 500, noise: float = 0.0, times: float = 1.0) -> StepEstimate:
+    random = Random(1)
+    for _ in range(steps):
+        loads = (random.choice((0, 100, 300, 512)), random.uniform(1e3, 2e5), random.uniform(1, 200))
+        estimate.observe(times * step_s(*loads) * random.lognormvariate(0, noise), *loads)
+    return estimate
+
+
+@pytest.mark.parametrize("error", [0.2, 0.5, 1.0, 1.5, 5.0])
+def test_a_model_that_is_wrong_by_a_factor_is_put_right(error):
+    wrong = StepModel(*(value * error for value in vars(TRUTH).values()))
+    estimate = observed(StepEstimate(wrong))
+    for loads in ((0, 5e4, 40), (512, 1e5, 100)):
+        assert estimate.step_s(*loads) == pytest.approx(step_s(*loads), rel=0.03)
+
+
+def test_it_works_without_a_model_and_with_noise():
+    estimate = observed(StepEstimate(), noise=0.3)
+    assert estimate.step_s(512, 1e5, 100) == pytest.approx(step_s(512, 1e5, 100), rel=0.2)
+
+
+def test_an_engine_that_becomes_slower_is_followed():
+    estimate = observed(observed(StepEstimate(TRUTH)), times=3.0)
+    assert estimate.step_s(512, 1e5, 100) == pytest.approx(3 * step_s(512, 1e5, 100), rel=0.1)
+
+
+def test_a_pause_is_not_a_step():
+    estimate = observed(StepEstimate(TRUTH))
+    estimate.observe(60.0, 0, 1e5, 100)
+    assert estimate.step_s(0, 1e5, 100) < 1.5 * step_s(0, 1e5, 100)
+
+
+def test_steps_that_are_all_alike_leave_the_rest_of_the_model_as_it_was():
+    estimate = StepEstimate(TRUTH)
+    for _ in range(5000):
+        estimate.observe(2 * step_s(0, 1e5, 100), 0, 1e5, 100)
+    assert estimate.decode_s(1e5, 100) == pytest.approx(2 * step_s(0, 1e5, 100), rel=0.02)
+    assert estimate.prefill_token_s == pytest.approx(TRUTH.prefill_token_s)

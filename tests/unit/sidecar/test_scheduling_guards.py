@@ -1,0 +1,251 @@
+"""The guards, one by one: what each lets through, and when."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+
+from uellm.sidecar.scheduling import (
+    EngineState,
+    Late,
+    Lengths,
+    Options,
+    Scheduler,
+    StepEstimate,
+    StepModel,
+    Targets,
+    Ticket,
+)
+from uellm.sidecar.scheduling.fairness import Fairness
+from uellm.sidecar.scheduling.memory import peak_tokens
+from uellm.sidecar.scheduling.prefixes import Prefixes
+
+CHAT = Targets("chat", ttft_s=1.0, tpot_s=0.06)
+TASK = Targets("task", e2e_s=10.0)
+BATCH = Targets("batch", e2e_s=120.0)
+MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
+
+
+def scheduler(state: EngineState = READY, **options: object) -> Scheduler:
+    core = Scheduler(Options(**options), StepEstimate(MODEL))
+    core.on_engine_state(state, 0.0)
+    return core
+
+
+def submitted(core: Scheduler, *waiting: Ticket) -> list[Ticket]:
+    for ticket in waiting:
+        core.submit(ticket, ticket.arrival_s)
+    return list(waiting)
+
+
+def test_the_engine_gets_no_more_prompts_than_a_step_takes_and_the_next_when_it_is_done():
+    core = scheduler()
+    first, second = submitted(core, Ticket(CHAT, 0.0, 600), Ticket(CHAT, 0.0, 600))
+    assert core.dispatchable(0.0) == [first]
+    assert core.dispatchable(0.001) == []
+    core.on_first_token(first, 0.05)
+    assert core.dispatchable(0.05) == [second]
+
+
+def test_the_gate_opens_by_time_alone_before_the_engine_is_idle():
+    core = scheduler(tpot_guard=False)
+    first, second = submitted(core, Ticket(CHAT, 0.0, 600), Ticket(CHAT, 0.0, 600))
+    assert core.dispatchable(0.0) == [first]
+    at_s = core.next_event_s(0.0)
+    assert at_s is not None
+    assert 0.015 < at_s < 600 * 45e-6 + 0.01
+    assert core.dispatchable(at_s) == [second]
+
+
+def test_without_the_gate_all_goes_to_the_engine():
+    core = scheduler(gate=False, tpot_guard=False)
+    waiting = submitted(core, *(Ticket(CHAT, 0.0, 600) for _ in range(5)))
+    assert core.dispatchable(0.0) == waiting
+
+
+def test_a_request_waits_while_the_cache_could_not_hold_it_to_the_end():
+    core = scheduler(EngineState(ready=True, kv_tokens=2000, max_num_batched_tokens=512), tpot_guard=False)
+    large = Ticket(BATCH, 0.0, 1000, Lengths(500, 900))
+    other = Ticket(BATCH, 0.0, 500, Lengths(400, 700))
+    submitted(core, large, other)
+    first = core.dispatchable(0.0)
+    assert len(first) == 1
+    core.on_first_token(first[0], 0.1)
+    assert core.dispatchable(0.1) == []
+    core.on_finish(first[0], 2.0)
+    assert len(core.dispatchable(2.0)) == 1
+
+
+def test_the_peak_of_the_cache_is_that_of_the_future_played_out():
+    def played(loads: list[tuple[int, int]]) -> int:
+        """Every request grows by a token a step and leaves when it is done."""
+        steps = max(remaining for _, remaining in loads)
+        return max(sum(now + at for now, remaining in loads if remaining >= at) for at in range(steps + 1))
+
+    loads = [(100, 40), (30, 90), (500, 17), (1, 60)]
+    for order in permutations(loads):
+        tickets = [Ticket(BATCH, 0.0, now, Lengths(remaining, remaining)) for now, remaining in order]
+        assert peak_tokens(tickets) == played(loads)
+
+
+def test_an_answer_that_outgrew_its_prediction_is_expected_to_go_on():
+    ticket = Ticket(BATCH, 0.0, 10, Lengths(100, 200))
+    ticket.tokens = 90
+    assert ticket.remaining_tokens == pytest.approx(31.5)
+    ticket.tokens = 1000
+    assert ticket.remaining_tokens == pytest.approx(350)
+
+
+def test_max_tokens_bounds_what_is_expected():
+    ticket = Ticket(BATCH, 0.0, 10, Lengths(100, 200), max_tokens=50)
+    assert (ticket.length.p50, ticket.length.p80, ticket.remaining_tokens) == (50, 50, 50)
+
+
+def test_prompts_are_paced_while_answers_with_a_tpot_target_run():
+    core = scheduler(EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=8192))
+    (running,) = submitted(core, Ticket(CHAT, 0.0, 100, Lengths(500, 900)))
+    core.dispatchable(0.0)
+    core.on_first_token(running, 0.01)
+    submitted(core, *(Ticket(TASK, 0.01, 8000, Lengths(10, 20)) for _ in range(4)))
+    (first,) = core.dispatchable(0.01)
+    assert core.dispatchable(0.012) == []
+    core.on_first_token(first, 0.38)
+    assert core.dispatchable(0.38) == [], "8,000 tokens at once were more than the pace allows"
+    sent, now_s, alarms = [], 0.38, 0
+    while not sent:
+        now_s = core.next_event_s(now_s)
+        sent = core.dispatchable(now_s)
+        alarms += 1
+    assert len(sent) == 1
+    assert 0.38 < now_s < 1.0
+    assert alarms < 10
+
+
+def test_without_a_tpot_target_nothing_is_paced():
+    core = scheduler(EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=8192))
+    (running, *rest) = submitted(core, *(Ticket(TASK, 0.0, 8192, Lengths(10, 20)) for _ in range(3)))
+    assert core.dispatchable(0.0) == [running]
+    core.on_first_token(running, 0.4)
+    assert core.dispatchable(0.4) == rest[:1]
+
+
+def flooded(**options: object) -> tuple[Scheduler, list[Ticket]]:
+    """A queue with far more than an engine can do within the targets."""
+    core = scheduler(max_queued=10_000, **options)
+    return core, submitted(core, *(Ticket(CHAT, n * 1e-3, 2000, Lengths(200, 400)) for n in range(1500)))
+
+
+def test_only_what_is_late_whatever_happens_is_shed_and_only_while_too_much_of_it_waits():
+    core, waiting = flooded()
+    assert core.expire(1.5) == [] or all(reason is Late.SHED for _, reason in core.expire(1.5))
+    late = core.expire(4.0)
+    assert late
+    assert all(reason is Late.SHED and ticket.arrival_s + 1.0 < 4.0 for ticket, reason in late)
+    assert 0 < core.queued < len(waiting)
+    assert core.figures()["shed"] == len(waiting) - core.queued
+
+
+def test_a_few_late_requests_are_served_late_rather_than_shed():
+    core = scheduler()
+    submitted(core, *(Ticket(CHAT, 0.0, 2000, Lengths(200, 400)) for _ in range(30)))
+    assert core.expire(50.0) == []
+    assert len(core.dispatchable(50.0)) == 1
+
+
+def test_without_shedding_nobody_is_refused():
+    core, waiting = flooded(shedding=False)
+    assert core.expire(100.0) == []
+    assert core.queued == len(waiting)
+
+
+def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Ticket]:
+    """An engine that takes 100 ms for each prompt, one after the other."""
+    out: list[Ticket] = []
+    now_s, index = 0.0, 0
+    while now_s < until_s:
+        while index < len(arrivals) and arrivals[index].arrival_s <= now_s:
+            core.submit(arrivals[index], now_s)
+            index += 1
+        core.expire(now_s)
+        sent = core.dispatchable(now_s)
+        now_s += 0.1
+        for ticket in sent:
+            core.on_first_token(ticket, now_s)
+            core.on_finish(ticket, now_s, 1)
+        out += sent
+    return out
+
+
+def chats_and_one(until_s: float) -> tuple[list[Ticket], Ticket]:
+    """Twice as many short chats as can be served, and one long request among them that nobody will ever prefer."""
+    chats = [Ticket(CHAT, n * 0.02, 500, Lengths(1, 1)) for n in range(int(until_s / 0.02))]
+    victim = Ticket(CHAT, 0.0, 6000, Lengths(5000, 6000))
+    return sorted([*chats, victim], key=lambda ticket: ticket.arrival_s), victim
+
+
+def test_a_request_that_gave_way_is_served_within_a_bounded_time_under_lasting_overload():
+    arrivals, victim = chats_and_one(400.0)
+    out = served(scheduler(max_queued=10**6, shedding=False), arrivals, 400.0)
+    assert victim in out
+
+
+def test_fairness_counts_what_each_tenant_had_and_forgets_it():
+    fairness = Fairness()
+    for tenant in ("greedy", "modest"):
+        fairness.arrived(tenant, 0.0)
+    fairness.charge("greedy", 9000, 0, 0.0)
+    fairness.charge("modest", 1000, 0, 0.0)
+    assert fairness.weight("modest") == 1.0
+    assert fairness.weight("greedy") == pytest.approx(5 / 9)
+    fairness.charge("modest", 1000, 0, 600.0)
+    assert fairness.weight("greedy") == 1.0
+
+
+def test_a_tenant_that_was_away_has_saved_nothing_up():
+    fairness = Fairness()
+    fairness.arrived("busy", 0.0)
+    fairness.charge("busy", 10_000, 0, 0.0)
+    fairness.arrived("late", 1.0)
+    fairness.charge("late", 100, 0, 1.0)
+    assert fairness.weight("late") < 1.0
+
+
+def test_a_tenant_that_floods_does_not_push_out_one_that_does_not():
+    def share(fair: bool) -> float:
+        flood = [Ticket(CHAT, n * 0.02, 500, Lengths(50, 90), tenant="flood") for n in range(5000)]
+        modest = [Ticket(CHAT, n * 0.5, 600, Lengths(60, 100), tenant="modest") for n in range(200)]
+        arrivals = sorted([*flood, *modest], key=lambda ticket: ticket.arrival_s)
+        out = served(scheduler(max_queued=10**6, fairness=fair), arrivals, 100.0)
+        on_time = [t for t in out if t.tenant == "modest" and t.first_token_s - t.arrival_s <= 1.0]
+        return len(on_time) / len(modest)
+
+    assert share(True) > 0.7
+    assert share(False) < share(True)
+
+
+def test_what_the_prefix_cache_holds_is_not_computed_again():
+    prefixes = Prefixes()
+    ticket = Ticket(CHAT, 0.0, 1200, prefix=(1, 2))
+    assert prefixes.uncached_tokens(ticket) == 1200
+    prefixes.saw(ticket, 384_000)
+    assert prefixes.uncached_tokens(Ticket(CHAT, 0.0, 1500, prefix=(1, 3))) == 1500 - 512
+    assert prefixes.uncached_tokens(ticket) == 1200 - 1024
+    prefixes.clear()
+    assert prefixes.uncached_tokens(ticket) == 1200
+
+
+def test_higher_priority_goes_first_among_those_that_cannot_all_be_on_time():
+    core = scheduler()
+    plain = [Ticket(CHAT, 0.0, 2000, Lengths(10, 20)) for _ in range(10)]
+    urgent = [Ticket(Targets("vip", priority=5, ttft_s=1.0), 0.0, 4000, Lengths(900, 999)) for _ in range(3)]
+    submitted(core, *plain, *urgent)
+    out = []
+    now_s = 0.0
+    while core.queued:
+        for ticket in core.dispatchable(now_s):
+            out.append(ticket)
+            now_s += 0.2
+            core.on_first_token(ticket, now_s)
+    assert set(out[:3]) == set(urgent)
