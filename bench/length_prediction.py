@@ -2,11 +2,16 @@
 
 Every request is predicted before its length is told; what is printed is about the second half of each file, which
 nothing was tuned on. `us` is processor time a request for predicting and learning together.
+
+`--learned` shows the learned model too, its real process included: alone, and `both`: what the scheduler gets, the
+learned one's answer where it was better lately. `us` is then the child's processor time a row for answering, `train`
+its seconds for the last training, `MB` its memory, `own` what asking and judging it costs the sidecar, in us.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import gzip
 import json
@@ -15,12 +20,15 @@ import sys
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from uellm.sidecar.prediction import OnlineLengths, Question, kendall_tau
+from uellm.sidecar.prediction import OnlineLengths, Prediction, Question, kendall_tau
+from uellm.sidecar.prediction.learned import LearnedLengths
+from uellm.sidecar.prediction.learned.child import EVERY_ROWS, FIRST_ROWS
 
 WINDOW = 256  # of the source's median that is compared with
 Row = tuple[Question, int]
@@ -40,6 +48,109 @@ class Result:
     coverage_p90: float
     microseconds: float
     megabytes: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    name: str
+    tau_online: float | None
+    tau: float | None
+    tau_both: float | None
+    mae_online: float
+    mae_tokens: float
+    mae_both: float
+    coverage_p80: float
+    coverage_p90: float
+    used_share: float
+    microseconds: float
+    training_seconds: float
+    megabytes: float
+    sidecar_microseconds: float
+
+
+IN_FLIGHT = 64
+"""Requests that are asked about before the first of them ends."""
+
+SLACK_ROWS = 2 * IN_FLIGHT
+"""Lengths are told in groups, so learning begins so much later at the most."""
+
+MOST_ROWS = 16_000
+"""Of a trace: what is learned in service is waited for here."""
+
+Told = tuple[Prediction, Prediction, Prediction, int]
+
+
+async def beside(name: str, rows: Sequence[Row]) -> Learned:
+    """The learned model beside the online one. A trace goes by much faster than its requests came, so what would be
+    learned in the meantime is waited for."""
+    model, learned = OnlineLengths(), LearnedLengths()
+    runs = asyncio.create_task(learned.child.run())
+    learned.child.wanted = True
+    await _until(lambda: learned.child.pid is not None)
+    told: list[Told] = []
+    spent = 0.0
+    for at in range(0, len(rows), IN_FLIGHT):
+        batch = [(model.predict(question), tokens) for question, tokens in rows[at : at + IN_FLIGHT]]
+        seconds, judged = await _one_batch(learned, batch)
+        spent += seconds
+        told += judged
+        for prediction, tokens in batch:
+            model.observe(prediction, tokens)
+        due = (at - FIRST_ROWS - SLACK_ROWS) // (EVERY_ROWS + SLACK_ROWS) + 1
+        await _until(lambda due=due: learned.trainings >= due)
+    figures = learned.figures()
+    runs.cancel()
+    await asyncio.gather(runs, return_exceptions=True)
+    half = told[len(told) // 2 :]
+    real = [entry[-1] for entry in half]
+    taus = [kendall_tau([entry[which].p50 for entry in half], real) for which in range(3)]
+    errors = [sum(abs(entry[which].p50 - entry[-1]) for entry in half) / len(half) for which in range(3)]
+    return Learned(
+        name,
+        *taus,
+        *errors,
+        sum(entry[-1] <= entry[1].p80 for entry in half) / len(half),
+        sum(entry[-1] <= entry[1].p90 for entry in half) / len(half),
+        sum(entry[2] is not entry[0] for entry in half) / len(half),
+        learned.answer_seconds / max(1, learned.answers) * 1e6,
+        figures["training_seconds"] or 0.0,
+        (figures["resident_bytes"] or 0.0) / 1e6,
+        spent / len(rows) * 1e6,
+    )
+
+
+async def _one_batch(learned: LearnedLengths, batch: Sequence[tuple[Prediction, int]]) -> tuple[float, list[Told]]:
+    """Processor seconds of asking and judging, and each request by online model, learned model and both."""
+    used: dict[Prediction, Prediction] = {}
+    begun = time.process_time()
+    asked = [learned.ask(prediction, partial(used.__setitem__, prediction)) for prediction, _ in batch]
+    await _until(lambda: all(each is None or each.use is None for each in asked))
+    for (prediction, tokens), each in zip(batch, asked, strict=True):
+        learned.observe(prediction, each, tokens)
+    seconds = time.process_time() - begun
+    told = []
+    for (prediction, tokens), each in zip(batch, asked, strict=True):
+        alone = prediction if each is None else each.better or prediction
+        told.append((prediction, alone, used.get(prediction, prediction), tokens))
+    return seconds, told
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 - the child's own pace, which nothing here tells
+        await asyncio.sleep(0.002)
+
+
+def learned_table(results: Sequence[Learned]) -> str:
+    head = f"{'learned model':32} {'tau':>6} {'online':>7} {'both':>6} {'MAE':>7} {'online':>7} {'both':>7}"
+    lines = [f"{head} {'P80':>6} {'P90':>6} {'used':>6} {'us':>5} {'train':>6} {'MB':>6} {'own':>5}"]
+    for each in results:
+        taus = [" - " if tau is None else f"{tau:.3f}" for tau in (each.tau, each.tau_online, each.tau_both)]
+        errors = f"{each.mae_tokens:7.1f} {each.mae_online:7.1f} {each.mae_both:7.1f}"
+        shares = f"{each.coverage_p80:6.3f} {each.coverage_p90:6.3f} {each.used_share:6.2f}"
+        cost = f"{each.microseconds:5.0f} {each.training_seconds:5.1f}s {each.megabytes:6.0f}"
+        line = f"{each.name:32} {taus[0]:>6} {taus[1]:>7} {taus[2]:>6} {errors} {shares} {cost}"
+        lines.append(f"{line} {each.sidecar_microseconds:5.0f}")
+    return "\n".join(lines)
 
 
 def prompts(path: Path) -> list[Row]:
@@ -141,15 +252,20 @@ def table(results: Sequence[Result]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, default=Path("../shared/traces"), help="folder with prompts and traces")
+    parser.add_argument("--learned", action="store_true", help="the learned model beside the online one")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    results = [replay(name, rows) for name, rows in files(args.traces)]
+    found = list(files(args.traces))
+    results = [replay(name, rows) for name, rows in found]
     if not results:
         print(f"{args.traces}: no traces there: give the folder with --traces", file=sys.stderr)
         return 2
     print(table(results))
+    learned = [asyncio.run(beside(name, rows[:MOST_ROWS])) for name, rows in found] if args.learned else []
+    if learned:
+        print(f"\n{learned_table(learned)}")
     if args.json:
-        args.json.write_text(json.dumps([asdict(result) for result in results], indent=2))
+        args.json.write_text(json.dumps([asdict(result) for result in (*results, *learned)], indent=2))
     return 0
 
 

@@ -82,7 +82,7 @@ class Prediction(Model):
     model_config = _LENIENT
 
     learned: bool = False
-    """Ask a learned model too, in a process of its own: needs the extra `predictor`, and about 200 MB."""
+    """Ask a learned model too, in a process of its own: needs the extra `predictor`, and 110 MB."""
 
 
 class SidecarConfig(Model):
