@@ -228,7 +228,7 @@ def side_by_side(seed: int, sizes: list[tuple[int, int, int]]) -> Iterator[dict[
             figures["solver"].append(took)
             took, (cost, proven) = timed(lambda data=data: by_milp(data))
             figures["MILP"].append(took)
-            stopped += not proven and answer.feasible
+            stopped += int(not proven and answer.feasible)
             costs = [cost] if proven else []
             if devices <= 4:
                 took, cost = timed(lambda data=data: brute_force(data))
@@ -244,7 +244,7 @@ def side_by_side(seed: int, sizes: list[tuple[int, int, int]]) -> Iterator[dict[
             "gpus": devices,
             "layers": layers,
             "instances": count,
-            "differences": unlike,
+            "differences": int(unlike),
             "stoppedMilp": stopped,
             "medianMilliseconds": medians,
         }
