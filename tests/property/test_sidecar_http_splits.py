@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from uellm.sidecar.http import Budget, EngineAddress, EngineLost, EnginePool, Limits
 from uellm.sidecar.http.body import Body
-from uellm.sidecar.http.client import _EngineConnection
 from uellm.sidecar.http.head import HeadFinder, HeadParser
+from uellm.sidecar.http.link import EngineConnection
 
 HEAD = b"POST /v1/completions?a=b HTTP/1.1\r\nHost: h\r\nX-Long: abc def\r\n"
 LIMITS = Limits(body_bytes=1 << 20)
@@ -86,7 +86,7 @@ class Wire:
 
 async def relayed(pieces: list[bytes], *, close: bool) -> tuple[bytes, bool]:
     """What comes out of an answer that arrives in these pieces, and whether it counts as whole."""
-    connection = _EngineConnection(EnginePool(EngineAddress("h", 1)))
+    connection = EngineConnection(EnginePool(EngineAddress("h", 1)))
     connection.connection_made(Wire())
     upstream = connection.ask(b"", b"", head_only=False)
     received: list[bytes] = []

@@ -1,9 +1,9 @@
 """HTTP/1.1 on asyncio's protocols and the httptools parser, on uvloop where it is there: server and client.
 
-message       headers, limits, what a peer did wrong           head      a request's head: checked strictly, then parsed
-body          a request's body on its way in                   reply     an answer on its way out
-server        connections of clients, deadlines, handlers      client    connections to one server that is asked
-listener      taking connections                               loop      the event loop
+message, head, body     what is sent: its limits, strict checks before any parser, the body on its way in
+server, listener        a port that listens           connection    a client's connection, its deadlines, its handler
+request, reply          what a handler gets           client, link  connections to one server that is asked
+upstream                its answer as it comes        loop          the event loop
 
 Faster things are possible than a coroutine for each request and none for each piece of an answer, but none simpler:
 an answer's pieces go from the engine's socket to the client's in callbacks, and only its beginning and end wake a task.
@@ -11,10 +11,13 @@ an answer's pieces go from the engine's socket to the client's in callbacks, and
 
 from __future__ import annotations
 
-from uellm.sidecar.http.client import EngineAddress, EngineLost, EnginePool, EngineUnreachable, Upstream
+from uellm.sidecar.http.client import EngineAddress, EnginePool
+from uellm.sidecar.http.connection import Connection
 from uellm.sidecar.http.message import Budget, Fault, Headers, Limits, Pairs, pairs
 from uellm.sidecar.http.reply import Reply
-from uellm.sidecar.http.server import Connection, Handler, Request, Server
+from uellm.sidecar.http.request import Handler, Request
+from uellm.sidecar.http.server import Server
+from uellm.sidecar.http.upstream import EngineLost, EngineUnreachable, Upstream
 
 __all__ = [
     "Budget",
