@@ -6,7 +6,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from uellm.sidecar.scheduling import POLICIES, EngineState, Lengths, Options, QueueFull, Scheduler, Targets, Ticket
+from uellm.sidecar.scheduling import (
+    POLICIES,
+    EngineState,
+    Late,
+    Lengths,
+    Options,
+    QueueFull,
+    Scheduler,
+    State,
+    Targets,
+    Ticket,
+)
 
 CLASSES = (
     Targets("fast", priority=10, ttft_s=1.0),
@@ -21,15 +32,24 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.core = Scheduler(Options("EDF"))
+        self.core = Scheduler()
         self.now_s = 0.0
         self.ready = False
         self.queued: list[Ticket] = []
         self.running: list[Ticket] = []
 
-    @rule(slo_class=st.sampled_from(CLASSES))
-    def submit(self, slo_class):
-        ticket = Ticket(slo_class, self.now_s)
+    @property
+    def bounded(self):
+        return POLICIES[self.core.options.policy].bounded
+
+    @rule(
+        slo_class=st.sampled_from(CLASSES),
+        prompt=st.integers(0, 5000),
+        p50=st.integers(1, 2000),
+        tenant=st.sampled_from("ab"),
+    )
+    def submit(self, slo_class, prompt, p50, tenant):
+        ticket = Ticket(slo_class, self.now_s, prompt, Lengths(p50, 2 * p50), tenant=tenant)
         try:
             self.core.submit(ticket, self.now_s)
         except QueueFull:
@@ -41,9 +61,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def hand_out(self):
         for ticket in self.core.dispatchable(self.now_s):
             assert self.ready
-            assert len(self.running) < self.core.options.max_in_flight
+            assert len(self.running) < self.core.options.max_in_flight or not self.bounded
             self.queued.remove(ticket)
             self.running.append(ticket)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), new=st.integers(1, 50))
+    def tokens_come(self, data, new):
+        ticket = data.draw(st.sampled_from(self.running))
+        if ticket.first_token_s is None:
+            self.core.on_first_token(ticket, self.now_s)
+        self.core.on_tokens(ticket, ticket.tokens + new, self.now_s)
 
     @precondition(lambda self: self.queued or self.running)
     @rule(data=st.data(), aborted=st.booleans())
@@ -52,10 +80,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         (self.core.on_abort if aborted else self.core.on_finish)(ticket, self.now_s)
         (self.queued if ticket in self.queued else self.running).remove(ticket)
 
-    @precondition(lambda self: self.running)
+    @precondition(lambda self: any(ticket.first_token_s is None for ticket in self.running))
     @rule(data=st.data())
     def put_back(self, data):
-        ticket = data.draw(st.sampled_from(self.running))
+        ticket = data.draw(st.sampled_from([ticket for ticket in self.running if ticket.first_token_s is None]))
         self.core.submit(ticket, self.now_s)
         self.running.remove(ticket)
         self.queued.append(ticket)
@@ -71,16 +99,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def time_passes(self, seconds):
         self.now_s += seconds
         due_s = self.core.next_event_s(self.now_s)
-        late = [ticket for ticket, _ in self.core.expire(self.now_s)]
-        assert not late or (due_s is not None and due_s <= self.now_s)
-        for ticket in late:
+        late = self.core.expire(self.now_s)
+        by_clock = [ticket for ticket, reason in late if reason is not Late.SHED]
+        assert not by_clock or (due_s is not None and due_s <= self.now_s)
+        for ticket, _ in late:
             self.queued.remove(ticket)
         assert not [t for t in self.queued if t.reject_s is not None and t.reject_s <= self.now_s]
 
     @rule(ready=st.booleans())
     def engine(self, ready):
         self.ready = ready
-        self.core.on_engine_state(EngineState(ready), self.now_s)
+        self.core.on_engine_state(EngineState(ready, kv_tokens=20_000, max_num_batched_tokens=512), self.now_s)
 
     @rule(policy=st.sampled_from(sorted(POLICIES)), in_flight=st.integers(1, 4), queued=st.integers(1, 6))
     def reconfigure(self, policy, in_flight, queued):
@@ -90,8 +119,23 @@ class SchedulerMachine(RuleBasedStateMachine):
     def counts_agree(self):
         assert (self.core.queued, self.core.in_flight) == (len(self.queued), len(self.running))
         assert sum(self.core.queued_by_class().values()) == len(self.queued)
+        assert all(ticket.state is State.QUEUED for ticket in self.queued)
+        assert all(ticket.state is State.RUNNING for ticket in self.running)
+        assert self.core.failure is None
+
+    @invariant()
+    def the_view_of_the_engine_adds_up(self):
+        view = self.core._view
+        filling = [ticket for ticket in self.running if ticket.first_token_s is None]
+        decoding = [ticket for ticket in self.running if ticket.first_token_s is not None]
+        assert view.unfilled_tokens == sum(ticket.uncached_tokens for ticket in filling)
+        assert view.kv_tokens == sum(ticket.prompt_tokens + ticket.tokens for ticket in decoding)
+        assert view.decoding == len(decoding)
+        assert sum(ticket.remaining_tokens + ticket.tokens + ticket.prompt_tokens for ticket in self.running) <= (
+            view.most_kv_tokens + 1e-6
+        )
         assert self.core.failure is None
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestScheduler = SchedulerMachine.TestCase

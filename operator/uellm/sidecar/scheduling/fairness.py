@@ -60,14 +60,16 @@ class Fairness:
             self._rebase(now_s, scale)
             scale = 1.0
         cost = (prompt_tokens + OUTPUT_COST * output_tokens) * scale
-        self._counters[tenant] += cost
-        self._sum += cost
+        # What is given back counts for more than it did when it was taken, so the counter is kept from going below 0.
+        counter = max(self._counters[tenant] + cost, 0.0)
+        self._sum += counter - self._counters[tenant]
+        self._counters[tenant] = counter
 
     def weight(self, tenant: str) -> float:
         """What a request of the tenant counts beside others': 1 for who had no more than the mean of the active."""
         counter = self._counters.get(tenant, 0.0)
         mean = self._sum / max(len(self._active), 1)
-        return 1.0 if counter <= mean else max(LEAST_WEIGHT, mean / counter)
+        return 1.0 if counter <= max(mean, 0.0) else max(LEAST_WEIGHT, mean / counter)
 
     def _least_counter(self) -> float:
         least = self._least

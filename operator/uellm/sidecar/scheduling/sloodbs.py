@@ -140,19 +140,16 @@ class SloOdbs:
         if ticket.stamp != self._spare[0][2]:
             heapq.heappop(self._spare)
             return
+        if self._plan.members and self._plan.slack_s(self._ready_s(now_s)) < ticket.uncached_tokens / self._speed[0]:
+            return
         found = prospect(ticket, self._view, self._speed[0], now_s)
         if found.density <= 0.0:
             heapq.heappop(self._spare)
-        elif self._affordable(ticket, found, now_s):
+        elif self._price.worthwhile(ticket.targets.priority, found.density * self._weight(ticket), now_s):
             heapq.heappop(self._spare)
             self._tail.remove(ticket)
             self._place(ticket, now_s)
             self._make_way(now_s)
-
-    def _affordable(self, ticket: Ticket, found: Prospect, now_s: float) -> bool:
-        if self._plan.members and self._plan.slack_s(self._ready_s(now_s)) < found.first_s:
-            return False
-        return self._price.worthwhile(ticket.targets.priority, found.density * self._weight(ticket), now_s)
 
     def _follow(self, now_s: float) -> None:
         """Make the plan anew when the engine's speed is another, as often as the decisions since then have paid for."""

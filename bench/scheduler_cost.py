@@ -1,0 +1,120 @@
+"""What a decision of the scheduler costs, by how many requests wait. No engine, no network; CPU time.
+
+A decision: one request arrives, the engine ends one and gives the first token of another, time passes, and what is
+late is looked for and what can be sent is taken, as the sidecar does at every such event.
+
+    .venv/bin/python bench/scheduler_cost.py [--policy SLO-ODBS] [--queued 100 1000 10000 100000] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from random import Random
+
+from uellm.sidecar.scheduling import (
+    POLICIES,
+    EngineState,
+    Lengths,
+    Options,
+    Scheduler,
+    StepEstimate,
+    StepModel,
+    Targets,
+    Ticket,
+)
+
+CLASSES = (
+    Targets("chat", ttft_s=1.0, tpot_s=0.06),
+    Targets("task", e2e_s=10.0),
+    Targets("batch", e2e_s=120.0),
+    Targets("far", e2e_s=3600.0),
+)
+STEP_S = 0.03
+TARGET_US = 100.0
+SHARES = {"overload": (5, 3, 2, 0), "far deadlines": (1, 1, 2, 96)}
+"""Of the classes: with the first most requests have given way, with the second all can still be on time."""
+
+
+def ticket(random: Random, shares: tuple[int, ...], now_s: float) -> Ticket:
+    median = random.lognormvariate(5, 1)
+    targets = random.choices(CLASSES, shares)[0]
+    tenant = f"t{random.randrange(30)}"
+    return Ticket(targets, now_s, random.randrange(50, 2500), Lengths(median, 1.8 * median), tenant=tenant)
+
+
+def measure(policy: str, queued: int, load: str, decisions: int) -> dict[str, float | int | str]:
+    random, shares = Random(1), SHARES[load]
+    core = Scheduler(Options(policy, max_queued=10**9, shedding=False), StepEstimate(StepModel()))
+    core.on_engine_state(EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512), 0.0)
+    now_s = 0.0
+    for _ in range(queued):
+        core.submit(ticket(random, shares, now_s), now_s)
+        now_s += 1.0 / max(queued, 1)
+    filling: deque[Ticket] = deque()
+    decoding: deque[Ticket] = deque()
+    spent: list[float] = []
+    gc.collect()
+    gc.freeze()
+    for _ in range(decisions):
+        now_s += STEP_S
+        arrival = ticket(random, shares, now_s)
+        start_ns = time.thread_time_ns()
+        if filling:
+            first = filling.popleft()
+            core.on_first_token(first, now_s)
+            decoding.append(first)
+        if len(decoding) > 60:
+            core.on_finish(decoding.popleft(), now_s, 100)
+        core.submit(arrival, now_s)
+        core.expire(now_s)
+        sent = core.dispatchable(now_s)
+        core.next_event_s(now_s)
+        spent.append((time.thread_time_ns() - start_ns) / 1e3)
+        filling.extend(sent)
+    gc.unfreeze()
+    spent.sort()
+    return {
+        "policy": policy,
+        "load": load,
+        "queued": queued,
+        "decisions": decisions,
+        "meanMicroseconds": round(statistics.fmean(spent), 1),
+        "medianMicroseconds": round(spent[len(spent) // 2], 1),
+        "p99Microseconds": round(spent[int(0.99 * len(spent))], 1),
+        "maxMicroseconds": round(spent[-1], 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="CPU microseconds a decision, by the length of the queue")
+    parser.add_argument("--policy", nargs="+", default=["SLO-ODBS"], choices=sorted(POLICIES))
+    parser.add_argument("--queued", nargs="+", type=int, default=[100, 1000, 10_000, 100_000])
+    parser.add_argument("--decisions", type=int, default=3000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    print(f"{'POLICY':10} {'LOAD':14} {'QUEUED':>8} {'MEAN us':>9} {'P50':>8} {'P99':>8} {'MAX':>9}   (CPU time)")
+    results = []
+    for policy in options.policy:
+        for load in SHARES:
+            for queued in options.queued:
+                row = measure(policy, queued, load, options.decisions)
+                results.append(row)
+                figures = (
+                    "{meanMicroseconds:9.1f} {medianMicroseconds:8.1f} {p99Microseconds:8.1f} {maxMicroseconds:9.1f}"
+                )
+                print(f"{policy:10} {load:14} {queued:8} {figures.format(**row)}", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"targetMicroseconds": TARGET_US, "results": results}, indent=2) + "\n")
+    slow = [row for row in results if row["queued"] == 10_000 and row["meanMicroseconds"] > TARGET_US]
+    return 1 if slow else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
