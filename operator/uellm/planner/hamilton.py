@@ -134,6 +134,10 @@ class AlikeSearch:
         sets, free = self.sets, self.sets.paths()
         codes = np.concatenate([sets.by_size[size] for size in self.sizes])
         own = self._cost(codes)
+        # A device alone holds both ends: each may fit without the other.
+        for c, weight in enumerate(self.grid.weight):
+            if not self.grid.problem.fits(c, 0, self.grid.layers):
+                own[codes == weight] = INFINITE
         codes, own = codes[own < INFINITE], own[own < INFINITE]
         base = own + free[:, codes].min(axis=0)
         able = sets.room > 0

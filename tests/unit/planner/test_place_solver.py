@@ -66,6 +66,14 @@ def test_equal_costs_go_to_the_smaller_ids_whatever_the_order_of_the_list() -> N
         assert place(instance(*shuffled, hop=1.0))["order"] == ["g1", "g2"]
 
 
+def test_one_of_many_unlike_devices_must_have_room_for_both_ends_if_it_is_alone() -> None:
+    # Each end alone would fit beside the layers on the fast one.
+    others = [device(f"z{index}", 0.5, 9.0 + index) for index in range(5)]
+    devices = (device("roomy", 9.0, 1.0), device("fast", 7.0, 2.0), *others)
+    answer = place(instance(*devices, firstStageBytes=2.0, lastStageBytes=2.0, hop=9.0))
+    assert answer["order"] == ["roomy"]
+
+
 def test_equal_devices_share_layers_so_that_the_fullest_is_the_least_full() -> None:
     # The last stage carries an LM head of two layers' size, so it gets two layers fewer.
     data = instance(device("a", 9.0), device("b", 9.0), layers=10, lastStageBytes=2.0)
