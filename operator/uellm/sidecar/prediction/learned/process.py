@@ -90,24 +90,24 @@ class Child:
                 LOG.warning("lengths: the learned model needs lightgbm, extra `predictor`; %s", _ALONE)
                 return
             begun_s = loop.time()
-            await self._live()
+            end = await self._live()
             if loop.time() - begun_s > STEADY_S:
                 pause_s = self._first_pause_s
             if self.wanted:
                 if pause_s == self._first_pause_s:
-                    LOG.warning("lengths: the learned model's process ended and is started again; %s", _ALONE)
+                    LOG.warning("lengths: the learned model's process %s; until it is there again, %s", end, _ALONE)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _live(self) -> None:
+    async def _live(self) -> str:
+        """One process from its start to its end; how it ended, for people."""
         self.starts += 1
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command, stdin=PIPE, stdout=PIPE, env=os.environ | _ONE_THREAD
             )
         except OSError as error:
-            LOG.warning("lengths: the learned model's process cannot be started: %s", error.strerror)
-            return
+            return f"cannot be started ({error.strerror})"
         self._process = process
         try:
             await self._read(process)
@@ -116,6 +116,7 @@ class Child:
             self._process = None
             self._lost()
             await _close(process)
+        return "ended"
 
     async def _read(self, process: Process) -> None:
         assert process.stdout is not None
@@ -129,7 +130,16 @@ class Child:
 
 
 async def _close(process: Process) -> None:
-    """Wait until it and its pipes are gone."""
+    """Wait until it and its pipes are gone, even where the wait itself is cancelled."""
+    closing = asyncio.ensure_future(_gone(process))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await closing
+        raise
+
+
+async def _gone(process: Process) -> None:
     assert process.stdin is not None
     await process.communicate(b"")
     with contextlib.suppress(OSError):
