@@ -46,6 +46,8 @@ class EngineView:
         self._step_s = 0.0
         self._probe: Ticket | None = None
         self._loads: tuple[float, float, float] | None = None
+        self._full_loads = (-1, 0, 0, 0)
+        self._full_s = 0.0
 
     @property
     def chunk_tokens(self) -> int:
@@ -59,8 +61,7 @@ class EngineView:
 
     def prefill_rate(self) -> float:
         """Prompt tokens a second while prompts wait, beside the present decoding."""
-        chunk = max(self.chunk_tokens - self.decoding, 1)
-        return chunk / self.step.step_s(chunk, self.kv_tokens, self.decoding)
+        return max(self.chunk_tokens - self.decoding, 1) / self.full_step_s
 
     def backlog_tokens(self, now_s: float) -> float:
         """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
@@ -90,8 +91,11 @@ class EngineView:
     @property
     def full_step_s(self) -> float:
         """Seconds of a step with as much of a prompt as it takes."""
-        chunk = max(self.chunk_tokens - self.decoding, 1)
-        return self.step.step_s(chunk, self.kv_tokens, self.decoding)
+        loads = (self.chunk_tokens, self.kv_tokens, self.decoding, self.step.observed)
+        if loads != self._full_loads:
+            chunk = max(loads[0] - loads[2], 1)
+            self._full_loads, self._full_s = loads, self.step.step_s(chunk, self.kv_tokens, self.decoding)
+        return self._full_s
 
     @property
     def most_kv_tokens(self) -> float:

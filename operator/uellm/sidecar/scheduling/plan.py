@@ -142,11 +142,15 @@ class Plan:
         else:
             work_s[node], late_s[node], value[node] = 0.0, -inf, inf
         node //= 2
+        # Conditional expressions where `max` and `min` would do: this loop is most of what a decision costs.
         while node:
             left, right = 2 * node, 2 * node + 1
-            work_s[node] = work_s[left] + work_s[right]
-            late_s[node] = max(late_s[left], work_s[left] + late_s[right])
-            value[node] = min(value[left], value[right])
+            before_s = work_s[left]
+            work_s[node] = before_s + work_s[right]
+            early, late = late_s[left], before_s + late_s[right]
+            late_s[node] = early if early > late else late
+            worse, better = value[left], value[right]
+            value[node] = worse if worse < better else better
             node //= 2
 
 

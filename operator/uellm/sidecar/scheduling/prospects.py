@@ -28,11 +28,12 @@ MIN_SIGMA = 0.05
 @dataclass(frozen=True, slots=True)
 class Prospect:
     """`deadline_s`: for the end of the prompt's work; `first_s`: that work's engine seconds; `density`: chance of being
-    on time per engine second of the whole request, which is 0 where there is none."""
+    on time per engine second, 0 where there is none; `whole_s`: engine seconds of the whole request."""
 
     deadline_s: float
     first_s: float
     density: float
+    whole_s: float
 
 
 def spread(ticket: Ticket) -> float:
@@ -61,8 +62,8 @@ def prospect(ticket: Ticket, view: EngineView, rate: float, now_s: float) -> Pro
         deadline_s = max(arrival_s + FAR_DEADLINE_S, earliest_s + step_s)
     if now_s + first_s > deadline_s:
         chance = 0.0
-    work_s = view.step.work_s(ticket.prompt_tokens, ticket.uncached_tokens, ticket.length.p50 * ticket.sequences)
-    return Prospect(deadline_s, first_s, chance / max(work_s, 1e-6))
+    whole_s = view.step.work_s(ticket.prompt_tokens, ticket.uncached_tokens, ticket.length.p50 * ticket.sequences)
+    return Prospect(deadline_s, first_s, chance / max(whole_s, 1e-6), whole_s)
 
 
 def hopeless_s(ticket: Ticket, view: EngineView) -> float:

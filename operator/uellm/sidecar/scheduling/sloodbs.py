@@ -15,7 +15,7 @@ from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.plan import SPAN_S, Plan
 from uellm.sidecar.scheduling.price import Price
-from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, Prospect, hopeless_s, prospect
+from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, hopeless_s, prospect
 from uellm.sidecar.scheduling.tail import Tail
 from uellm.sidecar.scheduling.types import Options, State, Ticket
 
@@ -57,9 +57,8 @@ class SloOdbs:
         """One more waits. O(log n)."""
         if self._plan.members == 0:
             self._begin(now_s)
-        found = self._place(ticket, now_s)
-        density = found.density * self._weight(ticket)
-        self._price.asked(ticket.targets.priority, density, self._whole_s(ticket), now_s)
+        density, whole_s = self._place(ticket, now_s)
+        self._price.asked(ticket.targets.priority, density, whole_s, now_s)
         self._make_way(now_s)
 
     def again(self, ticket: Ticket, now_s: float) -> None:
@@ -102,23 +101,24 @@ class SloOdbs:
         return now_s + self._view.backlog_tokens(now_s) / self._view.planned_rate
 
     def _begin(self, now_s: float) -> None:
-        self._plan = Plan(now_s)
+        if self._plan.members or now_s - self._plan.start_s > SPAN_S / 4:
+            self._plan = Plan(now_s)
         self._speed = (self._view.planned_rate, self._view.step.gap_s)
         self._decisions = 0
 
-    def _place(self, ticket: Ticket, now_s: float) -> Prospect:
+    def _place(self, ticket: Ticket, now_s: float) -> tuple[float, float]:
+        """Into the plan or the tail; its weighted density and its engine seconds."""
         found = prospect(ticket, self._view, self._speed[0], now_s)
         priority = ticket.targets.priority
         density = found.density * self._weight(ticket)
         if density <= 0.0 or not self._price.worthwhile(priority, density, now_s):
-            self._demote(ticket, density)
+            self._demote(ticket, density, found.whole_s)
         else:
             self._plan.add(ticket, found.deadline_s, found.first_s, priority * PRIORITY_VALUE + density)
             ticket.density = density
-        return found
+        return density, found.whole_s
 
-    def _demote(self, ticket: Ticket, density: float) -> None:
-        whole_s = self._whole_s(ticket)
+    def _demote(self, ticket: Ticket, density: float, whole_s: float) -> None:
         self._tail.add(ticket, whole_s, whole_s / self._weight(ticket), hopeless_s(ticket, self._view))
         if density > 0.0:
             value = ticket.targets.priority * PRIORITY_VALUE + density
@@ -130,7 +130,7 @@ class SloOdbs:
         while (ticket := self._plan.give_way(ready_s)) is not None:
             self._plan.remove(ticket)
             self.gave_way += 1
-            self._demote(ticket, ticket.density)
+            self._demote(ticket, ticket.density, self._whole_s(ticket))
 
     def _readmit(self, now_s: float) -> None:
         """Give the most valuable of those that gave way another chance, if there is time for it."""
