@@ -188,7 +188,7 @@ def test_memory_follows_the_requests_that_wait_not_those_that_left():
     for n in range(10_000):
         (ticket,) = submitted(core, (STRICT, float(n)))
         core.on_finish(ticket, 0.0)
-    assert len(core._order) + len(core._engine_waits) + len(core._deadlines) < 200
+    assert len(core._order) + len(core._queued.arrivals) + len(core._queued.deadlines) < 200
 
 
 def test_the_alarm_for_an_absent_engine_rings_when_somebody_is_due_however_the_sum_is_rounded():

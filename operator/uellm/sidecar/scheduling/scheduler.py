@@ -10,7 +10,6 @@ from __future__ import annotations
 from itertools import count
 
 from uellm.sidecar.scheduling import memory
-from uellm.sidecar.scheduling.alarms import Alarms
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.fairness import Fairness
@@ -21,6 +20,7 @@ from uellm.sidecar.scheduling.prefixes import Prefixes
 from uellm.sidecar.scheduling.prospects import first_token_deadline_s
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
+from uellm.sidecar.scheduling.waiting import Waiting
 
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is away. Clients' own limits are commonly 60 s."""
@@ -30,7 +30,7 @@ class Scheduler:
     """Which request goes to the engine next, and when.
 
     Invariants: a ticket is in `_queued` exactly while QUEUED and in the view's `running` exactly while RUNNING; every
-    QUEUED ticket is in the order and in the alarms that apply to it. A policy that raises is replaced by FCFS without
+    QUEUED ticket is in the order. A policy that raises is replaced by FCFS without
     guards: the scheduler is never why a request is lost.
     """
 
@@ -43,11 +43,7 @@ class Scheduler:
         self._fairness = Fairness()
         self._pacing = Pacing()
         self._prefixes = Prefixes()
-        self._deadlines = Alarms()
-        self._engine_waits = Alarms()
-        self._queued: dict[Ticket, None] = {}
-        self._by_class: dict[str, int] = {}
-        self._queued_bytes = 0
+        self._queued = Waiting()
         self._sequence = count()
         self._away_since_s: float | None = None
         self._shed = 0
@@ -65,14 +61,14 @@ class Scheduler:
 
     def queued_by_class(self) -> dict[str, int]:
         """Waiting requests of each class that has any."""
-        return {name: waiting for name, waiting in self._by_class.items() if waiting}
+        return dict(self._queued.by_class)
 
     def figures(self) -> dict[str, float]:
         """Figures for the metrics, by name; seconds, tokens, requests, or 1 and 0."""
         view, order = self._view, self._order
         demoted = order.demoted if isinstance(order, SloOdbs) else 0
         return {
-            "queued_bytes": self._queued_bytes,
+            "queued_bytes": self._queued.bytes,
             "demoted": demoted,
             "gave_way": order.gave_way if isinstance(order, SloOdbs) else 0,
             "shed": self._shed,
@@ -98,7 +94,7 @@ class Scheduler:
         Raises QueueFull.
         """
         if ticket.state is State.NEW:
-            if self._full(ticket):
+            if not self._queued.has_room(ticket, self.options):
                 raise QueueFull
             ticket.sequence = next(self._sequence)
             ticket.uncached_tokens = self._prefixes.uncached_tokens(ticket)
@@ -180,24 +176,21 @@ class Scheduler:
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Take out, and return, what shall not wait any longer."""
         late = []
-        while (ticket := self._deadlines.due(now_s)) is not None:
+        while (ticket := self._queued.deadlines.due(now_s)) is not None:
             late.append((ticket, Late.DEADLINE))
             self._end(ticket, now_s)
         while (at_s := self._engine_due_s()) is not None and at_s <= now_s:
-            ticket = self._engine_waits.due(at_s)
+            ticket = self._queued.arrivals.due(at_s)
             assert ticket is not None
             late.append((ticket, Late.ENGINE))
             self._end(ticket, now_s)
         if self.options.shedding and isinstance(self._order, SloOdbs):
-            for ticket in self._order.shed(now_s):
-                late.append((ticket, Late.SHED))
-                self._shed += 1
-                self._end(ticket, now_s)
+            late += [(ticket, Late.SHED) for ticket in self._shed_from(self._order, now_s)]
         return late
 
     def next_event_s(self, now_s: float) -> float | None:
         """When `expire` or `dispatchable` will first have news by time alone; None: not before something changes."""
-        times = [self._deadlines.first_s(), self._engine_due_s()]
+        times = [self._queued.deadlines.first_s(), self._engine_due_s()]
         if self._queued and self._guarded and self._view.state.ready:
             if self.options.tpot_guard:
                 times.append(self._pacing.opens_s(self._view))
@@ -230,11 +223,22 @@ class Scheduler:
             self._fail_open(error, now_s)
             return self._order.head(now_s)
 
+    def _shed_from(self, order: SloOdbs, now_s: float) -> list[Ticket]:
+        shed: list[Ticket] = []
+        try:
+            for ticket in order.shed(now_s):
+                self._end(ticket, now_s)
+                shed.append(ticket)
+        except Exception as error:
+            self._fail_open(error, now_s)
+        self._shed += len(shed)
+        return shed
+
     def _engine_due_s(self) -> float | None:
         """When the first waiter will have waited long enough for an engine that is away."""
         if self._view.state.ready:
             return None
-        first_s = self._engine_waits.first_s()
+        first_s = self._queued.arrivals.first_s()
         return None if first_s is None else max(self._away_since_s or 0.0, first_s) + ENGINE_WAIT_S
 
     def _open(self, now_s: float) -> bool:
@@ -250,37 +254,21 @@ class Scheduler:
     def _fits(self, ticket: Ticket) -> bool:
         return not (self._guarded and self.options.past_future) or memory.fits(ticket, self._view)
 
-    def _full(self, ticket: Ticket) -> bool:
-        options = self.options
-        if self.queued >= options.max_queued:
-            return True
-        return self.queued > 0 and self._queued_bytes + ticket.body_bytes > options.max_queued_bytes
-
     def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
         output = ticket.length.p50 * ticket.sequences
         self._fairness.charge(ticket.tenant, times * ticket.prompt_tokens, times * output, now_s)
 
     def _enqueue(self, ticket: Ticket, now_s: float) -> None:
         ticket.state = State.QUEUED
-        self._queued[ticket] = None
-        self._queued_bytes += ticket.body_bytes
-        name = ticket.targets.name
-        self._by_class[name] = self._by_class.get(name, 0) + 1
-        self._engine_waits.add(ticket.arrival_s, ticket)
-        if ticket.reject_s is not None:
-            self._deadlines.add(ticket.reject_s, ticket)
+        self._queued.add(ticket)
         try:
             self._order.add(ticket, now_s)
         except Exception as error:
             self._fail_open(error, now_s)
 
     def _dequeue(self, ticket: Ticket, state: State, now_s: float) -> None:
-        del self._queued[ticket]
-        self._queued_bytes -= ticket.body_bytes
-        self._by_class[ticket.targets.name] -= 1
         ticket.state = state
-        self._deadlines.compact(self.queued)
-        self._engine_waits.compact(self.queued)
+        self._queued.remove(ticket)
         try:
             self._order.remove(ticket, now_s)
         except Exception as error:

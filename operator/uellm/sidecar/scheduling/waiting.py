@@ -1,0 +1,52 @@
+"""Who waits, of which class, with how many bytes, and whose waiting ends by the clock. The order is another's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from uellm.sidecar.scheduling.alarms import Alarms
+from uellm.sidecar.scheduling.types import Options, Ticket
+
+
+class Waiting:
+    """The queued tickets. Each has an entry in the alarms that apply to it; entries of others are skipped."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.by_class: Counter[str] = Counter()
+        self.deadlines = Alarms()
+        self.arrivals = Alarms()
+        self._tickets: dict[Ticket, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __iter__(self) -> Iterator[Ticket]:
+        return iter(self._tickets)
+
+    def has_room(self, ticket: Ticket, options: Options) -> bool:
+        """Whether one more may wait. The first always may, however large."""
+        if len(self) >= options.max_queued:
+            return False
+        return not self._tickets or self.bytes + ticket.body_bytes <= options.max_queued_bytes
+
+    def add(self, ticket: Ticket) -> None:
+        """One that is QUEUED. O(log n)."""
+        self._tickets[ticket] = None
+        self.bytes += ticket.body_bytes
+        self.by_class[ticket.targets.name] += 1
+        self.arrivals.add(ticket.arrival_s, ticket)
+        if ticket.reject_s is not None:
+            self.deadlines.add(ticket.reject_s, ticket)
+
+    def remove(self, ticket: Ticket) -> None:
+        """One that is QUEUED no more. O(1), amortised."""
+        del self._tickets[ticket]
+        self.bytes -= ticket.body_bytes
+        name = ticket.targets.name
+        self.by_class[name] -= 1
+        if not self.by_class[name]:
+            del self.by_class[name]
+        self.deadlines.compact(len(self))
+        self.arrivals.compact(len(self))
