@@ -13,7 +13,7 @@ from uellm.models import Architecture, read_architecture
 from uellm.models.families import FAMILIES
 
 NOISE = st.none() | st.integers() | st.lists(st.integers(), max_size=3)
-MANY = settings(max_examples=200, deadline=None)
+MANY = settings(max_examples=100, deadline=None)
 
 
 @st.composite

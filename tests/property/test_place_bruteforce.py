@@ -257,7 +257,7 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.one_of(instances(), clusters()), POLICIES, OBJECTIVES, st.one_of(st.none(), st.integers(1, 4)), WAYS)
 def test_arrays_and_lists_find_the_same_placement(
     data: dict[str, Any], policy: str, objective: str, stages: int | None, way: dict[str, int]
@@ -279,7 +279,7 @@ def indices(answer: Placement) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(int(name[1:]) for name in answer.order), answer.layers
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(instances(), POLICIES, OBJECTIVES, WAYS)
 def test_no_placement_is_better_than_what_arrays_find(
     data: dict[str, Any], policy: str, objective: str, way: dict[str, int]

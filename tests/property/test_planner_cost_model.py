@@ -75,7 +75,7 @@ def test_a_device_that_is_twice_as_fast_never_makes_a_request_alone_slower(
     assert after.requests_per_s >= before.requests_per_s / SLACK
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(devices, st.floats(1e9, 1e11))
 def test_faster_links_never_make_a_request_slower(measured: list[tuple[float, float]], link: float) -> None:
     before, after = times(measured, link, None, None), times(measured, 2 * link, None, None)
@@ -84,7 +84,7 @@ def test_faster_links_never_make_a_request_slower(measured: list[tuple[float, fl
     assert after.requests_per_s >= before.requests_per_s / SLACK
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(devices, st.floats(0.01, 100.0), st.floats(0.005, 0.5))
 def test_times_are_finite_and_the_rate_told_keeps_a_target_that_can_be_kept(
     measured: list[tuple[float, float]], rate: float, tpot_s: float
@@ -97,7 +97,7 @@ def test_times_are_finite_and_the_rate_told_keeps_a_target_that_can_be_kept(
         assert told.tpot_s <= tpot_s * SLACK
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(steps, st.floats(0.005, 5.0), st.integers(1, 8000), st.integers(1, 4000), st.integers(1, 1024))
 def test_a_chunk_is_one_of_the_candidates_and_keeps_the_target_or_says_that_it_cannot(
     step: StepTime, tpot_s: float, prompt: int, output: int, sequences: int

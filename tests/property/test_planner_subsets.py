@@ -62,7 +62,7 @@ def holds(devices: tuple[Device, ...], task: Task, stages: int) -> bool:
     return alike and not isinstance(assign(devices, (), task, stages), str)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(pools(), tasks())
 def test_the_rule_is_what_looking_at_every_subset_says(pool: Pool, question: tuple[Task, int]) -> None:
     task, stages = question
