@@ -43,7 +43,9 @@ e2e: setup
 
 bench: setup
 	@mkdir -p build/bench
-	@for bench in bench/*.py; do echo "=== $$bench"; $(BIN)/python $$bench --json build/bench/$$(basename $$bench .py).json || exit 1; done
+	@failed=; for bench in bench/*.py; do echo "=== $$bench"; \
+		$(BIN)/python $$bench --json build/bench/$$(basename $$bench .py).json || failed="$$failed $$bench"; done; \
+		test -z "$$failed" || { echo "missed a target, or could not run:$$failed"; exit 1; }
 
 crds: setup
 	@$(BIN)/uellm crds --output-dir manifests/crds --output-dir charts/uellm/files/crds
