@@ -44,7 +44,7 @@ class Reports:
 
     def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, Report]:
         """The reports of these pods, by their uid."""
-        return {uid: self._known[uid] for pod in pods if (uid := pod["metadata"]["uid"]) in self._known}
+        return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
         """Drop the reports of all pods but these."""
@@ -54,17 +54,17 @@ class Reports:
 
     def _is_missing(self, pod: Mapping[str, Any]) -> bool:
         start = engine_start(pod)
-        report = self._known.get(pod["metadata"]["uid"])
+        report = self._known.get(_uid(pod))
         return start is not None and (report is None or report.start != start)
 
     def _is_due(self, pod: Mapping[str, Any]) -> bool:
         if not pod["status"].get("podIP") or engine_start(pod) is None:
             return False
-        asked = self._asked_at_s.get(pod["metadata"]["uid"])
+        asked = self._asked_at_s.get(_uid(pod))
         return self._is_missing(pod) or asked is None or self._clock() - asked > REFRESH_S
 
     async def _ask(self, pod: Mapping[str, Any]) -> None:
-        uid, start = pod["metadata"]["uid"], engine_start(pod)
+        uid, start = _uid(pod), engine_start(pod)
         self._asked_at_s[uid] = self._clock()
         document = await self._fetch(pod["status"]["podIP"])
         if document is not None and start is not None:

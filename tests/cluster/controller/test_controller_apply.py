@@ -220,17 +220,18 @@ async def test_a_newer_operator_keeps_the_images_until_the_spec_changes(operator
     assert images == ["launcher:2", "sidecar:2", "engine:2"]
 
 
+async def a_pods_address(kube, namespace):
+    pods = await kube.list(POD, namespace)
+    return next((pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")), None)
+
+
 async def test_a_pods_report_becomes_its_placement(operator, service, gpu_node, kube, namespace, eventually):
     await gpu_node([12 * GIB, 12 * GIB, 12 * GIB])
     llama = await service(**BY_KWOK)
     watching = operator()
     await watching.settle("llama")
 
-    async def running():
-        pods = await kube.list(POD, namespace)
-        return next((pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")), None)
-
-    address = await eventually(running)
+    address = await eventually(lambda: a_pods_address(kube, namespace))
     await watching.step("llama")
     assert (await llama.condition("PlacementVerified"))[:2] == ("Unknown", "NoReport")
     plan = await llama.plan()
@@ -251,11 +252,7 @@ async def test_measured_attainment_comes_into_status_once_a_minute_and_only_wher
     watching = operator()
     await watching.settle("llama")
 
-    async def running():
-        pods = await kube.list(POD, namespace)
-        return next((pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")), None)
-
-    address = await eventually(running)
+    address = await eventually(lambda: a_pods_address(kube, namespace))
     watching.figures[address] = {"classes": [{"name": "chat", "requests": 1234, "met": 1230, "p99TtftSeconds": 0.5}]}
     watching.measured_at_s += 60
     await watching.settle("llama")

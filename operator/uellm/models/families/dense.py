@@ -12,17 +12,19 @@ from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, Linear
 
 
-def _dense(
+def decoder(
     config: Config,
     linears: tuple[Linear, ...],
     kinds: Sequence[str],
     *,
+    norms: int = 2,
     head_norms: bool = False,
     tied: bool = False,
 ) -> Blueprint:
+    """A decoder of like layers: `norms` over the hidden size in each, `head_norms` over each head's query and key."""
     hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
     of = heads(config, hidden)
-    other = 2 * hidden + 2 * of.width * head_norms
+    other = norms * hidden + 2 * of.width * head_norms
     return Blueprint(
         layers=tuple(
             Layer(linears, other, of.kv_numbers, of.flops, window) for window in windows(config, len(kinds), kinds)
@@ -41,7 +43,8 @@ def _dense(
     )
 
 
-def _linears(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False) -> tuple[Linear, ...]:
+def linear_maps(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False) -> tuple[Linear, ...]:
+    """The matrices of a layer of grouped-query attention and a gated MLP."""
     hidden = config.size("hidden_size")
     parts = attention(hidden, heads(config, hidden), qkv_bias=qkv_bias, output_bias=output_bias)
     return parts + gated_mlp(hidden, config.size("intermediate_size"), bias=mlp_bias)
@@ -50,13 +53,13 @@ def _linears(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: boo
 def llama(config: Config) -> Blueprint:
     """Llama 1 to 3; `attention_bias` covers q, k, v and o."""
     bias = config.flag("attention_bias", default=False)
-    linears = _linears(config, qkv_bias=bias, output_bias=bias, mlp_bias=config.flag("mlp_bias", default=False))
-    return _dense(config, linears, [FULL] * config.layers())
+    linears = linear_maps(config, qkv_bias=bias, output_bias=bias, mlp_bias=config.flag("mlp_bias", default=False))
+    return decoder(config, linears, [FULL] * config.layers())
 
 
 def mistral(config: Config) -> Blueprint:
     """Mistral 7B, Nemo, Small and Ministral: Llama without biases; all layers slide where a window is given."""
-    return _dense(config, _linears(config, qkv_bias=False, output_bias=False), [SLIDING] * config.layers())
+    return decoder(config, linear_maps(config, qkv_bias=False, output_bias=False), [SLIDING] * config.layers())
 
 
 def qwen_windows(config: Config) -> list[str]:
@@ -70,14 +73,14 @@ def qwen_windows(config: Config) -> list[str]:
 
 def qwen2(config: Config) -> Blueprint:
     """Qwen2 and Qwen2.5: Llama with biases on q, k and v alone."""
-    return _dense(config, _linears(config, qkv_bias=True, output_bias=False), qwen_windows(config))
+    return decoder(config, linear_maps(config, qkv_bias=True, output_bias=False), qwen_windows(config))
 
 
 def qwen3(config: Config) -> Blueprint:
     """Qwen3: norms over each head's query and key; `attention_bias` covers q, k, v and o."""
     bias = config.flag("attention_bias", default=False)
-    linears = _linears(config, qkv_bias=bias, output_bias=bias)
-    return _dense(config, linears, qwen_windows(config), head_norms=True)
+    linears = linear_maps(config, qkv_bias=bias, output_bias=bias)
+    return decoder(config, linears, qwen_windows(config), head_norms=True)
 
 
 def phi3(config: Config) -> Blueprint:
@@ -90,4 +93,4 @@ def phi3(config: Config) -> Blueprint:
         Linear("mlp.gate_up_proj", 2 * ffn, hidden),
         Linear("mlp.down_proj", hidden, ffn),
     )
-    return _dense(config, linears, [SLIDING] * config.layers())
+    return decoder(config, linears, [SLIDING] * config.layers())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from uellm.models.families.parts import FULL, SLIDING, attention, gated_mlp, heads, windows
+from uellm.models.families.dense import decoder, linear_maps
+from uellm.models.families.parts import FULL, SLIDING
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer
+from uellm.models.weights import Blueprint
 
 GEMMA2_EVERY = 2  # every second layer attends to everything
 GEMMA3_EVERY = 6
@@ -25,27 +26,9 @@ GEMMA3_DEFAULTS = {
 
 
 def _gemma(config: Config, norms: int, kinds: Sequence[str], *, head_norms: bool = False) -> Blueprint:
-    hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
-    of = heads(config, hidden)
     bias = config.flag("attention_bias", default=False)
-    linears = attention(hidden, of, qkv_bias=bias, output_bias=bias) + gated_mlp(hidden, ffn)
-    other = norms * hidden + 2 * of.width * head_norms
-    return Blueprint(
-        layers=tuple(
-            Layer(linears, other, of.kv_numbers, of.flops, window) for window in windows(config, len(kinds), kinds)
-        ),
-        layer_path="model.layers",
-        hidden_size=hidden,
-        intermediate_size=ffn,
-        vocab_size=config.size("vocab_size"),
-        attention_heads=of.query,
-        kv_heads=of.kv,
-        head_dim=of.width,
-        final_norm=hidden,
-        tied=config.flag("tie_word_embeddings", default=True),
-        max_position_embeddings=config.longest(),
-        tensor_widths=(("intermediate_size", ffn),),
-    )
+    linears = linear_maps(config, qkv_bias=bias, output_bias=bias)
+    return decoder(config, linears, kinds, norms=norms, head_norms=head_norms, tied=True)
 
 
 def _full_every(layers: int, every: int) -> list[str]:

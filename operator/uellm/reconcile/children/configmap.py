@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from uellm.planner.document import engine, plan_document
+from uellm.planner.document import plan_document
 from uellm.planner.engine_args import SCHEDULING_POLICY, UserArgs
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
 from uellm.reconcile.children.wanted import Wanted
@@ -22,13 +22,14 @@ PLAN_FILE = "plan.json"
 
 def configmap(wanted: Wanted) -> dict[str, Any]:
     """`sidecar.yaml` and `plan.json`."""
+    plan = plan_document(wanted.plan, wanted.request)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": child_metadata(wanted.document, config_name(wanted.service.name)),
         "data": {
-            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted), sort_keys=False),
-            PLAN_FILE: _json(plan_document(wanted.plan, wanted.request)),
+            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted, UserArgs(plan["engine"]["args"])), sort_keys=False),
+            PLAN_FILE: _json(plan),
         },
     }
 
@@ -38,7 +39,7 @@ def _json(document: dict[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
-def _sidecar(wanted: Wanted) -> dict[str, Any]:
+def _sidecar(wanted: Wanted, args: UserArgs) -> dict[str, Any]:
     spec = wanted.service.spec
     config: dict[str, Any] = {
         "model": wanted.service.served_name,
@@ -46,7 +47,6 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
         "defaultClass": spec.slo.effective_default_class,
         "scheduling": spec.scheduling.to_dict(),
     }
-    args = UserArgs(engine(wanted.plan, wanted.request)["args"])
     by_priority = args.text(SCHEDULING_POLICY) == "priority" and spec.scheduling.policy != "FCFS"
     told = {
         "maxNumSeqs": wanted.plan.max_num_seqs,
