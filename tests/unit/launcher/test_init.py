@@ -48,9 +48,9 @@ def test_it_ends_with_the_status_of_the_engine(start, status):
 
 
 def test_the_engine_may_take_its_time_after_the_signal(start):
-    program = LOADING.replace("signal.pause()", "signal.signal(15, lambda *_: print('draining', flush=True))")
-    program = program.replace("print(os.getpid(), flush=True); ", "") + "; print('up', flush=True); signal.pause(); "
-    process = start(program + "print('done', flush=True)")
+    # Blocked and waited for, so that it is not lost between the word that it may come and the wait.
+    program = FIRST + "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('up', flush=True); "
+    process = start(program + "signal.sigwait([15]); print('draining', flush=True); print('done', flush=True)")
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "draining\ndone\n"
