@@ -2,6 +2,8 @@
 
 engine-FCFS, engine-EDF, engine-SJF    everything goes straight to the engine, which orders by itself: vLLM's FCFS, or
                                        its `priority` policy with the deadline or the predicted length as priority
+engine-EDF-targets                     as engine-EDF, the deadline being the bare target: that of the first token, else
+                                       that of the whole answer, however long it will be
 engine-only                            the same as engine-FCFS
 all others                             the sidecar's scheduler with that policy, in front of an engine that runs FCFS
 """
@@ -54,6 +56,11 @@ def _deadline_ms(job: Job, arrival_s: float) -> int:
     return int(first_token_deadline_s(job, arrival_s) * 1e3)
 
 
+def _target_ms(job: Job, arrival_s: float) -> int:
+    after_s = job.request_class.targets.first_s
+    return int((arrival_s + (FAR_DEADLINE_S if after_s is None else after_s)) * 1e3)
+
+
 def _predicted_tokens(job: Job, arrival_s: float) -> int:
     return int(job.lengths.p50) if job.lengths is not None else 0
 
@@ -61,6 +68,7 @@ def _predicted_tokens(job: Job, arrival_s: float) -> int:
 _ENGINE = {
     "engine-FCFS": Policy("engine-FCFS", FCFS, _no_priority),
     "engine-EDF": Policy("engine-EDF", PRIORITY, _deadline_ms),
+    "engine-EDF-targets": Policy("engine-EDF-targets", PRIORITY, _target_ms),
     "engine-SJF": Policy("engine-SJF", PRIORITY, _predicted_tokens),
 }
 _ALIASES = {"engine-only": "engine-FCFS"}

@@ -13,6 +13,7 @@ from uellm.evaluate.replay import Fate, Outcome
 from uellm.evaluate.scenario import Classes, Job, RequestClass
 from uellm.evaluate.table import duration, table
 from uellm.evaluate.traces import Trace, TraceRequest
+from uellm.evaluate.vllm_scheduler import PRIORITY
 from uellm.planner.steptime import EngineFile, StepTime
 from uellm.sidecar.scheduling import Lengths, Targets
 
@@ -75,6 +76,16 @@ def test_percentiles_lie_on_the_line_between_neighbours() -> None:
 def test_an_end_to_end_target_becomes_a_deadline_of_the_first_token() -> None:
     assert first_token_deadline_s(job(0, CHAT), 5.0) == 6.0
     assert first_token_deadline_s(job(0, TASK), 5.0) == pytest.approx(15.0 - 100 * 0.03)
+
+
+def test_deadlines_by_bare_targets_know_no_lengths() -> None:
+    policy = find_policy("engine-EDF-targets")
+    both = RequestClass(Targets("both", ttft_s=2.0, e2e_s=30.0), 1.0)
+    none = RequestClass(Targets("none"), 1.0)
+
+    assert policy.engine_policy == PRIORITY
+    assert policy.priority is not None
+    assert [policy.priority(job(0, of), 5.0) for of in (CHAT, TASK, both, none)] == [6000, 15_000, 7000, 125_000]
 
 
 def test_policies_go_by_name_and_a_wrong_name_is_told_with_the_right_ones() -> None:
