@@ -58,9 +58,9 @@ class Figures:
         """Add a figure that is looked up at every scrape."""
         self.metrics.append(Gauge(name, text, read, *labels))
 
-    def gauges(self, prefix: str, text: str, read: Callable[[], Mapping[str, float | None]]) -> None:
+    def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
         """Add figures whose names are looked up too; None is left out."""
-        self.metrics.append(Gauges(prefix, text, read))
+        self.metrics.append(Gauges(prefix, texts, read))
 
     def count(self, record: Record) -> None:
         """Take a request that ended into the figures and the access log."""

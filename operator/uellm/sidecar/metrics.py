@@ -78,17 +78,17 @@ class Gauge:
 
 
 class Gauges:
-    """Numbers without labels, whose names are looked up at every scrape too."""
+    """Numbers without labels, whose names are looked up at every scrape too; `texts` tells by name what each is."""
 
-    def __init__(self, prefix: str, text: str, read: Callable[[], Mapping[str, float | None]]) -> None:
-        self.prefix, self.text = prefix, text
+    def __init__(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
+        self.prefix, self.texts = prefix, texts
         self._read = read
 
     def lines(self) -> Iterator[str]:
         """Their lines, HELP and TYPE included."""
         for name, value in self._read().items():
             if value is not None:
-                yield from _head(f"{self.prefix}{name}", self.text, "gauge")
+                yield from _head(f"{self.prefix}{name}", self.texts.get(name, ""), "gauge")
                 yield _sample(f"{self.prefix}{name}", (), (), value)
 
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.sidecar import tracing
+from uellm.sidecar import texts, tracing
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
@@ -217,12 +217,11 @@ class Sidecar:
         gauge("uellm_requests_active", "Requests in hand, those that pass unscheduled included.", self._active)
         gauge("uellm_body_bytes", "Bytes of request bodies in memory.", lambda: self.proxy.bodies.held_bytes)
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
-        gauge("uellm_draining", "1 while new requests are refused.", lambda: self.proxy.drain.draining)
+        gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.proxy.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
-        self.figures.gauges("uellm_predictor_", "How good the last predicted lengths were.", self.lengths.figures)
-        learned = self.lengths.learned.figures
-        self.figures.gauges("uellm_learned_predictor_", "A figure of the learned model's, where it is on.", learned)
-        self.figures.gauges("uellm_scheduler_", "A figure of the scheduler's.", self.dispatcher.figures)
+        self.figures.gauges("uellm_predictor_", texts.PREDICTOR, self.lengths.figures)
+        self.figures.gauges("uellm_learned_predictor_", texts.LEARNED, self.lengths.learned.figures)
+        self.figures.gauges("uellm_scheduler_", texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
 

@@ -1,0 +1,177 @@
+"""docs/sidecar.md says everything that a user can set, send, receive or read; and nothing that there is not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from uellm.api.base import Model
+from uellm.cli import evaluate_live, evaluate_queue
+from uellm.cli import sidecar as sidecar_command
+from uellm.evaluate.measure import measure
+from uellm.evaluate.policies import policy_names
+from uellm.evaluate.replay import Fate, Outcome
+from uellm.evaluate.scenario import Job, RequestClass
+from uellm.sidecar import texts
+from uellm.sidecar.config import SidecarConfig
+from uellm.sidecar.metrics import Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.outcome import DROPPED, STATUS
+from uellm.sidecar.outcome import Outcome as Ending
+from uellm.sidecar.prediction.accuracy import Accuracy
+from uellm.sidecar.record import Record
+from uellm.sidecar.scheduling import Scheduler, Targets
+from uellm.sidecar.tracing import ENDPOINTS
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "sidecar.md").read_text()
+SOURCES = [
+    path.read_text()
+    for path in (*(ROOT / "operator/uellm/sidecar").rglob("*.py"), ROOT / "operator/uellm/cli/sidecar.py")
+]
+
+
+def section(title: str) -> str:
+    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of a section's table, without its head."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def named(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def first_cells(title: str) -> list[str]:
+    return [name for row in rows(title) for name in named(row[0])]
+
+
+def flags(command: Any) -> set[str]:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_arguments(parser)
+    return {action.option_strings[0] for action in parser._actions}
+
+
+def words(names: list[str]) -> set[str]:
+    return {name.split()[0] for name in names}
+
+
+def test_every_flag_and_variable_of_the_command_is_there_and_no_other():
+    variables = {name for source in SOURCES for name in re.findall(r'"(UELLM_[A-Z_]+)"', source)}
+    assert words(first_cells("Command line and environment")) == flags(sidecar_command) | variables | set(ENDPOINTS)
+
+
+@pytest.mark.parametrize(("command", "column"), [(evaluate_queue, 1), (evaluate_live, 2)], ids=["queue", "live"])
+def test_every_flag_of_the_evaluations_is_there_and_no_other(command, column):
+    told = {
+        name.split()[0] for row in rows("Evaluation") if row[column] for name in named(row[0]) if name.startswith("-")
+    }
+    assert told == flags(command)
+
+
+def test_every_policy_and_guard_of_the_evaluation_is_there():
+    text = section("Evaluation") + section("Configuration")
+    patterns = [name.replace("*", "") for name in named(text) if name.endswith("-*")]
+    for name in policy_names():
+        assert f"`{name}`" in text or any(name.startswith(pattern) for pattern in patterns), name
+    assert all(guard in text for guard in evaluate_queue.GUARDS)
+
+
+def keys(model: type[Model], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        key = prefix + (field.alias or name)
+        inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        models = [each for each in inner if issubclass(each, Model)]
+        listed = not isinstance(field.annotation, type)
+        if models:
+            if listed:
+                yield key
+            yield from keys(models[0], f"{key}[]." if listed else f"{key}.")
+        else:
+            yield key
+
+
+def test_every_key_of_the_configuration_is_there_and_no_other():
+    assert sorted(first_cells("Configuration")) == sorted(keys(SidecarConfig))
+
+
+def test_every_outcome_is_there_with_its_status_and_reason():
+    told = {named(outcome)[0]: (status, named(reason)) for outcome, status, _, reason in rows("Outcomes")}
+    assert set(told) == set(Ending)
+    for outcome, (status, reasons) in told.items():
+        assert reasons == [DROPPED[outcome]] if outcome in DROPPED else reasons == []
+        assert outcome not in STATUS or str(STATUS[outcome]) in status
+
+
+def test_every_header_of_ours_is_there():
+    named_in_code = {
+        name for source in SOURCES for name in re.findall(r'"(x-(?:uellm|llm-d|slo|gateway)[a-z-]*)"', source)
+    }
+    assert len(named_in_code) >= 12
+    told = set(first_cells("What an answer carries")) | set(named(section("What a request may say")))
+    assert named_in_code <= told
+    assert {name for name in told if name.startswith(("x-uellm", "x-llm-d", "x-slo"))} <= named_in_code
+
+
+async def test_every_metric_is_there_with_its_labels(harness):
+    told = {name: row[1] for row in rows("Metrics") for name in named(row[0])}
+    figures = harness.sidecar.figures.metrics
+    single = {each.name: ", ".join(each.labels) for each in figures if isinstance(each, Counter | Gauge | Histogram)}
+    groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, Gauges)}
+    assert len(groups) == 3
+    assert told == single | groups
+
+
+@pytest.mark.parametrize(
+    ("prefix", "described", "there"),
+    [
+        ("uellm_scheduler_", texts.SCHEDULER, set(Scheduler().figures())),
+        ("uellm_predictor_", texts.PREDICTOR, set(Accuracy.__dataclass_fields__)),
+    ],
+)
+async def test_every_figure_that_is_looked_up_says_what_it_is(prefix, described, there):
+    (row,) = (row for row in rows("Metrics") if f"`{prefix}*`" in row[0])
+    assert set(described) == there
+    assert set(named(row[2])) == there
+    assert all(text.endswith(".") for text in described.values())
+
+
+async def test_every_figure_of_the_learned_model_says_what_it_is(harness):
+    harness.sidecar.lengths.learned.child.wanted = True
+    (row,) = (row for row in rows("Metrics") if "`uellm_learned_predictor_*`" in row[0])
+    assert set(texts.LEARNED) == set(harness.sidecar.lengths.learned.figures()) == set(named(row[2]))
+
+
+async def test_a_scrape_says_of_every_metric_what_it_is(harness):
+    async with harness.client.get(harness.management("/metrics")) as response:
+        helps = [line for line in (await response.text()).splitlines() if line.startswith("# HELP uellm_")]
+    assert len(helps) > 20
+    assert [line for line in helps if len(line.split(" ", 3)) < 4 or not line.endswith(".")] == []
+
+
+async def test_every_route_of_the_metrics_port_is_there_and_no_other(harness):
+    there = {f"{method} {path}" for method, path in harness.sidecar._management._routes}
+    assert set(first_cells("The metrics port")) == there
+
+
+def test_every_field_of_the_access_log_is_there_in_its_order():
+    fields = list(json.loads(Record("GET", "/", 0.0).to_json()))
+    told = named(section("The access log"))
+    assert told == fields
+
+
+def test_every_key_of_the_evaluations_json_is_there():
+    job = Job(0, 0.0, 1, 1, RequestClass(Targets("a"), 1.0), "", (), None)
+    found = measure([job], Outcome([Fate(0.0)]))
+    told = named(section("Evaluation").partition("JSON:")[2])
+    assert set(found) <= set(told)
+    assert set(found["ttftSeconds"]) <= set(told)
+    assert {"policy", "speed", "seed", "maxBatchedTokens", "trace", "requests", "results", "bound"} <= set(told)
