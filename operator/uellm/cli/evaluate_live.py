@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uellm.cli.evaluate_queue import count, not_negative, plot_if_wanted, positive, read_yaml, tell
+from uellm.cli.evaluate_queue import check_plot, count, not_negative, plot_if_wanted, positive, read_yaml, tell
 from uellm.errors import BadInput
 from uellm.evaluate.live import Endpoint, Pace, replay_live, served_model
 from uellm.evaluate.measure import measure
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay against each endpoint and print."""
+    check_plot(args.plot)
     classes = read_classes(read_yaml(args.classes), Path(args.classes).name)
     trace = shrunk(read_trace(Path(args.trace)), args.shrink)
     if trace.complaint:
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _replay_all(args: argparse.Namespace, drawn: dict[int, list[Job]]) -> list[dict[str, Any]]:
     endpoints = [await _endpoint(text, args) for text in args.url]
+    if len({endpoint.name for endpoint in endpoints}) < len(endpoints):
+        raise BadInput("--url", "two endpoints have the same name")
     unknown = set(args.priority) - {endpoint.name for endpoint in endpoints}
     if unknown:
         raise BadInput("--priority", f"{', '.join(sorted(unknown))}: no such endpoint is named by --url")
@@ -85,7 +88,7 @@ async def _endpoint(text: str, args: argparse.Namespace) -> Endpoint:
     if not equals or not name or not url.startswith(("http://", "https://")):
         raise BadInput("--url", f"{text!r} must be NAME=URL, for example bare=http://127.0.0.1:8001")
     url = url.rstrip("/").removesuffix("/v1")
-    model = args.model or await served_model(url)
+    model = args.model or await served_model(url, args.api_key)
     return Endpoint(name, url, model, args.api_key, name in args.priority)
 
 

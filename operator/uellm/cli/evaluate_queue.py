@@ -15,7 +15,7 @@ from uellm.cli.files import read_text
 from uellm.errors import BadInput
 from uellm.evaluate.bound import bound
 from uellm.evaluate.chunk import chunk_for
-from uellm.evaluate.plot import plot
+from uellm.evaluate.plot import check, plot
 from uellm.evaluate.policies import policy_names
 from uellm.evaluate.queue import Scenario, cells, run_cells
 from uellm.evaluate.scenario import read_classes
@@ -86,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and print."""
+    check_plot(args.plot)
     scenario = _scenario(args)
     chunk = _chunk(args.max_batched_tokens, scenario)
     speeds, seeds = args.speed or [1.0], args.seed or [1]
@@ -122,6 +123,12 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         guards=_guards(args.guards),
         **({} if args.max_queued is None else {"max_queued": args.max_queued}),
     )
+
+
+def check_plot(file: str | None) -> None:
+    """Whether the plot can be written that is wanted. Raises BadInput, CannotBeDone."""
+    if file:
+        check(Path(file))
 
 
 def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:

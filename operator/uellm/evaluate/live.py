@@ -47,10 +47,13 @@ class Pace:
     timeout_s: float = 600.0
 
 
-async def served_model(url: str) -> str:
+async def served_model(url: str, api_key: str | None = None) -> str:
     """The first model that an endpoint serves. Raises CannotBeDone where it does not answer."""
     try:
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as response:
+        async with (
+            aiohttp.ClientSession(headers=_authorization(api_key)) as session,
+            session.get(f"{url}/v1/models") as response,
+        ):
             response.raise_for_status()
             return str((await response.json())["data"][0]["id"])
     except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
@@ -134,9 +137,11 @@ def request_headers(job: Job, endpoint: Endpoint) -> dict[str, str]:
     headers = {"content-type": "application/json", "x-slo-class": job.request_class.name}
     if job.client:
         headers["x-llm-d-inference-fairness-id"] = job.client
-    if endpoint.api_key:
-        headers["authorization"] = f"Bearer {endpoint.api_key}"
-    return headers
+    return headers | _authorization(endpoint.api_key)
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def request_body(job: Job, endpoint: Endpoint, arrival_s: float) -> dict[str, Any]:

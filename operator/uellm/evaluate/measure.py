@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.evaluate.replay import Fate, Outcome
-from uellm.evaluate.scenario import Job
+from uellm.evaluate.scenario import ALL, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _timing(fate: Fate) -> Timing | None:
 
 
 def _attainment(jobs: Sequence[Job], met: Sequence[bool]) -> dict[str, float]:
-    return {"all": sum(met) / len(met), **_by(met, (job.request_class.name for job in jobs))}
+    return {ALL: sum(met) / len(met), **_by(met, (job.request_class.name for job in jobs))}
 
 
 def _by(met: Sequence[bool], keys: Iterable[str]) -> dict[str, float]:

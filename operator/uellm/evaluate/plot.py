@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,29 @@ _PANELS = (
     ("e2eSeconds", "p99 E2E, seconds"),
 )
 _MARKS = "osD^vPX*<>"
+_KINDS = (".svg", ".png", ".pdf")
+
+
+def check(path: Path) -> None:
+    """Whether the plot could be written, told before hours of replay. Raises BadInput, CannotBeDone."""
+    if path.suffix.lower() not in _KINDS:
+        raise BadInput("--plot", f"{path} must end in {', '.join(_KINDS)}")
+    if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+        raise BadInput("--plot", f"{path} cannot be written")
+    _pyplot()
+
+
+def _pyplot() -> Any:
+    try:
+        importlib.import_module("matplotlib").use("Agg")
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise CannotBeDone("matplotlib is not installed: pip install 'uellm-operator[evaluate]'") from error
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Write the plot; seeds are averaged. Raises BadInput for a file that cannot be written or is of no known kind."""
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        pyplot = importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise CannotBeDone("matplotlib is not installed: pip install 'uellm-operator[evaluate]'") from error
+    """Write the plot; seeds are averaged. Raises BadInput for a file that cannot be written."""
+    pyplot = _pyplot()
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), sharex=True, layout="constrained")
     for mark, (policy, by_speed) in zip(_MARKS * 9, _by_policy(document["results"]).items(), strict=False):
         speeds = sorted(by_speed)
@@ -36,7 +51,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BadInput("--plot", f"{path} cannot be written: {error}") from error
     finally:
         pyplot.close(figure)

@@ -25,6 +25,9 @@ P80_GAUSSIAN = 0.84
 
 NOISY_ORACLE = "noisy-oracle"
 
+ALL = "all"
+"""Of every class together, among the figures by class."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestClass:
@@ -84,6 +87,10 @@ def read_classes(data: Any, where: str) -> Classes:
     targets = [_targets(entry, f"{where}.classes[{index}]") for index, entry in enumerate(entries)]
     if len({target.name for target in targets}) < len(targets):
         raise BadInput(f"{where}.classes", "two classes have the same name")
+    if any(target.name == ALL for target in targets):
+        raise BadInput(
+            f"{where}.classes", f"{ALL!r} stands for all of them in the figures: give the class another name"
+        )
     classes = tuple(RequestClass(target, share / total) for target, share in zip(targets, shares, strict=True))
     return Classes(classes, _sigma(data.get("predictor"), f"{where}.predictor"))
 

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,7 +70,7 @@ def read_trace(path: Path) -> Trace:
     for line, read in rows:
         try:
             requests.append(read())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             problems.append(f"line {line}: {_reason(error)}")
     if not requests:
         why = problems[0] if problems else "it has a header alone"
@@ -84,7 +85,7 @@ def _text(path: Path) -> str:
         return (gzip.decompress(data) if data[:2] == _GZIP else data).decode("utf-8-sig")
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from error
-    except (EOFError, UnicodeDecodeError) as error:
+    except (EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BadInput(str(path), "is no gzip file or text in UTF-8, or is cut short") from error
 
 
@@ -107,8 +108,8 @@ def _mooncake(row: Any) -> TraceRequest:
 
 
 def _csv_rows(path: Path, text: str) -> Rows:
-    reader = csv.reader(io.StringIO(text))
-    header = [name.strip().lower() for name in next(reader)]
+    lines = _csv_lines(path, text)
+    header = [name.strip().lower() for name in next(lines)[1]]
     columns = [_column(header, names) for names in (_ARRIVAL, _PROMPT, _OUTPUT)]
     if None in columns:
         missing = next(
@@ -124,9 +125,19 @@ def _csv_rows(path: Path, text: str) -> Rows:
         who = "" if client is None else row[client]
         return TraceRequest(_arrival_s(row[arrival]), _tokens(row[prompt]), _tokens(row[output]), who)
 
-    for row in reader:
-        if row:
-            yield reader.line_num, lambda row=row: read(row)  # type: ignore[misc]
+    for number, row in lines:
+        yield number, lambda row=row: read(row)  # type: ignore[misc]
+
+
+def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and cells of every line that is not empty. Raises BadInput where no further line can be told."""
+    reader = csv.reader(io.StringIO(text))
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise BadInput(str(path), f"line {reader.line_num}: {error}") from error
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:

@@ -115,7 +115,7 @@ class EngineFile:
             data = json.loads(path.read_text())
         except OSError as error:
             raise BadInput(str(path), f"cannot be read: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(str(path), f"is not JSON: {error}") from error
         return cls.from_dict(data, path.name)
 

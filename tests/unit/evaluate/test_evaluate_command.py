@@ -31,6 +31,8 @@ def status(files: dict[str, Path], *options: str) -> int:
         (["--guards", "no-luck"], "--guards: 'no-luck' is none of gate"),
         (["--max-batched-tokens", "some"], "--max-batched-tokens: must be a number of tokens or auto"),
         (["--max-batched-tokens", "0"], "--max-batched-tokens: must be a number of tokens or auto"),
+        (["--plot", "plot.doc"], "--plot: plot.doc must end in .svg, .png, .pdf"),
+        (["--plot", "/nowhere/at/all/plot.svg"], "--plot: /nowhere/at/all/plot.svg cannot be written"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(
@@ -50,7 +52,9 @@ def test_a_wrong_option_is_told_in_one_line(
         ("classes", "classes: []", "classes.txt.classes: must be a list"),
         ("engine", "{}", "engine.txt.stepSeconds: must be an object"),
         ("engine", "{", "is not JSON"),
+        ("engine", '{"a":' * 20_000, "is not JSON"),
     ],
+    ids=["trace", "classes", "no classes", "no times", "cut", "deep"],
 )
 def test_a_wrong_file_is_told_in_one_line(
     files: dict[str, Path], name: str, text: str, says: str, capsys: pytest.CaptureFixture[str]
@@ -61,6 +65,16 @@ def test_a_wrong_file_is_told_in_one_line(
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["trace", "classes", "engine"])
+def test_a_file_that_is_not_there_is_told_in_one_line(
+    files: dict[str, Path], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files[name].unlink()
+
+    assert status(files) == 2
+    assert capsys.readouterr().err == f"uellm evaluate: {files[name]}: cannot be read: No such file or directory\n"
 
 
 def test_a_trace_of_longer_requests_than_allowed_cannot_be_replayed(files: dict[str, Path]) -> None:

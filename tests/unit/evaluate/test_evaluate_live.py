@@ -31,6 +31,7 @@ class Engine:
         self.preemptions = 0
         self.open = 0
         self.most_open = 0
+        self.key: str | None = None
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         act = self.acts.get(len(self.seen), "well")
@@ -63,7 +64,9 @@ class Engine:
         lines = [b"data: " + json.dumps(piece).encode() + b"\r\n\r\n" for piece in pieces]
         return lines if act in ("hang", "cut") else [*lines, b": a comment\n\n", b"data: [DONE]\n\n"]
 
-    async def models(self, _request: web.Request) -> web.Response:
+    async def models(self, request: web.Request) -> web.Response:
+        if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            raise web.HTTPUnauthorized
         return web.json_response({"data": [{"id": "toy"}]})
 
     async def metrics(self, _request: web.Request) -> web.Response:
@@ -144,13 +147,22 @@ async def test_an_endpoint_without_a_model_is_told() -> None:
         await served_model("http://127.0.0.1:1")
 
 
+async def test_an_endpoint_with_keys_is_asked_for_its_model_with_one(engine: Engine, url: str) -> None:
+    engine.key = "secret"
+
+    assert await served_model(url, "secret") == "toy"
+    with pytest.raises(CannotBeDone, match="gives no model"):
+        await served_model(url)
+
+
 async def test_the_command_replays_against_each_endpoint_in_turn(
     engine: Engine, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "t.csv").write_text("arrival_s,input_tokens,output_tokens\n0,40,10\n0.01,400,20\n0.02,4000,20\n")
     (tmp_path / "c.yaml").write_text("classes: [{name: chat, ttft: 5s}]")
     files = ["--trace", str(tmp_path / "t.csv"), "--classes", str(tmp_path / "c.yaml")]
-    options = ["--max-tokens-per-request", "100", "--shrink", "10", "-o", "json"]
+    options = ["--max-tokens-per-request", "100", "--shrink", "10", "-o", "json", "--api-key", "secret"]
+    engine.key = "secret"
 
     arguments = ["evaluate", "live", "--url", f"bare={url}", f"sidecar={url}/v1", *files, *options]
     assert await asyncio.to_thread(main, arguments) == 0
@@ -166,6 +178,7 @@ async def test_the_command_replays_against_each_endpoint_in_turn(
     [
         (["--url", "x"], "--url: 'x' must be NAME=URL"),
         (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: b"),
+        (["--url", "a=http://h", "a=http://i", "--model", "m"], "--url: two endpoints have the same name"),
     ],
 )
 def test_wrong_endpoints_are_named(

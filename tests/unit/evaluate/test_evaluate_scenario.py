@@ -99,6 +99,7 @@ def test_shares_need_not_add_up_to_one() -> None:
         ({"classes": [{"name": "a", "share": 0}]}, "c.classes"),
         ({"classes": [{"name": "a", "ttft": "soon"}]}, "c.classes[0].ttft"),
         ({"classes": [{"name": "a"}, {"name": "a"}]}, "c.classes"),
+        ({"classes": [{"name": "a"}, {"name": "all"}]}, "c.classes"),
         ({"classes": [{"name": "a"}], "predictor": {"kind": "crystal ball"}}, "c.predictor.kind"),
         ({"classes": [{"name": "a"}], "predictor": {"kind": "noisy-oracle", "sigma": "much"}}, "c.predictor.sigma"),
     ],

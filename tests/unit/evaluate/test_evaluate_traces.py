@@ -91,7 +91,14 @@ def test_a_row_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, row: st
     assert trace.complaint == f"trace.csv: 1 row was left out; the first: line 3: {why}"
 
 
-@pytest.mark.parametrize("line", ['{"timestamp": 1}', '{"timestamp":', "[1]", '{"timestamp": 1, "input_length": null}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"timestamp": 1}', '{"timestamp":', "[1]", '{"timestamp": 1, "input_length": null}', "[" * 100_000),
+        '{"timestamp": 1, "input_length": 1, "output_length": 1, "hash_ids": [1e999]}',
+    ],
+    ids=["short", "cut", "list", "null", "deep", "infinite"],
+)
 def test_a_json_line_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, line: str) -> None:
     trace = read_trace(written(tmp_path, f"{MOONCAKE}{line}\n"))
 
@@ -107,7 +114,12 @@ def test_a_json_line_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, l
         ("TIMESTAMP,ContextTokens\n1,2\n", "has no column 'generatedtokens'"),
         ("arrival_s,input_tokens,output_tokens\n", "it has a header alone"),
         ("arrival_s,input_tokens,output_tokens\n1,0,1\n", "line 2: '0' is no number of tokens"),
+        (
+            f"arrival_s,input_tokens,output_tokens\n1,1,1\n1,1,{'1' * 200_000}\n",
+            "line 3: field larger than field limit",
+        ),
     ],
+    ids=["empty", "columns", "a column", "a header", "a number", "a field"],
 )
 def test_a_file_that_is_no_trace_is_refused_with_the_reason(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(BadInput, match=says):
@@ -121,3 +133,12 @@ def test_a_file_that_is_not_there_or_cut_short_is_refused(tmp_path: Path) -> Non
     cut.write_bytes(gzip.compress(AZURE.encode() * 50)[:-20])
     with pytest.raises(BadInput, match="cut short"):
         read_trace(cut)
+    whole = bytearray(gzip.compress(AZURE.encode() * 50))
+    whole[20:40] = bytes(20)
+    cut.write_bytes(whole)
+    with pytest.raises(BadInput, match="is no gzip file"):
+        read_trace(cut)
+
+
+def test_blank_lines_before_the_header_are_passed_over(tmp_path: Path) -> None:
+    assert len(read_trace(written(tmp_path, "\n\n" + AZURE)).requests) == 2
