@@ -33,6 +33,14 @@ class Alarms:
 
     def compact(self, waiting: int) -> None:
         """Drop the entries of those that left, when they are most of them: memory follows who really waits."""
-        if len(self._heap) > 64 + 4 * waiting:
-            self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
-            heapq.heapify(self._heap)
+        most = 64 + 4 * waiting
+        if len(self._heap) <= most:
+            return
+        self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
+        if len(self._heap) > most // 2:
+            # Some were added again and again: their first entry does.
+            firsts: dict[Ticket, tuple[float, int, Ticket]] = {}
+            for entry in sorted(self._heap):
+                firsts.setdefault(entry[-1], entry)
+            self._heap = list(firsts.values())
+        heapq.heapify(self._heap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import inf
+from typing import NamedTuple
 
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.types import EngineState, Ticket
@@ -20,11 +21,27 @@ SAME_MOMENT_S = 1e-3
 """What is sent so soon after a step's end joins the next one."""
 
 
+class Pace(NamedTuple):
+    """How fast the engine is at a moment."""
+
+    rate: float
+    """Prompt tokens a second while prompts wait, beside the present decoding."""
+    step_s: float
+    """Seconds of a step with as much of a prompt as it takes."""
+    gap_s: float
+    """Seconds between two tokens of an answer, as they are of late."""
+    prefill_token_s: float
+    decode_factor: float
+    """As in the estimate."""
+
+
 class EngineView:
     """Requests in flight, in sums that each event changes by a constant cost."""
 
     def __init__(self, step: StepEstimate) -> None:
         self.step = step
+        self.chunk_tokens = UNKNOWN_CHUNK
+        """Tokens of one step."""
         self.state = EngineState(ready=False)
         self.running: dict[Ticket, None] = {}
         self.unfilled_tokens = 0
@@ -46,32 +63,42 @@ class EngineView:
         self._step_s = 0.0
         self._probe: Ticket | None = None
         self._loads: tuple[float, float, float] | None = None
-        self._full_loads = (-1, 0, 0, 0)
-        self._full_s = 0.0
-
-    @property
-    def chunk_tokens(self) -> int:
-        """Tokens of one step."""
-        return self.state.max_num_batched_tokens or UNKNOWN_CHUNK
+        self._pace: Pace | None = None
+        """None: something has changed since it was worked out."""
 
     @property
     def tightest_tpot_s(self) -> float | None:
         """The tightest TPOT target in flight."""
         return min(self._tpots, default=None)
 
-    def prefill_rate(self) -> float:
-        """Prompt tokens a second while prompts wait, beside the present decoding."""
-        return max(self.chunk_tokens - self.decoding, 1) / self.full_step_s
+    def told(self, state: EngineState) -> None:
+        """What the engine tells of itself is newer."""
+        self.state = state
+        self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
+        self.sent_since_state = 0
+        self._pace = None
+
+    def pace(self) -> Pace:
+        """How fast it is, with what it has in hand now."""
+        pace = self._pace
+        if pace is None:
+            step, chunk = self.step, max(self.chunk_tokens - self.decoding, 1)
+            step_s = step.step_s(chunk, self.kv_tokens, self.decoding)
+            pace = self._pace = Pace(chunk / step_s, step_s, step.gap_s, step.prefill_token_s, step.decode_factor)
+        return pace
 
     def backlog_tokens(self, now_s: float) -> float:
         """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
-        if not self.unfilled_tokens:
+        unfilled = self.unfilled_tokens
+        if not unfilled:
             return 0.0
-        now_done = self.prefill_rate() * max(0.0, now_s - self._step_s)
+        spent_s = now_s - self._step_s
+        now_done = self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None:
             # A step does no more than it began with: what was sent since then waits for the next.
             now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
-        return max(self.unfilled_tokens - self._done_tokens - now_done, 0.0)
+        left = unfilled - self._done_tokens - now_done
+        return left if left > 0.0 else 0.0
 
     def has_room(self, now_s: float) -> bool:
         """Whether the engine has less than a step's worth of prompts, or is about to be done with them."""
@@ -79,23 +106,16 @@ class EngineView:
 
     def opens_s(self, now_s: float) -> float | None:
         """When there will be room; None: there is."""
-        if self.has_room(now_s):
+        if self.unfilled_tokens < self.chunk_tokens:
             return None
-        return now_s + self.backlog_tokens(now_s + LEAD_S) / self.prefill_rate() + 1e-4
+        backlog = self.backlog_tokens(now_s + LEAD_S)
+        return None if backlog <= 0.0 else now_s + backlog / self.pace().rate + 1e-4
 
     @property
     def planned_rate(self) -> float:
         """Prompt tokens a second to reckon with."""
-        return min(self.prefill_rate(), self.paced_rate)
-
-    @property
-    def full_step_s(self) -> float:
-        """Seconds of a step with as much of a prompt as it takes."""
-        loads = (self.chunk_tokens, self.kv_tokens, self.decoding, self.step.observed)
-        if loads != self._full_loads:
-            chunk = max(loads[0] - loads[2], 1)
-            self._full_loads, self._full_s = loads, self.step.step_s(chunk, self.kv_tokens, self.decoding)
-        return self._full_s
+        rate = self.pace().rate
+        return rate if rate < self.paced_rate else self.paced_rate
 
     @property
     def most_kv_tokens(self) -> float:
@@ -126,6 +146,7 @@ class EngineView:
             self._filled_alone(ticket, now_s)
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
+        self._pace = None
 
     def _filled_alone(self, ticket: Ticket, now_s: float) -> None:
         """Without an answer that runs, a prompt's own time tells what steps take: all that is known of embeddings."""
@@ -141,6 +162,7 @@ class EngineView:
         last_s, ticket.last_token_s, ticket.tokens = ticket.last_token_s, now_s, tokens_so_far
         self.kv_tokens += new
         self.got_tokens += new
+        self._pace = None
         if self._probe is None:
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is self._probe and last_s is not None:
@@ -174,6 +196,7 @@ class EngineView:
         else:
             self.kv_tokens -= ticket.prompt_tokens + ticket.tokens
             self.decoding -= ticket.sequences
+            self._pace = None
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._tpots[tpot_s] -= 1
             if not self._tpots[tpot_s]:

@@ -65,10 +65,13 @@ class StepEstimate:
 
     def work_s(self, prompt_tokens: float, uncached_tokens: float, output_tokens: float) -> float:
         """Engine seconds of a whole request beside others: its prompt, and reading its KV cache at every token."""
-        model = self.model
-        context = prompt_tokens + output_tokens / 2
-        decode_s = output_tokens * (model.sequence_s + model.kv_token_s * context)
+        decode_s = self.answer_s(prompt_tokens, output_tokens)
         return self.prefill_token_s * uncached_tokens + self.decode_factor * decode_s
+
+    def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
+        """Of these, those of the answer, by the model as it is."""
+        context = prompt_tokens + output_tokens / 2
+        return output_tokens * (self.model.sequence_s + self.model.kv_token_s * context)
 
     def observe(self, gap_s: float, prefill_tokens: float, kv_tokens: float, sequences: float) -> None:
         """A step of these loads took `gap_s`; what took no time was no step."""

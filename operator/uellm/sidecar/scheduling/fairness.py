@@ -68,8 +68,12 @@ class Fairness:
     def weight(self, tenant: str) -> float:
         """What a request of the tenant counts beside others': 1 for who had no more than the mean of the active."""
         counter = self._counters.get(tenant, 0.0)
-        mean = self._sum / max(len(self._active), 1)
-        return 1.0 if counter <= max(mean, 0.0) else max(LEAST_WEIGHT, mean / counter)
+        active = len(self._active)
+        mean = self._sum / active if active else 0.0
+        if counter <= mean or counter <= 0.0:
+            return 1.0
+        share = mean / counter
+        return share if share > LEAST_WEIGHT else LEAST_WEIGHT
 
     def _least_counter(self) -> float:
         least = self._least

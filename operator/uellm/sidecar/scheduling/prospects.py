@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import erf, exp, inf, log, sqrt
 
-from uellm.sidecar.scheduling.engineview import EngineView
-from uellm.sidecar.scheduling.types import FAR_DEADLINE_S, Ticket
+from uellm.sidecar.scheduling.engineview import EngineView, Pace
+from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.types import FAR_DEADLINE_S, Need, Ticket
 
 P80_SIGMAS = 0.8416
 """Where a normal distribution has 80 % below it."""
@@ -24,57 +24,62 @@ priority goes first."""
 
 MIN_SIGMA = 0.05
 
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """`deadline_s`: for the end of the prompt's work; `first_s`: that work's engine seconds; `density`: chance of being
-    on time per engine second, 0 where there is none; `whole_s`: engine seconds of the whole request."""
-
-    deadline_s: float
-    first_s: float
-    density: float
-    whole_s: float
+ROOT_2 = sqrt(2.0)
 
 
-def spread(ticket: Ticket) -> float:
-    """Standard deviation of the logarithm of its length."""
-    lengths = ticket.length
-    return max(log(max(lengths.p80 / max(lengths.p50, 1.0), 1.0)) / P80_SIGMAS, MIN_SIGMA)
+Prospect = tuple[float, float, float, float]
+"""Deadline for the end of the prompt's work; that work's engine seconds; density: chance of being on time per engine
+second, 0 where there is none; engine seconds of the whole request."""
 
 
-def prospect(ticket: Ticket, view: EngineView, rate: float, now_s: float) -> Prospect:
-    """The prospects of a request that the engine would begin at `now_s`; `rate`: prompt tokens a second."""
-    targets, arrival_s = ticket.targets, ticket.arrival_s
-    first_s = ticket.uncached_tokens / rate
-    step_s = view.full_step_s
+def need_of(ticket: Ticket, step: StepEstimate) -> Need:
+    """What it needs, by its present prediction and the model of the engine's steps."""
+    targets, arrival_s, length = ticket.targets, ticket.arrival_s, ticket.length
+    p50 = length.p50
+    median = max(p50, 1.0)
+    spread = max(log(max(length.p80 / median, 1.0)) / P80_SIGMAS, MIN_SIGMA)
+    # By position, for this is made once a request: in the order of `Need`.
+    return Need(
+        inf if targets.ttft_s is None else arrival_s + targets.ttft_s,
+        inf if targets.e2e_s is None else arrival_s + targets.e2e_s,
+        spread,
+        median,
+        median * exp(SAFE_SIGMAS * spread),
+        p50 * exp(OPTIMISTIC_SIGMAS * spread),
+        step.answer_s(ticket.prompt_tokens, p50 * ticket.sequences),
+    )
+
+
+def whole_s(ticket: Ticket, need: Need, pace: Pace) -> float:
+    """Engine seconds of the whole request."""
+    return pace.prefill_token_s * ticket.uncached_tokens + pace.decode_factor * need.decode_s
+
+
+def prospect(ticket: Ticket, need: Need, pace: Pace, planned_rate: float, now_s: float) -> Prospect:
+    """The prospects of a request that the engine would begin at `now_s`, at so many prompt tokens a second."""
+    _, step_s, gap_s, prefill_token_s, decode_factor = pace
+    first_by_s, end_by_s, spread, median, safe, _, decode_s = need
+    first_s = ticket.uncached_tokens / planned_rate
     earliest_s = now_s + first_s + step_s
-    deadline_s, chance = inf, 1.0
-    if targets.ttft_s is not None:
-        deadline_s = arrival_s + targets.ttft_s - step_s
-    if targets.e2e_s is not None:
-        end_s, gap_s, median = arrival_s + targets.e2e_s, view.step.gap_s, max(ticket.length.p50, 1.0)
-        sigma = spread(ticket)
-        room = (end_s - earliest_s) / gap_s
-        chance = 0.5 + 0.5 * erf(log(room / median) / sigma / sqrt(2.0)) if room > 0 else 0.0
-        safe_s = end_s - median * exp(SAFE_SIGMAS * sigma) * gap_s - step_s
-        deadline_s = min(deadline_s, max(safe_s, earliest_s + step_s))
-    if deadline_s == inf:
-        deadline_s = max(arrival_s + FAR_DEADLINE_S, earliest_s + step_s)
+    deadline_s, chance = first_by_s - step_s, 1.0
+    if end_by_s != inf:
+        room = (end_by_s - earliest_s) / gap_s
+        chance = 0.5 + 0.5 * erf(log(room / median) / spread / ROOT_2) if room > 0 else 0.0
+        deadline_s = min(deadline_s, max(end_by_s - safe * gap_s - step_s, earliest_s + step_s))
+    elif deadline_s == inf:
+        deadline_s = max(ticket.arrival_s + FAR_DEADLINE_S, earliest_s + step_s)
+    work_s = prefill_token_s * ticket.uncached_tokens + decode_factor * decode_s
     if now_s + first_s > deadline_s:
-        chance = 0.0
-    whole_s = view.step.work_s(ticket.prompt_tokens, ticket.uncached_tokens, ticket.length.p50 * ticket.sequences)
-    return Prospect(deadline_s, first_s, chance / max(whole_s, 1e-6), whole_s)
+        return deadline_s, first_s, 0.0, work_s
+    return deadline_s, first_s, chance / (work_s if work_s > 1e-6 else 1e-6), work_s
 
 
-def hopeless_s(ticket: Ticket, view: EngineView) -> float:
+def hopeless_s(ticket: Ticket, need: Need, pace: Pace) -> float:
     """From when on it would be late even with a short answer."""
-    targets, arrival_s = ticket.targets, ticket.arrival_s
-    first_s = ticket.uncached_tokens / view.prefill_rate()
-    at_s = inf if targets.ttft_s is None else arrival_s + targets.ttft_s
-    if targets.e2e_s is not None:
-        short = ticket.length.p50 * exp(OPTIMISTIC_SIGMAS * spread(ticket))
-        at_s = min(at_s, arrival_s + targets.e2e_s - short * view.step.gap_s)
-    return at_s - first_s
+    at_s = need.first_by_s
+    if need.end_by_s != inf:
+        at_s = min(at_s, need.end_by_s - need.short * pace.gap_s)
+    return at_s - ticket.uncached_tokens / pace.rate
 
 
 def first_token_deadline_s(ticket: Ticket, view: EngineView) -> float:

@@ -170,8 +170,7 @@ class Scheduler:
         elif self._away_since_s is None:
             self._away_since_s = now_s
             self._prefixes.clear()
-        self._view.state = state
-        self._view.sent_since_state = 0
+        self._view.told(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Take out, and return, what shall not wait any longer."""
@@ -198,12 +197,9 @@ class Scheduler:
                 times.append(self._view.opens_s(now_s))
         return min((at_s for at_s in times if at_s is not None), default=None)
 
-    @property
-    def _guarded(self) -> bool:
-        return self.failure is None and self._policy.guarded
-
     def _make_order(self, now_s: float = 0.0) -> None:
         self._policy = POLICIES[self.options.policy]
+        self._guarded = self._policy.guarded
         self._order: Order = self._policy.make(self._view, self.options, self._fairness)
         for ticket in self._queued:
             ticket.stamp = 0
@@ -212,6 +208,7 @@ class Scheduler:
     def _fail_open(self, error: Exception, now_s: float) -> None:
         self.failure = error
         self._policy = POLICIES["FCFS"]
+        self._guarded = False
         self._order = self._policy.make(self._view, self.options, self._fairness)
         for ticket in self._queued:
             self._order.add(ticket, now_s)

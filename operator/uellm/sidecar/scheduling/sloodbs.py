@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from operator import attrgetter
 
-from uellm.sidecar.scheduling.engineview import EngineView
+from uellm.sidecar.scheduling.engineview import EngineView, Pace
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.plan import SPAN_S, Plan
 from uellm.sidecar.scheduling.price import Price
-from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, hopeless_s, prospect
+from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, hopeless_s, need_of, prospect, whole_s
 from uellm.sidecar.scheduling.tail import Tail
-from uellm.sidecar.scheduling.types import Options, State, Ticket
+from uellm.sidecar.scheduling.types import Need, Options, State, Ticket
 
 DRIFT = 0.15
 """A change of the engine's speed, as a share, from which on the plan is made anew."""
@@ -57,28 +58,32 @@ class SloOdbs:
         """One more waits. O(log n)."""
         if self._plan.members == 0:
             self._begin(now_s)
-        density, whole_s = self._place(ticket, now_s)
-        self._price.asked(ticket.targets.priority, density, whole_s, now_s)
-        self._make_way(now_s)
+        pace = self._view.pace()
+        density, work_s = self._place(ticket, pace, now_s)
+        self._price.asked(ticket.targets.priority, density, work_s, now_s)
+        self._make_way(pace, self._ready_s(now_s))
 
     def again(self, ticket: Ticket, now_s: float) -> None:
         """Its predicted length is another; as demand it was counted when it came. O(log n)."""
         self._take_out(ticket)
-        self._place(ticket, now_s)
-        self._make_way(now_s)
+        pace = self._view.pace()
+        self._place(ticket, pace, now_s)
+        self._make_way(pace, self._ready_s(now_s))
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
         """It waits no more. O(log n)."""
         if ticket.state is State.RUNNING:
-            self._tail.handed_out(ticket, self._whole_s(ticket), now_s)
+            self._tail.handed_out(ticket, whole_s(ticket, _need(ticket), self._view.pace()), now_s)
         self._take_out(ticket)
 
     def head(self, now_s: float) -> Ticket | None:
         """The next to be taken: of those that can be on time the most urgent, else of the tail. O(log n), amortised."""
         self._decisions += 1
         self._follow(now_s)
-        self._make_way(now_s)
-        self._readmit(now_s)
+        # Nothing here changes what the engine has in hand: what is known of it holds until the end.
+        pace, ready_s = self._view.pace(), self._ready_s(now_s)
+        self._make_way(pace, ready_s)
+        self._readmit(pace, ready_s, now_s)
         ageing = self._options.ageing
         if ageing and (aged := self._tail.due(now_s)) is not None:
             return aged
@@ -98,7 +103,8 @@ class SloOdbs:
 
     def _ready_s(self, now_s: float) -> float:
         """When the engine can begin with the next prompt."""
-        return now_s + self._view.backlog_tokens(now_s) / self._view.planned_rate
+        backlog = self._view.backlog_tokens(now_s)
+        return now_s + backlog / self._view.planned_rate if backlog else now_s
 
     def _begin(self, now_s: float) -> None:
         if self._plan.members or now_s - self._plan.start_s > SPAN_S / 4:
@@ -106,66 +112,91 @@ class SloOdbs:
         self._speed = (self._view.planned_rate, self._view.step.gap_s)
         self._decisions = 0
 
-    def _place(self, ticket: Ticket, now_s: float) -> tuple[float, float]:
+    def _place(self, ticket: Ticket, pace: Pace, now_s: float) -> tuple[float, float]:
         """Into the plan or the tail; its weighted density and its engine seconds."""
-        found = prospect(ticket, self._view, self._speed[0], now_s)
-        priority = ticket.targets.priority
-        density = found.density * self._weight(ticket)
-        if density <= 0.0 or not self._price.worthwhile(priority, density, now_s):
-            self._demote(ticket, density, found.whole_s)
+        need = ticket.need = need_of(ticket, self._view.step)
+        deadline_s, first_s, density, work_s = prospect(ticket, need, pace, self._speed[0], now_s)
+        weight = self._weight(ticket)
+        density *= weight
+        if self._worthwhile(ticket, density, now_s):
+            self._plan.add(ticket, deadline_s, first_s, _value(ticket, density))
         else:
-            self._plan.add(ticket, found.deadline_s, found.first_s, priority * PRIORITY_VALUE + density)
-            ticket.density = density
-        return density, found.whole_s
+            self._demote(ticket, work_s, pace, density, weight)
+        return density, work_s
 
-    def _demote(self, ticket: Ticket, density: float, whole_s: float) -> None:
-        self._tail.add(ticket, whole_s, whole_s / self._weight(ticket), hopeless_s(ticket, self._view))
+    def _worthwhile(self, ticket: Ticket, density: float, now_s: float) -> bool:
+        return density > 0.0 and self._price.worthwhile(ticket.targets.priority, density, now_s)
+
+    def _demote(self, ticket: Ticket, work_s: float, pace: Pace, density: float, weight: float) -> None:
+        self._tail.add(ticket, work_s, work_s / weight, hopeless_s(ticket, _need(ticket), pace))
         if density > 0.0:
-            value = ticket.targets.priority * PRIORITY_VALUE + density
-            heapq.heappush(self._spare, (-value, ticket.sequence, ticket.stamp, ticket))
+            heapq.heappush(self._spare, (-_value(ticket, density), ticket.sequence, ticket.stamp, ticket))
 
-    def _make_way(self, now_s: float) -> None:
+    def _make_way(self, pace: Pace, ready_s: float) -> None:
         """Demote until nobody in the plan is late."""
-        ready_s = self._ready_s(now_s)
         while (ticket := self._plan.give_way(ready_s)) is not None:
             self._plan.remove(ticket)
             self.gave_way += 1
-            self._demote(ticket, ticket.density, self._whole_s(ticket))
+            work_s = whole_s(ticket, _need(ticket), pace)
+            self._demote(ticket, work_s, pace, ticket.density, self._weight(ticket))
 
-    def _readmit(self, now_s: float) -> None:
+    def _readmit(self, pace: Pace, ready_s: float, now_s: float) -> None:
         """Give the most valuable of those that gave way another chance, if there is time for it."""
         if not self._spare:
             return
-        ticket = self._spare[0][-1]
-        if ticket.stamp != self._spare[0][2]:
+        _, _, stamp, ticket = self._spare[0]
+        if ticket.stamp != stamp:
             heapq.heappop(self._spare)
             return
-        if self._plan.members and self._plan.slack_s(self._ready_s(now_s)) < ticket.uncached_tokens / self._speed[0]:
+        if self._plan.members and self._plan.slack_s(ready_s) < ticket.uncached_tokens / self._speed[0]:
             return
-        found = prospect(ticket, self._view, self._speed[0], now_s)
-        if found.density <= 0.0:
+        deadline_s, first_s, density, _ = prospect(ticket, _need(ticket), pace, self._speed[0], now_s)
+        density *= self._weight(ticket)
+        if density <= 0.0:
             heapq.heappop(self._spare)
-        elif self._price.worthwhile(ticket.targets.priority, found.density * self._weight(ticket), now_s):
+        elif self._price.worthwhile(ticket.targets.priority, density, now_s):
             heapq.heappop(self._spare)
             self._tail.remove(ticket)
-            self._place(ticket, now_s)
-            self._make_way(now_s)
+            self._plan.add(ticket, deadline_s, first_s, _value(ticket, density))
+            self._make_way(pace, ready_s)
 
     def _follow(self, now_s: float) -> None:
         """Make the plan anew when the engine's speed is another, as often as the decisions since then have paid for."""
-        speed = (self._view.planned_rate, self._view.step.gap_s)
-        drifted = any(abs(new - old) > DRIFT * old for new, old in zip(speed, self._speed, strict=True))
+        rate, gap_s = self._view.planned_rate, self._view.pace().gap_s
+        planned_rate, planned_gap_s = self._speed
+        drifted = abs(rate - planned_rate) > DRIFT * planned_rate or abs(gap_s - planned_gap_s) > DRIFT * planned_gap_s
         over = now_s - self._plan.start_s > SPAN_S / 2
         if over or (drifted and 2 * self._decisions > self._plan.members):
-            waiting = sorted(self._plan.tickets(), key=lambda ticket: ticket.sequence)
-            self._begin(now_s)
-            for ticket in waiting:
-                self._place(ticket, now_s)
-            self._make_way(now_s)
+            self._renew(now_s)
+
+    def _renew(self, now_s: float) -> None:
+        waiting = sorted(self._plan.tickets(), key=attrgetter("sequence"))
+        self._begin(now_s)
+        pace = self._view.pace()
+        kept = []
+        for ticket in waiting:
+            deadline_s, first_s, density, work_s = prospect(ticket, _need(ticket), pace, self._speed[0], now_s)
+            weight = self._weight(ticket)
+            density *= weight
+            if self._worthwhile(ticket, density, now_s):
+                kept.append((ticket, (deadline_s, first_s, _value(ticket, density))))
+            else:
+                self._demote(ticket, work_s, pace, density, weight)
+        self._plan.add_all(kept)
+        self._make_way(pace, self._ready_s(now_s))
 
     def _weight(self, ticket: Ticket) -> float:
         return self._fairness.weight(ticket.tenant) if self._options.fairness else 1.0
 
-    def _whole_s(self, ticket: Ticket) -> float:
-        output = ticket.length.p50 * ticket.sequences
-        return self._view.step.work_s(ticket.prompt_tokens, ticket.uncached_tokens, output)
+
+def _value(ticket: Ticket, density: float) -> float:
+    """What it is worth to keep it in the plan."""
+    ticket.density = density
+    return ticket.targets.priority * PRIORITY_VALUE + density
+
+
+def _need(ticket: Ticket) -> Need:
+    """What one needs that was added."""
+    need = ticket.need
+    assert need is not None
+    return need

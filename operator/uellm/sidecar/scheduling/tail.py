@@ -60,9 +60,10 @@ class Tail:
             self._lost_s = 0.0
         waiting = len(self._work_s)
         self._hopeless.compact(waiting)
+        most = 64 + 4 * waiting
         for heap in (self._shortest, self._oldest, self._longest_lost):
-            if len(heap) > 64 + 4 * waiting:
-                heap[:] = [entry for entry in heap if entry[-1].stamp == entry[2]]
+            if len(heap) > most:
+                heap[:] = [entry for entry in heap if entry[3].stamp == entry[2]]
                 heapq.heapify(heap)
 
     def first(self, now_s: float, *, ageing: bool) -> Ticket | None:
@@ -108,6 +109,9 @@ class Tail:
 
 
 def _top(heap: list[Entry]) -> Ticket | None:
-    while heap and heap[0][-1].stamp != heap[0][2]:
+    while heap:
+        _, _, stamp, ticket = heap[0]
+        if ticket.stamp == stamp:
+            return ticket
         heapq.heappop(heap)
-    return heap[0][-1] if heap else None
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 FAR_DEADLINE_S = 120.0
 """Deadline, after arrival, of a request whose class has no target: about what a patient client waits."""
@@ -55,6 +56,23 @@ class Late(Enum):
     ENGINE = "engine"
 
 
+class Need(NamedTuple):
+    """What the order works out of a waiting request once, until its prediction changes. Times are absolute."""
+
+    first_by_s: float
+    """Its first token's target; infinite where there is none, as with `end_by_s`."""
+    end_by_s: float
+    spread: float
+    """Standard deviation of the logarithm of its length."""
+    median: float
+    safe: float
+    """Tokens of an answer that is as long as is planned for."""
+    short: float
+    """Tokens of an answer that is luckily short."""
+    decode_s: float
+    """Engine seconds of its answer, by the model as it is."""
+
+
 @dataclass(eq=False, slots=True)
 class Ticket:
     """One request as the scheduler sees it: what the caller knows first, then what the scheduler keeps of it."""
@@ -84,7 +102,8 @@ class Ticket:
     stamp: int = field(default=0, init=False)
     work_s: float = field(default=0.0, init=False)
     density: float = field(default=0.0, init=False)
-    """Where it is in the plan, its work and its density there; the order's own."""
+    need: Need | None = field(default=None, init=False)
+    """Where it is in the plan, its work and its density there, and what it needs; the order's own."""
 
     @property
     def length(self) -> Lengths:

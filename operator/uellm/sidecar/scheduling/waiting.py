@@ -48,5 +48,6 @@ class Waiting:
         self.by_class[name] -= 1
         if not self.by_class[name]:
             del self.by_class[name]
-        self.deadlines.compact(len(self))
-        self.arrivals.compact(len(self))
+        waiting = len(self._tickets)
+        self.deadlines.compact(waiting)
+        self.arrivals.compact(waiting)
