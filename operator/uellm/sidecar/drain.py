@@ -2,11 +2,13 @@
 
 Between a pod's deletion and the last client that is still sent to it lies a moment, for endpoints and connections take
 time to change. Requests of that moment are served, so that a rollout loses none; their answers close the connection.
+Then nothing more is taken, and connections that nobody uses are closed: a client would find out by a refused request.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uellm.sidecar.outcome import Outcome, Refusal
 
@@ -21,6 +23,8 @@ class Drain:
     def __init__(self) -> None:
         self.active = 0
         self.draining = False
+        self.on_refusing: Callable[[], None] = lambda: None
+        """Called when from now on new requests are refused."""
         self.over = False
         """The process ends now: what is still in hand is cut."""
         self._final = False
@@ -29,6 +33,11 @@ class Drain:
         self._refuse_later: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def refusing(self) -> bool:
+        """Whether new requests are refused."""
+        return self._refusing.is_set()
 
     def enter(self) -> None:
         """A request is in hand."""
@@ -43,7 +52,7 @@ class Drain:
 
     def check(self) -> None:
         """Raises Refusal once no more requests are taken. Another replica may take this one at once."""
-        if self._refusing.is_set():
+        if self.refusing:
             raise Refusal(Outcome.DRAINING, "this replica is about to stop; send the request again", retry_after_s=1)
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
@@ -51,9 +60,13 @@ class Drain:
         self.draining = True
         self._final |= final
         if not lame_duck_s:
-            self._refusing.set()
+            self._refuse()
         elif self._refuse_later is None:
-            self._refuse_later = asyncio.get_running_loop().call_later(lame_duck_s, self._refusing.set)
+            self._refuse_later = asyncio.get_running_loop().call_later(lame_duck_s, self._refuse)
+
+    def _refuse(self) -> None:
+        self._refusing.set()
+        self.on_refusing()
 
     def engine_restarted(self, *, sure: bool) -> None:
         """Only the engine's container was stopped, for a new one is there: requests are taken again.

@@ -5,6 +5,7 @@ format: https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -131,15 +132,28 @@ def exposition(metrics: list[Metric]) -> str:
     return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 
 
+_WAITING = (
+    re.compile(r"^(vllm:num_requests_waiting(?:\{.*\})? )([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)$", re.MULTILINE),
+    re.compile(
+        r'^(vllm:num_requests_waiting_by_reason\{.*reason="capacity".*\} )([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)$',
+        re.MULTILINE,
+    ),
+)
+"""The number of them, and the same by reason: newer versions tell both, and the reasons add up to the number."""
+
+
 def with_waiting(engine_metrics: str, waiting: int) -> str:
-    """The engine's metrics with our queue in `vllm:num_requests_waiting`, or who routes by it would overload us."""
-    lines = engine_metrics.splitlines(keepends=True)
-    for index, line in enumerate(lines):
-        if line.startswith(("vllm:num_requests_waiting{", "vllm:num_requests_waiting ")):
-            series, _, value = line.rstrip("\n").rpartition(" ")
-            lines[index] = f"{series} {_number(float(value) + waiting)}\n"
-            break
-    return "".join(lines)
+    """The engine's metrics with our queue in `vllm:num_requests_waiting`, or who routes by it would overload us.
+
+    An engine of several ranks has a line each: the first one gets it all, for what is of interest is their sum.
+    """
+
+    def more(line: re.Match[str]) -> str:
+        return f"{line[1]}{_number(float(line[2]) + waiting)}"
+
+    for pattern in _WAITING:
+        engine_metrics = pattern.sub(more, engine_metrics, count=1)
+    return engine_metrics
 
 
 def _head(name: str, text: str, kind: str) -> tuple[str, str]:

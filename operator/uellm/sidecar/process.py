@@ -106,6 +106,7 @@ class Sidecar:
         self.proxy.tracing = tracing.from_environment()
         self._tasks: list[asyncio.Task[None]] = []
         self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=options.limits, budget=bodies)
+        self.proxy.drain.on_refusing = self._close_idle
         self._management = Management(
             self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
         )
@@ -159,6 +160,10 @@ class Sidecar:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time."""
         self.proxy.drain.begin(final=True)
         return await self.proxy.drain.wait(self._options.grace_s)
+
+    def _close_idle(self) -> None:
+        for connection in tuple(self.connections):
+            connection.close()
 
     async def _listen(self) -> None:
         options = self._options

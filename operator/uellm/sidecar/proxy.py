@@ -99,6 +99,7 @@ class Proxy:
             self._fail(error, reply, record)
         finally:
             request.release()
+            reply.close |= self.drain.refusing  # of an answer that began before
             self.drain.leave()
             record.end_s = _now_s()
             self._figures.count(record)
@@ -114,7 +115,7 @@ class Proxy:
         way = way_of(request.method, path, self.allowed)
         if way is Way.METRICS:
             metrics = (await self.metrics()).encode()
-            record.outcome, record.status = Outcome.COMPLETED, 200
+            record.outcome, record.status, record.bytes_out = Outcome.COMPLETED, 200, len(metrics)
             reply.send(200, [(b"Content-Type", CONTENT_TYPE.encode())], metrics)
             return
         self.drain.check()
@@ -185,9 +186,10 @@ class Proxy:
             self._engine.suspect()
 
     def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
-        record.outcome, record.status = refusal.outcome, refusal.status
+        body = refusal.body()
+        record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
         reply.close |= refusal.closes or self.drain.draining
-        reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), refusal.body())
+        reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), body)
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
         tell(error, record)

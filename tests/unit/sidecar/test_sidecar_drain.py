@@ -116,6 +116,33 @@ async def test_a_stream_ends_its_connection_once_the_pod_is_draining(engine, har
     assert b"200 OK" in await answer
 
 
+REQUEST = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def test_a_connection_that_nobody_uses_is_closed_once_requests_are_refused_and_not_before(engine, launch):
+    harness = await launch(lame_duck_s=3600.0)
+    reader, writer = await harness.connect()
+    writer.write(REQUEST)
+    await reader.readuntil(b"\r\n\r\n{}")
+    harness.sidecar.proxy.drain.begin(lame_duck_s=3600.0)
+    (connection,) = harness.connections()
+    assert not connection.closed
+    harness.sidecar.proxy.drain.begin()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def test_a_stream_from_before_the_drain_ends_its_connection_when_it_is_done(engine, harness):
+    engine.script = engine.stream(b"data: 1\n\n", hold=True)
+    reader, writer = await harness.connect()
+    writer.write(REQUEST)
+    await reader.readuntil(b"data: 1\n\n")
+    harness.sidecar.proxy.drain.begin()
+    (await engine.arrivals.get()).go_on.set()
+    assert await asyncio.wait_for(reader.read(), 5) == b"\r\n0\r\n\r\n"
+    writer.close()
+
+
 async def test_an_engine_that_was_restarted_before_it_ever_served_ends_the_draining(engine, launch, eventually):
     await engine.stop()
     harness = await launch(ready=False)

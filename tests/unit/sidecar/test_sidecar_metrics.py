@@ -52,14 +52,26 @@ def test_a_metric_has_no_more_series_than_its_bound():
 def test_the_engines_waiting_requests_include_ours_and_nothing_else_changes():
     engine = (
         "# TYPE vllm:num_requests_waiting gauge\n"
-        'vllm:num_requests_waiting_by_reason{reason="capacity"} 1.0\n'
+        'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="deferred"} 0.0\n'
+        'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 2.0\n'
+        'vllm:num_requests_waiting_by_reason{engine="1",model_name="m",reason="capacity"} 5.0\n'
         'vllm:num_requests_waiting{engine="0",model_name="m"} 2.0\n'
         'vllm:num_requests_waiting{engine="1",model_name="m"} 5.0\n'
         "vllm:num_requests_running 3.0\n"
     )
     changed = [line for line in with_waiting(engine, 40).splitlines() if line not in engine.splitlines()]
-    assert changed == ['vllm:num_requests_waiting{engine="0",model_name="m"} 42']
+    assert changed == [
+        'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 42',
+        'vllm:num_requests_waiting{engine="0",model_name="m"} 42',
+    ]
     assert with_waiting("", 40) == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["vllm:num_requests_waiting{a", "vllm:num_requests_waiting x", "vllm:num_requests_waiting "]
+)
+def test_a_line_of_the_engines_that_cannot_be_read_is_passed_on_as_it_is(line):
+    assert with_waiting(f"{line}\nvllm:num_requests_waiting 1.0\n", 40) == f"{line}\nvllm:num_requests_waiting 41\n"
 
 
 async def test_one_scrape_has_our_figures_and_the_engines(engine, launch, eventually):
@@ -170,6 +182,7 @@ async def test_each_request_is_one_line_of_the_log_and_one_count_with_the_same_o
         logged[line["outcome"]] = logged.get(line["outcome"], 0) + 1
     assert logged == harness.outcomes()
     assert "planted" not in json.dumps(access_lines)
+    assert all(line["bytesOut"] > 0 for line in access_lines if line["path"] != "-")
     first, last = access_lines[0], access_lines[-1]
     assert (first["class"], first["status"], first["bytesIn"], first["bytesOut"]) == ("interactive", 200, 21, 21)
     assert first["milliseconds"] >= first["queueMilliseconds"] >= 0
