@@ -84,12 +84,25 @@ class Wire:
         self.closed = True
 
 
-async def relayed(pieces: list[bytes], *, close: bool) -> tuple[bytes, bool]:
-    """What comes out of an answer that arrives in these pieces, and whether it counts as whole."""
+async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | None = None) -> tuple[bytes, bool]:
+    """What comes out of an answer that arrives in these pieces, and whether it counts as whole.
+
+    `passed`: take whole chunks as they came, and put them here too.
+    """
     connection = EngineConnection(EnginePool(EngineAddress("h", 1)))
     connection.connection_made(Wire())
     upstream = connection.ask(b"", b"", head_only=False)
     received: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        if len(received) % 5 == 4:
+            return False  # as whoever wants a look at it does
+        passed.append(chunk)
+        received.append(chunk.partition(b"\r\n")[2][:-2])
+        return True
+
+    if passed is not None:
+        upstream.pass_chunks(take)
     piping = asyncio.create_task(upstream.pipe(received.append))
     await asyncio.sleep(0)
     for piece in pieces:
@@ -115,6 +128,49 @@ def test_an_answer_comes_out_as_it_went_in(body, chunks, at, framing):
         "until closed": head + b"\r\n" + body,
     }[framing]
     assert asyncio.run(relayed(cut(whole, at), close=framing == "until closed")) == (body, True)
+
+
+texts = st.one_of(st.text(max_size=20), st.text("}\r\n0 a", max_size=20), st.integers(200, 5000).map("x".__mul__))
+events = texts.map(lambda text: b"data: {" + text.encode() + b"}\n\n")
+plain = events.map(lambda event: b"%x\r\n%b\r\n" % (len(event), event))
+sizes = ["%X", "0%x", " %x", "%x ", "+%x", "0x%x", "%x_0", "%x;a=b", '%x;a="\n"', "%x\r", "-%x", "", "0", "%x\r\n"]
+
+
+@st.composite
+def odd(draw: st.DrawFn) -> bytes:
+    """A chunk whose framing is unusual or wrong."""
+    event, size = draw(events), draw(st.sampled_from(sizes))
+    line = size % len(event) if "%" in size else size
+    wrong = draw(st.sampled_from([0, 0, -1, 1, 16]))
+    if wrong:
+        line = "%x" % (len(event) + wrong)
+    return line.encode() + b"\r\n" + event + draw(st.sampled_from([b"\r\n", b"\r\n", b"\n", b"", b"\r\n\r\n"]))
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@settings(max_examples=200)
+@given(st.lists(st.one_of(plain, plain, plain, odd()), max_size=12), cuts, st.booleans(), st.booleans())
+def test_whatever_passes_unparsed_is_what_the_parser_would_have_made_of_it(chunks, at, recut, ends):
+    whole = [CHUNKED, *chunks, *([b"0\r\n\r\n"] if ends else [])]
+    pieces = cut(b"".join(whole), at) if recut else whole
+    passed: list[bytes] = []
+    short = asyncio.run(relayed(pieces, close=True, passed=passed))
+    assert short == asyncio.run(relayed(pieces, close=True))
+    for chunk in passed:
+        line, _, rest = chunk.partition(b"\r\n")
+        assert line == b"%x" % (len(rest) - 2)
+        assert rest.endswith(b"\r\n")
+
+
+@given(st.lists(plain.filter(lambda chunk: len(chunk) < 4096), min_size=1, max_size=12))
+def test_whole_chunks_of_events_pass_unparsed(chunks):
+    passed: list[bytes] = []
+    _, complete = asyncio.run(relayed([CHUNKED, chunks[0], *chunks, b"0\r\n\r\n"], close=False, passed=passed))
+    assert complete
+    # The first chunk tells the parser's place; every fifth piece is not taken.
+    assert passed == [chunk for place, chunk in enumerate(chunks, 1) if place % 5 != 4]
 
 
 @settings(max_examples=150)

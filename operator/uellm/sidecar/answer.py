@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 
 from uellm.sidecar.http import Upstream
+from uellm.sidecar.passage import Passage
 from uellm.sidecar.relay import streams_events
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
@@ -28,7 +29,10 @@ class Answer:
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
-        self._counter = Counter(call.kind, call.sequences)
+        self.counter = Counter(call.kind, call.sequences)
+        self.passage: Passage | None = None
+        """The short way, for most events of a stream that goes out as it comes in."""
+        self._begun = False
         good = upstream.status == 200
         streams = streams_events(upstream)
         self.whole: Aggregator | None = None
@@ -44,8 +48,9 @@ class Answer:
 
     def piece(self, piece: bytes) -> bytes:
         """Take a piece; what the client is to get now."""
-        if self._counter.feed(piece):
-            self._on_tokens(self._counter.tokens or 1)
+        if self.counter.feed(piece):
+            self._begun = True
+            self._on_tokens(self.counter.tokens or 1)
         if self._strip is not None:
             return self._strip.feed(piece)
         if self.whole is not None:
@@ -54,6 +59,12 @@ class Answer:
         if self._lesson is not None:
             self._lesson.append(piece)
         return piece
+
+    def passes(self) -> Callable[[bytes], bool] | None:
+        """The short way where it can be taken now: a token has come, and nothing is held back."""
+        if self.passage is None or not self._begun or (self._strip is not None and self._strip.holding):
+            return None
+        return self.passage.take
 
     def rest(self) -> bytes:
         """What was held back, once no more will come."""
@@ -72,8 +83,8 @@ class Answer:
     @property
     def tokens(self) -> int:
         """Tokens counted by events."""
-        return self._counter.tokens
+        return self.counter.tokens
 
     def usage(self) -> Usage | None:
         """Tokens as the engine counted them; None where it does not say."""
-        return self._counter.usage()
+        return self.counter.usage()

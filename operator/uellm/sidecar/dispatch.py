@@ -15,20 +15,31 @@ RETRY_QUEUE_S = 1
 RETRY_ENGINE_S = 5
 """An engine that is away needs tens of seconds to load its model again."""
 
+MOST_NEWS = 1000
+"""Lines that the core leaves unread at most: 100 ms of a busy engine's, and 0.5 ms of reading."""
+
 
 class Dispatcher:
     """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled."""
 
     def __init__(self, options: Options) -> None:
         self._core = Scheduler(options)
-        self.tokens = self._core.on_tokens
-        """So many tokens of an answer have come: (ticket, tokens so far, now in seconds). Called for every piece of
-        every stream, so it wakes nobody."""
+        self.news: list[tuple[Ticket, int, float]] = []
+        """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
+        them together, in their order, before it does anything else, so that its decisions are the same."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self.seconds = Histogram(
             "uellm_scheduler_decision_seconds", "Time of one round of decisions.", buckets=DECISION_SECONDS_BUCKETS
         )
+
+    def catch_up(self) -> None:
+        """Let the core read the news. It wakes nobody."""
+        news = self.news.copy()
+        self.news.clear()
+        on_tokens = self._core.on_tokens
+        for ticket, tokens, now_s in news:
+            on_tokens(ticket, tokens, now_s)
 
     @property
     def queued(self) -> int:
@@ -46,15 +57,18 @@ class Dispatcher:
 
     def reconfigure(self, options: Options) -> None:
         """Take over a changed configuration."""
+        self.catch_up()
         self._core.reconfigure(options, _now_s())
         self._pump()
 
     def figures(self) -> dict[str, float]:
         """The scheduler's own figures, for the metrics."""
+        self.catch_up()
         return self._core.figures()
 
     def on_engine_state(self, state: EngineState) -> None:
         """The engine came or went, or its figures are newer."""
+        self.catch_up()
         self._core.on_engine_state(state, _now_s())
         self._pump()
 
@@ -65,6 +79,7 @@ class Dispatcher:
         A ticket that had its turn already, without a byte reaching the engine, waits for another one.
         """
         loop = asyncio.get_running_loop()
+        self.catch_up()
         try:
             self._core.submit(ticket, _now_s())
         except QueueFull:
@@ -79,20 +94,24 @@ class Dispatcher:
 
     def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
         """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
+        self.catch_up()
         return self._core.on_lengths(ticket, lengths, _now_s())
 
     def first_token(self, ticket: Ticket) -> None:
         """The first token of its answer came."""
+        self.catch_up()
         self._core.on_first_token(ticket, _now_s())
         self._pump()
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
         """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""
+        self.catch_up()
         self._core.on_finish(ticket, _now_s(), tokens)
         self._pump()
 
     def abort(self, ticket: Ticket) -> None:
         """The request ended in any other way; its place is free. Does nothing to one that has ended."""
+        self.catch_up()
         self._core.on_abort(ticket, _now_s())
         self._pump()
 
@@ -102,6 +121,7 @@ class Dispatcher:
             self._alarm.cancel()
 
     def _pump(self) -> None:
+        self.catch_up()
         started_s = perf_counter()
         now_s = _now_s()
         late, granted = self._core.expire(now_s), self._core.dispatchable(now_s)

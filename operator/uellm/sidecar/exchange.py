@@ -8,6 +8,7 @@ from uellm.sidecar.answer import Answer
 from uellm.sidecar.dispatch import RETRY_ENGINE_S, Dispatcher
 from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
+from uellm.sidecar.passage import Passage
 from uellm.sidecar.prediction import Prediction, Question
 from uellm.sidecar.predictor import Predictor
 from uellm.sidecar.record import Record, tell
@@ -71,6 +72,7 @@ class Exchange:
         if self._answer.whole is not None:
             await self._put_together(self._answer, reply, upstream, own)
         else:
+            self._answer.passage = Passage(reply, self._answer.counter, self._dispatcher, self._ticket)
             await Relay(reply, upstream, self._record, stall_s=stall_s, tap=self._answer).run(own)
         if self._record.outcome is Outcome.COMPLETED:
             self._answer.learn()
@@ -122,10 +124,13 @@ class Exchange:
             record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
         if tokens > 1:
-            self._dispatcher.tokens(self._ticket, tokens, now_s)
+            self._dispatcher.news.append((self._ticket, tokens, now_s))
 
     def _count(self, answer: Answer) -> None:
         record, usage = self._record, answer.usage()
+        if (passage := answer.passage) is not None and passage.last_s is not None:
+            record.last_token_s = max(passage.last_s, record.last_token_s or 0.0)
+            record.bytes_out += passage.sent_bytes
         if usage is not None:
             record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
             self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Protocol
 
 from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
@@ -16,6 +17,7 @@ STALL_S = 60.0
 
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
+_BLANK = b"\n\n"
 
 
 class Tap(Protocol):
@@ -23,6 +25,9 @@ class Tap(Protocol):
 
     def piece(self, piece: bytes) -> bytes:
         """What can be sent now: for most, the piece itself."""
+
+    def passes(self) -> Callable[[bytes], bool] | None:
+        """What takes whole events that come next, as `Upstream.pass_chunks` wants it; None: they go through `piece`."""
 
     def rest(self) -> bytes:
         """What was held back, once no more will come."""
@@ -51,12 +56,15 @@ class Relay:
         self._last = b""
         """The last bytes that were sent, no fewer than it takes to recognise the end of an event and of a stream."""
         self._streams_events = streams_events(upstream)
+        self._short_way = False
+        """Whether events may leave in the chunks that they come in."""
 
     async def run(self, own: Pairs) -> None:
         """Relay the whole answer, with `own` among its headers. The record gets its outcome."""
         upstream, reply, record = self._upstream, self._reply, self._record
         reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
         record.status = upstream.status
+        self._short_way = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
         if reply.paused:
             self._hold()
@@ -85,11 +93,14 @@ class Relay:
         self._send(piece)
 
     def _send(self, piece: bytes) -> None:
-        # Every piece of every stream comes through here: no more than has to be.
-        if self._tap is not None:
-            piece = self._tap.piece(piece)
-            if not piece:
-                return
+        tap = self._tap
+        sent = piece if tap is None else tap.piece(piece)
+        if sent:
+            self._put(sent)
+        if tap is not None and self._short_way:
+            self._upstream.pass_chunks(tap.passes() if sent and piece.endswith(_BLANK) else None)
+
+    def _put(self, piece: bytes) -> None:
         size = len(piece)
         self._bytes_out += size
         self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
@@ -97,8 +108,7 @@ class Relay:
 
     def _flush(self) -> None:
         if self._tap is not None and (rest := self._tap.rest()):
-            self._tap = None
-            self._send(rest)
+            self._put(rest)
 
     def _hold(self) -> None:
         self._upstream.hold()

@@ -11,6 +11,7 @@ an answer's pieces go from the engine's socket to the client's in callbacks, and
 
 from __future__ import annotations
 
+from uellm.sidecar.http.chunks import CONTENT_BYTES
 from uellm.sidecar.http.client import EngineAddress, EnginePool
 from uellm.sidecar.http.connection import Connection
 from uellm.sidecar.http.message import Budget, Fault, Headers, Limits, Pairs, pairs
@@ -20,6 +21,7 @@ from uellm.sidecar.http.server import Server
 from uellm.sidecar.http.upstream import EngineLost, EngineUnreachable, Upstream
 
 __all__ = [
+    "CONTENT_BYTES",
     "Budget",
     "Connection",
     "EngineAddress",

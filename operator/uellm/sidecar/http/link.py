@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import TimerHandle
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 
+from uellm.sidecar.http.chunks import EVENTS_END, NO_LINE, SIZE_LINES
 from uellm.sidecar.http.message import Headers
 from uellm.sidecar.http.upstream import EngineLost, Upstream
 
@@ -54,7 +56,9 @@ class EngineConnection(asyncio.Protocol):
         self._last_pieces = 0
         self.on_body = self._pieces.append  # httptools calls it for every piece: no frame of ours between
         self._head_bytes = 0
-        self._in_body = self._sized = self._complete = self._reusable = False
+        self._in_body = self._sized = self._complete = self._reusable = self._between = False
+        self.take_chunk: Callable[[bytes], bool] | None = None
+        """Takes whole events in one chunk as they came, framing and all; False: the parser is to have them."""
         self._parser = httptools.HttpResponseParser(self)
 
     def pause(self) -> None:
@@ -88,6 +92,22 @@ class EngineConnection(asyncio.Protocol):
             self.cut()  # nobody asked
             return
         try:
+            # Nearly every piece of every stream is one whole chunk, and need not be parsed to be passed on.
+            passed = (
+                (take := self.take_chunk) is not None
+                and self._between
+                and data.endswith(EVENTS_END)
+                and data.startswith(SIZE_LINES.get(len(data), NO_LINE))
+                and take(data)
+            )
+        except Exception as error:
+            upstream.abort(error)
+        else:
+            if not passed:
+                self._parse(upstream, data)
+
+    def _parse(self, upstream: Upstream, data: bytes) -> None:
+        try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if not self._complete:
@@ -97,6 +117,8 @@ class EngineConnection(asyncio.Protocol):
         if self._complete:
             self._last_of(upstream)
         elif self._in_body:
+            # The parser tells when a chunk is whole, but not when the next one's size line has begun.
+            self._between &= data.endswith(b"\n")
             self._deliver(upstream)
         else:
             self._head_bytes += len(data)
@@ -164,6 +186,14 @@ class EngineConnection(asyncio.Protocol):
             self._upstream.begin(status, self._reason, Headers(self._fields))
         if self._head_only:
             self._complete, self._reusable = True, False  # the parser does not know it, and waits for a body
+
+    def on_chunk_header(self) -> None:
+        """A chunk's size is known."""
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole."""
+        self._between = True
 
     def on_message_complete(self) -> None:
         """The answer is whole, unless it was one that only announces another."""

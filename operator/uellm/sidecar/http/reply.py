@@ -34,16 +34,18 @@ class Reply:
     """
 
     __slots__ = (
-        *("_chunked", "_head", "_head_only", "_http_10", "_link", "_send", "_waiter", "close", "finished"),
-        *("on_pause", "on_resume", "started"),
+        *("_head", "_head_only", "_http_10", "_send", "_waiter", "chunked", "close", "finished"),
+        *("link", "on_pause", "on_resume", "started"),
     )
 
     def __init__(self, link: _Link, *, http_10: bool, head_only: bool, close: bool) -> None:
-        self._link = link
+        self.link = link
+        """Its connection."""
         self._http_10 = http_10
         self._head_only = head_only
         self._send = link.transport.write
-        self._chunked = False
+        self.chunked = False
+        """The body goes in chunks; known from `start` on."""
         self._head = b""
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
@@ -56,23 +58,23 @@ class Reply:
     @property
     def closed(self) -> bool:
         """The client has left."""
-        return self._link.closed
+        return self.link.closed
 
     @property
     def paused(self) -> bool:
         """The client reads slower than it is written to, and enough waits for it."""
-        return self._link.writing_paused
+        return self.link.writing_paused
 
     def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
         """Send the head. Without a Content-Length among them the body goes in chunks, or ends with the connection."""
         has_body = status not in _BODILESS and not self._head_only
         sized = any(name.lower() == b"content-length" for name, _ in headers)
-        self._chunked = has_body and not sized and not self._http_10
+        self.chunked = has_body and not sized and not self._http_10
         if has_body and not sized and self._http_10:
             self.close = True
         lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
         lines += [b"%b: %b" % field for field in headers]
-        if self._chunked:
+        if self.chunked:
             lines.append(b"Transfer-Encoding: chunked")
         if self.close:
             lines.append(b"Connection: close")
@@ -88,16 +90,16 @@ class Reply:
         """Send a piece of the body."""
         if not piece or self._head_only:
             return
-        if self._chunked:
+        if self.chunked:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-        if self._head or self._link.closed:
+        if self._head or self.link.closed:
             self._put(piece)
         else:
             self._send(piece)
 
     def finish(self) -> None:
         """The body is complete."""
-        self._put(b"0\r\n\r\n" if self._chunked else b"")
+        self._put(b"0\r\n\r\n" if self.chunked else b"")
         self.finished = True
 
     def send(self, status: int, headers: Pairs, body: bytes) -> None:
@@ -109,11 +111,11 @@ class Reply:
 
     def abort(self) -> None:
         """Cut the connection, so that nobody takes what was sent for a whole answer."""
-        self._link.abort()
+        self.link.abort()
 
     async def drain(self) -> None:
         """Wait until the client has read most of what was written."""
-        while self._link.writing_paused and not self._link.closed:
+        while self.link.writing_paused and not self.link.closed:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
@@ -132,5 +134,5 @@ class Reply:
     def _put(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        if data and not self._link.closed:
+        if data and not self.link.closed:
             self._send(data)

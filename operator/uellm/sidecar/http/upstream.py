@@ -28,6 +28,8 @@ class _Link(Protocol):
 
     def cut(self) -> None: ...
 
+    take_chunk: Callable[[bytes], bool] | None
+
 
 class Upstream:
     """One answer. Its body is had by `pipe`, or piece by piece by `next_piece`; `abort` when it is wanted no more."""
@@ -73,6 +75,14 @@ class Upstream:
             raise self._error
         return b""
 
+    def pass_chunks(self, take: Callable[[bytes], bool] | None) -> None:
+        """From here on, until told otherwise, offer whole events in one chunk to `take` as they came, framing and all.
+
+        What it does not take, and all else, comes to the sink.
+        """
+        if self._connection is not None:
+            self._connection.take_chunk = take
+
     def hold(self) -> None:
         """Read no more of it, until `go_on`."""
         if self._connection is not None:
@@ -108,6 +118,7 @@ class Upstream:
         if not self.ended:
             self.ended = True
             self._error = error
+            self.pass_chunks(None)
             self._connection = self.sink = None
             self._wake()
 

@@ -23,7 +23,8 @@ _MARKS = {
 TAIL_BYTES = 16 * 1024
 """As much of an answer's end as has its usage in it."""
 
-_USAGE = b'"usage":'
+USAGE = b'"usage":'
+"""In every event that speaks of usage."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +45,30 @@ class Counter:
     """
 
     def __init__(self, kind: Kind, sequences: int = 1) -> None:
-        self._mark = _MARKS.get(kind, _EVENT)
-        self._keep = 1 - len(self._mark)
-        self._events = -sequences if kind is Kind.CHAT else 0
+        self.mark = _MARKS.get(kind, _EVENT)
+        """What is counted."""
+        self._keep = 1 - len(self.mark)
+        self.events = -sequences if kind is Kind.CHAT else 0
+        """Who counts by `mark` elsewhere, in whole events between two pieces, adds them here."""
         self._carry = b"\n"
         self._tail: list[bytes] = []
         """The last pieces, from the first one on that may speak of usage."""
         self._tail_bytes = 0
-        self.tokens = 0
-        """Tokens so far, by events."""
 
     def feed(self, piece: bytes) -> int:
         """Take the next bytes of the answer's body. Returns how many events of tokens they completed."""
-        # Every piece of every stream comes through here.
         joined = self._carry + piece
-        found = joined.count(self._mark)
+        found = joined.count(self.mark)
         self._carry = joined[self._keep :]
-        if self._tail or _USAGE in joined:
+        if self._tail or USAGE in joined:
             self._remember(piece if self._tail else joined)
-        if found:
-            self._events = events = self._events + found
-            if events > 0:
-                self.tokens = events
+        self.events += found
         return found
+
+    @property
+    def tokens(self) -> int:
+        """Tokens so far, by events."""
+        return max(self.events, 0)
 
     def _remember(self, piece: bytes) -> None:
         self._tail.append(piece)
@@ -78,11 +80,11 @@ class Counter:
     def usage(self) -> Usage | None:
         """What the engine says at the end; None where it does not."""
         tail = b"".join(self._tail)[-TAIL_BYTES:]
-        at = tail.rfind(_USAGE)
+        at = tail.rfind(USAGE)
         while at >= 0:
-            if (usage := _usage(tail[at + len(_USAGE) :])) is not None:
+            if (usage := _usage(tail[at + len(USAGE) :])) is not None:
                 return usage
-            at = tail.rfind(_USAGE, 0, at)
+            at = tail.rfind(USAGE, 0, at)
         return None
 
 

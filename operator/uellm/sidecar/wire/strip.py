@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 
-from uellm.sidecar.wire.events import Splitter, data_of
+from uellm.sidecar.wire.events import USAGE, Splitter, data_of
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """An event longer than this is passed on piece by piece, and the rest of the stream with it."""
 
-_USAGE = b'"usage":'
 _NO_CHOICES = b'"choices":[]'
-_FINISHED = b'"finish_reason":"'
+FINISHED = b'"finish_reason":"'
+"""In every event that ends a choice."""
 
 
 class UsageStrip:
@@ -28,17 +28,18 @@ class UsageStrip:
         """The event with the finish reason, until the next one tells whether the fingerprint has to go into it."""
         self._open = False
         """Nothing is looked for any more."""
-        self._holding = False
+        self.holding = False
+        """Whether something that came was not given yet."""
 
     def feed(self, piece: bytes) -> bytes:
         """What can be sent now."""
         # Whole events with nothing of interest, and nothing held: nearly every piece.
-        if not self._holding and piece.endswith(b"\n\n") and _FINISHED not in piece and _USAGE not in piece:
+        if not self.holding and piece.endswith(b"\n\n") and FINISHED not in piece and USAGE not in piece:
             return piece
         if self._open:
             return piece
         sent = self._events_of(piece)
-        self._holding = bool(self._last or self._events.rest)
+        self.holding = bool(self._last or self._events.rest)
         return sent
 
     def _events_of(self, piece: bytes) -> bytes:
@@ -47,7 +48,7 @@ class UsageStrip:
 
     def finish(self) -> bytes:
         """What was held back, at the stream's end or when it broke off."""
-        self._open, self._holding = True, False
+        self._open, self.holding = True, False
         held = self._last + self._events.rest
         self._last, self._events = b"", Splitter()
         return held
@@ -55,13 +56,13 @@ class UsageStrip:
     def _event(self, event: bytes) -> bytes:
         if self._open:
             return event
-        if _USAGE in event:
+        if USAGE in event:
             return self._with_usage(event)
         if self._last and event.startswith(b":"):
             self._last += event  # a comment that keeps the connection alive
             return b""
         last, self._last = self._last, b""
-        if _FINISHED in event:
+        if FINISHED in event:
             self._last = event
             return last
         return last + event
