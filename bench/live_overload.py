@@ -159,7 +159,7 @@ def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -
         count = round(args.seconds * rate * args.load)
         jobs = drawn(requests(count, 1 / (rate * args.load), args.seed), targets, args.seed)
         config = scratch / "sidecar.yaml"
-        config.write_text(yaml.safe_dump(_config(targets)))
+        config.write_text(yaml.safe_dump(_config(targets, chunk)))
         listen = [f"127.0.0.1:{port}" for port in ports[1:]]
         front = [
             PROGRAMS / "uellm",
@@ -176,7 +176,8 @@ def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -
     return {"chunk": chunk, "requestsPerSecond": rate, "stepSeconds": step_s, "requests": count, "results": results}
 
 
-def _config(targets: list[tuple[Targets, float]]) -> dict[str, Any]:
+def _config(targets: list[tuple[Targets, float]], chunk: int) -> dict[str, Any]:
+    """What the operator writes for such an engine."""
     strict, patient = (target for target, _ in targets)
     return {
         "model": "tiny",
@@ -184,7 +185,7 @@ def _config(targets: list[tuple[Targets, float]]) -> dict[str, Any]:
             {"name": "strict", "ttft": _ms(strict.ttft_s), "tpot": _ms(strict.tpot_s)},
             {"name": "patient", "e2e": _ms(patient.e2e_s)},
         ],
-        "engine": {"maxNumSeqs": SEQUENCES},
+        "engine": {"maxNumSeqs": SEQUENCES, "maxNumBatchedTokens": chunk, "acceptsPriority": True},
     }
 
 
