@@ -96,6 +96,13 @@ def test_policies_go_by_name_and_a_wrong_name_is_told_with_the_right_ones() -> N
         find_policy("LIFO")
 
 
+def test_the_papers_policies_and_ours_can_be_compared() -> None:
+    assert {
+        *("FCFS", "SJF", "EDF", "SLO-ODBS", "llm-d", "engine-FCFS", "engine-EDF", "engine-SJF"),
+        *("paper-FIFO", "paper-ODBS", "paper-ODBS-64", "paper-SLO-DBS", "paper-SLO-ODBS"),
+    } <= set(policy_names())
+
+
 def test_cells_are_every_combination() -> None:
     assert [(c.speed, c.policy.name, c.seed) for c in cells(["FCFS", "EDF"], [1.0, 2.0], [7], 512)] == [
         (1.0, "FCFS", 7),
