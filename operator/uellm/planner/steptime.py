@@ -20,6 +20,9 @@ from uellm.errors import BadInput
 
 STEP_FORMULA = "max(floor, perPrefillToken*prefillTokens) + perKvToken*kvTokens + perSequence*sequences + overhead"
 _TIMES = ("floor", "perPrefillToken", "perKvToken", "perSequence", "overhead")
+GRADES = 24
+"""Values a decade of a rounded figure: no more than 5 % from the true one."""
+
 _LIMITS = ("kvBlocks", "blockTokens", "maxNumSeqs", "maxNumBatchedTokens", "maxModelLen")
 
 
@@ -49,6 +52,11 @@ class StepTime:
     def floor_tokens(self) -> float:
         """Prefill tokens that cost no more than reading the weights; a smaller chunk wastes the difference."""
         return self.floor_s / self.per_prefill_token_s if self.per_prefill_token_s > 0 else math.inf
+
+    def rounded(self) -> StepTime:
+        """Each figure as the nearest of GRADES a decade: equal devices, measured again, mostly give the same."""
+        figures = (self.floor_s, self.per_prefill_token_s, self.per_kv_token_s, self.per_sequence_s, self.overhead_s)
+        return StepTime(*(_graded(figure) for figure in figures))
 
     def to_dict(self) -> dict[str, float]:
         """`stepSeconds` of the engine's file."""
@@ -118,6 +126,12 @@ class EngineFile:
         except (ValueError, RecursionError) as error:
             raise BadInput(str(path), f"is not JSON: {error}") from error
         return cls.from_dict(data, path.name)
+
+
+def _graded(value: float) -> float:
+    if value <= 0:
+        return 0.0
+    return float(f"{10 ** (round(GRADES * math.log10(value)) / GRADES):.2e}")
 
 
 def _number(data: Mapping[str, Any], name: str, where: str) -> float:

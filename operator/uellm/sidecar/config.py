@@ -2,7 +2,8 @@
 
     {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
-     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority}, prediction: {learned: false}}
+     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority,
+              stepSeconds: {floor, perPrefillToken, perKvToken, perSequence, overhead}}, prediction: {learned: false}}
 
 Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
 not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
@@ -22,7 +23,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from uellm.api import Scheduling, ServiceClass
 from uellm.api.base import Model
 from uellm.errors import BadInput
-from uellm.sidecar.scheduling import Options, Targets
+from uellm.sidecar.scheduling import Options, StepModel, Targets
 
 DEFAULT_CLASS = "default"
 
@@ -46,6 +47,32 @@ class Queue(Scheduling):
     model_config = _LENIENT
 
 
+_Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+
+
+class StepSeconds(Model):
+    """A step's time as in an engine's file: max(floor, perPrefillToken * prompt tokens) + perKvToken * KV tokens +
+    perSequence * sequences + overhead, in seconds."""
+
+    model_config = _LENIENT
+
+    floor: _Seconds
+    per_prefill_token: Annotated[_Seconds, Field(gt=0)]
+    per_kv_token: _Seconds
+    per_sequence: _Seconds
+    overhead: _Seconds
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> StepSeconds:
+        if self.floor + self.overhead <= 0:
+            raise ValueError("floor and overhead are both 0: a step takes some time")
+        return self
+
+    def model(self) -> StepModel:
+        """As the scheduler takes it."""
+        return StepModel(self.floor, self.per_prefill_token, self.per_kv_token, self.per_sequence, self.overhead)
+
+
 class Engine(Model):
     """What the sidecar must know of the engine."""
 
@@ -57,6 +84,8 @@ class Engine(Model):
     """It was started with `--scheduling-policy priority`: requests tell it their deadlines."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
     """Tokens that it computes in a step, vLLM's `--max-num-batched-tokens`."""
+    step_seconds: StepSeconds | None = None
+    """What its steps take until that is measured; not set: about an 8B model on one GPU."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +155,11 @@ class SidecarConfig(Model):
     def bounds(self) -> Bounds:
         """What the engine was told at its start."""
         return Bounds(self.engine.max_num_seqs, self.engine.max_num_batched_tokens)
+
+    def step_model(self) -> StepModel:
+        """What the engine's steps take until that is measured."""
+        told = self.engine.step_seconds
+        return StepModel() if told is None else told.model()
 
     def options(self) -> Options:
         """Order of the queue, bounds of gate and queue."""

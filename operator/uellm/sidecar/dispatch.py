@@ -7,7 +7,17 @@ from time import perf_counter
 
 from uellm.sidecar.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.sidecar.outcome import Outcome, Refusal
-from uellm.sidecar.scheduling import EngineState, Late, Lengths, Options, QueueFull, Scheduler, Ticket
+from uellm.sidecar.scheduling import (
+    EngineState,
+    Late,
+    Lengths,
+    Options,
+    QueueFull,
+    Scheduler,
+    StepEstimate,
+    StepModel,
+    Ticket,
+)
 
 RETRY_QUEUE_S = 1
 """A queue drains within moments; a client that waits longer only leaves the engine idle."""
@@ -22,8 +32,9 @@ MOST_NEWS = 1000
 class Dispatcher:
     """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled."""
 
-    def __init__(self, options: Options) -> None:
-        self._core = Scheduler(options)
+    def __init__(self, options: Options, model: StepModel | None = None) -> None:
+        """`model`: what the engine's steps take, until that is measured."""
+        self._core = Scheduler(options, StepEstimate(model))
         self.news: list[tuple[Ticket, int, float]] = []
         """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
         them together, in their order, before it does anything else, so that its decisions are the same."""
@@ -55,9 +66,11 @@ class Dispatcher:
         """Waiting requests of each class that has any."""
         return self._core.queued_by_class()
 
-    def reconfigure(self, options: Options) -> None:
-        """Take over a changed configuration."""
+    def reconfigure(self, options: Options, model: StepModel | None = None) -> None:
+        """Take over a changed configuration. What was measured is kept, unless there is another model to correct."""
         self.catch_up()
+        if model is not None:
+            self._core.assume(model)
         self._core.reconfigure(options, _now_s())
         self._pump()
 

@@ -83,7 +83,7 @@ class Sidecar:
         self.config = ConfigFile(options.config)
         self.figures = Figures()
         current = self.config.current
-        self.dispatcher = Dispatcher(current.options())
+        self.dispatcher = Dispatcher(current.options(), current.step_model())
         self.engine = Engine(
             options.engine,
             self._on_engine,
@@ -194,7 +194,7 @@ class Sidecar:
             current = self.config.current
             self.proxy.reconfigure(current.targets())
             self._configure()
-            self.dispatcher.reconfigure(current.options())
+            self.dispatcher.reconfigure(current.options(), current.step_model())
             self.vitals.model, self.vitals.bounds = current.model, current.bounds()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")

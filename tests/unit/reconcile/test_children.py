@@ -14,6 +14,7 @@ from uellm.reconcile.ledger import offers
 from uellm.reconcile.names import belonged_to_namesake, belongs_to
 from uellm.reconcile.request import architecture_of, plan_request
 from uellm.reconcile.same import holds
+from uellm.sidecar.config import load
 
 GIB = 2**30
 IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
@@ -35,10 +36,14 @@ CONFIG = {
 def made(make):
     """The children of a service with this spec, by kind."""
 
-    def build(*, replicas=1, uri="hf://org/model", model=None, holders=(None, None), device=None, **spec):
+    def build(
+        *, replicas=1, uri="hf://org/model", model=None, holders=(None, None), device=None, source="Simulated", **spec
+    ):
         document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
         service = parse_service(document)
-        fleet = [machine(make.profile("node-1", holders, **{"memoryBytes": 24 * GIB, **(device or {})}))]
+        profile = make.profile("node-1", holders, **{"memoryBytes": 24 * GIB, **(device or {})})
+        profile["status"]["source"] = source
+        fleet = [machine(profile)]
         request = plan_request(service, architecture_of(service), offers(fleet, [], []))
         wanted = Wanted(document, service, plan(request), request, IMAGES, replicas, "1/digest")
         return {child["kind"]: child for child in children(wanted)}
@@ -268,6 +273,35 @@ def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
     engine = yaml.safe_load(made()["ConfigMap"]["data"]["sidecar.yaml"])["engine"]
     assert engine["maxNumSeqs"] > 0
     assert engine["maxNumBatchedTokens"] > 0
+
+
+MEASURED = {"bf16GigaflopsPerSecond": 100_000, "memoryBytesPerSecond": 500_000_000_000}
+
+
+def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_path):
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(made(source="NVML", device={"measured": MEASURED})["ConfigMap"]["data"]["sidecar.yaml"])
+    model = load(file).step_model()
+    # 1.1 billion parameters of 2 bytes: to read them takes the floor, and a token's work is two operations for each.
+    assert model.floor_s == pytest.approx(2.2e9 / 5e11, rel=0.15)
+    assert model.prefill_token_s == pytest.approx(2.2e9 / 1e14, rel=0.6)
+
+
+@pytest.mark.parametrize(
+    "device", [{}, {"measured": MEASURED, "source": "Simulated"}], ids=["not measured", "played by a CPU"]
+)
+def test_the_sidecar_is_told_no_step_times_that_nobody_knows(made, device):
+    source = device.pop("source", "NVML")
+    found = made(source=source, device=device)["ConfigMap"]["data"]["sidecar.yaml"]
+    assert "stepSeconds" not in yaml.safe_load(found)["engine"]
+
+
+def test_a_second_pass_with_measurements_that_are_all_but_the_same_changes_no_byte_of_the_sidecars_file(made):
+    def told(factor):
+        measured = {name: int(value * factor) for name, value in MEASURED.items()}
+        return made(source="NVML", device={"measured": measured})["ConfigMap"]["data"]["sidecar.yaml"]
+
+    assert told(1.002) == told(1.0) != told(1.5)
 
 
 def test_what_the_sidecar_learned_outlives_its_container(made):

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from uellm.sidecar.scheduling import StepEstimate, StepModel
+from uellm.sidecar.scheduling import Scheduler, StepEstimate, StepModel
 
 TRUTH = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 
@@ -54,3 +54,14 @@ def test_steps_that_are_all_alike_leave_the_rest_of_the_model_as_it_was():
         estimate.observe(2 * step_s(0, 1e5, 100), 0, 1e5, 100)
     assert estimate.decode_s(1e5, 100) == pytest.approx(2 * step_s(0, 1e5, 100), rel=0.02)
     assert estimate.prefill_token_s == pytest.approx(TRUTH.prefill_token_s)
+
+
+def test_another_model_is_learnt_from_anew_and_the_same_one_is_not():
+    core = Scheduler(step=observed(StepEstimate(TRUTH), times=2.0))
+    learned = core.figures()
+    assert learned["decode_factor"] > 1.5
+    core.assume(StepModel(**vars(TRUTH)))
+    assert core.figures() == learned
+    twice = StepModel(*(2.0 * value for value in vars(TRUTH).values()))
+    core.assume(twice)
+    assert core.figures() == Scheduler(step=StepEstimate(twice)).figures()

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, load
-from uellm.sidecar.scheduling import Options, Targets
+from uellm.sidecar.dispatch import Dispatcher
+from uellm.sidecar.scheduling import EngineState, Options, StepModel, Targets, Ticket
 
 
 def written(folder: Path, text: str) -> Path:
     path = folder / "sidecar.yaml"
     path.write_text(text)
     return path
+
+
+STEP = {"floor": 5.5e-3, "perPrefillToken": 45e-6, "perKvToken": 44e-9, "perSequence": 15e-6, "overhead": 0.5e-3}
+
+
+def steps(**changes: object) -> str:
+    told = ", ".join(f"{name}: {value}" for name, value in {**STEP, **changes}.items())
+    return f"classes: []\nengine: {{stepSeconds: {{{told}, later: 1}}}}"
 
 
 def test_every_key_is_read(tmp_path):
@@ -41,6 +51,12 @@ def test_every_key_is_read(tmp_path):
     ]
 
 
+def test_step_times_are_read_as_in_an_engines_file(tmp_path):
+    text = steps(perKvToken="4.4e-08", floor="5.5e-3")
+    assert load(written(tmp_path, text)).step_model() == StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+    assert load(written(tmp_path, "classes: []")).step_model() == StepModel()
+
+
 def test_only_classes_is_required_and_may_be_empty(tmp_path):
     config = load(written(tmp_path, "classes: []"))
     assert config.targets() == {"default": Targets("default")}
@@ -65,6 +81,13 @@ def test_keys_of_a_newer_operator_are_passed_over(tmp_path):
         ("classes: []\nscheduling: {policy: Magic}", "scheduling.policy"),
         ("classes: []\nscheduling: {maxQueuedRequests: 0}", "scheduling.maxQueuedRequests"),
         ("classes: []\nengine: {maxNumSeqs: 0}", "engine.maxNumSeqs"),
+        ("classes: []\nengine: {stepSeconds: {floor: 1}}", "engine.stepSeconds.perPrefillToken"),
+        (steps(floor=-1), "engine.stepSeconds.floor"),
+        (steps(perPrefillToken=0), "engine.stepSeconds.perPrefillToken"),
+        (steps(perKvToken=".nan"), "engine.stepSeconds.perKvToken"),
+        (steps(perSequence="soon"), "engine.stepSeconds.perSequence"),
+        (steps(overhead=".inf"), "engine.stepSeconds.overhead"),
+        (steps(floor=0, overhead=0), "engine.stepSeconds"),
         ("classes: [{name: a, ttft: 1s}, {name: a, ttft: 2s}]", "sidecar.yaml"),
         ("classes: [{name: a, ttft: 1s}]\ndefaultClass: b", "sidecar.yaml"),
         ("classes: [", "sidecar.yaml"),
@@ -151,3 +174,40 @@ async def test_more_places_at_the_engine_are_used_at_once(engine, launch, eventu
     for received in (first, second):
         received.go_on.set()
     assert [(await task)[0] for task in asked] == [200, 200]
+
+
+@pytest.mark.parametrize(("prompt_s", "first"), [(50e-6, "long"), (1e-3, "short")])
+async def test_the_first_decision_already_goes_by_the_step_times_of_the_file(prompt_s, first, eventually):
+    # At the second pace the long prompt alone is later than its target: nothing is lost if it gives way.
+    dispatcher, turns = Dispatcher(Options(), StepModel(prefill_token_s=prompt_s)), []
+
+    async def turn(name: str, ticket: Ticket) -> None:
+        await dispatcher.turn(ticket)
+        turns.append(name)
+
+    now_s = asyncio.get_running_loop().time()
+    long = Ticket(Targets("chat", ttft_s=1.0), now_s, 8000)
+    short = Ticket(Targets("task", e2e_s=30.0), now_s, 3000)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(turn("long", long)), group.create_task(turn("short", short))]
+        await eventually(lambda: dispatcher.queued == 2)
+        dispatcher.on_engine_state(EngineState(ready=True))
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert turns == [first]
+        dispatcher.abort(long)
+        dispatcher.abort(short)
+        for task in tasks:
+            task.cancel()
+    dispatcher.close()
+
+
+async def test_changed_step_times_of_the_file_are_taken_over(launch):
+    harness = await launch({"classes": [], "engine": {"stepSeconds": STEP}})
+    dispatcher = harness.sidecar.dispatcher
+    assert dispatcher.figures()["prefill_token_seconds"] == 45e-6
+    harness.configure({"classes": [], "engine": {"stepSeconds": {**STEP, "perPrefillToken": 90e-6}}})
+    harness.sidecar.reload()
+    assert dispatcher.figures()["prefill_token_seconds"] == 90e-6
+    harness.configure({"classes": []})
+    harness.sidecar.reload()
+    assert dispatcher.figures()["prefill_token_seconds"] == StepModel().prefill_token_s

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 
@@ -90,7 +90,7 @@ def keys(model: type[Model], prefix: str = "") -> Iterator[str]:
         key = prefix + (field.alias or name)
         inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
         models = [each for each in inner if issubclass(each, Model)]
-        listed = not isinstance(field.annotation, type)
+        listed = get_origin(field.annotation) is tuple
         if models:
             if listed:
                 yield key

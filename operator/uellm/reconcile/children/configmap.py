@@ -12,6 +12,7 @@ import yaml
 
 from uellm.planner.document import plan_document
 from uellm.planner.engine_args import SCHEDULING_POLICY, UserArgs
+from uellm.planner.prior import step_time
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import child_metadata, config_name
@@ -54,6 +55,8 @@ def _sidecar(wanted: Wanted, args: UserArgs) -> dict[str, Any]:
         "acceptsPriority": by_priority,
     }
     config["engine"] = {name: value for name, value in told.items() if value}
+    if (step := step_time(wanted.plan, wanted.request)) is not None:
+        config["engine"]["stepSeconds"] = step.to_dict()
     if spec.auth is not None:
         config["auth"] = {"keysDirectory": KEYS_DIRECTORY}
     return config

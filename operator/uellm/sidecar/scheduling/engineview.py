@@ -6,7 +6,7 @@ from collections import Counter
 from math import inf
 from typing import NamedTuple
 
-from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
 from uellm.sidecar.scheduling.types import EngineState, Ticket
 
 UNKNOWN_CHUNK = 2048
@@ -76,6 +76,11 @@ class EngineView:
         self.state = state
         self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
         self.sent_since_state = 0
+        self._pace = None
+
+    def assume(self, model: StepModel) -> None:
+        """Its steps' times are to be learnt anew, from this model on."""
+        self.step.begin(model)
         self._pace = None
 
     def pace(self) -> Pace:

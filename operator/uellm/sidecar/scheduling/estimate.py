@@ -3,8 +3,8 @@
     step = max(floor, prefill_token * prompt tokens) + kv_token * KV tokens + sequence * sequences + overhead     [s]
 
 Its part that grows with the prompt and the rest get a factor each, fitted to the gaps between tokens by least squares
-that forget. So the model need only have the right shape: without a calibrated one, defaults do until some
-hundred steps were seen.
+that forget. So the model need only have the right shape: without a calibrated or a planned one, defaults do until
+some hundred steps were seen.
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ class StepEstimate:
     """The model with its two factors, and the mean gap between tokens."""
 
     def __init__(self, model: StepModel | None = None) -> None:
-        self.model = model or StepModel()
+        self.begin(model or StepModel())
+
+    def begin(self, model: StepModel) -> None:
+        """Forget what was observed; `model` is right until more is."""
+        self.model = model
         self.prefill_factor = 1.0
         self.decode_factor = 1.0
         self.gap_s = self.model.floor_s + self.model.overhead_s

@@ -11,7 +11,7 @@ from itertools import count
 
 from uellm.sidecar.scheduling import memory
 from uellm.sidecar.scheduling.engineview import EngineView
-from uellm.sidecar.scheduling.estimate import StepEstimate
+from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.order import Order
 from uellm.sidecar.scheduling.pacing import Pacing
@@ -81,6 +81,14 @@ class Scheduler:
             "decode_factor": view.step.decode_factor,
             "pacing_multiplier": self._pacing.multiplier,
         }
+
+    def assume(self, model: StepModel) -> None:
+        """Measure the engine's steps anew, from another model on; where it is the same, what was learnt is kept.
+
+        Before `reconfigure`, which makes the order anew.
+        """
+        if model != self.step.model:
+            self._view.assume(model)
 
     def reconfigure(self, options: Options, now_s: float) -> None:
         """Change order, bounds and guards; what is queued stays queued, whatever the new bounds are."""
