@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.hardware import Device, Link
 from uellm.models import read_architecture
 from uellm.planner import constants as c
-from uellm.planner.chunk import Load, best_chunk, saturation
+from uellm.planner.chunk import Chunk, Load, best_chunk, saturation
 from uellm.planner.demand import Demand
 from uellm.planner.footprint import Steps
 from uellm.planner.predict import Times, predict
+from uellm.planner.request import SloClass
 from uellm.planner.speed import Costs, Links
 from uellm.planner.steptime import StepTime
 from uellm.planner.work import stage_loads
@@ -102,17 +101,14 @@ def test_times_are_finite_and_the_rate_told_keeps_a_target_that_can_be_kept(
 def test_a_chunk_is_one_of_the_candidates_and_keeps_the_target_or_says_that_it_cannot(
     step: StepTime, tpot_s: float, prompt: int, output: int, sequences: int
 ) -> None:
-    kv_tokens = 400_000
-    chunk = best_chunk(
-        step, tpot_s=tpot_s, prompt_tokens=prompt, output_tokens=output, sequences=sequences, kv_tokens=kv_tokens
-    )
+    load = Load(prompt, output, sequences, 400_000)
+
+    def chosen(step: StepTime) -> Chunk:
+        classes = [SloClass("chat", tpot_s=tpot_s)]
+        sizes = {"prompt_tokens": prompt, "output_tokens": output, "sequences": sequences, "kv_tokens": 400_000}
+        return best_chunk(step, classes=classes, **sizes)
+
+    chunk = chosen(step)
     assert chunk.tokens in c.CHUNKS
     if "would not use" not in chunk.reason:
-        load = Load(prompt, output, sequences, kv_tokens)
         assert saturation(step, load, chunk.tokens).tpot_s <= tpot_s * SLACK
-    slower = replace(step, per_prefill_token_s=2 * step.per_prefill_token_s)
-    after = best_chunk(
-        slower, tpot_s=tpot_s, prompt_tokens=prompt, output_tokens=output, sequences=sequences, kv_tokens=kv_tokens
-    )
-    if "would not use" not in chunk.reason and "would not use" not in after.reason:
-        assert after.tokens <= chunk.tokens

@@ -38,10 +38,10 @@ CPU_KV_CACHE_BYTES = 256 << 20
 
 # Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean does
 # not tell: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
-CHUNKS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+CHUNKS = (64, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 CHUNK_TPOT_SHARE = 0.85
 # Where nobody waits for the next token: vLLM's default for large GPUs; more only costs memory.
-CHUNK_WITHOUT_TPOT = 8192
+CHUNK_WITHOUT_PACE = 8192
 # The step around which the step-time model is taken while neither layers nor KV cache are known: a chunk of some
 # hundred tokens beside some dozen sequences. Fewer sequences than the last are no engine worth a GPU.
 TYPICAL_CHUNK = 512

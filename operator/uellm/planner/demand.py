@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from uellm.planner import constants as c
-from uellm.planner.request import PlanRequest
+from uellm.planner.request import PlanRequest, SloClass
 
 
 class Pace(NamedTuple):
@@ -35,6 +35,7 @@ class Demand:
     ttft_s: float | None
     kv_tokens: int
     assumptions: tuple[str, ...]
+    classes: tuple[SloClass, ...] = ()
 
 
 def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Pace | None = None) -> Demand:
@@ -53,7 +54,7 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Pace 
             f"workload.requestsPerSecond is not given: sized for one request of maxModelLen {request.max_model_len} "
             "tokens at a time; more run as KV cache allows"
         )
-        return Demand(prompt, output, None, None, None, tpot, ttft, one, tuple(notes))
+        return Demand(prompt, output, None, None, None, tpot, ttft, one, tuple(notes), request.classes)
     slowest = _pace_of_targets(ttft, tpot, [] if pace else notes)
     in_all = rate * (slowest.ttft_s + output * slowest.tpot_s)
     rate /= share
@@ -67,7 +68,7 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Pace 
     )
     if simulated:
         needed = _bounded_on_cpu(request, one, needed, notes)
-    return Demand(prompt, output, rate, concurrency, in_all, tpot, ttft, needed, tuple(notes))
+    return Demand(prompt, output, rate, concurrency, in_all, tpot, ttft, needed, tuple(notes), request.classes)
 
 
 def least_kv_tokens(request: PlanRequest) -> int:

@@ -1,8 +1,8 @@
 """How much the engine does in one step: --max-num-batched-tokens and --max-num-seqs.
 
-A step that carries a chunk of somebody's prompt makes everybody else wait for it, so the chunk follows from the
-tightest TPOT and the step-time model (chunk.py), which is that of an even split over the slowest of the devices. Where
-speeds are not measured, or no class has such a target, both are vLLM's own defaults for the device's memory.
+A step that carries a chunk of somebody's prompt makes everybody else wait for it, so the chunk follows from the targets
+and the step-time model (chunk.py), which is that of an even split over the slowest of the devices. Where speeds are not
+measured, or no class has a TPOT or E2E target, both are vLLM's own defaults for the device's memory.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uellm.planner.demand import Demand
 from uellm.planner.engine_args import BATCHED_TOKENS, SEQUENCES, UserArgs
 from uellm.planner.footprint import Shape, Steps
 from uellm.planner.pipeline import Pipeline
+from uellm.planner.request import SloClass
 from uellm.planner.speed import Costs, Links, flops_per_s, measured
 from uellm.planner.steptime import StepTime
 from uellm.planner.work import stage_loads
@@ -45,7 +46,7 @@ def steps(
         step = step_time(model, devices, shape, costs, links)
         if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
             sequences, why_sequences = most, "as many as decode together within the tightest TPOT"
-        chunk = _chunk(step, demand.tpot_s, demand.ttft_s, demand.prompt_tokens, demand.output_tokens, sequences)
+        chunk = _chunk(step, demand.classes, demand.prompt_tokens, demand.output_tokens, sequences)
         # A round carries the chunks of all stages' batches.
         each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
         if each < tokens:
@@ -86,13 +87,12 @@ def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
 
 @lru_cache(maxsize=4096)
 def _chunk(
-    step: StepTime, tpot_s: float, ttft_s: float | None, prompt_tokens: int, output_tokens: int, sequences: int
+    step: StepTime, classes: tuple[SloClass, ...], prompt_tokens: int, output_tokens: int, sequences: int
 ) -> Chunk:
     """Asked alike for every node that is built alike; KV cache is not known before there is a placement."""
     return best_chunk(
         step,
-        tpot_s=tpot_s,
-        ttft_s=ttft_s,
+        classes=classes,
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
         sequences=sequences,

@@ -8,6 +8,7 @@ import pytest
 
 from uellm.planner import constants as c
 from uellm.planner.chunk import Chunk, Load, best_chunk, saturation
+from uellm.planner.request import SloClass
 from uellm.planner.steptime import StepTime
 
 H100_8B = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
@@ -20,7 +21,14 @@ REASONING = {"prompt_tokens": 860, "output_tokens": 1800, "sequences": 256, "kv_
 def chosen(
     step: StepTime, tpot_s: float | None, load: dict[str, int] = CONVERSATION, ttft_s: float | None = 1.0
 ) -> Chunk:
-    return best_chunk(step, tpot_s=tpot_s, ttft_s=ttft_s, **load)
+    return best_chunk(step, classes=[SloClass("chat", ttft_s, tpot_s)], **load)
+
+
+MIXED = (SloClass("chat", 1.0, 0.060), SloClass("task", e2e_s=10.0), SloClass("batch", e2e_s=120.0))
+
+
+def mixed(step: StepTime, classes: tuple[SloClass, ...] = MIXED, load: dict[str, int] = CONVERSATION) -> int:
+    return best_chunk(step, classes=classes, **load).tokens
 
 
 def test_60_ms_on_an_h100_asks_for_some_hundred_tokens_and_not_for_vllms_8192() -> None:
@@ -63,8 +71,41 @@ def test_a_slow_engine_gets_a_small_chunk_rather_than_a_missed_target() -> None:
     assert chosen(CPU_TINY, 0.3).tokens < chosen(H100_8B, 0.3).tokens
 
 
-def test_without_a_tpot_target_the_chunk_is_the_engines_large_one() -> None:
+def test_end_to_end_targets_ask_for_smaller_steps_than_a_loose_tpot() -> None:
+    assert mixed(H100_8B) == 256
+    assert mixed(H100_8B) < mixed(H100_8B, MIXED[:1])
+    assert mixed(H100_8B, MIXED[2:]) > 2 * mixed(H100_8B, MIXED[1:])
+
+
+def test_a_longer_end_to_end_target_never_gets_a_smaller_chunk() -> None:
+    chunks = [mixed(H100_8B, (MIXED[0], SloClass("task", e2e_s=seconds))) for seconds in range(1, 120, 4)]
+    assert chunks == sorted(chunks)
+
+
+@pytest.mark.parametrize(
+    ("step", "load", "best"),
+    [
+        (H100_8B, {**REASONING, "prompt_tokens": 579, "output_tokens": 673}, {256}),
+        (replace(H100_8B, floor_s=13.5e-3), CONVERSATION, {384}),
+        (TP4_70B, CONVERSATION, {192}),
+        (StepTime(13.75e-3, 112e-6, 110e-9, 37e-6, 1.25e-3), CONVERSATION, {192, 256}),
+        (StepTime(6e-3, 29.1e-6, 56.5e-9, 43.3e-6, 2.47e-3), CONVERSATION, {384, 512}),
+        (H100_8B, {**CONVERSATION, "prompt_tokens": 136, "output_tokens": 256}, {320, 384}),
+    ],
+    ids=["long answers", "large floor", "70B", "slow", "large overhead", "short prompts"],
+)
+def test_it_is_the_chunk_with_which_replays_attained_most(step: StepTime, load: dict[str, int], best: set[int]) -> None:
+    assert mixed(step, load=load) in best
+
+
+def test_a_class_with_both_targets_keeps_both() -> None:
+    assert mixed(H100_8B, (SloClass("both", 1.0, 0.020, 1000.0),)) == chosen(H100_8B, 0.020).tokens
+    assert mixed(H100_8B, (SloClass("both", 1.0, 1.0, 10.0),)) == mixed(H100_8B, (SloClass("both", 1.0, None, 10.0),))
+
+
+def test_without_a_pace_the_chunk_is_the_engines_large_one() -> None:
     assert chosen(H100_8B, None).tokens == 8192
+    assert mixed(H100_8B, ()) == 8192
 
 
 def test_the_reason_says_when_prompts_cannot_make_the_ttft() -> None:

@@ -13,7 +13,7 @@ from uellm.planner import plan
 from uellm.planner.engine_args import UserArgs
 from uellm.planner.footprint import Shape, Steps, footprint
 from uellm.planner.kvcache import kv_cache
-from uellm.planner.request import Engine, Overrides, Workload
+from uellm.planner.request import Engine, Overrides, SloClass, Workload
 
 GIB = 1 << 30
 STEPS = Steps(2048, 256)
@@ -144,6 +144,16 @@ def test_chunks_follow_from_the_tightest_tpot(build) -> None:
     free = plan(build.request(build.node("a", "H100")))
     assert strict.max_num_batched_tokens < loose.max_num_batched_tokens < free.max_num_batched_tokens == 8192
     assert "of the tightest TPOT of 30 ms" in " ".join(strict.assumptions)
+
+
+def test_chunks_follow_from_end_to_end_targets_and_the_length_of_answers(build) -> None:
+    def tokens(e2e_s: float, output_tokens: int) -> int:
+        load = Workload(prompt_tokens_mean=1155, output_tokens_mean=output_tokens)
+        made = plan(build.request(build.node("a", "H100"), classes=(SloClass("task", e2e_s=e2e_s),), workload=load))
+        return made.max_num_batched_tokens
+
+    assert tokens(10.0, 400) < tokens(10.0, 100)
+    assert tokens(10.0, 200) < tokens(60.0, 200)
 
 
 @pytest.mark.parametrize(("product", "tokens", "sequences"), [("L4", 2048, 256), ("H100", 8192, 1024)])
