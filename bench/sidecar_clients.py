@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar_load.client import load, request
+from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import Way, sidecar, upstream
 
 from uellm.sidecar.http.loop import factory
@@ -93,7 +94,7 @@ async def aborts(port: int) -> None:
 
     async def one() -> None:
         async with turn:
-            path = random.choice(("/v1/chat/completions", "/v1/messages", "/v1/embeddings", "/v1/completions"))
+            path = random.choice((STREAM, ENDING_STREAM, "/v1/embeddings", COMPLETION))
             await leave(port, path, random.random() * 0.1)
 
     await asyncio.gather(*(one() for _ in range(ABORTED)))

@@ -9,6 +9,7 @@
                   so how many a second one core can do
     memory        10,000 requests of 32 KiB in the sidecar's queue: resident bytes
 
+Streams are those of chats that do not ask for their usage, as most do not: the sidecar does, and takes it out again.
 nginx comes from Debian: apt-get install nginx-light. Where it is missing, the rest is measured without it. The
 sidecar's gate is open, for how long a request waits for its turn is the scheduler's matter; all else is as
 `uellm sidecar` runs it. Figures are medians over rounds that take turns between the ways. CPU time is the kernel's
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar_load.client import load, request
+from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import NO_NGINX, Way, nginx, sidecar, upstream
 
 from uellm.sidecar.http.loop import factory
@@ -112,9 +114,9 @@ def results(seconds: float, rounds: int) -> dict[str, Any]:
         if baseline is None:
             print(NO_NGINX, file=sys.stderr)
         proxies = [way for way in (baseline, ours) if way is not None]
-        events = medians(proxies, "/v1/chat/completions", seconds, rounds)
-        first = medians([straight, *proxies], "/v1/messages", seconds, rounds)
-        short = medians([straight, *proxies], "/v1/completions", seconds, rounds)
+        events = medians(proxies, STREAM, seconds, rounds)
+        first = medians([straight, *proxies], ENDING_STREAM, seconds, rounds)
+        short = medians([straight, *proxies], COMPLETION, seconds, rounds)
     return {"events": events, "firstByte": first, "short": short, "memory": memory()}
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sidecar_load.upstream import DONE, SHORT
+from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, SHORT
 
 BODY = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
 
@@ -77,7 +77,7 @@ async def load(
 ) -> Seen:
     """So many connections for so long. The first `warm_s` count for nothing; `mark` is called at their end."""
     loop = asyncio.get_running_loop()
-    ends = {"/v1/completions": SHORT[-32:], "/v1/messages": DONE + b"\r\n0\r\n\r\n"}.get(path, b"\0")
+    ends = {COMPLETION: SHORT[-32:], ENDING_STREAM: DONE + b"\r\n0\r\n\r\n"}.get(path, b"\0")
     seen = Seen()
     asking = []
     for _ in range(connections):

@@ -1,7 +1,9 @@
 """The engine of the benchmarks: answers at once, or streams at a steady pace, and does nothing else.
 
-/v1/completions       a short answer                /v1/chat/completions   a stream without end, an event each 50 ms
-/v1/messages          a stream of 20 to 60 events   /v1/embeddings         no answer at all
+/v1/completions             a short answer
+/v1/chat/completions        a stream without end, an event each 50 ms
+/v1/chat/completions?ends   a stream of 20 to 60 events, in the end the finish reason and, where asked for, the usage
+/v1/embeddings              no answer at all
 """
 
 from __future__ import annotations
@@ -18,7 +20,13 @@ EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
     b'[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}\n\n'
 )
+FINISH = EVENT.replace(b'"finish_reason":null', b'"finish_reason":"stop"')
+USAGE = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":[],'
+    b'"usage":{"prompt_tokens":500,"total_tokens":540,"completion_tokens":40}}\n\n'
+)
 DONE = b"data: [DONE]\n\n"
+STREAM, ENDING_STREAM, COMPLETION = "/v1/chat/completions", "/v1/chat/completions?ends", "/v1/completions"
 SHORT = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" word"}]}'
 
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -43,15 +51,16 @@ class Engine(asyncio.Protocol):
             length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0] or 0)
             if len(self.buffer) < end + length:
                 return
-            self.buffer = self.buffer[end + length :]
-            self.answer(head)
+            body, self.buffer = self.buffer[end : end + length], self.buffer[end + length :]
+            self.answer(head, body)
 
-    def answer(self, head: bytes) -> None:
-        path = head.split(b" ", 2)[1]
-        if path == b"/v1/embeddings":
+    def answer(self, head: bytes, body: bytes) -> None:
+        path = head.split(b" ", 2)[1].decode()
+        if path == "/v1/embeddings":
             return
-        if path in (b"/v1/chat/completions", b"/v1/messages"):
-            self.left = random.choice(EVENTS) if path == b"/v1/messages" else sys.maxsize
+        if path in (STREAM, ENDING_STREAM):
+            self.left = random.choice(EVENTS) if path == ENDING_STREAM else sys.maxsize
+            self.ends = (FINISH, USAGE, DONE) if b"include_usage" in body else (FINISH, DONE)
             self.transport.write(_STREAM + _chunk(EVENT))
             # Every stream at a moment of its own: the next event comes when it comes, not when the others' do.
             self.timer = self.loop.call_later(random.random() * INTERVAL_S, self.event)
@@ -61,7 +70,7 @@ class Engine(asyncio.Protocol):
     def event(self) -> None:
         self.left -= 1
         if self.left <= 0:
-            self.transport.write(_chunk(DONE) + b"0\r\n\r\n")
+            self.transport.write(b"".join(map(_chunk, self.ends)) + b"0\r\n\r\n")
             return
         self.transport.write(_chunk(EVENT))
         self.timer = self.loop.call_later(INTERVAL_S, self.event)
