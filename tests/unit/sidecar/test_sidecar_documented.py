@@ -19,13 +19,18 @@ from uellm.evaluate.policies import policy_names
 from uellm.evaluate.replay import Fate, Outcome
 from uellm.evaluate.scenario import Job, RequestClass
 from uellm.sidecar import texts
+from uellm.sidecar.attainment import WINDOW_S
 from uellm.sidecar.config import SidecarConfig
-from uellm.sidecar.metrics import Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
+from uellm.sidecar.http import Budget, Limits
+from uellm.sidecar.metrics import MAX_SERIES, Counter, Gauge, Gauges, Histogram
 from uellm.sidecar.outcome import DROPPED, STATUS
 from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
+from uellm.sidecar.pulse import CANARY_S, STILL_S
 from uellm.sidecar.record import Record
-from uellm.sidecar.scheduling import Scheduler, Targets
+from uellm.sidecar.relay import STALL_S
+from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.tracing import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
@@ -175,3 +180,29 @@ def test_every_key_of_the_evaluations_json_is_there():
     assert set(found) <= set(told)
     assert set(found["ttftSeconds"]) <= set(told)
     assert {"policy", "speed", "seed", "maxBatchedTokens", "trace", "requests", "results", "bound"} <= set(told)
+
+
+def test_every_limit_is_there_as_it_is():
+    limits, kib, mib = Limits(), 1024, 1024 * 1024
+    told = " ".join(section("Limits").split())
+    for text in (
+        f"Request line {limits.line_bytes // kib} KiB, headers {limits.headers_bytes // kib} KiB",
+        f"body {limits.body_bytes // mib} MiB, all bodies together {Budget().limit_bytes // mib} MiB",
+        f"{limits.connections:,} connections",
+        f"headers must be there within {limits.header_deadline_s:g} s, its body within {limits.body_deadline_s:g} s",
+        f"reads nothing of its answer for {STALL_S:g} s is cut",
+        f"idle connection closed after {limits.idle_s:g} s",
+        f"stand still for {STILL_S:g} s",
+        f"hanging {CANARY_S:g} s later",
+    ):
+        assert text in told
+    assert Options().max_queued_bytes == Budget().limit_bytes
+    assert f"{MAX_SERIES} series" in section("Metrics")
+
+
+def test_every_time_of_draining_and_waiting_is_there_as_it_is():
+    port = section("The metrics port")
+    assert f"{LAME_DUCK_S:g} s later no new requests" in port
+    assert f"after {GRACE_S:g} s at most" in port
+    assert f"last {WINDOW_S:g} s" in port
+    assert f"within {ENGINE_WAIT_S:g} s" in section("Outcomes")
