@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -137,6 +138,25 @@ def test_no_policy_attains_more_than_the_bound(trace: Trace, name: str, speed: f
 @given(traces)
 def test_the_same_replay_has_the_same_outcome(trace: Trace) -> None:
     assert replayed(trace, "SLO-ODBS", speed=5.0)[1].fates == replayed(trace, "SLO-ODBS", speed=5.0)[1].fates
+
+
+def test_twice_the_load_of_the_highest_goodput_leaves_nine_tenths_of_it() -> None:
+    generator, at_s, some = random.Random(3), 0.0, []
+    for _ in range(600):
+        at_s += generator.expovariate(4.0)
+        some.append(TraceRequest(at_s, generator.randint(20, 300), generator.randint(2, 40), generator.choice("ab")))
+
+    def goodput(name: str, speed: float) -> float:
+        """Requests on time for each second of arrivals: those that wait at the end are none of the load's doing."""
+        jobs, outcome = replayed(Trace("t", tuple(some)), name, speed=speed)
+        return measure(jobs, outcome)["attainment"]["all"] * len(jobs) / (jobs[-1].arrival_s / speed)
+
+    def kept(name: str) -> float:
+        highest, at = max((goodput(name, speed), speed) for speed in (1.0, 2.0, 3.0))
+        return goodput(name, 2 * at) / highest
+
+    assert kept("SLO-ODBS") >= 0.9
+    assert kept("engine-FCFS") < 0.5, "no overload at all: the test says nothing"
 
 
 class Hoarder(Direct):

@@ -181,7 +181,10 @@ def damaged(**changes):
         damaged(losses=[[["a"], [1.0]]]),
         damaged(levels={"p80": 2.0, "p90": 0.9}),
         damaged(levels={"p80": "x", "p90": 0.9}),
+        b"[" * 100_000,
+        damaged(losses=[[["a"], [1.0, 1.0, 1.0, 10**400]]]),
     ],
+    ids=range(16),
 )
 def test_a_file_that_is_not_what_was_written_is_refused(content):
     with pytest.raises(ValueError, match=r".+"):

@@ -78,6 +78,14 @@ def test_a_request_waits_while_the_cache_could_not_hold_it_to_the_end():
     assert len(core.dispatchable(2.0)) == 1
 
 
+def test_without_that_guard_the_cache_is_left_to_the_engine():
+    small = EngineState(ready=True, kv_tokens=2000, max_num_batched_tokens=512)
+    for guarded, sent in ((True, 1), (False, 2)):
+        core = scheduler(small, gate=False, tpot_guard=False, past_future=guarded)
+        submitted(core, Ticket(BATCH, 0.0, 1000, Lengths(500, 900)), Ticket(BATCH, 0.0, 500, Lengths(400, 700)))
+        assert len(core.dispatchable(0.0)) == sent
+
+
 def test_the_peak_of_the_cache_is_that_of_the_future_played_out():
     def played(loads: list[tuple[int, int]]) -> int:
         """Every request grows by a token a step and leaves when it is done."""

@@ -48,7 +48,7 @@ def parse(content: bytes) -> OnlineLengths:
         if document["version"] != VERSION or document["bits"] != BITS:
             raise ValueError(f"version {document['version']!r}, bits {document['bits']!r}")
         return _model(document)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not what the predictor wrote: {type(error).__name__}") from error
 
 
