@@ -48,9 +48,6 @@ class Answer:
 
     def piece(self, piece: bytes) -> bytes:
         """Take a piece; what the client is to get now."""
-        if self.counter.feed(piece):
-            self._begun = True
-            self._on_tokens(self.counter.tokens or 1)
         if self._strip is not None:
             return self._strip.feed(piece)
         if self.whole is not None:
@@ -59,6 +56,12 @@ class Answer:
         if self._lesson is not None:
             self._lesson.append(piece)
         return piece
+
+    def count(self, piece: bytes) -> None:
+        """Take a piece into account."""
+        if self.counter.feed(piece):
+            self._begun = True
+            self._on_tokens(self.counter.tokens or 1)
 
     def passes(self) -> Callable[[bytes], bool] | None:
         """The short way where it can be taken now: a token has come, and nothing is held back."""

@@ -46,6 +46,8 @@ class Dispatcher:
 
     def catch_up(self) -> None:
         """Let the core read the news. It wakes nobody."""
+        if not self.news:
+            return
         news = self.news.copy()
         self.news.clear()
         on_tokens = self._core.on_tokens
@@ -132,9 +134,13 @@ class Dispatcher:
         """Stop the clock."""
         if self._alarm is not None:
             self._alarm.cancel()
+            self._alarm = None
 
     def _pump(self) -> None:
         self.catch_up()
+        if not self._core.queued:
+            self.close()
+            return
         started_s = perf_counter()
         now_s = _now_s()
         late, granted = self._core.expire(now_s), self._core.dispatchable(now_s)
@@ -155,9 +161,7 @@ class Dispatcher:
             waiter.set_exception(refusal)
 
     def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self.close()
         if (at_s := self._core.next_event_s(_now_s())) is not None:
             self._alarm = asyncio.get_running_loop().call_at(at_s, self._pump)
 

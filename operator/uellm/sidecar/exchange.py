@@ -80,10 +80,11 @@ class Exchange:
     def end(self) -> None:
         """It is over, one way or another."""
         completed = self._record.outcome is Outcome.COMPLETED or self._record.done
-        if self._answer is None:
+        answer, self._answer = self._answer, None  # it knows us: left so, only the collector could free the two
+        if answer is None:
             self._dispatcher.abort(self._ticket)
             return
-        self._count(self._answer)
+        self._count(answer)
         if completed:
             self._dispatcher.finish(self._ticket, self._record.output_tokens)
             self._learn(self._record.output_tokens)
@@ -96,6 +97,7 @@ class Exchange:
 
         def take(piece: bytes) -> None:
             answer.piece(piece)
+            answer.count(piece)
 
         try:
             await upstream.pipe(take)

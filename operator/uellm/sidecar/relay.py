@@ -26,6 +26,9 @@ class Tap(Protocol):
     def piece(self, piece: bytes) -> bytes:
         """What can be sent now: for most, the piece itself."""
 
+    def count(self, piece: bytes) -> None:
+        """Take the same piece into account, now that it is on its way."""
+
     def passes(self) -> Callable[[bytes], bool] | None:
         """What takes whole events that come next, as `Upstream.pass_chunks` wants it; None: they go through `piece`."""
 
@@ -94,10 +97,13 @@ class Relay:
 
     def _send(self, piece: bytes) -> None:
         tap = self._tap
-        sent = piece if tap is None else tap.piece(piece)
-        if sent:
+        if tap is None:
+            self._put(piece)
+            return
+        if sent := tap.piece(piece):
             self._put(sent)
-        if tap is not None and self._short_way:
+        tap.count(piece)
+        if self._short_way:
             self._upstream.pass_chunks(tap.passes() if sent and piece.endswith(_BLANK) else None)
 
     def _put(self, piece: bytes) -> None:

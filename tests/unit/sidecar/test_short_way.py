@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
@@ -236,6 +237,27 @@ async def test_a_slow_reader_of_events_holds_back_the_engine(raw, launch, eventu
         client.writer.transport.resume_reading()
         await client.rest(raw)
     assert client.body == event("") + event("x" * 3000) * 6000
+
+
+async def test_requests_leave_nothing_behind_that_only_the_collector_can_free(raw, launch, eventually):
+    harness = await launch(engine=raw.address)
+    raw.steps = 0
+    raw.pieces = [chunk(piece) for piece in (*ANSWER, usage(31), DONE)]
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            async with asking(harness) as client:
+                await client.rest(raw)
+        await eventually(lambda: harness.outcomes() == {"completed": 3} and not harness.connections())
+        gc.collect()
+        left = {type(each).__name__ for each in gc.garbage if type(each).__module__.startswith("uellm")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == set()
 
 
 class Asked:

@@ -150,6 +150,8 @@ class HeadParser:
         headers = Headers(self._fields)
         keep_alive = _keep_alive(headers, http_10=http_10)
         expects = not http_10 and (headers.get("expect") or "").lower() == "100-continue"
+        if length >= 0:
+            del self._parser  # it knows us: left so, only the collector could free the two
         return Head(method, path, query, headers, http_10, keep_alive, length, expects)
 
     def decode(self, data: bytes) -> None:
@@ -161,6 +163,8 @@ class HeadParser:
             if not self.complete:
                 raise Fault(400, "the body's framing is broken") from None
             self.surplus = True
+        if self.complete:
+            del self._parser
 
     def _feed(self, data: bytes) -> None:
         try:

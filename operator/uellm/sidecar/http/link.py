@@ -150,6 +150,7 @@ class EngineConnection(asyncio.Protocol):
         self.closed = True
         self._pool.forget(self)
         upstream, self._upstream = self._upstream, None
+        del self._parser  # it knows us: left so, only the collector could free the two
         if upstream is not None:
             whole = self._in_body and not self._sized and exc is None
             upstream.end(None if whole else EngineLost("the engine closed the connection"))

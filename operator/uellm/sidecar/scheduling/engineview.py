@@ -162,7 +162,8 @@ class EngineView:
 
     def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
-        self._begin_step(now_s)
+        if self._loads is None:
+            self._begin_step(now_s)
         new = tokens_so_far - ticket.tokens
         last_s, ticket.last_token_s, ticket.tokens = ticket.last_token_s, now_s, tokens_so_far
         self.kv_tokens += new
