@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -49,14 +50,35 @@ def test_the_engine_gets_no_more_prompts_than_a_step_takes_and_the_next_when_it_
     assert core.dispatchable(0.05) == [second]
 
 
-def test_the_gate_opens_by_time_alone_before_the_engine_is_idle():
+def test_the_gate_opens_by_time_alone_before_a_step_of_the_engine_is_not_full():
     core = scheduler(tpot_guard=False)
-    first, second = submitted(core, Ticket(CHAT, 0.0, 600), Ticket(CHAT, 0.0, 600))
+    first, second = submitted(core, Ticket(CHAT, 0.0, 1000), Ticket(CHAT, 0.0, 1000))
     assert core.dispatchable(0.0) == [first]
     at_s = core.next_event_s(0.0)
     assert at_s is not None
-    assert 0.015 < at_s < 600 * 45e-6 + 0.01
+    assert 0.015 < at_s < (1000 - 512) * 45e-6 + 0.01
     assert core.dispatchable(at_s) == [second]
+
+
+@pytest.mark.parametrize("policy", ["SLO-ODBS", "EDF", "SJF", "FCFS", "llm-d"])
+def test_an_engine_whose_figures_are_old_counts_as_full_and_is_never_left_idle(policy):
+    core = scheduler(replace(READY, stale=True), policy=policy, tpot_guard=False)
+    first, second, third = submitted(core, *(Ticket(CHAT, 0.0, 10) for _ in range(3)))
+    assert core.dispatchable(0.0) == [first]
+    assert core.dispatchable(0.5) == []
+    assert (core.next_event_s(0.5) or 9.0) > 0.6, "an alarm that changes nothing would ring again and again"
+    core.on_abort(first, 0.6)
+    assert core.dispatchable(0.6) == [second]
+    core.on_engine_state(READY, 0.7)
+    assert core.dispatchable(0.7) == [third]
+
+
+def test_the_answers_of_an_engine_whose_figures_are_old_show_that_it_goes_on():
+    core = scheduler(replace(READY, stale=True), tpot_guard=False)
+    first, second = submitted(core, Ticket(CHAT, 0.0, 10), Ticket(CHAT, 0.0, 10))
+    assert core.dispatchable(0.0) == [first]
+    core.on_first_token(first, 0.1)
+    assert core.dispatchable(0.1) == [second]
 
 
 def test_without_the_gate_all_goes_to_the_engine():

@@ -14,7 +14,7 @@ UNKNOWN_CHUNK = 2048
 
 
 LEAD_S = 0.003
-"""The next prompt is sent so long before the engine is done with the last: about what it takes to get there."""
+"""How long what is sent takes to get to the engine, about."""
 
 
 SAME_MOMENT_S = 1e-3
@@ -106,15 +106,19 @@ class EngineView:
         return left if left > 0.0 else 0.0
 
     def has_room(self, now_s: float) -> bool:
-        """Whether the engine has less than a step's worth of prompts, or is about to be done with them."""
-        return self.unfilled_tokens < self.chunk_tokens or self.backlog_tokens(now_s + LEAD_S) <= 0.0
+        """Whether the engine has less than a step's worth of prompts, so that its next step would not be full."""
+        return self.unfilled_tokens < self.chunk_tokens or self._excess_tokens(now_s) <= 0.0
 
     def opens_s(self, now_s: float) -> float | None:
         """When there will be room; None: there is."""
         if self.unfilled_tokens < self.chunk_tokens:
             return None
-        backlog = self.backlog_tokens(now_s + LEAD_S)
-        return None if backlog <= 0.0 else now_s + backlog / self.pace().rate + 1e-4
+        excess = self._excess_tokens(now_s)
+        return None if excess <= 0.0 else now_s + excess / self.pace().rate + 1e-4
+
+    def _excess_tokens(self, now_s: float) -> float:
+        """Prompt tokens beyond what fills a step when something sent now gets there."""
+        return self.backlog_tokens(now_s + LEAD_S) - max(self.chunk_tokens - self.decoding, 0)
 
     @property
     def planned_rate(self) -> float:
