@@ -14,6 +14,7 @@ SCHEDULER: Mapping[str, str] = {
     "prefill_token_seconds": "Engine model: seconds of one more prompt token.",
     "decode_step_seconds": "Engine model: seconds of a step without prompts, at the present load.",
     "token_gap_seconds": "Measured: mean time between two tokens of an answer.",
+    "step_error_share": "Mean error of the engine model: predicted against measured step time, over the measured one.",
     "prefill_factor": "Measured over assumed time of prompts; 1: the engine model was right to begin with.",
     "decode_factor": "Measured over assumed time of the rest of a step; 1: the engine model was right to begin with.",
     "pacing_multiplier": "By which the TPOT guard changes the pace of prompts, learnt from measured gaps.",

@@ -42,6 +42,16 @@ def test_an_engine_that_becomes_slower_is_followed():
     assert estimate.step_s(512, 1e5, 100) == pytest.approx(3 * step_s(512, 1e5, 100), rel=0.1)
 
 
+def test_the_models_error_is_told_while_it_is_wrong_and_vanishes_as_it_learns():
+    assert observed(StepEstimate(TRUTH)).error_share == pytest.approx(0.0, abs=1e-6)
+    wrong = StepEstimate(StepModel(*(value / 2 for value in vars(TRUTH).values())))
+    wrong.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
+    assert wrong.error_share == pytest.approx(0.5, rel=0.05)
+    assert observed(wrong, 1000).error_share < 0.02
+    core = Scheduler(step=wrong)
+    assert core.figures()["step_error_share"] == wrong.error_share
+
+
 def test_a_pause_is_not_a_step():
     estimate = observed(StepEstimate(TRUTH))
     estimate.observe(60.0, 0, 1e5, 100)

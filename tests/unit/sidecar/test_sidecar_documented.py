@@ -32,6 +32,7 @@ from uellm.sidecar.record import Record
 from uellm.sidecar.relay import STALL_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.tracing import ENDPOINTS
+from uellm.sidecar.vitals import STALE_S
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "sidecar.md").read_text()
@@ -194,6 +195,7 @@ def test_every_limit_is_there_as_it_is():
         f"idle connection closed after {limits.idle_s:g} s",
         f"stand still for {STILL_S:g} s",
         f"hanging {CANARY_S:g} s later",
+        f"older than {STALE_S:g} s counts as full",
     ):
         assert text in told
     assert Options().max_queued_bytes == Budget().limit_bytes

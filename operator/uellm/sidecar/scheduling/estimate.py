@@ -49,6 +49,8 @@ class StepEstimate:
         self.gap_s = self.model.floor_s + self.model.overhead_s
         self.recent_gap_s = self.gap_s
         """The mean of the last few: what can be steered by."""
+        self.error_share = 0.0
+        """Mean of what the model was wrong by, over what was observed."""
         self.observed = 0
         # Sums over the observations, fading: of the two parts' products with each other and with what was observed.
         self._a00 = self._a01 = self._a11 = self._b0 = self._b1 = 0.0
@@ -84,7 +86,9 @@ class StepEstimate:
         x0, x1 = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
         expected_s = self.prefill_factor * x0 + self.decode_factor * x1
         gap_s = min(gap_s, OUTLIER * max(expected_s, self.gap_s))
-        self.gap_s += max(GAP_WEIGHT, 1.0 / (self.observed + 1)) * (gap_s - self.gap_s)
+        weight = max(GAP_WEIGHT, 1.0 / (self.observed + 1))
+        self.gap_s += weight * (gap_s - self.gap_s)
+        self.error_share += weight * (abs(gap_s - expected_s) / gap_s - self.error_share)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
         self.observed += 1
         # Long steps do not count for more than short ones.

@@ -77,6 +77,7 @@ class Scheduler:
             "prefill_token_seconds": view.step.prefill_token_s,
             "decode_step_seconds": view.step.decode_s(view.kv_tokens, view.decoding),
             "token_gap_seconds": view.step.gap_s,
+            "step_error_share": view.step.error_share,
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
             "pacing_multiplier": self._pacing.multiplier,
@@ -252,7 +253,8 @@ class Scheduler:
             return False
         if not self._guarded:
             return True
-        if options.gate and not view.has_room(now_s):
+        # What an engine tells no more is taken for full, but for what its answers show: one prompt after the other.
+        if options.gate and (not view.has_room(now_s) or (view.state.stale and view.unfilled_tokens > 0)):
             return False
         return not options.tpot_guard or self._pacing.open
 

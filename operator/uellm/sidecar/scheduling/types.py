@@ -135,7 +135,8 @@ PREFIX_BLOCK_TOKENS = 512
 
 @dataclass(frozen=True)
 class EngineState:
-    """What is known of the engine. None: unknown. `stale`: the figures are old; only `ready` holds."""
+    """What is known of the engine. None: unknown. `stale`: the figures are old: only `ready` holds, and it is taken for
+    full."""
 
     ready: bool
     running: int = 0
