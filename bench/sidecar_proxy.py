@@ -9,7 +9,8 @@
                   so how many a second one core can do
     memory        10,000 requests of 32 KiB in the sidecar's queue: resident bytes
 
-Streams are those of chats that do not ask for their usage, as most do not: the sidecar does, and takes it out again.
+The ways that most clients take: chats that are streamed and do not ask for their usage, which the sidecar asks for and
+takes out again; and completions that are not streamed, which the sidecar asks for as a stream and puts together.
 nginx comes from Debian: apt-get install nginx-light. Where it is missing, the rest is measured without it. The
 sidecar's gate is open, for how long a request waits for its turn is the scheduler's matter; all else is as
 `uellm sidecar` runs it. Figures are medians over rounds that take turns between the ways. CPU time is the kernel's

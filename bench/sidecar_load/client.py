@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, SHORT
 
-BODY = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
+CHAT = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
+PROMPT = json.dumps({"model": "m", "prompt": "x" * 2000, "max_tokens": 1}).encode()
 
 
-def request(path: str, body: bytes = BODY) -> bytes:
-    """A POST as bytes."""
+def request(path: str, body: bytes | None = None) -> bytes:
+    """A POST as bytes; of a chat that is to be streamed, or a prompt that is not, unless there is a body."""
+    body = body or (PROMPT if path == COMPLETION else CHAT)
     head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

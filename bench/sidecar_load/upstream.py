@@ -1,6 +1,6 @@
 """The engine of the benchmarks: answers at once, or streams at a steady pace, and does nothing else.
 
-/v1/completions             a short answer
+/v1/completions             a short answer, whole, or of a single event where the request says `"stream":true`
 /v1/chat/completions        a stream without end, an event each 50 ms
 /v1/chat/completions?ends   a stream of 20 to 60 events, in the end the finish reason and, where asked for, the usage
 /v1/embeddings              no answer at all
@@ -27,9 +27,13 @@ USAGE = (
 )
 DONE = b"data: [DONE]\n\n"
 STREAM, ENDING_STREAM, COMPLETION = "/v1/chat/completions", "/v1/chat/completions?ends", "/v1/completions"
-SHORT = b'{"id":"cmpl-1","object":"text_completion","choices":[{"index":0,"text":" word"}]}'
+_ANSWER = b'{"id":"cmpl-1","object":"text_completion","created":1,"model":"m","choices":[%b]%b}'
+_CHOICE = b'{"index":0,"text":" word","logprobs":null,"finish_reason":"length","stop_reason":null}'
+_USAGE = b',"usage":{"prompt_tokens":500,"total_tokens":501,"completion_tokens":1}'
+SHORT = _ANSWER % (_CHOICE, _USAGE)
 
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_SHORT_EVENTS = [b"data: %b\n\n" % (_ANSWER % parts) for parts in ((_CHOICE, b""), (b"", _USAGE))]
 _SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(SHORT), SHORT)
 
 
@@ -64,6 +68,8 @@ class Engine(asyncio.Protocol):
             self.transport.write(_STREAM + _chunk(EVENT))
             # Every stream at a moment of its own: the next event comes when it comes, not when the others' do.
             self.timer = self.loop.call_later(random.random() * INTERVAL_S, self.event)
+        elif b'"stream":true' in body:
+            self.transport.write(_STREAM + b"".join(map(_chunk, (*_SHORT_EVENTS, DONE))) + b"0\r\n\r\n")
         else:
             self.transport.write(_SHORT)
 
