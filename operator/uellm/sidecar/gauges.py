@@ -19,6 +19,13 @@ WAITING = ("vllm:num_requests_waiting",)
 KV_USED = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 PREEMPTIONS = ("vllm:num_preemptions_total", "vllm:num_preemptions")
 PROGRESS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prompt_tokens", "vllm:generation_tokens")
+PROMPTS = ("vllm:prompt_tokens_total", "vllm:prompt_tokens")
+CACHED = (
+    "vllm:prompt_tokens_cached_total",
+    "vllm:prompt_tokens_cached",
+    "vllm:prefix_cache_hits_total",
+    "vllm:prefix_cache_hits",
+)
 CACHE = ("vllm:cache_config_info",)
 
 
@@ -36,6 +43,9 @@ class Gauges:
     preemptions: int
     progress_tokens: float
     """Prompt and output tokens since the engine's start: it moves while the engine does."""
+    prompt_tokens: float | None
+    cached_tokens: float | None
+    """Of these prompt tokens, those that were in the prefix cache; 0 where there is none."""
 
 
 def read(text: str) -> Gauges | None:
@@ -58,11 +68,13 @@ def read(text: str) -> Gauges | None:
         block_tokens=_whole(blocks[0].get("block_size")) if blocks else None,
         preemptions=int(sum(values(PREEMPTIONS))),
         progress_tokens=sum(value for name in PROGRESS for _, value in found.get(name, [])),
+        prompt_tokens=_total(values(PROMPTS)),
+        cached_tokens=_total(values(CACHED)),
     )
 
 
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    wanted = frozenset((*RUNNING, *WAITING, *KV_USED, *PREEMPTIONS, *PROGRESS, *CACHE))
+    wanted = frozenset((*RUNNING, *WAITING, *KV_USED, *PREEMPTIONS, *PROGRESS, *CACHED, *CACHE))
     for line in text.splitlines():
         # Most lines are buckets of histograms: they are passed over before anything is parsed.
         if not line.startswith("vllm:") or line.split("{", 1)[0].split(" ", 1)[0] not in wanted:
@@ -87,6 +99,10 @@ def _product(labels: Mapping[str, str]) -> int | None:
 def _whole(text: str | None) -> int | None:
     """A positive whole number; vLLM writes `None` for what it does not know yet."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 16 and int(text) > 0 else None
+
+
+def _total(ranks: list[float]) -> float | None:
+    return sum(ranks) if ranks else None
 
 
 def _number(text: str) -> float | None:

@@ -18,6 +18,7 @@ SCHEDULER: Mapping[str, str] = {
     "prefill_factor": "Measured over assumed time of prompts; 1: the engine model was right to begin with.",
     "decode_factor": "Measured over assumed time of the rest of a step; 1: the engine model was right to begin with.",
     "pacing_multiplier": "By which the TPOT guard changes the pace of prompts, learnt from measured gaps.",
+    "prefix_trust": "Of the prefix-cache hits that are foreseen, the share that the engine's counters confirm.",
 }
 
 _LENGTHS: Mapping[str, str] = {

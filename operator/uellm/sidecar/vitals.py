@@ -60,6 +60,8 @@ class Vitals:
             max_num_seqs=bounds.max_num_seqs,
             max_num_batched_tokens=bounds.max_num_batched_tokens,
             preemptions=gauges.preemptions,
+            prompt_tokens=gauges.prompt_tokens,
+            cached_tokens=gauges.cached_tokens,
             stale=_now_s() - self._told_at_s > STALE_S,
         )
 

@@ -16,6 +16,8 @@ vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25
 vllm:num_preemptions_total{engine="0",model_name="tiny"} 1.0
 vllm:prompt_tokens_total{engine="0",model_name="tiny"} 100.0
 vllm:prompt_tokens_created{engine="0",model_name="tiny"} 1.7e+09
+vllm:prompt_tokens_cached_total{engine="0",model_name="tiny"} 64.0
+vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 65.0
 vllm:generation_tokens_total{engine="0",model_name="tiny"} 50.0
 vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="tiny"} 0.0
 vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="4080",num_gpu_blocks="256"} 1.0
@@ -26,12 +28,15 @@ def test_the_figures_of_the_present_version_are_read():
     gauges = read(NEW)
     assert (gauges.running, gauges.waiting, gauges.kv_used_share, gauges.preemptions) == (3, 2, 0.25, 1)
     assert (gauges.kv_tokens, gauges.block_tokens, gauges.progress_tokens) == (4080, 16, 150.0)
+    assert (gauges.prompt_tokens, gauges.cached_tokens) == (100.0, 64.0)
 
 
 def test_older_names_are_read_too():
     old = NEW.replace("kv_cache_usage_perc", "gpu_cache_usage_perc").replace(',kv_cache_size_tokens="4080"', "")
-    gauges = read(old)
-    assert (gauges.kv_used_share, gauges.kv_tokens) == (0.25, 4096)
+    gauges = read(old.replace("prompt_tokens_cached_total", "x"))
+    assert (gauges.kv_used_share, gauges.kv_tokens, gauges.cached_tokens) == (0.25, 4096, 65.0)
+    gauges = read("\n".join(line for line in NEW.splitlines() if "cached" not in line and "hits" not in line))
+    assert gauges.cached_tokens is None
 
 
 def test_ranks_of_one_engine_are_added_up_and_the_fullest_cache_counts():

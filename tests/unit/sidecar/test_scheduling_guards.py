@@ -266,6 +266,53 @@ def test_what_the_prefix_cache_holds_is_not_computed_again():
     assert prefixes.uncached_tokens(ticket) == 1200
 
 
+def counted(prefixes: Prefixes, rounds: int, found: float, start: float = 0.0) -> None:
+    """As if the engine got prompts that the table knows but for a third, and found so many tokens of each."""
+    for number in range(rounds):
+        prefixes.saw(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
+        prompts = start + 1536.0 * number
+        prefixes.told(EngineState(ready=True, prompt_tokens=prompts, cached_tokens=found * prompts / 1536.0))
+
+
+def test_what_the_engines_prefix_cache_does_not_hold_is_not_counted_on():
+    prefixes, asked = Prefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
+    counted(prefixes, 100, 1024.0)
+    assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
+    counted(prefixes, 500, 512.0, start=1e6)
+    assert prefixes.uncached_tokens(asked) == pytest.approx(1024, abs=16)
+    # A new process counts from the start, and this one has no such cache.
+    counted(prefixes, 500, 0.0)
+    assert prefixes.uncached_tokens(asked) == pytest.approx(1536, abs=16)
+    counted(prefixes, 1000, 1024.0)
+    assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
+
+
+def test_few_prompts_or_an_engine_that_counts_nothing_leave_the_foreseen_hits_as_they_are():
+    prefixes, asked = Prefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
+    counted(prefixes, 10, 0.0)
+    assert prefixes.uncached_tokens(asked) == 512
+    prefixes = Prefixes()
+    for _ in range(100):
+        prefixes.saw(asked, 384_000)
+        prefixes.told(EngineState(ready=True, prompt_tokens=1e6))
+    assert prefixes.uncached_tokens(asked) == 512
+
+
+def test_an_engine_without_prefix_cache_gets_no_more_prompts_than_it_computes():
+    core, now_s, prompts = scheduler(tpot_guard=False), 0.0, 0.0
+    for _ in range(60):
+        [ticket] = submitted(core, Ticket(TASK, now_s, 1536, Lengths(5, 9), prefix=(1, 2)))
+        assert core.dispatchable(now_s) == [ticket]
+        now_s += 0.1
+        core.on_first_token(ticket, now_s)
+        core.on_finish(ticket, now_s)
+        prompts += 1536.0
+        core.on_engine_state(replace(READY, prompt_tokens=prompts, cached_tokens=0.0), now_s)
+    assert core.figures()["prefix_trust"] == 0.0
+    alike = submitted(core, *(Ticket(TASK, now_s, 1100, Lengths(5, 9), prefix=(1, 2)) for _ in range(4)))
+    assert core.dispatchable(now_s) == alike[:1]
+
+
 def test_higher_priority_goes_first_among_those_that_cannot_all_be_on_time():
     core = scheduler()
     plain = [Ticket(CHAT, 0.0, 2000, Lengths(10, 20)) for _ in range(10)]

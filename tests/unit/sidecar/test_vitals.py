@@ -15,6 +15,8 @@ vllm:num_requests_running{{engine="0"}} {running}
 vllm:num_requests_waiting{{engine="0"}} 0.0
 vllm:kv_cache_usage_perc{{engine="0"}} 0.5
 vllm:generation_tokens_total{{engine="0"}} {tokens}
+vllm:prompt_tokens_total{{engine="0"}} 100.0
+vllm:prompt_tokens_cached_total{{engine="0"}} 64.0
 vllm:cache_config_info{{block_size="16",num_gpu_blocks="100"}} 1.0
 """
 
@@ -38,6 +40,7 @@ async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eve
     await eventually(lambda: harness.sidecar.vitals.state().running == 3)
     state = harness.sidecar.vitals.state()
     assert (state.ready, state.kv_used_share, state.kv_tokens, state.block_tokens) == (True, 0.5, 1600, 16)
+    assert (state.prompt_tokens, state.cached_tokens) == (100.0, 64.0)
     assert not state.stale
 
 

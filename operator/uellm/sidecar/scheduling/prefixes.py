@@ -1,31 +1,62 @@
-"""Which prompts' beginnings the engine's prefix cache probably holds: those that it saw last, as many as fit."""
+"""Which prompts' beginnings the engine's prefix cache probably holds: those that it saw last, as many as fit.
+
+The engine may be without such a cache, or hold less in it than would fit. So what is foreseen counts only as far as the
+engine's own counters confirm it: by the share of prompt tokens that it found there, over the share that was foreseen.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from uellm.sidecar.scheduling.types import PREFIX_BLOCK_TOKENS, Ticket
+from uellm.sidecar.scheduling.types import PREFIX_BLOCK_TOKENS, EngineState, Ticket
 
 UNKNOWN_KV_TOKENS = 100_000
+
+REMEMBERED_TOKENS = 200_000.0
+"""Prompt tokens, about, that the shares are of: some hundred prompts."""
+
+TELLING_TOKENS = 20_000.0
+"""Prompt tokens, and tokens that were foreseen, before the shares are believed."""
+
+
+class Share:
+    """What part of prompt tokens something had, fading."""
+
+    def __init__(self) -> None:
+        self.tokens = 0.0
+        self.of_tokens = 0.0
+
+    def add(self, tokens: float, of_tokens: float) -> None:
+        """So many of so many."""
+        kept = max(0.0, 1.0 - of_tokens / REMEMBERED_TOKENS)
+        self.tokens = kept * self.tokens + tokens
+        self.of_tokens = kept * self.of_tokens + of_tokens
+
+    @property
+    def value(self) -> float:
+        """0 to 1."""
+        return self.tokens / self.of_tokens if self.of_tokens else 0.0
 
 
 class Prefixes:
     """Blocks by their hashes, the least recently used first."""
 
     def __init__(self) -> None:
+        self.trust = 1.0
+        """Of what is foreseen to be in the cache, the part that is."""
         self._blocks: OrderedDict[int, None] = OrderedDict()
+        self._foreseen = Share()
+        self._found = Share()
+        self._told: tuple[float, float] | None = None
 
     def uncached_tokens(self, ticket: Ticket) -> int:
         """Prompt tokens to be computed. At least one always is."""
-        held = 0
-        for block in ticket.prefix or ():
-            if block not in self._blocks:
-                break
-            held += PREFIX_BLOCK_TOKENS
+        held = int(self.trust * self._held(ticket))
         return max(ticket.prompt_tokens - held, min(ticket.prompt_tokens, 1))
 
     def saw(self, ticket: Ticket, kv_tokens: int | None) -> None:
         """The engine gets this prompt."""
+        self._foreseen.add(min(self._held(ticket), ticket.prompt_tokens), ticket.prompt_tokens)
         for block in ticket.prefix or ():
             self._blocks[block] = None
             self._blocks.move_to_end(block)
@@ -33,6 +64,28 @@ class Prefixes:
         while len(self._blocks) > most:
             self._blocks.popitem(last=False)
 
+    def told(self, state: EngineState) -> None:
+        """What the engine counts. Counters that fell are those of a new process."""
+        if state.prompt_tokens is None or state.cached_tokens is None:
+            return
+        counted, before = (state.cached_tokens, state.prompt_tokens), self._told
+        self._told = counted
+        if before is None or counted == before:
+            return
+        if counted[1] < before[1]:
+            before = (0.0, 0.0)
+        self._found.add(max(counted[0] - before[0], 0.0), counted[1] - before[1])
+        if self._found.of_tokens >= TELLING_TOKENS and self._foreseen.tokens >= TELLING_TOKENS:
+            self.trust = min(self._found.value / self._foreseen.value, 1.0)
+
     def clear(self) -> None:
         """A new engine begins empty."""
         self._blocks.clear()
+
+    def _held(self, ticket: Ticket) -> int:
+        held = 0
+        for block in ticket.prefix or ():
+            if block not in self._blocks:
+                break
+            held += PREFIX_BLOCK_TOKENS
+        return held

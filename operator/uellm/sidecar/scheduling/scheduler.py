@@ -81,6 +81,7 @@ class Scheduler:
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
             "pacing_multiplier": self._pacing.multiplier,
+            "prefix_trust": self._prefixes.trust,
         }
 
     def assume(self, model: StepModel) -> None:
@@ -180,6 +181,7 @@ class Scheduler:
             self._away_since_s = now_s
             self._prefixes.clear()
         self._view.told(state)
+        self._prefixes.told(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
         """Take out, and return, what shall not wait any longer."""

@@ -147,6 +147,9 @@ class EngineState:
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
     preemptions: int = 0
+    prompt_tokens: float | None = None
+    cached_tokens: float | None = None
+    """Of all prompts since the engine's start, and of these what was in its prefix cache."""
     stale: bool = False
 
 
