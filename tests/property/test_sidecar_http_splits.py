@@ -164,6 +164,17 @@ def test_whatever_passes_unparsed_is_what_the_parser_would_have_made_of_it(chunk
         assert rest.endswith(b"\r\n")
 
 
+def test_the_rest_of_a_size_line_and_what_follows_is_not_taken_for_a_chunk():
+    event = b"data: {" + b"x" * 84 + b"}\n\n"
+    chunk = b"5e\r\n" + event + b"\r\n"
+    content = event + b"\r\n" + b"y" * 254
+    # A chunk of 0x15e bytes, cut behind the first digit: what comes next looks like one of 0x5e.
+    pieces = [CHUNKED, chunk, chunk + b"1", chunk, content[96:] + b"\r\n0\r\n\r\n"]
+    passed: list[bytes] = []
+    assert asyncio.run(relayed(pieces, close=False, passed=passed)) == (event + event + content, True)
+    assert passed == []
+
+
 @settings(max_examples=50)
 @given(st.lists(plain.filter(lambda chunk: len(chunk) < 4096), min_size=1, max_size=12))
 def test_whole_chunks_of_events_pass_unparsed(chunks):
