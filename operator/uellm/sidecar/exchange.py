@@ -56,6 +56,7 @@ class Exchange:
 
     async def turn(self) -> bytes:
         """Wait until it is to be sent; the body to send. Raises Refusal."""
+        self._record.queue_s = None  # of a turn before, in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s
         return self.call.upstream_body(self.priority)

@@ -41,6 +41,15 @@ async def test_an_engine_that_does_not_return_is_told_with_the_time_to_retry(eng
         assert (await response.json())["error"]["code"] == "engine_unavailable"
 
 
+async def test_a_turn_that_did_not_reach_the_engine_is_not_told_as_the_end_of_the_wait(engine, launch, monkeypatch):
+    monkeypatch.setattr(scheduler, "ENGINE_WAIT_S", 0.1)
+    harness = await launch(engine_poll_s=3600.0)
+    await engine.stop()
+    async with harness.post() as response:
+        assert response.status == 503
+        assert "x-uellm-queue-ms" not in response.headers
+
+
 async def test_unscheduled_routes_are_told_at_once_that_the_engine_is_away(engine, harness):
     await engine.stop()
     async with harness.client.get(harness.url("/v1/models")) as response:
