@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from uellm.sidecar.dispatch import MOST_NEWS, Dispatcher
-from uellm.sidecar.http import CONTENT_BYTES, Reply
+from uellm.sidecar.http import Reply
 from uellm.sidecar.scheduling import Ticket
 from uellm.sidecar.wire.events import USAGE, Counter
 from uellm.sidecar.wire.strip import FINISHED
@@ -15,9 +15,9 @@ class Passage:
     """Of one stream. Few objects and few calls: each event comes for itself, and finds the caches cold."""
 
     __slots__ = (
+        "_closing",
         "_counter",
         "_dispatcher",
-        "_link",
         "_mark",
         "_news",
         "_ticket",
@@ -28,7 +28,7 @@ class Passage:
     )
 
     def __init__(self, reply: Reply, counter: Counter, dispatcher: Dispatcher, ticket: Ticket) -> None:
-        self._link = reply.link
+        self._closing = reply.link.transport.is_closing
         self._write = reply.link.transport.write
         self._counter = counter
         self._mark = counter.mark
@@ -51,7 +51,7 @@ class Passage:
             self._news.append((self._ticket, events, now_s))
             if len(self._news) > MOST_NEWS:
                 self._dispatcher.catch_up()
-        self.sent_bytes += CONTENT_BYTES[len(chunk)]
-        if not self._link.closed:
+        self.sent_bytes += len(chunk) - len(b"\r\n\r\n") - chunk.index(b"\r")
+        if not self._closing():
             self._write(chunk)
         return True

@@ -12,7 +12,6 @@ Where a piece is seen to be one whole chunk, it may even go on without being par
 
 from __future__ import annotations
 
-from uellm.sidecar.http.chunks import CONTENT_BYTES
 from uellm.sidecar.http.client import EngineAddress, EnginePool
 from uellm.sidecar.http.connection import Connection
 from uellm.sidecar.http.message import Budget, Fault, Headers, Limits, Pairs, pairs
@@ -22,7 +21,6 @@ from uellm.sidecar.http.server import Server
 from uellm.sidecar.http.upstream import EngineLost, EngineUnreachable, Upstream
 
 __all__ = [
-    "CONTENT_BYTES",
     "Budget",
     "Connection",
     "EngineAddress",

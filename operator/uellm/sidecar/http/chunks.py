@@ -29,6 +29,3 @@ def _size_lines() -> Iterator[tuple[int, bytes]]:
 SIZE_LINES = dict(_size_lines())
 """By the length of a chunk, framing and all, its size line in the plainest form. Data of that length that begins with
 it and ends with `END` is one whole chunk: no two sizes make chunks of the same length."""
-
-CONTENT_BYTES = {length: length - len(line) - len(END) for length, line in SIZE_LINES.items()}
-"""By the length of a chunk, framing and all, the bytes in it."""

@@ -31,6 +31,12 @@ class _Pool(Protocol):
 class EngineConnection(asyncio.Protocol):
     """One connection."""
 
+    __slots__ = (
+        *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
+        *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_upstream", "closed", "idle_alarm"),
+        *("on_body", "take_chunk", "transport"),
+    )
+
     transport: asyncio.Transport
 
     def __init__(self, pool: _Pool) -> None:

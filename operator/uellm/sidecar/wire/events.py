@@ -44,6 +44,8 @@ class Counter:
     only names the role.
     """
 
+    __slots__ = ("_carry", "_keep", "_tail", "_tail_bytes", "events", "mark")
+
     def __init__(self, kind: Kind, sequences: int = 1) -> None:
         self.mark = _MARKS.get(kind, _EVENT)
         """What is counted."""
