@@ -19,7 +19,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from uellm.cli.local import prepare as preparing
-from uellm.cli.local.machine import described_machine
+from uellm.cli.local.machine import described_machine, profiled_machine
 from uellm.cli.local.prepare import Prepared, prepare
 from uellm.cli.local.serve import Ports, choose_ports, serve
 from uellm.errors import BadInput, CannotBeDone, PlanError
@@ -129,6 +129,22 @@ def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path
     assert plan["plan"]["layers"] == [5, 3]
     assert plan["engine"]["model"] == f"{tmp_path}/model"
     assert [each["name"] for each in yaml.safe_load(sidecar_file.read_text())["classes"]] == ["interactive"]
+
+
+def test_the_sidecar_starts_from_what_the_measured_gpus_make_of_a_step(prepared, tmp_path, monkeypatch):
+    measured = {"bf16GigaflopsPerSecond": 100_000, "memoryBytesPerSecond": 500_000_000_000}
+    devices = [
+        {"index": index, "uuid": f"GPU-{index}", "product": "NVIDIA L4", "memoryBytes": 22 << 30, "measured": measured}
+        for index in range(2)
+    ]
+    played = prepared()
+    profile = {"apiVersion": "uellm.io/v1alpha1", "kind": "GPUNodeProfile", "metadata": {"name": "desk"}}
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile | {"status": {"source": "NVML", "devices": devices}}))
+    monkeypatch.setattr(preparing.importlib.metadata, "version", lambda name: "0.32.0")
+    served = prepare(str(tmp_path / "service.yaml"), profiled_machine(str(tmp_path / "profile.yaml")))
+    told = [yaml.safe_load(each.files["sidecar.yaml"])["engine"] for each in (played, served)]
+    assert "stepSeconds" not in told[0]
+    assert set(told[1]["stepSeconds"]) == {"floor", "perPrefillToken", "perKvToken", "perSequence", "overhead"}
 
 
 def test_the_cpu_engines_float32_is_planned_with(prepared):
