@@ -79,9 +79,11 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _wait_then_end(name: str | None) -> None:
-    say("Ctrl-C ends it")
     try:
-        signal.pause()
+        say("Ctrl-C ends it")
+        # Not `signal.pause`: a signal that comes just before it would not end it.
+        while True:
+            time.sleep(1.0)
     except KeyboardInterrupt:
         pass
     finally:
