@@ -32,7 +32,6 @@ TRACES = {
 SPEEDS, SEEDS, CHUNKS = (3.2, 2.0, 1.0, 4.0, 2.6, 1.5, 0.5), (1, 2, 3, 4, 5), (512, 1024, 2048, 8192)
 FCFS, OURS = "engine-FCFS", "SLO-ODBS"
 OTHERS = ("engine-EDF", "engine-EDF-targets", "engine-SJF", "llm-d")
-BASELINES = tuple((policy, chunk) for policy in (FCFS, *OTHERS) for chunk in CHUNKS)
 MARGIN = 0.005
 """Ours may be so far below the best baseline and still count as no worse."""
 REACH = 0.03
@@ -110,6 +109,11 @@ class Grid:
         """With the planner's chunk, every seed."""
         return [Run(trace, self.limit, OURS, self.chunk(trace), speed, seed, sturdy) for seed in self.seeds]
 
+    def baselines(self, trace: str) -> list[tuple[str, int]]:
+        """Names and chunks: those of the grid, and the planner's, for a better chunk helps them too."""
+        chunks = dict.fromkeys((*CHUNKS, self.chunk(trace)))
+        return [(policy, chunk) for policy in (FCFS, *OTHERS) for chunk in chunks]
+
     def baseline(self, trace: str, speed: float, policy: str, chunk: int) -> list[Run]:
         """One of them, every seed."""
         return [Run(trace, self.limit, policy, chunk, speed, seed) for seed in self.seeds]
@@ -124,11 +128,15 @@ class Grid:
         return attained is not None and attained >= 1.0 - MARGIN
 
     def contenders(self, trace: str, speed: float) -> dict[tuple[str, int], list[Run]]:
-        """The baselines near the best one of the first seed, by name and chunk, with all their seeds."""
-        all_of_them = {name: self.baseline(trace, speed, *name) for name in BASELINES}
+        """The baselines near the best of the first seed, tuned and at our chunk, by name and chunk, with all seeds."""
+        all_of_them = {name: self.baseline(trace, speed, *name) for name in self.baselines(trace)}
         first = {name: share for name, runs in all_of_them.items() if (share := mean(runs[:1])) is not None}
-        best = max(first.values(), default=0.0)
-        return {name: all_of_them[name] for name, share in first.items() if share >= best - REACH}
+        found = {}
+        for chunks in (CHUNKS, (self.chunk(trace),)):
+            among = {name: share for name, share in first.items() if name[1] in chunks}
+            best = max(among.values(), default=0.0)
+            found |= {name: all_of_them[name] for name, share in among.items() if share >= best - REACH}
+        return found
 
     def wanted(self, trace: str, speed: float, parts: frozenset[str]) -> Iterator[Run]:
         """What it takes to compare ours with the best baseline, each after what decides whether it is needed."""
@@ -136,8 +144,7 @@ class Grid:
             yield from self.ours(trace, speed)
         if "baselines" not in parts:
             return
-        yield self.fcfs_beside(trace, speed)
-        for policy, chunk in BASELINES:
+        for policy, chunk in self.baselines(trace):
             if policy == FCFS or not self.settled(trace, speed):
                 yield self.baseline(trace, speed, policy, chunk)[0]
         if self.settled(trace, speed):
