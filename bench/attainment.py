@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from attainment_grid import CHUNKS, FCFS, KEPT, MARGIN, OURS, SEEDS, SPEEDS, STURDY, TRACES, Grid, Run, mean
+from attainment_grid import CHUNKS, FCFS, KEPT, MARGIN, OTHERS, OURS, SEEDS, SPEEDS, STURDY, TRACES, Grid, Run, mean
 
 from uellm.evaluate.table import aligned
 
@@ -91,7 +91,10 @@ def plan(grid: Grid, args: argparse.Namespace) -> Iterator[Run]:
 def compare(grid: Grid, trace: str, speed: float) -> dict[str, Any]:
     """One line of the table: the best baseline, FCFS at the engine's default chunk, and ours."""
     means = {name: share for name, runs in grid.contenders(trace, speed).items() if (share := mean(runs)) is not None}
-    tuned, beside_ours = (_best(means, chunks) for chunks in (CHUNKS, (grid.chunk(trace),)))
+    tuned, beside_ours = _best(means, CHUNKS), None
+    chunk = grid.chunk(trace)
+    if all(grid.baseline(trace, speed, policy, chunk)[0].result for policy in (FCFS, *OTHERS)):
+        beside_ours = _best(means, (chunk,))
     fcfs = [share for (policy, _), share in means.items() if policy == FCFS]
     ours, beside = grid.ours(trace, speed), grid.fcfs_beside(trace, speed)
     attained = mean(ours)
@@ -106,7 +109,7 @@ def compare(grid: Grid, trace: str, speed: float) -> dict[str, Any]:
         "bestNameAtOurChunk": beside_ours[0] if beside_ours else None,
         "baselinesRun": sum(grid.baseline(trace, speed, *name)[0].result is not None for name in grid.baselines(trace)),
         "ours": attained,
-        "chunk": grid.chunk(trace),
+        "chunk": chunk,
         "tokensOfFcfs": tokens[0] / tokens[1] if tokens[0] and tokens[1] else None,
         "shed": mean(ours, "shed"),
         "seeds": sum(run.result is not None for run in ours),
