@@ -61,7 +61,7 @@ def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Se
     every = sets(table) <= MOST_SETS
     found, proven = least_slowest(table, possible, MOST_SETS if every else MOST_CODES)
     answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
-    if answer is None and every and found < INFINITE:
+    if answer is None and found < INFINITE:
         # Layers of unlike sizes fit less well than sets of devices promise.
         found, proven = least_slowest_of_unlike(table, possible, MOST_CODES, found)
         answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
