@@ -34,7 +34,7 @@ class Dispatcher:
 
     def __init__(self, options: Options, model: StepModel | None = None) -> None:
         """`model`: what the engine's steps take, until that is measured."""
-        self._core = Scheduler(options, StepEstimate(model))
+        self._scheduler = Scheduler(options, StepEstimate(model))
         self.news: list[tuple[Ticket, int, float]] = []
         """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
         them together, in their order, before it does anything else, so that its decisions are the same."""
@@ -50,9 +50,15 @@ class Dispatcher:
             return
         news = self.news.copy()
         self.news.clear()
-        on_tokens = self._core.on_tokens
+        on_tokens = self._scheduler.on_tokens
         for ticket, tokens, now_s in news:
             on_tokens(ticket, tokens, now_s)
+
+    @property
+    def _core(self) -> Scheduler:
+        """The scheduler, which has read all news."""
+        self.catch_up()
+        return self._scheduler
 
     @property
     def queued(self) -> int:
@@ -70,7 +76,6 @@ class Dispatcher:
 
     def reconfigure(self, options: Options, model: StepModel | None = None) -> None:
         """Take over a changed configuration. What was measured is kept, unless there is another model to correct."""
-        self.catch_up()
         if model is not None:
             self._core.assume(model)
         self._core.reconfigure(options, _now_s())
@@ -78,12 +83,10 @@ class Dispatcher:
 
     def figures(self) -> dict[str, float]:
         """The scheduler's own figures, for the metrics."""
-        self.catch_up()
         return self._core.figures()
 
     def on_engine_state(self, state: EngineState) -> None:
         """The engine came or went, or its figures are newer."""
-        self.catch_up()
         self._core.on_engine_state(state, _now_s())
         self._pump()
 
@@ -94,7 +97,6 @@ class Dispatcher:
         A ticket that had its turn already, without a byte reaching the engine, waits for another one.
         """
         loop = asyncio.get_running_loop()
-        self.catch_up()
         try:
             self._core.submit(ticket, _now_s())
         except QueueFull:
@@ -109,24 +111,20 @@ class Dispatcher:
 
     def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
         """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
-        self.catch_up()
         return self._core.on_lengths(ticket, lengths, _now_s())
 
     def first_token(self, ticket: Ticket) -> None:
         """The first token of its answer came."""
-        self.catch_up()
         self._core.on_first_token(ticket, _now_s())
         self._pump()
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
         """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""
-        self.catch_up()
         self._core.on_finish(ticket, _now_s(), tokens)
         self._pump()
 
     def abort(self, ticket: Ticket) -> None:
         """The request ended in any other way; its place is free. Does nothing to one that has ended."""
-        self.catch_up()
         self._core.on_abort(ticket, _now_s())
         self._pump()
 
@@ -137,7 +135,6 @@ class Dispatcher:
             self._alarm = None
 
     def _pump(self) -> None:
-        self.catch_up()
         if not self._core.queued:
             self.close()
             return
