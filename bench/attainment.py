@@ -96,9 +96,9 @@ def compare(grid: Grid, trace: str, speed: float) -> dict[str, Any]:
     if all(grid.baseline(trace, speed, policy, chunk)[0].result for policy in (FCFS, *OTHERS)):
         beside_ours = _best(means, (chunk,))
     fcfs = [share for (policy, _), share in means.items() if policy == FCFS]
-    ours, beside = grid.ours(trace, speed), grid.fcfs_beside(trace, speed)
+    ours, beside = grid.ours(trace, speed), grid.baseline(trace, speed, FCFS, chunk)[:1]
     attained = mean(ours)
-    tokens = mean(ours, "outputTokensPerSecond"), mean([beside], "outputTokensPerSecond")
+    tokens = mean(ours, "outputTokensPerSecond"), mean(beside, "outputTokensPerSecond")
     return {
         "trace": trace,
         "speed": speed,

@@ -118,10 +118,6 @@ class Grid:
         """One of them, every seed."""
         return [Run(trace, self.limit, policy, chunk, speed, seed) for seed in self.seeds]
 
-    def fcfs_beside(self, trace: str, speed: float) -> Run:
-        """FCFS with our chunk: whose tokens a second ours are compared with."""
-        return Run(trace, self.limit, FCFS, self.chunk(trace), speed, self.seeds[0])
-
     def settled(self, trace: str, speed: float) -> bool:
         """Whether ours is so near 1 that no baseline can be better by more than the margin."""
         attained = mean(self.ours(trace, speed))

@@ -46,7 +46,10 @@ def served(options: Options, victims: list[Ticket], until_s: float) -> None:
 def shared_s(victims: list[Ticket]) -> float:
     """SLO-ODBS: those that wait long have their share of the engine, the oldest first."""
     step = StepEstimate(MODEL)
-    work_s = [step.work_s(each.prompt_tokens, each.prompt_tokens, each.length.p50) for each in victims]
+    work_s = [
+        MODEL.prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
+        for each in victims
+    ]
     return AGED_S + 1.1 * (sum(work_s) + BACKLOG * STEP_S) / AGED_SHARE + 2.0
 
 

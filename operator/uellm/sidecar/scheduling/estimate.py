@@ -69,13 +69,8 @@ class StepEstimate:
         prefill_s = self._prefill_s(prefill_tokens) * self.prefill_factor
         return prefill_s + self.decode_s(kv_tokens, sequences)
 
-    def work_s(self, prompt_tokens: float, uncached_tokens: float, output_tokens: float) -> float:
-        """Engine seconds of a whole request beside others: its prompt, and reading its KV cache at every token."""
-        decode_s = self.answer_s(prompt_tokens, output_tokens)
-        return self.prefill_token_s * uncached_tokens + self.decode_factor * decode_s
-
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
-        """Of these, those of the answer, by the model as it is."""
+        """Engine seconds of an answer beside others, for reading its KV cache at every token; by the model as it is."""
         context = prompt_tokens + output_tokens / 2
         return output_tokens * (self.model.sequence_s + self.model.kv_token_s * context)
 

@@ -57,8 +57,8 @@ def whole_s(ticket: Ticket, need: Need, pace: Pace) -> float:
 
 def prospect(ticket: Ticket, need: Need, pace: Pace, planned_rate: float, now_s: float) -> Prospect:
     """The prospects of a request that the engine would begin at `now_s`, at so many prompt tokens a second."""
-    _, step_s, gap_s, prefill_token_s, decode_factor = pace
-    first_by_s, end_by_s, spread, median, safe, _, decode_s = need
+    step_s, gap_s = pace.step_s, pace.gap_s
+    first_by_s, end_by_s, spread, median, safe, _, _ = need
     first_s = ticket.uncached_tokens / planned_rate
     earliest_s = now_s + first_s + step_s
     deadline_s, chance = first_by_s - step_s, 1.0
@@ -68,7 +68,7 @@ def prospect(ticket: Ticket, need: Need, pace: Pace, planned_rate: float, now_s:
         deadline_s = min(deadline_s, max(end_by_s - safe * gap_s - step_s, earliest_s + step_s))
     elif deadline_s == inf:
         deadline_s = max(ticket.arrival_s + FAR_DEADLINE_S, earliest_s + step_s)
-    work_s = prefill_token_s * ticket.uncached_tokens + decode_factor * decode_s
+    work_s = whole_s(ticket, need, pace)
     if now_s + first_s > deadline_s:
         return deadline_s, first_s, 0.0, work_s
     return deadline_s, first_s, chance / (work_s if work_s > 1e-6 else 1e-6), work_s
