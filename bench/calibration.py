@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from uellm.planner.calibration import calibrate
-from uellm.planner.steptime import StepTime
+from uellm.planner.calibration.calibrate import calibrate
+from uellm.planner.cost.steptime import StepTime
 
 ENGINES = {
     "8B on H100": StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3),

@@ -29,7 +29,7 @@ from aiohttp import web
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import GPUNODEPROFILE, POD, Event, Kind
-from uellm.planner.document import fits
+from uellm.planner.handover.annotation import fits
 
 GIB = 2**30
 HARDWARE = ("GPU A", 24 * GIB), ("GPU B", 40 * GIB), ("GPU C", 80 * GIB)

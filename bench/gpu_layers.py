@@ -26,11 +26,11 @@ from torch.nn import functional
 
 from uellm.hardware import Device
 from uellm.models import Architecture, read_architecture
-from uellm.planner.calibration import calibrate_stages
+from uellm.planner.calibration.calibrate import calibrate_stages
+from uellm.planner.cost.pipeline import Pipeline
+from uellm.planner.cost.rates import Costs
+from uellm.planner.cost.work import stage_loads
 from uellm.planner.efficiency import Efficiency
-from uellm.planner.pipeline import Pipeline
-from uellm.planner.speed import Costs
-from uellm.planner.work import stage_loads
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "num_key_value_heads": 8, "max_position_embeddings": 131072}
 SHAPES = {

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from uellm.planner.place import Instance, Placement, solve
+from uellm.planner.placement.solver import Instance, Placement, solve
 
 GIB = 2**30
 MILP_LIMIT_S = 60.0

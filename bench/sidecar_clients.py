@@ -25,7 +25,7 @@ from sidecar_load.client import load, request
 from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import Way, sidecar, upstream
 
-from uellm.sidecar.http.loop import factory
+from uellm.http.loop import factory
 
 HEALTHY, SLOW, ABORTED, AT_ONCE = 32, 1000, 10_000, 200
 LEFT = ("uellm_requests_active", "uellm_requests_in_flight", "uellm_requests_queued", "uellm_body_bytes")

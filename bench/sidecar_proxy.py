@@ -35,7 +35,7 @@ from sidecar_load.client import load, request
 from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import NO_NGINX, Way, nginx, sidecar, upstream
 
-from uellm.sidecar.http.loop import factory
+from uellm.http.loop import factory
 
 STREAMS = 256
 WARM_S = 4.0

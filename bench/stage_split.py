@@ -29,13 +29,13 @@ import numpy as np
 
 from uellm.hardware import Device
 from uellm.models import Architecture, read_architecture
-from uellm.planner.calibration import Calibration, calibrate, rank_correlation
-from uellm.planner.footprint import Steps
-from uellm.planner.kvcache import tokens_told
-from uellm.planner.pipeline import Pipeline
-from uellm.planner.predict import Engine
-from uellm.planner.speed import Costs
-from uellm.planner.work import stage_loads
+from uellm.planner.calibration.calibrate import Calibration, calibrate, rank_correlation
+from uellm.planner.cost.pipeline import Pipeline
+from uellm.planner.cost.predict import Engine
+from uellm.planner.cost.rates import Costs
+from uellm.planner.cost.work import stage_loads
+from uellm.planner.memory.kv_cache import tokens_told
+from uellm.planner.shape import Steps
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

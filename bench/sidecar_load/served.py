@@ -14,11 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from uellm.sidecar.http import EngineAddress
-from uellm.sidecar.http.loop import run
+from uellm.http import EngineAddress
+from uellm.http.loop import run
 from uellm.sidecar.process import Address, Options, Sidecar, serve
-from uellm.sidecar.record import ACCESS_LOG
 from uellm.sidecar.scheduling import Options as Scheduling
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 ROOM_BYTES = 1 << 30
 

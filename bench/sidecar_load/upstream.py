@@ -12,7 +12,7 @@ import asyncio
 import random
 import sys
 
-from uellm.sidecar.http.loop import run
+from uellm.http.loop import run
 
 INTERVAL_S = 0.05
 EVENTS = range(20, 61)

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from uellm.models import read_architecture
-from uellm.planner.engine_args import UserArgs
-from uellm.planner.footprint import Shape, Steps, footprint
-from uellm.planner.kvcache import tokens_told
+from uellm.planner.memory.footprint import footprint
+from uellm.planner.memory.kv_cache import tokens_told
+from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.flags import UserArgs
 from uellm_devcluster import tinymodel
 from uellm_devcluster.measured_engine import KV_CACHE_BYTES
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.planner import place, wide
-from uellm.planner.place import Instance, Placement, solve
+from uellm.planner.placement import solver
+from uellm.planner.placement.arrays import search
+from uellm.planner.placement.solver import Instance, Placement, solve
 
 WEIGHTS = {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}
 
@@ -227,9 +228,9 @@ WAYS = st.sampled_from([{}, {"MOST_SETS": 0}, {"MOST_SETS": 0, "MOST_CODES": 10*
 @contextmanager
 def on_arrays(**limits: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "FEW_STATES", 0)
+        patch.setattr(solver, "FEW_STATES", 0)
         for name, value in limits.items():
-            patch.setattr(wide, name, value)
+            patch.setattr(search, name, value)
         yield
 
 
@@ -263,7 +264,7 @@ def test_arrays_and_lists_find_the_same_placement(
     data: dict[str, Any], policy: str, objective: str, stages: int | None, way: dict[str, int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, "FEW_STATES", 1 << 40)
+        patch.setattr(solver, "FEW_STATES", 1 << 40)
         expected = solve(Instance.from_dict(data), policy, objective, stages=stages)
     answer = solved(data, policy, objective, stages=stages, **way)
     assert answer.feasible == expected.feasible

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from uellm.hardware import Device, Link
 from uellm.models import read_architecture
 from uellm.planner import constants as c
-from uellm.planner.chunk import Chunk, Load, best_chunk, saturation
-from uellm.planner.demand import Demand
-from uellm.planner.footprint import Steps
-from uellm.planner.predict import Times, predict
+from uellm.planner.cost.chunk import Chunk, Load, best_chunk, saturation
+from uellm.planner.cost.demand import Demand
+from uellm.planner.cost.predict import Times, predict
+from uellm.planner.cost.rates import Costs, Links
+from uellm.planner.cost.steptime import StepTime
+from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import SloClass
-from uellm.planner.speed import Costs, Links
-from uellm.planner.steptime import StepTime
-from uellm.planner.work import stage_loads
+from uellm.planner.shape import Steps
 
 MODEL = read_architecture(
     {

@@ -15,12 +15,12 @@ import pytest
 from uellm.errors import PlanError
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
-from uellm.planner import Plan, plan, weigh
-from uellm.planner.candidate import Candidate
-from uellm.planner.pools import pools_of
+from uellm.planner import Plan, plan
+from uellm.planner.nodes.pools import pools_of
 from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
-from uellm.planner.search import Search
-from uellm.planner.sizing import Sizer
+from uellm.planner.search.candidate import Candidate
+from uellm.planner.search.replicas import Sizer
+from uellm.planner.search.search import Search, ranking
 
 MIB = 1 << 20
 CASES = 120
@@ -87,7 +87,7 @@ def a_request(seed: int) -> PlanRequest:
     )
 
 
-def every_outcome(request: PlanRequest) -> list[tuple[weigh.Key, int, Candidate]]:
+def every_outcome(request: PlanRequest) -> list[tuple[ranking.Key, int, Candidate]]:
     """The key of the best node of each shape and number of replicas, all of them worked out."""
     pools, sizer = pools_of(request), Sizer(request)
     most = MOST_REPLICAS if request.workload.requests_per_s is not None else 1
@@ -98,7 +98,7 @@ def every_outcome(request: PlanRequest) -> list[tuple[weigh.Key, int, Candidate]
             does = [(pool, outcome) for pool, outcome in outcomes if isinstance(outcome, Candidate)]
             placed = sum(pool.sure // shape.gpus for pool, _ in does) >= replicas
             for _, outcome in does:
-                found.append((weigh.key(outcome, replicas, placed=placed), replicas, outcome))
+                found.append((ranking.key(outcome, replicas, placed=placed), replicas, outcome))
     return found
 
 

@@ -14,12 +14,13 @@ from uellm.errors import PlanError
 from uellm.hardware import Device, Node
 from uellm.models import read_architecture
 from uellm.planner import Plan, plan
-from uellm.planner.assign import Task, assign
-from uellm.planner.document import plan_document
-from uellm.planner.latebind import bind
+from uellm.planner.assignment.assign import Task, assign
+from uellm.planner.assignment.every_subset import admits_some, refusal
+from uellm.planner.cost.rates import Costs
+from uellm.planner.handover.document import plan_document
+from uellm.planner.handover.late_binding import bind
+from uellm.planner.nodes.pools import Pool
 from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
-from uellm.planner.speed import Costs
-from uellm.planner.subsets import Pool, admits_some, refusal
 
 MIB = 1 << 20
 

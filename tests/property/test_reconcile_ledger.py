@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from uellm.reconcile.fleet import machine
-from uellm.reconcile.ledger import Commitment, Ledger, claim, offers
 from uellm.reconcile.names import Key
+from uellm.reconcile.planning.ledger import Commitment, Ledger, claim, offers
 
 NODES = {"a": 4, "b": 3, "c": 1}
 NAMES = ("one", "two", "three", "four")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, Targets, Ticket, sloodbs
-from uellm.sidecar.scheduling.plan import LEAF_S, LEAVES, PRIORITY_RANK, Place, Plan
-from uellm.sidecar.scheduling.tail import AGED_S, AGED_SHARE, SHED_AFTER_S
+from uellm.sidecar.scheduling.best_effort import AGED_S, AGED_SHARE, SHED_AFTER_S
+from uellm.sidecar.scheduling.on_time_set import LEAF_S, LEAVES, PRIORITY_RANK, Place, Plan
 
 CLASSES = (
     Targets("chat", ttft_s=0.5, tpot_s=0.06),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.sidecar.scheduling import Targets, Ticket
-from uellm.sidecar.scheduling.plan import LEAF_S, Plan
+from uellm.sidecar.scheduling.on_time_set import LEAF_S, Plan
 
 ANY = Targets("any")
 Job = tuple[int, int]

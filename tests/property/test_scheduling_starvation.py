@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, StepModel, Targets, Ticket
-from uellm.sidecar.scheduling.tail import AGED_S, AGED_SHARE
+from uellm.sidecar.scheduling.best_effort import AGED_S, AGED_SHARE
 from uellm.sidecar.scheduling.types import FAR_DEADLINE_S
 
 MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)

@@ -8,10 +8,10 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.sidecar.http import Budget, EngineAddress, EngineLost, EnginePool, Limits
-from uellm.sidecar.http.body import Body
-from uellm.sidecar.http.head import HeadFinder, HeadParser
-from uellm.sidecar.http.link import EngineConnection
+from uellm.http import Budget, EngineAddress, EngineLost, EnginePool, Limits
+from uellm.http.body import Body
+from uellm.http.head import HeadFinder, HeadParser
+from uellm.http.link import EngineConnection
 
 HEAD = b"POST /v1/completions?a=b HTTP/1.1\r\nHost: h\r\nX-Long: abc def\r\n"
 LIMITS = Limits(body_bytes=1 << 20)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from uellm.cli.files import read_json
 from uellm.errors import BadInput
-from uellm.planner.calibration import Calibration, Report, calibrate
+from uellm.planner.calibration.calibrate import Calibration, Report, calibrate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("measurements", metavar="MEASUREMENTS.json", help="measured steps: see planner/calibration.py")
+    parser.add_argument("measurements", metavar="MEASUREMENTS.json", help="measured steps of an engine")
     parser.add_argument("-o", "--output", required=True, metavar="ENGINE.json", help="the engine's file to write")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="of the report; default: table")
 

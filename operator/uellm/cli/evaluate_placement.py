@@ -12,7 +12,7 @@ from uellm.cli.files import read_json
 from uellm.errors import BadInput
 from uellm.evaluate.placement import compare, random_instance
 from uellm.evaluate.table import aligned
-from uellm.planner.place import OBJECTIVES, Instance
+from uellm.planner.placement.solver import OBJECTIVES, Instance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ import sys
 
 from uellm.errors import BadInput
 from uellm.extender.process import serve
-from uellm.planner.document import fits
+from uellm.planner.handover.annotation import fits
 
 DEFAULT_LISTEN = "127.0.0.1:8888"
 

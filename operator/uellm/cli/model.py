@@ -10,7 +10,7 @@ from typing import Any
 
 from uellm.cli.files import read_json
 from uellm.models import Architecture, Tensor, find_tensors, read_architecture, read_directory
-from uellm.planner.infeasible import size
+from uellm.planner.units import size
 
 FEW_RUNS = 4  # runs of like layers that a table spells out; more are cut short
 

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from uellm.cli.files import read_json
-from uellm.planner.place import OBJECTIVES, POLICIES, Instance, Placement, solve
+from uellm.planner.placement.solver import OBJECTIVES, POLICIES, Instance, Placement, solve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

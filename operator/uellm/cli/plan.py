@@ -23,7 +23,7 @@ from uellm.hardware import Node
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.planning.request import architecture_of, plan_request
 
 OUTPUTS = ("table", "json", "yaml", "svg")
 

@@ -32,9 +32,9 @@ def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: 
 async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
     from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
-    from uellm.reconcile.eligible import reachable
-    from uellm.reconcile.ledger import claims_beside, offers
     from uellm.reconcile.names import SERVICE_LABEL, Key
+    from uellm.reconcile.planning.eligible_nodes import reachable
+    from uellm.reconcile.planning.ledger import claims_beside, offers
 
     cache = Cache()
     async with await Kube.connect(kubeconfig=kubeconfig, context=context) as kube:

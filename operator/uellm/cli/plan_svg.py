@@ -13,9 +13,9 @@ import textwrap
 from uellm.cli import svg
 from uellm.cli.plan_links import CARD, LINKS, Role, group_lines, hops, roles_of, thin_links
 from uellm.hardware import Device, Node
-from uellm.planner.infeasible import size
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import MemoryUse, Plan
+from uellm.planner.units import size
 
 WIDTH = 960
 MARGIN = 24

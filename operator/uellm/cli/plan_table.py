@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Iterator
 
 from uellm.hardware import Device
-from uellm.planner.document import engine
-from uellm.planner.infeasible import size
+from uellm.planner.handover.document import engine
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Alternative, Plan
-from uellm.planner.verdict import SearchFigures, SloVerdict
+from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
+from uellm.planner.units import size
 
 WIDTH = 116
 MOST_NODES = 8

@@ -9,10 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from uellm.sidecar.engine import engine_address
-from uellm.sidecar.http.loop import run as run_loop
+from uellm.http.loop import run as run_loop
+from uellm.sidecar.engine.connection import engine_address
 from uellm.sidecar.process import Address, Options, Sidecar, serve
-from uellm.sidecar.record import ACCESS_LOG
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

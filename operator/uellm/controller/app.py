@@ -20,10 +20,10 @@ from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
-from uellm.reconcile.planning import Planning
+from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Worker
+from uellm.reconcile.pods.reports import HttpFetch, Measurements, Reports
 from uellm.reconcile.reconciler import Reconciler
-from uellm.reconcile.reports import HttpFetch, Measurements, Reports
-from uellm.reconcile.worker import PLANNING_TIMEOUT_S, Worker
 
 logger = logging.getLogger(__name__)
 

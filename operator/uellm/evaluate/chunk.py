@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from uellm.evaluate.queue import Scenario
-from uellm.planner.chunk import Chunk, best_chunk
+from uellm.planner.cost.chunk import Chunk, best_chunk
 from uellm.planner.request import SloClass
 
 

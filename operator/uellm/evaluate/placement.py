@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from uellm.planner.place import POLICIES, Instance, PlaceDevice, Placement, solve
+from uellm.planner.placement.solver import POLICIES, Instance, PlaceDevice, Placement, solve
 
 GB = 10**9
 

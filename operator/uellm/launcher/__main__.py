@@ -17,8 +17,8 @@ from uellm.launcher.command import EngineCommand, engine_command
 from uellm.launcher.devices import Found, find_devices
 from uellm.launcher.drain import drain
 from uellm.launcher.init import stand_by
-from uellm.planner import latebind
-from uellm.planner.latebind import Binding
+from uellm.planner.handover import late_binding
+from uellm.planner.handover.late_binding import Binding
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def prepare(
 ) -> tuple[Found, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document["platform"] == "cpu")
-    binding = latebind.bind(document, found.uuids)
+    binding = late_binding.bind(document, found.uuids)
     check(binding, found, layers=int(document["instance"]["layers"]))
     cpus = os.sched_getaffinity(0)
     return found, binding, engine_command(document, binding, listen=listen, environment=environment, cpus=cpus)

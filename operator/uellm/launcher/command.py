@@ -9,10 +9,10 @@ from typing import Any
 
 from uellm.errors import PlanError
 from uellm.launcher import cpu
-from uellm.planner import latebind
-from uellm.planner.engine_args import UserArgs
-from uellm.planner.latebind import Binding
-from uellm.planner.refused_args import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT, refused_args
+from uellm.planner.handover import late_binding
+from uellm.planner.handover.late_binding import Binding
+from uellm.planner.vllm.flags import UserArgs
+from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT, refused_args
 
 ENGINE_MODULE = "vllm.entrypoints.cli.main"
 # Streams in flight finish in this time after SIGTERM; longer ones were given the preStop hook's time.
@@ -72,7 +72,7 @@ def _argv(document: Mapping[str, Any], binding: Binding, listen: tuple[str, int]
     model = str(engine["model"])
     if not model or model.startswith("-"):
         raise PlanError("BadPlan", f"plan.json: engine.model is {model!r}, neither a name nor a path")
-    args = list(latebind.engine_args(document, binding))
+    args = list(late_binding.engine_args(document, binding))
     for flag, instead in refused_args(args):
         raise PlanError("RefusedArgument", f"engine.args: {flag} is not allowed: {instead}")
     planned = UserArgs(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from uellm.planner.engine_args import UserArgs
+from uellm.planner.vllm.flags import UserArgs
 
 
 def thread_binding(cpus: Iterable[int], ranks: int) -> str:

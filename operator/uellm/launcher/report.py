@@ -11,7 +11,7 @@ from typing import Any
 
 from uellm.launcher.command import EngineCommand
 from uellm.launcher.devices import Found
-from uellm.planner.latebind import Binding
+from uellm.planner.handover.late_binding import Binding
 
 TERMINATION_LOG = Path("/dev/termination-log")
 

@@ -4,7 +4,7 @@ No input or output, no clock, no chance; standard library alone, for the launche
 """
 
 from uellm.planner.decision import plan
+from uellm.planner.handover.revalidate import Outlook, outlook, still_holds
 from uellm.planner.result import Plan
-from uellm.planner.standing import Outlook, outlook, still_holds
 
 __all__ = ["Outlook", "Plan", "outlook", "plan", "still_holds"]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from uellm.errors import PlanError
-from uellm.planner import explain, unmet, weigh
-from uellm.planner.binding import binding
-from uellm.planner.candidate import Candidate
-from uellm.planner.facts import profile_hash
-from uellm.planner.nofit import no_plan
-from uellm.planner.pools import pools_of
+from uellm.planner.cost.targets import outcomes
+from uellm.planner.explanation import best_effort, reasons
+from uellm.planner.explanation.limits import binding
+from uellm.planner.explanation.no_fit import no_plan
+from uellm.planner.nodes.facts import profile_hash
+from uellm.planner.nodes.pools import pools_of
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Plan, Predicted
-from uellm.planner.search import Found, Placed, Search
-from uellm.planner.shapes import check
-from uellm.planner.targets import outcomes
-from uellm.planner.verdict import SearchFigures, SloVerdict
+from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
+from uellm.planner.search import ranking
+from uellm.planner.search.candidate import Candidate
+from uellm.planner.search.overrides import check
+from uellm.planner.search.search import Found, Placed, Search
 
 # Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
@@ -44,11 +44,11 @@ def plan(request: PlanRequest) -> Plan:
 
 def _best_effort(search: Search, found: Found) -> tuple[Search, Found, SloVerdict | None]:
     """The plan for the nearest targets that can be had, and what was wrong with those asked for."""
-    best = unmet.nearest(search)
+    best = best_effort.nearest(search)
     if best is None or not best.missed:
         return search, found, None
-    verdict = SloVerdict(False, unmet.constraint(best), unmet.change(best))
-    for looser in unmet.relaxed(search.request, best):
+    verdict = SloVerdict(False, best_effort.constraint(best), best_effort.change(best))
+    for looser in best_effort.relaxed(search.request, best):
         again = Search(looser, [pool for entry in search.classes for pool in entry.pools])
         if (reached := again.run()).best is not None:
             return again, reached, verdict
@@ -81,8 +81,8 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
         nodes=tuple(name for name, _ in nodes),
         predicted=_predicted(best),
         recommended_replicas=None if request.workload.requests_per_s is None else found.best.replicas,
-        assumptions=explain.assumptions(best, found.best, left_out=len(like) - len(nodes)),
-        alternatives=explain.alternatives(search, found),
+        assumptions=reasons.assumptions(best, found.best, left_out=len(like) - len(nodes)),
+        alternatives=reasons.alternatives(search, found),
         profile_hash=profile_hash(offer.node for offer in request.nodes),
         binding=limits,
         slo=verdict,
@@ -93,12 +93,12 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
 def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
     """Every node that does with the best one's step sizes and KV cache, for all pods have one template; best first."""
     best = chosen.best
-    entries: list[tuple[weigh.Key, str, Candidate]] = []
+    entries: list[tuple[ranking.Key, str, Candidate]] = []
     for entry, candidate in chosen.members:
         same = entry.pool.simulated == best.pool.simulated and entry.pool.resource_name == best.pool.resource_name
         found = _with_sizes_of(best, candidate) if same else None
         if found is not None:
-            key = weigh.key(found, chosen.replicas, placed=chosen.placed)[:-1]
+            key = ranking.key(found, chosen.replicas, placed=chosen.placed)[:-1]
             entries += [(key, pool.node, found) for pool in entry.pools]
     entries.sort(key=lambda each: each[:2])
     return [(name, candidate) for _, name, candidate in entries]

@@ -15,7 +15,6 @@ from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.choose import Failure
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
@@ -26,6 +25,7 @@ from uellm.reconcile.names import (
     controller_of,
 )
 from uellm.reconcile.observe import Observed, child_names
+from uellm.reconcile.planning.choose import Failure
 from uellm.reconcile.same import content, digest, holds
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,7 @@ from uellm.api import LLMService, parse_service
 from uellm.errors import BadInput
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
-from uellm.reconcile.attainment import Figures
 from uellm.reconcile.cache import Cache, Object
-from uellm.reconcile.engine import unschedulable_since
 from uellm.reconcile.fleet import Machine
 from uellm.reconcile.names import (
     IMAGES_ANNOTATION,
@@ -23,7 +21,9 @@ from uellm.reconcile.names import (
     config_name,
     deployment_name,
 )
-from uellm.reconcile.placements import Report
+from uellm.reconcile.pods.attainment import Figures
+from uellm.reconcile.pods.engine_state import unschedulable_since
+from uellm.reconcile.pods.placements import Report
 from uellm.reconcile.same import digest
 
 # What may change without the pods being made anew: it is not part of the pod template, or is read while running.

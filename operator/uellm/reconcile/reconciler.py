@@ -12,13 +12,13 @@ from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images, PinnedTemplate, Wanted, children, frozen
-from uellm.reconcile.choose import Failure
-from uellm.reconcile.decide import decide
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
-from uellm.reconcile.planning import Planned, Planning
-from uellm.reconcile.reports import Measurements, Reports
+from uellm.reconcile.planning.choose import Failure
+from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.same import holds
+from uellm.reconcile.status.decide import decide
 
 # A quota may be raised and a policy changed, and no watch of ours tells.
 REFUSED_RECHECK_S = 60.0

@@ -11,11 +11,11 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from uellm.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine import Engine, EngineState
-from uellm.sidecar.http import Fault, Pairs, Reply, Request
-from uellm.sidecar.metrics import CONTENT_TYPE
-from uellm.sidecar.proxy import Proxy
+from uellm.sidecar.engine.connection import Engine, EngineState
+from uellm.sidecar.request.proxy import Proxy
+from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
 
 _JSON: Pairs = ((b"Content-Type", b"application/json"),)
 _TEXT: Pairs = ((b"Content-Type", CONTENT_TYPE.encode()),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 
-from uellm.sidecar.http import Fault
+from uellm.http import Fault
 
 
 class Outcome(StrEnum):

@@ -14,19 +14,19 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.sidecar import texts, tracing
+from uellm.http import Budget, Connection, EngineAddress, Limits, Server
 from uellm.sidecar.config import ConfigFile
-from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine import Engine, EngineState
-from uellm.sidecar.figures import Figures
-from uellm.sidecar.http import Budget, Connection, EngineAddress, Limits, Server
+from uellm.sidecar.engine.connection import Engine, EngineState
+from uellm.sidecar.engine.monitor import Vitals
 from uellm.sidecar.management import Management
-from uellm.sidecar.metrics import Labels
-from uellm.sidecar.predictor import FILE, Predictor
-from uellm.sidecar.proxy import Proxy
+from uellm.sidecar.prediction.service import FILE, Predictor
+from uellm.sidecar.request.dispatch import Dispatcher
+from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.secrets import KeyDirectory
-from uellm.sidecar.vitals import Vitals
+from uellm.sidecar.telemetry import help_texts, tracing
+from uellm.sidecar.telemetry.figures import Figures
+from uellm.sidecar.telemetry.metrics import Labels
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -224,9 +224,9 @@ class Sidecar:
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
         gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.proxy.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
-        self.figures.gauges("uellm_predictor_", texts.PREDICTOR, self.lengths.figures)
-        self.figures.gauges("uellm_learned_predictor_", texts.LEARNED, self.lengths.learned.figures)
-        self.figures.gauges("uellm_scheduler_", texts.SCHEDULER, self.dispatcher.figures)
+        self.figures.gauges("uellm_predictor_", help_texts.PREDICTOR, self.lengths.figures)
+        self.figures.gauges("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
+        self.figures.gauges("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
 

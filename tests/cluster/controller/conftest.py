@@ -20,11 +20,11 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
-from uellm.reconcile.evaluate import evaluate
 from uellm.reconcile.names import Key, controller_of
-from uellm.reconcile.planning import Planning
+from uellm.reconcile.planning.evaluate import evaluate
+from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.reconciler import Reconciler
-from uellm.reconcile.reports import Measurements, Reports
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
 GIB = 2**30

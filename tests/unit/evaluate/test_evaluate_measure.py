@@ -14,7 +14,7 @@ from uellm.evaluate.scenario import Classes, Job, RequestClass
 from uellm.evaluate.table import duration, table
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.evaluate.vllm_scheduler import PRIORITY
-from uellm.planner.steptime import EngineFile, StepTime
+from uellm.planner.cost.steptime import EngineFile, StepTime
 from uellm.sidecar.scheduling import Lengths, Targets
 
 CHAT = RequestClass(Targets("chat", ttft_s=1.0, tpot_s=0.06), 0.5)

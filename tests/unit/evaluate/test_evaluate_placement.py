@@ -8,7 +8,7 @@ import pytest
 
 from uellm.cli.main import main
 from uellm.evaluate.placement import compare, random_instance, stage_times
-from uellm.planner.place import Instance, Placement
+from uellm.planner.placement.solver import Instance, Placement
 
 TWO = {
     "layers": 4,

@@ -6,7 +6,7 @@ import pytest
 
 from uellm.errors import PlanError
 from uellm.launcher.command import engine_command
-from uellm.planner.latebind import Binding
+from uellm.planner.handover.late_binding import Binding
 
 TWO_STAGES = Binding(order=("GPU-b", "GPU-a"), layers=(5, 3), tensor=1, pipeline=2)
 

@@ -14,7 +14,7 @@ from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
 from uellm.launcher import report
 from uellm.launcher.devices import Found
-from uellm.planner.latebind import Binding
+from uellm.planner.handover.late_binding import Binding
 
 
 class Executed(BaseException):

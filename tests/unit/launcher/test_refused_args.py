@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.planner.refused_args import REFUSED, refused_args
+from uellm.planner.vllm.refused_flags import REFUSED, refused_args
 
 
 @pytest.mark.parametrize("flag", sorted(REFUSED))

@@ -13,10 +13,10 @@ from uellm.api import parse_service
 from uellm.cli.main import main
 from uellm.errors import PlanError
 from uellm.planner import plan
-from uellm.planner.document import plan_document
 from uellm.planner.efficiency import Efficiency
-from uellm.planner.latebind import task_from
-from uellm.reconcile.calibration import efficiency_of
+from uellm.planner.handover.document import plan_document
+from uellm.planner.handover.late_binding import task_from
+from uellm.reconcile.planning.calibration import efficiency_of
 
 MEASURED = Efficiency(0.55, 0.66, 0.004, 2e-5, "llama on L4")
 

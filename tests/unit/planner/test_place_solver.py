@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from uellm.errors import BadInput
-from uellm.planner.place import Instance, solve
+from uellm.planner.placement.solver import Instance, solve
 
 
 def instance(*devices: dict[str, Any], hop: float | list = 0.0, **changes: Any) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from uellm.errors import PlanError
-from uellm.planner import latebind, plan
-from uellm.planner.document import annotation, fits, plan_document
+from uellm.planner import plan
+from uellm.planner.handover import late_binding
+from uellm.planner.handover.annotation import annotation, fits
+from uellm.planner.handover.document import plan_document
 from uellm.planner.request import Engine, Overrides
 
 ENGINE = Engine("meta-llama/Llama-3.1-8B", "main", "llama", ("--enable-prefix-caching",))
@@ -95,7 +97,7 @@ def test_simulated_nodes_are_played_by_a_cpu(build) -> None:
 def test_a_pod_with_the_planned_devices_gets_the_planned_split(unlike) -> None:
     made = plan(unlike)
     for uuids in itertools.permutations(made.devices):
-        binding = latebind.bind(document(unlike), uuids)
+        binding = late_binding.bind(document(unlike), uuids)
         assert (binding.order, binding.layers, binding.kv_cache_bytes) == (
             made.devices,
             made.layers,
@@ -112,14 +114,14 @@ def test_a_kept_plan_is_bound_as_planned_although_speeds_were_measured_anew(unli
     node = replace(unlike.nodes[0].node, devices=tuple(swapped))
     later = replace(unlike, nodes=(replace(unlike.nodes[0], node=node),))
     assert plan(later).layers != made.layers or plan(later).devices != made.devices
-    binding = latebind.bind(plan_document(made, later), made.devices)
+    binding = late_binding.bind(plan_document(made, later), made.devices)
     assert (binding.order, binding.layers) == (made.devices, made.layers)
 
 
 def test_any_devices_that_the_kubelet_may_hand_out_can_be_bound(unlike) -> None:
     written = document(unlike)
     for uuids in itertools.combinations([device.uuid for device in unlike.nodes[0].node.devices], 2):
-        binding = latebind.bind(written, uuids)
+        binding = late_binding.bind(written, uuids)
         assert sorted(binding.order) == sorted(uuids)
         assert sum(binding.layers) == 32
         assert (binding.tensor, binding.pipeline) == (1, 2)
@@ -129,8 +131,8 @@ def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
     written = document(unlike)
     per_token = 4096
     for uuids in itertools.combinations([device.uuid for device in unlike.nodes[0].node.devices], 2):
-        binding = latebind.bind(written, uuids)
-        args = latebind.engine_args(written, binding)
+        binding = late_binding.bind(written, uuids)
+        args = late_binding.engine_args(written, binding)
         assert args[args.index("--kv-cache-memory-bytes") + 1] == str(binding.kv_cache_bytes)
         assert args[-1] == "--enable-prefix-caching"
         tokens = binding.kv_cache_bytes // (max(binding.layers) * per_token)
@@ -140,21 +142,21 @@ def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
 def test_a_users_kv_cache_is_left_alone_by_the_binding(unlike) -> None:
     request = replace(unlike, engine=Engine("m", args=("--kv-cache-memory-bytes", "1G")))
     written = document(request)
-    binding = latebind.bind(written, ("a-gpu-0", "a-gpu-3"))
+    binding = late_binding.bind(written, ("a-gpu-0", "a-gpu-3"))
     assert binding.kv_cache_bytes is None
-    assert latebind.engine_args(written, binding)[-2:] == ("--kv-cache-memory-bytes", "1G")
+    assert late_binding.engine_args(written, binding)[-2:] == ("--kv-cache-memory-bytes", "1G")
 
 
 def test_given_layers_stay_as_given_on_other_devices(unlike) -> None:
     written = document(replace(unlike, overrides=Overrides(layers=(20, 12))))
     for uuids in itertools.combinations([device.uuid for device in unlike.nodes[0].node.devices], 2):
-        assert latebind.bind(written, uuids).layers == (20, 12)
+        assert late_binding.bind(written, uuids).layers == (20, 12)
 
 
 def test_tensor_groups_are_bound_stage_by_stage(build) -> None:
     node = build.all_links(build.node("a", "L4 L4 L4 L4"))
     request = build.request(node, overrides=Overrides(tensor=2, pipeline=2))
-    binding = latebind.bind(document(request), ("a-gpu-3", "a-gpu-0", "a-gpu-2", "a-gpu-1"))
+    binding = late_binding.bind(document(request), ("a-gpu-3", "a-gpu-0", "a-gpu-2", "a-gpu-1"))
     assert (binding.tensor, binding.pipeline, len(binding.order), len(binding.layers)) == (2, 2, 4, 2)
 
 
@@ -169,7 +171,7 @@ def test_tensor_groups_are_bound_stage_by_stage(build) -> None:
 )
 def test_devices_that_cannot_be_bound_are_refused(unlike, uuids: tuple[str, ...], reason: str) -> None:
     with pytest.raises(PlanError) as raised:
-        latebind.bind(document(unlike), uuids)
+        late_binding.bind(document(unlike), uuids)
     assert raised.value.reason == reason
 
 
@@ -178,7 +180,7 @@ def test_devices_that_are_too_small_are_refused_with_the_amount(unlike) -> None:
     for uuid in ("a-gpu-0", "a-gpu-1"):
         written["devices"][uuid]["memoryBytes"] = 9 << 30
     with pytest.raises(PlanError, match=r"[MG]iB are missing") as raised:
-        latebind.bind(written, ("a-gpu-0", "a-gpu-1"))
+        late_binding.bind(written, ("a-gpu-0", "a-gpu-1"))
     assert raised.value.reason == "NoFit"
 
 
@@ -187,7 +189,7 @@ def test_the_cpu_engines_kv_cache_is_told_in_float32_where_nothing_is_said(build
     request = build.request(node, config=SMALL, max_model_len=2048)
     written, explicit = document(request), document(replace(request, engine=Engine(dtype="bfloat16")))
     assert kv_of(written) == 2 * kv_of(explicit)
-    binding = latebind.bind(written, plan(request).devices)
+    binding = late_binding.bind(written, plan(request).devices)
     assert binding.kv_cache_bytes == kv_of(written)
 
 

@@ -10,10 +10,11 @@ from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import constants as c
 from uellm.planner import plan
-from uellm.planner.engine_args import UserArgs
-from uellm.planner.footprint import Shape, Steps, footprint
-from uellm.planner.kvcache import kv_cache
+from uellm.planner.memory.footprint import footprint
+from uellm.planner.memory.kv_cache import kv_cache
 from uellm.planner.request import Engine, Overrides, SloClass, Workload
+from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.flags import UserArgs
 
 GIB = 1 << 30
 STEPS = Steps(2048, 256)

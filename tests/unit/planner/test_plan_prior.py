@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from uellm.planner import plan
-from uellm.planner.predict import predict
-from uellm.planner.prior import step_time
+from uellm.planner.cost.predict import predict
+from uellm.planner.cost.steptime import StepTime
+from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import Overrides
-from uellm.planner.steptime import StepTime
 
 
 def close(found: StepTime, true: StepTime) -> bool:
@@ -33,7 +33,7 @@ def test_it_is_what_the_plan_was_made_with_of_the_whole_replica(build, monkeypat
         seen[tuple(device.uuid for load in loads for device in load.devices)] = found
         return found
 
-    monkeypatch.setattr("uellm.planner.candidate.predict", watched)
+    monkeypatch.setattr("uellm.planner.search.candidate.predict", watched)
     made = plan(request)
     found = step_time(made, request)
     assert found is not None

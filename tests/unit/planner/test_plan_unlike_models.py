@@ -7,7 +7,7 @@ import pytest
 from uellm.models import read_architecture
 from uellm.planner import plan
 from uellm.planner.request import Overrides
-from uellm.planner.shapes import divides
+from uellm.planner.search.shapes import divides
 
 TOWER = {
     "model_type": "siglip_vision_model",

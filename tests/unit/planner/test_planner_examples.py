@@ -10,7 +10,7 @@ import pytest
 
 import uellm.planner
 
-MODULES = [f"uellm.planner.{module.name}" for module in pkgutil.iter_modules(uellm.planner.__path__)]
+MODULES = [module.name for module in pkgutil.walk_packages(uellm.planner.__path__, "uellm.planner.")]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -10,14 +10,14 @@ import pytest
 from uellm.hardware import Device, Link
 from uellm.models import read_architecture
 from uellm.planner import plan
-from uellm.planner.baselines import even_split
-from uellm.planner.demand import Demand
-from uellm.planner.footprint import Steps
-from uellm.planner.pipeline import Pipeline
-from uellm.planner.predict import Times, predict
+from uellm.planner.cost.demand import Demand
+from uellm.planner.cost.pipeline import Pipeline
+from uellm.planner.cost.predict import Times, predict
+from uellm.planner.cost.rates import Costs, Links
+from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import Overrides, Workload
-from uellm.planner.speed import Costs, Links
-from uellm.planner.work import stage_loads
+from uellm.planner.shape import Steps
+from uellm.planner.vllm.partition import even_split
 
 GIB = 1 << 30
 SIZES = Steps(1024, 256)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from uellm.errors import BadInput
-from uellm.planner.steptime import EngineFile, StepTime
+from uellm.planner.cost.steptime import EngineFile, StepTime
 
 SCENARIO: dict[str, Any] = {
     "name": "8B on one H100 (guess)",

@@ -9,7 +9,7 @@ import pytest
 
 from uellm.hardware import Link, Node
 from uellm.planner import plan
-from uellm.planner.groups import MOST_EXACT, best_groups, group_kinds
+from uellm.planner.nodes.tensor_groups import MOST_EXACT, best_groups, group_kinds
 
 
 def every_choice(positions, count, tensor):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.errors import PlanError
-from uellm.planner.engine_args import UserArgs, resolve
+from uellm.planner.vllm.flags import UserArgs, resolve
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.api import parse_service
-from uellm.reconcile.attainment import Figures, percent, read_figures, slo_met, together
+from uellm.reconcile.pods.attainment import Figures, percent, read_figures, slo_met, together
 
 CHAT = Figures("chat", 200, 197, 0.4123, 0.0311)
 BATCH = Figures("batch", 100, 100, None, None)

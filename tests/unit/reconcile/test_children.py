@@ -10,9 +10,9 @@ from uellm.errors import BadInput
 from uellm.planner import plan
 from uellm.reconcile.children import Images, Wanted, children, frozen
 from uellm.reconcile.fleet import machine
-from uellm.reconcile.ledger import offers
 from uellm.reconcile.names import belonged_to_namesake, belongs_to
-from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.planning.ledger import offers
+from uellm.reconcile.planning.request import architecture_of, plan_request
 from uellm.reconcile.same import holds
 from uellm.sidecar.config import load
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from uellm.planner import Outlook
-from uellm.reconcile.choose import Evaluation, Failure, choose
+from uellm.reconcile.planning.choose import Evaluation, Failure, choose
 
 NO_FIT = Failure("NoFit", "nothing fits")
 

@@ -7,11 +7,11 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.result import Predicted
-from uellm.reconcile.attainment import Figures
-from uellm.reconcile.choose import Choice, Failure
-from uellm.reconcile.decide import decide
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.record import plan_status
+from uellm.reconcile.planning.choose import Choice, Failure
+from uellm.reconcile.planning.recorded import plan_status
+from uellm.reconcile.pods.attainment import Figures
+from uellm.reconcile.status.decide import decide
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DEPLOYMENT = "Deployment"

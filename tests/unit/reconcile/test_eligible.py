@@ -6,8 +6,8 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.eligible import ineligible, reachable, summarised
 from uellm.reconcile.fleet import machine
+from uellm.reconcile.planning.eligible_nodes import ineligible, reachable, summarised
 
 
 def node(name="node-1", *, labels=None, **spec):

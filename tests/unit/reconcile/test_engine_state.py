@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from uellm.reconcile.engine import engine_state, unschedulable_since
+from uellm.reconcile.pods.engine_state import engine_state, unschedulable_since
 
 
 def container(name="engine", *, restarts=0, ready=False, **states):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from uellm.reconcile.fleet import machine
-from uellm.reconcile.ledger import Claim, Commitment, Holding, claim, generous, grew, hardware_changed, offers
+from uellm.reconcile.planning.ledger import Claim, Commitment, Holding, claim, generous, grew, hardware_changed, offers
 
 
 def offered(fleet, claims=(), own=()):

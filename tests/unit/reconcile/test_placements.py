@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from uellm.reconcile.placements import placements, read_report, verified
+from uellm.reconcile.pods.placements import placements, read_report, verified
 
 
 def report(uuids=("g0", "g1"), layers=(5, 3), **fields):

@@ -7,11 +7,11 @@ import pytest
 
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.choose import Evaluation, Failure
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
-from uellm.reconcile.planning import IMPROVE_EVERY_S, Planning
-from uellm.reconcile.record import plan_status
+from uellm.reconcile.planning.choose import Evaluation, Failure
+from uellm.reconcile.planning.planning import IMPROVE_EVERY_S, Planning
+from uellm.reconcile.planning.recorded import plan_status
 
 GPUS = 2
 CONFIG = {

@@ -7,10 +7,10 @@ import pytest
 
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.choose import Evaluation
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
-from uellm.reconcile.planning import MAKE_WAY_S, Planning
+from uellm.reconcile.planning.choose import Evaluation
+from uellm.reconcile.planning.planning import MAKE_WAY_S, Planning
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from uellm.reconcile.reports import MEASURE_S, REFRESH_S, Measurements, Reports, engine_start, parse
+from uellm.reconcile.pods.reports import MEASURE_S, REFRESH_S, Measurements, Reports, engine_start, parse
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 
 from uellm.api import parse_service
-from uellm.planner.result import Predicted
-from uellm.planner.verdict import SloVerdict
-from uellm.reconcile.slo import feasible
+from uellm.planner.result import Predicted, SloVerdict
+from uellm.reconcile.status.slo_feasible import feasible
 
 
 @pytest.fixture

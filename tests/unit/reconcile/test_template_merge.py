@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.errors import BadInput
-from uellm.reconcile.merge import merge_template
+from uellm.reconcile.children.merge import merge_template
 
 TERMS = "requiredDuringSchedulingIgnoredDuringExecution"
 OURS = {

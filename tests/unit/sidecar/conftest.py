@@ -16,7 +16,7 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
-from uellm.sidecar.http import Connection, EngineAddress
+from uellm.http import Connection, EngineAddress
 from uellm.sidecar.process import Address, Options, Sidecar
 
 TWO_CLASSES = {

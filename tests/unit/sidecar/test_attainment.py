@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from uellm.sidecar.attainment import SLOT_S, WINDOW_S, Attainment, missed
 from uellm.sidecar.outcome import Outcome
-from uellm.sidecar.record import Record
 from uellm.sidecar.scheduling import Targets
+from uellm.sidecar.telemetry.access_log import Record
+from uellm.sidecar.telemetry.attainment import SLOT_S, WINDOW_S, Attainment, missed
 
 ALL = Targets("chat", ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from uellm.sidecar.engine import EngineState
+from uellm.sidecar.engine.connection import EngineState
 from uellm.sidecar.scheduling import scheduler
 
 
@@ -156,7 +156,7 @@ async def test_a_fault_of_the_sidecar_is_a_500_and_says_nothing_of_the_request(e
     def broken(headers, replaced):
         raise RuntimeError(headers["x-prompt"])
 
-    monkeypatch.setattr("uellm.sidecar.proxy.end_to_end", broken)
+    monkeypatch.setattr("uellm.sidecar.request.proxy.end_to_end", broken)
     async with harness.post(x_prompt="secret") as response:
         assert response.status == 500
         assert (await response.json())["error"]["code"] == "internal_error"

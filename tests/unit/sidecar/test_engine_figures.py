@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.sidecar.gauges import read
-from uellm.sidecar.pulse import CANARY_S, STILL_S, Pulse, Verdict
+from uellm.sidecar.engine.liveness import CANARY_S, STILL_S, Pulse, Verdict
+from uellm.sidecar.engine.metrics_reader import read
 
 # As vLLM 0.32.0 writes it, shortened.
 NEW = """\

@@ -10,8 +10,8 @@ from asyncio.subprocess import PIPE
 
 import pytest
 
-from uellm.sidecar.engine import EngineState
-from uellm.sidecar.http import EngineAddress
+from uellm.http import EngineAddress
+from uellm.sidecar.engine.connection import EngineState
 
 STREAMS = 20
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uellm.sidecar.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable
+from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

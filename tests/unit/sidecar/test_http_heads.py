@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.sidecar.http import Fault, Limits
-from uellm.sidecar.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.http import Fault, Limits
+from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
 
 
 def head_of(data: bytes) -> Head:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from uellm.sidecar.http import Limits, Server
+from uellm.http import Limits, Server
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"

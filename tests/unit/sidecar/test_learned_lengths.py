@@ -19,7 +19,7 @@ from uellm.sidecar.prediction import OnlineLengths, Question
 from uellm.sidecar.prediction.learned import Child, LearnedLengths, process
 from uellm.sidecar.prediction.learned.frames import HEADER, Kind, content, frame, header, row
 from uellm.sidecar.prediction.learned.lengths import LESSONS, MOST_WAITING
-from uellm.sidecar.predictor import Predictor
+from uellm.sidecar.prediction.service import Predictor
 
 LONG, SHORT = 600, 20
 SECRET = "xyzzy"

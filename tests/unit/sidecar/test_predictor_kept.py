@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from uellm.sidecar.prediction import Question
-from uellm.sidecar.predictor import FILE, Predictor
+from uellm.sidecar.prediction.service import FILE, Predictor
 
 QUESTION = Question("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
 

@@ -8,7 +8,7 @@ import json
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.http import Limits
+from uellm.http import Limits
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
 

@@ -19,7 +19,7 @@ from uellm.sidecar.scheduling import (
     Ticket,
 )
 from uellm.sidecar.scheduling.fairness import Fairness
-from uellm.sidecar.scheduling.memory import peak_tokens
+from uellm.sidecar.scheduling.kv_admission import peak_tokens
 from uellm.sidecar.scheduling.prefixes import Prefixes
 
 CHAT = Targets("chat", ttft_s=1.0, tpot_s=0.06)

@@ -15,8 +15,8 @@ from typing import Any
 import httptools
 import pytest
 
-from uellm.sidecar.dispatch import Dispatcher
-from uellm.sidecar.http import EngineAddress
+from uellm.http import EngineAddress
+from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.scheduling import EngineState, Options, Targets, Ticket
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -9,7 +9,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, load
-from uellm.sidecar.dispatch import Dispatcher
+from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.scheduling import EngineState, Options, StepModel, Targets, Ticket
 
 

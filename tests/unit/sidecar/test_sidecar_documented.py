@@ -18,21 +18,21 @@ from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import policy_names
 from uellm.evaluate.replay import Fate, Outcome
 from uellm.evaluate.scenario import Job, RequestClass
-from uellm.sidecar import texts
-from uellm.sidecar.attainment import WINDOW_S
+from uellm.http import Budget, Limits
 from uellm.sidecar.config import SidecarConfig
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.http import Budget, Limits
-from uellm.sidecar.metrics import MAX_SERIES, Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
+from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, STATUS
 from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
-from uellm.sidecar.pulse import CANARY_S, STILL_S
-from uellm.sidecar.record import Record
-from uellm.sidecar.relay import STALL_S
+from uellm.sidecar.request.relay import STALL_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
-from uellm.sidecar.tracing import ENDPOINTS
-from uellm.sidecar.vitals import STALE_S
+from uellm.sidecar.telemetry import help_texts
+from uellm.sidecar.telemetry.access_log import Record
+from uellm.sidecar.telemetry.attainment import WINDOW_S
+from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.telemetry.tracing import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "sidecar.md").read_text()
@@ -139,8 +139,8 @@ async def test_every_metric_is_there_with_its_labels(harness):
 @pytest.mark.parametrize(
     ("prefix", "described", "there"),
     [
-        ("uellm_scheduler_", texts.SCHEDULER, set(Scheduler().figures())),
-        ("uellm_predictor_", texts.PREDICTOR, set(Accuracy.__dataclass_fields__)),
+        ("uellm_scheduler_", help_texts.SCHEDULER, set(Scheduler().figures())),
+        ("uellm_predictor_", help_texts.PREDICTOR, set(Accuracy.__dataclass_fields__)),
     ],
 )
 async def test_every_figure_that_is_looked_up_says_what_it_is(prefix, described, there):
@@ -153,7 +153,7 @@ async def test_every_figure_that_is_looked_up_says_what_it_is(prefix, described,
 async def test_every_figure_of_the_learned_model_says_what_it_is(harness):
     harness.sidecar.lengths.learned.child.wanted = True
     (row,) = (row for row in rows("Metrics") if "`uellm_learned_predictor_*`" in row[0])
-    assert set(texts.LEARNED) == set(harness.sidecar.lengths.learned.figures()) == set(named(row[2]))
+    assert set(help_texts.LEARNED) == set(harness.sidecar.lengths.learned.figures()) == set(named(row[2]))
 
 
 async def test_a_scrape_says_of_every_metric_what_it_is(harness):

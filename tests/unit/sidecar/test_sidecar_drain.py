@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.engine import EngineState
-from uellm.sidecar.http import Connection
+from uellm.http import Connection
+from uellm.sidecar.engine.connection import EngineState
 
 
 async def probe(harness, path: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uellm.sidecar.http import EngineAddress, Limits
+from uellm.http import EngineAddress, Limits
 
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
 SMUGGLED = b"GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from uellm.sidecar.tracing import ENDPOINTS, Tracing, from_environment
+from uellm.sidecar.telemetry.tracing import ENDPOINTS, Tracing, from_environment
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="the tracing extra is not installed")
 memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from uellm.sidecar import pulse, vitals
-from uellm.sidecar.engine import EngineState
+from uellm.sidecar.engine import liveness, monitor
+from uellm.sidecar.engine.connection import EngineState
 
 FIGURES = """\
 vllm:num_requests_running{{engine="0"}} {running}
@@ -46,7 +46,7 @@ async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eve
 
 async def test_figures_that_are_old_are_told_as_stale(engine, telling, eventually, monkeypatch):
     harness = await telling()
-    monkeypatch.setattr(vitals, "STALE_S", 0.05)
+    monkeypatch.setattr(monitor, "STALE_S", 0.05)
     engine.metrics = "no figures any more"
     await eventually(lambda: harness.sidecar.vitals.state().stale)
 
@@ -61,8 +61,8 @@ async def test_what_an_engine_was_told_at_its_start_comes_from_the_configuration
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(pulse, "STILL_S", 0.05)
-    monkeypatch.setattr(pulse, "CANARY_S", 0.1)
+    monkeypatch.setattr(liveness, "STILL_S", 0.05)
+    monkeypatch.setattr(liveness, "CANARY_S", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")

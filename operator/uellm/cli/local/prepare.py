@@ -16,7 +16,7 @@ from uellm.planner import plan as make_plan
 from uellm.planner.result import Plan
 from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
 from uellm.reconcile.children.wanted import Images, Wanted
-from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.planning.request import architecture_of, plan_request
 
 # Of what a cluster adds to a resource, that which children are named and owned by.
 _AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}

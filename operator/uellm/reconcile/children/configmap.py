@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from uellm.planner.document import plan_document
-from uellm.planner.engine_args import SCHEDULING_POLICY, UserArgs
-from uellm.planner.prior import step_time
+from uellm.planner.handover.document import plan_document
+from uellm.planner.handover.sidecar_prior import step_time
+from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import child_metadata, config_name

@@ -6,11 +6,11 @@ import json
 import math
 from typing import Any
 
-from uellm.planner.document import DEFAULT_RESOURCE, annotation
+from uellm.planner.handover.annotation import DEFAULT_RESOURCE, annotation
+from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.wanted import Wanted
-from uellm.reconcile.merge import merge_template
 from uellm.reconcile.names import PLAN_ANNOTATION, config_name, labels
-from uellm.reconcile.request import MODEL_MOUNT, claim_name
+from uellm.reconcile.planning.request import MODEL_MOUNT, claim_name
 
 HTTP_PORT_NAME = "http"
 SIDECAR_PORT = 8000

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from uellm.sidecar.scheduling.batches import RULES, Batches
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.order import Order, Saturation, Sorted, earliest_deadline, first_come, shortest_predicted
+from uellm.sidecar.scheduling.paper_batches import RULES, Batches
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.types import Options
 

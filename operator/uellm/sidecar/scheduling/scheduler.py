@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from uellm.sidecar.scheduling import memory
+from uellm.sidecar.scheduling import kv_admission
+from uellm.sidecar.scheduling.chances import first_token_deadline_s
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
 from uellm.sidecar.scheduling.fairness import Fairness
@@ -17,7 +18,6 @@ from uellm.sidecar.scheduling.order import Order
 from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.prefixes import Prefixes
-from uellm.sidecar.scheduling.prospects import first_token_deadline_s
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
 from uellm.sidecar.scheduling.waiting import Waiting
@@ -261,7 +261,7 @@ class Scheduler:
         return not options.tpot_guard or self._pacing.open
 
     def _fits(self, ticket: Ticket) -> bool:
-        return not (self._guarded and self.options.past_future) or memory.fits(ticket, self._view)
+        return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view)
 
     def _charge(self, ticket: Ticket, times: float, now_s: float) -> None:
         output = ticket.length.p50 * ticket.sequences

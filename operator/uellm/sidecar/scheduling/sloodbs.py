@@ -12,12 +12,12 @@ import heapq
 from collections.abc import Iterator
 from operator import attrgetter
 
+from uellm.sidecar.scheduling.best_effort import Tail
+from uellm.sidecar.scheduling.chances import PRIORITY_VALUE, hopeless_s, need_of, prospect, whole_s
 from uellm.sidecar.scheduling.engineview import EngineView, Pace
 from uellm.sidecar.scheduling.fairness import Fairness
-from uellm.sidecar.scheduling.plan import SPAN_S, Plan
+from uellm.sidecar.scheduling.on_time_set import SPAN_S, Plan
 from uellm.sidecar.scheduling.price import Price
-from uellm.sidecar.scheduling.prospects import PRIORITY_VALUE, hopeless_s, need_of, prospect, whole_s
-from uellm.sidecar.scheduling.tail import Tail
 from uellm.sidecar.scheduling.types import Need, Options, State, Ticket
 
 DRIFT = 0.15

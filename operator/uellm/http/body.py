@@ -1,0 +1,118 @@
+"""A request's body on its way in: collected whole, for what is queued may have to be sent later."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uellm.http.head import HeadParser
+from uellm.http.message import Budget, Fault, Limits
+
+FRAMING_BYTES = 64 * 1024
+"""What chunk extensions and trailers may take between two bytes of the body."""
+
+
+class Body:
+    """The bytes of one request, counted in the budget until `release`."""
+
+    __slots__ = (
+        *("_budget", "_chunks", "_content", "_fault", "_framing_bytes", "_held_bytes", "_left", "_limits", "_waiter"),
+    )
+
+    def __init__(self, length: int, chunks: HeadParser, limits: Limits, budget: Budget) -> None:
+        self._left = length
+        self._chunks = chunks if length < 0 else None
+        self._limits = limits
+        self._budget = budget
+        self._content: bytes | bytearray = b""
+        self._held_bytes = self._framing_bytes = 0
+        self._fault: Fault | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        if length > limits.body_bytes:
+            self._fault = _too_long(limits)
+
+    @property
+    def complete(self) -> bool:
+        """All of it is here."""
+        return self._left == 0
+
+    @property
+    def failed(self) -> bool:
+        """No more of it is taken."""
+        return self._fault is not None
+
+    @property
+    def surplus(self) -> bool:
+        """Something followed it that cannot be told from it any more: the connection cannot go on."""
+        return self._chunks is not None and self._chunks.surplus
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the connection; what is left of them belongs to the next request."""
+        if self._fault is not None:
+            return b""
+        try:
+            return self._counted(data) if self._chunks is None else self._decoded(self._chunks, data)
+        except Fault as fault:
+            self.fail(fault)
+            return b""
+        finally:
+            if self._left == 0 or self._fault is not None:
+                self._wake()
+
+    def fail(self, fault: Fault) -> None:
+        """It cannot be had; whoever reads it is told."""
+        self._fault = fault
+        self._content = b""
+        self._wake()
+
+    async def read(self) -> bytes:
+        """All of it, once it is there. Raises Fault."""
+        while self._left and self._fault is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._fault is not None:
+            raise self._fault
+        content, self._content = self._content, b""
+        return bytes(content)
+
+    def release(self) -> None:
+        """The bytes are not needed any more."""
+        self._budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        self._content = b""
+
+    def _counted(self, data: bytes) -> bytes:
+        mine, rest = (data, b"") if len(data) <= self._left else (data[: self._left], data[self._left :])
+        self._hold(mine)
+        self._left -= len(mine)
+        return rest
+
+    def _decoded(self, chunks: HeadParser, data: bytes) -> bytes:
+        chunks.decode(data)
+        self._framing_bytes = 0 if chunks.decoded else self._framing_bytes + len(data)
+        if self._framing_bytes > FRAMING_BYTES:
+            raise Fault(400, "the body's chunks are more framing than body")
+        self._hold(b"".join(chunks.decoded))
+        if chunks.complete:
+            self._left = 0
+        return b""
+
+    def _hold(self, piece: bytes) -> None:
+        if self._held_bytes + len(piece) > self._limits.body_bytes:
+            raise _too_long(self._limits)
+        if not self._budget.take(len(piece)):
+            raise Fault(429, "waiting requests hold all the memory that there is for them; retry later")
+        self._held_bytes += len(piece)
+        if not self._content:
+            self._content = piece
+        else:
+            if isinstance(self._content, bytes):
+                self._content = bytearray(self._content)
+            self._content += piece
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _too_long(limits: Limits) -> Fault:
+    return Fault(413, f"the body is longer than {limits.body_bytes} bytes")

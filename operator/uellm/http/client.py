@@ -1,0 +1,156 @@
+"""Connections to the one server that requests are sent on to, kept open between requests."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from uellm.http.link import EngineConnection
+from uellm.http.message import Pairs
+from uellm.http.upstream import EngineUnreachable, Upstream
+
+CONNECT_TIMEOUT_S = 10.0
+"""Longer than a health check may take: an engine whose backlog is full is silent, not gone."""
+
+IDLE_S = 2.0
+"""vLLM closes a connection that was idle for 5 s; a request sent into that moment would be lost."""
+
+RECEIVE_BUFFER_BYTES = 64 * 1024
+"""What the kernel may hold of an answer whose reader is slow; bounds what one read of the socket brings."""
+
+
+_SocketAddress = tuple[int, tuple[Any, ...]]
+"""Family, and what `connect` takes."""
+
+
+@dataclass(frozen=True)
+class EngineAddress:
+    """Where the engine listens."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> EngineAddress:
+        """`http://127.0.0.1:8001`. Raises ValueError for anything that is more than scheme, host and port."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError(url)
+        if parts.username is not None:
+            raise ValueError(url)
+        return cls(parts.hostname, 80 if parts.port is None else parts.port)
+
+    async def resolve(self) -> list[_SocketAddress]:
+        """What a socket can be connected to; an address needs no resolver, and so no thread. Raises OSError."""
+        try:
+            family = socket.AF_INET if ipaddress.ip_address(self.host).version == 4 else socket.AF_INET6
+        except ValueError:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            return [(family, address) for family, _, _, _, address in found]
+        return [(family, (self.host, self.port))]
+
+
+class EnginePool:
+    """Connections to one server."""
+
+    def __init__(self, address: EngineAddress, *, idle_s: float = IDLE_S) -> None:
+        self._address = address
+        self._idle_s = idle_s
+        self._idle: list[EngineConnection] = []
+        self.connections: set[EngineConnection] = set()
+
+    @property
+    def in_use(self) -> int:
+        """Connections with a request on them."""
+        return len(self.connections) - len(self._idle)
+
+    async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
+        """Send a request; returns once the answer's head is there. Raises EngineUnreachable, EngineLost.
+
+        `headers` holds neither Content-Length nor Transfer-Encoding: the body is whole. The caller ends the answer:
+        it reads to the end, or aborts.
+        """
+        connection = self._rested() or await self._connect()
+        lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
+        lines += [b"%b: %b" % field for field in headers]
+        if not any(name.lower() == b"host" for name, _ in headers):
+            lines.append(f"Host: {self._address.host}:{self._address.port}".encode())
+        if body or method in ("POST", "PUT", "PATCH"):
+            lines.append(b"Content-Length: %d" % len(body))
+        upstream = connection.ask(b"\r\n".join(lines) + b"\r\n\r\n", body, head_only=method == "HEAD")
+        try:
+            await upstream.head()
+        except BaseException:
+            upstream.abort()
+            raise
+        return upstream
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for connection in tuple(self.connections):
+            connection.cut()
+
+    def give_back(self, connection: EngineConnection) -> None:
+        """A connection is free for the next request."""
+        self._idle.append(connection)
+        connection.idle_alarm = asyncio.get_running_loop().call_later(self._idle_s, self._expire, connection)
+
+    def forget(self, connection: EngineConnection) -> None:
+        """A connection was closed."""
+        self.connections.discard(connection)
+        if connection.idle_alarm is not None:
+            connection.idle_alarm.cancel()
+            self._idle.remove(connection)
+            connection.idle_alarm = None
+
+    def _rested(self) -> EngineConnection | None:
+        """The idle connection that was used last, for it lives longest."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_alarm is not None:
+                connection.idle_alarm.cancel()
+                connection.idle_alarm = None
+            if not connection.closed:
+                return connection
+        return None
+
+    def _expire(self, connection: EngineConnection) -> None:
+        self._idle.remove(connection)
+        connection.idle_alarm = None
+        connection.transport.close()
+
+    async def _connect(self) -> EngineConnection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                connected = await _first(await self._address.resolve())
+                _, connection = await loop.create_connection(lambda: EngineConnection(self), sock=connected)
+        except (OSError, TimeoutError) as error:
+            raise EngineUnreachable(type(error).__name__) from error
+        return connection
+
+
+async def _first(addresses: Sequence[_SocketAddress]) -> socket.socket:
+    """A socket connected to the first address that takes it. Raises OSError."""
+    refused: OSError | None = None
+    for family, address in addresses:
+        connecting = socket.socket(family, socket.SOCK_STREAM)
+        connecting.setblocking(False)
+        connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        try:
+            await asyncio.get_running_loop().sock_connect(connecting, address)
+        except OSError as error:
+            refused = error
+            connecting.close()
+        except BaseException:
+            connecting.close()
+            raise
+        else:
+            return connecting
+    raise refused or OSError("no address")

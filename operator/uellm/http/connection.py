@@ -1,0 +1,254 @@
+"""Connections of clients: one request at a time on each, a deadline on every wait; who leaves is noticed at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from uellm.http.body import Body
+from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
+from uellm.http.message import Budget, Fault, Limits
+from uellm.http.reply import Reply
+from uellm.http.request import Handler, Refuse, Request
+
+LOG = logging.getLogger("uellm.sidecar")
+
+WRITE_BUFFER_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Service:
+    """What all connections of one port share."""
+
+    handler: Handler
+    refuse: Refuse
+    limits: Limits
+    budget: Budget
+    connections: set[Connection] = field(default_factory=set)
+    empty: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection.
+
+    idle --bytes--> head --complete--> handler --finished--> idle, or flushing and lingering, then closed
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._finder = HeadFinder(service.limits)
+        self._buffer = b""
+        self._body: Body | None = None
+        self._reply: Reply | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._alarm: TimerHandle | None = None
+        self._body_alarm: TimerHandle | None = None
+        self._started = self._reading_paused = self._ending = False
+        self.writing_paused = self.closed = False
+
+    @property
+    def busy(self) -> bool:
+        """A request is in hand."""
+        return self._task is not None
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; the deadline of its first head starts."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._service.connections.add(self)
+        if len(self._service.connections) > self._service.limits.connections:
+            self._refuse(Fault(503, "too many connections; retry later"))
+        else:
+            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a head, of a body, of the next request, or of what nobody waits for any more."""
+        if self._ending:
+            return
+        if self._body is not None and not self._body.complete:
+            data = self._body.feed(data)
+            if not data:
+                return
+        if self.busy:
+            self._buffer += data
+            if len(self._buffer) > self._service.limits.ahead_bytes:
+                self._reading_paused = True
+                self.transport.pause_reading()
+            return
+        if not self._buffer:
+            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+        self._buffer += data
+        self._next()
+
+    def eof_received(self) -> None:
+        """The client has left: what half-closes its connection cannot be told from it."""
+        if self.busy:
+            self.drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end. A handler at work is cancelled."""
+        self._service.connections.discard(self)
+        if not self._service.connections:
+            self._service.empty.set()
+        self._stop_alarms()
+        self._buffer = b""
+        if not self.closed:
+            self._leave()
+
+    def pause_writing(self) -> None:
+        """Enough waits to be sent."""
+        self.writing_paused = True
+        if self._reply is not None:
+            self._reply.pause()
+
+    def resume_writing(self) -> None:
+        """Most of it was sent."""
+        self.writing_paused = False
+        if self._reply is not None:
+            self._reply.resume()
+
+    # One request after the other.
+
+    def _next(self) -> None:
+        while self._buffer[:2] == b"\r\n":
+            self._buffer = self._buffer[2:]
+        if not self._buffer:
+            return
+        try:
+            if not begins_well(self._buffer):
+                raise Fault(400, "the request cannot be read as HTTP/1.1")
+            end = self._finder.find(self._buffer)
+            if end:
+                parser = HeadParser()
+                self._begin(parser.parse(self._buffer[:end]), parser, end)
+        except Fault as fault:
+            self._refuse(fault)
+
+    def _begin(self, head: Head, parser: HeadParser, end: int) -> None:
+        service = self._service
+        self._stop_alarms()
+        rest, self._buffer = self._buffer[end:], b""
+        body = self._body = Body(head.length, parser, service.limits, service.budget)
+        if rest and not body.complete:
+            rest = body.feed(rest)
+        self._buffer = rest
+        if not body.complete:
+            self._body_alarm = self._loop.call_later(service.limits.body_deadline_s, self._body_late, body)
+        request = Request(head, body, self._peer(), self._continue)
+        close = not head.keep_alive
+        self._reply = Reply(self, http_10=head.http_10, head_only=head.method == "HEAD", close=close)
+        self._started = False
+        self._task = self._loop.create_task(self._serve(request, self._reply, body))
+
+    async def _serve(self, request: Request, reply: Reply, body: Body) -> None:
+        self._started = True
+        try:
+            if self.closed and self._task is not None:
+                self._task.cancel()
+            await self._service.handler(request, reply)
+        except Exception as error:
+            # The class alone: the text may quote the request.
+            LOG.error("a request's handler failed by %s", type(error).__name__)
+        finally:
+            request.release()
+            self._task = self._reply = self._body = None
+            if self._body_alarm is not None:
+                self._body_alarm.cancel()
+                self._body_alarm = None
+            self._after(reply, body)
+
+    def _after(self, reply: Reply, body: Body) -> None:
+        if self.closed:
+            return
+        if not reply.finished:
+            self.abort()
+        elif not body.complete or body.surplus or body.failed:
+            self._linger()
+        elif reply.close:
+            self._flush()
+        else:
+            self._set_alarm(self._service.limits.idle_s, self.abort)
+            if self._reading_paused:
+                self._reading_paused = False
+                self.transport.resume_reading()
+            if self._buffer:
+                self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+                self._next()
+
+    # Ends.
+
+    def abort(self) -> None:
+        """Cut the connection; a handler at work goes on."""
+        self.closed = True
+        self.transport.abort()
+
+    def drop(self) -> None:
+        """Cut the connection and cancel its handler."""
+        if not self.closed:
+            self._leave()
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        self.closed = True
+        if self._reply is not None:
+            self._reply.resume()
+        if self._task is not None and self._started:  # else it would end before its `finally` could
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Close the connection if no request is in hand; what was written still leaves."""
+        if not self.busy and not self.closed:
+            self._flush()
+
+    def _refuse(self, fault: Fault) -> None:
+        headers, body = self._service.refuse(fault)
+        reply = Reply(self, http_10=False, head_only=False, close=True)
+        reply.send(fault.status, headers, body)
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close once the client has the answer: a socket that is closed with unread bytes takes the answer with it."""
+        self._ending = True
+        self._buffer = b""
+        self._stop_alarms()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._set_alarm(self._service.limits.linger_s, self._flush)
+
+    def _flush(self) -> None:
+        self._ending = True
+        self._set_alarm(self._service.limits.flush_s, self.abort)
+        self.transport.close()
+
+    # Small things.
+
+    def _continue(self) -> None:
+        if not self.closed:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _body_late(self, body: Body) -> None:
+        body.fail(Fault(408, f"the body did not arrive within {self._service.limits.body_deadline_s:g} s"))
+
+    def _peer(self) -> str:
+        peer = self.transport.get_extra_info("peername")
+        return str(peer[0]) if isinstance(peer, tuple) and peer else ""
+
+    def _set_alarm(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_later(seconds, call)
+
+    def _stop_alarms(self) -> None:
+        for alarm in (self._alarm, self._body_alarm):
+            if alarm is not None:
+                alarm.cancel()
+        self._alarm = self._body_alarm = None

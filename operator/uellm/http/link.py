@@ -1,0 +1,231 @@
+"""A connection to the engine: at most one request is on it, and one answer is believed."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import TimerHandle
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from uellm.http.chunks import EVENTS_END, NO_LINE, SIZE_LINES
+from uellm.http.message import Headers
+from uellm.http.upstream import EngineLost, Upstream
+
+HEAD_BYTES = 64 * 1024
+
+_BODILESS = frozenset((204, 304))
+
+
+class _Pool(Protocol):
+    """What a connection needs of its pool."""
+
+    connections: set[EngineConnection]
+
+    def give_back(self, connection: EngineConnection) -> None: ...
+
+    def forget(self, connection: EngineConnection) -> None: ...
+
+
+class EngineConnection(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
+        *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_upstream", "closed", "idle_alarm"),
+        *("on_body", "take_chunk", "transport"),
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: _Pool) -> None:
+        self._pool = pool
+        self._upstream: Upstream | None = None
+        self._paused = False
+        self.idle_alarm: TimerHandle | None = None
+        self.closed = False
+        self._expect(head_only=False)
+
+    def ask(self, head: bytes, body: bytes, *, head_only: bool) -> Upstream:
+        """Send a request."""
+        self._expect(head_only=head_only)
+        upstream = self._upstream = Upstream(self)
+        self.transport.writelines((head, body) if body else (head,))
+        return upstream
+
+    def _expect(self, *, head_only: bool) -> None:
+        self._head_only = head_only
+        self._reason = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._last_pieces = 0
+        self.on_body = self._pieces.append  # httptools calls it for every piece: no frame of ours between
+        self._head_bytes = 0
+        self._in_body = self._sized = self._complete = self._reusable = self._between = False
+        self.take_chunk: Callable[[bytes], bool] | None = None
+        """Takes whole events in one chunk as they came, framing and all; False: the parser is to have them."""
+        self._parser = httptools.HttpResponseParser(self)
+
+    def pause(self) -> None:
+        """Leave the socket alone."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()
+
+    def cut(self) -> None:
+        """Close at once: to vLLM that is the word to stop the request."""
+        self.closed = True
+        self.transport.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self.transport = cast(asyncio.Transport, transport)
+        self._pool.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """More of an answer."""
+        upstream = self._upstream
+        if upstream is None:
+            self.cut()  # nobody asked
+            return
+        try:
+            # Nearly every piece of every stream is one whole chunk, and need not be parsed to be passed on.
+            passed = (
+                (take := self.take_chunk) is not None
+                and self._between
+                and data.endswith(EVENTS_END)
+                and data.startswith(SIZE_LINES.get(len(data), NO_LINE))
+                and take(data)
+            )
+        except Exception as error:
+            upstream.abort(error)
+        else:
+            if not passed:
+                self._parse(upstream, data)
+
+    def _parse(self, upstream: Upstream, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._complete:
+                self._lost("the answer cannot be read as HTTP")
+                return
+            self._reusable = False
+        if self._complete:
+            self._last_of(upstream)
+        elif self._in_body:
+            # The parser tells when a chunk is whole, but not when the next one's size line has begun.
+            self._between &= data.endswith(b"\n")
+            self._deliver(upstream)
+        else:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._lost("the answer's headers are too long")
+
+    def _deliver(self, upstream: Upstream) -> None:
+        if not (pieces := self._pieces):
+            return
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        try:
+            (upstream.sink or upstream.keep)(piece)
+        except Exception as error:
+            upstream.abort(error)
+
+    def _last_of(self, upstream: Upstream) -> None:
+        del self._pieces[self._last_pieces :]  # what follows is not of this answer
+        self._deliver(upstream)
+        if self._upstream is upstream:
+            self._done(upstream)
+
+    def eof_received(self) -> None:
+        """The engine closes: no further request goes this way."""
+        self.closed = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed, by whomever."""
+        self.closed = True
+        self._pool.forget(self)
+        upstream, self._upstream = self._upstream, None
+        del self._parser  # it knows us: left so, only the collector could free the two
+        if upstream is not None:
+            whole = self._in_body and not self._sized and exc is None
+            upstream.end(None if whole else EngineLost("the engine closed the connection"))
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """A message, or one more than was asked for."""
+        if self._complete:
+            self._reusable = False
+
+    def on_status(self, reason: bytes) -> None:
+        """The text behind the status."""
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field; those of trailers are dropped."""
+        if not self._in_body:
+            self._fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """The head is there, be it one that only announces another."""
+        status = self._parser.get_status_code()
+        if self._complete:
+            return
+        if status < 200:
+            self._reason, self._fields = b"", []
+            return
+        self._in_body = True
+        names = {name.lower() for name, _ in self._fields}
+        self._sized = self._head_only or not names.isdisjoint((b"content-length", b"transfer-encoding"))
+        self._reusable = self._sized or status in _BODILESS
+        if self._upstream is not None:
+            self._upstream.begin(status, self._reason, Headers(self._fields))
+        if self._head_only:
+            self._complete, self._reusable = True, False  # the parser does not know it, and waits for a body
+
+    def on_chunk_header(self) -> None:
+        """A chunk's size is known."""
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk is whole."""
+        self._between = True
+
+    def on_message_complete(self) -> None:
+        """The answer is whole, unless it was one that only announces another."""
+        if self._in_body and not self._complete:
+            self._complete = True
+            self._last_pieces = len(self._pieces)
+
+    # Ends.
+
+    def _done(self, upstream: Upstream) -> None:
+        self._upstream = None
+        upstream.end(None)
+        keep = self._reusable and self._keep_alive() and not self.transport.get_write_buffer_size()
+        if keep and not self.closed:
+            self.resume()
+            self._pool.give_back(self)
+        else:
+            self.transport.close()
+
+    def _keep_alive(self) -> bool:
+        options = b",".join(value for name, value in self._fields if name.lower() == b"connection").lower()
+        return b"close" not in options and self._parser.get_http_version() == "1.1"
+
+    def _lost(self, message: str) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.end(EngineLost(message))
+        self.cut()

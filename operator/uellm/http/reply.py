@@ -1,0 +1,138 @@
+"""An answer on its way to a client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
+
+from uellm.http.message import Pairs
+
+_BODILESS = frozenset((204, 304))
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class _Link(Protocol):
+    """What an answer needs of its connection."""
+
+    writing_paused: bool
+    closed: bool
+
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
+
+    def abort(self) -> None: ...
+
+
+class Reply:
+    """One answer: `start`, any number of `write`, `finish`; or `send` for all of it; or `abort`.
+
+    Writing never waits. Whoever writes much watches `paused`, or sets `on_pause` and `on_resume`, or awaits `drain`.
+    What is written to a client that has left is dropped.
+    """
+
+    __slots__ = (
+        *("_head", "_head_only", "_http_10", "_send", "_waiter", "chunked", "close", "finished"),
+        *("link", "on_pause", "on_resume", "started"),
+    )
+
+    def __init__(self, link: _Link, *, http_10: bool, head_only: bool, close: bool) -> None:
+        self.link = link
+        """Its connection."""
+        self._http_10 = http_10
+        self._head_only = head_only
+        self._send = link.transport.write
+        self.chunked = False
+        """The body goes in chunks; known from `start` on."""
+        self._head = b""
+        self._waiter: asyncio.Future[None] | None = None
+        self.close = close
+        """The connection ends with this answer. May be set until `start`."""
+        self.started = False
+        self.finished = False
+        self.on_pause: Callable[[], None] | None = None
+        self.on_resume: Callable[[], None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """The client has left."""
+        return self.link.closed
+
+    @property
+    def paused(self) -> bool:
+        """The client reads slower than it is written to, and enough waits for it."""
+        return self.link.writing_paused
+
+    def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
+        """Send the head. Without a Content-Length among them the body goes in chunks, or ends with the connection."""
+        has_body = status not in _BODILESS and not self._head_only
+        sized = any(name.lower() == b"content-length" for name, _ in headers)
+        self.chunked = has_body and not sized and not self._http_10
+        if has_body and not sized and self._http_10:
+            self.close = True
+        lines = [b"HTTP/1.1 %d %b" % (status, reason or _PHRASES.get(status, b""))]
+        lines += [b"%b: %b" % field for field in headers]
+        if self.chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        if self.close:
+            lines.append(b"Connection: close")
+        elif self._http_10:
+            lines.append(b"Connection: keep-alive")
+        self._head_only = not has_body
+        self.started = True
+        # Whatever is there of the body by then leaves together with the head.
+        self._head = b"\r\n".join(lines) + b"\r\n\r\n"
+        asyncio.get_running_loop().call_soon(self._put, b"")
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        if not piece or self._head_only:
+            return
+        if self.chunked:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        if self._head or self.link.closed:
+            self._put(piece)
+        else:
+            self._send(piece)
+
+    def finish(self) -> None:
+        """The body is complete."""
+        self._put(b"0\r\n\r\n" if self.chunked else b"")
+        self.finished = True
+
+    def send(self, status: int, headers: Pairs, body: bytes) -> None:
+        """Send an answer of our own, whole."""
+        own = [*headers, (b"Date", formatdate(usegmt=True).encode()), (b"Content-Length", b"%d" % len(body))]
+        self.start(status, own)
+        self.write(body)
+        self.finish()
+
+    def abort(self) -> None:
+        """Cut the connection, so that nobody takes what was sent for a whole answer."""
+        self.link.abort()
+
+    async def drain(self) -> None:
+        """Wait until the client has read most of what was written."""
+        while self.link.writing_paused and not self.link.closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def pause(self) -> None:
+        """The connection says: enough waits."""
+        if self.on_pause is not None:
+            self.on_pause()
+
+    def resume(self) -> None:
+        """The connection says: go on, or there is nobody any more."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def _put(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        if data and not self.link.closed:
+            self._send(data)

@@ -1,0 +1,68 @@
+"""What a client asks for, and who answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from uellm.http.body import Body
+from uellm.http.head import Head
+from uellm.http.message import Fault, Headers, Pairs
+from uellm.http.reply import Reply
+
+
+class Request:
+    """What a client asks for. The body is there once `read` was awaited, and until `release`."""
+
+    __slots__ = ("_body", "_go_on", "_head", "body", "peer")
+
+    def __init__(self, head: Head, body: Body, peer: str, go_on: Callable[[], None]) -> None:
+        self._head = head
+        self._body = body
+        self._go_on = go_on
+        self.body = b""
+        self.peer = peer
+        """The client's address; empty where it is not known."""
+
+    @property
+    def method(self) -> str:
+        """As it was sent: methods are case-sensitive."""
+        return self._head.method
+
+    @property
+    def path(self) -> str:
+        """The target's path, still encoded."""
+        return self._head.path
+
+    @property
+    def query(self) -> str:
+        """The target's query, still encoded, without the question mark."""
+        return self._head.query
+
+    @property
+    def target(self) -> bytes:
+        """Path and query, as the next server is to be asked for them."""
+        return self._head.target
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields."""
+        return self._head.headers
+
+    async def read(self) -> bytes:
+        """The whole body, once it is there. Raises Fault: too long, too slow, no memory for it, broken."""
+        if not self._body.complete and self._head.expects and not self._body.failed:
+            self._go_on()
+        self.body = await self._body.read()
+        return self.body
+
+    def release(self) -> None:
+        """The body is not needed any more."""
+        self.body = b""
+        self._body.release()
+
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+"""Answers one request. Cancelled when its client leaves. What it raises is a fault of ours: the connection is cut."""
+
+Refuse = Callable[[Fault], tuple[Pairs, bytes]]
+"""Headers and body of the answer to what could not be read as a request."""

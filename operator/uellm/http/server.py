@@ -1,0 +1,53 @@
+"""A listening port and its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from uellm.http.connection import Connection, Service
+from uellm.http.listener import Listener
+from uellm.http.message import Budget, Limits
+from uellm.http.request import Handler, Refuse
+
+
+class Server:
+    """A listening port and its connections."""
+
+    def __init__(self, handler: Handler, refuse: Refuse, *, limits: Limits | None = None, budget: Budget | None = None):
+        self._service = Service(handler, refuse, limits or Limits(), budget or Budget())
+        self._listener: Listener | None = None
+        self.port = 0
+
+    @property
+    def connections(self) -> set[Connection]:
+        """Those that are open."""
+        return self._service.connections
+
+    async def listen(self, host: str, port: int) -> None:
+        """Take connections; `port` 0: any free one. Raises OSError."""
+        self._listener = Listener(lambda: Connection(self._service))
+        self.port = await self._listener.open(host, port)
+
+    async def close(self, flush_s: float) -> None:
+        """Take no more, cut what is in hand, and give finished answers so many seconds to leave."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        for connection in tuple(self.connections):
+            if connection.busy:
+                connection.drop()
+            else:
+                connection.close()
+        if not await self._emptied(flush_s):
+            for connection in tuple(self.connections):
+                connection.drop()
+            await self._emptied(flush_s)
+
+    async def _emptied(self, within_s: float) -> bool:
+        if self.connections:
+            self._service.empty.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._service.empty.wait()
+        return not self.connections

@@ -1,0 +1,143 @@
+"""An answer of the engine, as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from uellm.http.message import Headers
+
+UNREAD_BYTES = 64 * 1024
+
+
+class EngineUnreachable(Exception):
+    """No connection: nothing of the request was sent, so it can be tried again."""
+
+
+class EngineLost(Exception):
+    """The connection broke after the request was sent: it may have been run, so it must not be sent again."""
+
+
+class _Link(Protocol):
+    """What an answer needs of its connection."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def cut(self) -> None: ...
+
+    take_chunk: Callable[[bytes], bool] | None
+
+
+class Upstream:
+    """One answer. Its body is had by `pipe`, or piece by piece by `next_piece`; `abort` when it is wanted no more."""
+
+    __slots__ = ("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "reason", "sink", "status")
+
+    def __init__(self, connection: _Link) -> None:
+        self._connection: _Link | None = connection
+        self._pieces: list[bytes] = []
+        self.sink: Callable[[bytes], None] | None = None
+        """What takes the pieces now; `pipe` sets it, and the sink itself may set another one."""
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self.ended = False
+        self.status = 0
+        self.reason = b""
+        self.headers = Headers([])
+
+    async def head(self) -> None:
+        """Wait for status and headers. Raises EngineLost."""
+        if not self.status and not self.ended:
+            await self._wait()
+        if self._error is not None and not self.status:
+            raise self._error
+
+    async def pipe(self, sink: Callable[[bytes], None]) -> None:
+        """Give every piece to `sink` as it comes, and return at the end. Raises EngineLost, or what `sink` raises."""
+        self.sink = sink
+        if self._pieces:
+            sink(self._take())
+        if not self.ended:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+
+    async def next_piece(self) -> bytes:
+        """The body's next bytes; none at its end. Raises EngineLost once what came before has been had."""
+        while not self._pieces and not self.ended:
+            await self._wait()
+        if self._pieces:
+            return self._take()
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    def pass_chunks(self, take: Callable[[bytes], bool] | None) -> None:
+        """From here on, until told otherwise, offer whole events in one chunk to `take` as they came, framing and all.
+
+        What it does not take, and all else, comes to the sink.
+        """
+        if self._connection is not None:
+            self._connection.take_chunk = take
+
+    def hold(self) -> None:
+        """Read no more of it, until `go_on`."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def go_on(self) -> None:
+        """Read on."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    def abort(self, error: Exception | None = None) -> None:
+        """End it: the connection is cut unless the answer was complete. Who waits for it gets `error`."""
+        connection = self._connection
+        self.end(error or EngineLost("given up"))
+        if connection is not None:
+            connection.cut()
+
+    def keep(self, piece: bytes) -> None:
+        """The connection has more of the body, and there is no sink yet."""
+        if not self.ended:
+            self._pieces.append(piece)
+            if sum(map(len, self._pieces)) > UNREAD_BYTES:
+                self.hold()
+            self._wake()
+
+    def begin(self, status: int, reason: bytes, headers: Headers) -> None:
+        """The connection has the head."""
+        self.status, self.reason, self.headers = status, reason, headers
+        self._wake()
+
+    def end(self, error: Exception | None) -> None:
+        """The connection has nothing more for it."""
+        if not self.ended:
+            self.ended = True
+            self._error = error
+            self.pass_chunks(None)
+            self._connection = self.sink = None
+            self._wake()
+
+    def _take(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        self.go_on()
+        return b"".join(pieces)
+
+    async def read(self) -> bytes:
+        """The whole body. Raises EngineLost."""
+        pieces = []
+        while piece := await self.next_piece():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,1 @@
+"""Which of a node's GPUs a plan gets, and whether every choice the kubelet can make admits one."""

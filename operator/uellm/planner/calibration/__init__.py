@@ -1,0 +1,1 @@
+"""Fits the step-time model to measurements of a real engine."""

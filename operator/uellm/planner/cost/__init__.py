@@ -1,0 +1,1 @@
+"""What a step of the engine costs, and what follows from it: TTFT, TPOT, throughput, chunk size."""

@@ -1,0 +1,100 @@
+"""How much the engine does in one step: --max-num-batched-tokens and --max-num-seqs.
+
+A step that carries a chunk of somebody's prompt makes everybody else wait for it, so the chunk follows from the targets
+and the step-time model (chunk.py), which is that of an even split over the slowest of the devices. Where speeds are not
+measured, or no class has a TPOT or E2E target, both are vLLM's own defaults for the device's memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from uellm.hardware import Device
+from uellm.models import Architecture
+from uellm.planner import constants as c
+from uellm.planner.cost.chunk import Chunk, best_chunk
+from uellm.planner.cost.demand import Demand
+from uellm.planner.cost.pipeline import Pipeline
+from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
+from uellm.planner.cost.steptime import StepTime
+from uellm.planner.cost.work import stage_loads
+from uellm.planner.request import SloClass
+from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.flags import BATCHED_TOKENS, SEQUENCES, UserArgs
+from uellm.planner.vllm.partition import even_split
+
+SET = "set in engine.args and kept"
+
+
+def steps(
+    model: Architecture,
+    demand: Demand,
+    devices: Sequence[Device],
+    shape: Shape,
+    user: UserArgs,
+    costs: Costs,
+    links: Links | None = None,
+) -> Steps:
+    """The step sizes for a shape on any of these devices; the slowest and the smallest of them decide."""
+    smallest = min(device.memory_bytes for device in devices)
+    tokens, sequences = next((tokens, seqs) for least, tokens, seqs in c.ENGINE_DEFAULTS if smallest >= least)
+    why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
+    if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
+        step = step_time(model, devices, shape, costs, links)
+        if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
+            sequences, why_sequences = most, "as many as decode together within the tightest TPOT"
+        chunk = _chunk(step, demand.classes, demand.prompt_tokens, demand.output_tokens, sequences)
+        # A round carries the chunks of all stages' batches.
+        each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
+        if each < tokens:
+            tokens, why_tokens = each, chunk.reason
+    if (own := user.number(BATCHED_TOKENS)) is not None:
+        tokens, why_tokens = own, SET
+    if tokens < sequences:
+        sequences, why_sequences = tokens, "one token of each is a step at least"
+    if (own := user.number(SEQUENCES)) is not None:
+        sequences, why_sequences = own, SET
+    reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"
+    return Steps(tokens, sequences, reason)
+
+
+def step_time(
+    model: Architecture, devices: Sequence[Device], shape: Shape, costs: Costs, links: Links | None
+) -> StepTime:
+    """The step-time model of vLLM's own split over the first devices, each as slow as the slowest; all are measured."""
+    compute = min(flops_per_s(device) or 0.0 for device in devices)
+    memory = min(device.memory_bytes_per_s or 0.0 for device in devices)
+    alike = [replace(device, bf16_flops_per_s=compute, memory_bytes_per_s=memory) for device in devices[: shape.gpus]]
+    groups = [tuple(alike[first : first + shape.tensor]) for first in range(0, shape.gpus, shape.tensor)]
+    loads = stage_loads(model, groups, even_split(model.layers, shape.pipeline))
+    return Pipeline(loads, links, costs).step_time(c.TYPICAL_CHUNK, c.TYPICAL_SEQUENCES)
+
+
+def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
+    """How many mean requests may decode together within the target, in steps of eight; a step without prompts.
+
+    More would be slower for all than waiting is for some: the queue before the engine knows their deadlines. Where
+    hardly any may, the target is out of reach and limits nothing.
+    """
+    each = step.per_sequence_s + step.per_kv_token_s * costs.held_tokens
+    spare = tpot_s - step.floor_s - step.overhead_s
+    most, default = spare / each if each > 0 else math.inf, c.ENGINE_DEFAULTS[0][2]
+    return default if most < c.LEAST_SEQUENCES else int(min(most // 8 * 8, default))
+
+
+@lru_cache(maxsize=4096)
+def _chunk(
+    step: StepTime, classes: tuple[SloClass, ...], prompt_tokens: int, output_tokens: int, sequences: int
+) -> Chunk:
+    """Asked alike for every node that is built alike; KV cache is not known before there is a placement."""
+    return best_chunk(
+        step,
+        classes=classes,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        sequences=sequences,
+        kv_tokens=sequences * (prompt_tokens + output_tokens),
+    )

@@ -1,0 +1,57 @@
+"""What a plan runs into first: the limit of which it uses the largest share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from uellm.planner.cost.targets import outcomes, worst
+from uellm.planner.request import SloClass
+from uellm.planner.search.candidate import Candidate
+from uellm.planner.units import milliseconds, size
+
+
+def binding(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> str:
+    """A sentence: a stage's memory, a target of the classes, or the rate."""
+    share, sentence = max(_limits(best, replicas, classes), key=lambda entry: entry[0])
+    return f"{sentence}, {share:.0%} of it"
+
+
+def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iterator[tuple[float, str]]:
+    yield _memory(best)
+    times, question = best.times, best.question
+    if times is None:
+        return
+    hardest = worst(outcomes(times, classes, question.demand.output_tokens))
+    if hardest is not None:
+        yield (
+            hardest.ratio,
+            f"{hardest.name} of class {hardest.class_name}: {milliseconds(hardest.predicted_s)} predicted of "
+            f"{milliseconds(hardest.target_s)}",
+        )
+    rate = question.demand.requests_per_s
+    if rate is not None:
+        whose = "" if replicas == 1 else f" for each of {replicas} replicas"
+        limit = f", where {times.binding} is the limit" if times.binding else ""
+        yield (
+            rate / times.requests_per_s,
+            f"rate{whose}: {rate:.3g} of {times.requests_per_s:.3g} requests/s within the targets{limit}",
+        )
+
+
+def _memory(best: Candidate) -> tuple[float, str]:
+    """Of what a device may use, what it needs at least: the KV cache that is required, not all that is left for it."""
+    found = []
+    for index, stage in enumerate(best.stages()):
+        group = best.assignment.groups[index]
+        smallest = min(device.memory_bytes for device in group)
+        usable = int(smallest * (1 - Fraction(best.footprint.margin)))
+        needed = stage.memory.required - stage.memory.kv + best.kv_required(index)
+        found.append(
+            (
+                needed / usable,
+                f"memory of stage {index} ({', '.join(f'gpu-{device.index}' for device in group)}): {size(needed)} "
+                f"needed of {size(usable)} that the engine may use",
+            )
+        )
+    return max(found, key=lambda entry: entry[0])

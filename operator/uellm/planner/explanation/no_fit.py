@@ -1,0 +1,183 @@
+"""Why no plan exists: the device and the amount, and what would fit, each of it worked out and not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from uellm.errors import PlanError
+from uellm.hardware import Device, Link
+from uellm.planner.nodes.capability import unusable
+from uellm.planner.nodes.pools import Pool
+from uellm.planner.request import PlanRequest
+from uellm.planner.search.replicas import Sizer
+from uellm.planner.search.search import Rejection, Search
+from uellm.planner.search.shapes import shapes
+from uellm.planner.shape import Shape
+from uellm.planner.units import size
+
+# Lengths below this serve nobody.
+LEAST_LENGTH = 256
+# A replica of more GPUs than any node has.
+MOST_GPUS_OF_A_NODE = 16
+
+
+def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
+    """NoFit or NeedsExactDevices, with the device and the amount."""
+    # Room is all that counts here, and that is the same on all nodes of a family.
+    request, pools = search.request, [family.ideal for family in search.families]
+    if not pools:
+        return PlanError("NoFit", _nothing_free(request))
+    exact = _exact(search, pools, rejections)
+    if exact is not None:
+        return exact
+    sentence = f"{_amount(search, pools)}{_nearest(rejections)}{_remedy(search, pools)}{_left_out(request)}"
+    return PlanError("NoFit", sentence)
+
+
+def _left_out(request: PlanRequest) -> str:
+    return f"; not looked at: {'; '.join(request.left_out)}" if request.left_out else ""
+
+
+def _nothing_free(request: PlanRequest) -> str:
+    devices = [device for offer in request.nodes for device in offer.node.devices]
+    if not devices:
+        return f"the {len(request.nodes)} profiled nodes have no GPU"
+    out = [device for device in devices if not device.usable]
+    unfit = [reason for device in devices if device.usable and (reason := unusable(device, request))]
+    use = f"{len(devices) - len(out) - len(unfit)} are in use"
+    if out:
+        use += f", {len(out)} out of use ({out[0].excluded_reason or out[0].health_reason or out[0].health_state})"
+    if unfit:
+        use += f", {len(unfit)} cannot run it ({unfit[0]})"
+    return f"none of the {len(devices)} GPUs of {len(request.nodes)} nodes is free: {use}{_left_out(request)}"
+
+
+def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection]) -> PlanError | None:
+    if search.request.allocation == "DRA":
+        return None
+    for rejected in rejections:
+        for pool in pools:
+            reason = search.sizer.refusal(pool, rejected.shape)
+            if reason is not None and search.sizer.needs_exact(pool, rejected.shape):
+                return PlanError(
+                    "NeedsExactDevices",
+                    f"{rejected.shape} fits {pool.node} only on chosen GPUs, and a device plugin hands out any "
+                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {reason}; set placement.gpus.min and "
+                    f"max to {len(pool.devices)} to take all of them, or exclude the small ones in the GPUNodeProfile",
+                )
+    return None
+
+
+def _amount(search: Search, pools: Sequence[Pool]) -> str:
+    """What one device would have to have, what the largest has, and what is missing."""
+    pool, device = max(
+        ((pool, device) for pool in pools for device in pool.devices), key=lambda entry: entry[1].memory_bytes
+    )
+    sizes = search.sizer.footprint(pool, Shape(1, 1))
+    needed = sum(sizes.layer_bytes) + sum(sizes.layer_kv_bytes) + sizes.embedding_bytes + sizes.last_bytes
+    needed += sizes.fixed_bytes
+    usable = device.memory_bytes - (sizes.reserved_bytes(device.memory_bytes) - sizes.fixed_bytes)
+    missing = f", {size(needed - usable)} less" if needed > usable else ""
+    return (
+        f"needs {size(needed)} on one device; largest free is {size(usable)} ({pool.node} gpu-{device.index}){missing}"
+    )
+
+
+def _nearest(rejections: Sequence[Rejection]) -> str:
+    if not rejections:
+        return ""
+    last = max(rejections, key=lambda entry: (entry.shape.gpus, -entry.shape.tensor))
+    return f"; {last.shape} on {last.node}: {last.refused.reason}"
+
+
+def _remedy(search: Search, pools: Sequence[Pool]) -> str:
+    request = search.request
+    most = max(pool.sure for pool in pools)
+    if most == 0:
+        return "; every free GPU is planned for other services whose pods have not started yet"
+    if most < request.gpus_min:
+        return f"; placement.gpus.min is {request.gpus_min}, and no node has more than {most} free GPUs for it"
+    if not any(True for _ in search.every_shape()):
+        return "; no number of free GPUs makes a shape that the overrides and the model's heads allow"
+    ways = [*_more_allowed(search, pools, most), *_shorter(request, pools), *_quantized(request, pools)]
+    ways += _more_gpus(request, pools)
+    if not ways:
+        return ": neither a smaller maxModelLen, nor quantization, nor more GPUs of these kinds in one node would do"
+    return f": it would fit with {'; or with '.join(ways)}"
+
+
+def _more_allowed(search: Search, pools: Sequence[Pool], most: int) -> Iterator[str]:
+    """The GPUs that are there and that placement.gpus.max forbids."""
+    request = search.request
+    if request.gpus_max is not None and request.gpus_max < most:
+        fewest = fewest_gpus(replace(request, gpus_max=None), pools)
+        if fewest is not None:
+            yield f"placement.gpus.max {fewest} (now {request.gpus_max}): allow more GPUs"
+
+
+def _shorter(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
+    """The largest model length that fits."""
+
+    def fits(length: int) -> bool:
+        return fewest_gpus(replace(request, max_model_len=length), pools) is not None
+
+    low, high = LEAST_LENGTH, request.max_model_len
+    if high <= low or not fits(low):
+        return
+    while high - low > max(1, low // 64):
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    length = low // 128 * 128 if low >= 128 else low
+    yield f"a smaller maxModelLen, {length} at most (now {request.max_model_len})"
+
+
+def _quantized(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
+    for name, architecture in request.variants:
+        smaller = replace(request, architecture=architecture, variants=())
+        if (fewest := fewest_gpus(smaller, pools)) is not None:
+            yield f"quantization {name} ({size(architecture.weight_bytes)} of weights, on {_gpus(fewest)})"
+            return
+
+
+def _more_gpus(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
+    """How many of the largest GPUs one node would have to have."""
+    pool, device = max(
+        ((pool, device) for pool in pools for device in pool.devices if not device.mig),
+        key=lambda entry: entry[1].memory_bytes,
+        default=(None, None),
+    )
+    if pool is None or device is None:
+        return
+    for count in range(1, MOST_GPUS_OF_A_NODE + 1):
+        alike = imagined(pool, device, count)
+        wanted = replace(request, gpus_min=count, gpus_max=count)
+        if fewest_gpus(wanted, [alike]) is not None:
+            yield f"{_gpus(count)} like {pool.node} gpu-{device.index} ({_product(device)}) free in one node"
+            return
+
+
+def imagined(pool: Pool, device: Device, count: int) -> Pool:
+    """A node with so many of the device."""
+    devices = tuple(replace(device, uuid=f"{device.uuid}#{index}", index=index) for index in range(count))
+    links: tuple[Link, ...] = ()
+    return replace(pool, devices=devices, links=links, promised=0)
+
+
+def fewest_gpus(request: PlanRequest, pools: Sequence[Pool]) -> int | None:
+    """The fewest GPUs on which the model has room with next to no load, whatever the targets; None: nowhere."""
+    sizer = Sizer(request)
+    most = max(pool.sure for pool in pools)
+    for gpus in range(request.gpus_min, min(most, request.gpus_max or most) + 1):
+        for shape in shapes(request, gpus):
+            if any(sizer.refusal(pool, shape) is None for pool in pools):
+                return gpus
+    return None
+
+
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def _product(device: Device) -> str:
+    return device.product or size(device.memory_bytes)

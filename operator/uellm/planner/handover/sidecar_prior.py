@@ -1,0 +1,37 @@
+"""What the sidecar may take for the engine's step times before it has seen any: the plan's own, as planned with."""
+
+from __future__ import annotations
+
+from uellm.planner.cost.predict import predict
+from uellm.planner.cost.rates import Links
+from uellm.planner.cost.steptime import StepTime
+from uellm.planner.cost.work import stage_loads
+from uellm.planner.handover.revalidate import question_of
+from uellm.planner.memory.footprint import kv_width
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
+from uellm.planner.shape import Steps
+from uellm.planner.vllm.flags import UserArgs
+
+
+def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
+    """The step times of a whole replica on the devices meant for the first, as these are measured now, rounded.
+
+    None where they are not all known and measured, or the CPU plays them; and where a step's time does not depend on
+    its prompt tokens, as with chunks so small that reading the weights hides them: then it says nothing of prompts.
+    """
+    offers = [offer for offer in request.nodes if offer.node.name in plan.nodes]
+    known = {device.uuid: (device, offer.node) for offer in offers for device in offer.node.devices}
+    if not plan.devices or not all(uuid in known for uuid in plan.devices):
+        return None
+    node = known[plan.devices[0]][1]
+    if node.simulated or sum(plan.layers) != request.architecture.layers:
+        return None
+    groups = [tuple(known[uuid][0] for uuid in stage.devices) for stage in plan.stages]
+    width = float(kv_width(request.architecture, UserArgs(request.engine.args)))
+    loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width)
+    question, sizes = question_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
+    tokens = plan.predicted.kv_cache_tokens
+    times = predict(loads, Links(node.links), question.costs, question.demand, tokens, sizes)
+    step = None if times is None else times.step
+    return step.rounded() if step is not None and step.per_prefill_token_s > 0 else None

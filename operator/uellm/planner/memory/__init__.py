@@ -1,0 +1,1 @@
+"""What an engine's memory holds: weights, KV cache, activations, graphs, context."""

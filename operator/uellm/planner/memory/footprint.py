@@ -1,0 +1,120 @@
+"""What the model takes on each GPU of a shape, by kind, and the room that a GPU has for it.
+
+    usable = memory * utilisation - (context + activations + CUDA graphs)
+    usable >= weights of its layers + their KV cache (+ embedding on the first stage, + norm, head, logits on the last)
+
+Tensor parallelism divides linear layers, embedding and head among its GPUs; KV heads too, down to one each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from uellm.models import Architecture
+from uellm.planner import constants as c
+from uellm.planner.cost.work import kv_share
+from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.flags import UTILIZATION, UserArgs
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes on each GPU, before it is known which layers it holds."""
+
+    layer_bytes: tuple[int, ...]
+    layer_kv_bytes: tuple[int, ...]  # for the tokens demanded
+    layer_kv_bytes_per_token: tuple[int, ...]
+    tower_bytes: int  # what reads images: the engine builds it on every stage
+    embedding_bytes: int  # first stage
+    head_bytes: int  # last stage: final norm and LM head
+    sampler_bytes: int  # last stage: logits and what sampling makes of them
+    activation_bytes: int
+    graph_bytes: int
+    context_bytes: int
+    margin: str  # share of a device's memory that is left alone, as a decimal
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What every GPU needs whatever its layers."""
+        return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
+
+    @property
+    def last_bytes(self) -> int:
+        """What the last stage holds besides layers."""
+        return self.head_bytes + self.sampler_bytes
+
+    def reserved_bytes(self, memory_bytes: int) -> int:
+        """What of a device's memory is not for layers."""
+        return reserved_bytes(self.fixed_bytes, self.margin, memory_bytes)
+
+
+def reserved_bytes(fixed: int, margin: str, memory_bytes: int) -> int:
+    """Fixed bytes and a share of the memory, rounded up."""
+    return fixed + math.ceil(memory_bytes * Fraction(margin))
+
+
+def footprint(
+    model: Architecture,
+    shape: Shape,
+    steps: Steps,
+    kv_tokens: int,
+    user: UserArgs,
+    *,
+    request_tokens: int | None = None,
+) -> Footprint:
+    """The footprint of a model in a shape. Bytes; `kv_tokens` is what the KV cache must hold at least.
+
+    `request_tokens`: prompt and output of a mean request, which tell how much of it lies within a layer's window.
+    """
+    tensor = shape.tensor
+    share = kv_share(model, tensor) * kv_width(model, user)
+    per_token = tuple(
+        math.ceil(kv * share * _within(window, steps.batched_tokens, request_tokens))
+        for kv, window in zip(model.layer_kv_bytes_per_token, model.layer_window_tokens, strict=True)
+    )
+    other_embedding = model.embedding_bytes - model.token_embedding_bytes
+    head = model.lm_head_bytes_on_last_stage(shape.pipeline)
+    return Footprint(
+        layer_bytes=tuple(math.ceil(weights / tensor) for weights in model.layer_weight_bytes),
+        layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),
+        layer_kv_bytes_per_token=per_token,
+        tower_bytes=math.ceil(model.tower_bytes / tensor),
+        embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
+        head_bytes=math.ceil(head / tensor) + model.final_norm_bytes,
+        sampler_bytes=steps.sequences * model.vocab_size * c.SAMPLER_BYTES_PER_LOGIT,
+        activation_bytes=_activations(model, tensor, steps.batched_tokens),
+        graph_bytes=_graphs(model, shape, user),
+        context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 else 0),
+        margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
+    )
+
+
+def kv_width(model: Architecture, user: UserArgs) -> Fraction:
+    """Bytes of the KV cache's numbers against those of the model's own."""
+    fp8 = (user.text("--kv-cache-dtype") or "").startswith("fp8")
+    return Fraction(1, model.kv_dtype_bytes) if fp8 else Fraction(1)
+
+
+def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
+    """Of a request's tokens, the share whose KV a layer keeps: its window and the chunk that is being computed.
+
+    vLLM frees blocks that leave the window (vllm/v1/core/single_type_kv_cache_manager.py), one step late.
+    """
+    if window is None or request_tokens is None:
+        return Fraction(1)
+    return min(Fraction(1), Fraction(window + batched_tokens, request_tokens))
+
+
+def _activations(model: Architecture, tensor: int, tokens: int) -> int:
+    widest = c.ACTIVATIONS_PER_HIDDEN * model.hidden_size
+    widest += math.ceil(c.ACTIVATIONS_PER_INTERMEDIATE * model.intermediate_size / tensor)
+    return tokens * widest * model.weight_dtype_bytes
+
+
+def _graphs(model: Architecture, shape: Shape, user: UserArgs) -> int:
+    if "--enforce-eager" in user.flags:
+        return 0
+    return c.CUDA_GRAPH_BYTES_PER_LAYER * math.ceil(model.layers / shape.pipeline)

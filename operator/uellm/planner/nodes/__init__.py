@@ -1,0 +1,1 @@
+"""What nodes offer: GPU classes, tensor-parallel groups, pools of equal nodes."""

@@ -1,0 +1,113 @@
+"""Nodes that are built alike are looked at once, however many there are; ideal ones bound what others can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from uellm.hardware import Device, Link
+from uellm.planner.cost.rates import measured
+from uellm.planner.nodes.pools import Pool
+from uellm.planner.nodes.tensor_groups import kind_of
+
+
+@dataclass(frozen=True, slots=True)
+class PoolClass:
+    """Pools that differ in names alone; the first by name stands for all."""
+
+    pools: tuple[Pool, ...]
+
+    @property
+    def pool(self) -> Pool:
+        """The one that stands for all."""
+        return self.pools[0]
+
+    def room(self, gpus: int) -> int:
+        """Replicas of so many GPUs that find a place now."""
+        return sum(pool.sure // gpus for pool in self.pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Classes whose GPUs are of the same kinds and numbers, and differ in what was measured of them."""
+
+    classes: tuple[PoolClass, ...]
+    ideal: Pool  # every GPU as the best of its kind in the family, every link as the best of all
+
+
+def families_of(pools: Sequence[Pool]) -> tuple[Family, ...]:
+    """Every pool once, whatever their order; families by the name of their first pool."""
+    ordered = sorted(pools, key=lambda pool: (pool.node, pool.resource_name))
+    by_build: dict[Any, list[Pool]] = {}
+    for pool in ordered:
+        by_build.setdefault(_build(pool), []).append(pool)
+    by_kind: dict[Any, list[PoolClass]] = {}
+    for alike in by_build.values():
+        by_kind.setdefault(_kinds(alike[0]), []).append(PoolClass(tuple(alike)))
+    return tuple(Family(tuple(classes), _ideal(classes)) for classes in by_kind.values())
+
+
+def _build(pool: Pool) -> Any:
+    position = {device.uuid: index for index, device in enumerate(pool.devices)}
+    links = sorted(
+        (
+            position[link.a],
+            position[link.b],
+            link.kind,
+            link.bytes_per_s or 0.0,
+            -1.0 if (s := link.latency_s) is None else s,
+        )
+        for link in pool.links
+        if link.a in position and link.b in position
+    )
+    return _offer(pool), tuple(map(_facts, pool.devices)), tuple(links)
+
+
+def _kinds(pool: Pool) -> Any:
+    kinds = sorted((kind_of(device), device.mig, measured(device)) for device in pool.devices)
+    linked = frozenset(link.kind for link in pool.links), all(link.bytes_per_s for link in pool.links)
+    return _offer(pool), tuple(kinds), linked
+
+
+def _offer(pool: Pool) -> Any:
+    return pool.resource_name, pool.simulated, pool.promised, len(pool.devices)
+
+
+def _facts(device: Device) -> Any:
+    return kind_of(device), device.mig, device.bf16_flops_per_s, device.fp16_flops_per_s, device.memory_bytes_per_s
+
+
+def _ideal(classes: Sequence[PoolClass]) -> Pool:
+    """No placement on a pool of the family is faster than the same one here."""
+    first = classes[0].pool
+    if len(classes) == 1:
+        return first
+    everyone = [device for entry in classes for device in entry.pool.devices]
+    devices = tuple(
+        _best(device, [other for other in everyone if kind_of(other) == kind_of(device)]) for device in first.devices
+    )
+    return replace(first, devices=devices, links=_best_links(devices, [entry.pool for entry in classes]))
+
+
+def _best(device: Device, alike: Sequence[Device]) -> Device:
+    return replace(
+        device,
+        bf16_flops_per_s=_most(other.bf16_flops_per_s for other in alike),
+        fp16_flops_per_s=_most(other.fp16_flops_per_s for other in alike),
+        memory_bytes_per_s=_most(other.memory_bytes_per_s for other in alike),
+    )
+
+
+def _most(values: Any) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _best_links(devices: Sequence[Device], pools: Sequence[Pool]) -> tuple[Link, ...]:
+    links = [link for pool in pools for link in pool.links]
+    if not links:
+        return ()
+    kind = "NVLink" if any(link.kind == "NVLink" for link in links) else links[0].kind
+    rate = _most(link.bytes_per_s for link in links)
+    latency = min((link.latency_s for link in links if link.latency_s is not None), default=None)
+    return tuple(Link(a.uuid, b.uuid, kind, rate, latency) for a in devices for b in devices if a is not b)

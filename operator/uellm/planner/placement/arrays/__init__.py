@@ -1,0 +1,1 @@
+"""The solver's algorithms on numpy arrays."""

@@ -1,0 +1,300 @@
+"""Layers that are alike: what a set of devices costs is a filling plus a shortest path, each found by itself.
+
+The layers go to the fastest devices of a set, one at least to each; the order is the shortest Hamiltonian path
+(Held and Karp 1962), for all sets at once:
+
+    path[{i}][i] = 0        path[S][i] = min over j in S\\{i} of hop[i][j] + path[S\\{i}][j]
+
+Only the ends bind the two together, where embedding or head take the room of a layer. Then paths are needed for each
+last device that can still be part of the best, and the filling for each first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+
+# Sets that are looked at with all their ends before any other, for a first good placement.
+GLANCE = 512
+# Sets with both ends of which the paths are looked for one by one.
+MOST_ENDS = 4000
+
+
+class Sets:
+    """Every set of devices of a grid with layers that are alike, as codes 0.."""
+
+    def __init__(self, grid: Grid, largest: int) -> None:
+        self.grid = grid
+        total = int(grid.weight[-1] * (grid.count[-1] + 1))
+        self.used = np.empty((len(grid.count), total), np.int16)
+        for c, (count, weight) in enumerate(zip(grid.count, grid.weight, strict=True)):
+            self.used[c] = np.tile(np.repeat(np.arange(count + 1), weight), total // int(weight * (count + 1)))
+        self.size = self.used.sum(axis=0, dtype=np.int16)
+        by_size = np.argsort(self.size, kind="stable")
+        edges = np.searchsorted(self.size[by_size], np.arange(largest + 2))
+        self.by_size = [by_size[edges[size] : edges[size + 1]] for size in range(largest + 1)]
+        problem = grid.problem
+        layer = problem.memory[1]
+        self.room = self._layers(problem.room, 0, layer)
+        self.free_first = self._layers(problem.room, problem.first, layer)
+        self.free_last = self._layers(problem.room, problem.last, layer)
+        self.lost_first, self.lost_last = self.room - self.free_first, self.room - self.free_last
+        self.layer_time = grid.time[:, -1] / grid.layers
+        self.by_speed = np.argsort(self.layer_time, kind="stable")
+
+    def _layers(self, rooms: Sequence[int], end: int, layer: int) -> Whole:
+        return np.array([max(-1, min(self.grid.layers, (room - end) // layer)) for room in rooms], np.int64)
+
+    def paths(self, *, backward: bool = False) -> Costs:
+        """[c, code]: the shortest path over the code's devices that starts on c (`backward`: that ends there)."""
+        hop = self.grid.hop.T if backward else self.grid.hop
+        table = np.full(self.used.shape, INFINITE)
+        table[np.arange(len(hop)), self.grid.weight] = 0.0
+        return self._grown(table, hop, self.by_size)
+
+    def anchored(self, last: int) -> Costs:
+        """[c, code]: the shortest path over the code's devices from c to a device of class `last`."""
+        table = np.full(self.used.shape, INFINITE)
+        table[last, self.grid.weight[last]] = 0.0
+        return self._grown(table, self.grid.hop, [codes[self.used[last, codes] > 0] for codes in self.by_size])
+
+    def ends(self, table: Costs, codes: Whole) -> tuple[Whole, Whole]:
+        """First and last class of a shortest path over each set."""
+        first = last = table[:, codes].argmin(axis=0)
+        rest = codes - self.grid.weight[first]
+        while (rest > 0).any():
+            onward = (table[:, rest] + self.grid.hop[last].T).argmin(axis=0)
+            more = rest > 0
+            last = np.where(more, onward, last)
+            rest = np.where(more, rest - self.grid.weight[last], 0)
+        return first, last
+
+    def _grown(self, table: Costs, hop: Costs, levels: list[Whole]) -> Costs:
+        """Fill the table from the single devices on, one number of devices after the other."""
+        for codes in levels[1:-1]:
+            # The rows of one level together fit a processor's cache; those of all sets do not.
+            level = np.take(table, codes, axis=1)
+            for c, weight in enumerate(self.grid.weight):
+                free = np.flatnonzero(self.used[c, codes] < self.grid.count[c])
+                if len(free):
+                    onward = np.take(level, free, axis=1)
+                    onward += hop[c][:, None]
+                    table[c, codes[free] + weight] = onward.min(axis=0)
+        return table
+
+    def filled(self, codes: Whole, first: Whole | int = -1, last: Whole | int = -1) -> Costs:
+        """The least time of all layers on each set; INFINITE where they do not fit. Ends (class): -1 takes no room."""
+        spare = np.maximum(self.room - 1, 0)
+        left = (self.grid.layers - self.size[codes]).astype(np.float64)
+        cost = np.zeros(len(codes))
+        for c in self.by_speed:
+            used = self.used[c, codes]
+            room = (used * spare[c]).astype(np.float64)
+            if self.lost_first[c]:
+                room -= (first == c) * self.lost_first[c]
+            if self.lost_last[c]:
+                room -= (last == c) * self.lost_last[c]
+            taken = np.minimum(room, left)
+            left -= taken
+            cost += (used + taken) * self.layer_time[c]
+            if self.room[c] < 1:
+                cost[used > 0] = INFINITE
+        cost[left > 0] = INFINITE
+        return cost
+
+
+@dataclass(slots=True)
+class _Good:
+    """Sets that cost no more than the best, with the paths over them and the class to start from."""
+
+    paths: Costs
+    codes: Whole
+    firsts: Whole
+    totals: Costs
+
+
+class AlikeSearch:
+    """One search among sets of `sizes` devices."""
+
+    def __init__(self, grid: Grid, sizes: Sequence[int]) -> None:
+        self.grid, self.sizes, self.sets = grid, sizes, Sets(grid, max(sizes))
+        self.best = INFINITE
+        self.good: list[_Good] = []
+
+    def order(self, rank: Sequence[int]) -> tuple[list[int], float] | None:
+        """Classes in pipeline order of the cheapest placement, and its cost; None where nothing fits.
+
+        Of equal costs the fewest devices, then the ids' order (`rank`: by device).
+        """
+        sets, free = self.sets, self.sets.paths()
+        codes = np.concatenate([sets.by_size[size] for size in self.sizes])
+        own = self._cost(codes)
+        # A device alone holds both ends: each may fit without the other.
+        for c, weight in enumerate(self.grid.weight):
+            if not self.grid.problem.fits(c, 0, self.grid.layers):
+                own[codes == weight] = INFINITE
+        codes, own = codes[own < INFINITE], own[own < INFINITE]
+        base = own + free[:, codes].min(axis=0)
+        able = sets.room > 0
+        if not (sets.lost_first[able].any() or sets.lost_last[able].any()):
+            close = base <= base.min(initial=INFINITE) + self.grid.ties
+            for first in range(len(self.grid.count)):
+                self._keep(free, first, codes[close], own[close] + free[first, codes[close]])
+        else:
+            self._ends(free, codes, base)
+        return self._walk(rank) if self.best < INFINITE else None
+
+    def _ends(self, free: Costs, codes: Whole, base: Costs) -> None:
+        """Where the ends lose room: every last class that can still be part of the best, then every first one."""
+        self._alone()
+        more = self.sets.size[codes] > 1
+        codes, base = codes[more], base[more]
+        backward = self.sets.paths(backward=True)
+        few = codes[np.argsort(base, kind="stable")[:GLANCE]]
+        first, last = self.sets.ends(free, few)
+        known = self.sets.filled(few, first, last) + self.grid.device * self.sets.size[few] + free[first, few]
+        known[(self.sets.free_first[first] < 1) | (self.sets.free_last[last] < 1)] = INFINITE
+        self.best = min(self.best, float(known.min(initial=INFINITE)))
+        close = codes[base <= self.best + self.grid.ties]
+        ends = self._both(free, backward, close)
+        for end, held in self._sifted(free, backward, ends).items():
+            self._first(self.sets.anchored(end), end, held)
+
+    def _both(self, free: Costs, backward: Costs, codes: Whole) -> tuple[Costs, Whole, Whole, Whole, Costs]:
+        """What sets with both ends cost at least, the sets, the ends, and what of the cost is not hops."""
+        none = np.zeros(0, np.int64)
+        found = [(np.zeros(0), none, none, none, np.zeros(0))]
+        limit, own = self.best + self.grid.ties, self._cost(codes)
+        for last in range(len(self.grid.count)):
+            # Looser bounds first: a filling is the dearest thing to know of a set.
+            some = codes[own + backward[last, codes] <= limit]
+            ended = self._cost(some, last=last)
+            hops = np.maximum(free[:, some], backward[last, some])
+            for first in range(len(self.grid.count)):
+                few = (ended + hops[first] <= limit) & (self.sets.used[last, some] > (first == last))
+                if few.any():
+                    held = some[few]
+                    costs = self._cost(held, first, last)
+                    least = costs + hops[first, few]
+                    kept = (least <= limit) & (least < INFINITE)
+                    count = int(kept.sum())
+                    found.append((least[kept], held[kept], np.full(count, first), np.full(count, last), costs[kept]))
+        least, sets, firsts, lasts, owns = (np.concatenate(part) for part in zip(*found, strict=True))
+        return least, sets, firsts, lasts, owns
+
+    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Whole, Whole, Whole, Costs]) -> dict[int, Whole]:
+        """The sets by last class whose shortest path between both ends is good enough; few enough to walk them all."""
+        least, codes, firsts, lasts, owns = ends
+        if len(least) > MOST_ENDS:
+            return {int(last): np.unique(codes[lasts == last]) for last in np.unique(lasts)}
+        good: list[tuple[float, int, int]] = []
+        for index in np.argsort(least, kind="stable"):
+            limit = self.best + self.grid.ties
+            if least[index] > limit:
+                break
+            code, first, last, own = int(codes[index]), int(firsts[index]), int(lasts[index]), float(owns[index])
+            hops = shortest_between(self.sets, free, backward, (code, first, last), limit - own)
+            if hops is not None:
+                self.best = min(self.best, own + hops)
+                good.append((own + hops, last, code))
+        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.ties]
+        return {
+            last: np.unique([code for end, code in kept if end == last])
+            for last in dict.fromkeys(end for end, _ in kept)
+        }
+
+    def _alone(self) -> None:
+        """Placements on one device."""
+        for c in self.grid.problem.classes:
+            if 1 in self.sizes and self.grid.problem.fits(c, 0, self.grid.layers):
+                one = np.array([self.grid.weight[c]])
+                cost = np.array([self.grid.time[c, -1] + self.grid.device])
+                self._keep(_single(self.grid, c, len(self.sets.size)), c, one, cost)
+
+    def _first(self, paths: Costs, last: int, codes: Whole) -> None:
+        for first in range(len(self.grid.count)):
+            held = codes[paths[first, codes] < INFINITE]
+            self._keep(paths, first, held, self._cost(held, first, last) + paths[first, held])
+
+    def _cost(self, codes: Whole, first: int = -1, last: int = -1) -> Costs:
+        sets = self.sets
+        if (last >= 0 and sets.free_last[last] < 1) or (first >= 0 and sets.free_first[first] < 1):
+            return np.full(len(codes), INFINITE)
+        result: Costs = sets.filled(codes, first, last) + self.grid.device * sets.size[codes]
+        return result
+
+    def _keep(self, paths: Costs, first: int, codes: Whole, totals: Costs) -> None:
+        if not len(totals) or float(totals.min()) > self.best + self.grid.ties:
+            return
+        self.best = min(self.best, float(totals.min()))
+        kept = totals <= self.best + self.grid.ties
+        if kept.any() and self.best < INFINITE:
+            self.good.append(_Good(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
+
+    def _walk(self, rank: Sequence[int]) -> tuple[list[int], float]:
+        grid, sets, budget = self.grid, self.sets, self.best + self.grid.ties
+        size = min(int(sets.size[good.codes[good.totals <= budget]].min(initial=grid.most + 1)) for good in self.good)
+        states: list[tuple[Costs, int, Whole, Costs]] = []
+        for good in self.good:
+            kept = (good.totals <= budget) & (sets.size[good.codes] == size)
+            first = int(good.firsts[0])
+            hops = budget - good.totals[kept] + good.paths[first, good.codes[kept]]
+            states.append((good.paths, first, good.codes[kept], hops))
+        used, order = [0] * len(grid.count), list[int]()
+        while states:
+            states = [state for state in states if len(state[2])]
+            if not states:
+                break
+            chosen = min({state[1] for state in states}, key=lambda c: rank[grid.problem.members[c][used[c]]])
+            order.append(chosen)
+            used[chosen] += 1
+            states = [onward for state in states if state[1] == chosen for onward in self._onward(state)]
+        return order, self.best
+
+    def _onward(self, state: tuple[Costs, int, Whole, Costs]) -> list[tuple[Costs, int, Whole, Costs]]:
+        paths, c, codes, hops = state
+        rest, result = codes - self.grid.weight[c], []
+        for d in range(len(self.grid.count)):
+            left = hops - self.grid.hop[c, d]
+            kept = (rest > 0) & (paths[d, rest] <= left)
+            if kept.any():
+                result.append((paths, d, rest[kept], left[kept]))
+        return result
+
+
+def shortest_between(
+    sets: Sets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
+) -> float | None:
+    """The shortest path over a code from the first to the last class, None above the limit; `ends`: those three.
+
+    A* from the last device on, with the shortest paths that leave one end free as the bound.
+    """
+    code, first, last = ends
+    weight = [int(value) for value in sets.grid.weight]
+    queue, known = [(0.0, 0.0, last, code)], dict[tuple[int, int], float]()
+    while queue:
+        _, spent, c, left = heappop(queue)
+        rest = left - weight[c]
+        if rest == 0:
+            return spent
+        from_first = float(free[first, rest])
+        for d in np.flatnonzero(sets.used[:, rest]).tolist():
+            if d == first and sets.used[d, rest] == 1 and rest != weight[d]:
+                continue
+            cost = spent + float(sets.grid.hop[d, c])
+            bound = cost + max(from_first, float(backward[d, rest]))
+            if bound <= limit and cost < known.get((d, rest), INFINITE):
+                known[d, rest] = cost
+                heappush(queue, (bound, cost, d, rest))
+    return None
+
+
+def _single(grid: Grid, c: int, codes: int) -> Costs:
+    table = np.full((len(grid.count), codes), INFINITE)
+    table[c, grid.weight[c]] = 0.0
+    return table

@@ -1,0 +1,107 @@
+"""How far layers can reach over every set of devices when no stage may take longer than a bound.
+
+Two tables over all sets: from the last stage to the front, which tells whether the bound can be kept at all, and from
+the first stage on, which tells the search how much is left to it. A stage may be empty here where its device could
+hold a layer, and reaching further is always better; so the answer `no` is a proof. Where layers are alike `yes` is
+one too: stages that are shortened evenly keep a layer each, as long as there are as many layers as stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from uellm.planner.placement.arrays.grid import Grid, Whole, sets
+
+Positions = npt.NDArray[np.int16]
+
+
+class Extents:
+    """The tables of one bound."""
+
+    def __init__(self, grid: Grid, bound: float) -> None:
+        self.grid, self.nowhere = grid, grid.layers + 1
+        self.reach, self.closes = grid.within(bound), grid.closes_within(bound)
+        positions = np.arange(grid.layers + 1)
+        self.able = (self.reach[:, :, 1:] > positions[1:]).any(axis=2)
+        first = self.reach[:, :, 0].max(axis=1)
+        last = (self.closes * (grid.layers - positions)).max(axis=1)
+        self.longest = np.maximum(np.maximum((self.reach - positions).max(axis=(1, 2)), first), last)
+
+    def possible(self, sizes: Sequence[int]) -> bool:
+        """Whether layers may reach from the last to the first over some set of one of these sizes."""
+        grid = self.grid
+        if 1 in sizes and bool(self.closes[:, 0].any()):
+            return True
+        if int(self.longest @ grid.count) < grid.layers:
+            return False
+        offset = (np.arange(len(grid.count)) * (self.nowhere + 1))[:, None]
+        starts, opens = self._starts(), self.reach[:, :, 0]
+        codes, table = np.zeros(1, np.int64), self._closing()[:, None]
+        for size in range(1, max(sizes) + 1):
+            if size > 1:
+                if size in sizes and self._opened(codes, table, opens):
+                    return True
+                index = table + offset
+                table = np.stack([np.take(row, index).min(axis=0) for row in starts])
+            codes, table = self._grown(codes, table)
+            if not len(codes):
+                return False
+        return False
+
+    def prefixes(self) -> Positions:
+        """[c, code]: how far layers from the first on may reach over a subset of the code's devices, before c."""
+        grid = self.grid
+        table = np.zeros((len(grid.count), sets(grid)), np.int16)
+        reach = self.reach.astype(np.int16)
+        codes = np.zeros(1, np.int64)
+        while len(codes):
+            onward = []
+            for j, weight in enumerate(grid.weight):
+                free = codes[codes // weight % (grid.count[j] + 1) < grid.count[j]]
+                if len(free):
+                    further = np.maximum(reach[j][:, table[j, free]], table[:, free])
+                    table[:, free + weight] = np.maximum(table[:, free + weight], further)
+                    onward.append(free + weight)
+            codes = np.unique(np.concatenate(onward)) if onward else codes[:0]
+        return table
+
+    def _starts(self) -> Positions:
+        """[c, d, end]: where a stage on c before d may start."""
+        grid = self.grid
+        starts = np.full((*self.able.shape, self.nowhere + 1), self.nowhere, np.int16)
+        positions = np.arange(grid.layers + 1)
+        for c, d in zip(*np.nonzero(self.able), strict=True):
+            earliest = np.searchsorted(self.reach[c, d, 1:], positions) + 1
+            starts[c, d, :-1] = np.minimum(earliest, positions)
+        return starts.reshape(len(starts), -1)
+
+    def _closing(self) -> Whole:
+        closes = self.closes[:, 1:]
+        return np.where(closes.any(axis=1), closes.argmax(axis=1) + 1, self.nowhere)
+
+    def _opened(self, codes: Whole, table: Whole, opens: Whole) -> bool:
+        for c, weight in enumerate(self.grid.weight):
+            free = codes // weight % (self.grid.count[c] + 1) < self.grid.count[c]
+            if bool((table[:, free] <= opens[c][:, None]).any()):
+                return True
+        return False
+
+    def _grown(self, codes: Whole, found: Whole) -> tuple[Whole, Whole]:
+        """The sets with one device more, of those that the devices left may still complete."""
+        grid = self.grid
+        left = grid.count[:, None] - codes // grid.weight[:, None] % (grid.count[:, None] + 1)
+        still = (self.longest @ left)[None, :] - self.longest[:, None]
+        alive = (left > 0) & (found <= still) & (found <= grid.layers)
+        c, k = np.nonzero(alive)
+        fresh = codes[k] + grid.weight[c]
+        marks = np.zeros(sets(grid), np.bool_)
+        marks[fresh] = True
+        unique = np.flatnonzero(marks)
+        place = np.empty(sets(grid), np.int32)
+        place[unique] = np.arange(len(unique), dtype=np.int32)
+        table = np.full((len(grid.count), len(unique)), self.nowhere, np.int64)
+        table[c, place[fresh]] = found[c, k]
+        return unique, table

@@ -1,0 +1,161 @@
+"""From the levels of a search to one placement: the first by the ids' order of those that cost no more than allowed.
+
+The walk goes from the first stage to the last and keeps every state that a placement within the budget can be in.
+Twin classes stand for one another in a level's codes; a class gets its name when the walk first comes to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from uellm.planner.placement.arrays.frontier import Frontier, Level, in_order
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.lists.dynamic_program import SHARES, Solution
+
+# States followed side by side; beyond them equal placements are told apart among these only.
+MOST_STATES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Devices left, class of the next, and which class each twin that was met stands for."""
+
+    code: int
+    first: int
+    names: tuple[tuple[int, int], ...] = ()
+
+
+def first_order(search: Frontier, levels: dict[int, Level], size: int, budget: float, rank: Sequence[int]) -> list[int]:
+    """Classes in pipeline order, of placements on `size` devices that cost at most `budget`."""
+    return _Walk(search, levels, rank).order(size, budget)
+
+
+class _Walk:
+    def __init__(self, search: Frontier, levels: dict[int, Level], rank: Sequence[int]) -> None:
+        self.search, self.grid, self.levels, self.rank = search, search.grid, levels, rank
+        self.used = [0] * len(self.grid.count)
+        self.turns = [(int(w), int(n) + 1) for w, n in zip(self.grid.weight, self.grid.count, strict=True)]
+        self.twins = {c: group for group in self.grid.twins for c in group}
+
+    def order(self, size: int, budget: float) -> list[int]:
+        level = self.levels[size]
+        classes, ks = np.nonzero(level.values[:, 0] <= budget)
+        states = {
+            _State(int(level.codes[k]), int(c)): {0: budget}
+            for c, k in list(zip(classes, ks, strict=True))[:MOST_STATES]
+        }
+        order: list[int] = []
+        while states:
+            chosen = min(self._next_rank(state) for state in states)
+            kept = [(state, spots) for state, spots in states.items() if self._next_rank(state) == chosen]
+            actual = self._name(kept[0][0])
+            order.append(actual)
+            self.used[actual] += 1
+            size -= 1
+            states = {}
+            for state, spots in kept if size else ():
+                self._onward(state, spots, size, states)
+        return order
+
+    def _name(self, state: _State) -> int:
+        """The class that the state's first one stands for."""
+        named = dict(state.names)
+        if state.first in named or state.first not in self.twins:
+            return named.get(state.first, state.first)
+        return next(c for c in self.twins[state.first] if c not in named.values())
+
+    def _next_rank(self, state: _State) -> int:
+        actual = self._name(state)
+        return self.rank[self.grid.problem.members[actual][self.used[actual]]]
+
+    def _onward(
+        self, state: _State, spots: dict[int, float], size: int, states: dict[_State, dict[int, float]]
+    ) -> None:
+        grid, c = self.grid, state.first
+        names = state.names
+        if c in self.twins and c not in dict(names):
+            names = (*names, (c, self._named_last(state)))
+        rest, level = state.code - int(grid.weight[c]), self.levels[size]
+        held = self._distinct(rest, {slot for slot, _ in names})
+        codes, classes = np.full(len(held), rest), np.array(held)
+        if grid.twins:
+            codes, classes = in_order(grid, codes, classes)
+        for d, code, shown in zip(held, codes, classes, strict=True):
+            k = int(np.searchsorted(level.codes, code))
+            if k == len(level.codes) or level.codes[k] != code:
+                continue
+            found = self._spots(spots, c, d, level, level.values[shown, :, k])
+            if found and len(states) < MOST_STATES:
+                known = states.setdefault(_State(rest, d, names), {})
+                for b, left in found.items():
+                    known[b] = max(left, known.get(b, -INFINITE))
+
+    def _distinct(self, code: int, named: set[int]) -> list[int]:
+        """Classes in a code; of twins that were not met yet and have as many devices in it one stands for all."""
+        held, seen = list[int](), set[tuple[int, int]]()
+        for d, (weight, count) in enumerate(self.turns):
+            used = code // weight % count
+            alike = (self.twins[d][0], used) if d in self.twins and d not in named else (-1 - d, used)
+            if used and alike not in seen:
+                seen.add(alike)
+                held.append(d)
+        return held
+
+    def _named_last(self, state: _State) -> int:
+        """The name that the walk has just given to the state's first class."""
+        named = dict(state.names).values()
+        return next(c for c in self.twins[state.first] if c not in named)
+
+    def _spots(self, spots: dict[int, float], c: int, d: int, level: Level, onward: Costs) -> dict[int, float]:
+        """By start of the next stage: what may still be spent from there."""
+        grid, reach, found = self.grid, self.search.reach, dict[int, float]()
+        for a, left in spots.items():
+            first, end = max(a + 1, level.low), int(reach[c, d if reach.shape[1] > 1 else 0, a])
+            values = onward[first - level.low : end + 1 - level.low]
+            after = left - (grid.time[c, first : first + len(values)] - grid.time[c, a] + grid.hop[c, d] + grid.device)
+            for index in np.flatnonzero(values <= after):
+                b = first + int(index)
+                found[b] = max(float(after[index]), found.get(b, -INFINITE))
+        return found
+
+
+def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[np.bool_]) -> Solution:
+    """The layers for an order of classes: least cost; among equals the fullest device is the least full.
+
+    The second rule matters where speeds are equal: every split costs the same then, and the room left for KV cache
+    on the tightest device is what tells them apart.
+    """
+    problem, layers = grid.problem, grid.layers
+    memory = np.array([float(value) for value in problem.memory])
+    positions = np.arange(layers + 1)
+    ends: list[Whole] = []
+    cost = fullest = np.zeros(0)
+    for index in range(len(order) - 1, -1, -1):
+        c = order[index]
+        time, room = grid.time[c], max(float(problem.room[c]), 1.0)
+        if index == len(order) - 1:
+            cost = np.where(closes[c], time[-1] - time, INFINITE)
+            need = memory[-1] - memory + float(problem.last) + (positions == 0) * float(problem.first)
+            fullest = np.rint(need / room * SHARES)
+            ends.append(np.full(layers + 1, layers))
+            continue
+        d = order[index + 1]
+        limit = reach[c, d if reach.shape[1] > 1 else 0]
+        allowed = (positions[None, :] > positions[:, None]) & (positions[None, :] <= limit[:, None])
+        costs = np.where(allowed, cost[None, :] + time[None, :] - time[:, None] + grid.hop[c, d], INFINITE)
+        cost = costs.min(axis=1)
+        need = memory[None, :] - memory[:, None] + (positions == 0)[:, None] * float(problem.first)
+        share = np.where(costs <= cost[:, None], np.maximum(np.rint(need / room * SHARES), fullest[None, :]), INFINITE)
+        fullest = share.min(axis=1)
+        # Of equals the longest stage.
+        best = (share <= fullest[:, None]) & (costs <= cost[:, None])
+        ends.append(layers - best[:, ::-1].argmax(axis=1))
+    counts, a = [], 0
+    for chosen in reversed(ends):
+        counts.append(int(chosen[a]) - a)
+        a = int(chosen[a])
+    return Solution(tuple(order), tuple(counts))

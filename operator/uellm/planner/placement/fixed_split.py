@@ -1,0 +1,91 @@
+"""The best order of devices for layers that are given stage by stage: the user's split, or an even one.
+
+    g[S][i] = the least cost of the last |S| stages on exactly the devices S, the first of them on i
+            = rate_i * work(stage) + min over j of (hop[i][j] + g[S\\{i}][j])       where the stage fits on i
+
+The stage is known from |S|, so the layers need no dimension of their own. Equal costs: the ids' order decides.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from uellm.planner.placement.instance import Instance
+from uellm.planner.placement.lists.dynamic_program import Solution, classes_in, codes
+from uellm.planner.placement.problem import Problem, canonical
+from uellm.planner.placement.solver import MOST_STATES_WITHOUT_ARRAYS, Placement, answer
+from uellm.planner.units import size
+
+Entry = tuple[int, tuple[int, ...]]
+
+
+def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "latency") -> Placement:
+    """The best order for exactly these layers; infeasible, with the reason, where no order fits."""
+    problem = canonical(instance)
+    if min(layers) < 1:
+        return Placement(False, reason=f"{len(layers)} stages for {problem.layers} layers leave one without any")
+    if len(layers) > problem.devices:
+        return Placement(False, reason=f"{len(layers)} stages need as many devices; there are {problem.devices}")
+    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES_WITHOUT_ARRAYS:
+        order = _by_room(problem, layers)
+    else:
+        order = _cheapest(problem, layers, objective)
+    return _refusal(problem, layers) if order is None else answer(instance, problem, Solution(order, layers), objective)
+
+
+def _cheapest(problem: Problem, layers: tuple[int, ...], objective: str) -> tuple[int, ...] | None:
+    weights, sizes = codes(problem)
+    table: list[dict[int, Entry]] = [{} for _ in sizes]
+    table[0][0] = (0, ())
+    ends = list(accumulate(layers))
+    for code, count in enumerate(sizes):
+        if 1 <= count <= len(layers):
+            a, b = ends[-count] - layers[-count], ends[-count]
+            for c in classes_in(problem, weights, code):
+                time = problem.rate[c] * (problem.work[b] - problem.work[a])
+                if problem.fits(c, a, b) and (entry := _entry(problem, c, time, table[code - weights[c]], objective)):
+                    table[code][c] = entry
+    found = [entry for code, count in enumerate(sizes) if count == len(layers) for entry in table[code].values()]
+    return min(found)[1] if found else None
+
+
+def _entry(problem: Problem, c: int, time: int, onward: dict[int, Entry], objective: str) -> Entry | None:
+    """The best of a stage on class c in front of what comes after; `onward` of no devices is the end."""
+    options = []
+    for d, (cost, order) in onward.items():
+        own = time + (problem.hop[c][d] if order else 0)
+        options.append((max(own, cost) if objective == "bottleneck" else own + cost, (c, *order)))
+    return min(options, default=None)
+
+
+def _by_room(problem: Problem, layers: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The largest need gets the largest room: fits whenever anything does, at whatever cost."""
+    needs = _needs(problem, layers)
+    pool = sorted((c for c in problem.classes for _ in problem.members[c]), key=lambda c: -problem.room[c])
+    order = [0] * len(layers)
+    for stage, c in zip(sorted(range(len(layers)), key=lambda stage: -needs[stage]), pool, strict=False):
+        if needs[stage] > problem.room[c]:
+            return None
+        order[stage] = c
+    return tuple(order)
+
+
+def _needs(problem: Problem, layers: tuple[int, ...]) -> list[int]:
+    needs, a = [], 0
+    for count in layers:
+        needs.append(problem.need(a, a + count))
+        a += count
+    return needs
+
+
+def _refusal(problem: Problem, layers: tuple[int, ...]) -> Placement:
+    needs = _needs(problem, layers)
+    rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
+    wanted = sorted(needs, reverse=True)
+    short = next((need, room) for need, room in zip(wanted, rooms, strict=False) if need > room)
+    stage = needs.index(short[0])
+    return Placement(
+        False,
+        reason=f"stage {stage} with {layers[stage]} layers needs {size(short[0] // problem.byte)} on a device, and "
+        f"the devices left for it have at most {size(short[1] // problem.byte)} free",
+    )

@@ -1,0 +1,117 @@
+"""For more unlike devices than the exact solver takes: good placements, and a bound that no placement can beat.
+
+Candidates are sets of n devices (the fastest, the roomiest, mixtures of the two), each in the order whose hops cost
+least among nearest-neighbour walks; the layers of an order are placed exactly. The bound relaxes the problem: work may
+be cut anywhere, hops cost what the cheapest hop costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+
+from uellm.planner.placement.lists.dynamic_program import Solution, Windows, settle
+from uellm.planner.placement.problem import Problem
+
+MOST_STARTS = 8  # first devices tried for each set
+MIXTURES = 4  # sets of each size between all fast and all roomy
+
+
+def candidates(problem: Problem, size: int, *, bottleneck: bool) -> Iterator[tuple[Solution, int]]:
+    """Placements on so many devices, each with the bound on its slowest stage that it keeps to (0: none)."""
+    for chosen in _sets(problem, size):
+        order = _order(problem, chosen)
+        bound = _least_bottleneck_of(problem, order) if bottleneck else None
+        if bottleneck and bound is None:
+            continue
+        try:
+            yield settle(problem, order, bound), bound or 0
+        except ValueError:
+            continue
+
+
+def _sets(problem: Problem, size: int) -> list[tuple[int, ...]]:
+    pool = [c for c in problem.classes for _ in problem.members[c] if problem.room[c] > 0]
+    if len(pool) < size:
+        return []
+    fast = sorted(pool, key=lambda c: (problem.rate[c], -problem.room[c], c))
+    roomy = sorted(pool, key=lambda c: (-problem.room[c], problem.rate[c], c))
+    sets = set()
+    for keep in {size * step // MIXTURES for step in range(MIXTURES + 1)}:
+        rest = list(roomy)
+        for c in fast[:keep]:
+            rest.remove(c)
+        chosen = fast[:keep] + rest[: size - keep]
+        if sum(problem.room[c] for c in chosen) >= problem.need(0, problem.layers):
+            sets.add(tuple(sorted(chosen)))
+    return sorted(sets)
+
+
+def _order(problem: Problem, chosen: tuple[int, ...]) -> tuple[int, ...]:
+    walks = [_walk(problem, chosen, start) for start in sorted(set(chosen))[:MOST_STARTS]]
+    return min(walks, key=lambda walk: (sum(problem.hop[c][d] for c, d in pairwise(walk)), walk))
+
+
+def _walk(problem: Problem, chosen: tuple[int, ...], start: int) -> tuple[int, ...]:
+    left, walk = list(chosen), [start]
+    left.remove(start)
+    while left:
+        following = min(left, key=lambda c: (problem.hop[walk[-1]][c], c))
+        left.remove(following)
+        walk.append(following)
+    return tuple(walk)
+
+
+def _least_bottleneck_of(problem: Problem, order: tuple[int, ...]) -> int | None:
+    """The least time of the slowest stage for a fixed order, by dynamic programming from the last stage on."""
+    windows, work, layers = Windows(problem, None), problem.work, problem.layers
+    last = order[-1]
+    best = {a: problem.rate[last] * (work[layers] - work[a]) for a in range(layers) if windows.ends[last][a]}
+    for position in range(len(order) - 2, -1, -1):
+        c, d = order[position], order[position + 1]
+        reach, hop = windows.reach(c, d), problem.hop[c][d]
+        onward, best = best, {}
+        for a in range(layers):
+            times = [
+                max(problem.rate[c] * (work[b] - work[a]) + hop, onward[b])
+                for b in range(a + 1, reach[a] + 1)
+                if b in onward
+            ]
+            if times:
+                best[a] = min(times)
+    return best.get(0)
+
+
+def least_latency(problem: Problem, stages: int) -> int:
+    """No placement on so many stages costs less: work poured onto the fastest devices, and the cheapest hops."""
+    left, cost = Fraction(problem.work[-1]), Fraction(0)
+    for c in sorted(problem.classes, key=lambda c: problem.rate[c]):
+        poured = min(left, _most_work(problem, c) * len(problem.members[c]))
+        cost += poured * problem.rate[c]
+        left -= poured
+    return int(cost) + (stages - 1) * _least_hop(problem)
+
+
+def least_slowest(problem: Problem) -> int:
+    """No placement has a faster slowest stage: work shared out by speed over all devices, hops free."""
+    speeds = [Fraction(len(problem.members[c]), problem.rate[c]) for c in problem.classes if problem.rate[c]]
+    if len(speeds) < len(problem.classes):
+        return 0
+    return int(problem.work[-1] / sum(speeds))
+
+
+def _most_work(problem: Problem, c: int) -> Fraction:
+    """A bound on the work that fits one device, by the layer with the most work for its memory."""
+    dense = max(
+        Fraction(problem.work[index + 1] - problem.work[index], problem.memory[index + 1] - problem.memory[index])
+        for index in range(problem.layers)
+    )
+    return max(Fraction(0), problem.room[c] * dense)
+
+
+def _least_hop(problem: Problem) -> int:
+    hops = [
+        problem.hop[c][d] for c in problem.classes for d in problem.classes if c != d or len(problem.members[c]) > 1
+    ]
+    return min(hops, default=0)

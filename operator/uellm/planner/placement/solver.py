@@ -1,0 +1,251 @@
+"""The layer-placement solver: `solve(instance, policy, objective)`; the contract is that of `uellm place`.
+
+    policy      HELR  a1 and a2 of the instance
+                HE    the fewest devices, then the least latency (a1 = 0, a2 = 1)
+                LR    latency ten times as dear as a device (a1 = 10, a2 = 1)
+                BGS   greedy best fit; Even vLLM's own split over the fewest devices that fit: both for comparison
+    objective   latency     the least cost
+                bottleneck  the least time of the slowest stage; ties by the cost
+
+Exact for any sixteen devices and for more where many are alike; beyond that the best found, with a proven bound.
+Where the search is cut off is decided by counted states, never by a clock: the same instance has the same answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+from uellm.errors import BadInput
+from uellm.planner.placement import baselines, heuristic, infeasible
+from uellm.planner.placement.instance import Instance, PlaceDevice, exact
+from uellm.planner.placement.lists.bottleneck import least_bottleneck
+from uellm.planner.placement.lists.dynamic_program import Solution, Table, trace
+from uellm.planner.placement.problem import Problem, canonical
+
+__all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "solve"]
+
+POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
+OBJECTIVES = ("latency", "bottleneck")
+# Sets of devices times classes that the search by dicts and lists is quicker at than the one on arrays.
+FEW_STATES = 64
+# The same, up to which it is used where numpy is missing: ten unlike devices, some seconds at worst.
+MOST_STATES_WITHOUT_ARRAYS = 12_000
+# Sets of devices are numbered by 64-bit integers.
+MOST_SETS = 1 << 62
+# What floats may differ by when the same cost is summed in another order.
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The answer. `order` are device ids in pipeline order, `layers` the layers of each; `reason` where infeasible."""
+
+    feasible: bool
+    cost: float | None = None
+    order: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    optimal: bool = False
+    lower_bound: float | None = None
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `uellm place`."""
+        if not self.feasible:
+            return {"feasible": False, "reason": self.reason}
+        return {
+            "feasible": True,
+            "cost": self.cost,
+            "order": list(self.order),
+            "layers": list(self.layers),
+            "optimal": self.optimal,
+            "lowerBound": self.lower_bound,
+        }
+
+
+def solve(
+    instance: Instance, policy: str = "HELR", objective: str = "latency", *, stages: int | None = None
+) -> Placement:
+    """The best placement under a policy; `stages` pins the number of devices used. Raises BadInput for a bad name."""
+    if policy not in POLICIES:
+        raise BadInput("policy", f"{policy!r} is not one of {', '.join(POLICIES)}")
+    if objective not in OBJECTIVES:
+        raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
+    search = _Search(instance, policy, objective, stages)
+    return search.baseline() if policy in ("BGS", "Even") else search.optimum()
+
+
+class _Search:
+    """One call of `solve`."""
+
+    def __init__(self, instance: Instance, policy: str, objective: str, stages: int | None) -> None:
+        self.instance, self.policy, self.objective, self.stages = instance, policy, objective, stages
+        self.problem = canonical(instance)
+        most = min(self.problem.devices, self.problem.layers)
+        self.sizes = range(1, most + 1) if stages is None else range(stages, min(stages, most) + 1)
+        ordered = sorted(range(len(instance.devices)), key=lambda index: instance.devices[index].id)
+        self.rank = [0] * len(ordered)
+        for position, index in enumerate(ordered):
+            self.rank[index] = position
+
+    def optimum(self) -> Placement:
+        """HELR, HE and LR."""
+        if not self.sizes:
+            return self._nothing()
+        if self._states() <= FEW_STATES:
+            return self._exact()
+        if self._sets() > MOST_SETS:
+            return self._found()
+        try:
+            from uellm.planner.placement.arrays import search
+        except ImportError:  # numpy is missing: the launcher runs on what the engine's image has
+            return self._exact() if self._states() <= MOST_STATES_WITHOUT_ARRAYS else self._found()
+        method = search.fastest if self.objective == "bottleneck" else search.cheapest
+        answer = method(self.problem, self._device_cost(), self.sizes, self.rank)
+        if answer is None:
+            return self._nothing()
+        if answer.solution is None:
+            return self._found()
+        return self._placement(answer.solution, None if answer.bound is None else self._cost_of(answer.bound))
+
+    def baseline(self) -> Placement:
+        """BGS and Even, with the bound of the exact optimum (or a relaxed one) beside them."""
+        if self.policy == "BGS":
+            solution = baselines.greedy_best_fit(self.problem, self.rank, self.stages)
+        else:
+            solution = baselines.even(self.problem, self.rank, self._units, self.stages)
+        if solution is None:
+            return self._without_baseline()
+        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+        return self._placement(solution, best.lower_bound or 0.0)
+
+    def _states(self) -> int:
+        return self._sets() * len(self.problem.members)
+
+    def _sets(self) -> int:
+        return math.prod(len(members) + 1 for members in self.problem.members)
+
+    def _device_cost(self) -> int | None:
+        """What a device costs in the problem's units of latency; None: more than any latency."""
+        a1, a2 = _weights(self.policy, self.instance)
+        return None if a1 == 0 else int(exact(a2) / exact(a1) / self.problem.unit)
+
+    def _cost_of(self, bound: int) -> float:
+        """What the contract's cost is at least, where latency and devices cost that many units at least."""
+        a1, a2 = _weights(self.policy, self.instance)
+        if self.objective == "bottleneck":
+            return float(bound * self.problem.unit)
+        return float(exact(a1) * bound * self.problem.unit) if a1 else float(a2) * min(self.sizes)
+
+    def _exact(self) -> Placement:
+        bound = None
+        if self.objective == "bottleneck":
+            bound = least_bottleneck(self.problem, self.sizes)
+            if bound is None:
+                return self._nothing()
+        table = Table(self.problem, max(self.sizes), bound)
+        costs = {size: cost for size in self.sizes if (cost := table.best(size)) is not None}
+        if not costs:
+            return self._nothing()
+        size = min(costs, key=lambda size: self._key(costs[size], size))
+        return self._placement(trace(table, size, costs[size], self.rank), None)
+
+    def _found(self) -> Placement:
+        bottleneck = self.objective == "bottleneck"
+        best: tuple[tuple[int, tuple[Fraction, int, int], tuple[int, ...]], Solution] | None = None
+        for size in self.sizes:
+            least = self._key(heuristic.least_latency(self.problem, size), size)
+            if best is not None and not bottleneck and least >= best[0][1]:
+                continue  # no placement on so many devices can be better
+            for solution, bound in heuristic.candidates(self.problem, size, bottleneck=bottleneck):
+                key = (bound, self._key(self._units(solution), size), solution.classes)
+                if best is None or key < best[0]:
+                    best = (key, solution)
+        return Placement(False, reason=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
+
+    def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
+        """What is minimised over the number of devices, given the least latency for each."""
+        a1, a2 = _weights(self.policy, self.instance)
+        return exact(a1) * cost * self.problem.unit + exact(a2) * size, size, cost
+
+    def _units(self, solution: Solution) -> int:
+        """Latency of a placement in the problem's units."""
+        problem, a, total = self.problem, 0, 0
+        for c, count in zip(solution.classes, solution.layers, strict=True):
+            total += problem.rate[c] * (problem.work[a + count] - problem.work[a])
+            a += count
+        return total + sum(problem.hop[c][d] for c, d in pairwise(solution.classes))
+
+    def _relaxed(self) -> float:
+        """A lower bound without solving."""
+        if self.objective == "bottleneck":
+            return float(heuristic.least_slowest(self.problem) * self.problem.unit)
+        a1, a2 = _weights(self.policy, self.instance)
+        return min(
+            float(exact(a1) * heuristic.least_latency(self.problem, size) * self.problem.unit + exact(a2) * size)
+            for size in self.sizes
+        )
+
+    def _placement(self, solution: Solution, bound: float | None) -> Placement:
+        return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
+
+    def _nothing(self) -> Placement:
+        return Placement(False, reason=infeasible.why(self.instance, self.problem, self.stages))
+
+    def _unproven(self) -> str:
+        text = infeasible.why(self.instance, self.problem, self.stages)
+        count = len(self.problem.members)
+        return f"none found among {count} unlike devices, too many to try every set (not proven): {text}"
+
+    def _without_baseline(self) -> Placement:
+        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+        if not best.feasible:
+            return best
+        split = ", ".join(f"{count} on {name}" for name, count in zip(best.order, best.layers, strict=True))
+        return Placement(False, reason=f"{self.policy} finds no placement that fits, though HELR has one: {split}")
+
+
+def answer(
+    instance: Instance,
+    problem: Problem,
+    solution: Solution,
+    objective: str,
+    *,
+    policy: str = "HELR",
+    bound: float | None = None,
+) -> Placement:
+    """A solution in the instance's own names. `bound`: what no placement can beat; None: the solution is the best."""
+    chosen = solution.devices(problem)
+    cost = _cost(instance, policy, objective, chosen, solution.layers)
+    return Placement(
+        feasible=True,
+        cost=cost,
+        order=tuple(instance.devices[index].id for index in chosen),
+        layers=solution.layers,
+        optimal=bound is None or cost <= bound * (1 + TOLERANCE),
+        lower_bound=cost if bound is None else min(bound, cost),
+    )
+
+
+def _weights(policy: str, instance: Instance) -> tuple[float, float]:
+    """a1 and a2."""
+    return {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}.get(policy, (instance.a1, instance.a2))
+
+
+def _cost(instance: Instance, policy: str, objective: str, chosen: Iterable[int], layers: Iterable[int]) -> float:
+    """The cost as the contract writes it, in floats: from the answer, not from the search."""
+    stages = list(zip(chosen, layers, strict=True))
+    times, a = [], 0
+    for device, count in stages:
+        work = math.fsum(instance.layer_bytes[a : a + count])
+        times.append(instance.work_per_byte * work / instance.devices[device].performance)
+        a += count
+    hops = [instance.latency_s[i][j] for (i, _), (j, _) in pairwise(stages)]
+    if objective == "bottleneck":
+        return max(time + hop for time, hop in zip(times, [*hops, 0.0], strict=True))
+    a1, a2 = _weights(policy, instance)
+    return float(a1 * math.fsum([*times, *hops]) + a2 * len(stages))

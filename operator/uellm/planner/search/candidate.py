@@ -1,0 +1,232 @@
+"""One shape on one node, worked out: which devices, which layers, how much KV cache, how fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from uellm.errors import PlanError
+from uellm.hardware import Device, Link
+from uellm.planner import constants as c
+from uellm.planner.assignment.assign import Assignment, Task, settled
+from uellm.planner.assignment.every_subset import admits_some, refusal
+from uellm.planner.cost.demand import Demand
+from uellm.planner.cost.predict import Times, predict
+from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
+from uellm.planner.cost.step_sizes import steps
+from uellm.planner.cost.work import stage_loads
+from uellm.planner.memory.footprint import Footprint, footprint, kv_width
+from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_told
+from uellm.planner.nodes.pools import Pool
+from uellm.planner.nodes.tensor_groups import kind_of
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import MemoryUse, Stage
+from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What all candidates of one search have in common."""
+
+    request: PlanRequest
+    demand: Demand
+    user: UserArgs
+    costs: Costs = field(init=False)
+    # By shape and step sizes; alike on every node.
+    _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_footprints", {})
+        request, demand = self.request, self.demand
+        costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
+        object.__setattr__(self, "costs", costs)
+
+    def steps(self, devices: Sequence[Device], shape: Shape, links: Sequence[Link] = ()) -> Steps:
+        """Step sizes for any of these devices; without links, what they say to one another counts nothing."""
+        known = Links(links) if links else None
+        return steps(self.request.architecture, self.demand, devices, shape, self.user, self.costs, known)
+
+    def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
+        """Bytes of the shape."""
+        known = self._footprints.get((shape, sizes))
+        if known is None:
+            model, wanted = self.request.architecture, self.demand
+            held = wanted.prompt_tokens + wanted.output_tokens
+            known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held)
+            self._footprints[shape, sizes] = known
+        return known
+
+    def task(self, shape: Shape, sizes: Steps) -> Task:
+        """The placement task of the shape."""
+        sizes_of = self.footprint(shape, sizes)
+        return Task(
+            layer_bytes=sizes_of.layer_bytes,
+            layer_kv_bytes=sizes_of.layer_kv_bytes,
+            first_bytes=sizes_of.embedding_bytes,
+            last_bytes=sizes_of.last_bytes,
+            fixed_bytes=sizes_of.fixed_bytes,
+            margin=sizes_of.margin,
+            tensor=shape.tensor,
+            costs=self.costs,
+            policy=self.request.policy,
+            objective=self.objective(shape),
+            layers_override=self.request.overrides.layers,
+        )
+
+    def objective(self, shape: Shape) -> str:
+        """What the solver minimises: a filled pipeline is as fast as its slowest stage, an idle one as all together."""
+        if self.request.objective == "Latency":
+            return "latency"
+        filled = (self.demand.service_concurrency or 0.0) >= max(2, shape.pipeline)
+        return "bottleneck" if filled or self.request.objective == "Throughput" else "latency"
+
+    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> str | None:
+        """Why the shape cannot be had on the node, None where it can."""
+        task = self.task(shape, sizes)
+        if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
+            return None
+        return refusal(pool, task, shape.pipeline)
+
+    def needs_exact(self, pool: Pool, shape: Shape) -> bool:
+        """Whether the shape could be had if the devices were ours to choose."""
+        return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
+
+    def fit(self, pool: Pool, shape: Shape) -> Candidate | str:
+        """The shape on the node with its own step sizes, or why it cannot be had there."""
+        sizes = self.steps(pool.devices, shape, pool.links)
+        return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
+
+    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | str:
+        """The shape on the node that admits it, or why it cannot be had after all."""
+        assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
+        if isinstance(assignment, str):
+            return assignment
+        return Candidate(self, pool, shape, sizes, assignment)
+
+    def slowest(self, found: Candidate) -> Times | None:
+        """The times with the slowest devices that a pod may get instead: a device plugin hands out any of them.
+
+        None where nothing is measured, or no device is slower by more than measurements of equal ones differ by.
+        """
+        pool, count = found.pool, found.shape.gpus
+        if self.request.allocation == "DRA" or count >= len(pool.devices) or found.times is None:
+            return None
+        by_speed = sorted(pool.devices, key=_speed)
+        fast, slow = _speed(by_speed[-1]), _speed(by_speed[0])
+        if all(one <= other * (1 + c.SPEED_TOLERANCE) for one, other in zip(fast[:2], slow[:2], strict=True)):
+            return None
+        unlucky = self.candidate(replace(pool, devices=tuple(by_speed[:count])), found.shape, found.sizes)
+        return unlucky.times if isinstance(unlucky, Candidate) else None
+
+
+def _speed(device: Device) -> tuple[float, float, int, int]:
+    return device.memory_bytes_per_s or 0.0, flops_per_s(device) or 0.0, device.memory_bytes, device.index
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A shape placed on a node."""
+
+    question: Question
+    pool: Pool
+    shape: Shape
+    sizes: Steps
+    assignment: Assignment
+    footprint: Footprint = field(init=False)
+    kv: KvCache = field(init=False)
+    times: Times | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "footprint", self.question.footprint(self.shape, self.sizes))
+        object.__setattr__(self, "kv", self._kv_cache())
+        object.__setattr__(self, "times", self._times())
+
+    @property
+    def measured(self) -> bool:
+        """Whether all its devices are."""
+        return all(measured(device) for device in self.assignment.devices)
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First layer and the one after the last, by stage."""
+        ends = [0]
+        for count in self.assignment.layers:
+            ends.append(ends[-1] + count)
+        return [(ends[index], ends[index + 1]) for index in range(len(self.assignment.layers))]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages with the memory of each of their devices, by kind."""
+        return tuple(self._stage(index) for index in range(len(self.spans)))
+
+    def _stage(self, index: int) -> Stage:
+        group, sizes = self.assignment.groups[index], self.footprint
+        kv = int(self.kv.tokens * self._kv_per_token(index))
+        sampler = sizes.sampler_bytes if index + 1 == len(self.spans) else 0
+        smallest = min(device.memory_bytes for device in group)
+        used = MemoryUse(
+            weights=self._weights(index) + sizes.tower_bytes,
+            kv=kv,
+            activations=sizes.activation_bytes + sampler,
+            graphs=sizes.graph_bytes,
+            context=sizes.context_bytes,
+            free=0,
+        )
+        # What another device must have: the same with the KV cache that is required, and vLLM's margin.
+        required = used.required - kv + self.kv_required(index)
+        least = math.ceil(required / (1 - Fraction(sizes.margin)))
+        product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
+        memory = MemoryUse(
+            used.weights, kv, used.activations, used.graphs, used.context, free=max(0, smallest - used.required)
+        )
+        return Stage(tuple(device.uuid for device in group), least, product, memory)
+
+    def kv_required(self, index: int) -> int:
+        """Bytes of KV cache that each GPU of a stage must hold at least."""
+        a, b = self.spans[index]
+        return sum(self.footprint.layer_kv_bytes[a:b])
+
+    def _weights(self, index: int) -> int:
+        (a, b), sizes = self.spans[index], self.footprint
+        ends = sizes.embedding_bytes * (index == 0) + sizes.head_bytes * (index + 1 == len(self.spans))
+        return sum(sizes.layer_bytes[a:b]) + ends
+
+    def _kv_per_token(self, index: int) -> int:
+        a, b = self.spans[index]
+        return sum(self.footprint.layer_kv_bytes_per_token[a:b])
+
+    def _kv_cache(self) -> KvCache:
+        rooms = []
+        for index, group in enumerate(self.assignment.groups):
+            memory = min(device.memory_bytes for device in group)
+            sampler = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
+            rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - sampler)
+        per_token = [self._kv_per_token(index) for index in range(len(self.spans))]
+        most = self.question.demand.kv_tokens if self.pool.simulated else None
+        planned = kv_cache(rooms, per_token, most_tokens=most)
+        own = self.question.user.number(KV_CACHE_BYTES)
+        return planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.question.request)
+
+    def _times(self) -> Times | None:
+        question, placed = self.question, self.assignment
+        model, width = question.request.architecture, float(kv_width(question.request.architecture, question.user))
+        loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
+        links = Links(self.pool.links)
+        return predict(loads, links, question.costs, question.demand, self.kv.tokens, self.sizes)
+
+
+def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:
+    """The user's figure, held against what fits and what one request needs. Raises PlanError InvalidOverride."""
+    tokens = tokens_told(own, per_token)
+    where = f"spec.engine.args: {KV_CACHE_BYTES} {own}"
+    if tokens > most.tokens:
+        raise PlanError("InvalidOverride", f"{where} does not fit beside the weights: at most {most.bytes_told}")
+    if tokens < request.max_model_len:
+        raise PlanError(
+            "InvalidOverride",
+            f"{where} holds {tokens} tokens, fewer than maxModelLen {request.max_model_len}: give it "
+            f"{(request.max_model_len + c.BLOCK_TOKENS) * max(per_token)} or lower maxModelLen",
+        )
+    return KvCache(tokens, own)

@@ -1,0 +1,83 @@
+"""Checks of a user's overrides: tensor, pipeline, layers, GPUs, length. Raises PlanError that names the field."""
+
+from __future__ import annotations
+
+from uellm.errors import PlanError
+from uellm.planner.request import ALLOCATIONS, OBJECTIVES, POLICIES, PlanRequest
+from uellm.planner.search.shapes import divides
+from uellm.planner.vllm.flags import UserArgs, check_args
+
+LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
+"""Flags by which a user makes a model longer than its config.json says."""
+
+
+def check(request: PlanRequest) -> None:
+    """Refuse what cannot work, before anything is searched. Raises PlanError InvalidOverride naming the field."""
+    for value, known, field in (
+        (request.policy, POLICIES, "spec.placement.policy"),
+        (request.objective, OBJECTIVES, "spec.slo.objective"),
+        (request.allocation, ALLOCATIONS, "spec.placement.allocation"),
+    ):
+        if value not in known:
+            raise PlanError("InvalidOverride", f"{field}: {value!r} is not one of {', '.join(known)}")
+    check_args(request.engine.args)
+    _check_layers(request)
+    _check_tensor(request)
+    _check_gpus(request)
+    _check_length(request)
+
+
+def _check_layers(request: PlanRequest) -> None:
+    own, layers = request.overrides, request.architecture.layers
+    if own.layers is not None:
+        shown = ",".join(str(count) for count in own.layers)
+        if not own.layers or min(own.layers) < 1:
+            _refuse("layers", f"[{shown}]: every stage needs at least one layer")
+        if sum(own.layers) != layers:
+            _refuse("layers", f"[{shown}] add up to {sum(own.layers)}; the model has {layers} layers")
+        if own.pipeline is not None and own.pipeline != len(own.layers):
+            _refuse("pipeline", f"{own.pipeline} is not the number of stages in layers [{shown}], {len(own.layers)}")
+    stages = len(own.layers) if own.layers is not None else own.pipeline or 1
+    if stages > 1 and not request.architecture.supports_pipeline:
+        _refuse("pipeline", f"{stages}: vLLM cannot split {request.architecture.name} into stages; leave it out")
+    if own.pipeline is not None and own.pipeline > layers:
+        _refuse("pipeline", f"{own.pipeline} stages are more than the model's {layers} layers")
+
+
+def _check_tensor(request: PlanRequest) -> None:
+    tensor = request.overrides.tensor
+    against = None if tensor is None else divides(request.architecture, tensor)
+    if against:
+        _refuse("tensor", f"{tensor} does not divide the model's {against}")
+
+
+def _check_gpus(request: PlanRequest) -> None:
+    own = request.overrides
+    stages = len(own.layers) if own.layers is not None else own.pipeline
+    least = (own.tensor or 1) * (stages or 1)
+    if request.gpus_max is not None and least > request.gpus_max:
+        _refuse(
+            "",
+            f"tensor {own.tensor or 1} x pipeline {stages or 1} is {least} GPUs; placement.gpus.max allows "
+            f"{request.gpus_max}: raise it or ask for less",
+        )
+    if own.tensor is not None and stages is not None and least < request.gpus_min:
+        _refuse(
+            "",
+            f"tensor {own.tensor} x pipeline {stages} is {least} GPUs; placement.gpus.min asks for "
+            f"{request.gpus_min}: lower it or ask for more",
+        )
+
+
+def _check_length(request: PlanRequest) -> None:
+    longest = request.architecture.max_position_embeddings
+    if request.max_model_len > longest and not LENGTHENING & UserArgs(request.engine.args).flags:
+        raise PlanError(
+            "InvalidOverride",
+            f"spec.model.maxModelLen {request.max_model_len} is more than the {longest} positions of the model's "
+            "config.json: lower it",
+        )
+
+
+def _refuse(field: str, message: str) -> None:
+    raise PlanError("InvalidOverride", f"spec.parallelism{'.' if field else ''}{field}: {message}")

@@ -1,0 +1,68 @@
+"""Which of two placements is better: keys that are compared, and the least that a key can be.
+
+    Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time
+    Latency     the policy's weight of time and GPUs
+    Throughput  requests a second of a replica, then GPUs in all
+
+Before all of that: targets that are predicted to be kept come before what cannot be predicted, and replicas that find
+a place now before those that do not. A policy's weight is a1 * seconds of a mean request + a2 * GPUs of a replica:
+HELR 1 and 1, LR 10 and 1, HE 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from uellm.planner.nodes.tensor_groups import fast_links
+from uellm.planner.request import PlanRequest
+from uellm.planner.search.candidate import Candidate
+
+Key = tuple[Any, ...]
+
+# The solver minimises a pipeline's own measures, so on a faster node its split may serve a mean request a little later.
+IDEAL_SLACK = 0.95
+
+
+def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
+    """Smaller is better. `placed`: so many replicas find a place now."""
+    request, times = candidate.question.request, candidate.times
+    seconds = math.inf if times is None else times.end_to_end_s(candidate.question.demand.output_tokens)
+    rate = times.requests_per_s if times else 0.0
+    unmeasured = (not fast_links(candidate.assignment.groups, candidate.pool.links), -candidate.kv.tokens)
+    tie = (*unmeasured, candidate.assignment.cost, candidate.shape.tensor, candidate.pool.node)
+    return (*_head(candidate, placed=placed), *_body(request, candidate.shape.gpus, replicas, seconds, rate), *tie)
+
+
+def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
+    """No candidate of the shape has a smaller key on a node of which `ideal` is the ideal one."""
+    request, times = ideal.question.request, ideal.times
+    seconds = rate = math.inf
+    if times is not None:
+        seconds = times.end_to_end_s(ideal.question.demand.output_tokens) * IDEAL_SLACK
+        rate = times.requests_per_s / IDEAL_SLACK
+    elif request.objective == "Throughput":
+        rate = 0.0
+    return (*_head(ideal, placed=placed), *_body(request, ideal.shape.gpus, replicas, seconds, rate))
+
+
+def least(request: PlanRequest, gpus: int) -> Key:
+    """The same before anything is known of a shape but its GPUs."""
+    return (0, False, *_body(request, gpus, 1, 0.0, math.inf))
+
+
+def _head(candidate: Candidate, *, placed: bool) -> Key:
+    request = candidate.question.request
+    asked = bool(request.classes) or request.workload.requests_per_s is not None
+    return (1 if asked and candidate.times is None else 0, not placed)
+
+
+def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: float) -> Key:
+    total = gpus * replicas
+    a1 = {"HE": 0.0, "LR": 10.0}.get(request.policy, 1.0)
+    weight = (a1 * seconds if a1 else 0.0) + gpus
+    if request.objective == "Throughput":
+        return (-rate, total)
+    if request.objective == "Latency" and request.policy != "HE":
+        return (a1 * seconds + total, seconds)
+    return (total, weight, seconds)

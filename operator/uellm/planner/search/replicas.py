@@ -1,0 +1,185 @@
+"""How many replicas of a shape the workload needs on a node, and what each of them is then like.
+
+A replica that carries 1/r of the workload must hold its KV cache, keep every class's targets, and serve its share of
+the rate. All three are easier with more replicas, so the least r is found by halving between one that does not do and
+one that does.
+
+Where nothing is measured, or GPUs are simulated and the CPU that plays them has a pace of its own, KV cache is sized by
+the slowest pace that the targets allow; where speeds are measured, by the pace that is predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from uellm.planner.cost.demand import Pace, demand, least_kv_tokens
+from uellm.planner.cost.targets import Outcome, outcomes
+from uellm.planner.memory.footprint import Footprint
+from uellm.planner.nodes.pools import Pool
+from uellm.planner.request import PlanRequest
+from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.shape import Shape
+from uellm.planner.units import milliseconds
+from uellm.planner.vllm.flags import UserArgs
+
+# A replica of so many carries next to nothing: what it cannot do, more of them cannot do either.
+MOST_REPLICAS = 1 << 20
+_ROUNDING = 1 - 1e-9
+
+
+class Refused(NamedTuple):
+    """Why a shape does not do on a node. `missed`: targets that not even a request alone keeps; empty: no room."""
+
+    reason: str
+    missed: tuple[Outcome, ...] = ()
+    by_load: bool = False  # fewer requests for each replica would help
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """The least number of replicas that does, and what each of them is."""
+
+    candidate: Candidate
+    replicas: int
+
+
+class Sizer:
+    """Asks for one request; remembers the questions that candidates have in common."""
+
+    def __init__(self, request: PlanRequest) -> None:
+        self.request = request
+        self.user = UserArgs(request.engine.args)
+        self._questions: dict[tuple[bool, int, Pace | None], Question] = {}
+        self._lightest: dict[tuple[str, str, Shape], Candidate | Refused] = {}
+        self.attempts = 0
+
+    def question(self, *, simulated: bool, replicas: int = 1, pace: Pace | None = None) -> Question:
+        """What one of so many replicas is to do."""
+        key = (simulated, replicas, pace)
+        if key not in self._questions:
+            wanted = demand(self.request, simulated=simulated, share=replicas, pace=pace)
+            self._questions[key] = Question(self.request, wanted, self.user)
+        return self._questions[key]
+
+    def least(self, pool: Pool, shape: Shape, floor: int = 1) -> Sized | Refused:
+        """The fewest replicas that do; `floor` is known to be no more than that."""
+        first = self.attempt(pool, shape, floor)
+        if isinstance(first, Candidate):
+            return Sized(first, floor)
+        if self.request.workload.requests_per_s is None or not first.by_load:
+            return first
+        lightest = self.lightest(pool, shape)
+        return lightest if isinstance(lightest, Refused) else self._halved(pool, shape, lightest, floor)
+
+    def lightest(self, pool: Pool, shape: Shape) -> Candidate | Refused:
+        """The shape with next to no load: what it cannot do then, it never can."""
+        key = (pool.node, pool.resource_name, shape)
+        if key not in self._lightest:
+            self._lightest[key] = self.attempt(pool, shape, MOST_REPLICAS)
+        return self._lightest[key]
+
+    def alone(self, pool: Pool, shape: Shape) -> Candidate | str:
+        """The shape with next to no load, whatever the targets; or why it has no room even so."""
+        return self._alone(pool, MOST_REPLICAS).fit(pool, shape)
+
+    def refusal(self, pool: Pool, shape: Shape) -> str | None:
+        """Why the shape has no room even with next to no load; None where it has."""
+        question = self._alone(pool, MOST_REPLICAS)
+        return question.refusal(pool, shape, question.steps(pool.devices, shape, pool.links))
+
+    def needs_exact(self, pool: Pool, shape: Shape) -> bool:
+        """Whether it would have room if the devices were ours to choose."""
+        return self._alone(pool, MOST_REPLICAS).needs_exact(pool, shape)
+
+    def footprint(self, pool: Pool, shape: Shape) -> Footprint:
+        """Bytes of the shape with KV cache for one request."""
+        question = self._alone(pool, MOST_REPLICAS)
+        return question.footprint(shape, question.steps(pool.devices, shape, pool.links))
+
+    def _alone(self, pool: Pool, replicas: int) -> Question:
+        """The question with KV cache for one request."""
+        key = (pool.simulated, replicas, Pace(0.0, 0.0))
+        if key not in self._questions:
+            wanted = self.question(simulated=pool.simulated, replicas=replicas).demand
+            lean = replace(wanted, kv_tokens=least_kv_tokens(self.request))
+            self._questions[key] = Question(self.request, lean, self.user)
+        return self._questions[key]
+
+    def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
+        """One of so many replicas, or why so few do not do."""
+        self.attempts += 1
+        question = self.question(simulated=pool.simulated, replicas=replicas)
+        sized_by_pace = self.request.workload.requests_per_s is not None and not pool.simulated
+        if not sized_by_pace:
+            return self._judged(question.fit(pool, shape), question)
+        alone = self._alone(pool, replicas)
+        light = alone.fit(pool, shape)
+        if isinstance(light, str):
+            return Refused(light)
+        if light.times is None:
+            return self._judged(question.fit(pool, shape), question)
+        verdict = self._judged(light, alone)
+        if isinstance(verdict, Refused) and verdict.missed:
+            return verdict
+        paced = self.question(
+            simulated=False, replicas=replicas, pace=Pace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s))
+        )
+        return self._judged(paced.fit(pool, shape), paced)
+
+    def _judged(self, found: Candidate | str, question: Question) -> Candidate | Refused:
+        wanted = question.demand
+        if isinstance(found, str):
+            return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
+        times = found.times and (question.slowest(found) or found.times)
+        if times is None:
+            return found
+        kept = outcomes(times, self.request.classes, wanted.output_tokens)
+        missed = tuple(entry for entry in kept if entry.missed)
+        if missed:
+            return Refused(_misses(missed), missed, by_load=wanted.requests_per_s is not None)
+        rate = wanted.requests_per_s
+        if rate is not None and times.requests_per_s < rate * _ROUNDING:
+            return Refused(f"serves {times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
+        return found
+
+    def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
+        """From a guess by doubled steps to where it changes, then by halves. `floor` replicas are known not to do."""
+        low, high, best, step = floor, MOST_REPLICAS, light, 1
+        probe = min(max(_guess(light, self.request), floor + 1), MOST_REPLICAS - 1)
+        while high - low > 1:
+            found = self.attempt(pool, shape, probe)
+            if isinstance(found, Candidate):
+                high, best = probe, found
+            else:
+                low = probe
+            if low > floor and high < MOST_REPLICAS:
+                probe = (low + high) // 2
+            else:
+                probe = max(high - step, low + 1) if low == floor else min(low + step, high - 1)
+                step *= 2
+        return Sized(best, high)
+
+
+def _guess(light: Candidate, request: PlanRequest) -> int:
+    rate, times = request.workload.requests_per_s, light.times
+    if rate is None or times is None or not times.requests_per_s:
+        return 0
+    return math.ceil(rate / times.requests_per_s * _ROUNDING)
+
+
+def _rounded(seconds: float) -> float:
+    """Up to three digits, so that nodes that are nearly alike ask the same question."""
+    if not 0 < seconds < math.inf:
+        return seconds
+    scale = 10.0 ** (2 - math.floor(math.log10(seconds)))
+    return math.ceil(seconds * scale) / scale
+
+
+def _misses(missed: tuple[Outcome, ...]) -> str:
+    return "; ".join(
+        f"{entry.name} {milliseconds(entry.predicted_s)}, class {entry.class_name} asks for "
+        f"{milliseconds(entry.target_s)}"
+        for entry in missed
+    )

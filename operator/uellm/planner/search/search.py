@@ -1,0 +1,189 @@
+"""The search: every shape that the model and the overrides allow, on every node, and how many replicas of it.
+
+    the plan = the best (shape, replicas, node) by ranking.py: fewest GPUs in all for the workload, within the targets
+
+A shape's replicas are the least number r at which the nodes that do with 1/r of the workload have room for r of them.
+Shapes are looked at by what they can be at best: first by their number of GPUs, then on the ideal node of each family
+(alike.py), then on every node. What is looked at last is the best as soon as nothing else can be better, so that most
+shapes need no look at every node, and none is left out that could win.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from uellm.planner.nodes.node_classes import Family, PoolClass, families_of
+from uellm.planner.nodes.pools import Pool
+from uellm.planner.request import PlanRequest
+from uellm.planner.search import ranking
+from uellm.planner.search.candidate import Candidate
+from uellm.planner.search.replicas import Refused, Sized, Sizer
+from uellm.planner.search.shapes import shapes
+from uellm.planner.shape import Shape
+
+
+class Placed(NamedTuple):
+    """A shape with the number of its replicas, and on each class of nodes that does what one of them is."""
+
+    shape: Shape
+    replicas: int
+    members: tuple[tuple[PoolClass, Candidate], ...]  # the best first
+    placed: bool  # so many replicas find a place now
+
+    @property
+    def best(self) -> Candidate:
+        """On the best node."""
+        return self.members[0][1]
+
+    @property
+    def gpus(self) -> int:
+        """In all."""
+        return self.shape.gpus * self.replicas
+
+    @property
+    def key(self) -> ranking.Key:
+        """See ranking.py."""
+        return ranking.key(self.best, self.replicas, placed=self.placed)
+
+
+class Rejection(NamedTuple):
+    """A shape that no node admits, with the reason of the node that comes nearest to it."""
+
+    shape: Shape
+    node: str
+    refused: Refused
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search came upon. `bounded`: shapes left out, with the fewest GPUs in all that they would take."""
+
+    best: Placed | None = None
+    others: list[Placed] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    bounded: list[tuple[Shape, int]] = field(default_factory=list)
+
+
+class Search:
+    """One search for one request."""
+
+    def __init__(self, request: PlanRequest, pools: Sequence[Pool]) -> None:
+        self.request = request
+        self.sizer = Sizer(request)
+        self.families = families_of(pools)
+        self._ideals: dict[Shape, list[tuple[Family, Sized | Refused]]] = {}
+
+    @property
+    def classes(self) -> Iterator[PoolClass]:
+        """Every class of nodes once."""
+        return (entry for family in self.families for entry in family.classes)
+
+    def run(self) -> Found:
+        """The best of all."""
+        found = Found()
+        heap: list[tuple[ranking.Key, int, int, Placed | Shape]] = []
+        for order, shape in enumerate(self.every_shape()):
+            heap.append((ranking.least(self.request, shape.gpus), 0, order, shape))
+        heapq.heapify(heap)
+        while heap:
+            _, looks, order, entry = heapq.heappop(heap)
+            if isinstance(entry, Placed):
+                found.best = entry
+                break
+            outcome = self._ideal(entry) if looks == 0 else self._on_nodes(entry)
+            if isinstance(outcome, Rejection):
+                found.rejections.append(outcome)
+            elif isinstance(outcome, Placed):
+                heapq.heappush(heap, (outcome.key, 2, order, outcome))
+            else:
+                heapq.heappush(heap, (outcome, 1, order, entry))
+        for _, _, _, entry in sorted(heap, key=lambda each: each[:3]):
+            if isinstance(entry, Placed):
+                found.others.append(entry)
+            else:
+                found.bounded.append((entry, self._fewest(entry)))
+        return found
+
+    def every_shape(self) -> Iterator[Shape]:
+        """The shapes that some node has GPUs for, the fewest GPUs first."""
+        most = max((entry.pool.sure for entry in self.classes), default=0)
+        if self.request.gpus_max is not None:
+            most = min(most, self.request.gpus_max)
+        for gpus in range(self.request.gpus_min, most + 1):
+            yield from shapes(self.request, gpus)
+
+    def on_node(self, pool: Pool, shape: Shape) -> Sized | Refused:
+        """A shape on one node, for an explanation."""
+        return self.sizer.least(pool, shape)
+
+    def _ideal(self, shape: Shape) -> ranking.Key | Placed | Rejection:
+        """What the shape can be at best; at once what it is, where every node is as good as the ideal one."""
+        sized = [(family, self.sizer.least(family.ideal, shape)) for family in self.families]
+        self._ideals[shape] = sized
+        admitted = [(family, outcome) for family, outcome in sized if isinstance(outcome, Sized)]
+        if not admitted:
+            return self._rejection(shape, [(family.classes[0].pool, outcome) for family, outcome in sized])
+        if all(len(family.classes) == 1 for family, _ in admitted):
+            return self._settled(shape, [(family.classes[0], outcome) for family, outcome in admitted])
+        rooms = [sum(entry.room(shape.gpus) for entry in family.classes) for family, _ in admitted]
+        placed = sum(rooms) >= min(outcome.replicas for _, outcome in admitted)
+        return min(ranking.bound(outcome.candidate, outcome.replicas, placed=placed) for _, outcome in admitted)
+
+    def _on_nodes(self, shape: Shape) -> Placed | Rejection:
+        """The shape on every node of the families whose ideal node does."""
+        sized: list[tuple[PoolClass, Sized]] = []
+        refused: list[tuple[Pool, Sized | Refused]] = []
+        for family, ideal in self._ideals[shape]:
+            if isinstance(ideal, Refused):
+                continue
+            for entry in family.classes:
+                alone = len(family.classes) == 1
+                outcome = ideal if alone else self.sizer.least(entry.pool, shape, ideal.replicas)
+                if isinstance(outcome, Sized):
+                    sized.append((entry, outcome))
+                else:
+                    refused.append((entry.pool, outcome))
+        return self._settled(shape, sized) if sized else self._rejection(shape, refused)
+
+    def _settled(self, shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> Placed:
+        replicas, placed = _replicas(shape, sized)
+        members = []
+        for entry, outcome in sized:
+            if outcome.replicas > replicas:
+                continue
+            found: Candidate | Refused = outcome.candidate
+            if outcome.replicas < replicas:
+                found = self.sizer.attempt(entry.pool, shape, replicas)
+            if isinstance(found, Candidate):
+                members.append((entry, found))
+        members.sort(key=lambda member: ranking.key(member[1], replicas, placed=placed))
+        return Placed(shape, replicas, tuple(members), placed)
+
+    def _rejection(self, shape: Shape, refused: Sequence[tuple[Pool, Sized | Refused]]) -> Rejection:
+        nearest = min(
+            ((pool, outcome) for pool, outcome in refused if isinstance(outcome, Refused)),
+            key=lambda entry: (
+                not entry[1].missed,
+                -min(entry[0].sure, shape.gpus),
+                -sum(device.memory_bytes for device in entry[0].devices),
+                entry[0].node,
+            ),
+        )
+        return Rejection(shape, nearest[0].node, nearest[1])
+
+    def _fewest(self, shape: Shape) -> int:
+        """GPUs in all that the shape takes at least."""
+        ideals = [outcome.replicas for _, outcome in self._ideals.get(shape, ()) if isinstance(outcome, Sized)]
+        return shape.gpus * min(ideals, default=1)
+
+
+def _replicas(shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> tuple[int, bool]:
+    """The least number of replicas that the nodes which do with it have room for; else the least that would do."""
+    for replicas in sorted({outcome.replicas for _, outcome in sized}):
+        room = sum(entry.room(shape.gpus) for entry, outcome in sized if outcome.replicas <= replicas)
+        if room >= replicas:
+            return replicas, True
+    return min(outcome.replicas for _, outcome in sized), False

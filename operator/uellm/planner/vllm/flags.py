@@ -1,0 +1,80 @@
+"""The engine's flags: those a user set, read back, and those the plan adds. What the user set wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from uellm.errors import PlanError
+from uellm.planner.vllm.refused_flags import flag_name, refused_args
+
+# vLLM's human-readable numbers: lower case decimal, upper case binary (vllm/engine/arg_utils.py).
+_NUMBER = re.compile(r"^(\d+(?:\.\d+)?)([kKmMgGtT]?)$")
+_FACTORS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "K": 1 << 10,
+    "M": 1 << 20,
+    "G": 1 << 30,
+    "T": 1 << 40,
+}
+
+BATCHED_TOKENS = "--max-num-batched-tokens"
+SEQUENCES = "--max-num-seqs"
+MODEL_LENGTH = "--max-model-len"
+KV_CACHE_BYTES = "--kv-cache-memory-bytes"
+UTILIZATION = "--gpu-memory-utilization"
+SCHEDULING_POLICY = "--scheduling-policy"
+
+
+class UserArgs:
+    """`spec.engine.args`, readable by flag."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.args = tuple(args)
+        self.flags = frozenset(flag_name(argument) for argument in args)
+
+    def text(self, flag: str) -> str | None:
+        """The value of the last such flag, None where it is not there, "" where it has none."""
+        found = None
+        for index, argument in enumerate(self.args):
+            if flag_name(argument) == flag:
+                following = self.args[index + 1 : index + 2]
+                attached = argument.split("=", 1)[1] if "=" in argument else None
+                found = attached if attached is not None else (following[0] if following else "")
+        return found
+
+    def number(self, flag: str) -> int | None:
+        """A positive whole number as vLLM reads it (`8k` is 8000, `8K` 8192). Raises PlanError InvalidOverride."""
+        text = self.text(flag)
+        if text is None:
+            return None
+        match = _NUMBER.match(text)
+        value = float(match.group(1)) * _FACTORS[match.group(2)] if match else 0.0
+        if value < 1 or value != int(value):
+            raise PlanError("InvalidOverride", f"spec.engine.args: {flag} {text!r} is not a positive whole number")
+        return int(value)
+
+    def share(self, flag: str) -> str | None:
+        """A share between 0 and 1, as it was written. Raises PlanError InvalidOverride."""
+        text = self.text(flag)
+        if text is None:
+            return None
+        if not re.fullmatch(r"0?\.\d{1,9}|1(\.0{1,9})?", text) or float(text) == 0:
+            raise PlanError("InvalidOverride", f"spec.engine.args: {flag} {text!r} is not a share above 0 and up to 1")
+        return text
+
+
+def check_args(args: Sequence[str]) -> None:
+    """Refuse what would contradict the plan or the pod. Raises PlanError InvalidOverride with what to do instead."""
+    for flag, instead in refused_args(args):
+        raise PlanError("InvalidOverride", f"spec.engine.args: {flag} is not allowed: {instead}")
+
+
+def resolve(user: UserArgs, planned: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The planner's flags that the user did not set, then the user's own."""
+    added = [part for flag, value in planned if flag not in user.flags for part in (flag, value)]
+    return (*added, *user.args)

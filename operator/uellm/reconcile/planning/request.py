@@ -1,0 +1,146 @@
+"""From an LLMService and what the nodes offer to the planner's question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from uellm.api.llmservice import LLMService, LLMServiceSpec
+from uellm.errors import BadInput, PlanError
+from uellm.models import Architecture, Tensor, read_architecture
+from uellm.planner import request as planner
+from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+from uellm.reconcile.planning.calibration import efficiency_of
+
+# What is proposed where a model has no room; its checkpoint has to be made so.
+_QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("fp8", {"quant_method": "fp8", "activation_scheme": "dynamic"}),
+    ("awq (int4)", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
+)
+
+MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
+
+
+def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = None) -> Architecture:
+    """The model's architecture; `tensors` of its checkpoint, where they can be reached, tell the bytes.
+
+    Raises PlanError ModelConfigMissing or InvalidModel.
+    """
+    model = service.spec.model
+    if model.config is None:
+        raise PlanError(
+            "ModelConfigMissing",
+            f"the architecture of {model.uri} is not known, and the operator downloads nothing: put the model's "
+            "config.json into spec.model.config",
+        )
+    try:
+        return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization, tensors=tensors)
+    except BadInput as error:
+        raise PlanError("InvalidModel", f"spec.model.{error}") from error
+
+
+def check_environment(service: LLMService) -> None:
+    """Refuse variables that the launcher would refuse or overrule in the pod. Raises PlanError InvalidOverride."""
+    refused = {**REFUSED_ENVIRONMENT, **DECIDED_ENVIRONMENT}
+    for each in service.spec.engine.env:
+        if each.value and (instead := refused.get(each.name)):
+            raise PlanError("InvalidOverride", f"spec.engine.env: {each.name} is not allowed: {instead}")
+
+
+def plan_request(
+    service: LLMService,
+    architecture: Architecture,
+    nodes: tuple[planner.NodeOffer, ...],
+    *,
+    left_out: tuple[str, ...] = (),
+) -> planner.PlanRequest:
+    """The whole question. `left_out`: sentences about profiled nodes that its pods may not go to."""
+    spec = service.spec
+    longest, notes = _max_model_len(service, architecture)
+    return planner.PlanRequest(
+        service=f"{service.namespace}/{service.name}",
+        architecture=architecture,
+        max_model_len=longest,
+        nodes=nodes,
+        classes=tuple(planner.SloClass(each.name, each.ttft_s, each.tpot_s, each.e2e_s) for each in spec.slo.classes),
+        objective=spec.slo.objective,
+        workload=_workload(spec),
+        overrides=planner.Overrides(spec.parallelism.tensor, spec.parallelism.pipeline, spec.parallelism.layers),
+        policy=spec.placement.policy,
+        gpus_min=spec.placement.gpus.min,
+        gpus_max=spec.placement.gpus.max,
+        allocation=spec.placement.allocation,
+        engine=planner.Engine(
+            model=model_path(service),
+            revision=_revision(service),
+            served_name=service.served_name,
+            args=spec.engine.args,
+            dtype=spec.model.dtype,
+            quantization=spec.model.quantization,
+        ),
+        replicas=max(1, spec.replicas),
+        efficiency=efficiency_of(service),
+        variants=_variants(service, architecture),
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def _variants(service: LLMService, architecture: Architecture) -> tuple[tuple[str, Architecture], ...]:
+    """The model as it would be with its weights in 8 and in 4 bits; none where they are quantised already."""
+    if architecture.quantization != "none":
+        return ()
+    return _quantized(json.dumps(service.spec.model.config, sort_keys=True), service.spec.model.dtype)
+
+
+@lru_cache(maxsize=64)
+def _quantized(config: str, dtype: str) -> tuple[tuple[str, Architecture], ...]:
+    found = []
+    for name, section in _QUANTIZATIONS:
+        try:
+            found.append((name, read_architecture({**json.loads(config), "quantization_config": section}, dtype=dtype)))
+        except BadInput:
+            continue  # no such checkpoint can be made of this model
+    return tuple(found)
+
+
+def model_path(service: LLMService) -> str:
+    """What `vllm serve` is given: a Hugging Face id, or a path in the container."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    if scheme == "hf":
+        return rest
+    if scheme == "file":
+        return rest.rstrip("/")
+    _, _, path = rest.strip("/").partition("/")
+    return f"{MODEL_MOUNT}/{path}".rstrip("/")
+
+
+def claim_name(service: LLMService) -> str | None:
+    """The PersistentVolumeClaim of a pvc:// model."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return rest.partition("/")[0] if scheme == "pvc" else None
+
+
+def _revision(service: LLMService) -> str:
+    return service.spec.model.revision if service.spec.model.uri.startswith("hf://") else ""
+
+
+def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int, tuple[str, ...]]:
+    if service.spec.model.max_model_len is not None:
+        return service.spec.model.max_model_len, ()
+    longest = architecture.max_position_embeddings
+    return longest, (f"maxModelLen {longest}: the most that the model's config.json allows",)
+
+
+def _workload(spec: LLMServiceSpec) -> planner.Workload:
+    workload = spec.workload
+    prompt, output = workload.prompt_tokens, workload.output_tokens
+    return planner.Workload(
+        requests_per_s=workload.requests_per_s,
+        prompt_tokens_mean=prompt.mean if prompt else None,
+        prompt_tokens_p95=prompt.p95 if prompt else None,
+        output_tokens_mean=output.mean if output else None,
+        output_tokens_p95=output.p95 if output else None,
+    )

@@ -1,0 +1,1 @@
+"""What the pods say: engine state, placement reports, measured attainment."""

@@ -1,0 +1,148 @@
+"""Plan against reality: what each pod was meant to use, what it uses, and the condition that says so. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from uellm.api.scalars import UUID
+from uellm.planner.result import Plan
+from uellm.reconcile.conditions import Condition
+from uellm.reconcile.fleet import Machine
+from uellm.reconcile.pods.engine_state import living
+
+MAX_PLACEMENTS = 32
+MAX_DEVICES = 64
+MAX_LAYERS = 10_000
+TYPE = "PlacementVerified"
+
+_REASON = r"^[A-Z][A-Za-z0-9]{0,62}$"
+
+
+class Report(NamedTuple):
+    """What the launcher in a pod wrote, as far as it makes sense, and for which start of its container."""
+
+    start: str
+    uuids: tuple[str, ...] = ()  # devices in use, in rank order
+    layers: tuple[int, ...] = ()
+    tensor: int = 0
+    pipeline: int = 0
+    error: tuple[str, str] | None = None  # reason and message of a launcher that found no placement
+
+
+def read_report(start: str, document: Mapping[str, Any]) -> Report:
+    """Read a report. It comes out of a pod, so whatever is not as it should be is passed over."""
+    error = document.get("error")
+    if isinstance(error, Mapping):
+        reason = str(error.get("reason", ""))
+        known = reason if re.search(_REASON, reason) else "LauncherFailed"
+        return Report(start, error=(known, str(error.get("message", ""))))
+    devices = [device.get("uuid") for device in _list(document.get("devices")) if isinstance(device, Mapping)]
+    return Report(
+        start,
+        uuids=tuple(uuid for uuid in devices if isinstance(uuid, str) and len(uuid) <= 128 and re.search(UUID, uuid)),
+        layers=tuple(_count(layers) for layers in _list(document.get("layers"))),
+        tensor=_count(document.get("tensor")),
+        pipeline=_count(document.get("pipeline")),
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value[:MAX_DEVICES] if isinstance(value, list) else []
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and 0 <= value <= MAX_LAYERS else 0
+
+
+class Placed(NamedTuple):
+    """An entry of `status.placements`."""
+
+    pod: str
+    node: str
+    planned: tuple[str, ...]
+    actual: tuple[str, ...]
+    layers: tuple[int, ...]
+    matches: str  # True | False | Unknown
+    error: tuple[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as it is written; what is empty is left out."""
+        entry = {
+            "pod": self.pod,
+            "node": self.node,
+            "planned": list(self.planned),
+            "actual": list(self.actual),
+            "layers": list(self.layers),
+            "matchesPlan": self.matches,
+        }
+        return {name: value for name, value in entry.items() if value}
+
+
+def placements(
+    plan: Plan,
+    pods: Iterable[Mapping[str, Any]],
+    reports: Mapping[str, Report],
+    fleet: Sequence[Machine],
+) -> list[Placed]:
+    """The placement of each pod that has a node, in the order of their names; the first is held to the very devices."""
+    bound = [pod for pod in living(pods) if pod["spec"].get("nodeName")]
+    held = _held(fleet, {pod["metadata"]["uid"] for pod in bound})
+    return [_placed(plan, pod, reports.get(pod["metadata"]["uid"]), held, first=pod is bound[0]) for pod in bound]
+
+
+def _held(fleet: Sequence[Machine], pods: set[str]) -> dict[str, tuple[str, ...]]:
+    held: dict[str, tuple[str, ...]] = {}
+    for machine in fleet:
+        for uuid, holder in machine.holders.items():
+            if holder in pods:
+                held[holder] = (*held.get(holder, ()), uuid)
+    return held
+
+
+def _placed(
+    plan: Plan, pod: Mapping[str, Any], report: Report | None, held: Mapping[str, tuple[str, ...]], *, first: bool
+) -> Placed:
+    planned = plan.devices if first else ()
+    name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    if report is None or report.error:
+        # The profile tells the devices, though neither their order nor the layers on them.
+        actual = held.get(pod["metadata"]["uid"], ())
+        return Placed(name, node, planned, actual, (), "Unknown", report.error if report else None)
+    matches = "True" if _as_planned(plan, report, planned) else "False"
+    return Placed(name, node, planned, report.uuids, report.layers, matches)
+
+
+def _as_planned(plan: Plan, report: Report, planned: tuple[str, ...]) -> bool:
+    if planned:
+        return report.uuids == planned and report.layers == plan.layers
+    shape = (report.tensor, report.pipeline, len(report.uuids))
+    return shape == (plan.tensor, plan.pipeline, plan.gpus_per_replica)
+
+
+def verified(placed: Sequence[Placed]) -> Condition:
+    """The condition PlacementVerified. Other devices than planned are no fault: the kubelet chooses them."""
+    failed = next((each for each in placed if each.error), None)
+    if failed is not None and failed.error is not None:
+        reason, message = failed.error
+        return Condition(TYPE, "False", reason, f"pod {failed.pod}: {message}")
+    other = next((each for each in placed if each.matches == "False"), None)
+    if other is not None:
+        return Condition(TYPE, "True", "OtherDevices", _difference(other))
+    silent = [each.pod for each in placed if each.matches == "Unknown"]
+    if silent or not placed:
+        message = f"no report yet from pod {silent[0]}" if silent else "no pod has a node yet"
+        return Condition(TYPE, "Unknown", "NoReport", message)
+    return Condition(TYPE, "True", "AsPlanned", "every pod runs the planned layers on the planned devices")
+
+
+def _difference(placed: Placed) -> str:
+    got = f"{_listed(placed.actual)} with layers {_listed(placed.layers)}"
+    if not placed.planned:
+        return f"pod {placed.pod} runs another shape than planned: {got}"
+    return f"pod {placed.pod} was given {got} instead of {_listed(placed.planned)}; its layers were placed anew"
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ",".join(str(value) for value in values) or "none"

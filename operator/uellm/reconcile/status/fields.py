@@ -1,0 +1,63 @@
+"""`LLMService.status`, apart from its conditions. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from uellm.planner.result import Plan
+from uellm.reconcile.conditions import clip
+from uellm.reconcile.names import endpoint, selector
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.recorded import plan_status
+from uellm.reconcile.pods.attainment import Figures, percent
+from uellm.reconcile.pods.placements import MAX_PLACEMENTS, Placed
+
+_TEXT = 256
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 to the second, as conditions carry it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status_of(
+    observed: Observed, plan: Plan | None, placed: Sequence[Placed], figures: Sequence[Figures] = ()
+) -> dict[str, Any]:
+    """The status with everything but conditions; what nothing is known of is left out."""
+    deployed = (observed.deployment or {}).get("status") or {}
+    replicas, ready = int(deployed.get("replicas") or 0), int(deployed.get("readyReplicas") or 0)
+    status: dict[str, Any] = {
+        "observedGeneration": observed.generation,
+        "replicas": replicas,
+        "readyReplicas": ready,
+        "selector": ",".join(f"{name}={value}" for name, value in selector(observed.key.name).items()),
+        "endpoint": endpoint(observed.key),
+        "summary": _summary(plan, placed, ready, observed.replicas),
+    }
+    if plan is not None:
+        status["plan"] = plan_status(plan)
+    if figures:
+        status["slo"] = [each.to_dict() for each in figures]
+    if requests := sum(each.requests for each in figures):
+        status["summary"]["slo"] = percent(sum(each.met for each in figures), requests)
+    if placed:
+        status["placements"] = [each.to_dict() for each in placed[:MAX_PLACEMENTS]]
+    if len(placed) > MAX_PLACEMENTS:
+        status["placementsOmitted"] = len(placed) - MAX_PLACEMENTS
+    return status
+
+
+def _summary(plan: Plan | None, placed: Sequence[Placed], ready: int, wanted: int) -> dict[str, str]:
+    summary = {"ready": f"{ready}/{wanted}"}
+    if plan is None:
+        return summary
+    nodes = list(dict.fromkeys(each.node for each in placed)) or list(plan.nodes[: max(1, wanted)])
+    layers = next((each.layers for each in placed if each.layers), plan.layers)
+    summary |= {
+        "gpus": f"{plan.gpus_per_replica} = tp{plan.tensor} x pp{plan.pipeline}",
+        "layers": ",".join(str(count) for count in layers),
+        "nodes": ",".join(nodes),
+    }
+    return {name: clip(text, _TEXT) for name, text in summary.items()}

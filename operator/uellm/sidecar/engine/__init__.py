@@ -1,0 +1,1 @@
+"""The engine's side: the connection to it, its metrics, whether it is alive and moves."""

@@ -1,0 +1,150 @@
+"""The engine as the sidecar sees it: one HTTP server on loopback that comes, goes and comes back.
+
+STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
+                    \\--5xx, silent 3 times, or hanging--> UNHEALTHY --200 and not hanging--> READY
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from enum import StrEnum
+
+from uellm.errors import BadInput
+from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, Pairs, Upstream
+
+HEALTH_TIMEOUT_S = 5.0
+METRICS_TIMEOUT_S = 2.0
+SILENCES_UNTIL_UNHEALTHY = 3
+
+
+class EngineState(StrEnum):
+    """Whether requests can be sent."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    GONE = "gone"
+
+
+def engine_address(text: str) -> EngineAddress:
+    """The engine's address from the command line. Raises BadInput."""
+    try:
+        return EngineAddress.parse(text)
+    except ValueError:
+        raise BadInput("--engine", f"{text!r} is not an address such as http://127.0.0.1:8001") from None
+
+
+class Engine:
+    """Connections to the engine, and its state, which `watch` keeps up to date."""
+
+    def __init__(
+        self,
+        address: EngineAddress,
+        on_change: Callable[[EngineState, EngineState], None],
+        *,
+        poll_interval_s: float = 1.0,
+        poll_interval_away_s: float = 0.25,
+    ) -> None:
+        self.pool = EnginePool(address)
+        self.state = EngineState.STARTING
+        self.hanging = False
+        """Whether it does not move although it says that it is well; set by who follows its figures."""
+        self._on_change = on_change
+        self._intervals_s = (poll_interval_s, poll_interval_away_s)
+        self._silences = 0
+        self._poke = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be sent."""
+        return self.state is EngineState.READY
+
+    async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
+        """Send a request; returns once the answer's head is there. The caller reads it to its end, or aborts it.
+
+        Raises EngineUnreachable, EngineLost.
+        """
+        try:
+            return await self.pool.send(method, target, headers, body)
+        except EngineUnreachable:
+            self._lost()
+            raise
+        except EngineLost:
+            self.suspect()
+            raise
+
+    async def metrics(self) -> str | None:
+        """The engine's own metrics; None when it does not answer at once."""
+        with suppress(EngineUnreachable, EngineLost, TimeoutError):
+            status, body = await self._get(b"/metrics", METRICS_TIMEOUT_S)
+            if status == 200:
+                return body.decode("utf-8", "replace")
+        return None
+
+    async def canary(self, model: str, timeout_s: float) -> bool:
+        """Ask for one token; whether an answer came, of whatever kind, and not by failing inside."""
+        body = json.dumps({"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}).encode()
+        headers = ((b"Content-Type", b"application/json"),)
+        with suppress(EngineUnreachable, EngineLost, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                upstream = await self.pool.send("POST", b"/v1/completions", headers, body)
+                try:
+                    return upstream.status < 500
+                finally:
+                    upstream.abort()
+        return False
+
+    def close(self) -> None:
+        """Cut every connection."""
+        self.pool.close()
+
+    def suspect(self) -> None:
+        """A connection broke: look at once whether the engine is still there."""
+        self._poke.set()
+
+    async def watch(self) -> None:
+        """Keep the state up to date, until cancelled."""
+        while True:
+            self._poke.clear()
+            self._set(await self._probe())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._intervals_s[0 if self.ready else 1]):
+                    await self._poke.wait()
+
+    async def _probe(self) -> EngineState:
+        try:
+            status, _ = await self._get(b"/health", HEALTH_TIMEOUT_S)
+        except TimeoutError:
+            self._silences += 1
+            silent = self._silences >= SILENCES_UNTIL_UNHEALTHY
+            return self._unless_starting(EngineState.UNHEALTHY) if silent else self.state
+        except (EngineUnreachable, EngineLost):
+            return self._unless_starting(EngineState.GONE)
+        self._silences = 0
+        good = status == 200 and not self.hanging
+        return EngineState.READY if good else self._unless_starting(EngineState.UNHEALTHY)
+
+    async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:
+        """Raises TimeoutError, EngineUnreachable, EngineLost."""
+        async with asyncio.timeout(timeout_s):
+            upstream = await self.pool.send("GET", target, (), b"")
+            try:
+                return upstream.status, await upstream.read()
+            finally:
+                upstream.abort()
+
+    def _unless_starting(self, state: EngineState) -> EngineState:
+        return EngineState.STARTING if self.state is EngineState.STARTING else state
+
+    def _lost(self) -> None:
+        if self.ready:
+            self._set(EngineState.GONE)
+        self.suspect()
+
+    def _set(self, state: EngineState) -> None:
+        old, self.state = self.state, state
+        if state is not old:
+            self._on_change(old, state)

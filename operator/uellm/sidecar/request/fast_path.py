@@ -1,0 +1,57 @@
+"""The short way of nearly every event of nearly every stream: counted, and to the client in the chunk it came in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uellm.http import Reply
+from uellm.sidecar.request.dispatch import MOST_NEWS, Dispatcher
+from uellm.sidecar.scheduling import Ticket
+from uellm.sidecar.wire.events import USAGE, Counter
+from uellm.sidecar.wire.strip import FINISHED
+
+
+class Passage:
+    """Of one stream. Few objects and few calls: each event comes for itself, and finds the caches cold."""
+
+    __slots__ = (
+        "_closing",
+        "_counter",
+        "_dispatcher",
+        "_mark",
+        "_news",
+        "_ticket",
+        "_time",
+        "_write",
+        "last_s",
+        "sent_bytes",
+    )
+
+    def __init__(self, reply: Reply, counter: Counter, dispatcher: Dispatcher, ticket: Ticket) -> None:
+        self._closing = reply.link.transport.is_closing
+        self._write = reply.link.transport.write
+        self._counter = counter
+        self._mark = counter.mark
+        self._dispatcher = dispatcher
+        self._news = dispatcher.news
+        self._ticket = ticket
+        self._time = asyncio.get_running_loop().time
+        self.last_s: float | None = None
+        """When the last event of a token passed."""
+        self.sent_bytes = 0
+
+    def take(self, chunk: bytes) -> bool:
+        """Take a chunk of whole events, framing and all; False: there is more to do with it than to count."""
+        if FINISHED in chunk or USAGE in chunk:
+            return False
+        if found := chunk.count(self._mark):
+            counter = self._counter
+            counter.events = events = counter.events + found
+            self.last_s = now_s = self._time()
+            self._news.append((self._ticket, events, now_s))
+            if len(self._news) > MOST_NEWS:
+                self._dispatcher.catch_up()
+        self.sent_bytes += len(chunk) - len(b"\r\n\r\n") - chunk.index(b"\r")
+        if not self._closing():
+            self._write(chunk)
+        return True

@@ -1,0 +1,158 @@
+"""An engine's answer on its way to the client: each piece as it comes, byte for byte, as fast as the client reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+from uellm.http import EngineLost, Pairs, Reply, Upstream
+from uellm.sidecar.outcome import STATUS, Outcome, error_object, of_engine_status
+from uellm.sidecar.request.routes import end_to_end
+from uellm.sidecar.telemetry.access_log import Record
+
+STALL_S = 60.0
+"""How long a client may read nothing at all before its stream is cut: it keeps a place at the engine from others."""
+
+_DONE = b"data: [DONE]\n\n"
+_DONE_BYTES = len(_DONE)
+_BLANK = b"\n\n"
+
+
+class Tap(Protocol):
+    """Sees every piece of an answer and says what the client gets for it."""
+
+    def piece(self, piece: bytes) -> bytes:
+        """What can be sent now: for most, the piece itself."""
+
+    def count(self, piece: bytes) -> None:
+        """Take the same piece into account, now that it is on its way."""
+
+    def passes(self) -> Callable[[bytes], bool] | None:
+        """What takes whole events that come next, as `Upstream.pass_chunks` wants it; None: they go through `piece`."""
+
+    def rest(self) -> bytes:
+        """What was held back, once no more will come."""
+
+
+class Relay:
+    """One answer. `run` ends when the client has been sent it, or what ended it before."""
+
+    def __init__(
+        self,
+        reply: Reply,
+        upstream: Upstream,
+        record: Record,
+        *,
+        stall_s: float = STALL_S,
+        tap: Tap | None = None,
+    ) -> None:
+        self._reply = reply
+        self._upstream = upstream
+        self._record = record
+        self._stall_s = stall_s
+        self._tap = tap
+        self._loop = asyncio.get_running_loop()
+        self._stall: asyncio.TimerHandle | None = None
+        self._bytes_out = 0
+        self._last = b""
+        """The last bytes that were sent, no fewer than it takes to recognise the end of an event and of a stream."""
+        self._streams_events = streams_events(upstream)
+        self._short_way = False
+        """Whether events may leave in the chunks that they come in."""
+
+    async def run(self, own: Pairs) -> None:
+        """Relay the whole answer, with `own` among its headers. The record gets its outcome."""
+        upstream, reply, record = self._upstream, self._reply, self._record
+        reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
+        record.status = upstream.status
+        self._short_way = self._streams_events and reply.chunked and self._tap is not None
+        reply.on_pause, reply.on_resume = self._hold, self._go_on
+        if reply.paused:
+            self._hold()
+        try:
+            await upstream.pipe(self._first if self._streams_events else self._send)
+        except EngineLost:
+            record.outcome = Outcome.ENGINE_LOST
+            self._flush()
+            self._engine_lost()
+        except TimeoutError:
+            record.outcome = Outcome.CLIENT_SLOW
+            reply.abort()
+        else:
+            self._flush()
+            record.outcome = of_engine_status(upstream.status)
+            reply.finish()
+        finally:
+            record.done = self._last.endswith(_DONE)
+            record.bytes_out = self._bytes_out
+            reply.on_pause = reply.on_resume = None
+            self._stop_clock()
+
+    def _first(self, piece: bytes) -> None:
+        self._record.first_byte_s = self._loop.time() - self._record.arrival_s
+        self._upstream.sink = self._send
+        self._send(piece)
+
+    def _send(self, piece: bytes) -> None:
+        tap = self._tap
+        if tap is None:
+            self._put(piece)
+            return
+        if sent := tap.piece(piece):
+            self._put(sent)
+        tap.count(piece)
+        if self._short_way:
+            self._upstream.pass_chunks(tap.passes() if sent and piece.endswith(_BLANK) else None)
+
+    def _put(self, piece: bytes) -> None:
+        size = len(piece)
+        self._bytes_out += size
+        self._last = piece if size >= _DONE_BYTES else (self._last + piece)[-_DONE_BYTES:]
+        self._reply.write(piece)
+
+    def _flush(self) -> None:
+        if self._tap is not None and (rest := self._tap.rest()):
+            self._put(rest)
+
+    def _hold(self) -> None:
+        self._upstream.hold()
+        self._stop_clock()
+        self._stall = self._loop.call_later(self._stall_s, self._upstream.abort, TimeoutError())
+
+    def _go_on(self) -> None:
+        self._stop_clock()
+        self._upstream.go_on()
+
+    def _stop_clock(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _engine_lost(self) -> None:
+        """A stream of events gets a last one that says so; another answer is cut, so that nobody takes it for whole."""
+        if not self._streams_events:
+            self._reply.abort()
+            return
+        boundary = b"" if not self._last or self._last.endswith(b"\n\n") else b"\n\n"
+        self._last = b""
+        event = boundary + error_event(self._record.route)
+        self._bytes_out += len(event)
+        self._reply.write(event)
+        self._reply.finish()
+
+
+def streams_events(upstream: Upstream) -> bool:
+    """Whether an answer consists of server-sent events."""
+    content_type = upstream.headers.get("content-type") or ""
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def error_event(route: str) -> bytes:
+    """The server-sent event that tells a client its stream is broken, in the form that the route's own clients know."""
+    message = "the engine stopped before the answer was complete; send the request again"
+    document = error_object(Outcome.ENGINE_LOST, message, STATUS[Outcome.ENGINE_LOST])
+    if route == "/v1/messages":
+        return f"event: error\ndata: {json.dumps({'type': 'error', **document})}\n\n".encode()
+    return f"data: {json.dumps(document)}\n\n".encode()

@@ -1,0 +1,88 @@
+"""Which request goes which way, and which of its headers go along."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from enum import Enum
+from urllib.parse import unquote_to_bytes
+from uuid import uuid4
+
+from uellm.http import Headers, Pairs
+from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.wire.routes import SCHEDULED, administrative
+
+_HOP_BY_HOP = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
+    )
+)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+
+
+class Way(Enum):
+    """What becomes of a request."""
+
+    SCHEDULE = "schedule"
+    PASS = "pass"
+    METRICS = "metrics"
+
+
+def path_of(method: str, raw_path: str) -> str:
+    """The path of a request as the engine's router reads it. Raises Refusal.
+
+    The engine decodes a path once before it matches, so the decoded one is compared here too: `/%73leep` is `/sleep`.
+    """
+    if method in ("CONNECT", "TRACE"):
+        raise Refusal(Outcome.BAD_REQUEST, f"method {method} is not served here", status=405)
+    path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    segments = [segment for segment in path.split("/") if segment]
+    if not path.startswith("/") or "." in segments or ".." in segments or not path.isprintable():
+        raise Refusal(
+            Outcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
+        )
+    return "/" + "/".join(segments)
+
+
+def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
+    """The way of a request for a path by `path_of`; `allowed`: administrative routes that pass. Raises Refusal."""
+    if administrative(path) and path not in allowed:
+        raise Refusal(Outcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here")
+    if method == "POST" and path in SCHEDULED:
+        return Way.SCHEDULE
+    return Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS
+
+
+def check_headers(headers: Headers) -> None:
+    """Refuse headers that could not be passed on unchanged, or that ask for a WebSocket."""
+    for name, value in headers.raw:
+        if not value.isascii():
+            _check_utf8(name, value)
+    if any(value.lower().startswith("websocket") for value in headers.get_all("upgrade")):
+        raise Refusal(Outcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501)
+
+
+def _check_utf8(name: bytes, value: bytes) -> None:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        shown = name.decode("ascii", "replace")
+        raise Refusal(Outcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
+
+
+def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
+    """The headers that belong to the message, not to this hop (RFC 9110, 7.6.1), without those `replaced` has."""
+    dropped = _HOP_BY_HOP
+    if (named := headers.get_all("connection")) or replaced:
+        options = {
+            option.strip().lower().encode("latin-1", "replace") for value in named for option in value.split(",")
+        }
+        dropped = dropped | options | {name.lower() for name, _ in replaced}
+    return [(name, value) for name, value in headers.raw if name.lower() not in dropped]
+
+
+def request_id(headers: Headers) -> str:
+    """The client's X-Request-Id where it can be used in logs and headers, else a new one."""
+    given = headers.get("x-request-id") or ""
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex

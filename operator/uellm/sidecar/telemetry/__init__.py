@@ -1,0 +1,1 @@
+"""What is counted and logged: metrics, attainment, access log, spans."""

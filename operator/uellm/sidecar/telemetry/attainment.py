@@ -1,0 +1,129 @@
+"""Whether a request met its targets, and the share that did over the last minutes. Pure: the clock is passed in.
+
+A request that was refused or lost for want of capacity has missed; one that the client itself made impossible (a bad
+request, no key, gone before any target had passed) is not counted. The time to the first token is the one in which it
+was ready for the client, whether it asked for a stream or not; of an answer that the engine gave whole it is not known
+and not held against it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.telemetry.access_log import Record
+
+WINDOW_S = 300.0
+SLOT_S = 10.0
+STEP = 1.05
+"""Percentiles are told to 5 %."""
+
+_CLIENTS_OWN = frozenset(
+    (
+        *(Outcome.REJECTED_BY_ENGINE, Outcome.BAD_REQUEST, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN),
+        *(Outcome.TOO_LARGE, Outcome.CLIENT_SLOW),
+    )
+)
+
+
+def missed(record: Record) -> tuple[str, ...] | None:
+    """The targets that a request missed: `ttft`, `tpot`, `e2e`, or `dropped`; None where it is not to be judged."""
+    if record.targets is None or record.outcome in _CLIENTS_OWN:
+        return None
+    late = _late(record)
+    if record.outcome is Outcome.COMPLETED:
+        return late
+    if record.outcome is Outcome.CLIENT_LEFT:
+        return late or None
+    return ("dropped",)
+
+
+def _late(record: Record) -> tuple[str, ...]:
+    targets, took_s = record.targets, record.end_s - record.arrival_s
+    assert targets is not None
+    waiting = record.outcome is Outcome.CLIENT_LEFT and record.first_token_s is None
+    measured = (
+        ("ttft", took_s if waiting else record.ttft_s, targets.ttft_s),
+        ("tpot", record.tpot_s, targets.tpot_s),
+        ("e2e", took_s, targets.e2e_s),
+    )
+    return tuple(
+        name for name, real_s, most_s in measured if real_s is not None and most_s is not None and real_s > most_s
+    )
+
+
+@dataclass
+class _Slot:
+    """What ended within a few seconds, of one class. Times as powers of `STEP`, in milliseconds."""
+
+    index: int
+    requests: int = 0
+    met: int = 0
+    ttft: Counter[int] = field(default_factory=Counter)
+    tpot: Counter[int] = field(default_factory=Counter)
+
+
+class Attainment:
+    """Counts by class over a sliding window."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, deque[_Slot]] = {}
+
+    def add(self, record: Record, late: tuple[str, ...]) -> None:
+        """Count a request that ended now."""
+        slots = self._classes.setdefault(record.slo_class, deque())
+        index = int(record.end_s // SLOT_S)
+        if not slots or slots[-1].index < index:
+            slots.append(_Slot(index))
+            _forget(slots, record.end_s)
+        slot = slots[-1]
+        slot.requests += 1
+        slot.met += not late
+        for times, seconds in ((slot.ttft, record.ttft_s), (slot.tpot, record.tpot_s)):
+            if seconds is not None:
+                times[_power(seconds)] += 1
+
+    def document(self, now_s: float, names: Iterable[str] = ()) -> dict[str, Any]:
+        """For the operator: {windowSeconds, classes: [{name, requests, met, p99TtftSeconds, p99TpotSeconds}]}."""
+        classes = []
+        for name in dict.fromkeys((*names, *self._classes)):
+            slots = self._classes.get(name, deque())
+            _forget(slots, now_s)
+            entry: dict[str, Any] = {
+                "name": name,
+                "requests": sum(slot.requests for slot in slots),
+                "met": sum(slot.met for slot in slots),
+            }
+            for key, parts in (
+                ("p99TtftSeconds", [s.ttft for s in slots]),
+                ("p99TpotSeconds", [s.tpot for s in slots]),
+            ):
+                if (seconds := _quantile(parts, 0.99)) is not None:
+                    entry[key] = seconds
+            classes.append(entry)
+        return {"windowSeconds": int(WINDOW_S), "classes": classes}
+
+
+def _forget(slots: deque[_Slot], now_s: float) -> None:
+    while slots and slots[0].index < (now_s - WINDOW_S) // SLOT_S:
+        slots.popleft()
+
+
+def _power(seconds: float) -> int:
+    return math.ceil(math.log(max(seconds * 1e3, 0.01), STEP))
+
+
+def _quantile(parts: list[Counter[int]], share: float) -> float | None:
+    together: Counter[int] = Counter()
+    for part in parts:
+        together.update(part)
+    above = together.total() * (1 - share)
+    for power in sorted(together, reverse=True):
+        above -= together[power]
+        if above < 0:
+            return float(f"{STEP**power / 1e3:.3g}")
+    return None

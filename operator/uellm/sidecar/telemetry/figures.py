@@ -1,0 +1,102 @@
+"""The sidecar's own metrics: every request that ended, once, and what is looked up at a scrape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
+from uellm.sidecar.telemetry.attainment import Attainment, missed
+from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Gauges, Histogram, Labels, Metric
+
+_RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
+
+
+class Figures:
+    """The sidecar's own metrics, and the attainment of the last minutes."""
+
+    def __init__(self) -> None:
+        self.attainment = Attainment()
+        self.requests = Counter(
+            "uellm_requests_total", "Requests that ended, by their one outcome.", "class", "route", "outcome"
+        )
+        self.judged = Counter("uellm_slo_requests_total", "Requests that are judged by their targets.", "class")
+        self.met = Counter("uellm_slo_met_total", "Requests that met every target: the goodput in requests.", "class")
+        self.missed = Counter(
+            "uellm_slo_missed_total", "Targets that were missed: ttft, tpot, e2e, dropped.", "class", "target"
+        )
+        self.tokens = Counter("uellm_output_tokens_total", "Tokens generated, as the engine counts them.", "class")
+        self.good_tokens = Counter(
+            "uellm_good_output_tokens_total",
+            "Tokens of requests that met every target: the goodput in tokens.",
+            "class",
+        )
+        self.prompt_tokens = Counter("uellm_prompt_tokens_total", "Tokens of prompts, as the engine counts.", "class")
+        self.queue = Histogram("uellm_queue_seconds", "Time from arrival until sent to the engine.", "class")
+        self.ttft = Histogram("uellm_ttft_seconds", "Time from arrival to the first token.", "class")
+        self.tpot = Histogram(
+            "uellm_tpot_seconds",
+            "Mean time for each further token of an answer.",
+            "class",
+            buckets=FINE_SECONDS_BUCKETS,
+        )
+        self.end_to_end = Histogram("uellm_e2e_seconds", "Time from arrival to the end of completed requests.", "class")
+        self.prediction = Histogram(
+            "uellm_output_length_ratio",
+            "Tokens generated over the median that was predicted; 1 is exact.",
+            "class",
+            buckets=_RATIO_BUCKETS,
+        )
+        self.reloads = Counter("uellm_config_reloads_total", "Changes of the configuration file.", "result")
+        self.metrics: list[Metric] = [
+            *(self.requests, self.judged, self.met, self.missed, self.tokens, self.good_tokens, self.prompt_tokens),
+            *(self.queue, self.ttft, self.tpot, self.end_to_end, self.prediction, self.reloads),
+        ]
+
+    def gauge(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
+        """Add a figure that is looked up at every scrape."""
+        self.metrics.append(Gauge(name, text, read, *labels))
+
+    def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
+        """Add figures whose names are looked up too; None is left out."""
+        self.metrics.append(Gauges(prefix, texts, read))
+
+    def count(self, record: Record) -> None:
+        """Take a request that ended into the figures and the access log."""
+        self.requests.add(record.slo_class, record.route, str(record.outcome))
+        if record.targets is not None:
+            self._times(record)
+            self._judge(record)
+        if ACCESS_LOG.isEnabledFor(logging.INFO):
+            ACCESS_LOG.info("%s", record.to_json())
+
+    def _times(self, record: Record) -> None:
+        for histogram, seconds in (
+            (self.queue, record.queue_s),
+            (self.ttft, record.ttft_s),
+            (self.tpot, record.tpot_s),
+        ):
+            if seconds is not None:
+                histogram.observe(seconds, record.slo_class)
+        if record.outcome is Outcome.COMPLETED:
+            self.end_to_end.observe(record.end_s - record.arrival_s, record.slo_class)
+        if record.prompt_tokens is not None:
+            self.prompt_tokens.add(record.slo_class, by=record.prompt_tokens)
+        if record.output_tokens is not None:
+            self.tokens.add(record.slo_class, by=record.output_tokens)
+            if record.predicted_tokens and record.outcome is Outcome.COMPLETED:
+                real = record.output_tokens / record.sequences
+                self.prediction.observe(real / record.predicted_tokens, record.slo_class)
+
+    def _judge(self, record: Record) -> None:
+        late = missed(record)
+        if late is None:
+            return
+        self.attainment.add(record, late)
+        self.judged.add(record.slo_class)
+        for target in late:
+            self.missed.add(record.slo_class, target)
+        if not late:
+            self.met.add(record.slo_class)
+            self.good_tokens.add(record.slo_class, by=record.output_tokens or 0)

@@ -1,0 +1,108 @@
+"""Spans of requests by OpenTelemetry, where an OTLP endpoint is configured in its own variables and the extra is there.
+
+Without it nothing of it is imported, and a client's `traceparent` goes on to the engine as it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from uellm.http import Headers, Pairs, pairs
+from uellm.sidecar.telemetry.access_log import Record
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span
+
+LOG = logging.getLogger("uellm.sidecar")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+FLUSH_MS = 2000
+_CONTEXT = ("traceparent", "tracestate")
+
+
+def from_environment() -> Tracing | None:
+    """What the variables ask for; None where they ask for nothing, or where the extra `tracing` is not installed."""
+    if not any(os.environ.get(name) for name in ENDPOINTS):
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        LOG.warning("spans: an OTLP endpoint is configured, but the extra `tracing` is not installed")
+        return None
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    provider = TracerProvider(resource=Resource.create({} if named else {"service.name": "uellm-sidecar"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider)
+
+
+class Tracing:
+    """Makes a span for each request."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("uellm.sidecar")
+        self._context = TraceContextTextMapPropagator()
+
+    def begin(self, headers: Headers) -> Trace:
+        """A request came; its span is a child of the client's, if it has one."""
+        from opentelemetry.trace import SpanKind, set_span_in_context
+
+        given = {name: value for name in _CONTEXT if (value := headers.get(name))}
+        start_ns = time.time_ns()
+        parent = self._context.extract(given)
+        span = self._tracer.start_span("request", context=parent, kind=SpanKind.SERVER, start_time=start_ns)
+        passed: dict[str, str] = {}
+        self._context.inject(passed, context=set_span_in_context(span))
+        return Trace(span, start_ns, pairs(passed))
+
+    def close(self) -> None:
+        """Send what is left. Takes seconds where the endpoint does not answer."""
+        self._provider.force_flush(FLUSH_MS)
+
+
+class Trace:
+    """The span of one request."""
+
+    def __init__(self, span: Span, start_ns: int, headers: Pairs) -> None:
+        self._span = span
+        self._start_ns = start_ns
+        self.headers = headers
+        """For the engine, in place of the client's."""
+
+    def end(self, record: Record) -> None:
+        """The request is over. What it asked and was answered stays out of the span."""
+        from opentelemetry.trace import StatusCode
+
+        span = self._span
+        span.update_name(f"{record.method} {record.route}")
+        told: dict[str, str | int | float | None] = {
+            "http.request.method": record.method,
+            "http.route": record.route,
+            "http.response.status_code": record.status,
+            "gen_ai.usage.input_tokens": record.prompt_tokens,
+            "gen_ai.usage.output_tokens": record.output_tokens,
+            "uellm.request_id": record.id,
+            "uellm.class": record.slo_class,
+            "uellm.outcome": str(record.outcome),
+            "uellm.predicted_tokens": record.predicted_tokens,
+        }
+        span.set_attributes({name: value for name, value in told.items() if value is not None})
+        if record.queue_s is not None:
+            span.add_event("sent to the engine", timestamp=self._at_ns(record.queue_s))
+        if record.ttft_s is not None:
+            span.add_event("first token", timestamp=self._at_ns(record.ttft_s))
+        if record.status >= 500 or not record.status:
+            span.set_status(StatusCode.ERROR, str(record.outcome))
+        span.end(self._at_ns(record.end_s - record.arrival_s))
+
+    def _at_ns(self, after_s: float) -> int:
+        return self._start_ns + round(after_s * 1e9)
