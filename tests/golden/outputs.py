@@ -14,7 +14,7 @@ from uellm.hardware import Node
 from uellm.planner import plan
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.children import Images, Wanted, children
-from uellm.reconcile.request import architecture_of, plan_request
+from uellm.reconcile.planning.request import architecture_of, plan_request
 
 IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
 
