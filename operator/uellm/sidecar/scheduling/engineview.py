@@ -175,7 +175,7 @@ class EngineView:
         self._pace = None
         if self._probe is None:
             self._probe, self._step_s, self._loads = ticket, now_s, None
-        elif ticket is self._probe and last_s is not None:
+        elif ticket is self._probe and last_s is not None and new > 0:
             self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
 
     def _begin_step(self, now_s: float) -> None:

@@ -158,7 +158,8 @@ class Scheduler:
         if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
-            self._view.tokens(ticket, tokens_so_far, now_s)
+            if tokens_so_far > ticket.tokens:
+                self._view.tokens(ticket, tokens_so_far, now_s)
 
     def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None) -> None:
         """The request ended, with so many tokens if that is known; a second call does nothing."""
