@@ -146,6 +146,21 @@ class EngineView:
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._tpots[tpot_s] += 1
 
+    def adopt(self, ticket: Ticket) -> None:
+        """The engine has it already, as far as the ticket says: into the sums of a view that is made anew."""
+        self.running[ticket] = None
+        self.prompt_tokens += ticket.prompt_tokens
+        self.got_tokens += ticket.tokens
+        self.promised_tokens += ticket.length.p50 * ticket.sequences
+        if ticket.first_token_s is None:
+            self.unfilled_tokens += ticket.uncached_tokens
+        else:
+            self.kv_tokens += ticket.prompt_tokens + ticket.tokens
+            self.decoding += ticket.sequences
+        if (tpot_s := ticket.targets.tpot_s) is not None:
+            self._tpots[tpot_s] += 1
+        self._pace = None
+
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         """Its prompt is done."""
         self._begin_step(now_s)

@@ -7,7 +7,9 @@ changed any more; but it opens before the engine has nothing to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
+from operator import attrgetter
 
 from uellm.sidecar.scheduling import kv_admission
 from uellm.sidecar.scheduling.chances import first_token_deadline_s
@@ -97,6 +99,28 @@ class Scheduler:
         self.options = options
         self.failure = None
         self._make_order(now_s)
+
+    def restart(self, options: Options, queued: Iterable[Ticket], running: Iterable[Ticket], now_s: float) -> None:
+        """Make the books anew from who waits and whom the engine has, after a call that raised.
+
+        What was measured of the engine's steps is kept; who had how much, and what is cached, is forgotten.
+        """
+        self.options = options
+        state, self._view = self._view.state, EngineView(self.step)
+        self._view.told(state)
+        self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), Prefixes(), Waiting()
+        for ticket in running:
+            ticket.state = State.RUNNING
+            self._fairness.arrived(ticket.tenant, now_s)
+            self._view.adopt(ticket)
+            self._charge(ticket, 1.0, now_s)
+        for ticket in sorted(queued, key=attrgetter("sequence")):
+            ticket.state = State.QUEUED
+            self._fairness.arrived(ticket.tenant, now_s)
+            self._queued.add(ticket)
+        self._make_order(now_s)
+        if self.failure is not None:
+            self._fail_open(self.failure, now_s)
 
     def submit(self, ticket: Ticket, now_s: float) -> None:
         """Queue a new ticket, or one that did not reach the engine: that keeps its place and is never refused.
