@@ -40,7 +40,7 @@ BROKEN: list[tuple[Any, str]] = [
     *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.Shapes, "learn")),
     *((events.Counter, "feed"), (events.Counter, "usage"), (failure.Failure, "feed")),
     *((metrics.Counter, "add"), (metrics.Histogram, "observe"), (attainment.Attainment, "add"), (figures, "missed")),
-    *((Room, name) for name in ("look", "completed", "retry_s")),
+    *((Room, name) for name in ("waits", "completed", "retry_s")),
     *((Record, "to_json"), (tracing.Trace, "end"), (tracing.Tracing, "begin")),
 ]
 

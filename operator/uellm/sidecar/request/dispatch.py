@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
 from time import perf_counter
 
 from uellm.sidecar.faults import Faults
 from uellm.sidecar.metrics import DECISION_SECONDS_BUCKETS, Histogram
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, spread_s
-from uellm.sidecar.room import UNKNOWN_S, Room
+from uellm.sidecar.outcome import Refusal
+from uellm.sidecar.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (
     EngineState,
-    Late,
     Lengths,
     Options,
     QueueFull,
@@ -58,8 +56,7 @@ class Dispatcher:
         self._unscheduled: dict[Ticket, None] = {}
         """Those in flight that it does not know of."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
-        self._room = Room()
-        self._priorities: dict[str, int] = {}
+        self._refusals = Refusals(self.faults)
         self._alarm: asyncio.TimerHandle | None = None
         self._mended_s = -REST_S
         self._rest: asyncio.TimerHandle | None = None
@@ -135,7 +132,7 @@ class Dispatcher:
             del self._unscheduled[ticket]
             ticket.state = State.NEW
             if self._rest is not None:
-                raise _engine_away()
+                raise engine_away()
         if self._rest is not None or not self._submitted(ticket):
             self._pass(ticket)
             return
@@ -169,15 +166,8 @@ class Dispatcher:
 
     def retry_s(self, targets: Targets) -> float:
         """When a request of these targets that is refused now shall come back, in seconds from now."""
-        ahead: float = self.queued
-        if self._options.policy == "SLO-ODBS":
-            waiting, least = self.queued_by_class(), targets.priority
-            ahead = sum(number for name, number in waiting.items() if self._priorities.get(name, 0) >= least)
-        try:
-            return self._room.retry_s(ahead, targets.priority, _now_s(), random.random())
-        except Exception as error:
-            self.faults.note("room", error)
-            return spread_s(UNKNOWN_S)
+        by_class = self._options.policy == "SLO-ODBS"
+        return self._refusals.retry_s(targets, self.queued_by_class(), _now_s(), by_class=by_class)
 
     def close(self) -> None:
         """Stop the clock."""
@@ -187,13 +177,11 @@ class Dispatcher:
 
     def _submitted(self, ticket: Ticket) -> bool:
         """Whether the scheduler has it now. Raises Refusal."""
-        self._priorities[ticket.targets.name] = ticket.targets.priority
+        self._refusals.queued(ticket.targets)
         try:
             self._core.submit(ticket, _now_s())
         except QueueFull:
-            waiting = f"{self.queued} requests are waiting already"
-            told = f"{waiting}; retry later"
-            raise Refusal(Outcome.QUEUE_FULL, told, retry_after_s=self.retry_s(ticket.targets)) from None
+            raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
         except Exception as error:
             self._tickets.pop(ticket, None)
             self._mend(error)
@@ -206,13 +194,13 @@ class Dispatcher:
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
         if ticket.state is State.RUNNING:
-            self._measure(lambda room: room.completed(_now_s()))
+            self._refusals.completed(ticket, self._scheduler.in_flight, _now_s())
         self._tell(call)
         self._pump()
 
     def _pump(self) -> None:
         core = self._core
-        self._measure(lambda room: room.look(core.queued > 0, _now_s()))
+        self._refusals.waiting(core.queued, _now_s())
         if not core.queued:
             self._stop_alarm()
             return
@@ -228,7 +216,7 @@ class Dispatcher:
             self.seconds.observe(perf_counter() - started_s)
         for ticket, reason in late:
             self._tickets.pop(ticket, None)
-            self._settle(ticket, self._too_late(ticket, reason))
+            self._settle(ticket, too_late(reason, self.retry_s(ticket.targets)))
         for ticket in granted:
             self._settle(ticket, None)
         self._look_later(core)
@@ -260,15 +248,6 @@ class Dispatcher:
             self._alarm.cancel()
             self._alarm = None
 
-    def _too_late(self, ticket: Ticket, reason: Late) -> Refusal:
-        if reason is Late.DEADLINE:
-            told = "its class's deadline passed while the request was waiting"
-            return Refusal(Outcome.DEADLINE_PASSED, told, retry=False)
-        if reason is Late.SHED:
-            told = "too many requests wait for this one to be served within its class's targets; retry later"
-            return Refusal(Outcome.SHED, told, retry_after_s=self.retry_s(ticket.targets))
-        return _engine_away()
-
     # What the scheduler raises.
 
     def _tell(self, call: Callable[[Scheduler], None]) -> None:
@@ -280,10 +259,6 @@ class Dispatcher:
             call(core)
         except Exception as error:
             self._mend(error)
-
-    def _measure(self, call: Callable[[Room], None]) -> None:
-        with self.faults.spared("room"):
-            call(self._room)
 
     def _mend(self, error: Exception) -> None:
         """Make the scheduler's books anew; let it rest where it has failed a moment ago, or does so again."""
@@ -329,8 +304,3 @@ class Dispatcher:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _engine_away() -> Refusal:
-    told = "the engine is away and did not come back while the request was waiting; retry later"
-    return Refusal(Outcome.ENGINE_UNAVAILABLE, told, retry_after_s=spread_s(RETRY_ENGINE_S))
