@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import openai
 import yaml
 from live_overload import PROGRAMS, engine_command, free_port, running
@@ -54,8 +53,7 @@ class Caller:
 
     def __init__(self, url: str) -> None:
         self.seen = Seen()
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=200)
-        transport = httpx2.AsyncClient(limits=limits, timeout=600.0, event_hooks={"request": [self._count]})
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._count]})
         self._client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", http_client=transport)
         self._start_s = time.perf_counter()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from uellm.sidecar.faults import Faults
 from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, spread_s
@@ -60,12 +60,12 @@ def engine_away() -> Refusal:
     return Refusal(Outcome.ENGINE_UNAVAILABLE, told, retry_after_s=spread_s(RETRY_ENGINE_S))
 
 
-def too_late(reason: Late, retry_after_s: float) -> Refusal:
-    """A request has waited for as long as it may. `retry_after_s`: where there will be room for it."""
+def too_late(reason: Late, retry_s: Callable[[], float]) -> Refusal:
+    """A request has waited for as long as it may. `retry_s` tells when there will be room for it."""
     if reason is Late.DEADLINE:
         told = "its class's deadline passed while the request was waiting"
         return Refusal(Outcome.DEADLINE_PASSED, told, retry=False)
     if reason is Late.SHED:
         told = "too many requests wait for this one to be served within its class's targets; retry later"
-        return Refusal(Outcome.SHED, told, retry_after_s=retry_after_s)
+        return Refusal(Outcome.SHED, told, retry_after_s=retry_s())
     return engine_away()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 from uellm.sidecar.faults import Faults
@@ -216,7 +217,7 @@ class Dispatcher:
             self.seconds.observe(perf_counter() - started_s)
         for ticket, reason in late:
             self._tickets.pop(ticket, None)
-            self._settle(ticket, too_late(reason, self.retry_s(ticket.targets)))
+            self._settle(ticket, too_late(reason, partial(self.retry_s, ticket.targets)))
         for ticket in granted:
             self._settle(ticket, None)
         self._look_later(core)

@@ -9,7 +9,10 @@ from typing import Any
 from uellm.sidecar.wire.events import data_of
 from uellm.sidecar.wire.routes import Kind
 
-_DATA = b'\ndata: {"error":'
+ERROR_EVENT = b'data: {"error":'
+"""How OpenAI's begins."""
+
+_DATA = b"\n" + ERROR_EVENT
 _EVENT = b"\nevent: error\n"
 _MARKS = {
     Kind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
