@@ -121,7 +121,7 @@ class Exchange:
             record.outcome = Outcome.ENGINE_LOST
             message = "the engine stopped before its answer was complete; send the request again"
             raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             self._terms.shapes.give_up(self.call.kind)
             message = "the engine's answer could not be read; send the request again"
             raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
