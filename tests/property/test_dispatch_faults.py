@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.sidecar import dispatch
-from uellm.sidecar.dispatch import Dispatcher
 from uellm.sidecar.outcome import Refusal
+from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, State, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness

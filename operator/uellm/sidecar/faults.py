@@ -7,7 +7,7 @@ import traceback
 from contextlib import suppress
 from types import TracebackType
 
-from uellm.sidecar.metrics import Counter
+from uellm.sidecar.telemetry.metrics import Counter
 
 LOG = logging.getLogger("uellm.sidecar")
 

@@ -13,11 +13,11 @@ from aiohttp import web
 from uellm.sidecar import attainment, dispatch, figures, metrics, predictor, tracing
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.prediction import Prediction
-from uellm.sidecar.record import Record
 from uellm.sidecar.room import Room
 from uellm.sidecar.scheduling import EngineState, Options, Scheduler, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
+from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire import events, failure, prompt, shape
 
 SECRET = "planted"

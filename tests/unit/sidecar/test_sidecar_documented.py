@@ -20,16 +20,14 @@ from uellm.evaluate.replay import Fate, Outcome
 from uellm.evaluate.scenario import Job, RequestClass
 from uellm.http import Budget, Limits
 from uellm.sidecar.config import SidecarConfig
-from uellm.sidecar.dispatch import REST_S
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.http import Budget, Limits
-from uellm.sidecar.metrics import MAX_SERIES, Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
+from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS
 from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
-from uellm.sidecar.pulse import CANARY_S, STILL_S
-from uellm.sidecar.record import Record
-from uellm.sidecar.relay import STALL_S
+from uellm.sidecar.request.dispatch import REST_S
+from uellm.sidecar.request.relay import STALL_S
 from uellm.sidecar.room import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.telemetry import help_texts

@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from uellm.http import Upstream
 from uellm.sidecar.faults import Spared
-from uellm.sidecar.http import Upstream
-from uellm.sidecar.passage import Passage
-from uellm.sidecar.relay import streams_events
+from uellm.sidecar.request.fast_path import Passage
+from uellm.sidecar.request.relay import streams_events
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import Counter, Usage

@@ -8,7 +8,6 @@ from functools import partial
 from time import perf_counter
 
 from uellm.sidecar.faults import Faults
-from uellm.sidecar.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.sidecar.outcome import Refusal
 from uellm.sidecar.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from uellm.sidecar.answer import Answer
-from uellm.sidecar.dispatch import Dispatcher
-from uellm.sidecar.http import EngineLost, Pairs, Reply, Upstream
+from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
-from uellm.sidecar.passage import Passage
 from uellm.sidecar.prediction import Prediction, Question
 from uellm.sidecar.prediction.learned import Asked
-from uellm.sidecar.predictor import Predictor
-from uellm.sidecar.record import Record
-from uellm.sidecar.relay import Relay, streams_events
-from uellm.sidecar.routes import end_to_end
+from uellm.sidecar.prediction.service import Predictor
+from uellm.sidecar.request.answer import Answer
+from uellm.sidecar.request.dispatch import Dispatcher
+from uellm.sidecar.request.fast_path import Passage
+from uellm.sidecar.request.relay import Relay, streams_events
+from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.scheduling import Lengths, Ticket
+from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms
 from uellm.sidecar.wire.routes import Kind

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from uellm.sidecar.dispatch import Dispatcher
+from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
-from uellm.sidecar.engine import Engine
-from uellm.sidecar.exchange import Exchange
-from uellm.sidecar.figures import Figures
-from uellm.sidecar.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
-from uellm.sidecar.metrics import CONTENT_TYPE, exposition, with_waiting
+from uellm.sidecar.engine.connection import Engine
 from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
-from uellm.sidecar.predictor import Predictor
-from uellm.sidecar.record import Record
-from uellm.sidecar.relay import STALL_S, Relay
-from uellm.sidecar.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
+from uellm.sidecar.prediction.service import Predictor
+from uellm.sidecar.request.dispatch import Dispatcher
+from uellm.sidecar.request.exchange import Exchange
+from uellm.sidecar.request.relay import STALL_S, Relay
+from uellm.sidecar.request.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.tracing import Trace, Tracing
+from uellm.sidecar.telemetry.access_log import Record
+from uellm.sidecar.telemetry.figures import Figures
+from uellm.sidecar.telemetry.metrics import CONTENT_TYPE, exposition, with_waiting
+from uellm.sidecar.telemetry.tracing import Trace, Tracing
 from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.keys import Keys, key_of
 from uellm.sidecar.wire.read import Terms, read, unread

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from uellm.sidecar.attainment import Attainment, missed
 from uellm.sidecar.faults import Faults
-from uellm.sidecar.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Gauges, Histogram, Labels, Metric
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed

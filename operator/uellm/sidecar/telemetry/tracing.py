@@ -10,9 +10,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from uellm.sidecar.http import Headers, Pairs, pairs
+from uellm.http import Headers, Pairs, pairs
 from uellm.sidecar.outcome import Outcome
-from uellm.sidecar.record import Record
+from uellm.sidecar.telemetry.access_log import Record
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
