@@ -133,6 +133,7 @@ def through(engine: str, capacity: float, bound: int, scratch: Path, args: argpa
         counted = outcomes(metrics)
     # The first answers come one answer's time after the first calls, as they do in the bare engine's warm-up.
     useful = sum(WARM_S <= at_s <= args.seconds for at_s in seen.answered_s) / (args.seconds - WARM_S)
+    print(f"queue of {bound}: {useful:.1f} useful answers/s", file=sys.stderr, flush=True)
     return {
         "bound": bound,
         "capacityPerSecond": capacity,
@@ -182,6 +183,7 @@ def main() -> None:
         engine = f"http://127.0.0.1:{port}"
         with running(engine_command(scratch / "model", port, CHUNK), f"{engine}/health", scratch / "engine.log"):
             capacity = asyncio.run(bare(engine))
+            print(f"the bare engine: {capacity:.1f} answers/s", file=sys.stderr, flush=True)
             results = [through(engine, capacity, bound, scratch, args) for bound in args.bounds]
     report(results)
     if args.json:
