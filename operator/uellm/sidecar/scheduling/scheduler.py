@@ -48,6 +48,8 @@ class Scheduler:
         self._queued = Waiting()
         self._sequence = count()
         self._away_since_s: float | None = None
+        self._gated = False
+        """Whether, when it was last asked, requests were kept back by the gate alone."""
         self._shed = 0
         self._make_order()
 
@@ -145,6 +147,7 @@ class Scheduler:
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """The requests to send now, in this order; from here on they count as in flight."""
         taken: list[Ticket] = []
+        self._gated = False
         if not self._queued or not self._view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
@@ -175,6 +178,8 @@ class Scheduler:
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
             ticket.first_token_s = now_s
             self._view.first_token(ticket, now_s)
+            if self._gated and self._queued and not self._view.unfilled_tokens:
+                self._view.ran_dry()
             self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
@@ -201,6 +206,9 @@ class Scheduler:
     def on_engine_state(self, state: EngineState, now_s: float) -> None:
         """Open or close the gate. The wait for an engine counts from when it went away."""
         if state.ready:
+            if self._away_since_s is not None:
+                self._view.restarted()
+                self._pacing.restarted()
             self._away_since_s = None
         elif self._away_since_s is None:
             self._away_since_s = now_s
@@ -281,9 +289,12 @@ class Scheduler:
         if not self._guarded:
             return True
         # What an engine tells no more is taken for full, but for what its answers show: one prompt after the other.
-        if options.gate and (not view.has_room(now_s) or (view.state.stale and view.unfilled_tokens > 0)):
+        if options.tpot_guard and not self._pacing.open:
             return False
-        return not options.tpot_guard or self._pacing.open
+        if options.gate and view.state.stale and view.unfilled_tokens > 0:
+            return False
+        self._gated = options.gate and not view.has_room(now_s)
+        return not self._gated
 
     def _fits(self, ticket: Ticket) -> bool:
         return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view)
