@@ -8,6 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
+from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Ticket
 
 UNKNOWN_CHUNK = 2048
@@ -32,6 +33,13 @@ MOST_DEBT_TARGETS = 20.0
 SLOW_PROBE_GAPS = 0.5
 """So far behind another answer that got two tokens since, the probe tells of its client and not of the engine."""
 
+LENGTH_MARGIN = 2.0
+TELLING_ANSWER_TOKENS = 2000.0
+"""Predicted lengths are cut where answers were less than half as long, once so many predicted tokens were judged."""
+
+HOPE = 2.0
+"""So many times the model's times, as they were given, shedding goes by at most."""
+
 
 class Pace(NamedTuple):
     """How fast the engine is at a moment."""
@@ -45,6 +53,9 @@ class Pace(NamedTuple):
     prefill_token_s: float
     decode_factor: float
     """As in the estimate."""
+    hoped_rate: float
+    hoped_gap_s: float
+    """No worse than what the model as it was given says, or little: nobody is refused for what was learnt wrong."""
 
 
 @dataclass(slots=True)
@@ -77,6 +88,8 @@ class EngineView:
         self.decoding = 0
         self.promised_tokens = 0.0
         """Expected output of all that is in flight."""
+        self.answers = Share()
+        """Tokens of answers that ended, of those that were predicted."""
         self.sent_since_state = 0
         self.paced_rate = inf
         """Prompt tokens a second that pacing allows."""
@@ -92,6 +105,8 @@ class EngineView:
         self._step_s = 0.0
         self._probe: Ticket | None = None
         self._moment: _Moment | None = None
+        self._first_s = 0.0
+        """When the last first token came."""
         self._idle = True
         """Whether the engine had nothing to do when it got the prompts that it has."""
         self._measured_tokens = 0
@@ -132,7 +147,16 @@ class EngineView:
         if pace is None:
             step, chunk = self.step, max(self.chunk_tokens - self.decoding, 1)
             step_s = step.step_s(chunk, self.kv_tokens, self.decoding)
-            pace = self._pace = Pace(chunk / step_s, step_s, step.gap_s, step.prefill_token_s, step.decode_factor)
+            hoped_s = HOPE * step.given_step_s(chunk, self.kv_tokens, self.decoding)
+            pace = self._pace = Pace(
+                chunk / step_s,
+                step_s,
+                step.gap_s,
+                step.prefill_token_s,
+                step.decode_factor,
+                chunk / (hoped_s if hoped_s < step_s else step_s),
+                hoped_s if hoped_s < step.gap_s else step.gap_s,
+            )
         return pace
 
     def backlog_tokens(self, now_s: float) -> float:
@@ -161,7 +185,27 @@ class EngineView:
 
     def _excess_tokens(self, now_s: float) -> float:
         """Prompt tokens beyond what fills a step when something sent now gets there."""
-        return self.backlog_tokens(now_s + LEAD_S) - max(self.chunk_tokens - self.decoding, 0)
+        room = max(self.chunk_tokens - self.decoding, 0)
+        return self.backlog_tokens(now_s + LEAD_S) - room - self._on_the_way_tokens
+
+    @property
+    def _on_the_way_tokens(self) -> float:
+        """Prompt tokens that the engine does, a step's at most, while one passes the API server and the tokeniser."""
+        request_s = self.step.request_s
+        return min(self.pace().rate * request_s, self.chunk_tokens) if request_s else 0.0
+
+    @property
+    def dry(self) -> bool:
+        """Whether it has no prompts but those that are still on their way to it."""
+        return not self.unfilled_tokens or self.unfilled_tokens <= self._on_the_way_tokens
+
+    @property
+    def length_share(self) -> float:
+        """What of the predicted lengths is to be reckoned with: less than all once answers prove far shorter."""
+        answers = self.answers
+        if answers.of_tokens < TELLING_ANSWER_TOKENS:
+            return 1.0
+        return min(1.0, LENGTH_MARGIN * answers.value)
 
     @property
     def unmeasured_tokens(self) -> int:
@@ -177,7 +221,7 @@ class EngineView:
     @property
     def most_kv_tokens(self) -> float:
         """No less than the cache will ever hold for what is in flight: as if all of it ended at the same moment."""
-        grown = 1.35 * self.got_tokens + self.promised_tokens + 16.0 * len(self.running)
+        grown = 1.35 * self.got_tokens + self.length_share * self.promised_tokens + 16.0 * len(self.running)
         return self.prompt_tokens + grown
 
     def sent(self, ticket: Ticket, now_s: float) -> None:
@@ -214,6 +258,7 @@ class EngineView:
         self._begin_step(now_s)
         self.unfilled_tokens -= ticket.uncached_tokens
         self.filled_tokens += ticket.uncached_tokens
+        self._first_s = now_s
         self._done_tokens -= ticket.uncached_tokens
         if self.haste > 1.0 and self.unfilled_tokens > 2 * self.chunk_tokens:
             self.haste = max(1.0, HASTE_DOWN * self.haste)
@@ -258,13 +303,15 @@ class EngineView:
         elif ticket is probe:
             if last_s is not None:
                 self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
-        elif last_s is not None and self._lags(probe, last_s):
+        elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
+            # The probe had nothing since well before this answer had two tokens: what it told was its client's pace.
+            self.step.void((now_s - last_s) * ticket.sequences / new)
+            self.debt_s, self._measured_tokens = 0.0, self.filled_tokens
             self._probe, self._step_s, self._loads = ticket, now_s, None
 
-    def _lags(self, probe: Ticket, last_s: float) -> bool:
-        """Whether the probe has had nothing since well before `last_s`, when another answer had a token."""
-        probe_s = probe.last_token_s
-        return probe_s is not None and last_s - probe_s > SLOW_PROBE_GAPS * self.step.recent_gap_s
+    def silent_s(self, now_s: float) -> float:
+        """How long no answer has told anything."""
+        return now_s - max(self._step_s, self._first_s)
 
     def _begin_step(self, now_s: float) -> None:
         """Before the first event of a later time than the probe's last: what the engine has in the step that runs."""

@@ -75,6 +75,11 @@ class StepEstimate:
         self._a00 = self._a01 = self._a02 = self._a11 = self._a12 = self._a22 = 0.0
         self._b0 = self._b1 = self._b2 = 0.0
 
+    def void(self, gap_s: float) -> None:
+        """What gaps told of late was no matter of the engine, whose gaps are now `gap_s`."""
+        self.gap_s = self.recent_gap_s = gap_s
+        self.loosen()
+
     @property
     def _base_s(self) -> float:
         return self.model.floor_s + self.model.overhead_s
@@ -97,6 +102,10 @@ class StepEstimate:
         """Seconds of a step."""
         prefill_s = self._prefill_s(prefill_tokens) * self.prefill_factor
         return prefill_s + self.decode_s(kv_tokens, sequences)
+
+    def given_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
+        """Seconds of a step by the model as it was given."""
+        return self._prefill_s(prefill_tokens) + self._decode_s(kv_tokens, sequences)
 
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
         """Engine seconds of an answer beside others, for reading its KV cache at every token; by the model as it is."""

@@ -37,6 +37,9 @@ model's small errors account for."""
 EASY_SHARE = 0.75
 """Of the TPOT target: with gaps below this, one more prompt is tried."""
 
+SILENT_S, SILENT_TARGETS = 0.25, 5.0
+"""Once no answer has had a token for so long, in seconds and in TPOT targets, what gaps told before does not count."""
+
 CHECK_EVERY_S = 0.05
 """How often it is looked whether one can be tried, while nothing else happens."""
 
@@ -79,7 +82,7 @@ class Pacing:
             view.paced_rate = max(rate, SHOWN_SHARE * self.shown_rate)
             filled = self._tokens + max(0.0, now_s - self._at_s) * view.paced_rate
             self._tokens = min(filled, float(view.chunk_tokens))
-            if not self.open and _easy(view, tpot_s):
+            if not self.open and _easy(view, tpot_s, now_s):
                 self._tokens = 0.0
                 self.multiplier = min(GROWTH * self.multiplier, MOST_GROWN)
         self._at_s = now_s
@@ -122,9 +125,12 @@ class Pacing:
         self._marked_s, self._marked_tokens = now_s, filled_tokens
 
 
-def _easy(view: EngineView, tpot_s: float) -> bool:
+def _easy(view: EngineView, tpot_s: float, now_s: float) -> bool:
     """Whether the running answers are so far ahead of their target that one more prompt costs nothing."""
     gap_s = view.step.recent_gap_s
+    if view.silent_s(now_s) > max(SILENT_S, SILENT_TARGETS * tpot_s):
+        # Nothing tells of the engine any more: slow clients, maybe. One prompt will.
+        return not view.unfilled_tokens
     if view.debt_s > 0.0 or gap_s > EASY_SHARE * tpot_s:
         return False
     # By the model if what was learnt is slower: it may be what is wrong.

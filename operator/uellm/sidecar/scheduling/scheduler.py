@@ -178,7 +178,7 @@ class Scheduler:
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
             ticket.first_token_s = now_s
             self._view.first_token(ticket, now_s)
-            if self._gated and self._queued and not self._view.unfilled_tokens:
+            if self._gated and self._queued and self._view.dry:
                 self._view.ran_dry()
             self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
 
@@ -195,7 +195,10 @@ class Scheduler:
         if ticket.state is State.RUNNING:
             if tokens is not None:
                 self.on_tokens(ticket, tokens, now_s)
-            excess = ticket.tokens - ticket.length.p50 * ticket.sequences
+            predicted = ticket.length.p50 * ticket.sequences
+            if ticket.tokens:
+                self._view.answers.add(ticket.tokens, predicted)
+            excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
 
