@@ -23,8 +23,9 @@ SAME_MOMENT_S = 1e-3
 """What is sent so soon after a step's end joins the next one."""
 
 MOST_HASTE = 64.0
-HASTE_UP, HASTE_DOWN = 2.0, 0.9
-"""How much sooner the gate opens once the engine was found without prompts, and how that ends."""
+HASTE_UP, HASTE_DOWN, MOST_STEPS = 2.0, 0.95, 3
+"""How much sooner the gate opens once the engine was found without prompts; and how that ends, with more steps of
+prompts in the engine than a gate that opens in time ever lets be."""
 
 DEBT_SHARE = 0.8
 MOST_DEBT_TARGETS = 20.0
@@ -256,11 +257,14 @@ class EngineView:
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         """Its prompt is done."""
         self._begin_step(now_s)
+        if self._probe is not None and self._missed_a_step(self._probe, now_s):
+            self._distrust_probe(self.step.given_step_s(0.0, self.kv_tokens, self.decoding))
+            self._probe, self._step_s = None, now_s
         self.unfilled_tokens -= ticket.uncached_tokens
         self.filled_tokens += ticket.uncached_tokens
         self._first_s = now_s
         self._done_tokens -= ticket.uncached_tokens
-        if self.haste > 1.0 and self.unfilled_tokens > 2 * self.chunk_tokens:
+        if self.haste > 1.0 and self.unfilled_tokens > MOST_STEPS * self.chunk_tokens + self._on_the_way_tokens:
             self.haste = max(1.0, HASTE_DOWN * self.haste)
         self._filled_alone(ticket.uncached_tokens, now_s)
         self.kv_tokens += ticket.prompt_tokens
@@ -304,10 +308,19 @@ class EngineView:
             if last_s is not None:
                 self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
-            # The probe had nothing since well before this answer had two tokens: what it told was its client's pace.
-            self.step.void((now_s - last_s) * ticket.sequences / new)
-            self.debt_s, self._measured_tokens = 0.0, self.filled_tokens
+            # The probe had nothing since well before this answer had two tokens.
+            self._distrust_probe((now_s - last_s) * ticket.sequences / new)
             self._probe, self._step_s, self._loads = ticket, now_s, None
+
+    def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
+        """Whether first tokens came at two moments since the probe's last token."""
+        probe_s = self._step_s if probe.last_token_s is None else probe.last_token_s
+        return probe_s < self._first_s - SAME_MOMENT_S and now_s - self._first_s > SAME_MOMENT_S
+
+    def _distrust_probe(self, gap_s: float) -> None:
+        """What it told was its client's pace: the engine's gaps are about `gap_s`."""
+        self.step.void(gap_s)
+        self.debt_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
 
     def silent_s(self, now_s: float) -> float:
         """How long no answer has told anything."""
