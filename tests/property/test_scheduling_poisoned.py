@@ -1,4 +1,4 @@
-"""A wrong lesson about the engine does not throttle it: whatever was learnt, work goes on as if first come first served.
+"""A wrong lesson about the engine does not throttle it: work goes on as fast as if first come were first served.
 
 Clients that ask again as soon as they are answered, in front of an engine of a few lines: chunks of prompts, a step's
 time by the model's form, and a time that each request takes to reach it. Every case teaches the scheduler something

@@ -84,6 +84,9 @@ class Scheduler:
             "step_error_share": view.step.error_share,
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
+            "request_seconds": view.step.request_s,
+            "gate_haste": view.haste,
+            "length_share": view.length_share,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
         }
