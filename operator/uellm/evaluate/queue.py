@@ -17,7 +17,7 @@ from uellm.evaluate.replay import Outcome, Replay
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
-from uellm.planner.steptime import EngineFile, StepTime
+from uellm.planner.cost.steptime import EngineFile, StepTime
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
 
