@@ -22,6 +22,7 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.planner.placement import baselines, heuristic, infeasible
+from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
 from uellm.planner.placement.lists.bottleneck import least_bottleneck
 from uellm.planner.placement.lists.dynamic_program import Solution, Table, trace
@@ -33,8 +34,6 @@ POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
 # Sets of devices times classes that the search by dicts and lists is quicker at than the one on arrays.
 FEW_STATES = 64
-# The same, up to which it is used where numpy is missing: ten unlike devices, some seconds at worst.
-MOST_STATES_WITHOUT_ARRAYS = 12_000
 # Sets of devices are numbered by 64-bit integers.
 MOST_SETS = 1 << 62
 # What floats may differ by when the same cost is summed in another order.
@@ -100,10 +99,6 @@ class _Search:
             return self._exact()
         if self._sets() > MOST_SETS:
             return self._found()
-        try:
-            from uellm.planner.placement.arrays import search
-        except ImportError:  # numpy is missing: the launcher runs on what the engine's image has
-            return self._exact() if self._states() <= MOST_STATES_WITHOUT_ARRAYS else self._found()
         method = search.fastest if self.objective == "bottleneck" else search.cheapest
         answer = method(self.problem, self._device_cost(), self.sizes, self.rank)
         if answer is None:
