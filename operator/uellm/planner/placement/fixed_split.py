@@ -11,8 +11,8 @@ from __future__ import annotations
 from itertools import accumulate
 
 from uellm.planner.placement.instance import Instance
-from uellm.planner.placement.lists.dynamic_program import Solution, classes_in, codes
 from uellm.planner.placement.problem import Problem, canonical
+from uellm.planner.placement.solution import Solution, classes_in, codes
 from uellm.planner.placement.solver import Placement, answer
 from uellm.planner.units import size
 
