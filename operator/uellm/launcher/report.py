@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from uellm.launcher.command import EngineCommand
-from uellm.launcher.devices import Found
-from uellm.planner.handover.late_binding import Binding
+if TYPE_CHECKING:  # these need numpy, and a missing numpy has to be reported
+    from uellm.launcher.command import EngineCommand
+    from uellm.launcher.devices import Found
+    from uellm.planner.handover.late_binding import Binding
 
 TERMINATION_LOG = Path("/dev/termination-log")
 
