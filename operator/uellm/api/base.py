@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 @dataclass(frozen=True)
-class Rule:
+class ValidationRule:
     """A rule on a value: an annotation of a field, or one of a model's `rules`.
 
     `field` is the path below the value that a refusal names, such as `.min`; empty for the value itself.
@@ -69,7 +69,7 @@ class Model(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
     )
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[ValidationRule, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The document's form: camelCase names, what is not set left out."""
@@ -89,7 +89,7 @@ class Model(BaseModel):
         return rendered
 
 
-class Observed(Model):
+class StatusModel(Model):
     """A part of a status: what a newer operator has written and this one does not know is passed over."""
 
     model_config = ConfigDict(extra="ignore")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from uellm.api.base import Rule
+from uellm.api.base import ValidationRule
 from uellm.errors import BadInput
 
 DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
@@ -77,7 +77,7 @@ def _int_or_string(pattern: str, max_length: int) -> WithJsonSchema:
 Duration = Annotated[
     str,
     StringConstraints(pattern=DURATION, max_length=28),
-    Rule(
+    ValidationRule(
         cel="duration(self) > duration('0s')",
         holds=lambda text: duration_s(text) > 0,
         message="must be longer than 0s",
@@ -88,7 +88,7 @@ Rate = Annotated[
     BeforeValidator(_number_as_text),
     StringConstraints(pattern=RATE, max_length=14),
     _int_or_string(RATE, 14),
-    Rule(
+    ValidationRule(
         cel="type(self) == int ? self > 0 : quantity(string(self)).isGreaterThan(quantity('0'))",
         holds=lambda text: quantity(text) > 0,
         message="must be more than 0",
