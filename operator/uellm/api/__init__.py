@@ -2,15 +2,9 @@
 
 from uellm.api.documents import parse, parse_profile, parse_service, read_documents, read_service
 from uellm.api.gpunodeprofile import GPUNodeProfile
-from uellm.api.llmservice import (
-    API_VERSION,
-    GROUP,
-    VERSION,
-    LLMService,
-    LLMServiceSpec,
-    Scheduling,
-)
+from uellm.api.llmservice import LLMService, LLMServiceSpec, Scheduling
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
+from uellm.api.names import API_VERSION, GROUP, VERSION
 from uellm.api.scalars import duration_s, quantity
 from uellm.api.slo import ServiceClass, Slo
 

@@ -10,14 +10,9 @@ from pydantic import Field, StringConstraints
 from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
-from uellm.api.scalars import (
-    DnsSubdomain,
-)
+from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
 
-GROUP = "uellm.io"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
 MAX_NAME_LENGTH = 40
 
 HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"

@@ -6,8 +6,8 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.fleet import machine
 from uellm.reconcile.planning.eligible_nodes import ineligible, reachable, summarised
+from uellm.reconcile.profiled_node import profiled_node
 
 
 def node(name="node-1", *, labels=None, **spec):
@@ -15,7 +15,7 @@ def node(name="node-1", *, labels=None, **spec):
 
 
 def facts(make, name="node-1", **device):
-    return machine(make.profile(name, (None,), **device)).facts
+    return profiled_node(make.profile(name, (None,), **device)).facts
 
 
 def affinity(*terms):
