@@ -1,4 +1,4 @@
-"""GPUNodeProfile: what the GPUs of one node are, as measured there. Named as its node, written by the profiler."""
+"""GPUNodeProfile: the GPUs of one node, as the profiler found and measured them. It has its node's name."""
 
 from __future__ import annotations
 

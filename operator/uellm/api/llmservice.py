@@ -1,4 +1,4 @@
-"""LLMService: a model, its latency targets and its load, as a user writes them."""
+"""LLMService: a model, its latency targets and its load, as the user writes them."""
 
 from __future__ import annotations
 

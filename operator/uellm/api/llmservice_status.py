@@ -1,4 +1,4 @@
-"""LLMService.status: what was decided, and what is."""
+"""LLMService.status: the plan, the placements, the conditions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The API's scalars as they are written, and their values: durations, quantities, names.
+"""The API's scalars and their values: durations, quantities, names.
 
-The Kubernetes API knows no floats: a rate is a quantity ("4", "500m"), a time a duration as in the Gateway API
+The Kubernetes API has no floats: a rate is a quantity ("4", "500m"), and a time is a duration as in the Gateway API
 (GEP-2257: "500ms", "1h30m").
 """
 
@@ -70,7 +70,7 @@ def _number_as_text(value: Any) -> Any:
 
 
 def _int_or_string(pattern: str, max_length: int) -> WithJsonSchema:
-    # YAML reads an unquoted 4 as a number; Kubernetes takes both forms of a quantity everywhere.
+    # YAML parses an unquoted 4 as a number; Kubernetes accepts both forms of a quantity everywhere.
     return WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": pattern, "maxLength": max_length})
 
 
