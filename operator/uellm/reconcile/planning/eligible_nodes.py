@@ -11,6 +11,7 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.request import NodeOffer
+from uellm.text import and_more
 
 Object = Mapping[str, Any]
 _EXCLUDING = ("NoSchedule", "NoExecute")
@@ -52,12 +53,9 @@ def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     nodes: dict[str, list[str]] = {}
     for name, reason in reasons:
         nodes.setdefault(reason, []).append(name)
-    return tuple(f"{_names(names)}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES])
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more nodes" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return tuple(
+        f"{and_more(names, _NAMED, 'node')}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES]
+    )
 
 
 def _unselected(labels: Mapping[str, str], selector: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readin
 from uellm.reconcile.pods.placements import placements, verified
 from uellm.reconcile.status.fields import status_of, timestamp
 from uellm.reconcile.status.slo_feasible import feasible
+from uellm.text import and_more
 
 # Reasons that waiting does not remove: a person has to change the spec or another object. NoFit and NoProfile are not
 # among them, because GPUs may become free and a profiler may start at any moment.
@@ -111,14 +112,12 @@ def _planned(choice: Choice) -> Condition:
     if choice.plan is None:
         failure = choice.failure or Obstacle("NotPlanned", "no plan was made")
         return Condition("Planned", "False", failure.reason, failure.message)
-    plan, more = choice.plan, len(choice.plan.nodes) - _NODES_NAMED
+    plan = choice.plan
     gpus = "1 GPU" if plan.gpus_per_replica == 1 else f"{plan.gpus_per_replica} GPUs"
     message = (
         f"{gpus} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
-        f"layers {','.join(str(count) for count in plan.layers)}, on {', '.join(plan.nodes[:_NODES_NAMED])}"
+        f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     )
-    if more > 0:
-        message += f" and {more} more nodes"
     return Condition("Planned", "True", "Planned", message)
 
 
