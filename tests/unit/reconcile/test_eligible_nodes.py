@@ -106,7 +106,7 @@ def test_nodes_left_out_for_the_same_reason_are_told_together(make):
     kept, told = reachable(offers, lambda name: nodes.get(name, node(name)), service)
     assert [offer.node.name for offer in kept] == ["node-2"]
     assert told == (
-        "node-0, node-1, node-3 and 1 more nodes: spec.template.spec.nodeSelector wants gpu=h100",
+        "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
         "node-4: cordoned",
     )
     assert len(summarised((str(index), str(index)) for index in range(20))) == 8
