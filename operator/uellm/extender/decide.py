@@ -12,9 +12,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from uellm.extender.protocol import HIGHEST_SCORE, PLAN_ANNOTATION
+from uellm.api.names import PLAN_ANNOTATION
+from uellm.extender.protocol import HIGHEST_SCORE
 from uellm.extender.snapshot import Offer, Snapshot
-from uellm.hardware import Node
+from uellm.hardware import GPU_RESOURCE, Node
 
 ORDER_POINTS = 6
 TIGHTNESS_POINTS = HIGHEST_SCORE - ORDER_POINTS
@@ -96,7 +97,7 @@ def _read(text: str) -> dict[str, Any]:
     plan = json.loads(text)
     if not isinstance(plan, dict) or not isinstance(plan.get("gpus"), int) or plan["gpus"] < 1:
         raise ValueError("it has no positive number `gpus`")
-    return {"resourceName": "nvidia.com/gpu", **plan}
+    return {"resourceName": GPU_RESOURCE, **plan}
 
 
 def _unreadable(error: Exception) -> str:

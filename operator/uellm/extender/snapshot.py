@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uellm.extender.protocol import plan_of
-from uellm.hardware import Device, Node
+from uellm.hardware import GPU_RESOURCE, Device, Node
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -131,7 +131,7 @@ def _holding(pod: Mapping[str, Any]) -> Holding | None:
         return None
     try:
         plan = json.loads(text)
-        return Holding(node, plan.get("resourceName", "nvidia.com/gpu"), int(plan["gpus"]))
+        return Holding(node, plan.get("resourceName", GPU_RESOURCE), int(plan["gpus"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # it is on its node by somebody's decision, and what it holds the profile will say
 

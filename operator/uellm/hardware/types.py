@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HEALTHY = "Healthy"
+GPU_RESOURCE = "nvidia.com/gpu"
+"""The extended resource by which pods ask for whole GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Device:
     index: int
     product: str
     memory_bytes: int
-    resource_name: str = "nvidia.com/gpu"
+    resource_name: str = GPU_RESOURCE
     compute_capability: str = ""
     numa_node: int | None = None
     pci_bus_id: str = ""
@@ -48,7 +50,7 @@ class Device:
             index=int(data.get("index", 0)),
             product=data.get("product", ""),
             memory_bytes=int(data["memoryBytes"]),
-            resource_name=data.get("resourceName", "nvidia.com/gpu"),
+            resource_name=data.get("resourceName", GPU_RESOURCE),
             compute_capability=data.get("computeCapability", ""),
             numa_node=data.get("numaNode"),
             pci_bus_id=data.get("pciBusId", ""),

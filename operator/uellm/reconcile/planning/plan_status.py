@@ -1,7 +1,7 @@
-"""A plan in the form in which `status.plan` keeps it: bounded, without floats, and known to the schema.
+"""`status.plan`: the plan within the bounds of the API's schema, without floats.
 
-A plan is used in this form from the moment it is chosen, so that what is made of it before it was written and after it
-was read back is the same to the byte.
+A plan is reduced to this form before it is used. So the children are the same to the byte whether they are built before
+the status is written or after it is read back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_RECOMMENDED = 1_000_000
 
 
 def recorded(plan: Plan) -> Plan:
-    """The plan as it will be read back. Raises ValueError where the schema has no room for it."""
+    """The plan as it will be read back from the status. Raises ValueError where it does not fit into the schema."""
     return Plan.from_dict(plan_status(plan))
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.fleet import machine
 from uellm.reconcile.planning.eligible_nodes import ineligible, reachable, summarised
+from uellm.reconcile.profiled_node import profiled_node
 
 
 def node(name="node-1", *, labels=None, **spec):
@@ -15,7 +15,7 @@ def node(name="node-1", *, labels=None, **spec):
 
 
 def facts(make, name="node-1", **device):
-    return machine(make.profile(name, (None,), **device)).facts
+    return profiled_node(make.profile(name, (None,), **device)).facts
 
 
 def affinity(*terms):
@@ -106,7 +106,7 @@ def test_nodes_left_out_for_the_same_reason_are_told_together(make):
     kept, told = reachable(offers, lambda name: nodes.get(name, node(name)), service)
     assert [offer.node.name for offer in kept] == ["node-2"]
     assert told == (
-        "node-0, node-1, node-3 and 1 more nodes: spec.template.spec.nodeSelector wants gpu=h100",
+        "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
         "node-4: cordoned",
     )
     assert len(summarised((str(index), str(index)) for index in range(20))) == 8

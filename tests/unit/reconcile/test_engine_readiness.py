@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from uellm.reconcile.pods.engine_state import engine_state, unschedulable_since
+from uellm.reconcile.pods.engine_readiness import engine_readiness, unschedulable_since
 
 
 def container(name="engine", *, restarts=0, ready=False, **states):
@@ -13,7 +13,7 @@ def crashed(restarts, *, message="uellm launcher: NoFit: no device holds layer 3
 
 
 def state(make, *pods, replicas=1, **deployment):
-    return engine_state(make.deployment(replicas, **deployment), pods, replicas)
+    return engine_readiness(make.deployment(replicas, **deployment), pods, replicas)
 
 
 def test_a_rolled_out_deployment_is_ready(make):
@@ -93,7 +93,7 @@ def test_pods_that_are_refused_are_told(make):
     deployment["status"]["conditions"] = [
         {"type": "ReplicaFailure", "status": "True", "message": 'pods "x" is forbidden: violates PodSecurity'}
     ]
-    refused = engine_state(deployment, [], 1)
+    refused = engine_readiness(deployment, [], 1)
     assert (refused.reason, refused.stalled) == ("PodsRefused", True)
 
 

@@ -1,8 +1,8 @@
-"""Does a child in the cluster still say what we applied?
+"""Whether an object in the cluster still is what was applied.
 
-Two things can make it differ: we want something else now, or somebody changed it. The first is told by the digest of
-the manifest, kept in an annotation; it also covers fields that we no longer want. The second is told by comparing
-each field that we set with what is there. So an operator that starts anew need not write to find out.
+It may differ for two reasons: the manifest has changed, or somebody changed the object. A digest of the manifest, kept
+in an annotation, shows the first; it also covers fields that the manifest no longer sets. Comparing each field of the
+manifest with the object shows the second. So a restarted operator needs no write to find out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uellm.errors import BadInput
 from uellm.reconcile.names import APPLIED_ANNOTATION
 
 _DIGEST_LENGTH = 16
-# Lists to which others may add elements of their own under server-side apply, and what tells elements apart.
+# Lists to which others may add elements under server-side apply, and the fields that identify an element.
 _ASSOCIATIVE = {
     "containers": ("name",),
     "initContainers": ("name",),
@@ -47,14 +47,14 @@ def signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def content(obj: Mapping[str, Any]) -> str:
-    """Digest of an object without what changes by itself: status, versions, bookkeeping."""
+    """Digest of an object without status, versions and bookkeeping."""
     own = {"resourceVersion", "generation", "managedFields", "creationTimestamp"}
     metadata = {name: value for name, value in obj["metadata"].items() if name not in own}
     return digest({**{name: value for name, value in obj.items() if name != "status"}, "metadata": metadata})
 
 
 def holds(wanted: Any, live: Any, *, field: str = "") -> bool:
-    """True where everything in `wanted` is in `live`; what else is in `live` is defaults or belongs to others."""
+    """True where `live` contains all of `wanted`; the rest of `live` is defaults, or belongs to others."""
     if isinstance(wanted, Mapping):
         present = live if isinstance(live, Mapping) else {}
         inner = field if field in _QUANTITIES else ""
@@ -62,7 +62,7 @@ def holds(wanted: Any, live: Any, *, field: str = "") -> bool:
     if isinstance(wanted, list):
         return _list_holds(wanted, live if isinstance(live, list) else [], field)
     if not wanted and live is None:
-        return True  # the server does not store what is empty
+        return True  # the server does not store empty values
     return bool(wanted == live) or (field in _QUANTITIES and _same_quantity(wanted, live))
 
 

@@ -1,7 +1,7 @@
-"""How the engine's pods fare: one reason and one sentence out of a Deployment and its pods. Pure.
+"""Readiness of the engine's pods: one reason and one sentence from a Deployment and its pods. Pure.
 
-The worst pod speaks for all: failing before unschedulable before starting. A container that crashed and starts again
-keeps counting as failing until its pod is ready, so that the condition does not flap with the crash loop.
+The worst pod decides: failing before unschedulable before starting. A container that crashed and was restarted counts
+as failing until its pod is ready, so that the condition does not flap with the crash loop.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrIm
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
-class EngineState(NamedTuple):
-    """The state of the pods. `stalled`: it will not get better by itself."""
+class EngineReadiness(NamedTuple):
+    """Whether all replicas serve, and why not. `stalled`: waiting will not help."""
 
     ready: bool
     reason: str
@@ -26,12 +26,13 @@ class EngineState(NamedTuple):
 
 
 class _Trouble(NamedTuple):
-    rank: int  # the lowest is the worst
-    state: EngineState
+    rank: int
+    """The lowest is the worst."""
+    state: EngineReadiness
 
 
 def living(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Pods that are neither finished nor on their way out."""
+    """Pods that are neither finished nor being deleted."""
     return [
         pod
         for pod in pods
@@ -39,11 +40,13 @@ def living(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def engine_state(deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replicas: int) -> EngineState:
-    """The state of a Deployment that is as wanted, for `replicas` pods."""
+def engine_readiness(
+    deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replicas: int
+) -> EngineReadiness:
+    """The readiness of an up-to-date Deployment with `replicas` pods."""
     alive = living(pods)
     if _rolled_out(deployment, replicas):
-        return EngineState(True, "Ready", f"{replicas} of {replicas} replicas serve")
+        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve")
     if refused := _refused_by_server(deployment):
         return refused
     troubles = sorted((trouble for pod in alive for trouble in _troubles(pod)), key=lambda trouble: trouble.rank)
@@ -51,8 +54,8 @@ def engine_state(deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]
         return troubles[0].state
     ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
     if len(alive) > replicas or len(alive) < len(pods):
-        return EngineState(False, "RollingOut", f"replicas are being replaced, {ready} of {replicas} serve")
-    return EngineState(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
+        return EngineReadiness(False, "RollingOut", f"replicas are being replaced, {ready} of {replicas} serve")
+    return EngineReadiness(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
 
 
 def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
@@ -67,16 +70,16 @@ def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
     )
 
 
-def _refused_by_server(deployment: Mapping[str, Any]) -> EngineState | None:
-    """Pods that are not even created: a quota, Pod Security, an admission webhook."""
+def _refused_by_server(deployment: Mapping[str, Any]) -> EngineReadiness | None:
+    """Pods that the API server does not let the Deployment create: a quota, Pod Security, an admission webhook."""
     for condition in (deployment.get("status") or {}).get("conditions") or ():
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
-            return EngineState(False, "PodsRefused", str(condition.get("message", "")), stalled=True)
+            return EngineReadiness(False, "PodsRefused", str(condition.get("message", "")), stalled=True)
     return None
 
 
 def unschedulable_since(pod: Mapping[str, Any]) -> str | None:
-    """Since when the scheduler has found no node for a pod (RFC 3339), or None."""
+    """Since when the scheduler has found no node for the pod (RFC 3339), or None."""
     condition = _scheduled(pod)
     if condition is None or condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return None
@@ -99,7 +102,7 @@ def _troubles(pod: Mapping[str, Any]) -> Iterator[_Trouble]:
             yield trouble
     if unschedulable_since(pod):
         message = (_scheduled(pod) or {}).get("message", "")
-        yield _Trouble(3, EngineState(False, "Unschedulable", f"no node for pod {name}: {message}"))
+        yield _Trouble(3, EngineReadiness(False, "Unschedulable", f"no node for pod {name}: {message}"))
 
 
 def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
@@ -107,10 +110,10 @@ def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
     waiting = (status.get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason", "")
     if reason in _IMAGE_REASONS:
-        message = f"{who}: image {status.get('image', '')} cannot be had: {waiting.get('message') or reason}"
-        return _Trouble(1, EngineState(False, "ImageUnavailable", message))
+        message = f"{who}: image {status.get('image', '')} cannot be pulled: {waiting.get('message') or reason}"
+        return _Trouble(1, EngineReadiness(False, "ImageUnavailable", message))
     if reason in _CONFIG_REASONS:
-        return _Trouble(2, EngineState(False, "ContainerRefused", f"{who}: {waiting.get('message') or reason}"))
+        return _Trouble(2, EngineReadiness(False, "ContainerRefused", f"{who}: {waiting.get('message') or reason}"))
     if status.get("ready"):
         return None
     ended = _last_failure(status)
@@ -118,7 +121,7 @@ def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
         return None
     restarts = int(status.get("restartCount") or 0)
     message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {_last_words(ended)}"
-    return _Trouble(0, EngineState(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
+    return _Trouble(0, EngineReadiness(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
 
 
 def _last_failure(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -136,9 +139,9 @@ def _how(ended: Mapping[str, Any]) -> str:
 
 
 def _last_words(ended: Mapping[str, Any]) -> str:
-    """The last line that is not empty: where a program's error stands, after its traceback or progress."""
+    """The last line that is not empty: a program prints its error after traceback and progress."""
     lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "it left no message; see its log"
+    return lines[-1] if lines else "no message; see its log"
 
 
 def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:

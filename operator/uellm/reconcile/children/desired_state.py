@@ -1,4 +1,4 @@
-"""What children are made from."""
+"""What a service's children are built from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
-from uellm.planner.request import PlanRequest
-from uellm.planner.result import Plan
+from uellm.reconcile.rendered_plan import RenderedPlan
 
 
 class Images(NamedTuple):
@@ -20,7 +19,7 @@ class Images(NamedTuple):
     launcher: str
 
     def to_json(self) -> str:
-        """The form in which they are written on a Deployment."""
+        """The form in which they are stored on a Deployment."""
         return json.dumps(self._asdict(), separators=(",", ":"))
 
     @classmethod
@@ -34,17 +33,17 @@ class Images(NamedTuple):
 
 
 class PinnedTemplate(NamedTuple):
-    """A pod template as an operator made it, and the shape of the plan that it was made for.
+    """A pod template as it was built, and the shape of the plan that it was built for.
 
-    A newer operator may make templates in another way; until the spec or the shape changes it keeps to the old one, for
-    its own upgrade is no reason to load a model again.
+    A newer operator may build templates differently. It keeps the old one until the spec or the shape changes, because
+    an upgrade of the operator is no reason to load a model again.
     """
 
     shape: str
     template: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """The form in which it is written on a Deployment."""
+        """The form in which it is stored on a Deployment."""
         return json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -57,21 +56,21 @@ class PinnedTemplate(NamedTuple):
             return None
 
 
-def shape_of(plan: Plan) -> str:
-    """What of a plan pods are made from, whichever operator makes them."""
-    layers = ",".join(str(count) for count in plan.layers)
-    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"
-
-
 @dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """A service, its plan, and what the operator adds."""
 
-    document: Mapping[str, Any]  # the LLMService as the API server has it
+    document: Mapping[str, Any]
+    """The LLMService as the API server has it."""
     service: LLMService
-    plan: Plan
-    request: PlanRequest
+    """The same, parsed."""
+    plan: RenderedPlan
+    """The plan for its pods."""
     images: Images
+    """Images of the pods' containers."""
     replicas: int
-    spec_mark: str  # generation and digest of the spec that this is made for
-    pinned: PinnedTemplate | None = None  # of the Deployment, where the spec is still the one that it was made for
+    """Pods that are to run."""
+    spec_mark: str
+    """Generation and digest of the spec that this is built for."""
+    pinned: PinnedTemplate | None = None
+    """The Deployment's pod template, where it was built for this very spec."""

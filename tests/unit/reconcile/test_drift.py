@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 
-from uellm.reconcile.same import content, digest, holds, signed
+from uellm.reconcile.drift import content, digest, holds, signed
 
 MANIFEST = {
     "metadata": {"name": "x", "annotations": {"a": "1"}},
