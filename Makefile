@@ -3,7 +3,7 @@ PYTHON3 ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint unit cluster-test e2e bench crds golden clean
+.PHONY: help setup demo test lint unit cluster-test e2e bench crds golden reference clean
 
 help:
 	@echo "make demo    one LLMService, end to end, on a real cluster that this machine runs itself"
@@ -52,6 +52,9 @@ crds: setup
 
 golden: setup
 	@PYTHONPATH=tests $(BIN)/python -m golden
+
+reference: setup
+	@$(BIN)/python scripts/reference.py
 
 clean:
 	@rm -rf .venv .bootstrap build dist

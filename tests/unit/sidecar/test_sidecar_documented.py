@@ -1,4 +1,4 @@
-"""docs/sidecar.md says everything that a user can set, send, receive or read; and nothing that there is not."""
+"""docs/reference/sidecar.md documents everything that a user can set, send, receive or read, and nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Gauges, 
 from uellm.sidecar.telemetry.tracing import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "sidecar.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "sidecar.md").read_text()
 SOURCES = [
     path.read_text()
     for path in (*(ROOT / "operator/uellm/sidecar").rglob("*.py"), ROOT / "operator/uellm/cli/sidecar.py")
