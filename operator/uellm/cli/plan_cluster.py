@@ -30,9 +30,10 @@ def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: 
 
 
 async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
+    from uellm.api.names import SERVICE_LABEL
     from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
-    from uellm.reconcile.names import SERVICE_LABEL, Key
+    from uellm.reconcile.names import Key
     from uellm.reconcile.planning.eligible_nodes import reachable
     from uellm.reconcile.planning.ledger import claims_of_others, offers
 
