@@ -1,4 +1,4 @@
-"""Many unlike devices: the exact search on arrays, started from a good placement and kept small by bounds."""
+"""The exact search: every order of few devices; else tables over sets of devices, or states pruned by bounds."""
 
 from __future__ import annotations
 
