@@ -36,8 +36,6 @@ class Task:
     policy: str = "HELR"
     objective: str = "latency"
     layers_override: tuple[int, ...] | None = None
-    a1: float = 1.0
-    a2: float = 1.0
 
     def fixed_layers(self, stages: int) -> tuple[int, ...] | None:
         """The split where it is not the solver's to choose: the user's, or vLLM's own under policy Even."""
@@ -133,8 +131,6 @@ def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task:
         latency_s=hops,
         first_stage_bytes=task.first_bytes,
         last_stage_bytes=task.last_bytes,
-        a1=task.a1,
-        a2=task.a2,
     )
 
 

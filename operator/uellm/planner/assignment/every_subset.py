@@ -1,7 +1,7 @@
 """The every-subset rule: with a device plugin the kubelet picks the devices, so every choice it has must do.
 
 A count n is planned on a node only if n of its free GPUs are sure to be there and every n of them admit a placement.
-Room is all that counts and more never hurts (capacity.py), so the n smallest decide; with tensor parallelism a
+Room is all that counts and more never hurts (feasibility.py), so the n smallest decide; with tensor parallelism a
 choice of unlike GPUs can always be made unless all are alike or all are taken.
 """
 

@@ -83,8 +83,6 @@ def task_from(document: Mapping[str, Any]) -> Task:
         policy=document["policy"],
         objective=document.get("objective", "latency"),
         layers_override=None if override is None else tuple(override),
-        a1=float(instance["a1"]),
-        a2=float(instance["a2"]),
     )
 
 
