@@ -98,6 +98,8 @@ class EngineView:
         """Prompt tokens of all first tokens so far."""
         self.debt_s = 0.0
         """By how much the last steps together were slower than the tightest TPOT target in flight allows."""
+        self.unseen_tokens = 0
+        """Prompt tokens that an engine may have whose figures are old: none, and more with each first token."""
         self.haste = 1.0
         """How many times faster than the estimate the engine is taken to be by the gate."""
         self._tpots: Counter[float] = Counter()
@@ -126,6 +128,8 @@ class EngineView:
         self.state = state
         self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
         self.sent_since_state = 0
+        if not state.stale:
+            self.unseen_tokens = 0
         self._pace = None
 
     def restarted(self) -> None:
@@ -263,6 +267,8 @@ class EngineView:
         self.unfilled_tokens -= ticket.uncached_tokens
         self.filled_tokens += ticket.uncached_tokens
         self._first_s = now_s
+        if self.state.stale:
+            self.unseen_tokens += ticket.uncached_tokens
         self._done_tokens -= ticket.uncached_tokens
         if self.haste > 1.0 and self.unfilled_tokens > MOST_STEPS * self.chunk_tokens + self._on_the_way_tokens:
             self.haste = max(1.0, HASTE_DOWN * self.haste)

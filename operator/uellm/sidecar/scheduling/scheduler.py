@@ -294,10 +294,10 @@ class Scheduler:
             return False
         if not self._guarded:
             return True
-        # What an engine tells no more is taken for full, but for what its answers show: one prompt after the other.
+        # What an engine tells no more is taken for full, but for what its answers show.
         if options.tpot_guard and not self._pacing.open:
             return False
-        if options.gate and view.state.stale and view.unfilled_tokens > 0:
+        if options.gate and view.state.stale and view.unfilled_tokens > view.unseen_tokens:
             return False
         self._gated = options.gate and not view.has_room(now_s)
         return not self._gated
