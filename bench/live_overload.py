@@ -35,9 +35,9 @@ import yaml
 from uellm.evaluate.live import Endpoint, Pace, replay_live
 from uellm.evaluate.measure import measure
 from uellm.evaluate.scenario import Classes, Job, RequestClass, draw_jobs
-from uellm.evaluate.table import aligned
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.sidecar.scheduling import Targets
+from uellm.text import aligned
 from uellm_devcluster import tinymodel
 
 READY_TIMEOUT_S = 600.0

@@ -10,6 +10,7 @@ from uellm.planner.handover.document import engine
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
 from uellm.planner.units import size
+from uellm.text import aligned, and_more
 
 WIDTH = 116
 MOST_NODES = 8
@@ -37,8 +38,7 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
     yield f"GPUs       {shape} a replica"
     yield f"layers     {','.join(str(count) for count in plan.layers)}"
-    more = f" and {len(plan.nodes) - MOST_NODES} more" if len(plan.nodes) > MOST_NODES else ""
-    yield f"nodes      {', '.join(plan.nodes[:MOST_NODES])}{more} (best first)"
+    yield f"nodes      {and_more(plan.nodes, MOST_NODES)} (best first)"
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
     if plan.slo is not None:
@@ -78,10 +78,7 @@ def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
                 [str(index), f"{a}-{a + count - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])]
             )
         a += count
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        yield "  ".join([*cells, row[-1]])
+    yield from aligned(rows, right=range(len(header) - 1))
 
 
 def _name(device: Device) -> str:

@@ -1,0 +1,29 @@
+"""Text for people: rows of cells as a table, and long lists of names cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """One line per row, its cells padded to the width of their column and two spaces apart.
+
+    The first row is the header and all rows have as many cells. `right`: indices of the columns aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def and_more(names: Sequence[str], limit: int, noun: str = "") -> str:
+    """The first `limit` names and how many follow: `a, b and 3 more`, with `noun` "node": `a, b and 3 more nodes`."""
+    listed, more = ", ".join(names[:limit]), len(names) - limit
+    if more <= 0:
+        return listed
+    what = f" {noun}{'' if more == 1 else 's'}" if noun else ""
+    return f"{listed} and {more} more{what}"
