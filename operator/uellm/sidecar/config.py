@@ -41,7 +41,7 @@ class SLOClass(ServiceClass):
         return Targets(self.name, self.priority, self.ttft_s, self.tpot_s, self.e2e_s, reject_late)
 
 
-class Queue(Scheduling):
+class QueueConfig(Scheduling):
     """Order of the queue and its bound, as in `spec.scheduling`."""
 
     model_config = _LENIENT
@@ -73,7 +73,7 @@ class StepSeconds(Model):
         return StepModel(self.floor, self.per_prefill_token, self.per_kv_token, self.per_sequence, self.overhead)
 
 
-class Engine(Model):
+class EngineConfig(Model):
     """What the sidecar must know of the engine."""
 
     model_config = _LENIENT
@@ -96,7 +96,7 @@ class Bounds:
     max_num_batched_tokens: int | None = None
 
 
-class Auth(Model):
+class AuthConfig(Model):
     """Who may ask."""
 
     model_config = _LENIENT
@@ -105,7 +105,7 @@ class Auth(Model):
     """Where the API keys' files are, one key a line; not set: no key is asked for."""
 
 
-class Prediction(Model):
+class PredictionConfig(Model):
     """How answers' lengths are predicted, where they are."""
 
     model_config = _LENIENT
@@ -125,13 +125,13 @@ class SidecarConfig(Model):
     """SLO classes; empty for one class `default` without targets."""
     default_class: str | None = None
     """Class of requests that name none; the first where not set."""
-    scheduling: Queue = Queue()
+    scheduling: QueueConfig = QueueConfig()
     """The queue."""
-    engine: Engine = Engine()
+    engine: EngineConfig = EngineConfig()
     """The engine."""
-    auth: Auth = Auth()
+    auth: AuthConfig = AuthConfig()
     """Who may ask."""
-    prediction: Prediction = Prediction()
+    prediction: PredictionConfig = PredictionConfig()
     """How answers' lengths are predicted."""
     allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """Administrative routes of the engine, such as `/sleep`, that are served nevertheless."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from uellm.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine.connection import Engine, EngineState
+from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
 
@@ -27,7 +27,7 @@ class Management:
     def __init__(
         self,
         proxy: Proxy,
-        engine: Engine,
+        engine: EngineConnection,
         placement: Path | None,
         *,
         grace_s: float = GRACE_S,
@@ -95,11 +95,11 @@ class Management:
 
     def _live(self) -> bool:
         """An engine that has never answered is starting, which the startup probe judges."""
-        return self._engine.state in (EngineState.STARTING, EngineState.READY)
+        return self._engine.health in (EngineHealth.STARTING, EngineHealth.READY)
 
     def _probe(self, good: Callable[[], bool]) -> Callable[[Request, Reply], Awaitable[None]]:
         async def answer(request: Request, reply: Reply) -> None:
-            document = {"engine": str(self._engine.state), "draining": self._proxy.drain.draining}
+            document = {"engine": str(self._engine.health), "draining": self._proxy.drain.draining}
             reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())
 
         return answer

@@ -14,23 +14,23 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.http import Budget, Connection, EngineAddress, Limits, Server
+from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
 from uellm.sidecar.config import ConfigFile
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine.connection import Engine, EngineState
-from uellm.sidecar.engine.monitor import Vitals
+from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
+from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management
 from uellm.sidecar.prediction.service import FILE, Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.telemetry import help_texts, tracing
-from uellm.sidecar.telemetry.figures import Figures
 from uellm.sidecar.telemetry.metrics import Labels
+from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 
 LOG = logging.getLogger("uellm.sidecar")
 
-_LIMITS = Limits()
+_LIMITS = RequestLimits()
 
 COLLECT_AFTER = 20_000
 """Objects more than before until the youngest generation is looked through; Python's own value is 700."""
@@ -56,7 +56,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Options:
+class SidecarOptions:
     """What the command line says; times in seconds."""
 
     listen: Address
@@ -68,7 +68,7 @@ class Options:
     """Directory for what is to outlive a restart."""
     grace_s: float = GRACE_S
     lame_duck_s: float = LAME_DUCK_S
-    limits: Limits = _LIMITS
+    limits: RequestLimits = _LIMITS
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
     figures_poll_s: float = 1.0
@@ -78,19 +78,19 @@ class Options:
 class Sidecar:
     """A running sidecar: an async context manager that serves from entry to exit."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SidecarOptions) -> None:
         self._options = options
         self.config = ConfigFile(options.config)
-        self.figures = Figures()
+        self.figures = SidecarMetrics()
         current = self.config.current
         self.dispatcher = Dispatcher(current.options(), current.step_model())
-        self.engine = Engine(
+        self.engine = EngineConnection(
             options.engine,
             self._on_engine,
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
-        self.vitals = Vitals(
+        self.monitor = EngineMonitor(
             self.engine,
             self.dispatcher.on_engine_state,
             lambda: self.dispatcher.in_flight,
@@ -115,7 +115,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         learned = self.lengths.learned.child.run()
-        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config(), self.lengths.keep(), learned)
+        watches = (self.engine.watch(), self.monitor.watch(), self._watch_config(), self.lengths.keep(), learned)
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -133,7 +133,7 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.vitals.close()
+        self.monitor.close()
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
@@ -142,7 +142,7 @@ class Sidecar:
             await asyncio.to_thread(self.proxy.tracing.close)
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ServerConnection]:
         """Connections of clients."""
         return self._server.connections
 
@@ -171,13 +171,13 @@ class Sidecar:
             await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
         await self._server.listen(options.listen.host, options.listen.port)
 
-    def _on_engine(self, old: EngineState, new: EngineState) -> None:
+    def _on_engine(self, old: EngineHealth, new: EngineHealth) -> None:
         LOG.info("engine: %s -> %s", old, new)
-        if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
-            self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
+        if new is EngineHealth.READY and old in (EngineHealth.STARTING, EngineHealth.GONE):
+            self.proxy.drain.engine_restarted(sure=old is EngineHealth.GONE)
             self.proxy.terms.shapes.forget()
-            self.vitals.restarted()
-        self.dispatcher.on_engine_state(self.vitals.state())
+            self.monitor.restarted()
+        self.dispatcher.on_engine_state(self.monitor.state())
 
     async def _watch_config(self) -> None:
         while True:
@@ -195,7 +195,7 @@ class Sidecar:
             self.proxy.reconfigure(current.targets())
             self._configure()
             self.dispatcher.reconfigure(current.options(), current.step_model())
-            self.vitals.model, self.vitals.bounds = current.model, current.bounds()
+            self.monitor.model, self.monitor.bounds = current.model, current.bounds()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         elif self.config.error is not None and self.config.error is not told:
@@ -245,7 +245,7 @@ class Sidecar:
         return self.proxy.terms.ratio.characters_per_token
 
 
-async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None:
+async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once."""
     _spare_the_collector()
     _raise_file_limit()

@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
-from uellm.sidecar.prediction import Question
+from uellm.sidecar.prediction import LengthQuestion
 from uellm.sidecar.prediction.service import FILE, Predictor
 
-QUESTION = Question("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
+QUESTION = LengthQuestion("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
 
 
 async def taught(path) -> Predictor:
@@ -48,5 +48,5 @@ async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metri
     async with harness.client.get(harness.management("/metrics")) as response:
         assert "uellm_predictor_requests 5\n" in await response.text()
     await harness.sidecar.lengths.save()
-    kept = Predictor(tmp_path / FILE).predict(Question("/v1/chat/completions"))
+    kept = Predictor(tmp_path / FILE).predict(LengthQuestion("/v1/chat/completions"))
     assert 6 <= kept.p50 <= 8

@@ -13,7 +13,7 @@ from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import BLOCK_TOKENS, MEDIA_TOKENS
 from uellm.sidecar.wire.read import Terms, read
-from uellm.sidecar.wire.routes import SCHEDULED, Kind
+from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
 from uellm.sidecar.wire.slo import targets_of
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -34,8 +34,8 @@ ANSWER = {
 def terms() -> Terms:
     """An engine whose answers are known."""
     terms = Terms()
-    terms.shapes.learn(Kind.CHAT, ANSWER)
-    terms.shapes.learn(Kind.COMPLETIONS, {**ANSWER, "choices": [{"index": 0, "text": "a"}]})
+    terms.shapes.learn(RouteKind.CHAT, ANSWER)
+    terms.shapes.learn(RouteKind.COMPLETIONS, {**ANSWER, "choices": [{"index": 0, "text": "a"}]})
     return terms
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_put_together_before_the_engine_has_shown_an_answer(terms):
     plain = call(terms, chat())
     assert (plain.mode, plain.teaches) == (Mode.AS_IS, True)
     assert not call(terms, chat(tools=[])).teaches
-    terms.shapes.learn(Kind.CHAT, ANSWER)
+    terms.shapes.learn(RouteKind.CHAT, ANSWER)
     assert call(terms, chat()).mode is Mode.AGGREGATE
 
 

@@ -20,7 +20,7 @@ METRICS_TIMEOUT_S = 2.0
 SILENCES_UNTIL_UNHEALTHY = 3
 
 
-class EngineState(StrEnum):
+class EngineHealth(StrEnum):
     """Whether requests can be sent."""
 
     STARTING = "starting"
@@ -37,19 +37,19 @@ def engine_address(text: str) -> EngineAddress:
         raise BadInput("--engine", f"{text!r} is not an address such as http://127.0.0.1:8001") from None
 
 
-class Engine:
+class EngineConnection:
     """Connections to the engine, and its state, which `watch` keeps up to date."""
 
     def __init__(
         self,
         address: EngineAddress,
-        on_change: Callable[[EngineState, EngineState], None],
+        on_change: Callable[[EngineHealth, EngineHealth], None],
         *,
         poll_interval_s: float = 1.0,
         poll_interval_away_s: float = 0.25,
     ) -> None:
         self.pool = EnginePool(address)
-        self.state = EngineState.STARTING
+        self.health = EngineHealth.STARTING
         self.hanging = False
         """Whether it does not move although it says that it is well; set by who follows its figures."""
         self._on_change = on_change
@@ -60,7 +60,7 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether requests can be sent."""
-        return self.state is EngineState.READY
+        return self.health is EngineHealth.READY
 
     async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
         """Send a request; returns once the answer's head is there. The caller reads it to its end, or aborts it.
@@ -114,18 +114,18 @@ class Engine:
                 async with asyncio.timeout(self._intervals_s[0 if self.ready else 1]):
                     await self._poke.wait()
 
-    async def _probe(self) -> EngineState:
+    async def _probe(self) -> EngineHealth:
         try:
             status, _ = await self._get(b"/health", HEALTH_TIMEOUT_S)
         except TimeoutError:
             self._silences += 1
             silent = self._silences >= SILENCES_UNTIL_UNHEALTHY
-            return self._unless_starting(EngineState.UNHEALTHY) if silent else self.state
+            return self._unless_starting(EngineHealth.UNHEALTHY) if silent else self.health
         except (EngineUnreachable, EngineLost):
-            return self._unless_starting(EngineState.GONE)
+            return self._unless_starting(EngineHealth.GONE)
         self._silences = 0
         good = status == 200 and not self.hanging
-        return EngineState.READY if good else self._unless_starting(EngineState.UNHEALTHY)
+        return EngineHealth.READY if good else self._unless_starting(EngineHealth.UNHEALTHY)
 
     async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:
         """Raises TimeoutError, EngineUnreachable, EngineLost."""
@@ -136,15 +136,15 @@ class Engine:
             finally:
                 upstream.abort()
 
-    def _unless_starting(self, state: EngineState) -> EngineState:
-        return EngineState.STARTING if self.state is EngineState.STARTING else state
+    def _unless_starting(self, health: EngineHealth) -> EngineHealth:
+        return EngineHealth.STARTING if self.health is EngineHealth.STARTING else health
 
     def _lost(self) -> None:
         if self.ready:
-            self._set(EngineState.GONE)
+            self._set(EngineHealth.GONE)
         self.suspect()
 
-    def _set(self, state: EngineState) -> None:
-        old, self.state = self.state, state
-        if state is not old:
-            self._on_change(old, state)
+    def _set(self, health: EngineHealth) -> None:
+        before, self.health = self.health, health
+        if health is not before:
+            self._on_change(before, health)

@@ -25,7 +25,7 @@ class Verdict(Enum):
     HANGS = "hangs"
 
 
-class Pulse:
+class Liveness:
     """Follows the counters of one engine."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ CACHE = ("vllm:cache_config_info",)
 
 
 @dataclass(frozen=True)
-class Gauges:
+class EngineMetrics:
     """What the engine tells of itself; None where it does not."""
 
     running: int
@@ -48,7 +48,7 @@ class Gauges:
     """Of these prompt tokens, those that were in the prefix cache; 0 where there is none."""
 
 
-def read(text: str) -> Gauges | None:
+def read(text: str) -> EngineMetrics | None:
     """The figures in an exposition of metrics; None where it is not vLLM's."""
     found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     for name, labels, value in _samples(text):
@@ -60,7 +60,7 @@ def read(text: str) -> Gauges | None:
     if not values(RUNNING):
         return None
     blocks = [labels for labels, _ in found.get(CACHE[0], [])]
-    return Gauges(
+    return EngineMetrics(
         running=int(sum(values(RUNNING))),
         waiting=int(sum(values(WAITING))),
         kv_used_share=max(values(KV_USED), default=None),

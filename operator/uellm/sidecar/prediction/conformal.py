@@ -10,7 +10,7 @@ from __future__ import annotations
 STEP = 0.005
 
 
-class Level:
+class ConformalLevel:
     """A level for one target."""
 
     def __init__(self, target: float, level: float | None = None) -> None:

@@ -13,7 +13,7 @@ from uellm.sidecar.prediction.features import BITS
 RATE = 0.3
 
 
-class Linear:
+class LinearModel:
     """Predicts a number from the indices of the features that are there."""
 
     def __init__(self) -> None:

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from math import exp, log
 
 from uellm.sidecar.prediction import features
-from uellm.sidecar.prediction.conformal import Level
-from uellm.sidecar.prediction.linear import Linear
+from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.losses import Losses
-from uellm.sidecar.prediction.window import Window, Windows
+from uellm.sidecar.prediction.window import SlidingWindows, Window
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
@@ -37,7 +37,7 @@ Keys = tuple[Hashable, ...]
 
 
 @dataclass(frozen=True)
-class Question:
+class LengthQuestion:
     """What is known of a request before it is answered. `text`: of the last turn; a few hundred characters matter."""
 
     route: str
@@ -75,12 +75,12 @@ class OnlineLengths:
     """The predictor. Not for several threads."""
 
     def __init__(self) -> None:
-        self.linear = Linear()
-        self.windows = {name: Windows() for name in FORECASTERS}
+        self.linear = LinearModel()
+        self.windows = {name: SlidingWindows() for name in FORECASTERS}
         self.losses = Losses(len(FORECASTERS))
-        self.levels = {"p80": Level(0.8), "p90": Level(0.9)}
+        self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
 
-    def predict(self, question: Question) -> Prediction:
+    def predict(self, question: LengthQuestion) -> Prediction:
         """The length of one answer."""
         sources, bucket = question.sources(), max(question.prompt_tokens, 1).bit_length()
         found = features.of(question.text, question.prompt_tokens, *sources[:3])

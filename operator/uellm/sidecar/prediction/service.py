@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from uellm.sidecar.prediction import OnlineLengths, Prediction, Question, Track, store
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction, Track, store
 from uellm.sidecar.prediction.learned import Asked, LearnedLengths
 from uellm.sidecar.prediction.learned.lengths import Use
 from uellm.sidecar.prediction.online import teaches
@@ -30,7 +30,7 @@ class Predictor:
         if path is not None and path.exists():
             self._load(path)
 
-    def predict(self, question: Question) -> Prediction:
+    def predict(self, question: LengthQuestion) -> Prediction:
         """The length of one answer."""
         return self._model.predict(question)
 

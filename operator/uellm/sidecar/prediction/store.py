@@ -15,10 +15,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.features import BITS
 from uellm.sidecar.prediction.online import FORECASTERS, OnlineLengths
-from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, Windows
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SlidingWindows, Window
 
 VERSION = 1
 
@@ -72,14 +72,14 @@ def _model(document: Mapping[str, Any]) -> OnlineLengths:
     if min(model.linear.squares) < 0:
         raise ValueError("a sum of squares is negative")
     for name in FORECASTERS:
-        model.windows[name] = windows = Windows()
+        model.windows[name] = windows = SlidingWindows()
         for key, values in document["windows"][name][:MOST_WINDOWS]:
             windows.by_key[_key(key)] = Window(_numbers(values))
     for key, errors in document["losses"]:
         if len(errors) != len(FORECASTERS) + 1 or not all(isfinite(error) for error in errors):
             raise ValueError("losses of another version")
         model.losses.by_source[_key(key)] = [float(error) for error in errors]
-    model.levels = {name: Level(known.target, _level(document, name)) for name, known in model.levels.items()}
+    model.levels = {name: ConformalLevel(known.target, _level(document, name)) for name, known in model.levels.items()}
     return model
 
 

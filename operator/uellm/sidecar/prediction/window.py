@@ -47,7 +47,7 @@ class Window:
         return self._sorted[min(max(rank, 1), count) - 1]
 
 
-class Windows:
+class SlidingWindows:
     """Windows by key. Beyond `MOST_WINDOWS` of them the one that was used least lately goes."""
 
     def __init__(self) -> None:

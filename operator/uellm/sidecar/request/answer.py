@@ -12,8 +12,8 @@ from uellm.sidecar.request.fast_path import Passage
 from uellm.sidecar.request.relay import streams_events
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.events import Counter, Usage
-from uellm.sidecar.wire.shape import Shapes
+from uellm.sidecar.wire.events import TokenCounter, Usage
+from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
 _LESSON_BYTES = 256 * 1024
@@ -25,11 +25,11 @@ OnTokens = Callable[[int], None]
 class Answer:
     """Sees every piece of one answer."""
 
-    def __init__(self, call: Call, upstream: Upstream, shapes: Shapes, on_tokens: OnTokens) -> None:
+    def __init__(self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens) -> None:
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
-        self.counter = Counter(call.kind, call.sequences)
+        self.counter = TokenCounter(call.kind, call.sequences)
         self.passage: Passage | None = None
         """The short way, for most events of a stream that goes out as it comes in."""
         self._begun = False

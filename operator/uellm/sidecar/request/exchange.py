@@ -6,7 +6,7 @@ import asyncio
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import Outcome, Refusal, of_engine_status
-from uellm.sidecar.prediction import Prediction, Question
+from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import Answer
 from uellm.sidecar.request.dispatch import RETRY_ENGINE_S, Dispatcher
@@ -17,7 +17,7 @@ from uellm.sidecar.scheduling import Ticket
 from uellm.sidecar.telemetry.access_log import Record, tell
 from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.read import Terms
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
@@ -139,15 +139,15 @@ class Exchange:
             self._terms.ratio.learn(self.call.prompt, usage.prompt_tokens)
         elif answer.tokens:
             record.output_tokens = answer.tokens
-        if self.call.kind is Kind.POOLING and record.outcome is Outcome.COMPLETED:
+        if self.call.kind is RouteKind.POOLING and record.outcome is Outcome.COMPLETED:
             record.first_token_s = self._loop.time()
 
     def _predict(self) -> Prediction | None:
         call = self.call
-        if self._lengths is None or call.kind is Kind.POOLING:
+        if self._lengths is None or call.kind is RouteKind.POOLING:
             return None
         found = call.prompt
-        question = Question(self._record.route, call.tenant, found.template, call.prompt_tokens, found.text)
+        question = LengthQuestion(self._record.route, call.tenant, found.template, call.prompt_tokens, found.text)
         try:
             return self._lengths.predict(question)
         except Exception as error:  # whatever is wrong with the predictor, requests go on without it

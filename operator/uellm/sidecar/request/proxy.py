@@ -8,7 +8,7 @@ from typing import Any
 
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
-from uellm.sidecar.engine.connection import Engine
+from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import RETRY_ENGINE_S, Dispatcher
@@ -17,8 +17,8 @@ from uellm.sidecar.request.relay import STALL_S, Relay
 from uellm.sidecar.request.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.telemetry.access_log import Record, tell
-from uellm.sidecar.telemetry.figures import Figures
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE, exposition, with_waiting
+from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.sidecar.telemetry.tracing import Tracing
 from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.keys import Keys, key_of
@@ -35,9 +35,9 @@ class Proxy:
     def __init__(
         self,
         classes: Mapping[str, Targets],
-        engine: Engine,
+        engine: EngineConnection,
         dispatcher: Dispatcher,
-        figures: Figures,
+        figures: SidecarMetrics,
         bodies: Budget,
         *,
         terms: Terms | None = None,

@@ -78,7 +78,7 @@ class Gauge:
             yield _sample(self.name, self.labels, key, value)
 
 
-class Gauges:
+class NamedGauges:
     """Numbers without labels, whose names are looked up at every scrape too; `texts` tells by name what each is."""
 
     def __init__(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:

@@ -52,7 +52,7 @@ class Tracing:
         self._tracer = provider.get_tracer("uellm.sidecar")
         self._context = TraceContextTextMapPropagator()
 
-    def begin(self, headers: Headers) -> Trace:
+    def begin(self, headers: Headers) -> RequestSpan:
         """A request came; its span is a child of the client's, if it has one."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
@@ -62,14 +62,14 @@ class Tracing:
         span = self._tracer.start_span("request", context=parent, kind=SpanKind.SERVER, start_time=start_ns)
         passed: dict[str, str] = {}
         self._context.inject(passed, context=set_span_in_context(span))
-        return Trace(span, start_ns, pairs(passed))
+        return RequestSpan(span, start_ns, pairs(passed))
 
     def close(self) -> None:
         """Send what is left. Takes seconds where the endpoint does not answer."""
         self._provider.force_flush(FLUSH_MS)
 
 
-class Trace:
+class RequestSpan:
     """The span of one request."""
 
     def __init__(self, span: Span, start_ns: int, headers: Pairs) -> None:

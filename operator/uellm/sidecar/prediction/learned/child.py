@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from uellm.sidecar.prediction.learned import forest
-from uellm.sidecar.prediction.learned.frames import HEADER, Kind, content, frame, header
+from uellm.sidecar.prediction.learned.frames import HEADER, FrameKind, content, frame, header
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -56,7 +56,7 @@ class Ring:
         return self._rows[:count].copy(), self._lengths[:count].copy()
 
 
-class Service:
+class LearnedModelServer:
     """Reads and answers in one thread; learns in another, during which the former model answers."""
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
@@ -73,7 +73,7 @@ class Service:
         while head := self._requests.read(HEADER.size):
             size, kind = header(head)
             rows, lengths = forest.matrix(self._requests.read(size))
-            if kind is Kind.ASK:
+            if kind is FrameKind.ASK:
                 self._answer(rows)
             else:
                 self._ring.add(rows, lengths)
@@ -83,7 +83,7 @@ class Service:
         begun = time.thread_time()
         model = self._model
         told = [float("nan")] * len(rows) if model is None else forest.predict(model, rows)
-        self._write(Kind.ANSWER, [time.thread_time() - begun, *told])
+        self._write(FrameKind.ANSWER, [time.thread_time() - begun, *told])
 
     def _learn(self) -> None:
         """Begin to learn anew where enough is new and nobody is at it."""
@@ -98,9 +98,9 @@ class Service:
     def _train(self, rows: forest.Matrix, lengths: forest.Matrix) -> None:
         begun = time.thread_time()
         self._model = forest.train(rows, lengths)
-        self._write(Kind.TRAINED, [float(len(rows)), time.thread_time() - begun, float(_resident_bytes())])
+        self._write(FrameKind.TRAINED, [float(len(rows)), time.thread_time() - begun, float(_resident_bytes())])
 
-    def _write(self, kind: Kind, values: list[float]) -> None:
+    def _write(self, kind: FrameKind, values: list[float]) -> None:
         with self._writing:
             self._answers.write(frame(kind, content(values)))
             self._answers.flush()
@@ -134,7 +134,7 @@ def main() -> None:
     _yield_to_others()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no frame
-    _or_die(Service(sys.stdin.buffer, answers).serve)
+    _or_die(LearnedModelServer(sys.stdin.buffer, answers).serve)
     os._exit(0)
 
 

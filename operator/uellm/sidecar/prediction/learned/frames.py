@@ -25,7 +25,7 @@ MOST_BYTES = 16 * 1024 * 1024
 """Of a frame: a larger one is none of ours."""
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame holds."""
 
     TEACH = 1
@@ -34,7 +34,7 @@ class Kind(IntEnum):
     TRAINED = 4
 
 
-def frame(kind: Kind, content: bytes) -> bytes:
+def frame(kind: FrameKind, content: bytes) -> bytes:
     """A frame as it goes through the pipe."""
     return HEADER.pack(len(content), kind) + content
 
@@ -63,9 +63,9 @@ def content(values: Sequence[float]) -> bytes:
     return array("f", values).tobytes()
 
 
-def header(data: bytes) -> tuple[int, Kind]:
+def header(data: bytes) -> tuple[int, FrameKind]:
     """Size and kind of the frame that follows. Raises ValueError for what is no header of ours."""
     size, kind = HEADER.unpack(data)
     if size > MOST_BYTES:
         raise ValueError(f"a frame of {size} bytes")
-    return size, Kind(kind)
+    return size, FrameKind(kind)

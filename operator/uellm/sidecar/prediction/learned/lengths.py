@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from math import isnan, log
 
 from uellm.sidecar.prediction.accuracy import Track
-from uellm.sidecar.prediction.conformal import Level
-from uellm.sidecar.prediction.learned.frames import Kind, floats, row
+from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.learned.frames import FrameKind, floats, row
 from uellm.sidecar.prediction.learned.process import Child
 from uellm.sidecar.prediction.losses import Losses
 from uellm.sidecar.prediction.online import LEAST_VALUES, Prediction, tokens_of
-from uellm.sidecar.prediction.window import Windows
+from uellm.sidecar.prediction.window import SlidingWindows
 
 MOST_WAITING = 1024
 """Requests that wait to be asked about; further ones go without."""
@@ -70,7 +70,7 @@ class LearnedLengths:
         self._out: list[Asked] = []
         self._lessons: list[bytes] = []
         self._patience: asyncio.TimerHandle | None = None
-        self._levels = {"p80": Level(0.8), "p90": Level(0.9)}
+        self._levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
         self._forget()
 
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
@@ -121,7 +121,7 @@ class LearnedLengths:
             return
         self._teach()
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
-        if self.child.send(Kind.ASK, b"".join(row(asked.prediction) for asked in batch)):
+        if self.child.send(FrameKind.ASK, b"".join(row(asked.prediction) for asked in batch)):
             self._out = batch
             self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self.child.kill)
         else:
@@ -129,16 +129,16 @@ class LearnedLengths:
 
     def _teach(self) -> None:
         if self._lessons:
-            self.child.send(Kind.TEACH, b"".join(self._lessons))
+            self.child.send(FrameKind.TEACH, b"".join(self._lessons))
             self._lessons.clear()
 
-    def _took(self, kind: Kind, content: bytes) -> None:
+    def _took(self, kind: FrameKind, content: bytes) -> None:
         values = floats(content)
-        if kind is Kind.TRAINED:
+        if kind is FrameKind.TRAINED:
             rows, seconds, resident_bytes = values
             self.trained = Trained(int(rows), seconds, int(resident_bytes))
             self.trainings += 1
-        elif kind is Kind.ANSWER:
+        elif kind is FrameKind.ANSWER:
             batch = self._rest()
             self.answer_seconds += values[0]
             for asked, forecast in zip(batch, values[1:], strict=False):
@@ -196,5 +196,5 @@ class LearnedLengths:
 
     def _forget(self) -> None:
         self.trained = None
-        self._errors = Windows()
+        self._errors = SlidingWindows()
         self._losses = Losses(2)

@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from uellm.sidecar.prediction.learned.frames import HEADER, Kind, frame, header
+from uellm.sidecar.prediction.learned.frames import HEADER, FrameKind, frame, header
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -34,7 +34,7 @@ class Child:
 
     def __init__(
         self,
-        took: Callable[[Kind, bytes], None],
+        took: Callable[[FrameKind, bytes], None],
         lost: Callable[[], None],
         *,
         command: Sequence[str] = COMMAND,
@@ -66,7 +66,7 @@ class Child:
             self._wanted.clear()
             self.kill()
 
-    def send(self, kind: Kind, content: bytes) -> bool:
+    def send(self, kind: FrameKind, content: bytes) -> bool:
         """Whether it was handed over. Never waits."""
         stdin = None if self._process is None else self._process.stdin
         if stdin is None or stdin.is_closing() or stdin.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed
-from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Gauges, Histogram, Labels, Metric
+from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Histogram, Labels, Metric, NamedGauges
 
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 
 
-class Figures:
+class SidecarMetrics:
     """The sidecar's own metrics, and the attainment of the last minutes."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Figures:
 
     def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
         """Add figures whose names are looked up too; None is left out."""
-        self.metrics.append(Gauges(prefix, texts, read))
+        self.metrics.append(NamedGauges(prefix, texts, read))
 
     def count(self, record: Record) -> None:
         """Take a request that ended into the figures and the access log."""
