@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -88,14 +87,6 @@ class EngineConfig(Model):
     """What its steps take until that is measured; not set: about an 8B model on one GPU."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What the engine was told at its start, and does not tell."""
-
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int | None = None
-
-
 class AuthConfig(Model):
     """Who may ask."""
 
@@ -151,10 +142,6 @@ class SidecarConfig(Model):
         known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
-
-    def bounds(self) -> Bounds:
-        """What the engine was told at its start."""
-        return Bounds(self.engine.max_num_seqs, self.engine.max_num_batched_tokens)
 
     def step_model(self) -> StepModel:
         """What the engine's steps take until that is measured."""

@@ -20,11 +20,11 @@ LAME_DUCK_S = 5.0
 class Drain:
     """Counts the requests in hand and knows whether new ones are taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_refusing: Callable[[], None] = lambda: None) -> None:
+        """`on_refusing` is called when new requests begin to be refused."""
         self.active = 0
         self.draining = False
-        self.on_refusing: Callable[[], None] = lambda: None
-        """Called when from now on new requests are refused."""
+        self._on_refusing = on_refusing
         self.over = False
         """The process ends now: what is still in hand is cut."""
         self._final = False
@@ -66,7 +66,7 @@ class Drain:
 
     def _refuse(self) -> None:
         self._refusing.set()
-        self.on_refusing()
+        self._on_refusing()
 
     def engine_restarted(self, *, sure: bool) -> None:
         """Only the engine's container was stopped, for a new one is there: requests are taken again.

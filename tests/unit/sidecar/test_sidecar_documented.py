@@ -24,7 +24,7 @@ from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, STATUS
-from uellm.sidecar.outcome import ReplayResult as Ending
+from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
 from uellm.sidecar.request.relay import STALL_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets

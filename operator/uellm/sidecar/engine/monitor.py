@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable
 
 from uellm.sidecar import scheduling
-from uellm.sidecar.config import Bounds
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.engine.liveness import CANARY_S, Liveness, Verdict
 from uellm.sidecar.engine.metrics_reader import EngineMetrics, read
+from uellm.sidecar.settings import LiveSettings
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -26,17 +26,15 @@ class EngineMonitor:
         engine: EngineConnection,
         on_state: Callable[[scheduling.EngineState], None],
         in_flight: Callable[[], int],
+        settings: LiveSettings,
         *,
-        model: str,
-        bounds: Bounds,
         poll_s: float = 1.0,
     ) -> None:
-        self.model = model
-        self.bounds = bounds
         self.metrics: EngineMetrics | None = None
         self._engine = engine
         self._on_state = on_state
         self._in_flight = in_flight
+        self._settings = settings
         self._poll_s = poll_s
         self._told_at_s = 0.0
         self._liveness = Liveness()
@@ -44,11 +42,11 @@ class EngineMonitor:
 
     def state(self) -> scheduling.EngineState:
         """What the scheduler is to know now."""
-        metrics, bounds, ready = self.metrics, self.bounds, self._engine.ready
+        metrics, settings, ready = self.metrics, self._settings.current, self._engine.ready
         if metrics is None:
             # An engine that tells nothing is bounded by what it was told at its start.
             return scheduling.EngineState(
-                ready, max_num_seqs=bounds.max_num_seqs, max_num_batched_tokens=bounds.max_num_batched_tokens
+                ready, max_num_seqs=settings.max_num_seqs, max_num_batched_tokens=settings.max_num_batched_tokens
             )
         return scheduling.EngineState(
             ready,
@@ -57,8 +55,8 @@ class EngineMonitor:
             kv_used_share=metrics.kv_used_share,
             kv_tokens=metrics.kv_tokens,
             block_tokens=metrics.block_tokens or 16,
-            max_num_seqs=bounds.max_num_seqs,
-            max_num_batched_tokens=bounds.max_num_batched_tokens,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
             preemptions=metrics.preemptions,
             prompt_tokens=metrics.prompt_tokens,
             cached_tokens=metrics.cached_tokens,
@@ -108,7 +106,7 @@ class EngineMonitor:
             self._engine.suspect()
 
     async def _send_canary(self) -> None:
-        answered = await self._engine.canary(self.model, CANARY_S)
+        answered = await self._engine.canary(self._settings.current.model, CANARY_S)
         self._liveness.on_canary(answered=answered, now_s=_now_s())
 
 

@@ -26,7 +26,7 @@ class Predictor:
         self._unsaved = False
         self._model = OnlineLengths()
         self.learned = LearnedLengths()
-        """Off until it is switched on; it runs while `learned.child.run()` does."""
+        """Off until `switch`; runs while `learned.run()` does."""
         if path is not None and path.exists():
             self._load(path)
 

@@ -52,15 +52,19 @@ _USAGE = b'"stream_options":{"include_usage":true}'
 
 @dataclass
 class Terms:
-    """What requests are read by, and what was learned of the engine for it."""
+    """What was learned of the engine, by which requests are read."""
 
-    accepts_priority: bool = False
     shapes: AnswerShapes = field(default_factory=AnswerShapes)
     ratio: Ratio = field(default_factory=Ratio)
 
 
-def read(path: str, headers: HeaderLookup, body: bytes, targets: Targets, terms: Terms) -> Call:
-    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers."""
+def read(
+    path: str, headers: HeaderLookup, body: bytes, targets: Targets, terms: Terms, *, accepts_priority: bool = False
+) -> Call:
+    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers.
+
+    `accepts_priority`: the engine orders requests by a `priority` in the body.
+    """
     kind = SCHEDULED[path]
     document = _parse(body) if kind is not RouteKind.OTHER else None
     if document is None:
@@ -73,7 +77,7 @@ def read(path: str, headers: HeaderLookup, body: bytes, targets: Targets, terms:
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    call.takes_priority = terms.accepts_priority and kind in _PLAIN
+    call.takes_priority = accepts_priority and kind in _PLAIN
     _change(call, document)
     return call
 

@@ -73,6 +73,14 @@ class LearnedLengths:
         self._levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
         self._forget()
 
+    def switch(self, *, on: bool) -> None:
+        """Whether there is to be a learned model."""
+        self.child.wanted = on
+
+    async def run(self) -> None:
+        """Keep the model's process running while it is switched on, until cancelled."""
+        await self.child.run()
+
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
         """Ask about a request; `use` is called later, or never: where the model is gone, or knows no better."""
         if self.trained is None or len(self._waiting) >= MOST_WAITING:
