@@ -1,12 +1,12 @@
-"""The sidecar's configuration file, and following its changes.
+"""The sidecar's configuration file, and how its changes are found.
 
     {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
      engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority,
               stepSeconds: {floor, perPrefillToken, perKvToken, perSequence, overhead}}, prediction: {learned: false}}
 
-Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
-not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
+Only `classes` is required; an empty list means one class `default` without targets. Unknown keys are ignored, because
+the operator that writes the file may be newer than the sidecar that reads it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
 class StepSeconds(Model):
-    """A step's time as in an engine's file: max(floor, perPrefillToken * prompt tokens) + perKvToken * KV tokens +
+    """Duration of a step as in an engine's file: max(floor, perPrefillToken * prompt tokens) + perKvToken * KV tokens +
     perSequence * sequences + overhead, in seconds."""
 
     model_config = _LENIENT
@@ -64,7 +64,7 @@ class StepSeconds(Model):
     @model_validator(mode="after")
     def _takes_time(self) -> StepSeconds:
         if self.floor + self.overhead <= 0:
-            raise ValueError("floor and overhead are both 0: a step takes some time")
+            raise ValueError("floor and overhead are both 0: a step takes time, so set one of them")
         return self
 
     def model(self) -> StepModel:
@@ -73,36 +73,36 @@ class StepSeconds(Model):
 
 
 class EngineConfig(Model):
-    """What the sidecar must know of the engine."""
+    """What the sidecar needs to know about the engine."""
 
     model_config = _LENIENT
 
     max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Sequences that it runs at once, vLLM's `--max-num-seqs`: no more requests than these are sent to it."""
+    """Sequences that it runs at once, vLLM's `--max-num-seqs`; the sidecar sends no more requests than this."""
     accepts_priority: bool = False
-    """It was started with `--scheduling-policy priority`: requests tell it their deadlines."""
+    """It was started with `--scheduling-policy priority`: requests carry their deadline as `priority`."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Tokens that it computes in a step, vLLM's `--max-num-batched-tokens`."""
+    """Tokens that it computes in one step, vLLM's `--max-num-batched-tokens`."""
     step_seconds: StepSeconds | None = None
-    """What its steps take until that is measured; not set: about an 8B model on one GPU."""
+    """Duration of its steps until it is measured; default: about an 8B model on one GPU."""
 
 
 class AuthConfig(Model):
-    """Who may ask."""
+    """Who may send requests."""
 
     model_config = _LENIENT
 
     keys_directory: Path | None = None
-    """Where the API keys' files are, one key a line; not set: no key is asked for."""
+    """Directory of files with API keys, one key per line; not set: no key is required."""
 
 
 class PredictionConfig(Model):
-    """How answers' lengths are predicted, where they are."""
+    """How output lengths are predicted, if they are."""
 
     model_config = _LENIENT
 
     learned: bool = False
-    """Ask a learned model too, in a process of its own: needs the extra `predictor`, and 110 MB."""
+    """Also use a learned model, in its own process; needs the extra `predictor` and 110 MB of memory."""
 
 
 class SidecarConfig(Model):
@@ -115,17 +115,17 @@ class SidecarConfig(Model):
     classes: Annotated[tuple[SLOClass, ...], Field(max_length=64)]
     """SLO classes; empty for one class `default` without targets."""
     default_class: str | None = None
-    """Class of requests that name none; the first where not set."""
+    """Class of requests that name none; default: the first class."""
     scheduling: QueueConfig = QueueConfig()
     """The queue."""
     engine: EngineConfig = EngineConfig()
     """The engine."""
     auth: AuthConfig = AuthConfig()
-    """Who may ask."""
+    """Who may send requests."""
     prediction: PredictionConfig = PredictionConfig()
-    """How answers' lengths are predicted."""
+    """How output lengths are predicted."""
     allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """Administrative routes of the engine, such as `/sleep`, that are served nevertheless."""
+    """Administrative routes of the engine, such as `/sleep`, that the sidecar serves."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> SidecarConfig:
@@ -137,25 +137,25 @@ class SidecarConfig(Model):
         return self
 
     def targets(self) -> Mapping[str, Targets]:
-        """Every class by name, as the scheduler takes it; the default one first."""
+        """Every class by name, as the scheduler takes it; the default class first."""
         known = {slo_class.name: slo_class.targets() for slo_class in self.classes}
         known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
 
     def step_model(self) -> StepModel:
-        """What the engine's steps take until that is measured."""
-        told = self.engine.step_seconds
-        return StepModel() if told is None else told.model()
+        """Duration of the engine's steps until it is measured."""
+        given = self.engine.step_seconds
+        return StepModel() if given is None else given.model()
 
     def options(self) -> Options:
-        """Order of the queue, bounds of gate and queue."""
+        """The scheduler's options."""
         scheduling = self.scheduling
         return Options(scheduling.policy, scheduling.max_queued_requests, self.engine.max_num_seqs)
 
 
 def load(path: Path) -> SidecarConfig:
-    """Read and check the file. Raises BadInput that names the field, or the file where it cannot be read at all."""
+    """Read and check the file. Raises BadInput that names the field, or the file if it cannot be read."""
     try:
         document = yaml.safe_load(path.read_bytes())
     except OSError as error:
@@ -174,7 +174,7 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 
 class ConfigFile:
-    """The file through its versions. A ConfigMap's volume swaps a symbolic link: what is followed is the real path."""
+    """The file and its changes. A ConfigMap volume swaps a symbolic link, so the resolved path is compared."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -183,7 +183,7 @@ class ConfigFile:
         self.error: BadInput | None = None
 
     def poll(self) -> bool:
-        """Whether `current` is a new configuration. A file that is bad leaves it as it was and is told by `error`."""
+        """Whether `current` is a new configuration. A bad file sets `error` and leaves `current` as it is."""
         version = self._version()
         if version == self._seen:
             return False

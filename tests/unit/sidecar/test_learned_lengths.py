@@ -141,7 +141,7 @@ async def test_a_killed_child_is_started_again_and_the_online_model_goes_on_mean
         await eventually(lambda: learned.child.starts > 3)
         learned.child.wanted = False
         await eventually(lambda: learned.child.pid is None)
-    assert caplog.text.count("the online one goes on alone") == 3
+    assert caplog.text.count("only the online predictor is used") == 3
     assert predictor.figures()["requests"] == 3
 
 

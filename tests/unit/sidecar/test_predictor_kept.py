@@ -30,13 +30,13 @@ async def test_a_restart_begins_where_the_last_one_ended(tmp_path):
 async def test_a_file_that_cannot_be_read_is_told_and_forgotten(tmp_path, caplog):
     (tmp_path / FILE).write_text("{")
     assert Predictor(tmp_path / FILE).predict(QUESTION).p50 > 100
-    assert "learning anew" in caplog.text
+    assert "learning starts from nothing" in caplog.text
 
 
 async def test_a_volume_that_takes_nothing_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         await taught(tmp_path / "absent" / FILE)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text
 
 
 async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metrics(engine, launch, tmp_path):

@@ -1,4 +1,4 @@
-"""The engine as the sidecar sees it: one HTTP server on loopback that comes, goes and comes back.
+"""The engine as the sidecar sees it: one HTTP server on loopback that starts, fails and restarts.
 
 STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
                     \\--5xx, silent 3 times, or hanging--> UNHEALTHY --200 and not hanging--> READY
@@ -21,7 +21,7 @@ SILENCES_UNTIL_UNHEALTHY = 3
 
 
 class EngineHealth(StrEnum):
-    """Whether requests can be sent."""
+    """Whether the engine can take requests, and if not, why."""
 
     STARTING = "starting"
     READY = "ready"
@@ -38,7 +38,7 @@ def engine_address(text: str) -> EngineAddress:
 
 
 class EngineConnection:
-    """Connections to the engine, and its state, which `watch` keeps up to date."""
+    """Connections to the engine, and its health, which `watch` keeps up to date."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class EngineConnection:
         self.pool = EnginePool(address)
         self.health = EngineHealth.STARTING
         self.hanging = False
-        """Whether it does not move although it says that it is well; set by who follows its figures."""
+        """It makes no progress although /health is 200; set by `EngineMonitor`."""
         self._on_change = on_change
         self._intervals_s = (poll_interval_s, poll_interval_away_s)
         self._silences = 0
@@ -63,7 +63,7 @@ class EngineConnection:
         return self.health is EngineHealth.READY
 
     async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
-        """Send a request; returns once the answer's head is there. The caller reads it to its end, or aborts it.
+        """Send a request; return when the head of the answer is there. The caller reads to the end or aborts.
 
         Raises EngineUnreachable, EngineLost.
         """
@@ -77,7 +77,7 @@ class EngineConnection:
             raise
 
     async def metrics(self) -> str | None:
-        """The engine's own metrics; None when it does not answer at once."""
+        """The engine's own metrics; None if it does not answer in time."""
         with suppress(EngineUnreachable, EngineLost, TimeoutError):
             status, body = await self._get(b"/metrics", METRICS_TIMEOUT_S)
             if status == 200:
@@ -85,7 +85,7 @@ class EngineConnection:
         return None
 
     async def canary(self, model: str, timeout_s: float) -> bool:
-        """Ask for one token; whether an answer came, of whatever kind, and not by failing inside."""
+        """Request one token; whether any answer came that is not a server error."""
         body = json.dumps({"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}).encode()
         headers = ((b"Content-Type", b"application/json"),)
         with suppress(EngineUnreachable, EngineLost, TimeoutError):
@@ -98,15 +98,15 @@ class EngineConnection:
         return False
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Close all connections at once."""
         self.pool.close()
 
     def suspect(self) -> None:
-        """A connection broke: look at once whether the engine is still there."""
+        """A connection broke: check the engine's health now."""
         self._poke.set()
 
     async def watch(self) -> None:
-        """Keep the state up to date, until cancelled."""
+        """Keep `health` up to date until cancelled."""
         while True:
             self._poke.clear()
             self._set(await self._probe())

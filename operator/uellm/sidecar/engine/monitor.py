@@ -1,4 +1,4 @@
-"""Follows the engine's figures: tells the scheduler how full it is, and finds out when it hangs."""
+"""Polls the engine's metrics, notifies the scheduler of its load, and detects an engine that hangs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from uellm.sidecar.settings import LiveSettings
 LOG = logging.getLogger("uellm.sidecar")
 
 STALE_S = 5.0
-"""Figures older than this say nothing of now, and what is not known counts as full."""
+"""Metrics older than this are stale; the scheduler then counts the engine as full."""
 
 
 class EngineMonitor:
-    """The engine's figures as they were told last."""
+    """The engine's last metrics, and whether it makes progress."""
 
     def __init__(
         self,
@@ -36,15 +36,15 @@ class EngineMonitor:
         self._in_flight = in_flight
         self._settings = settings
         self._poll_s = poll_s
-        self._told_at_s = 0.0
+        self._read_at_s = 0.0
         self._liveness = Liveness()
         self._canary: asyncio.Task[None] | None = None
 
     def state(self) -> scheduling.EngineState:
-        """What the scheduler is to know now."""
+        """The engine's state for the scheduler, now."""
         metrics, settings, ready = self.metrics, self._settings.current, self._engine.ready
         if metrics is None:
-            # An engine that tells nothing is bounded by what it was told at its start.
+            # Without metrics only the limits that the engine was started with are known.
             return scheduling.EngineState(
                 ready, max_num_seqs=settings.max_num_seqs, max_num_batched_tokens=settings.max_num_batched_tokens
             )
@@ -60,44 +60,44 @@ class EngineMonitor:
             preemptions=metrics.preemptions,
             prompt_tokens=metrics.prompt_tokens,
             cached_tokens=metrics.cached_tokens,
-            stale=_now_s() - self._told_at_s > STALE_S,
+            stale=_now_s() - self._read_at_s > STALE_S,
         )
 
     async def watch(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Poll until cancelled."""
         while True:
             await asyncio.sleep(self._poll_s)
             if self._engine.ready or self._engine.hanging:
                 await self.look()
 
     async def look(self) -> None:
-        """Ask once, and tell."""
+        """Poll once, and notify the scheduler."""
         text = await self._engine.metrics()
         metrics = None if text is None else read(text)
         if metrics is not None:
-            self.metrics, self._told_at_s = metrics, _now_s()
+            self.metrics, self._read_at_s = metrics, _now_s()
         self._judge(metrics)
         self._on_state(self.state())
 
     def restarted(self) -> None:
-        """A new engine: what the old one told holds no more."""
+        """The engine process is a new one: forget the metrics of the old."""
         self.metrics, self._liveness, self._engine.hanging = None, Liveness(), False
 
     def close(self) -> None:
-        """Stop a canary that is on its way."""
+        """Cancel a canary in flight."""
         if self._canary is not None:
             self._canary.cancel()
 
     def _judge(self, metrics: EngineMetrics | None) -> None:
-        # An engine of another kind has no such counters: nothing can be told of its pulse.
+        # An engine without these counters cannot be judged.
         if self.metrics is None:
             return
-        # Not by the engine's own word: one that hangs does not tell of what it got since.
+        # Our own count: an engine that hangs does not report the requests that it received since.
         busy = self._in_flight() > 0
         progress = None if metrics is None else metrics.progress_tokens
         verdict = self._liveness.look(progress, busy=busy, now_s=_now_s())
         if verdict is Verdict.SEND_CANARY:
-            LOG.warning("engine: requests run and no token comes; asking it for one")
+            LOG.warning("engine: it has requests and generates no tokens; sending a canary request")
             self.close()
             self._canary = asyncio.create_task(self._send_canary())
         hangs = verdict is Verdict.HANGS

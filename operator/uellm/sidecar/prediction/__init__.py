@@ -1,4 +1,4 @@
-"""How long an answer will be: learned online, corrected by what came, never used to cut anything."""
+"""Predicts output lengths. Learned online, corrected by the real lengths, never used to cut an answer."""
 
 from uellm.sidecar.prediction.accuracy import Accuracy, Track, kendall_tau
 from uellm.sidecar.prediction.online import LengthQuestion, OnlineLengths, Prediction

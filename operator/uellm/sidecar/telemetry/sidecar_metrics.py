@@ -1,4 +1,4 @@
-"""The sidecar's own metrics: every request that ended, once, and what is looked up at a scrape."""
+"""The sidecar's own metrics: each request is counted once when it ends; gauges are read at every scrape."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ class SidecarMetrics:
         ]
 
     def gauge(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
-        """Add a figure that is looked up at every scrape."""
+        """Add a gauge that is read at every scrape."""
         self.metrics.append(Gauge(name, text, read, *labels))
 
     def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
-        """Add figures whose names are looked up too; None is left out."""
+        """Add gauges whose names are read at every scrape as well; None is left out."""
         self.metrics.append(NamedGauges(prefix, texts, read))
 
     def count(self, record: Record) -> None:
-        """Take a request that ended into the figures and the access log."""
+        """Count a request that ended, and log it."""
         self.requests.add(record.slo_class, record.route, str(record.outcome))
         if record.targets is not None:
             self._times(record)
