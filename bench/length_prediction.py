@@ -26,12 +26,12 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from uellm.sidecar.prediction import OnlineLengths, Prediction, Question, kendall_tau
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction, kendall_tau
 from uellm.sidecar.prediction.learned import LearnedLengths
 from uellm.sidecar.prediction.learned.child import EVERY_ROWS, FIRST_ROWS
 
 WINDOW = 256  # of the source's median that is compared with
-Row = tuple[Question, int]
+Row = tuple[LengthQuestion, int]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,10 @@ def prompts(path: Path) -> list[Row]:
         rows = [json.loads(line) for line in lines]
     random.Random(1).shuffle(rows)
     return [
-        (Question("/v1/completions", str(row["source"]), 0, row["prompt_tokens"], row["prompt"]), row["output_tokens"])
+        (
+            LengthQuestion("/v1/completions", str(row["source"]), 0, row["prompt_tokens"], row["prompt"]),
+            row["output_tokens"],
+        )
         for row in rows
     ]
 
@@ -171,7 +174,7 @@ def trace(path: Path) -> list[Row]:
 def _row(entry: dict[str, str]) -> Row:
     prompt = entry.get("input_tokens") or entry.get("prompt_tokens") or entry.get("ContextTokens") or "0"
     output = entry.get("output_tokens") or entry.get("GeneratedTokens") or "0"
-    return Question("/v1/completions", entry.get("client", ""), 0, int(prompt)), int(output)
+    return LengthQuestion("/v1/completions", entry.get("client", ""), 0, int(prompt)), int(output)
 
 
 def replay(name: str, rows: Sequence[Row]) -> Result:

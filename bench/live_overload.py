@@ -27,7 +27,7 @@ import yaml
 from sidecar_load.vllm import engine_command, running, sidecar_command
 from sidecar_load.ways import free_port
 
-from uellm.evaluate.live import Endpoint, Pace, replay_live
+from uellm.evaluate.live import Endpoint, LiveOptions, replay_live
 from uellm.evaluate.measure import measure
 from uellm.evaluate.scenario import Classes, Job, RequestClass, draw_jobs
 from uellm.evaluate.traces import Trace, TraceRequest
@@ -59,8 +59,8 @@ def drawn(some: tuple[TraceRequest, ...], classes: list[tuple[Targets, float]], 
 async def capacity(endpoint: Endpoint) -> tuple[float, float]:
     """Requests a second that the engine bears, and seconds of a step then: so many at a time that it is never idle."""
     jobs = drawn(requests(8 * SEQUENCES, 1e-3, seed=9), [(Targets("any"), 1.0)], seed=9)
-    await replay_live(jobs[:SEQUENCES], endpoint, Pace())
-    outcome = await replay_live(jobs, endpoint, Pace())
+    await replay_live(jobs[:SEQUENCES], endpoint, LiveOptions())
+    outcome = await replay_live(jobs, endpoint, LiveOptions())
     ends = sorted(fate.end_s or 0.0 for fate in outcome.fates)
     middle = ends[SEQUENCES : -2 * SEQUENCES]
     figures = measure(jobs, outcome)
@@ -77,7 +77,7 @@ async def compare(engine: str, sidecar: str, jobs: list[Job], chunk: int, rounds
     # There and back again, so that a machine that grows busier or quieter favours none.
     for way in [way for turn in range(rounds) for way in (ways if turn % 2 == 0 else ways[::-1])]:
         load = os.getloadavg()[0]
-        outcome = await replay_live(jobs, way, Pace(), lambda line: print(line, file=sys.stderr))
+        outcome = await replay_live(jobs, way, LiveOptions(), lambda line: print(line, file=sys.stderr))
         results.append({"way": way.name, "chunk": chunk, "loadAverage": load, **measure(jobs, outcome)})
         print(f"{way.name}, chunk {chunk}: {results[-1]['attainment']}", file=sys.stderr, flush=True)
     return results

@@ -10,17 +10,14 @@ aborts    10,000 requests whose clients leave in the queue, before the first byt
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
-import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from sidecar_load import command
 from sidecar_load.client import load, request
 from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import Way, sidecar, upstream
@@ -132,28 +129,23 @@ def aborted(mode: str) -> dict[str, Any]:
         return {"left": left, "counted": way.figure("uellm_requests_total")}
 
 
-def main() -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of each run (5)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs without and with slow peers (3)")
-    args = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    slow = slow_peers(args.seconds, args.rounds)
+def results(seconds: float, rounds: int) -> dict[str, Any]:
+    """All the figures."""
+    slow = slow_peers(seconds, rounds)
+    return {"slow": slow, "aborts": {mode: aborted(mode) for mode in ("straight", "queue")}}
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print them."""
+    slow = found["slow"]
     for peers in ("0", str(SLOW)):
         print(f"{peers:>6} slow peers: healthy p50 {slow[peers]['p50Milliseconds']:.2f} ms, "
               f"p99 {slow[peers]['p99Milliseconds']:.2f} ms, {slow[peers]['failed']:.0f} failed")  # fmt: skip
     print(f"p99 with them: {slow['p99Ratio']:.2f}x")
-    found = {"slow": slow, "aborts": {mode: aborted(mode) for mode in ("straight", "queue")}}
     for mode, result in found["aborts"].items():
         left = ", ".join(f"{name} {value}" for name, value in result["left"].items())
         print(f"{ABORTED} aborts ({mode}): {result['counted']} counted; left: {left}")
-    if args.json:
-        args.json.write_text(json.dumps({"benchmark": "sidecar_clients", "results": found}, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run("sidecar_clients", __doc__, results, show))

@@ -20,17 +20,14 @@ the times to the first byte are wall clock, and hold on a machine that is quiet.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import resource
 import statistics
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+from sidecar_load import command
 from sidecar_load.client import load, request
 from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
 from sidecar_load.ways import NO_NGINX, Way, nginx, sidecar, upstream
@@ -146,21 +143,5 @@ def table(found: dict[str, Any]) -> None:
     )
 
 
-def main() -> int:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of each run (5)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each way and case (3)")
-    args = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    found = results(args.seconds, args.rounds)
-    table(found)
-    if args.json:
-        args.json.write_text(json.dumps({"benchmark": "sidecar_proxy", "results": found}, indent=2) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run("sidecar_proxy", __doc__, results, table))

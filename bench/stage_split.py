@@ -36,27 +36,16 @@ from uellm.planner.cost.rates import Costs
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.kv_cache import tokens_told
 from uellm.planner.shape import Steps
+from uellm_devcluster import tinymodel
 
+# The head weighs two and a half layers, so that the ends of the pipeline differ.
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
+    **tinymodel.config(),
     "hidden_size": 768,
     "intermediate_size": 2304,
-    "num_hidden_layers": 8,
     "num_attention_heads": 12,
     "num_key_value_heads": 4,
-    "head_dim": 64,
-    "vocab_size": 24576,  # the head weighs two and a half layers, so that the ends of the pipeline are unlike
-    "max_position_embeddings": 2048,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "attention_bias": False,
-    "mlp_bias": False,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float32",
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    "vocab_size": 24576,
 }
 CHUNK, STREAMS, PROMPT, OUTPUT = 64, 16, 64, 32
 KV_BYTES, BLOCK_TOKENS = 128 << 20, 128

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from uellm.http import EngineAddress
 from uellm.http.loop import run
-from uellm.sidecar.process import Address, Options, Sidecar, serve
+from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
 from uellm.sidecar.scheduling import Options as Scheduling
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
@@ -43,7 +43,7 @@ def main(mode: str, engine: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "sidecar.yaml")
         config.write_text("classes: []")
-        options = Options(Address("127.0.0.1", 0), EngineAddress.parse(engine), config)
+        options = SidecarOptions(Address("127.0.0.1", 0), EngineAddress.parse(engine), config)
         run(serve(options, started))
 
 

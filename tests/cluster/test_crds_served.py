@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -10,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from helpers.documents import CASES, VALID_SERVICE, changed_service
 from uellm.api import parse_service
 from uellm.api.crd import DEFINITIONS, render
 from uellm.kube import GPUNODEPROFILE, LLMSERVICE, Invalid, Kube, KubeError
 from uellm_devcluster.binaries import ensure
 
 ROOT = Path(__file__).parents[2]
-CASES = yaml.safe_load((ROOT / "tests/data/llmservice-cases.yaml").read_text())
-VALID: dict[str, Any] = {
-    "apiVersion": "uellm.io/v1alpha1",
-    "kind": "LLMService",
-    "metadata": {"name": "llama"},
-    "spec": {"model": {"uri": "hf://meta-llama/Llama-3.1-8B"}},
-}
 
 
 def kubectl(kubeconfig: str, *args: str) -> str:
@@ -35,21 +27,8 @@ def kubectl(kubeconfig: str, *args: str) -> str:
 
 
 def service(namespace: str, case: dict[str, Any] | None = None) -> dict[str, Any]:
-    case = case or {}
-    document = copy.deepcopy(VALID)
+    document = changed_service(case or {})
     document["metadata"]["namespace"] = namespace
-    for path, value in case.get("set", {}).items():
-        *parents, last = path.split(".")
-        part = document
-        for parent in parents:
-            part = part.setdefault(parent, {})
-        part[last] = value
-    for path in case.get("drop", ()):
-        *parents, last = path.split(".")
-        part = document
-        for parent in parents:
-            part = part[parent]
-        del part[last]
     return document
 
 
@@ -71,7 +50,7 @@ async def test_the_server_accepts_and_refuses_what_the_types_do_and_names_the_fi
 async def test_the_server_fills_in_the_defaults_of_the_types(kube: Kube, namespace: str) -> None:
     created = await kube.create(service(namespace))
     written = {key: created[key] for key in ("apiVersion", "kind", "metadata", "spec")}
-    assert parse_service(written).spec == parse_service(VALID).spec
+    assert parse_service(written).spec == parse_service(VALID_SERVICE).spec
     assert created["spec"]["replicas"] == 1
     assert created["spec"]["placement"]["gpus"] == {"min": 1}
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.sizes import GIB
 from uellm.kube import POD, Kube
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.local import free_ports
 
-GIB = 2**30
 SCHEDULER = "uellm-scheduler"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

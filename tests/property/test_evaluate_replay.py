@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from uellm.errors import CannotBeDone
 from uellm.evaluate.bound import bound
 from uellm.evaluate.engine import Step, Work
-from uellm.evaluate.front import Direct, Front, Reaction, Sidecar
+from uellm.evaluate.front import DirectFront, Front, Reaction, SidecarFront
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import find_policy, policy_names
-from uellm.evaluate.replay import Outcome, Replay
+from uellm.evaluate.replay import Replay, ReplayResult
 from uellm.evaluate.scenario import Job, draw_jobs, read_classes
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.planner.cost.steptime import EngineFile, StepTime
@@ -101,11 +101,11 @@ traces = st.lists(requests, min_size=1, max_size=40).map(
 def front(name: str) -> Front:
     policy = find_policy(name)
     if policy.priority is not None:
-        return Direct(policy, policy.priority)
-    return Sidecar(Options(policy=name, max_in_flight=ENGINE.max_num_seqs, max_queued=10_000), None, ENGINE, 512)
+        return DirectFront(policy, policy.priority)
+    return SidecarFront(Options(policy=name, max_in_flight=ENGINE.max_num_seqs, max_queued=10_000), None, ENGINE, 512)
 
 
-def replayed(trace: Trace, name: str, *, speed: float = 1.0, reaction_s: float = 0.0) -> tuple[list[Job], Outcome]:
+def replayed(trace: Trace, name: str, *, speed: float = 1.0, reaction_s: float = 0.0) -> tuple[list[Job], ReplayResult]:
     jobs = draw_jobs(trace, CLASSES, seed=1, limit=None, max_tokens=1000)
     return jobs, Replay(jobs, ToyEngine(), front(name), speed, lambda: reaction_s).run()  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_twice_the_load_of_the_highest_goodput_leaves_nine_tenths_of_it() -> Non
     assert kept("engine-FCFS") < 0.5, "no overload at all: the test says nothing"
 
 
-class Hoarder(Direct):
+class Hoarder(DirectFront):
     """Keeps everything back."""
 
     queued = 1

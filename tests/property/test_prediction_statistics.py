@@ -8,7 +8,7 @@ from math import isclose, sqrt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.sidecar.prediction import OnlineLengths, Question, kendall_tau
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, kendall_tau
 from uellm.sidecar.prediction.window import SIZE, Window
 
 values = st.integers(0, 6)
@@ -53,6 +53,6 @@ def test_a_window_holds_the_last_values_whatever_came_before(numbers, rounds):
 def test_predictions_are_ordered_positive_numbers_whatever_was_learned(requests, truncated):
     model = OnlineLengths()
     for tenant, prompt, text, tokens in requests:
-        prediction = model.predict(Question("/r", tenant, 1, prompt, text))
+        prediction = model.predict(LengthQuestion("/r", tenant, 1, prompt, text))
         assert 1 <= prediction.p50 <= prediction.p80 <= prediction.p90 <= 5e8
         model.observe(prediction, tokens, truncated=truncated)

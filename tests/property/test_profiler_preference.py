@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.profiler.deviceplugin import Offer, preferred
+from uellm.profiler.deviceplugin import OfferedDevice, preferred
 
 
 @st.composite
 def questions(draw):
     count = draw(st.integers(1, 8))
     numa = draw(st.lists(st.sampled_from([None, 0, 1, 2]), min_size=count, max_size=count))
-    devices = [Offer(f"GPU-{index}", True, node) for index, node in enumerate(numa)]
+    devices = [OfferedDevice(f"GPU-{index}", True, node) for index, node in enumerate(numa)]
     available = draw(st.lists(st.sampled_from([device.uuid for device in devices]), unique=True, min_size=1))
     required = draw(st.lists(st.sampled_from(available), unique=True))
     size = draw(st.integers(max(1, len(required)), len(available)))

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, StepModel, Targets, Ticket
+from helpers.scheduling import STEP_MODEL, scheduler_before
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, StepEstimate, Targets, Ticket
 from uellm.sidecar.scheduling.best_effort import AGED_S, AGED_SHARE
 from uellm.sidecar.scheduling.types import FAR_DEADLINE_S
 
-MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=2048)
 PREFERRED = Targets("chat", priority=5, ttft_s=1.0)
 OTHERS = (Targets("chat", ttft_s=1.0), Targets("task", e2e_s=10.0), Targets("any"))
 PROMPT_TOKENS, GAP_S, BACKLOG = 2000, 0.05, 8
-STEP_S = PROMPT_TOKENS * MODEL.prefill_token_s
+STEP_S = PROMPT_TOKENS * STEP_MODEL.prefill_token_s
 
 victims_of = st.lists(
     st.tuples(st.sampled_from(OTHERS), st.integers(2500, 8000), st.integers(1, 400)), min_size=1, max_size=4
@@ -24,8 +24,7 @@ victims_of = st.lists(
 
 def served(options: Options, victims: list[Ticket], until_s: float) -> None:
     """An engine that takes one prompt after the other, and nearly twice as many preferred ones as it can take."""
-    core = Scheduler(options, StepEstimate(MODEL))
-    core.on_engine_state(READY, 0.0)
+    core = scheduler_before(READY, options, STEP_MODEL)
     for _ in range(BACKLOG):
         core.submit(Ticket(PREFERRED, 0.0, PROMPT_TOKENS, Lengths(1, 1)), 0.0)
     for ticket in victims:
@@ -37,7 +36,7 @@ def served(options: Options, victims: list[Ticket], until_s: float) -> None:
             next_s += GAP_S
         core.expire(now_s)
         sent = core.dispatchable(now_s)
-        now_s += max(STEP_S, sum(ticket.prompt_tokens for ticket in sent) * MODEL.prefill_token_s)
+        now_s += max(STEP_S, sum(ticket.prompt_tokens for ticket in sent) * STEP_MODEL.prefill_token_s)
         for ticket in sent:
             core.on_first_token(ticket, now_s)
             core.on_finish(ticket, now_s, 1)
@@ -45,9 +44,9 @@ def served(options: Options, victims: list[Ticket], until_s: float) -> None:
 
 def shared_s(victims: list[Ticket]) -> float:
     """SLO-ODBS: those that wait long have their share of the engine, the oldest first."""
-    step = StepEstimate(MODEL)
+    step = StepEstimate(STEP_MODEL)
     work_s = [
-        MODEL.prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
+        STEP_MODEL.prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
         for each in victims
     ]
     return AGED_S + 1.1 * (sum(work_s) + BACKLOG * STEP_S) / AGED_SHARE + 2.0

@@ -8,13 +8,13 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.http import Budget, EngineAddress, EngineLost, EnginePool, Limits
+from uellm.http import Budget, EngineAddress, EngineLost, EnginePool, RequestLimits
 from uellm.http.body import Body
+from uellm.http.client_connection import ClientConnection
 from uellm.http.head import HeadFinder, HeadParser
-from uellm.http.link import EngineConnection
 
 HEAD = b"POST /v1/completions?a=b HTTP/1.1\r\nHost: h\r\nX-Long: abc def\r\n"
-LIMITS = Limits(body_bytes=1 << 20)
+LIMITS = RequestLimits(body_bytes=1 << 20)
 
 bodies = st.binary(max_size=3000)
 cuts = st.lists(st.integers(0, 4000), max_size=30)
@@ -89,7 +89,7 @@ async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | Non
 
     `passed`: take whole chunks as they came, and put them here too.
     """
-    connection = EngineConnection(EnginePool(EngineAddress("h", 1)))
+    connection = ClientConnection(EnginePool(EngineAddress("h", 1)))
     connection.connection_made(Wire())
     upstream = connection.ask(b"", b"", head_only=False)
     received: list[bytes] = []

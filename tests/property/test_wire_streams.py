@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uellm.sidecar.wire.aggregate import Aggregator
-from uellm.sidecar.wire.events import Counter, Splitter, Usage
-from uellm.sidecar.wire.routes import Kind
-from uellm.sidecar.wire.shape import Shapes
+from uellm.sidecar.wire.events import Splitter, TokenCounter, Usage
+from uellm.sidecar.wire.routes import RouteKind
+from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
 TRAPS = [
@@ -118,7 +118,7 @@ def test_bytes_that_are_no_stream_pass_unchanged(data, borders):
 @given(cut())
 def test_tokens_are_counted_however_the_stream_is_cut(found):
     stream, pieces = found
-    counter = Counter(Kind.CHAT)
+    counter = TokenCounter(RouteKind.CHAT)
     events = sum(counter.feed(piece) for piece in pieces)
     assert counter.usage() == stream.usage
     # A chunk for each token, the role's, the usage's, and not the comments, nor [DONE].
@@ -129,15 +129,15 @@ def test_tokens_are_counted_however_the_stream_is_cut(found):
 @given(cut(choices=3))
 def test_the_parts_of_each_choice_are_put_together(found):
     stream, pieces = found
-    shapes = Shapes()
+    shapes = AnswerShapes()
     message = {"role": "assistant", "content": "a", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "token_ids": None}
     usage = {"prompt_tokens": 1, "total_tokens": 2, "completion_tokens": 1, "prompt_tokens_details": None}
     answer = {"id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice], "usage": usage}
-    shapes.learn(Kind.CHAT, answer | {"system_fingerprint": None, "metrics": None})
-    shape = shapes.get(Kind.CHAT)
+    shapes.learn(RouteKind.CHAT, answer | {"system_fingerprint": None, "metrics": None})
+    shape = shapes.get(RouteKind.CHAT)
     assert shape is not None
-    aggregator = Aggregator(Kind.CHAT, shape)
+    aggregator = Aggregator(RouteKind.CHAT, shape)
     for piece in pieces:
         aggregator.feed(piece)
     status, body = aggregator.answer()

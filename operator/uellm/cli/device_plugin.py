@@ -24,7 +24,7 @@ from pathlib import Path
 
 from uellm.errors import BadInput
 from uellm.hardware import GPU_RESOURCE
-from uellm.profiler.deviceplugin import PLUGIN_DIR, DevicePlugin
+from uellm.profiler.deviceplugin import PLUGIN_DIR, DevicePluginServer
 from uellm.profiler.process import log_to_stderr, run_until_signal
 from uellm.profiler.simulated import SimulatedSource
 
@@ -49,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--plugin-dir", f"{args.plugin_dir} is no directory: is the kubelet's directory mounted here?")
     log_to_stderr()
     source = SimulatedSource(args.simulate, args.node)
-    run_until_signal(DevicePlugin(source.sample, plugin_dir=args.plugin_dir, resource=args.resource).run())
+    run_until_signal(DevicePluginServer(source.sample, plugin_dir=args.plugin_dir, resource=args.resource).run())
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from uellm.cli.evaluate_queue import check_plot, count, not_negative, plot_if_wanted, positive, read_yaml, tell
 from uellm.errors import BadInput
-from uellm.evaluate.live import Endpoint, Pace, replay_live, served_model
+from uellm.evaluate.live import Endpoint, LiveOptions, replay_live, served_model
 from uellm.evaluate.measure import measure
 from uellm.evaluate.scenario import Job, draw_jobs, read_classes
 from uellm.evaluate.table import table
@@ -68,7 +68,7 @@ async def _replay_all(args: argparse.Namespace, drawn: dict[int, list[Job]]) -> 
         raise BadInput("--priority", f"{', '.join(sorted(unknown))}: no such endpoint is named by --url")
     results = []
     for speed in args.speed or [1.0]:
-        pace = Pace(speed, args.timeout_seconds)
+        pace = LiveOptions(speed, args.timeout_seconds)
         for seed, jobs in drawn.items():
             for endpoint in endpoints:
                 outcome = await replay_live(jobs, endpoint, pace, tell)

@@ -7,7 +7,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from uellm.cli.local.machine import Machine, described_machine, profiled_machine, this_machine
+from uellm.cli.local.machine import LocalMachine, described_machine, profiled_machine, this_machine
 from uellm.cli.local.prepare import Prepared, prepare
 from uellm.cli.local.serve import choose_ports, serve
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _machine(args: argparse.Namespace) -> Machine:
+def _machine(args: argparse.Namespace) -> LocalMachine:
     if args.simulate:
         return described_machine(args.simulate)
     return profiled_machine(args.profiles) if args.profiles else this_machine()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uellm.http.loop import run as run_loop
 from uellm.sidecar.engine.connection import engine_address
-from uellm.sidecar.process import Address, Options, Sidecar, serve
+from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
-    options = Options(
+    options = SidecarOptions(
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,

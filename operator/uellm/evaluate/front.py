@@ -9,15 +9,15 @@ from itertools import pairwise
 from typing import Protocol
 
 from uellm.evaluate.engine import Step
-from uellm.evaluate.policies import Policy, Priority
+from uellm.evaluate.policies import ComparedPolicy, Priority
 from uellm.evaluate.scenario import Job
 from uellm.planner.cost.steptime import EngineFile
-from uellm.sidecar.prediction import OnlineLengths, Prediction, Question
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, QueueFull, Scheduler, StepEstimate, Ticket
 
 
 @dataclass(frozen=True, slots=True)
-class Gauges:
+class EngineGauges:
     """What the engine's metrics show."""
 
     running: int = 0
@@ -54,20 +54,20 @@ class Front(Protocol):
     def progress(self, step: Step) -> None:
         """A step ended."""
 
-    def poll(self, gauges: Gauges, now_s: float) -> None:
+    def poll(self, gauges: EngineGauges, now_s: float) -> None:
         """The engine's gauges were read."""
 
     def cost(self) -> tuple[float, int]:
         """CPU seconds spent so far, and decisions made."""
 
 
-class Direct:
+class DirectFront:
     """Everything goes straight to the engine."""
 
     polls = False
     queued = 0
 
-    def __init__(self, policy: Policy, priority: Priority) -> None:
+    def __init__(self, policy: ComparedPolicy, priority: Priority) -> None:
         self.name = policy.name
         self._priority = priority
         self._arrived: list[tuple[Job, int]] = []
@@ -85,7 +85,7 @@ class Direct:
     def progress(self, step: Step) -> None:
         """Nothing depends on it."""
 
-    def poll(self, gauges: Gauges, now_s: float) -> None:
+    def poll(self, gauges: EngineGauges, now_s: float) -> None:
         """Nothing depends on it."""
 
     def cost(self) -> tuple[float, int]:
@@ -128,7 +128,7 @@ def _clock_ns() -> int:
     return sorted(after - before for before, after in pairwise(readings))[50]
 
 
-class Sidecar:
+class SidecarFront:
     """The sidecar's scheduler, told of everything that the live sidecar would see."""
 
     polls = True
@@ -202,7 +202,7 @@ class Sidecar:
             if self._online is not None:
                 self._online.observe(self._predictions.pop(key), job.output_tokens)
 
-    def poll(self, gauges: Gauges, now_s: float) -> None:
+    def poll(self, gauges: EngineGauges, now_s: float) -> None:
         """Tell the scheduler of the engine."""
         state = EngineState(
             ready=True,
@@ -227,7 +227,7 @@ class Sidecar:
         """What the live sidecar's predictor makes of what a trace tells; else what was drawn."""
         if self._online is None:
             return job.lengths
-        question = Question("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")
+        question = LengthQuestion("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")
         self._predictions[job.index] = self._online.predict(question)
         return self._predictions[job.index].lengths(None)
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from uellm.errors import CannotBeDone
 from uellm.evaluate.policies import first_token_deadline_s
-from uellm.evaluate.replay import Fate, Outcome
+from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import Job
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
 
@@ -40,7 +40,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class LiveOptions:
     """`speed`: of the arrivals. `timeout_s`: a request that takes longer has failed."""
 
     speed: float = 1.0
@@ -61,8 +61,8 @@ async def served_model(url: str, api_key: str | None = None) -> str:
 
 
 async def replay_live(
-    jobs: Sequence[Job], endpoint: Endpoint, pace: Pace, tell: Callable[[str], None] = lambda _line: None
-) -> Outcome:
+    jobs: Sequence[Job], endpoint: Endpoint, pace: LiveOptions, tell: Callable[[str], None] = lambda _line: None
+) -> ReplayResult:
     """Send every request at its time and wait for all. A request that is refused, fails or hangs has no end."""
     limits = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=pace.timeout_s)
@@ -75,13 +75,13 @@ async def replay_live(
         tell(
             f"{endpoint.name}: {sum(fate.end_s is None for fate in fates)} requests failed; the first: {client.failure}"
         )
-    return Outcome(fates, preempted=max(0, after - before))
+    return ReplayResult(fates, preempted=max(0, after - before))
 
 
 class _Client:
     """Sends requests to one endpoint; times are relative to `start_s` of the event loop's clock."""
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, pace: Pace, start_s: float) -> None:
+    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, pace: LiveOptions, start_s: float) -> None:
         self._session, self._endpoint, self._pace, self._start_s = session, endpoint, pace, start_s
         self.failure = ""
 

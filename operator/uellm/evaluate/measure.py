@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.evaluate.replay import Fate, Outcome
+from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import ALL, Job
 
 
@@ -21,7 +21,7 @@ class Timing:
     e2e_s: float
 
 
-def measure(jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any]:
+def measure(jobs: Sequence[Job], outcome: ReplayResult) -> dict[str, Any]:
     """The figures of a replay.
 
     attainment             share of requests that met every target of their class; refused and unfinished ones did not

@@ -21,7 +21,7 @@ GB = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class GpuKind:
     """A kind of GPU, from its data sheet: memory, and bytes a second that it reads."""
 
     name: str
@@ -30,7 +30,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class ModelSizes:
     """A model: its layers, and bytes of one in 16 bits; KV cache of a layer for some 32,000 tokens."""
 
     name: str
@@ -41,16 +41,16 @@ class Sizes:
 
 
 KINDS = (
-    Kind("V100-32GB", 32 * GB, 0.900e12),
-    Kind("L40S", 48 * GB, 0.864e12),
-    Kind("A100-40GB", 40 * GB, 1.555e12),
-    Kind("A100-80GB", 80 * GB, 2.039e12),
-    Kind("H100-80GB", 80 * GB, 3.350e12),
+    GpuKind("V100-32GB", 32 * GB, 0.900e12),
+    GpuKind("L40S", 48 * GB, 0.864e12),
+    GpuKind("A100-40GB", 40 * GB, 1.555e12),
+    GpuKind("A100-80GB", 80 * GB, 2.039e12),
+    GpuKind("H100-80GB", 80 * GB, 3.350e12),
 )
 MODELS = (
-    Sizes("8B", 32, 436_000_000, 131_000_000, 1_050_000_000),
-    Sizes("32B", 64, 976_000_000, 131_000_000, 1_560_000_000),
-    Sizes("70B", 80, 1_711_000_000, 131_000_000, 2_100_000_000),
+    ModelSizes("8B", 32, 436_000_000, 131_000_000, 1_050_000_000),
+    ModelSizes("32B", 64, 976_000_000, 131_000_000, 1_560_000_000),
+    ModelSizes("70B", 80, 1_711_000_000, 131_000_000, 2_100_000_000),
 )
 WITHIN_NODE_S = (6e-6, 25e-6)
 BETWEEN_NODES_S = (40e-6, 400e-6)
@@ -61,7 +61,7 @@ TAKEN_SHARES = (0.0, 0.0, 0.08, 0.25, 0.5)
 
 def random_instance(generator: random.Random, most_devices: int) -> Instance:
     """A cluster of 2 to `most_devices` GPUs, and a model."""
-    nodes: list[tuple[Kind, int, float]] = []
+    nodes: list[tuple[GpuKind, int, float]] = []
     wanted = generator.randint(2, most_devices)
     while (had := sum(count for _, count, _ in nodes)) < wanted:
         count = min(generator.choice((1, 2, 4)), wanted - had)
@@ -85,7 +85,7 @@ def random_instance(generator: random.Random, most_devices: int) -> Instance:
     )
 
 
-def _device(generator: random.Random, index: int, kind: Kind) -> PlaceDevice:
+def _device(generator: random.Random, index: int, kind: GpuKind) -> PlaceDevice:
     reserved = round(kind.memory_bytes * generator.choice(TAKEN_SHARES))
     return PlaceDevice(f"g{index:02}-{kind.name}", kind.memory_bytes, kind.bytes_per_s, reserved)
 

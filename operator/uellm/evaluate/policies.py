@@ -25,7 +25,7 @@ Priority = Callable[[Job, float], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ComparedPolicy:
     """How a name is run. `priority` of (request, arrival in seconds): None for a policy of the sidecar."""
 
     name: str
@@ -66,10 +66,10 @@ def _predicted_tokens(job: Job, arrival_s: float) -> int:
 
 
 _ENGINE = {
-    "engine-FCFS": Policy("engine-FCFS", FCFS, _no_priority),
-    "engine-EDF": Policy("engine-EDF", PRIORITY, _deadline_ms),
-    "engine-EDF-targets": Policy("engine-EDF-targets", PRIORITY, _target_ms),
-    "engine-SJF": Policy("engine-SJF", PRIORITY, _predicted_tokens),
+    "engine-FCFS": ComparedPolicy("engine-FCFS", FCFS, _no_priority),
+    "engine-EDF": ComparedPolicy("engine-EDF", PRIORITY, _deadline_ms),
+    "engine-EDF-targets": ComparedPolicy("engine-EDF-targets", PRIORITY, _target_ms),
+    "engine-SJF": ComparedPolicy("engine-SJF", PRIORITY, _predicted_tokens),
 }
 _ALIASES = {"engine-only": "engine-FCFS"}
 
@@ -79,9 +79,9 @@ def policy_names() -> list[str]:
     return list(dict.fromkeys([*_ENGINE, *_ALIASES, *POLICIES]))
 
 
-def find_policy(name: str) -> Policy:
+def find_policy(name: str) -> ComparedPolicy:
     """The policy of a name. Raises BadInput."""
     known = _ENGINE.get(_ALIASES.get(name, name))
     if known is None and name not in POLICIES:
         raise BadInput("--policy", f"{name!r} is none of {', '.join(policy_names())}")
-    return known or Policy(name)
+    return known or ComparedPolicy(name)

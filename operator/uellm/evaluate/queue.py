@@ -10,10 +10,10 @@ from random import Random
 from typing import Any
 
 from uellm.evaluate.engine import VirtualEngine
-from uellm.evaluate.front import Direct, Front, Sidecar
+from uellm.evaluate.front import DirectFront, Front, SidecarFront
 from uellm.evaluate.measure import measure
-from uellm.evaluate.policies import Policy, find_policy
-from uellm.evaluate.replay import Outcome, Replay
+from uellm.evaluate.policies import ComparedPolicy, find_policy
+from uellm.evaluate.replay import Replay, ReplayResult
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
@@ -60,7 +60,7 @@ class Scenario:
 class Cell:
     """One replay."""
 
-    policy: Policy
+    policy: ComparedPolicy
     speed: float
     seed: int
     max_num_batched_tokens: int
@@ -82,7 +82,7 @@ def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
     return describe(cell, jobs, replay(scenario, cell, jobs))
 
 
-def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> Outcome:
+def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> ReplayResult:
     """Replay the jobs under the cell's policy. Raises CannotBeDone where it stops sending."""
     noise = Noise(scenario.jitter, cell.seed)
     step_s = noise.of_steps(scenario.engine.step)
@@ -115,7 +115,7 @@ class Noise:
         return generator.lognormvariate(-0.5 * self._sigma**2, self._sigma)
 
 
-def describe(cell: Cell, jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any]:
+def describe(cell: Cell, jobs: Sequence[Job], outcome: ReplayResult) -> dict[str, Any]:
     """An outcome as an entry of `results`."""
     return {
         "policy": cell.policy.name,
@@ -129,13 +129,13 @@ def describe(cell: Cell, jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any
 def _front(scenario: Scenario, cell: Cell) -> Front:
     policy, engine = cell.policy, scenario.engine
     if policy.priority is not None:
-        return Direct(policy, policy.priority)
+        return DirectFront(policy, policy.priority)
     options = replace(
         Options(policy=policy.name, max_queued=scenario.max_queued, max_in_flight=engine.max_num_seqs),
         **scenario.guards,  # type: ignore[arg-type]
     )
     online = OnlineLengths() if scenario.online else None
-    return Sidecar(options, believed(engine, scenario.engine_error), engine, cell.max_num_batched_tokens, online)
+    return SidecarFront(options, believed(engine, scenario.engine_error), engine, cell.max_num_batched_tokens, online)
 
 
 def believed(engine: EngineFile, error: float) -> StepEstimate:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from uellm.errors import CannotBeDone
 from uellm.evaluate.engine import Step, VirtualEngine, Work
-from uellm.evaluate.front import Front, Gauges
+from uellm.evaluate.front import EngineGauges, Front
 from uellm.evaluate.scenario import Job
 
 POLL_S = 0.1
@@ -37,7 +37,7 @@ class Fate:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReplayResult:
     """A replay's result: the fates in the jobs' order, preemptions in the engine, and the sidecar's CPU time."""
 
     fates: list[Fate]
@@ -69,9 +69,9 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.fates = [Fate(job.arrival_s / self.speed) for job in self.jobs]
-        self._gauges = Gauges()
+        self._gauges = EngineGauges()
 
-    def run(self) -> Outcome:
+    def run(self) -> ReplayResult:
         """Replay until every request has ended or was refused. Raises CannotBeDone where a policy stops sending."""
         now_s = 0.0
         self._react(now_s)
@@ -85,7 +85,7 @@ class Replay:
             else:
                 break
         scheduler_s, decisions = self.front.cost()
-        return Outcome(self.fates, self.engine.preemptions, scheduler_s, decisions)
+        return ReplayResult(self.fates, self.engine.preemptions, scheduler_s, decisions)
 
     def _advance(self, now_s: float) -> float:
         """Run the engine for a step, or for as many as are free of decisions; returns when it is done."""
@@ -176,4 +176,4 @@ class Replay:
     def _gauge(self) -> None:
         if self.front.polls:
             engine = self.engine
-            self._gauges = Gauges(engine.running, engine.waiting, engine.kv_used_share, engine.preemptions)
+            self._gauges = EngineGauges(engine.running, engine.waiting, engine.kv_used_share, engine.preemptions)

@@ -13,16 +13,15 @@ Where a piece is seen to be one whole chunk, it may even go on without being par
 from __future__ import annotations
 
 from uellm.http.client import EngineAddress, EnginePool
-from uellm.http.connection import Connection
-from uellm.http.message import Budget, Fault, Headers, Limits, Pairs, pairs
+from uellm.http.message import Budget, Fault, Headers, Pairs, RequestLimits, pairs
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Request
 from uellm.http.server import Server
+from uellm.http.server_connection import ServerConnection
 from uellm.http.upstream import EngineLost, EngineUnreachable, Upstream
 
 __all__ = [
     "Budget",
-    "Connection",
     "EngineAddress",
     "EngineLost",
     "EnginePool",
@@ -30,11 +29,12 @@ __all__ = [
     "Fault",
     "Handler",
     "Headers",
-    "Limits",
     "Pairs",
     "Reply",
     "Request",
+    "RequestLimits",
     "Server",
+    "ServerConnection",
     "Upstream",
     "pairs",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from uellm.http.head import HeadParser
-from uellm.http.message import Budget, Fault, Limits
+from uellm.http.message import Budget, Fault, RequestLimits
 
 FRAMING_BYTES = 64 * 1024
 """What chunk extensions and trailers may take between two bytes of the body."""
@@ -18,7 +18,7 @@ class Body:
         *("_budget", "_chunks", "_content", "_fault", "_framing_bytes", "_held_bytes", "_left", "_limits", "_waiter"),
     )
 
-    def __init__(self, length: int, chunks: HeadParser, limits: Limits, budget: Budget) -> None:
+    def __init__(self, length: int, chunks: HeadParser, limits: RequestLimits, budget: Budget) -> None:
         self._left = length
         self._chunks = chunks if length < 0 else None
         self._limits = limits
@@ -114,5 +114,5 @@ class Body:
             self._waiter.set_result(None)
 
 
-def _too_long(limits: Limits) -> Fault:
+def _too_long(limits: RequestLimits) -> Fault:
     return Fault(413, f"the body is longer than {limits.body_bytes} bytes")

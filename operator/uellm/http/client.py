@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from uellm.http.link import EngineConnection
+from uellm.http.client_connection import ClientConnection
 from uellm.http.message import Pairs
 from uellm.http.upstream import EngineUnreachable, Upstream
 
@@ -62,8 +62,8 @@ class EnginePool:
     def __init__(self, address: EngineAddress, *, idle_s: float = IDLE_S) -> None:
         self._address = address
         self._idle_s = idle_s
-        self._idle: list[EngineConnection] = []
-        self.connections: set[EngineConnection] = set()
+        self._idle: list[ClientConnection] = []
+        self.connections: set[ClientConnection] = set()
 
     @property
     def in_use(self) -> int:
@@ -96,12 +96,12 @@ class EnginePool:
         for connection in tuple(self.connections):
             connection.cut()
 
-    def give_back(self, connection: EngineConnection) -> None:
+    def give_back(self, connection: ClientConnection) -> None:
         """A connection is free for the next request."""
         self._idle.append(connection)
         connection.idle_alarm = asyncio.get_running_loop().call_later(self._idle_s, self._expire, connection)
 
-    def forget(self, connection: EngineConnection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """A connection was closed."""
         self.connections.discard(connection)
         if connection.idle_alarm is not None:
@@ -109,7 +109,7 @@ class EnginePool:
             self._idle.remove(connection)
             connection.idle_alarm = None
 
-    def _rested(self) -> EngineConnection | None:
+    def _rested(self) -> ClientConnection | None:
         """The idle connection that was used last, for it lives longest."""
         while self._idle:
             connection = self._idle.pop()
@@ -120,17 +120,17 @@ class EnginePool:
                 return connection
         return None
 
-    def _expire(self, connection: EngineConnection) -> None:
+    def _expire(self, connection: ClientConnection) -> None:
         self._idle.remove(connection)
         connection.idle_alarm = None
         connection.transport.close()
 
-    async def _connect(self) -> EngineConnection:
+    async def _connect(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connected = await _first(await self._address.resolve())
-                _, connection = await loop.create_connection(lambda: EngineConnection(self), sock=connected)
+                _, connection = await loop.create_connection(lambda: ClientConnection(self), sock=connected)
         except (OSError, TimeoutError) as error:
             raise EngineUnreachable(type(error).__name__) from error
         return connection

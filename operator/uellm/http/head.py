@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from uellm.http.message import Fault, Headers, Limits
+from uellm.http.message import Fault, Headers, RequestLimits
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21\x22\x24-\x7e]+ HTTP/1\.[01]\r\n")
@@ -28,7 +28,7 @@ class HeadFinder:
 
     __slots__ = ("_checked", "_limits", "_line_bytes")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
         self._checked = self._line_bytes = 0
 

@@ -28,7 +28,7 @@ class Fault(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """Bounds on what a client may send and how long it may take. Bytes and seconds."""
 
     line_bytes: int = 8 * KIB

@@ -14,7 +14,7 @@ _BODILESS = frozenset((204, 304))
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class _Link(Protocol):
+class _ReplyConnection(Protocol):
     """What an answer needs of its connection."""
 
     writing_paused: bool
@@ -38,7 +38,7 @@ class Reply:
         *("link", "on_pause", "on_resume", "started"),
     )
 
-    def __init__(self, link: _Link, *, http_10: bool, head_only: bool, close: bool) -> None:
+    def __init__(self, link: _ReplyConnection, *, http_10: bool, head_only: bool, close: bool) -> None:
         self.link = link
         """Its connection."""
         self._http_10 = http_10

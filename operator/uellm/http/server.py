@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from uellm.http.connection import Connection, Service
 from uellm.http.listener import Listener
-from uellm.http.message import Budget, Limits
+from uellm.http.message import Budget, RequestLimits
 from uellm.http.request import Handler, Refuse
+from uellm.http.server_connection import ServerConnection, ServerContext
 
 
 class Server:
     """A listening port and its connections."""
 
-    def __init__(self, handler: Handler, refuse: Refuse, *, limits: Limits | None = None, budget: Budget | None = None):
-        self._service = Service(handler, refuse, limits or Limits(), budget or Budget())
+    def __init__(
+        self, handler: Handler, refuse: Refuse, *, limits: RequestLimits | None = None, budget: Budget | None = None
+    ):
+        self._service = ServerContext(handler, refuse, limits or RequestLimits(), budget or Budget())
         self._listener: Listener | None = None
         self.port = 0
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ServerConnection]:
         """Those that are open."""
         return self._service.connections
 
     async def listen(self, host: str, port: int) -> None:
         """Take connections; `port` 0: any free one. Raises OSError."""
-        self._listener = Listener(lambda: Connection(self._service))
+        self._listener = Listener(lambda: ServerConnection(self._service))
         self.port = await self._listener.open(host, port)
 
     async def close(self, flush_s: float) -> None:

@@ -19,7 +19,7 @@ class EngineLost(Exception):
     """The connection broke after the request was sent: it may have been run, so it must not be sent again."""
 
 
-class _Link(Protocol):
+class _AnswerConnection(Protocol):
     """What an answer needs of its connection."""
 
     def pause(self) -> None: ...
@@ -36,8 +36,8 @@ class Upstream:
 
     __slots__ = ("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "reason", "sink", "status")
 
-    def __init__(self, connection: _Link) -> None:
-        self._connection: _Link | None = connection
+    def __init__(self, connection: _AnswerConnection) -> None:
+        self._connection: _AnswerConnection | None = connection
         self._pieces: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
         """What takes the pieces now; `pipe` sets it, and the sink itself may set another one."""

@@ -34,7 +34,7 @@ CALL_BACK_S = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Offer(NamedTuple):
+class OfferedDevice(NamedTuple):
     """A device as the kubelet sees it."""
 
     uuid: str
@@ -42,11 +42,11 @@ class Offer(NamedTuple):
     numa_node: int | None
 
 
-def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[Offer, ...]:
+def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[OfferedDevice, ...]:
     """The devices that pods ask for by `resource`, in the order of their index."""
     devices = sorted(sample.devices, key=lambda device: (device["index"], device["uuid"]))
     return tuple(
-        Offer(
+        OfferedDevice(
             device["uuid"],
             (device.get("health") or {}).get("state", "Healthy") == "Healthy",
             device["numaNode"] if device.get("numaNode", -1) >= 0 else None,
@@ -56,7 +56,9 @@ def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[Offer, ...]:
     )
 
 
-def preferred(devices: Sequence[Offer], available: Sequence[str], required: Sequence[str], size: int) -> list[str]:
+def preferred(
+    devices: Sequence[OfferedDevice], available: Sequence[str], required: Sequence[str], size: int
+) -> list[str]:
     """The `size` devices to take: what is required, then from one NUMA node, the fullest that has enough.
 
     Taking from the fullest leaves whole nodes to those who need more; ties go to the lower node, within a node the
@@ -82,10 +84,10 @@ class Servicer(stubs.DevicePluginServicer):
 
     def __init__(self) -> None:
         self.streams = 0
-        self.devices: tuple[Offer, ...] = ()
+        self.devices: tuple[OfferedDevice, ...] = ()
         self._changed = asyncio.Event()
 
-    def offer(self, devices: tuple[Offer, ...]) -> bool:
+    def offer(self, devices: tuple[OfferedDevice, ...]) -> bool:
         """Offer these devices from now on; whether they differ from those before."""
         if devices == self.devices:
             return False
@@ -132,7 +134,7 @@ class Servicer(stubs.DevicePluginServicer):
         return api.AllocateResponse(container_responses=answers)
 
 
-class DevicePlugin:
+class DevicePluginServer:
     """Serves and registers for as long as it runs; a cancelled `run` takes its socket away."""
 
     def __init__(
@@ -234,7 +236,7 @@ def options() -> Any:
     return api.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
-def _device(device: Offer) -> Any:
+def _device(device: OfferedDevice) -> Any:
     topology = None if device.numa_node is None else api.TopologyInfo(nodes=[api.NUMANode(ID=device.numa_node)])
     return api.Device(ID=device.uuid, health="Healthy" if device.healthy else "Unhealthy", topology=topology)
 

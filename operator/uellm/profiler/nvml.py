@@ -13,7 +13,7 @@ from typing import Any
 
 from uellm.profiler.links import bus_id, links
 from uellm.profiler.nvml_library import Library
-from uellm.profiler.sample import NVML, DriverChanged, Failure, NoGPUs, Sample, SourceError
+from uellm.profiler.sample import NVML, DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 
 SYSFS_PCI = Path("/sys/bus/pci/devices")
 BUSY_MEMORY_SHARE = 0.1
@@ -59,7 +59,7 @@ class NVMLSource:
 
     def _look(self, nvml: Any) -> Sample:
         devices: list[dict[str, Any]] = []
-        failed: dict[int, Failure] = {}
+        failed: dict[int, DeviceFailure] = {}
         whole: dict[str, Any] = {}
         busy: set[str] = set()
         for index in range(nvml.nvmlDeviceGetCount()):
@@ -150,10 +150,10 @@ def _cuda_version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _failure(index: int, error: Any) -> Failure:
+def _failure(index: int, error: Any) -> DeviceFailure:
     if error.value == _GPU_IS_LOST:
-        return Failure("GPULost", f"GPU {index} has fallen off the bus: drain the node and reset or replace it")
-    return Failure("NVMLError", f"GPU {index} does not answer NVML: {error}")
+        return DeviceFailure("GPULost", f"GPU {index} has fallen off the bus: drain the node and reset or replace it")
+    return DeviceFailure("NVMLError", f"GPU {index} does not answer NVML: {error}")
 
 
 def _cannot_open(error: Any) -> SourceError:

@@ -12,7 +12,7 @@ NVML = "NVML"
 SIMULATED = "Simulated"
 
 
-class Failure(NamedTuple):
+class DeviceFailure(NamedTuple):
     """A device that is there and does not answer: the reason in one word, the cause in a sentence."""
 
     reason: str
@@ -28,7 +28,7 @@ class Sample:
     links: tuple[Mapping[str, Any], ...] = ()
     driver_version: str = ""
     cuda_version: str = ""
-    failed: Mapping[int, Failure] = field(default_factory=dict)
+    failed: Mapping[int, DeviceFailure] = field(default_factory=dict)
     """By the driver's index: a GPU that is lost has no other identity left."""
     busy: frozenset[str] = frozenset()
     """UUIDs of devices that some process computes on, whoever started it."""

@@ -1,15 +1,15 @@
-"""The proxy in front of the engine: accepts, queues by SLO, sends, relays.
+"""The proxy in front of an engine: it accepts requests, queues them by their targets, and relays the answers.
 
-process       everything put together                       management    the metrics port
-http/         HTTP/1.1: server and client                   routes        which way a request goes, and its headers
-proxy         one request from end to end                   exchange      the same for a scheduled one
-wire/         what requests and answers mean: pure          answer        an answer's bytes on their way, counted
-scheduling/   order, gate and guards: pure                  dispatch      the scheduler, a clock and waiting coroutines
-prediction/   output lengths                                predictor     the same at work, kept over restarts
-engine        the engine and its state                      vitals        its figures, and whether it moves
-relay         the answer to the client                      drain         letting go of a pod
-outcome       how a request can end                         record        what is known of it then
-figures       the sidecar's own metrics                     attainment    who met the targets, over the last minutes
-metrics       Prometheus' text form                         tracing       spans, where they are asked for
-config        the configuration file                        secrets       API keys from a mounted directory
+process       assembles the parts and reloads the configuration
+config        the configuration file, and the settings that follow from it
+management    the metrics port: probes, metrics, the placement report, drain
+drain         how a pod stops taking requests and finishes those it has
+secrets       API keys from a mounted directory
+outcome       how a request can end
+request/      one request from its arrival to its answer
+wire/         what requests and answers mean: pure
+scheduling/   order, gate and guards: pure
+prediction/   output lengths
+engine/       the connection to the engine, its metrics, its health
+telemetry/    metrics, attainment, access log, spans
 """

@@ -1,4 +1,4 @@
-"""The sidecar's configuration file, and following its changes.
+"""The sidecar's configuration file, and how its changes are found.
 
     {version, model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -24,35 +23,23 @@ from uellm.errors import BadInput
 from uellm.sidecar.scheduling import Options, StepModel, Targets
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What the engine was told at its start, and does not report."""
-
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int | None = None
-
-
 class SidecarConfig(SidecarDocument):
     """The document as the scheduler takes it."""
 
     def targets(self) -> Mapping[str, Targets]:
-        """Every class by name; the default one first."""
+        """Every class by name, as the scheduler takes it; the default class first."""
         known = {each.name: _targets(each) for each in self.classes}
         known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
 
-    def bounds(self) -> Bounds:
-        """What the engine was told at its start."""
-        return Bounds(self.engine.max_num_seqs, self.engine.max_num_batched_tokens)
-
     def step_model(self) -> StepModel:
-        """The engine's step times until they are measured."""
+        """Duration of the engine's steps until it is measured."""
         seconds = self.engine.step_seconds
         return StepModel() if seconds is None else _step_model(seconds)
 
     def options(self) -> Options:
-        """Order of the queue, bounds of gate and queue."""
+        """The scheduler's options."""
         scheduling = self.scheduling
         return Options(scheduling.policy, scheduling.max_queued_requests, self.engine.max_num_seqs)
 
@@ -69,7 +56,7 @@ def _step_model(seconds: SidecarStepSeconds) -> StepModel:
 
 
 def load(path: Path) -> SidecarConfig:
-    """Read and check the file. Raises BadInput that names the field, or the file where it cannot be read at all."""
+    """Read and check the file. Raises BadInput that names the field, or the file if it cannot be read."""
     try:
         document = yaml.safe_load(path.read_bytes())
     except OSError as error:
@@ -88,7 +75,7 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 
 class ConfigFile:
-    """The file through its versions. A ConfigMap's volume swaps a symbolic link: what is followed is the real path."""
+    """The file and its changes. A ConfigMap volume swaps a symbolic link, so the resolved path is compared."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,7 +84,7 @@ class ConfigFile:
         self.error: BadInput | None = None
 
     def poll(self) -> bool:
-        """Whether `current` is a new configuration. A file that is bad leaves it as it was and is told by `error`."""
+        """Whether `current` is a new configuration. A bad file sets `error` and leaves `current` as it is."""
         version = self._version()
         if version == self._seen:
             return False

@@ -1,8 +1,8 @@
-"""Letting go of a pod: first not ready, then no new requests, and waiting for those that are in hand.
+"""Draining a pod: not ready first, then no new requests, then waiting for the requests in progress.
 
-Between a pod's deletion and the last client that is still sent to it lies a moment, for endpoints and connections take
-time to change. Requests of that moment are served, so that a rollout loses none; their answers close the connection.
-Then nothing more is taken, and connections that nobody uses are closed: a client would find out by a refused request.
+After a pod is deleted, some clients still come for a moment, because endpoints and connections change with a delay.
+These requests are served, so a rollout loses none; their answers close the connection. After that new requests are
+refused and idle connections are closed, so that no client reuses one only to be refused.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from uellm.sidecar.outcome import RETRY_REPLICA_S, Outcome, Refusal, spread_s
 
 GRACE_S = 60.0
 LAME_DUCK_S = 5.0
-"""How long requests are still taken once the pod is not ready: a few rounds of endpoint controller and kube-proxy."""
+"""How long requests are accepted after the pod is not ready: a few rounds of endpoint controller and kube-proxy."""
 
 
 class Drain:
-    """Counts the requests in hand and knows whether new ones are taken."""
+    """Counts the requests in progress and knows whether new ones are accepted."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_refusing: Callable[[], None] = lambda: None) -> None:
+        """`on_refusing` is called when new requests begin to be refused."""
         self.active = 0
         self.draining = False
-        self.on_refusing: Callable[[], None] = lambda: None
-        """Called when from now on new requests are refused."""
+        self._on_refusing = on_refusing
         self.over = False
-        """The process ends now: what is still in hand is cut."""
+        """The process ends now: requests still in progress are cut."""
         self._final = False
         self._waiting = 0
         self._refusing = asyncio.Event()
@@ -40,24 +40,24 @@ class Drain:
         return self._refusing.is_set()
 
     def enter(self) -> None:
-        """A request is in hand."""
+        """A request begins."""
         self.active += 1
         self._idle.clear()
 
     def leave(self) -> None:
-        """It is no more."""
+        """A request ended."""
         self.active -= 1
         if not self.active:
             self._idle.set()
 
     def check(self) -> None:
-        """Raises Refusal once no more requests are taken. Another replica may take this one at once."""
+        """Raises Refusal if new requests are refused. Another replica can take this one at once."""
         if self.refusing:
             told = "this replica is about to stop; send the request again"
             raise Refusal(Outcome.DRAINING, told, retry_after_s=spread_s(RETRY_REPLICA_S))
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
-        """Not ready from here on, and `lame_duck_s` later new requests are refused; `final`: for good."""
+        """Become not ready now and refuse new requests after `lame_duck_s`; `final`: for good."""
         self.draining = True
         self._final |= final
         if not lame_duck_s:
@@ -67,14 +67,13 @@ class Drain:
 
     def _refuse(self) -> None:
         self._refusing.set()
-        self.on_refusing()
+        self._on_refusing()
 
     def engine_restarted(self, *, sure: bool) -> None:
-        """Only the engine's container was stopped, for a new one is there: requests are taken again.
+        """A new engine is ready, so only the engine's container was stopped: accept requests again.
 
-        The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed,
-        be it the startup probe. Not `sure`: this is the first engine that was ever seen ready, and while a hook
-        still waits it may be the very one that is to stop.
+        The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed.
+        Not `sure`: this is the first engine that was ever ready. While a hook waits, it may be the one to stop.
         """
         if self._final or (self._waiting and not sure):
             return
@@ -83,7 +82,7 @@ class Drain:
         self._refusing.clear()
 
     async def wait(self, grace_s: float) -> bool:
-        """Whether, within the grace period, no more requests were taken and everything in hand was done."""
+        """Wait until new requests are refused and none is in progress; False if the grace period ends first."""
         self._waiting += 1
         try:
             async with asyncio.timeout(grace_s):
@@ -96,7 +95,7 @@ class Drain:
         return True
 
     def close(self) -> None:
-        """Stop the clock."""
+        """Cancel the timer."""
         if self._refuse_later is not None:
             self._refuse_later.cancel()
             self._refuse_later = None

@@ -1,6 +1,6 @@
-"""The metrics port: figures, the placement report, the probes of engine and sidecar, and the request to drain.
+"""The metrics port: metrics, the placement report, probes of engine and sidecar, and the drain request.
 
-The kubelet cannot reach an engine on loopback, so it asks here.
+The kubelet cannot reach an engine on loopback, so it probes the engine here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from uellm.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine.connection import Engine, EngineState
+from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
 
@@ -27,7 +27,7 @@ class Management:
     def __init__(
         self,
         proxy: Proxy,
-        engine: Engine,
+        engine: EngineConnection,
         placement: Path | None,
         *,
         grace_s: float = GRACE_S,
@@ -58,12 +58,12 @@ class Management:
         if route is not None:
             await route(request, reply)
         elif any(path == request.path for _, path in self._routes):
-            _error(reply, 405, "not with this method")
+            _error(reply, 405, "this method is not allowed here")
         else:
-            _error(reply, 404, "there is nothing here")
+            _error(reply, 404, "no such path")
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
-        """Headers and body of the answer to what was not HTTP."""
+        """Headers and body of the answer to a message that is not HTTP."""
         return _JSON, _error_body(fault.message)
 
     async def _metrics(self, request: Request, reply: Reply) -> None:
@@ -94,12 +94,12 @@ class Management:
         reply.send(200, _JSON, json.dumps(answer).encode())
 
     def _live(self) -> bool:
-        """An engine that has never answered is starting, which the startup probe judges."""
-        return self._engine.state in (EngineState.STARTING, EngineState.READY)
+        """Starting counts as alive: the startup probe judges an engine that has never answered."""
+        return self._engine.health in (EngineHealth.STARTING, EngineHealth.READY)
 
     def _probe(self, good: Callable[[], bool]) -> Callable[[Request, Reply], Awaitable[None]]:
         async def answer(request: Request, reply: Reply) -> None:
-            document = {"engine": str(self._engine.state), "draining": self._proxy.drain.draining}
+            document = {"engine": str(self._engine.health), "draining": self._proxy.drain.draining}
             reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())
 
         return answer
@@ -114,7 +114,7 @@ def _error_body(message: str) -> bytes:
 
 
 def _from_this_pod(request: Request) -> bool:
-    """Whether the peer is on loopback: anybody in the cluster can reach this port, and none of them may stop a pod."""
+    """Whether the peer is on loopback. Anyone in the cluster can reach this port, but only the pod may drain itself."""
     try:
         return ipaddress.ip_address(request.peer).is_loopback
     except ValueError:
@@ -122,7 +122,7 @@ def _from_this_pod(request: Request) -> bool:
 
 
 def _read(path: Path | None) -> bytes | None:
-    """The report; None while it is absent or, as it is written at once, not a whole document."""
+    """The report; None if it is missing or not a complete JSON document."""
     try:
         content = None if path is None else path.read_bytes()
         json.loads(content or b"")

@@ -1,4 +1,4 @@
-"""How a request can end. Every request has exactly one outcome, the same in the metrics and in the access log.
+"""How a request can end. Every request has exactly one outcome, the same in metrics and access log.
 
 Refusal               the sidecar answers by itself, in OpenAI's error form
 Outcome               the label; `STATUS` has the HTTP status of those that are refusals

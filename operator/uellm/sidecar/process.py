@@ -14,23 +14,22 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
-from uellm.http import Budget, Connection, EngineAddress, Limits, Server
-from uellm.sidecar.config import ConfigFile
-from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
-from uellm.sidecar.engine.connection import Engine, EngineState
-from uellm.sidecar.engine.monitor import Vitals
+from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
+from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S, Drain
+from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
+from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management
 from uellm.sidecar.prediction.service import FILE, Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.proxy import Proxy
-from uellm.sidecar.secrets import KeyDirectory
+from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
-from uellm.sidecar.telemetry.figures import Figures
 from uellm.sidecar.telemetry.metrics import Labels
+from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 
 LOG = logging.getLogger("uellm.sidecar")
 
-_LIMITS = Limits()
+_LIMITS = RequestLimits()
 
 COLLECT_AFTER = 20_000
 """Objects more than before until the youngest generation is looked through; Python's own value is 700."""
@@ -56,7 +55,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Options:
+class SidecarOptions:
     """What the command line says; times in seconds."""
 
     listen: Address
@@ -68,7 +67,7 @@ class Options:
     """Directory for what is to outlive a restart."""
     grace_s: float = GRACE_S
     lame_duck_s: float = LAME_DUCK_S
-    limits: Limits = _LIMITS
+    limits: RequestLimits = _LIMITS
     engine_poll_s: float = 1.0
     engine_poll_away_s: float = 0.25
     figures_poll_s: float = 1.0
@@ -78,35 +77,40 @@ class Options:
 class Sidecar:
     """A running sidecar: an async context manager that serves from entry to exit."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: SidecarOptions) -> None:
         self._options = options
-        self.config = ConfigFile(options.config)
-        self.figures = Figures()
-        current = self.config.current
-        self.dispatcher = Dispatcher(current.options(), current.step_model(), self.figures.faults)
-        self.engine = Engine(
+        self.settings = LiveSettings(options.config)
+        self.figures = SidecarMetrics()
+        current = self.settings.current
+        self.dispatcher = Dispatcher(current.options, current.step_model, self.figures.faults)
+        self.engine = EngineConnection(
             options.engine,
             self._on_engine,
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
-        self.vitals = Vitals(
+        self.monitor = EngineMonitor(
             self.engine,
             self.dispatcher.on_engine_state,
             lambda: self.dispatcher.in_flight,
-            model=current.model,
-            bounds=current.bounds(),
+            self.settings,
             poll_s=options.figures_poll_s,
         )
         bodies = Budget()
-        self.keys = KeyDirectory(current.auth.keys_directory)
         self.lengths = Predictor(None if options.state is None else options.state / FILE)
-        self.proxy = Proxy(current.targets(), self.engine, self.dispatcher, self.figures, bodies, lengths=self.lengths)
-        self._configure()
-        self.proxy.tracing = tracing.from_environment()
+        self.lengths.learned.switch(on=current.uses_learned_model)
+        self.proxy = Proxy(
+            self.settings,
+            self.engine,
+            self.dispatcher,
+            self.figures,
+            bodies,
+            self.lengths,
+            Drain(self._close_idle),
+            tracing=tracing.from_environment(),
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=options.limits, budget=bodies)
-        self.proxy.drain.on_refusing = self._close_idle
         self._management = Management(
             self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
         )
@@ -114,8 +118,8 @@ class Sidecar:
         self._add_gauges()
 
     async def __aenter__(self) -> Sidecar:
-        learned = self.lengths.learned.child.run()
-        watches = (self.engine.watch(), self.vitals.watch(), self._watch_config(), self.lengths.keep(), learned)
+        lengths = (self.lengths.keep(), self.lengths.learned.run())
+        watches = (self.engine.watch(), self.monitor.watch(), self._watch_config(), *lengths)
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -133,7 +137,7 @@ class Sidecar:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.vitals.close()
+        self.monitor.close()
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
@@ -142,7 +146,7 @@ class Sidecar:
             await asyncio.to_thread(self.proxy.tracing.close)
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ServerConnection]:
         """Connections of clients."""
         return self._server.connections
 
@@ -171,13 +175,13 @@ class Sidecar:
             await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
         await self._server.listen(options.listen.host, options.listen.port)
 
-    def _on_engine(self, old: EngineState, new: EngineState) -> None:
+    def _on_engine(self, old: EngineHealth, new: EngineHealth) -> None:
         LOG.info("engine: %s -> %s", old, new)
-        if new is EngineState.READY and old in (EngineState.STARTING, EngineState.GONE):
-            self.proxy.drain.engine_restarted(sure=old is EngineState.GONE)
+        if new is EngineHealth.READY and old in (EngineHealth.STARTING, EngineHealth.GONE):
+            self.proxy.drain.engine_restarted(sure=old is EngineHealth.GONE)
             self.proxy.terms.shapes.forget()
-            self.vitals.restarted()
-        self.dispatcher.on_engine_state(self.vitals.state())
+            self.monitor.restarted()
+        self.dispatcher.on_engine_state(self.monitor.state())
 
     async def _watch_config(self) -> None:
         while True:
@@ -185,34 +189,22 @@ class Sidecar:
             self.reload()
 
     def reload(self) -> None:
-        """Take over the configuration file if it changed; a bad one is told and changes nothing."""
-        told = self.config.error
-        if self.keys.poll():
-            self.proxy.keys = self.keys.keys
+        """Take over the configuration file and the API keys if they changed. A bad file is logged and changes nothing.
+
+        Requests that wait keep the targets that they came with.
+        """
+        found = self.settings.poll()
+        if found.keys:
             LOG.info("API keys: new ones are in force")
-        if self.config.poll():
-            current = self.config.current
-            self.proxy.reconfigure(current.targets())
-            self._configure()
-            self.dispatcher.reconfigure(current.options(), current.step_model())
-            self.vitals.model, self.vitals.bounds = current.model, current.bounds()
+        if found.config:
+            current = self.settings.current
+            self.lengths.learned.switch(on=current.uses_learned_model)
+            self.dispatcher.reconfigure(current.options, current.step_model)
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
-        elif self.config.error is not None and self.config.error is not told:
+        if found.refused is not None:
             self.figures.reloads.add("refused")
-            LOG.error("configuration: the new one is refused and the old one stays in force: %s", self.config.error)
-
-    def _configure(self) -> None:
-        """What of the configuration goes to the proxy as it is."""
-        current = self.config.current
-        if current.auth.keys_directory != self.keys.path:
-            self.keys = KeyDirectory(current.auth.keys_directory)
-        self.proxy.keys = self.keys.keys
-        self.proxy.allowed = current.allowed_routes
-        self.proxy.terms.accepts_priority = current.engine.accepts_priority
-        predicts = current.scheduling.predictor == "Online"
-        self.proxy.lengths = self.lengths if predicts else None
-        self.lengths.learned.child.wanted = predicts and current.prediction.learned
+            LOG.error("configuration: the new one is refused and the old one stays in force: %s", found.refused)
 
     def _add_gauges(self) -> None:
         gauge = self.figures.gauge
@@ -228,14 +220,14 @@ class Sidecar:
         self.figures.gauges("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
         self.figures.gauges("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
-        gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.config.error is not None)
+        gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.settings.error is not None)
 
     def _info(self) -> dict[Labels, float]:
-        current = self.config.current
-        return {(current.model, __version__, current.scheduling.policy): 1}
+        current = self.settings.current
+        return {(current.model, __version__, current.options.policy): 1}
 
     def _queued(self) -> dict[Labels, float]:
-        depths = dict.fromkeys(self.config.current.targets(), 0) | self.dispatcher.queued_by_class()
+        depths = dict.fromkeys(self.settings.current.classes, 0) | self.dispatcher.queued_by_class()
         return {(name,): depth for name, depth in depths.items()}
 
     def _active(self) -> float:
@@ -245,7 +237,7 @@ class Sidecar:
         return self.proxy.terms.ratio.characters_per_token
 
 
-async def serve(options: Options, on_started: Callable[[Sidecar], None]) -> None:
+async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once."""
     _spare_the_collector()
     _raise_file_limit()

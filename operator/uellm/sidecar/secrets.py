@@ -1,4 +1,4 @@
-"""API keys from the files of a directory, as a Secret is mounted: one key a line, whatever the files' names."""
+"""API keys from the files of a directory, such as a mounted Secret: one key per line, any file names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Version = tuple[tuple[str, str, int, int], ...]
 
 
 class KeyDirectory:
-    """The directory through its versions. None: no keys are asked for."""
+    """The directory and its changes. `path` None: no key is required."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -20,7 +20,7 @@ class KeyDirectory:
         self.poll()
 
     def poll(self) -> bool:
-        """Whether `keys` are new ones. While nothing can be read there are none, and nobody may ask."""
+        """Whether `keys` changed. If nothing can be read there are no keys, and every request is refused."""
         if self.path is None:
             return False
         files = _files(self.path)
@@ -33,7 +33,7 @@ class KeyDirectory:
 
 
 def _files(directory: Path) -> list[Path]:
-    # A Secret's volume holds `..data` and what it points to besides the keys' own names.
+    # A Secret's volume also holds `..data` and the directory that it points to.
     try:
         return sorted(path for path in directory.iterdir() if not path.name.startswith(".") and path.is_file())
     except OSError:

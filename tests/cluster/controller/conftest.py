@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from helpers.models import LLAMA_8B
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
@@ -31,22 +32,9 @@ from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
-GIB = 2**30
 
 # A Llama of 7 layers of 0.4 GiB each (float16), so that one device of 2 GiB cannot hold it and two of 3 GiB can.
-MODEL_CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+MODEL_CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embeddings": False}
 
 
 class Killed(BaseException):

@@ -6,10 +6,10 @@ import json
 
 import yaml
 
+from helpers.sizes import GIB
 from uellm.kube import EVENT, POD
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 
-GIB = 2**30
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}  # kwok's pods run as soon as they have a node
 
 

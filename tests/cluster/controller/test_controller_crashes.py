@@ -6,9 +6,8 @@ import itertools
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import Conflict
-
-GIB = 2**30
 
 
 async def life(operator, llama, killed, arm):

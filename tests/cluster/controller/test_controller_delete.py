@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import LLMSERVICE, POD, REPLICASET
 from uellm.reconcile.apply import LeftBehind
 from uellm.reconcile.cache import CHILD_KINDS
 from uellm.reconcile.names import Key
-
-GIB = 2**30
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.sizes import GIB
 from uellm.kube import LLMSERVICE, KubeError
 
-GIB = 2**30
 CASES = yaml.safe_load((Path(__file__).parents[2] / "data/llmservice-cases.yaml").read_text())
 TEMPLATES: list[dict[str, Any]] = [
     {"spec": None},

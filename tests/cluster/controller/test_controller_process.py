@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import GPUNODEPROFILE, LEASE
 from uellm.kube.kinds import CONFIGMAP
 
-GIB = 2**30
 pytestmark = pytest.mark.timeout(120)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import POD, Invalid
-
-GIB = 2**30
 
 
 @pytest.fixture

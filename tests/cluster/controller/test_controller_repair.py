@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 
-GIB = 2**30
 KINDS = pytest.mark.parametrize("kind", [CONFIGMAP, SERVICE, PDB, DEPLOYMENT], ids=lambda kind: kind.kind)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import EVENT, GPUNODEPROFILE, POD
 
-GIB = 2**30
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 
+from helpers.sizes import GIB
+
 # The package's function `deployment` hides the module of that name.
 deployment_module = importlib.import_module("uellm.reconcile.children.deployment")
-GIB = 2**30
 
 
 def newer_pod_template(monkeypatch):

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import LLMSERVICE
 from uellm_devcluster.binaries import ensure
-
-GIB = 2**30
 
 
 @pytest.fixture

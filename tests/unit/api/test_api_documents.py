@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from helpers.documents import CASES, VALID_SERVICE, changed_service
 from uellm.api import parse_profile, parse_service, read_documents, read_service
 from uellm.errors import BadInput
 from uellm.hardware import Node
 
 ROOT = Path(__file__).parents[3]
-CASES = yaml.safe_load((ROOT / "tests/data/llmservice-cases.yaml").read_text())
-VALID = {
-    "apiVersion": "uellm.io/v1alpha1",
-    "kind": "LLMService",
-    "metadata": {"name": "llama"},
-    "spec": {"model": {"uri": "hf://meta-llama/Llama-3.1-8B"}},
-}
-
-
-def changed(case: dict[str, Any]) -> dict[str, Any]:
-    document = copy.deepcopy(VALID)
-    for path, value in case.get("set", {}).items():
-        *parents, last = path.split(".")
-        part: dict[str, Any] = document
-        for parent in parents:
-            part = part.setdefault(parent, {})
-        part[last] = value
-    for path in case.get("drop", ()):
-        *parents, last = path.split(".")
-        part = document
-        for parent in parents:
-            part = part[parent]
-        del part[last]
-    return document
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_a_document_is_accepted_or_refused_by_the_name_of_its_field(case: dict[str, Any]) -> None:
     if "field" not in case:
-        parse_service(changed(case))
+        parse_service(changed_service(case))
         return
     with pytest.raises(BadInput) as refusal:
-        parse_service(changed(case))
+        parse_service(changed_service(case))
     assert refusal.value.field.startswith(case["field"])
     assert "\n" not in str(refusal.value)
 
 
 def test_defaults_are_those_of_the_design() -> None:
-    spec = parse_service(VALID).spec
+    spec = parse_service(VALID_SERVICE).spec
     assert (spec.model.dtype, spec.model.quantization, spec.model.revision) == ("auto", "auto", "main")
     assert spec.slo.objective == "Efficiency"
     assert (spec.placement.policy, spec.placement.gpus.min, spec.placement.gpus.max) == ("HELR", 1, None)
@@ -61,7 +36,7 @@ def test_defaults_are_those_of_the_design() -> None:
 
 
 def test_no_classes_stand_for_one_default_class_without_targets() -> None:
-    slo = parse_service(VALID).spec.slo
+    slo = parse_service(VALID_SERVICE).spec.slo
     assert [c.name for c in slo.effective_classes] == ["default"]
     assert not slo.effective_classes[0].has_target
     assert slo.effective_default_class == "default"
@@ -69,27 +44,27 @@ def test_no_classes_stand_for_one_default_class_without_targets() -> None:
 
 def test_the_first_class_is_the_default_class() -> None:
     classes = [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "1m"}]
-    slo = parse_service(changed({"set": {"spec.slo.classes": classes}})).spec.slo
+    slo = parse_service(changed_service({"set": {"spec.slo.classes": classes}})).spec.slo
     assert slo.effective_default_class == "chat"
     assert (slo.classes[0].ttft_s, slo.classes[0].e2e_s, slo.classes[1].e2e_s) == (1.0, None, 60.0)
 
 
 def test_served_name_and_namespace_fall_back_to_the_usual() -> None:
-    service = parse_service(VALID)
+    service = parse_service(VALID_SERVICE)
     assert (service.served_name, service.namespace) == ("llama", "default")
-    named = parse_service(changed({"set": {"spec.model.servedName": "m", "metadata.namespace": "team"}}))
+    named = parse_service(changed_service({"set": {"spec.model.servedName": "m", "metadata.namespace": "team"}}))
     assert (named.served_name, named.namespace) == ("m", "team")
 
 
 def test_a_document_written_back_holds_what_was_written() -> None:
-    document = parse_service(VALID).to_dict()
-    assert document["spec"]["model"]["uri"] == VALID["spec"]["model"]["uri"]
-    assert parse_service(document) == parse_service(VALID)
+    document = parse_service(VALID_SERVICE).to_dict()
+    assert document["spec"]["model"]["uri"] == VALID_SERVICE["spec"]["model"]["uri"]
+    assert parse_service(document) == parse_service(VALID_SERVICE)
 
 
 def test_a_template_keeps_the_nulls_that_delete_fields() -> None:
     template = {"spec": {"containers": [{"name": "engine", "livenessProbe": None}]}}
-    service = parse_service(changed({"set": {"spec.template": template}}))
+    service = parse_service(changed_service({"set": {"spec.template": template}}))
     assert service.spec.template.spec == template["spec"]
 
 
@@ -99,7 +74,7 @@ def test_another_kind_is_refused() -> None:
 
 
 def test_a_status_of_a_newer_operator_is_read() -> None:
-    service = parse_service({**VALID, "status": {"replicas": 1, "somethingNew": {}}})
+    service = parse_service({**VALID_SERVICE, "status": {"replicas": 1, "somethingNew": {}}})
     assert service.status is not None
     assert service.status.replicas == 1
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from uellm.cli.local.children import Children, Command, Ended
+from uellm.cli.local.children import ChildCommand, Children, Ended
 
 # A child that starts a grandchild which minds no SIGTERM and keeps the child's output open.
 WITH_GRANDCHILD = """
@@ -43,8 +43,8 @@ class Log:
             await asyncio.wait_for(self._told.wait(), 20)
 
 
-def python(name: str, program: str) -> Command:
-    return Command(name, [sys.executable, "-S", "-c", textwrap.dedent(program)], dict(os.environ))
+def python(name: str, program: str) -> ChildCommand:
+    return ChildCommand(name, [sys.executable, "-S", "-c", textwrap.dedent(program)], dict(os.environ))
 
 
 async def within(children: Children, body: Callable[[Children], Awaitable[None]]) -> None:
@@ -146,7 +146,7 @@ async def test_a_program_that_is_not_there_is_an_error_and_the_others_end():
     async def body(children: Children) -> None:
         await children.start(python("a", "import os, signal; print(os.getpid(), flush=True); signal.pause()"))
         watched.append(Watched(int((await log.until(lambda line: line[0] == "a"))[1])))
-        await children.start(Command("b", ["/nonexistent/program"], {}))
+        await children.start(ChildCommand("b", ["/nonexistent/program"], {}))
 
     with pytest.raises(FileNotFoundError):
         await within(Children(log), body)

@@ -23,21 +23,9 @@ from uellm.cli.local.machine import described_machine, profiled_machine
 from uellm.cli.local.prepare import Prepared, prepare
 from uellm.cli.local.serve import Ports, choose_ports, serve
 from uellm.errors import BadInput, CannotBeDone, PlanError
+from uellm_devcluster import tinymodel
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "vocab_size": 4096,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+CONFIG = tinymodel.config()
 FAKE_ENGINE = """
     import http.server, json, os, sys
 

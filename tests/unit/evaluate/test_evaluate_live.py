@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 from uellm.cli.evaluate_live import shrunk
 from uellm.cli.main import main
 from uellm.errors import CannotBeDone
-from uellm.evaluate.live import Endpoint, Pace, prompt_ids, replay_live, served_model
+from uellm.evaluate.live import Endpoint, LiveOptions, prompt_ids, replay_live, served_model
 from uellm.evaluate.measure import measure
 from uellm.evaluate.scenario import Job, RequestClass
 from uellm.evaluate.traces import Trace, TraceRequest
@@ -101,7 +101,7 @@ def jobs(count: int, gap_s: float = 0.01, **others: Any) -> list[Job]:
 
 
 async def test_every_request_is_sent_with_its_lengths_class_and_tenant(engine: Engine, url: str) -> None:
-    outcome = await replay_live(jobs(5, client="acme"), Endpoint("toy", url, "toy", "secret"), Pace())
+    outcome = await replay_live(jobs(5, client="acme"), Endpoint("toy", url, "toy", "secret"), LiveOptions())
 
     assert sorted((len(body["prompt"]), body["max_tokens"]) for body, _ in engine.seen) == [
         (20 + i, 3 + i) for i in range(5)
@@ -119,7 +119,7 @@ async def test_every_request_is_sent_with_its_lengths_class_and_tenant(engine: E
 async def test_arrivals_do_not_wait_for_answers(engine: Engine, url: str) -> None:
     engine.acts = dict.fromkeys(range(20), "hang")
 
-    outcome = await replay_live(jobs(20), Endpoint("toy", url, "toy"), Pace(speed=10.0, timeout_s=0.5))
+    outcome = await replay_live(jobs(20), Endpoint("toy", url, "toy"), LiveOptions(speed=10.0, timeout_s=0.5))
 
     assert engine.most_open == 20
     assert all(fate.end_s is None and not fate.refused for fate in outcome.fates)
@@ -129,7 +129,7 @@ async def test_what_is_refused_broken_or_cut_short_is_missed_and_told_once(engin
     engine.acts = {0: "refuse", 1: "break", 2: "cut"}
     told: list[str] = []
 
-    outcome = await replay_live(jobs(4, gap_s=0.2), Endpoint("toy", url, "toy"), Pace(), told.append)
+    outcome = await replay_live(jobs(4, gap_s=0.2), Endpoint("toy", url, "toy"), LiveOptions(), told.append)
 
     figures = measure(jobs(4), outcome)
     assert (figures["attainment"]["all"], figures["shed"]) == (0.25, 1)
@@ -137,7 +137,7 @@ async def test_what_is_refused_broken_or_cut_short_is_missed_and_told_once(engin
 
 
 async def test_an_endpoint_that_orders_by_priority_gets_deadlines(engine: Engine, url: str) -> None:
-    await replay_live(jobs(2, gap_s=0.05), Endpoint("toy", url, "toy", priorities=True), Pace())
+    await replay_live(jobs(2, gap_s=0.05), Endpoint("toy", url, "toy", priorities=True), LiveOptions())
 
     assert sorted(body["priority"] for body, _ in engine.seen) == [5000, 5050]
 

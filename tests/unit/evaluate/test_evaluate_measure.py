@@ -9,7 +9,7 @@ from uellm.evaluate.chunk import chunk_for
 from uellm.evaluate.measure import jain, measure, percentiles
 from uellm.evaluate.policies import find_policy, first_token_deadline_s, policy_names
 from uellm.evaluate.queue import Scenario, believed, cells
-from uellm.evaluate.replay import Fate, Outcome
+from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import Classes, Job, RequestClass
 from uellm.evaluate.table import duration, table
 from uellm.evaluate.traces import Trace, TraceRequest
@@ -27,7 +27,7 @@ def job(index: int, request_class: RequestClass, *, client: str = "", output_tok
 
 
 def figures(*pairs: tuple[Job, Fate]) -> dict[str, Any]:
-    return measure([pair[0] for pair in pairs], Outcome([pair[1] for pair in pairs], 3, 0.5, 1000))
+    return measure([pair[0] for pair in pairs], ReplayResult([pair[1] for pair in pairs], 3, 0.5, 1000))
 
 
 def test_what_was_refused_or_never_ended_is_a_miss_and_has_no_times() -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.extender.snapshot import Snapshot
 from uellm.hardware import Node
-
-GIB = 2**30
 
 
 def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:

@@ -2,21 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.models import LLAMA_8B
 from uellm.errors import BadInput
 from uellm.models import read_architecture
-
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "torch_dtype": "bfloat16",
-}
 
 
 def test_kv_bytes_count_grouped_heads_not_attention_heads() -> None:

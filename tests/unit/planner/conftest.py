@@ -8,23 +8,12 @@ from typing import Any
 
 import pytest
 
+from helpers.models import LLAMA_8B
+from helpers.sizes import GIB
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
 from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
 
-GIB = 1 << 30
-
-LLAMA_8B = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "torch_dtype": "bfloat16",
-}
 LLAMA_70B = {**LLAMA_8B, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
 LLAMA_70B["num_attention_heads"] = 64
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import constants as c
@@ -16,7 +17,6 @@ from uellm.planner.request import Engine, Overrides, SloClass, Workload
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 
-GIB = 1 << 30
 STEPS = Steps(2048, 256)
 
 

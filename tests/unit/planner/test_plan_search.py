@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.errors import PlanError
 from uellm.planner import Plan, plan
 from uellm.planner.request import Engine, Overrides, Workload
-
-GIB = 1 << 30
 
 
 def failure(request) -> PlanError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.hardware import Device, Link
 from uellm.models import read_architecture
 from uellm.planner import plan
@@ -19,7 +20,6 @@ from uellm.planner.request import Overrides, Workload
 from uellm.planner.shape import Steps
 from uellm.planner.vllm.partition import even_split
 
-GIB = 1 << 30
 SIZES = Steps(1024, 256)
 
 

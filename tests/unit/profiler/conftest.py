@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 
+from helpers.sizes import GIB
 from uellm.kube import GPUNODEPROFILE, NODE, POD, SYNCED, Event, Kind, KubeError, NotFound
 from uellm.profiler.kubelet import deviceplugin_pb2 as dp
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as dp_grpc
@@ -23,7 +24,6 @@ from uellm.profiler.kubelet import podresources_pb2 as pr
 from uellm.profiler.kubelet import podresources_pb2_grpc as pr_grpc
 
 NOT_SUPPORTED, NOT_FOUND, GPU_IS_LOST = 3, 6, 15
-GIB = 2**30
 
 
 class FakeNVMLError(Exception):

@@ -13,7 +13,7 @@ import pytest
 
 from uellm.errors import BadInput
 from uellm.profiler import deviceplugin
-from uellm.profiler.deviceplugin import DevicePlugin, Offer, offers, preferred
+from uellm.profiler.deviceplugin import DevicePluginServer, OfferedDevice, offers, preferred
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
 from uellm.profiler.sample import NoGPUs, Sample
@@ -44,7 +44,7 @@ def description():
 @pytest.fixture
 def plugin(kubelet, description, background) -> Callable[[], asyncio.Task]:
     def start() -> asyncio.Task:
-        return background(DevicePlugin(description.sample, plugin_dir=kubelet.directory, poll_s=0.02).run())
+        return background(DevicePluginServer(description.sample, plugin_dir=kubelet.directory, poll_s=0.02).run())
 
     return start
 
@@ -232,5 +232,7 @@ def test_unknown_numa_node_is_no_numa_node():
     ],
 )
 def test_devices_are_taken_from_one_numa_node_where_that_is_possible(numa, available, required, size, wanted):
-    devices = [Offer(name, True, None if node == "-" else int(node)) for name, node in zip("abcd", numa, strict=True)]
+    devices = [
+        OfferedDevice(name, True, None if node == "-" else int(node)) for name, node in zip("abcd", numa, strict=True)
+    ]
     assert "".join(preferred(devices, list(available), list(required), size)) == wanted

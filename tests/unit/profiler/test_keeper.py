@@ -13,7 +13,7 @@ from uellm.kube import Forbidden, Unavailable
 from uellm.profiler import bench
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.podresources import Held, KubeletSilent, PodKey
-from uellm.profiler.sample import DriverChanged, Failure, NoGPUs, Sample, SourceError
+from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 from uellm.profiler.store import Store
 
 A = {"index": 0, "uuid": "GPU-a", "memoryBytes": 1000, "memoryFreeBytes": 900}
@@ -184,7 +184,7 @@ async def test_a_new_process_goes_on_from_what_the_last_one_wrote(cluster, keep,
 
     pod_resources.now = Held()
     writes = len(cluster.writes)
-    keep(FakeSource(Sample("NVML", (B,), failed={0: Failure("GPULost", "gone")})))
+    keep(FakeSource(Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "gone")})))
     await cluster.until(lambda: len(cluster.writes) > writes)
 
     assert cluster.device("GPU-a")["health"]["reason"] == "GPULost"

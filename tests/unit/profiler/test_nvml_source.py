@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.api import parse
 from uellm.api.gpunodeprofile import DeviceProfile, LinkProfile
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.sample import DriverChanged, NoGPUs, SourceError
-
-GIB = 2**30
 
 
 def test_a_device_is_described_in_the_words_of_the_profile(nvml, tmp_path: Path):

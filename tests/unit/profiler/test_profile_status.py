@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uellm.hardware.types import Node
-from uellm.profiler.sample import Failure, Sample, SourceError
+from uellm.profiler.sample import DeviceFailure, Sample, SourceError
 from uellm.profiler.status import Seen, changes, compose, facts, pod_uids_of, sample_of
 
 A = {"index": 0, "uuid": "GPU-a", "product": "P", "memoryBytes": 1000, "memoryFreeBytes": 900}
@@ -39,7 +39,7 @@ def test_everything_that_was_seen_is_told():
 
 def test_the_summary_counts_gpus_free_ones_and_products():
     assert status(SAMPLE, pod_uids={"GPU-a": "uid-1"})["summary"] == {"gpus": "2", "free": "1", "products": "2 x P"}
-    gone = status(Sample("NVML", (A,), failed={1: Failure("GPULost", "it is gone")}), before=status())
+    gone = status(Sample("NVML", (A,), failed={1: DeviceFailure("GPULost", "it is gone")}), before=status())
     assert gone["summary"] == {"gpus": "2", "free": "1", "products": "2 x P"}
 
 
@@ -61,7 +61,7 @@ def test_figures_of_a_description_stay():
 
 def test_a_lost_gpu_is_quarantined_with_the_facts_it_had():
     before = status(measured={"GPU-a": {"bf16GigaflopsPerSecond": 5}}, pod_uids={"GPU-a": "uid-1"})
-    lost = Sample("NVML", (B,), failed={0: Failure("GPULost", "GPU 0 is gone")})
+    lost = Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "GPU 0 is gone")})
 
     told = status(lost, before, T1)
 
@@ -79,7 +79,7 @@ def test_a_lost_gpu_is_quarantined_with_the_facts_it_had():
 
 
 def test_the_state_of_a_lost_gpu_dates_from_its_loss_and_ends_when_it_is_back():
-    lost = Sample("NVML", (B,), failed={0: Failure("GPULost", "gone")})
+    lost = Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "gone")})
     first = status(lost, status(), T1)
     second = status(lost, first, "2026-01-01T00:02:00Z")
     assert devices(second)["GPU-a"]["health"]["since"] == T1
@@ -88,7 +88,7 @@ def test_the_state_of_a_lost_gpu_dates_from_its_loss_and_ends_when_it_is_back():
 
 
 def test_a_gpu_that_was_never_seen_well_cannot_be_listed_but_is_mentioned():
-    told = status(Sample("NVML", (B,), failed={0: Failure("GPULost", "GPU 0 is gone")}))
+    told = status(Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "GPU 0 is gone")}))
     assert list(devices(told)) == ["GPU-b"]
     assert "GPU 0 is gone" in told["conditions"][0]["message"]
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from helpers.sizes import GIB
 from uellm.api import parse_service
 from uellm.errors import BadInput
 from uellm.planner import plan
@@ -17,7 +18,6 @@ from uellm.reconcile.planning.request import architecture_of, plan_request
 from uellm.reconcile.profiled_node import profiled_node
 from uellm.sidecar.config import load
 
-GIB = 2**30
 IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from helpers.models import SMALLEST_LLAMA
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
@@ -16,17 +17,6 @@ from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.planning.planning import IMPROVE_EVERY_S, Planning
 
 GPUS = 2
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "torch_dtype": "float16",
-}
 
 
 class World:
@@ -73,7 +63,7 @@ class World:
         self.put(GPUNODEPROFILE, self.make.profile(name, holders, **device))
 
     def service(self, name, *, plan=None, **spec):
-        document = self.make.service(name, model={"uri": "file:///m", "config": CONFIG}, **spec)
+        document = self.make.service(name, model={"uri": "file:///m", "config": SMALLEST_LLAMA}, **spec)
         document["metadata"]["uid"] = f"uid-{name}"
         if plan is not None:
             document["status"] = {"plan": plan_status(plan)}

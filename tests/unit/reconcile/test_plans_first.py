@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from helpers.models import SMALLEST_LLAMA
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
@@ -14,17 +15,6 @@ from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.planning import DEFER_PODS_S, Planning
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "torch_dtype": "float16",
-}
 
 
 @pytest.fixture
@@ -41,7 +31,7 @@ async def crowded(make):
     planning = Planning(cache, Worker())
     cache.put(GPUNODEPROFILE, make.profile("a", (None,) * 8))
     for name in ("first", "second", "third"):
-        cache.put(LLMSERVICE, make.service(name, model={"uri": "file:///m", "config": CONFIG}))
+        cache.put(LLMSERVICE, make.service(name, model={"uri": "file:///m", "config": SMALLEST_LLAMA}))
 
     def observed(name):
         return observe(cache, Key("ns", name))

@@ -16,8 +16,8 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
-from uellm.http import Connection, EngineAddress
-from uellm.sidecar.process import Address, Options, Sidecar
+from uellm.http import EngineAddress, ServerConnection
+from uellm.sidecar.process import Address, Sidecar, SidecarOptions
 
 TWO_CLASSES = {
     "model": "tiny",
@@ -175,7 +175,7 @@ class Harness:
         replacement.write_text(text)
         replacement.rename(self.config)
 
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[ServerConnection]:
         """The sidecar's side of its clients' connections."""
         return self.sidecar.connections
 
@@ -221,7 +221,7 @@ async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
                 "config_poll_s": 3600.0,
                 "lame_duck_s": 0.0,
             }
-            sidecar = await stack.enter_async_context(Sidecar(Options(**defaults | options)))
+            sidecar = await stack.enter_async_context(Sidecar(SidecarOptions(**defaults | options)))
             client = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
             if ready:
                 await eventually(lambda: sidecar.engine.ready)

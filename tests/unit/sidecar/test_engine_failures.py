@@ -8,7 +8,7 @@ import json
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from uellm.sidecar.engine.connection import EngineState
+from uellm.sidecar.engine.connection import EngineHealth
 from uellm.sidecar.scheduling import scheduler
 
 
@@ -17,7 +17,7 @@ async def test_requests_wait_for_an_engine_that_is_still_starting(engine, launch
     harness = await launch(ready=False)
     asked = harness.ask(b"early")
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
-    assert harness.sidecar.engine.state is EngineState.STARTING
+    assert harness.sidecar.engine.health is EngineHealth.STARTING
     await engine.start()
     assert await asked == (200, b"early")
 
@@ -26,7 +26,7 @@ async def test_requests_wait_out_a_restart_of_the_engine(engine, harness, eventu
     await engine.stop()
     asked = [harness.ask(b"%d" % number) for number in range(5)]
     await eventually(lambda: harness.sidecar.dispatcher.queued == 5)
-    assert harness.sidecar.engine.state is EngineState.GONE
+    assert harness.sidecar.engine.health is EngineHealth.GONE
     await engine.start()
     assert sorted(await asyncio.gather(*asked)) == [(200, b"%d" % number) for number in range(5)]
     assert len(engine.received) == 5
@@ -59,7 +59,7 @@ async def test_unscheduled_routes_are_told_at_once_that_the_engine_is_away(engin
 
 async def test_nothing_is_sent_to_an_engine_that_says_it_is_sick(engine, harness, eventually):
     engine.healthy = False
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
     asked = harness.ask()
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
     assert engine.received == []
@@ -99,7 +99,7 @@ async def test_a_broken_stream_is_reason_to_look_at_the_engine_at_once(engine, l
         engine.healthy = False
         (await engine.arrivals.get()).go_on.set()
         await response.read()
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
 
 
 async def test_an_event_that_was_cut_in_two_does_not_swallow_the_error(engine, harness):

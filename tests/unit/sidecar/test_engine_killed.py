@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE
 import pytest
 
 from uellm.http import EngineAddress
-from uellm.sidecar.engine.connection import EngineState
+from uellm.sidecar.engine.connection import EngineHealth
 
 STREAMS = 20
 
@@ -68,6 +68,6 @@ async def test_every_stream_ends_with_an_error_and_none_with_a_false_done(proces
         assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "engine_lost"
         assert (b"[DONE]" in received, rest) == (False, b"")
     assert harness.outcomes() == {"engine_lost": STREAMS}
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.GONE)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.GONE)
     assert harness.sidecar.dispatcher.in_flight == 0
     assert harness.sidecar.engine.pool.in_use == 0

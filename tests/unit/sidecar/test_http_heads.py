@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.http import Fault, Limits
+from uellm.http import Fault, RequestLimits
 from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
 
 
 def head_of(data: bytes) -> Head:
-    end = HeadFinder(Limits()).find(data)
+    end = HeadFinder(RequestLimits()).find(data)
     assert end == len(data)
     return HeadParser().parse(data)
 
@@ -109,7 +109,7 @@ def test_chunks_are_not_for_http_1_0():
 
 
 def test_too_long_is_told_before_the_end_is_seen():
-    limits = Limits(line_bytes=100, headers_bytes=200)
+    limits = RequestLimits(line_bytes=100, headers_bytes=200)
     for data, status in [(b"GET /" + b"x" * 100, 414), (b"GET / HTTP/1.1\r\nX: " + b"x" * 200, 431)]:
         with pytest.raises(Fault) as fault:
             HeadFinder(limits).find(data)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from uellm.http import Limits, Server
+from uellm.http import RequestLimits, Server
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
@@ -26,7 +26,7 @@ async def test_requests_sent_ahead_wait_for_their_turn(engine, harness):
 
 
 async def test_more_sent_ahead_than_is_kept_waits_in_the_socket_and_is_not_lost(engine, launch):
-    harness = await launch(limits=Limits(ahead_bytes=1000))
+    harness = await launch(limits=RequestLimits(ahead_bytes=1000))
     bodies = [bytes([65 + number]) * 100_000 for number in range(5)]
     reader, writer = await harness.connect()
     writer.write(b"".join(POST % (len(body), body) for body in bodies))
@@ -45,7 +45,7 @@ async def test_blank_lines_between_requests_are_passed_over(harness):
 
 
 async def test_a_client_beyond_the_bound_on_connections_is_told_and_the_others_stay(launch, eventually):
-    harness = await launch(limits=Limits(connections=2))
+    harness = await launch(limits=RequestLimits(connections=2))
     held = [await harness.connect() for _ in range(2)]
     await eventually(lambda: len(harness.connections()) == 2)
     answer = await harness.raw(b"")

@@ -15,9 +15,9 @@ from math import log
 
 import pytest
 
-from uellm.sidecar.prediction import OnlineLengths, Question
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths
 from uellm.sidecar.prediction.learned import Child, LearnedLengths, process
-from uellm.sidecar.prediction.learned.frames import HEADER, Kind, content, frame, header, row
+from uellm.sidecar.prediction.learned.frames import HEADER, FrameKind, content, frame, header, row
 from uellm.sidecar.prediction.learned.lengths import LESSONS, MOST_WAITING
 from uellm.sidecar.prediction.service import Predictor
 
@@ -25,11 +25,11 @@ LONG, SHORT = 600, 20
 SECRET = "xyzzy"
 
 
-def question(number: int) -> tuple[Question, int]:
+def question(number: int) -> tuple[LengthQuestion, int]:
     """A poem is long unless it is to be brief; what is no poem is short either way: no sum of words tells that."""
     words = [word for bit, word in ((1, "poem"), (2, "brief")) if number & bit]
     text = f"please do for me what I now say {' '.join(words)} {SECRET}"
-    return Question("/v1/completions", SECRET, 7, 30, text), LONG if words == ["poem"] else SHORT
+    return LengthQuestion("/v1/completions", SECRET, 7, 30, text), LONG if words == ["poem"] else SHORT
 
 
 def gone(pid: int) -> bool:
@@ -57,7 +57,7 @@ class Scripted:
     def __init__(self, took, lost):
         self.took, self.lost = took, lost
         self.pid, self.wanted, self.starts = 1, True, 1
-        self.sent: list[tuple[Kind, bytes]] = []
+        self.sent: list[tuple[FrameKind, bytes]] = []
         self.takes = True
         self.killed = False
 
@@ -70,10 +70,10 @@ class Scripted:
         self.killed = True
 
     def trained(self):
-        self.took(Kind.TRAINED, content([1000.0, 0.5, 1e8]))
+        self.took(FrameKind.TRAINED, content([1000.0, 0.5, 1e8]))
 
     def answer(self, *tokens: float):
-        self.took(Kind.ANSWER, content([0.001, *map(log, tokens)]))
+        self.took(FrameKind.ANSWER, content([0.001, *map(log, tokens)]))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ async def test_a_killed_child_is_started_again_and_the_online_model_goes_on_mean
         await eventually(lambda: learned.child.starts > 3)
         learned.child.wanted = False
         await eventually(lambda: learned.child.pid is None)
-    assert caplog.text.count("the online one goes on alone") == 3
+    assert caplog.text.count("only the online predictor is used") == 3
     assert predictor.figures()["requests"] == 3
 
 
@@ -165,10 +165,10 @@ async def test_without_lightgbm_no_child_is_started(monkeypatch, caplog):
 def test_the_child_ends_with_its_input_even_while_it_learns():
     with subprocess.Popen(process.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         lessons = b"".join(row(OnlineLengths().predict(question(number)[0]), 5) for number in range(1000))
-        child.stdin.write(frame(Kind.TEACH, lessons) + frame(Kind.ASK, row(PREDICTION)))
+        child.stdin.write(frame(FrameKind.TEACH, lessons) + frame(FrameKind.ASK, row(PREDICTION)))
         child.stdin.flush()
         size, kind = header(child.stdout.read(HEADER.size))
-        assert (kind, size) == (Kind.ANSWER, 8)
+        assert (kind, size) == (FrameKind.ANSWER, 8)
         child.stdin.close()
         assert child.wait(20) == 0
 
@@ -180,7 +180,7 @@ async def test_nothing_of_a_prompt_or_a_name_goes_to_the_child(learned):
     await asyncio.sleep(0)
     for _ in range(LESSONS):
         learned.observe(prediction, asked, 10)
-    assert {kind for kind, _ in learned.child.sent} == {Kind.ASK, Kind.TEACH}
+    assert {kind for kind, _ in learned.child.sent} == {FrameKind.ASK, FrameKind.TEACH}
     sent = b"".join(each for _, each in learned.child.sent)
     assert not any(word in sent for word in (SECRET.encode(), b"poem", b"completions"))
 
@@ -236,7 +236,7 @@ async def test_a_child_that_takes_nothing_leaves_everybody_with_the_online_model
     learned.child.takes = True
     learned.ask(PREDICTION, lambda _: None)
     await asyncio.sleep(0)
-    assert [kind for kind, _ in learned.child.sent] == [Kind.ASK]
+    assert [kind for kind, _ in learned.child.sent] == [FrameKind.ASK]
 
 
 async def test_a_child_that_does_not_answer_is_ended(learned, monkeypatch, eventually):

@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from uellm.sidecar.prediction import OnlineLengths, Question, Track, features, store
-from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Track, features, store
+from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.online import LEAST_VALUES, UNKNOWN_TOKENS
-from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, Window, Windows
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SIZE, SlidingWindows, Window
 
-CHAT, CODE = Question("/v1/chat/completions", "chat"), Question("/v1/chat/completions", "code")
+CHAT, CODE = LengthQuestion("/v1/chat/completions", "chat"), LengthQuestion("/v1/chat/completions", "code")
 
 
 def teach(model, question, lengths):
@@ -44,9 +44,9 @@ def test_prompts_of_one_length_are_told_from_those_of_another_where_that_helps()
     model, source = OnlineLengths(), random.Random(1)
     for _ in range(400):
         short = source.random() < 0.5
-        teach(model, Question("/v1/completions", prompt_tokens=20 if short else 2000), [10 if short else 1000])
-    assert model.predict(Question("/v1/completions", prompt_tokens=25)).p50 == pytest.approx(10, rel=0.2)
-    assert model.predict(Question("/v1/completions", prompt_tokens=1500)).p50 == pytest.approx(1000, rel=0.2)
+        teach(model, LengthQuestion("/v1/completions", prompt_tokens=20 if short else 2000), [10 if short else 1000])
+    assert model.predict(LengthQuestion("/v1/completions", prompt_tokens=25)).p50 == pytest.approx(10, rel=0.2)
+    assert model.predict(LengthQuestion("/v1/completions", prompt_tokens=1500)).p50 == pytest.approx(1000, rel=0.2)
 
 
 def test_words_of_the_prompt_tell_long_answers_from_short_ones_where_nothing_else_does():
@@ -54,9 +54,9 @@ def test_words_of_the_prompt_tell_long_answers_from_short_ones_where_nothing_els
     for _ in range(600):
         essay = source.random() < 0.5
         text = "write an essay about the sea" if essay else "answer yes or no: is the sea wet"
-        teach(model, Question("/v1/completions", prompt_tokens=8, text=text), [800 if essay else 2])
-    essay = model.predict(Question("/v1/completions", prompt_tokens=8, text="write an essay about winter"))
-    answer = model.predict(Question("/v1/completions", prompt_tokens=8, text="answer yes or no: is it cold"))
+        teach(model, LengthQuestion("/v1/completions", prompt_tokens=8, text=text), [800 if essay else 2])
+    essay = model.predict(LengthQuestion("/v1/completions", prompt_tokens=8, text="write an essay about winter"))
+    answer = model.predict(LengthQuestion("/v1/completions", prompt_tokens=8, text="answer yes or no: is it cold"))
     assert essay.p50 > 20 * answer.p50
 
 
@@ -115,7 +115,7 @@ def test_a_window_slides():
 
 
 def test_windows_are_bounded_and_the_one_used_least_lately_goes():
-    windows = Windows()
+    windows = SlidingWindows()
     for number in range(MOST_WINDOWS + 5):
         windows.add([(number,), ()], 1.0)
     assert len(windows.by_key) == MOST_WINDOWS
@@ -124,7 +124,7 @@ def test_windows_are_bounded_and_the_one_used_least_lately_goes():
 
 
 def test_a_level_moves_until_its_promise_holds():
-    level = Level(0.9)
+    level = ConformalLevel(0.9)
     for _ in range(100):
         level.learn(covered=False)
     assert level.level > 0.98
@@ -145,10 +145,10 @@ def test_a_very_long_prompt_costs_no_more_than_its_ends():
 
 def test_what_was_learned_survives_a_restart(tmp_path):
     model, path = OnlineLengths(), tmp_path / "lengths.json"
-    teach(model, Question("/v1/completions", "a", 7, 30, "write a long poem"), [300, 290, 310, 320, 305] * 20)
+    teach(model, LengthQuestion("/v1/completions", "a", 7, 30, "write a long poem"), [300, 290, 310, 320, 305] * 20)
     store.save(store.dump(model), path)
     again = store.parse(path.read_bytes())
-    question = Question("/v1/completions", "a", 7, 30, "write a long poem")
+    question = LengthQuestion("/v1/completions", "a", 7, 30, "write a long poem")
     assert again.predict(question).p50 == pytest.approx(model.predict(question).p50, rel=1e-4)
     assert again.levels["p90"].level == model.levels["p90"].level
     assert list(tmp_path.iterdir()) == [path]
@@ -156,7 +156,7 @@ def test_what_was_learned_survives_a_restart(tmp_path):
 
 def test_no_prompt_is_in_the_file():
     model = OnlineLengths()
-    teach(model, Question("/v1/completions", "a", 7, 30, "xyzzy plugh"), [300] * 9)
+    teach(model, LengthQuestion("/v1/completions", "a", 7, 30, "xyzzy plugh"), [300] * 9)
     assert b"xyzzy" not in store.dump(model)
 
 

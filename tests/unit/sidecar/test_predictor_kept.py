@@ -7,10 +7,10 @@ import logging
 
 import pytest
 
-from uellm.sidecar.prediction import Question
+from uellm.sidecar.prediction import LengthQuestion
 from uellm.sidecar.prediction.service import FILE, Predictor
 
-QUESTION = Question("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
+QUESTION = LengthQuestion("/v1/chat/completions", "tenant", 1, 100, "Summarise this")
 
 
 async def taught(path) -> Predictor:
@@ -30,13 +30,13 @@ async def test_a_restart_begins_where_the_last_one_ended(tmp_path):
 async def test_a_file_that_cannot_be_read_is_told_and_forgotten(tmp_path, caplog):
     (tmp_path / FILE).write_text("{")
     assert Predictor(tmp_path / FILE).predict(QUESTION).p50 > 100
-    assert "learning anew" in caplog.text
+    assert "learning starts from nothing" in caplog.text
 
 
 async def test_a_volume_that_takes_nothing_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         await taught(tmp_path / "absent" / FILE)
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text
 
 
 async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metrics(engine, launch, tmp_path):
@@ -48,5 +48,5 @@ async def test_what_is_learned_in_service_is_kept_at_its_end_and_is_in_the_metri
     async with harness.client.get(harness.management("/metrics")) as response:
         assert "uellm_predictor_requests 5\n" in await response.text()
     await harness.sidecar.lengths.save()
-    kept = Predictor(tmp_path / FILE).predict(Question("/v1/chat/completions"))
+    kept = Predictor(tmp_path / FILE).predict(LengthQuestion("/v1/chat/completions"))
     assert 6 <= kept.p50 <= 8

@@ -8,7 +8,7 @@ import json
 import pytest
 from aiohttp import web
 
-from uellm.http import Limits
+from uellm.http import RequestLimits
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
 
@@ -61,7 +61,7 @@ async def test_headers_below_16_kib_pass(harness):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/comple", HEAD + b"x: "], ids=["nothing", "line", "header"])
 async def test_a_peer_that_does_not_finish_its_headers_is_closed(launch, sent):
-    harness = await launch(limits=Limits(header_deadline_s=0.1))
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.1))
     reader, writer = await harness.connect()
     writer.write(sent)
     assert await reader.read() == b""
@@ -69,7 +69,7 @@ async def test_a_peer_that_does_not_finish_its_headers_is_closed(launch, sent):
 
 
 async def test_dripping_headers_do_not_extend_their_deadline(launch):
-    harness = await launch(limits=Limits(header_deadline_s=0.2))
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.2))
     reader, writer = await harness.connect()
     closed = asyncio.create_task(reader.read())
     for byte in HEAD * 10:
@@ -81,7 +81,7 @@ async def test_dripping_headers_do_not_extend_their_deadline(launch):
 
 
 async def test_the_next_request_of_a_connection_has_the_same_deadline(launch):
-    harness = await launch(limits=Limits(header_deadline_s=0.1))
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.1))
     reader, writer = await harness.connect()
     writer.write(HEAD + b"Content-Length: 2\r\n\r\n{}")
     assert b"200 OK" in await reader.readuntil(b"\r\n\r\n{}")
@@ -91,7 +91,7 @@ async def test_the_next_request_of_a_connection_has_the_same_deadline(launch):
 
 
 async def test_a_request_may_take_longer_than_its_headers_may(engine, launch):
-    harness = await launch(limits=Limits(header_deadline_s=0.1))
+    harness = await launch(limits=RequestLimits(header_deadline_s=0.1))
     engine.script = engine.on_word
     asked = harness.ask()
     running = await engine.arrivals.get()
@@ -101,7 +101,7 @@ async def test_a_request_may_take_longer_than_its_headers_may(engine, launch):
 
 
 async def test_a_body_that_does_not_arrive_is_refused_in_time(launch):
-    harness = await launch(limits=Limits(body_deadline_s=0.1))
+    harness = await launch(limits=RequestLimits(body_deadline_s=0.1))
     reader, writer = await harness.connect()
     writer.write(HEAD + b"Content-Length: 5\r\n\r\n{}")
     answer = await reader.readuntil(b"}}")

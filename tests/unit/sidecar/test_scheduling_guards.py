@@ -7,14 +7,13 @@ from itertools import permutations
 
 import pytest
 
+from helpers.scheduling import BATCH, CHAT, STEP_MODEL, TASK, scheduler_before, submitted
 from uellm.sidecar.scheduling import (
     EngineState,
     Late,
     Lengths,
     Options,
     Scheduler,
-    StepEstimate,
-    StepModel,
     Targets,
     Ticket,
 )
@@ -22,23 +21,11 @@ from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.kv_admission import peak_tokens
 from uellm.sidecar.scheduling.prefixes import Prefixes
 
-CHAT = Targets("chat", ttft_s=1.0, tpot_s=0.06)
-TASK = Targets("task", e2e_s=10.0)
-BATCH = Targets("batch", e2e_s=120.0)
-MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
 
 
 def scheduler(state: EngineState = READY, **options: object) -> Scheduler:
-    core = Scheduler(Options(**options), StepEstimate(MODEL))
-    core.on_engine_state(state, 0.0)
-    return core
-
-
-def submitted(core: Scheduler, *waiting: Ticket) -> list[Ticket]:
-    for ticket in waiting:
-        core.submit(ticket, ticket.arrival_s)
-    return list(waiting)
+    return scheduler_before(state, Options(**options), STEP_MODEL)
 
 
 def test_the_engine_gets_no_more_prompts_than_a_step_takes_and_the_next_when_it_is_done():

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from helpers.scheduling import scheduler_before, submitted
 from uellm.sidecar.scheduling import POLICIES, EngineState, Lengths, Options, Scheduler, Targets, Ticket
 
 TARGETS = Targets("chat", ttft_s=5.0, tpot_s=0.1)
@@ -13,16 +14,12 @@ READY = EngineState(ready=True, kv_tokens=1_000_000)
 
 
 def core(policy: str) -> Scheduler:
-    made = Scheduler(Options(policy))
-    made.on_engine_state(EngineState(ready=False), 0.0)
-    return made
+    return scheduler_before(EngineState(ready=False), Options(policy))
 
 
 def queued(scheduler: Scheduler, *p50: float) -> list[Ticket]:
-    tickets = [Ticket(TARGETS, 0.0, prompt_tokens=100, lengths=Lengths(each, 2 * each)) for each in p50]
-    for ticket in tickets:
-        scheduler.submit(ticket, 0.0)
-    return tickets
+    lengths = [Lengths(each, 2 * each) for each in p50]
+    return submitted(scheduler, *(Ticket(TARGETS, 0.0, prompt_tokens=100, lengths=each) for each in lengths))
 
 
 def handed_out(scheduler: Scheduler, now_s: float = 0.0) -> list[Ticket]:

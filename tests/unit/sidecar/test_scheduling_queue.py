@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import helpers.scheduling
+from helpers.scheduling import scheduler_before
 from uellm.sidecar.scheduling import (
     ENGINE_WAIT_S,
     FAR_DEADLINE_S,
@@ -25,16 +27,11 @@ STRICT = Targets("strict", ttft_s=2.0, reject_late=True)
 
 
 def scheduler(policy: str = "EDF", **limits: int) -> Scheduler:
-    core = Scheduler(Options(policy, **limits))
-    core.on_engine_state(READY, 0.0)
-    return core
+    return scheduler_before(READY, Options(policy, **limits))
 
 
 def submitted(core: Scheduler, *arrivals: tuple[Targets, float]) -> list[Ticket]:
-    tickets = [Ticket(targets, arrival_s) for targets, arrival_s in arrivals]
-    for ticket in tickets:
-        core.submit(ticket, ticket.arrival_s)
-    return tickets
+    return helpers.scheduling.submitted(core, *(Ticket(targets, arrival_s) for targets, arrival_s in arrivals))
 
 
 def handed_out(core: Scheduler, now_s: float = 0.0) -> list[Ticket]:

@@ -16,9 +16,9 @@ from uellm.cli import evaluate_live, evaluate_queue
 from uellm.cli import sidecar as sidecar_command
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import policy_names
-from uellm.evaluate.replay import Fate, Outcome
+from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import Job, RequestClass
-from uellm.http import Budget, Limits
+from uellm.http import Budget, RequestLimits
 from uellm.sidecar.config import SidecarConfig
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
@@ -33,7 +33,7 @@ from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.telemetry import help_texts
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.attainment import WINDOW_S
-from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Gauges, Histogram
+from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, NamedGauges
 from uellm.sidecar.telemetry.tracing import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
@@ -133,7 +133,7 @@ async def test_every_metric_is_there_with_its_labels(harness):
     told = {name: row[1] for row in rows("Metrics") for name in named(row[0])}
     figures = harness.sidecar.figures.metrics
     single = {each.name: ", ".join(each.labels) for each in figures if isinstance(each, Counter | Gauge | Histogram)}
-    groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, Gauges)}
+    groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, NamedGauges)}
     assert len(groups) == 3
     assert told == single | groups
 
@@ -178,7 +178,7 @@ def test_every_field_of_the_access_log_is_there_in_its_order():
 
 def test_every_key_of_the_evaluations_json_is_there():
     job = Job(0, 0.0, 1, 1, RequestClass(Targets("a"), 1.0), "", (), None)
-    found = measure([job], Outcome([Fate(0.0)]))
+    found = measure([job], ReplayResult([Fate(0.0)]))
     told = named(section("Evaluation").partition("JSON:")[2])
     assert set(found) <= set(told)
     assert set(found["ttftSeconds"]) <= set(told)
@@ -186,7 +186,7 @@ def test_every_key_of_the_evaluations_json_is_there():
 
 
 def test_every_limit_is_there_as_it_is():
-    limits, kib, mib = Limits(), 1024, 1024 * 1024
+    limits, kib, mib = RequestLimits(), 1024, 1024 * 1024
     told = " ".join(section("Limits").split())
     for text in (
         f"Request line {limits.line_bytes // kib} KiB, headers {limits.headers_bytes // kib} KiB",

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from uellm.http import Connection
-from uellm.sidecar.engine.connection import EngineState
+from uellm.http import ServerConnection
+from uellm.sidecar.engine.connection import EngineHealth
 
 
 async def probe(harness, path: str) -> int:
@@ -81,7 +81,7 @@ async def test_a_new_engine_in_the_same_pod_ends_the_draining(engine, harness, e
     await _drain(harness)
     assert await probe(harness, "/readyz") == 503
     await engine.stop()
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.GONE)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.GONE)
     await engine.start()
     await eventually(lambda: harness.sidecar.engine.ready)
     assert await probe(harness, "/readyz") == 200
@@ -91,7 +91,7 @@ async def test_a_new_engine_in_the_same_pod_ends_the_draining(engine, harness, e
 async def test_a_sick_spell_of_the_engine_does_not_end_the_draining(engine, harness, eventually):
     await _drain(harness)
     engine.healthy = False
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
     engine.healthy = True
     await eventually(lambda: harness.sidecar.engine.ready)
     assert await probe(harness, "/readyz") == 503
@@ -100,7 +100,7 @@ async def test_a_sick_spell_of_the_engine_does_not_end_the_draining(engine, harn
 async def test_a_process_that_ends_does_not_take_requests_again(engine, harness, eventually):
     await harness.sidecar.drain()
     await engine.stop()
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.GONE)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.GONE)
     await engine.start()
     await eventually(lambda: harness.sidecar.engine.ready)
     assert (await harness.ask())[0] == 503
@@ -169,7 +169,7 @@ async def test_a_first_engine_that_becomes_ready_while_the_pod_goes_does_not_end
 
 @pytest.mark.parametrize(("peer", "status"), [("10.0.0.7", 403), ("fd00::7", 403), ("127.0.0.1", 200), ("::1", 200)])
 async def test_only_the_pod_itself_may_drain_it(harness, monkeypatch, peer, status):
-    monkeypatch.setattr(Connection, "_peer", lambda self: peer)
+    monkeypatch.setattr(ServerConnection, "_peer", lambda self: peer)
     async with harness.client.post(harness.management("/uellm/drain")) as response:
         assert response.status == status
     assert harness.sidecar.proxy.drain.draining is (status == 200)

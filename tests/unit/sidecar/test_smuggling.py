@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uellm.http import EngineAddress, Limits
+from uellm.http import EngineAddress, RequestLimits
 
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: h\r\n"
 SMUGGLED = b"GET /sleep HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -88,7 +88,7 @@ async def recorder() -> AsyncIterator[Recorder]:
 
 @pytest.mark.parametrize("sent", CORPUS.values(), ids=CORPUS)
 async def test_of_ambiguous_requests_not_a_byte_reaches_the_engine(recorder, launch, sent):
-    harness = await launch(limits=Limits(body_deadline_s=0.2), engine=recorder.address)
+    harness = await launch(limits=RequestLimits(body_deadline_s=0.2), engine=recorder.address)
     answer = await harness.raw(sent)
     assert answer.startswith(b"HTTP/1.1 4")
     assert b"sleep" not in answer

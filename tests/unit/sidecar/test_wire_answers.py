@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from uellm.sidecar.wire.aggregate import Aggregator
-from uellm.sidecar.wire.events import Counter, Usage
-from uellm.sidecar.wire.routes import ADMINISTRATIVE, OPEN, SCHEDULED, Kind, administrative
-from uellm.sidecar.wire.shape import Shapes
+from uellm.sidecar.wire.events import TokenCounter, Usage
+from uellm.sidecar.wire.routes import ADMINISTRATIVE, OPEN, SCHEDULED, RouteKind, administrative
+from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import MAX_EVENT_BYTES, UsageStrip
 
 WHOLE: dict[str, Any] = {
@@ -56,18 +56,18 @@ MESSAGES = (
 
 @pytest.mark.parametrize(
     ("kind", "stream", "tokens", "usage"),
-    [(Kind.RESPONSES, RESPONSES, 2, Usage(14, 4, 3)), (Kind.MESSAGES, MESSAGES, 2, Usage(21, 4))],
+    [(RouteKind.RESPONSES, RESPONSES, 2, Usage(14, 4, 3)), (RouteKind.MESSAGES, MESSAGES, 2, Usage(21, 4))],
 )
 def test_other_apis_streams_are_counted_by_their_own_events(kind, stream, tokens, usage):
     for size in (1, 7, len(stream)):
-        counter = Counter(kind)
+        counter = TokenCounter(kind)
         for start in range(0, len(stream), size):
             counter.feed(stream[start : start + size])
         assert (counter.tokens, counter.usage()) == (tokens, usage)
 
 
 def test_a_whole_answer_tells_its_usage_at_its_end():
-    counter = Counter(Kind.CHAT)
+    counter = TokenCounter(RouteKind.CHAT)
     counter.feed(json.dumps(WHOLE | {"choices": ["x" * 100_000]}).encode())
     assert (counter.tokens, counter.usage()) == (0, Usage(21, 5))
 
@@ -76,7 +76,7 @@ def test_a_whole_answer_tells_its_usage_at_its_end():
     "tail", [b"", b'"usage":', b'"usage":{"prompt', b'"usage":null', b'"usage":[1]', b'"usage":{}']
 )
 def test_without_a_usage_there_is_none(tail):
-    counter = Counter(Kind.CHAT)
+    counter = TokenCounter(RouteKind.CHAT)
     counter.feed(b'data: {"a":1}\n\n' + tail)
     assert counter.usage() is None
 
@@ -100,24 +100,24 @@ def altered(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_an_engine_that_tells_more_than_a_stream_does_is_left_to_answer_by_itself(document):
-    shapes = Shapes()
-    shapes.learn(Kind.CHAT, document)
-    assert (shapes.get(Kind.CHAT), shapes.wanted(Kind.CHAT)) == (None, False)
+    shapes = AnswerShapes()
+    shapes.learn(RouteKind.CHAT, document)
+    assert (shapes.get(RouteKind.CHAT), shapes.wanted(RouteKind.CHAT)) == (None, False)
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"choices": []}, {"error": {}}, {**WHOLE, "choices": [1]}])
 def test_what_is_no_answer_teaches_nothing(document):
-    shapes = Shapes()
-    shapes.learn(Kind.CHAT, document)
-    assert shapes.wanted(Kind.CHAT)
+    shapes = AnswerShapes()
+    shapes.learn(RouteKind.CHAT, document)
+    assert shapes.wanted(RouteKind.CHAT)
 
 
 def aggregator(document: dict[str, Any] = WHOLE) -> Aggregator:
-    shapes = Shapes()
-    shapes.learn(Kind.CHAT, document)
-    shape = shapes.get(Kind.CHAT)
+    shapes = AnswerShapes()
+    shapes.learn(RouteKind.CHAT, document)
+    shape = shapes.get(RouteKind.CHAT)
     assert shape is not None
-    return Aggregator(Kind.CHAT, shape)
+    return Aggregator(RouteKind.CHAT, shape)
 
 
 def event(document: Any) -> bytes:

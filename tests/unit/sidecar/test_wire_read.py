@@ -13,7 +13,7 @@ from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import BLOCK_TOKENS, MEDIA_TOKENS
 from uellm.sidecar.wire.read import Terms, read
-from uellm.sidecar.wire.routes import SCHEDULED, Kind
+from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
 from uellm.sidecar.wire.slo import targets_of
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -34,15 +34,15 @@ ANSWER = {
 def terms() -> Terms:
     """An engine whose answers are known."""
     terms = Terms()
-    terms.shapes.learn(Kind.CHAT, ANSWER)
-    terms.shapes.learn(Kind.COMPLETIONS, {**ANSWER, "choices": [{"index": 0, "text": "a"}]})
+    terms.shapes.learn(RouteKind.CHAT, ANSWER)
+    terms.shapes.learn(RouteKind.COMPLETIONS, {**ANSWER, "choices": [{"index": 0, "text": "a"}]})
     return terms
 
 
-def call(terms: Terms, body: Any, path: str = CHAT, **headers: str) -> Call:
+def call(terms: Terms, body: Any, path: str = CHAT, *, accepts_priority: bool = False, **headers: str) -> Call:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
-    return read(path, named, raw, targets_of(named, CLASSES), terms)
+    return read(path, named, raw, targets_of(named, CLASSES), terms, accepts_priority=accepts_priority)
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def test_nothing_is_put_together_before_the_engine_has_shown_an_answer(terms):
     plain = call(terms, chat())
     assert (plain.mode, plain.teaches) == (Mode.AS_IS, True)
     assert not call(terms, chat(tools=[])).teaches
-    terms.shapes.learn(Kind.CHAT, ANSWER)
+    terms.shapes.learn(RouteKind.CHAT, ANSWER)
     assert call(terms, chat()).mode is Mode.AGGREGATE
 
 
@@ -147,8 +147,7 @@ def test_several_choices_are_streamed_as_they_come(terms):
 )
 @pytest.mark.parametrize("path", sorted(SCHEDULED))
 def test_a_body_that_cannot_be_read_goes_as_it_came(terms, body, path):
-    terms.accepts_priority = True
-    read = call(terms, body, path)
+    read = call(terms, body, path, accepts_priority=True)
     assert (read.mode, read.upstream_body(5), read.prompt_tokens >= 1) == (Mode.AS_IS, body, True)
 
 
@@ -184,10 +183,11 @@ def test_an_empty_object_stays_json(terms):
 def test_priority_is_set_where_the_engine_goes_by_it_and_taken_from_clients(terms):
     assert "priority" not in json.loads(call(terms, chat()).upstream_body(5))
     assert json.loads(call(terms, chat(priority=-9)).upstream_body(5))["priority"] == -9
-    terms.accepts_priority = True
     for fields in ({}, {"priority": -9}, {"stream": True}, {"tools": []}):
-        assert json.loads(call(terms, chat(**fields)).upstream_body(5))["priority"] == 5
-    assert "priority" not in json.loads(call(terms, {"input": "x"}, "/v1/embeddings").upstream_body(5))
+        sent = call(terms, chat(**fields), accepts_priority=True)
+        assert json.loads(sent.upstream_body(5))["priority"] == 5
+    pooled = call(terms, {"input": "x"}, "/v1/embeddings", accepts_priority=True)
+    assert "priority" not in json.loads(pooled.upstream_body(5))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Command:
+class ChildCommand:
     """What to start, and under which name its lines appear."""
 
     name: str
@@ -69,7 +69,7 @@ class Children:
     ) -> None:
         await self._end()
 
-    async def start(self, command: Command) -> None:
+    async def start(self, command: ChildCommand) -> None:
         """Start a child. Raises OSError where its program cannot be run."""
         # A pipe of our own: asyncio's would have `wait` wait for everyone who holds it, workers that outlive a killed
         # engine included.

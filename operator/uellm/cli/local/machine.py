@@ -26,14 +26,14 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-class Machine(NamedTuple):
+class LocalMachine(NamedTuple):
     """What there is to plan on, and a sentence that says so."""
 
     offers: tuple[NodeOffer, ...]
     said: str
 
 
-def this_machine(source: Source | None = None) -> Machine:
+def this_machine(source: Source | None = None) -> LocalMachine:
     """The GPUs that the driver shows, else the CPU. Raises CannotBeDone where neither will do."""
     name = socket.gethostname()
     try:
@@ -45,25 +45,25 @@ def this_machine(source: Source | None = None) -> Machine:
     node = _node(name, sample)
     free = tuple(device.uuid for device in node.devices if device.usable and device.uuid not in sample.busy)
     busy = f", {len(sample.busy)} of them busy and left alone" if sample.busy else ""
-    return Machine((NodeOffer(node, free),), f"{len(node.devices)} GPUs of this machine{busy}: {_products(node)}")
+    return LocalMachine((NodeOffer(node, free),), f"{len(node.devices)} GPUs of this machine{busy}: {_products(node)}")
 
 
-def described_machine(path: str) -> Machine:
+def described_machine(path: str) -> LocalMachine:
     """The GPUs that a file describes, played by this machine's CPU. Raises BadInput."""
     name = described_name(path) or socket.gethostname()
     node = _node(name, SimulatedSource(path, name).sample())
     said = f"{len(node.devices)} GPUs as {path} describes them, played by this machine's CPU: {_products(node)}"
-    return Machine((_offer(node),), said)
+    return LocalMachine((_offer(node),), said)
 
 
-def profiled_machine(path: str) -> Machine:
+def profiled_machine(path: str) -> LocalMachine:
     """The machine as `uellm profile -o yaml` wrote it down. Raises BadInput."""
     documents = [document for document in read_documents(path) if document.get("kind") == "GPUNodeProfile"]
     if len(documents) != 1:
         raise BadInput(path, f"must hold the GPUNodeProfile of this machine; it holds {len(documents)}")
     parse_profile(documents[0])
     node = Node.from_profile(documents[0])
-    return Machine((_offer(node),), f"{len(node.devices)} GPUs by {path}: {_products(node)}")
+    return LocalMachine((_offer(node),), f"{len(node.devices)} GPUs by {path}: {_products(node)}")
 
 
 def available_memory_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
@@ -78,7 +78,7 @@ def available_memory_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) ->
     return max(0, min(available, limit - used))
 
 
-def _cpu(name: str, why: str) -> Machine:
+def _cpu(name: str, why: str) -> LocalMachine:
     memory = available_memory_bytes() - ENGINE_PROCESSES_BYTES
     if memory <= 0:
         raise CannotBeDone(
@@ -89,7 +89,7 @@ def _cpu(name: str, why: str) -> Machine:
     device = {"index": 0, "uuid": f"CPU-{name}", "product": f"CPU, {cpus} cores", "memoryBytes": memory}
     node = _node(name, Sample(source=SIMULATED, devices=(device,)))
     said = f"no GPU: {why}. The CPU serves: {cpus} cores, {memory >> 20} MiB of memory"
-    return Machine((_offer(node),), said)
+    return LocalMachine((_offer(node),), said)
 
 
 def _node(name: str, sample: Sample) -> Node:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.api import LLMService, parse_service, read_documents
-from uellm.cli.local.machine import Machine
+from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
 from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
@@ -40,7 +40,7 @@ class Prepared:
         return directory / PLAN_FILE, directory / SIDECAR_FILE
 
 
-def prepare(path: str, machine: Machine) -> Prepared:
+def prepare(path: str, machine: LocalMachine) -> Prepared:
     """Read, check and plan. Raises BadInput for what is wrong in the file, PlanError where nothing fits."""
     document = _document(path)
     on_cpu = machine.offers[0].node.simulated

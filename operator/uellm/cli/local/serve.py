@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from uellm.cli.local.children import Children, Command, Ended
+from uellm.cli.local.children import ChildCommand, Children, Ended
 from uellm.cli.local.prepare import Prepared
 from uellm.errors import CannotBeDone
 
@@ -73,7 +73,7 @@ async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> 
                 task.cancel()
 
 
-def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[Command, Command]:
+def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[ChildCommand, ChildCommand]:
     plan_file, sidecar_file = prepared.write(directory)
     inherited = {**os.environ, "PYTHONUNBUFFERED": "1"}
     theirs = {each.name: each.value for each in prepared.service.spec.engine.env}
@@ -90,8 +90,8 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
     sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(sidecar_file)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]
     return (
-        Command(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),
-        Command(ENGINE, launcher, engine_environment),
+        ChildCommand(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),
+        ChildCommand(ENGINE, launcher, engine_environment),
     )
 
 

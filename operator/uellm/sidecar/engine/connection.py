@@ -1,4 +1,4 @@
-"""The engine as the sidecar sees it: one HTTP server on loopback that comes, goes and comes back.
+"""The engine as the sidecar sees it: one HTTP server on loopback that starts, fails and restarts.
 
 STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
                     \\--5xx, silent 3 times, or hanging--> UNHEALTHY --200 and not hanging--> READY
@@ -20,8 +20,8 @@ METRICS_TIMEOUT_S = 2.0
 SILENCES_UNTIL_UNHEALTHY = 3
 
 
-class EngineState(StrEnum):
-    """Whether requests can be sent."""
+class EngineHealth(StrEnum):
+    """Whether the engine can take requests, and if not, why."""
 
     STARTING = "starting"
     READY = "ready"
@@ -37,21 +37,21 @@ def engine_address(text: str) -> EngineAddress:
         raise BadInput("--engine", f"{text!r} is not an address such as http://127.0.0.1:8001") from None
 
 
-class Engine:
-    """Connections to the engine, and its state, which `watch` keeps up to date."""
+class EngineConnection:
+    """Connections to the engine, and its health, which `watch` keeps up to date."""
 
     def __init__(
         self,
         address: EngineAddress,
-        on_change: Callable[[EngineState, EngineState], None],
+        on_change: Callable[[EngineHealth, EngineHealth], None],
         *,
         poll_interval_s: float = 1.0,
         poll_interval_away_s: float = 0.25,
     ) -> None:
         self.pool = EnginePool(address)
-        self.state = EngineState.STARTING
+        self.health = EngineHealth.STARTING
         self.hanging = False
-        """Whether it does not move although it says that it is well; set by who follows its figures."""
+        """It makes no progress although /health is 200; set by `EngineMonitor`."""
         self._on_change = on_change
         self._intervals_s = (poll_interval_s, poll_interval_away_s)
         self._silences = 0
@@ -60,10 +60,10 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether requests can be sent."""
-        return self.state is EngineState.READY
+        return self.health is EngineHealth.READY
 
     async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
-        """Send a request; returns once the answer's head is there. The caller reads it to its end, or aborts it.
+        """Send a request; return when the head of the answer is there. The caller reads to the end or aborts.
 
         Raises EngineUnreachable, EngineLost.
         """
@@ -77,7 +77,7 @@ class Engine:
             raise
 
     async def metrics(self) -> str | None:
-        """The engine's own metrics; None when it does not answer at once."""
+        """The engine's own metrics; None if it does not answer in time."""
         with suppress(EngineUnreachable, EngineLost, TimeoutError):
             status, body = await self._get(b"/metrics", METRICS_TIMEOUT_S)
             if status == 200:
@@ -85,7 +85,7 @@ class Engine:
         return None
 
     async def canary(self, model: str, timeout_s: float) -> bool:
-        """Ask for one token; whether an answer came, of whatever kind, and not by failing inside."""
+        """Request one token; whether any answer came that is not a server error."""
         body = json.dumps({"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}).encode()
         headers = ((b"Content-Type", b"application/json"),)
         with suppress(EngineUnreachable, EngineLost, TimeoutError):
@@ -98,15 +98,15 @@ class Engine:
         return False
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Close all connections at once."""
         self.pool.close()
 
     def suspect(self) -> None:
-        """A connection broke: look at once whether the engine is still there."""
+        """A connection broke: check the engine's health now."""
         self._poke.set()
 
     async def watch(self) -> None:
-        """Keep the state up to date, until cancelled."""
+        """Keep `health` up to date until cancelled."""
         while True:
             self._poke.clear()
             self._set(await self._probe())
@@ -114,18 +114,18 @@ class Engine:
                 async with asyncio.timeout(self._intervals_s[0 if self.ready else 1]):
                     await self._poke.wait()
 
-    async def _probe(self) -> EngineState:
+    async def _probe(self) -> EngineHealth:
         try:
             status, _ = await self._get(b"/health", HEALTH_TIMEOUT_S)
         except TimeoutError:
             self._silences += 1
             silent = self._silences >= SILENCES_UNTIL_UNHEALTHY
-            return self._unless_starting(EngineState.UNHEALTHY) if silent else self.state
+            return self._unless_starting(EngineHealth.UNHEALTHY) if silent else self.health
         except (EngineUnreachable, EngineLost):
-            return self._unless_starting(EngineState.GONE)
+            return self._unless_starting(EngineHealth.GONE)
         self._silences = 0
         good = status == 200 and not self.hanging
-        return EngineState.READY if good else self._unless_starting(EngineState.UNHEALTHY)
+        return EngineHealth.READY if good else self._unless_starting(EngineHealth.UNHEALTHY)
 
     async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:
         """Raises TimeoutError, EngineUnreachable, EngineLost."""
@@ -136,15 +136,15 @@ class Engine:
             finally:
                 upstream.abort()
 
-    def _unless_starting(self, state: EngineState) -> EngineState:
-        return EngineState.STARTING if self.state is EngineState.STARTING else state
+    def _unless_starting(self, health: EngineHealth) -> EngineHealth:
+        return EngineHealth.STARTING if self.health is EngineHealth.STARTING else health
 
     def _lost(self) -> None:
         if self.ready:
-            self._set(EngineState.GONE)
+            self._set(EngineHealth.GONE)
         self.suspect()
 
-    def _set(self, state: EngineState) -> None:
-        old, self.state = self.state, state
-        if state is not old:
-            self._on_change(old, state)
+    def _set(self, health: EngineHealth) -> None:
+        before, self.health = self.health, health
+        if health is not before:
+            self._on_change(before, health)

@@ -1,8 +1,8 @@
-"""Whether an engine that says it is healthy moves at all. Pure; the caller passes the clock in.
+"""Whether an engine that reports itself healthy makes progress. Pure: the caller passes the time in.
 
-vLLM answers /health with 200 while a worker hangs. So where requests are in it and its token counters stand still for
-`STILL_S`, a canary is sent, a request for one token. An engine that answers it, or moves meanwhile, is well; one that
-does neither for `CANARY_S` hangs.
+vLLM answers /health with 200 while a worker hangs. If the engine has requests and its token counters do not move for
+`STILL_S`, a canary is sent: a request for one token. If the canary is answered or the counters move, the engine is
+well; if neither happens within `CANARY_S`, it hangs.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from enum import Enum
 
 STILL_S = 30.0
-"""Counters move with every step. One step takes seconds at most, save for the first ones of a shape."""
+"""The counters move with every step. A step takes seconds at most, except the first ones of a new shape."""
 
 CANARY_S = 60.0
-"""The canary waits behind the prompts that are being computed: a long one takes tens of seconds on slow engines."""
+"""The canary waits behind prompts in progress: a long one takes tens of seconds on a slow engine."""
 
 
 class Verdict(Enum):
-    """What is to be done."""
+    """What the caller should do."""
 
     WELL = "well"
     SEND_CANARY = "send a canary"
@@ -25,8 +25,8 @@ class Verdict(Enum):
     HANGS = "hangs"
 
 
-class Pulse:
-    """Follows the counters of one engine."""
+class Liveness:
+    """Follows the token counters of one engine."""
 
     def __init__(self) -> None:
         self._progress: float | None = None
@@ -34,7 +34,11 @@ class Pulse:
         self._canary_since_s: float | None = None
 
     def look(self, progress_tokens: float | None, *, busy: bool, now_s: float) -> Verdict:
-        """Judge. `progress_tokens`: the counters, None where metrics did not come; `busy`: it has requests of ours."""
+        """Judge the engine.
+
+        `progress_tokens`: sum of its token counters, None if its metrics could not be read; `busy`: it has requests
+        of ours.
+        """
         moved = progress_tokens is not None and progress_tokens != self._progress
         if moved or not busy:
             self._progress = progress_tokens if progress_tokens is not None else self._progress
@@ -48,6 +52,6 @@ class Pulse:
         return Verdict.SEND_CANARY
 
     def on_canary(self, *, answered: bool, now_s: float) -> None:
-        """The canary came back; one that failed leaves the verdict to the time."""
+        """The canary ended. One that failed changes nothing: the time decides."""
         if answered:
             self._still_since_s, self._canary_since_s = now_s, None

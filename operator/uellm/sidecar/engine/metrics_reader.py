@@ -1,7 +1,7 @@
-"""The engine's own figures, read out of its metrics. Pure.
+"""Reads the metrics that vLLM exposes. Pure.
 
-Names changed over vLLM's versions, so both the old and the new ones are read; an engine of several data-parallel ranks
-tells each one's figures with a label, and they are added up.
+Metric names changed between vLLM versions; old and new ones are read. An engine with several data-parallel ranks labels
+the metrics of each rank; they are summed.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ CACHE = ("vllm:cache_config_info",)
 
 
 @dataclass(frozen=True)
-class Gauges:
-    """What the engine tells of itself; None where it does not."""
+class EngineMetrics:
+    """The engine's metrics; None: not exposed."""
 
     running: int
     waiting: int
     kv_used_share: float | None
-    """Of the fullest rank, for that one preempts first."""
+    """Of the fullest rank, because it preempts first."""
     kv_tokens: int | None
-    """Tokens that the KV cache holds, over all ranks."""
+    """Capacity of the KV cache, over all ranks."""
     block_tokens: int | None
     preemptions: int
     progress_tokens: float
-    """Prompt and output tokens since the engine's start: it moves while the engine does."""
+    """Prompt and output tokens since the engine's start; grows while the engine makes progress."""
     prompt_tokens: float | None
     cached_tokens: float | None
-    """Of these prompt tokens, those that were in the prefix cache; 0 where there is none."""
+    """Prompt tokens that were found in the prefix cache; 0 without a prefix cache."""
 
 
-def read(text: str) -> Gauges | None:
-    """The figures in an exposition of metrics; None where it is not vLLM's."""
+def read(text: str) -> EngineMetrics | None:
+    """The metrics in a Prometheus exposition; None if it is not vLLM's."""
     found: dict[str, list[tuple[Mapping[str, str], float]]] = {}
     for name, labels, value in _samples(text):
         found.setdefault(name, []).append((labels, value))
@@ -60,7 +60,7 @@ def read(text: str) -> Gauges | None:
     if not values(RUNNING):
         return None
     blocks = [labels for labels, _ in found.get(CACHE[0], [])]
-    return Gauges(
+    return EngineMetrics(
         running=int(sum(values(RUNNING))),
         waiting=int(sum(values(WAITING))),
         kv_used_share=max(values(KV_USED), default=None),
@@ -76,7 +76,7 @@ def read(text: str) -> Gauges | None:
 def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
     wanted = frozenset((*RUNNING, *WAITING, *KV_USED, *PREEMPTIONS, *PROGRESS, *CACHED, *CACHE))
     for line in text.splitlines():
-        # Most lines are buckets of histograms: they are passed over before anything is parsed.
+        # Most lines are histogram buckets: skip them before parsing.
         if not line.startswith("vllm:") or line.split("{", 1)[0].split(" ", 1)[0] not in wanted:
             continue
         match = _LINE.match(line)
@@ -97,7 +97,7 @@ def _product(labels: Mapping[str, str]) -> int | None:
 
 
 def _whole(text: str | None) -> int | None:
-    """A positive whole number; vLLM writes `None` for what it does not know yet."""
+    """A positive integer; vLLM writes `None` for values that it does not know yet."""
     return int(text) if text is not None and text.isdecimal() and len(text) < 16 and int(text) > 0 else None
 
 

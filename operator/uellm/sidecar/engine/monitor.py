@@ -1,4 +1,4 @@
-"""Follows the engine's figures: tells the scheduler how full it is, and finds out when it hangs."""
+"""Polls the engine's metrics, notifies the scheduler of its load, and detects an engine that hangs."""
 
 from __future__ import annotations
 
@@ -7,99 +7,97 @@ import logging
 from collections.abc import Callable
 
 from uellm.sidecar import scheduling
-from uellm.sidecar.config import Bounds
-from uellm.sidecar.engine.connection import Engine
-from uellm.sidecar.engine.liveness import CANARY_S, Pulse, Verdict
-from uellm.sidecar.engine.metrics_reader import Gauges, read
+from uellm.sidecar.engine.connection import EngineConnection
+from uellm.sidecar.engine.liveness import CANARY_S, Liveness, Verdict
+from uellm.sidecar.engine.metrics_reader import EngineMetrics, read
+from uellm.sidecar.settings import LiveSettings
 
 LOG = logging.getLogger("uellm.sidecar")
 
 STALE_S = 5.0
-"""Figures older than this say nothing of now, and what is not known counts as full."""
+"""Metrics older than this are stale; the scheduler then counts the engine as full."""
 
 
-class Vitals:
-    """The engine's figures as they were told last."""
+class EngineMonitor:
+    """The engine's last metrics, and whether it makes progress."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: EngineConnection,
         on_state: Callable[[scheduling.EngineState], None],
         in_flight: Callable[[], int],
+        settings: LiveSettings,
         *,
-        model: str,
-        bounds: Bounds,
         poll_s: float = 1.0,
     ) -> None:
-        self.model = model
-        self.bounds = bounds
-        self.gauges: Gauges | None = None
+        self.metrics: EngineMetrics | None = None
         self._engine = engine
         self._on_state = on_state
         self._in_flight = in_flight
+        self._settings = settings
         self._poll_s = poll_s
-        self._told_at_s = 0.0
-        self._pulse = Pulse()
+        self._read_at_s = 0.0
+        self._liveness = Liveness()
         self._canary: asyncio.Task[None] | None = None
 
     def state(self) -> scheduling.EngineState:
-        """What the scheduler is to know now."""
-        gauges, bounds, ready = self.gauges, self.bounds, self._engine.ready
-        if gauges is None:
-            # An engine that tells nothing is bounded by what it was told at its start.
+        """The engine's state for the scheduler, now."""
+        metrics, settings, ready = self.metrics, self._settings.current, self._engine.ready
+        if metrics is None:
+            # Without metrics only the limits that the engine was started with are known.
             return scheduling.EngineState(
-                ready, max_num_seqs=bounds.max_num_seqs, max_num_batched_tokens=bounds.max_num_batched_tokens
+                ready, max_num_seqs=settings.max_num_seqs, max_num_batched_tokens=settings.max_num_batched_tokens
             )
         return scheduling.EngineState(
             ready,
-            running=gauges.running,
-            waiting=gauges.waiting,
-            kv_used_share=gauges.kv_used_share,
-            kv_tokens=gauges.kv_tokens,
-            block_tokens=gauges.block_tokens or 16,
-            max_num_seqs=bounds.max_num_seqs,
-            max_num_batched_tokens=bounds.max_num_batched_tokens,
-            preemptions=gauges.preemptions,
-            prompt_tokens=gauges.prompt_tokens,
-            cached_tokens=gauges.cached_tokens,
-            stale=_now_s() - self._told_at_s > STALE_S,
+            running=metrics.running,
+            waiting=metrics.waiting,
+            kv_used_share=metrics.kv_used_share,
+            kv_tokens=metrics.kv_tokens,
+            block_tokens=metrics.block_tokens or 16,
+            max_num_seqs=settings.max_num_seqs,
+            max_num_batched_tokens=settings.max_num_batched_tokens,
+            preemptions=metrics.preemptions,
+            prompt_tokens=metrics.prompt_tokens,
+            cached_tokens=metrics.cached_tokens,
+            stale=_now_s() - self._read_at_s > STALE_S,
         )
 
     async def watch(self) -> None:
-        """Ask again and again, until cancelled."""
+        """Poll until cancelled."""
         while True:
             await asyncio.sleep(self._poll_s)
             if self._engine.ready or self._engine.hanging:
                 await self.look()
 
     async def look(self) -> None:
-        """Ask once, and tell."""
+        """Poll once, and notify the scheduler."""
         text = await self._engine.metrics()
-        gauges = None if text is None else read(text)
-        if gauges is not None:
-            self.gauges, self._told_at_s = gauges, _now_s()
-        self._judge(gauges)
+        metrics = None if text is None else read(text)
+        if metrics is not None:
+            self.metrics, self._read_at_s = metrics, _now_s()
+        self._judge(metrics)
         self._on_state(self.state())
 
     def restarted(self) -> None:
-        """A new engine: what the old one told holds no more."""
-        self.gauges, self._pulse, self._engine.hanging = None, Pulse(), False
+        """The engine process is a new one: forget the metrics of the old."""
+        self.metrics, self._liveness, self._engine.hanging = None, Liveness(), False
 
     def close(self) -> None:
-        """Stop a canary that is on its way."""
+        """Cancel a canary in flight."""
         if self._canary is not None:
             self._canary.cancel()
 
-    def _judge(self, gauges: Gauges | None) -> None:
-        # An engine of another kind has no such counters: nothing can be told of its pulse.
-        if self.gauges is None:
+    def _judge(self, metrics: EngineMetrics | None) -> None:
+        # An engine without these counters cannot be judged.
+        if self.metrics is None:
             return
-        # Not by the engine's own word: one that hangs does not tell of what it got since.
+        # Our own count: an engine that hangs does not report the requests that it received since.
         busy = self._in_flight() > 0
-        progress = None if gauges is None else gauges.progress_tokens
-        verdict = self._pulse.look(progress, busy=busy, now_s=_now_s())
+        progress = None if metrics is None else metrics.progress_tokens
+        verdict = self._liveness.look(progress, busy=busy, now_s=_now_s())
         if verdict is Verdict.SEND_CANARY:
-            LOG.warning("engine: requests run and no token comes; asking it for one")
+            LOG.warning("engine: it has requests and generates no tokens; sending a canary request")
             self.close()
             self._canary = asyncio.create_task(self._send_canary())
         hangs = verdict is Verdict.HANGS
@@ -108,8 +106,8 @@ class Vitals:
             self._engine.suspect()
 
     async def _send_canary(self) -> None:
-        answered = await self._engine.canary(self.model, CANARY_S)
-        self._pulse.on_canary(answered=answered, now_s=_now_s())
+        answered = await self._engine.canary(self._settings.current.model, CANARY_S)
+        self._liveness.on_canary(answered=answered, now_s=_now_s())
 
 
 def _now_s() -> float:

@@ -1,6 +1,6 @@
-"""How long an answer will be: learned online, corrected by what came, never used to cut anything."""
+"""Predicts output lengths. Learned online, corrected by the real lengths, never used to cut an answer."""
 
 from uellm.sidecar.prediction.accuracy import Accuracy, Track, kendall_tau
-from uellm.sidecar.prediction.online import OnlineLengths, Prediction, Question
+from uellm.sidecar.prediction.online import LengthQuestion, OnlineLengths, Prediction
 
-__all__ = ["Accuracy", "OnlineLengths", "Prediction", "Question", "Track", "kendall_tau"]
+__all__ = ["Accuracy", "LengthQuestion", "OnlineLengths", "Prediction", "Track", "kendall_tau"]

@@ -1,4 +1,4 @@
-"""How good the predictions of the last requests were."""
+"""Accuracy of the predictions over the last requests."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ REQUESTS = 1000
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Over the last requests; None where there are too few, or all of them are alike."""
+    """Over the last requests; None: too few requests, or all alike."""
 
     requests: int
     mean_absolute_error_tokens: float | None
     bucket_share: float | None
-    """Share that fell into the predicted power-of-two bucket, [2^k, 2^(k+1)), as the paper counts it."""
+    """Share in the predicted power-of-two bucket, [2^k, 2^(k+1)), as the paper counts it."""
     coverage_p80: float | None
     coverage_p90: float | None
     tau: float | None
     """Kendall's tau-b of predicted and real lengths: 1 is the right order, 0 none."""
     tau_within_source: float | None
-    """The same among requests of one source, weighted by their number."""
+    """Tau among the requests of one source, averaged over the sources by their number of requests."""
     tau_source_median: float | None
-    """What the median of each source's last requests alone would reach."""
+    """Tau if each source's median were the prediction."""
 
 
 class Track:
-    """Remembers the last predictions and what came."""
+    """Keeps the last predictions with the real lengths."""
 
     def __init__(self) -> None:
         self._last: deque[tuple[float, float, float, float | None, object, int]] = deque(maxlen=REQUESTS)
 
     def add(self, prediction: Prediction, tokens: int) -> None:
-        """A request ended by itself."""
+        """Add a request that ended by itself, not at its limit."""
         median = prediction.medians[0]
         source = None if median is None else exp(median)
         self._last.append((prediction.p50, prediction.p80, prediction.p90, source, prediction.sources[0], tokens))
 
     def accuracy(self) -> Accuracy:
-        """The figures; about 3 ms, so ask when somebody looks."""
+        """The figures. Takes about 3 ms, so call it at a scrape only."""
         count = len(self._last)
         if count < 2:
             return Accuracy(count, None, None, None, None, None, None, None)
         real = [entry[-1] for entry in self._last]
-        told = [entry for entry in self._last if entry[3] is not None]
+        known = [entry for entry in self._last if entry[3] is not None]
         return Accuracy(
             count,
             sum(abs(entry[0] - entry[-1]) for entry in self._last) / count,
@@ -59,7 +59,7 @@ class Track:
             sum(entry[-1] <= entry[2] for entry in self._last) / count,
             kendall_tau([entry[0] for entry in self._last], real),
             self._within(),
-            kendall_tau([entry[3] or 0.0 for entry in told], [entry[-1] for entry in told]),
+            kendall_tau([entry[3] or 0.0 for entry in known], [entry[-1] for entry in known]),
         )
 
     def _within(self) -> float | None:
@@ -75,7 +75,7 @@ class Track:
 
 
 def kendall_tau(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Kendall's tau-b, O(n log n) (Knight, 1966); None where either is constant.
+    """Kendall's tau-b in O(n log n) (Knight, 1966); None if either sequence is constant.
 
     tau_b = (concordant - discordant) / sqrt((pairs - ties of one) * (pairs - ties of the other))
     """

@@ -1,6 +1,6 @@
-"""What of a prompt tells how long the answer will be, as indices into the weights of a linear model.
+"""Features of a prompt that predict the length of its answer, as indices into the weights of a linear model.
 
-Words are hashed, never kept: what the model holds of a prompt cannot be read back.
+Words are hashed and never kept, so a prompt cannot be read back from the model.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from itertools import pairwise
 from zlib import crc32
 
 BITS = 14
-"""16,384 weights: 128 KiB, and few collisions among the words that matter."""
+"""16,384 weights: 128 KiB, with few collisions among frequent words."""
 
 HEAD_CHARACTERS = 320
 TAIL_CHARACTERS = 160
 MOST_WORDS = 64
-"""Instructions stand at the beginning or the end; between them is what they are about."""
+"""Instructions are at the beginning or the end of a prompt; the material between them is skipped."""
 
 _MASK = (1 << BITS) - 1
 _WORD = re.compile(r"[^\W\d_]+|\d+|```|[?:]")
@@ -23,7 +23,7 @@ _PAIRS = 4
 
 
 def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
-    """Indices of the features of a prompt; `sources` is what it belongs to: route, tenant, template."""
+    """Indices of the features of a prompt; `sources`: what it belongs to (route, tenant, template)."""
     features = [_index(f"tokens {max(prompt_tokens, 1).bit_length()}")]
     features += [_index(f"source {level} {source}") for level, source in enumerate(sources)]
     words = _words(text)

@@ -1,5 +1,6 @@
-"""A linear model over hashed features that learns one example at a time: AdaGrad (Duchi et al., 2011) on the
-absolute error, so that it aims at the median and a single very long answer moves it no more than any other.
+"""A linear model over hashed features, trained online with AdaGrad (Duchi et al., 2011) on the absolute error.
+
+The absolute error makes it predict the median: a single very long answer moves it no more than any other.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from uellm.sidecar.prediction.features import BITS
 RATE = 0.3
 
 
-class Linear:
-    """Predicts a number from the indices of the features that are there."""
+class LinearModel:
+    """Predicts a number from the indices of the features that are present."""
 
     def __init__(self) -> None:
         self.weights = array("f", bytes(4 << BITS))
@@ -26,7 +27,7 @@ class Linear:
         return sum([weights[index] for index in features])
 
     def learn(self, features: Sequence[int], error: float) -> None:
-        """Move towards the truth; `error` is the truth less the prediction."""
+        """One gradient step; `error`: truth minus prediction."""
         if not features:
             return
         gradient = max(-1.0, min(1.0, error)) / sqrt(len(features))

@@ -1,4 +1,4 @@
-"""Which of several forecasters did best lately, here and over all."""
+"""Selects the forecaster with the least recent error, by source and overall."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 MARGIN = 0.97
-"""Another forecaster must be better than the first by 3 %: where none can be, to change to and fro only adds noise."""
+"""Another forecaster must beat the first by 3 %: switching between equally good ones only adds noise."""
 
 MEMORY = 200.0
-"""Requests after which what was is down to a third."""
+"""Requests after which the weight of an observation is down to a third."""
 
 LEAST_SEEN = 50
 MOST_SOURCES = 2048
 WORST = 3.0
-"""Of the error of one request in logarithms; a factor of 20. One request must not decide."""
+"""Cap on the error of one request, in logarithms (a factor of 20), so that no single request decides."""
 
 
 class Losses:
@@ -25,7 +25,7 @@ class Losses:
         self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()  # errors, then how many were seen
 
     def best(self, sources: Sequence[Hashable]) -> int:
-        """The forecaster to ask, by the narrowest source of which enough was seen."""
+        """Index of the forecaster to use, by the narrowest source with enough requests."""
         for source in sources:
             errors = self.by_source.get(source)
             if errors is not None and errors[-1] >= LEAST_SEEN:
@@ -34,7 +34,7 @@ class Losses:
         return 0
 
     def learn(self, sources: Sequence[Hashable], errors: Sequence[float | None]) -> None:
-        """How far off each forecaster was; None: it had nothing to say, which counts as far off."""
+        """Record each forecaster's error; None: it gave no forecast, which counts as `WORST`."""
         for source in reversed(sources):
             known = self.by_source.setdefault(source, [0.0] * (self._count + 1))
             self.by_source.move_to_end(source)

@@ -1,13 +1,13 @@
-"""Output lengths learned while serving, in well under 0.1 ms a request and without a model of language.
+"""Output lengths learned while serving, in well under 0.1 ms per request and without a language model.
 
-Three forecasters, each giving the quantiles of the length's logarithm:
+Three forecasters, each giving quantiles of the length's logarithm:
 
-    source   what this tenant, route and template got lately; while that is little, the tenant and route, then all
-    bucket   the same among prompts of about this length
-    words    a linear model over the prompt's hashed words, and what it was off by at this source lately
+    source   recent lengths of this tenant, route and template; with too few of them, of tenant and route, then of all
+    bucket   the same among prompts of similar length
+    words    a linear model over the prompt's hashed words, and its recent errors at this source
 
-The first is used unless another one was better by a margin, at the source where enough was seen of it, else over all.
-Levels are corrected online until coverage is what it should be (conformal.py).
+The first is used unless another was better by a margin, judged at the narrowest source with enough requests. Quantile
+levels are adjusted online until their coverage is right (conformal.py).
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from dataclasses import dataclass, field
 from math import exp, log
 
 from uellm.sidecar.prediction import features
-from uellm.sidecar.prediction.conformal import Level
-from uellm.sidecar.prediction.linear import Linear
+from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.linear import LinearModel
 from uellm.sidecar.prediction.losses import Losses
-from uellm.sidecar.prediction.window import Window, Windows
+from uellm.sidecar.prediction.window import SlidingWindows, Window
 from uellm.sidecar.scheduling import Lengths
 
 UNKNOWN_TOKENS = 256.0
-"""The median before anything was seen, and P80 and P90 are 2 and 3 times that: chat answers in public traces."""
+"""Median before any observation; P80 and P90 are then 2 and 3 times that: chat answers in public traces."""
 
 LEAST_VALUES = 4
-"""Values from which on a source's own window is asked."""
+"""Values that a source's window needs before it is used."""
 
 FORECASTERS = ("source", "bucket", "words")
 
-_LARGEST = 20.0  # a logarithm: no answer has more tokens, whatever a linear model says
+_LARGEST = 20.0
+"""Cap on a forecast, a logarithm: a linear model may extrapolate to any value."""
 
 Keys = tuple[Hashable, ...]
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is known of a request before it is answered. `text`: of the last turn; a few hundred characters matter."""
+class LengthQuestion:
+    """What is known of a request before it is answered. `text`: the last turn; a few hundred characters matter."""
 
     route: str
     tenant: str = ""
@@ -47,13 +48,13 @@ class Question:
     text: str = field(default="", repr=False)
 
     def sources(self) -> Keys:
-        """What it belongs to, the narrowest first."""
+        """What the request belongs to, the narrowest first."""
         return (self.tenant, self.route, self.template), (self.tenant, self.route), (self.route,), ()
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Output tokens: median, and what four and nine in ten requests do not exceed. The rest is for learning."""
+    """Predicted output tokens: median, P80 and P90. The other fields are needed for learning."""
 
     p50: float
     p80: float
@@ -61,26 +62,28 @@ class Prediction:
     sources: Keys = field(repr=False)
     bucket: int = field(repr=False)
     features: Sequence[int] = field(repr=False)
-    words: float = field(repr=False)  # what the linear model said
-    medians: tuple[float | None, ...] = field(repr=False)  # by forecaster, logarithms
+    words: float = field(repr=False)
+    """The linear model's forecast, a logarithm."""
+    medians: tuple[float | None, ...] = field(repr=False)
+    """Logarithms, by forecaster."""
     prompt_tokens: int = field(default=0, repr=False)
 
     def lengths(self, max_tokens: int | None) -> Lengths:
-        """For the scheduler: no answer is longer than the request allows."""
+        """For the scheduler, capped at the request's own limit."""
         most = float("inf") if max_tokens is None else float(max(1, max_tokens))
         return Lengths(min(self.p50, most), min(self.p80, most))
 
 
 class OnlineLengths:
-    """The predictor. Not for several threads."""
+    """The online predictor. Not thread-safe."""
 
     def __init__(self) -> None:
-        self.linear = Linear()
-        self.windows = {name: Windows() for name in FORECASTERS}
+        self.linear = LinearModel()
+        self.windows = {name: SlidingWindows() for name in FORECASTERS}
         self.losses = Losses(len(FORECASTERS))
-        self.levels = {"p80": Level(0.8), "p90": Level(0.9)}
+        self.levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
 
-    def predict(self, question: Question) -> Prediction:
+    def predict(self, question: LengthQuestion) -> Prediction:
         """The length of one answer."""
         sources, bucket = question.sources(), max(question.prompt_tokens, 1).bit_length()
         found = features.of(question.text, question.prompt_tokens, *sources[:3])

@@ -1,4 +1,4 @@
-"""The length predictor at work: it predicts and learns, judges itself, and keeps what it learned over restarts."""
+"""The length predictor as a service: predicts, learns, measures its accuracy, and keeps its state over restarts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
-from uellm.sidecar.prediction import OnlineLengths, Prediction, Question, Track, store
+from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction, Track, store
 from uellm.sidecar.prediction.learned import Asked, LearnedLengths
 from uellm.sidecar.prediction.learned.lengths import Use
 from uellm.sidecar.prediction.online import teaches
@@ -18,7 +18,7 @@ SAVE_EVERY_S = 60.0
 
 
 class Predictor:
-    """`path`: where what was learned is kept; None: nowhere."""
+    """`path`: file of the learned state; None: it is not kept."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -26,16 +26,16 @@ class Predictor:
         self._unsaved = False
         self._model = OnlineLengths()
         self.learned = LearnedLengths()
-        """Off until it is switched on; it runs while `learned.child.run()` does."""
+        """Off until `switch`; runs while `learned.run()` does."""
         if path is not None and path.exists():
             self._load(path)
 
-    def predict(self, question: Question) -> Prediction:
-        """The length of one answer."""
+    def predict(self, question: LengthQuestion) -> Prediction:
+        """Predict the length of one answer."""
         return self._model.predict(question)
 
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
-        """Ask the learned model too, where there is one; `use` is called with a better prediction, later or never."""
+        """Also ask the learned model, if there is one; `use` is called later with a better prediction, or never."""
         return self.learned.ask(prediction, use)
 
     def observe(
@@ -53,7 +53,7 @@ class Predictor:
             self.learned.track.add(asked.better, tokens)
 
     def figures(self) -> dict[str, float | None]:
-        """How good the last predictions were. Takes milliseconds."""
+        """Accuracy of the last predictions. Takes milliseconds."""
         found = self._track.accuracy()
         return {
             "requests": found.requests,
@@ -67,23 +67,25 @@ class Predictor:
         }
 
     async def keep(self) -> None:
-        """Save what is new from time to time, until cancelled."""
+        """Save changed state every `SAVE_EVERY_S` until cancelled."""
         while self._path is not None:
             await asyncio.sleep(SAVE_EVERY_S)
             await self.save()
 
     async def save(self) -> None:
-        """Save what is new. A volume that takes nothing is told of, and costs nothing else."""
+        """Save changed state. A failed write is logged and has no other effect."""
         if self._path is None or not self._unsaved:
             return
         self._unsaved = False
         try:
             await asyncio.to_thread(store.save, store.dump(self._model), self._path)
         except OSError as error:
-            LOG.warning("lengths: what was learned cannot be kept: %s", error.strerror)
+            LOG.warning("lengths: the learned state cannot be saved: %s", error.strerror)
 
     def _load(self, path: Path) -> None:
         try:
             self._model = store.parse(path.read_bytes())
         except (OSError, ValueError) as error:
-            LOG.warning("lengths: what was learned before cannot be read (%s); learning anew", type(error).__name__)
+            LOG.warning(
+                "lengths: the saved state cannot be read (%s); learning starts from nothing", type(error).__name__
+            )

@@ -1,7 +1,7 @@
-"""What was learned, in a file on the pod's volume, so that a restart of the sidecar begins where it ended.
+"""The predictor's learned state in a file on the pod's volume, so that a restarted sidecar continues with it.
 
-The file is replaced as a whole: a crash in the middle leaves the old one. One that cannot be read costs only what it
-held. No prompt is in it: weights of hashed words, and lengths by hashed source.
+The file is replaced atomically: a crash leaves the old one. If it cannot be read, learning starts from nothing. It
+holds no prompts: only weights of hashed words, and lengths by hashed source.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from uellm.sidecar.prediction.conformal import Level
+from uellm.sidecar.prediction.conformal import ConformalLevel
 from uellm.sidecar.prediction.features import BITS
 from uellm.sidecar.prediction.online import FORECASTERS, OnlineLengths
-from uellm.sidecar.prediction.window import MOST_WINDOWS, Window, Windows
+from uellm.sidecar.prediction.window import MOST_WINDOWS, SlidingWindows, Window
 
 VERSION = 1
 
 
 def dump(model: OnlineLengths) -> bytes:
-    """What `parse` takes."""
+    """Serialise a model for `parse`."""
     return json.dumps(
         {
             "version": VERSION,
@@ -42,7 +42,7 @@ def dump(model: OnlineLengths) -> bytes:
 
 
 def parse(content: bytes) -> OnlineLengths:
-    """The model that was dumped. Raises ValueError for anything else."""
+    """The model that `dump` wrote. Raises ValueError for anything else."""
     try:
         document = json.loads(content)
         if document["version"] != VERSION or document["bits"] != BITS:
@@ -72,14 +72,14 @@ def _model(document: Mapping[str, Any]) -> OnlineLengths:
     if min(model.linear.squares) < 0:
         raise ValueError("a sum of squares is negative")
     for name in FORECASTERS:
-        model.windows[name] = windows = Windows()
+        model.windows[name] = windows = SlidingWindows()
         for key, values in document["windows"][name][:MOST_WINDOWS]:
             windows.by_key[_key(key)] = Window(_numbers(values))
     for key, errors in document["losses"]:
         if len(errors) != len(FORECASTERS) + 1 or not all(isfinite(error) for error in errors):
             raise ValueError("losses of another version")
         model.losses.by_source[_key(key)] = [float(error) for error in errors]
-    model.levels = {name: Level(known.target, _level(document, name)) for name, known in model.levels.items()}
+    model.levels = {name: ConformalLevel(known.target, _level(document, name)) for name, known in model.levels.items()}
     return model
 
 
@@ -92,7 +92,7 @@ def _level(document: Mapping[str, Any], name: str) -> float:
 
 def _key(parts: Any) -> Hashable:
     if not isinstance(parts, list) or not all(isinstance(part, str | int) for part in parts):
-        raise ValueError("a key is no list of names and numbers")
+        raise ValueError("a key is not a list of names and numbers")
     return tuple(parts)
 
 
@@ -105,5 +105,5 @@ def _numbers(text: str, count: int | None = None) -> array[float]:
     if count is not None and len(numbers) != count:
         raise ValueError(f"{len(numbers)} numbers where there should be {count}")
     if not all(map(isfinite, numbers)):
-        raise ValueError("not every number is one")
+        raise ValueError("a number is not finite")
     return numbers

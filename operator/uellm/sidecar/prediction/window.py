@@ -1,4 +1,4 @@
-"""The last so many values of a stream, with their quantiles."""
+"""Sliding windows over streams of values, with quantiles."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 SIZE = 1024
-"""Measured on traces: from 256 to 1,024 values the order that medians give clients gets better, from there it hardly
-does; P90 is as steady with either."""
+"""Measured on traces: the order of clients by their medians improves from 256 to 1,024 values and hardly beyond; P90 is
+equally stable with either."""
 
 MOST_WINDOWS = 400
-"""By kind of window. A full one takes 40 KiB."""
+"""At most, per kind of window. A full window takes 40 KiB."""
 
 
 class Window:
-    """A sliding window. Adding costs a shift of at most `SIZE` pointers; a quantile costs a look."""
+    """A sliding window. Adding moves at most `SIZE` pointers; a quantile is O(1)."""
 
     __slots__ = ("_arrivals", "_sorted")
 
@@ -30,7 +30,7 @@ class Window:
         return iter(self._arrivals)
 
     def add(self, value: float) -> None:
-        """Take in a value; the oldest leaves where the window is full."""
+        """Add a value; a full window drops its oldest."""
         if len(self._arrivals) == SIZE:
             del self._sorted[bisect_left(self._sorted, self._arrivals[0])]
         self._arrivals.append(value)
@@ -47,14 +47,14 @@ class Window:
         return self._sorted[min(max(rank, 1), count) - 1]
 
 
-class Windows:
-    """Windows by key. Beyond `MOST_WINDOWS` of them the one that was used least lately goes."""
+class SlidingWindows:
+    """Windows by key; the least recently used is dropped beyond `MOST_WINDOWS`."""
 
     def __init__(self) -> None:
         self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
-        """The window of the first key that has so many values."""
+        """The window of the first key that has at least so many values."""
         for key in keys:
             window = self.by_key.get(key)
             if window is not None and len(window) >= at_least:
@@ -62,7 +62,7 @@ class Windows:
         return None
 
     def add(self, keys: Sequence[Hashable], value: float) -> None:
-        """Take a value into the windows of all these keys, the last of which is used most."""
+        """Add a value to the windows of all keys; the last key becomes the most recently used."""
         for key in keys:
             window = self.by_key.get(key)
             if window is None:

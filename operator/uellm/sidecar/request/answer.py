@@ -13,9 +13,9 @@ from uellm.sidecar.request.fast_path import Passage
 from uellm.sidecar.request.relay import streams_events
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.events import Counter, Usage
+from uellm.sidecar.wire.events import TokenCounter, Usage
 from uellm.sidecar.wire.failure import Failure
-from uellm.sidecar.wire.shape import Shapes
+from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
 _LESSON_BYTES = 256 * 1024
@@ -27,13 +27,15 @@ OnTokens = Callable[[int], None]
 class Answer:
     """Sees every piece of one answer."""
 
-    def __init__(self, call: Call, upstream: Upstream, shapes: Shapes, on_tokens: OnTokens, spared: Spared) -> None:
+    def __init__(
+        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, spared: Spared
+    ) -> None:
         """`spared`: keeps what fails while tokens are counted away from the answer."""
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
         self._spared = spared
-        self.counter = Counter(call.kind, call.sequences)
+        self.counter = TokenCounter(call.kind, call.sequences)
         self.failure = Failure(call.kind)
         self.passage: Passage | None = None
         """The short way, for most events of a stream that goes out as it comes in."""

@@ -6,7 +6,7 @@ import asyncio
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
-from uellm.sidecar.prediction import Prediction, Question
+from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.learned import Asked
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import Answer
@@ -18,7 +18,7 @@ from uellm.sidecar.scheduling import Lengths, Ticket
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
@@ -43,7 +43,7 @@ class Exchange:
             self._prediction, found = self._predict()
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
-        record.blind = call.mode is Mode.AS_IS and call.kind is not Kind.POOLING
+        record.blind = call.mode is Mode.AS_IS and call.kind is not RouteKind.POOLING
         self._ticket = Ticket(
             call.targets,
             record.arrival_s,
@@ -151,7 +151,7 @@ class Exchange:
             record.bytes_out += passage.sent_bytes
         if answer.tokens:
             record.output_tokens = answer.tokens
-        if self.call.kind is Kind.POOLING and record.outcome is Outcome.COMPLETED:
+        if self.call.kind is RouteKind.POOLING and record.outcome is Outcome.COMPLETED:
             record.first_token_s = self._loop.time()
         if (usage := answer.usage()) is not None:
             record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
@@ -159,10 +159,10 @@ class Exchange:
 
     def _predict(self) -> tuple[Prediction | None, Lengths | None]:
         call = self.call
-        if self._lengths is None or call.kind is Kind.POOLING:
+        if self._lengths is None or call.kind is RouteKind.POOLING:
             return None, None
         found = call.prompt
-        question = Question(self._record.route, call.tenant, found.template, call.prompt_tokens, found.text)
+        question = LengthQuestion(self._record.route, call.tenant, found.template, call.prompt_tokens, found.text)
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
 

@@ -7,7 +7,7 @@ import asyncio
 from uellm.http import Reply
 from uellm.sidecar.request.dispatch import MOST_NEWS, Dispatcher
 from uellm.sidecar.scheduling import Ticket
-from uellm.sidecar.wire.events import USAGE, Counter
+from uellm.sidecar.wire.events import USAGE, TokenCounter
 from uellm.sidecar.wire.failure import ERROR, ERROR_EVENT
 from uellm.sidecar.wire.strip import FINISHED
 
@@ -28,7 +28,7 @@ class Passage:
         "sent_bytes",
     )
 
-    def __init__(self, reply: Reply, counter: Counter, dispatcher: Dispatcher, ticket: Ticket) -> None:
+    def __init__(self, reply: Reply, counter: TokenCounter, dispatcher: Dispatcher, ticket: Ticket) -> None:
         self._closing = reply.link.transport.is_closing
         self._write = reply.link.transport.write
         self._counter = counter

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
-from uellm.sidecar.engine.connection import Engine
+from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
@@ -16,12 +15,13 @@ from uellm.sidecar.request.exchange import Exchange
 from uellm.sidecar.request.relay import STALL_S, Relay
 from uellm.sidecar.request.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
+from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry.access_log import Record
-from uellm.sidecar.telemetry.figures import Figures
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE, exposition, with_waiting
-from uellm.sidecar.telemetry.tracing import Trace, Tracing
+from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
+from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
 from uellm.sidecar.wire.call import Call
-from uellm.sidecar.wire.keys import Keys, key_of
+from uellm.sidecar.wire.keys import key_of
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
 
@@ -34,36 +34,28 @@ class Proxy:
 
     def __init__(
         self,
-        classes: Mapping[str, Targets],
-        engine: Engine,
+        settings: LiveSettings,
+        engine: EngineConnection,
         dispatcher: Dispatcher,
-        figures: Figures,
+        figures: SidecarMetrics,
         bodies: Budget,
+        lengths: Predictor,
+        drain: Drain,
         *,
-        terms: Terms | None = None,
-        keys: Keys | None = None,
-        lengths: Predictor | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        self.drain = Drain()
+        self.drain = drain
         self.bodies = bodies
-        self.terms = terms or Terms()
-        self.keys = keys or Keys()
-        """Who may ask."""
-        self.allowed: Collection[str] = ()
-        """Administrative routes of the engine that are served nevertheless."""
-        self.tracing: Tracing | None = None
+        self.terms = Terms()
+        self.tracing = tracing
         self.lengths = lengths
-        """Predicts the answers' lengths; None: nobody does."""
+        """Predicts output lengths, if the settings say so."""
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
         self._figures = figures
         self._faults = figures.faults
-        self._classes = classes
-
-    def reconfigure(self, classes: Mapping[str, Targets]) -> None:
-        """Take over changed classes; requests that wait keep the targets they came with."""
-        self._classes = classes
+        self._settings = settings
 
     async def metrics(self) -> str:
         """Our figures, then the engine's own with our queue counted in; ours alone while the engine does not answer."""
@@ -73,7 +65,7 @@ class Proxy:
 
     def attainment(self) -> dict[str, Any]:
         """How the requests of the last minutes fared, by class; of each class there is, even without any."""
-        return self._figures.attainment.document(_now_s(), self._classes)
+        return self._figures.attainment.document(_now_s(), self._settings.current.classes)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
         """Count what was not HTTP; headers and body of the answer to it."""
@@ -107,10 +99,10 @@ class Proxy:
                 with self._faults.spared("tracing", record.id):
                     trace.end(record)
 
-    def _traced(self, request: Request, record: Record) -> Trace | None:
+    def _traced(self, request: Request, record: Record) -> RequestSpan | None:
         if self.tracing is None:
             return None
-        trace: Trace | None = None
+        trace: RequestSpan | None = None
         with self._faults.spared("tracing", record.id):
             trace = self.tracing.begin(request.headers)
             record.trace_headers = trace.headers
@@ -123,12 +115,12 @@ class Proxy:
         return refusal
 
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
-        headers = request.headers
+        headers, settings = request.headers, self._settings.current
         record.id = request_id(headers)
         check_headers(headers)
         path = path_of(request.method, request.path)
-        self.keys.check(request.method, path, key_of(headers))
-        way = way_of(request.method, path, self.allowed)
+        settings.keys.check(request.method, path, key_of(headers))
+        way = way_of(request.method, path, settings.allowed_routes)
         if way is Way.METRICS:
             metrics = (await self.metrics()).encode()
             record.outcome, record.status, record.bytes_out = Outcome.COMPLETED, 200, len(metrics)
@@ -136,7 +128,7 @@ class Proxy:
             return
         self.drain.check()
         if way is Way.SCHEDULE:
-            record.targets, record.route = targets_of(headers, self._classes), path
+            record.targets, record.route = targets_of(headers, settings.classes), path
             record.bytes_in = len(await request.read())
             await self._scheduled(request, reply, record, record.targets)
         else:
@@ -146,7 +138,8 @@ class Proxy:
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
         request.body = b""  # the call has it, and maybe not as it came
-        exchange = Exchange(call, record, self._dispatcher, self.lengths, self.terms)
+        lengths = self.lengths if self._settings.current.predicts_lengths else None
+        exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)
         try:
             while True:
                 body = await exchange.turn()
@@ -165,7 +158,10 @@ class Proxy:
 
     def _read(self, request: Request, record: Record, targets: Targets) -> Call:
         try:
-            return read(record.route, request.headers, request.body, targets, self.terms)
+            accepts_priority = self._settings.current.accepts_priority
+            return read(
+                record.route, request.headers, request.body, targets, self.terms, accepts_priority=accepts_priority
+            )
         except Exception as error:  # a fault of ours, which is no reason to refuse anybody
             self._faults.note("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
@@ -184,7 +180,7 @@ class Proxy:
 
     async def _send(self, request: Request, record: Record, body: bytes, priority: int = 0) -> Upstream:
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
-        if self.terms.accepts_priority:
+        if self._settings.current.accepts_priority:
             # For bodies that have no field for it. It would win over the one in the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]

@@ -1,1 +1,1 @@
-"""What is counted and logged: metrics, attainment, access log, spans."""
+"""Metrics, attainment of the targets, the access log, and spans."""

@@ -1,6 +1,6 @@
-"""What is known of one request when it is over: one line of the access log and one step of each figure.
+"""The record of one request: a line in the access log and the input of the metrics when it has ended.
 
-Neither holds what was asked or answered: no body, no query string, no header but the request's id, no tenant.
+It holds nothing that was asked or answered: no body, no query string, no header except the request id, no tenant.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from uellm.sidecar.telemetry.access_log import Record
 WINDOW_S = 300.0
 SLOT_S = 10.0
 STEP = 1.05
-"""Percentiles are told to 5 %."""
+"""Resolution of the percentiles: 5 %."""
 
 _CLIENTS_OWN = frozenset(
     (

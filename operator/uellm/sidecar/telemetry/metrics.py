@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms in Prometheus' text form, with a bound on how many series a metric may have.
+"""Counters, gauges and histograms in Prometheus' text format, with a bound on the series of a metric.
 
 format: https://prometheus.io/docs/instrumenting/exposition_formats/ (version 0.0.4)
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_SERIES = 1024
-"""Series of one metric; further combinations of labels are counted under the label value `other`."""
+"""Series of one metric at most; further label combinations are counted under the label value `other`."""
 
 SECONDS_BUCKETS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0),
@@ -33,7 +33,7 @@ Labels = tuple[str, ...]
 
 
 class Metric(Protocol):
-    """Something that can be scraped."""
+    """A metric that can be scraped."""
 
     def lines(self) -> Iterator[str]:
         """Its lines, HELP and TYPE included."""
@@ -63,7 +63,7 @@ class Counter:
 
 
 class Gauge:
-    """A number, or one for each value of a label, that is looked up at every scrape."""
+    """A number, or one per label value, that is read at every scrape."""
 
     def __init__(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
         self.name, self.text, self.labels = name, text, labels
@@ -78,8 +78,8 @@ class Gauge:
             yield _sample(self.name, self.labels, key, value)
 
 
-class Gauges:
-    """Numbers without labels, whose names are looked up at every scrape too; `texts` tells by name what each is."""
+class NamedGauges:
+    """Numbers without labels whose names are read at every scrape as well; `texts` has the HELP text by name."""
 
     def __init__(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
         self.prefix, self.texts = prefix, texts
@@ -123,12 +123,12 @@ class Histogram:
 
 
 def bounded(values: Labels, known: Mapping[Labels, object]) -> Labels:
-    """The label values, or `other` for each of them where the metric has as many series as it may."""
+    """The label values, or `other` for each of them if the metric has reached `MAX_SERIES`."""
     return values if values in known or len(known) < MAX_SERIES else ("other",) * len(values)
 
 
 def exposition(metrics: list[Metric]) -> str:
-    """All the metrics in one text."""
+    """All metrics in one text."""
     return "".join(f"{line}\n" for metric in metrics for line in metric.lines())
 
 
@@ -139,13 +139,14 @@ _WAITING = (
         re.MULTILINE,
     ),
 )
-"""The number of them, and the same by reason: newer versions tell both, and the reasons add up to the number."""
+"""Waiting requests, and the same by reason: newer versions expose both, and the reasons add up to the total."""
 
 
 def with_waiting(engine_metrics: str, waiting: int) -> str:
-    """The engine's metrics with our queue in `vllm:num_requests_waiting`, or who routes by it would overload us.
+    """The engine's metrics with our queue added to `vllm:num_requests_waiting`.
 
-    An engine of several ranks has a line each: the first one gets it all, for what is of interest is their sum.
+    A router that goes by this metric would otherwise overload this replica. An engine with several ranks has one line
+    per rank; the first gets the whole queue, because routers add them up.
     """
 
     def more(line: re.Match[str]) -> str:

@@ -1,6 +1,6 @@
-"""Spans of requests by OpenTelemetry, where an OTLP endpoint is configured in its own variables and the extra is there.
+"""OpenTelemetry spans of requests, if an OTLP endpoint is configured and the extra `tracing` is installed.
 
-Without it nothing of it is imported, and a client's `traceparent` goes on to the engine as it came.
+Otherwise OpenTelemetry is not imported, and a client's `traceparent` is passed on to the engine unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONTEXT = ("traceparent", "tracestate")
 
 
 def from_environment() -> Tracing | None:
-    """What the variables ask for; None where they ask for nothing, or where the extra `tracing` is not installed."""
+    """Tracing as the environment configures it; None without an endpoint or without the extra `tracing`."""
     if not any(os.environ.get(name) for name in ENDPOINTS):
         return None
     try:
@@ -38,7 +38,9 @@ def from_environment() -> Tracing | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        LOG.warning("spans: an OTLP endpoint is configured, but the extra `tracing` is not installed")
+        LOG.warning(
+            "spans: an OTLP endpoint is configured, but the extra `tracing` is not installed; no spans are sent"
+        )
         return None
     named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(resource=Resource.create({} if named else {"service.name": "uellm-sidecar"}))
@@ -47,7 +49,7 @@ def from_environment() -> Tracing | None:
 
 
 class Tracing:
-    """Makes a span for each request."""
+    """Creates a span for each request."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -56,8 +58,8 @@ class Tracing:
         self._tracer = provider.get_tracer("uellm.sidecar")
         self._context = TraceContextTextMapPropagator()
 
-    def begin(self, headers: Headers) -> Trace:
-        """A request came; its span is a child of the client's, if it has one."""
+    def begin(self, headers: Headers) -> RequestSpan:
+        """Begin the span of a request, as a child of the client's span if there is one."""
         from opentelemetry.trace import SpanKind, set_span_in_context
 
         given = {name: value for name in _CONTEXT if (value := headers.get(name))}
@@ -66,29 +68,29 @@ class Tracing:
         span = self._tracer.start_span("request", context=parent, kind=SpanKind.SERVER, start_time=start_ns)
         passed: dict[str, str] = {}
         self._context.inject(passed, context=set_span_in_context(span))
-        return Trace(span, start_ns, pairs(passed))
+        return RequestSpan(span, start_ns, pairs(passed))
 
     def close(self) -> None:
-        """Send what is left. Takes seconds where the endpoint does not answer."""
+        """Send the remaining spans. Takes seconds if the endpoint does not answer."""
         self._provider.force_flush(FLUSH_MS)
 
 
-class Trace:
+class RequestSpan:
     """The span of one request."""
 
     def __init__(self, span: Span, start_ns: int, headers: Pairs) -> None:
         self._span = span
         self._start_ns = start_ns
         self.headers = headers
-        """For the engine, in place of the client's."""
+        """Trace headers for the engine, instead of the client's."""
 
     def end(self, record: Record) -> None:
-        """The request is over. What it asked and was answered stays out of the span."""
+        """End the span. It holds nothing that was asked or answered."""
         from opentelemetry.trace import StatusCode
 
         span = self._span
         span.update_name(f"{record.method} {record.route}")
-        told: dict[str, str | int | float | None] = {
+        attributes: dict[str, str | int | float | None] = {
             "http.request.method": record.method,
             "http.route": record.route,
             "http.response.status_code": record.status,
@@ -99,7 +101,7 @@ class Trace:
             "uellm.outcome": str(record.outcome),
             "uellm.predicted_tokens": record.predicted_tokens,
         }
-        span.set_attributes({name: value for name, value in told.items() if value is not None})
+        span.set_attributes({name: value for name, value in attributes.items() if value is not None})
         if record.queue_s is not None:
             span.add_event("sent to the engine", timestamp=self._at_ns(record.queue_s))
         if record.ttft_s is not None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.sidecar.wire.events import Splitter, data_of
-from uellm.sidecar.wire.routes import Kind
-from uellm.sidecar.wire.shape import Shape
+from uellm.sidecar.wire.routes import RouteKind
+from uellm.sidecar.wire.shape import AnswerShape
 
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
 """vLLM's defaults, which its streams leave out and its whole answers write."""
@@ -53,7 +53,7 @@ class _Choice:
 class Aggregator:
     """Takes a stream's pieces; gives the answer once `done`. Raises ValueError for what is not the expected stream."""
 
-    def __init__(self, kind: Kind, shape: Shape) -> None:
+    def __init__(self, kind: RouteKind, shape: AnswerShape) -> None:
         self._kind = kind
         self._shape = shape
         self._events = Splitter()
@@ -123,7 +123,7 @@ class Aggregator:
                 **thoughts,
             },
             "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason or ("stop" if self._kind is Kind.CHAT else None),
+            "finish_reason": choice.finish_reason or ("stop" if self._kind is RouteKind.CHAT else None),
             "stop_reason": choice.stop_reason,
         }
         return {name: known.get(name, value) for name, value in self._shape.choice.items()}
@@ -131,7 +131,7 @@ class Aggregator:
     def _logprobs(self, pieces: list[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
         if not pieces:
             return None
-        if self._kind is Kind.CHAT:
+        if self._kind is RouteKind.CHAT:
             return {"content": [_logprob(entry) for piece in pieces for entry in piece.get("content") or ()]}
         return {name: [entry for piece in pieces for entry in piece[name]] for name in pieces[0]}
 

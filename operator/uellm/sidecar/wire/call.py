@@ -7,8 +7,8 @@ from enum import Enum
 
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.prompt import Prompt
-from uellm.sidecar.wire.routes import Kind
-from uellm.sidecar.wire.shape import Shape
+from uellm.sidecar.wire.routes import RouteKind
+from uellm.sidecar.wire.shape import AnswerShape
 
 
 class Mode(Enum):
@@ -29,7 +29,7 @@ class Call:
     """One request for the GPU."""
 
     path: str
-    kind: Kind
+    kind: RouteKind
     mode: Mode
     targets: Targets
     tenant: str
@@ -39,7 +39,7 @@ class Call:
     sequences: int = 1
     """Choices times prompts: how many answers are generated."""
     max_tokens: int | None = None
-    shape: Shape | None = None
+    shape: AnswerShape | None = None
     """What the answer is to look like, if it is put together here."""
     teaches: bool = False
     """The engine's own answer to it shows what answers look like, should that not be known."""

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 _EVENT = b"\ndata: {"
 _MARKS = {
-    Kind.RESPONSES: b".delta\ndata: {",
-    Kind.MESSAGES: b"content_block_delta\ndata: {",
+    RouteKind.RESPONSES: b".delta\ndata: {",
+    RouteKind.MESSAGES: b"content_block_delta\ndata: {",
 }
 """What is counted where not every event brings a token."""
 
@@ -36,7 +36,7 @@ class Usage:
     cached_tokens: int = 0
 
 
-class Counter:
+class TokenCounter:
     """Counts the tokens of an answer as it goes by.
 
     A stream is counted by its events, one token each, which is right to a few where the engine puts several tokens
@@ -46,11 +46,11 @@ class Counter:
 
     __slots__ = ("_carry", "_keep", "_tail", "_tail_bytes", "events", "mark")
 
-    def __init__(self, kind: Kind, sequences: int = 1) -> None:
+    def __init__(self, kind: RouteKind, sequences: int = 1) -> None:
         self.mark = _MARKS.get(kind, _EVENT)
         """What is counted."""
         self._keep = 1 - len(self.mark)
-        self.events = -sequences if kind is Kind.CHAT else 0
+        self.events = -sequences if kind is RouteKind.CHAT else 0
         """Who counts by `mark` elsewhere, in whole events between two pieces, adds them here."""
         self._carry = b"\n"
         self._tail: list[bytes] = []

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.sidecar.wire.events import data_of
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 ERROR_EVENT = b'data: {"error":'
 """How OpenAI's begins."""
@@ -15,8 +15,8 @@ ERROR_EVENT = b'data: {"error":'
 _DATA = b"\n" + ERROR_EVENT
 _EVENT = b"\nevent: error\n"
 _MARKS = {
-    Kind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
-    Kind.MESSAGES: (_DATA, _EVENT),
+    RouteKind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
+    RouteKind.MESSAGES: (_DATA, _EVENT),
 }
 """How such events begin, where there are others than OpenAI's of chats. A raw newline cannot stand inside JSON."""
 
@@ -31,7 +31,7 @@ class Failure:
 
     __slots__ = ("_carry", "_event", "_keep", "_marks")
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: RouteKind) -> None:
         self._marks = _MARKS.get(kind, (_DATA,))
         self._keep = 1 - max(map(len, self._marks))
         self._carry = b"\n"

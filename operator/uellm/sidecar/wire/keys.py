@@ -8,10 +8,10 @@ from hashlib import sha256
 
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.wire.routes import OPEN
-from uellm.sidecar.wire.slo import Headers
+from uellm.sidecar.wire.slo import HeaderLookup
 
 
-def key_of(headers: Headers) -> str | None:
+def key_of(headers: HeaderLookup) -> str | None:
     """The key that a request shows: a bearer token, or Anthropic's `x-api-key`."""
     scheme, _, token = (headers.get("authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():

@@ -15,9 +15,9 @@ from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire import keys, prompt, slo
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import Prompt, Ratio
-from uellm.sidecar.wire.routes import SCHEDULED, Kind
-from uellm.sidecar.wire.shape import Shapes
-from uellm.sidecar.wire.slo import Headers
+from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
+from uellm.sidecar.wire.shape import AnswerShapes
+from uellm.sidecar.wire.slo import HeaderLookup
 
 COMPLETION_TOKENS = 16
 """What vLLM generates for a completion that sets no limit."""
@@ -37,8 +37,8 @@ _SAMPLING = frozenset(
     )
 )
 _PLAIN = {
-    Kind.CHAT: _SAMPLING | {"messages", "top_logprobs", "max_completion_tokens", "metadata", "store"},
-    Kind.COMPLETIONS: _SAMPLING | {"prompt"},
+    RouteKind.CHAT: _SAMPLING | {"messages", "top_logprobs", "max_completion_tokens", "metadata", "store"},
+    RouteKind.COMPLETIONS: _SAMPLING | {"prompt"},
 }
 """Fields of requests whose answer is the same from a stream. Others (tools, echo, beam search, prompt logprobs, token
 ids, KV transfer ...) change what is told where, or cannot be had as a stream at all."""
@@ -52,17 +52,21 @@ _USAGE = b'"stream_options":{"include_usage":true}'
 
 @dataclass
 class Terms:
-    """What requests are read by, and what was learned of the engine for it."""
+    """What was learned of the engine, by which requests are read."""
 
-    accepts_priority: bool = False
-    shapes: Shapes = field(default_factory=Shapes)
+    shapes: AnswerShapes = field(default_factory=AnswerShapes)
     ratio: Ratio = field(default_factory=Ratio)
 
 
-def read(path: str, headers: Headers, body: bytes, targets: Targets, terms: Terms) -> Call:
-    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers."""
+def read(
+    path: str, headers: HeaderLookup, body: bytes, targets: Targets, terms: Terms, *, accepts_priority: bool = False
+) -> Call:
+    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers.
+
+    `accepts_priority`: the engine orders requests by a `priority` in the body.
+    """
     kind = SCHEDULED[path]
-    document = _parse(body) if kind is not Kind.OTHER else None
+    document = _parse(body) if kind is not RouteKind.OTHER else None
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, keys.key_of(headers))
@@ -73,12 +77,12 @@ def read(path: str, headers: Headers, body: bytes, targets: Targets, terms: Term
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    call.takes_priority = terms.accepts_priority and kind in _PLAIN
+    call.takes_priority = accepts_priority and kind in _PLAIN
     _change(call, document)
     return call
 
 
-def unread(path: str, headers: Headers, body: bytes, targets: Targets) -> Call:
+def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
     """A request that goes as it came, with nothing known of it."""
     tenant = slo.tenant_of(headers, keys.key_of(headers))
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
@@ -93,12 +97,12 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-_PROMPTS: Mapping[Kind, Callable[[Mapping[str, Any]], Prompt]] = {
-    Kind.CHAT: prompt.of_chat,
-    Kind.MESSAGES: prompt.of_chat,
-    Kind.RESPONSES: prompt.of_responses,
-    Kind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
-    Kind.POOLING: lambda body: prompt.of_text(body["input"]) if "input" in body else prompt.of_anything(body),
+_PROMPTS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
+    RouteKind.CHAT: prompt.of_chat,
+    RouteKind.MESSAGES: prompt.of_chat,
+    RouteKind.RESPONSES: prompt.of_responses,
+    RouteKind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
+    RouteKind.POOLING: lambda body: prompt.of_text(body["input"]) if "input" in body else prompt.of_anything(body),
 }
 
 
@@ -111,18 +115,18 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _max_tokens(kind: Kind, document: Mapping[str, Any]) -> int | None:
-    if kind is Kind.POOLING:
+def _max_tokens(kind: RouteKind, document: Mapping[str, Any]) -> int | None:
+    if kind is RouteKind.POOLING:
         return 1
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
         value = document.get(name)
         if _is_count(value):
             return value
-    return COMPLETION_TOKENS if kind is Kind.COMPLETIONS and "max_tokens" not in document else None
+    return COMPLETION_TOKENS if kind is RouteKind.COMPLETIONS and "max_tokens" not in document else None
 
 
 def _mode(
-    kind: Kind, document: Mapping[str, Any], headers: Headers, terms: Terms, found: Prompt, sequences: int
+    kind: RouteKind, document: Mapping[str, Any], headers: HeaderLookup, terms: Terms, found: Prompt, sequences: int
 ) -> Mode:
     stream = document.get("stream")
     if stream is True:
@@ -136,7 +140,7 @@ def _mode(
     return Mode.AGGREGATE if known and _is_plain(kind, document, headers, found) else Mode.AS_IS
 
 
-def _is_plain(kind: Kind, document: Mapping[str, Any], headers: Headers, found: Prompt) -> bool:
+def _is_plain(kind: RouteKind, document: Mapping[str, Any], headers: HeaderLookup, found: Prompt) -> bool:
     """Whether the whole answer and the stream tell the same."""
     wanted = document.get("response_format")
     return (

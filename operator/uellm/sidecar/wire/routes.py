@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Kind(Enum):
+class RouteKind(Enum):
     """How a scheduled route's body and answer are to be read."""
 
     CHAT = "chat"
@@ -19,27 +19,27 @@ class Kind(Enum):
 
 
 SCHEDULED = {
-    "/v1/chat/completions": Kind.CHAT,
-    "/v1/completions": Kind.COMPLETIONS,
-    "/v1/responses": Kind.RESPONSES,
-    "/v1/messages": Kind.MESSAGES,
-    "/v1/embeddings": Kind.POOLING,
-    "/v2/embed": Kind.POOLING,
-    "/pooling": Kind.POOLING,
-    "/classify": Kind.POOLING,
-    "/score": Kind.POOLING,
-    "/v1/score": Kind.POOLING,
-    "/rerank": Kind.POOLING,
-    "/v1/rerank": Kind.POOLING,
-    "/v2/rerank": Kind.POOLING,
-    "/generative_scoring": Kind.POOLING,
-    "/v1/systemone": Kind.OTHER,
-    "/v1/chat/completions/batch": Kind.OTHER,
-    "/inference/v1/generate": Kind.OTHER,
-    "/cohere/v2/chat": Kind.OTHER,
-    "/invocations": Kind.OTHER,
-    "/v1/audio/transcriptions": Kind.OTHER,
-    "/v1/audio/translations": Kind.OTHER,
+    "/v1/chat/completions": RouteKind.CHAT,
+    "/v1/completions": RouteKind.COMPLETIONS,
+    "/v1/responses": RouteKind.RESPONSES,
+    "/v1/messages": RouteKind.MESSAGES,
+    "/v1/embeddings": RouteKind.POOLING,
+    "/v2/embed": RouteKind.POOLING,
+    "/pooling": RouteKind.POOLING,
+    "/classify": RouteKind.POOLING,
+    "/score": RouteKind.POOLING,
+    "/v1/score": RouteKind.POOLING,
+    "/rerank": RouteKind.POOLING,
+    "/v1/rerank": RouteKind.POOLING,
+    "/v2/rerank": RouteKind.POOLING,
+    "/generative_scoring": RouteKind.POOLING,
+    "/v1/systemone": RouteKind.OTHER,
+    "/v1/chat/completions/batch": RouteKind.OTHER,
+    "/inference/v1/generate": RouteKind.OTHER,
+    "/cohere/v2/chat": RouteKind.OTHER,
+    "/invocations": RouteKind.OTHER,
+    "/v1/audio/transcriptions": RouteKind.OTHER,
+    "/v1/audio/translations": RouteKind.OTHER,
 }
 """Routes whose POST is work for the GPU that a class's targets speak of."""
 

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 _TOP = frozenset(("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "metrics"))
 _CHOICE = frozenset(("index", "message", "text", "logprobs", "finish_reason", "stop_reason"))
 _MESSAGE = frozenset(("role", "content"))
-_CONTENT = {Kind.CHAT: "message", Kind.COMPLETIONS: "text"}
+_CONTENT = {RouteKind.CHAT: "message", RouteKind.COMPLETIONS: "text"}
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerShape:
     """An answer of the engine's, as a pattern: its keys in order, and the values of those that no stream tells."""
 
     top: Mapping[str, Any]
@@ -28,29 +28,29 @@ class Shape:
     message: Mapping[str, Any]
 
 
-class Shapes:
+class AnswerShapes:
     """What was learned of one engine; `forget` when another one takes its place."""
 
     def __init__(self) -> None:
-        self._known: dict[Kind, Shape | None] = {}
+        self._known: dict[RouteKind, AnswerShape | None] = {}
 
     def forget(self) -> None:
         """The engine was started anew, maybe with other flags."""
         self._known.clear()
 
-    def wanted(self, kind: Kind) -> bool:
+    def wanted(self, kind: RouteKind) -> bool:
         """Whether a plain answer of this kind would teach anything."""
         return kind in _CONTENT and kind not in self._known
 
-    def get(self, kind: Kind) -> Shape | None:
+    def get(self, kind: RouteKind) -> AnswerShape | None:
         """The pattern; None where there is none (yet)."""
         return self._known.get(kind)
 
-    def give_up(self, kind: Kind) -> None:
+    def give_up(self, kind: RouteKind) -> None:
         """Its streams are not what they should be: from now on its own answers are passed on."""
         self._known[kind] = None
 
-    def learn(self, kind: Kind, document: Any) -> None:
+    def learn(self, kind: RouteKind, document: Any) -> None:
         """Take the engine's own answer to a plain request. What is no such answer teaches nothing."""
         if self.wanted(kind) and isinstance(document, Mapping) and _is_answer(document, _CONTENT[kind]):
             self._known[kind] = _shape(document)
@@ -68,13 +68,13 @@ def _is_answer(document: Mapping[str, Any], content: str) -> bool:
     )
 
 
-def _shape(document: Mapping[str, Any]) -> Shape | None:
+def _shape(document: Mapping[str, Any]) -> AnswerShape | None:
     choice = document["choices"][0]
     message = choice.get("message", {})
     # A reasoning parser is at work: it cuts whole answers and streams differently.
     reasons = document["usage"].get("completion_tokens_details") is not None
     unknown = _tells(document, _TOP) or _tells(choice, _CHOICE) or _tells(message, _MESSAGE)
-    return None if reasons or unknown else Shape(dict(document), dict(choice), dict(message))
+    return None if reasons or unknown else AnswerShape(dict(document), dict(choice), dict(message))
 
 
 def _tells(part: Mapping[str, Any], known: frozenset[str]) -> bool:

@@ -24,14 +24,14 @@ MAX_MS = 24 * 3600 * 1000.0
 MAX_TENANT = 128
 
 
-class Headers(Protocol):
+class HeaderLookup(Protocol):
     """Headers by name, in any case."""
 
     def get(self, name: str, /) -> str | None:
         """The value, or None."""
 
 
-def targets_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets:
+def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets:
     """The targets that a request goes by: those of a class of `classes`, whose first is the default. Raises Refusal.
 
     `x-slo-class` names the class; an inference objective does where a class has its name. Targets in milliseconds
@@ -48,7 +48,7 @@ def targets_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets:
     return replace(chosen, ttft_s=ttft_s or chosen.ttft_s, tpot_s=tpot_s or chosen.tpot_s)
 
 
-def _class_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets | None:
+def _class_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets | None:
     name = headers.get(CLASS)
     if name is None:
         return classes.get(_first(headers, OBJECTIVE) or "")
@@ -58,7 +58,7 @@ def _class_of(headers: Headers, classes: Mapping[str, Targets]) -> Targets | Non
     return classes[name]
 
 
-def _seconds(headers: Headers, name: str) -> float | None:
+def _seconds(headers: HeaderLookup, name: str) -> float | None:
     text = headers.get(name)
     if text is None:
         return None
@@ -71,14 +71,14 @@ def _seconds(headers: Headers, name: str) -> float | None:
     return value / 1e3
 
 
-def tenant_of(headers: Headers, key: str | None) -> str:
+def tenant_of(headers: HeaderLookup, key: str | None) -> str:
     """Who asks: a fairness id, else a hash of the API key, else nobody in particular (the empty string)."""
     if given := _first(headers, FAIRNESS):
         return given if len(given) <= MAX_TENANT else _hash(given)
     return _hash(key) if key else ""
 
 
-def _first(headers: Headers, names: tuple[str, ...]) -> str | None:
+def _first(headers: HeaderLookup, names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := headers.get(name))), None)
 
 

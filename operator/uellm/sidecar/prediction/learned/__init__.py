@@ -1,4 +1,4 @@
-"""A learned model of the answers' lengths beside the online one: trees, trained and asked in a process of its own.
+"""A learned model of output lengths beside the online one: boosted trees in a process of their own.
 
 frames   what goes through its pipes        lengths  asks, judges and uses it
 forest   the trees, in the child            process  keeps the child running

@@ -1,8 +1,8 @@
-"""The learned model's process: it keeps the last requests' rows, learns from them anew at intervals, and answers.
+"""The learned model's process: keeps rows of the last requests, trains on them at intervals, and answers.
 
 `python -m uellm.sidecar.prediction.learned.child` reads frames from its standard input and writes frames to its
-standard output until the input ends, which it does when the sidecar is gone, however it went. Whatever fails ends the
-process: the sidecar starts another one.
+standard output until the input ends, which happens when the sidecar ends for any reason. Any failure ends the process;
+the sidecar starts another one.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from uellm.sidecar.prediction.learned import forest
-from uellm.sidecar.prediction.learned.frames import HEADER, Kind, content, frame, header
+from uellm.sidecar.prediction.learned.frames import HEADER, FrameKind, content, frame, header
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
 ROWS = 20_000
 FIRST_ROWS = 1_000
-"""Rows from which on there is something to learn."""
+"""Rows before the first training."""
 
 EVERY_ROWS = 2_000
 NICENESS = 10
 MOST_BYTES = 4 * 1024**3
-"""Of address space, most of which is never touched: about 0.25 GB are in use at the most."""
+"""Limit on address space, most of which is never touched: about 0.25 GB are used at most."""
 
 
 class Ring:
@@ -45,19 +45,19 @@ class Ring:
         self.seen = 0
 
     def add(self, rows: forest.Matrix, lengths: forest.Matrix) -> None:
-        """Take in rows; the oldest give way."""
+        """Add rows; the oldest are overwritten."""
         at = (self.seen + np.arange(len(rows))) % ROWS
         self._rows[at], self._lengths[at] = rows, lengths
         self.seen += len(rows)
 
     def copy(self) -> tuple[forest.Matrix, forest.Matrix]:
-        """What is there, for a thread of its own."""
+        """A copy of all rows, for the training thread."""
         count = min(self.seen, ROWS)
         return self._rows[:count].copy(), self._lengths[:count].copy()
 
 
-class Service:
-    """Reads and answers in one thread; learns in another, during which the former model answers."""
+class LearnedModelServer:
+    """Answers in one thread and trains in another; the previous model answers during a training."""
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self._requests = requests
@@ -69,11 +69,11 @@ class Service:
         self._learned_at = 0
 
     def serve(self) -> None:
-        """Until the input ends."""
+        """Serve until the input ends."""
         while head := self._requests.read(HEADER.size):
             size, kind = header(head)
             rows, lengths = forest.matrix(self._requests.read(size))
-            if kind is Kind.ASK:
+            if kind is FrameKind.ASK:
                 self._answer(rows)
             else:
                 self._ring.add(rows, lengths)
@@ -82,11 +82,11 @@ class Service:
     def _answer(self, rows: forest.Matrix) -> None:
         begun = time.thread_time()
         model = self._model
-        told = [float("nan")] * len(rows) if model is None else forest.predict(model, rows)
-        self._write(Kind.ANSWER, [time.thread_time() - begun, *told])
+        forecasts = [float("nan")] * len(rows) if model is None else forest.predict(model, rows)
+        self._write(FrameKind.ANSWER, [time.thread_time() - begun, *forecasts])
 
     def _learn(self) -> None:
-        """Begin to learn anew where enough is new and nobody is at it."""
+        """Start a training if there are enough new rows and none is running."""
         enough = EVERY_ROWS if self._learned_at else FIRST_ROWS
         busy = self._learner is not None and self._learner.is_alive()
         if busy or self._ring.seen - self._learned_at < enough:
@@ -98,9 +98,9 @@ class Service:
     def _train(self, rows: forest.Matrix, lengths: forest.Matrix) -> None:
         begun = time.thread_time()
         self._model = forest.train(rows, lengths)
-        self._write(Kind.TRAINED, [float(len(rows)), time.thread_time() - begun, float(_resident_bytes())])
+        self._write(FrameKind.TRAINED, [float(len(rows)), time.thread_time() - begun, float(_resident_bytes())])
 
-    def _write(self, kind: Kind, values: list[float]) -> None:
+    def _write(self, kind: FrameKind, values: list[float]) -> None:
         with self._writing:
             self._answers.write(frame(kind, content(values)))
             self._answers.flush()
@@ -121,7 +121,7 @@ def _resident_bytes() -> int:
 
 
 def _yield_to_others() -> None:
-    """The sidecar and the engine come first: in processor time, and in who is ended where memory is short."""
+    """Lower priority than sidecar and engine, for processor time and for the OOM killer."""
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     with contextlib.suppress(OSError):
@@ -129,12 +129,12 @@ def _yield_to_others() -> None:
 
 
 def main() -> None:
-    """Serve; never returns, for a thread that still learns shall not hold the process back."""
+    """Serve; exits without waiting for a training in progress."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _yield_to_others()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no frame
-    _or_die(Service(sys.stdin.buffer, answers).serve)
+    os.dup2(2, 1)  # a library's print must not end up between frames
+    _or_die(LearnedModelServer(sys.stdin.buffer, answers).serve)
     os._exit(0)
 
 

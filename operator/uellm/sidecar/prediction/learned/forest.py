@@ -1,7 +1,7 @@
-"""The learned model itself: gradient-boosted trees over hashed words and the online forecasts. In the child only.
+"""The learned model: gradient-boosted trees over hashed words and the online forecasts. Used in the child only.
 
-Trees see what a linear model cannot, which words change the meaning of which others. They aim at the absolute error of
-the logarithm, so at the median.
+Unlike a linear model, trees see how words change each other's meaning. They minimise the absolute error of the
+logarithm, so they predict the median.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 WORDS = 256
-"""The features are folded to so many: on public prompts twice as many gave no better order, at twice the memory."""
+"""Features are folded to this many: on public prompts, twice as many took twice the memory for no better order."""
 
 NUMBERS = 5
 TREES = 150
@@ -48,21 +48,21 @@ def matrix(content: bytes) -> tuple[Matrix, Matrix]:
         words.append(np.frombuffer(content, "<u2", count, at))
         at += 2 * count
     rows = np.zeros((len(numbers), NUMBERS + WORDS), np.float32)
-    told = np.array(numbers, np.float32).reshape(-1, 1 + NUMBERS)
-    rows[:, :NUMBERS] = told[:, 1:]
+    targets = np.array(numbers, np.float32).reshape(-1, 1 + NUMBERS)
+    rows[:, :NUMBERS] = targets[:, 1:]
     for row, found in zip(rows, words, strict=True):
         row[NUMBERS + found % WORDS] = 1.0
-    return rows, told[:, 0]
+    return rows, targets[:, 0]
 
 
 def train(rows: Matrix, lengths: Matrix) -> Booster:
-    """A model of what was seen. Takes about a second of processor time for 20,000 rows."""
+    """Train a model. Takes about a second of processor time for 20,000 rows."""
     import lightgbm
 
     return lightgbm.train(PARAMETERS, lightgbm.Dataset(rows, lengths), TREES)
 
 
 def predict(model: Booster, rows: Matrix) -> list[float]:
-    """The lengths' logarithms."""
-    told: list[float] = np.asarray(model.predict(rows, num_threads=1)).tolist()
-    return told
+    """Predicted logarithms of the lengths."""
+    logarithms: list[float] = np.asarray(model.predict(rows, num_threads=1)).tolist()
+    return logarithms

@@ -22,10 +22,10 @@ HEADER = Struct("<IB")
 ROW = Struct("<6fH")
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of a frame: a larger one is none of ours."""
+"""Size of a frame at most; a larger one is not ours."""
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame holds."""
 
     TEACH = 1
@@ -34,21 +34,24 @@ class Kind(IntEnum):
     TRAINED = 4
 
 
-def frame(kind: Kind, content: bytes) -> bytes:
+def frame(kind: FrameKind, content: bytes) -> bytes:
     """A frame as it goes through the pipe."""
     return HEADER.pack(len(content), kind) + content
 
 
 def row(prediction: Prediction, tokens: int | None = None) -> bytes:
-    """What is told of a request; `tokens`: how long its answer became."""
+    """The row of a request; `tokens`: the real length of its answer, if it is known."""
     found = prediction.features
-    told = nan if tokens is None else log(tokens)
-    return pack(f"<6fH{len(found)}H", told, *numbers(prediction), len(found), *found)
+    length = nan if tokens is None else log(tokens)
+    return pack(f"<6fH{len(found)}H", length, *numbers(prediction), len(found), *found)
 
 
 def numbers(prediction: Prediction) -> tuple[float, float, float, float, float]:
-    """The prompt's size and what the online forecasters said, logarithms: what they know of a source need not be
-    learned twice, and each was said before the length was known."""
+    """Logarithms of the prompt's size and of the online forecasts.
+
+    The trees need not learn again what the forecasters know of a source, and each forecast was made before the length
+    was known.
+    """
     source, bucket, words = (nan if median is None else median for median in prediction.medians)
     return log(max(prediction.prompt_tokens, 1)), source, bucket, words, prediction.words
 
@@ -59,13 +62,13 @@ def floats(content: bytes) -> Sequence[float]:
 
 
 def content(values: Sequence[float]) -> bytes:
-    """What `floats` takes."""
+    """The content of an answer, for `floats`."""
     return array("f", values).tobytes()
 
 
-def header(data: bytes) -> tuple[int, Kind]:
-    """Size and kind of the frame that follows. Raises ValueError for what is no header of ours."""
+def header(data: bytes) -> tuple[int, FrameKind]:
+    """Size and kind of the frame that follows. Raises ValueError if it is not a header of ours."""
     size, kind = HEADER.unpack(data)
     if size > MOST_BYTES:
         raise ValueError(f"a frame of {size} bytes")
-    return size, Kind(kind)
+    return size, FrameKind(kind)

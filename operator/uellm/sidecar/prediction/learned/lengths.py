@@ -1,7 +1,7 @@
-"""The learned model beside the online one: asked without waiting, judged like it, believed where it was better.
+"""The learned model beside the online one: asked without waiting, and used where it was more accurate.
 
-Its answers are medians. What it is off by, at a source and over all, gives its P80 and P90, by the same windows and
-levels that the online forecasters have.
+Its answers are medians. P80 and P90 follow from its recent errors, by source and overall, with the same windows and
+levels as those of the online forecasters.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from dataclasses import dataclass, replace
 from math import isnan, log
 
 from uellm.sidecar.prediction.accuracy import Track
-from uellm.sidecar.prediction.conformal import Level
-from uellm.sidecar.prediction.learned.frames import Kind, floats, row
+from uellm.sidecar.prediction.conformal import ConformalLevel
+from uellm.sidecar.prediction.learned.frames import FrameKind, floats, row
 from uellm.sidecar.prediction.learned.process import Child
 from uellm.sidecar.prediction.losses import Losses
 from uellm.sidecar.prediction.online import LEAST_VALUES, Prediction, tokens_of
-from uellm.sidecar.prediction.window import Windows
+from uellm.sidecar.prediction.window import SlidingWindows
 
 MOST_WAITING = 1024
-"""Requests that wait to be asked about; further ones go without."""
+"""Requests that wait to be sent to the model, at most; further ones are not sent."""
 
 MOST_AT_ONCE = 256
-"""In a batch; the next one is sent when its answer is there."""
+"""Requests in a batch; the next batch is sent when this one is answered."""
 
 LESSONS = 32
-"""Lengths that are told together."""
+"""Real lengths that are sent to the model together."""
 
 PATIENCE_S = 30.0
-"""A batch takes milliseconds; one without an answer for so long gets none any more."""
+"""A batch takes milliseconds; after this time without an answer the process is killed."""
 
 Use = Callable[[Prediction], None]
 
 
 @dataclass(eq=False)
 class Asked:
-    """A request that the learned model was asked about."""
+    """A request that was sent to the learned model."""
 
     prediction: Prediction
     use: Use | None
-    """What is done with a better prediction; None once there is an answer."""
+    """Called with a better prediction; None after the answer."""
     forecast: float | None = None
-    """What the model said, a logarithm."""
+    """The model's answer, a logarithm."""
     better: Prediction | None = None
-    """That with its usual error taken into account; None while the error is not known."""
+    """The prediction from `forecast` and the model's recent errors; None while these are not known."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The last time it learned."""
+    """The last training."""
 
     rows: int
     seconds: float
@@ -58,7 +58,7 @@ class Trained:
 
 
 class LearnedLengths:
-    """Nothing here waits for the model, and nothing is lost with it but its answers. Off until switched on."""
+    """Asks the model without ever waiting for it; if it fails, only its answers are missing. Off until `switch`."""
 
     def __init__(self, child: Callable[..., Child] = Child) -> None:
         self.child = child(self._took, self._lost)
@@ -70,11 +70,19 @@ class LearnedLengths:
         self._out: list[Asked] = []
         self._lessons: list[bytes] = []
         self._patience: asyncio.TimerHandle | None = None
-        self._levels = {"p80": Level(0.8), "p90": Level(0.9)}
+        self._levels = {"p80": ConformalLevel(0.8), "p90": ConformalLevel(0.9)}
         self._forget()
 
+    def switch(self, *, on: bool) -> None:
+        """Switch the learned model on or off."""
+        self.child.wanted = on
+
+    async def run(self) -> None:
+        """Keep the model's process running while it is switched on, until cancelled."""
+        await self.child.run()
+
     def ask(self, prediction: Prediction, use: Use) -> Asked | None:
-        """Ask about a request; `use` is called later, or never: where the model is gone, or knows no better."""
+        """Ask about a request; `use` is called later with a better prediction, or never."""
         if self.trained is None or len(self._waiting) >= MOST_WAITING:
             return None
         asked = Asked(prediction, use)
@@ -84,7 +92,7 @@ class LearnedLengths:
         return asked
 
     def observe(self, prediction: Prediction, asked: Asked | None, tokens: int) -> None:
-        """An answer of so many tokens ended in a way from which can be learned."""
+        """Learn from an answer of so many tokens."""
         if self.child.pid is None:
             return
         self._lessons.append(row(prediction, tokens))
@@ -94,7 +102,7 @@ class LearnedLengths:
             self._judge(prediction, asked.forecast, asked.better, tokens)
 
     def figures(self) -> dict[str, float | None]:
-        """For the metrics; nothing where it is off. Takes milliseconds."""
+        """For the metrics; empty if it is off. Takes milliseconds."""
         if not self.child.wanted:
             return {}
         found = self.track.accuracy()
@@ -116,12 +124,12 @@ class LearnedLengths:
         }
 
     def _send(self) -> None:
-        """The next batch, if there is one and the last one is answered."""
+        """Send the next batch, if there is one and the last is answered."""
         if self._out or not self._waiting:
             return
         self._teach()
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
-        if self.child.send(Kind.ASK, b"".join(row(asked.prediction) for asked in batch)):
+        if self.child.send(FrameKind.ASK, b"".join(row(asked.prediction) for asked in batch)):
             self._out = batch
             self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, self.child.kill)
         else:
@@ -129,16 +137,16 @@ class LearnedLengths:
 
     def _teach(self) -> None:
         if self._lessons:
-            self.child.send(Kind.TEACH, b"".join(self._lessons))
+            self.child.send(FrameKind.TEACH, b"".join(self._lessons))
             self._lessons.clear()
 
-    def _took(self, kind: Kind, content: bytes) -> None:
+    def _took(self, kind: FrameKind, content: bytes) -> None:
         values = floats(content)
-        if kind is Kind.TRAINED:
+        if kind is FrameKind.TRAINED:
             rows, seconds, resident_bytes = values
             self.trained = Trained(int(rows), seconds, int(resident_bytes))
             self.trainings += 1
-        elif kind is Kind.ANSWER:
+        elif kind is FrameKind.ANSWER:
             batch = self._rest()
             self.answer_seconds += values[0]
             for asked, forecast in zip(batch, values[1:], strict=False):
@@ -176,25 +184,25 @@ class LearnedLengths:
         self._losses.learn(prediction.sources, [abs(length - log(each.p50)) for each in (prediction, better)])
 
     def _rest(self) -> list[Asked]:
-        """What is out, and is no more."""
+        """The batch in flight, which ends with this call."""
         if self._patience is not None:
             self._patience.cancel()
         batch, self._out = self._out, []
         return batch
 
     def _give_up(self, batch: list[Asked]) -> None:
-        """Nobody that waits gets an answer."""
+        """Drop all requests that wait for an answer."""
         for asked in (*batch, *self._waiting):
             asked.use = None
         self._waiting.clear()
 
     def _lost(self) -> None:
-        """The next child begins anew, and so does what is thought of it."""
+        """The process ended: the next one learns from nothing, so its errors are forgotten as well."""
         self._give_up(self._rest())
         self._lessons.clear()
         self._forget()
 
     def _forget(self) -> None:
         self.trained = None
-        self._errors = Windows()
+        self._errors = SlidingWindows()
         self._losses = Losses(2)

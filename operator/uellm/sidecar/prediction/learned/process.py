@@ -1,4 +1,4 @@
-"""The child that the learned model runs in: started, watched, and started again after a pause where it was lost."""
+"""The child process of the learned model: started, watched, and restarted with a backoff."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
-from uellm.sidecar.prediction.learned.frames import HEADER, Kind, frame, header
+from uellm.sidecar.prediction.learned.frames import HEADER, FrameKind, frame, header
 
 LOG = logging.getLogger("uellm.sidecar")
 
@@ -20,21 +20,21 @@ COMMAND = (sys.executable, "-P", "-m", "uellm.sidecar.prediction.learned.child")
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 STEADY_S = 300.0
-"""A child that lived so long was well: the next pause is the first again."""
+"""After a run of this length the backoff starts again from the first pause."""
 
 MOST_UNREAD_BYTES = 1024 * 1024
-"""Of what it has not read yet; what comes beyond that is not told it."""
+"""Unread bytes in the pipe at most; further frames are dropped."""
 
-_ALONE = "the online one goes on alone"
+_ALONE = "only the online predictor is used"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Child:
-    """At most one process, while it is `wanted`. `took` gets its frames; `lost` is called when it is gone."""
+    """At most one process, running while it is `wanted`. `took` gets its frames; `lost` is called when it ends."""
 
     def __init__(
         self,
-        took: Callable[[Kind, bytes], None],
+        took: Callable[[FrameKind, bytes], None],
         lost: Callable[[], None],
         *,
         command: Sequence[str] = COMMAND,
@@ -50,12 +50,12 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs; None: none does."""
+        """Process id; None: it does not run."""
         return None if self._process is None else self._process.pid
 
     @property
     def wanted(self) -> bool:
-        """Whether there is to be a process."""
+        """Whether the process should run."""
         return self._wanted.is_set()
 
     @wanted.setter
@@ -66,8 +66,8 @@ class Child:
             self._wanted.clear()
             self.kill()
 
-    def send(self, kind: Kind, content: bytes) -> bool:
-        """Whether it was handed over. Never waits."""
+    def send(self, kind: FrameKind, content: bytes) -> bool:
+        """Send a frame without waiting; False: it was dropped."""
         stdin = None if self._process is None else self._process.stdin
         if stdin is None or stdin.is_closing() or stdin.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
             return False
@@ -75,13 +75,13 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """End it at once; it is started again if it is wanted."""
+        """Kill the process; it is restarted if it is wanted."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     async def run(self) -> None:
-        """Keep it running while it is wanted, until cancelled; then it is gone."""
+        """Keep the process running while it is wanted, until cancelled; the process has ended by then."""
         loop = asyncio.get_running_loop()
         pause_s = self._first_pause_s
         while True:
@@ -95,12 +95,12 @@ class Child:
                 pause_s = self._first_pause_s
             if self.wanted:
                 if pause_s == self._first_pause_s:
-                    LOG.warning("lengths: the learned model's process %s; until it is there again, %s", end, _ALONE)
+                    LOG.warning("lengths: the learned model's process %s; until it is restarted, %s", end, _ALONE)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _live(self) -> str:
-        """One process from its start to its end; how it ended, for people."""
+        """Run one process to its end; return how it ended, for the log."""
         self.starts += 1
         try:
             process = await asyncio.create_subprocess_exec(
@@ -130,7 +130,7 @@ class Child:
 
 
 async def _close(process: Process) -> None:
-    """Wait until it and its pipes are gone, even where the wait itself is cancelled."""
+    """Wait until the process and its pipes are closed, even if this wait is cancelled."""
     closing = asyncio.ensure_future(_gone(process))
     try:
         await asyncio.shield(closing)

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from uellm.sidecar.engine import liveness, monitor
-from uellm.sidecar.engine.connection import EngineState
+from uellm.sidecar.engine.connection import EngineHealth
 
 FIGURES = """\
 vllm:num_requests_running{{engine="0"}} {running}
@@ -28,7 +28,7 @@ def telling(engine, launch, eventually):
     async def start(**options):
         engine.metrics = FIGURES.format(running=0, tokens=1)
         harness = await launch(figures_poll_s=0.01, **options)
-        await eventually(lambda: harness.sidecar.vitals.gauges is not None)
+        await eventually(lambda: harness.sidecar.monitor.metrics is not None)
         return harness
 
     return start
@@ -37,8 +37,8 @@ def telling(engine, launch, eventually):
 async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eventually):
     harness = await telling()
     engine.metrics = FIGURES.format(running=3, tokens=5)
-    await eventually(lambda: harness.sidecar.vitals.state().running == 3)
-    state = harness.sidecar.vitals.state()
+    await eventually(lambda: harness.sidecar.monitor.state().running == 3)
+    state = harness.sidecar.monitor.state()
     assert (state.ready, state.kv_used_share, state.kv_tokens, state.block_tokens) == (True, 0.5, 1600, 16)
     assert (state.prompt_tokens, state.cached_tokens) == (100.0, 64.0)
     assert not state.stale
@@ -48,14 +48,14 @@ async def test_figures_that_are_old_are_told_as_stale(engine, telling, eventuall
     harness = await telling()
     monkeypatch.setattr(monitor, "STALE_S", 0.05)
     engine.metrics = "no figures any more"
-    await eventually(lambda: harness.sidecar.vitals.state().stale)
+    await eventually(lambda: harness.sidecar.monitor.state().stale)
 
 
 async def test_what_an_engine_was_told_at_its_start_comes_from_the_configuration(telling):
     harness = await telling(
         document={"classes": [], "engine": {"maxNumSeqs": 7, "maxNumBatchedTokens": 512}},
     )
-    state = harness.sidecar.vitals.state()
+    state = harness.sidecar.monitor.state()
     assert (state.max_num_seqs, state.max_num_batched_tokens) == (7, 512)
 
 
@@ -72,7 +72,7 @@ async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_t
     engine.script = engine.on_word
     harness = await telling()
     asked = harness.ask(b'{"first": 1}')
-    await eventually(lambda: harness.sidecar.engine.state is EngineState.UNHEALTHY)
+    await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
     assert {received.path for received in engine.received} == {"/v1/chat/completions", "/v1/completions"}
     waiting = harness.ask(b'{"second": 2}')
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)

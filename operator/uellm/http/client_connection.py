@@ -21,14 +21,14 @@ _BODILESS = frozenset((204, 304))
 class _Pool(Protocol):
     """What a connection needs of its pool."""
 
-    connections: set[EngineConnection]
+    connections: set[ClientConnection]
 
-    def give_back(self, connection: EngineConnection) -> None: ...
+    def give_back(self, connection: ClientConnection) -> None: ...
 
-    def forget(self, connection: EngineConnection) -> None: ...
+    def forget(self, connection: ClientConnection) -> None: ...
 
 
-class EngineConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""The sidecar's own metrics: every request that ended, once, and what is looked up at a scrape."""
+"""The sidecar's own metrics: each request is counted once when it ends; gauges are read at every scrape."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from uellm.sidecar.faults import Faults
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed
-from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Gauges, Histogram, Labels, Metric
+from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Histogram, Labels, Metric, NamedGauges
 
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 
 
-class Figures:
+class SidecarMetrics:
     """The sidecar's own metrics, and the attainment of the last minutes."""
 
     def __init__(self) -> None:
@@ -63,15 +63,15 @@ class Figures:
         ]
 
     def gauge(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
-        """Add a figure that is looked up at every scrape."""
+        """Add a gauge that is read at every scrape."""
         self.metrics.append(Gauge(name, text, read, *labels))
 
     def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
-        """Add figures whose names are looked up too; None is left out."""
-        self.metrics.append(Gauges(prefix, texts, read))
+        """Add gauges whose names are read at every scrape as well; None is left out."""
+        self.metrics.append(NamedGauges(prefix, texts, read))
 
     def count(self, record: Record) -> None:
-        """Take a request that ended into the figures and the access log. Raises nothing: its client has its answer."""
+        """Count a request that ended, and log it. Raises nothing: its client has its answer."""
         spared = self.faults.spared
         with spared("metrics", record.id):
             self.requests.add(record.slo_class, record.route, str(record.outcome))

@@ -11,7 +11,7 @@ from typing import cast
 
 from uellm.http.body import Body
 from uellm.http.head import Head, HeadFinder, HeadParser, begins_well
-from uellm.http.message import Budget, Fault, Limits
+from uellm.http.message import Budget, Fault, RequestLimits
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Refuse, Request
 
@@ -21,18 +21,18 @@ WRITE_BUFFER_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Service:
+class ServerContext:
     """What all connections of one port share."""
 
     handler: Handler
     refuse: Refuse
-    limits: Limits
+    limits: RequestLimits
     budget: Budget
-    connections: set[Connection] = field(default_factory=set)
+    connections: set[ServerConnection] = field(default_factory=set)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One client's connection.
 
     idle --bytes--> head --complete--> handler --finished--> idle, or flushing and lingering, then closed
@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServerContext) -> None:
         self._service = service
         self._loop = asyncio.get_running_loop()
         self._finder = HeadFinder(service.limits)

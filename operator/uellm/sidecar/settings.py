@@ -1,0 +1,104 @@
+"""The settings of a running sidecar: one frozen value, replaced as a whole when the file or the API keys change.
+
+The parts keep a `LiveSettings` and read its `current` value when they need it. No part holds a copy of a single
+setting, so a reload cannot leave some parts with old settings and others with new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from uellm.errors import BadInput
+from uellm.sidecar.config import ConfigFile, SidecarConfig
+from uellm.sidecar.scheduling import Options, StepModel, Targets
+from uellm.sidecar.secrets import KeyDirectory
+from uellm.sidecar.wire.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the configuration file and the key directory decide."""
+
+    model: str
+    """The model's served name."""
+    classes: Mapping[str, Targets]
+    """Every SLO class by name; the first is the default."""
+    options: Options
+    """Of the scheduler."""
+    step_model: StepModel
+    """Duration of the engine's steps until it is measured."""
+    max_num_seqs: int
+    """Sequences that the engine runs at once."""
+    max_num_batched_tokens: int | None
+    """Tokens that the engine computes in one step; None: not known."""
+    accepts_priority: bool
+    """The engine orders requests by `priority`."""
+    allowed_routes: tuple[str, ...]
+    """Administrative routes of the engine that are served."""
+    keys: Keys
+    """API keys that are accepted."""
+    predicts_lengths: bool
+    """Output lengths are predicted."""
+    uses_learned_model: bool
+    """The learned model is asked as well; implies `predicts_lengths`."""
+
+    @classmethod
+    def of(cls, config: SidecarConfig, keys: Keys) -> Settings:
+        """The settings of a checked configuration."""
+        predicts = config.scheduling.predictor == "Online"
+        return cls(
+            model=config.model,
+            classes=config.targets(),
+            options=config.options(),
+            step_model=config.step_model(),
+            max_num_seqs=config.engine.max_num_seqs,
+            max_num_batched_tokens=config.engine.max_num_batched_tokens,
+            accepts_priority=config.engine.accepts_priority,
+            allowed_routes=config.allowed_routes,
+            keys=keys,
+            predicts_lengths=predicts,
+            uses_learned_model=predicts and config.prediction.learned,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """What a look at the file and the keys found. Nothing set: nothing changed."""
+
+    config: bool = False
+    """A new configuration is in force."""
+    keys: bool = False
+    """The key directory holds other keys than before; they are in force."""
+    refused: BadInput | None = None
+    """The file changed and is refused; the settings in force stay."""
+
+
+class LiveSettings:
+    """The settings in force, and how they follow the file and the key directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file. Raises BadInput."""
+        self._file = ConfigFile(path)
+        self._directory = KeyDirectory(self._file.current.auth.keys_directory)
+        self.current = Settings.of(self._file.current, self._directory.keys)
+
+    @property
+    def error(self) -> BadInput | None:
+        """Why the file as it is now is refused; None: it is in force."""
+        return self._file.error
+
+    def poll(self) -> Reload:
+        """Look at the file and the keys, and replace `current` if one of them changed."""
+        error_before = self._file.error
+        config_changed, keys_changed = self._file.poll(), False
+        path = self._file.current.auth.keys_directory
+        if path != self._directory.path:
+            self._directory = KeyDirectory(path)
+        else:
+            keys_changed = self._directory.poll()
+        if config_changed or keys_changed:
+            self.current = Settings.of(self._file.current, self._directory.keys)
+        refused = self._file.error if self._file.error is not error_before else None
+        return Reload(config_changed, keys_changed, refused)

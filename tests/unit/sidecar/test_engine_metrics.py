@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from uellm.sidecar.engine.liveness import CANARY_S, STILL_S, Liveness, Verdict
+from uellm.sidecar.engine.metrics_reader import read
+
+# As vLLM 0.32.0 writes it, shortened.
+NEW = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="tiny"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="tiny"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="tiny",reason="capacity"} 2.0
+vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25
+vllm:num_preemptions_total{engine="0",model_name="tiny"} 1.0
+vllm:prompt_tokens_total{engine="0",model_name="tiny"} 100.0
+vllm:prompt_tokens_created{engine="0",model_name="tiny"} 1.7e+09
+vllm:prompt_tokens_cached_total{engine="0",model_name="tiny"} 64.0
+vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 65.0
+vllm:generation_tokens_total{engine="0",model_name="tiny"} 50.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="tiny"} 0.0
+vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="4080",num_gpu_blocks="256"} 1.0
+"""
+
+
+def test_the_figures_of_the_present_version_are_read():
+    metrics = read(NEW)
+    assert (metrics.running, metrics.waiting, metrics.kv_used_share, metrics.preemptions) == (3, 2, 0.25, 1)
+    assert (metrics.kv_tokens, metrics.block_tokens, metrics.progress_tokens) == (4080, 16, 150.0)
+    assert (metrics.prompt_tokens, metrics.cached_tokens) == (100.0, 64.0)
+
+
+def test_older_names_are_read_too():
+    old = NEW.replace("kv_cache_usage_perc", "gpu_cache_usage_perc").replace(',kv_cache_size_tokens="4080"', "")
+    metrics = read(old.replace("prompt_tokens_cached_total", "x"))
+    assert (metrics.kv_used_share, metrics.kv_tokens, metrics.cached_tokens) == (0.25, 4096, 65.0)
+    metrics = read("\n".join(line for line in NEW.splitlines() if "cached" not in line and "hits" not in line))
+    assert metrics.cached_tokens is None
+
+
+def test_ranks_of_one_engine_are_added_up_and_the_fullest_cache_counts():
+    more = NEW.replace('engine="0"', 'engine="1"').replace("} 0.25", "} 0.75")
+    metrics = read(NEW + more)
+    assert (metrics.running, metrics.waiting, metrics.kv_used_share, metrics.kv_tokens) == (6, 4, 0.75, 8160)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "up 1\n", "<html>", "vllm:num_requests_running x\n", "vllm:num_requests_running\n"]
+)
+def test_what_is_not_the_engine_s_tells_nothing(text):
+    assert read(text) is None
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e", ""])
+def test_a_value_that_is_no_number_is_passed_over(value):
+    metrics = read(
+        NEW.replace(
+            'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25',
+            f'vllm:kv_cache_usage_perc{{engine="0"}} {value}',
+        )
+    )
+    assert metrics.kv_used_share is None
+
+
+def test_a_cache_whose_size_is_not_known_yet_is_unknown():
+    metrics = read(NEW.replace('"4080"', '"None"').replace('num_gpu_blocks="256"', 'num_gpu_blocks="None"'))
+    assert metrics.kv_tokens is None
+
+
+def test_a_label_may_hold_anything():
+    metrics = read(NEW.replace('model_name="tiny"', r'model_name="a\"} 7 {,b=\\"'))
+    assert metrics.running == 3
+
+
+def looks(liveness, times, progress, *, busy=True):
+    return [liveness.look(progress, busy=busy, now_s=now_s) for now_s in times]
+
+
+def test_an_engine_that_moves_is_well():
+    liveness = Liveness()
+    assert {liveness.look(float(t), busy=True, now_s=float(t)) for t in range(1000)} == {Verdict.WELL}
+
+
+def test_an_idle_engine_is_well_however_still():
+    assert set(looks(Liveness(), range(0, 1000, 10), 5.0, busy=False)) == {Verdict.WELL}
+
+
+def test_a_busy_engine_that_stands_still_gets_one_canary_and_then_hangs():
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    assert liveness.look(5.0, busy=True, now_s=STILL_S - 1) is Verdict.WELL
+    assert liveness.look(5.0, busy=True, now_s=STILL_S) is Verdict.SEND_CANARY
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + 1) is Verdict.WAIT
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+
+
+def test_an_engine_whose_metrics_do_not_come_counts_as_still():
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    assert liveness.look(None, busy=True, now_s=STILL_S) is Verdict.SEND_CANARY
+
+
+def test_an_answered_canary_clears_the_engine():
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    liveness.look(5.0, busy=True, now_s=STILL_S)
+    liveness.on_canary(answered=True, now_s=STILL_S + 5)
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.SEND_CANARY
+
+
+def test_a_failed_canary_clears_nothing():
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    liveness.look(5.0, busy=True, now_s=STILL_S)
+    liveness.on_canary(answered=False, now_s=STILL_S + 5)
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+
+
+def test_an_engine_that_moves_again_is_well_again():
+    liveness = Liveness()
+    liveness.look(5.0, busy=True, now_s=0.0)
+    liveness.look(5.0, busy=True, now_s=STILL_S)
+    assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
+    assert liveness.look(6.0, busy=True, now_s=STILL_S + CANARY_S + 1) is Verdict.WELL
