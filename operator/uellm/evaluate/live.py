@@ -61,7 +61,7 @@ async def served_model(url: str, api_key: str | None = None) -> str:
 
 
 async def replay_live(
-    jobs: Sequence[Job], endpoint: Endpoint, pace: LiveOptions, tell: Callable[[str], None] = lambda _line: None
+    jobs: Sequence[Job], endpoint: Endpoint, pace: LiveOptions, progress: Callable[[str], None] = lambda _line: None
 ) -> ReplayResult:
     """Send every request at its time and wait for all. A request that is refused, fails or hangs has no end."""
     limits = aiohttp.TCPConnector(limit=0)
@@ -72,7 +72,7 @@ async def replay_live(
         fates = await asyncio.gather(*(client.send(job) for job in jobs))
         after = await _preemptions(session, endpoint)
     if client.failure:
-        tell(
+        progress(
             f"{endpoint.name}: {sum(fate.end_s is None for fate in fates)} requests failed; the first: {client.failure}"
         )
     return ReplayResult(fates, preempted=max(0, after - before))

@@ -90,7 +90,7 @@ def _device(generator: random.Random, index: int, kind: GpuKind) -> PlaceDevice:
     return PlaceDevice(f"g{index:02}-{kind.name}", kind.memory_bytes, kind.bytes_per_s, reserved)
 
 
-def compare(instances: Sequence[Instance], objective: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def compare(instances: Sequence[Instance], objective: str, progress: Callable[[str], None]) -> dict[str, Any]:
     """Every policy over every instance: one entry of `results` for each.
 
     latencyRatio      seconds of a token over the least possible, mean over instances that every policy could place
@@ -107,7 +107,7 @@ def compare(instances: Sequence[Instance], objective: str, tell: Callable[[str],
             placed[policy].append(solve(instance, policy, objective))
             spent_s[policy].append(time.process_time() - begin_s)
         if number % 25 == 0:
-            tell(f"{number}/{len(instances)} clusters")
+            progress(f"{number}/{len(instances)} clusters")
     common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in POLICIES)]
     least = [_least(instances[i]) for i in common]
     results = []
