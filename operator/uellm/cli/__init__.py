@@ -1,1 +1,1 @@
-"""`uellm ...`: one file a command; `main` finds them."""
+"""The command line: one file per command; `main` lists them."""

@@ -1,4 +1,4 @@
-"""`uellm calibrate`: fits the step-time model of an engine to measured steps, and tells how well it fits."""
+"""`uellm calibrate`: fits the step-time model of an engine to measured steps, and reports how well it fits."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from uellm.planner.calibration.calibrate import Calibration, Report, calibrate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("measurements", metavar="MEASUREMENTS.json", help="measured steps of an engine")
-    parser.add_argument("-o", "--output", required=True, metavar="ENGINE.json", help="the engine's file to write")
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="of the report; default: table")
+    parser.add_argument("measurements", metavar="MEASUREMENTS.json", help="file of an engine's measured steps")
+    parser.add_argument("-o", "--output", required=True, metavar="ENGINE.json", help="engine file to write")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="format of the report (default: table)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report_document(found: Calibration) -> dict[str, object]:
-    """Everything that the table tells."""
+    """The content of the table, as a document."""
     stages = {} if found.stages is None else {"stages": found.stages.to_dict()}
     return {**found.to_dict(), "report": {"steps": found.steps.to_dict(), **stages}}
 

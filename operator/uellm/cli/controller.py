@@ -23,19 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine-image",
         default=environment("UELLM_ENGINE_IMAGE") or ENGINE_IMAGE,
-        help="image with vLLM for services that name none (UELLM_ENGINE_IMAGE; default %(default)s)",
+        help="vLLM image for services that name none (UELLM_ENGINE_IMAGE; default: %(default)s)",
     )
     for role in ("sidecar", "launcher"):
         variable = f"UELLM_{role.upper()}_IMAGE"
         parser.add_argument(
-            f"--{role}-image", default=environment(variable), help=f"image of the {role}, required ({variable})"
+            f"--{role}-image", default=environment(variable), help=f"image of the {role}; required ({variable})"
         )
-    parser.add_argument("--namespace", default=environment("UELLM_NAMESPACE"), help="namespace of the Lease")
+    parser.add_argument(
+        "--namespace",
+        default=environment("UELLM_NAMESPACE"),
+        help="namespace of the Lease (UELLM_NAMESPACE; default: the pod's own)",
+    )
     parser.add_argument(
         "--health-listen",
         default="0.0.0.0:8080",
         metavar="HOST:PORT",
-        help="for GET /healthz and /readyz (default %(default)s)",
+        help="address of /healthz and /readyz (default: %(default)s)",
     )
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
 

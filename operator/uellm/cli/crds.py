@@ -17,14 +17,16 @@ _HEADER = "# Rendered by `uellm crds` from operator/uellm/api: change it there.\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("-o", "--output", choices=("yaml", "json"), default="yaml", help="format of standard output")
+    parser.add_argument(
+        "-o", "--output", choices=("yaml", "json"), default="yaml", help="output format (default: yaml)"
+    )
     parser.add_argument(
         "--output-dir",
         type=Path,
         action="append",
         default=[],
         metavar="DIR",
-        help="write one YAML file a resource into DIR instead (may be given several times)",
+        help="write one YAML file per resource into DIR instead (may be given several times)",
     )
 
 

@@ -32,12 +32,17 @@ from uellm.profiler.simulated import SimulatedSource
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--simulate", metavar="PATH", required=True, help="a description of GPUs, or a directory of <node>.yaml files"
+        "--simulate",
+        metavar="PATH",
+        required=True,
+        help="description of simulated GPUs, or a directory of <node>.yaml files",
     )
     parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="the node's name (default: $NODE_NAME)")
-    parser.add_argument("--plugin-dir", default=PLUGIN_DIR, help=f"the kubelet's directory (default: {PLUGIN_DIR})")
     parser.add_argument(
-        "--resource", default=GPU_RESOURCE, help=f"the devices of this resource (default: {GPU_RESOURCE})"
+        "--plugin-dir", default=PLUGIN_DIR, help=f"the kubelet's device-plugin directory (default: {PLUGIN_DIR})"
+    )
+    parser.add_argument(
+        "--resource", default=GPU_RESOURCE, help=f"extended resource to offer (default: {GPU_RESOURCE})"
     )
 
 

@@ -1,4 +1,4 @@
-"""`uellm evaluate`: policies over traces, under a virtual clock or against real endpoints."""
+"""`uellm evaluate`: compares policies on traces, under a virtual clock or against real endpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Subcommand(NamedTuple):
-    """One of the evaluations: the module that holds it, and its line of help."""
+    """An evaluation: its module and its line of help."""
 
     module: str
     help: str
@@ -16,10 +16,11 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "queue": Subcommand(
-        "uellm.cli.evaluate_queue", "policies over a trace, on vLLM's own scheduler and a virtual clock"
+        "uellm.cli.evaluate_queue",
+        "replay a trace under several queue policies, on vLLM's own scheduler and a virtual clock",
     ),
-    "live": Subcommand("uellm.cli.evaluate_live", "the same trace against real endpoints, one after the other"),
-    "placement": Subcommand("uellm.cli.evaluate_placement", "placement policies over random clusters"),
+    "live": Subcommand("uellm.cli.evaluate_live", "replay a trace against real endpoints, one after the other"),
+    "placement": Subcommand("uellm.cli.evaluate_placement", "compare placement policies on random clusters"),
 }
 
 

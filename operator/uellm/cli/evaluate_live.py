@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from uellm.cli.evaluate_queue import check_plot, count, not_negative, plot_if_wanted, positive, read_yaml, tell
+from uellm.cli.arguments import add_output, count, not_negative, positive, progress
+from uellm.cli.evaluate_queue import check_plot, plot_if_wanted
+from uellm.cli.files import read_yaml
 from uellm.errors import BadInput
 from uellm.evaluate.live import Endpoint, LiveOptions, replay_live, served_model
 from uellm.evaluate.measure import measure
@@ -21,24 +23,46 @@ from uellm.evaluate.traces import Trace, read_trace
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     some: dict[str, Any] = {"nargs": "+", "action": "extend"}
-    parser.add_argument("--url", required=True, metavar="NAME=URL", help="endpoints, in this order", **some)
+    parser.add_argument(
+        "--url", required=True, metavar="NAME=URL", help="endpoints to compare, replayed in this order", **some
+    )
     parser.add_argument("--trace", required=True, metavar="FILE", help="as for `uellm evaluate queue`")
     parser.add_argument("--classes", required=True, metavar="FILE", help="as for `uellm evaluate queue`")
-    parser.add_argument("--speed", type=positive, metavar="X", help="speed-up of the arrivals (default 1)", **some)
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of the classes (default 1)", **some)
-    parser.add_argument("--limit", type=count, default=200, metavar="N", help="requests (default 200; 0: all)")
-    parser.add_argument("--max-tokens-per-request", type=count, default=12_000, metavar="N", help="after shrinking")
+    parser.add_argument("--speed", type=positive, metavar="X", help="factor on the arrival rate (default: 1)", **some)
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the classes (default: 1)", **some)
     parser.add_argument(
-        "--shrink", type=positive, default=1.0, metavar="X", help="divide every length, for a small engine"
+        "--limit", type=count, default=200, metavar="N", help="requests to replay (default: 200; 0: all)"
     )
-    parser.add_argument("--model", metavar="NAME", help="default: the first that an endpoint serves")
-    parser.add_argument("--api-key", metavar="KEY", help="sent to every endpoint")
     parser.add_argument(
-        "--priority", default=[], metavar="NAME", help="endpoints that get deadlines as `priority`", **some
+        "--max-tokens-per-request",
+        type=count,
+        default=12_000,
+        metavar="N",
+        help="leave out requests with more tokens after --shrink (default: %(default)s)",
     )
-    parser.add_argument("--timeout-seconds", type=not_negative, default=600.0, metavar="S", help="of a request")
-    parser.add_argument("--plot", metavar="FILE", help="attainment and p99 against the load")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument(
+        "--shrink",
+        type=positive,
+        default=1.0,
+        metavar="X",
+        help="divide every length by X, for a small engine (default: 1)",
+    )
+    parser.add_argument("--model", metavar="NAME", help="served model (default: the first that the endpoint lists)")
+    parser.add_argument("--api-key", metavar="KEY", help="API key for all endpoints")
+    parser.add_argument(
+        "--priority", default=[], metavar="NAME", help="endpoints that get each deadline as vLLM's `priority`", **some
+    )
+    parser.add_argument(
+        "--timeout-seconds",
+        type=not_negative,
+        default=600.0,
+        metavar="S",
+        help="timeout of a request (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="also plot attainment and p99 latencies against the load, as .svg, .png or .pdf"
+    )
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     classes = read_classes(read_yaml(args.classes), Path(args.classes).name)
     trace = shrunk(read_trace(Path(args.trace)), args.shrink)
     if trace.complaint:
-        tell(trace.complaint)
+        progress(trace.complaint)
     drawn = {
         seed: draw_jobs(trace, classes, seed=seed, limit=args.limit or None, max_tokens=args.max_tokens_per_request)
         for seed in args.seed or [1]
@@ -65,16 +89,16 @@ async def _replay_all(args: argparse.Namespace, drawn: dict[int, list[Job]]) -> 
         raise BadInput("--url", "two endpoints have the same name")
     unknown = set(args.priority) - {endpoint.name for endpoint in endpoints}
     if unknown:
-        raise BadInput("--priority", f"{', '.join(sorted(unknown))}: no such endpoint is named by --url")
+        raise BadInput("--priority", f"--url names no endpoint {', '.join(sorted(unknown))}")
     results = []
     for speed in args.speed or [1.0]:
         pace = LiveOptions(speed, args.timeout_seconds)
         for seed, jobs in drawn.items():
             for endpoint in endpoints:
-                outcome = await replay_live(jobs, endpoint, pace, tell)
+                outcome = await replay_live(jobs, endpoint, pace, progress)
                 figures = measure(jobs, outcome)
-                tell(f"{endpoint.name} at x{speed:g}, seed {seed}: {figures['attainment']['all']:.4f}")
-                # What the scheduler costs is in the sidecar's own metrics.
+                progress(f"{endpoint.name} at x{speed:g}, seed {seed}: {figures['attainment']['all']:.4f}")
+                # The scheduler's cost is in the sidecar's own metrics.
                 results.append(_entry(endpoint, speed, seed) | figures | {"schedulerMicroseconds": None})
     return results
 
@@ -93,7 +117,7 @@ async def _endpoint(text: str, args: argparse.Namespace) -> Endpoint:
 
 
 def shrunk(trace: Trace, by: float) -> Trace:
-    """The trace with every length divided, to no less than one token. Prefixes are not kept where lengths change."""
+    """The trace with every length divided, to at least one token. Shared prefixes are dropped if lengths change."""
     if by == 1:
         return trace
     requests = tuple(

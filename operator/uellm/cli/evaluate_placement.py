@@ -7,7 +7,7 @@ import json
 import random
 from typing import Any
 
-from uellm.cli.evaluate_queue import count, tell
+from uellm.cli.arguments import add_output, count, progress
 from uellm.cli.files import read_json
 from uellm.errors import BadInput
 from uellm.evaluate.placement import compare, random_instance
@@ -17,12 +17,16 @@ from uellm.text import aligned
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--clusters", type=count, default=100, metavar="N", help="random clusters (default 100)")
-    parser.add_argument("--devices", type=count, default=8, metavar="N", help="GPUs of a cluster at most (default 8)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the clusters (default 1)")
-    parser.add_argument("--instance", nargs="+", metavar="FILE", help="instances of `uellm place` instead")
-    parser.add_argument("--objective", default="latency", help=f"{' or '.join(OBJECTIVES)} (default latency)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument(
+        "--clusters", type=count, default=100, metavar="N", help="number of random clusters (default: 100)"
+    )
+    parser.add_argument("--devices", type=count, default=8, metavar="N", help="GPUs in a cluster at most (default: 8)")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the clusters (default: 1)")
+    parser.add_argument(
+        "--instance", nargs="+", metavar="FILE", help="compare on these instances of `uellm place` instead"
+    )
+    parser.add_argument("--objective", default="latency", help=f"{' or '.join(OBJECTIVES)} (default: latency)")
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         generator = random.Random(args.seed)
         instances = [random_instance(generator, args.devices) for _ in range(args.clusters)]
-    document = compare(instances, args.objective, tell)
+    document = compare(instances, args.objective, progress)
     print(json.dumps(document) if args.output == "json" else _table(document))
     return 0
 

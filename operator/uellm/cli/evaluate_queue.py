@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from uellm.api.scalars import duration_s
-from uellm.cli.files import read_text
+from uellm.cli.arguments import add_output, count, duration, not_negative, positive, progress
+from uellm.cli.files import read_yaml
 from uellm.errors import BadInput
 from uellm.evaluate.bound import bound
 from uellm.evaluate.chunk import chunk_for
@@ -32,71 +29,98 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     some: dict[str, Any] = {"nargs": "+", "action": "extend"}
     parser.add_argument(
-        "--trace", required=True, metavar="FILE", help="in Azure's, ServeGen's or Mooncake's form, or its .gz"
-    )
-    parser.add_argument("--classes", required=True, metavar="FILE", help="classes of requests with targets and shares")
-    parser.add_argument("--engine", required=True, metavar="FILE", help="the engine's step times and limits")
-    parser.add_argument("--speed", type=positive, metavar="X", help="speed-up of the arrivals (default 1)", **some)
-    parser.add_argument("--policy", metavar="P", help=f"any of {', '.join(policy_names())}", **some)
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of classes and predictions (default 1)", **some)
-    parser.add_argument(
-        "--limit", type=count, default=3000, metavar="N", help="requests to replay (default 3000; 0: all)"
+        "--trace",
+        required=True,
+        metavar="FILE",
+        help="request trace in the format of Azure, ServeGen, VTC or Mooncake, plain or gzip",
     )
     parser.add_argument(
-        "--max-tokens-per-request", type=count, default=12_000, metavar="N", help="longer ones are left out"
+        "--classes", required=True, metavar="FILE", help="YAML file of request classes, each with targets and a share"
     )
-    parser.add_argument("--max-batched-tokens", metavar="N|auto", help="the engine's chunk (default: as in its file)")
-    parser.add_argument("--bound", action="store_true", help="an upper bound on the attainment of any policy, too")
+    parser.add_argument(
+        "--engine", required=True, metavar="FILE", help="JSON file of the engine's step times and limits"
+    )
+    parser.add_argument("--speed", type=positive, metavar="X", help="factor on the arrival rate (default: 1)", **some)
+    parser.add_argument(
+        "--policy",
+        metavar="P",
+        help=f"policies to compare (default: {', '.join(DEFAULT_POLICIES)}): {', '.join(policy_names())}",
+        **some,
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="seed of classes and predicted lengths (default: 1)", **some
+    )
+    parser.add_argument(
+        "--limit", type=count, default=3000, metavar="N", help="requests to replay (default: 3000; 0: all)"
+    )
+    parser.add_argument(
+        "--max-tokens-per-request",
+        type=count,
+        default=12_000,
+        metavar="N",
+        help="leave out requests with more tokens, prompt and output (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-batched-tokens",
+        metavar="N|auto",
+        help="tokens that the engine computes in a step (default: as in its file)",
+    )
+    parser.add_argument(
+        "--bound", action="store_true", help="also compute an upper bound on the attainment of any policy"
+    )
     parser.add_argument(
         "--predictor",
         choices=("drawn", "online"),
         default="drawn",
-        help="of output lengths: as the classes' file says, or the sidecar's own (default: drawn)",
+        help="predicted output lengths: drawn as the classes' file says, or by the sidecar's own predictor "
+        "(default: drawn)",
     )
     parser.add_argument(
-        "--length-sigma", type=not_negative, metavar="S", help="noise of the predicted lengths, as a lognormal's"
+        "--length-sigma", type=not_negative, metavar="S", help="sigma of the lognormal noise on drawn lengths"
     )
     parser.add_argument(
         "--engine-error",
         type=positive,
         default=1.0,
         metavar="X",
-        help="the sidecar takes the engine's times for X times the truth",
+        help="the sidecar assumes X times the engine's real step times (default: 1)",
     )
     parser.add_argument(
         "--reaction-ms",
         type=not_negative,
         default=0.0,
         metavar="MS",
-        help="what the sidecar sends reaches the engine so much later",
+        help="delay between the sidecar's decision and the engine, in milliseconds (default: 0)",
     )
     parser.add_argument(
         "--request-overhead",
         type=duration,
         default=0.0,
         metavar="TIME",
-        help="every request reaches the engine so much later, sidecar or not: its API server (such as 10ms)",
+        help="time that every request spends before it reaches the engine, such as 10ms: its API server (default: 0)",
     )
     parser.add_argument(
         "--jitter",
         type=not_negative,
         default=0.0,
         metavar="S",
-        help="noise of the overheads and of the steps' times, as a lognormal's sigma",
+        help="noise of the overheads and of the step times: the sigma of a lognormal distribution (default: 0)",
     )
     parser.add_argument(
-        "--max-queued", type=count, metavar="N", help="the sidecar's queue is full at N (default: no bound)"
+        "--max-queued", type=count, metavar="N", help="length of the sidecar's queue at most (default: unbounded)"
     )
     parser.add_argument(
         "--guards",
         nargs="+",
         default=[],
         metavar="GUARD",
-        help=f"switched off by no-NAME, on by NAME: {', '.join(GUARDS)}",
+        help=f"switch a guard on (NAME) or off (no-NAME): {', '.join(GUARDS)}",
     )
-    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--plot", metavar="FILE", help="attainment and p99 against the load, as .svg, .png or .pdf")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="also plot attainment and p99 latencies against the load, as .svg, .png or .pdf"
+    )
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
     todo = cells(args.policy or DEFAULT_POLICIES, speeds, seeds, chunk)
     complaint = scenario.trace.complaint
     if complaint:
-        tell(complaint)
+        progress(complaint)
     jobs = scenario.jobs(seeds[0])
     document: dict[str, Any] = {"trace": scenario.trace.name, "requests": len(jobs)}
-    document["results"] = run_cells(scenario, todo, processes=args.jobs, tell=tell)
+    document["results"] = run_cells(scenario, todo, processes=args.jobs, progress=progress)
     if args.bound:
         bounds = {
             f"{speed:g}": _mean([bound(scenario.jobs(s), scenario.engine, speed) for s in seeds]) for speed in speeds
@@ -143,23 +167,15 @@ def _scenario(args: argparse.Namespace) -> Scenario:
 
 
 def check_plot(file: str | None) -> None:
-    """Whether the plot can be written that is wanted. Raises BadInput, CannotBeDone."""
+    """Check that the plot can be written, if one is wanted. Raises BadInput, CannotBeDone."""
     if file:
         check(Path(file))
 
 
 def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:
-    """Write the plot where a file is named for it. Raises BadInput."""
+    """Write the plot, if one is wanted. Raises BadInput."""
     if file:
         plot(document, Path(file))
-
-
-def read_yaml(name: str) -> Any:
-    """A YAML file's document. Raises BadInput."""
-    try:
-        return yaml.safe_load(read_text(name))
-    except yaml.YAMLError as error:
-        raise BadInput(name, f"is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _chunk(text: str | None, scenario: Scenario) -> int:
@@ -167,7 +183,7 @@ def _chunk(text: str | None, scenario: Scenario) -> int:
         return scenario.engine.max_num_batched_tokens
     if text == "auto":
         chunk = chunk_for(scenario)
-        tell(f"--max-batched-tokens auto: {chunk.tokens}: {chunk.reason}")
+        progress(f"--max-batched-tokens auto: {chunk.tokens}: {chunk.reason}")
         return chunk.tokens
     if not text.isdecimal() or int(text) < 1:
         raise BadInput("--max-batched-tokens", f"must be a number of tokens or auto, and is {text!r}")
@@ -179,49 +195,10 @@ def _guards(names: list[str]) -> dict[str, bool]:
     for name in names:
         guard = name.removeprefix("no-").replace("-", "_")
         if guard not in GUARDS:
-            raise BadInput("--guards", f"{name!r} is none of {', '.join(GUARDS)}, each with or without no-")
+            raise BadInput("--guards", f"{name!r} is not a guard: give {', '.join(GUARDS)}, each with or without no-")
         guards[guard] = not name.startswith("no-")
     return guards
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def tell(line: str) -> None:
-    """A line on standard error, which the document is not on."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def count(text: str) -> int:
-    """An argument that is a whole number, 0 or more."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, 0 or more")
-    return int(text)
-
-
-def duration(text: str) -> float:
-    """An argument that is a time such as `10ms`; in seconds."""
-    try:
-        return duration_s(text)
-    except BadInput as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> float:
-    """An argument that is a number above 0."""
-    number = not_negative(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """An argument that is a number, 0 or more."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number, 0 or more")
-    return number

@@ -28,8 +28,15 @@ DEFAULT_LISTEN = "127.0.0.1:8888"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help=f"default {DEFAULT_LISTEN}")
-    parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+    parser.add_argument(
+        "--listen",
+        default=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help=f"address to listen on (default: {DEFAULT_LISTEN})",
+    )
+    parser.add_argument(
+        "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

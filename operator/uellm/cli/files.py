@@ -1,4 +1,4 @@
-"""Reads the files that commands are given; what is wrong with one is told with its name."""
+"""Reads the files that commands are given; every error names the file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from uellm.errors import BadInput
 
@@ -17,6 +19,14 @@ def read_text(name: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise BadInput(name, f"cannot be read: {reason}") from error
+
+
+def read_yaml(name: str) -> Any:
+    """A YAML document. Raises BadInput naming the file."""
+    try:
+        return yaml.safe_load(read_text(name))
+    except yaml.YAMLError as error:
+        raise BadInput(name, f"is not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_json(name: str) -> Any:

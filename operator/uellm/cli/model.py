@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.models import Architecture, Tensor, find_tensors, read_architecture, read_directory
 from uellm.planner.units import size
 
-FEW_RUNS = 4  # runs of like layers that a table spells out; more are cut short
+FEW_RUNS = 4
+"""Runs of equal layers that a table lists; the rest is abbreviated."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         metavar="CONFIG.json|DIRECTORY",
-        help="the model's config.json, - for standard input; or its directory, whose safetensors headers then tell "
-        "the bytes",
+        help="the model's config.json (- for standard input), or its directory: the bytes then come from the headers "
+        "of its safetensors files",
     )
-    parser.add_argument("--safetensors", metavar="DIRECTORY", help="take the bytes from the headers of these files")
-    parser.add_argument("--dtype", default="auto", metavar="D", help="bfloat16, float16, float32 or auto (the default)")
     parser.add_argument(
-        "--quantization", default="auto", metavar="Q", help="none, fp8, awq, gptq ... (default auto: config.json's)"
+        "--safetensors", metavar="DIRECTORY", help="directory of safetensors files to read the bytes from"
     )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="D",
+        help="bfloat16, float16, float32 or auto (default: auto, as in config.json)",
+    )
+    parser.add_argument(
+        "--quantization",
+        default="auto",
+        metavar="Q",
+        help="none, fp8, awq, gptq ... (default: auto, as in config.json)",
+    )
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,18 +7,19 @@ import json
 import sys
 from typing import Any
 
+from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.planner.placement.solver import OBJECTIVES, POLICIES, Instance, Placement, solve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("instance", metavar="INSTANCE.json", help="the instance; - reads standard input")
-    parser.add_argument("--policy", default="HELR", metavar="POLICY", help=f"{', '.join(POLICIES)} (default HELR)")
+    parser.add_argument("instance", metavar="INSTANCE.json", help="the instance (- for standard input)")
+    parser.add_argument("--policy", default="HELR", metavar="POLICY", help=f"{', '.join(POLICIES)} (default: HELR)")
     parser.add_argument(
-        "--objective", default="latency", metavar="OBJECTIVE", help=f"{' or '.join(OBJECTIVES)} (default latency)"
+        "--objective", default="latency", metavar="OBJECTIVE", help=f"{' or '.join(OBJECTIVES)} (default: latency)"
     )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: table")
+    add_output(parser, "table", "json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""`uellm plan`: what an LLMService would get, and why: on the nodes of a file of GPUNodeProfiles, or in a live cluster.
+"""`uellm plan`: plans an LLMService on the nodes of a file of GPUNodeProfiles, or of a live cluster. Applies nothing.
 
-Nothing is applied. As `kubectl uellm plan` it is the same command.
+`kubectl uellm plan` is the same command.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from uellm.api import LLMService, parse_profile, parse_service, read_documents
+from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.cli.plan_cluster import Offered, offered_by_cluster
 from uellm.cli.plan_svg import draw
@@ -25,30 +26,30 @@ from uellm.planner.efficiency import Efficiency
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
-OUTPUTS = ("table", "json", "yaml", "svg")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="the LLMService")
+    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="file with the LLMService")
     parser.add_argument(
         "--profiles",
         metavar="PROFILES.yaml",
-        help="GPUNodeProfile documents, or a List of them (default: those of the cluster that kubectl would ask, with "
-        "what other services hold and have been promised there)",
+        help="file of GPUNodeProfiles to plan on (default: those of the current cluster, without the GPUs that other "
+        "services hold or are promised)",
     )
     parser.add_argument(
-        "--model-config", metavar="CONFIG.json", help="the model's config.json, in place of spec.model.config"
+        "--model-config", metavar="CONFIG.json", help="the model's config.json, instead of spec.model.config"
     )
     parser.add_argument(
         "--calibration",
         metavar="ENGINE.json",
-        help="what `uellm calibrate` wrote of measured stages; else the service's annotation uellm.io/efficiency",
+        help="calibration by `uellm calibrate` (default: the service's annotation uellm.io/efficiency)",
     )
-    parser.add_argument("-o", "--output", choices=OUTPUTS, default="table", help="default: table")
-    parser.add_argument("-n", "--namespace", help="of a service whose file names none")
-    parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, then ~/.kube/config")
-    parser.add_argument("--context", metavar="NAME", help="of the kubeconfig, in place of its current one")
+    add_output(parser, "table", "json", "yaml", "svg")
+    parser.add_argument("-n", "--namespace", help="namespace of the service, if its file names none")
+    parser.add_argument(
+        "--kubeconfig", metavar="FILE", help="kubeconfig of the cluster (default: KUBECONFIG, then ~/.kube/config)"
+    )
+    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig (default: its current context)")
 
 
 def run(args: argparse.Namespace) -> int:

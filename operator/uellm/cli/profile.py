@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from uellm.cli.arguments import add_output
 from uellm.profiler import podresources
 from uellm.profiler.allocations import allocations
 from uellm.profiler.nvml import NVMLSource
@@ -23,9 +24,11 @@ from uellm.profiler.table import table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--simulate", metavar="PROFILE.yaml", help="a description in place of this machine's GPUs")
+    parser.add_argument(
+        "--simulate", metavar="PROFILE.yaml", help="description of simulated GPUs, instead of this machine's"
+    )
     parser.add_argument("--node", help="the node's name (default: the description's, else this machine's)")
-    parser.add_argument("-o", "--output", choices=("table", "yaml", "json"), default="table", help="default: table")
+    add_output(parser, "table", "yaml", "json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -46,12 +46,24 @@ logger = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="the node's name (default: $NODE_NAME)")
-    parser.add_argument("--simulate", metavar="PATH", help="a description of GPUs, or a directory of <node>.yaml files")
     parser.add_argument(
-        "--interval", type=float, default=Periods.interval_s, help="seconds between looks at the GPUs (10)"
+        "--simulate", metavar="PATH", help="description of simulated GPUs, or a directory of <node>.yaml files"
     )
-    parser.add_argument("--pod-resources", default=SOCKET, metavar="SOCKET", help="the kubelet's PodResources socket")
-    parser.add_argument("--kubeconfig", help="default: the pod's service account, else KUBECONFIG")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=Periods.interval_s,
+        help="seconds between observations of the GPUs (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--pod-resources",
+        default=SOCKET,
+        metavar="SOCKET",
+        help="the kubelet's PodResources socket (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

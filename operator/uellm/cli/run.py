@@ -14,10 +14,12 @@ from uellm.cli.local.serve import choose_ports, serve
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="the LLMService")
+    parser.add_argument("-f", "--file", required=True, metavar="SERVICE.yaml", help="file with the LLMService")
     devices = parser.add_mutually_exclusive_group()
-    devices.add_argument("--profiles", metavar="FILE", help="this machine's GPUNodeProfile, instead of looking")
-    devices.add_argument("--simulate", metavar="FILE", help="GPUs to pretend, as a GPUNodeProfile; the CPU plays them")
+    devices.add_argument("--profiles", metavar="FILE", help="GPUNodeProfile of this machine (default: detect its GPUs)")
+    devices.add_argument(
+        "--simulate", metavar="FILE", help="GPUNodeProfile of simulated GPUs; the CPU computes for them"
+    )
     parser.add_argument("--port", type=_port, default=8000, help="port of the endpoint on 127.0.0.1 (default: 8000)")
 
 

@@ -17,14 +17,24 @@ from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where clients connect")
-    parser.add_argument("--engine", required=True, metavar="URL", help="the engine, such as http://127.0.0.1:8001")
-    parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="classes, queue; followed on change")
-    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="metrics, probes, placement report and drain")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="address for clients")
+    parser.add_argument(
+        "--engine", required=True, metavar="URL", help="address of the engine, such as http://127.0.0.1:8001"
+    )
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="configuration file; changes take effect while it runs",
+    )
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop."""
+    """Serve until a signal arrives."""
     placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
     options = SidecarOptions(
         listen=Address.parse(args.listen, "--listen"),

@@ -1,1 +1,1 @@
-"""Policies, engines and placements compared: traces replayed under a virtual clock or against real endpoints."""
+"""Compares queue and placement policies: traces replayed under a virtual clock or against real endpoints."""

@@ -18,7 +18,7 @@ from uellm.sidecar.scheduling import EngineState, Lengths, Options, QueueFull, S
 
 @dataclass(frozen=True, slots=True)
 class EngineGauges:
-    """What the engine's metrics show."""
+    """The engine's metrics that the scheduler reads."""
 
     running: int = 0
     waiting: int = 0
@@ -28,7 +28,7 @@ class EngineGauges:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """Requests to send now, each with its priority in the engine; requests refused; when to look again by itself."""
+    """Requests to send now, each with its priority in the engine; refused requests; time of the next look."""
 
     sent: list[tuple[Job, int]] = field(default_factory=list)
     refused: list[Job] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Front(Protocol):
 
     @property
     def queued(self) -> int:
-        """Requests that are kept back."""
+        """Requests that are held back."""
 
     def submit(self, job: Job, now_s: float) -> bool:
         """A request arrives; False: it is refused."""
@@ -94,7 +94,7 @@ class DirectFront:
 
 
 class Stopwatch:
-    """CPU time of a piece of code, from one of `EVERY` runs of it: reading the clock can cost more than the code."""
+    """CPU time of code, sampled every `EVERY` runs, because reading the clock can cost more than the code."""
 
     EVERY = 8
 
@@ -129,7 +129,7 @@ def _clock_ns() -> int:
 
 
 class SidecarFront:
-    """The sidecar's scheduler, told of everything that the live sidecar would see."""
+    """The sidecar's scheduler, given everything that the live sidecar would observe."""
 
     polls = True
 
@@ -186,7 +186,7 @@ class SidecarFront:
         return Reaction([(self._jobs[ticket], 0) for ticket in sent], refused, again_s)
 
     def progress(self, step: Step) -> None:
-        """The tokens of a step, as the events of the streams tell them."""
+        """The tokens of a step, as the live sidecar counts them by events."""
         core, tickets, end_s = self._core, self._tickets, step.end_s
         with self._hearing:
             for key in step.tokens:
@@ -203,7 +203,7 @@ class SidecarFront:
                 self._online.observe(self._predictions.pop(key), job.output_tokens)
 
     def poll(self, gauges: EngineGauges, now_s: float) -> None:
-        """Tell the scheduler of the engine."""
+        """Notify the scheduler of the engine's state."""
         state = EngineState(
             ready=True,
             running=gauges.running,
@@ -224,7 +224,7 @@ class SidecarFront:
         return sum(watch.spent_s for watch in watches), self._deciding.calls
 
     def _lengths(self, job: Job) -> Lengths | None:
-        """What the live sidecar's predictor makes of what a trace tells; else what was drawn."""
+        """The prediction of the live sidecar's predictor from the trace, or the drawn one."""
         if self._online is None:
             return job.lengths
         question = LengthQuestion("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")

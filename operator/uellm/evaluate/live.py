@@ -23,14 +23,14 @@ from uellm.evaluate.scenario import Job
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
 
 LOWEST_ID, HIGHEST_ID = 10, 250
-"""Token ids that prompts are made of: every tokeniser has them, and none of them is a special token at its begin."""
+"""Token ids for prompts: every tokeniser has them, and they are above the usual special tokens."""
 
 _PREEMPTIONS = re.compile(rb"^vllm:num_preemptions(?:_total)?(?:\{[^}]*\})? +([0-9.e+]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to send requests. `model` as it is served; `priorities`: give each its deadline as vLLM's `priority`."""
+    """An endpoint. `model`: its served name; `priorities`: send each deadline as vLLM's `priority`."""
 
     name: str
     url: str
@@ -41,7 +41,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """`speed`: of the arrivals. `timeout_s`: a request that takes longer has failed."""
+    """`speed`: factor on the arrival rate. `timeout_s`: a request that takes longer has failed."""
 
     speed: float = 1.0
     timeout_s: float = 600.0
@@ -61,9 +61,9 @@ async def served_model(url: str, api_key: str | None = None) -> str:
 
 
 async def replay_live(
-    jobs: Sequence[Job], endpoint: Endpoint, pace: LiveOptions, tell: Callable[[str], None] = lambda _line: None
+    jobs: Sequence[Job], endpoint: Endpoint, pace: LiveOptions, progress: Callable[[str], None] = lambda _line: None
 ) -> ReplayResult:
-    """Send every request at its time and wait for all. A request that is refused, fails or hangs has no end."""
+    """Send every request at its arrival time and wait for all. A refused, failed or hanging request has no end."""
     limits = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=pace.timeout_s)
     async with aiohttp.ClientSession(connector=limits, timeout=timeout) as session:
@@ -72,7 +72,7 @@ async def replay_live(
         fates = await asyncio.gather(*(client.send(job) for job in jobs))
         after = await _preemptions(session, endpoint)
     if client.failure:
-        tell(
+        progress(
             f"{endpoint.name}: {sum(fate.end_s is None for fate in fates)} requests failed; the first: {client.failure}"
         )
     return ReplayResult(fates, preempted=max(0, after - before))
@@ -111,7 +111,7 @@ class _Client:
         raise ValueError("the stream ended without [DONE]")
 
     def _event(self, data: bytes, fate: Fate) -> bool:
-        """Note what an event tells; True for the last one. Raises ValueError for an error in the stream."""
+        """Record an event; True for the last one. Raises ValueError for an error in the stream."""
         if data == b"[DONE]":
             if fate.first_token_s is None:
                 raise ValueError("the stream held no token")
@@ -133,7 +133,7 @@ class _Client:
 
 
 def request_headers(job: Job, endpoint: Endpoint) -> dict[str, str]:
-    """The class and the tenant, as the sidecar reads them; an engine passes them over."""
+    """The class and the tenant for the sidecar; a bare engine ignores them."""
     headers = {"content-type": "application/json", "x-slo-class": job.request_class.name}
     if job.client:
         headers["x-llm-d-inference-fairness-id"] = job.client
@@ -173,7 +173,7 @@ def _ids(seed: str, count: int) -> list[int]:
 
 
 async def _preemptions(session: aiohttp.ClientSession, endpoint: Endpoint) -> int:
-    """The engine's counter, where its metrics can be read; else 0."""
+    """The engine's preemption counter; 0 if its metrics cannot be read."""
     try:
         async with session.get(f"{endpoint.url}/metrics") as response:
             return int(sum(float(value) for value in _PREEMPTIONS.findall(await response.read())))

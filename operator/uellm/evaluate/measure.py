@@ -1,4 +1,4 @@
-"""What a replay is judged by, in the keys of `uellm evaluate queue -o json`."""
+"""The figures of a replay, with the keys of `uellm evaluate queue -o json`."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def _by(met: Sequence[bool], keys: Iterable[str]) -> dict[str, float]:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float | None]:
-    """p50, p90 and p99, between neighbours by straight line; None where there are no values."""
+    """p50, p90 and p99 by linear interpolation; None without values."""
     ordered = sorted(values)
     return {f"p{percent}": percentile(ordered, percent / 100) for percent in (50, 90, 99)}
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
-    """The value that `share` (0 to 1) of the sorted values do not exceed; None where there are none."""
+    """The `share` quantile (0 to 1) of sorted values by linear interpolation; None without values."""
     if not ordered:
         return None
     place = share * (len(ordered) - 1)
@@ -92,7 +92,7 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def jain(values: Iterable[float]) -> float:
-    """Jain's fairness index, 1/n to 1; 1 where there is nothing to share."""
+    """Jain's fairness index, 1/n to 1; 1 if all values are 0."""
     shares = list(values)
     squares = sum(share * share for share in shares)
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0

@@ -22,7 +22,7 @@ GB = 10**9
 
 @dataclass(frozen=True, slots=True)
 class GpuKind:
-    """A kind of GPU, from its data sheet: memory, and bytes a second that it reads."""
+    """A GPU model from its data sheet: memory and memory bandwidth."""
 
     name: str
     memory_bytes: int
@@ -31,7 +31,7 @@ class GpuKind:
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """A model: its layers, and bytes of one in 16 bits; KV cache of a layer for some 32,000 tokens."""
+    """A model: its layers, bytes of one in 16 bits, KV cache of a layer for about 32,000 tokens."""
 
     name: str
     layers: int
@@ -55,7 +55,7 @@ MODELS = (
 WITHIN_NODE_S = (6e-6, 25e-6)
 BETWEEN_NODES_S = (40e-6, 400e-6)
 DEVICE_WORTH_S = 2e-3
-"""What HELR lets a further GPU cost: it is used where it saves more of a token's time than this."""
+"""HELR's cost of a further GPU: it is used if it saves more time per token than this."""
 TAKEN_SHARES = (0.0, 0.0, 0.08, 0.25, 0.5)
 
 
@@ -90,7 +90,7 @@ def _device(generator: random.Random, index: int, kind: GpuKind) -> PlaceDevice:
     return PlaceDevice(f"g{index:02}-{kind.name}", kind.memory_bytes, kind.bytes_per_s, reserved)
 
 
-def compare(instances: Sequence[Instance], objective: str, tell: Callable[[str], None]) -> dict[str, Any]:
+def compare(instances: Sequence[Instance], objective: str, progress: Callable[[str], None]) -> dict[str, Any]:
     """Every policy over every instance: one entry of `results` for each.
 
     latencyRatio      seconds of a token over the least possible, mean over instances that every policy could place
@@ -107,7 +107,7 @@ def compare(instances: Sequence[Instance], objective: str, tell: Callable[[str],
             placed[policy].append(solve(instance, policy, objective))
             spent_s[policy].append(time.process_time() - begin_s)
         if number % 25 == 0:
-            tell(f"{number}/{len(instances)} clusters")
+            progress(f"{number}/{len(instances)} clusters")
     common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in POLICIES)]
     least = [_least(instances[i]) for i in common]
     results = []

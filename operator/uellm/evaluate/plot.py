@@ -20,7 +20,7 @@ _KINDS = (".svg", ".png", ".pdf")
 
 
 def check(path: Path) -> None:
-    """Whether the plot could be written, told before hours of replay. Raises BadInput, CannotBeDone."""
+    """Check before hours of replay that the plot can be written. Raises BadInput, CannotBeDone."""
     if path.suffix.lower() not in _KINDS:
         raise BadInput("--plot", f"{path} must end in {', '.join(_KINDS)}")
     if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
@@ -37,7 +37,7 @@ def _pyplot() -> Any:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Write the plot; seeds are averaged. Raises BadInput for a file that cannot be written."""
+    """Write the plot, averaged over the seeds. Raises BadInput if the file cannot be written."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), sharex=True, layout="constrained")
     for mark, (policy, by_speed) in zip(_MARKS * 9, _by_policy(document["results"]).items(), strict=False):

@@ -1,6 +1,6 @@
 """The policies that can be compared, by name.
 
-engine-FCFS, engine-EDF, engine-SJF    everything goes straight to the engine, which orders by itself: vLLM's FCFS, or
+engine-FCFS, engine-EDF, engine-SJF    all requests go straight to the engine, which orders them: vLLM's FCFS, or
                                        its `priority` policy with the deadline or the predicted length as priority
 engine-EDF-targets                     as engine-EDF, the deadline being the bare target: that of the first token, else
                                        that of the whole answer, however long it will be
@@ -26,7 +26,7 @@ Priority = Callable[[Job, float], int]
 
 @dataclass(frozen=True, slots=True)
 class ComparedPolicy:
-    """How a name is run. `priority` of (request, arrival in seconds): None for a policy of the sidecar."""
+    """How a policy is run. `priority`: of (request, arrival in seconds); None: a policy of the sidecar."""
 
     name: str
     engine_policy: str = FCFS
@@ -39,7 +39,7 @@ class ComparedPolicy:
 
 
 def first_token_deadline_s(job: Job, arrival_s: float) -> float:
-    """By when the first token must be there, the P80 of the predicted length taken as the length."""
+    """Deadline of the first token, if the answer has the P80 of the predicted length."""
     targets = job.request_class.targets
     length = job.lengths.p80 if job.lengths is not None else 0.0
     deadlines = [] if targets.ttft_s is None else [targets.ttft_s]

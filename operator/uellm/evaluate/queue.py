@@ -152,12 +152,16 @@ def believed(engine: EngineFile, error: float) -> StepEstimate:
 
 
 def run_cells(
-    scenario: Scenario, todo: Sequence[Cell], *, processes: int = 1, tell: Callable[[str], None] = lambda _line: None
+    scenario: Scenario,
+    todo: Sequence[Cell],
+    *,
+    processes: int = 1,
+    progress: Callable[[str], None] = lambda _line: None,
 ) -> list[dict[str, Any]]:
-    """The results in the cells' order; `tell` gets a line for each that is done."""
+    """The results in the cells' order; `progress` gets a line for each that is done."""
     results = []
     for number, (cell, result) in enumerate(_each(scenario, todo, processes), 1):
-        tell(f"{number}/{len(todo)}: {cell}: {result['attainment']['all']:.4f}")
+        progress(f"{number}/{len(todo)}: {cell}: {result['attainment']['all']:.4f}")
         results.append(result)
     return results
 

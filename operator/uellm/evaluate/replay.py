@@ -19,15 +19,15 @@ from uellm.evaluate.front import EngineGauges, Front
 from uellm.evaluate.scenario import Job
 
 POLL_S = 0.1
-"""How often the engine's gauges are read."""
+"""Interval of reading the engine's metrics."""
 
 STALL_S = 600.0
-"""An engine idle for so long although requests wait has been left idle for good."""
+"""An engine that is idle for this long while requests wait counts as abandoned by its policy."""
 
 
 @dataclass(slots=True)
 class Fate:
-    """What became of a request; times in seconds on the replay's clock, None where it did not come to that."""
+    """What happened to a request; times in seconds on the replay's clock, None: it did not happen."""
 
     arrival_s: float
     first_token_s: float | None = None
@@ -105,7 +105,7 @@ class Replay:
         return step.end_s
 
     def _wait(self, now_s: float) -> float:
-        """Pass the time of an idle engine until something happens."""
+        """Advance the time of an idle engine to the next event."""
         if not self.front.queued:
             if not self._sent:
                 # Nothing waits and nothing runs: only an arrival can change that.
@@ -125,7 +125,7 @@ class Replay:
         return min(arrival_s, sent_s, poll_s, self._timer_s)
 
     def _happen(self, until_s: float) -> None:
-        """Everything that happens by itself until then, in order."""
+        """All arrivals, timers and polls until then, in order."""
         while (at_s := self._next_event_s()) <= until_s:
             if self._sent and self._sent[0][0] <= at_s:
                 self._enter(*heapq.heappop(self._sent)[2:])

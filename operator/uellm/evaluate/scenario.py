@@ -26,7 +26,7 @@ P80_GAUSSIAN = 0.84
 NOISY_ORACLE = "noisy-oracle"
 
 ALL = "all"
-"""Of every class together, among the figures by class."""
+"""Name for all classes together in figures by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,7 @@ def read_classes(data: Any, where: str) -> Classes:
     if len({target.name for target in targets}) < len(targets):
         raise BadInput(f"{where}.classes", "two classes have the same name")
     if any(target.name == ALL for target in targets):
-        raise BadInput(
-            f"{where}.classes", f"{ALL!r} stands for all of them in the figures: give the class another name"
-        )
+        raise BadInput(f"{where}.classes", f"{ALL!r} is reserved for all classes together: give the class another name")
     classes = tuple(RequestClass(target, share / total) for target, share in zip(targets, shares, strict=True))
     return Classes(classes, _sigma(data.get("predictor"), f"{where}.predictor"))
 
@@ -98,7 +96,7 @@ def read_classes(data: Any, where: str) -> Classes:
 def _share(entry: Any, where: str, count: int) -> float:
     share = entry.get("share", 1.0 / count) if isinstance(entry, Mapping) else None
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
-        raise BadInput(f"{where}.share", f"must be a number, 0 or more, and is {share!r}")
+        raise BadInput(f"{where}.share", f"must be a number of 0 or more, and is {share!r}")
     return float(share)
 
 
@@ -129,7 +127,7 @@ def _sigma(predictor: Any, where: str) -> float | None:
         raise BadInput(f"{where}.kind", f"must be {NOISY_ORACLE!r} or 'none', and is {kind!r}")
     sigma = predictor.get("sigma", 0.0)
     if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 <= sigma < math.inf:
-        raise BadInput(f"{where}.sigma", f"must be a number, 0 or more, and is {sigma!r}")
+        raise BadInput(f"{where}.sigma", f"must be a number of 0 or more, and is {sigma!r}")
     return float(sigma)
 
 

@@ -1,8 +1,8 @@
-"""Reads request traces in the forms that their publishers write: Azure, ServeGen and VTC (CSV), Mooncake (JSON lines).
+"""Reads request traces in their publishers' formats: Azure, ServeGen and VTC (CSV), Mooncake (JSON lines).
 
-The form is told by the content: a line that begins with `{` is Mooncake's, everything else CSV with a header, whose
-columns are known by name. Plain or gzip, likewise by content. A row that cannot be read is left out and counted; the
-first such row is named, so that one line says what is wrong with a file.
+The format is detected from the content: a first line that begins with `{` is Mooncake's, everything else is CSV with
+known column names in its header; plain or gzip. Rows that cannot be read are left out and counted, and the first one
+is reported.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """The requests of a file. Raises BadInput where it is no trace, or has no row that can be read."""
+    """The requests of a file. Raises BadInput if it is not a trace or has no row that can be read."""
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip()), "")
     if not first:
@@ -73,7 +73,7 @@ def read_trace(path: Path) -> Trace:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             problems.append(f"line {line}: {_reason(error)}")
     if not requests:
-        why = problems[0] if problems else "it has a header alone"
+        why = problems[0] if problems else "it has only a header"
         raise BadInput(str(path), f"has no request that can be read: {why}")
     requests.sort(key=lambda request: request.arrival_s)
     return Trace(path.name, tuple(requests), len(problems), problems[0] if problems else "")
@@ -86,7 +86,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror or error}") from error
     except (EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise BadInput(str(path), "is no gzip file or text in UTF-8, or is cut short") from error
+        raise BadInput(str(path), "is neither gzip nor UTF-8 text, or is truncated") from error
 
 
 Rows = Iterator[tuple[int, Callable[[], TraceRequest]]]
@@ -100,7 +100,7 @@ def _json_rows(text: str) -> Rows:
 
 def _mooncake(row: Any) -> TraceRequest:
     if not isinstance(row, Mapping):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     prompt_tokens, output_tokens = _tokens(row["input_length"]), _tokens(row["output_length"])
     blocks = tuple(int(block) for block in row.get("hash_ids") or ())
     arrival_s = _seconds(row["timestamp"]) / 1e3
@@ -130,7 +130,7 @@ def _csv_rows(path: Path, text: str) -> Rows:
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and cells of every line that is not empty. Raises BadInput where no further line can be told."""
+    """Number and cells of every line that is not empty. Raises BadInput if the CSV is malformed."""
     reader = csv.reader(io.StringIO(text))
     try:
         for row in reader:
@@ -156,14 +156,14 @@ def _arrival_s(text: str) -> float:
 def _seconds(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no time")
+        raise ValueError(f"{value!r} is not a time")
     return number
 
 
 def _tokens(value: Any) -> int:
     number = float(value)
     if not number.is_integer() or not 1 <= number <= _MAX_TOKENS:
-        raise ValueError(f"{value!r} is no number of tokens, 1 or more")
+        raise ValueError(f"{value!r} is not a number of tokens of 1 or more")
     return int(number)
 
 

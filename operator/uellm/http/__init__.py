@@ -1,13 +1,18 @@
 """HTTP/1.1 on asyncio's protocols and the httptools parser, on uvloop where it is there: server and client.
 
-message, head, body     what is sent: its limits, strict checks before any parser, the body on its way in
-server, listener        a port that listens           connection    a client's connection, its deadlines, its handler
-request, reply          what a handler gets           client, link  connections to one server that is asked
-upstream, chunks        its answer as it comes        loop          the event loop
+message             headers, limits, the memory budget, a client's fault
+head, body          an incoming request: strict checks before the parser, the body as it arrives
+server, listener    a listening port
+server_connection   a client's connection: deadlines, its handler
+request, reply      what a handler gets
+client              the pool of connections to one server
+client_connection   one of these connections
+upstream, chunks    that server's answer as it arrives
+loop                the event loop
 
-Faster things are possible than a coroutine for each request and none for each piece of an answer, but none simpler:
-an answer's pieces go from the engine's socket to the client's in callbacks, and only its beginning and end wake a task.
-Where a piece is seen to be one whole chunk, it may even go on without being parsed.
+A request has one coroutine; the pieces of an answer have none. They go from the engine's socket to the client's in
+callbacks, and only the begin and the end of an answer wake a task. A piece that is one whole chunk is passed on without
+parsing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A request's body on its way in: collected whole, for what is queued may have to be sent later."""
+"""The body of an incoming request, collected completely because a queued request is sent later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm.http.head import HeadParser
 from uellm.http.message import Budget, Fault, RequestLimits
 
 FRAMING_BYTES = 64 * 1024
-"""What chunk extensions and trailers may take between two bytes of the body."""
+"""Limit on chunk extensions and trailers between two bytes of the body."""
 
 
 class Body:
@@ -32,21 +32,21 @@ class Body:
 
     @property
     def complete(self) -> bool:
-        """All of it is here."""
+        """All of it has arrived."""
         return self._left == 0
 
     @property
     def failed(self) -> bool:
-        """No more of it is taken."""
+        """It was refused; further bytes are dropped."""
         return self._fault is not None
 
     @property
     def surplus(self) -> bool:
-        """Something followed it that cannot be told from it any more: the connection cannot go on."""
+        """Bytes followed that cannot be separated from it, so the connection cannot be used further."""
         return self._chunks is not None and self._chunks.surplus
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes from the connection; what is left of them belongs to the next request."""
+        """Take bytes from the connection; return those that belong to the next request."""
         if self._fault is not None:
             return b""
         try:
@@ -59,13 +59,13 @@ class Body:
                 self._wake()
 
     def fail(self, fault: Fault) -> None:
-        """It cannot be had; whoever reads it is told."""
+        """Refuse it; `read` raises the fault."""
         self._fault = fault
         self._content = b""
         self._wake()
 
     async def read(self) -> bytes:
-        """All of it, once it is there. Raises Fault."""
+        """Wait for all of it. Raises Fault."""
         while self._left and self._fault is None:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -75,7 +75,7 @@ class Body:
         return bytes(content)
 
     def release(self) -> None:
-        """The bytes are not needed any more."""
+        """Free the bytes."""
         self._budget.give_back(self._held_bytes)
         self._held_bytes = 0
         self._content = b""
@@ -100,7 +100,7 @@ class Body:
         if self._held_bytes + len(piece) > self._limits.body_bytes:
             raise _too_long(self._limits)
         if not self._budget.take(len(piece)):
-            raise Fault(429, "waiting requests hold all the memory that there is for them; retry later")
+            raise Fault(429, "waiting requests use all memory for request bodies; retry later")
         self._held_bytes += len(piece)
         if not self._content:
             self._content = piece

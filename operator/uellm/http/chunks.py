@@ -1,8 +1,7 @@
-"""One whole chunk of HTTP's chunked coding, told without a parser.
+"""Recognises one complete chunk of HTTP's chunked coding without a parser.
 
-A server that sends an answer piece by piece puts each into a chunk of the plainest form, and each arrives in one read.
-That such data is one whole chunk and nothing else shows in its length and its two ends. Whatever else comes is for the
-parser to read.
+A server that streams an answer sends each piece as a chunk without extensions, and each usually arrives in one read.
+Length, begin and end of such data show that it is exactly one chunk. All other data goes to the parser.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from collections.abc import Iterator
 
 END = b"\r\n"
 EVENTS_END = b"}\n\n" + END
-"""How a chunk ends that consists of whole server-sent events of JSON."""
+"""End of a chunk that consists of whole server-sent events with JSON data."""
 
 MOST_BYTES = 4096
-"""Longer ones go to the parser: what it takes is little beside them."""
+"""Longer chunks go to the parser, whose cost is small beside theirs."""
 
 NO_LINE = b"\n"
-"""What no chunk begins with."""
+"""No chunk begins with this."""
 
 
 def _size_lines() -> Iterator[tuple[int, bytes]]:

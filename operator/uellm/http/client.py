@@ -1,4 +1,4 @@
-"""Connections to the one server that requests are sent on to, kept open between requests."""
+"""A pool of keep-alive connections to the server that requests are forwarded to."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from uellm.http.message import Pairs
 from uellm.http.upstream import EngineUnreachable, Upstream
 
 CONNECT_TIMEOUT_S = 10.0
-"""Longer than a health check may take: an engine whose backlog is full is silent, not gone."""
+"""Longer than a health check: an engine with a full backlog is silent, not gone."""
 
 IDLE_S = 2.0
-"""vLLM closes a connection that was idle for 5 s; a request sent into that moment would be lost."""
+"""vLLM closes connections that were idle for 5 s; a request sent at that moment would be lost."""
 
 RECEIVE_BUFFER_BYTES = 64 * 1024
-"""What the kernel may hold of an answer whose reader is slow; bounds what one read of the socket brings."""
+"""Receive buffer in the kernel, which also bounds one read from the socket."""
 
 
 _SocketAddress = tuple[int, tuple[Any, ...]]
@@ -46,7 +46,7 @@ class EngineAddress:
         return cls(parts.hostname, 80 if parts.port is None else parts.port)
 
     async def resolve(self) -> list[_SocketAddress]:
-        """What a socket can be connected to; an address needs no resolver, and so no thread. Raises OSError."""
+        """Socket addresses. An IP address is used without a resolver, so without a thread. Raises OSError."""
         try:
             family = socket.AF_INET if ipaddress.ip_address(self.host).version == 4 else socket.AF_INET6
         except ValueError:
@@ -67,14 +67,14 @@ class EnginePool:
 
     @property
     def in_use(self) -> int:
-        """Connections with a request on them."""
+        """Connections with a request in progress."""
         return len(self.connections) - len(self._idle)
 
     async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
-        """Send a request; returns once the answer's head is there. Raises EngineUnreachable, EngineLost.
+        """Send a request; return when the head of the answer is there. Raises EngineUnreachable, EngineLost.
 
-        `headers` holds neither Content-Length nor Transfer-Encoding: the body is whole. The caller ends the answer:
-        it reads to the end, or aborts.
+        `headers` contains neither Content-Length nor Transfer-Encoding: `body` is complete. The caller reads the answer
+        to its end or aborts it.
         """
         connection = self._rested() or await self._connect()
         lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
@@ -97,12 +97,12 @@ class EnginePool:
             connection.cut()
 
     def give_back(self, connection: ClientConnection) -> None:
-        """A connection is free for the next request."""
+        """Return a connection to the pool."""
         self._idle.append(connection)
         connection.idle_alarm = asyncio.get_running_loop().call_later(self._idle_s, self._expire, connection)
 
     def forget(self, connection: ClientConnection) -> None:
-        """A connection was closed."""
+        """Remove a closed connection."""
         self.connections.discard(connection)
         if connection.idle_alarm is not None:
             connection.idle_alarm.cancel()
@@ -110,7 +110,7 @@ class EnginePool:
             connection.idle_alarm = None
 
     def _rested(self) -> ClientConnection | None:
-        """The idle connection that was used last, for it lives longest."""
+        """The most recently used idle connection, because it stays open longest."""
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_alarm is not None:

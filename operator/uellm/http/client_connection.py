@@ -1,4 +1,4 @@
-"""A connection to the engine: at most one request is on it, and one answer is believed."""
+"""A connection to the engine: at most one request at a time, and exactly one answer is accepted for it."""
 
 from __future__ import annotations
 
@@ -60,45 +60,45 @@ class ClientConnection(asyncio.Protocol):
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._last_pieces = 0
-        self.on_body = self._pieces.append  # httptools calls it for every piece: no frame of ours between
+        self.on_body = self._pieces.append  # httptools calls it directly for every piece, which saves a Python frame
         self._head_bytes = 0
         self._in_body = self._sized = self._complete = self._reusable = self._between = False
         self.take_chunk: Callable[[bytes], bool] | None = None
-        """Takes whole events in one chunk as they came, framing and all; False: the parser is to have them."""
+        """Takes a chunk of whole events, framing included; False: give it to the parser."""
         self._parser = httptools.HttpResponseParser(self)
 
     def pause(self) -> None:
-        """Leave the socket alone."""
+        """Stop reading from the socket."""
         if not self._paused and not self.closed:
             self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self._paused and not self.closed:
             self._paused = False
             self.transport.resume_reading()
 
     def cut(self) -> None:
-        """Close at once: to vLLM that is the word to stop the request."""
+        """Close at once; vLLM then aborts the request."""
         self.closed = True
         self.transport.abort()
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """The connection is established."""
         self.transport = cast(asyncio.Transport, transport)
         self._pool.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """More of an answer."""
+        """Bytes of an answer."""
         upstream = self._upstream
         if upstream is None:
-            self.cut()  # nobody asked
+            self.cut()  # data without a request
             return
         try:
-            # Nearly every piece of every stream is one whole chunk, and need not be parsed to be passed on.
+            # Nearly every piece of a stream is one whole chunk, which can be passed on without parsing.
             passed = (
                 (take := self.take_chunk) is not None
                 and self._between
@@ -123,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
         if self._complete:
             self._last_of(upstream)
         elif self._in_body:
-            # The parser tells when a chunk is whole, but not when the next one's size line has begun.
+            # The parser reports the end of a chunk, but not the begin of the next size line.
             self._between &= data.endswith(b"\n")
             self._deliver(upstream)
         else:
@@ -142,21 +142,21 @@ class ClientConnection(asyncio.Protocol):
             upstream.abort(error)
 
     def _last_of(self, upstream: Upstream) -> None:
-        del self._pieces[self._last_pieces :]  # what follows is not of this answer
+        del self._pieces[self._last_pieces :]  # what follows does not belong to this answer
         self._deliver(upstream)
         if self._upstream is upstream:
             self._done(upstream)
 
     def eof_received(self) -> None:
-        """The engine closes: no further request goes this way."""
+        """The engine closes the connection; it takes no further request."""
         self.closed = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed, by whomever."""
+        """The connection is closed, by either side."""
         self.closed = True
         self._pool.forget(self)
         upstream, self._upstream = self._upstream, None
-        del self._parser  # it knows us: left so, only the collector could free the two
+        del self._parser  # breaks a reference cycle that only the garbage collector could free
         if upstream is not None:
             whole = self._in_body and not self._sized and exc is None
             upstream.end(None if whole else EngineLost("the engine closed the connection"))
@@ -164,21 +164,21 @@ class ClientConnection(asyncio.Protocol):
     # What the parser calls.
 
     def on_message_begin(self) -> None:
-        """A message, or one more than was asked for."""
+        """A message begins; a second one was not requested."""
         if self._complete:
             self._reusable = False
 
     def on_status(self, reason: bytes) -> None:
-        """The text behind the status."""
+        """The reason phrase."""
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field; those of trailers are dropped."""
+        """A header field; trailers are dropped."""
         if not self._in_body:
             self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """The head is there, be it one that only announces another."""
+        """The head is complete; an informational one (1xx) is followed by another."""
         status = self._parser.get_status_code()
         if self._complete:
             return
@@ -192,18 +192,18 @@ class ClientConnection(asyncio.Protocol):
         if self._upstream is not None:
             self._upstream.begin(status, self._reason, Headers(self._fields))
         if self._head_only:
-            self._complete, self._reusable = True, False  # the parser does not know it, and waits for a body
+            self._complete, self._reusable = True, False  # the parser does not know that HEAD has no body
 
     def on_chunk_header(self) -> None:
         """A chunk's size is known."""
         self._between = False
 
     def on_chunk_complete(self) -> None:
-        """A chunk is whole."""
+        """A chunk is complete."""
         self._between = True
 
     def on_message_complete(self) -> None:
-        """The answer is whole, unless it was one that only announces another."""
+        """The answer is complete, unless it was an informational one."""
         if self._in_body and not self._complete:
             self._complete = True
             self._last_pieces = len(self._pieces)

@@ -1,7 +1,7 @@
 """The head of a request: found in the bytes, checked line by line, and only then given to the parser.
 
-llhttp forgives some of what RFC 9112 forbids, and what one parser forgives the next one may read differently. So every
-line has to have the strict form before any parser sees it, and where the body ends must be said once and clearly.
+llhttp accepts some input that RFC 9112 forbids, and two parsers may read such input differently (request smuggling).
+Every line must therefore have the strict form before any parser sees it, and the body's length must be unambiguous.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ONCE = (b"host", b"content-length", b"transfer-encoding")
 
 
 class HeadFinder:
-    """Looks for the end of a head in bytes that come little by little; each byte is looked at once."""
+    """Finds the end of a head in bytes that arrive in pieces; each byte is examined once."""
 
     __slots__ = ("_checked", "_limits", "_line_bytes")
 
@@ -33,9 +33,9 @@ class HeadFinder:
         self._checked = self._line_bytes = 0
 
     def find(self, data: bytes) -> int:
-        """How long the head at the start of `data` is; 0 while it is not all there. Raises Fault for a bad line.
+        """Length of the head at the start of `data`; 0 while it is incomplete. Raises Fault for a bad line.
 
-        `data` is what was given last time, and more.
+        `data` begins with the data of the last call.
         """
         while (end := data.find(b"\n", self._checked) + 1) > 0:
             line = data[self._checked : end]
@@ -67,7 +67,7 @@ class HeadFinder:
 
 
 def begins_well(data: bytes) -> bool:
-    """Whether the first byte can be a method's: a TLS handshake, say, is told at once that it is at the wrong port."""
+    """Whether the first byte can begin a method. It refuses, for example, a TLS handshake at once."""
     return 0x41 <= data[0] <= 0x5A or 0x61 <= data[0] <= 0x7A
 
 
@@ -82,13 +82,13 @@ class Head:
     http_10: bool
     keep_alive: bool
     length: int
-    """Bytes of the body; -1 where it comes in chunks."""
+    """Bytes of the body; -1: chunked."""
     expects: bool
     """The client waits for `100 Continue` before it sends the body."""
 
     @property
     def target(self) -> bytes:
-        """Path and query, as the next server is to be asked for them."""
+        """Path and query, as they are sent to the next server."""
         return (f"{self.path}?{self.query}" if self.query else self.path).encode("ascii")
 
 
@@ -103,35 +103,35 @@ class HeadParser:
         self._in_body = False
         self.complete = False
         self.surplus = False
-        """Something followed the request's end in the same bytes. Where it began is not known, so it is lost."""
+        """Bytes followed the end of the request in the same data. Where they began is unknown, so they are lost."""
         self.decoded: list[bytes] = []
         """Bytes of the body, decoded by the last call."""
         self._parser = httptools.HttpRequestParser(self)
 
     def on_message_begin(self) -> None:
-        """httptools sees a message: ours, or another one behind it."""
+        """httptools: a message begins, this one or another behind it."""
         self.surplus = self.complete
 
     def on_url(self, url: bytes) -> None:
-        """httptools tells the target."""
+        """httptools: the target."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools tells a field. Trailers are dropped: nobody here reads them, and the next hop gets none."""
+        """httptools: a field. Trailers are dropped, because nothing here reads or forwards them."""
         if not self._in_body:
             self._fields.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """httptools is at the end of the head."""
+        """httptools: the head is complete."""
         self._in_body = True
 
     def on_body(self, piece: bytes) -> None:
-        """httptools tells a piece of the body; after the message's end it would be that of a second request."""
+        """httptools: a piece of the body. After the end of the message it would belong to a second request."""
         if not self.complete:
             self.decoded.append(piece)
 
     def on_message_complete(self) -> None:
-        """httptools is at the end of the message."""
+        """httptools: the message is complete."""
         self.complete = True
 
     def parse(self, head: bytes) -> Head:

@@ -1,4 +1,4 @@
-"""Taking connections: libuv takes one in each round of its loop, so under load a burst of them would wait for long."""
+"""Accepts connections in batches: libuv accepts one per loop iteration, so a burst would wait long under load."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOG = logging.getLogger("uellm.sidecar")
 
 BACKLOG = 4096
 AT_ONCE = 64
-"""Connections taken in one round: enough for a burst, few enough for the streams in hand not to notice."""
+"""Connections accepted per iteration: enough for a burst, few enough not to delay the open streams."""
 
 RETRY_S = 1.0
-"""After the process ran out of file descriptors, say."""
+"""Pause after an error, such as running out of file descriptors."""
 
 
 class Listener:
@@ -27,7 +27,7 @@ class Listener:
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> int:
-        """Listen at every address that the name has; the port, for 0 means any free one. Raises OSError."""
+        """Listen on every address of the name; return the port (0 picks a free one). Raises OSError."""
         found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
@@ -57,7 +57,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                LOG.error("cannot take connections: %s; trying again in %g s", error.strerror, RETRY_S)
+                LOG.error("cannot accept connections: %s; trying again in %g s", error.strerror, RETRY_S)
                 self._later(listening)
                 return
             connection.setblocking(False)
@@ -69,7 +69,7 @@ class Listener:
         try:
             await self._loop.connect_accepted_socket(self._factory, connection)
         except OSError:
-            connection.close()  # it is gone again already
+            connection.close()  # the client has already disconnected
 
     def _later(self, listening: socket.socket) -> None:
         self._loop.remove_reader(listening.fileno())
@@ -80,7 +80,7 @@ class Listener:
             self._loop.add_reader(listening.fileno(), self._take, listening)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting."""
         for listening in self._sockets:
             self._loop.remove_reader(listening.fileno())
             listening.close()

@@ -1,4 +1,4 @@
-"""What server and client share: headers, limits, and the word for a peer's fault."""
+"""What server and client share: headers, limits, the memory budget, and a client's fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Pairs = Sequence[tuple[bytes, bytes]]
 
 
 def pairs(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Header fields of our own as they go on the wire."""
+    """Header fields of our own in their form on the wire."""
     return [(name.encode("latin-1"), value.encode()) for name, value in headers.items()]
 
 
@@ -19,7 +19,7 @@ MIB = 1024 * KIB
 
 
 class Fault(Exception):
-    """What a client sent cannot be taken; `status` is the answer to it. The text quotes nothing of the request."""
+    """A client's request is refused with `status`. The message quotes nothing of the request."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -35,15 +35,15 @@ class RequestLimits:
     headers_bytes: int = 16 * KIB
     body_bytes: int = 10 * MIB
     ahead_bytes: int = 64 * KIB
-    """What a client may send ahead of its next request; beyond it the socket is left alone until that one's turn."""
+    """Bytes a client may send during a request for the next one; beyond that the socket is not read."""
     header_deadline_s: float = 10.0
-    """From a connection's first moment, or the next request's first byte, to the end of its head."""
+    """From the connection's begin, or the next request's first byte, to the end of its head."""
     body_deadline_s: float = 30.0
     idle_s: float = 75.0
     linger_s: float = 2.0
-    """How long what a client still sends is read and dropped after an answer that did not wait for it."""
+    """How long further data is read and dropped after an answer that was sent before the request was complete."""
     flush_s: float = 60.0
-    """How long the rest of an answer may take to leave once its connection is to close."""
+    """How long sending the rest of an answer may take before its connection is closed."""
     connections: int = 20_000
 
 
@@ -55,19 +55,19 @@ class Budget:
         self.held_bytes = 0
 
     def take(self, size_bytes: int) -> bool:
-        """Whether there is room for so many more; if so they count until they are given back."""
+        """Reserve bytes until they are given back; False: no room for them."""
         if self.held_bytes + size_bytes > self.limit_bytes:
             return False
         self.held_bytes += size_bytes
         return True
 
     def give_back(self, size_bytes: int) -> None:
-        """So many are not held any more."""
+        """Return reserved bytes."""
         self.held_bytes -= size_bytes
 
 
 class Headers:
-    """Header fields: `raw` has them in their order and as they were sent; the rest reads them by name."""
+    """Header fields: `raw` has them in order and as sent; the methods read them by name."""
 
     __slots__ = ("_first", "raw")
 
@@ -76,7 +76,7 @@ class Headers:
         self._first: dict[bytes, bytes] | None = None
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The first field of that name, however it is capitalised."""
+        """The first field of that name, in any case."""
         value = self._index().get(name.lower().encode("latin-1"))
         return default if value is None else value.decode("utf-8", "surrogateescape")
 

@@ -1,4 +1,4 @@
-"""An answer on its way to a client."""
+"""The answer to a client."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _ReplyConnection(Protocol):
 class Reply:
     """One answer: `start`, any number of `write`, `finish`; or `send` for all of it; or `abort`.
 
-    Writing never waits. Whoever writes much watches `paused`, or sets `on_pause` and `on_resume`, or awaits `drain`.
-    What is written to a client that has left is dropped.
+    Writing never waits. A writer of much data checks `paused`, sets `on_pause` and `on_resume`, or awaits `drain`.
+    Data for a client that disconnected is dropped.
     """
 
     __slots__ = (
@@ -49,7 +49,7 @@ class Reply:
         self._head = b""
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
-        """The connection ends with this answer. May be set until `start`."""
+        """The connection is closed after this answer. May be set until `start`."""
         self.started = False
         self.finished = False
         self.on_pause: Callable[[], None] | None = None
@@ -57,16 +57,16 @@ class Reply:
 
     @property
     def closed(self) -> bool:
-        """The client has left."""
+        """The client disconnected."""
         return self.link.closed
 
     @property
     def paused(self) -> bool:
-        """The client reads slower than it is written to, and enough waits for it."""
+        """The write buffer is full because the client reads slowly."""
         return self.link.writing_paused
 
     def start(self, status: int, headers: Pairs, reason: bytes = b"") -> None:
-        """Send the head. Without a Content-Length among them the body goes in chunks, or ends with the connection."""
+        """Send the head. Without a Content-Length the body is chunked, or ends with the connection (HTTP/1.0)."""
         has_body = status not in _BODILESS and not self._head_only
         sized = any(name.lower() == b"content-length" for name, _ in headers)
         self.chunked = has_body and not sized and not self._http_10
@@ -82,7 +82,7 @@ class Reply:
             lines.append(b"Connection: keep-alive")
         self._head_only = not has_body
         self.started = True
-        # Whatever is there of the body by then leaves together with the head.
+        # The head is sent together with the first bytes of the body if they are there by then.
         self._head = b"\r\n".join(lines) + b"\r\n\r\n"
         asyncio.get_running_loop().call_soon(self._put, b"")
 
@@ -103,14 +103,14 @@ class Reply:
         self.finished = True
 
     def send(self, status: int, headers: Pairs, body: bytes) -> None:
-        """Send an answer of our own, whole."""
+        """Send a complete answer of our own."""
         own = [*headers, (b"Date", formatdate(usegmt=True).encode()), (b"Content-Length", b"%d" % len(body))]
         self.start(status, own)
         self.write(body)
         self.finish()
 
     def abort(self) -> None:
-        """Cut the connection, so that nobody takes what was sent for a whole answer."""
+        """Cut the connection, so that a partial answer is not taken for a complete one."""
         self.link.abort()
 
     async def drain(self) -> None:
@@ -120,12 +120,12 @@ class Reply:
             await self._waiter
 
     def pause(self) -> None:
-        """The connection says: enough waits."""
+        """Called by the connection: the write buffer is full."""
         if self.on_pause is not None:
             self.on_pause()
 
     def resume(self) -> None:
-        """The connection says: go on, or there is nobody any more."""
+        """Called by the connection: the write buffer has drained, or the client disconnected."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
         if self.on_resume is not None:

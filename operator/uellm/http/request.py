@@ -1,4 +1,4 @@
-"""What a client asks for, and who answers it."""
+"""A client's request, and the type of its handler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uellm.http.reply import Reply
 
 
 class Request:
-    """What a client asks for. The body is there once `read` was awaited, and until `release`."""
+    """A client's request. `body` is there after `read` was awaited, and until `release`."""
 
     __slots__ = ("_body", "_go_on", "_head", "body", "peer")
 
@@ -21,7 +21,7 @@ class Request:
         self._go_on = go_on
         self.body = b""
         self.peer = peer
-        """The client's address; empty where it is not known."""
+        """The client's address; empty: not known."""
 
     @property
     def method(self) -> str:
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def target(self) -> bytes:
-        """Path and query, as the next server is to be asked for them."""
+        """Path and query, as they are sent to the next server."""
         return self._head.target
 
     @property
@@ -49,20 +49,20 @@ class Request:
         return self._head.headers
 
     async def read(self) -> bytes:
-        """The whole body, once it is there. Raises Fault: too long, too slow, no memory for it, broken."""
+        """Wait for the whole body. Raises Fault: too long, too slow, no memory for it, malformed."""
         if not self._body.complete and self._head.expects and not self._body.failed:
             self._go_on()
         self.body = await self._body.read()
         return self.body
 
     def release(self) -> None:
-        """The body is not needed any more."""
+        """Free the body."""
         self.body = b""
         self._body.release()
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
-"""Answers one request. Cancelled when its client leaves. What it raises is a fault of ours: the connection is cut."""
+"""Answers one request. Cancelled when its client disconnects. If it raises, the connection is cut."""
 
 Refuse = Callable[[Fault], tuple[Pairs, bytes]]
-"""Headers and body of the answer to what could not be read as a request."""
+"""Headers and body of the answer to data that is not a valid request."""

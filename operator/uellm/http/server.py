@@ -23,16 +23,16 @@ class Server:
 
     @property
     def connections(self) -> set[ServerConnection]:
-        """Those that are open."""
+        """The open connections."""
         return self._service.connections
 
     async def listen(self, host: str, port: int) -> None:
-        """Take connections; `port` 0: any free one. Raises OSError."""
+        """Accept connections; `port` 0: any free one. Raises OSError."""
         self._listener = Listener(lambda: ServerConnection(self._service))
         self.port = await self._listener.open(host, port)
 
     async def close(self, flush_s: float) -> None:
-        """Take no more, cut what is in hand, and give finished answers so many seconds to leave."""
+        """Stop accepting, cut requests in progress, and allow `flush_s` for sending finished answers."""
         if self._listener is None:
             return
         self._listener.close()

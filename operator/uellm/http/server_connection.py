@@ -1,4 +1,4 @@
-"""Connections of clients: one request at a time on each, a deadline on every wait; who leaves is noticed at once."""
+"""Connections of clients: one request at a time on each, a deadline on every wait, disconnects seen at once."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class ServerConnection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """A request is in hand."""
+        """A request is in progress."""
         return self._task is not None
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there; the deadline of its first head starts."""
+        """A client connected; the deadline of its first head starts."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._service.connections.add(self)
@@ -71,7 +71,7 @@ class ServerConnection(asyncio.Protocol):
             self._set_alarm(self._service.limits.header_deadline_s, self.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of a head, of a body, of the next request, or of what nobody waits for any more."""
+        """Bytes of a head, of a body, of the next request, or of a request that was refused."""
         if self._ending:
             return
         if self._body is not None and not self._body.complete:
@@ -90,12 +90,12 @@ class ServerConnection(asyncio.Protocol):
         self._next()
 
     def eof_received(self) -> None:
-        """The client has left: what half-closes its connection cannot be told from it."""
+        """The client disconnected. One that only half-closes looks the same and is treated alike."""
         if self.busy:
             self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end. A handler at work is cancelled."""
+        """The connection is closed. A running handler is cancelled."""
         self._service.connections.discard(self)
         if not self._service.connections:
             self._service.empty.set()
@@ -105,13 +105,13 @@ class ServerConnection(asyncio.Protocol):
             self._leave()
 
     def pause_writing(self) -> None:
-        """Enough waits to be sent."""
+        """The write buffer is full."""
         self.writing_paused = True
         if self._reply is not None:
             self._reply.pause()
 
     def resume_writing(self) -> None:
-        """Most of it was sent."""
+        """The write buffer has drained."""
         self.writing_paused = False
         if self._reply is not None:
             self._reply.resume()
@@ -187,7 +187,7 @@ class ServerConnection(asyncio.Protocol):
     # Ends.
 
     def abort(self) -> None:
-        """Cut the connection; a handler at work goes on."""
+        """Cut the connection; a running handler continues."""
         self.closed = True
         self.transport.abort()
 
@@ -201,11 +201,11 @@ class ServerConnection(asyncio.Protocol):
         self.closed = True
         if self._reply is not None:
             self._reply.resume()
-        if self._task is not None and self._started:  # else it would end before its `finally` could
+        if self._task is not None and self._started:  # a task that has not started would never run its `finally`
             self._task.cancel()
 
     def close(self) -> None:
-        """Close the connection if no request is in hand; what was written still leaves."""
+        """Close the connection if no request is in progress; written data is still sent."""
         if not self.busy and not self.closed:
             self._flush()
 
@@ -216,7 +216,7 @@ class ServerConnection(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close once the client has the answer: a socket that is closed with unread bytes takes the answer with it."""
+        """Close after the client has the answer: closing a socket with unread bytes would discard the answer."""
         self._ending = True
         self._buffer = b""
         self._stop_alarms()
@@ -229,7 +229,7 @@ class ServerConnection(asyncio.Protocol):
         self._set_alarm(self._service.limits.flush_s, self.abort)
         self.transport.close()
 
-    # Small things.
+    # Helpers.
 
     def _continue(self) -> None:
         if not self.closed:

@@ -1,4 +1,4 @@
-"""An answer of the engine, as it comes."""
+"""An answer of the engine as it arrives."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ UNREAD_BYTES = 64 * 1024
 
 
 class EngineUnreachable(Exception):
-    """No connection: nothing of the request was sent, so it can be tried again."""
+    """No connection: nothing of the request was sent, so it can be sent again."""
 
 
 class EngineLost(Exception):
-    """The connection broke after the request was sent: it may have been run, so it must not be sent again."""
+    """The connection broke after the request was sent: it may have been executed, so it must not be sent again."""
 
 
 class _AnswerConnection(Protocol):
@@ -32,7 +32,7 @@ class _AnswerConnection(Protocol):
 
 
 class Upstream:
-    """One answer. Its body is had by `pipe`, or piece by piece by `next_piece`; `abort` when it is wanted no more."""
+    """One answer. Its body is read by `pipe`, or piece by piece by `next_piece`; `abort` ends it early."""
 
     __slots__ = ("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "reason", "sink", "status")
 
@@ -40,7 +40,7 @@ class Upstream:
         self._connection: _AnswerConnection | None = connection
         self._pieces: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
-        """What takes the pieces now; `pipe` sets it, and the sink itself may set another one."""
+        """Receives the pieces. Set by `pipe`; the sink itself may set another one."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self.ended = False
@@ -56,7 +56,7 @@ class Upstream:
             raise self._error
 
     async def pipe(self, sink: Callable[[bytes], None]) -> None:
-        """Give every piece to `sink` as it comes, and return at the end. Raises EngineLost, or what `sink` raises."""
+        """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what `sink` raises."""
         self.sink = sink
         if self._pieces:
             sink(self._take())
@@ -66,7 +66,7 @@ class Upstream:
             raise self._error
 
     async def next_piece(self) -> bytes:
-        """The body's next bytes; none at its end. Raises EngineLost once what came before has been had."""
+        """The next bytes of the body; empty at its end. Raises EngineLost after all received bytes were read."""
         while not self._pieces and not self.ended:
             await self._wait()
         if self._pieces:
@@ -76,32 +76,32 @@ class Upstream:
         return b""
 
     def pass_chunks(self, take: Callable[[bytes], bool] | None) -> None:
-        """From here on, until told otherwise, offer whole events in one chunk to `take` as they came, framing and all.
+        """From now on offer each chunk of whole events to `take`, framing included; None: stop that.
 
-        What it does not take, and all else, comes to the sink.
+        Chunks that it does not take, and all other data, go to the sink.
         """
         if self._connection is not None:
             self._connection.take_chunk = take
 
     def hold(self) -> None:
-        """Read no more of it, until `go_on`."""
+        """Stop reading until `go_on`."""
         if self._connection is not None:
             self._connection.pause()
 
     def go_on(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._connection is not None:
             self._connection.resume()
 
     def abort(self, error: Exception | None = None) -> None:
-        """End it: the connection is cut unless the answer was complete. Who waits for it gets `error`."""
+        """End the answer; the connection is cut unless the answer was complete. A waiting reader gets `error`."""
         connection = self._connection
-        self.end(error or EngineLost("given up"))
+        self.end(error or EngineLost("aborted"))
         if connection is not None:
             connection.cut()
 
     def keep(self, piece: bytes) -> None:
-        """The connection has more of the body, and there is no sink yet."""
+        """The connection received a piece of the body and there is no sink yet."""
         if not self.ended:
             self._pieces.append(piece)
             if sum(map(len, self._pieces)) > UNREAD_BYTES:
@@ -109,12 +109,12 @@ class Upstream:
             self._wake()
 
     def begin(self, status: int, reason: bytes, headers: Headers) -> None:
-        """The connection has the head."""
+        """The connection received the head."""
         self.status, self.reason, self.headers = status, reason, headers
         self._wake()
 
     def end(self, error: Exception | None) -> None:
-        """The connection has nothing more for it."""
+        """The answer ended, with `error` or completely."""
         if not self.ended:
             self.ended = True
             self._error = error

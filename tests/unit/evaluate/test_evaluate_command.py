@@ -28,7 +28,7 @@ def status(files: dict[str, Path], *options: str) -> int:
     ("options", "says"),
     [
         (["--policy", "LIFO"], "--policy: 'LIFO' is none of engine-FCFS"),
-        (["--guards", "no-luck"], "--guards: 'no-luck' is none of gate"),
+        (["--guards", "no-luck"], "--guards: 'no-luck' is not a guard: give gate"),
         (["--max-batched-tokens", "some"], "--max-batched-tokens: must be a number of tokens or auto"),
         (["--max-batched-tokens", "0"], "--max-batched-tokens: must be a number of tokens or auto"),
         (["--plot", "plot.doc"], "--plot: plot.doc must end in .svg, .png, .pdf"),

@@ -76,10 +76,10 @@ def test_requests_come_in_order_of_arrival(tmp_path: Path) -> None:
     ("row", "why"),
     [
         ("now,1,1", "Invalid isoformat string: 'now'"),
-        ("1,1.5,1", "'1.5' is no number of tokens, 1 or more"),
-        ("1,1,0", "'0' is no number of tokens, 1 or more"),
-        ("1,-4,1", "'-4' is no number of tokens, 1 or more"),
-        ("1,inf,1", "'inf' is no number of tokens, 1 or more"),
+        ("1,1.5,1", "'1.5' is not a number of tokens of 1 or more"),
+        ("1,1,0", "'0' is not a number of tokens of 1 or more"),
+        ("1,-4,1", "'-4' is not a number of tokens of 1 or more"),
+        ("1,inf,1", "'inf' is not a number of tokens of 1 or more"),
         ("nan,1,1", "Invalid isoformat string: 'nan'"),
         ("1,2", "has 2 of 3 columns"),
     ],
@@ -112,8 +112,8 @@ def test_a_json_line_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, l
         ("", "is empty"),
         ("a,b,c\n1,2,3\n", "has no column 'timestamp'"),
         ("TIMESTAMP,ContextTokens\n1,2\n", "has no column 'generatedtokens'"),
-        ("arrival_s,input_tokens,output_tokens\n", "it has a header alone"),
-        ("arrival_s,input_tokens,output_tokens\n1,0,1\n", "line 2: '0' is no number of tokens"),
+        ("arrival_s,input_tokens,output_tokens\n", "it has only a header"),
+        ("arrival_s,input_tokens,output_tokens\n1,0,1\n", "line 2: '0' is not a number of tokens"),
         (
             f"arrival_s,input_tokens,output_tokens\n1,1,1\n1,1,{'1' * 200_000}\n",
             "line 3: field larger than field limit",
@@ -131,12 +131,12 @@ def test_a_file_that_is_not_there_or_cut_short_is_refused(tmp_path: Path) -> Non
         read_trace(tmp_path / "none.csv")
     cut = tmp_path / "cut.gz"
     cut.write_bytes(gzip.compress(AZURE.encode() * 50)[:-20])
-    with pytest.raises(BadInput, match="cut short"):
+    with pytest.raises(BadInput, match="is truncated"):
         read_trace(cut)
     whole = bytearray(gzip.compress(AZURE.encode() * 50))
     whole[20:40] = bytes(20)
     cut.write_bytes(whole)
-    with pytest.raises(BadInput, match="is no gzip file"):
+    with pytest.raises(BadInput, match="is neither gzip"):
         read_trace(cut)
 
 

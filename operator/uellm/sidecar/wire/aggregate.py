@@ -1,7 +1,7 @@
-"""An answer that the client wants whole, put together from the stream that it came in.
+"""A non-streaming answer, assembled from the engine's stream.
 
-For plain requests alone (`read` says which), and in the shape that the engine's own answers have: equal to them, byte
-for byte where the engine writes its JSON as Starlette does.
+Only for plain requests (`read` decides which), and in the shape of the engine's own answers: equal to them, byte for
+byte if the engine writes JSON as Starlette does.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from uellm.sidecar.wire.routes import RouteKind
 from uellm.sidecar.wire.shape import AnswerShape
 
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
-"""vLLM's defaults, which its streams leave out and its whole answers write."""
+"""vLLM's defaults, which its streams omit and its non-streaming answers contain."""
 
 _REASONING = ("reasoning", "reasoning_content")
 
 
 class _Choice:
-    """One choice while it grows."""
+    """One choice, assembled so far."""
 
     def __init__(self) -> None:
         self.text: list[str] = []
@@ -33,7 +33,7 @@ class _Choice:
         self.reasoning: dict[str, list[str]] = {}
 
     def add(self, piece: Mapping[str, Any]) -> None:
-        """The next part of it."""
+        """Add its next part."""
         delta = piece.get("delta", piece)
         text = delta.get("content", delta.get("text"))
         if text is not None:
@@ -51,7 +51,7 @@ class _Choice:
 
 
 class Aggregator:
-    """Takes a stream's pieces; gives the answer once `done`. Raises ValueError for what is not the expected stream."""
+    """Takes the pieces of a stream and gives the answer when `done`. Raises ValueError for an unexpected stream."""
 
     def __init__(self, kind: RouteKind, shape: AnswerShape) -> None:
         self._kind = kind
@@ -62,7 +62,7 @@ class Aggregator:
         self._error: Mapping[str, Any] | None = None
         self._choices: dict[int, _Choice] = {}
         self.done = False
-        """The stream said that it is complete."""
+        """`[DONE]` was received."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
@@ -74,9 +74,9 @@ class Aggregator:
                 self._take(json.loads(data))
 
     def answer(self) -> tuple[int, bytes]:
-        """HTTP status and body. Raises ValueError where the stream was not whole."""
+        """HTTP status and body. Raises ValueError if the stream was incomplete."""
         if self._error is not None:
-            # The engine found out after it had begun: asked without a stream, it would have answered by a status.
+            # The engine failed after the stream began. Without a stream it would have answered with this status.
             status = self._error["error"].get("code")
             return status if isinstance(status, int) and 400 <= status <= 599 else 500, _dump(self._error)
         if not (self.done and self._choices and self._end):
@@ -85,12 +85,12 @@ class Aggregator:
 
     @property
     def reasons(self) -> bool:
-        """Thoughts were told apart from the answer, which the engine's own answers may do at other places."""
+        """Reasoning was separated from the answer. The engine's own answers may separate it elsewhere."""
         return any(choice.reasoning for choice in self._choices.values())
 
     def _take(self, document: Any) -> None:
         if not isinstance(document, Mapping):
-            raise ValueError("an event that is no object")
+            raise ValueError("an event is not an object")
         if isinstance(document.get("error"), Mapping):
             self._error = self._error or document
             return
@@ -141,7 +141,7 @@ def _logprob(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(pattern: Any, value: Any) -> Any:
-    """The value in the pattern's order, with its fields that the value leaves out because they are null."""
+    """The value in the order of the pattern, with null for the pattern's fields that it lacks."""
     if not isinstance(pattern, Mapping) or not isinstance(value, Mapping):
         return value
     empty = dict.fromkeys(pattern)

@@ -1,4 +1,4 @@
-"""A request that was read: how it goes to the engine, and what the predictor and the scheduler need of it."""
+"""A parsed request: how it is sent to the engine, and what predictor and scheduler need of it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from uellm.sidecar.wire.shape import AnswerShape
 
 
 class Mode(Enum):
-    """How a request goes to the engine and its answer comes back."""
+    """How a request is sent to the engine and its answer returned."""
 
     AS_IS = "as-is"
     """Both unchanged."""
     STREAM_AS_IS = "stream-as-is"
     """Both unchanged; the answer is a stream, whose events are counted."""
     STREAM_STRIP_USAGE = "stream-strip-usage"
-    """The usage is asked for besides, and taken out of the stream again."""
+    """The usage is requested in addition and removed from the stream again."""
     AGGREGATE = "aggregate"
-    """Asked for as a stream with its usage, and put together for the client."""
+    """Requested as a stream with usage, and assembled for the client."""
 
 
 @dataclass(slots=True)
@@ -35,29 +35,29 @@ class Call:
     tenant: str
     prompt: Prompt
     prompt_tokens: int
-    """Estimated, exact where the prompt consists of token ids."""
+    """Estimated; exact if the prompt consists of token ids."""
     sequences: int = 1
     """Choices times prompts: how many answers are generated."""
     max_tokens: int | None = None
     shape: AnswerShape | None = None
-    """What the answer is to look like, if it is put together here."""
+    """Shape of the answer, if it is assembled here."""
     teaches: bool = False
-    """The engine's own answer to it shows what answers look like, should that not be known."""
+    """The engine's own answer to it shows the shape of answers, if that is not known yet."""
     body: bytes = field(default=b"", repr=False)
-    """As it came, or without the fields of `added` where it had some of them."""
+    """As received, but without the fields that `added` sets."""
     added: bytes = b""
-    """Fields that go to the end of the body's object."""
+    """Fields to append to the body's object."""
     empty: bool = False
-    """The body's object has no field of its own."""
+    """The body's object has no field."""
     takes_priority: bool = False
 
     @property
     def body_bytes(self) -> int:
-        """What it holds in memory."""
+        """Bytes in memory."""
         return len(self.body)
 
     def upstream_body(self, priority: int = 0) -> bytes:
-        """The body for the engine; `priority` (lower goes first) is told to one that goes by it."""
+        """The body for the engine, with `priority` (lower first) if the engine accepts it."""
         added = self.added
         if self.takes_priority:
             added = b'%s"priority":%d' % (added + b"," if added else b"", priority)

@@ -1,7 +1,7 @@
-"""Server-sent events, as cheaply as they can be counted: a search for bytes, no parsing, whatever the pieces' borders.
+"""Counts server-sent events by searching for bytes, without parsing and for any division into pieces.
 
-A raw newline or quotation mark cannot stand inside a JSON string, so `\\ndata: {` begins an event and `"usage":{`
-is a key wherever either is found.
+A JSON string cannot contain a raw newline or quotation mark, so `\\ndata: {` always begins an event and `"usage":{`
+is always a key.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _MARKS = {
     RouteKind.RESPONSES: b".delta\ndata: {",
     RouteKind.MESSAGES: b"content_block_delta\ndata: {",
 }
-"""What is counted where not every event brings a token."""
+"""What is counted if not every event carries a token."""
 
 TAIL_BYTES = 16 * 1024
-"""As much of an answer's end as has its usage in it."""
+"""Length of an answer's end that contains its usage."""
 
 USAGE = b'"usage":'
-"""In every event that speaks of usage."""
+"""Contained in every event with usage."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Usage:
 
 
 class TokenCounter:
-    """Counts the tokens of an answer as it goes by.
+    """Counts the tokens of an answer while it is relayed.
 
-    A stream is counted by its events, one token each, which is right to a few where the engine puts several tokens
-    into one; the usage at its end, where there is one, sets it right. A chat begins with an event a choice that
+    A stream is counted by its events, one token each; an engine that puts several tokens into one event makes the count
+    too low by a few. The usage at the end, if there is one, corrects it. A chat begins with one event per choice that
     only names the role.
     """
 
@@ -51,10 +51,10 @@ class TokenCounter:
         """What is counted."""
         self._keep = 1 - len(self.mark)
         self.events = -sequences if kind is RouteKind.CHAT else 0
-        """Who counts by `mark` elsewhere, in whole events between two pieces, adds them here."""
+        """Code that counts `mark` in whole events elsewhere adds them here."""
         self._carry = b"\n"
         self._tail: list[bytes] = []
-        """The last pieces, from the first one on that may speak of usage."""
+        """The last pieces, from the first that may contain usage."""
         self._tail_bytes = 0
 
     def feed(self, piece: bytes) -> int:
@@ -80,7 +80,7 @@ class TokenCounter:
             self._tail_bytes = TAIL_BYTES
 
     def usage(self) -> Usage | None:
-        """What the engine says at the end; None where it does not."""
+        """The usage at the end of the answer; None if there is none."""
         tail = b"".join(self._tail)[-TAIL_BYTES:]
         at = tail.rfind(USAGE)
         while at >= 0:
@@ -99,7 +99,7 @@ def _usage(text: bytes) -> Usage | None:
 
 
 def usage_of(document: Any) -> Usage | None:
-    """Usage in OpenAI's names, in those of its Responses API, or in Anthropic's; None where it is none of them."""
+    """Usage with the names of OpenAI, of its Responses API, or of Anthropic; None for anything else."""
     if not isinstance(document, Mapping):
         return None
     prompt = document.get("prompt_tokens", document.get("input_tokens"))
@@ -112,7 +112,7 @@ def usage_of(document: Any) -> Usage | None:
 
 
 class Splitter:
-    """Cuts a stream into whole events, each with the blank line that ends it."""
+    """Splits a stream into complete events, each with the blank line at its end."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -125,12 +125,12 @@ class Splitter:
 
     @property
     def rest(self) -> bytes:
-        """The beginning of an event that is not whole."""
+        """The begin of an incomplete event."""
         return self._rest
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The data of a whole event; None where it has none, as a comment that keeps a connection alive."""
+    """The data of a complete event; None if it has none, such as a keep-alive comment."""
     if event.startswith(b"data:"):
         return event[5:].strip()
     lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]

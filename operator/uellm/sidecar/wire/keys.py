@@ -1,4 +1,4 @@
-"""API keys: who may ask at all. Only hashes are kept, and every one is compared, in constant time."""
+"""API keys. Only their hashes are kept, and every one is compared, in constant time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uellm.sidecar.wire.slo import HeaderLookup
 
 
 def key_of(headers: HeaderLookup) -> str | None:
-    """The key that a request shows: a bearer token, or Anthropic's `x-api-key`."""
+    """The key of a request: a bearer token, or Anthropic's `x-api-key`."""
     scheme, _, token = (headers.get("authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -20,14 +20,14 @@ def key_of(headers: HeaderLookup) -> str | None:
 
 
 class Keys:
-    """The keys that are taken. None: everybody may ask; an empty list: nobody, for the keys are not there yet."""
+    """The accepted keys. None: no key is required; empty: every request is refused, because no key exists yet."""
 
     def __init__(self, keys: Iterable[str] | None = None) -> None:
         self._open = keys is None
         self._hashes = [sha256(key.encode()).digest() for key in keys or ()]
 
     def check(self, method: str, path: str, key: str | None) -> None:
-        """Raises Refusal where the route needs a key and this is none of them."""
+        """Raises Refusal if the route requires a key and this is not one of them."""
         if self._open or path in OPEN or method == "OPTIONS":
             return
         if key is None:

@@ -1,7 +1,7 @@
-"""How long a prompt is, and what it has in common with others, without a tokenizer.
+"""Length of a prompt, and what it shares with others, without a tokenizer.
 
-Lengths are characters by a ratio that the engine's own counts correct; token ids are counted. Hashes are stable over
-restarts, for what the predictor learned is kept.
+Lengths are characters divided by a ratio that the engine's token counts correct; token ids are counted. Hashes are
+stable over restarts, because the predictor's state is kept.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from hashlib import blake2b
 from typing import Any
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Before the engine has said anything: English text with a tokenizer of today."""
+"""Before the first count from the engine: English text with a current tokenizer."""
 
 MESSAGE_TOKENS = 5
-"""What a chat template puts around a message, about."""
+"""Approximate tokens that a chat template adds per message."""
 
 MEDIA_TOKENS = 576
-"""An image of 336 x 336 in patches of 14; other media cannot be told from their address either."""
+"""An image of 336 x 336 in patches of 14. The size of media is unknown, as they are given by address."""
 
 BLOCK_TOKENS = 512
 MAX_BLOCKS = 64
-"""Blocks that a prefix is looked at in; what is further behind says little about what is cached."""
+"""Blocks of a prompt that are hashed at most; later ones say little about what is cached."""
 
 OPENING_CHARACTERS = 48
 TEXT_CHARACTERS = 600
@@ -35,7 +35,7 @@ _SYSTEM = frozenset(("system", "developer"))
 
 @dataclass(frozen=True)
 class Prompt:
-    """What was found in a body."""
+    """What was found in the body of a request."""
 
     characters: int = 0
     token_ids: int = 0
@@ -43,15 +43,15 @@ class Prompt:
     messages: int = 0
     prompts: int = 1
     template: int = 0
-    """Hash of what the requests of one program have in common: the instructions and how the text begins."""
+    """Hash of what requests of one program share: the instructions and the begin of the text."""
     prefix: tuple[int, ...] = ()
-    """Hash of the text up to the end of each whole block of about `BLOCK_TOKENS` tokens."""
+    """Hashes of the text up to the end of each complete block of about `BLOCK_TOKENS` tokens."""
     text: str = field(default="", repr=False)
-    """The beginning of the last turn, for the predictor alone."""
+    """The begin of the last turn, for the predictor only."""
 
 
 class Ratio:
-    """Characters per token, corrected by every request whose tokens the engine counted."""
+    """Characters per token, corrected by every token count from the engine."""
 
     def __init__(self, weight: float = 50.0) -> None:
         self._characters = CHARACTERS_PER_TOKEN * 100 * weight
@@ -64,16 +64,16 @@ class Ratio:
         return self._characters / self._tokens
 
     def tokens(self, prompt: Prompt) -> int:
-        """About how many tokens the prompt has; exactly, where it consists of them."""
+        """Estimated tokens of the prompt; exact if it consists of token ids."""
         fixed = prompt.token_ids + prompt.media * MEDIA_TOKENS + prompt.messages * MESSAGE_TOKENS
         return max(1, fixed + round(prompt.characters / self.characters_per_token))
 
     def learn(self, prompt: Prompt, tokens: int) -> None:
-        """Take what the engine counted. Prompts with media or of token ids say nothing of text."""
+        """Correct the ratio by the engine's count. Prompts with media or token ids are skipped."""
         text = tokens - prompt.messages * MESSAGE_TOKENS
         if prompt.media or prompt.token_ids or prompt.characters < 40 or text < 10:
             return
-        # A long prompt weighs more than a short one, but no single one outweighs what was learned.
+        # A long prompt weighs more than a short one, but never more than all before it.
         weight = min(1.0, 1000.0 / text)
         self._characters = self._characters * self._keep + prompt.characters * weight
         self._tokens = self._tokens * self._keep + text * weight
@@ -111,12 +111,12 @@ def of_text(given: Any) -> Prompt:
 
 
 def of_anything(body: Mapping[str, Any]) -> Prompt:
-    """A body of another form: every text in it but the model's name."""
+    """Any other body: all texts in it except the model's name."""
     return _prompt([value for name, value in body.items() if name != "model"], [], [], 0)
 
 
 def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int) -> Prompt:
-    """`parts`: all of it; `system`, `turns`: instructions and what was said, both for the template."""
+    """`parts`: the whole prompt; `system`, `turns`: instructions and turns, which determine the template."""
     texts: list[str] = []
     media = 0
     for text in _texts(parts):

@@ -1,7 +1,7 @@
-"""From a request to a Call.
+"""Parses a request into a Call.
 
-The body is parsed once. What cannot be read goes to the engine as it is: the error that the client sees is to be the
-engine's own.
+The body is parsed once. A request that cannot be parsed is sent to the engine unchanged, so that the client sees the
+engine's own error.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.slo import HeaderLookup
 
 COMPLETION_TOKENS = 16
-"""What vLLM generates for a completion that sets no limit."""
+"""vLLM's limit for a completion that sets none."""
 
 UNREAD_TOKENS = 256
-"""Taken for the prompt of a request that is not read."""
+"""Assumed prompt length of a request that is not parsed."""
 
 MAX_SEQUENCES = 4096
 
@@ -40,11 +40,11 @@ _PLAIN = {
     RouteKind.CHAT: _SAMPLING | {"messages", "top_logprobs", "max_completion_tokens", "metadata", "store"},
     RouteKind.COMPLETIONS: _SAMPLING | {"prompt"},
 }
-"""Fields of requests whose answer is the same from a stream. Others (tools, echo, beam search, prompt logprobs, token
-ids, KV transfer ...) change what is told where, or cannot be had as a stream at all."""
+"""Fields that leave the streamed and the non-streaming answer equal. Others (tools, echo, beam search, prompt logprobs,
+token ids, KV transfer ...) change where something appears, or do not support streams."""
 
 _ORCA = "endpoint-load-metrics-format"
-"""Asks for a header that vLLM sends with whole answers alone."""
+"""Requests a header that vLLM sends only with non-streaming answers."""
 
 _STREAM = b'"stream":true,"stream_options":{"include_usage":true}'
 _USAGE = b'"stream_options":{"include_usage":true}'
@@ -52,7 +52,7 @@ _USAGE = b'"stream_options":{"include_usage":true}'
 
 @dataclass
 class Terms:
-    """What was learned of the engine, by which requests are read."""
+    """What was learned about the engine and is used to parse requests."""
 
     shapes: AnswerShapes = field(default_factory=AnswerShapes)
     ratio: Ratio = field(default_factory=Ratio)
@@ -61,7 +61,7 @@ class Terms:
 def read(
     path: str, headers: HeaderLookup, body: bytes, targets: Targets, terms: Terms, *, accepts_priority: bool = False
 ) -> Call:
-    """Read a request for one of the scheduled routes; `targets`: what `slo.targets_of` found in its headers.
+    """Parse a request to a scheduled route; `targets`: those that `slo.targets_of` found in its headers.
 
     `accepts_priority`: the engine orders requests by a `priority` in the body.
     """
@@ -83,13 +83,13 @@ def read(
 
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
-    """A request that goes as it came, with nothing known of it."""
+    """A request that is sent unchanged and of which nothing is known."""
     tenant = slo.tenant_of(headers, keys.key_of(headers))
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
-    """The object in the body; None where it is none, or is written in another code than UTF-8."""
+    """The object in the body; None if it is not an object, or not in UTF-8."""
     try:
         document = json.loads(body.decode())
     except (ValueError, RecursionError):
@@ -132,7 +132,7 @@ def _mode(
     if stream is True:
         options = document.get("stream_options")
         asked = isinstance(options, Mapping) and options.get("include_usage")
-        # With several choices, each may end long before the usage tells what belongs to its end.
+        # One of several choices may end long before the usage event, which its last event would have to wait for.
         one = sequences == 1 and document.get("n") in (None, 1)
         strips = kind in _PLAIN and one and not asked and isinstance(options, Mapping | None)
         return Mode.STREAM_STRIP_USAGE if strips else Mode.STREAM_AS_IS
@@ -141,7 +141,7 @@ def _mode(
 
 
 def _is_plain(kind: RouteKind, document: Mapping[str, Any], headers: HeaderLookup, found: Prompt) -> bool:
-    """Whether the whole answer and the stream tell the same."""
+    """Whether the streamed and the non-streaming answer have the same content."""
     wanted = document.get("response_format")
     return (
         kind in _PLAIN
@@ -156,7 +156,7 @@ def _is_plain(kind: RouteKind, document: Mapping[str, Any], headers: HeaderLooku
 
 
 def _change(call: Call, document: dict[str, Any]) -> None:
-    """Say what is added to the body, and take out of it what that would be there twice."""
+    """Set the fields to append to the body, and remove them from the body itself."""
     names = {
         Mode.AGGREGATE: ("stream", "stream_options"),
         Mode.STREAM_STRIP_USAGE: ("stream_options",),
@@ -174,5 +174,5 @@ def _change(call: Call, document: dict[str, Any]) -> None:
 def _written(document: dict[str, Any]) -> bytes:
     try:
         return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+    except UnicodeEncodeError:  # half of a surrogate pair, which can only be written as an escape
         return json.dumps(document, separators=(",", ":")).encode()

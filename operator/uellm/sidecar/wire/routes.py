@@ -1,4 +1,4 @@
-"""vLLM's routes (0.32.0's entrypoints): work for the GPU, its operator's own, and the rest, which simply passes."""
+"""vLLM's routes (entrypoints of 0.32.0): GPU work is scheduled, administration is refused, the rest passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class RouteKind(Enum):
-    """How a scheduled route's body and answer are to be read."""
+    """How body and answer of a scheduled route are parsed."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -15,7 +15,7 @@ class RouteKind(Enum):
     POOLING = "pooling"
     """One pass over the prompt and no tokens out: embeddings, scores, classes."""
     OTHER = "other"
-    """Work for the GPU whose body is not looked into, such as audio."""
+    """GPU work whose body is not parsed, such as audio."""
 
 
 SCHEDULED = {
@@ -41,33 +41,33 @@ SCHEDULED = {
     "/v1/audio/transcriptions": RouteKind.OTHER,
     "/v1/audio/translations": RouteKind.OTHER,
 }
-"""Routes whose POST is work for the GPU that a class's targets speak of."""
+"""Routes whose POST is GPU work that the targets of a class apply to."""
 
 ADMINISTRATIVE = frozenset(
     (
-        # Sleep, pause, elastic scaling, shutdown: they end or alter the service for everybody.
+        # Sleep, pause, elastic scaling, shutdown: they end or change the service for all users.
         *("/sleep", "/wake_up", "/is_sleeping", "/pause", "/resume", "/is_paused", "/shutdown"),
         *("/scale_elastic_ep", "/is_scaling_elastic_ep", "/release_kv_cache_memory"),
-        # Whoever knows or guesses an id could end another's request.
+        # Anyone who knows or guesses an id could end another client's request.
         *("/abort_requests", "/inference/v1/abort_requests"),
-        # Arbitrary methods on the workers; profiles written to disk; the environment, tokens included, read out;
-        # where the KV cache's events are published.
+        # Arbitrary methods on the workers; profiles written to disk; the environment, secrets included; the
+        # publisher of KV-cache events.
         *("/collective_rpc", "/start_profile", "/stop_profile", "/server_info", "/kv_event_sources"),
-        # Weights and adapters: whoever may change them decides what the model says.
+        # Weights and adapters: changing them changes the model's answers.
         *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
         *("/update_weights", "/init_weight_transfer_engine", "/shutdown_weight_transfer_engine"),
         *("/start_weight_update", "/start_draft_weight_update", "/finish_weight_update", "/update_weight_version"),
         *("/weight_checker", "/weight_info", "/get_world_size"),
-        # Caches: emptying one is a cheap way to slow everybody down.
+        # Caches: emptying one is a cheap way to slow all users down.
         *("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
     )
 )
-"""vLLM's routes for its operator rather than for its users. `/fault_tolerance/...` belongs to them too."""
+"""vLLM's administrative routes, besides `/fault_tolerance/...`."""
 
 OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
-"""Routes that need no API key: what load balancers and scrapers ask, and vLLM itself leaves open."""
+"""Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
 
 
 def administrative(path: str) -> bool:
-    """Whether a decoded path is one of vLLM's operator's."""
+    """Whether a decoded path is an administrative route."""
     return path in ADMINISTRATIVE or f"{path}/".startswith("/fault_tolerance/")

@@ -1,8 +1,8 @@
-"""What an answer of this engine looks like when it is no stream, learned from the first such answer.
+"""The shape of this engine's non-streaming answers, learned from the first one.
 
-Fields and their order differ between vLLM's versions and with its flags, and a client must see no difference between
-the engine's own answer and one that `aggregate` put together. So nothing is put together before the engine has shown
-one; and where it showed something that a stream does not tell in the same words, nothing is.
+Fields and their order depend on vLLM's version and flags, and clients must see no difference between the engine's own
+answers and those that `aggregate` assembles. Nothing is assembled before the engine has sent one itself, or if that one
+has content that a stream does not carry in the same form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CONTENT = {RouteKind.CHAT: "message", RouteKind.COMPLETIONS: "text"}
 
 @dataclass(frozen=True)
 class AnswerShape:
-    """An answer of the engine's, as a pattern: its keys in order, and the values of those that no stream tells."""
+    """An answer of the engine as a pattern: its keys in order, with the values of keys that streams lack."""
 
     top: Mapping[str, Any]
     choice: Mapping[str, Any]
@@ -29,25 +29,25 @@ class AnswerShape:
 
 
 class AnswerShapes:
-    """What was learned of one engine; `forget` when another one takes its place."""
+    """Shapes of one engine's answers; `forget` them when it is replaced."""
 
     def __init__(self) -> None:
         self._known: dict[RouteKind, AnswerShape | None] = {}
 
     def forget(self) -> None:
-        """The engine was started anew, maybe with other flags."""
+        """The engine was restarted, perhaps with other flags."""
         self._known.clear()
 
     def wanted(self, kind: RouteKind) -> bool:
-        """Whether a plain answer of this kind would teach anything."""
+        """Whether the shape of this kind is still unknown."""
         return kind in _CONTENT and kind not in self._known
 
     def get(self, kind: RouteKind) -> AnswerShape | None:
-        """The pattern; None where there is none (yet)."""
+        """The pattern; None: unknown or not usable."""
         return self._known.get(kind)
 
     def give_up(self, kind: RouteKind) -> None:
-        """Its streams are not what they should be: from now on its own answers are passed on."""
+        """Its streams are not as expected: from now on the engine's own answers are passed on."""
         self._known[kind] = None
 
     def learn(self, kind: RouteKind, document: Any) -> None:
@@ -71,12 +71,12 @@ def _is_answer(document: Mapping[str, Any], content: str) -> bool:
 def _shape(document: Mapping[str, Any]) -> AnswerShape | None:
     choice = document["choices"][0]
     message = choice.get("message", {})
-    # A reasoning parser is at work: it cuts whole answers and streams differently.
+    # A reasoning parser splits streams and non-streaming answers differently.
     reasons = document["usage"].get("completion_tokens_details") is not None
     unknown = _tells(document, _TOP) or _tells(choice, _CHOICE) or _tells(message, _MESSAGE)
     return None if reasons or unknown else AnswerShape(dict(document), dict(choice), dict(message))
 
 
 def _tells(part: Mapping[str, Any], known: frozenset[str]) -> bool:
-    """Whether there is a value in a field that a stream may not have."""
+    """Whether a field that streams may lack has a value."""
     return any(value not in (None, [], {}) for name, value in part.items() if name not in known)

@@ -1,6 +1,6 @@
-"""What a request's headers ask for: its class or targets of its own, and who asks.
+"""Class, targets and tenant of a request, from its headers.
 
-llm-d's names are taken as they are, in their present form and the one before (`x-gateway-inference-...`).
+llm-d's header names are accepted, in the current and the previous form (`x-gateway-inference-...`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class HeaderLookup(Protocol):
 
 
 def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets:
-    """The targets that a request goes by: those of a class of `classes`, whose first is the default. Raises Refusal.
+    """The targets of a request, by its class in `classes`; the first class is the default. Raises Refusal.
 
-    `x-slo-class` names the class; an inference objective does where a class has its name. Targets in milliseconds
-    take the place of the class's. Where the request names no class, they are all that it asks for; priority and what
-    becomes of it when it is late remain those of the default class, and so does its name in metrics.
+    `x-slo-class` names the class, or an inference objective with the name of a class. Targets in milliseconds replace
+    those of the class. Without a named class they are the request's only targets, while priority, what happens when it
+    is late, and its name in metrics are those of the default class.
     """
     named = _class_of(headers, classes)
     chosen = named or next(iter(classes.values()))
@@ -72,7 +72,7 @@ def _seconds(headers: HeaderLookup, name: str) -> float | None:
 
 
 def tenant_of(headers: HeaderLookup, key: str | None) -> str:
-    """Who asks: a fairness id, else a hash of the API key, else nobody in particular (the empty string)."""
+    """The tenant: a fairness id, else a hash of the API key, else the empty string."""
     if given := _first(headers, FAIRNESS):
         return given if len(given) <= MAX_TENANT else _hash(given)
     return _hash(key) if key else ""

@@ -1,8 +1,8 @@
-"""A stream that we asked for the usage of and the client did not: without it again, as the engine would have sent it.
+"""Removes from a stream the usage that the sidecar requested and the client did not.
 
-Asking for usage changes two things in vLLM's streams (0.32.0, chat and completions): an event without choices follows
-the last one, and `system_fingerprint` moves from the event with the finish reason into it. Both are undone here; all
-other bytes stay as they are.
+Requesting usage changes two things in vLLM's streams (0.32.0, chat and completions): an event without choices is added
+at the end, and `system_fingerprint` moves there from the event with the finish reason. Both are undone here; all other
+bytes are unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from uellm.sidecar.wire.events import USAGE, Splitter, data_of
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""An event longer than this is passed on piece by piece, and the rest of the stream with it."""
+"""A longer event is passed on piece by piece, and so is the rest of the stream."""
 
 _NO_CHOICES = b'"choices":[]'
 FINISHED = b'"finish_reason":"'
@@ -20,20 +20,20 @@ FINISHED = b'"finish_reason":"'
 
 
 class UsageStrip:
-    """Takes pieces as they come from the engine and gives those that go to the client. For one choice."""
+    """Takes the engine's pieces and returns those for the client. For streams with one choice."""
 
     def __init__(self) -> None:
         self._events = Splitter()
         self._last = b""
-        """The event with the finish reason, until the next one tells whether the fingerprint has to go into it."""
+        """The event with the finish reason, held until the next one shows whether it needs the fingerprint."""
         self._open = False
-        """Nothing is looked for any more."""
+        """Everything is passed on from now on."""
         self.holding = False
-        """Whether something that came was not given yet."""
+        """Whether received bytes are held back."""
 
     def feed(self, piece: bytes) -> bytes:
-        """What can be sent now."""
-        # Whole events with nothing of interest, and nothing held: nearly every piece.
+        """The bytes that can be sent now."""
+        # Whole events without finish or usage while nothing is held: nearly every piece.
         if not self.holding and piece.endswith(b"\n\n") and FINISHED not in piece and USAGE not in piece:
             return piece
         if self._open:
@@ -47,7 +47,7 @@ class UsageStrip:
         return sent + self.finish() if self._open or len(self._events.rest) > MAX_EVENT_BYTES else sent
 
     def finish(self) -> bytes:
-        """What was held back, at the stream's end or when it broke off."""
+        """The bytes held back, at the end of the stream or when it breaks."""
         self._open, self.holding = True, False
         held = self._last + self._events.rest
         self._last, self._events = b"", Splitter()
@@ -70,7 +70,7 @@ class UsageStrip:
     def _with_usage(self, event: bytes) -> bytes:
         last, self._last = self._last, b""
         if _NO_CHOICES not in event:
-            # It counts along although nobody asked (--enable-force-include-usage): the client would see all of this.
+            # The engine always includes usage (--enable-force-include-usage), so the client expects it.
             self._open = '"usage":null' not in event.decode("utf-8", "replace")
             return last + event
         self._open = True
@@ -78,7 +78,7 @@ class UsageStrip:
 
 
 def _stamped(last: bytes, usage_event: bytes) -> bytes:
-    """The event with the finish reason, with the fingerprint that it would have had."""
+    """The event with the finish reason, with its original fingerprint."""
     try:
         fingerprint = json.loads(data_of(usage_event) or b"").get("system_fingerprint")
     except (ValueError, AttributeError, RecursionError):
