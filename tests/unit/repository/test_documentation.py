@@ -20,16 +20,7 @@ PACKAGE = ROOT / "operator" / "uellm"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "devcluster" / "README.md"])
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-REASON_GIVERS = {
-    "Condition",
-    "ConditionStatus",
-    "EngineReadiness",
-    "Failure",
-    "Obstacle",
-    "PlanError",
-    "SourceError",
-    "NoGPUs",
-}
+REASON_GIVERS = {"Condition", "EngineReadiness", "Failure", "NoGPUs", "Obstacle", "PlanError", "SourceError"}
 REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
 NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled"}
 
@@ -149,9 +140,9 @@ def test_every_reason_on_the_page_for_troubleshooting_is_in_the_code():
 def test_every_label_and_annotation_is_on_the_page_of_interfaces_and_no_other():
     page = DOCS / "reference" / "interfaces.md"
     told = {*first_cells(section(page, "Labels")), *first_cells(section(page, "Annotations"))}
-    written = {
-        name for text in sources().values() for name in re.findall(r'"((?:app\.kubernetes|uellm)\.io/[a-z-]+)"', text)
-    }
+    literal = re.compile(r'"(?:(app\.kubernetes\.io|uellm\.io)|\{GROUP\})/([a-z-]+)"')
+    found = {match for text in sources().values() for match in literal.findall(text)}
+    written = {f"{group or 'uellm.io'}/{name}" for group, name in found}
     # The component that sends events is named in the same way.
     assert told == written - {"uellm.io/controller"}
 
