@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from uellm.hardware import Node
 
 
-class ProfiledNode(NamedTuple):
+@dataclass(frozen=True)
+class ProfiledNode:
     """A node's GPUs. Two profiles that give the same value call for no new plan."""
 
     facts: Node
@@ -17,13 +20,15 @@ class ProfiledNode(NamedTuple):
     holders: Mapping[str, str]
     """Device uuid -> uid of the pod that holds it."""
 
-    @property
+    @cached_property
     def usable(self) -> tuple[str, ...]:
         """Devices that are healthy and not excluded, whoever holds them."""
         return tuple(device.uuid for device in self.facts.devices if device.usable)
 
     def free_for(self, pods: set[str]) -> tuple[str, ...]:
         """Usable devices that are held by nobody, or by one of these pods."""
+        if not self.holders:
+            return self.usable
         return tuple(uuid for uuid in self.usable if self.holders.get(uuid) in (None, *pods))
 
 

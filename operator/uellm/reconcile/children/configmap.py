@@ -5,6 +5,7 @@ Both are read from mounted files, so a change of their content restarts no pod.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -25,7 +26,7 @@ def configmap(desired: DesiredState) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": child_metadata(desired.document, config_name(desired.service.name)),
         "data": {
-            SIDECAR_FILE: yaml.safe_dump(sidecar_document(desired).to_dict(), sort_keys=False),
+            SIDECAR_FILE: _yaml(sidecar_document(desired)),
             PLAN_FILE: desired.plan.plan_json,
         },
     }
@@ -49,3 +50,10 @@ def sidecar_document(desired: DesiredState) -> SidecarDocument:
         engine=SidecarEngine.model_validate({name: value for name, value in engine.items() if value}),
         auth=SidecarAuth.model_validate(auth),
     )
+
+
+# Every pass needs it, and writing YAML takes milliseconds.
+@lru_cache(maxsize=1024)
+def _yaml(document: SidecarDocument) -> str:
+    text: str = yaml.safe_dump(document.to_dict(), sort_keys=False)
+    return text
