@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from uellm.extender.protocol import HIGHEST_SCORE, PLAN_ANNOTATION
-from uellm.extender.snapshot import Offer, Snapshot
+from uellm.extender.snapshot import ResourceOffer, Snapshot
 from uellm.hardware import Node
 
 ORDER_POINTS = 6
@@ -64,7 +64,9 @@ class Judge:
             del self._verdicts[next(iter(self._verdicts))]
         return self._verdicts.setdefault(text, {})
 
-    def _refusal(self, plan: Mapping[str, Any], offer: Offer | None, verdicts: dict[str, str | None]) -> str | None:
+    def _refusal(
+        self, plan: Mapping[str, Any], offer: ResourceOffer | None, verdicts: dict[str, str | None]
+    ) -> str | None:
         if offer is None:
             return NO_PROFILE
         gpus, free, promised = plan["gpus"], len(offer.free), offer.promised
@@ -75,7 +77,7 @@ class Judge:
             verdicts[offer.shape] = self._ask(plan, offer)
         return verdicts[offer.shape]
 
-    def _ask(self, plan: Mapping[str, Any], offer: Offer) -> str | None:
+    def _ask(self, plan: Mapping[str, Any], offer: ResourceOffer) -> str | None:
         try:
             return self._fits(plan, offer.node, offer.free)
         except (LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -103,7 +105,7 @@ def _unreadable(error: Exception) -> str:
     return f"the pod's annotation {PLAN_ANNOTATION} cannot be read ({type(error).__name__}: {error})"
 
 
-def _score(plan: Mapping[str, Any], order: Mapping[str, int], name: str, offer: Offer | None) -> int:
+def _score(plan: Mapping[str, Any], order: Mapping[str, int], name: str, offer: ResourceOffer | None) -> int:
     points = ORDER_POINTS * (1 - order[name] / len(order)) if name in order else 0.0
     left = len(offer.free) - offer.promised if offer else 0
     if left > 0:

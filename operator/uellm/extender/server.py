@@ -10,11 +10,11 @@ from aiohttp import web
 from uellm.extender.decide import Fits, Judge, scores
 from uellm.extender.protocol import (
     BadRequest,
-    Question,
+    ExtenderArgs,
     filter_answer,
     filter_error,
     prioritize_answer,
-    read_question,
+    read_args,
 )
 from uellm.extender.view import View
 
@@ -69,11 +69,11 @@ class _Handlers:
         return web.Response(text=stale or "ok", status=503 if stale else 200)
 
 
-async def _question(request: web.Request) -> Question:
+async def _question(request: web.Request) -> ExtenderArgs:
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             body = await request.read()
-        return read_question(body)
+        return read_args(body)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_DEADLINE_S:g} s") from error
     except BadRequest as error:

@@ -14,7 +14,7 @@ from typing import Any
 from uellm.errors import PlanError, UellmError
 from uellm.launcher import report
 from uellm.launcher.command import EngineCommand, engine_command
-from uellm.launcher.devices import Found, find_devices
+from uellm.launcher.devices import FoundDevices, find_devices
 from uellm.launcher.drain import drain
 from uellm.launcher.init import stand_by
 from uellm.planner.handover import late_binding
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(
     document: Mapping[str, Any], *, listen: tuple[str, int], environment: Mapping[str, str]
-) -> tuple[Found, Binding, EngineCommand]:
+) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document["platform"] == "cpu")
     binding = late_binding.bind(document, found.uuids)
@@ -60,7 +60,7 @@ def prepare(
     return found, binding, engine_command(document, binding, listen=listen, environment=environment, cpus=cpus)
 
 
-def check(binding: Binding, found: Found, *, layers: int) -> None:
+def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
     """Refuse a partition that vLLM would take and then crash on, or serve wrong text with, a minute later."""
     problem = ""
     if sorted(binding.order) != sorted(found.uuids):
@@ -75,7 +75,7 @@ def check(binding: Binding, found: Found, *, layers: int) -> None:
         raise PlanError("BadPartition", f"the binding is not valid: {problem}")
 
 
-def _announce(found: Found, binding: Binding, command: EngineCommand) -> None:
+def _announce(found: FoundDevices, binding: Binding, command: EngineCommand) -> None:
     parts = ",".join(str(count) for count in binding.layers)
     print(
         f"uellm launcher: devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "

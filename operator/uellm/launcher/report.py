@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from uellm.launcher.command import EngineCommand
-from uellm.launcher.devices import Found
+from uellm.launcher.devices import FoundDevices
 from uellm.planner.handover.late_binding import Binding
 
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
 def placement(
-    document: Mapping[str, Any], plan_hash: str, found: Found, binding: Binding, command: EngineCommand
+    document: Mapping[str, Any], plan_hash: str, found: FoundDevices, binding: Binding, command: EngineCommand
 ) -> dict[str, Any]:
     """The report of a binding that succeeded: devices in rank order."""
     facts = document["devices"]

@@ -14,7 +14,7 @@ from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
 from uellm.planner.search import ranking
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.overrides import check
-from uellm.planner.search.search import Found, Placed, Search
+from uellm.planner.search.search import PlacedShape, Search, SearchResult
 
 # Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
@@ -42,7 +42,7 @@ def plan(request: PlanRequest) -> Plan:
     return _plan(request, search, found, verdict or _verdict(request, found.best.best))
 
 
-def _best_effort(search: Search, found: Found) -> tuple[Search, Found, SloVerdict | None]:
+def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchResult, SloVerdict | None]:
     """The plan for the nearest targets that can be had, and what was wrong with those asked for."""
     best = best_effort.nearest(search)
     if best is None or not best.missed:
@@ -62,7 +62,7 @@ def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
     return SloVerdict(True)
 
 
-def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdict | None) -> Plan:
+def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: SloVerdict | None) -> Plan:
     assert found.best is not None
     like = _alike(found.best)
     nodes = _writable(like)
@@ -76,7 +76,7 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
         max_num_batched_tokens=best.sizes.batched_tokens,
         max_num_seqs=best.sizes.sequences,
         kv_cache_bytes=best.kv.bytes_told,
-        kv_cache_tokens_required=best.question.demand.kv_tokens,
+        kv_cache_tokens_required=best.evaluator.demand.kv_tokens,
         stages=best.stages(),
         nodes=tuple(name for name, _ in nodes),
         predicted=_predicted(best),
@@ -90,7 +90,7 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
     )
 
 
-def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
+def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
     """Every node that does with the best one's step sizes and KV cache, for all pods have one template; best first."""
     best = chosen.best
     entries: list[tuple[ranking.Key, str, Candidate]] = []
@@ -105,16 +105,16 @@ def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
 
 
 def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
-    question = best.question
-    if other is best or (other.sizes == best.sizes and other.question is question):
+    evaluator = best.evaluator
+    if other is best or (other.sizes == best.sizes and other.evaluator is evaluator):
         return other
-    if question.refusal(other.pool, best.shape, best.sizes) is not None:
+    if evaluator.refusal(other.pool, best.shape, best.sizes) is not None:
         return None
-    found = question.candidate(other.pool, best.shape, best.sizes)
+    found = evaluator.candidate(other.pool, best.shape, best.sizes)
     if isinstance(found, str):
         return None
     if found.times is not None and any(
-        entry.missed for entry in outcomes(found.times, question.request.classes, question.demand.output_tokens)
+        entry.missed for entry in outcomes(found.times, evaluator.request.classes, evaluator.demand.output_tokens)
     ):
         return None
     return found
@@ -138,7 +138,7 @@ def _predicted(best: Candidate) -> Predicted:
     return Predicted(best.kv.tokens, times.ttft_s * 1e3, times.tpot_s * 1e3, times.requests_per_s)
 
 
-def _figures(search: Search, found: Found, best: Candidate) -> SearchFigures:
+def _figures(search: Search, found: SearchResult, best: Candidate) -> SearchFigures:
     cost, least = best.assignment.cost, best.assignment.lower_bound
     gap = max(0.0, (cost - least) / cost) if cost else 0.0
     looked = len(found.others) + len(found.rejections) + 1

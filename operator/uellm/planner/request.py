@@ -44,7 +44,7 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineRequest:
     """What the engine is told besides the placement."""
 
     model: str = ""  # what `vllm serve` gets: a Hugging Face id or a path
@@ -84,7 +84,7 @@ class PlanRequest:
     gpus_min: int = 1
     gpus_max: int | None = None  # None: what a node has
     allocation: str = "DevicePlugin"
-    engine: Engine = field(default_factory=Engine)
+    engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
     # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.

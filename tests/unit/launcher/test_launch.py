@@ -13,7 +13,7 @@ import pytest
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
 from uellm.launcher import report
-from uellm.launcher.devices import Found
+from uellm.launcher.devices import FoundDevices
 from uellm.planner.handover.late_binding import Binding
 
 
@@ -168,7 +168,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
 )
 def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
-        launcher.check(binding, Found(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
+        launcher.check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"
 
 

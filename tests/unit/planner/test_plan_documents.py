@@ -13,9 +13,9 @@ from uellm.planner import plan
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.annotation import annotation, fits
 from uellm.planner.handover.document import plan_document
-from uellm.planner.request import Engine, Overrides
+from uellm.planner.request import EngineRequest, Overrides
 
-ENGINE = Engine("meta-llama/Llama-3.1-8B", "main", "llama", ("--enable-prefix-caching",))
+ENGINE = EngineRequest("meta-llama/Llama-3.1-8B", "main", "llama", ("--enable-prefix-caching",))
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def test_the_engines_arguments_are_the_plans_and_the_users_and_no_sizes_of_the_p
 
 
 def test_what_the_user_sets_is_not_set_again(unlike) -> None:
-    request = replace(unlike, engine=Engine("m", args=("--max_num_seqs=16",), dtype="float16", quantization="fp8"))
+    request = replace(
+        unlike, engine=EngineRequest("m", args=("--max_num_seqs=16",), dtype="float16", quantization="fp8")
+    )
     args = document(request)["engine"]["args"]
     assert "--max-num-seqs" not in args
     assert args[-1] == "--max_num_seqs=16"
@@ -140,7 +142,7 @@ def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
 
 
 def test_a_users_kv_cache_is_left_alone_by_the_binding(unlike) -> None:
-    request = replace(unlike, engine=Engine("m", args=("--kv-cache-memory-bytes", "1G")))
+    request = replace(unlike, engine=EngineRequest("m", args=("--kv-cache-memory-bytes", "1G")))
     written = document(request)
     binding = late_binding.bind(written, ("a-gpu-0", "a-gpu-3"))
     assert binding.kv_cache_bytes is None
@@ -187,7 +189,7 @@ def test_devices_that_are_too_small_are_refused_with_the_amount(unlike) -> None:
 def test_the_cpu_engines_kv_cache_is_told_in_float32_where_nothing_is_said(build) -> None:
     node = build.node("a", "tiny tiny", source="Simulated")
     request = build.request(node, config=SMALL, max_model_len=2048)
-    written, explicit = document(request), document(replace(request, engine=Engine(dtype="bfloat16")))
+    written, explicit = document(request), document(replace(request, engine=EngineRequest(dtype="bfloat16")))
     assert kv_of(written) == 2 * kv_of(explicit)
     binding = late_binding.bind(written, plan(request).devices)
     assert binding.kv_cache_bytes == kv_of(written)

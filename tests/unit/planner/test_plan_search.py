@@ -9,7 +9,7 @@ import pytest
 
 from uellm.errors import PlanError
 from uellm.planner import Plan, plan
-from uellm.planner.request import Engine, Overrides, Workload
+from uellm.planner.request import EngineRequest, Overrides, Workload
 
 GIB = 1 << 30
 
@@ -178,7 +178,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(build) -> None:
     ],
 )
 def test_engine_arguments_that_cannot_work_are_refused(build, args: tuple[str, ...], words: str) -> None:
-    error = failure(build.request(build.node("a", "L4"), engine=Engine(args=args)))
+    error = failure(build.request(build.node("a", "L4"), engine=EngineRequest(args=args)))
     assert error.reason == "InvalidOverride"
     assert words in str(error)
 

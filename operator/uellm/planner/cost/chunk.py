@@ -42,7 +42,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Saturation:
+class SaturatedEngine:
     """A saturated engine: sequences that run, prompt tokens a step, and what comes of it."""
 
     sequences: float
@@ -70,13 +70,13 @@ class Load:
         return max(1.0, min(float(self.sequences), self.kv_tokens / self.held_tokens))
 
 
-def saturation(step: StepTime, load: Load, chunk: int) -> Saturation:
+def saturation(step: StepTime, load: Load, chunk: int) -> SaturatedEngine:
     """The balance of the module's docstring. Seconds and requests a second."""
     p, o = load.prompt_tokens, load.output_tokens
     running = max(1.0, min(chunk * o / (p + o), load.most_sequences()))
     prefill = max(0.0, min(chunk - running, running * p / o))
     tpot = step.step_s(prefill, running * load.held_tokens, running)
-    return Saturation(running, prefill, tpot, running / (o * tpot))
+    return SaturatedEngine(running, prefill, tpot, running / (o * tpot))
 
 
 def best_chunk(

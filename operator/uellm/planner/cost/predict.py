@@ -58,7 +58,7 @@ def predict(
     """The times of a placement whose KV cache holds so many tokens; None where a device is not measured."""
     if not all_measured(loads):
         return None
-    engine = Engine(Pipeline(loads, links, costs), kv_tokens, sizes)
+    engine = EngineModel(Pipeline(loads, links, costs), kv_tokens, sizes)
     best = engine.most(demand.ttft_s, demand.tpot_s)
     most = engine.rate(best)
     if demand.requests_per_s is None:
@@ -75,7 +75,7 @@ def predict(
     )
 
 
-class Engine:
+class EngineModel:
     """A pipeline with its limits, at any number of running sequences."""
 
     def __init__(self, pipeline: Pipeline, kv_tokens: int, sizes: Steps) -> None:

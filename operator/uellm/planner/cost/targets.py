@@ -12,7 +12,7 @@ from uellm.planner.request import SloClass
 SLACK = 1e-9
 
 
-class Outcome(NamedTuple):
+class TargetOutcome(NamedTuple):
     """One target of one class beside what is predicted; seconds."""
 
     name: str  # TTFT | TPOT | E2E
@@ -31,17 +31,17 @@ class Outcome(NamedTuple):
         return self.ratio > 1 + SLACK
 
 
-def outcomes(times: Times, classes: Sequence[SloClass], output_tokens: int) -> list[Outcome]:
+def outcomes(times: Times, classes: Sequence[SloClass], output_tokens: int) -> list[TargetOutcome]:
     """Every target of the classes with what is predicted for it, in the classes' order."""
     values = (("TTFT", times.ttft_s), ("TPOT", times.tpot_s), ("E2E", times.end_to_end_s(output_tokens)))
     return [
-        Outcome(name, each.name, value, target)
+        TargetOutcome(name, each.name, value, target)
         for each in classes
         for (name, value), target in zip(values, (each.ttft_s, each.tpot_s, each.e2e_s), strict=True)
         if target is not None
     ]
 
 
-def worst(found: Sequence[Outcome]) -> Outcome | None:
+def worst(found: Sequence[TargetOutcome]) -> TargetOutcome | None:
     """The target that is missed most, or met most narrowly; None where there is none."""
     return max(found, key=lambda entry: entry.ratio, default=None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from uellm.hardware import Device
-from uellm.planner.cost.targets import Outcome, outcomes, worst
+from uellm.planner.cost.targets import TargetOutcome, outcomes, worst
 from uellm.planner.request import PlanRequest, SloClass
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.ranking import IDEAL_SLACK
@@ -28,10 +28,10 @@ class Best(NamedTuple):
     """The placement that comes nearest to all targets when a request is alone."""
 
     candidate: Candidate
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TargetOutcome, ...]
 
     @property
-    def missed(self) -> tuple[Outcome, ...]:
+    def missed(self) -> tuple[TargetOutcome, ...]:
         """The targets that it does not keep."""
         return tuple(entry for entry in self.outcomes if entry.missed)
 
@@ -150,10 +150,10 @@ def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Dev
     )
 
 
-def _outcomes(candidate: Candidate) -> list[Outcome]:
-    question = candidate.question
-    times = question.slowest(candidate) or candidate.times
-    return [] if times is None else outcomes(times, question.request.classes, question.demand.output_tokens)
+def _outcomes(candidate: Candidate) -> list[TargetOutcome]:
+    evaluator = candidate.evaluator
+    times = evaluator.slowest(candidate) or candidate.times
+    return [] if times is None else outcomes(times, evaluator.request.classes, evaluator.demand.output_tokens)
 
 
 def _ratio(candidate: Candidate | str) -> float | None:

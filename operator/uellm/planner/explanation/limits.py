@@ -19,17 +19,17 @@ def binding(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> str:
 
 def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iterator[tuple[float, str]]:
     yield _memory(best)
-    times, question = best.times, best.question
+    times, evaluator = best.times, best.evaluator
     if times is None:
         return
-    hardest = worst(outcomes(times, classes, question.demand.output_tokens))
+    hardest = worst(outcomes(times, classes, evaluator.demand.output_tokens))
     if hardest is not None:
         yield (
             hardest.ratio,
             f"{hardest.name} of class {hardest.class_name}: {milliseconds(hardest.predicted_s)} predicted of "
             f"{milliseconds(hardest.target_s)}",
         )
-    rate = question.demand.requests_per_s
+    rate = evaluator.demand.requests_per_s
     if rate is not None:
         whose = "" if replicas == 1 else f" for each of {replicas} replicas"
         limit = f", where {times.binding} is the limit" if times.binding else ""

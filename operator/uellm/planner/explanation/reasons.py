@@ -5,24 +5,24 @@ from __future__ import annotations
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.capability import remarks
 from uellm.planner.result import Alternative
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
-from uellm.planner.search.search import Found, Placed, Rejection, Search
+from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 
 MOST_ALTERNATIVES = 8
 
 
-def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[str, ...]:
+def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> tuple[str, ...]:
     """What the plan takes for granted or was told, a sentence each."""
-    question, request = best.question, best.question.request
-    notes = [*request.notes, *request.architecture.notes, *question.demand.assumptions, best.sizes.reason]
-    notes += _overrides(question)
+    evaluator, request = best.evaluator, best.evaluator.request
+    notes = [*request.notes, *request.architecture.notes, *evaluator.demand.assumptions, best.sizes.reason]
+    notes += _overrides(evaluator)
     notes += [f"not looked at: {sentence}" for sentence in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
-        filled = best.question.objective(best.shape) == "bottleneck"
+        filled = best.evaluator.objective(best.shape) == "bottleneck"
         notes.append(
             "layers are split so that the slowest stage is as fast as can be: enough requests are in flight to fill "
             "the pipeline"
@@ -34,7 +34,7 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured: nothing is predicted from them")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
-    slowest = question.slowest(best)
+    slowest = evaluator.slowest(best)
     if slowest is not None:
         notes.append(
             f"the kubelet may hand out slower GPUs of {best.pool.node}: then TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT "
@@ -55,28 +55,28 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
     return tuple(notes)
 
 
-def _overrides(question: Question) -> list[str]:
-    own, request = question.request.overrides, question.request
+def _overrides(evaluator: Evaluator) -> list[str]:
+    own, request = evaluator.request.overrides, evaluator.request
     given = {"tensor": own.tensor, "pipeline": own.pipeline, "layers": own.layers and ",".join(map(str, own.layers))}
     notes = [f"parallelism.{name} {value} is set and kept" for name, value in given.items() if value is not None]
     if request.policy != "HELR":
         notes.append(f"placement.policy {request.policy} is set")
     for flag in (UTILIZATION, KV_CACHE_BYTES):
-        if value := question.user.text(flag):
+        if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
     return notes
 
 
-def alternatives(search: Search, found: Found) -> tuple[Alternative, ...]:
+def alternatives(search: Search, found: SearchResult) -> tuple[Alternative, ...]:
     """What else was looked at: as many GPUs first, then fewer, then more. No more than MOST_ALTERNATIVES."""
     assert found.best is not None
-    others: list[Placed | Rejection | Shape] = [*found.others, *found.rejections]
+    others: list[PlacedShape | Rejection | Shape] = [*found.others, *found.rejections]
     others += [shape for shape, _ in found.bounded]
     nearest = sorted(others, key=lambda entry: _distance(_shape(entry), _shape(found.best)))
     return tuple(_told(search, entry, found.best) for entry in nearest[:MOST_ALTERNATIVES])
 
 
-def _shape(entry: Placed | Rejection | Shape | None) -> Shape:
+def _shape(entry: PlacedShape | Rejection | Shape | None) -> Shape:
     assert entry is not None
     return entry if isinstance(entry, Shape) else entry.shape
 
@@ -86,12 +86,12 @@ def _distance(shape: Shape, best: Shape) -> tuple[int, int, int]:
     return kind, abs(shape.gpus - best.gpus), shape.tensor
 
 
-def _told(search: Search, entry: Placed | Rejection | Shape, best: Placed) -> Alternative:
+def _told(search: Search, entry: PlacedShape | Rejection | Shape, best: PlacedShape) -> Alternative:
     if isinstance(entry, Rejection):
         shape = entry.shape
         reason = f"{entry.node}: {entry.refused.reason}"
         return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), reason)
-    if isinstance(entry, Placed):
+    if isinstance(entry, PlacedShape):
         return _lost(entry.best, entry.replicas, best, placed=entry.placed)
     # It needed no look at every node; the best one's serves as the example.
     pool = best.best.pool
@@ -102,15 +102,15 @@ def _told(search: Search, entry: Placed | Rejection | Shape, best: Placed) -> Al
     return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), (pool.node,), reason)
 
 
-def _lost(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> Alternative:
+def _lost(candidate: Candidate, replicas: int, best: PlacedShape, *, placed: bool) -> Alternative:
     """A shape that fits and was not taken, with what decided."""
     shape, nodes = candidate.shape, (candidate.pool.node,)
     reason = _why(candidate, replicas, best, placed=placed)
     return Alternative(shape.gpus, shape.tensor, shape.pipeline, candidate.assignment.layers, nodes, reason)
 
 
-def _why(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> str:
-    request, gpus = best.best.question.request, candidate.shape.gpus * replicas
+def _why(candidate: Candidate, replicas: int, best: PlacedShape, *, placed: bool) -> str:
+    request, gpus = best.best.evaluator.request, candidate.shape.gpus * replicas
     if best.placed and not placed:
         return f"the workload needs {replicas} replicas of it, and its nodes have room for fewer"
     in_all = f" in all, {replicas} replicas of {candidate.shape.gpus}," if replicas > 1 else ""
@@ -119,7 +119,7 @@ def _why(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> 
         if candidate.times is None and best.best.times is not None:
             return "not measured, so nothing can be said of its targets"
         return more if gpus > best.gpus else f"holds {candidate.kv.tokens} KV tokens against {best.best.kv.tokens}"
-    output = best.best.question.demand.output_tokens
+    output = best.best.evaluator.demand.output_tokens
     own, other = candidate.times.end_to_end_s(output), best.best.times.end_to_end_s(output)
     pace = f"a request takes {own:.2f} s against {other:.2f} s"
     if request.objective == "Throughput":

@@ -16,18 +16,18 @@ from uellm.planner.cost.targets import outcomes
 from uellm.planner.nodes.pools import Pool, pools_of
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 
 
-def question_of(plan: Plan, request: PlanRequest) -> Question:
-    """The question that the plan answered."""
+def evaluator_of(plan: Plan, request: PlanRequest) -> Evaluator:
+    """The evaluator that the plan answered."""
     simulated = all(offer.node.simulated for offer in request.nodes)
     wanted = demand(request, simulated=simulated, share=plan.recommended_replicas or 1)
     if plan.kv_cache_tokens_required:
         wanted = replace(wanted, kv_tokens=plan.kv_cache_tokens_required)
-    return Question(request, wanted, UserArgs(request.engine.args))
+    return Evaluator(request, wanted, UserArgs(request.engine.args))
 
 
 def shape_of(plan: Plan) -> Shape:
@@ -37,7 +37,7 @@ def shape_of(plan: Plan) -> Shape:
 
 def task_of(plan: Plan, request: PlanRequest) -> Task:
     """What is to be placed on whatever devices a pod gets."""
-    return question_of(plan, request).task(shape_of(plan), _steps(plan))
+    return evaluator_of(plan, request).task(shape_of(plan), _steps(plan))
 
 
 def _steps(plan: Plan) -> Steps:
@@ -77,18 +77,18 @@ class Outlook(NamedTuple):
 
 def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
     """The plan on the best of its nodes as they are measured now; None where it has no place or nothing is measured."""
-    question, shape, sizes = question_of(plan, request), shape_of(plan), _steps(plan)
+    evaluator, shape, sizes = evaluator_of(plan, request), shape_of(plan), _steps(plan)
     found = []
     for pool in pools_of(request):
-        if pool.node in plan.nodes and question.refusal(pool, shape, sizes) is None:
-            candidate = question.candidate(pool, shape, sizes)
+        if pool.node in plan.nodes and evaluator.refusal(pool, shape, sizes) is None:
+            candidate = evaluator.candidate(pool, shape, sizes)
             if isinstance(candidate, Candidate) and candidate.times is not None:
                 found.append(_outlook(candidate, candidate.times))
     return min(found, key=lambda entry: (not entry.keeps, entry.gpus_in_all, entry.end_to_end_s), default=None)
 
 
 def _outlook(candidate: Candidate, times: Times) -> Outlook:
-    request, wanted = candidate.question.request, candidate.question.demand
+    request, wanted = candidate.evaluator.request, candidate.evaluator.demand
     rate = request.workload.requests_per_s
     replicas = 1.0 if rate is None else max(1.0, rate / times.requests_per_s)
     kept = not any(entry.missed for entry in outcomes(times, request.classes, wanted.output_tokens))

@@ -29,14 +29,14 @@ class PoolClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class PoolFamily:
     """Classes whose GPUs are of the same kinds and numbers, and differ in what was measured of them."""
 
     classes: tuple[PoolClass, ...]
     ideal: Pool  # every GPU as the best of its kind in the family, every link as the best of all
 
 
-def families_of(pools: Sequence[Pool]) -> tuple[Family, ...]:
+def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
     """Every pool once, whatever their order; families by the name of their first pool."""
     ordered = sorted(pools, key=lambda pool: (pool.node, pool.resource_name))
     by_build: dict[Any, list[Pool]] = {}
@@ -45,7 +45,7 @@ def families_of(pools: Sequence[Pool]) -> tuple[Family, ...]:
     by_kind: dict[Any, list[PoolClass]] = {}
     for alike in by_build.values():
         by_kind.setdefault(_kinds(alike[0]), []).append(PoolClass(tuple(alike)))
-    return tuple(Family(tuple(classes), _ideal(classes)) for classes in by_kind.values())
+    return tuple(PoolFamily(tuple(classes), _ideal(classes)) for classes in by_kind.values())
 
 
 def _build(pool: Pool) -> Any:

@@ -28,7 +28,7 @@ from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Evaluator:
     """What all candidates of one search have in common."""
 
     request: PlanRequest
@@ -130,7 +130,7 @@ def _speed(device: Device) -> tuple[float, float, int, int]:
 class Candidate:
     """A shape placed on a node."""
 
-    question: Question
+    evaluator: Evaluator
     pool: Pool
     shape: Shape
     sizes: Steps
@@ -140,7 +140,7 @@ class Candidate:
     times: Times | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "footprint", self.question.footprint(self.shape, self.sizes))
+        object.__setattr__(self, "footprint", self.evaluator.footprint(self.shape, self.sizes))
         object.__setattr__(self, "kv", self._kv_cache())
         object.__setattr__(self, "times", self._times())
 
@@ -204,17 +204,19 @@ class Candidate:
             sampler = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
             rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - sampler)
         per_token = [self._kv_per_token(index) for index in range(len(self.spans))]
-        most = self.question.demand.kv_tokens if self.pool.simulated else None
+        most = self.evaluator.demand.kv_tokens if self.pool.simulated else None
         planned = kv_cache(rooms, per_token, most_tokens=most)
-        own = self.question.user.number(KV_CACHE_BYTES)
-        return planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.question.request)
+        own = self.evaluator.user.number(KV_CACHE_BYTES)
+        return (
+            planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
+        )
 
     def _times(self) -> Times | None:
-        question, placed = self.question, self.assignment
-        model, width = question.request.architecture, float(kv_width(question.request.architecture, question.user))
+        evaluator, placed = self.evaluator, self.assignment
+        model, width = evaluator.request.architecture, float(kv_width(evaluator.request.architecture, evaluator.user))
         loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
         links = Links(self.pool.links)
-        return predict(loads, links, question.costs, question.demand, self.kv.tokens, self.sizes)
+        return predict(loads, links, evaluator.costs, evaluator.demand, self.kv.tokens, self.sizes)
 
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:

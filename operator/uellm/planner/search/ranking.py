@@ -26,8 +26,8 @@ IDEAL_SLACK = 0.95
 
 def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
     """Smaller is better. `placed`: so many replicas find a place now."""
-    request, times = candidate.question.request, candidate.times
-    seconds = math.inf if times is None else times.end_to_end_s(candidate.question.demand.output_tokens)
+    request, times = candidate.evaluator.request, candidate.times
+    seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
     rate = times.requests_per_s if times else 0.0
     unmeasured = (not fast_links(candidate.assignment.groups, candidate.pool.links), -candidate.kv.tokens)
     tie = (*unmeasured, candidate.assignment.cost, candidate.shape.tensor, candidate.pool.node)
@@ -36,10 +36,10 @@ def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
 
 def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
     """No candidate of the shape has a smaller key on a node of which `ideal` is the ideal one."""
-    request, times = ideal.question.request, ideal.times
+    request, times = ideal.evaluator.request, ideal.times
     seconds = rate = math.inf
     if times is not None:
-        seconds = times.end_to_end_s(ideal.question.demand.output_tokens) * IDEAL_SLACK
+        seconds = times.end_to_end_s(ideal.evaluator.demand.output_tokens) * IDEAL_SLACK
         rate = times.requests_per_s / IDEAL_SLACK
     elif request.objective == "Throughput":
         rate = 0.0
@@ -52,7 +52,7 @@ def least(request: PlanRequest, gpus: int) -> Key:
 
 
 def _head(candidate: Candidate, *, placed: bool) -> Key:
-    request = candidate.question.request
+    request = candidate.evaluator.request
     asked = bool(request.classes) or request.workload.requests_per_s is not None
     return (1 if asked and candidate.times is None else 0, not placed)
 

@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from uellm.planner.cost.demand import Pace, demand, least_kv_tokens
-from uellm.planner.cost.targets import Outcome, outcomes
+from uellm.planner.cost.demand import RequestPace, demand, least_kv_tokens
+from uellm.planner.cost.targets import TargetOutcome, outcomes
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.request import PlanRequest
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape
 from uellm.planner.units import milliseconds
 from uellm.planner.vllm.flags import UserArgs
@@ -33,7 +33,7 @@ class Refused(NamedTuple):
     """Why a shape does not do on a node. `missed`: targets that not even a request alone keeps; empty: no room."""
 
     reason: str
-    missed: tuple[Outcome, ...] = ()
+    missed: tuple[TargetOutcome, ...] = ()
     by_load: bool = False  # fewer requests for each replica would help
 
 
@@ -51,17 +51,17 @@ class Sizer:
     def __init__(self, request: PlanRequest) -> None:
         self.request = request
         self.user = UserArgs(request.engine.args)
-        self._questions: dict[tuple[bool, int, Pace | None], Question] = {}
+        self._evaluators: dict[tuple[bool, int, RequestPace | None], Evaluator] = {}
         self._lightest: dict[tuple[str, str, Shape], Candidate | Refused] = {}
         self.attempts = 0
 
-    def question(self, *, simulated: bool, replicas: int = 1, pace: Pace | None = None) -> Question:
+    def evaluator(self, *, simulated: bool, replicas: int = 1, pace: RequestPace | None = None) -> Evaluator:
         """What one of so many replicas is to do."""
         key = (simulated, replicas, pace)
-        if key not in self._questions:
+        if key not in self._evaluators:
             wanted = demand(self.request, simulated=simulated, share=replicas, pace=pace)
-            self._questions[key] = Question(self.request, wanted, self.user)
-        return self._questions[key]
+            self._evaluators[key] = Evaluator(self.request, wanted, self.user)
+        return self._evaluators[key]
 
     def least(self, pool: Pool, shape: Shape, floor: int = 1) -> Sized | Refused:
         """The fewest replicas that do; `floor` is known to be no more than that."""
@@ -86,8 +86,8 @@ class Sizer:
 
     def refusal(self, pool: Pool, shape: Shape) -> str | None:
         """Why the shape has no room even with next to no load; None where it has."""
-        question = self._alone(pool, MOST_REPLICAS)
-        return question.refusal(pool, shape, question.steps(pool.devices, shape, pool.links))
+        evaluator = self._alone(pool, MOST_REPLICAS)
+        return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether it would have room if the devices were ours to choose."""
@@ -95,44 +95,46 @@ class Sizer:
 
     def footprint(self, pool: Pool, shape: Shape) -> Footprint:
         """Bytes of the shape with KV cache for one request."""
-        question = self._alone(pool, MOST_REPLICAS)
-        return question.footprint(shape, question.steps(pool.devices, shape, pool.links))
+        evaluator = self._alone(pool, MOST_REPLICAS)
+        return evaluator.footprint(shape, evaluator.steps(pool.devices, shape, pool.links))
 
-    def _alone(self, pool: Pool, replicas: int) -> Question:
-        """The question with KV cache for one request."""
-        key = (pool.simulated, replicas, Pace(0.0, 0.0))
-        if key not in self._questions:
-            wanted = self.question(simulated=pool.simulated, replicas=replicas).demand
+    def _alone(self, pool: Pool, replicas: int) -> Evaluator:
+        """The evaluator with KV cache for one request."""
+        key = (pool.simulated, replicas, RequestPace(0.0, 0.0))
+        if key not in self._evaluators:
+            wanted = self.evaluator(simulated=pool.simulated, replicas=replicas).demand
             lean = replace(wanted, kv_tokens=least_kv_tokens(self.request))
-            self._questions[key] = Question(self.request, lean, self.user)
-        return self._questions[key]
+            self._evaluators[key] = Evaluator(self.request, lean, self.user)
+        return self._evaluators[key]
 
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
         """One of so many replicas, or why so few do not do."""
         self.attempts += 1
-        question = self.question(simulated=pool.simulated, replicas=replicas)
+        evaluator = self.evaluator(simulated=pool.simulated, replicas=replicas)
         sized_by_pace = self.request.workload.requests_per_s is not None and not pool.simulated
         if not sized_by_pace:
-            return self._judged(question.fit(pool, shape), question)
+            return self._judged(evaluator.fit(pool, shape), evaluator)
         alone = self._alone(pool, replicas)
         light = alone.fit(pool, shape)
         if isinstance(light, str):
             return Refused(light)
         if light.times is None:
-            return self._judged(question.fit(pool, shape), question)
+            return self._judged(evaluator.fit(pool, shape), evaluator)
         verdict = self._judged(light, alone)
         if isinstance(verdict, Refused) and verdict.missed:
             return verdict
-        paced = self.question(
-            simulated=False, replicas=replicas, pace=Pace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s))
+        paced = self.evaluator(
+            simulated=False,
+            replicas=replicas,
+            pace=RequestPace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s)),
         )
         return self._judged(paced.fit(pool, shape), paced)
 
-    def _judged(self, found: Candidate | str, question: Question) -> Candidate | Refused:
-        wanted = question.demand
+    def _judged(self, found: Candidate | str, evaluator: Evaluator) -> Candidate | Refused:
+        wanted = evaluator.demand
         if isinstance(found, str):
             return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
-        times = found.times and (question.slowest(found) or found.times)
+        times = found.times and (evaluator.slowest(found) or found.times)
         if times is None:
             return found
         kept = outcomes(times, self.request.classes, wanted.output_tokens)
@@ -170,14 +172,14 @@ def _guess(light: Candidate, request: PlanRequest) -> int:
 
 
 def _rounded(seconds: float) -> float:
-    """Up to three digits, so that nodes that are nearly alike ask the same question."""
+    """Up to three digits, so that nodes that are nearly alike ask the same evaluator."""
     if not 0 < seconds < math.inf:
         return seconds
     scale = 10.0 ** (2 - math.floor(math.log10(seconds)))
     return math.ceil(seconds * scale) / scale
 
 
-def _misses(missed: tuple[Outcome, ...]) -> str:
+def _misses(missed: tuple[TargetOutcome, ...]) -> str:
     return "; ".join(
         f"{entry.name} {milliseconds(entry.predicted_s)}, class {entry.class_name} asks for "
         f"{milliseconds(entry.target_s)}"

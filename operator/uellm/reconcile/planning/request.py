@@ -72,7 +72,7 @@ def plan_request(
         gpus_min=spec.placement.gpus.min,
         gpus_max=spec.placement.gpus.max,
         allocation=spec.placement.allocation,
-        engine=planner.Engine(
+        engine=planner.EngineRequest(
             model=model_path(service),
             revision=_revision(service),
             served_name=service.served_name,
