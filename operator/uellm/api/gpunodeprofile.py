@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from uellm.api.base import ATOMIC, MapBy, Model, Observed
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, DeviceUuid, Sentence, Text, Timestamp
+from uellm.hardware import GPU_RESOURCE, LinkKind
 
 Gigaflops = Annotated[int | None, Field(ge=1, le=10**9)]
 BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
@@ -82,7 +83,7 @@ class DeviceProfile(Observed):
     """The processor socket's memory that it is near to; -1 where unknown."""
     pci_bus_id: Annotated[str | None, StringConstraints(max_length=32)] = None
     """Its place on the PCI bus."""
-    resource_name: Annotated[str, StringConstraints(max_length=317)] = "nvidia.com/gpu"
+    resource_name: Annotated[str, StringConstraints(max_length=317)] = GPU_RESOURCE
     """The resource by which pods ask for it."""
     mig: bool = False
     """True for a slice of a GPU."""
@@ -103,7 +104,7 @@ class LinkProfile(Observed):
     """From."""
     b: DeviceUuid
     """To."""
-    kind: Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"] = "SYS"
+    kind: LinkKind = "SYS"
     """What lies between, in nvidia-smi's words."""
     bytes_per_second: BytesPerSecond = None
     """Throughput of large copies."""

@@ -14,6 +14,7 @@ from uellm.api.scalars import (
     DnsSubdomain,
 )
 from uellm.api.slo import Slo, Workload
+from uellm.placement_policies import PlacementPolicy
 
 GROUP = "uellm.io"
 VERSION = "v1alpha1"
@@ -113,7 +114,7 @@ class GpuRange(Model):
 class Placement(Model):
     """Where and how replicas are placed."""
 
-    policy: Literal["HELR", "HE", "LR", "BGS", "Even"] = "HELR"
+    policy: PlacementPolicy = "HELR"
     """How layers are put on GPUs: HELR weighs speed against devices used, HE uses the fewest devices, LR the
     fastest, BGS is greedy best fit, Even is vLLM's own even split."""
     gpus: GpuRange = Field(default_factory=GpuRange)

@@ -23,7 +23,8 @@ import os
 from pathlib import Path
 
 from uellm.errors import BadInput
-from uellm.profiler.deviceplugin import PLUGIN_DIR, RESOURCE, DevicePlugin
+from uellm.hardware import GPU_RESOURCE
+from uellm.profiler.deviceplugin import PLUGIN_DIR, DevicePlugin
 from uellm.profiler.process import log_to_stderr, run_until_signal
 from uellm.profiler.simulated import SimulatedSource
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="the node's name (default: $NODE_NAME)")
     parser.add_argument("--plugin-dir", default=PLUGIN_DIR, help=f"the kubelet's directory (default: {PLUGIN_DIR})")
-    parser.add_argument("--resource", default=RESOURCE, help=f"the devices of this resource (default: {RESOURCE})")
+    parser.add_argument("--resource", default=GPU_RESOURCE, help=f"default: {GPU_RESOURCE}")
 
 
 def run(args: argparse.Namespace) -> int:

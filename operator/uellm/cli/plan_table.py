@@ -9,7 +9,9 @@ from uellm.hardware import Device
 from uellm.planner.handover.document import engine
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
+from uellm.planner.spans import spans
 from uellm.planner.units import size
+from uellm.text import columns, listed
 
 WIDTH = 116
 MOST_NODES = 8
@@ -37,8 +39,7 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
     yield f"GPUs       {shape} a replica"
     yield f"layers     {','.join(str(count) for count in plan.layers)}"
-    more = f" and {len(plan.nodes) - MOST_NODES} more" if len(plan.nodes) > MOST_NODES else ""
-    yield f"nodes      {', '.join(plan.nodes[:MOST_NODES])}{more} (best first)"
+    yield f"nodes      {listed(plan.nodes, MOST_NODES)} (best first)"
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
     if plan.slo is not None:
@@ -69,19 +70,12 @@ def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
     header = ["STAGE", "LAYERS", *(kind.upper() for kind in KINDS), "OF", "DEVICE"]
     rows = [header]
-    a = 0
-    for index, (stage, count) in enumerate(zip(plan.stages, plan.layers, strict=True)):
+    for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
         for uuid in stage.devices:
             sizes = [size(memory[kind]) for kind in KINDS]
-            rows.append(
-                [str(index), f"{a}-{a + count - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])]
-            )
-        a += count
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
-        yield "  ".join([*cells, row[-1]])
+            rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
+    yield from columns(rows, ">" * (len(header) - 1) + "<")
 
 
 def _name(device: Device) -> str:

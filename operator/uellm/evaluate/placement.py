@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from uellm.planner.placement.solver import POLICIES, Instance, PlaceDevice, Placement, solve
+from uellm.planner.spans import spans
 
 GB = 10**9
 
@@ -137,12 +138,11 @@ def stage_times(instance: Instance, placement: Placement) -> tuple[float, float]
     """Seconds of a token through all stages, and of the slowest stage with its hop to the next."""
     index_of = {device.id: index for index, device in enumerate(instance.devices)}
     order = [index_of[name] for name in placement.order]
-    first, stages = 0, []
-    for place, (device, count) in enumerate(zip(order, placement.layers, strict=True)):
-        work = instance.work_per_byte * math.fsum(instance.layer_bytes[first : first + count])
+    stages = []
+    for place, (device, (first, end)) in enumerate(zip(order, spans(placement.layers), strict=True)):
+        work = instance.work_per_byte * math.fsum(instance.layer_bytes[first:end])
         hop_s = instance.latency_s[device][order[place + 1]] if place + 1 < len(order) else 0.0
         stages.append(work / instance.devices[device].performance + hop_s)
-        first += count
     return math.fsum(stages), max(stages)
 
 

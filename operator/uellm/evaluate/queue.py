@@ -16,7 +16,7 @@ from uellm.evaluate.replay import Outcome, Replay
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from uellm.hardware.names import GPU_RESOURCE, SLOWEST_LINK
+
 HEALTHY = "Healthy"
 
 
@@ -17,7 +19,7 @@ class Device:
     index: int
     product: str
     memory_bytes: int
-    resource_name: str = "nvidia.com/gpu"
+    resource_name: str = GPU_RESOURCE
     compute_capability: str = ""
     numa_node: int | None = None
     pci_bus_id: str = ""
@@ -48,7 +50,7 @@ class Device:
             index=int(data.get("index", 0)),
             product=data.get("product", ""),
             memory_bytes=int(data["memoryBytes"]),
-            resource_name=data.get("resourceName", "nvidia.com/gpu"),
+            resource_name=data.get("resourceName", GPU_RESOURCE),
             compute_capability=data.get("computeCapability", ""),
             numa_node=data.get("numaNode"),
             pci_bus_id=data.get("pciBusId", ""),
@@ -99,7 +101,9 @@ class Link:
 
     a: str
     b: str
-    kind: str = "SYS"  # NVLink | PIX | PXB | PHB | NODE | SYS
+    kind: str = SLOWEST_LINK
+    """One of LINK_KINDS."""
+
     bytes_per_s: float | None = None
     latency_s: float | None = None
 
@@ -110,7 +114,7 @@ class Link:
         return cls(
             a=data["a"],
             b=data["b"],
-            kind=data.get("kind", "SYS"),
+            kind=data.get("kind", SLOWEST_LINK),
             bytes_per_s=_number(data.get("bytesPerSecond")),
             latency_s=None if nanoseconds is None else nanoseconds * 1e-9,
         )

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from uellm.hardware import Node
 from uellm.models import Architecture
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.efficiency import Efficiency
 
-POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("Efficiency", "Latency", "Throughput")
 ALLOCATIONS = ("DevicePlugin", "DRA")
 
@@ -80,7 +80,7 @@ class PlanRequest:
     objective: str = "Efficiency"
     workload: Workload = field(default_factory=Workload)
     overrides: Overrides = field(default_factory=Overrides)
-    policy: str = "HELR"
+    policy: str = DEFAULT_PLACEMENT_POLICY
     gpus_min: int = 1
     gpus_max: int | None = None  # None: what a node has
     allocation: str = "DevicePlugin"

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import grpc
 
 from uellm.errors import BadInput
+from uellm.hardware import GPU_RESOURCE
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
 from uellm.profiler.podresources import CHANNEL_OPTIONS
 from uellm.profiler.sample import NoGPUs, Sample
 
 PLUGIN_DIR = "/var/lib/kubelet/device-plugins"
-RESOURCE = "nvidia.com/gpu"
 VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
 API_VERSION = "v1beta1"
 REGISTER_TIMEOUT_S = 15.0  # the kubelet dials back within the call, for up to 10 s
@@ -42,7 +42,7 @@ class Offer(NamedTuple):
     numa_node: int | None
 
 
-def offers(sample: Sample, resource: str = RESOURCE) -> tuple[Offer, ...]:
+def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[Offer, ...]:
     """The devices that pods ask for by `resource`, in the order of their index."""
     devices = sorted(sample.devices, key=lambda device: (device["index"], device["uuid"]))
     return tuple(
@@ -52,7 +52,7 @@ def offers(sample: Sample, resource: str = RESOURCE) -> tuple[Offer, ...]:
             device["numaNode"] if device.get("numaNode", -1) >= 0 else None,
         )
         for device in devices
-        if device.get("resourceName", RESOURCE) == resource
+        if device.get("resourceName", GPU_RESOURCE) == resource
     )
 
 
@@ -140,7 +140,7 @@ class DevicePlugin:
         sample: Callable[[], Sample],
         *,
         plugin_dir: str | Path = PLUGIN_DIR,
-        resource: str = RESOURCE,
+        resource: str = GPU_RESOURCE,
         poll_s: float = POLL_S,
     ) -> None:
         self._sample = sample

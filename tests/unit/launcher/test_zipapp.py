@@ -53,7 +53,8 @@ def test_the_same_sources_give_the_same_bytes(zipapp, tmp_path):
 def test_it_carries_what_the_launcher_imports_and_nothing_else(zipapp):
     names = zipfile.ZipFile(zipapp).namelist()
     rooms = {name.split("/")[1] for name in names if name.startswith("uellm/")}
-    assert rooms == {"__init__.py", "errors.py", "hardware", "models", "planner", "launcher"}
+    modules = {"__init__.py", "errors.py", "placement_policies.py", "step_time.py", "text.py"}
+    assert rooms == {*modules, "hardware", "models", "planner", "launcher"}
     assert [name for name in names if not name.startswith("uellm/")] == ["__main__.py"]
     assert all(name.endswith(".py") for name in names)
 

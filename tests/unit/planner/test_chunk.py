@@ -8,8 +8,8 @@ import pytest
 
 from uellm.planner import constants as c
 from uellm.planner.cost.chunk import Chunk, Load, best_chunk, saturation
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.request import SloClass
+from uellm.step_time import StepTime
 
 H100_8B = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 CPU_TINY = StepTime(30e-3, 0.6e-3, 2e-6, 1e-3, 5e-3)

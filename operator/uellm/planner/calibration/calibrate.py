@@ -28,8 +28,9 @@ import numpy as np
 
 from uellm.errors import BadInput
 from uellm.planner.calibration.fitting import Array, Fit, fit, predicted
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.efficiency import Efficiency
+from uellm.step_time import StepTime
 
 STEP_FIELDS = ("prefillTokens", "kvTokens", "sequences", "seconds")
 STAGE_FIELDS = ("flops", "weightBytes", "otherBytes", "sequences", "flopsPerSecond", "memoryBytesPerSecond", "seconds")

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from uellm.planner import constants as c
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.request import SloClass
+from uellm.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ from uellm.planner import constants as c
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.pipeline import Pipeline, all_measured
 from uellm.planner.cost.rates import Costs, Links
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.shape import Steps
+from uellm.step_time import StepTime
 
 # How closely the number of running sequences is found: 17 steps, and rates that differ by less are equal.
 HALVED = 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.capability import remarks
 from uellm.planner.result import Alternative
@@ -59,7 +60,7 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     own, request = evaluator.request.overrides, evaluator.request
     given = {"tensor": own.tensor, "pipeline": own.pipeline, "layers": own.layers and ",".join(map(str, own.layers))}
     notes = [f"parallelism.{name} {value} is set and kept" for name, value in given.items() if value is not None]
-    if request.policy != "HELR":
+    if request.policy != DEFAULT_PLACEMENT_POLICY:
         notes.append(f"placement.policy {request.policy} is set")
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):

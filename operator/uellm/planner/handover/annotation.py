@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uellm.hardware import Node
+from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.rates import Costs
@@ -14,8 +14,6 @@ from uellm.planner.nodes.pools import pools_of_offer
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.vllm import flags as flags
-
-DEFAULT_RESOURCE = "nvidia.com/gpu"
 
 
 def annotation(plan: Plan, request: PlanRequest) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def resource_name(plan: Plan, request: PlanRequest) -> str:
         for device in offer.node.devices:
             if device.uuid in plan.devices or offer.node.name in plan.nodes:
                 names.setdefault(device.uuid in plan.devices, device.resource_name)
-    return names.get(True) or names.get(False) or DEFAULT_RESOURCE
+    return names.get(True) or names.get(False) or GPU_RESOURCE
 
 
 def fits(annotation: Mapping[str, Any], node: Node, free: Sequence[str]) -> str | None:

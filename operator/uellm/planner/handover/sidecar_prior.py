@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uellm.planner.cost.predict import predict
 from uellm.planner.cost.rates import Links
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.handover.revalidate import evaluator_of
 from uellm.planner.memory.footprint import kv_width
@@ -12,6 +11,7 @@ from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
 from uellm.planner.vllm.flags import UserArgs
+from uellm.step_time import StepTime
 
 
 def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:

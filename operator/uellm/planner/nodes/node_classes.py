@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uellm.hardware import Device, Link
+from uellm.hardware import NVLINK, Device, Link
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
@@ -107,7 +107,7 @@ def _best_links(devices: Sequence[Device], pools: Sequence[Pool]) -> tuple[Link,
     links = [link for pool in pools for link in pool.links]
     if not links:
         return ()
-    kind = "NVLink" if any(link.kind == "NVLink" for link in links) else links[0].kind
+    kind = NVLINK if any(link.kind == NVLINK for link in links) else links[0].kind
     rate = _most(link.bytes_per_s for link in links)
     latency = min((link.latency_s for link in links if link.latency_s is not None), default=None)
     return tuple(Link(a.uuid, b.uuid, kind, rate, latency) for a in devices for b in devices if a is not b)

@@ -19,11 +19,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import combinations
 
-from uellm.hardware import Device, Link
+from uellm.hardware import LINK_KINDS, NVLINK, Device, Link
 from uellm.planner.cost.rates import Costs, Links
 
-# Ways between GPUs from the fastest on, as `nvidia-smi topo -m` names them.
-KINDS = ("NVLink", "PIX", "PXB", "PHB", "NODE", "SYS")
 # GPUs of one kind in one node, up to which every choice of groups is weighed: at most 2 ** 12 sets of GPUs.
 MOST_EXACT = 12
 _UNITS_PER_SECOND = 10**12
@@ -89,7 +87,7 @@ def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pa
     def cost(a: Device, b: Device) -> int:
         seconds = max(known.hop_s(a.uuid, b.uuid, costs), known.hop_s(b.uuid, a.uuid, costs))
         kind = known.between(a.uuid, b.uuid).kind
-        rank = 0 if measured else KINDS.index(kind) + 1 if kind in KINDS else len(KINDS) + 1
+        rank = 0 if measured else LINK_KINDS.index(kind) + 1 if kind in LINK_KINDS else len(LINK_KINDS) + 1
         return rank * 10**6 * _UNITS_PER_SECOND + round(seconds * _UNITS_PER_SECOND)
 
     return tuple(tuple(0 if a is b else cost(a, b) for b in devices) for a in devices)
@@ -147,4 +145,4 @@ def _greedy(pairs: Pairs, count: int, tensor: int) -> Groups:
 def fast_links(groups: Sequence[Sequence[Device]], links: Sequence[Link]) -> bool:
     """Whether groups talk over NVLink alone; groups of one have nothing to say."""
     known = Links(links)
-    return all(known.between(a.uuid, b.uuid).kind == "NVLink" for group in groups for a, b in combinations(group, 2))
+    return all(known.between(a.uuid, b.uuid).kind == NVLINK for group in groups for a, b in combinations(group, 2))

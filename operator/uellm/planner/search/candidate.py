@@ -24,6 +24,7 @@ from uellm.planner.nodes.tensor_groups import kind_of
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.shape import Shape, Steps
+from uellm.planner.spans import spans
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
 
@@ -152,10 +153,7 @@ class Candidate:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """First layer and the one after the last, by stage."""
-        ends = [0]
-        for count in self.assignment.layers:
-            ends.append(ends[-1] + count)
-        return [(ends[index], ends[index + 1]) for index in range(len(self.assignment.layers))]
+        return spans(self.assignment.layers)
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages with the memory of each of their devices, by kind."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from uellm.placement_policies import policy_weights
 from uellm.planner.nodes.tensor_groups import fast_links
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.candidate import Candidate
@@ -59,10 +60,11 @@ def _head(candidate: Candidate, *, placed: bool) -> Key:
 
 def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: float) -> Key:
     total = gpus * replicas
-    a1 = {"HE": 0.0, "LR": 10.0}.get(request.policy, 1.0)
-    weight = (a1 * seconds if a1 else 0.0) + gpus
+    weights = policy_weights(request.policy)
+    # Without a prediction `seconds` is infinite, and 0 times infinity is no number.
+    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * gpus
     if request.objective == "Throughput":
         return (-rate, total)
     if request.objective == "Latency" and request.policy != "HE":
-        return (a1 * seconds + total, seconds)
+        return (weights.time * seconds + weights.devices * total, seconds)
     return (total, weight, seconds)

@@ -6,7 +6,8 @@ import json
 import math
 from typing import Any
 
-from uellm.planner.handover.annotation import DEFAULT_RESOURCE, annotation
+from uellm.hardware import GPU_RESOURCE
+from uellm.planner.handover.annotation import annotation
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import PLAN_ANNOTATION, config_name, labels
@@ -81,7 +82,7 @@ def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:
     # A node with MIG slices (`nvidia.com/mig-1g.10gb`) is tainted as any other GPU node.
-    keys = dict.fromkeys((DEFAULT_RESOURCE, resource_name))
+    keys = dict.fromkeys((GPU_RESOURCE, resource_name))
     return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 
 

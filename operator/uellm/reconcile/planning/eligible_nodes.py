@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from uellm.api import LLMService
-from uellm.hardware import Node
-from uellm.planner.handover.annotation import DEFAULT_RESOURCE
+from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.request import NodeOffer
 
 Object = Mapping[str, Any]
@@ -99,7 +98,7 @@ def _compares(own: str | None, given: Sequence[str], *, greater: bool) -> bool:
 
 def _tolerations(facts: Node, pod: Object) -> list[Object]:
     """The user's, and those that every engine's pod has."""
-    resources = {DEFAULT_RESOURCE, *(device.resource_name for device in facts.devices)}
+    resources = {GPU_RESOURCE, *(device.resource_name for device in facts.devices)}
     ours = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in sorted(resources)]
     return [*ours, *(pod.get("tolerations") or ())]
 
