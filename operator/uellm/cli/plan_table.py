@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from uellm.hardware import Device
-from uellm.planner.handover.document import engine
+from uellm.planner.handover.publish import planned_engine
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
 from uellm.planner.spans import spans
@@ -26,7 +26,7 @@ def render(plan: Plan, request: PlanRequest) -> str:
             "",
             *_stages(plan, request),
             "",
-            f"engine     {' '.join(engine(plan, request)['args'])}",
+            f"engine     {' '.join(planned_engine(plan, request).args)}",
             f"predicted  {_predicted(plan)}",
             *_bullets("assumed or set", plan.assumptions),
             *_bullets("not taken", [_alternative(entry) for entry in plan.alternatives]),

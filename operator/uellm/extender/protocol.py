@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PLAN_ANNOTATION = "uellm.io/plan"
+from uellm.planner.handover.annotation import PLAN_ANNOTATION
+
 HIGHEST_SCORE = 10
 
 

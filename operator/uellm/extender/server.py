@@ -7,7 +7,7 @@ import logging
 
 from aiohttp import web
 
-from uellm.extender.decide import Fits, Judge, scores
+from uellm.extender.decide import Judge, RefusalOn, scores
 from uellm.extender.protocol import (
     BadRequest,
     ExtenderArgs,
@@ -25,9 +25,9 @@ BODY_DEADLINE_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def make_app(view: View, fits: Fits) -> web.Application:
+def make_app(view: View, refusal_on: RefusalOn) -> web.Application:
     """The extender over a view of the cluster."""
-    handlers = _Handlers(view, fits)
+    handlers = _Handlers(view, refusal_on)
     app = web.Application(client_max_size=LARGEST_BODY_BYTES)
     app.router.add_post("/filter", handlers.filter)
     app.router.add_post("/prioritize", handlers.prioritize)
@@ -37,9 +37,9 @@ def make_app(view: View, fits: Fits) -> web.Application:
 
 
 class _Handlers:
-    def __init__(self, view: View, fits: Fits) -> None:
+    def __init__(self, view: View, refusal_on: RefusalOn) -> None:
         self._view = view
-        self._judge = Judge(fits)
+        self._judge = Judge(refusal_on)
 
     async def filter(self, request: web.Request) -> web.Response:
         question = await _question(request)

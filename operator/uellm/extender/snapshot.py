@@ -13,13 +13,14 @@ when something else happens; so the devices of a pod that has gone are free at o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from uellm.extender.protocol import plan_of
 from uellm.hardware import Device, Node
+from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.planner.handover.versions import UnreadableDocument
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -130,10 +131,10 @@ def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
     if not node or text is None:
         return None
     try:
-        plan = json.loads(text)
-        return BoundPod(node, plan.get("resourceName", "nvidia.com/gpu"), int(plan["gpus"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # it is on its node by somebody's decision, and what it holds the profile will say
+        plan = PlanAnnotation.from_json(text)
+    except UnreadableDocument:
+        return None  # somebody else put it there; the profile will show what it holds
+    return BoundPod(node, plan.resource_name, plan.gpus)
 
 
 def _shape(devices: list[Device]) -> str:

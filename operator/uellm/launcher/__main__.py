@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from uellm.errors import PlanError, UellmError
 from uellm.launcher import report
@@ -19,6 +18,8 @@ from uellm.launcher.drain import drain
 from uellm.launcher.init import stand_by
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.late_binding import Binding
+from uellm.planner.handover.placement_report import LaunchFailure
+from uellm.planner.handover.plan_document import PlanDocument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,32 +33,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         content = _read(args.plan)
         plan_hash = hashlib.sha256(content).hexdigest()
-        document = _parse(content, args.plan)
+        document = PlanDocument.from_json(content, str(args.plan))
         found, binding, command = prepare(document, listen=args.listen, environment=environment)
-        report.write(args.placement, report.placement(document, plan_hash, found, binding, command))
+        report.write(args.placement, report.started(document, plan_hash, found, binding, command))
         _announce(found, binding, command)
         os.execve(command.argv[0], command.argv, dict(command.environment))
     except UellmError as error:
         reason, message = getattr(error, "reason", "BadPlan"), str(error)
     except OSError as error:
         reason, message = "LaunchFailed", str(error)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        # The plan is written by the controller alone; a shape we cannot read is a mix of versions.
-        reason, message = "BadPlan", f"{args.plan}: {type(error).__name__}: {error}; is the launcher image too old?"
-    failure = {**report.identity(environment, plan_hash), "error": {"reason": reason, "message": message}}
-    report.fail(args.placement, failure)
+    report.fail(args.placement, report.failed(environment, plan_hash, LaunchFailure(reason, message)))
     return 1
 
 
 def prepare(
-    document: Mapping[str, Any], *, listen: tuple[str, int], environment: Mapping[str, str]
+    document: PlanDocument, *, listen: tuple[str, int], environment: Mapping[str, str]
 ) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
-    found = find_devices(environment, simulated=document["platform"] == "cpu")
+    found = find_devices(environment, simulated=document.platform == "cpu")
     binding = late_binding.bind(document, found.uuids)
-    check(binding, found, layers=int(document["instance"]["layers"]))
-    cpus = os.sched_getaffinity(0)
-    return found, binding, engine_command(document, binding, listen=listen, environment=environment, cpus=cpus)
+    check(binding, found, layers=len(document.task.layer_bytes))
+    command = engine_command(
+        document.engine,
+        binding,
+        platform=document.platform,
+        listen=listen,
+        environment=environment,
+        cpus=os.sched_getaffinity(0),
+    )
+    return found, binding, command
 
 
 def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
@@ -90,17 +94,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PlanError("BadPlan", f"{path}: {error.strerror}: is the service's ConfigMap mounted there?") from error
-
-
-def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise PlanError("BadPlan", f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("version") != 1:
-        version = document.get("version") if isinstance(document, dict) else None
-        raise PlanError("BadPlan", f"{path}: version {version!r}; this launcher reads version 1: use a newer one")
-    return document
 
 
 def _listen(value: str) -> tuple[str, int]:

@@ -74,3 +74,6 @@ UNMEASURED_BYTES_PER_S = 1e10
 # Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
 # layers.
 SPEED_TOLERANCE = 0.05
+
+# Predictions this close to a target meet it: the last digits of a float decide nothing.
+TARGET_TOLERANCE = 1e-9

@@ -6,14 +6,15 @@ version of an object does not replace a newer one.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
+from uellm.planner.handover.annotation import PLAN_ANNOTATION, PlanAnnotation
+from uellm.planner.handover.versions import UnreadableDocument
 from uellm.reconcile.fleet import Machine, machine
-from uellm.reconcile.names import PLAN_ANNOTATION, SERVICE_LABEL, Key, key_of
+from uellm.reconcile.names import SERVICE_LABEL, Key, key_of
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
@@ -163,6 +164,6 @@ _LEANER = {POD: _lean_pod, NODE: _lean_node}
 def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:
     """GPUs that a pod was made for."""
     try:
-        return int(json.loads(metadata["annotations"][PLAN_ANNOTATION])["gpus"])
-    except (KeyError, TypeError, ValueError):
+        return PlanAnnotation.from_json(metadata["annotations"][PLAN_ANNOTATION]).gpus
+    except (KeyError, TypeError, UnreadableDocument):
         return None  # an annotation that a person changed; the plan of the service is the next best word

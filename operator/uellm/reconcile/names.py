@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 MANAGER = "uellm"  # the field manager of every server-side apply
 
 SERVICE_LABEL = "uellm.io/service"
-PLAN_ANNOTATION = "uellm.io/plan"  # on pods: read by the scheduler extender
 EFFICIENCY_ANNOTATION = "uellm.io/efficiency"  # on an LLMService: a calibration, see reconcile/planning/calibration.py
 OWNER_ANNOTATION = "uellm.io/owner"  # uid of the LLMService: tells a child whose owner reference was removed
 APPLIED_ANNOTATION = "uellm.io/applied"  # digest of the manifest that was applied last

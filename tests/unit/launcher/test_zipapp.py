@@ -94,6 +94,7 @@ def _document() -> dict:
             "tensor": 1,
             "pipeline": 2,
             "layers": [5, 3],
+            "maxNumBatchedTokens": 2048,
             "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
         },
         "instance": {
@@ -102,9 +103,6 @@ def _document() -> dict:
             "layerKvBytes": [1 << 30] * 8,
             "firstStageBytes": 0,
             "lastStageBytes": 0,
-            "workPerByte": 1.0,
-            "a1": 1.0,
-            "a2": 0.0,
         },
         "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
         "policy": "HELR",

@@ -3,32 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from uellm.planner.cost.predict import Times
 from uellm.planner.request import SloClass
-
-# Predictions this close to a target meet it: a float's last digits decide nothing.
-SLACK = 1e-9
-
-
-class TargetOutcome(NamedTuple):
-    """One target of one class beside what is predicted; seconds."""
-
-    name: str  # TTFT | TPOT | E2E
-    class_name: str
-    predicted_s: float
-    target_s: float
-
-    @property
-    def ratio(self) -> float:
-        """Above 1: missed."""
-        return self.predicted_s / self.target_s
-
-    @property
-    def missed(self) -> bool:
-        """Whether the target is not met."""
-        return self.ratio > 1 + SLACK
+from uellm.planner.target_outcome import TargetOutcome
 
 
 def outcomes(times: Times, classes: Sequence[SloClass], output_tokens: int) -> list[TargetOutcome]:

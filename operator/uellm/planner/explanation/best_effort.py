@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from uellm.hardware import Device
-from uellm.planner.cost.targets import TargetOutcome, outcomes, worst
+from uellm.planner.cost.targets import outcomes, worst
+from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.request import PlanRequest, SloClass
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.ranking import IDEAL_SLACK
 from uellm.planner.search.search import Search
+from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.units import milliseconds
 
 # What can only just be had is had by a request alone: a tenth more leaves room for others beside it.
@@ -156,7 +158,7 @@ def _outcomes(candidate: Candidate) -> list[TargetOutcome]:
     return [] if times is None else outcomes(times, evaluator.request.classes, evaluator.demand.output_tokens)
 
 
-def _ratio(candidate: Candidate | str) -> float | None:
+def _ratio(candidate: Candidate | Refusal) -> float | None:
     """By how much the target missed most is missed; None where nothing is predicted."""
-    hardest = None if isinstance(candidate, str) else worst(_outcomes(candidate))
+    hardest = None if isinstance(candidate, Refusal) else worst(_outcomes(candidate))
     return None if hardest is None else hardest.ratio

@@ -9,6 +9,7 @@ from uellm.errors import PlanError
 from uellm.hardware import Device, Link
 from uellm.planner.nodes.capability import unusable
 from uellm.planner.nodes.pools import Pool
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.replicas import Sizer
 from uellm.planner.search.search import Rejection, Search
@@ -58,13 +59,14 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
         return None
     for rejected in rejections:
         for pool in pools:
-            reason = search.sizer.refusal(pool, rejected.shape)
-            if reason is not None and search.sizer.needs_exact(pool, rejected.shape):
+            refusal = search.sizer.refusal(pool, rejected.shape)
+            if refusal is not None and search.sizer.needs_exact(pool, rejected.shape):
                 return PlanError(
                     "NeedsExactDevices",
-                    f"{rejected.shape} fits {pool.node} only on chosen GPUs, and a device plugin hands out any "
-                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {reason}; set placement.gpus.min and "
-                    f"max to {len(pool.devices)} to take all of them, or exclude the small ones in the GPUNodeProfile",
+                    f"{rejected.shape} fits {pool.node} only on certain GPUs, and a device plugin may choose any "
+                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {sentence(refusal)}; set "
+                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, or exclude the small ones "
+                    "in the GPUNodeProfile",
                 )
     return None
 
@@ -88,7 +90,7 @@ def _nearest(rejections: Sequence[Rejection]) -> str:
     if not rejections:
         return ""
     last = max(rejections, key=lambda entry: (entry.shape.gpus, -entry.shape.tensor))
-    return f"; {last.shape} on {last.node}: {last.refused.reason}"
+    return f"; {last.shape} on {last.node}: {sentence(last.refused.cause)}"
 
 
 def _remedy(search: Search, pools: Sequence[Pool]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.capability import remarks
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.result import Alternative
 from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
@@ -20,7 +21,7 @@ def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> t
     evaluator, request = best.evaluator, best.evaluator.request
     notes = [*request.notes, *request.architecture.notes, *evaluator.demand.assumptions, best.sizes.reason]
     notes += _overrides(evaluator)
-    notes += [f"not looked at: {sentence}" for sentence in request.left_out]
+    notes += [f"not looked at: {each}" for each in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
         filled = best.evaluator.objective(best.shape) == "bottleneck"
@@ -90,7 +91,7 @@ def _distance(shape: Shape, best: Shape) -> tuple[int, int, int]:
 def _told(search: Search, entry: PlacedShape | Rejection | Shape, best: PlacedShape) -> Alternative:
     if isinstance(entry, Rejection):
         shape = entry.shape
-        reason = f"{entry.node}: {entry.refused.reason}"
+        reason = f"{entry.node}: {sentence(entry.refused.cause)}"
         return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), reason)
     if isinstance(entry, PlacedShape):
         return _lost(entry.best, entry.replicas, best, placed=entry.placed)
@@ -99,7 +100,7 @@ def _told(search: Search, entry: PlacedShape | Rejection | Shape, best: PlacedSh
     outcome = search.on_node(pool, entry)
     if isinstance(outcome, Sized):
         return _lost(outcome.candidate, outcome.replicas, best, placed=best.placed)
-    reason = f"{pool.node}: {outcome.reason}"
+    reason = f"{pool.node}: {sentence(outcome.cause)}"
     return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), (pool.node,), reason)
 
 

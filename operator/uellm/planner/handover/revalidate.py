@@ -13,7 +13,8 @@ from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.demand import demand
 from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
-from uellm.planner.nodes.pools import Pool, pools_of
+from uellm.planner.nodes.pools import pools_of
+from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, Refusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.search.candidate import Candidate, Evaluator
@@ -44,35 +45,37 @@ def _steps(plan: Plan) -> Steps:
     return Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
 
 
-def still_holds(plan: Plan, request: PlanRequest) -> str | None:
-    """None where the plan's nodes still have room for the service's replicas, else the sentence why they have not."""
+def still_holds(plan: Plan, request: PlanRequest) -> Refusal | None:
+    """None where the plan's nodes still have room for the service's replicas, else why they have not."""
     layers = request.architecture.layers
     if sum(plan.layers) != layers:
-        return f"the plan places {sum(plan.layers)} layers and the model has {layers}"
-    task, room, reasons = task_of(plan, request), 0, []
+        return OtherLayers(sum(plan.layers), layers)
+    task, room, refusals = task_of(plan, request), 0, list[Refusal]()
     pools = [pool for pool in pools_of(request) if pool.node in plan.nodes]
     for pool in pools:
-        reason = refusal(pool, task, plan.pipeline)
-        if reason is None:
+        cause = refusal(pool, task, plan.pipeline)
+        if cause is None:
             room += pool.sure // plan.gpus_per_replica
         else:
-            reasons.append(f"{pool.node}: {reason}")
+            refusals.append(OnNode(pool.node, cause))
     if room >= max(1, request.replicas):
         return None
     if room:
-        return f"{_named(plan.nodes)} have room for {room} of {request.replicas} replicas"
-    return reasons[0] if reasons else _gone(plan, pools)
+        return TooFewReplicas(plan.nodes, room, request.replicas)
+    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
 
 
 class Outlook(NamedTuple):
     """What a plan is predicted to do now, and what it costs."""
 
-    gpus_in_all: (
-        float  # for the workload; not rounded to whole replicas, so that noise makes no difference of a replica
-    )
-    end_to_end_s: float  # of a mean request
-    requests_per_s: float  # of a replica
-    keeps: bool  # every class's targets
+    gpus_in_all: float
+    """For the workload; not rounded to whole replicas, so that noise does not add one."""
+    end_to_end_s: float
+    """Of a mean request."""
+    requests_per_s: float
+    """Of a replica."""
+    keeps: bool
+    """Whether every class's targets are met."""
 
 
 def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
@@ -94,12 +97,3 @@ def _outlook(candidate: Candidate, times: Times) -> Outlook:
     kept = not any(entry.missed for entry in outcomes(times, request.classes, wanted.output_tokens))
     seconds = times.end_to_end_s(wanted.output_tokens)
     return Outlook(candidate.shape.gpus * replicas, seconds, times.requests_per_s, kept)
-
-
-def _gone(plan: Plan, pools: list[Pool]) -> str:
-    return f"no GPU of {_named(plan.nodes)} is free" if not pools else f"{_named(plan.nodes)} have no room"
-
-
-def _named(nodes: tuple[str, ...]) -> str:
-    more = f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else ""
-    return ", ".join(nodes[:3]) + more

@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from uellm.planner.cost.demand import RequestPace, demand, least_kv_tokens
-from uellm.planner.cost.targets import TargetOutcome, outcomes
+from uellm.planner.cost.targets import outcomes
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.nodes.pools import Pool
+from uellm.planner.refusals.kinds import MissedTargets, Refusal, TooFewRequests
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape
-from uellm.planner.units import milliseconds
+from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.vllm.flags import UserArgs
 
 # A replica of so many carries next to nothing: what it cannot do, more of them cannot do either.
@@ -30,11 +31,16 @@ _ROUNDING = 1 - 1e-9
 
 
 class Refused(NamedTuple):
-    """Why a shape does not do on a node. `missed`: targets that not even a request alone keeps; empty: no room."""
+    """Why a shape is refused on a node."""
 
-    reason: str
-    missed: tuple[TargetOutcome, ...] = ()
-    by_load: bool = False  # fewer requests for each replica would help
+    cause: Refusal
+    by_load: bool = False
+    """Whether fewer requests for each replica would help."""
+
+    @property
+    def missed(self) -> tuple[TargetOutcome, ...]:
+        """The targets that would be missed; none where something else is the cause."""
+        return self.cause.missed if isinstance(self.cause, MissedTargets) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,11 @@ class Sizer:
             self._lightest[key] = self.attempt(pool, shape, MOST_REPLICAS)
         return self._lightest[key]
 
-    def alone(self, pool: Pool, shape: Shape) -> Candidate | str:
+    def alone(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
         """The shape with next to no load, whatever the targets; or why it has no room even so."""
         return self._alone(pool, MOST_REPLICAS).fit(pool, shape)
 
-    def refusal(self, pool: Pool, shape: Shape) -> str | None:
+    def refusal(self, pool: Pool, shape: Shape) -> Refusal | None:
         """Why the shape has no room even with next to no load; None where it has."""
         evaluator = self._alone(pool, MOST_REPLICAS)
         return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
@@ -116,7 +122,7 @@ class Sizer:
             return self._judged(evaluator.fit(pool, shape), evaluator)
         alone = self._alone(pool, replicas)
         light = alone.fit(pool, shape)
-        if isinstance(light, str):
+        if isinstance(light, Refusal):
             return Refused(light)
         if light.times is None:
             return self._judged(evaluator.fit(pool, shape), evaluator)
@@ -130,9 +136,9 @@ class Sizer:
         )
         return self._judged(paced.fit(pool, shape), paced)
 
-    def _judged(self, found: Candidate | str, evaluator: Evaluator) -> Candidate | Refused:
+    def _judged(self, found: Candidate | Refusal, evaluator: Evaluator) -> Candidate | Refused:
         wanted = evaluator.demand
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
         times = found.times and (evaluator.slowest(found) or found.times)
         if times is None:
@@ -140,10 +146,10 @@ class Sizer:
         kept = outcomes(times, self.request.classes, wanted.output_tokens)
         missed = tuple(entry for entry in kept if entry.missed)
         if missed:
-            return Refused(_misses(missed), missed, by_load=wanted.requests_per_s is not None)
+            return Refused(MissedTargets(missed), by_load=wanted.requests_per_s is not None)
         rate = wanted.requests_per_s
         if rate is not None and times.requests_per_s < rate * _ROUNDING:
-            return Refused(f"serves {times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
+            return Refused(TooFewRequests(times.requests_per_s, rate), by_load=True)
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
@@ -177,11 +183,3 @@ def _rounded(seconds: float) -> float:
         return seconds
     scale = 10.0 ** (2 - math.floor(math.log10(seconds)))
     return math.ceil(seconds * scale) / scale
-
-
-def _misses(missed: tuple[TargetOutcome, ...]) -> str:
-    return "; ".join(
-        f"{entry.name} {milliseconds(entry.predicted_s)}, class {entry.class_name} asks for "
-        f"{milliseconds(entry.target_s)}"
-        for entry in missed
-    )

@@ -5,12 +5,11 @@ Both are read from the mounted files, so that a change of content rolls no pod.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import yaml
 
-from uellm.planner.handover.document import plan_document
+from uellm.planner.handover.publish import plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
@@ -29,15 +28,10 @@ def configmap(wanted: Wanted) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": child_metadata(wanted.document, config_name(wanted.service.name)),
         "data": {
-            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted, UserArgs(plan["engine"]["args"])), sort_keys=False),
-            PLAN_FILE: _json(plan),
+            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted, UserArgs(plan.engine.args)), sort_keys=False),
+            PLAN_FILE: plan.to_json(),
         },
     }
-
-
-def _json(document: dict[str, Any]) -> str:
-    # Without indentation: the devices of many nodes have to go into one object of at most 1 MiB.
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def _sidecar(wanted: Wanted, args: UserArgs) -> dict[str, Any]:

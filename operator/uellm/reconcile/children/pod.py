@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 from uellm.hardware import GPU_RESOURCE
-from uellm.planner.handover.annotation import annotation
+from uellm.planner.handover.annotation import PLAN_ANNOTATION
+from uellm.planner.handover.publish import plan_annotation
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.wanted import Wanted
-from uellm.reconcile.names import PLAN_ANNOTATION, config_name, labels
+from uellm.reconcile.names import config_name, labels
 from uellm.reconcile.planning.request import MODEL_MOUNT, claim_name
 
 HTTP_PORT_NAME = "http"
@@ -39,11 +39,11 @@ _CONTAINER_SECURITY = {
 
 def pod_template(wanted: Wanted) -> dict[str, Any]:
     """The pod template with the user's own over it. Raises BadInput where that cannot be merged."""
-    document = annotation(wanted.plan, wanted.request)
+    annotation = plan_annotation(wanted.plan, wanted.request)
     ours = {
         "metadata": {
             "labels": labels(wanted.service.name),
-            "annotations": {PLAN_ANNOTATION: json.dumps(document, separators=(",", ":"))},
+            "annotations": {PLAN_ANNOTATION: annotation.to_json()},
         },
         "spec": {
             "schedulerName": wanted.service.spec.placement.scheduler_name,
@@ -58,9 +58,9 @@ def pod_template(wanted: Wanted) -> dict[str, Any]:
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "affinity": {"nodeAffinity": _on_nodes(wanted.plan.nodes)},
-            "tolerations": _tolerations(document["resourceName"]),
+            "tolerations": _tolerations(annotation.resource_name),
             "initContainers": [_launcher(wanted), _sidecar(wanted)],
-            "containers": [_engine(wanted, document["resourceName"])],
+            "containers": [_engine(wanted, annotation.resource_name)],
             "volumes": _volumes(wanted),
         },
     }

@@ -9,6 +9,7 @@ import threading
 
 from uellm.errors import BadInput, PlanError
 from uellm.planner import outlook, plan, still_holds
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.planning.choose import Evaluation, Failure
@@ -23,8 +24,8 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
-        broken = still_holds(incumbent, alone)
-        broken_hardware = still_holds(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+        broken = _broken(incumbent, alone)
+        broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
     try:
         fresh = plan(request)
         if incumbent is None:
@@ -36,6 +37,11 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
         return Evaluation(None, Failure(error.reason, str(error)), broken, broken_hardware)
     except BadInput as error:
         return Evaluation(None, Failure("InvalidOverride", str(error)), broken, broken_hardware)
+
+
+def _broken(incumbent: Plan, request: PlanRequest) -> str | None:
+    refusal = still_holds(incumbent, request)
+    return None if refusal is None else sentence(refusal)
 
 
 def end_with_parent() -> None:
