@@ -3,7 +3,7 @@ PYTHON3 ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint unit cluster-test e2e bench crds clean
+.PHONY: help setup demo test lint unit cluster-test e2e bench crds golden reference clean
 
 help:
 	@echo "make demo    one LLMService, end to end, on a real cluster that this machine runs itself"
@@ -49,6 +49,12 @@ bench: setup
 
 crds: setup
 	@$(BIN)/uellm crds --output-dir manifests/crds --output-dir charts/uellm/files/crds
+
+golden: setup
+	@PYTHONPATH=tests $(BIN)/python -m golden
+
+reference: setup
+	@$(BIN)/python scripts/reference.py
 
 clean:
 	@rm -rf .venv .bootstrap build dist

@@ -28,7 +28,7 @@ from typing import Any
 
 from attainment_grid import CHUNKS, FCFS, KEPT, MARGIN, OTHERS, OURS, SEEDS, SPEEDS, STURDY, TRACES, Grid, Run, mean
 
-from uellm.evaluate.table import aligned
+from uellm.text import aligned
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("ours", "baselines", "reference", "sturdy")

@@ -26,10 +26,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from uellm.api.names import PLAN_ANNOTATION
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import GPUNODEPROFILE, POD, Event, Kind
-from uellm.planner.handover.annotation import PLAN_ANNOTATION, refusal_on
+from uellm.planner.handover.annotation import refusal_on
 
 GIB = 2**30
 HARDWARE = ("GPU A", 24 * GIB), ("GPU B", 40 * GIB), ("GPU C", 80 * GIB)

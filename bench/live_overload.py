@@ -17,91 +17,27 @@ import asyncio
 import json
 import os
 import random
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import yaml
+from sidecar_load.vllm import engine_command, running, sidecar_command
+from sidecar_load.ways import free_port
 
 from uellm.evaluate.live import Endpoint, Pace, replay_live
 from uellm.evaluate.measure import measure
 from uellm.evaluate.scenario import Classes, Job, RequestClass, draw_jobs
-from uellm.evaluate.table import aligned
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.sidecar.scheduling import Targets
+from uellm.text import aligned
 from uellm_devcluster import tinymodel
 
-READY_TIMEOUT_S = 600.0
 SEQUENCES = 16
 STRICT_SHARE = 0.6
 TTFT_STEPS, TPOT_STEPS = 25, 3
-ENVIRONMENT = {
-    "VLLM_HOST_IP": "127.0.0.1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-}
-PROGRAMS = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[Any], ready_url: str, log: Path) -> Iterator[None]:
-    """The program while the block runs; its log is told where it does not get ready."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | ENVIRONMENT,
-            start_new_session=True,
-        )
-    try:
-        _wait(process, ready_url, log)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise SystemExit(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def engine_command(model: Path, port: int, chunk: int) -> list[Any]:
-    # With equal priorities vLLM's priority policy is first come first served: one engine serves all three ways.
-    return [
-        *(PROGRAMS / "vllm", "serve", model, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", port),
-        *("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager", "--kv-cache-memory-bytes", "256M"),
-        *("--max-model-len", 1024, "--max-num-seqs", SEQUENCES, "--max-num-batched-tokens", chunk),
-        *("--scheduling-policy", "priority", "--no-enable-prefix-caching"),
-    ]
 
 
 def requests(count: int, gap_s: float, seed: int) -> tuple[TraceRequest, ...]:
@@ -150,7 +86,9 @@ async def compare(engine: str, sidecar: str, jobs: list[Job], chunk: int, rounds
 def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -> dict[str, Any]:
     ports = [free_port() for _ in range(3)]
     engine, sidecar, metrics = (f"http://127.0.0.1:{port}" for port in ports)
-    with running(engine_command(model, ports[0], chunk), f"{engine}/health", scratch / "engine.log"):
+    with running(
+        engine_command(model, ports[0], chunk=chunk, sequences=SEQUENCES), f"{engine}/health", scratch / "engine.log"
+    ):
         rate, step_s = asyncio.run(capacity(Endpoint("bare", engine, "tiny")))
         targets = [
             (Targets("strict", ttft_s=TTFT_STEPS * step_s, tpot_s=TPOT_STEPS * step_s), STRICT_SHARE),
@@ -160,18 +98,8 @@ def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -
         jobs = drawn(requests(count, 1 / (rate * args.load), args.seed), targets, args.seed)
         config = scratch / "sidecar.yaml"
         config.write_text(yaml.safe_dump(_config(targets, chunk)))
-        listen = [f"127.0.0.1:{port}" for port in ports[1:]]
-        front = [
-            PROGRAMS / "uellm",
-            "sidecar",
-            "--listen",
-            listen[0],
-            "--metrics-listen",
-            listen[1],
-            "--engine",
-            engine,
-        ]
-        with running([*front, "--config", config], f"{metrics}/readyz", scratch / "sidecar.log"):
+        front = sidecar_command(ports[1], ports[2], engine, config)
+        with running(front, f"{metrics}/readyz", scratch / "sidecar.log"):
             results = asyncio.run(compare(engine, sidecar, jobs, chunk, args.rounds))
     return {"chunk": chunk, "requestsPerSecond": rate, "stepSeconds": step_s, "requests": count, "results": results}
 

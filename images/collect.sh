@@ -7,13 +7,13 @@ UV=${UV:-uv}
 python=${PYTHON:-.venv/bin/python}
 mkdir -p build/images
 
-collect() { # role, extras...
+collect() { # role, options of `uv export`
     role=$1
     shift
     directory=build/images/$role
     rm -rf "$directory"
     requirements=build/images/$role.txt
-    "$UV" export --quiet --frozen --no-default-groups --no-emit-workspace --no-header $(printf -- '--extra %s ' "$@") \
+    "$UV" export --quiet --frozen --no-default-groups --no-emit-workspace --no-header "$@" \
         --output-file "$requirements" >/dev/null
     "$UV" pip install --quiet --python "$python" --target "$directory" --require-hashes --no-deps \
         --link-mode copy -r "$requirements"
@@ -21,7 +21,8 @@ collect() { # role, extras...
     find "$directory" -name __pycache__ -type d -prune -exec rm -rf {} +
 }
 
-collect operator controller extender
-collect sidecar sidecar
-collect profiler profiler
+collect operator --extra controller --extra extender
+# The sidecar does not plan.
+collect sidecar --extra sidecar --no-emit-package numpy
+collect profiler --extra profiler
 PYTHONPATH=operator "$python" -m uellm.launcher.build build/images/launcher.pyz

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says nothing on a machine that has other work, but failed whole runs.
@@ -16,3 +20,20 @@ def pytest_configure() -> None:
     """A job in the background ignores Ctrl-C, and so would every process that a test starts; here they hear it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def packages_alone(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
+    """Makes a directory for PYTHONPATH that holds the named distributions and nothing else; use it with `python -S`."""
+
+    def link(names: Iterable[str]) -> Path:
+        directory = tmp_path / "packages-alone"
+        directory.mkdir()
+        for name in dict.fromkeys(names):
+            distribution = importlib.metadata.distribution(name)
+            for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+                if not (directory / top).exists():  # namespace packages are shared
+                    (directory / top).symlink_to(Path(str(distribution.locate_file(top))))
+        return directory
+
+    return link

@@ -1,49 +1,34 @@
-"""Words and columns for people: how lists are cut short, counted and aligned, the same in every message and table."""
+"""Text for people: rows of cells as a table, long lists of names cut short, numbers with their nouns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 
-def listed(names: Sequence[str], most: int, what: str = "") -> str:
-    """The first `most` names, then how many more there are; `what` is their noun in the plural.
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """One line per row, its cells padded to the width of their column and two spaces apart.
 
-    >>> listed(["a", "b", "c", "d", "e"], 3, "nodes"), listed(["a", "b"], 3, "nodes")
-    ('a, b, c and 2 more nodes', 'a, b')
+    The first row is the header and all rows have as many cells. `right`: indices of the columns aligned to the right.
     """
-    return ", ".join(names[:most]) + and_more(len(names) - most, what)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
-def and_more(count: int, what: str = "") -> str:
-    """What ends a list of which `count` entries are not shown; empty where all are.
-
-    >>> and_more(2, "nodes"), and_more(7), and_more(0, "nodes")
-    (' and 2 more nodes', ' and 7 more', '')
-    """
-    if count <= 0:
-        return ""
-    return f" and {count} more {what}".rstrip()
+def and_more(names: Sequence[str], limit: int, noun: str = "") -> str:
+    """The first `limit` names and how many follow: `a, b and 3 more`, with `noun` "node": `a, b and 3 more nodes`."""
+    listed, more = ", ".join(names[:limit]), len(names) - limit
+    if more <= 0:
+        return listed
+    what = f" {noun}{'' if more == 1 else 's'}" if noun else ""
+    return f"{listed} and {more} more{what}"
 
 
-def counted(count: int, one: str, several: str = "") -> str:
-    """A number with its noun.
-
-    >>> counted(1, "GPU"), counted(2, "GPU"), counted(0, "class", "classes")
-    ('1 GPU', '2 GPUs', '0 classes')
-    """
-    return f"{count} {one if count == 1 else several or one + 's'}"
-
-
-def columns(rows: Iterable[Sequence[str]], align: str = "") -> list[str]:
-    """Rows of equally many cells as lines, two spaces between columns, no spaces at the end of a line.
-
-    `align` has a character for each column: `<` left, `>` right. Columns beyond it are aligned to the left.
-
-    >>> columns([["GPU", "MEMORY"], ["gpu-10", "8 GiB"]], "<>")
-    ['GPU     MEMORY', 'gpu-10   8 GiB']
-    """
-    table = [list(row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    signs = align.ljust(len(widths), "<")
-    lines = ["  ".join(f"{cell:{s}{w}}" for cell, s, w in zip(row, signs, widths, strict=True)) for row in table]
-    return [line.rstrip() for line in lines]
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 GPU`, `2 GPUs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -56,6 +56,8 @@ class Both:
     log: Path
     vocabulary: dict[str, int]
     numbers: Iterator[int] = field(default_factory=count)
+    first: dict[str, float] = field(default_factory=dict)
+    """What was counted of the very first answers, each of one token and passed as it is."""
 
     def ask(self, path: str, body: dict[str, Any] | bytes) -> tuple[Answer, Answer]:
         """The engine's own answer and the sidecar's to the same request under the same id."""
@@ -63,6 +65,18 @@ class Both:
         headers = {"Content-Type": "application/json", "X-Request-Id": f"both-{next(self.numbers)}"}
         headers["Authorization"] = f"Bearer {PLANTED_KEY}"
         return tuple(fetch(urllib.request.Request(base + path, raw, headers)) for base in (self.engine, self.sidecar))
+
+    def counted(self) -> dict[str, float]:
+        """The figures of requests, by outcome and in hand."""
+        text = fetch(urllib.request.Request(f"{self.metrics}/metrics")).body.decode()
+        found: dict[str, float] = {}
+        for name, _, value in (line.rpartition(" ") for line in text.splitlines()):
+            if name.startswith("uellm_requests_total{"):
+                outcome = name.partition('outcome="')[2].partition('"')[0]
+                found[outcome] = found.get(outcome, 0.0) + float(value)
+            elif name == "uellm_requests_in_flight" or name.startswith("uellm_faults_total"):
+                found[name] = float(value)
+        return found
 
     def clients(self) -> tuple[openai.OpenAI, openai.OpenAI]:
         return tuple(
@@ -171,7 +185,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         found = Both(f"http://{engine}", f"http://{sidecar}", f"http://{metrics}", scratch / "sidecar.log", vocabulary)
         # The engine's first answers show the sidecar what answers look like.
         for path, body in ((CHAT, {"messages": ASKED}), (COMPLETIONS, {"prompt": "a"})):
-            found.ask(path, GREEDY | body)
+            found.ask(path, GREEDY | body | {"max_tokens": 1})
+        found.first = found.counted()
         yield found
     finally:
         for process in processes[::-1]:
@@ -222,6 +237,49 @@ def test_a_whole_answer_is_the_engines_own_to_the_byte(both, path, body):
     if b"chatcmpl-tool-" in direct.body:
         direct.body, through.body = (re.sub(rb"chatcmpl-tool-\w+", b"", each.body) for each in (direct, through))
     assert through.timeless() == direct.timeless()
+
+
+ONE_TOKEN = {
+    "tools": (CHAT, {"messages": ASKED, "tools": [WEATHER]}),
+    "JSON": (CHAT, {"messages": ASKED, "response_format": {"type": "json_object"}}),
+    "echo": (COMPLETIONS, {"prompt": "a b", "echo": True}),
+    "messages": (MESSAGES, {"messages": ASKED}),
+    "responses": (RESPONSES, {"input": "a b", "max_output_tokens": 1}),
+}
+
+
+def test_the_first_answers_were_of_one_token_and_gave_their_places_back(both):
+    assert both.first == {"completed": 2.0, "uellm_requests_in_flight": 0.0}
+
+
+@pytest.mark.parametrize(("path", "body"), ONE_TOKEN.values(), ids=ONE_TOKEN)
+def test_a_whole_answer_of_one_token_completes_and_gives_its_place_back(both, path, body):
+    asked = {"model": "tiny", "temperature": 0, "max_tokens": 1} | body
+    if path == RESPONSES:
+        del asked["max_tokens"]
+    before = both.counted()
+    direct, through = both.ask(path, asked)
+    assert (through.status, direct.status) == (200, 200)
+    after = both.counted()
+    assert after["completed"] == before["completed"] + 1
+    assert after["uellm_requests_in_flight"] == 0
+    assert "internal_error" not in after
+    assert not [name for name in after if name.startswith("uellm_faults_total")]
+
+
+@pytest.mark.parametrize("fields", [{"logit_bias": {"99999999": 1}}, {"allowed_token_ids": [99999999]}])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, {"messages": ASKED}), (COMPLETIONS, {"prompt": "a b"})])
+def test_what_the_engine_refuses_inside_a_stream_was_not_completed(both, path, body, fields):
+    before = both.counted()
+    direct, through = both.ask(path, GREEDY | body | fields | {"stream": True})
+    assert (through.status, through.content_type) == (direct.status, direct.content_type)
+    assert b'"error"' in direct.body
+    assert b'"error"' in through.body
+    after = both.counted()
+    assert after["completed"] == before["completed"]
+    refused = [after.get(name, 0.0) - before.get(name, 0.0) for name in ("rejected_by_engine", "failed_by_engine")]
+    assert sum(refused) == 1
+    assert after["uellm_requests_in_flight"] == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": 5, "n": "x"}', b"\xff", b'{"stream": 1}'])

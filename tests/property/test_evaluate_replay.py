@@ -108,7 +108,7 @@ def front(name: str) -> Front:
 
 def replayed(trace: Trace, name: str, *, speed: float = 1.0, reaction_s: float = 0.0) -> tuple[list[Job], Outcome]:
     jobs = draw_jobs(trace, CLASSES, seed=1, limit=None, max_tokens=1000)
-    return jobs, Replay(jobs, ToyEngine(), front(name), speed, reaction_s).run()  # type: ignore[arg-type]
+    return jobs, Replay(jobs, ToyEngine(), front(name), speed, lambda: reaction_s).run()  # type: ignore[arg-type]
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.planner.placement import solver
 from uellm.planner.placement.arrays import search
 from uellm.planner.placement.solver import Instance, Placement, solve
 
@@ -217,7 +216,7 @@ def test_a_pinned_number_of_stages_is_kept(data: dict[str, Any], stages: int) ->
         assert answer.cost == pytest.approx(min(costs))
 
 
-# The search on arrays, for small instances too: against lists and against brute force, with short cuts on and off.
+# The searches for larger instances, on small ones: against all orders tried, and against brute force.
 
 POLICIES = st.sampled_from(["HELR", "HE", "LR"])
 OBJECTIVES = st.sampled_from(["latency", "bottleneck"])
@@ -226,16 +225,16 @@ WAYS = st.sampled_from([{}, {"MOST_SETS": 0}, {"MOST_SETS": 0, "MOST_CODES": 10*
 
 
 @contextmanager
-def on_arrays(**limits: int) -> Iterator[None]:
+def without_trying_all_orders(**limits: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solver, "FEW_STATES", 0)
+        patch.setattr(search, "FEW_CELLS", 0)
         for name, value in limits.items():
             patch.setattr(search, name, value)
         yield
 
 
 def solved(data: dict[str, Any], *how: str, stages: int | None = None, **limits: int) -> Placement:
-    with on_arrays(**limits):
+    with without_trying_all_orders(**limits):
         return solve(Instance.from_dict(data), *how, stages=stages)
 
 
@@ -260,11 +259,11 @@ def clusters(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(instances(), clusters()), POLICIES, OBJECTIVES, st.one_of(st.none(), st.integers(1, 4)), WAYS)
-def test_arrays_and_lists_find_the_same_placement(
+def test_the_searches_find_what_trying_every_order_finds(
     data: dict[str, Any], policy: str, objective: str, stages: int | None, way: dict[str, int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solver, "FEW_STATES", 1 << 40)
+        patch.setattr(search, "FEW_CELLS", 1 << 40)
         expected = solve(Instance.from_dict(data), policy, objective, stages=stages)
     answer = solved(data, policy, objective, stages=stages, **way)
     assert answer.feasible == expected.feasible
@@ -282,7 +281,7 @@ def indices(answer: Placement) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @settings(max_examples=150, deadline=None)
 @given(instances(), POLICIES, OBJECTIVES, WAYS)
-def test_no_placement_is_better_than_what_arrays_find(
+def test_no_placement_is_better_than_what_the_searches_find(
     data: dict[str, Any], policy: str, objective: str, way: dict[str, int]
 ) -> None:
     answer, found = solved(data, policy, objective, **way), list(placements(data))

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from uellm.reconcile.fleet import machine
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.ledger import Commitment, Ledger, claim, offers
+from uellm.reconcile.profiled_node import profiled_node
 
 NODES = {"a": 4, "b": 3, "c": 1}
 NAMES = ("one", "two", "three", "four")
@@ -29,7 +29,7 @@ class Cluster(RuleBasedStateMachine):
         holders = {
             uuid: f"uid-{name}" for name, (_, uuids) in self.pods.items() if name in self.shown for uuid in uuids
         }
-        return [machine(_profile(node, count, holders)) for node, count in NODES.items()]
+        return [profiled_node(_profile(node, count, holders)) for node, count in NODES.items()]
 
     def pod(self, name):
         if name not in self.pods:
@@ -90,8 +90,8 @@ class Cluster(RuleBasedStateMachine):
         room = Counter(NODES)
         for node, uuids in self.pods.values():
             room[node] -= len(uuids)
-        homeless = [each for key, each in self.ledger.items() if key.name not in self.pods]
-        assert _all_fit(homeless, room)
+        unplaced = [each for key, each in self.ledger.items() if key.name not in self.pods]
+        assert _all_fit(unplaced, room)
 
 
 def _all_fit(plans, room):

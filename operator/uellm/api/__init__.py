@@ -1,16 +1,17 @@
-"""The resources of group `uellm.io`: pydantic types, the one source of the CRDs, and reading documents into them."""
+"""The resources of group `uellm.io` as pydantic types, from which the CRDs are rendered, and other shared documents.
+
+llmservice, llmservice_status, gpunodeprofile   the resources; engine, slo, conditions are their parts
+sidecar_document                                sidecar.yaml: the operator writes it, the sidecar reads it
+names                                           labels, annotations and ports that several programs share
+scalars, base                                   durations, quantities, validation rules
+documents, crd                                  parsing; rendering of the CRDs
+"""
 
 from uellm.api.documents import parse, parse_profile, parse_service, read_documents, read_service
 from uellm.api.gpunodeprofile import GPUNodeProfile
-from uellm.api.llmservice import (
-    API_VERSION,
-    GROUP,
-    VERSION,
-    LLMService,
-    LLMServiceSpec,
-    Scheduling,
-)
+from uellm.api.llmservice import LLMService, LLMServiceSpec, Scheduling
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
+from uellm.api.names import API_VERSION, GROUP, VERSION
 from uellm.api.scalars import duration_s, quantity
 from uellm.api.slo import ServiceClass, Slo
 

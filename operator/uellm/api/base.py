@@ -1,7 +1,7 @@
-"""What every type of the API stands on: camelCase names, and rules that hold in the API server and in Python alike.
+"""The base of every API type: camelCase names, and validation rules for the API server and for Python.
 
-A rule is written twice, side by side: as CEL, for the API server, and as a Python predicate, for commands that read a
-file without a cluster. `tests/cluster` puts the same documents before both and wants the same answer.
+A rule is written twice, side by side: as CEL for the API server, and as a Python predicate for commands that read a
+file without a cluster. `tests/cluster` gives the same documents to both and expects the same answer.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A rule on a value: an annotation of a field, or one of a model's `rules`.
-
-    `field` is the path below the value that a refusal names, such as `.min`; empty for the value itself.
-    """
+class ValidationRule:
+    """A rule on a value: an annotation of a field, or one of a model's `rules`."""
 
     cel: str
+    """The rule as a CEL expression."""
     holds: Callable[[Any], bool]
+    """The same rule in Python."""
     message: str
+    """What the value must be; it follows the field's path in a refusal."""
     field: str = ""
-    required: bool = False  # refused because something is missing, not because it is wrong
+    """Path below the value that a refusal names, such as `.min`; empty for the value itself."""
+    required: bool = False
+    """The rule fails because something is missing, not because a value is wrong."""
 
     def check(self, value: Any) -> Any:
-        """Return the value, or raise with the rule's message."""
+        """Return the value. Raises PydanticCustomError with the rule's message."""
         if not self.holds(value):
             raise PydanticCustomError("rule", "{message}", {"message": self.message, "field": self.field})
         return value
@@ -60,7 +62,7 @@ def camel(name: str) -> str:
 
 
 class Model(BaseModel):
-    """A part of a resource: immutable, unknown fields refused, every field described by the text under it."""
+    """A part of a resource: immutable, without unknown fields, every field described by the docstring under it."""
 
     model_config = ConfigDict(
         alias_generator=camel,
@@ -69,10 +71,10 @@ class Model(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
     )
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[ValidationRule, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The document's form: camelCase names, what is not set left out."""
+        """The document: camelCase names, without unset fields."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     @model_validator(mode="after")
@@ -89,20 +91,20 @@ class Model(BaseModel):
         return rendered
 
 
-class Observed(Model):
-    """A part of a status: what a newer operator has written and this one does not know is passed over."""
+class StatusModel(Model):
+    """A part of a status: unknown fields are ignored, because a newer operator may have written them."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True)
 class MapBy:
-    """Annotation of a list whose entries have unique keys: a map, to server-side apply."""
+    """Annotation of a list whose entries have unique keys: server-side apply treats it as a map."""
 
     key: str
 
     def check(self, entries: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the entries, or raise where two have the same key."""
+        """Return the entries. Raises PydanticCustomError where two have the same key."""
         keys = [getattr(entry, self.key) for entry in entries]
         twice = next((position for position, key in enumerate(keys) if key in keys[:position]), None)
         if twice is not None:

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import MapBy, Observed
+from uellm.api.base import MapBy, StatusModel
 from uellm.api.scalars import Timestamp
 
 
-class Condition(Observed):
+class ConditionStatus(StatusModel):
     """One aspect of the resource's state: whether it holds, since when, and why."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z]*$", max_length=63)]
@@ -27,4 +27,4 @@ class Condition(Observed):
     """The generation of the spec that this was found for."""
 
 
-Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), MapBy("type")]
+Conditions = Annotated[tuple[ConditionStatus, ...], Field(max_length=16), MapBy("type")]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from uellm.api.base import RULES_KEY, Model
 from uellm.api.gpunodeprofile import GPUNodeProfile
-from uellm.api.llmservice import GROUP, MAX_NAME_LENGTH, VERSION, LLMService
+from uellm.api.llmservice import MAX_NAME_LENGTH, LLMService
+from uellm.api.names import GROUP, VERSION
 
 Schema = dict[str, Any]
 # The order in which a schema's keys are written: what a reader looks for first comes first.

@@ -1,4 +1,4 @@
-"""From documents, as users write them and the API server sends them, to types, with refusals that name the field."""
+"""Parses documents, as users write them and the API server sends them, with errors that name the field."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from uellm.errors import BadInput
 PASSED_ON = frozenset({"metadata", "config", "template"})
 """Fields whose content this API does not describe."""
 
-# libyaml where the package was built with it: the profiles of a hundred nodes are some megabytes.
+# libyaml, where the package was built with it: the profiles of a hundred nodes are several megabytes.
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 T = TypeVar("T", bound=Model)
 
 
 def parse_service(document: Mapping[str, Any]) -> LLMService:
-    """The LLMService that the document describes. Raises BadInput with the field's path."""
+    """Parse an LLMService. Raises BadInput with the field's path."""
     return _parse(LLMService, document)
 
 
 def parse_profile(document: Mapping[str, Any]) -> GPUNodeProfile:
-    """The GPUNodeProfile that the document describes. Raises BadInput with the field's path."""
+    """Parse a GPUNodeProfile. Raises BadInput with the field's path."""
     return _parse(GPUNodeProfile, document)
 
 
 def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
-    """A part of a resource, or another document of the same conventions. Raises BadInput; `at` goes before the path."""
+    """Parse a document into any API type. Raises BadInput with the field's path, after the prefix `at`."""
     try:
-        # Strict JSON mode takes exactly what the API server takes: no "4" for a number, no snake_case names.
+        # Strict JSON mode accepts exactly what the API server accepts: no "4" for a number, no snake_case names.
         return model.model_validate_json(
             json.dumps(_without_nulls(document), default=_timestamp), strict=True, by_alias=True, by_name=False
         )
@@ -51,7 +51,7 @@ def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:
 
 
 def read_documents(path: str | Path) -> list[dict[str, Any]]:
-    """All documents of a YAML or JSON file, the items of Lists in their place. Raises BadInput."""
+    """All documents of a YAML or JSON file, with Lists replaced by their items. Raises BadInput."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -89,7 +89,7 @@ def _parse(model: type[T], document: Mapping[str, Any]) -> T:
 
 
 def _without_nulls(value: Any) -> Any:
-    """As the API server reads it: a field without a value is a field not set. What we only pass on is left as it is."""
+    """Drop fields that are null, as the API server does, except in parts that are only passed on."""
     if isinstance(value, Mapping):
         return {
             key: part if key in PASSED_ON else _without_nulls(part) for key, part in value.items() if part is not None
@@ -98,7 +98,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _timestamp(value: Any) -> str:
-    # YAML reads an unquoted time stamp as a time.
+    # YAML parses an unquoted time stamp into a datetime.
     if isinstance(value, datetime | date):
         return value.isoformat()
     raise TypeError(f"{value!r} has no JSON form")

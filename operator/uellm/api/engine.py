@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, Rule
+from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, ValidationRule
 from uellm.api.scalars import Duration, Quantity, duration_s
 
 
@@ -19,7 +19,7 @@ class EnvVar(Model):
     """Its value."""
 
 
-_NO_GPUS = Rule(
+_NO_GPUS = ValidationRule(
     cel="self.all(name, !name.startsWith('nvidia.com/'))",
     holds=lambda resources: not any(name.startswith("nvidia.com/") for name in resources),
     message="must not count GPUs, for the plan does: pin their number by spec.placement.gpus",
@@ -36,7 +36,7 @@ class Resources(Model):
     """What it may not exceed."""
 
 
-class Engine(Model):
+class EngineSpec(Model):
     """The engine's container, in short; everything else goes into `template`."""
 
     image: Annotated[str | None, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$", max_length=512)] = None

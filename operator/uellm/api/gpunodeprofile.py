@@ -1,4 +1,4 @@
-"""GPUNodeProfile: what the GPUs of one node are, as measured there. Named as its node, written by the profiler."""
+"""GPUNodeProfile: the GPUs of one node, as the profiler found and measured them. It has its node's name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, MapBy, Model, Observed
+from uellm.api.base import ATOMIC, MapBy, Model, StatusModel
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, DeviceUuid, Sentence, Text, Timestamp
 from uellm.hardware import GPU_RESOURCE, LinkKind
@@ -31,7 +31,7 @@ class GPUNodeProfileSpec(Model):
     """Devices that no plan may use."""
 
 
-class Health(Observed):
+class DeviceHealth(StatusModel):
     """Whether the device may be used."""
 
     state: Literal["Healthy", "Quarantined"] = "Healthy"
@@ -44,7 +44,7 @@ class Health(Observed):
     """When the state last changed."""
 
 
-class Measured(Observed):
+class Measured(StatusModel):
     """What the device was measured to do; what is missing was not measured."""
 
     bf16_gigaflops_per_second: Gigaflops = None
@@ -57,14 +57,14 @@ class Measured(Observed):
     """When."""
 
 
-class Allocation(Observed):
+class Allocation(StatusModel):
     """Who has the device, as the kubelet says."""
 
     pod_uid: Annotated[str, StringConstraints(max_length=64), Field(alias="podUID")]
     """UID of the pod."""
 
 
-class DeviceProfile(Observed):
+class DeviceProfile(StatusModel):
     """One GPU."""
 
     index: Annotated[int, Field(ge=0, le=1023)] = 0
@@ -89,7 +89,7 @@ class DeviceProfile(Observed):
     """True for a slice of a GPU."""
     power_limit_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None
     """The power that it may draw."""
-    health: Health | None = None
+    health: DeviceHealth | None = None
     """Whether it may be used."""
     measured: Measured | None = None
     """What it was measured to do."""
@@ -97,7 +97,7 @@ class DeviceProfile(Observed):
     """Who has it; nobody where not set."""
 
 
-class LinkProfile(Observed):
+class LinkProfile(StatusModel):
     """The way from one device to another, in that direction."""
 
     a: DeviceUuid
@@ -112,7 +112,7 @@ class LinkProfile(Observed):
     """Time of the smallest copy."""
 
 
-class ProfileSummary(Observed):
+class ProfileSummary(StatusModel):
     """The node's GPUs in a line, for the printer columns."""
 
     gpus: Text | None = None
@@ -123,7 +123,7 @@ class ProfileSummary(Observed):
     """Which products, each with its count."""
 
 
-class GPUNodeProfileStatus(Observed):
+class GPUNodeProfileStatus(StatusModel):
     """What was found on the node."""
 
     observed_at: Timestamp | None = None

@@ -1,4 +1,4 @@
-"""LLMService: a model, its latency targets and its load, as a user writes them."""
+"""LLMService: a model, its latency targets and its load, as the user writes them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, PRESERVED, Model, Rule
-from uellm.api.engine import Engine, PodTemplate
+from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
+from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
-from uellm.api.scalars import (
-    DnsSubdomain,
-)
-from uellm.api.slo import Slo, Workload
+from uellm.api.scalars import DnsSubdomain
+from uellm.api.slo import Slo, WorkloadSpec
 from uellm.placement_policies import PlacementPolicy
 
-GROUP = "uellm.io"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
 MAX_NAME_LENGTH = 40
 
 HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
@@ -40,7 +35,7 @@ class ModelSource(Model):
     """Which model, from where, and what the planner must know of it."""
 
     rules = (
-        Rule(
+        ValidationRule(
             cel="!(self.uri.startsWith('pvc://') || self.uri.startsWith('file://')) || has(self.config)",
             holds=lambda model: not model.uri.startswith(("pvc://", "file://")) or model.config is not None,
             message="is required for pvc:// and file:// models: put the model's config.json here",
@@ -52,7 +47,7 @@ class ModelSource(Model):
     uri: Annotated[
         str,
         StringConstraints(min_length=6, max_length=512),
-        Rule(
+        ValidationRule(
             cel=" || ".join(f"self.matches('{pattern}')" for pattern in (HF_URI, PVC_URI, FILE_URI)),
             holds=lambda uri: any(re.fullmatch(pattern, uri) for pattern in (HF_URI, PVC_URI, FILE_URI)),
             message="must be hf://organisation/model, pvc://claim/path or file:///path, without a part that "
@@ -97,7 +92,7 @@ class GpuRange(Model):
     """How many GPUs a replica may have; min equal to max pins the count."""
 
     rules = (
-        Rule(
+        ValidationRule(
             cel="!has(self.max) || self.min <= self.max",
             holds=lambda gpus: gpus.max is None or gpus.min <= gpus.max,
             message="must not be above max",
@@ -111,7 +106,7 @@ class GpuRange(Model):
     """Most GPUs of a replica; what a node has where not set."""
 
 
-class Placement(Model):
+class PlacementSpec(Model):
     """Where and how replicas are placed."""
 
     policy: PlacementPolicy = "HELR"
@@ -145,7 +140,7 @@ class SecretName(Model):
     """Name of the Secret."""
 
 
-class Auth(Model):
+class AuthSpec(Model):
     """Who may ask."""
 
     api_keys_secret_ref: SecretName
@@ -156,7 +151,7 @@ class Rollout(Model):
     """How replicas are replaced when the pod template changes."""
 
     rules = (
-        Rule(
+        ValidationRule(
             cel="self.maxSurge > 0 || self.maxUnavailable > 0",
             holds=lambda rollout: rollout.max_surge > 0 or rollout.max_unavailable > 0,
             message="must not be 0 together with maxSurge: no replica could ever be replaced",
@@ -177,17 +172,17 @@ class LLMServiceSpec(Model):
     """The model."""
     slo: Slo = Field(default_factory=Slo)
     """Latency targets."""
-    workload: Workload = Field(default_factory=Workload)
+    workload: WorkloadSpec = Field(default_factory=WorkloadSpec)
     """The load to size for."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
     """Overrides of the planner."""
-    placement: Placement = Field(default_factory=Placement)
+    placement: PlacementSpec = Field(default_factory=PlacementSpec)
     """Where and how replicas are placed."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
     """The queue in front of the engine."""
-    auth: Auth | None = None
+    auth: AuthSpec | None = None
     """API keys that requests must show; anybody who reaches the service may ask where not set."""
-    engine: Engine = Field(default_factory=Engine)
+    engine: EngineSpec = Field(default_factory=EngineSpec)
     """The engine's container."""
     template: PodTemplate = Field(default_factory=PodTemplate)
     """Pod template merged over the operator's."""
@@ -203,7 +198,7 @@ class LLMService(Model):
     """A large language model served with latency targets."""
 
     rules = (
-        Rule(
+        ValidationRule(
             cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && self.metadata.name.matches('{_NAME}')",
             holds=lambda service: (
                 len(service.name) <= MAX_NAME_LENGTH and re.fullmatch(_NAME, service.name) is not None

@@ -1,4 +1,4 @@
-"""LLMService.status: what was decided, and what is."""
+"""LLMService.status: the plan, the placements, the conditions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, MapBy, Observed
+from uellm.api.base import ATOMIC, MapBy, StatusModel
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text
 
@@ -20,7 +20,7 @@ LayerCounts = Annotated[
 NodeNames = Annotated[tuple[DnsSubdomain, ...], Field(max_length=1024, json_schema_extra=dict(ATOMIC))]
 
 
-class Summary(Observed):
+class Summary(StatusModel):
     """The decision in a line, for the printer columns."""
 
     gpus: Text = ""
@@ -36,7 +36,7 @@ class Summary(Observed):
     """Ready and wanted replicas, as in `1/2`."""
 
 
-class StageRequirement(Observed):
+class StageRequirement(StatusModel):
     """What a stage needs of each of its devices."""
 
     memory_bytes: Bytes
@@ -45,7 +45,7 @@ class StageRequirement(Observed):
     """Product, where the plan depends on it."""
 
 
-class StageMemory(Observed):
+class StageMemory(StatusModel):
     """What fills the memory of each device of a stage, in bytes."""
 
     weights: Bytes = 0
@@ -62,7 +62,7 @@ class StageMemory(Observed):
     """What is left."""
 
 
-class Stage(Observed):
+class StageStatus(StatusModel):
     """A stage of the pipeline."""
 
     devices: Devices = ()
@@ -73,7 +73,7 @@ class Stage(Observed):
     """What fills them."""
 
 
-class Prediction(Observed):
+class PredictionStatus(StatusModel):
     """What a replica is expected to do."""
 
     ttft_milliseconds: Milliseconds = None
@@ -86,7 +86,7 @@ class Prediction(Observed):
     """Tokens whose keys and values it holds at a time."""
 
 
-class Alternative(Observed):
+class AlternativeStatus(StatusModel):
     """A shape that was weighed and not taken."""
 
     gpus_per_replica: Count = 0
@@ -103,7 +103,7 @@ class Alternative(Observed):
     """Why not."""
 
 
-class SloVerdict(Observed):
+class SloVerdictStatus(StatusModel):
     """Whether the plan is predicted to keep the targets."""
 
     feasible: bool
@@ -114,7 +114,7 @@ class SloVerdict(Observed):
     """The smallest change that would make the targets feasible."""
 
 
-class SearchFigures(Observed):
+class SearchFiguresStatus(StatusModel):
     """How the plan was found."""
 
     shapes: Count = 0
@@ -129,7 +129,7 @@ class SearchFigures(Observed):
     """How far the split's cost may be above the best one's at most."""
 
 
-class PlanStatus(Observed):
+class PlanStatus(StatusModel):
     """The shape of every replica."""
 
     gpus_per_replica: Count
@@ -148,31 +148,31 @@ class PlanStatus(Observed):
     """Memory that the engine is told to keep for keys and values, on each GPU."""
     kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None
     """Tokens whose keys and values any devices in the place of the planned ones must hold at a time."""
-    stages: Annotated[tuple[Stage, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
     """The stages, in pipeline order."""
     nodes: NodeNames = ()
     """Nodes that can hold a replica, best first."""
-    predicted: Prediction | None = None
+    predicted: PredictionStatus | None = None
     """What a replica is expected to do."""
     recommended_replicas: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     """Replicas that the workload needs."""
     assumptions: Annotated[tuple[Sentence, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
     """What was assumed because nobody said it."""
-    alternatives: Annotated[tuple[Alternative, ...], Field(max_length=8, json_schema_extra=dict(ATOMIC))] = ()
+    alternatives: Annotated[tuple[AlternativeStatus, ...], Field(max_length=8, json_schema_extra=dict(ATOMIC))] = ()
     """What else was weighed."""
     profile_hash: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Digest of the facts about the nodes that the plan depends on."""
     binding: Sentence | None = None
     """The limit that the plan runs into first."""
-    slo: SloVerdict | None = None
+    slo: SloVerdictStatus | None = None
     """Whether the targets are predicted to be kept; not set where there are none or nothing is predicted."""
-    search: SearchFigures | None = None
+    search: SearchFiguresStatus | None = None
     """How it was found."""
     reason: Sentence | None = None
     """Why it was made, or why it took the place of the plan before it."""
 
 
-class PodPlacement(Observed):
+class PodPlacement(StatusModel):
     """What a pod was meant to use and what it uses."""
 
     pod: DnsSubdomain
@@ -189,7 +189,7 @@ class PodPlacement(Observed):
     """Whether both agree."""
 
 
-class ClassAttainment(Observed):
+class ClassAttainment(StatusModel):
     """How the requests of a class fared lately, over all pods."""
 
     name: DnsLabel
@@ -204,7 +204,7 @@ class ClassAttainment(Observed):
     """Requests that this is about, to two digits."""
 
 
-class LLMServiceStatus(Observed):
+class LLMServiceStatus(StatusModel):
     """What was decided and what is."""
 
     observed_generation: Annotated[int | None, Field(ge=0)] = None

@@ -1,6 +1,6 @@
-"""The API's scalars as they are written, and their values: durations, quantities, names.
+"""The API's scalars and their values: durations, quantities, names.
 
-The Kubernetes API knows no floats: a rate is a quantity ("4", "500m"), a time a duration as in the Gateway API
+The Kubernetes API has no floats: a rate is a quantity ("4", "500m"), and a time is a duration as in the Gateway API
 (GEP-2257: "500ms", "1h30m").
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
 
-from uellm.api.base import Rule
+from uellm.api.base import ValidationRule
 from uellm.errors import BadInput
 
 DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
@@ -70,14 +70,14 @@ def _number_as_text(value: Any) -> Any:
 
 
 def _int_or_string(pattern: str, max_length: int) -> WithJsonSchema:
-    # YAML reads an unquoted 4 as a number; Kubernetes takes both forms of a quantity everywhere.
+    # YAML parses an unquoted 4 as a number; Kubernetes accepts both forms of a quantity everywhere.
     return WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": pattern, "maxLength": max_length})
 
 
 Duration = Annotated[
     str,
     StringConstraints(pattern=DURATION, max_length=28),
-    Rule(
+    ValidationRule(
         cel="duration(self) > duration('0s')",
         holds=lambda text: duration_s(text) > 0,
         message="must be longer than 0s",
@@ -88,7 +88,7 @@ Rate = Annotated[
     BeforeValidator(_number_as_text),
     StringConstraints(pattern=RATE, max_length=14),
     _int_or_string(RATE, 14),
-    Rule(
+    ValidationRule(
         cel="type(self) == int ? self > 0 : quantity(string(self)).isGreaterThan(quantity('0'))",
         holds=lambda text: quantity(text) > 0,
         message="must be more than 0",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import MapBy, Model, Rule
+from uellm.api.base import MapBy, Model, ValidationRule
 from uellm.api.scalars import DnsLabel, Duration, Percent, Rate, duration_s, quantity
 
 
@@ -51,19 +51,19 @@ class Slo(Model):
     """What the service must keep to."""
 
     rules = (
-        Rule(
+        ValidationRule(
             cel="!has(self.defaultClass) || (has(self.classes) && self.classes.exists(c, c.name == self.defaultClass))",
             holds=lambda slo: slo.default_class is None or any(c.name == slo.default_class for c in slo.classes),
             message="must name one of the classes",
             field=".defaultClass",
         ),
-        Rule(
+        ValidationRule(
             cel="!has(self.classes) || self.classes.all(c, has(c.ttft) || has(c.tpot) || has(c.e2e))",
             holds=lambda slo: all(c.has_target for c in slo.classes),
             message="each class needs at least one target: ttft, tpot or e2e",
             field=".classes",
         ),
-        Rule(
+        ValidationRule(
             cel="!has(self.classes) || "
             "self.classes.all(c, !has(c.ttft) || !has(c.e2e) || duration(c.ttft) <= duration(c.e2e))",
             holds=lambda slo: all(c.ttft_s <= c.e2e_s for c in slo.classes if c.ttft and c.e2e),
@@ -101,7 +101,7 @@ class Tokens(Model):
     """Length that 95 of 100 requests do not exceed."""
 
 
-class Workload(Model):
+class WorkloadSpec(Model):
     """The load that the whole service is sized for. What is not said is assumed, and listed in the plan."""
 
     requests_per_second: Rate | None = None

@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from uellm.controller.app import Options, serve
+from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
 from uellm.reconcile.children import Images
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if not port.isdecimal():
         raise BadInput("--health-listen", f"must be HOST:PORT, not {args.health_listen!r}")
     _log(args.log_level)
-    options = Options(
+    options = ControllerOptions(
         images=Images(args.engine_image, args.sidecar_image, args.launcher_image),
         namespace=args.namespace or _own_namespace(),
         identity=default_identity(),

@@ -11,8 +11,8 @@ from uellm.cli.evaluate_queue import count, tell
 from uellm.cli.files import read_json
 from uellm.errors import BadInput
 from uellm.evaluate.placement import compare, random_instance
-from uellm.evaluate.table import aligned
 from uellm.planner.placement.solver import OBJECTIVES, Instance
+from uellm.text import aligned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from uellm.api.scalars import duration_s
 from uellm.cli.files import read_text
 from uellm.errors import BadInput
 from uellm.evaluate.bound import bound
@@ -70,6 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the sidecar sends reaches the engine so much later",
     )
     parser.add_argument(
+        "--request-overhead",
+        type=duration,
+        default=0.0,
+        metavar="TIME",
+        help="every request reaches the engine so much later, sidecar or not: its API server (such as 10ms)",
+    )
+    parser.add_argument(
+        "--jitter",
+        type=not_negative,
+        default=0.0,
+        metavar="S",
+        help="noise of the overheads and of the steps' times, as a lognormal's sigma",
+    )
+    parser.add_argument(
         "--max-queued", type=count, metavar="N", help="the sidecar's queue is full at N (default: no bound)"
     )
     parser.add_argument(
@@ -119,6 +134,8 @@ def _scenario(args: argparse.Namespace) -> Scenario:
         max_tokens=args.max_tokens_per_request,
         engine_error=args.engine_error,
         reaction_s=args.reaction_ms / 1e3,
+        request_overhead_s=args.request_overhead,
+        jitter=args.jitter,
         online=args.predictor == "online",
         guards=_guards(args.guards),
         **({} if args.max_queued is None else {"max_queued": args.max_queued}),
@@ -181,6 +198,14 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number, 0 or more")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """An argument that is a time such as `10ms`; in seconds."""
+    try:
+        return duration_s(text)
+    except BadInput as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> float:

@@ -30,11 +30,12 @@ def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: 
 
 
 async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
+    from uellm.api.names import SERVICE_LABEL
     from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
-    from uellm.reconcile.names import SERVICE_LABEL, Key
+    from uellm.reconcile.names import Key
     from uellm.reconcile.planning.eligible_nodes import reachable
-    from uellm.reconcile.planning.ledger import claims_beside, offers
+    from uellm.reconcile.planning.ledger import claims_of_others, offers
 
     cache = Cache()
     async with await Kube.connect(kubeconfig=kubeconfig, context=context) as kube:
@@ -42,5 +43,5 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
         for kind, selector in kinds:
             cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
     key = Key(service.namespace, service.name)
-    everyone = offers(cache.fleet(), claims_beside(cache, key), cache.pods(key))
+    everyone = offers(cache.profiled_nodes(), claims_of_others(cache, key), cache.pods(key))
     return Offered(*reachable(everyone, cache.node, service))

@@ -11,7 +11,7 @@ from uellm.planner.request import PlanRequest
 from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
 from uellm.planner.spans import spans
 from uellm.planner.units import size
-from uellm.text import columns, listed
+from uellm.text import aligned, and_more
 
 WIDTH = 116
 MOST_NODES = 8
@@ -39,7 +39,7 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     yield f"{request.service}  {request.architecture.name}, {request.architecture.parameters:,} parameters"
     yield f"GPUs       {shape} a replica"
     yield f"layers     {','.join(str(count) for count in plan.layers)}"
-    yield f"nodes      {listed(plan.nodes, MOST_NODES)} (best first)"
+    yield f"nodes      {and_more(plan.nodes, MOST_NODES)} (best first)"
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
     if plan.slo is not None:
@@ -75,7 +75,7 @@ def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
         for uuid in stage.devices:
             sizes = [size(memory[kind]) for kind in KINDS]
             rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
-    yield from columns(rows, ">" * (len(header) - 1) + "<")
+    yield from aligned(rows, right=range(len(header) - 1))
 
 
 def _name(device: Device) -> str:

@@ -1,4 +1,4 @@
-"""The operator's process, put together: lease, cache, watches, queue, worker."""
+"""The operator's process: lease, cache, watches, queue and planning worker put together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import kopf
 
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
-from uellm.controller.probes import Health
+from uellm.controller.probes import ProbeServer
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
@@ -21,34 +21,35 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.planning import Planning
-from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Worker
-from uellm.reconcile.pods.reports import HttpFetch, Measurements, Reports
+from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, WorkerProcess
+from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
 from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
 
-# Passes at a time. They wait for the API server and the planner most of the time.
+# Passes at a time. Most of the time they wait for the API server or the planner.
 WORKERS = 8
-# Every pass at work may have to wait for its turn at the planner.
+# Every pass may have to wait for its turn at the planner.
 LONGEST_PASS_S = WORKERS * PLANNING_TIMEOUT_S + 60.0
 
 
 @dataclass(frozen=True)
-class Options:
-    """How the operator is run."""
+class ControllerOptions:
+    """How the operator runs."""
 
     images: Images
-    namespace: str  # of the Lease
+    namespace: str
+    """Namespace of the Lease."""
     identity: str
     health_host: str = "0.0.0.0"
     health_port: int = 8080
 
 
-async def serve(options: Options) -> None:
+async def serve(options: ControllerOptions) -> None:
     """Run until SIGTERM or SIGINT. Raises LeaseLost, and KubeError where the API server refuses us."""
     task = asyncio.current_task()
     assert task is not None
-    # Until kopf puts its own in their place. As the first process of a container, no handler would mean: ignored.
+    # Until kopf installs its own. Without a handler, the first process of a container ignores these signals.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
@@ -59,7 +60,7 @@ async def serve(options: Options) -> None:
 
 
 class _Operator:
-    def __init__(self, options: Options, stack: AsyncExitStack) -> None:
+    def __init__(self, options: ControllerOptions, stack: AsyncExitStack) -> None:
         self._options = options
         self._stack = stack
         self._cache = Cache()
@@ -68,12 +69,12 @@ class _Operator:
     async def run(self) -> None:
         kube = await self._stack.enter_async_context(await Kube.connect())
         lease = Lease(kube, self._options.namespace, self._options.identity)
-        fetch = await self._stack.enter_async_context(HttpFetch())
-        worker = self._stack.enter_context(Worker())
+        fetch = await self._stack.enter_async_context(HttpReports())
+        worker = self._stack.enter_context(WorkerProcess())
         planning = Planning(self._cache, worker)
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
-        reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.figures, clock)
+        reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)
         reconciler = Reconciler(self._cache, planning, reports, measurements, applier, self._options.images)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
@@ -93,13 +94,13 @@ class _Operator:
                 settings=handlers.settings(),
                 clusterwide=True,
                 standalone=True,
-                # Else it asks for the user's name, and a container's numeric user has none.
+                # Otherwise kopf looks up the user's name, and a container's numeric user has none.
                 identity=self._options.identity,  # type: ignore[arg-type] # a NewType of str that kopf does not export
                 ready_flag=self._watching,
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key]) -> Health:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key]) -> ProbeServer:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -109,24 +110,24 @@ class _Operator:
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
-        return Health(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
+        return ProbeServer(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, told: tuple[Reports, Measurements]) -> None:
-    # What vanished between the first lists and the first events is found soon.
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements]) -> None:
+    # The first resync comes early, to find what vanished between the first lists and the first events.
     delay_s = resync.FIRST_S
     while True:
         await asyncio.sleep(delay_s)
         delay_s = resync.next_in_s()
         await resync.fill_first(kube, cache)
         pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
-        for each in told:
+        for each in collected:
             each.keep(pods)
         watcher.mark_all()
 
 
 async def _until_one_ends(*coroutines: object) -> None:
-    """Run all of them until the first ends or fails; then end the others, and fail as it did."""
+    """Run all until the first ends or fails; then cancel the others, and raise its error."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]  # type: ignore[call-overload]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The kopf part: watches on every kind, each event handed on; nothing is handled, stored or written by kopf."""
+"""The kopf part: watches on every kind, whose events go to the Watcher. kopf itself stores and writes nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def registry(watcher: Watcher) -> kopf.OperatorRegistry:
 
 
 def _login_in_pod(**arguments: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, at the address that the kubelet tells every pod: kopf's own takes a name instead, and
-    an operator is not to depend on the cluster's DNS."""
+    """The pod's service account, at the API server's address from the environment.
+
+    kopf's own login uses a host name instead, and an operator must not depend on the cluster's DNS.
+    """
     found = kopf.login_with_service_account(**arguments)
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if found is None or not host:
@@ -37,15 +39,15 @@ def _login_in_pod(**arguments: Any) -> kopf.ConnectionInfo | None:
 
 
 def _watch(handlers: kopf.OperatorRegistry, kind: Kind, watcher: Watcher) -> None:
-    def heard(event: Any, **_: Any) -> None:
-        watcher.heard(kind, event["type"], event["object"])
+    def handle(event: Any, **_: Any) -> None:
+        watcher.on_event(kind, event["type"], event["object"])
 
-    kopf.on.event(*_resource(kind), id=kind.plural, registry=handlers)(_on_the_loop(heard))
+    kopf.on.event(*_resource(kind), id=kind.plural, registry=handlers)(_on_the_loop(handle))
 
 
 def _on_the_loop(function: Any) -> Any:
     async def handler(**arguments: Any) -> None:
-        # kopf runs plain functions in threads; the cache and the queue belong to the event loop.
+        # kopf runs plain functions in threads, and the cache and the queue belong to the event loop.
         function(**arguments)
 
     return handler
@@ -57,7 +59,7 @@ def _resource(kind: Kind) -> tuple[str, str, str]:
 
 
 class _NoEssence(kopf.DiffBaseStorage):
-    """No memory of what was handled: kopf would copy every object of every event for it, half of our CPU time."""
+    """Stores nothing: kopf would copy every object of every event, which took half of the CPU time."""
 
     def build(self, **_: Any) -> Any:
         return {}

@@ -1,7 +1,7 @@
-"""The Lease that makes sure that one operator works at a time.
+"""The Lease that lets one operator work at a time.
 
-Whoever holds it renews it; who could not for a while stops working before anybody else may start. Whether somebody
-else's lease has run out is judged by our own clock, from when we saw it change last: two machines' clocks differ.
+The holder renews it. If it cannot for a while, it stops working before another may start. Clocks of two machines
+differ, so another holder's lease has expired when our own clock has not seen it change for its duration.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 NAME = "uellm-controller"
 DURATION_S = 15.0
 RENEW_S = 4.0
-# Lost this long before others may take it: time enough for a write that is under way to end.
+# We give up this early, so that a write under way ends before another operator takes the lease.
 DEADLINE_S = 10.0
 RETRY_S = 2.0
 
 
 class LeaseLost(CannotBeDone):
-    """Another operator may be at work by now; this one has to end."""
+    """Another operator may be working by now; this one has to end."""
 
 
 def default_identity() -> str:
-    """Who we are. In a pod its name, so that a restarted container goes on at once; it cannot run twice."""
+    """Our identity. In a pod its name: a restarted container then holds its lease still, and a pod cannot run twice."""
     return socket.gethostname() if in_cluster() else f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
 
 
@@ -44,22 +44,23 @@ class Lease:
         self._namespace = namespace
         self._name = name
         self.identity = identity
-        self._seen: tuple[str, float] = ("", 0.0)  # resource version, and when we saw it first
+        self._seen: tuple[str, float] = ("", 0.0)
+        """Resource version, and when we saw it first."""
         self._renewed_s: float | None = None
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the last renewal; None while it is not ours."""
+        """Seconds since the last renewal; None while we do not hold it."""
         return None if self._renewed_s is None else asyncio.get_running_loop().time() - self._renewed_s
 
     async def acquire(self) -> None:
-        """Wait until it is ours."""
+        """Wait until we hold it."""
         waited_for = None
         while True:
             try:
                 holder = await self._try()
             except Conflict:
-                continue  # somebody else was quicker; look who
+                continue  # another operator was faster; find out which
             except KubeError as error:
                 if not error.transient:
                     raise
@@ -87,7 +88,7 @@ class Lease:
                 raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {self.age_s:.0f} s")
 
     async def release(self) -> None:
-        """Give it back, so that the next operator need not wait for its end."""
+        """Release it, so that the next operator need not wait until it expires."""
         if self._renewed_s is None:
             return
         self._renewed_s = None
@@ -99,7 +100,7 @@ class Lease:
             logger.warning("lease %s/%s not released: %s", self._namespace, self._name, error)
 
     async def _try(self) -> str | None:
-        """Take or renew it; None where it is ours now, else who has it."""
+        """Take or renew it. None where we hold it now, else the holder."""
         asked_s = asyncio.get_running_loop().time()
         lease = await self._kube.get(LEASE, self._name, self._namespace)
         holder = str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")

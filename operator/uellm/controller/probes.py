@@ -1,4 +1,4 @@
-"""GET /healthz: whether this process still does its work; GET /readyz: whether it has begun to."""
+"""GET /healthz: whether this process works; GET /readyz: whether it has started to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PATH = "/healthz"
 READY_PATH = "/readyz"
 
 
-class Health:
-    """Named checks; each answers None or what is wrong. An async context manager that serves them.
+class ProbeServer:
+    """Serves named checks; each returns None, or what is wrong. An async context manager.
 
-    Ready only once `ready()` says so: an installation that waits for it waits for an operator that watches.
+    It reports ready once `ready()` is true, so that an installation waits until the operator watches the cluster.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Health:
         app.add_routes([web.get(PATH, self._answer), web.get(READY_PATH, self._answer_ready)])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
 
-    async def __aenter__(self) -> Health:
+    async def __aenter__(self) -> ProbeServer:
         await self._runner.setup()
         await web.TCPSite(self._runner, *self._address).start()
         return self
@@ -35,7 +35,7 @@ class Health:
         await self._runner.cleanup()
 
     def problems(self) -> dict[str, str]:
-        """What is wrong, by the name of the check."""
+        """What is wrong, by name of the check."""
         answers = {name: check() for name, check in self._checks.items()}
         return {name: answer for name, answer in answers.items() if answer}
 

@@ -1,6 +1,6 @@
-"""The queue of dirty keys: each key at most once in it, at most once at work, later again after a failure.
+"""The queue of keys to reconcile: each key is queued at most once, at work at most once, and retried after a failure.
 
-`Schedule` is the bookkeeping, with the time as an argument; `work_off` lets it run.
+`Schedule` is the bookkeeping, with the time as an argument; `DirtyQueue` runs it on the event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_DELAY_S = 60.0
 
 
 def backoff_s(failures: int, jitter: float) -> float:
-    """Seconds to wait after so many failures in a row; `jitter` from 0 to 1 spreads keys that fail together.
+    """Seconds to wait after so many failures in a row. `jitter`, from 0 to 1, spreads keys that fail together.
 
     >>> backoff_s(1, 1.0), backoff_s(4, 0.0), backoff_s(100, 1.0)
     (0.5, 2.0, 60.0)
@@ -34,12 +34,12 @@ def backoff_s(failures: int, jitter: float) -> float:
 
 
 class Schedule(Generic[K]):
-    """When each key is due. A key that is marked while it is at work comes again right after."""
+    """When each key is due. A key that is marked while it is at work becomes due right after."""
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._due_s: dict[K, float] = {}
-        # What a key's due time was replaced by something earlier leaves a stale entry here, skipped when met.
+        # A key that was given an earlier due time leaves a stale entry here, which is skipped.
         self._heap: list[tuple[float, int, K]] = []
         self._counter = itertools.count()
         self._working_since_s: dict[K, float] = {}
@@ -49,7 +49,7 @@ class Schedule(Generic[K]):
         return len(self._due_s) + len(self._working_since_s)
 
     def mark(self, key: K, at_s: float) -> None:
-        """Let a key be worked on at a time, or earlier if it is due earlier already."""
+        """Make a key due at a time, unless it is due earlier already."""
         if self._due_s.get(key, float("inf")) > at_s:
             self._due_s[key] = at_s
             heapq.heappush(self._heap, (at_s, next(self._counter), key))
@@ -60,7 +60,7 @@ class Schedule(Generic[K]):
         return self._heap[0][0] if self._heap else None
 
     def take(self, now_s: float) -> K | None:
-        """A key that is due, for somebody to work on; `done` or `failed` must follow."""
+        """Take a key that is due. `done` or `failed` must follow."""
         self._drop_stale()
         if not self._heap or self._heap[0][0] > now_s:
             return None
@@ -75,17 +75,17 @@ class Schedule(Generic[K]):
         self._put_back(key)
 
     def failed(self, key: K, now_s: float, *, at_least_s: float = 0.0) -> float:
-        """The work on a key has failed: it comes again after a while. Returns after how long."""
+        """The work on a key has failed. Returns the seconds after which it is due again."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay_s = max(at_least_s, backoff_s(self._failures[key], self._jitter()))
-        # Marks that came meanwhile must not turn a backoff into a storm.
+        # Marks made meanwhile must not shorten the backoff.
         self._due_s.pop(key, None)
         self._put_back(key)
         self.mark(key, now_s + delay_s)
         return delay_s
 
     def longest_work_s(self, now_s: float) -> float:
-        """For how long the oldest piece of work has been going on; 0 where there is none."""
+        """Age of the longest-running work in seconds; 0 where there is none."""
         return now_s - min(self._working_since_s.values(), default=now_s)
 
     def _put_back(self, key: K) -> None:
@@ -114,7 +114,7 @@ class DirtyQueue(Generic[K]):
 
     @property
     def longest_work_s(self) -> float:
-        """For how long the oldest piece of work has been going on."""
+        """Age of the longest-running work in seconds; 0 where there is none."""
         return self._schedule.longest_work_s(asyncio.get_running_loop().time())
 
     def mark(self, key: K, after_s: float = 0.0) -> None:
@@ -128,7 +128,7 @@ class DirtyQueue(Generic[K]):
             self.mark(key, after_s)
 
     async def work_off(self) -> None:
-        """Handle keys as they are due, one at a time, until cancelled. Run it several times for several at a time."""
+        """Handle keys as they become due, one at a time, until cancelled. Run it several times for more at a time."""
         loop = asyncio.get_running_loop()
         while True:
             key = self._schedule.take(loop.time())
@@ -157,12 +157,12 @@ class DirtyQueue(Generic[K]):
             self._schedule.done(key)
             if again_s is not None:
                 self._schedule.mark(key, loop.time() + again_s)
-        # Another worker may be asleep until a due time that is no longer the next.
+        # Another worker may sleep until a due time that is no longer the earliest.
         self._marked.set()
 
     def _fail(self, key: K, error: Exception) -> None:
-        wish_s = getattr(error, "retry_after_s", None) or 0.0
-        delay_s = self._schedule.failed(key, asyncio.get_running_loop().time(), at_least_s=wish_s)
+        requested_s = getattr(error, "retry_after_s", None) or 0.0
+        delay_s = self._schedule.failed(key, asyncio.get_running_loop().time(), at_least_s=requested_s)
         transient = getattr(error, "transient", False)
         logger.log(
             logging.INFO if transient else logging.ERROR,
@@ -170,6 +170,6 @@ class DirtyQueue(Generic[K]):
             key,
             delay_s,
             error,
-            # An error of ours is a sentence that says all; any other is a mistake to be found.
+            # Our own errors say all in one sentence; any other is a bug, so its traceback is logged.
             exc_info=None if isinstance(error, UellmError) else error,
         )

@@ -1,4 +1,4 @@
-"""Full lists, now and then: what a watch missed is found, what vanished unseen is forgotten."""
+"""Full lists, now and then: they find what a watch missed."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import asyncio
 import logging
 import random
 
+from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import Kube, KubeError, NotFound
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
-from uellm.reconcile.names import SERVICE_LABEL
 
 logger = logging.getLogger(__name__)
 
 FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
-WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE)  # all of them count; of the others those with the label
+WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE)
+"""Kinds of which every object matters; of the others, those with the service label."""
 
 
 def label_selector(kind: Kind) -> str:
-    """Which objects of a kind are looked at."""
+    """Selects the objects of a kind that matter."""
     return "" if kind in WHOLE_KINDS else SERVICE_LABEL
 
 
 async def fill(kube: Kube, cache: Cache) -> None:
-    """Make the cache agree with the cluster. Raises KubeError."""
+    """Replace the cache by full lists. Raises KubeError."""
     for kind in WATCHED_KINDS:
         before = cache.snapshot(kind)
         cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
 
 
 async def fill_first(kube: Kube, cache: Cache) -> None:
-    """The same, as often as it takes an API server that is not there yet."""
+    """The same, repeated until the API server answers. Raises CannotBeDone where the CRDs are not installed."""
     while True:
         try:
             return await fill(kube, cache)
@@ -47,5 +48,5 @@ async def fill_first(kube: Kube, cache: Cache) -> None:
 
 
 def next_in_s() -> float:
-    """Seconds until the next resync; jitter keeps it from meeting the same other things each time."""
+    """Seconds until the next resync, with jitter so that it does not coincide with other periodic work."""
     return EVERY_S * random.uniform(0.9, 1.1)

@@ -45,7 +45,14 @@ class Step:
 class VirtualEngine:
     """The engine: `add`, then `step` or `leap` while `busy`."""
 
-    def __init__(self, engine: EngineFile, policy: str = FCFS, max_num_batched_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: EngineFile,
+        policy: str = FCFS,
+        max_num_batched_tokens: int | None = None,
+        step_s: Callable[[float, float, float], float] | None = None,
+    ) -> None:
+        """`step_s`: seconds of a step in place of the engine's own, of the same loads; asked once for each step."""
         self.engine = engine
         self.max_num_batched_tokens = max_num_batched_tokens or engine.max_num_batched_tokens
         self.preemptions = 0
@@ -57,7 +64,7 @@ class VirtualEngine:
         )
         self._requests: dict[str, Any] = {}
         self._output = vllm().ModelRunnerOutput
-        self._step_s = engine.step.step_s
+        self._step_s = step_s or engine.step.step_s
 
     @property
     def busy(self) -> bool:

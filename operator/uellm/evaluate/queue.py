@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 from uellm.evaluate.engine import VirtualEngine
@@ -19,6 +20,7 @@ from uellm.evaluate.vllm_scheduler import vllm
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
+from uellm.step_time import StepTime
 
 UNBOUNDED = 1_000_000_000
 """A queue as long as any trace: policies are compared, not bounds on memory."""
@@ -30,7 +32,9 @@ class Scenario:
 
     `limit`: requests to replay, None for all. `max_tokens`: longest request, prompt and output. `engine_error`: what
     the sidecar believes of the engine's times, as a multiple of the truth. `reaction_s`: how long what the sidecar
-    sends takes to reach the engine. `guards`: those switched off or on by name; others are as the sidecar has them.
+    sends takes to reach the engine. `request_overhead_s`: what any request takes to reach it, however it comes: the API
+    server, the tokeniser, the network. `jitter`: noise of that and of every step, a lognormal's sigma with mean 1,
+    drawn by the cell's seed. `guards`: those switched off or on by name; others are as the sidecar has them.
     `online`: lengths are predicted by the sidecar's own predictor, which begins with nothing learnt.
     """
 
@@ -41,6 +45,8 @@ class Scenario:
     max_tokens: int = 12_000
     engine_error: float = 1.0
     reaction_s: float = 0.0
+    request_overhead_s: float = 0.0
+    jitter: float = 0.0
     max_queued: int = UNBOUNDED
     guards: dict[str, bool] = field(default_factory=dict)
     online: bool = False
@@ -79,9 +85,35 @@ def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
 
 def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> Outcome:
     """Replay the jobs under the cell's policy. Raises CannotBeDone where it stops sending."""
-    engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens)
+    noise = Noise(scenario.jitter, cell.seed)
+    step_s = noise.of_steps(scenario.engine.step)
+    engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens, step_s)
     reaction_s = scenario.reaction_s if cell.policy.in_sidecar else 0.0
-    return Replay(jobs, engine, _front(scenario, cell), cell.speed, reaction_s).run()
+    delay_s = noise.of_delays(reaction_s, scenario.request_overhead_s)
+    return Replay(jobs, engine, _front(scenario, cell), cell.speed, delay_s).run()
+
+
+class Noise:
+    """Factors with mean 1 and a lognormal distribution; steps and delays draw from generators of their own."""
+
+    def __init__(self, sigma: float, seed: int) -> None:
+        self._sigma = sigma
+        self._steps, self._delays = Random(f"steps {seed}"), Random(f"delays {seed}")
+
+    def of_steps(self, step: StepTime) -> Callable[[float, float, float], float]:
+        """Seconds of a step, as `StepTime.step_s` but for the noise."""
+        if not self._sigma:
+            return step.step_s
+        return lambda *loads: step.step_s(*loads) * self._factor(self._steps)
+
+    def of_delays(self, constant_s: float, noisy_s: float) -> Callable[[], float]:
+        """Seconds from sending a request until the engine has it."""
+        if not self._sigma or not noisy_s:
+            return lambda: constant_s + noisy_s
+        return lambda: constant_s + noisy_s * self._factor(self._delays)
+
+    def _factor(self, generator: Random) -> float:
+        return generator.lognormvariate(-0.5 * self._sigma**2, self._sigma)
 
 
 def describe(cell: Cell, jobs: Sequence[Job], outcome: Outcome) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """Replays requests through a policy and the virtual engine: one loop over steps, and what happens between them.
 
 While a step runs, requests arrive, timers ring and the engine's gauges are read; at its end its tokens reach the
-sidecar, which may send more. What it sends reaches the engine `reaction_s` later, and joins at the next step that
-begins then. The gauges are those of the last step that ended, read every `POLL_S`, as the live sidecar does.
+sidecar, which may send more. What is sent, by the sidecar or by clients, reaches the engine after a delay, and joins
+at the next step that begins then. The gauges are those of the last step that ended, read every `POLL_S`, as the live
+sidecar does.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from uellm.errors import CannotBeDone
@@ -45,16 +46,22 @@ class Outcome:
     decisions: int = 0
 
 
+def no_delay() -> float:
+    """What is sent reaches the engine at once."""
+    return 0.0
+
+
 @dataclass
 class Replay:
-    """One run; `run` once."""
+    """One run; `run` once. `delay_s` is asked of each request that is sent how long it takes to reach the engine."""
 
     jobs: Sequence[Job]
     engine: VirtualEngine
     front: Front
     speed: float = 1.0
-    reaction_s: float = 0.0
-    _sent: deque[tuple[float, Job, int]] = field(default_factory=deque)
+    delay_s: Callable[[], float] = no_delay
+    _sent: list[tuple[float, int, Job, int]] = field(default_factory=list)
+    _sends: int = 0
     _next_job: int = 0
     _next_poll_s: float = 0.0
     _timer_s: float = math.inf
@@ -121,7 +128,7 @@ class Replay:
         """Everything that happens by itself until then, in order."""
         while (at_s := self._next_event_s()) <= until_s:
             if self._sent and self._sent[0][0] <= at_s:
-                self._enter(*self._sent.popleft()[1:])
+                self._enter(*heapq.heappop(self._sent)[2:])
                 continue
             if self.front.polls and self._next_poll_s <= at_s:
                 self.front.poll(self._gauges, at_s)
@@ -142,8 +149,10 @@ class Replay:
         for job in reaction.refused:
             self.fates[job.index].refused = True
         for job, priority in reaction.sent:
-            if self.reaction_s > 0:
-                self._sent.append((now_s + self.reaction_s, job, priority))
+            delay_s = self.delay_s()
+            if delay_s > 0:
+                self._sends += 1
+                heapq.heappush(self._sent, (now_s + delay_s, self._sends, job, priority))
             else:
                 self._enter(job, priority)
         # A timer for now has just been served: it rings again a moment later at the earliest.

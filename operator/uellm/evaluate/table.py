@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from uellm.text import aligned
+
 _COLUMNS = ("SPEED", "POLICY", "SEED", "CHUNK", "ATTAINED", "GOODPUT/S", "TTFT p50/p99", "TPOT p50/p99", "E2E p50/p99",
             "TOKENS/S", "SHED", "PREEMPTED", "JAIN", "US/DECISION")  # fmt: skip
 
@@ -59,9 +61,3 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds * 1e3:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines, columns padded; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import HIGHEST_SCORE
 from uellm.extender.snapshot import ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.handover.versions import UnreadableDocument
 from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.refusals.sentences import sentence
 

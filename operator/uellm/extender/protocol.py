@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.planner.handover.annotation import PLAN_ANNOTATION
+from uellm.api.names import PLAN_ANNOTATION
 
 HIGHEST_SCORE = 10
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import plan_of
 from uellm.hardware import Device, Node
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.handover.versions import UnreadableDocument
 
 FINISHED = ("Succeeded", "Failed")
 

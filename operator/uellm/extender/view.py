@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from uellm.api.names import SERVICE_LABEL
 from uellm.extender.snapshot import Snapshot
 from uellm.kube import DELETED, GPUNODEPROFILE, POD, SYNCED, Event, Kind, Kube
 
@@ -13,7 +14,6 @@ STALE_S = 30.0
 # A quiet watch is heard of at least this often, so that silence means something long before STALE_S.
 SESSION_S = 10.0
 SILENCE_S = 15.0
-OUR_PODS = "uellm.io/service"  # the label that every engine pod carries
 
 
 class View:
@@ -30,7 +30,7 @@ class View:
         """Watch until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(GPUNODEPROFILE, "", self._profile))
-            tasks.create_task(self._follow(POD, OUR_PODS, self._pod))
+            tasks.create_task(self._follow(POD, SERVICE_LABEL, self._pod))
 
     def staleness(self) -> str | None:
         """None while the snapshot can be trusted, else the sentence that says why not."""

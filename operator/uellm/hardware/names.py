@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 GPU_RESOURCE = "nvidia.com/gpu"
-"""The extended resource of NVIDIA's device plugin; MIG slices may have one of their own."""
+"""The extended resource by which pods request whole GPUs; MIG slices may have one of their own."""
 
 LinkKind = Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"]
 """Links between GPUs as `nvidia-smi topo -m` names them."""

@@ -1,4 +1,4 @@
-"""The one place that talks to the API server: objects in and out as plain dictionaries, failures as KubeErrors."""
+"""The one place that talks to the API server: objects are plain dictionaries, failures are KubeErrors."""
 
 from uellm.kube.client import Kube
 from uellm.kube.errors import (

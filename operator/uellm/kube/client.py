@@ -16,8 +16,8 @@ APPLY = "application/apply-patch+yaml"  # JSON is YAML
 class Kube:
     """A connection to one cluster; an async context manager. Every method raises KubeError.
 
-    Objects come without managedFields. A write is checked strictly: a field that the server does not know is an
-    error instead of being dropped.
+    Objects come without managedFields. Writes are strict: a field that the server does not know is an error, and is not
+    dropped silently.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -25,7 +25,7 @@ class Kube:
 
     @classmethod
     async def connect(cls, *, kubeconfig: str | None = None, context: str | None = None) -> Kube:
-        """Read the credentials: of the file, else of the pod, else of KUBECONFIG. Sends nothing yet."""
+        """Read the credentials from the file, else from the pod, else from KUBECONFIG. Sends nothing yet."""
         return cls(await Transport.open(kubeconfig, context))
 
     async def close(self) -> None:
@@ -44,7 +44,7 @@ class Kube:
         return self._transport.host
 
     async def version(self) -> str:
-        """The API server's version, such as `v1.36.3`: the cheapest proof that it answers."""
+        """The API server's version, such as `v1.36.3`. The cheapest request that proves that it answers."""
         return str((await self._transport.call("GET", "/version"))["gitVersion"])
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
@@ -70,9 +70,9 @@ class Kube:
     async def apply(
         self, obj: Mapping[str, Any], *, manager: str, force: bool = True, dry_run: bool = False
     ) -> dict[str, Any]:
-        """Server-side apply: the object then has these fields, and loses those that `manager` applied before.
+        """Server-side apply: set these fields, and remove others that `manager` applied before.
 
-        With `metadata.resourceVersion` in it, it is a compare-and-swap: Conflict where someone wrote in between.
+        With `metadata.resourceVersion` it is a compare-and-swap: Conflict where someone wrote in between.
         """
         return await self._apply(obj, "", manager, force, dry_run)
 
@@ -81,7 +81,7 @@ class Kube:
         return await self._apply(obj, "status", manager, True, False)
 
     async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
-        """Delete an object and, in the background, what it owns. False where it (of this uid) is not there."""
+        """Delete an object and, in the background, what it owns. False where no such object (of this uid) exists."""
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
@@ -92,11 +92,11 @@ class Kube:
         except Conflict:
             if uid is None:
                 raise
-            return False  # another object has taken the name since
+            return False  # another object has taken the name
         return True
 
     async def bind(self, pod: str, namespace: str, uid: str, node: str) -> None:
-        """Bind a pod to a node, as a scheduler does. Raises Conflict where it is bound or is another pod by now."""
+        """Bind a pod to a node, as a scheduler does. Raises Conflict where it is already bound or was replaced."""
         body = {
             "apiVersion": "v1",
             "kind": "Binding",
@@ -119,7 +119,7 @@ class Kube:
     ) -> AsyncGenerator[Event]:
         """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
 
-        `on_contact` is called whenever the server was heard, which is at least every `session_s` while it lives.
+        `on_contact` is called whenever something was received: at least every `session_s` while the server works.
         """
         watch = Watch(
             self._transport,

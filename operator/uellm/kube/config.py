@@ -1,7 +1,7 @@
-"""Which API server, and as whom: in a pod its service account, elsewhere a kubeconfig.
+"""Which API server, and with which credentials: a pod's service account, or a kubeconfig.
 
-The package `kubernetes` is imported here, at the first connection, and not with the module: it takes most of a second,
-which a command that never connects should not pay.
+The package `kubernetes` is imported at the first connection, not with this module: the import takes most of a second,
+and many commands never connect.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/toke
 
 
 async def load(kubeconfig: str | None = None, context: str | None = None) -> Configuration:
-    """The configuration from a file that the caller names, else from the pod, else from KUBECONFIG or ~/.kube/config.
+    """The configuration from the given file, else from the pod, else from KUBECONFIG or ~/.kube/config.
 
-    `context`: one of the file's, in place of its current one.
+    `context`: a context of the file, in place of its current one.
 
-    Raises BadInput where a file is named that is no kubeconfig, CannotBeDone where there is none at all.
+    Raises BadInput where the file is not a kubeconfig, CannotBeDone where there is none.
     """
     from kubernetes.aio import config
     from kubernetes.aio.client import Configuration
 
-    # A fresh one: the constructor would copy a default that another library in this process may have set.
+    # Bypasses the constructor, which would copy a default that another library in this process may have set.
     configuration: Configuration = type.__call__(Configuration)
     if kubeconfig is None and context is None and in_cluster():
         try:
@@ -68,6 +68,6 @@ def _kubeconfig_paths(kubeconfig: str | None) -> str:
 
 
 def _without_proxy(configuration: Any) -> None:
-    # A proxy named in the environment is for the world outside; the API server's address is inside. A kubeconfig that
-    # names a proxy-url of its own means it.
+    # A proxy of the environment is for the outside world, and the API server is inside. A proxy-url in the kubeconfig
+    # is still used.
     configuration.client_session_kwargs = {"trust_env": False}

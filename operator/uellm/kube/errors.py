@@ -1,16 +1,16 @@
-"""What the API server, or the way to it, may answer instead of what was asked.
+"""Errors of the API server and of the connection to it.
 
     KubeError             status (0: no answer came), reason, message, causes
-    +-- Unauthorized      401: the credentials are not known
-    +-- Forbidden         403: RBAC, a quota or an admission says no
-    +-- NotFound          404: only where the object is needed (`Kube.get` answers None)
-    +-- Conflict          409: someone else wrote in between, or owns the field; read again and try again
-    |   +-- AlreadyExists 409: an object of that name is there
+    +-- Unauthorized      401: the credentials are unknown
+    +-- Forbidden         403: refused by RBAC, a quota or an admission plugin
+    +-- NotFound          404: only where the object is needed (`Kube.get` returns None)
+    +-- Conflict          409: someone else wrote in between, or owns the field; read and try again
+    |   +-- AlreadyExists 409: an object of that name exists
     +-- Gone              410: the resource version is too old; list again
-    +-- Invalid           400, 422: the object itself is wrong; trying again is of no use
-    +-- Unavailable       no answer, 429 and 5xx: trying again later is right
+    +-- Invalid           400, 422: the object is wrong; trying again does not help
+    +-- Unavailable       no answer, 429 or 5xx: try again later
 
-`transient` says whether the same call may succeed later without anybody changing anything.
+`transient`: the same call may succeed later although nobody changes anything.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class KubeError(CannotBeDone):
 
 
 class Unauthorized(KubeError):
-    """The credentials are not known to the API server."""
+    """The API server does not know the credentials."""
 
 
 class Forbidden(KubeError):
@@ -54,33 +54,33 @@ class Forbidden(KubeError):
 
 
 class NotFound(KubeError):
-    """The object, its namespace or its kind is not there."""
+    """The object, its namespace or its kind does not exist."""
 
 
 class Conflict(KubeError):
-    """Someone else wrote in between, or owns a field; a fresh read and a new try are right."""
+    """Someone else wrote in between, or owns a field: read and try again."""
 
     transient = True
 
 
 class AlreadyExists(Conflict):
-    """An object of that name is there already."""
+    """An object of that name exists."""
 
     transient = False
 
 
 class Gone(KubeError):
-    """The resource version asked for is no longer kept."""
+    """The requested resource version is too old."""
 
     transient = True
 
 
 class Invalid(KubeError):
-    """The object breaks its schema or a validation rule; `causes` names the fields."""
+    """The object violates its schema or a validation rule; `causes` names the fields."""
 
 
 class Unavailable(KubeError):
-    """No answer, or one that says: later. `retry_after_s` is the server's own wish, where it has one."""
+    """No answer, or one that asks to try later: after `retry_after_s`, where the server names a time."""
 
     transient = True
 
@@ -102,7 +102,7 @@ _UNTYPED = re.compile(r"failed to create typed patch object .*?\): (?:errors:)?(
 
 
 def error_from(status: int, body: bytes, *, retry_after: str | None = None, what: str = "") -> KubeError:
-    """Build the error for an answer that is not 2xx. `body` is a Kubernetes Status, or whatever a proxy wrote."""
+    """The error for an answer that is not 2xx. `body` is a Kubernetes Status, or text of a proxy."""
     document = _status_document(body)
     message = str(document.get("message") or f"{what}: HTTP status {status} {_excerpt(body)}".strip())
     untyped = _UNTYPED.match(message)
@@ -132,7 +132,7 @@ def _excerpt(body: bytes) -> str:
 def _class_of(status: int, reason: str) -> type[KubeError]:
     if reason == "AlreadyExists":
         return AlreadyExists
-    # The server also reports an expired resource version inside of a watch that began with status 200.
+    # An expired resource version is also reported inside a watch that began with status 200.
     if reason in ("Expired", "Gone"):
         return Gone
     if status >= 500:
@@ -152,5 +152,5 @@ def _seconds(value: Any) -> float | None:
     try:
         return float(value) if value else None
     except ValueError:
-        # Retry-After may also be a date; our own backoff does instead.
+        # Retry-After may also be a date; our own backoff is used then.
         return None

@@ -1,7 +1,7 @@
-"""The kinds that UELLM reads or writes, and the paths at which the API server keeps them.
+"""The kinds that UELLM reads or writes, and their paths on the API server.
 
-Written down instead of discovered: discovery costs a dozen requests at each start and a cache that can be wrong, and
-the list of what we touch is also what RBAC has to grant.
+They are listed here and not discovered: discovery costs a dozen requests at each start and a cache that can be wrong,
+and RBAC has to grant the same list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 
 class Kind(NamedTuple):
-    """A kind of object and how its path is built."""
+    """A kind of object."""
 
     api_version: str
     kind: str
@@ -77,7 +77,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
 
 
 def kind_of(obj: Mapping[str, Any]) -> Kind:
-    """The kind of an object by its own word. Raises ValueError for one that is not in `KINDS`."""
+    """The kind of an object. Raises ValueError for one that is not in `KINDS`."""
     key = (str(obj.get("apiVersion", "")), str(obj.get("kind", "")))
     if key not in KINDS:
         raise ValueError(f"uellm.kube knows no kind {key[1]!r} of {key[0]!r}: add it to uellm.kube.kinds")

@@ -1,7 +1,7 @@
 """One HTTP exchange with the API server: path in, document out, every failure a KubeError.
 
-It stands on the client of the package `kubernetes`, which brings the configuration, the credentials and TLS; its
-generated models are left alone (three seconds to import, strict types that break on a newer server).
+It uses the client of the package `kubernetes` for configuration, credentials and TLS, but not its generated models:
+these take three seconds to import, and their strict types break on a newer server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from uellm.errors import UellmError
 from uellm.kube import config
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
 
-REQUEST_TIMEOUT_S = 60.0  # the API server itself gives up on an ordinary request after 60 s
+REQUEST_TIMEOUT_S = 60.0
+"""The API server itself gives up on an ordinary request after 60 s."""
 CONNECT_TIMEOUT_S = 10.0
 USER_AGENT = "uellm-operator"
 
@@ -40,7 +41,7 @@ class _Request(NamedTuple):
 
 
 class Transport:
-    """A connection pool to one API server. Close it in the end."""
+    """A connection pool to one API server. `close` it at the end."""
 
     def __init__(self, api: Any, reload: Callable[[], Awaitable[Any]]) -> None:
         self._api = api
@@ -89,12 +90,12 @@ class Transport:
     async def lines(
         self, path: str, *, query: Mapping[str, str], silence_s: float, on_open: Callable[[], None]
     ) -> AsyncGenerator[bytes]:
-        """Read an answer line by line while it comes. Raises KubeError, also after `silence_s` without a byte."""
+        """Read an answer line by line as it arrives. Raises KubeError, also after `silence_s` without a byte."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=silence_s)
         async with self._exchange(_Request("GET", path, query, None, "application/json", timeout)) as response:
             on_open()
             rest = b""
-            # Not `readline`: it has a limit on the length of a line, and an object may be longer.
+            # `readline` limits the length of a line, and an object may be longer.
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
@@ -116,7 +117,7 @@ class Transport:
         try:
             return await self._send(request, token)
         except Unauthorized:
-            # A token (of a file, an exec plugin, OIDC) expires; only a different one is worth a second try.
+            # A token (of a file, an exec plugin, OIDC) may have expired. Only a different one is worth a second try.
             renewed = await self._renewed(token)
             if renewed == token:
                 raise

@@ -1,13 +1,13 @@
-"""List, then watch, for as long as the caller cares: every change of a kind arrives, in spite of the network.
+"""List, then watch until the caller stops: every change of a kind arrives, despite broken connections.
 
     list ---> ADDED ... SYNCED ---> watch from the list's resource version ---> ADDED, MODIFIED, DELETED ...
       ^                                   |  ended or failed: again from the last version seen
       +----- 410 Gone, history lost ------+  (the second list yields what changed, and DELETED for what vanished)
 
-The server is asked to end each watch after a minute: it does, where it is there, so a longer silence means that the
-connection is dead, whatever TCP believes. A watch that told nothing at all may be from a version which the server does
-not have, for after a restore from a backup it waits without a word until it gets there; such a watch is followed by
-the question what the version is now. Delays between failures grow to a cap with full jitter.
+The server is asked to end each watch after a minute, so a longer silence means that the connection is dead, even if TCP
+does not notice. A watch without any event may be from a version that the server does not have: after a restore from a
+backup it waits silently until it reaches that version. So after such a watch the server is asked for its current
+version. Delays between failures grow up to a limit, with full jitter.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from uellm.kube.transport import Transport
 ADDED = "ADDED"
 MODIFIED = "MODIFIED"
 DELETED = "DELETED"
-SYNCED = "SYNCED"  # ours: the first list is complete; `object` is empty
-BOOKMARK = "BOOKMARK"  # the server's, not passed on: only the version moved
+SYNCED = "SYNCED"
+"""Our own: the first list is complete; `object` is empty."""
+BOOKMARK = "BOOKMARK"
+"""From the server: only the version has changed. Not passed on."""
 ERROR = "ERROR"
 
 SESSION_S = 60.0
-SILENCE_S = 70.0  # more than a session
+SILENCE_S = 70.0
+"""Longer than a session."""
 PAGE = 500
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
-# Something on the way may open watches only to end them: sooner than this, and without a word, counts as a failure.
+# A proxy may accept watches and end them at once. A watch that ends sooner, without an event, counts as a failure.
 TOO_SHORT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class Event(NamedTuple):
-    """One change. A DELETED found by a second list has only apiVersion, kind and the identity in its metadata."""
+    """One change. A DELETED found by comparing lists has only apiVersion, kind and identifying metadata."""
 
     type: str
     object: dict[str, Any]
 
 
 class Watch:
-    """One endless watch. `query` holds the selectors; `on_contact` is called whenever the server was heard."""
+    """One endless watch. `query` holds the selectors; `on_contact` is called whenever something was received."""
 
     def __init__(
         self,
@@ -68,14 +71,16 @@ class Watch:
         self._session_s = session_s
         self._silence_s = silence_s
         self._on_contact = on_contact or (lambda: None)
-        self._version = ""  # empty: list first
+        self._version = ""
+        """Version to watch from; empty: list first."""
         self._known: dict[tuple[str, str], dict[str, Any]] = {}
         self._synced = False
         self._failures = 0
-        self._doubtful = False  # opened, and not a word yet
+        self._doubtful = False
+        """A watch was opened and has yielded no event yet."""
 
     async def events(self) -> AsyncGenerator[Event]:
-        """Yield events until the caller stops. KubeErrors are logged and waited out, never raised."""
+        """Yield events until the caller stops. KubeErrors are logged and retried, never raised."""
         while True:
             failure: KubeError | None = None
             start_s = time.monotonic()
@@ -111,7 +116,7 @@ class Watch:
     async def _history_is_lost(self) -> bool:
         document = await self._transport.call("GET", self._path, query={**self._query, "limit": "1"})
         now = (document.get("metadata") or {}).get("resourceVersion", "")
-        # Numbers in every API server that etcd stands behind; where they are not, only a list can tell.
+        # Versions are numbers in every API server on etcd. Where they are not, only a list can show it.
         return not (now.isdigit() and self._version.isdigit()) or int(now) < int(self._version)
 
     async def _watch(self) -> AsyncGenerator[Event]:
@@ -162,17 +167,17 @@ class Watch:
     async def _pause(self, failure: KubeError | None) -> None:
         self._failures += 1
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures, 10))
-        wished_s = (failure.retry_after_s if failure else None) or 0.0
-        delay_s = max(random.uniform(0, longest_s), min(wished_s, LONGEST_DELAY_S))
+        requested_s = (failure.retry_after_s if failure else None) or 0.0
+        delay_s = max(random.uniform(0, longest_s), min(requested_s, LONGEST_DELAY_S))
         level = logging.WARNING if failure and not isinstance(failure, Gone) else logging.INFO
-        logger.log(level, "watch of %s: %s; again in %.1f s", self._path, failure or "ended without a word", delay_s)
+        logger.log(level, "watch of %s: %s; again in %.1f s", self._path, failure or "ended without an event", delay_s)
         await sleep(delay_s)
 
 
 async def list_all(
     transport: Transport, path: str, query: Mapping[str, str], *, on_page: Callable[[], None] | None = None
 ) -> tuple[list[dict[str, Any]], str]:
-    """All objects of a collection, page by page, and the resource version at which they were so."""
+    """All objects of a collection, read page by page, and the resource version of the list."""
     objects: list[dict[str, Any]] = []
     token = ""
     while True:
@@ -182,7 +187,7 @@ async def list_all(
             on_page()
         kind, api_version = document.get("kind", "").removesuffix("List"), document.get("apiVersion", "")
         for item in document.get("items") or ():
-            # The items of a list carry neither; everything else in this program expects them.
+            # The items of a list have neither, and the rest of this program expects them.
             objects.append(lean({"apiVersion": api_version, "kind": kind, **item}))
         metadata = document.get("metadata") or {}
         token = metadata.get("continue") or ""
@@ -191,13 +196,13 @@ async def list_all(
 
 
 def lean(obj: dict[str, Any]) -> dict[str, Any]:
-    """Drop managedFields in place: often half of an object's bytes, and read by nobody here."""
+    """Drop managedFields in place: often half of an object's bytes, and never used here."""
     (obj.get("metadata") or {}).pop("managedFields", None)
     return obj
 
 
 def _parse(line: bytes) -> tuple[Event, str]:
-    """The event of a line and the resource version to go on from."""
+    """The event of a line, and the resource version to continue from."""
     try:
         document = json.loads(line)
         event = Event(document["type"], document["object"])

@@ -1,7 +1,7 @@
 """Late binding inside the engine's container: looks at the devices the pod really got, then execs vLLM on them.
 
-Shipped as a zipapp of the standard library and `uellm.{errors,hardware,models,planner,launcher}`
-(`python -m uellm.launcher.build OUT.pyz`), run by the engine image's own interpreter (Python >= 3.10):
+Shipped as a zipapp of `uellm.{errors,hardware,models,planner,launcher}` (`python -m uellm.launcher.build OUT.pyz`), run
+by the engine image's own interpreter (Python >= 3.10). Of other packages it needs numpy alone, which vLLM depends on:
 
     python3 /uellm-bin/launcher.pyz --plan /etc/uellm/plan.json --placement /run/uellm/placement.json \
             --listen 127.0.0.1:8001

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from uellm.errors import PlanError, UellmError
 from uellm.launcher import report
-from uellm.launcher.command import EngineCommand, engine_command
-from uellm.launcher.devices import FoundDevices, find_devices
 from uellm.launcher.drain import drain
 from uellm.launcher.init import stand_by
-from uellm.planner.handover import late_binding
-from uellm.planner.handover.late_binding import Binding
-from uellm.planner.handover.placement_report import LaunchFailure
-from uellm.planner.handover.plan_document import PlanDocument
+from uellm.placement_report import LaunchFailure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,11 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         content = _read(args.plan)
         plan_hash = hashlib.sha256(content).hexdigest()
-        document = PlanDocument.from_json(content, str(args.plan))
-        found, binding, command = prepare(document, listen=args.listen, environment=environment)
-        report.write(args.placement, report.started(document, plan_hash, found, binding, command))
-        _announce(found, binding, command)
-        os.execve(command.argv[0], command.argv, dict(command.environment))
+        _launch(content, plan_hash, args, environment)
     except UellmError as error:
         reason, message = getattr(error, "reason", "BadPlan"), str(error)
     except OSError as error:
@@ -46,47 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
 
 
-def prepare(
-    document: PlanDocument, *, listen: tuple[str, int], environment: Mapping[str, str]
-) -> tuple[FoundDevices, Binding, EngineCommand]:
-    """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
-    found = find_devices(environment, simulated=document.platform == "cpu")
-    binding = late_binding.bind(document, found.uuids)
-    check(binding, found, layers=len(document.task.layer_bytes))
-    command = engine_command(
-        document.engine,
-        binding,
-        platform=document.platform,
-        listen=listen,
-        environment=environment,
-        cpus=os.sched_getaffinity(0),
-    )
-    return found, binding, command
-
-
-def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
-    """Refuse a partition that vLLM would take and then crash on, or serve wrong text with, a minute later."""
-    problem = ""
-    if sorted(binding.order) != sorted(found.uuids):
-        problem = f"it uses {', '.join(binding.order)} and the container has {', '.join(found.uuids)}"
-    elif binding.tensor * binding.pipeline != len(binding.order):
-        problem = f"tensor {binding.tensor} x pipeline {binding.pipeline} is not {len(binding.order)} devices"
-    elif len(binding.layers) != binding.pipeline:
-        problem = f"{len(binding.layers)} parts for {binding.pipeline} stages"
-    elif min(binding.layers) < 1 or sum(binding.layers) != layers:
-        problem = f"parts {list(binding.layers)} are not {layers} layers with at least one a stage"
-    if problem:
-        raise PlanError("BadPartition", f"the binding is not valid: {problem}")
-
-
-def _announce(found: FoundDevices, binding: Binding, command: EngineCommand) -> None:
-    parts = ",".join(str(count) for count in binding.layers)
-    print(
-        f"uellm launcher: devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "
-        f"tensor {binding.tensor}, pipeline {binding.pipeline}",
-        file=sys.stderr,
-    )
-    print("uellm launcher: exec " + json.dumps(list(command.argv)), file=sys.stderr, flush=True)
+def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environment: dict[str, str]) -> None:
+    """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
+    try:
+        # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
+        from uellm.launcher.bind import announce, prepare
+        from uellm.planner.handover.plan_document import PlanDocument
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise PlanError(
+            "NumpyMissing",
+            f"numpy is not installed for {sys.executable}, and the launcher places the layers with it: use vLLM's own "
+            "image, or add numpy to yours",
+        ) from error
+    document = PlanDocument.from_json(content, str(args.plan))
+    found, binding, command = prepare(document, listen=args.listen, environment=environment)
+    report.write(args.placement, report.started(document, plan_hash, found, binding, command))
+    announce(found, binding, command)
+    os.execve(command.argv[0], command.argv, dict(command.environment))
 
 
 def _read(path: Path) -> bytes:

@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from uellm.launcher.command import EngineCommand
-from uellm.launcher.devices import FoundDevices
-from uellm.planner.handover.late_binding import Binding
-from uellm.planner.handover.placement_report import BoundDevice, LaunchFailure, PlacementReport
-from uellm.planner.handover.plan_document import PlanDocument
+from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
+
+if TYPE_CHECKING:  # these need numpy, and a missing numpy has to be reported
+    from uellm.launcher.command import EngineCommand
+    from uellm.launcher.devices import FoundDevices
+    from uellm.planner.handover.late_binding import Binding
+    from uellm.planner.handover.plan_document import PlanDocument
 
 TERMINATION_LOG = Path("/dev/termination-log")
 

@@ -1,6 +1,6 @@
 """The planner: measured devices, a model and a load in; a placement with its reasons out. Always the same answer.
 
-No input or output, no clock, no chance; standard library alone, for the launcher runs it inside the engine's image.
+No I/O, no clock, no randomness. It needs numpy and nothing else, for the launcher runs it inside the engine's image.
 """
 
 from uellm.planner.decision import plan

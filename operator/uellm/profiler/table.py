@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from uellm.text import aligned
 
 GIB = 2**30
 
@@ -23,9 +25,9 @@ def _head(name: str, status: Mapping[str, Any]) -> Iterator[str]:
             yield condition["message"]
 
 
-def _devices(status: Mapping[str, Any]) -> Iterator[str]:
+def _devices(status: Mapping[str, Any]) -> list[str]:
     head = ("GPU", "UUID", "PRODUCT", "MEMORY", "FREE", "CC", "NUMA", "BF16", "BANDWIDTH", "HEALTH", "POD")
-    return _columns([head, *(_row(device) for device in status["devices"])])
+    return aligned([head, *(_row(device) for device in status["devices"])])
 
 
 def _row(device: Mapping[str, Any]) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ def _links(status: Mapping[str, Any]) -> Iterator[str]:
     for index, a in devices:
         rows.append((f"GPU {index}", *("." if a == b else cells.get((a, b), "-") for _, b in devices)))
     yield ""
-    yield from _columns(rows)
+    yield from aligned(rows)
 
 
 def _link(link: Mapping[str, Any]) -> str:
@@ -66,9 +68,3 @@ def _link(link: Mapping[str, Any]) -> str:
 
 def _scaled(value: float | None, unit: float, name: str) -> str:
     return "-" if value is None else f"{value / unit:.1f} {name}"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,7 +1,7 @@
-"""The only writer. Asks first what can be asked (names, a dry run), then writes what differs, the status first.
+"""The only writer. It checks names and makes a dry run first, then writes what differs, the status before the rest.
 
-The status goes first because it holds the plan: what was decided is on record before anything follows from it, so an
-operator that dies between two writes is continued by the next one, not contradicted.
+The status goes first because it holds the plan: a decision is on record before anything follows from it. So an operator
+that dies between two writes is continued by the next one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.conditions import Condition
+from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -25,8 +26,7 @@ from uellm.reconcile.names import (
     controller_of,
 )
 from uellm.reconcile.observe import Observed, child_names
-from uellm.reconcile.planning.choose import Failure
-from uellm.reconcile.same import content, digest, holds
+from uellm.reconcile.obstacle import Obstacle
 
 logger = logging.getLogger(__name__)
 
@@ -36,39 +36,39 @@ _NOTE_BYTES = 1024
 
 
 class LeftBehind(CannotBeDone):
-    """A child of a deleted namesake is still there; the garbage collector takes it soon."""
+    """A child of a deleted service of the same name still exists; the garbage collector will remove it soon."""
 
     transient = True
 
 
 class Applier:
-    """Writes through `kube` and tells the cache what came of it, for the watch may be slower than the next pass."""
+    """Writes through `kube`, and puts the results into the cache: the watch may be slower than the next pass."""
 
     def __init__(self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller") -> None:
         self._kube = kube
         self._cache = cache
         self._instance = instance
-        # Manifest digest and live content for which the server changed nothing although a field seemed to differ:
-        # it writes some values in another way than we do.
+        # Digests of manifest and live object for which a write changed nothing although a field differs: the server
+        # normalises some values.
         self._equal: dict[tuple[Kind, str, str], tuple[str, str]] = {}
 
     def differing(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
-        """Those that are not in the cluster as wanted."""
+        """The manifests that the cluster does not match."""
         return [manifest for manifest in manifests if not self._same(manifest, _live(observed, manifest))]
 
-    async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Failure | None:
-        """Why these cannot be written, asked without writing: a name that is taken, an object that is refused."""
+    async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
+        """Why these cannot be written, found without writing: a name is taken, or an object is refused."""
         refusals = []
         for manifest in manifests:
             if kind_of(manifest) == DEPLOYMENT or _live(observed, manifest) is None:
                 refusals.append(await self._try(observed, manifest))
-        # A name that is taken comes first: what the server has against the rest may be due to that.
+        # A taken name comes first: other refusals may follow from it.
         found = [each for each in refusals if each is not None]
         return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
 
     async def write_status(self, observed: Observed, status: Mapping[str, Any]) -> None:
-        """Write the status where it differs."""
-        if same_status(status, observed.status):
+        """Write the status if it differs."""
+        if equal_status(status, observed.status):
             return
         metadata = observed.document["metadata"]
         written = await self._kube.apply_status(
@@ -83,7 +83,7 @@ class Applier:
         self._cache.put(LLMSERVICE, written)
 
     async def write_children(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
-        """Apply manifests, in their order."""
+        """Apply the manifests in this order."""
         for manifest in manifests:
             live = _live(observed, manifest)
             written = await self._kube.apply(_against(manifest, live), manager=MANAGER)
@@ -94,17 +94,17 @@ class Applier:
             else:
                 logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
 
-    async def tell(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
-        """Log and post what changed. An Event that cannot be posted is not worth failing a pass."""
+    async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
+        """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""
         for note in notes:
             logger.info("%s %s=%s %s: %s", observed.key, note.type, note.status, note.reason, note.message)
             try:
                 await self._kube.create(_event(observed, note, now, self._instance))
             except KubeError as error:
-                logger.warning("%s no Event posted: %s", observed.key, error)
+                logger.warning("%s no Event created: %s", observed.key, error)
 
     def forget(self, key: Key) -> None:
-        """Drop what is remembered of a service that is gone."""
+        """Drop what is stored about a service that is gone."""
         for kind, name in child_names(key).items():
             self._equal.pop((kind, key.namespace, name), None)
 
@@ -118,56 +118,56 @@ class Applier:
             return True
         return self._equal.get(_identity(manifest)) == (digest(manifest), content(live))
 
-    async def _try(self, observed: Observed, manifest: Manifest) -> Failure | None:
-        """A dry run, and where there may be an object that the cache does not know, a look at it."""
+    async def _try(self, observed: Observed, manifest: Manifest) -> Obstacle | None:
+        """A dry run; and a look at the live object, where there may be one that the cache does not know."""
         live = _live(observed, manifest)
         refusal = None
         try:
             answer = await self._kube.apply(_against(manifest, live), manager=MANAGER, dry_run=True)
-            exists = "resourceVersion" in answer["metadata"]  # of an object that would be new there is none
+            exists = "resourceVersion" in answer["metadata"]  # an object that does not exist yet has none
         except KubeError as error:
             refusal, exists = _refusal(kind_of(manifest), error), True
         if live is None and exists and (taken := await self._taken(observed, manifest)):
             return taken
         return refusal
 
-    async def _taken(self, observed: Observed, manifest: Manifest) -> Failure | None:
+    async def _taken(self, observed: Observed, manifest: Manifest) -> Obstacle | None:
         kind, metadata = kind_of(manifest), manifest["metadata"]
         live = await self._kube.get(kind, metadata["name"], metadata["namespace"])
         if live is None:
             return None
         if belonged_to_namesake(live, observed.document):
-            raise LeftBehind(f"{kind.kind} {metadata['name']} of the former {observed.key} is still being deleted")
+            raise LeftBehind(f"{kind.kind} {metadata['name']} of the deleted {observed.key} is still being deleted")
         if belongs_to(live, observed.document):
             self._cache.put(kind, live)
             return None
         owner = controller_of(live)
-        whose = f"{owner['kind']} {owner['name']} owns it" if owner else "it belongs to somebody else"
-        return Failure(
+        whose = f"{owner['kind']} {owner['name']} owns it" if owner else "no LLMService owns it"
+        return Obstacle(
             NAME_TAKEN,
-            f"{kind.kind} {metadata['name']} exists and {whose}; it is left alone: delete it, or give this LLMService "
+            f"{kind.kind} {metadata['name']} exists and {whose}; it is not touched: delete it, or give this LLMService "
             "another name",
         )
 
 
-def _refusal(kind: Kind, error: KubeError) -> Failure:
-    """What an error says of the object itself; any other error is raised again."""
+def _refusal(kind: Kind, error: KubeError) -> Obstacle:
+    """The obstacle, where the error is about the object itself; any other error is raised again."""
     if isinstance(error, Forbidden):
-        return Failure("Forbidden", f"the API server does not admit the {kind.kind}: {error}")
+        return Obstacle("Forbidden", f"the API server forbids the {kind.kind}: {error}")
     if not (isinstance(error, Invalid) or _cannot_be_read(error)):
         raise error
     if kind == DEPLOYMENT:
-        return Failure("InvalidTemplate", f"the API server refuses the pod template: {error}")
-    return Failure("Invalid", f"the API server refuses the {kind.kind}: {error}")
+        return Obstacle("InvalidTemplate", f"the API server refuses the pod template: {error}")
+    return Obstacle("Invalid", f"the API server refuses the {kind.kind}: {error}")
 
 
 def _cannot_be_read(error: KubeError) -> bool:
-    """A value that is no quantity: server-side apply answers 500 to what any other write answers 400 to."""
+    """A malformed value, such as a quantity: server-side apply answers 500 where other writes answer 400."""
     return error.status == 500 and "unable to convert unstructured object" in error.message
 
 
-def same_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """True where both say the same, apart from what is empty and from the order of maps that are lists."""
+def equal_status(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True where both are equal, apart from empty values and from the order of lists that are maps by name."""
     one, other = _ordered(one), _ordered(other)
     return holds(one, other) and holds(other, one)
 
@@ -189,7 +189,7 @@ def _identity(manifest: Manifest) -> tuple[Kind, str, str]:
 
 
 def _against(manifest: Manifest, live: Mapping[str, Any] | None) -> Manifest:
-    """The manifest for this very object: with its uid, an object that took the name meanwhile gives a Conflict."""
+    """The manifest with the live object's uid: if another object has taken the name, the write is a Conflict."""
     if live is None:
         return manifest
     return {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
@@ -221,5 +221,5 @@ def _event(observed: Observed, note: Condition, now: datetime, instance: str) ->
     }
 
 
-# Steps on the way, not trouble.
+# Normal steps, not failures.
 _EXPECTED = frozenset({"EngineStarting", "RollingOut"})

@@ -1,7 +1,7 @@
-"""What the cluster looked like when last heard of: our own dictionary of objects, filled from watches and our writes.
+"""The last known state of the cluster: a dictionary of objects, filled by watches and by our own writes.
 
-It may lag behind; a decision made on an old view is corrected by the next event. It never goes backwards: an older
-version of an object does not replace a newer one.
+It may lag behind: a decision made on an old state is corrected by the next event. It never goes back: an older version
+of an object does not replace a newer one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
+from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
-from uellm.planner.handover.annotation import PLAN_ANNOTATION, PlanAnnotation
-from uellm.planner.handover.versions import UnreadableDocument
-from uellm.reconcile.fleet import Machine, machine
-from uellm.reconcile.names import SERVICE_LABEL, Key, key_of
+from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
@@ -30,10 +31,10 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self._fleet: tuple[Machine, ...] | None = None
+        self._profiled: tuple[ProfiledNode, ...] | None = None
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
-        """Remember an object. False where it is no newer than what is known."""
+        """Store an object. False where it is no newer than the stored one."""
         place = _place(obj)
         known = self._objects[kind].get(place)
         if known is not None and not _newer(obj, known):
@@ -48,29 +49,29 @@ class Cache:
         return True
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
-        """Forget a deleted object; one that has taken its name since stays."""
+        """Drop a deleted object. A newer object of the same name stays."""
         known = self._objects[kind].get(_place(obj))
         if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
             self._drop(kind, _place(obj))
 
     def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
-        """What is known of a kind now; to be taken before a full list is asked for."""
+        """All objects of a kind; taken before a full list is requested."""
         return dict(self._objects[kind])
 
     def replace(
         self, kind: Kind, objects: Iterable[Mapping[str, Any]], *, before: Mapping[tuple[str, str], Object]
     ) -> None:
-        """Make the cache agree with a full list: what was known `before` it and is not in it has gone."""
+        """Replace the objects of a kind by a full list. `before`: the snapshot taken before it was requested."""
         listed = {_place(obj): obj for obj in objects}
         for place, known in before.items():
-            # What changed while the list was under way is newer than the list.
+            # An object that changed since the snapshot is newer than the list.
             if place not in listed and self._objects[kind].get(place) is known:
                 self._drop(kind, place)
         for obj in listed.values():
             self.put(kind, obj)
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object | None:
-        """One object, or None. It is shared: do not change it."""
+        """One object, or None. It is shared: never change it."""
         return self._objects[kind].get((namespace, name))
 
     def service(self, key: Key) -> Object | None:
@@ -85,15 +86,15 @@ class Cache:
         """The key of every LLMService."""
         return [key_of(service) for service in self.services()]
 
-    def fleet(self) -> tuple[Machine, ...]:
+    def profiled_nodes(self) -> tuple[ProfiledNode, ...]:
         """Every profiled node, in the order of their names."""
-        if self._fleet is None:
+        if self._profiled is None:
             profiles = self._objects[GPUNODEPROFILE]
-            self._fleet = tuple(machine(profiles[place]) for place in sorted(profiles))
-        return self._fleet
+            self._profiled = tuple(profiled_node(profiles[place]) for place in sorted(profiles))
+        return self._profiled
 
     def node(self, name: str) -> Object | None:
-        """A Node: its labels, and what keeps pods off it."""
+        """A Node's labels and taints, or None."""
         return self.get(NODE, name)
 
     def pods(self, key: Key) -> list[Object]:
@@ -103,7 +104,7 @@ class Cache:
 
     def _index(self, kind: Kind) -> None:
         if kind == GPUNODEPROFILE:
-            self._fleet = None
+            self._profiled = None
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
@@ -124,7 +125,7 @@ def _service_of_pod(pod: Mapping[str, Any]) -> Key | None:
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    # Resource versions are numbers that grow, which Kubernetes promises since 1.35 and has always kept.
+    # Resource versions are increasing numbers: guaranteed since Kubernetes 1.35, and true before.
     try:
         return int(obj["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
     except (KeyError, ValueError):
@@ -138,7 +139,7 @@ def _lean(obj: Mapping[str, Any]) -> Object:
 
 
 def _lean_pod(pod: Mapping[str, Any]) -> Object:
-    """The little of a pod that is read here; a pod of ours is ten times this."""
+    """The fields of a pod that are used here; a whole engine pod is ten times as large."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     spec = pod.get("spec") or {}
     return {
@@ -150,7 +151,7 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
 
 
 def _lean_node(node: Mapping[str, Any]) -> Object:
-    """What the scheduler may hold against a node; its status alone is many kilobytes, and changes all the time."""
+    """The fields of a node by which the scheduler may refuse it; its status is large and changes all the time."""
     metadata, spec = node["metadata"], node.get("spec") or {}
     return {
         "metadata": {name: metadata[name] for name in ("name", "uid", "resourceVersion", "labels") if name in metadata},
@@ -162,8 +163,8 @@ _LEANER = {POD: _lean_pod, NODE: _lean_node}
 
 
 def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:
-    """GPUs that a pod was made for."""
+    """GPUs of a pod, by its plan; None where its annotation cannot be read."""
     try:
         return PlanAnnotation.from_json(metadata["annotations"][PLAN_ANNOTATION]).gpus
     except (KeyError, TypeError, UnreadableDocument):
-        return None  # an annotation that a person changed; the plan of the service is the next best word
+        return None  # somebody changed the annotation; the service's plan is used instead

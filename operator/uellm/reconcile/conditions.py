@@ -1,8 +1,8 @@
 """metav1.Condition, and the three that kstatus reads (`helm --wait`, `kubectl wait`).
 
-Ready      True: everything is as the spec wants it.
-Reconciling True: it is not, and the operator or the cluster is at work on it.
-Stalled    True: it is not, and nothing but a person can change that.
+Ready        True: everything is as the spec asks for.
+Reconciling  True: it is not yet, and the operator or the cluster is working on it.
+Stalled      True: it is not, and only a person can change that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class Condition(NamedTuple):
     """One aspect of the state, as it is now."""
 
     type: str
-    status: str  # True | False | Unknown
+    status: str
+    """True, False or Unknown."""
     reason: str
     message: str
 
@@ -29,14 +30,14 @@ class Condition(NamedTuple):
 
 
 def clip(text: str, length: int) -> str:
-    """The text, cut with an ellipsis where it is longer."""
+    """The text, cut to `length` characters with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def written(
+def condition_entries(
     conditions: Iterable[Condition], before: Iterable[Mapping[str, Any]], *, generation: int, now: str
 ) -> list[dict[str, Any]]:
-    """The entries of `status.conditions`; the time is that of the last change of the status alone."""
+    """The entries of `status.conditions`. A transition time changes only with the condition's status."""
     since = {entry["type"]: entry for entry in before}
     return [_entry(condition, since.get(condition.type), generation, now) for condition in conditions]
 
@@ -59,7 +60,7 @@ def find(status: Mapping[str, Any], type_: str) -> Mapping[str, Any] | None:
 
 
 def transitions(conditions: Iterable[Condition], before: Iterable[Mapping[str, Any]]) -> list[Condition]:
-    """Those whose status or reason is not what it was."""
+    """The conditions whose status or reason has changed."""
     known = {entry["type"]: (entry.get("status"), entry.get("reason")) for entry in before}
     return [
         condition

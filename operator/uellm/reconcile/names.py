@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-MANAGER = "uellm"  # the field manager of every server-side apply
+from uellm.api.names import API_VERSION, GROUP, LLMSERVICE_KIND, SERVICE_LABEL
 
-SERVICE_LABEL = "uellm.io/service"
-EFFICIENCY_ANNOTATION = "uellm.io/efficiency"  # on an LLMService: a calibration, see reconcile/planning/calibration.py
-OWNER_ANNOTATION = "uellm.io/owner"  # uid of the LLMService: tells a child whose owner reference was removed
-APPLIED_ANNOTATION = "uellm.io/applied"  # digest of the manifest that was applied last
-SPEC_ANNOTATION = "uellm.io/spec"  # on the Deployment: generation and digest of the spec that it was made for
-IMAGES_ANNOTATION = "uellm.io/images"  # on the Deployment: the images it was made with
-TEMPLATE_ANNOTATION = "uellm.io/template"  # on the Deployment: the pod template as it was made, and for which plan
+MANAGER = "uellm"
+"""The field manager of every server-side apply."""
 
-LLMSERVICE_API_VERSION = "uellm.io/v1alpha1"
-LLMSERVICE_KIND = "LLMService"
+OWNER_ANNOTATION = f"{GROUP}/owner"
+"""Uid of the LLMService: identifies a child whose owner reference was removed."""
+APPLIED_ANNOTATION = f"{GROUP}/applied"
+"""Digest of the manifest that was applied last."""
+SPEC_ANNOTATION = f"{GROUP}/spec"
+"""On the Deployment: generation and digest of the spec that it was built for."""
+IMAGES_ANNOTATION = f"{GROUP}/images"
+"""On the Deployment: the images that it was built with."""
+TEMPLATE_ANNOTATION = f"{GROUP}/template"
+"""On the Deployment: the pod template as it was built, and for which shape of plan."""
 
 
 class Key(NamedTuple):
@@ -50,7 +53,7 @@ def endpoint(key: Key) -> str:
 
 
 def selector(service_name: str) -> dict[str, str]:
-    """Labels that select the pods. A Deployment's selector can never be changed, so it is as small as can be."""
+    """Labels that select the pods. As few as possible, because a Deployment's selector can never be changed."""
     return {SERVICE_LABEL: service_name}
 
 
@@ -74,7 +77,7 @@ def child_metadata(service: Mapping[str, Any], name: str) -> dict[str, Any]:
         "annotations": {OWNER_ANNOTATION: metadata["uid"]},
         "ownerReferences": [
             {
-                "apiVersion": LLMSERVICE_API_VERSION,
+                "apiVersion": API_VERSION,
                 "kind": LLMSERVICE_KIND,
                 "name": metadata["name"],
                 "uid": metadata["uid"],
@@ -92,9 +95,9 @@ def controller_of(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def belongs_to(obj: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
-    """True where the object is a child of this very service, and not of a namesake or of somebody else.
+    """True where the object is a child of this very service.
 
-    A child whose owner reference was taken away is still known by its annotation, so that it can be repaired.
+    A child whose owner reference was removed is still identified by its annotation, so that it can be repaired.
     """
     controller = controller_of(obj)
     if controller is not None:
@@ -103,7 +106,7 @@ def belongs_to(obj: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
 
 
 def belonged_to_namesake(obj: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
-    """True for what a deleted service of the same name left behind, which the garbage collector is about to remove."""
+    """True for a child of a deleted service of the same name, which the garbage collector is about to remove."""
     controller = controller_of(obj)
     return (
         controller is not None
@@ -114,7 +117,7 @@ def belonged_to_namesake(obj: Mapping[str, Any], service: Mapping[str, Any]) -> 
 
 
 def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
-    """Every service that an object may concern: by label, by owner reference, or because it has a child's name."""
+    """Every service that an object may belong to, by its label, its owner reference or its name."""
     metadata = obj["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
     names = {name, name.removesuffix("-engine"), name.removesuffix("-config")}

@@ -1,9 +1,10 @@
-"""What a pass looks at: one service, its children, its pods and what these say of themselves."""
+"""The state that one pass works on: a service, its children, its pods and what they report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from uellm.api import LLMService, parse_service
@@ -11,7 +12,7 @@ from uellm.errors import BadInput
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache, Object
-from uellm.reconcile.fleet import Machine
+from uellm.reconcile.drift import digest
 from uellm.reconcile.names import (
     IMAGES_ANNOTATION,
     SPEC_ANNOTATION,
@@ -21,27 +22,35 @@ from uellm.reconcile.names import (
     config_name,
     deployment_name,
 )
-from uellm.reconcile.pods.attainment import Figures
-from uellm.reconcile.pods.engine_state import unschedulable_since
-from uellm.reconcile.pods.placements import Report
-from uellm.reconcile.same import digest
+from uellm.reconcile.pods.attainment import ClassMeasurement
+from uellm.reconcile.pods.engine_readiness import unschedulable_since
+from uellm.reconcile.pods.placements import ReportedPlacement
+from uellm.reconcile.profiled_node import ProfiledNode
 
-# What may change without the pods being made anew: it is not part of the pod template, or is read while running.
+# Fields of the spec that are not part of the pod template, or are reloaded while the pods run.
 _OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling")
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The state that a decision is made from; shared with the cache, so nothing in it may be changed."""
+    """The state that a decision is based on. It shares objects with the cache: never change them."""
 
-    document: Object  # the LLMService as the API server has it
-    service: LLMService | None  # the same, read; None where this operator does not understand it
-    invalid: str = ""  # then: why
-    children: Mapping[Kind, Object] = field(default_factory=dict)  # those that are there and ours
+    document: Object
+    """The LLMService as the API server has it."""
+    service: LLMService | None
+    """The same, parsed; None where this version of the operator cannot parse it."""
+    invalid: str = ""
+    """Why it cannot be parsed."""
+    children: Mapping[Kind, Object] = field(default_factory=dict)
+    """Its existing children."""
     pods: tuple[Object, ...] = ()
-    reports: Mapping[str, Report] = field(default_factory=dict)  # by pod uid
-    figures: Mapping[str, tuple[Figures, ...]] = field(default_factory=dict)  # by pod uid
-    fleet: tuple[Machine, ...] = ()
+    """Its pods."""
+    reports: Mapping[str, ReportedPlacement] = field(default_factory=dict)
+    """What the pods' launchers report, by pod uid."""
+    measurements: Mapping[str, tuple[ClassMeasurement, ...]] = field(default_factory=dict)
+    """What the pods' sidecars measured, by pod uid."""
+    nodes: tuple[ProfiledNode, ...] = ()
+    """Every profiled node of the cluster."""
 
     @property
     def key(self) -> Key:
@@ -60,7 +69,7 @@ class Observed:
 
     @property
     def replicas(self) -> int:
-        """Replicas that are to run now."""
+        """Replicas that should run now."""
         return wanted_replicas(self.document)
 
     @property
@@ -73,7 +82,7 @@ class Observed:
         """The engine's Deployment, or None."""
         return self.children.get(DEPLOYMENT)
 
-    @property
+    @cached_property
     def incumbent(self) -> Plan | None:
         """The plan in force, or None."""
         try:
@@ -81,23 +90,23 @@ class Observed:
         except (KeyError, ValueError, TypeError):
             return None
 
-    @property
+    @cached_property
     def spec_digest(self) -> str:
-        """Digest of the part of the spec that pods are made from."""
+        """Digest of the part of the spec that pods are built from."""
         spec = self.document["spec"]
         return digest({name: value for name, value in spec.items() if name not in _OUTSIDE_PODS})
 
     @property
     def spec_mark(self) -> str:
-        """What is written on the Deployment to tell a changed spec from a changed operator."""
+        """Stored on the Deployment, to distinguish a changed spec from a changed operator."""
         return f"{self.generation}/{self.spec_digest}"
 
     @property
     def spec_changed(self) -> bool:
-        """True where the Deployment was made for another spec, or is not there.
+        """True where the Deployment was built for another spec, or does not exist.
 
-        The generation decides where it is the same, for a newer CRD may have put new defaults into an old spec;
-        else the digest does, for a change of replicas is one of generation too.
+        The same generation means the same spec, even if a newer CRD has added defaults to it. With another generation
+        the digest decides, because a change of replicas counts as a generation too.
         """
         mark = self._annotation(SPEC_ANNOTATION)
         generation, _, spec_digest = (mark or "").partition("/")
@@ -105,17 +114,17 @@ class Observed:
 
     @property
     def pinned_images(self) -> str | None:
-        """The images that the Deployment was made with, as they are written on it."""
+        """The images that the Deployment was built with, as stored on it."""
         return self._annotation(IMAGES_ANNOTATION)
 
     @property
     def pinned_template(self) -> str | None:
-        """The pod template that the Deployment was made with, as it is written on it."""
+        """The pod template that the Deployment was built with, as stored on it."""
         return self._annotation(TEMPLATE_ANNOTATION)
 
     @property
     def unschedulable_since(self) -> str | None:
-        """Since when the longest waiting pod has found no node (RFC 3339), or None."""
+        """Since when the longest-waiting pod has found no node (RFC 3339), or None."""
         return min(filter(None, (unschedulable_since(pod) for pod in self.pods)), default=None)
 
     def _annotation(self, name: str) -> str | None:
@@ -125,7 +134,7 @@ class Observed:
 
 
 def observe(cache: Cache, key: Key) -> Observed | None:
-    """The service as the cache knows it, without reports; None where it is gone or going."""
+    """The service as the cache has it, without reports; None where it is gone or being deleted."""
     document = cache.service(key)
     if document is None or "deletionTimestamp" in document["metadata"]:
         return None
@@ -136,12 +145,12 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         invalid,
         children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
         pods=tuple(cache.pods(key)),
-        fleet=cache.fleet(),
+        nodes=cache.profiled_nodes(),
     )
 
 
 def wanted_replicas(document: Mapping[str, Any]) -> int:
-    """Replicas of an LLMService that are to run now."""
+    """Replicas of an LLMService that should run now."""
     spec = document["spec"]
     return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
 

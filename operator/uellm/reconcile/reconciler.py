@@ -11,18 +11,18 @@ from uellm.kube import LLMSERVICE, NotFound
 from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.children import Images, PinnedTemplate, Wanted, children, frozen
+from uellm.reconcile.children import DesiredState, Images, PinnedTemplate, children, frozen
+from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
-from uellm.reconcile.planning.choose import Failure
+from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.planning import Planned, Planning
 from uellm.reconcile.pods.reports import Measurements, Reports
-from uellm.reconcile.same import holds
 from uellm.reconcile.status.decide import decide
 
-# A quota may be raised and a policy changed, and no watch of ours tells.
+# A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
-MADE_WAY_RECHECK_S = 0.5
+DEFERRED_RECHECK_S = 0.5
 
 
 def utc_now() -> datetime:
@@ -31,7 +31,7 @@ def utc_now() -> datetime:
 
 
 class Reconciler:
-    """Brings services to what they want to be, one pass at a time; passes of different services may overlap."""
+    """Brings services to what their specs ask for, in passes. Passes of different services may overlap."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Reconciler:
         self._clock = clock
 
     async def reconcile(self, key: Key) -> float | None:
-        """One pass. Returns after how many seconds to look again without a cause; None: not before there is one."""
+        """One pass. Returns after how many seconds the next is due; None: not before something changes."""
         observed = observe(self._cache, key)
         if observed is None:
             self._planning.forget(key)
@@ -63,7 +63,7 @@ class Reconciler:
         measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
         observed = dataclasses.replace(
-            observed, reports=self._reports.of(observed.pods), figures=self._measurements.of(observed.pods)
+            observed, reports=self._reports.of(observed.pods), measurements=self._measurements.of(observed.pods)
         )
         planned = await self._planning.plan(observed, now)
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
@@ -72,8 +72,8 @@ class Reconciler:
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
     ) -> float | None:
-        makes_way = self._planning.has_to_make_way(observed, now)
-        manifests, refusal = ([], None) if makes_way else await self._writable(observed, planned)
+        deferred = self._planning.should_defer_pods(observed, now)
+        manifests, refusal = ([], None) if deferred else await self._writable(observed, planned)
         decision = decide(
             observed,
             planned.choice,
@@ -85,46 +85,44 @@ class Reconciler:
         try:
             await self._applier.write_status(observed, decision.status)
         except NotFound:
-            # It was deleted meanwhile; what the watch will tell is known now.
+            # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
         await self._applier.write_children(observed, manifests)
-        await self._applier.tell(observed, decision.notes, now)
+        await self._applier.record_events(observed, decision.notes, now)
         stranded_in_s = self._planning.stranded_in_s(observed, now)
         rechecks = (
             decision.recheck_s,
             stranded_in_s,
             REFUSED_RECHECK_S if refusal else None,
-            MADE_WAY_RECHECK_S if makes_way else None,
+            DEFERRED_RECHECK_S if deferred else None,
         )
         return min(filter(None, rechecks), default=None)
 
-    async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Failure | None]:
-        """The manifests that are to be written, or those of a standstill and why."""
+    async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Obstacle | None]:
+        """The manifests to write; where they are refused, the frozen Deployment's and the reason."""
         try:
             manifests = _manifests(observed, planned, self._images)
         except BadInput as error:
-            return self._standstill(observed), Failure("InvalidTemplate", str(error))
+            return self._frozen_children(observed), Obstacle("InvalidTemplate", str(error))
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing) if planned.choice.plan else None
-        return (self._standstill(observed), refusal) if refusal else (differing, None)
+        return (self._frozen_children(observed), refusal) if refusal else (differing, None)
 
-    def _standstill(self, observed: Observed) -> list[Manifest]:
+    def _frozen_children(self, observed: Observed) -> list[Manifest]:
         if observed.deployment is None:
             self._planning.withdraw(observed.key)
         return self._applier.differing(observed, _frozen(observed))
 
 
 def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence[Manifest]:
-    plan, request = planned.choice.plan, planned.request
-    if plan is None or request is None or observed.service is None:
+    if planned.rendered is None or observed.service is None:
         return _frozen(observed)
     return children(
-        Wanted(
+        DesiredState(
             observed.document,
             observed.service,
-            plan,
-            request,
+            planned.rendered,
             _pinned(observed, images),
             observed.replicas,
             observed.spec_mark,
@@ -140,7 +138,7 @@ def _frozen(observed: Observed) -> Sequence[Manifest]:
 
 
 def _pinned(observed: Observed, current: Images) -> Images:
-    """The images of the Deployment until the spec changes: a newer operator alone rolls no engine."""
+    """The Deployment's images until the spec changes: an upgrade of the operator restarts no engine."""
     pinned = None if observed.spec_changed else Images.from_json(observed.pinned_images or "")
     images = pinned or current
     chosen = observed.service.spec.engine.image if observed.service else None
@@ -148,7 +146,7 @@ def _pinned(observed: Observed, current: Images) -> Images:
 
 
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
-    """What is about to be done to the Deployment's pods, in words; empty for nothing."""
+    """The change about to be made to the Deployment's pods, as a sentence; empty for none."""
     deployment = next((each for each in manifests if kind_of(each) == DEPLOYMENT), None)
     if deployment is None or observed.deployment is None:
         return ""

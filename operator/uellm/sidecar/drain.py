@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import RETRY_REPLICA_S, Outcome, Refusal, spread_s
 
 GRACE_S = 60.0
 LAME_DUCK_S = 5.0
@@ -53,7 +53,8 @@ class Drain:
     def check(self) -> None:
         """Raises Refusal once no more requests are taken. Another replica may take this one at once."""
         if self.refusing:
-            raise Refusal(Outcome.DRAINING, "this replica is about to stop; send the request again", retry_after_s=1)
+            told = "this replica is about to stop; send the request again"
+            raise Refusal(Outcome.DRAINING, told, retry_after_s=spread_s(RETRY_REPLICA_S))
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
         """Not ready from here on, and `lame_duck_s` later new requests are refused; `final`: for good."""

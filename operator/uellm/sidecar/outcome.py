@@ -7,6 +7,8 @@ Outcome               the label; `STATUS` has the HTTP status of those that are 
 from __future__ import annotations
 
 import json
+import math
+import random
 from enum import StrEnum
 
 from uellm.http import Fault
@@ -79,20 +81,38 @@ _FAULTS = {
     431: Outcome.TOO_LARGE,
     503: Outcome.QUEUE_FULL,
 }
-RETRY_S = 1
+
+RETRY_CONNECTION_S = (1.0, 5.0)
+"""Too many connections, or bodies: how long that lasts is not known."""
+
+RETRY_ENGINE_S = (5.0, 15.0)
+"""An engine that is away needs tens of seconds to load its model; who comes back sooner waits in the queue for it."""
+
+RETRY_REPLICA_S = (0.1, 1.0)
+"""Another replica takes the request at once; but not all of one that stops at the same moment."""
 
 
 class Refusal(Exception):
-    """The sidecar's own answer. `retry_after_s` becomes Retry-After; None where a retry would not help."""
+    """The sidecar's own answer. `retry_after_s` says when to send the request again; None: there is no telling.
+
+    Not `retry`: nobody is to send it again by itself, for its time is over.
+    """
 
     def __init__(
-        self, outcome: Outcome, message: str, *, status: int | None = None, retry_after_s: int | None = None
+        self,
+        outcome: Outcome,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        retry: bool = True,
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
         self.message = message
         self.status = STATUS[outcome] if status is None else status
         self.retry_after_s = retry_after_s
+        self.retry = retry
 
     @property
     def closes(self) -> bool:
@@ -103,7 +123,7 @@ class Refusal(Exception):
     def of(cls, fault: Fault) -> Refusal:
         """What the transport could not take, as a refusal."""
         outcome = _FAULTS.get(fault.status, Outcome.BAD_REQUEST)
-        retry_after_s = RETRY_S if outcome is Outcome.QUEUE_FULL else None
+        retry_after_s = spread_s(RETRY_CONNECTION_S) if outcome is Outcome.QUEUE_FULL else None
         return cls(outcome, fault.message, status=fault.status, retry_after_s=retry_after_s)
 
     def headers(self) -> dict[str, str]:
@@ -114,7 +134,10 @@ class Refusal(Exception):
         if self.outcome is Outcome.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
-            headers["Retry-After"] = str(self.retry_after_s)
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
+            headers["retry-after-ms"] = str(math.ceil(self.retry_after_s * 1e3))
+        if not self.retry:
+            headers["x-should-retry"] = "false"
         return headers
 
     def body(self) -> bytes:
@@ -126,6 +149,11 @@ def error_object(outcome: Outcome, message: str, status: int) -> dict[str, objec
     """`{"error": {message, type, param, code}}`; the code is the outcome, so that a client can tell refusals apart."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": str(outcome)}}
+
+
+def spread_s(bounds_s: tuple[float, float]) -> float:
+    """A time between the bounds, drawn anew for each client, so that they do not come back together."""
+    return random.uniform(*bounds_s)
 
 
 def of_engine_status(status: int) -> Outcome:

@@ -83,7 +83,7 @@ class Sidecar:
         self.config = ConfigFile(options.config)
         self.figures = Figures()
         current = self.config.current
-        self.dispatcher = Dispatcher(current.options(), current.step_model())
+        self.dispatcher = Dispatcher(current.options(), current.step_model(), self.figures.faults)
         self.engine = Engine(
             options.engine,
             self._on_engine,

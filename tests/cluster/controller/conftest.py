@@ -17,14 +17,18 @@ import pytest
 
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key, controller_of
-from uellm.reconcile.planning.evaluate import evaluate
+from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.planning.render import render
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.reconciler import Reconciler
+from uellm.reconcile.rendered_plan import RenderedPlan
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
 GIB = 2**30
@@ -98,11 +102,11 @@ class Operator:
         self.now = datetime.now(UTC)
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
-        self._planning = Planning(self.cache, _evaluate)
+        self._planning = Planning(self.cache, InProcess())
         reports = Reports(self._report, lambda: 0.0)
-        self.figures: dict[str, Mapping[str, Any]] = {}  # by pod IP
+        self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.measured_at_s = 0.0
-        measurements = Measurements(self._figures, lambda: self.measured_at_s)
+        measurements = Measurements(self._measured, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
         self.reconciler = Reconciler(
             self.cache, self._planning, reports, measurements, applier, images, clock=lambda: self.now
@@ -150,8 +154,8 @@ class Operator:
         """Let time go by."""
         self.now += timedelta(seconds=seconds)
 
-    async def _figures(self, address: str) -> Mapping[str, Any] | None:
-        return self.figures.get(address)
+    async def _measured(self, address: str) -> Mapping[str, Any] | None:
+        return self.measurements.get(address)
 
     async def _report(self, address: str) -> Mapping[str, Any] | None:
         return self.reports.get(address)
@@ -166,8 +170,14 @@ async def _patiently() -> AsyncIterator[None]:
     raise AssertionError("not within 30 s")
 
 
-async def _evaluate(request: Any, incumbent: Any, hardware: Any) -> Any:
-    return evaluate(request, incumbent, hardware)
+class InProcess:
+    """The planning worker without a process of its own."""
+
+    async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
+        return answer(question)
+
+    async def render(self, plan: Plan, request: PlanRequest) -> RenderedPlan:
+        return render(plan, request)
 
 
 class Service:

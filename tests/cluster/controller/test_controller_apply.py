@@ -253,14 +253,16 @@ async def test_measured_attainment_comes_into_status_once_a_minute_and_only_wher
     await watching.settle("llama")
 
     address = await eventually(lambda: a_pods_address(kube, namespace))
-    watching.figures[address] = {"classes": [{"name": "chat", "requests": 1234, "met": 1230, "p99TtftSeconds": 0.5}]}
+    watching.measurements[address] = {
+        "classes": [{"name": "chat", "requests": 1234, "met": 1230, "p99TtftSeconds": 0.5}]
+    }
     watching.measured_at_s += 60
     await watching.settle("llama")
     status = await llama.status()
     assert status["slo"] == [{"name": "chat", "attainment": "99.6%", "p99TtftMilliseconds": 500, "requests": 1200}]
     assert status["summary"]["slo"] == "99.6%"
     assert (await llama.condition("SLOMet"))[:2] == ("True", "TargetsMet")
-    watching.figures[address] = {"classes": [{"name": "chat", "requests": 10, "met": 5}]}
+    watching.measurements[address] = {"classes": [{"name": "chat", "requests": 10, "met": 5}]}
     assert await watching.step("llama") == []
     watching.measured_at_s += 60
     assert await watching.step("llama") != []

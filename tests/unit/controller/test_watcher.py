@@ -25,7 +25,7 @@ class World:
 
     def heard(self, kind, event, obj):
         self.marked.clear()
-        self.watcher.heard(kind, event, obj)
+        self.watcher.on_event(kind, event, obj)
         return self.marked
 
 

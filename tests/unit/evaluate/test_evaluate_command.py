@@ -45,6 +45,13 @@ def test_a_wrong_option_is_told_in_one_line(
     assert error.count("\n") == 1
 
 
+def test_an_overhead_is_a_duration(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        status(files, "--request-overhead", "10")
+    assert error.value.code == 2
+    assert "argument --request-overhead: '10' is no duration: write for example 500ms" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

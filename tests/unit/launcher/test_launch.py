@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
 from uellm.launcher import report
+from uellm.launcher.bind import check
 from uellm.launcher.devices import FoundDevices
+from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
 from uellm.planner.handover.late_binding import Binding
-from uellm.planner.handover.placement_report import BoundDevice, LaunchFailure, PlacementReport
-from uellm.planner.handover.versions import UnreadableDocument
 
 FAILURE = PlacementReport("pod", "node-1", "hash", error=LaunchFailure("NoDevices", "none"))
 STARTED = PlacementReport(
@@ -189,7 +190,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
 )
 def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
-        launcher.check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
+        check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uellm.launcher.build import build
+from uellm.launcher.build import MODULES, build
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def fake_vllm(tmp_path: Path) -> Path:
 
 
 def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The zipapp alone: no site-packages, no user site, nothing of this checkout."""
+    """The zipapp without site-packages and without this checkout; PYTHONPATH names what else there is."""
     return subprocess.run(
-        [sys.executable, "-S", "-I", str(zipapp), *args],
+        [sys.executable, "-S", str(zipapp), *args],
         env={"PATH": "/nonexistent", **env},
         capture_output=True,
         text=True,
@@ -53,24 +53,41 @@ def test_the_same_sources_give_the_same_bytes(zipapp, tmp_path):
 def test_it_carries_what_the_launcher_imports_and_nothing_else(zipapp):
     names = zipfile.ZipFile(zipapp).namelist()
     rooms = {name.split("/")[1] for name in names if name.startswith("uellm/")}
-    modules = {"__init__.py", "errors.py", "placement_policies.py", "step_time.py", "text.py"}
-    assert rooms == {*modules, "hardware", "models", "planner", "launcher"}
+    modules = {module for module in names if module.count("/") == 1}
+    assert modules == {f"uellm/{module}" for module in MODULES}
+    assert rooms == {*MODULES, "hardware", "models", "planner", "launcher"}
     assert [name for name in names if not name.startswith("uellm/")] == ["__main__.py"]
     assert all(name.endswith(".py") for name in names)
 
 
-def test_it_binds_reports_and_becomes_the_engine_on_the_standard_library_alone(zipapp, fake_vllm, tmp_path):
+def test_it_binds_reports_and_becomes_the_engine_with_numpy_and_no_other_package(
+    zipapp, fake_vllm, packages_alone, tmp_path
+):
     plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
     plan.write_text(json.dumps(_document()))
     result = run(
         *(zipapp, "--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"),
-        PYTHONPATH=str(fake_vllm),
+        PYTHONPATH=f"{packages_alone(['numpy'])}:{fake_vllm}",
         NVIDIA_VISIBLE_DEVICES="GPU-b,GPU-a",
     )
     assert result.returncode == 0, result.stderr
     engine, report = json.loads(result.stdout), json.loads(placement.read_text())
     assert engine["argv"] == report["argv"][3:]
     assert engine["env"]["VLLM_PP_LAYER_PARTITION"] == ",".join(map(str, report["layers"]))
+
+
+def test_a_missing_numpy_is_one_line_that_names_the_image_to_use(zipapp, tmp_path):
+    plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
+    plan.write_text(json.dumps(_document()))
+    result = run(zipapp, "--plan", str(plan), "--placement", str(placement))
+    error = json.loads(placement.read_text())["error"]
+    assert result.returncode == 1
+    assert result.stderr == f"uellm launcher: NumpyMissing: {error['message']}\n"
+    assert error["reason"] == "NumpyMissing"
+    assert error["message"] == (
+        f"numpy is not installed for {sys.executable}, and the launcher places the layers with it: use vLLM's own "
+        "image, or add numpy to yours"
+    )
 
 
 def test_a_failure_is_one_line_and_exit_status_1(zipapp, tmp_path):

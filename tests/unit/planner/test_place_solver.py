@@ -277,3 +277,20 @@ def test_twelve_unlike_devices_reach_what_the_exact_solver_reaches_on_the_ten_th
     assert exact["optimal"]
     assert found["cost"] == pytest.approx(exact["cost"], rel=0.05)
     assert found["lowerBound"] <= exact["cost"]
+
+
+def test_equal_splits_around_a_slower_stage_leave_the_fullest_device_the_least_full() -> None:
+    # Any split of the fast devices' layers costs the same, whatever the times round to on the solver's grid.
+    data = {
+        "layers": 40,
+        "layerBytes": 436224000,
+        "lastStageBytes": 2 * 436224000,
+        "devices": [
+            {"id": f"g{i}", "memoryBytes": 4e10, "performance": 1.3e11 if i == 3 else 7.77e11} for i in range(4)
+        ],
+        "latencySeconds": [[0, 1e-5, 1e-5, 2e-5], [1e-5, 0, 1e-5, 1e-5], [1e-5, 1e-5, 0, 1e-5], [2e-5, 1e-5, 1e-5, 0]],
+    }
+    answer = solve(Instance.from_dict(data), stages=4)
+    assert dict(zip(answer.order, answer.layers, strict=True))["g3"] == 1
+    needs = [count + (2 if position == 3 else 0) for position, count in enumerate(answer.layers)]
+    assert max(needs) == 14

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.planner import plan
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.annotation import PlanAnnotation, refusal_on
 from uellm.planner.handover.plan_document import PlanDocument
 from uellm.planner.handover.publish import plan_annotation, plan_document
-from uellm.planner.handover.versions import UnreadableDocument
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import EngineRequest, Overrides
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from uellm.planner.result import Plan
-from uellm.reconcile.fleet import Machine, machine
+from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 UID = "service-uid"
 
@@ -118,8 +118,8 @@ class Make:
         }
 
     @staticmethod
-    def machine(name: str, *holders: str | None) -> Machine:
-        return machine(Make.profile(name, holders))
+    def profiled_node(name: str, *holders: str | None) -> ProfiledNode:
+        return profiled_node(Make.profile(name, holders))
 
 
 @pytest.fixture

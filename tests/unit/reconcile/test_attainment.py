@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from uellm.api import parse_service
-from uellm.reconcile.pods.attainment import Figures, percent, read_figures, slo_met, together
+from uellm.reconcile.pods.attainment import ClassMeasurement, percent, read_measurements, slo_met, together
 
-CHAT = Figures("chat", 200, 197, 0.4123, 0.0311)
-BATCH = Figures("batch", 100, 100, None, None)
+CHAT = ClassMeasurement("chat", 200, 197, 0.4123, 0.0311)
+BATCH = ClassMeasurement("batch", 100, 100, None, None)
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def entry(**fields):
 
 
 def test_what_a_pod_tells_is_read():
-    assert read_figures({"windowSeconds": 300, "classes": [entry()]}) == (Figures("chat", 3, 2, 0.5, None),)
+    assert read_measurements({"windowSeconds": 300, "classes": [entry()]}) == (
+        ClassMeasurement("chat", 3, 2, 0.5, None),
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,28 +42,30 @@ def test_what_a_pod_tells_is_read():
     ],
 )
 def test_an_entry_that_makes_no_sense_is_passed_over(bad):
-    assert read_figures({"classes": [entry(**bad), entry(name="batch")]}) == (Figures("batch", 3, 2, 0.5, None),)
+    assert read_measurements({"classes": [entry(**bad), entry(name="batch")]}) == (
+        ClassMeasurement("batch", 3, 2, 0.5, None),
+    )
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, "1", True, 1e300])
 def test_a_time_that_makes_no_sense_is_left_out(seconds):
-    assert read_figures({"classes": [entry(p99TtftSeconds=seconds)]})[0].p99_ttft_s is None
+    assert read_measurements({"classes": [entry(p99TtftSeconds=seconds)]})[0].p99_ttft_s is None
 
 
 @pytest.mark.parametrize("document", [{}, {"classes": 1}, {"classes": [1, None, []]}])
 def test_a_document_without_classes_tells_nothing(document):
-    assert read_figures(document) == ()
+    assert read_measurements(document) == ()
 
 
 def test_no_pod_can_tell_of_more_classes_than_a_service_has():
-    assert len(read_figures({"classes": [entry(name=f"c{index}") for index in range(1000)]})) == 16
+    assert len(read_measurements({"classes": [entry(name=f"c{index}") for index in range(1000)]})) == 16
 
 
 def test_pods_are_added_up_and_the_slowest_one_is_told():
-    other = Figures("chat", 50, 40, 0.9, None)
+    other = ClassMeasurement("chat", 50, 40, 0.9, None)
     assert together([(CHAT,), (BATCH, other)], ["batch", "chat"]) == (
         BATCH,
-        Figures("chat", 250, 237, 0.9, 0.0311),
+        ClassMeasurement("chat", 250, 237, 0.9, 0.0311),
     )
 
 
@@ -77,11 +81,11 @@ def test_an_entry_of_the_status_is_rounded():
         "p99TtftMilliseconds": 410,
         "p99TpotMilliseconds": 31,
     }
-    assert Figures("chat", 12345, 12345, None, None).to_dict()["requests"] == 12000
+    assert ClassMeasurement("chat", 12345, 12345, None, None).to_dict()["requests"] == 12000
 
 
 def test_a_class_without_requests_has_no_attainment():
-    assert Figures("chat", 0, 0, None, None).to_dict() == {"name": "chat", "requests": 0}
+    assert ClassMeasurement("chat", 0, 0, None, None).to_dict() == {"name": "chat", "requests": 0}
 
 
 @pytest.mark.parametrize(("met", "text"), [(1000, "100%"), (999, "99.9%"), (0, "0.0%"), (9999, "100%")])
@@ -101,9 +105,9 @@ def test_all_requests_together_are_judged_by_the_attainment_asked_for(service, a
 
 
 def test_without_a_request_nothing_is_known(service):
-    condition = slo_met((Figures("chat", 0, 0, None, None),), service())
+    condition = slo_met((ClassMeasurement("chat", 0, 0, None, None),), service())
     assert (condition.status, condition.reason) == ("Unknown", "NoTraffic")
 
 
 def test_a_service_without_targets_has_nothing_to_meet(make):
-    assert slo_met((Figures("default", 5, 5, None, None),), parse_service(make.service())) is None
+    assert slo_met((ClassMeasurement("default", 5, 5, None, None),), parse_service(make.service())) is None

@@ -8,12 +8,13 @@ import yaml
 from uellm.api import parse_service
 from uellm.errors import BadInput
 from uellm.planner import plan
-from uellm.reconcile.children import Images, Wanted, children, frozen
-from uellm.reconcile.fleet import machine
+from uellm.reconcile.children import DesiredState, Images, children, frozen
+from uellm.reconcile.drift import holds
 from uellm.reconcile.names import belonged_to_namesake, belongs_to
 from uellm.reconcile.planning.ledger import offers
+from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
-from uellm.reconcile.same import holds
+from uellm.reconcile.profiled_node import profiled_node
 from uellm.sidecar.config import load
 
 GIB = 2**30
@@ -43,9 +44,9 @@ def made(make):
         service = parse_service(document)
         profile = make.profile("node-1", holders, **{"memoryBytes": 24 * GIB, **(device or {})})
         profile["status"]["source"] = source
-        fleet = [machine(profile)]
-        request = plan_request(service, architecture_of(service), offers(fleet, [], []))
-        wanted = Wanted(document, service, plan(request), request, IMAGES, replicas, "1/digest")
+        nodes = [profiled_node(profile)]
+        request = plan_request(service, architecture_of(service), offers(nodes, [], []))
+        wanted = DesiredState(document, service, render(plan(request), request), IMAGES, replicas, "1/digest")
         return {child["kind"]: child for child in children(wanted)}
 
     return build

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from uellm.planner import Outlook
-from uellm.reconcile.planning.choose import Evaluation, Failure, choose
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.choose import choose
+from uellm.reconcile.planning.evaluate import Evaluation
 
-NO_FIT = Failure("NoFit", "nothing fits")
+NO_FIT = Obstacle("NoFit", "nothing fits")
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def weighed(incumbent, other, before, after, objective="Efficiency"):
 @pytest.mark.parametrize(
     ("objective", "better", "hardly", "told"),
     [
-        ("Efficiency", outlook(gpus=3.5), outlook(gpus=3.7, seconds=1), "took 4 GPUs; the new one is better by 12%"),
+        ("Efficiency", outlook(gpus=3.5), outlook(gpus=3.7, seconds=1), "took 4 GPUs; the new one is 12% better"),
         ("Latency", outlook(gpus=9, seconds=8.9), outlook(gpus=1, seconds=9.1), "took 10.00 s a request"),
         ("Throughput", outlook(rate=2.3), outlook(rate=2.1), "took 2.00 requests/s"),
     ],
@@ -119,7 +121,7 @@ def test_fewer_gpus_a_replica_are_nothing_where_all_together_are_more(incumbent,
 def test_targets_that_the_old_plan_no_longer_keeps_are_worth_a_rollout_and_losing_them_is_not(incumbent, other):
     choice = weighed(incumbent, other, outlook(keeps=False), outlook(gpus=8.0))
     assert is_new(choice, other)
-    assert "keeps the targets no longer" in choice.why
+    assert "the former plan misses targets" in choice.why
     assert weighed(incumbent, other, outlook(), outlook(gpus=1.0, keeps=False)).plan is incumbent
 
 

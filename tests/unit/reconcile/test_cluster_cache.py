@@ -71,15 +71,15 @@ def test_a_full_list_keeps_what_appeared_while_it_was_under_way(make):
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["new"]
 
 
-def test_the_fleet_follows_the_profiles(make):
+def test_the_profiled_nodes_follow_the_profiles(make):
     cache = Cache()
     cache.put(GPUNODEPROFILE, make.profile("b", (None,)))
     cache.put(GPUNODEPROFILE, make.profile("a", (None,)))
-    assert [machine.facts.name for machine in cache.fleet()] == ["a", "b"]
+    assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a", "b"]
     cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
-    assert cache.fleet()[0].holders == {"a-g0": "uid"}
+    assert cache.profiled_nodes()[0].holders == {"a-g0": "uid"}
     cache.remove(GPUNODEPROFILE, make.profile("b", ()))
-    assert [machine.facts.name for machine in cache.fleet()] == ["a"]
+    assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a"]
 
 
 def test_managed_fields_are_not_kept(make):

@@ -8,9 +8,10 @@ import pytest
 from uellm.api import parse_service
 from uellm.planner.result import Predicted
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.planning.choose import Choice, Failure
-from uellm.reconcile.planning.recorded import plan_status
-from uellm.reconcile.pods.attainment import Figures
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.choose import Choice
+from uellm.reconcile.planning.plan_status import plan_status
+from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.status.decide import decide
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
@@ -84,7 +85,7 @@ def test_the_line_says_whether_the_targets_can_be_met(make, observed, ttft, said
 def test_without_a_plan_planned_and_ready_say_why_and_only_what_waiting_cannot_change_is_stalled(
     observed, reason, stalled
 ):
-    found = conditions(decided(observed(), Choice(None, Failure(reason, "because"))))
+    found = conditions(decided(observed(), Choice(None, Obstacle(reason, "because"))))
     assert (found["Planned"]["status"], found["Planned"]["reason"]) == ("False", reason)
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
     assert found["Ready"]["message"] == "because"
@@ -93,7 +94,7 @@ def test_without_a_plan_planned_and_ready_say_why_and_only_what_waiting_cannot_c
 
 
 def test_a_refused_template_has_a_plan_and_is_stalled(make, observed):
-    refusal = Failure("InvalidTemplate", "spec.containers[0].image: Required value")
+    refusal = Obstacle("InvalidTemplate", "spec.containers[0].image: Required value")
     found = conditions(decided(observed(), Choice(make.plan()), refusal=refusal))
     assert found["Planned"]["status"] == "True"
     assert (found["Ready"]["reason"], found["Stalled"]["status"]) == ("InvalidTemplate", "True")
@@ -102,7 +103,7 @@ def test_a_refused_template_has_a_plan_and_is_stalled(make, observed):
 def test_pods_that_serve_stay_ready_when_their_plan_can_no_longer_be_made(make, observed):
     document = make.service(status={"plan": plan_status(make.plan())})
     seen = observed(document, deployment=make.deployment(ready=1), pods=[make.pod()])
-    decision = decided(seen, Choice(None, Failure("NoFit", "because")))
+    decision = decided(seen, Choice(None, Obstacle("NoFit", "because")))
     found = conditions(decision)
     assert (found["Planned"]["status"], found["Ready"]["status"]) == ("False", "True")
     assert decision.status["plan"] == plan_status(make.plan())
@@ -112,7 +113,7 @@ def test_a_changed_spec_that_cannot_be_had_is_not_ready_although_old_pods_serve(
     seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
     seen.document["metadata"]["generation"] = 2
     seen.document["spec"]["model"] = {"uri": "file:///other"}
-    found = conditions(decided(seen, Choice(None, Failure("NoFit", "because"))))
+    found = conditions(decided(seen, Choice(None, Obstacle("NoFit", "because"))))
     assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "NoFit")
     assert found["Ready"]["observedGeneration"] == 2
 
@@ -171,8 +172,8 @@ def test_more_than_32_placements_are_counted_not_listed(make, observed):
 def test_measured_attainment_takes_the_place_of_the_prediction(make, observed):
     document = make.service(slo={"classes": [{"name": "chat", "ttft": "1s"}]})
     plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
-    figures = {"uid-a": (Figures("chat", 1000, 992, 0.8, None),)}
-    seen = dataclasses.replace(observed(document), service=parse_service(document), figures=figures)
+    measurements = {"uid-a": (ClassMeasurement("chat", 1000, 992, 0.8, None),)}
+    seen = dataclasses.replace(observed(document), service=parse_service(document), measurements=measurements)
     decision = decided(seen, Choice(plan))
     assert decision.status["summary"]["slo"] == "99.2%"
     assert decision.status["slo"] == [

@@ -9,8 +9,8 @@ def report(uuids=("g0", "g1"), layers=(5, 3), **fields):
     return read_report("0", {"devices": devices, "layers": list(layers), **shape, **fields})
 
 
-def placed(make, reports, *pods, fleet=()):
-    return placements(make.plan(), pods, reports, fleet)
+def placed(make, reports, *pods, nodes=()):
+    return placements(make.plan(), pods, reports, nodes)
 
 
 def test_a_pod_on_the_planned_devices_matches(make):
@@ -44,8 +44,8 @@ def test_replicas_after_the_first_are_held_to_the_shape_alone(make):
 
 
 def test_without_a_report_the_profile_tells_the_devices_and_nothing_is_known_of_the_match(make):
-    fleet = [make.machine("node-1", None, "uid-a", "uid-a")]
-    (first,) = placed(make, {}, make.pod("a"), fleet=fleet)
+    nodes = [make.profiled_node("node-1", None, "uid-a", "uid-a")]
+    (first,) = placed(make, {}, make.pod("a"), nodes=nodes)
     assert (first.actual, first.layers, first.matches) == (("node-1-g1", "node-1-g2"), (), "Unknown")
     assert verified([first])[1:3] == ("Unknown", "NoReport")
 

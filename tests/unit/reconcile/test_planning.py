@@ -9,9 +9,11 @@ from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
-from uellm.reconcile.planning.choose import Evaluation, Failure
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.answer import PlanningAnswer
+from uellm.reconcile.planning.evaluate import Evaluation
+from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.planning.planning import IMPROVE_EVERY_S, Planning
-from uellm.reconcile.planning.recorded import plan_status
 
 GPUS = 2
 CONFIG = {
@@ -36,16 +38,31 @@ class World:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.requests = []
         self.broken = None
-        self.planning = Planning(self.cache, self._evaluate)
+        self.rendered = []
+        self.renders_itself = True
+        self.planning = Planning(self.cache, self)
         self.version = 100
 
-    async def _evaluate(self, request, incumbent, hardware):
-        self.requests.append(request)
+    async def answer(self, question):
+        self.requests.append(question.request)
         await asyncio.sleep(0)  # others get their turn, as with a real worker
+        choice = question.choice(self._evaluation(question.request, question.incumbent))
+        rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
+        return PlanningAnswer(choice, rendered or None)
+
+    async def render(self, plan, request):
+        self.rendered.append(plan)
+        return self._rendered(plan, request)
+
+    def _rendered(self, plan, request):
+        facts = [offer.node.devices for offer in request.nodes if offer.node.name in plan.nodes]
+        return ("rendered", plan, facts)
+
+    def _evaluation(self, request, incumbent):
         nodes = tuple(o.node.name for o in request.nodes if len(o.free) - o.promised >= GPUS)
         broken = None if incumbent is None or set(incumbent.nodes) & set(nodes) else "no room"
         if not nodes:
-            return Evaluation(None, Failure("NoFit", "no room"), broken, self.broken)
+            return Evaluation(None, Obstacle("NoFit", "no room"), broken, self.broken)
         return Evaluation(self.make.plan(nodes=nodes), None, broken, self.broken)
 
     def put(self, kind, obj):
@@ -78,8 +95,11 @@ class World:
     def observed(self, name):
         return observe(self.cache, Key("ns", name))
 
+    async def planned(self, name):
+        return await self.planning.plan(self.observed(name), self.now)
+
     async def plan(self, name):
-        return (await self.planning.plan(self.observed(name), self.now)).choice
+        return (await self.planned(name)).choice
 
 
 @pytest.fixture
@@ -246,3 +266,39 @@ async def test_a_cordoned_node_keeps_the_plan_whose_pods_run_there(world, make):
     world.deployed("one")
     world.put(NODE, {"metadata": {"name": "a", "uid": "n-a", "labels": {}}, "spec": {"unschedulable": True}})
     assert (await world.plan("one")).plan.nodes == ("a",)
+
+
+async def test_a_pass_for_another_reason_renders_nothing(world):
+    world.node("a", None, None, "x")
+    world.service("one")
+    first = await world.planned("one")
+    world.node("a", None, None, None)  # freed, which no document shows
+    assert (await world.planned("one")).rendered == first.rendered is not None
+    assert world.rendered == []
+
+
+async def test_a_plan_that_the_worker_chose_without_rendering_it_is_rendered_once(world):
+    world.node("a", None, None)
+    world.service("one")
+    world.renders_itself = False
+    first = await world.planned("one")
+    assert (await world.planned("one")).rendered == first.rendered is not None
+    assert world.rendered == [first.choice.plan]
+
+
+async def test_a_suspended_services_plan_is_rendered_anew_when_the_facts_of_its_nodes_change(world, make):
+    world.node("a", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)), suspend=True)
+    world.deployed("one", replicas=0)
+    first = await world.planned("one")
+    assert await world.planned("one") == first
+    assert len(world.rendered) == 1
+    world.node("a", None, None, product="Other")
+    assert (await world.planned("one")).rendered != first.rendered
+    assert len(world.rendered) == 2
+
+
+async def test_nothing_is_rendered_for_a_service_without_a_plan(world):
+    world.service("one")
+    assert await world.planned("one") == (await world.plan("one"), None)
+    assert world.rendered == []

@@ -9,8 +9,9 @@ from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
-from uellm.reconcile.planning.choose import Evaluation
-from uellm.reconcile.planning.planning import MAKE_WAY_S, Planning
+from uellm.reconcile.planning.answer import PlanningAnswer
+from uellm.reconcile.planning.choose import Choice
+from uellm.reconcile.planning.planning import DEFER_PODS_S, Planning
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = {
@@ -32,11 +33,12 @@ async def crowded(make):
     cache, gate = Cache(), asyncio.Event()
     gate.set()
 
-    async def evaluate(request, incumbent, hardware):
-        await gate.wait()
-        return Evaluation(make.plan(nodes=("a",)))
+    class Worker:
+        async def answer(self, question):
+            await gate.wait()
+            return PlanningAnswer(Choice(make.plan(nodes=("a",))), "rendered")
 
-    planning = Planning(cache, evaluate)
+    planning = Planning(cache, Worker())
     cache.put(GPUNODEPROFILE, make.profile("a", (None,) * 8))
     for name in ("first", "second", "third"):
         cache.put(LLMSERVICE, make.service(name, model={"uri": "file:///m", "config": CONFIG}))
@@ -56,19 +58,19 @@ async def crowded(make):
 
 async def test_pods_wait_while_others_wait_for_a_plan(crowded):
     planning, observed, gate, waiting = crowded
-    assert planning.has_to_make_way(observed("first"), NOW)
+    assert planning.should_defer_pods(observed("first"), NOW)
     gate.set()
     await asyncio.gather(*waiting)
-    assert not planning.has_to_make_way(observed("first"), NOW)
+    assert not planning.should_defer_pods(observed("first"), NOW)
 
 
 async def test_they_do_not_wait_for_long(crowded):
     planning, observed, _, _ = crowded
-    assert not planning.has_to_make_way(observed("first"), NOW + timedelta(seconds=MAKE_WAY_S))
+    assert not planning.should_defer_pods(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S))
 
 
 async def test_a_service_that_has_its_deployment_waits_for_nobody(crowded, make):
     planning, observed, _, _ = crowded
     seen = observed("first")
     seen.children[DEPLOYMENT] = make.deployment()
-    assert not planning.has_to_make_way(seen, NOW)
+    assert not planning.should_defer_pods(seen, NOW)

@@ -33,11 +33,38 @@ def test_a_request_that_met_every_target_has_missed_none():
         ({"first_token_s": 109.0, "last_token_s": 120.0, "end_s": 120.0, "output_tokens": 3}, ("ttft", "tpot", "e2e")),
         ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # nothing comes after its one token
         ({"output_tokens": 202, "sequences": 2}, ()),
-        ({"first_token_s": None}, ()),  # the engine gave it whole: when its first token was there is not known
+        ({"first_token_s": None}, ("ttft",)),  # no token was seen although each would have been
     ],
 )
 def test_each_target_is_judged_by_itself(fields, late):
     assert missed(record(**fields)) == late
+
+
+WHOLE = {"blind": True, "first_token_s": None, "last_token_s": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "late"),
+    [
+        ({"end_s": 100.9, "output_tokens": 100}, ()),  # its first token came no later than its end
+        ({"end_s": 100.9, "output_tokens": 5}, None),  # 0.9 s over 4 tokens: in the worst case too slow
+        ({"end_s": 100.9, "output_tokens": 5, "queue_s": 0.8}, ()),  # 0.1 s over 4 tokens: in time in any case
+        ({"end_s": 100.9, "output_tokens": 1}, ()),
+        ({"end_s": 104.0, "output_tokens": 1, "queue_s": 0.5}, None),  # its token came between 0.5 and 4 s
+        ({"end_s": 104.0, "output_tokens": 1, "queue_s": 1.5}, ("ttft",)),  # it waited here for longer than that
+        ({"end_s": 111.0, "output_tokens": 1, "queue_s": 0.5}, ("e2e",)),
+        ({"end_s": 100.9, "output_tokens": None}, None),
+        ({"end_s": 100.9, "output_tokens": None, "targets": Targets("chat", ttft_s=1.0)}, ()),
+        ({"end_s": 104.0, "queue_s": 0.5, "targets": Targets("chat", e2e_s=10.0)}, ()),
+    ],
+)
+def test_a_whole_answer_is_judged_only_where_its_targets_are_certainly_met_or_missed(fields, late):
+    assert missed(record(**WHOLE | {"queue_s": 0.0} | fields)) == late
+
+
+def test_a_client_that_left_before_a_whole_answer_proves_nothing_once_it_was_sent():
+    assert missed(record(Outcome.CLIENT_LEFT, **WHOLE, queue_s=0.5, end_s=104.0)) is None
+    assert missed(record(Outcome.CLIENT_LEFT, **WHOLE, queue_s=None, end_s=104.0)) == ("ttft",)
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,48 @@ def test_another_model_is_learnt_from_anew_and_the_same_one_is_not():
     twice = StepModel(*(2.0 * value for value in vars(TRUTH).values()))
     core.assume(twice)
     assert core.figures() == Scheduler(step=StepEstimate(twice)).figures()
+
+
+def alone(estimate: StepEstimate, prompts: list[int], late_s: float, times: int, noise: float = 0.0) -> list[float]:
+    """Lone prompts whose first tokens come so much later than a step takes; the prompt factor after each."""
+    random, factors = Random(1), []
+    for _ in range(times):
+        prompt = random.choice(prompts)
+        wait_s = (step_s(prompt, 0, 1) + late_s) * random.lognormvariate(0, noise)
+        estimate.observe_alone(wait_s, prompt, 1)
+        factors.append(estimate.prefill_factor)
+    return factors
+
+
+@pytest.mark.parametrize("prompt", [126, 140, 200])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_first_tokens_that_are_late_by_a_constant_do_not_make_prompts_slow(prompt, times):
+    estimate = StepEstimate(TRUTH)
+    assert max(alone(estimate, [prompt], 0.01, times)) < 1.1
+    assert estimate.request_s == pytest.approx(0.01, rel=0.3)
+
+
+def test_prompts_of_different_lengths_tell_the_constant_from_the_time_per_token():
+    slow = StepEstimate(StepModel(*(value / 5 for value in vars(TRUTH).values())))
+    alone(slow, [100, 200, 400, 800, 1500], 0.01, 300, noise=0.1)
+    assert slow.prefill_token_s == pytest.approx(TRUTH.prefill_token_s, rel=0.1)
+
+
+def test_lengths_that_are_nearly_the_same_tell_little_through_noise():
+    assert max(alone(StepEstimate(TRUTH), [126, 140, 200], 0.1, 1000, noise=0.3)) < 4
+
+
+def test_one_late_first_token_of_a_paused_engine_changes_no_factor():
+    estimate = StepEstimate(TRUTH)
+    estimate.observe_alone(60.0, 500, 1)
+    assert (estimate.prefill_factor, estimate.decode_factor) == (1.0, 1.0)
+    assert estimate.request_s < 0.1
+
+
+def test_what_no_step_tells_of_any_more_returns_to_the_model():
+    estimate = observed(StepEstimate(TRUTH), times=4.0)
+    assert estimate.prefill_factor > 3
+    for _ in range(5000):
+        estimate.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
+    assert estimate.prefill_factor == pytest.approx(1.0, abs=0.2)
+    assert estimate.decode_factor == pytest.approx(1.0, abs=0.02)

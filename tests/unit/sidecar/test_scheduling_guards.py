@@ -191,7 +191,7 @@ def test_without_shedding_nobody_is_refused():
 
 
 def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Ticket]:
-    """An engine that takes 100 ms for each prompt, one after the other."""
+    """An engine that does 5,000 tokens of prompts a second."""
     out: list[Ticket] = []
     now_s, index = 0.0, 0
     while now_s < until_s:
@@ -200,7 +200,7 @@ def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Tick
             index += 1
         core.expire(now_s)
         sent = core.dispatchable(now_s)
-        now_s += 0.1
+        now_s += max(0.02, sum(ticket.prompt_tokens for ticket in sent) / 5000)
         for ticket in sent:
             core.on_first_token(ticket, now_s)
             core.on_finish(ticket, now_s, 1)
@@ -244,7 +244,7 @@ def test_a_tenant_that_was_away_has_saved_nothing_up():
 
 def test_a_tenant_that_floods_does_not_push_out_one_that_does_not():
     def share(fair: bool) -> float:
-        flood = [Ticket(CHAT, n * 0.02, 500, Lengths(50, 90), tenant="flood") for n in range(5000)]
+        flood = [Ticket(CHAT, n * 0.02, 200 + 37 * n % 600, Lengths(50, 90), tenant="flood") for n in range(5000)]
         modest = [Ticket(CHAT, n * 0.5, 600, Lengths(60, 100), tenant="modest") for n in range(200)]
         arrivals = sorted([*flood, *modest], key=lambda ticket: ticket.arrival_s)
         out = served(scheduler(max_queued=10**6, fairness=fair), arrivals, 100.0)

@@ -177,6 +177,22 @@ async def test_however_the_stream_is_cut_into_chunks_and_reads_the_same_arrives(
         await eventually(lambda turn=turn: harness.outcomes() == {"completed": turn})
 
 
+ERROR = b'data: {"error": {"message": "no", "type": "InternalServerError", "param": null, "code": 500}}\n\n'
+
+
+@pytest.mark.parametrize("last", [ERROR, event("a") + ERROR, ERROR + DONE], ids=["alone", "behind", "with the end"])
+async def test_an_error_in_a_chunk_is_no_token(raw, launch, caplog, eventually, last):
+    caplog.set_level(logging.INFO, "uellm.sidecar.access")
+    harness = await launch(engine=raw.address)
+    sent = [event(""), event("a"), event("b"), last, DONE]
+    raw.pieces = [chunk(piece) for piece in sent]
+    async with asking(harness, **TOLD) as client:
+        await client.rest(raw)
+    assert client.body == b"".join(sent)
+    await eventually(lambda: harness.outcomes() == {"failed_by_engine": 1})
+    assert accessed(caplog)["outputTokens"] == 2
+
+
 FORGED = event("forged")
 
 

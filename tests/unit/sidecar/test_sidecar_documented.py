@@ -1,4 +1,4 @@
-"""docs/sidecar.md says everything that a user can set, send, receive or read; and nothing that there is not."""
+"""docs/reference/sidecar.md documents everything that a user can set, send, receive or read, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ from uellm.sidecar.config import SidecarConfig
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
-from uellm.sidecar.outcome import DROPPED, STATUS
+from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS
 from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
+from uellm.sidecar.request.dispatch import REST_S
 from uellm.sidecar.request.relay import STALL_S
+from uellm.sidecar.room import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.telemetry import help_texts
 from uellm.sidecar.telemetry.access_log import Record
@@ -35,7 +37,7 @@ from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Gauges, 
 from uellm.sidecar.telemetry.tracing import ENDPOINTS
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "sidecar.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "sidecar.md").read_text()
 SOURCES = [
     path.read_text()
     for path in (*(ROOT / "operator/uellm/sidecar").rglob("*.py"), ROOT / "operator/uellm/cli/sidecar.py")
@@ -208,3 +210,16 @@ def test_every_time_of_draining_and_waiting_is_there_as_it_is():
     assert f"after {GRACE_S:g} s at most" in port
     assert f"last {WINDOW_S:g} s" in port
     assert f"within {ENGINE_WAIT_S:g} s" in section("Outcomes")
+
+
+def test_every_time_to_come_back_is_there_as_it_is():
+    told = " ".join(section("When to come back").split())
+    for bounds_s, text in (
+        ((LEAST_S, MOST_S), "It is {:g} to {:g} s"),
+        (UNKNOWN_S, "before a rate is known it is {:g} to {:g} s"),
+        (RETRY_REPLICA_S, "A 503 while a replica stops says {:g} to {:g} s"),
+        (RETRY_ENGINE_S, "one for an engine that is away {:g} to {:g} s"),
+        (RETRY_CONNECTION_S, "one for too many connections {:g} to {:g} s"),
+    ):
+        assert text.format(*bounds_s) in told
+    assert f"fail again within {REST_S:g} s, it rests for {REST_S:g} s" in " ".join(section("Outcomes").split())

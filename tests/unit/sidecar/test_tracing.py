@@ -65,6 +65,14 @@ async def test_a_span_tells_what_became_of_a_request_and_nothing_that_was_said(e
     assert not re.search(PLANTED, span.to_json())
 
 
+async def test_an_engine_that_fails_inside_a_stream_makes_the_span_an_error(engine, traced, spans):
+    engine.script = engine.stream(b'data: {"error": {"code": 500}}\n\n', b"data: [DONE]\n\n")
+    async with traced.post(b'{"messages": [], "stream": true}'):
+        pass
+    (span,) = spans.get_finished_spans()
+    assert (span.status.is_ok, span.status.description) == (False, "failed_by_engine")
+
+
 async def test_a_refusal_has_a_span_too(traced, spans):
     async with traced.post(x_slo_class="gold"):
         pass

@@ -262,7 +262,7 @@ async def test_what_is_dropped_says_why_in_llm_ds_words(engine, launch, eventual
     async with harness.post() as response:
         assert response.status == 429
         assert response.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
-        assert response.headers["Retry-After"] == "1"
+        assert 1 <= int(response.headers["Retry-After"]) <= 60
     running.go_on.set()
     (await engine.arrivals.get()).go_on.set()
     await asyncio.gather(first, second)

@@ -15,7 +15,8 @@ from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
 from uellm.planner.result import Plan
 from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
-from uellm.reconcile.children.wanted import Images, Wanted
+from uellm.reconcile.children.desired_state import DesiredState, Images
+from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
 # Of what a cluster adds to a resource, that which children are named and owned by.
@@ -51,8 +52,8 @@ def prepare(path: str, machine: Machine) -> Prepared:
     request = plan_request(service, architecture_of(service, _tensors(service)), machine.offers)
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # no containers here
-    wanted = Wanted(document, service, plan, request, images, replicas=1, spec_mark="")
-    return Prepared(service, plan, configmap(wanted)["data"], tuple(_notes(document)))
+    desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
+    return Prepared(service, plan, configmap(desired)["data"], tuple(_notes(document)))
 
 
 def _document(path: str) -> dict[str, Any]:

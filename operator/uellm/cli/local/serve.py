@@ -18,7 +18,7 @@ from typing import NamedTuple
 from uellm.cli.local.children import Children, Command, Ended
 from uellm.cli.local.prepare import Prepared
 from uellm.errors import CannotBeDone
-from uellm.planner.handover.placement_report import PlacementReport
+from uellm.placement_report import PlacementReport
 
 LOOPBACK = "127.0.0.1"
 ENGINE, SIDECAR = "engine", "sidecar"

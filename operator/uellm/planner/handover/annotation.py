@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Node
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.rates import Costs
-from uellm.planner.handover.versions import VERSION, parsed, reading
 from uellm.planner.nodes.pools import pools_of_offer
 from uellm.planner.refusals.kinds import NoGpuOfResource, Refusal
 from uellm.planner.request import NodeOffer
 
-PLAN_ANNOTATION = "uellm.io/plan"
-_NAME = f"the pod's annotation {PLAN_ANNOTATION}"
+_NAME = "the pod's annotation uellm.io/plan"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Device, Link
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
-from uellm.planner.handover.versions import VERSION, parsed, reading
 from uellm.planner.result import Plan
 
 NAME = "plan.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise, permutations
 
-from uellm.planner.placement.lists.dynamic_program import Solution
 from uellm.planner.placement.problem import Problem
+from uellm.planner.placement.solution import Solution
 from uellm.planner.vllm.partition import even_split
 
 # Above this many orders the even split is tried in the order of the ids alone.

@@ -11,11 +11,14 @@ from __future__ import annotations
 from itertools import accumulate
 
 from uellm.planner.placement.instance import Instance
-from uellm.planner.placement.lists.dynamic_program import Solution, classes_in, codes
 from uellm.planner.placement.problem import Problem, canonical
-from uellm.planner.placement.solver import MOST_STATES_WITHOUT_ARRAYS, Placement, answer
+from uellm.planner.placement.solution import Solution, classes_in, codes
+from uellm.planner.placement.solver import Placement, answer
 from uellm.planner.refusals.placement import EmptyStage, StageTooLarge, TooFewDevices
 from uellm.planner.spans import spans
+
+# Sets of devices times classes, up to which every order is weighed: ten unlike devices.
+MOST_STATES = 12_000
 
 Entry = tuple[int, tuple[int, ...]]
 
@@ -27,7 +30,7 @@ def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "l
         return Placement(False, refusal=EmptyStage(len(layers), problem.layers))
     if len(layers) > problem.devices:
         return Placement(False, refusal=TooFewDevices(len(layers), problem.devices))
-    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES_WITHOUT_ARRAYS:
+    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES:
         order = _by_room(problem, layers)
     else:
         order = _cheapest(problem, layers, objective)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 
-from uellm.planner.placement.lists.dynamic_program import Solution, Windows, settle
 from uellm.planner.placement.problem import Problem
+from uellm.planner.placement.solution import Solution, Windows, settle
 
 MOST_STARTS = 8  # first devices tried for each set
 MIXTURES = 4  # sets of each size between all fast and all roomy

@@ -22,10 +22,10 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.planner.placement import baselines, heuristic, infeasible
+from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
-from uellm.planner.placement.lists.bottleneck import least_bottleneck
-from uellm.planner.placement.lists.dynamic_program import Solution, Table, trace
 from uellm.planner.placement.problem import Problem, canonical
+from uellm.planner.placement.solution import Solution
 from uellm.planner.refusals.placement import BaselineFails, NotFound, PlacementRefusal
 from uellm.planner.refusals.sentences import sentence
 
@@ -33,10 +33,6 @@ __all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "so
 
 POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
-# Sets of devices times classes that the search by dicts and lists is quicker at than the one on arrays.
-FEW_STATES = 64
-# The same, up to which it is used where numpy is missing: ten unlike devices, some seconds at worst.
-MOST_STATES_WITHOUT_ARRAYS = 12_000
 # Sets of devices are numbered by 64-bit integers.
 MOST_SETS = 1 << 62
 # What floats may differ by when the same cost is summed in another order.
@@ -103,14 +99,8 @@ class _Search:
         """HELR, HE and LR."""
         if not self.sizes:
             return self._nothing()
-        if self._states() <= FEW_STATES:
-            return self._exact()
         if self._sets() > MOST_SETS:
             return self._found()
-        try:
-            from uellm.planner.placement.arrays import search
-        except ImportError:  # numpy is missing: the launcher runs on what the engine's image has
-            return self._exact() if self._states() <= MOST_STATES_WITHOUT_ARRAYS else self._found()
         method = search.fastest if self.objective == "bottleneck" else search.cheapest
         answer = method(self.problem, self._device_cost(), self.sizes, self.rank)
         if answer is None:
@@ -130,9 +120,6 @@ class _Search:
         best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
         return self._placement(solution, best.lower_bound or 0.0)
 
-    def _states(self) -> int:
-        return self._sets() * len(self.problem.members)
-
     def _sets(self) -> int:
         return math.prod(len(members) + 1 for members in self.problem.members)
 
@@ -147,19 +134,6 @@ class _Search:
         if self.objective == "bottleneck":
             return float(bound * self.problem.unit)
         return float(exact(a1) * bound * self.problem.unit) if a1 else float(a2) * min(self.sizes)
-
-    def _exact(self) -> Placement:
-        bound = None
-        if self.objective == "bottleneck":
-            bound = least_bottleneck(self.problem, self.sizes)
-            if bound is None:
-                return self._nothing()
-        table = Table(self.problem, max(self.sizes), bound)
-        costs = {size: cost for size in self.sizes if (cost := table.best(size)) is not None}
-        if not costs:
-            return self._nothing()
-        size = min(costs, key=lambda size: self._key(costs[size], size))
-        return self._placement(trace(table, size, costs[size], self.rank), None)
 
     def _found(self) -> Placement:
         bottleneck = self.objective == "bottleneck"

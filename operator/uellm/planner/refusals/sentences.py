@@ -7,7 +7,7 @@ from functools import singledispatch
 from uellm.planner.refusals import kinds, placement
 from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.units import milliseconds, size
-from uellm.text import counted, listed
+from uellm.text import and_more, counted
 
 MOST_NODES = 3
 
@@ -163,4 +163,4 @@ def _(refusal: placement.BaselineFails) -> str:
 
 
 def _nodes(nodes: tuple[str, ...]) -> str:
-    return listed(nodes, MOST_NODES, "nodes")
+    return and_more(nodes, MOST_NODES, "node")

@@ -1,6 +1,6 @@
-"""The ConfigMap: the sidecar's configuration and the plan with the facts of every candidate device.
+"""The ConfigMap: the sidecar's configuration and the launcher's plan.
 
-Both are read from the mounted files, so that a change of content rolls no pod.
+Both are read from mounted files, so a change of their content restarts no pod.
 """
 
 from __future__ import annotations
@@ -9,48 +9,43 @@ from typing import Any
 
 import yaml
 
-from uellm.planner.handover.publish import plan_document
-from uellm.planner.handover.sidecar_prior import step_time
-from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
+from uellm.api.sidecar_document import SidecarAuth, SidecarClass, SidecarDocument, SidecarEngine, SidecarQueue
+from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import KEYS_DIRECTORY
-from uellm.reconcile.children.wanted import Wanted
 from uellm.reconcile.names import child_metadata, config_name
 
 SIDECAR_FILE = "sidecar.yaml"
 PLAN_FILE = "plan.json"
 
 
-def configmap(wanted: Wanted) -> dict[str, Any]:
+def configmap(desired: DesiredState) -> dict[str, Any]:
     """`sidecar.yaml` and `plan.json`."""
-    plan = plan_document(wanted.plan, wanted.request)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": child_metadata(wanted.document, config_name(wanted.service.name)),
+        "metadata": child_metadata(desired.document, config_name(desired.service.name)),
         "data": {
-            SIDECAR_FILE: yaml.safe_dump(_sidecar(wanted, UserArgs(plan.engine.args)), sort_keys=False),
-            PLAN_FILE: plan.to_json(),
+            SIDECAR_FILE: yaml.safe_dump(sidecar_document(desired).to_dict(), sort_keys=False),
+            PLAN_FILE: desired.plan.plan_json,
         },
     }
 
 
-def _sidecar(wanted: Wanted, args: UserArgs) -> dict[str, Any]:
-    spec = wanted.service.spec
-    config: dict[str, Any] = {
-        "model": wanted.service.served_name,
-        "classes": [each.to_dict() for each in spec.slo.effective_classes],
-        "defaultClass": spec.slo.effective_default_class,
-        "scheduling": spec.scheduling.to_dict(),
+def sidecar_document(desired: DesiredState) -> SidecarDocument:
+    """What the sidecar has to know of the service and its engine."""
+    spec, plan = desired.service.spec, desired.plan
+    engine = {
+        "max_num_seqs": plan.max_num_seqs,
+        "max_num_batched_tokens": plan.max_num_batched_tokens,
+        "accepts_priority": plan.priority_scheduling and spec.scheduling.policy != "FCFS",
+        "step_seconds": plan.step_seconds,
     }
-    by_priority = args.text(SCHEDULING_POLICY) == "priority" and spec.scheduling.policy != "FCFS"
-    told = {
-        "maxNumSeqs": wanted.plan.max_num_seqs,
-        "maxNumBatchedTokens": wanted.plan.max_num_batched_tokens,
-        "acceptsPriority": by_priority,
-    }
-    config["engine"] = {name: value for name, value in told.items() if value}
-    if (step := step_time(wanted.plan, wanted.request)) is not None:
-        config["engine"]["stepSeconds"] = step.to_dict()
-    if spec.auth is not None:
-        config["auth"] = {"keysDirectory": KEYS_DIRECTORY}
-    return config
+    auth = {} if spec.auth is None else {"keys_directory": KEYS_DIRECTORY}
+    return SidecarDocument(
+        model=desired.service.served_name,
+        classes=tuple(SidecarClass.model_validate(each.to_dict()) for each in spec.slo.effective_classes),
+        default_class=spec.slo.effective_default_class,
+        scheduling=SidecarQueue.model_validate(spec.scheduling.to_dict()),
+        engine=SidecarEngine.model_validate({name: value for name, value in engine.items() if value}),
+        auth=SidecarAuth.model_validate(auth),
+    )

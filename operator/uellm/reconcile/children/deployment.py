@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from uellm.reconcile.children.desired_state import DesiredState, PinnedTemplate
 from uellm.reconcile.children.pod import pod_template
-from uellm.reconcile.children.wanted import PinnedTemplate, Wanted, shape_of
+from uellm.reconcile.drift import signed
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
@@ -17,19 +18,18 @@ from uellm.reconcile.names import (
     deployment_name,
     selector,
 )
-from uellm.reconcile.same import signed
 
-# A Deployment calls itself failed after this; the engine's own startup timeout has to run out first.
+# The Deployment counts as failed only after the engine's own startup timeout and this margin.
 _PROGRESS_MARGIN_S = 600
 
 
-def deployment(wanted: Wanted) -> dict[str, Any]:
+def deployment(desired: DesiredState) -> dict[str, Any]:
     """The pods of the plan, replaced by the service's own rollout rules when their template changes."""
-    spec, metadata = wanted.service.spec, child_metadata(wanted.document, deployment_name(wanted.service.name))
-    pinned = _template(wanted)
+    spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
+    pinned = _template(desired)
     metadata["annotations"] |= {
-        SPEC_ANNOTATION: wanted.spec_mark,
-        IMAGES_ANNOTATION: wanted.images.to_json(),
+        SPEC_ANNOTATION: desired.spec_mark,
+        IMAGES_ANNOTATION: desired.images.to_json(),
         TEMPLATE_ANNOTATION: pinned.to_json(),
     }
     return {
@@ -37,8 +37,8 @@ def deployment(wanted: Wanted) -> dict[str, Any]:
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "replicas": wanted.replicas,
-            "selector": {"matchLabels": selector(wanted.service.name)},
+            "replicas": desired.replicas,
+            "selector": {"matchLabels": selector(desired.service.name)},
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": spec.rollout.max_surge, "maxUnavailable": spec.rollout.max_unavailable},
@@ -50,17 +50,17 @@ def deployment(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _template(wanted: Wanted) -> PinnedTemplate:
-    shape = shape_of(wanted.plan)
-    if wanted.pinned is not None and wanted.pinned.shape == shape:
-        return wanted.pinned
-    return PinnedTemplate(shape, pod_template(wanted))
+def _template(desired: DesiredState) -> PinnedTemplate:
+    shape = desired.plan.shape
+    if desired.pinned is not None and desired.pinned.shape == shape:
+        return desired.pinned
+    return PinnedTemplate(shape, pod_template(desired))
 
 
 def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """The Deployment as it is, with this number of replicas: for as long as the spec cannot be had.
+    """The Deployment as it is, but with this number of replicas: used while the spec cannot be carried out.
 
-    Pods that serve are not taken down because a new spec is wrong; that they are to be fewer, or none, still counts.
+    A wrong spec does not take down pods that serve, but a smaller number of replicas still takes effect.
     """
     metadata = child_metadata(document, live["metadata"]["name"])
     kept = live["metadata"].get("annotations") or {}
@@ -75,7 +75,7 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
         "metadata": metadata,
         "spec": {**live["spec"], "replicas": replicas},
     }
-    # Nothing but the number can have changed, so an unchanged number keeps its digest and asks for no write.
+    # Only the number can have changed: if it has not, the old digest stays and nothing is written.
     if int(live["spec"].get("replicas", 1)) == replicas and APPLIED_ANNOTATION in kept:
         metadata["annotations"][APPLIED_ANNOTATION] = kept[APPLIED_ANNOTATION]
         return manifest

@@ -1,9 +1,9 @@
 """The user's pod template merged over ours, as `kubectl patch --type=strategic` would.
 
 Maps merge deeply. Lists whose elements have an identity (containers, volumes, env ...) merge element by element, and
-what is new is appended. Tolerations and terms of affinity add to ours. Any other list or value replaces ours; `null`
-removes it. Where a map may hold one of several things (a volume's source, a probe's handler), the user's choice takes
-the place of ours instead of standing beside it. Whether the outcome is a pod is for the API server's dry run to say.
+new elements are appended. Tolerations and affinity terms are added to ours. Any other list or value replaces ours;
+`null` removes it. Where a map may hold only one of several things (a volume's source, a probe's handler), the user's
+choice replaces ours. Whether the result is a valid pod is checked by the API server's dry run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDENTITY = {
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
 }
-# An element of these is one whole: an emptyDir with a claim beside it, or a value with a valueFrom, is no element.
+# Elements of these are replaced as a whole: an emptyDir merged with a claim, or a value with a valueFrom, is invalid.
 _WHOLE = {"volumes", "env"}
 _ADDED = {
     "tolerations",
@@ -58,11 +58,11 @@ def _merge_maps(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -
 def _merge(name: str, ours: Any, theirs: Any, path: str) -> Any:
     if isinstance(ours, Mapping):
         if not isinstance(theirs, Mapping):
-            raise BadInput(path, f"must be a map, for it is merged over the operator's own; it is {_kind(theirs)}")
+            raise BadInput(path, f"must be a map, because it is merged over the operator's own; it is {_kind(theirs)}")
         return _merge_maps(ours, theirs, path)
     if isinstance(ours, list):
         if not isinstance(theirs, list):
-            raise BadInput(path, f"must be a list, for it is merged over the operator's own; it is {_kind(theirs)}")
+            raise BadInput(path, f"must be a list, because it is merged over the operator's own; it is {_kind(theirs)}")
         return _merge_lists(name, ours, theirs, path)
     return copy.deepcopy(theirs)
 
@@ -95,7 +95,7 @@ def _merge_named(ours: list[Any], theirs: list[Any], identity: str, path: str, *
 
 
 def _both_terms(ours: Sequence[Any], theirs: Sequence[Any], path: str) -> list[Any]:
-    """Terms are alternatives, so that both ours and theirs hold in each pair of one of ours and one of theirs."""
+    """Terms are alternatives (OR), so "ours and theirs" is every pair of one of ours and one of theirs."""
     pairs = []
     for number, their in enumerate(theirs):
         if not isinstance(their, Mapping):

@@ -1,34 +1,32 @@
-"""The engine's pod: launcher (init), sidecar (native sidecar), engine; fit for Pod Security `restricted`."""
+"""The engine's pod: launcher (init), sidecar (native sidecar), engine. It meets Pod Security `restricted`."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, SIDECAR_PORT
 from uellm.hardware import GPU_RESOURCE
-from uellm.planner.handover.annotation import PLAN_ANNOTATION
-from uellm.planner.handover.publish import plan_annotation
+from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.merge import merge_template
-from uellm.reconcile.children.wanted import Wanted
+from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
 from uellm.reconcile.names import config_name, labels
-from uellm.reconcile.planning.request import MODEL_MOUNT, claim_name
 
 HTTP_PORT_NAME = "http"
-SIDECAR_PORT = 8000
-ENGINE_ADDRESS = "127.0.0.1:8001"
-METRICS_PORT = 8002
+ENGINE_ADDRESS = f"127.0.0.1:{ENGINE_PORT}"
 USER = 65532
 LAUNCHER = "/uellm-bin/launcher.pyz"
 CONFIG_DIRECTORY = "/etc/uellm"
 PLACEMENT_FILE = "/run/uellm/placement.json"
 STATE_DIRECTORY = "/var/lib/uellm"
-# Not below the ConfigMap's directory, which is read-only: nothing can be mounted there.
+# Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
 KEYS_DIRECTORY = "/etc/uellm-auth"
 HOME = "/var/cache/uellm"
-# preStop waits up to 60 s for requests in flight, then the engine has its own shutdown timeout.
+# preStop waits up to 60 s for requests in flight; the rest is for the engine's own shutdown.
 GRACE_PERIOD_S = 90
 STARTUP_PERIOD_S = 5
-SHARED_MEMORY = "2Gi"  # what NCCL and vLLM's workers of one pod exchange
+SHARED_MEMORY = "2Gi"
+"""For what NCCL and vLLM's workers of one pod exchange."""
 
 _CONTAINER_SECURITY = {
     "allowPrivilegeEscalation": False,
@@ -37,18 +35,17 @@ _CONTAINER_SECURITY = {
 }
 
 
-def pod_template(wanted: Wanted) -> dict[str, Any]:
-    """The pod template with the user's own over it. Raises BadInput where that cannot be merged."""
-    annotation = plan_annotation(wanted.plan, wanted.request)
+def pod_template(desired: DesiredState) -> dict[str, Any]:
+    """The pod template with the user's own merged over it. Raises BadInput where that is impossible."""
     ours = {
         "metadata": {
-            "labels": labels(wanted.service.name),
-            "annotations": {PLAN_ANNOTATION: annotation.to_json()},
+            "labels": labels(desired.service.name),
+            "annotations": {PLAN_ANNOTATION: desired.plan.annotation},
         },
         "spec": {
-            "schedulerName": wanted.service.spec.placement.scheduler_name,
+            "schedulerName": desired.service.spec.placement.scheduler_name,
             "automountServiceAccountToken": False,
-            # A Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot read.
+            # Links of a Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot parse.
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": GRACE_PERIOD_S,
             "securityContext": {
@@ -57,19 +54,19 @@ def pod_template(wanted: Wanted) -> dict[str, Any]:
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "affinity": {"nodeAffinity": _on_nodes(wanted.plan.nodes)},
-            "tolerations": _tolerations(annotation.resource_name),
-            "initContainers": [_launcher(wanted), _sidecar(wanted)],
-            "containers": [_engine(wanted, annotation.resource_name)],
-            "volumes": _volumes(wanted),
+            "affinity": {"nodeAffinity": _on_nodes(desired.plan.nodes)},
+            "tolerations": _tolerations(desired.plan.resource_name),
+            "initContainers": [_launcher(desired), _sidecar(desired)],
+            "containers": [_engine(desired)],
+            "volumes": _volumes(desired),
         },
     }
-    return merge_template(ours, wanted.service.spec.template.to_dict())
+    return merge_template(ours, desired.service.spec.template.to_dict())
 
 
 def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Only on these nodes, and the earlier the better: the order in which other services' plans count with them."""
-    # By the node's name and not by its hostname label, which a cloud may set to something else.
+    """Only on these nodes, the earlier the better. The ledger counts replicas without a node in the same order."""
+    # By the node's name: a cloud may set the hostname label to something else.
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
     weights = range(100, 0, -10)
     return {
@@ -81,15 +78,15 @@ def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:
-    # A node with MIG slices (`nvidia.com/mig-1g.10gb`) is tainted as any other GPU node.
+    # A node with MIG slices (`nvidia.com/mig-1g.10gb`) has the same taint as any other GPU node.
     keys = dict.fromkeys((GPU_RESOURCE, resource_name))
     return [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in keys]
 
 
-def _launcher(wanted: Wanted) -> dict[str, Any]:
+def _launcher(desired: DesiredState) -> dict[str, Any]:
     return {
         "name": "launcher",
-        "image": wanted.images.launcher,
+        "image": desired.images.launcher,
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -97,10 +94,10 @@ def _launcher(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _sidecar(wanted: Wanted) -> dict[str, Any]:
+def _sidecar(desired: DesiredState) -> dict[str, Any]:
     return {
         "name": "sidecar",
-        "image": wanted.images.sidecar,
+        "image": desired.images.sidecar,
         "restartPolicy": "Always",
         "args": [
             "sidecar",
@@ -117,32 +114,32 @@ def _sidecar(wanted: Wanted) -> dict[str, Any]:
             {"name": HTTP_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
         ],
-        # The engine starts after it, and must find it there.
+        # The engine starts after the sidecar and needs it.
         "startupProbe": {"httpGet": _get("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": _get("/livez"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "readinessProbe": {"httpGet": _get("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 1},
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _sidecar_mounts(wanted),
+        "volumeMounts": _sidecar_mounts(desired),
     }
 
 
-def _sidecar_mounts(wanted: Wanted) -> list[dict[str, Any]]:
+def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
         {"name": "state", "mountPath": STATE_DIRECTORY},
     ]
-    if wanted.service.spec.auth is not None:
+    if desired.service.spec.auth is not None:
         mounts.append({"name": "api-keys", "mountPath": KEYS_DIRECTORY, "readOnly": True})
     return mounts
 
 
-def _engine(wanted: Wanted, resource_name: str) -> dict[str, Any]:
+def _engine(desired: DesiredState) -> dict[str, Any]:
     return {
         "name": "engine",
-        "image": wanted.images.engine,
+        "image": desired.images.engine,
         "command": [
             "python3",
             LAUNCHER,
@@ -150,13 +147,13 @@ def _engine(wanted: Wanted, resource_name: str) -> dict[str, Any]:
             f"--placement={PLACEMENT_FILE}",
             f"--listen={ENGINE_ADDRESS}",
         ],
-        "env": _environment(wanted),
-        # The engine listens on loopback, so that the kubelet asks the sidecar about it.
+        "env": _environment(desired),
+        # The engine listens on loopback, out of the kubelet's reach: the sidecar answers for it.
         "startupProbe": {
             "httpGet": _get("/engine/startup"),
             "periodSeconds": STARTUP_PERIOD_S,
             "timeoutSeconds": 3,
-            "failureThreshold": math.ceil(wanted.service.spec.engine.startup_timeout_s / STARTUP_PERIOD_S),
+            "failureThreshold": math.ceil(desired.service.spec.engine.startup_timeout_s / STARTUP_PERIOD_S),
         },
         "livenessProbe": {
             "httpGet": _get("/engine/live"),
@@ -175,10 +172,10 @@ def _engine(wanted: Wanted, resource_name: str) -> dict[str, Any]:
                 "exec": {"command": ["python3", LAUNCHER, "--drain", f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"]}
             }
         },
-        "resources": _resources(wanted, resource_name),
+        "resources": _resources(desired),
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": _engine_mounts(wanted),
+        "volumeMounts": _engine_mounts(desired),
     }
 
 
@@ -186,14 +183,14 @@ def _get(path: str) -> dict[str, Any]:
     return {"path": path, "port": METRICS_PORT}
 
 
-def _environment(wanted: Wanted) -> list[dict[str, Any]]:
-    """Ours, then the user's, which win by name."""
+def _environment(desired: DesiredState) -> list[dict[str, Any]]:
+    """Our variables, then the user's; where both set one, the user's wins."""
     from_pod = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
     entries = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in from_pod.items()]
     entries += [
         {"name": name, "value": value}
         for name, value in {
-            # vLLM and what is under it write to all of these; an unknown uid has no home and no name.
+            # vLLM and its libraries write to all of these, and our uid has no home and no name.
             "HOME": HOME,
             "USER": "uellm",
             "LOGNAME": "uellm",
@@ -204,28 +201,28 @@ def _environment(wanted: Wanted) -> list[dict[str, Any]]:
             "VLLM_CONFIG_ROOT": f"{HOME}/.config/vllm",
             "TORCHINDUCTOR_CACHE_DIR": f"{HOME}/inductor",
             "TRITON_CACHE_DIR": f"{HOME}/triton",
-            # vLLM's own patience with a model that loads; the service's is the startup probe.
-            "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(wanted.service.spec.engine.startup_timeout_s)),
+            # vLLM's own limit for loading a model: the same as that of the startup probe.
+            "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(desired.service.spec.engine.startup_timeout_s)),
         }.items()
     ]
-    token = wanted.service.spec.model.token_secret_ref
+    token = desired.service.spec.model.token_secret_ref
     if token is not None:
         secret = {"secretKeyRef": {"name": token.name, "key": token.key}}
         entries.append({"name": "HF_TOKEN", "valueFrom": secret})
-    theirs = [{"name": each.name, "value": each.value} for each in wanted.service.spec.engine.env]
+    theirs = [{"name": each.name, "value": each.value} for each in desired.service.spec.engine.env]
     names = {entry["name"] for entry in theirs}
     return [*(entry for entry in entries if entry["name"] not in names), *theirs]
 
 
-def _resources(wanted: Wanted, resource_name: str) -> dict[str, Any]:
-    gpus = {resource_name: str(wanted.plan.gpus_per_replica)}
-    theirs = wanted.service.spec.engine.resources
+def _resources(desired: DesiredState) -> dict[str, Any]:
+    gpus = {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
+    theirs = desired.service.spec.engine.resources
     requests = dict((theirs and theirs.requests) or {})
     limits = dict((theirs and theirs.limits) or {})
     return {"requests": {**requests, **gpus}, "limits": {**limits, **gpus}}
 
 
-def _engine_mounts(wanted: Wanted) -> list[dict[str, Any]]:
+def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
@@ -234,19 +231,19 @@ def _engine_mounts(wanted: Wanted) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if claim_name(wanted.service):
+    if claim_name(desired.service):
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
     return mounts
 
 
-def _volumes(wanted: Wanted) -> list[dict[str, Any]]:
+def _volumes(desired: DesiredState) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
-    volumes.append({"name": "config", "configMap": {"name": config_name(wanted.service.name)}})
-    if auth := wanted.service.spec.auth:
+    volumes.append({"name": "config", "configMap": {"name": config_name(desired.service.name)}})
+    if auth := desired.service.spec.auth:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
-    if claim := claim_name(wanted.service):
+    if claim := claim_name(desired.service):
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
     return volumes

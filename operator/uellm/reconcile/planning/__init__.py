@@ -1,1 +1,1 @@
-"""Plans all services together: the request to the planner, the worker process, the ledger of promised GPUs."""
+"""Plans all services together: the planner's request, the worker process, the ledger of promised GPUs."""

@@ -1,7 +1,7 @@
-"""How a calibration reaches the operator: the annotation `uellm.io/efficiency` on the LLMService.
+"""A service's calibration: the annotation `uellm.io/efficiency` on the LLMService.
 
-Its value is the `efficiency` object of the file that `uellm calibrate` writes. It is an annotation and no field of the
-spec, for it changes no promise: it makes predictions truer, and a plan only where they decide.
+Its value is the `efficiency` object of the file that `uellm calibrate` writes. It is an annotation and not a field of
+the spec, because it does not change what the user asks for: it makes predictions more accurate.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 
 from uellm.api.llmservice import LLMService
+from uellm.api.names import EFFICIENCY_ANNOTATION
 from uellm.errors import BadInput, PlanError
 from uellm.planner.efficiency import Efficiency
-from uellm.reconcile.names import EFFICIENCY_ANNOTATION
 
 
 def efficiency_of(service: LLMService) -> Efficiency:
-    """The service's calibration, the defaults where it has none. Raises PlanError InvalidOverride."""
+    """The service's calibration, or the defaults. Raises PlanError InvalidOverride."""
     text = (service.metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
     if text is None:
         return Efficiency()

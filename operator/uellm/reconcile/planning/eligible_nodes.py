@@ -1,5 +1,6 @@
-"""Which nodes the pods of a service may go to at all: what the scheduler would hold against a node, by the user's pod
-template and the node's own marks. A plan for a node that its pods can never reach would wait there for ever. Pure.
+"""Which nodes the pods of a service may run on, by the user's pod template and the node's taints. Pure.
+
+A plan for a node that the scheduler refuses would leave its pods Pending for ever.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.request import NodeOffer
+from uellm.text import and_more
 
 Object = Mapping[str, Any]
-_KEEPING_OUT = ("NoSchedule", "NoExecute")
+_EXCLUDING = ("NoSchedule", "NoExecute")
 _NAMED = 3
 MOST_SENTENCES = 8
 
 
 def ineligible(node: Object | None, facts: Node, template: Object | None) -> str:
-    """Why pods made from this template cannot go to the node; empty where they can.
+    """Why pods of this template cannot run on the node; empty where they can.
 
     `node`: the Node object, None where the cluster has none of this name; `template`: `spec.template`.
     """
@@ -39,7 +41,7 @@ def ineligible(node: Object | None, facts: Node, template: Object | None) -> str
 def reachable(
     offers: Sequence[NodeOffer], node_named: Callable[[str], Object | None], service: LLMService
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
-    """The offers of the nodes that the service's pods may go to, and sentences about those that they may not."""
+    """The offers of the nodes that the service's pods may run on, and sentences about the other nodes."""
     template = service.spec.template.to_dict()
     reasons = {offer.node.name: ineligible(node_named(offer.node.name), offer.node, template) for offer in offers}
     kept = tuple(offer for offer in offers if not reasons[offer.node.name])
@@ -47,16 +49,13 @@ def reachable(
 
 
 def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """(node, reason) pairs as a few sentences: nodes that are left out for the same reason are told together."""
+    """(node, reason) pairs as a few sentences: nodes with the same reason share one."""
     nodes: dict[str, list[str]] = {}
     for name, reason in reasons:
         nodes.setdefault(reason, []).append(name)
-    return tuple(f"{_names(names)}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES])
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more nodes" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return tuple(
+        f"{and_more(names, _NAMED, 'node')}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES]
+    )
 
 
 def _unselected(labels: Mapping[str, str], selector: Mapping[str, str]) -> str:
@@ -97,7 +96,7 @@ def _compares(own: str | None, given: Sequence[str], *, greater: bool) -> bool:
 
 
 def _tolerations(facts: Node, pod: Object) -> list[Object]:
-    """The user's, and those that every engine's pod has."""
+    """The user's tolerations, and those of every engine pod."""
     resources = {GPU_RESOURCE, *(device.resource_name for device in facts.devices)}
     ours = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in sorted(resources)]
     return [*ours, *(pod.get("tolerations") or ())]
@@ -105,7 +104,7 @@ def _tolerations(facts: Node, pod: Object) -> list[Object]:
 
 def _tainted(taints: Sequence[Object], tolerations: Sequence[Object]) -> str:
     for taint in taints:
-        if taint.get("effect") in _KEEPING_OUT and not any(_tolerates(each, taint) for each in tolerations):
+        if taint.get("effect") in _EXCLUDING and not any(_tolerates(each, taint) for each in tolerations):
             return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated by spec.template.spec.tolerations"
     return ""
 

@@ -1,56 +1,65 @@
-"""The planner's call, as it runs in a worker process: values in, values out."""
+"""The planner's calls for one service: a fresh plan, and how the plan in force does now."""
 
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import threading
+from typing import NamedTuple
 
 from uellm.errors import BadInput, PlanError
-from uellm.planner import outlook, plan, still_holds
+from uellm.planner import Outlook, outlook, plan, still_holds
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
-from uellm.reconcile.planning.choose import Evaluation, Failure
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.plan_status import recorded
+
+
+class Evaluation(NamedTuple):
+    """The planner's answers: a fresh plan or why there is none, and how the incumbent does."""
+
+    plan: Plan | None
+    """The fresh plan, in the form in which the status keeps it."""
+    failure: Obstacle | None = None
+    """Why there is no fresh plan."""
+    broken: str | None = None
+    """Why the incumbent does not fit on what is free now; None where it fits."""
+    broken_hardware: str | None = None
+    """Why the incumbent would not fit even if every GPU were free; None where it would."""
+    before: Outlook | None = None
+    """What the incumbent is predicted to do now; None where nothing is measured."""
+    after: Outlook | None = None
+    """What the fresh plan is predicted to do; None where nothing is measured."""
 
 
 def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]) -> Evaluation:
-    """Plan anew, and look at the incumbent on what is offered and on the `hardware` as such.
+    """Plan anew, and check the incumbent against what is offered and against the bare `hardware`.
 
-    The incumbent is held to one replica: how many of them find a place is for the scheduler to say, pod by pod.
-    Errors come back as values, for an exception with two arguments does not survive the way between processes.
+    The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
+    Errors are returned as values, because an exception with two arguments cannot be pickled.
     """
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
         broken = _broken(incumbent, alone)
         broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+    failed = Evaluation(None, None, broken, broken_hardware)
     try:
         fresh = plan(request)
-        if incumbent is None:
-            return Evaluation(fresh)
-        # By the same measure, for what is predicted was predicted of the hardware as it was then.
-        before, after = outlook(incumbent, request), outlook(fresh, request)
-        return Evaluation(fresh, None, broken, broken_hardware, before, after)
+        # Both by today's measurements: the incumbent's own prediction was made with older ones.
+        before = after = None
+        if incumbent is not None:
+            before, after = outlook(incumbent, request), outlook(fresh, request)
     except PlanError as error:
-        return Evaluation(None, Failure(error.reason, str(error)), broken, broken_hardware)
+        return failed._replace(failure=Obstacle(error.reason, str(error)))
     except BadInput as error:
-        return Evaluation(None, Failure("InvalidOverride", str(error)), broken, broken_hardware)
+        return failed._replace(failure=Obstacle("InvalidOverride", str(error)))
+    try:
+        return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after)
+    except ValueError as error:
+        message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
+        return failed._replace(failure=Obstacle("PlannerFailed", message))
 
 
 def _broken(incumbent: Plan, request: PlanRequest) -> str | None:
     refusal = still_holds(incumbent, request)
     return None if refusal is None else sentence(refusal)
-
-
-def end_with_parent() -> None:
-    """Start of a worker: it ends when the process that started it does, even if that was killed outright."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, name="end with parent", daemon=True).start()

@@ -1,12 +1,12 @@
-"""Who counts on which GPUs: what each node offers a service that is planned now. Pure but for the memory of plans.
+"""Who was promised which GPUs, and so what each node offers to a service that is planned now. Pure; `Ledger` has state.
 
-A plan is a promise before any pod holds a device, and a pod holds devices before the node's profile says so. Both are
-counted here, by number: which devices the kubelet will hand out nobody knows. Of the devices of a node
+A plan promises devices before any pod holds them, and a pod holds devices before the node's profile shows it. Both are
+counted here, as numbers, because nobody knows which devices the kubelet will pick. Of the devices of a node
 
     free      are usable, and held by nobody or by the service itself,
-    promised  is the number of free ones that others will take: the GPUs of their pods on the node which the profile
-              does not show yet, and of their replicas without a node, each put on the first node of its plan
-              that has room.
+    promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
+              not show yet, and GPUs of their replicas without a node, each counted on the first node of its plan that
+              has room.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from typing import Any, NamedTuple
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.fleet import Machine
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import wanted_replicas
+from uellm.reconcile.profiled_node import ProfiledNode
 
 
 class Commitment(NamedTuple):
     """What a plan promises to its service."""
 
-    gpus: int  # per replica
-    nodes: tuple[str, ...]  # the best first
+    gpus: int
+    """GPUs of each replica."""
+    nodes: tuple[str, ...]
+    """Nodes that can hold a replica, best first."""
 
 
 class Ledger:
-    """The plans in force, in the order in which they were made; it is ahead of what the API server knows."""
+    """The plans in force, in the order in which they were made. It is ahead of what the API server knows."""
 
     def __init__(self) -> None:
         self._commitments: dict[Key, Commitment] = {}
 
     def commit(self, key: Key, commitment: Commitment) -> None:
-        """Enter a plan; it keeps its place in the order where it merely changes."""
+        """Enter a plan. A plan that replaces another of the same service keeps its place in the order."""
         self._commitments[key] = commitment
 
     def release(self, key: Key) -> None:
-        """Strike out a plan."""
+        """Remove a plan."""
         self._commitments.pop(key, None)
 
     def get(self, key: Key) -> Commitment | None:
@@ -53,8 +55,8 @@ class Ledger:
         return list(self._commitments.items())
 
 
-class Holding(NamedTuple):
-    """A pod that has a node, and so has devices or will have them until it has gone."""
+class BoundPod(NamedTuple):
+    """A pod that has a node: it holds devices there, or will, until it is gone."""
 
     uid: str
     node: str
@@ -62,29 +64,27 @@ class Holding(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a service other than the one being planned counts on."""
+    """What another service than the one being planned was promised."""
 
     commitment: Commitment
     replicas: int
-    holdings: tuple[Holding, ...]
+    bound_pods: tuple[BoundPod, ...]
 
     @property
-    def homeless(self) -> int:
-        """Replicas without a node. A pod of an earlier plan stands for one where its place will do for this plan."""
-        settled = sum(
-            holding.gpus == self.commitment.gpus and holding.node in self.commitment.nodes for holding in self.holdings
-        )
+    def unplaced(self) -> int:
+        """Replicas without a node. A pod of an earlier plan counts as placed where its node and GPUs suit this plan."""
+        settled = sum(pod.gpus == self.commitment.gpus and pod.node in self.commitment.nodes for pod in self.bound_pods)
         return max(0, self.replicas - settled)
 
 
 def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any]]) -> Claim:
     """A service's claim, from its wanted replicas and its pods."""
-    holdings = tuple(
-        Holding(pod["metadata"]["uid"], pod["spec"]["nodeName"], pod.get("gpus") or commitment.gpus)
+    bound_pods = tuple(
+        BoundPod(pod["metadata"]["uid"], pod["spec"]["nodeName"], pod.get("gpus") or commitment.gpus)
         for pod in pods
         if pod["spec"].get("nodeName") and pod["status"].get("phase") not in ("Failed", "Succeeded")
     )
-    return Claim(commitment, replicas, holdings)
+    return Claim(commitment, replicas, bound_pods)
 
 
 def commitment_of(document: Mapping[str, Any]) -> Commitment | None:
@@ -96,8 +96,8 @@ def commitment_of(document: Mapping[str, Any]) -> Commitment | None:
     return Commitment(plan.gpus_per_replica, plan.nodes)
 
 
-def claims_beside(cache: Cache, key: Key) -> list[Claim]:
-    """The claims of all services but one, by what their statuses say."""
+def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
+    """The claims of all services but one, as their statuses have them."""
     promised = [(key_of(document), document, commitment_of(document)) for document in cache.services()]
     return [
         claim(commitment, wanted_replicas(document), cache.pods(other))
@@ -107,35 +107,35 @@ def claims_beside(cache: Cache, key: Key) -> list[Claim]:
 
 
 def offers(
-    fleet: Sequence[Machine], claims: Sequence[Claim], own_pods: Iterable[Mapping[str, Any]]
+    nodes: Sequence[ProfiledNode], claims: Sequence[Claim], own_pods: Iterable[Mapping[str, Any]]
 ) -> tuple[NodeOffer, ...]:
-    """What each node offers to the service whose pods are `own_pods`, with the claims of all the others."""
+    """What each node offers to the service whose pods are `own_pods`, given the claims of all others."""
     own = {pod["metadata"]["uid"] for pod in own_pods}
-    # Others cannot move into devices that this service holds, though it may itself.
-    unheld = {machine.facts.name: len(machine.free_for(set())) for machine in fleet}
-    promised = _not_shown_yet(fleet, claims)
+    # Devices that this service holds are free to itself, but not to the others.
+    unheld = {node.facts.name: len(node.free_for(set())) for node in nodes}
+    promised = _not_shown_yet(nodes, claims)
     for each in claims:
-        for _ in range(each.homeless):
+        for _ in range(each.unplaced):
             home = _first_with_room(each.commitment, unheld, promised)
             if home is not None:
                 promised[home] += each.commitment.gpus
     return tuple(
-        NodeOffer(machine.facts, machine.free_for(own), min(promised[name], unheld[name]))
-        for name, machine in ((machine.facts.name, machine) for machine in fleet)
+        NodeOffer(node.facts, node.free_for(own), min(promised[name], unheld[name]))
+        for name, node in ((node.facts.name, node) for node in nodes)
     )
 
 
-def generous(fleet: Sequence[Machine]) -> tuple[NodeOffer, ...]:
-    """The same nodes as if nobody were there: what the hardware alone admits."""
-    return tuple(NodeOffer(machine.facts, machine.usable) for machine in fleet)
+def hardware_offers(nodes: Sequence[ProfiledNode]) -> tuple[NodeOffer, ...]:
+    """The same nodes as if every usable GPU were free."""
+    return tuple(NodeOffer(node.facts, node.usable) for node in nodes)
 
 
-def _not_shown_yet(fleet: Sequence[Machine], claims: Iterable[Claim]) -> Counter[str]:
-    """By node: GPUs of pods that are on it and that its profile does not show yet."""
-    shown = Counter((holder, machine.facts.name) for machine in fleet for holder in machine.holders.values())
+def _not_shown_yet(nodes: Sequence[ProfiledNode], claims: Iterable[Claim]) -> Counter[str]:
+    """By node: GPUs of its pods that its profile does not show yet."""
+    shown = Counter((holder, node.facts.name) for node in nodes for holder in node.holders.values())
     promised: Counter[str] = Counter()
-    for holding in (holding for each in claims for holding in each.holdings):
-        promised[holding.node] += max(0, holding.gpus - shown[holding.uid, holding.node])
+    for pod in (pod for each in claims for pod in each.bound_pods):
+        promised[pod.node] += max(0, pod.gpus - shown[pod.uid, pod.node])
     return promised
 
 
@@ -146,12 +146,12 @@ def _first_with_room(commitment: Commitment, unheld: Mapping[str, int], promised
 
 
 def hardware_changed(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
-    """True where a node came, went, or is not what it was."""
+    """True where a node joined, left, or has other facts."""
     return [offer.node for offer in before] != [offer.node for offer in after]
 
 
-def grew(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
-    """True where a node offers more than it did, on the same hardware: else no better plan can have appeared."""
+def offers_more(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
+    """True where a node offers more than before, on the same hardware: only then can there be a better plan."""
     return any(
         not set(new.free) <= set(old.free) or new.promised < old.promised
         for old, new in zip(before, after, strict=True)

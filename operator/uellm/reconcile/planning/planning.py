@@ -1,8 +1,8 @@
-"""Planning of all services together: one at a time, each against what the others were promised.
+"""Planning of all services together: one at a time, each against what was promised to the others.
 
-The ledger is entered the moment a plan is chosen, before it is written anywhere, so the next service in line already
-counts with it. A service is planned again when its spec changed, when the hardware did, when a node offers more than
-before, or when a replica of it finds no place; a pass for any other reason takes the choice that stands.
+A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
+with it. A service is planned again when its spec changed, when the hardware changed, when a node offers more than
+before, or when a replica of it finds no place. A pass for any other reason keeps the last choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
-from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice, Evaluation, Failure, choose
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.answer import PlanningQuestion
+from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
 from uellm.reconcile.planning.eligible_nodes import reachable
 from uellm.reconcile.planning.ledger import (
     Claim,
@@ -29,29 +31,31 @@ from uellm.reconcile.planning.ledger import (
     Ledger,
     claim,
     commitment_of,
-    generous,
-    grew,
     hardware_changed,
+    hardware_offers,
     offers,
+    offers_more,
 )
-from uellm.reconcile.planning.recorded import recorded
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
-from uellm.reconcile.planning.worker import Evaluator
+from uellm.reconcile.planning.worker import PlanningWorker
+from uellm.reconcile.rendered_plan import RenderedPlan
 
-# How often GPUs that others left are looked at for a plan that takes fewer of them.
+# How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
-# For how long at most a plan waits for the plans of others before it is carried out.
-MAKE_WAY_S = 5
+# The longest time for which pods are held back while other services wait to be planned.
+DEFER_PODS_S = 5
 
 
 class Planned(NamedTuple):
-    """The choice, and the question it answers: what is written down of a plan is told from both."""
+    """The choice, and the chosen plan for its pods; None where there is no plan."""
 
     choice: Choice
-    request: PlanRequest | None
+    rendered: RenderedPlan | None
 
 
 class _Standing(NamedTuple):
+    """The last choice for a service, and what it was made for."""
+
     spec_digest: str
     request: PlanRequest
     stranded: bool
@@ -59,62 +63,130 @@ class _Standing(NamedTuple):
     since: datetime
 
 
-class Planning:
-    """Plans of all services; to be filled with `restore` before the first `plan`."""
+class _Rendering(NamedTuple):
+    """A rendered plan, and what it was rendered from."""
 
-    def __init__(self, cache: Cache, evaluator: Evaluator) -> None:
+    plan: Plan
+    request: PlanRequest
+    rendered: RenderedPlan
+
+    def is_of(self, plan: Plan, request: PlanRequest) -> bool:
+        """True where rendering these would give the same: it does not depend on which GPUs are free."""
+        return self.plan == plan and _same_but_for_offers(self.request, request)
+
+
+class Planning:
+    """Plans of all services. Call `restore` before the first `plan`."""
+
+    def __init__(self, cache: Cache, worker: PlanningWorker) -> None:
         self._cache = cache
-        self._evaluate = evaluator
+        self._worker = worker
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
+        self._renderings: dict[Key, _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
         self._in_line = 0
 
     def restore(self) -> None:
-        """Enter the plans that the services' statuses hold: what an operator before this one promised."""
+        """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
         for document in self._cache.services():
             if (commitment := commitment_of(document)) is not None:
                 self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned:
-        """The plan in force for a service."""
+        """The plan to use for a service."""
         if observed.service is None:
-            return self._failed(observed.key, Failure("InvalidSpec", observed.invalid))
+            return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
             check_environment(observed.service)
             architecture = architecture_of(observed.service)
         except PlanError as error:
-            return self._failed(observed.key, Failure(error.reason, str(error)))
-        incumbent = observed.incumbent
-        if observed.suspended and incumbent is not None and not observed.spec_changed:
-            # It needs no GPUs now; whether there are some for it is asked when it is to run again.
-            self._standing.pop(observed.key, None)
-            return Planned(Choice(incumbent), self._request(observed, architecture))
-        stranded = self._stranded(observed, now)
+            return self._failed(observed.key, Obstacle(error.reason, str(error)))
         request = self._request(observed, architecture)
-        if choice := self._stands(observed, request, now, stranded=stranded):
-            return Planned(choice, request)
-        async with self._turn():
-            request = self._request(observed, architecture)  # others may have been planned meanwhile
-            hardware = generous(observed.fleet) if incumbent is not None else ()
-            evaluation = await self._evaluate(request, incumbent, hardware)
-            evaluation = _on_record(evaluation)
-            choice = choose(
-                incumbent,
-                evaluation,
-                spec_changed=observed.spec_changed,
-                stranded=stranded,
-                objective=request.objective,
-            )
-            self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
-        return Planned(choice, request)
+        choice = self._earlier_choice(observed, request, now)
+        if choice is None:
+            async with self._turn():
+                request = self._request(observed, architecture)  # others may have been planned meanwhile
+                choice = await self._ask(observed, request, now)
+        return Planned(choice, await self._rendered(observed.key, choice.plan, request))
 
-    def has_to_make_way(self, observed: Observed, now: datetime) -> bool:
-        """True while others wait to be planned: making pods of this plan would only hold them up. Not for long."""
+    def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
+        """True while other services wait to be planned: creating pods now would only delay them."""
         standing = self._standing.get(observed.key)
         if observed.deployment is not None or standing is None or not self._in_line:
             return False
-        return (now - standing.since).total_seconds() < MAKE_WAY_S
+        return (now - standing.since).total_seconds() < DEFER_PODS_S
+
+    def withdraw(self, key: Key) -> None:
+        """The plan cannot be carried out: its GPUs are no longer promised."""
+        self._ledger.release(key)
+        self._standing.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self.withdraw(key)
+        self._renderings.pop(key, None)
+
+    def waiting(self) -> list[Key]:
+        """Services without a plan that may get one when others leave."""
+        return [key for key, standing in self._standing.items() if standing.choice.plan is None]
+
+    def stranded_in_s(self, observed: Observed, now: datetime) -> float | None:
+        """Seconds until a pod that finds no place calls for another plan; None where no pod waits."""
+        since = observed.unschedulable_since
+        if since is None:
+            return None
+        return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
+
+    def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
+        """The choice that needs no planner; None where the planner has to be asked."""
+        if observed.suspended and observed.incumbent is not None and not observed.spec_changed:
+            # It needs no GPUs now. Whether there are some is asked when it is resumed.
+            self._standing.pop(observed.key, None)
+            return Choice(observed.incumbent)
+        return self._last_choice(observed, request, now)
+
+    def _last_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
+        """The choice of an earlier pass, where nothing has happened since that could change it."""
+        standing, stranded = self._standing.get(observed.key), self._stranded(observed, now)
+        if standing is None or standing.spec_digest != observed.spec_digest:
+            return None
+        before, chosen = standing.request, standing.choice.plan
+        if chosen is not None and observed.incumbent not in (None, chosen):
+            return None
+        if not _same_but_for_offers(before, request):
+            return None
+        if stranded and (not standing.stranded or request.nodes != before.nodes):
+            return None
+        # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
+        # mean a better plan, and GPUs come and go all the time.
+        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
+        recent = (now - standing.since).total_seconds() < patience_s
+        return standing.choice if recent or not offers_more(before.nodes, request.nodes) else None
+
+    async def _ask(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice:
+        """Ask the planner, in a turn, and enter its answer."""
+        incumbent, stranded = observed.incumbent, self._stranded(observed, now)
+        hardware = hardware_offers(observed.nodes) if incumbent is not None else ()
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        answer = await self._worker.answer(question)
+        choice, rendered = answer.choice, answer.rendered
+        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
+        if choice.plan is not None and rendered is not None:
+            self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
+        return choice
+
+    async def _rendered(self, key: Key, plan: Plan | None, request: PlanRequest) -> RenderedPlan | None:
+        """The plan for its pods: as it was rendered before, or rendered anew for other facts."""
+        if plan is None:
+            self._renderings.pop(key, None)
+            return None
+        rendering = self._renderings.get(key)
+        if rendering is None or not rendering.is_of(plan, request):
+            async with self._turn():
+                rendering = _Rendering(plan, request, await self._worker.render(plan, request))
+            self._renderings[key] = rendering
+        return rendering.rendered
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -128,55 +200,15 @@ class Planning:
         finally:
             self._one_at_a_time.release()
 
-    def withdraw(self, key: Key) -> None:
-        """The plan cannot be carried out: nobody has to wait for its GPUs."""
-        self._ledger.release(key)
-        self._standing.pop(key, None)
-
-    def forget(self, key: Key) -> None:
-        """The service is gone."""
-        self.withdraw(key)
-
-    def waiting(self) -> list[Key]:
-        """Services without a plan that may get one when others leave."""
-        return [key for key, standing in self._standing.items() if standing.choice.plan is None]
-
-    def stranded_in_s(self, observed: Observed, now: datetime) -> float | None:
-        """Seconds until a pod that finds no place calls for another plan; None where none waits."""
-        since = observed.unschedulable_since
-        if since is None:
-            return None
-        return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
-
     def _stranded(self, observed: Observed, now: datetime) -> bool:
         deployment = observed.deployment
         if deployment is not None and observed.replicas and deployment["spec"].get("replicas") == 0:
-            return True  # it comes back from suspension: its GPUs may be taken
+            return True  # it is being resumed: its GPUs may have been taken
         return self.stranded_in_s(observed, now) == 0.0
-
-    def _stands(self, observed: Observed, request: PlanRequest, now: datetime, *, stranded: bool) -> Choice | None:
-        """The choice of an earlier pass, where nothing has come up since that could change it."""
-        standing = self._standing.get(observed.key)
-        if standing is None or standing.spec_digest != observed.spec_digest:
-            return None
-        before, chosen = standing.request, standing.choice.plan
-        if chosen is not None and observed.incumbent not in (None, chosen):
-            return None
-        if dataclasses.replace(request, nodes=()) != dataclasses.replace(before, nodes=()):
-            return None
-        if stranded and (not standing.stranded or request.nodes != before.nodes):
-            return None
-        if hardware_changed(before.nodes, request.nodes):
-            return None
-        # Without a plan, whatever becomes free is news at once. With one it could only be for a better plan, and GPUs
-        # come and go all the time.
-        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
-        recent = (now - standing.since).total_seconds() < patience_s
-        return standing.choice if recent or not grew(before.nodes, request.nodes) else None
 
     def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         assert observed.service is not None
-        everyone = offers(observed.fleet, self._claims(observed.key), self._cache.pods(observed.key))
+        everyone = offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
         nodes, left_out = reachable(everyone, self._cache.node, observed.service)
         return plan_request(observed.service, architecture, nodes, left_out=left_out)
 
@@ -195,13 +227,13 @@ class Planning:
         else:
             self._give_up(key)
 
-    def _failed(self, key: Key, failure: Failure) -> Planned:
+    def _failed(self, key: Key, failure: Obstacle) -> Planned:
         self._standing.pop(key, None)
         self._give_up(key)
         return Planned(Choice(None, failure), None)
 
     def _give_up(self, key: Key) -> None:
-        """Pods that run keep their GPUs; replicas that do not are promised none any more."""
+        """Pods that run keep their GPUs; nothing is promised to other replicas any more."""
         commitment = self._ledger.get(key)
         if commitment is not None and self._cache.pods(key):
             self._ledger.commit(key, commitment._replace(nodes=()))
@@ -209,14 +241,11 @@ class Planning:
             self._ledger.release(key)
 
 
-def _on_record(evaluation: Evaluation) -> Evaluation:
-    if evaluation.plan is None:
-        return evaluation
-    try:
-        return evaluation._replace(plan=recorded(evaluation.plan))
-    except ValueError as error:
-        message = f"the plan has no room in status.plan ({error}); please report this with the LLMService"
-        return evaluation._replace(plan=None, failure=Failure("PlannerFailed", message))
+def _same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
+    """True where the requests differ at most in which GPUs of the nodes are free or promised."""
+    if hardware_changed(before.nodes, after.nodes):
+        return False
+    return dataclasses.replace(before, nodes=()) == dataclasses.replace(after, nodes=())
 
 
 def _commitment(plan: Plan) -> Commitment:

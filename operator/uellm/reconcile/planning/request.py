@@ -1,4 +1,4 @@
-"""From an LLMService and what the nodes offer to the planner's question."""
+"""The planner's request for an LLMService, given what the nodes offer."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from uellm.errors import BadInput, PlanError
 from uellm.models import Architecture, Tensor, read_architecture
 from uellm.planner import request as planner
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
+from uellm.reconcile.model_source import model_path, model_revision
 from uellm.reconcile.planning.calibration import efficiency_of
 
-# What is proposed where a model has no room; its checkpoint has to be made so.
+# What the planner may suggest where a model does not fit. The user has to provide such a checkpoint.
 _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fp8", {"quant_method": "fp8", "activation_scheme": "dynamic"}),
     ("awq (int4)", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
 )
 
-MODEL_MOUNT = "/models"  # where the claim of a pvc:// model is mounted
-
 
 def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = None) -> Architecture:
-    """The model's architecture; `tensors` of its checkpoint, where they can be reached, tell the bytes.
+    """The model's architecture. `tensors`: those of its checkpoint where it can be read; they give the exact bytes.
 
     Raises PlanError ModelConfigMissing or InvalidModel.
     """
@@ -42,7 +41,7 @@ def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = 
 
 
 def check_environment(service: LLMService) -> None:
-    """Refuse variables that the launcher would refuse or overrule in the pod. Raises PlanError InvalidOverride."""
+    """Raise PlanError InvalidOverride for a variable that the launcher would refuse or override in the pod."""
     refused = {**REFUSED_ENVIRONMENT, **DECIDED_ENVIRONMENT}
     for each in service.spec.engine.env:
         if each.value and (instead := refused.get(each.name)):
@@ -56,7 +55,7 @@ def plan_request(
     *,
     left_out: tuple[str, ...] = (),
 ) -> planner.PlanRequest:
-    """The whole question. `left_out`: sentences about profiled nodes that its pods may not go to."""
+    """The whole request. `left_out`: sentences about profiled nodes that the pods may not run on."""
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
     return planner.PlanRequest(
@@ -74,7 +73,7 @@ def plan_request(
         allocation=spec.placement.allocation,
         engine=planner.EngineRequest(
             model=model_path(service),
-            revision=_revision(service),
+            revision=model_revision(service),
             served_name=service.served_name,
             args=spec.engine.args,
             dtype=spec.model.dtype,
@@ -89,7 +88,7 @@ def plan_request(
 
 
 def _variants(service: LLMService, architecture: Architecture) -> tuple[tuple[str, Architecture], ...]:
-    """The model as it would be with its weights in 8 and in 4 bits; none where they are quantised already."""
+    """The model with its weights in 8 and in 4 bits; empty where they are quantised already."""
     if architecture.quantization != "none":
         return ()
     return _quantized(json.dumps(service.spec.model.config, sort_keys=True), service.spec.model.dtype)
@@ -102,29 +101,8 @@ def _quantized(config: str, dtype: str) -> tuple[tuple[str, Architecture], ...]:
         try:
             found.append((name, read_architecture({**json.loads(config), "quantization_config": section}, dtype=dtype)))
         except BadInput:
-            continue  # no such checkpoint can be made of this model
+            continue  # this model cannot be quantised so
     return tuple(found)
-
-
-def model_path(service: LLMService) -> str:
-    """What `vllm serve` is given: a Hugging Face id, or a path in the container."""
-    scheme, _, rest = service.spec.model.uri.partition("://")
-    if scheme == "hf":
-        return rest
-    if scheme == "file":
-        return rest.rstrip("/")
-    _, _, path = rest.strip("/").partition("/")
-    return f"{MODEL_MOUNT}/{path}".rstrip("/")
-
-
-def claim_name(service: LLMService) -> str | None:
-    """The PersistentVolumeClaim of a pvc:// model."""
-    scheme, _, rest = service.spec.model.uri.partition("://")
-    return rest.partition("/")[0] if scheme == "pvc" else None
-
-
-def _revision(service: LLMService) -> str:
-    return service.spec.model.revision if service.spec.model.uri.startswith("hf://") else ""
 
 
 def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int, tuple[str, ...]]:

@@ -1,80 +1,124 @@
-"""The planner in a process of its own, so that a long search holds up neither watches nor other services' passes."""
+"""The planner in a process of its own, so that a long search delays neither watches nor passes of other services."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import multiprocessing
+import os
+import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.errors import CannotBeDone
+from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
-from uellm.reconcile.planning.choose import Evaluation, Failure
-from uellm.reconcile.planning.evaluate import end_with_parent, evaluate
+from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
+from uellm.reconcile.planning.evaluate import Evaluation
+from uellm.reconcile.planning.render import render
+from uellm.reconcile.rendered_plan import RenderedPlan
 
 logger = logging.getLogger(__name__)
 
 PLANNING_TIMEOUT_S = 120.0
 
+T = TypeVar("T")
 
-class Evaluator(Protocol):
-    """Evaluates a request."""
 
-    async def __call__(
-        self, request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]
-    ) -> Evaluation:
-        """See `uellm.reconcile.planning.evaluate`, which this is wherever it runs."""
+class RenderTimeout(CannotBeDone):
+    """A plan was not rendered in time; the next pass tries again."""
+
+    transient = True
+
+
+class PlanningWorker(Protocol):
+    """Does the work of planning, wherever it runs. One call at a time."""
+
+    async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
+        """Plan, choose and render; see `uellm.reconcile.planning.answer`."""
+        ...
+
+    async def render(self, plan: Plan, request: PlanRequest) -> RenderedPlan:
+        """Render a plan that was chosen earlier; see `uellm.reconcile.planning.render`."""
         ...
 
 
-class Worker:
-    """One process, started with the first request and again after it died. A context manager."""
+class WorkerProcess:
+    """A PlanningWorker in one process, started with the first call and again after it died. A context manager."""
 
     def __init__(self, *, timeout_s: float = PLANNING_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    async def __call__(
-        self, request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]
-    ) -> Evaluation:
-        """Evaluate in the worker. A search that takes too long, or a worker that dies, is a failure to plan."""
-        if self._pool is None:
-            # Not by fork: a copy of a process with an event loop and open connections is no good start.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=end_with_parent)
-        loop = asyncio.get_running_loop()
+    async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
+        """Plan, choose and render. A search that takes too long or fails counts as "no fresh plan"."""
+        service = question.request.service
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await loop.run_in_executor(self._pool, evaluate, request, incumbent, hardware)
+            return await self._run(answer, question)
         except TimeoutError:
-            self._end()
             message = (
                 f"the search took longer than {self._timeout_s:g} s: narrow it by spec.parallelism or placement.gpus"
             )
-            return Evaluation(None, Failure("PlanningTimedOut", message))
+            return _no_fresh_plan(question, Obstacle("PlanningTimedOut", message))
         except BrokenProcessPool:
-            self._end()
-            logger.error("%s the planner's process died while it planned", request.service)
+            logger.error("%s the planner's process died while it planned", service)
             raise
         except Exception as error:
-            # Whatever it is, it concerns this service alone, and its user should see it where he looks.
-            logger.exception("%s the planner failed", request.service)
+            # Whatever it is, it concerns this service alone, and its user looks into the status first.
+            logger.exception("%s the planner failed", service)
             message = f"the planner failed ({type(error).__name__}: {error}); please report this with the LLMService"
-            return Evaluation(None, Failure("PlannerFailed", message))
+            return _no_fresh_plan(question, Obstacle("PlannerFailed", message))
+
+    async def render(self, plan: Plan, request: PlanRequest) -> RenderedPlan:
+        """Render a plan that was chosen earlier. Raises RenderTimeout."""
+        try:
+            return await self._run(render, plan, request)
+        except TimeoutError as error:
+            raise RenderTimeout(f"{request.service}: the plan was not rendered in {self._timeout_s:g} s") from error
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        if self._pool is None:
+            # Spawned, not forked: a fork would copy an event loop and open connections.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_end_with_parent)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await loop.run_in_executor(self._pool, function, *arguments)
+        except (TimeoutError, BrokenProcessPool):
+            self._end()
+            raise
 
     def _end(self) -> None:
-        """End the process even in the middle of a search: nothing it does outlives it."""
+        """End the process, even in the middle of a search."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             process.terminate()
+
+
+def _no_fresh_plan(question: PlanningQuestion, failure: Obstacle) -> PlanningAnswer:
+    return PlanningAnswer(question.choice(Evaluation(None, failure)))
+
+
+def _end_with_parent() -> None:
+    """Run at the worker's start: it ends with the process that started it, even if that one is killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()

@@ -1,1 +1,1 @@
-"""What the pods say: engine state, placement reports, measured attainment."""
+"""What pods report: readiness, placement, how requests fared."""

@@ -1,6 +1,6 @@
-"""How requests fared, as the pods' sidecars measured it: read, added up over pods, judged against the target. Pure.
+"""SLO attainment as the pods' sidecars measured it: parsed, added up over pods, compared with the target. Pure.
 
-A sidecar tells of the last few minutes: {"windowSeconds": 300, "classes": [{"name": "chat", "requests": 120,
+A sidecar reports the last few minutes: {"windowSeconds": 300, "classes": [{"name": "chat", "requests": 120,
 "met": 118, "p99TtftSeconds": 0.41, "p99TpotSeconds": 0.03}]}.
 """
 
@@ -20,19 +20,20 @@ MAX_CLASSES = 16
 _LARGEST = 2**53
 
 
-class Figures(NamedTuple):
-    """What was measured of the requests of one class."""
+class ClassMeasurement(NamedTuple):
+    """How the requests of one class fared over the last minutes."""
 
     name: str
     requests: int
-    met: int  # those that met every target
+    met: int
+    """Requests that met every target."""
     p99_ttft_s: float | None
     p99_tpot_s: float | None
 
-    def __add__(self, other: tuple[Any, ...]) -> Figures:
-        """Both together; of percentiles, which cannot be added, the longer."""
-        more = Figures(*other)
-        return Figures(
+    def __add__(self, other: tuple[Any, ...]) -> ClassMeasurement:
+        """Both together. Percentiles cannot be added: the longer is taken."""
+        more = ClassMeasurement(*other)
+        return ClassMeasurement(
             self.name,
             self.requests + more.requests,
             self.met + more.met,
@@ -41,7 +42,7 @@ class Figures(NamedTuple):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """An entry of `status.slo`, rounded so that small changes are none."""
+        """An entry of `status.slo`, rounded so that small changes do not show."""
         entry: dict[str, Any] = {"name": self.name, "requests": _two_digits(self.requests)}
         if self.requests:
             entry["attainment"] = percent(self.met, self.requests)
@@ -51,33 +52,35 @@ class Figures(NamedTuple):
         return entry
 
 
-def read_figures(document: Mapping[str, Any]) -> tuple[Figures, ...]:
-    """What a pod tells. It comes out of a pod, so whatever is not as it should be is passed over."""
+def read_measurements(document: Mapping[str, Any]) -> tuple[ClassMeasurement, ...]:
+    """Parse a sidecar's report. Pods are not trusted: malformed entries are skipped."""
     classes = document.get("classes")
     entries = classes[:MAX_CLASSES] if isinstance(classes, list) else []
-    return tuple(figures for entry in entries if isinstance(entry, Mapping) and (figures := _read(entry)) is not None)
+    return tuple(measured for entry in entries if isinstance(entry, Mapping) and (measured := _read(entry)) is not None)
 
 
-def together(pods: Iterable[Sequence[Figures]], names: Sequence[str]) -> tuple[Figures, ...]:
-    """The figures of these classes over all pods, in the order of the classes."""
-    sums: dict[str, Figures] = {}
-    for figures in (each for pod in pods for each in pod):
-        sums[figures.name] = sums[figures.name] + figures if figures.name in sums else figures
+def together(pods: Iterable[Sequence[ClassMeasurement]], names: Sequence[str]) -> tuple[ClassMeasurement, ...]:
+    """The measurements of these classes over all pods, in the order of `names`."""
+    sums: dict[str, ClassMeasurement] = {}
+    for measured in (each for pod in pods for each in pod):
+        sums[measured.name] = sums[measured.name] + measured if measured.name in sums else measured
     return tuple(sums[name] for name in names if name in sums)
 
 
-def slo_met(figures: Sequence[Figures], service: LLMService) -> Condition | None:
+def slo_met(measured: Sequence[ClassMeasurement], service: LLMService) -> Condition | None:
     """The condition SLOMet: the share of all requests that met their targets; None where there are no targets."""
     if not service.spec.slo.classes:
         return None
-    requests, met = sum(each.requests for each in figures), sum(each.met for each in figures)
+    requests, met = sum(each.requests for each in measured), sum(each.met for each in measured)
     if not requests:
         return Condition(TYPE, "Unknown", "NoTraffic", "no request ended in the last minutes")
     wanted = service.spec.slo.attainment
     holds = met >= share(wanted) * requests
-    told = ", ".join(f"{each.name} {percent(each.met, each.requests)}" for each in figures if each.requests)
-    # Without the number of requests: it changes every minute and decides nothing.
-    message = f"{percent(met, requests)} of the last minutes' requests met their targets ({told}); asked for: {wanted}"
+    by_class = ", ".join(f"{each.name} {percent(each.met, each.requests)}" for each in measured if each.requests)
+    # Without the number of requests, which changes every minute.
+    message = (
+        f"{percent(met, requests)} of the last minutes' requests met their targets ({by_class}); asked for: {wanted}"
+    )
     return Condition(TYPE, str(holds), "TargetsMet" if holds else "TargetsMissed", message)
 
 
@@ -87,13 +90,15 @@ def percent(part: int, whole: int) -> str:
     return f"{tenths // 10}.{tenths % 10}%" if tenths < 1000 else "100%"
 
 
-def _read(entry: Mapping[str, Any]) -> Figures | None:
+def _read(entry: Mapping[str, Any]) -> ClassMeasurement | None:
     name, requests, met = entry.get("name"), _count(entry.get("requests")), _count(entry.get("met"))
     if not isinstance(name, str) or len(name) > 63 or not re.search(DNS_LABEL, name):
         return None
     if requests is None or met is None or met > requests:
         return None
-    return Figures(name, requests, met, _seconds(entry.get("p99TtftSeconds")), _seconds(entry.get("p99TpotSeconds")))
+    return ClassMeasurement(
+        name, requests, met, _seconds(entry.get("p99TtftSeconds")), _seconds(entry.get("p99TpotSeconds"))
+    )
 
 
 def _count(value: Any) -> int | None:

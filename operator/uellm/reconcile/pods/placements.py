@@ -1,4 +1,4 @@
-"""Plan against reality: what each pod was meant to use, what it uses, and the condition that says so. Pure."""
+"""Planned and actual placement of each pod, and the condition that compares them. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uellm.api.scalars import UUID
-from uellm.planner.handover.placement_report import PlacementReport
-from uellm.planner.handover.versions import UnreadableDocument
+from uellm.documents import UnreadableDocument
+from uellm.placement_report import PlacementReport
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition
-from uellm.reconcile.fleet import Machine
-from uellm.reconcile.pods.engine_state import living
+from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.profiled_node import ProfiledNode
 
 MAX_PLACEMENTS = 32
 MAX_DEVICES = 64
@@ -22,28 +22,31 @@ TYPE = "PlacementVerified"
 _REASON = r"^[A-Z][A-Za-z0-9]{0,62}$"
 
 
-class Report(NamedTuple):
-    """What the launcher in a pod wrote, as far as it makes sense, and for which start of its container."""
+class ReportedPlacement(NamedTuple):
+    """The launcher's placement report, as far as it is valid."""
 
     start: str
-    uuids: tuple[str, ...] = ()  # devices in use, in rank order
+    """The start of the engine's container that it is about; see `engine_start`."""
+    uuids: tuple[str, ...] = ()
+    """Devices in use, in rank order."""
     layers: tuple[int, ...] = ()
     tensor: int = 0
     pipeline: int = 0
-    error: tuple[str, str] | None = None  # reason and message of a launcher that found no placement
+    error: tuple[str, str] | None = None
+    """Reason and message of a launcher that found no placement."""
 
 
-def read_report(start: str, document: Mapping[str, Any]) -> Report:
-    """Read a report. It comes out of a pod, so what is out of bounds is left out."""
+def read_report(start: str, document: Mapping[str, Any]) -> ReportedPlacement:
+    """Parse a report. Pods are not trusted: what is malformed or out of bounds is skipped."""
     try:
         report = PlacementReport.from_dict(document)
     except UnreadableDocument as error:
-        return Report(start, error=("UnreadableReport", str(error)))
+        return ReportedPlacement(start, error=("UnreadableReport", str(error)))
     if report.error is not None:
         known = report.error.reason if re.search(_REASON, report.error.reason) else "LauncherFailed"
-        return Report(start, error=(known, report.error.message))
+        return ReportedPlacement(start, error=(known, report.error.message))
     uuids = (device.uuid for device in report.devices[:MAX_DEVICES])
-    return Report(
+    return ReportedPlacement(
         start,
         uuids=tuple(uuid for uuid in uuids if len(uuid) <= 128 and re.search(UUID, uuid)),
         layers=tuple(map(_bounded, report.layers[:MAX_DEVICES])),
@@ -56,19 +59,20 @@ def _bounded(count: int) -> int:
     return count if count <= MAX_LAYERS else 0
 
 
-class Placed(NamedTuple):
-    """An entry of `status.placements`."""
+class PlacementCheck(NamedTuple):
+    """Planned and actual devices of a pod: an entry of `status.placements`."""
 
     pod: str
     node: str
     planned: tuple[str, ...]
     actual: tuple[str, ...]
     layers: tuple[int, ...]
-    matches: str  # True | False | Unknown
+    matches: str
+    """True, False or Unknown."""
     error: tuple[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry as it is written; what is empty is left out."""
+        """The entry; empty fields are left out."""
         entry = {
             "pod": self.pod,
             "node": self.node,
@@ -83,45 +87,50 @@ class Placed(NamedTuple):
 def placements(
     plan: Plan,
     pods: Iterable[Mapping[str, Any]],
-    reports: Mapping[str, Report],
-    fleet: Sequence[Machine],
-) -> list[Placed]:
-    """The placement of each pod that has a node, in the order of their names; the first is held to the very devices."""
+    reports: Mapping[str, ReportedPlacement],
+    nodes: Sequence[ProfiledNode],
+) -> list[PlacementCheck]:
+    """The placement of each pod that has a node, in the given order. Only the first was planned on exact devices."""
     bound = [pod for pod in living(pods) if pod["spec"].get("nodeName")]
-    held = _held(fleet, {pod["metadata"]["uid"] for pod in bound})
+    held = _held(nodes, {pod["metadata"]["uid"] for pod in bound})
     return [_placed(plan, pod, reports.get(pod["metadata"]["uid"]), held, first=pod is bound[0]) for pod in bound]
 
 
-def _held(fleet: Sequence[Machine], pods: set[str]) -> dict[str, tuple[str, ...]]:
+def _held(nodes: Sequence[ProfiledNode], pods: set[str]) -> dict[str, tuple[str, ...]]:
     held: dict[str, tuple[str, ...]] = {}
-    for machine in fleet:
-        for uuid, holder in machine.holders.items():
+    for profiled in nodes:
+        for uuid, holder in profiled.holders.items():
             if holder in pods:
                 held[holder] = (*held.get(holder, ()), uuid)
     return held
 
 
 def _placed(
-    plan: Plan, pod: Mapping[str, Any], report: Report | None, held: Mapping[str, tuple[str, ...]], *, first: bool
-) -> Placed:
+    plan: Plan,
+    pod: Mapping[str, Any],
+    report: ReportedPlacement | None,
+    held: Mapping[str, tuple[str, ...]],
+    *,
+    first: bool,
+) -> PlacementCheck:
     planned = plan.devices if first else ()
     name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
     if report is None or report.error:
-        # The profile tells the devices, though neither their order nor the layers on them.
+        # The node's profile shows the devices, but neither their order nor their layers.
         actual = held.get(pod["metadata"]["uid"], ())
-        return Placed(name, node, planned, actual, (), "Unknown", report.error if report else None)
+        return PlacementCheck(name, node, planned, actual, (), "Unknown", report.error if report else None)
     matches = "True" if _as_planned(plan, report, planned) else "False"
-    return Placed(name, node, planned, report.uuids, report.layers, matches)
+    return PlacementCheck(name, node, planned, report.uuids, report.layers, matches)
 
 
-def _as_planned(plan: Plan, report: Report, planned: tuple[str, ...]) -> bool:
+def _as_planned(plan: Plan, report: ReportedPlacement, planned: tuple[str, ...]) -> bool:
     if planned:
         return report.uuids == planned and report.layers == plan.layers
     shape = (report.tensor, report.pipeline, len(report.uuids))
     return shape == (plan.tensor, plan.pipeline, plan.gpus_per_replica)
 
 
-def verified(placed: Sequence[Placed]) -> Condition:
+def verified(placed: Sequence[PlacementCheck]) -> Condition:
     """The condition PlacementVerified. Other devices than planned are no fault: the kubelet chooses them."""
     failed = next((each for each in placed if each.error), None)
     if failed is not None and failed.error is not None:
@@ -137,11 +146,11 @@ def verified(placed: Sequence[Placed]) -> Condition:
     return Condition(TYPE, "True", "AsPlanned", "every pod runs the planned layers on the planned devices")
 
 
-def _difference(placed: Placed) -> str:
+def _difference(placed: PlacementCheck) -> str:
     got = f"{_listed(placed.actual)} with layers {_listed(placed.layers)}"
     if not placed.planned:
         return f"pod {placed.pod} runs another shape than planned: {got}"
-    return f"pod {placed.pod} was given {got} instead of {_listed(placed.planned)}; its layers were placed anew"
+    return f"pod {placed.pod} was given {got} instead of {_listed(placed.planned)}; its layers were placed on those"
 
 
 def _listed(values: Iterable[object]) -> str:

@@ -1,4 +1,4 @@
-"""What running pods tell through their sidecars: where their engine was placed, and how its requests fared."""
+"""What running pods report through their sidecars: where the engine was placed, and how requests fared."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import Any
 
 import httpx
 
-from uellm.reconcile.pods.attainment import Figures, read_figures
-from uellm.reconcile.pods.engine_state import living
-from uellm.reconcile.pods.placements import Report, read_report
+from uellm.api.names import METRICS_PORT
+from uellm.reconcile.pods.attainment import ClassMeasurement, read_measurements
+from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.placements import ReportedPlacement, read_report
 
 logger = logging.getLogger(__name__)
 
-PORT = 8002
 TIMEOUT_S = 2.0
-# A report is written once per start of the engine's container; to ask again now and then costs little.
+# A report is written once per start of the engine's container. It is read again at times in case it was replaced.
 REFRESH_S = 600.0
-# Status is written at most so often for new figures.
+# New measurements are written to the status at most this often.
 MEASURE_S = 60.0
 _LARGEST_BYTES = 256 * 1024
 
-Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]  # pod IP -> what it tells, None while that is nothing
+Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]
+"""Pod IP -> the report, or None where there is none yet."""
 
 
 class Reports:
-    """What pods told, by pod uid, asked again after each start of the engine's container."""
+    """Placement reports by pod uid, read again after each start of the engine's container."""
 
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._known: dict[str, Report] = {}
+        self._known: dict[str, ReportedPlacement] = {}
         self._asked_at_s: dict[str, float] = {}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> bool:
-        """Ask the pods whose report is missing or old. True where one is still missing."""
+        """Read reports that are missing or old. True where one is still missing."""
         due = [pod for pod in living(pods) if self._is_due(pod)]
         await asyncio.gather(*(self._ask(pod) for pod in due))
         return any(self._is_missing(pod) for pod in living(pods))
 
-    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, Report]:
-        """The reports of these pods, by their uid."""
+    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, ReportedPlacement]:
+        """The reports of these pods, by uid."""
         return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
@@ -72,28 +73,28 @@ class Reports:
 
 
 class Measurements:
-    """How the requests of each pod fared, by pod uid, asked for once a minute."""
+    """SLO measurements by pod uid, read once a minute."""
 
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._known: dict[str, tuple[Figures, ...]] = {}
+        self._known: dict[str, tuple[ClassMeasurement, ...]] = {}
         self._asked_at_s: dict[str, float] = {}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> float | None:
-        """Ask the pods again whose figures are old. Returns when that will be so again; None: there are no pods."""
+        """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run."""
         running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
         now_s = self._clock()
         due = [pod for pod in running if now_s - self._asked_at_s.get(_uid(pod), -MEASURE_S) >= MEASURE_S]
         await asyncio.gather(*(self._ask(pod, now_s) for pod in due))
         return min((self._asked_at_s[_uid(pod)] + MEASURE_S - now_s for pod in running), default=None)
 
-    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Figures, ...]]:
-        """The figures of these pods, by their uid."""
+    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, tuple[ClassMeasurement, ...]]:
+        """The measurements of these pods, by uid."""
         return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
-        """Drop the figures of all pods but these."""
+        """Drop the measurements of all pods but these."""
         for uid in self._asked_at_s.keys() - uids:
             del self._asked_at_s[uid]
             self._known.pop(uid, None)
@@ -101,10 +102,10 @@ class Measurements:
     async def _ask(self, pod: Mapping[str, Any], now_s: float) -> None:
         self._asked_at_s[_uid(pod)] = now_s
         document = await self._fetch(pod["status"]["podIP"])
-        # Figures of a pod that does not answer any more are not those of the last minutes.
+        # Measurements of a pod that no longer answers are out of date.
         self._known.pop(_uid(pod), None)
         if document is not None:
-            self._known[_uid(pod)] = read_figures(document)
+            self._known[_uid(pod)] = read_measurements(document)
 
 
 def _uid(pod: Mapping[str, Any]) -> str:
@@ -113,7 +114,7 @@ def _uid(pod: Mapping[str, Any]) -> str:
 
 
 def engine_start(pod: Mapping[str, Any]) -> str | None:
-    """Tells one start of the engine's container from another; None before the first."""
+    """Identifies a start of the engine's container; None before the first."""
     for status in pod["status"].get("containerStatuses") or ():
         state = status.get("state") or {}
         if status["name"] == "engine" and ("running" in state or "terminated" in state or status.get("restartCount")):
@@ -121,14 +122,14 @@ def engine_start(pod: Mapping[str, Any]) -> str | None:
     return None
 
 
-class HttpFetch:
+class HttpReports:
     """GET from the metrics port of a pod's sidecar. An async context manager."""
 
     def __init__(self) -> None:
-        # The pod's own address: no proxy of the environment has a way to it.
+        # Pod addresses are not reachable through a proxy.
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
 
-    async def __aenter__(self) -> HttpFetch:
+    async def __aenter__(self) -> HttpReports:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -138,14 +139,14 @@ class HttpFetch:
         """The placement report; None where there is none yet or the pod does not answer."""
         return await self._get(pod_ip, "/uellm/placement")
 
-    async def figures(self, pod_ip: str) -> Mapping[str, Any] | None:
-        """How its requests fared; None where the pod does not answer, or is of a version that does not tell."""
+    async def measurements(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """How its requests fared; None where the pod does not answer or is too old to report it."""
         return await self._get(pod_ip, "/uellm/slo")
 
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         try:
-            response = await self._client.get(f"http://{host}:{PORT}{path}")
+            response = await self._client.get(f"http://{host}:{METRICS_PORT}{path}")
         except httpx.HTTPError as error:
             logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
             return None
@@ -153,7 +154,7 @@ class HttpFetch:
 
 
 def parse(status: int, body: bytes) -> Mapping[str, Any] | None:
-    """The report in an answer; None for anything else, for what a pod says is not to be trusted."""
+    """The report in an answer; None for anything else. Pods are not trusted."""
     if status != 200 or len(body) > _LARGEST_BYTES:
         return None
     try:

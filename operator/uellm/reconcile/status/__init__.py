@@ -1,1 +1,1 @@
-"""What a service's state means: conditions and status fields. Pure."""
+"""What a service's state means: conditions and status. Pure."""

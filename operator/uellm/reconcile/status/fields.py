@@ -10,9 +10,9 @@ from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import endpoint, selector
 from uellm.reconcile.observe import Observed
-from uellm.reconcile.planning.recorded import plan_status
-from uellm.reconcile.pods.attainment import Figures, percent
-from uellm.reconcile.pods.placements import MAX_PLACEMENTS, Placed
+from uellm.reconcile.planning.plan_status import plan_status
+from uellm.reconcile.pods.attainment import ClassMeasurement, percent
+from uellm.reconcile.pods.placements import MAX_PLACEMENTS, PlacementCheck
 
 _TEXT = 256
 
@@ -23,9 +23,9 @@ def timestamp(moment: datetime) -> str:
 
 
 def status_of(
-    observed: Observed, plan: Plan | None, placed: Sequence[Placed], figures: Sequence[Figures] = ()
+    observed: Observed, plan: Plan | None, placed: Sequence[PlacementCheck], measured: Sequence[ClassMeasurement] = ()
 ) -> dict[str, Any]:
-    """The status with everything but conditions; what nothing is known of is left out."""
+    """The status but for its conditions; unknown fields are left out."""
     deployed = (observed.deployment or {}).get("status") or {}
     replicas, ready = int(deployed.get("replicas") or 0), int(deployed.get("readyReplicas") or 0)
     status: dict[str, Any] = {
@@ -38,10 +38,10 @@ def status_of(
     }
     if plan is not None:
         status["plan"] = plan_status(plan)
-    if figures:
-        status["slo"] = [each.to_dict() for each in figures]
-    if requests := sum(each.requests for each in figures):
-        status["summary"]["slo"] = percent(sum(each.met for each in figures), requests)
+    if measured:
+        status["slo"] = [each.to_dict() for each in measured]
+    if requests := sum(each.requests for each in measured):
+        status["summary"]["slo"] = percent(sum(each.met for each in measured), requests)
     if placed:
         status["placements"] = [each.to_dict() for each in placed[:MAX_PLACEMENTS]]
     if len(placed) > MAX_PLACEMENTS:
@@ -49,7 +49,7 @@ def status_of(
     return status
 
 
-def _summary(plan: Plan | None, placed: Sequence[Placed], ready: int, wanted: int) -> dict[str, str]:
+def _summary(plan: Plan | None, placed: Sequence[PlacementCheck], ready: int, wanted: int) -> dict[str, str]:
     summary = {"ready": f"{ready}/{wanted}"}
     if plan is None:
         return summary

@@ -1,4 +1,4 @@
-"""Whether the plan is predicted to keep to the targets, with the best that can be had where it is not. Pure."""
+"""Whether the plan is predicted to meet the targets, and the best possible where it is not. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPE = "SLOFeasible"
 
 
 def feasible(plan: Plan, service: LLMService) -> Condition | None:
-    """The condition SLOFeasible; None where nothing is predicted, or nothing was asked for that could be missed."""
+    """The condition SLOFeasible; None where nothing is predicted, or there are neither targets nor a load."""
     predicted, spec = plan.predicted, service.spec
     if predicted.ttft_ms is None or predicted.tpot_ms is None:
         return None
@@ -21,7 +21,7 @@ def feasible(plan: Plan, service: LLMService) -> Condition | None:
         return None
     if plan.slo is not None and not plan.slo.feasible:
         return Condition(TYPE, "False", "TargetsTooTight", f"{plan.slo.constraint}; it takes {plan.slo.change}")
-    # A plan of an operator that did not judge yet.
+    # A plan by an older operator, which holds no verdict.
     if plan.slo is None and (missed := "; ".join(_missed(plan, service))):
         return Condition(TYPE, "False", "TargetsTooTight", f"the best that can be had: {missed}")
     if short := _too_few(plan, service):

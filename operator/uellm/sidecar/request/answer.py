@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable
 
 from uellm.http import Upstream
+from uellm.sidecar.faults import Spared
 from uellm.sidecar.request.fast_path import Passage
 from uellm.sidecar.request.relay import streams_events
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import Counter, Usage
+from uellm.sidecar.wire.failure import Failure
 from uellm.sidecar.wire.shape import Shapes
 from uellm.sidecar.wire.strip import UsageStrip
 
@@ -25,11 +27,14 @@ OnTokens = Callable[[int], None]
 class Answer:
     """Sees every piece of one answer."""
 
-    def __init__(self, call: Call, upstream: Upstream, shapes: Shapes, on_tokens: OnTokens) -> None:
+    def __init__(self, call: Call, upstream: Upstream, shapes: Shapes, on_tokens: OnTokens, spared: Spared) -> None:
+        """`spared`: keeps what fails while tokens are counted away from the answer."""
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
+        self._spared = spared
         self.counter = Counter(call.kind, call.sequences)
+        self.failure = Failure(call.kind)
         self.passage: Passage | None = None
         """The short way, for most events of a stream that goes out as it comes in."""
         self._begun = False
@@ -58,14 +63,22 @@ class Answer:
         return piece
 
     def count(self, piece: bytes) -> None:
-        """Take a piece into account."""
-        if self.counter.feed(piece):
-            self._begun = True
-            self._on_tokens(self.counter.tokens or 1)
+        """Take a piece into account. Once that failed, no more of the answer is counted."""
+        if self._spared.failed:
+            return
+        with self._spared:
+            if not self.failure.feed(piece) and self.counter.feed(piece):
+                self._begun = True
+                self._on_tokens(self.counter.tokens or 1)
 
     def passes(self) -> Callable[[bytes], bool] | None:
         """The short way where it can be taken now: a token has come, and nothing is held back."""
-        if self.passage is None or not self._begun or (self._strip is not None and self._strip.holding):
+        if (
+            self.passage is None
+            or not self._begun
+            or self._spared.failed
+            or (self._strip is not None and self._strip.holding)
+        ):
             return None
         return self.passage.take
 
@@ -79,7 +92,7 @@ class Answer:
             return
         try:
             document = json.loads(b"".join(self._lesson))
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         self._shapes.learn(self._call.kind, document)
 

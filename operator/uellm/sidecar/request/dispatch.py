@@ -3,43 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.faults import Faults
+from uellm.sidecar.outcome import Refusal
+from uellm.sidecar.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (
     EngineState,
-    Late,
     Lengths,
     Options,
     QueueFull,
     Scheduler,
+    State,
     StepEstimate,
     StepModel,
+    Targets,
     Ticket,
 )
 from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
 
-RETRY_QUEUE_S = 1
-"""A queue drains within moments; a client that waits longer only leaves the engine idle."""
-
-RETRY_ENGINE_S = 5
-"""An engine that is away needs tens of seconds to load its model again."""
-
 MOST_NEWS = 1000
 """Lines that the core leaves unread at most: 100 ms of a busy engine's, and 0.5 ms of reading."""
 
+LATER_S = 0.01
+"""When to decide again after a round that failed."""
+
+REST_S = 5.0
+"""A second fault of the scheduler within this time is no accident: it rests for as long."""
+
 
 class Dispatcher:
-    """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled."""
+    """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled.
 
-    def __init__(self, options: Options, model: StepModel | None = None) -> None:
+    What the scheduler raises never reaches a request. Which requests there are is written down here too, so the
+    scheduler's books are made anew from that. Where that does not help, the scheduler rests: requests then pass to the
+    engine as they come, and are in none of its books.
+    """
+
+    def __init__(self, options: Options, model: StepModel | None = None, faults: Faults | None = None) -> None:
         """`model`: what the engine's steps take, until that is measured."""
+        self.faults = faults or Faults()
+        self._options, self._model = options, model
         self._scheduler = Scheduler(options, StepEstimate(model))
+        self._state: EngineState | None = None
         self.news: list[tuple[Ticket, int, float]] = []
         """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
         them together, in their order, before it does anything else, so that its decisions are the same."""
+        self._tickets: dict[Ticket, None] = {}
+        """Those that the scheduler has, waiting or in flight."""
+        self._unscheduled: dict[Ticket, None] = {}
+        """Those in flight that it does not know of."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._refusals = Refusals(self.faults)
         self._alarm: asyncio.TimerHandle | None = None
+        self._mended_s = -REST_S
+        self._rest: asyncio.TimerHandle | None = None
         self.seconds = Histogram(
             "uellm_scheduler_decision_seconds", "Time of one round of decisions.", buckets=DECISION_SECONDS_BUCKETS
         )
@@ -50,9 +70,13 @@ class Dispatcher:
             return
         news = self.news.copy()
         self.news.clear()
-        on_tokens = self._scheduler.on_tokens
         for ticket, tokens, now_s in news:
-            on_tokens(ticket, tokens, now_s)
+            if self._rest is not None:
+                break
+            try:
+                self._scheduler.on_tokens(ticket, tokens, now_s)
+            except Exception as error:
+                self._mend(error)
 
     @property
     def _core(self) -> Scheduler:
@@ -68,7 +92,7 @@ class Dispatcher:
     @property
     def in_flight(self) -> int:
         """Requests that the engine has."""
-        return self._core.in_flight
+        return self._core.in_flight + len(self._unscheduled)
 
     def queued_by_class(self) -> dict[str, int]:
         """Waiting requests of each class that has any."""
@@ -76,18 +100,26 @@ class Dispatcher:
 
     def reconfigure(self, options: Options, model: StepModel | None = None) -> None:
         """Take over a changed configuration. What was measured is kept, unless there is another model to correct."""
-        if model is not None:
-            self._core.assume(model)
-        self._core.reconfigure(options, _now_s())
+        self._options, self._model = options, model or self._model
+
+        def change(core: Scheduler) -> None:
+            if model is not None:
+                core.assume(model)
+            core.reconfigure(options, _now_s())
+
+        self._tell(change)
         self._pump()
 
     def figures(self) -> dict[str, float]:
         """The scheduler's own figures, for the metrics."""
-        return self._core.figures()
+        found: dict[str, float] = {}
+        self._tell(lambda core: found.update(core.figures()))
+        return found or {"failed_open": 1.0}
 
     def on_engine_state(self, state: EngineState) -> None:
         """The engine came or went, or its figures are newer."""
-        self._core.on_engine_state(state, _now_s())
+        self._state = state
+        self._tell(lambda core: core.on_engine_state(state, _now_s()))
         self._pump()
 
     async def turn(self, ticket: Ticket) -> None:
@@ -96,13 +128,15 @@ class Dispatcher:
 
         A ticket that had its turn already, without a byte reaching the engine, waits for another one.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            self._core.submit(ticket, _now_s())
-        except QueueFull:
-            waiting = f"{self._core.queued} requests are waiting already"
-            raise Refusal(Outcome.QUEUE_FULL, f"{waiting}; retry later", retry_after_s=RETRY_QUEUE_S) from None
-        waiter = self._waiting[ticket] = loop.create_future()
+        if ticket in self._unscheduled:
+            del self._unscheduled[ticket]
+            ticket.state = State.NEW
+            if self._rest is not None:
+                raise engine_away()
+        if self._rest is not None or not self._submitted(ticket):
+            self._pass(ticket)
+            return
+        waiter = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._pump()
         try:
             await waiter
@@ -111,42 +145,81 @@ class Dispatcher:
 
     def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
         """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
-        return self._core.on_lengths(ticket, lengths, _now_s())
+        try:
+            return self._core.on_lengths(ticket, lengths, _now_s())
+        except Exception as error:
+            self._mend(error)
+            return False
 
     def first_token(self, ticket: Ticket) -> None:
         """The first token of its answer came."""
-        self._core.on_first_token(ticket, _now_s())
+        self._tell(lambda core: core.on_first_token(ticket, _now_s()))
         self._pump()
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
         """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""
-        self._core.on_finish(ticket, _now_s(), tokens)
-        self._pump()
+        self._end(ticket, lambda core: core.on_finish(ticket, _now_s(), tokens))
 
     def abort(self, ticket: Ticket) -> None:
         """The request ended in any other way; its place is free. Does nothing to one that has ended."""
-        self._core.on_abort(ticket, _now_s())
-        self._pump()
+        self._end(ticket, lambda core: core.on_abort(ticket, _now_s()))
+
+    def retry_s(self, targets: Targets) -> float:
+        """When a request of these targets that is refused now shall come back, in seconds from now."""
+        by_class = self._options.policy == "SLO-ODBS"
+        return self._refusals.retry_s(targets, self.queued_by_class(), _now_s(), by_class=by_class)
 
     def close(self) -> None:
         """Stop the clock."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+        self._stop_alarm()
+        if self._rest is not None:
+            self._rest.cancel()
+
+    def _submitted(self, ticket: Ticket) -> bool:
+        """Whether the scheduler has it now. Raises Refusal."""
+        self._refusals.queued(ticket.targets)
+        try:
+            self._core.submit(ticket, _now_s())
+        except QueueFull:
+            raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
+        except Exception as error:
+            self._tickets.pop(ticket, None)
+            self._mend(error)
+            return False
+        self._tickets[ticket] = None
+        return True
+
+    def _end(self, ticket: Ticket, call: Callable[[Scheduler], None]) -> None:
+        self.catch_up()
+        self._unscheduled.pop(ticket, None)
+        self._tickets.pop(ticket, None)
+        if ticket.state is State.RUNNING:
+            self._refusals.completed(ticket, self._scheduler.in_flight, _now_s())
+        self._tell(call)
+        self._pump()
 
     def _pump(self) -> None:
-        if not self._core.queued:
-            self.close()
+        core = self._core
+        self._refusals.waiting(core.queued, _now_s())
+        if not core.queued:
+            self._stop_alarm()
             return
         started_s = perf_counter()
         now_s = _now_s()
-        late, granted = self._core.expire(now_s), self._core.dispatchable(now_s)
-        self.seconds.observe(perf_counter() - started_s)
+        try:
+            late, granted = core.expire(now_s), core.dispatchable(now_s)
+        except Exception as error:
+            self._mend(error)
+            self._set_alarm(now_s + LATER_S)
+            return
+        with self.faults.spared("metrics"):
+            self.seconds.observe(perf_counter() - started_s)
         for ticket, reason in late:
-            self._settle(ticket, _too_late(reason))
+            self._tickets.pop(ticket, None)
+            self._settle(ticket, too_late(reason, partial(self.retry_s, ticket.targets)))
         for ticket in granted:
             self._settle(ticket, None)
-        self._set_alarm()
+        self._look_later(core)
 
     def _settle(self, ticket: Ticket, refusal: Refusal | None) -> None:
         waiter = self._waiting.pop(ticket, None)
@@ -157,24 +230,77 @@ class Dispatcher:
         else:
             waiter.set_exception(refusal)
 
-    def _set_alarm(self) -> None:
-        self.close()
-        if (at_s := self._core.next_event_s(_now_s())) is not None:
+    def _look_later(self, core: Scheduler) -> None:
+        try:
+            at_s = core.next_event_s(_now_s())
+        except Exception as error:
+            self._mend(error)
+            at_s = _now_s() + LATER_S
+        self._set_alarm(at_s)
+
+    def _set_alarm(self, at_s: float | None) -> None:
+        self._stop_alarm()
+        if at_s is not None:
             self._alarm = asyncio.get_running_loop().call_at(at_s, self._pump)
+
+    def _stop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    # What the scheduler raises.
+
+    def _tell(self, call: Callable[[Scheduler], None]) -> None:
+        """Call the scheduler, which has read all news, unless it rests."""
+        core = self._core
+        if self._rest is not None:
+            return
+        try:
+            call(core)
+        except Exception as error:
+            self._mend(error)
+
+    def _mend(self, error: Exception) -> None:
+        """Make the scheduler's books anew; let it rest where it has failed a moment ago, or does so again."""
+        self.faults.note("scheduler", error)
+        now_s = _now_s()
+        if self._rest is not None:
+            return
+        rests, self._mended_s = now_s - self._mended_s < REST_S, now_s
+        try:
+            if not rests:
+                self._restart(now_s)
+        except Exception as again:
+            self.faults.note("scheduler", again)
+            rests = True
+        if rests:
+            self._begin_rest()
+
+    def _restart(self, now_s: float) -> None:
+        core, running = self._scheduler, [ticket for ticket in self._tickets if ticket not in self._waiting]
+        core.restart(self._options, self._waiting, running, now_s)
+        if self._state is not None:
+            core.on_engine_state(self._state, now_s)
+
+    def _begin_rest(self) -> None:
+        self._stop_alarm()
+        self._rest = asyncio.get_running_loop().call_later(REST_S, self._end_rest)
+        self._scheduler = Scheduler(self._options, StepEstimate(self._model))
+        for ticket in self._tickets:
+            self._pass(ticket)
+            self._settle(ticket, None)
+        self._tickets.clear()
+
+    def _end_rest(self) -> None:
+        self._rest = None
+        if (state := self._state) is not None:
+            self._tell(lambda core: core.on_engine_state(state, _now_s()))
+
+    def _pass(self, ticket: Ticket) -> None:
+        """Let it through to the engine, unknown to the scheduler, which does nothing to one that is DONE."""
+        ticket.state = State.DONE
+        self._unscheduled[ticket] = None
 
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _too_late(reason: Late) -> Refusal:
-    if reason is Late.DEADLINE:
-        return Refusal(Outcome.DEADLINE_PASSED, "its class's deadline passed while the request was waiting")
-    if reason is Late.SHED:
-        told = "too many requests wait for this one to be served within its class's targets; retry later"
-        return Refusal(Outcome.SHED, told, retry_after_s=RETRY_QUEUE_S)
-    return Refusal(
-        Outcome.ENGINE_UNAVAILABLE,
-        "the engine is away and did not come back while the request was waiting; retry later",
-        retry_after_s=RETRY_ENGINE_S,
-    )

@@ -8,6 +8,7 @@ from uellm.http import Reply
 from uellm.sidecar.request.dispatch import MOST_NEWS, Dispatcher
 from uellm.sidecar.scheduling import Ticket
 from uellm.sidecar.wire.events import USAGE, Counter
+from uellm.sidecar.wire.failure import ERROR, ERROR_EVENT
 from uellm.sidecar.wire.strip import FINISHED
 
 
@@ -42,16 +43,18 @@ class Passage:
 
     def take(self, chunk: bytes) -> bool:
         """Take a chunk of whole events, framing and all; False: there is more to do with it than to count."""
-        if FINISHED in chunk or USAGE in chunk:
+        found, start = chunk.count(self._mark), chunk.index(b"\r") + 2
+        # Nearly every chunk is one event, and a look at its beginning is cheaper than a search.
+        failed = chunk.startswith(ERROR_EVENT, start) if found == 1 else not found or ERROR in chunk
+        if failed or FINISHED in chunk or USAGE in chunk:
             return False
-        if found := chunk.count(self._mark):
-            counter = self._counter
-            counter.events = events = counter.events + found
-            self.last_s = now_s = self._time()
-            self._news.append((self._ticket, events, now_s))
-            if len(self._news) > MOST_NEWS:
-                self._dispatcher.catch_up()
-        self.sent_bytes += len(chunk) - len(b"\r\n\r\n") - chunk.index(b"\r")
+        counter = self._counter
+        counter.events = events = counter.events + found
+        self.last_s = now_s = self._time()
+        self._news.append((self._ticket, events, now_s))
+        if len(self._news) > MOST_NEWS:
+            self._dispatcher.catch_up()
+        self.sent_bytes += len(chunk) - len(b"\r\n") - start
         if not self._closing():
             self._write(chunk)
         return True

@@ -9,17 +9,17 @@ from typing import Any
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine.connection import Engine
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
 from uellm.sidecar.prediction.service import Predictor
-from uellm.sidecar.request.dispatch import RETRY_ENGINE_S, Dispatcher
+from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
 from uellm.sidecar.request.relay import STALL_S, Relay
 from uellm.sidecar.request.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.telemetry.access_log import Record, tell
+from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.figures import Figures
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE, exposition, with_waiting
-from uellm.sidecar.telemetry.tracing import Tracing
+from uellm.sidecar.telemetry.tracing import Trace, Tracing
 from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.keys import Keys, key_of
 from uellm.sidecar.wire.read import Terms, read, unread
@@ -58,6 +58,7 @@ class Proxy:
         self._engine = engine
         self._dispatcher = dispatcher
         self._figures = figures
+        self._faults = figures.faults
         self._classes = classes
 
     def reconfigure(self, classes: Mapping[str, Targets]) -> None:
@@ -83,15 +84,14 @@ class Proxy:
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request. Cancelled when its client leaves."""
         record = Record(request.method, request.path, _now_s())
-        trace = None if self.tracing is None else self.tracing.begin(request.headers)
-        record.trace_headers = () if trace is None else trace.headers
+        trace = self._traced(request, record)
         self.drain.enter()
         try:
             await self._answer(request, reply, record)
         except Refusal as refusal:
             self._refuse(refusal, reply, record)
         except Fault as fault:
-            self._refuse(Refusal.of(fault), reply, record)
+            self._refuse(self._full(fault, record), reply, record)
         except asyncio.CancelledError:
             record.outcome = Outcome.DRAINING if self.drain.over else _left(record)
             raise
@@ -104,7 +104,23 @@ class Proxy:
             record.end_s = _now_s()
             self._figures.count(record)
             if trace is not None:
-                trace.end(record)
+                with self._faults.spared("tracing", record.id):
+                    trace.end(record)
+
+    def _traced(self, request: Request, record: Record) -> Trace | None:
+        if self.tracing is None:
+            return None
+        trace: Trace | None = None
+        with self._faults.spared("tracing", record.id):
+            trace = self.tracing.begin(request.headers)
+            record.trace_headers = trace.headers
+        return trace
+
+    def _full(self, fault: Fault, record: Record) -> Refusal:
+        refusal = Refusal.of(fault)
+        if refusal.outcome is Outcome.QUEUE_FULL and record.targets is not None:
+            refusal.retry_after_s = self._dispatcher.retry_s(record.targets)
+        return refusal
 
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
         headers = request.headers
@@ -151,7 +167,7 @@ class Proxy:
         try:
             return read(record.route, request.headers, request.body, targets, self.terms)
         except Exception as error:  # a fault of ours, which is no reason to refuse anybody
-            tell(error, record)
+            self._faults.note("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
@@ -159,7 +175,7 @@ class Proxy:
             upstream = await self._send(request, record, request.body)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
-            raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=RETRY_ENGINE_S) from error
+            raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
         try:
             await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
@@ -176,7 +192,7 @@ class Proxy:
             upstream = await self._engine.send(request.method, request.target, headers, body)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
-            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=RETRY_ENGINE_S) from error
+            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         request.release()
         return upstream
 
@@ -192,7 +208,7 @@ class Proxy:
         reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), body)
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        tell(error, record)
+        self._faults.note("request", error, record.id)
         if reply.started:
             record.outcome = Outcome.INTERNAL_ERROR
             reply.abort()
@@ -202,7 +218,9 @@ class Proxy:
 
 
 def _left(record: Record) -> Outcome:
-    return Outcome.COMPLETED if record.done else Outcome.CLIENT_LEFT
+    if record.done:
+        return of_engine_status(record.failed_status or record.status)
+    return Outcome.CLIENT_LEFT
 
 
 def _own_headers(record: Record) -> dict[str, str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
 from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
+from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Ticket
 
 UNKNOWN_CHUNK = 2048
@@ -19,6 +21,25 @@ LEAD_S = 0.003
 
 SAME_MOMENT_S = 1e-3
 """What is sent so soon after a step's end joins the next one."""
+
+MOST_HASTE = 64.0
+HASTE_UP, HASTE_DOWN, MOST_STEPS = 2.0, 0.95, 3
+"""How much sooner the gate opens once the engine was found without prompts; and how that ends, with more steps of
+prompts in the engine than a gate that opens in time ever lets be."""
+
+DEBT_SHARE = 0.8
+MOST_DEBT_TARGETS = 20.0
+"""Of the tightest TPOT target: what a gap may take without debt, and the debt that is remembered."""
+
+SLOW_PROBE_GAPS = 0.5
+"""So far behind another answer that got two tokens since, the probe tells of its client and not of the engine."""
+
+LENGTH_MARGIN = 2.0
+TELLING_ANSWER_TOKENS = 2000.0
+"""Predicted lengths are cut where answers were less than half as long, once so many predicted tokens were judged."""
+
+HOPE = 2.0
+"""So many times the model's times, as they were given, shedding goes by at most."""
 
 
 class Pace(NamedTuple):
@@ -33,6 +54,20 @@ class Pace(NamedTuple):
     prefill_token_s: float
     decode_factor: float
     """As in the estimate."""
+    hoped_rate: float
+    hoped_gap_s: float
+    """No worse than what the model as it was given says, or little: nobody is refused for what was learnt wrong."""
+
+
+@dataclass(slots=True)
+class _Moment:
+    """First tokens that came at one moment without an answer that ran: the tokens of their prompts, and how long these
+    took. `idle`: they came to an engine that had nothing to do."""
+
+    began_s: float
+    ended_s: float
+    idle: bool
+    tokens: int = 0
 
 
 class EngineView:
@@ -54,14 +89,29 @@ class EngineView:
         self.decoding = 0
         self.promised_tokens = 0.0
         """Expected output of all that is in flight."""
+        self.answers = Share()
+        """Tokens of answers that ended, of those that were predicted."""
         self.sent_since_state = 0
         self.paced_rate = inf
         """Prompt tokens a second that pacing allows."""
+        self.filled_tokens = 0
+        """Prompt tokens of all first tokens so far."""
+        self.debt_s = 0.0
+        """By how much the last steps together were slower than the tightest TPOT target in flight allows."""
+        self.haste = 1.0
+        """How many times faster than the estimate the engine is taken to be by the gate."""
         self._tpots: Counter[float] = Counter()
         self._done_tokens = 0.0
         """Of the unfilled tokens, those that were done in steps that ended by `_step_s`."""
         self._step_s = 0.0
         self._probe: Ticket | None = None
+        self._moment: _Moment | None = None
+        self._first_s = 0.0
+        """When the last first token came."""
+        self._idle = True
+        """Whether the engine had nothing to do when it got the prompts that it has."""
+        self._measured_tokens = 0
+        """Of the filled tokens, those of steps whose time was measured."""
         self._loads: tuple[float, float, float] | None = None
         self._pace: Pace | None = None
         """None: something has changed since it was worked out."""
@@ -78,6 +128,15 @@ class EngineView:
         self.sent_since_state = 0
         self._pace = None
 
+    def restarted(self) -> None:
+        """Another engine process may be a faster or a slower one: what was learnt holds until it tells otherwise."""
+        self.step.loosen()
+        self.haste, self.debt_s = 1.0, 0.0
+
+    def ran_dry(self) -> None:
+        """It had no prompts any more while some waited behind the gate, which opened too late."""
+        self.haste = min(self.haste * HASTE_UP, MOST_HASTE)
+
     def assume(self, model: StepModel) -> None:
         """Its steps' times are to be learnt anew, from this model on."""
         self.step.begin(model)
@@ -89,7 +148,16 @@ class EngineView:
         if pace is None:
             step, chunk = self.step, max(self.chunk_tokens - self.decoding, 1)
             step_s = step.step_s(chunk, self.kv_tokens, self.decoding)
-            pace = self._pace = Pace(chunk / step_s, step_s, step.gap_s, step.prefill_token_s, step.decode_factor)
+            hoped_s = HOPE * step.given_step_s(chunk, self.kv_tokens, self.decoding)
+            pace = self._pace = Pace(
+                chunk / step_s,
+                step_s,
+                step.gap_s,
+                step.prefill_token_s,
+                step.decode_factor,
+                chunk / (hoped_s if hoped_s < step_s else step_s),
+                hoped_s if hoped_s < step.gap_s else step.gap_s,
+            )
         return pace
 
     def backlog_tokens(self, now_s: float) -> float:
@@ -98,7 +166,7 @@ class EngineView:
         if not unfilled:
             return 0.0
         spent_s = now_s - self._step_s
-        now_done = self.pace().rate * spent_s if spent_s > 0.0 else 0.0
+        now_done = self.haste * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None:
             # A step does no more than it began with: what was sent since then waits for the next.
             now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
@@ -114,11 +182,36 @@ class EngineView:
         if self.unfilled_tokens < self.chunk_tokens:
             return None
         excess = self._excess_tokens(now_s)
-        return None if excess <= 0.0 else now_s + excess / self.pace().rate + 1e-4
+        return None if excess <= 0.0 else now_s + excess / (self.haste * self.pace().rate) + 1e-4
 
     def _excess_tokens(self, now_s: float) -> float:
         """Prompt tokens beyond what fills a step when something sent now gets there."""
-        return self.backlog_tokens(now_s + LEAD_S) - max(self.chunk_tokens - self.decoding, 0)
+        room = max(self.chunk_tokens - self.decoding, 0)
+        return self.backlog_tokens(now_s + LEAD_S) - room - self._on_the_way_tokens
+
+    @property
+    def _on_the_way_tokens(self) -> float:
+        """Prompt tokens that the engine does, a step's at most, while one passes the API server and the tokeniser."""
+        request_s = self.step.request_s
+        return min(self.pace().rate * request_s, self.chunk_tokens) if request_s else 0.0
+
+    @property
+    def dry(self) -> bool:
+        """Whether it has no prompts but those that are still on their way to it."""
+        return not self.unfilled_tokens or self.unfilled_tokens <= self._on_the_way_tokens
+
+    @property
+    def length_share(self) -> float:
+        """What of the predicted lengths is to be reckoned with: less than all once answers prove far shorter."""
+        answers = self.answers
+        if answers.of_tokens < TELLING_ANSWER_TOKENS:
+            return 1.0
+        return min(1.0, LENGTH_MARGIN * answers.value)
+
+    @property
+    def unmeasured_tokens(self) -> int:
+        """Prompt tokens that were sent and are in no gap between tokens that was measured."""
+        return self.unfilled_tokens + self.filled_tokens - self._measured_tokens
 
     @property
     def planned_rate(self) -> float:
@@ -129,14 +222,14 @@ class EngineView:
     @property
     def most_kv_tokens(self) -> float:
         """No less than the cache will ever hold for what is in flight: as if all of it ended at the same moment."""
-        grown = 1.35 * self.got_tokens + self.promised_tokens + 16.0 * len(self.running)
+        grown = 1.35 * self.got_tokens + self.length_share * self.promised_tokens + 16.0 * len(self.running)
         return self.prompt_tokens + grown
 
     def sent(self, ticket: Ticket, now_s: float) -> None:
         """The engine gets one more."""
         self._begin_step(now_s - SAME_MOMENT_S)
         if not self.unfilled_tokens and self._probe is None:
-            self._step_s = now_s
+            self._step_s, self._idle = now_s, True
         self.running[ticket] = None
         self.unfilled_tokens += ticket.uncached_tokens
         self.prompt_tokens += ticket.prompt_tokens
@@ -146,23 +239,58 @@ class EngineView:
         if (tpot_s := ticket.targets.tpot_s) is not None:
             self._tpots[tpot_s] += 1
 
+    def adopt(self, ticket: Ticket) -> None:
+        """The engine has it already, as far as the ticket says: into the sums of a view that is made anew."""
+        self.running[ticket] = None
+        self.prompt_tokens += ticket.prompt_tokens
+        self.got_tokens += ticket.tokens
+        self.promised_tokens += ticket.length.p50 * ticket.sequences
+        if ticket.first_token_s is None:
+            self.unfilled_tokens += ticket.uncached_tokens
+        else:
+            self.kv_tokens += ticket.prompt_tokens + ticket.tokens
+            self.decoding += ticket.sequences
+        if (tpot_s := ticket.targets.tpot_s) is not None:
+            self._tpots[tpot_s] += 1
+        self._pace = None
+
     def first_token(self, ticket: Ticket, now_s: float) -> None:
         """Its prompt is done."""
         self._begin_step(now_s)
+        if self._probe is not None and self._missed_a_step(self._probe, now_s):
+            self._distrust_probe(self.step.given_step_s(0.0, self.kv_tokens, self.decoding))
+            self._probe, self._step_s = None, now_s
         self.unfilled_tokens -= ticket.uncached_tokens
+        self.filled_tokens += ticket.uncached_tokens
+        self._first_s = now_s
         self._done_tokens -= ticket.uncached_tokens
-        if self._probe is None:
-            self._filled_alone(ticket, now_s)
+        if self.haste > 1.0 and self.unfilled_tokens > MOST_STEPS * self.chunk_tokens + self._on_the_way_tokens:
+            self.haste = max(1.0, HASTE_DOWN * self.haste)
+        self._filled_alone(ticket.uncached_tokens, now_s)
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences
         self._pace = None
 
-    def _filled_alone(self, ticket: Ticket, now_s: float) -> None:
-        """Without an answer that runs, a prompt's own time tells what steps take: all that is known of embeddings."""
-        if ticket.uncached_tokens and now_s > self._step_s:
-            steps = -(-ticket.uncached_tokens // self.chunk_tokens)
-            self.step.observe((now_s - self._step_s) / steps, ticket.uncached_tokens / steps, self.kv_tokens, 1)
-        self._step_s = now_s
+    def _filled_alone(self, tokens: int, now_s: float) -> None:
+        """Without an answer that runs, prompts' own times tell what steps take: all that is known of embeddings."""
+        moment = self._moment
+        if moment is not None and now_s - moment.ended_s < SAME_MOMENT_S:
+            moment.tokens += tokens
+        elif self._probe is None:
+            self._end_moment()
+            if now_s > self._step_s:
+                self._moment = _Moment(self._step_s, now_s, self._idle, tokens)
+            self._step_s, self._idle = now_s, False
+
+    def _end_moment(self) -> None:
+        """No further first token belongs to it."""
+        moment, self._moment = self._moment, None
+        if moment is not None and moment.tokens:
+            took_s, steps = moment.ended_s - moment.began_s, -(-moment.tokens // self.chunk_tokens)
+            if moment.idle:
+                self.step.observe_alone(took_s, moment.tokens, steps)
+            else:
+                self.step.observe(took_s / steps, moment.tokens / steps, self.kv_tokens, 1)
 
     def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
         """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
@@ -173,10 +301,30 @@ class EngineView:
         self.kv_tokens += new
         self.got_tokens += new
         self._pace = None
-        if self._probe is None:
+        probe = self._probe
+        if probe is None:
             self._probe, self._step_s, self._loads = ticket, now_s, None
-        elif ticket is self._probe and last_s is not None:
-            self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
+        elif ticket is probe:
+            if last_s is not None:
+                self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
+        elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
+            # The probe had nothing since well before this answer had two tokens.
+            self._distrust_probe((now_s - last_s) * ticket.sequences / new)
+            self._probe, self._step_s, self._loads = ticket, now_s, None
+
+    def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
+        """Whether first tokens came at two moments since the probe's last token."""
+        probe_s = self._step_s if probe.last_token_s is None else probe.last_token_s
+        return probe_s < self._first_s - SAME_MOMENT_S and now_s - self._first_s > SAME_MOMENT_S
+
+    def _distrust_probe(self, gap_s: float) -> None:
+        """What it told was its client's pace: the engine's gaps are about `gap_s`."""
+        self.step.void(gap_s)
+        self.debt_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
+
+    def silent_s(self, now_s: float) -> float:
+        """How long no answer has told anything."""
+        return now_s - max(self._step_s, self._first_s)
 
     def _begin_step(self, now_s: float) -> None:
         """Before the first event of a later time than the probe's last: what the engine has in the step that runs."""
@@ -189,10 +337,22 @@ class EngineView:
         return min(self.unfilled_tokens - max(self._done_tokens, 0.0), room), self.kv_tokens, self.decoding
 
     def _end_step(self, gap_s: float, now_s: float) -> None:
+        if self._moment is not None:
+            self._end_moment()
+        self._measured_tokens = self.filled_tokens
         if self._loads is not None:
             self.step.observe(gap_s, *self._loads)
+            self._owe(gap_s)
             self._done_tokens += self._loads[0]
         self._step_s, self._loads = now_s, None
+
+    def _owe(self, gap_s: float) -> None:
+        tpot_s = self.tightest_tpot_s
+        if tpot_s is None:
+            self.debt_s = 0.0
+            return
+        debt_s = self.debt_s + gap_s - DEBT_SHARE * tpot_s
+        self.debt_s = min(max(debt_s, 0.0), MOST_DEBT_TARGETS * tpot_s)
 
     def gone(self, ticket: Ticket) -> None:
         """It is over, or never came to the engine."""

@@ -24,13 +24,14 @@ def fits(ticket: Ticket, view: EngineView) -> bool:
     room = KV_SHARE * total
     if view.most_kv_tokens + ticket.prompt_tokens + ticket.remaining_tokens <= room:
         return True
-    return peak_tokens((*view.running, ticket)) <= room
+    return peak_tokens((*view.running, ticket), view.length_share) <= room
 
 
-def peak_tokens(tickets: Iterable[Ticket]) -> float:
-    """Tokens in the cache at its fullest moment."""
+def peak_tokens(tickets: Iterable[Ticket], length_share: float = 1.0) -> float:
+    """Tokens in the cache at its fullest moment, if answers go on for such a share of what is predicted of them."""
     loads = sorted(
-        ((ticket.remaining_tokens, ticket.prompt_tokens + ticket.tokens) for ticket in tickets), reverse=True
+        ((length_share * ticket.remaining_tokens, ticket.prompt_tokens + ticket.tokens) for ticket in tickets),
+        reverse=True,
     )
     peak = current = 0.0
     for number, (remaining, tokens) in enumerate(loads, 1):

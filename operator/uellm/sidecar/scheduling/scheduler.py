@@ -7,7 +7,9 @@ changed any more; but it opens before the engine has nothing to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import count
+from operator import attrgetter
 
 from uellm.sidecar.scheduling import kv_admission
 from uellm.sidecar.scheduling.chances import first_token_deadline_s
@@ -46,6 +48,8 @@ class Scheduler:
         self._queued = Waiting()
         self._sequence = count()
         self._away_since_s: float | None = None
+        self._gated = False
+        """Whether, when it was last asked, requests were kept back by the gate alone."""
         self._shed = 0
         self._make_order()
 
@@ -80,6 +84,9 @@ class Scheduler:
             "step_error_share": view.step.error_share,
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
+            "request_seconds": view.step.request_s,
+            "gate_haste": view.haste,
+            "length_share": view.length_share,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
         }
@@ -97,6 +104,28 @@ class Scheduler:
         self.options = options
         self.failure = None
         self._make_order(now_s)
+
+    def restart(self, options: Options, queued: Iterable[Ticket], running: Iterable[Ticket], now_s: float) -> None:
+        """Make the books anew from who waits and whom the engine has, after a call that raised.
+
+        What was measured of the engine's steps is kept; who had how much, and what is cached, is forgotten.
+        """
+        self.options = options
+        state, self._view = self._view.state, EngineView(self.step)
+        self._view.told(state)
+        self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), Prefixes(), Waiting()
+        for ticket in running:
+            ticket.state = State.RUNNING
+            self._fairness.arrived(ticket.tenant, now_s)
+            self._view.adopt(ticket)
+            self._charge(ticket, 1.0, now_s)
+        for ticket in sorted(queued, key=attrgetter("sequence")):
+            ticket.state = State.QUEUED
+            self._fairness.arrived(ticket.tenant, now_s)
+            self._queued.add(ticket)
+        self._make_order(now_s)
+        if self.failure is not None:
+            self._fail_open(self.failure, now_s)
 
     def submit(self, ticket: Ticket, now_s: float) -> None:
         """Queue a new ticket, or one that did not reach the engine: that keeps its place and is never refused.
@@ -121,6 +150,7 @@ class Scheduler:
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """The requests to send now, in this order; from here on they count as in flight."""
         taken: list[Ticket] = []
+        self._gated = False
         if not self._queued or not self._view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
@@ -151,6 +181,8 @@ class Scheduler:
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
             ticket.first_token_s = now_s
             self._view.first_token(ticket, now_s)
+            if self._gated and self._queued and self._view.dry:
+                self._view.ran_dry()
             self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
@@ -158,14 +190,18 @@ class Scheduler:
         if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
-            self._view.tokens(ticket, tokens_so_far, now_s)
+            if tokens_so_far > ticket.tokens:
+                self._view.tokens(ticket, tokens_so_far, now_s)
 
     def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None) -> None:
         """The request ended, with so many tokens if that is known; a second call does nothing."""
         if ticket.state is State.RUNNING:
             if tokens is not None:
                 self.on_tokens(ticket, tokens, now_s)
-            excess = ticket.tokens - ticket.length.p50 * ticket.sequences
+            predicted = ticket.length.p50 * ticket.sequences
+            if ticket.tokens:
+                self._view.answers.add(ticket.tokens, predicted)
+            excess = ticket.tokens - predicted
             self._fairness.charge(ticket.tenant, 0.0, excess, now_s)
         self._end(ticket, now_s)
 
@@ -176,6 +212,9 @@ class Scheduler:
     def on_engine_state(self, state: EngineState, now_s: float) -> None:
         """Open or close the gate. The wait for an engine counts from when it went away."""
         if state.ready:
+            if self._away_since_s is not None:
+                self._view.restarted()
+                self._pacing.restarted()
             self._away_since_s = None
         elif self._away_since_s is None:
             self._away_since_s = now_s
@@ -256,9 +295,12 @@ class Scheduler:
         if not self._guarded:
             return True
         # What an engine tells no more is taken for full, but for what its answers show: one prompt after the other.
-        if options.gate and (not view.has_room(now_s) or (view.state.stale and view.unfilled_tokens > 0)):
+        if options.tpot_guard and not self._pacing.open:
             return False
-        return not options.tpot_guard or self._pacing.open
+        if options.gate and view.state.stale and view.unfilled_tokens > 0:
+            return False
+        self._gated = options.gate and not view.has_room(now_s)
+        return not self._gated
 
     def _fits(self, ticket: Ticket) -> bool:
         return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,7 +14,6 @@ from uellm.http import Pairs
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.scheduling import Targets
 
-LOG = logging.getLogger("uellm.sidecar")
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
 
 NO_CLASS = "-"
@@ -49,6 +47,10 @@ class Record:
     predicted_tokens: float | None = None
     trace_headers: Pairs = ()
     """Of its span, for the engine."""
+    blind: bool = False
+    """The engine gives the answer whole, so nobody saw when its tokens came."""
+    failed_status: int = 0
+    """HTTP status that the engine's error inside a stream stands for; 0: there was none."""
     done: bool = False
     """The stream's `[DONE]` was sent. OpenAI's clients hang up on it, without waiting for the end of the answer."""
 
@@ -93,12 +95,6 @@ class Record:
                 "bytesOut": self.bytes_out,
             }
         )
-
-
-def tell(error: Exception, record: Record) -> None:
-    """A fault of ours goes to the log: where it was, and not the error's text, which may quote the request."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    LOG.error("request %s failed by %s at:\n%s", record.id, type(error).__name__, frames)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -2,8 +2,9 @@
 
 A request that was refused or lost for want of capacity has missed; one that the client itself made impossible (a bad
 request, no key, gone before any target had passed) is not counted. The time to the first token is the one in which it
-was ready for the client, whether it asked for a stream or not; of an answer that the engine gave whole it is not known
-and not held against it.
+was ready for the client, whether it asked for a stream or not. Of an answer that the engine gave whole only bounds are
+known: its first token came after it was sent to the engine, and no later than its end. It has met a target that it
+meets in the worst case, missed one that it misses in the best, and is not judged where neither is certain.
 """
 
 from __future__ import annotations
@@ -34,26 +35,47 @@ def missed(record: Record) -> tuple[str, ...] | None:
     """The targets that a request missed: `ttft`, `tpot`, `e2e`, or `dropped`; None where it is not to be judged."""
     if record.targets is None or record.outcome in _CLIENTS_OWN:
         return None
-    late = _late(record)
+    bounds = _bounds(record)
+    late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)
     if record.outcome is Outcome.COMPLETED:
-        return late
+        certain = all(worst_s <= most_s for _, _, worst_s, most_s in bounds)
+        return late if late or certain else None
     if record.outcome is Outcome.CLIENT_LEFT:
         return late or None
     return ("dropped",)
 
 
-def _late(record: Record) -> tuple[str, ...]:
+_Bound = tuple[str, float, float, float]
+"""A target's name; the least and the most seconds that it may have been, which are the same where it was measured; and
+the seconds that it is to be."""
+
+
+def _bounds(record: Record) -> list[_Bound]:
     targets, took_s = record.targets, record.end_s - record.arrival_s
     assert targets is not None
-    waiting = record.outcome is Outcome.CLIENT_LEFT and record.first_token_s is None
-    measured = (
-        ("ttft", took_s if waiting else record.ttft_s, targets.ttft_s),
-        ("tpot", record.tpot_s, targets.tpot_s),
-        ("e2e", took_s, targets.e2e_s),
+    told = (
+        ("ttft", *_ttft_s(record, took_s), targets.ttft_s),
+        ("tpot", *_tpot_s(record, took_s), targets.tpot_s),
+        ("e2e", took_s, took_s, targets.e2e_s),
     )
-    return tuple(
-        name for name, real_s, most_s in measured if real_s is not None and most_s is not None and real_s > most_s
-    )
+    return [(name, least_s, worst_s, most_s) for name, least_s, worst_s, most_s in told if most_s is not None]
+
+
+def _ttft_s(record: Record, took_s: float) -> tuple[float, float]:
+    if record.ttft_s is not None:
+        return record.ttft_s, record.ttft_s
+    # Without a turn it was never sent; and where tokens are seen as they come, none has come.
+    sent_s = took_s if record.queue_s is None or not record.blind else record.queue_s
+    return sent_s, took_s
+
+
+def _tpot_s(record: Record, took_s: float) -> tuple[float, float]:
+    if record.tpot_s is not None:
+        return record.tpot_s, record.tpot_s
+    if record.first_token_s is not None or not record.blind:
+        return 0.0, 0.0  # no token came after the first
+    further = 1.0 if record.output_tokens is None else record.output_tokens / record.sequences - 1
+    return 0.0, (took_s - (record.queue_s or 0.0)) / further if further > 0 else 0.0
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from uellm.sidecar.faults import Faults
 from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed
@@ -18,6 +19,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.attainment = Attainment()
+        self.faults = Faults()
         self.requests = Counter(
             "uellm_requests_total", "Requests that ended, by their one outcome.", "class", "route", "outcome"
         )
@@ -48,10 +50,16 @@ class Figures:
             "class",
             buckets=_RATIO_BUCKETS,
         )
+        self.unjudged = Counter(
+            "uellm_slo_unjudged_total",
+            "Whole answers that the engine gave at once, which may have met every target or not.",
+            "class",
+        )
         self.reloads = Counter("uellm_config_reloads_total", "Changes of the configuration file.", "result")
         self.metrics: list[Metric] = [
             *(self.requests, self.judged, self.met, self.missed, self.tokens, self.good_tokens, self.prompt_tokens),
             *(self.queue, self.ttft, self.tpot, self.end_to_end, self.prediction, self.reloads),
+            *(self.unjudged, self.faults.counter),
         ]
 
     def gauge(self, name: str, text: str, read: Callable[[], float | Mapping[Labels, float]], *labels: str) -> None:
@@ -63,13 +71,18 @@ class Figures:
         self.metrics.append(Gauges(prefix, texts, read))
 
     def count(self, record: Record) -> None:
-        """Take a request that ended into the figures and the access log."""
-        self.requests.add(record.slo_class, record.route, str(record.outcome))
+        """Take a request that ended into the figures and the access log. Raises nothing: its client has its answer."""
+        spared = self.faults.spared
+        with spared("metrics", record.id):
+            self.requests.add(record.slo_class, record.route, str(record.outcome))
         if record.targets is not None:
-            self._times(record)
-            self._judge(record)
-        if ACCESS_LOG.isEnabledFor(logging.INFO):
-            ACCESS_LOG.info("%s", record.to_json())
+            with spared("metrics", record.id):
+                self._times(record)
+            with spared("attainment", record.id):
+                self._judge(record)
+        with spared("log", record.id):
+            if ACCESS_LOG.isEnabledFor(logging.INFO):
+                ACCESS_LOG.info("%s", record.to_json())
 
     def _times(self, record: Record) -> None:
         for histogram, seconds in (
@@ -92,6 +105,8 @@ class Figures:
     def _judge(self, record: Record) -> None:
         late = missed(record)
         if late is None:
+            if record.outcome is Outcome.COMPLETED:
+                self.unjudged.add(record.slo_class)
             return
         self.attainment.add(record, late)
         self.judged.add(record.slo_class)

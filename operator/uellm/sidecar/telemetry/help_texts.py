@@ -17,6 +17,9 @@ SCHEDULER: Mapping[str, str] = {
     "step_error_share": "Mean error of the engine model: predicted against measured step time, over the measured one.",
     "prefill_factor": "Measured over assumed time of prompts; 1: the engine model was right to begin with.",
     "decode_factor": "Measured over assumed time of the rest of a step; 1: the engine model was right to begin with.",
+    "request_seconds": "Measured: what a request takes to its first token besides the engine's steps.",
+    "gate_haste": "By how much sooner the gate opens than by the engine model, after it had opened too late.",
+    "length_share": "Of predicted lengths, what KV admission reckons with; below 1: answers prove far shorter.",
     "pacing_multiplier": "By which the TPOT guard changes the pace of prompts, learnt from measured gaps.",
     "prefix_trust": "Of the prefix-cache hits that are foreseen, the share that the engine's counters confirm.",
 }

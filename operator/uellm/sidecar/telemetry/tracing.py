@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from uellm.http import Headers, Pairs, pairs
+from uellm.sidecar.outcome import Outcome
 from uellm.sidecar.telemetry.access_log import Record
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ LOG = logging.getLogger("uellm.sidecar")
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 FLUSH_MS = 2000
+_FAILED = (Outcome.FAILED_BY_ENGINE, Outcome.ENGINE_LOST, Outcome.INTERNAL_ERROR)
+"""Failures that may come behind a status of 200."""
+
 _CONTEXT = ("traceparent", "tracestate")
 
 
@@ -100,7 +104,7 @@ class Trace:
             span.add_event("sent to the engine", timestamp=self._at_ns(record.queue_s))
         if record.ttft_s is not None:
             span.add_event("first token", timestamp=self._at_ns(record.ttft_s))
-        if record.status >= 500 or not record.status:
+        if record.status >= 500 or not record.status or record.outcome in _FAILED:
             span.set_status(StatusCode.ERROR, str(record.outcome))
         span.end(self._at_ns(record.end_s - record.arrival_s))
 

@@ -81,7 +81,7 @@ def _stamped(last: bytes, usage_event: bytes) -> bytes:
     """The event with the finish reason, with the fingerprint that it would have had."""
     try:
         fingerprint = json.loads(data_of(usage_event) or b"").get("system_fingerprint")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return last
     at = last.rfind(b"}")
     if fingerprint is None or at < 0 or b'"system_fingerprint"' in last:

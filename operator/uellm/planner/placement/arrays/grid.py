@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.lists.dynamic_program import Windows
 from uellm.planner.placement.problem import Problem
+from uellm.planner.placement.solution import Windows
 
 Costs = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uellm.planner.placement.arrays import enumeration
 from uellm.planner.placement.arrays.bottleneck import least_slowest, least_slowest_of_unlike
 from uellm.planner.placement.arrays.frontier import Frontier, Limits, Outcome
 from uellm.planner.placement.arrays.grid import INFINITE, Grid, grid, sets
@@ -12,8 +13,8 @@ from uellm.planner.placement.arrays.held_karp import AlikeSearch
 from uellm.planner.placement.arrays.lagrangian import Prefixes, Relaxation, priced
 from uellm.planner.placement.arrays.reachability import Extents
 from uellm.planner.placement.arrays.traceback import first_order, spread
-from uellm.planner.placement.lists.dynamic_program import Solution
 from uellm.planner.placement.problem import Problem
+from uellm.planner.placement.solution import Solution
 
 # Sets of a level in the first look.
 GLANCE_CODES = 16
@@ -27,6 +28,8 @@ MOST_CODES = 500
 # Sets of devices, up to which layers that are alike are placed by looking at every set: sixteen unlike devices.
 MOST_SETS = 1 << 17
 ROUNDS = 12
+# Orders of classes times pairs of layer positions, up to which every order is tried: quicker there than any table.
+FEW_CELLS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ def cheapest(problem: Problem, device: int | None, sizes: Sequence[int], rank: S
     None where nothing fits. Of equal costs the fewest devices, then the ids' order (`rank`: by device).
     """
     table = grid(problem, device)
+    if (orders := enumeration.few_orders(table, _possible(table, sizes), rank, FEW_CELLS)) is not None:
+        return _enumerated(table, enumeration.cheapest(table, orders))
     search = _Search(table, sizes, None)
     if problem.uniform and search.sizes and sets(table) <= MOST_SETS:
         return search.alike(rank)
@@ -58,6 +63,8 @@ def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Se
     possible = _possible(table, sizes)
     if not possible:
         return None
+    if (orders := enumeration.few_orders(table, possible, rank, FEW_CELLS)) is not None:
+        return _enumerated(table, enumeration.fastest(table, orders))
     every = sets(table) <= MOST_SETS
     found, proven = least_slowest(table, possible, MOST_SETS if every else MOST_CODES)
     answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
@@ -70,6 +77,10 @@ def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Se
     # Whatever a tie by cost left open, the bottleneck itself is proven.
     solution = None if answer is None else answer.solution
     return Answer(solution, None if solution and proven >= found else int(proven) << table.shift)
+
+
+def _enumerated(grid: Grid, found: enumeration.Best | None) -> Answer | None:
+    return None if found is None else Answer(spread(grid, found.order, found.reach, found.closes), None)
 
 
 class _Search:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from uellm.planner.placement.arrays.frontier import Frontier, Level, in_order
 from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
-from uellm.planner.placement.lists.dynamic_program import SHARES, Solution
+from uellm.planner.placement.solution import SHARES, Solution
 
 # States followed side by side; beyond them equal placements are told apart among these only.
 MOST_STATES = 4096
@@ -149,10 +149,11 @@ def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[n
         costs = np.where(allowed, cost[None, :] + time[None, :] - time[:, None] + grid.hop[c, d], INFINITE)
         cost = costs.min(axis=1)
         need = memory[None, :] - memory[:, None] + (positions == 0)[:, None] * float(problem.first)
-        share = np.where(costs <= cost[:, None], np.maximum(np.rint(need / room * SHARES), fullest[None, :]), INFINITE)
+        equal = costs <= cost[:, None] + grid.ties
+        share = np.where(equal, np.maximum(np.rint(need / room * SHARES), fullest[None, :]), INFINITE)
         fullest = share.min(axis=1)
         # Of equals the longest stage.
-        best = (share <= fullest[:, None]) & (costs <= cost[:, None])
+        best = (share <= fullest[:, None]) & equal
         ends.append(layers - best[:, ::-1].argmax(axis=1))
     counts, a = [], 0
     for chosen in reversed(ends):

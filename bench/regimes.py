@@ -1,0 +1,271 @@
+"""Regimes of load that need no ordering, in front of real vLLM: the sidecar beside the bare engine and beside nginx.
+
+    python bench/regimes.py [--seconds 30] [--rounds 3] [--only REGIME ...] [--json FILE]
+
+One engine of vLLM on the CPU (a small model with random weights), one sidecar and one nginx in front of it for the
+whole time, so that what the sidecar learns in one regime it takes into the next. Every regime is run through each way
+in turn, and so often; a ratio is of two runs of the same round, and the median of the rounds counts. Clients ask again
+as soon as they are answered.
+
+    one, eight, many  1, 8 or 48 clients, prompts of 126 tokens
+    quiet, burst      one client for half of the time, then 144 requests by 48 clients; the burst alone counts
+    ramp              a client more every moment, 48 at the end
+    on, off           two seconds with 48 clients, two with none
+    long after short  8 clients, prompts of 20 tokens, then of 700
+    mixed             16 clients, prompts of 10 to 700 tokens, answers of 1 to 60
+
+The class has targets for the first token and for each further one which no way comes near, so that the sidecar's guards
+are on and nothing needs ordering. Engine, ways and clients share the machine: the CPU seconds of nginx and of the
+sidecar stand beside. Ends with 1 where the sidecar is below 0.95 of the bare engine's requests a second, or above 1.5
+times its TTFT at the 99th percentile. Without nginx (Debian: apt-get install nginx-light) it is compared with less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import aiohttp
+import yaml
+from sidecar_load.vllm import engine_command, running, sidecar_command
+from sidecar_load.ways import NO_NGINX, Way, free_port, nginx
+
+from uellm.evaluate.measure import percentile
+from uellm.evaluate.table import aligned
+from uellm_devcluster import tinymodel
+
+CHUNK, SEQUENCES = 512, 64
+MANY, BURST = 48, 144
+LEAST_THROUGHPUT, MOST_TTFT = 0.95, 1.5
+CONFIG = {
+    "model": "tiny",
+    "classes": [{"name": "chat", "ttft": "30s", "tpot": "1s"}],
+    "engine": {"maxNumSeqs": SEQUENCES, "maxNumBatchedTokens": CHUNK},
+}
+Lengths = Callable[[random.Random], tuple[int, int]]
+
+
+def short(draw: random.Random) -> tuple[int, int]:
+    return 126, 16
+
+
+def shorter(draw: random.Random) -> tuple[int, int]:
+    return 20, 16
+
+
+def long(draw: random.Random) -> tuple[int, int]:
+    return 700, 16
+
+
+def mixed(draw: random.Random) -> tuple[int, int]:
+    return round(10 * 70 ** draw.random()), draw.randint(1, 60)
+
+
+@dataclass
+class Clients:
+    """They ask one way; `forget` begins to count anew."""
+
+    session: aiohttp.ClientSession
+    url: str
+    draw: random.Random
+    first_s: list[float] = field(default_factory=list)
+    failed: int = 0
+    began_s: float = 0.0
+
+    def forget(self) -> None:
+        self.first_s, self.failed, self.began_s = [], 0, self.now_s()
+
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def ask(self, lengths: Lengths) -> None:
+        prompt, output = lengths(self.draw)
+        body = {
+            "model": "tiny",
+            "prompt": self.draw.choices(range(10, 250), k=prompt),
+            "max_tokens": output,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+        }
+        sent_s, first = self.now_s(), True
+        async with self.session.post(f"{self.url}/v1/completions", json=body) as answer:
+            if answer.status != 200:
+                self.failed += 1
+                return
+            async for line in answer.content:
+                if first and line.startswith(b"data:"):
+                    self.first_s.append(self.now_s() - sent_s)
+                    first = False
+
+    async def until(self, end_s: float, lengths: Lengths) -> None:
+        """One client."""
+        while self.now_s() < end_s:
+            await self.ask(lengths)
+
+    async def many(self, count: int, seconds: float, lengths: Lengths) -> None:
+        end_s = self.now_s() + seconds
+        await asyncio.gather(*(self.until(end_s, lengths) for _ in range(count)))
+
+
+async def quiet_then_burst(clients: Clients, seconds: float) -> None:
+    await clients.many(1, seconds / 2, short)
+    clients.forget()
+    left = iter(range(BURST))
+
+    async def client() -> None:
+        for _ in left:
+            await clients.ask(short)
+
+    await asyncio.gather(*(client() for _ in range(MANY)))
+
+
+async def ramp(clients: Clients, seconds: float) -> None:
+    end_s = clients.now_s() + seconds
+
+    async def later(number: int) -> None:
+        await asyncio.sleep(seconds * number / MANY)
+        await clients.until(end_s, short)
+
+    await asyncio.gather(*(later(number) for number in range(MANY)))
+
+
+async def on_and_off(clients: Clients, seconds: float) -> None:
+    end_s = clients.now_s() + seconds
+    while clients.now_s() < end_s:
+        await clients.many(MANY, 2.0, short)
+        await asyncio.sleep(2.0)
+
+
+async def long_after_short(clients: Clients, seconds: float) -> None:
+    await clients.many(8, seconds / 2, shorter)
+    await clients.many(8, seconds / 2, long)
+
+
+def steady(count: int, lengths: Lengths) -> Callable[[Clients, float], Awaitable[None]]:
+    return lambda clients, seconds: clients.many(count, seconds, lengths)
+
+
+REGIMES: dict[str, Callable[[Clients, float], Awaitable[None]]] = {
+    "one": steady(1, short),
+    "quiet, burst": quiet_then_burst,
+    "eight": steady(8, short),
+    "ramp": ramp,
+    "many": steady(MANY, short),
+    "on, off": on_and_off,
+    "long after short": long_after_short,
+    "mixed": steady(16, mixed),
+}
+
+
+async def measured(way: Way, name: str, seconds: float, seed: int) -> dict[str, Any]:
+    """One run: requests a second, seconds to the first token, and CPU seconds of the way's process."""
+    limits = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=600)) as session:
+        clients = Clients(session, f"http://127.0.0.1:{way.port}", random.Random(seed))
+        clients.forget()
+        cpu_s = way.cpu_s()
+        await REGIMES[name](clients, seconds)
+        took_s, ordered = clients.now_s() - clients.began_s, sorted(clients.first_s)
+    return {
+        "way": way.name,
+        "regime": name,
+        "requestsPerSecond": len(ordered) / took_s,
+        "ttftP50Seconds": percentile(ordered, 0.5),
+        "ttftP99Seconds": percentile(ordered, 0.99),
+        "cpuSeconds": way.cpu_s() - cpu_s,
+        "failed": clients.failed,
+    }
+
+
+def rounds(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every regime through every way in turn."""
+    ports = [free_port() for _ in range(3)]
+    engine = f"http://127.0.0.1:{ports[0]}"
+    found = []
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        scratch = Path(directory)
+        tinymodel.make(scratch / "model")
+        config = scratch / "sidecar.yaml"
+        config.write_text(yaml.safe_dump(CONFIG))
+        serve = engine_command(scratch / "model", ports[0], chunk=CHUNK, sequences=SEQUENCES)
+        pid = stack.enter_context(running(serve, f"{engine}/health", scratch / "engine.log"))
+        front = sidecar_command(ports[1], ports[2], engine, config)
+        ours = stack.enter_context(running(front, f"http://127.0.0.1:{ports[2]}/readyz", scratch / "sidecar.log"))
+        plain = stack.enter_context(nginx(ports[0]))
+        if plain is None:
+            print(NO_NGINX, file=sys.stderr)
+        ways = [Way("bare", ports[0], pid), *([plain] if plain else []), Way("sidecar", ports[1], ours)]
+        for way in ways:
+            asyncio.run(measured(way, "mixed", 3.0, seed=0))
+        for turn in range(args.rounds):
+            for name in args.only or REGIMES:
+                for way in ways:
+                    found.append({"round": turn, **asyncio.run(measured(way, name, args.seconds, seed=turn))})
+                    print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    return found
+
+
+def compared(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each regime and each way but the bare engine: medians, and medians of the ratios to the bare engine's."""
+    bare = {(run["round"], run["regime"]): run for run in found if run["way"] == "bare"}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in found:
+        groups.setdefault((run["regime"], run["way"]), []).append(run)
+    rows = []
+    for (regime, way), runs in groups.items():
+        row: dict[str, Any] = {"regime": regime, "way": way}
+        for figure in ("requestsPerSecond", "ttftP50Seconds", "ttftP99Seconds", "cpuSeconds", "failed"):
+            row[figure] = median(run[figure] for run in runs)
+        for ratio, figure in (("throughput", "requestsPerSecond"), ("ttft", "ttftP99Seconds")):
+            row[ratio] = median(run[figure] / bare[run["round"], regime][figure] for run in runs)
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [["REGIME", "WAY", "REQUESTS/S", "OF BARE", "TTFT p50", "TTFT p99", "OF BARE", "CPU s"]]
+    for row in rows:
+        times = [f"{1e3 * row[figure]:.0f} ms" for figure in ("ttftP50Seconds", "ttftP99Seconds")]
+        cpu = "" if row["way"] == "bare" else f"{row['cpuSeconds']:.2f}"
+        rate = [f"{row['requestsPerSecond']:.1f}", f"{row['throughput']:.3f}"]
+        lines.append([row["regime"], row["way"], *rate, *times, f"{row['ttft']:.2f}", cpu])
+    return "\n".join(aligned(lines))
+
+
+def main() -> int:
+    """Measure, print, write; 1 where the sidecar costs more than it may."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=REGIMES, metavar="REGIME")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    found = rounds(args)
+    rows = compared(found)
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps({"benchmark": "regimes", "rows": rows, "runs": found}, indent=1))
+    bad = [
+        row["regime"]
+        for row in rows
+        if row["way"] == "sidecar"
+        and (row["throughput"] < LEAST_THROUGHPUT or row["ttft"] > MOST_TTFT or row["failed"])
+    ]
+    if bad:
+        print(f"the sidecar costs more than {LEAST_THROUGHPUT} and {MOST_TTFT} allow: {', '.join(bad)}")
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

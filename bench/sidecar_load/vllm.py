@@ -1,0 +1,75 @@
+"""Real vLLM on the CPU with a small model, and the sidecar as `uellm sidecar` runs it: each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+READY_TIMEOUT_S = 600.0
+ENVIRONMENT = {
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+PROGRAMS = Path(sys.executable).parent
+
+
+@contextmanager
+def running(command: list[Any], ready_url: str, log: Path) -> Iterator[int]:
+    """The program while the block runs, by its process id; its log is told where it does not get ready."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, ready_url, log)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline_s and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def engine_command(model: Path, port: int, *, chunk: int, sequences: int) -> list[Any]:
+    # With equal priorities vLLM's priority policy is first come first served: one engine serves with and without them.
+    return [
+        *(PROGRAMS / "vllm", "serve", model, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", port),
+        *("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager", "--kv-cache-memory-bytes", "256M"),
+        *("--max-model-len", 1024, "--max-num-seqs", sequences, "--max-num-batched-tokens", chunk),
+        *("--scheduling-policy", "priority", "--no-enable-prefix-caching"),
+    ]
+
+
+def sidecar_command(port: int, metrics_port: int, engine: str, config: Path) -> list[Any]:
+    return [
+        *(PROGRAMS / "uellm", "sidecar", "--listen", f"127.0.0.1:{port}"),
+        *("--metrics-listen", f"127.0.0.1:{metrics_port}", "--engine", engine, "--config", config),
+    ]

@@ -1,0 +1,30 @@
+"""Names and numbers that several programs must agree on: labels, annotations, ports.
+
+The resource name of GPUs is in `uellm.hardware`, which the launcher and the planner may import too.
+"""
+
+GROUP = "uellm.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+LLMSERVICE_KIND = "LLMService"
+
+SERVICE_LABEL = f"{GROUP}/service"
+"""On every child and pod: the name of its LLMService."""
+
+PLAN_ANNOTATION = f"{GROUP}/plan"
+"""On pods: the plan as the scheduler extender reads it, as JSON."""
+
+EFFICIENCY_ANNOTATION = f"{GROUP}/efficiency"
+"""On an LLMService: a calibration, the `efficiency` object that `uellm calibrate` writes, as JSON."""
+
+SERVICE_PORT = 80
+"""Port of the Service, for clients in the cluster."""
+
+SIDECAR_PORT = 8000
+"""Port of the pod for requests."""
+
+ENGINE_PORT = 8001
+"""vLLM's port, on the pod's loopback address."""
+
+METRICS_PORT = 8002
+"""Port of the sidecar for metrics, probes and reports."""

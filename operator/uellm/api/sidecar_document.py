@@ -1,0 +1,142 @@
+"""`sidecar.yaml`: what the operator publishes for the sidecar.
+
+The operator writes the document and the sidecar reads it, and either may be the newer one. So unknown keys are ignored,
+only `classes` is required, and `version` changes only where an older sidecar would misread the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from uellm.api.base import Model
+from uellm.api.llmservice import Scheduling
+from uellm.api.slo import ServiceClass
+
+VERSION = 1
+DEFAULT_CLASS = "default"
+
+_LENIENT = ConfigDict(extra="ignore")
+
+
+class SidecarClass(ServiceClass):
+    """A class as in `spec.slo.classes`."""
+
+    model_config = _LENIENT
+
+
+class SidecarQueue(Scheduling):
+    """The queue's order and bound, as in `spec.scheduling`."""
+
+    model_config = _LENIENT
+
+
+_Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
+
+
+class SidecarStepSeconds(Model):
+    """The time of one engine step, in seconds: max(floor, perPrefillToken * prompt tokens) + perKvToken * KV tokens +
+    perSequence * sequences + overhead."""
+
+    model_config = _LENIENT
+
+    floor: _Seconds
+    """Time to read the weights."""
+    per_prefill_token: Annotated[_Seconds, Field(gt=0)]
+    """Time for each prompt token."""
+    per_kv_token: _Seconds
+    """Time for each token whose keys and values are read."""
+    per_sequence: _Seconds
+    """Time for each sequence."""
+    overhead: _Seconds
+    """Fixed time."""
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> SidecarStepSeconds:
+        if self.floor + self.overhead <= 0:
+            raise ValueError("floor and overhead are both 0: a step takes some time")
+        return self
+
+
+class SidecarEngine(Model):
+    """What the sidecar must know about the engine."""
+
+    model_config = _LENIENT
+
+    max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Sequences that it runs at once, vLLM's `--max-num-seqs`: at most this many requests are sent to it."""
+    max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
+    """Tokens that it computes in one step, vLLM's `--max-num-batched-tokens`."""
+    accepts_priority: bool = False
+    """It runs with `--scheduling-policy priority`: requests carry their deadline as priority."""
+    step_seconds: SidecarStepSeconds | None = None
+    """Step times until they are measured; not set: about those of an 8B model on one GPU."""
+
+
+class SidecarAuth(Model):
+    """Who may send requests."""
+
+    model_config = _LENIENT
+
+    keys_directory: Path | None = None
+    """Directory of API key files, one key a line; not set: no key is required."""
+
+
+class SidecarPrediction(Model):
+    """How answer lengths are predicted."""
+
+    model_config = _LENIENT
+
+    learned: bool = False
+    """Use a learned model too, in its own process: needs the extra `predictor` and 110 MB."""
+
+
+class SidecarDocument(Model):
+    """The whole document."""
+
+    model_config = _LENIENT
+
+    version: Annotated[int, Field(ge=1)] = VERSION
+    """Version of the format."""
+    model: str = ""
+    """The model's served name, for the metrics."""
+    classes: Annotated[tuple[SidecarClass, ...], Field(max_length=64)]
+    """SLO classes; empty: one class `default` without targets."""
+    default_class: str | None = None
+    """Class of requests that name none; not set: the first."""
+    scheduling: SidecarQueue = SidecarQueue()
+    """The queue."""
+    engine: SidecarEngine = SidecarEngine()
+    """The engine."""
+    auth: SidecarAuth = SidecarAuth()
+    """Who may send requests."""
+    prediction: SidecarPrediction = SidecarPrediction()
+    """How answer lengths are predicted."""
+    allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """Administrative routes of the engine, such as `/sleep`, that are served all the same."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> SidecarDocument:
+        names = [each.name for each in self.classes] or [DEFAULT_CLASS]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        if self.default_class is not None and self.default_class not in names:
+            raise ValueError(f"defaultClass {self.default_class!r} is none of the classes {', '.join(names)}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document, without what was not set in `engine`, `auth` and `prediction`, and without empty sections."""
+        document = super().to_dict()
+        for section in ("engine", "auth", "prediction"):
+            part: Model = getattr(self, section)
+            document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
+        optional = ("auth", "prediction", "allowedRoutes")
+        return {name: value for name, value in document.items() if value or name not in optional}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> SidecarDocument:
+        """The inverse of `to_dict`. Raises pydantic's ValidationError."""
+        return cls.model_validate(document)

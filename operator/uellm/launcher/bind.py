@@ -1,0 +1,59 @@
+"""From a plan and the container's devices to the engine's command line: everything that needs the planner's solver."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from uellm.errors import PlanError
+from uellm.launcher.command import EngineCommand, engine_command
+from uellm.launcher.devices import FoundDevices, find_devices
+from uellm.planner.handover import late_binding
+from uellm.planner.handover.late_binding import Binding
+from uellm.planner.handover.plan_document import PlanDocument
+
+
+def prepare(
+    document: PlanDocument, *, listen: tuple[str, int], environment: Mapping[str, str]
+) -> tuple[FoundDevices, Binding, EngineCommand]:
+    """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
+    found = find_devices(environment, simulated=document.platform == "cpu")
+    binding = late_binding.bind(document, found.uuids)
+    check(binding, found, layers=len(document.task.layer_bytes))
+    command = engine_command(
+        document.engine,
+        binding,
+        platform=document.platform,
+        listen=listen,
+        environment=environment,
+        cpus=os.sched_getaffinity(0),
+    )
+    return found, binding, command
+
+
+def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
+    """Refuse a partition that vLLM would accept, and a minute later crash or serve wrong text with."""
+    problem = ""
+    if sorted(binding.order) != sorted(found.uuids):
+        problem = f"it uses {', '.join(binding.order)} and the container has {', '.join(found.uuids)}"
+    elif binding.tensor * binding.pipeline != len(binding.order):
+        problem = f"tensor {binding.tensor} x pipeline {binding.pipeline} is not {len(binding.order)} devices"
+    elif len(binding.layers) != binding.pipeline:
+        problem = f"{len(binding.layers)} parts for {binding.pipeline} stages"
+    elif min(binding.layers) < 1 or sum(binding.layers) != layers:
+        problem = f"parts {list(binding.layers)} are not {layers} layers with at least one a stage"
+    if problem:
+        raise PlanError("BadPartition", f"the binding is not valid: {problem}")
+
+
+def announce(found: FoundDevices, binding: Binding, command: EngineCommand) -> None:
+    """Log what was decided, on standard error."""
+    parts = ",".join(str(count) for count in binding.layers)
+    print(
+        f"uellm launcher: devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "
+        f"tensor {binding.tensor}, pipeline {binding.pipeline}",
+        file=sys.stderr,
+    )
+    print("uellm launcher: exec " + json.dumps(list(command.argv)), file=sys.stderr, flush=True)

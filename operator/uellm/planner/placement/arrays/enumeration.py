@@ -1,0 +1,119 @@
+"""Few devices: every order of classes is tried, all orders of one length side by side.
+
+For an order c_1..c_k let f_p[a] be the least cost of layers a.. on stages p..k. Then
+
+    f_k[a] = time of layers a.. on c_k                                             where they fit
+    f_p[a] = min over a < b <= reach[a] of  time(a..b on c_p) + hop(c_p, c_p+1) + f_p+1[b]
+
+and the same with `max` in place of the first sum for the slowest stage. One step works on [orders, a, b] at once, so
+an instance of up to four unlike GPUs takes a few array operations, where the tables over sets of devices take hundreds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.problem import Problem
+
+Orders = dict[int, Whole]  # by number of stages: [order, stage] classes, in the order of the devices' ids
+Closes = npt.NDArray[np.bool_]
+
+
+class Best(NamedTuple):
+    """The best order, and the windows that its stages have to keep to."""
+
+    order: tuple[int, ...]
+    reach: Whole  # [c, d or 0, a]: greatest end of a stage that is not the last
+    closes: Closes  # [c, a]: whether the last stage may start there
+
+
+def few_orders(grid: Grid, sizes: Sequence[int], rank: Sequence[int], most_cells: int) -> Orders | None:
+    """Every order by number of stages; None where orders times pairs of layer positions are over `most_cells`."""
+    left, found = most_cells // (grid.layers + 1) ** 2, Orders()
+    for size in sizes:
+        orders = list(islice(_orders(grid.problem, size, rank), left + 1))
+        if len(orders) > left:
+            return None
+        left -= len(orders)
+        if orders:
+            found[size] = np.array(orders, np.int64)
+    return found
+
+
+def cheapest(grid: Grid, orders: Orders) -> Best | None:
+    """The order of least cost; of equal costs the fewest devices, then the first by the ids. None where none fits."""
+    return _cheapest(grid, orders, grid.reach[:, None], grid.closes)
+
+
+def fastest(grid: Grid, orders: Orders) -> Best | None:
+    """The order whose slowest stage is the fastest; of equal ones that of least cost, as `cheapest` has it."""
+    slowest = [_slowest(grid, each) for each in orders.values()]
+    bound = min((float(times.min()) for times in slowest), default=INFINITE)
+    if bound == INFINITE:
+        return None
+    return _cheapest(grid, orders, grid.within(bound), grid.closes_within(bound))
+
+
+def _orders(problem: Problem, size: int, rank: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every order of `size` classes, sorted by the ids of the devices that it takes."""
+    used = [0] * len(problem.members)
+
+    def extend(order: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        if len(order) == size:
+            yield order
+            return
+        able = [c for c in problem.classes if used[c] < len(problem.members[c])]
+        for c in sorted(able, key=lambda c: rank[problem.members[c][used[c]]]):
+            used[c] += 1
+            yield from extend((*order, c))
+            used[c] -= 1
+
+    return extend(())
+
+
+def _cheapest(grid: Grid, orders: Orders, reach: Whole, closes: Closes) -> Best | None:
+    costs = {size: _latency(grid, each, reach, closes) + grid.device * size for size, each in orders.items()}
+    least = min((float(each.min()) for each in costs.values()), default=INFINITE)
+    if least == INFINITE:
+        return None
+    size = min(size for size, each in costs.items() if each.min() <= least + grid.ties)
+    first = int(np.argmax(costs[size] <= least + grid.ties))
+    return Best(tuple(int(c) for c in orders[size][first]), reach, closes)
+
+
+def _latency(grid: Grid, orders: Whole, reach: Whole, closes: Closes) -> Costs:
+    """By order: the least time of all stages and hops."""
+    last = orders[:, -1]
+    cost: Costs = np.where(closes[last], grid.time[last, -1:] - grid.time[last], INFINITE)
+    for p in range(orders.shape[1] - 2, -1, -1):
+        c, d = orders[:, p], orders[:, p + 1]
+        starts = 1 if p == 0 else grid.layers + 1
+        onward = (cost + grid.time[c])[:, None, :] + _outside(grid, reach, c, d, starts)
+        cost = onward.min(axis=2) - grid.time[c, :starts] + grid.hop[c, d][:, None]
+    return cost[:, 0]
+
+
+def _slowest(grid: Grid, orders: Whole) -> Costs:
+    """By order: the least time of the slowest stage, the hop to the next one included."""
+    last, reach = orders[:, -1], grid.reach[:, None]
+    slow: Costs = np.where(grid.closes[last], grid.time[last, -1:] - grid.time[last], INFINITE)
+    for p in range(orders.shape[1] - 2, -1, -1):
+        c, d = orders[:, p], orders[:, p + 1]
+        starts = 1 if p == 0 else grid.layers + 1
+        stage = (grid.time[c] + grid.hop[c, d][:, None])[:, None, :] - grid.time[c, :starts, None]
+        slow = (np.maximum(stage, slow[:, None, :]) + _outside(grid, reach, c, d, starts)).min(axis=2)
+    return slow[:, 0]
+
+
+def _outside(grid: Grid, reach: Whole, c: Whole, d: Whole, starts: int) -> Costs:
+    """[order, a, b]: 0 where a stage on class c before class d may hold layers a..b-1, else infinite."""
+    positions = np.arange(grid.layers + 1)
+    ends = reach[c, d if reach.shape[1] > 1 else 0, :starts, None]
+    allowed = (positions > positions[:starts, None]) & (positions <= ends)
+    return np.where(allowed, 0.0, INFINITE)

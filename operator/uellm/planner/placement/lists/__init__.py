@@ -1,1 +1,0 @@
-"""The solver's algorithms on dicts and lists, for instances too small for arrays to pay."""

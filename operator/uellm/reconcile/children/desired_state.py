@@ -1,0 +1,76 @@
+"""What a service's children are built from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from uellm.api.llmservice import LLMService
+from uellm.reconcile.rendered_plan import RenderedPlan
+
+
+class Images(NamedTuple):
+    """The images of the engine's pod."""
+
+    engine: str
+    sidecar: str
+    launcher: str
+
+    def to_json(self) -> str:
+        """The form in which they are stored on a Deployment."""
+        return json.dumps(self._asdict(), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Images | None:
+        """The inverse of `to_json`; None for what is not its output."""
+        try:
+            read = json.loads(text)
+            return cls(str(read["engine"]), str(read["sidecar"]), str(read["launcher"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+class PinnedTemplate(NamedTuple):
+    """A pod template as it was built, and the shape of the plan that it was built for.
+
+    A newer operator may build templates differently. It keeps the old one until the spec or the shape changes, because
+    an upgrade of the operator is no reason to load a model again.
+    """
+
+    shape: str
+    template: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """The form in which it is stored on a Deployment."""
+        return json.dumps(self._asdict(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> PinnedTemplate | None:
+        """The inverse of `to_json`; None for what is not its output."""
+        try:
+            read = json.loads(text)
+            return cls(str(read["shape"]), dict(read["template"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class DesiredState:
+    """A service, its plan, and what the operator adds."""
+
+    document: Mapping[str, Any]
+    """The LLMService as the API server has it."""
+    service: LLMService
+    """The same, parsed."""
+    plan: RenderedPlan
+    """The plan for its pods."""
+    images: Images
+    """Images of the pods' containers."""
+    replicas: int
+    """Pods that are to run."""
+    spec_mark: str
+    """Generation and digest of the spec that this is built for."""
+    pinned: PinnedTemplate | None = None
+    """The Deployment's pod template, where it was built for this very spec."""

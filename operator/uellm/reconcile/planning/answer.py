@@ -1,0 +1,58 @@
+"""The whole work of planning one service, as it runs in the worker process: values in, values out. Pure.
+
+evaluate   ask the planner
+choose     keep the plan in force or take the fresh one
+render     write the documents that the pods read
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.reconcile.planning.choose import Choice, choose
+from uellm.reconcile.planning.evaluate import Evaluation, evaluate
+from uellm.reconcile.planning.render import render
+from uellm.reconcile.rendered_plan import RenderedPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningQuestion:
+    """What the worker needs to know of a service."""
+
+    request: PlanRequest
+    incumbent: Plan | None = None
+    """The plan in force."""
+    hardware: tuple[NodeOffer, ...] = ()
+    """The same nodes as if every GPU were free; empty without an incumbent."""
+    spec_changed: bool = False
+    """The pods run another spec, so they are replaced in any case."""
+    stranded: bool = False
+    """A replica finds no place."""
+
+    def choice(self, evaluation: Evaluation) -> Choice:
+        """The plan to use, given what the planner says."""
+        return choose(
+            self.incumbent,
+            evaluation,
+            spec_changed=self.spec_changed,
+            stranded=self.stranded,
+            objective=self.request.objective,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningAnswer:
+    """The plan to use, or why there is none."""
+
+    choice: Choice
+    rendered: RenderedPlan | None = None
+    """The chosen plan for its pods; None where no plan was chosen, or where it is yet to be rendered."""
+
+
+def answer(question: PlanningQuestion) -> PlanningAnswer:
+    """Plan, choose and render."""
+    evaluation = evaluate(question.request, question.incumbent, question.hardware)
+    choice = question.choice(evaluation)
+    return PlanningAnswer(choice, None if choice.plan is None else render(choice.plan, question.request))

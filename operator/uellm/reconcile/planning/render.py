@@ -1,0 +1,38 @@
+"""Renders a plan for its pods: plan.json, the annotation, step times. Milliseconds of CPU time for large clusters."""
+
+from __future__ import annotations
+
+from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.planner.handover.publish import plan_annotation, plan_document
+from uellm.planner.handover.sidecar_prior import step_time
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
+from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
+from uellm.reconcile.rendered_plan import RenderedPlan
+
+
+def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
+    """The plan as its pods read it.
+
+    It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free.
+    """
+    document, annotation = plan_document(plan, request), plan_annotation(plan, request)
+    step = step_time(plan, request)
+    return RenderedPlan(
+        shape=shape_of(plan),
+        nodes=plan.nodes,
+        gpus_per_replica=plan.gpus_per_replica,
+        resource_name=annotation.resource_name,
+        annotation=annotation.to_json(),
+        plan_json=document.to_json(),
+        max_num_seqs=plan.max_num_seqs,
+        max_num_batched_tokens=plan.max_num_batched_tokens,
+        priority_scheduling=UserArgs(document.engine.args).text(SCHEDULING_POLICY) == "priority",
+        step_seconds=None if step is None else SidecarStepSeconds.model_validate(step.to_dict()),
+    )
+
+
+def shape_of(plan: Plan) -> str:
+    """The part of a plan that pods are built from, in a form that every version of the operator writes alike."""
+    layers = ",".join(str(count) for count in plan.layers)
+    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"

@@ -1,0 +1,159 @@
+"""Readiness of the engine's pods: one reason and one sentence from a Deployment and its pods. Pure.
+
+The worst pod decides: failing before unschedulable before starting. A container that crashed and was restarted counts
+as failing until its pod is ready, so that the condition does not flap with the crash loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# One failed start may be bad luck (a download, a device still being released); three in a row are not.
+STALLED_RESTARTS = 3
+
+_IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+_CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+class EngineReadiness(NamedTuple):
+    """Whether all replicas serve, and why not. `stalled`: waiting will not help."""
+
+    ready: bool
+    reason: str
+    message: str
+    stalled: bool = False
+
+
+class _Trouble(NamedTuple):
+    rank: int
+    """The lowest is the worst."""
+    state: EngineReadiness
+
+
+def living(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Pods that are neither finished nor being deleted."""
+    return [
+        pod
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") not in ("Failed", "Succeeded")
+    ]
+
+
+def engine_readiness(
+    deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replicas: int
+) -> EngineReadiness:
+    """The readiness of an up-to-date Deployment with `replicas` pods."""
+    alive = living(pods)
+    if _rolled_out(deployment, replicas):
+        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve")
+    if refused := _refused_by_server(deployment):
+        return refused
+    troubles = sorted((trouble for pod in alive for trouble in _troubles(pod)), key=lambda trouble: trouble.rank)
+    if troubles:
+        return troubles[0].state
+    ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
+    if len(alive) > replicas or len(alive) < len(pods):
+        return EngineReadiness(False, "RollingOut", f"replicas are being replaced, {ready} of {replicas} serve")
+    return EngineReadiness(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
+
+
+def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
+    status = deployment.get("status") or {}
+    return (
+        int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
+        and int(deployment["spec"].get("replicas", 1)) == replicas
+        and all(
+            int(status.get(field) or 0) == replicas
+            for field in ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
+        )
+    )
+
+
+def _refused_by_server(deployment: Mapping[str, Any]) -> EngineReadiness | None:
+    """Pods that the API server does not let the Deployment create: a quota, Pod Security, an admission webhook."""
+    for condition in (deployment.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            return EngineReadiness(False, "PodsRefused", str(condition.get("message", "")), stalled=True)
+    return None
+
+
+def unschedulable_since(pod: Mapping[str, Any]) -> str | None:
+    """Since when the scheduler has found no node for the pod (RFC 3339), or None."""
+    condition = _scheduled(pod)
+    if condition is None or condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
+        return None
+    return str(condition.get("lastTransitionTime") or "") or None
+
+
+def _scheduled(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    conditions = pod["status"].get("conditions") or ()
+    return next((condition for condition in conditions if condition.get("type") == "PodScheduled"), None)
+
+
+def _troubles(pod: Mapping[str, Any]) -> Iterator[_Trouble]:
+    name = pod["metadata"]["name"]
+    statuses = [
+        *(pod["status"].get("initContainerStatuses") or ()),
+        *(pod["status"].get("containerStatuses") or ()),
+    ]
+    for status in statuses:
+        if trouble := _container_trouble(name, status):
+            yield trouble
+    if unschedulable_since(pod):
+        message = (_scheduled(pod) or {}).get("message", "")
+        yield _Trouble(3, EngineReadiness(False, "Unschedulable", f"no node for pod {name}: {message}"))
+
+
+def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
+    who = f"container {status['name']} of pod {pod}"
+    waiting = (status.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "")
+    if reason in _IMAGE_REASONS:
+        message = f"{who}: image {status.get('image', '')} cannot be pulled: {waiting.get('message') or reason}"
+        return _Trouble(1, EngineReadiness(False, "ImageUnavailable", message))
+    if reason in _CONFIG_REASONS:
+        return _Trouble(2, EngineReadiness(False, "ContainerRefused", f"{who}: {waiting.get('message') or reason}"))
+    if status.get("ready"):
+        return None
+    ended = _last_failure(status)
+    if ended is None:
+        return None
+    restarts = int(status.get("restartCount") or 0)
+    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {_last_words(ended)}"
+    return _Trouble(0, EngineReadiness(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
+
+
+def _last_failure(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    for state in (status.get("state") or {}, status.get("lastState") or {}):
+        ended: Mapping[str, Any] | None = state.get("terminated")
+        if ended is not None and ended.get("exitCode") != 0:
+            return ended
+    return None
+
+
+def _how(ended: Mapping[str, Any]) -> str:
+    status = f"with exit status {ended.get('exitCode')}"
+    reason = ended.get("reason", "")
+    return status if reason in ("", "Error") else f"{status} ({reason})"
+
+
+def _last_words(ended: Mapping[str, Any]) -> str:
+    """The last line that is not empty: a program prints its error after traceback and progress."""
+    lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no message; see its log"
+
+
+def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        if not pod["spec"].get("nodeName"):
+            return f"pod {name} waits for the scheduler {pod['spec'].get('schedulerName', '')!r} to bind it"
+        if not _engine_started(pod):
+            return f"pod {name} is being started on {pod['spec']['nodeName']}"
+    return "the engine loads the model" if pods else "pods are being created"
+
+
+def _engine_started(pod: Mapping[str, Any]) -> bool:
+    statuses = pod["status"].get("containerStatuses") or ()
+    return any(status["name"] == "engine" and "running" in (status.get("state") or {}) for status in statuses)

@@ -1,0 +1,38 @@
+"""A node as its GPUNodeProfile describes it, split into what a plan depends on and who holds the devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from uellm.hardware import Node
+
+
+class ProfiledNode(NamedTuple):
+    """A node's GPUs. Two profiles that give the same value call for no new plan."""
+
+    facts: Node
+    """Without free memory, time stamps and allocations."""
+    holders: Mapping[str, str]
+    """Device uuid -> uid of the pod that holds it."""
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Devices that are healthy and not excluded, whoever holds them."""
+        return tuple(device.uuid for device in self.facts.devices if device.usable)
+
+    def free_for(self, pods: set[str]) -> tuple[str, ...]:
+        """Usable devices that are held by nobody, or by one of these pods."""
+        return tuple(uuid for uuid in self.usable if self.holders.get(uuid) in (None, *pods))
+
+
+def profiled_node(profile: Mapping[str, Any]) -> ProfiledNode:
+    """Read a GPUNodeProfile."""
+    node = Node.from_profile(profile)
+    devices = tuple(
+        dataclasses.replace(device, memory_free_bytes=None, measured_at="", allocated_to_pod_uid="")
+        for device in node.devices
+    )
+    holders = {device.uuid: device.allocated_to_pod_uid for device in node.devices if device.allocated_to_pod_uid}
+    return ProfiledNode(dataclasses.replace(node, devices=devices), holders)

@@ -1,0 +1,32 @@
+"""A plan in the form that the service's children are built from. Plain data: no planner is needed to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uellm.api.sidecar_document import SidecarStepSeconds
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPlan:
+    """A plan and the documents that carry it to the launcher, the scheduler extender and the sidecar."""
+
+    shape: str
+    """What the pods are built from, as one string: a pod template is kept for as long as this stays the same."""
+    nodes: tuple[str, ...]
+    """Nodes that can hold a replica, best first."""
+    gpus_per_replica: int
+    resource_name: str
+    """The extended resource by which a pod asks for its GPUs."""
+    annotation: str
+    """The pod annotation for the scheduler extender, as JSON."""
+    plan_json: str
+    """The launcher's file `plan.json`."""
+    max_num_seqs: int
+    """Requests that the engine runs at once; 0: not planned."""
+    max_num_batched_tokens: int
+    """Tokens that the engine computes in one step; 0: not planned."""
+    priority_scheduling: bool
+    """The engine orders its requests by priority."""
+    step_seconds: SidecarStepSeconds | None
+    """Step times on the planned devices; None: they are not measured, or a CPU stands in for them."""

@@ -1,0 +1,108 @@
+"""When today's output is the one on record: the same text line by line, save what the lists below name.
+
+A document is compared as lines `path = value`, in its own order. JSON and YAML inside of strings (plan.json, the pod's
+annotation, sidecar.yaml) is opened. Patterns are those of `fnmatch`; `[]` stands for any place in a list.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from difflib import unified_diff
+from fnmatch import fnmatchcase
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import yaml
+
+# Fields that the record lacks, and fields that it has and the code no longer writes.
+ADDED: tuple[str, ...] = ("*annotations.uellm.io/plan.version",)
+REMOVED: tuple[str, ...] = (
+    "*plan.json.instance.workPerByte",
+    "*plan.json.instance.a1",
+    "*plan.json.instance.a2",
+)
+
+# Sentences for people.
+SENTENCES = (
+    "error.message",
+    "*plan.assumptions[]",
+    "*plan.alternatives[].rejected",
+    "*plan.binding",
+    "*plan.slo.constraint",
+    "*plan.slo.change",
+    "*plan.reason",
+)
+# Digests over texts that hold sentences.
+DIGESTS = ("*metadata.annotations.uellm.io/applied",)
+# What another placement of the same cost may change.
+PLACEMENT = ("*plan.layers[]", "*plan.stages[]*")
+
+MASK = "..."
+_DIFFERENCES_SHOWN = 12
+_TOLERANCE = 1e-9
+
+
+def differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
+    """Lines of a diff; none where the two are the same."""
+    before, after = _lines(recorded, REMOVED), _lines(today, ADDED)
+    if before == after:
+        return []
+    if _same_predictions(recorded, today) and _without_placement(before) == _without_placement(after):
+        return []
+    shown = unified_diff(_texts(before), _texts(after), "recorded", "today", n=0, lineterm="")
+    return list(islice(shown, _DIFFERENCES_SHOWN))
+
+
+def _same_predictions(recorded: dict[str, Any], today: dict[str, Any]) -> bool:
+    """Whether both do the same, to the rounding of sums: then their placements have the same cost."""
+    before, after = recorded.get("predicted"), today.get("predicted")
+    if before is None or after is None:
+        return False
+    pairs = zip(before, after, strict=True)
+    return all(a == b or (None not in (a, b) and math.isclose(a, b, rel_tol=_TOLERANCE)) for a, b in pairs)
+
+
+def _lines(document: dict[str, Any], left_out: tuple[str, ...]) -> list[tuple[str, str]]:
+    lines = []
+    for path, value in _leaves({name: value for name, value in document.items() if name != "predicted"}, ""):
+        if _matches(path, left_out):
+            continue
+        masked = _matches(path, SENTENCES) or _matches(path, DIGESTS)
+        lines.append((path, MASK if masked else json.dumps(value)))
+    return lines
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    opened = _opened(value, path)
+    if isinstance(opened, dict) and opened:
+        for name, inner in opened.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else name)
+    elif isinstance(opened, list) and opened:
+        for inner in opened:
+            yield from _leaves(inner, f"{path}[]")
+    else:
+        yield path, opened
+
+
+def _opened(value: Any, path: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    if path.endswith(".yaml"):
+        return yaml.safe_load(value)
+    return json.loads(value) if value.startswith("{") else value
+
+
+def _without_placement(lines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [line for line in lines if not _matches(line[0], PLACEMENT)]
+
+
+@cache
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern.replace("[]", "[[]]")) for pattern in patterns)
+
+
+def _texts(lines: list[tuple[str, str]]) -> list[str]:
+    return [f"{path} = {value}" for path, value in lines]

@@ -1,0 +1,350 @@
+"""A wrong lesson about the engine does not throttle it: work goes on as fast as if first come were first served.
+
+Clients that ask again as soon as they are answered, in front of an engine of a few lines: chunks of prompts, a step's
+time by the model's form, and a time that each request takes to reach it. Every case teaches the scheduler something
+wrong first. From two seconds on after the clients came, the tokens done in a second are then compared with those of the
+same engine without a scheduler. No target binds: a step with a full chunk takes half of the TPOT target.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from random import Random
+
+import pytest
+
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, StepModel, Targets, Ticket
+
+CHAT = Targets("chat", ttft_s=30.0, tpot_s=0.06)
+TASK = Targets("task", e2e_s=60.0)
+MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
+CLIENTS = 48
+SETTLED_S, UNTIL_S = 2.0, 5.0
+FAR_S = 1e9
+
+
+@dataclass
+class Running:
+    ticket: Ticket
+    prompt_left: int
+    output_left: int
+
+
+@dataclass
+class Engine:
+    """`work` counts the tokens of prompts and answers that it did."""
+
+    core: Scheduler
+    times: float = 1.0
+    overhead_s: float = 0.01
+    jitter: float = 0.1
+    now_s: float = 0.0
+    work: int = 0
+    chunk: int = 512
+    kv_tokens: int = 384_000
+    ended: list[Ticket] = field(default_factory=list)
+    lost: list[Ticket] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = Random(1)
+        self._outputs: dict[Ticket, int] = {}
+        self._on_the_way: list[tuple[float, int, Ticket]] = []
+        self._waiting: list[Running] = []
+        self._running: list[Running] = []
+        self._numbers = count()
+        self.core.on_engine_state(READY, self.now_s)
+
+    def ask(self, prompt_tokens: int, output_tokens: int, targets: Targets = CHAT, **others: object) -> Ticket:
+        ticket = Ticket(targets, self.now_s, prompt_tokens, **others)
+        self._outputs[ticket] = output_tokens
+        self.core.submit(ticket, self.now_s)
+        self.pump()
+        return ticket
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._on_the_way or self._waiting or self._running or self.core.queued)
+
+    def pump(self) -> None:
+        self.lost += [ticket for ticket, _ in self.core.expire(self.now_s)]
+        for ticket in self.core.dispatchable(self.now_s):
+            at_s = self.now_s + self.overhead_s * self._random.lognormvariate(0, self.jitter)
+            heapq.heappush(self._on_the_way, (at_s, next(self._numbers), ticket))
+
+    def turn(self) -> None:
+        """One step; without anything to do, the time until there is."""
+        self._take(self.now_s)
+        if not self._running:
+            self._pass(min(self._on_the_way[0][0] if self._on_the_way else FAR_S, self._alarm_s()))
+            return
+        done, step_s = self._schedule()
+        end_s = self.now_s + step_s
+        while (at_s := self._alarm_s()) < end_s:
+            self._pass(at_s)
+        self.now_s = max(end_s, self.now_s)
+        self._tell(done)
+        self.pump()
+
+    def _pass(self, at_s: float) -> None:
+        assert at_s < FAR_S, "the scheduler waits for nothing"
+        self.now_s = max(at_s, self.now_s + 1e-4)
+        self.pump()
+
+    def _alarm_s(self) -> float:
+        at_s = self.core.next_event_s(self.now_s)
+        return FAR_S if at_s is None else max(at_s, self.now_s + 1e-4)
+
+    def _take(self, now_s: float) -> None:
+        while self._on_the_way and self._on_the_way[0][0] <= now_s:
+            ticket = heapq.heappop(self._on_the_way)[2]
+            self._waiting.append(Running(ticket, ticket.prompt_tokens, self._outputs[ticket]))
+        held = sum(r.ticket.prompt_tokens + self._outputs[r.ticket] for r in self._running)
+        while self._waiting and len(self._running) < 256:
+            first = self._waiting[0]
+            held += first.ticket.prompt_tokens + first.output_left
+            if self._running and held > self.kv_tokens:
+                break
+            self._running.append(self._waiting.pop(0))
+
+    def _schedule(self) -> tuple[list[Running], float]:
+        """The requests that get a token in the next step, and its time."""
+        decoding = [r for r in self._running if not r.prompt_left]
+        room = self.chunk - len(decoding)
+        prefill, done = 0, decoding
+        for running in self._running:
+            taken = min(running.prompt_left, room - prefill)
+            prefill += taken
+            if taken:
+                running.prompt_left -= taken
+                if not running.prompt_left:
+                    done = [*done, running]
+        kv = sum(r.ticket.prompt_tokens + r.ticket.tokens for r in decoding)
+        self.work += prefill
+        step_s = max(MODEL.floor_s, MODEL.prefill_token_s * prefill) + MODEL.kv_token_s * kv
+        step_s += MODEL.sequence_s * len(self._running) + MODEL.overhead_s
+        return done, self.times * step_s * self._random.lognormvariate(0, self.jitter)
+
+    def _tell(self, done: list[Running]) -> None:
+        self.work += len(done)
+        for running in done:
+            running.output_left -= 1
+            self.told(running.ticket)
+            if not running.output_left:
+                self._running.remove(running)
+                self.core.on_finish(running.ticket, self.now_s)
+                self.ended.append(running.ticket)
+
+    def told(self, ticket: Ticket) -> None:
+        """The sidecar reads a token of the answer."""
+        if ticket.first_token_s is None:
+            self.core.on_first_token(ticket, self.now_s)
+        else:
+            self.core.on_tokens(ticket, ticket.tokens + 1, self.now_s)
+
+    def drop_all(self) -> None:
+        """The process dies, and with it what it had."""
+        for ticket in [t for _, _, t in self._on_the_way] + [r.ticket for r in self._waiting + self._running]:
+            self.core.on_abort(ticket, self.now_s)
+        self._on_the_way, self._waiting, self._running = [], [], []
+
+    def run(self, until_s: float = FAR_S) -> None:
+        """Until then, or until nothing is left to do."""
+        while self.busy and self.now_s < until_s:
+            self.turn()
+
+    def alone(self, prompt_tokens: int, output_tokens: int = 2, times: int = 1) -> None:
+        """Requests one after the other."""
+        for _ in range(times):
+            self.ask(prompt_tokens, output_tokens)
+            self.run()
+            self.now_s += 0.01
+
+
+Poison = Callable[[Engine], None]
+
+
+def late_first_tokens(*prompts: int) -> Poison:
+    def poison(engine: Engine) -> None:
+        random = Random(2)
+        for _ in range(1000):
+            engine.alone(random.choice(prompts))
+
+    return poison
+
+
+def a_slow_client(engine: Engine) -> None:
+    ticket = Ticket(CHAT, engine.now_s, 100)
+    engine.core.submit(ticket, engine.now_s)
+    assert engine.core.dispatchable(engine.now_s) == [ticket]
+    for _ in range(60):
+        engine.now_s += 1.5
+        engine.told(ticket)
+
+
+def a_paused_engine(engine: Engine) -> None:
+    for _ in range(4):
+        engine.ask(300, 50)
+    for pause_s in (0.0, 30.0, 0.0, 5.0):
+        engine.now_s += pause_s
+        for _ in range(5):
+            engine.turn()
+
+
+def a_huge_prompt(engine: Engine) -> None:
+    engine.alone(120_000)
+
+
+def silence(engine: Engine) -> None:
+    engine.alone(126, 20, times=20)
+    engine.now_s += 3600.0
+
+
+def a_jump_ahead(engine: Engine) -> None:
+    for _ in range(8):
+        engine.ask(200, 40)
+    engine.turn()
+    engine.now_s += 3600.0
+
+
+def a_jump_back(engine: Engine) -> None:
+    engine.now_s += 7200.0
+    for _ in range(8):
+        engine.ask(200, 40)
+    for _ in range(5):
+        engine.turn()
+    engine.drop_all()
+    engine.now_s -= 3600.0
+
+
+def restarted(before: float, *, noticed: bool) -> Poison:
+    """The engine took so many times as long before its restart as after it."""
+
+    def poison(engine: Engine) -> None:
+        after, engine.times = engine.times, before
+        random = Random(3)
+        for _ in range(20):
+            for _ in range(8):
+                engine.ask(random.randint(20, 1500), random.randint(2, 30))
+            engine.run()
+        engine.ask(700, 10)
+        engine.turn()
+        engine.drop_all()
+        if noticed:
+            engine.core.on_engine_state(replace(READY, ready=False), engine.now_s)
+            engine.now_s += 20.0
+            engine.core.on_engine_state(READY, engine.now_s)
+        engine.times = after
+
+    return poison
+
+
+def another_model(times: float) -> Poison:
+    def poison(engine: Engine) -> None:
+        engine.alone(300, 20, times=10)
+        engine.core.assume(StepModel(*(times * value for value in vars(MODEL).values())))
+        engine.core.reconfigure(engine.core.options, engine.now_s)
+
+    return poison
+
+
+def learnt(**wrong: float) -> Poison:
+    """Figures of the estimate as no observation should ever make them."""
+
+    def poison(engine: Engine) -> None:
+        for name, value in wrong.items():
+            setattr(engine.core.step, name, value)
+
+    return poison
+
+
+POISONS: dict[str, Poison] = {
+    "nothing": lambda _engine: None,
+    "late first tokens, 126": late_first_tokens(126),
+    "late first tokens, 140": late_first_tokens(140),
+    "late first tokens, 200": late_first_tokens(200),
+    "late first tokens, mixed": late_first_tokens(126, 140, 200),
+    "a slow client": a_slow_client,
+    "a paused engine": a_paused_engine,
+    "a huge prompt": a_huge_prompt,
+    "silence": silence,
+    "the clock jumps ahead": a_jump_ahead,
+    "the clock jumps back": a_jump_back,
+    "was slower": restarted(6.0, noticed=True),
+    "was slower, unnoticed": restarted(6.0, noticed=False),
+    "was faster": restarted(0.2, noticed=True),
+    "was faster, unnoticed": restarted(0.2, noticed=False),
+    "a model twenty times too slow": another_model(20.0),
+    "a model twenty times too fast": another_model(0.05),
+    "prompts learnt as slow": learnt(prefill_factor=50.0),
+    "prompts learnt as fast": learnt(prefill_factor=0.02),
+    "steps learnt as slow": learnt(decode_factor=50.0),
+    "steps learnt as fast": learnt(decode_factor=0.02),
+    "gaps learnt as long": learnt(gap_s=5.0, recent_gap_s=5.0),
+    "all learnt as slow": learnt(prefill_factor=50.0, decode_factor=50.0, gap_s=5.0, recent_gap_s=5.0),
+}
+
+LOADS: dict[str, Callable[[Random], tuple[int, int]]] = {
+    "short": lambda random: (126, 32),
+    "mixed": lambda random: (random.randint(20, 3000), random.randint(1, 60)),
+    "long prompts": lambda random: (random.randint(2000, 6000), 5),
+    "embeddings": lambda random: (random.randint(50, 800), 1),
+}
+
+
+def clients(engine: Engine, load: str, **others: object) -> Iterator[tuple[float, int]]:
+    """The clients at their work: times since they came, and the work done since then."""
+    draw, random = LOADS[load], Random(4)
+    start_s, start, asked = engine.now_s, engine.work, 0
+    others_there = len(engine.ended) + len(engine.lost)
+    while engine.now_s < start_s + UNTIL_S:
+        while asked - (len(engine.ended) + len(engine.lost) - others_there) < CLIENTS:
+            engine.ask(*draw(random), targets=CHAT if random.random() < 0.5 else TASK, **others)
+            asked += 1
+        engine.turn()
+        yield engine.now_s - start_s, engine.work - start
+
+
+def rate(engine: Engine, load: str, **others: object) -> float:
+    """Tokens a second, of prompts and answers, once the clients have been there for `SETTLED_S`."""
+    seen = [(at_s, work) for at_s, work in clients(engine, load, **others) if at_s >= SETTLED_S]
+    (first_s, first), (last_s, last) = seen[0], seen[-1]
+    return (last - first) / (last_s - first_s)
+
+
+def guarded(policy: str = "SLO-ODBS") -> Engine:
+    return Engine(Scheduler(Options(policy), StepEstimate(MODEL)))
+
+
+def unguarded_rate(load: str) -> float:
+    return rate(guarded("engine-only"), load)
+
+
+@pytest.fixture(scope="module")
+def fcfs() -> dict[str, float]:
+    return {load: unguarded_rate(load) for load in LOADS}
+
+
+@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_wrong_lesson_costs_no_throughput_after_two_seconds(poison: str, load: str, fcfs: dict[str, float]) -> None:
+    engine = guarded()
+    POISONS[poison](engine)
+    assert rate(engine, load) >= 0.95 * fcfs[load]
+    assert not engine.lost
+    assert engine.core.failure is None
+
+
+def test_predicted_lengths_that_are_far_too_long_do_not_keep_the_cache_empty() -> None:
+    small = replace(READY, kv_tokens=40_000)
+
+    def small_rate(policy: str) -> float:
+        engine = guarded(policy)
+        engine.kv_tokens = small.kv_tokens
+        engine.core.on_engine_state(small, engine.now_s)
+        return rate(engine, "short", lengths=Lengths(5000.0, 9000.0))
+
+    assert small_rate("SLO-ODBS") >= 0.95 * small_rate("engine-only")

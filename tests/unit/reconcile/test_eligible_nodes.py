@@ -1,0 +1,112 @@
+"""Nodes that a service's pods may never reach are not planned with, and are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from uellm.api import parse_service
+from uellm.planner.request import NodeOffer
+from uellm.reconcile.planning.eligible_nodes import ineligible, reachable, summarised
+from uellm.reconcile.profiled_node import profiled_node
+
+
+def node(name="node-1", *, labels=None, **spec):
+    return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec}
+
+
+def facts(make, name="node-1", **device):
+    return profiled_node(make.profile(name, (None,), **device)).facts
+
+
+def affinity(*terms):
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": list(terms)}}
+    return {"spec": {"affinity": {"nodeAffinity": required}}}
+
+
+def expression(key, operator, *values):
+    return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
+
+
+def test_a_plain_node_will_do(make):
+    assert ineligible(node(), facts(make), None) == ""
+    assert ineligible(node(), facts(make), {"metadata": {"labels": {"a": "b"}}}) == ""
+
+
+def test_a_cordoned_node_will_not(make):
+    assert ineligible(node(unschedulable=True), facts(make), None) == "cordoned"
+
+
+def test_a_node_selector_narrows_the_nodes(make):
+    template = {"spec": {"nodeSelector": {"gpu": "h100", "zone": "a"}}}
+    assert ineligible(node(labels={"gpu": "h100", "zone": "a"}), facts(make), template) == ""
+    assert ineligible(node(labels={"gpu": "h100"}), facts(make), template).endswith("nodeSelector wants zone=a")
+    assert "labels are not known" in ineligible(None, facts(make), template)
+    assert ineligible(None, facts(make), None) == ""
+
+
+@pytest.mark.parametrize(
+    ("term", "does"),
+    [
+        (expression("gpu", "In", "h100", "h200"), True),
+        (expression("gpu", "In", "l4"), False),
+        (expression("gpu", "NotIn", "l4"), True),
+        (expression("other", "NotIn", "x"), True),
+        (expression("gpu", "Exists"), True),
+        (expression("gpu", "DoesNotExist"), False),
+        (expression("count", "Gt", "4"), True),
+        (expression("count", "Lt", "4"), False),
+        (expression("gpu", "Gt", "4"), False),
+        ({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-1"]}]}, True),
+        ({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node-2"]}]}, False),
+        ({}, False),
+    ],
+)
+def test_required_affinity_is_read_as_the_scheduler_reads_it(make, term, does):
+    said = ineligible(node(labels={"gpu": "h100", "count": "8"}), facts(make), affinity(term))
+    assert (said == "") == does
+
+
+def test_one_term_of_several_is_enough(make):
+    template = affinity(expression("gpu", "In", "l4"), expression("gpu", "Exists"))
+    assert ineligible(node(labels={"gpu": "h100"}), facts(make), template) == ""
+
+
+@pytest.mark.parametrize(
+    ("taint", "tolerations", "does"),
+    [
+        ({"key": "team", "value": "a", "effect": "NoSchedule"}, [], False),
+        ({"key": "team", "value": "a", "effect": "NoExecute"}, [], False),
+        ({"key": "team", "value": "a", "effect": "PreferNoSchedule"}, [], True),
+        ({"key": "team", "value": "a", "effect": "NoSchedule"}, [{"key": "team", "value": "a"}], True),
+        ({"key": "team", "value": "a", "effect": "NoSchedule"}, [{"key": "team", "value": "b"}], False),
+        ({"key": "team", "value": "a", "effect": "NoSchedule"}, [{"operator": "Exists"}], True),
+        (
+            {"key": "team", "effect": "NoSchedule"},
+            [{"key": "team", "operator": "Exists", "effect": "NoExecute"}],
+            False,
+        ),
+        ({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, [], True),
+    ],
+)
+def test_taints_keep_out_whoever_does_not_tolerate_them(make, taint, tolerations, does):
+    said = ineligible(node(taints=[taint]), facts(make), {"spec": {"tolerations": tolerations}})
+    assert (said == "") == does
+
+
+def test_the_taint_of_the_nodes_own_resource_is_tolerated_by_every_engine(make):
+    slices = facts(make, resourceName="nvidia.com/mig-1g.10gb")
+    taint = {"key": "nvidia.com/mig-1g.10gb", "effect": "NoSchedule"}
+    assert ineligible(node(taints=[taint]), slices, None) == ""
+
+
+def test_nodes_left_out_for_the_same_reason_are_told_together(make):
+    service = parse_service(make.service(template={"spec": {"nodeSelector": {"gpu": "h100"}}}))
+    offers = [NodeOffer(facts(make, f"node-{index}"), ()) for index in range(6)]
+    nodes = {"node-2": node("node-2", labels={"gpu": "h100"}), "node-4": node("node-4", unschedulable=True)}
+    kept, told = reachable(offers, lambda name: nodes.get(name, node(name)), service)
+    assert [offer.node.name for offer in kept] == ["node-2"]
+    assert told == (
+        "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
+        "node-4: cordoned",
+    )
+    assert len(summarised((str(index), str(index)) for index in range(20))) == 8
