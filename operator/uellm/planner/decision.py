@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from uellm.errors import PlanError
+from uellm.planner import constants as c
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation import best_effort, reasons
 from uellm.planner.explanation.limits import binding
@@ -17,20 +18,17 @@ from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.overrides import check
 from uellm.planner.search.search import PlacedShape, Search, SearchResult
 
-# Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
-MOST_FACTS = 4000
-
 
 def plan(request: PlanRequest) -> Plan:
     """The plan for a service.
 
-    Targets that nothing can keep end in a plan all the same, for the nearest that can be had: its `slo` tells. Raises
+    Targets that cannot be met still give a plan, for the nearest that is possible; its `slo` says so. Raises
     PlanError: NoProfile (no node is profiled), InvalidOverride (what the user decided cannot work), NoFit (nothing is
     large or free enough), NeedsExactDevices (it would fit if the devices were ours to choose).
     """
     check(request)
     if not request.nodes and request.left_out:
-        raise PlanError("NoFit", f"the pods may go to none of the profiled nodes: {'; '.join(request.left_out)}")
+        raise PlanError("NoFit", f"none of the profiled nodes may run the pods: {'; '.join(request.left_out)}")
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
     search = Search(request, pools_of(request))
@@ -44,7 +42,7 @@ def plan(request: PlanRequest) -> Plan:
 
 
 def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchResult, SloVerdict | None]:
-    """The plan for the nearest targets that can be had, and what was wrong with those asked for."""
+    """The plan for the nearest targets that are possible, and what is wrong with those of the request."""
     best = best_effort.nearest(search)
     if best is None or not best.missed:
         return search, found, None
@@ -57,7 +55,7 @@ def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchRes
 
 
 def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
-    """None where nothing was asked for, or nothing is predicted."""
+    """None where there is no target, or nothing is predicted."""
     if best.times is None or not outcomes(best.times, request.classes, 1):
         return None
     return SloVerdict(True)
@@ -92,7 +90,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
 
 
 def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
-    """Every node that does with the best one's step sizes and KV cache, for all pods have one template; best first."""
+    """Every node that works with the best one's step sizes and KV cache (all pods share a template), the best first."""
     best = chosen.best
     entries: list[tuple[ranking.Key, str, Candidate]] = []
     for entry, candidate in chosen.members:
@@ -122,11 +120,11 @@ def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
 
 
 def _writable(like: list[tuple[str, Candidate]]) -> list[tuple[str, Candidate]]:
-    """As many of the best nodes as plan.json has room for with the facts of all their devices and links."""
+    """As many of the best nodes as plan.json can hold the devices and links of."""
     entries, kept = 0, list[tuple[str, Candidate]]()
     for name, candidate in like:
         entries += len(candidate.pool.devices) + len(candidate.pool.links)
-        if kept and entries > MOST_FACTS:
+        if kept and entries > c.MOST_FACTS:
             break
         kept.append((name, candidate))
     return kept

@@ -136,7 +136,7 @@ def test_simulated_gpus_are_told_what_is_required_and_no_more(build) -> None:
     assert real.kv_cache_bytes > 40 * GIB
     # 41,088 tokens would be 5 GiB of this machine's memory: held to one longest request.
     assert played.kv_cache_bytes == (8192 + 128) * 32 * 4096
-    assert "held to 8320 tokens" in " ".join(played.assumptions)
+    assert "limited to 8320 tokens" in " ".join(played.assumptions)
 
 
 def test_chunks_follow_from_the_tightest_tpot(build) -> None:

@@ -104,9 +104,9 @@ def test_a_model_that_cannot_be_split_into_stages_is_not(build) -> None:
 
 def test_nodes_that_the_pods_may_not_go_to_are_told(build) -> None:
     sentences = ("b: cordoned",)
-    assert "not looked at: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
+    assert "not considered: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
     small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=sentences)
-    assert str(failure(small)).endswith("; not looked at: b: cordoned")
+    assert str(failure(small)).endswith("; not considered: b: cordoned")
     nowhere = failure(replace(build.request(), left_out=sentences))
     assert (nowhere.reason, "may go to none of the profiled nodes: b: cordoned" in str(nowhere)) == ("NoFit", True)
 

@@ -118,7 +118,7 @@ def _paced(step: StepTime, load: Load, classes: Sequence[SloClass]) -> tuple[int
     if tpot_s is not None:
         why += f" of the tightest TPOT of {tpot_s * 1e3:.3g} ms"
     if hopeless:
-        return tokens, f"{why}, and fewer tokens would not use the engine"
+        return tokens, f"{why}, and a smaller chunk would leave the engine idle"
     return tokens, f"{why}; saturated, {rates[tokens]:.3g} requests/s and {on_time[tokens]:.0%} of them on time"
 
 

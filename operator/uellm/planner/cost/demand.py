@@ -129,7 +129,7 @@ def _bounded_on_cpu(request: PlanRequest, one: int, needed: int, notes: list[str
     most = max(one, c.CPU_KV_CACHE_BYTES // request.architecture.kv_bytes_per_token)
     if needed > most:
         notes.append(
-            f"simulated GPUs: KV cache is held to {most} tokens, for the CPU engine really allocates it "
+            f"simulated GPUs: KV cache is limited to {most} tokens, because the CPU engine really allocates it "
             f"({c.CPU_KV_CACHE_BYTES >> 20} MiB)"
         )
     return min(needed, most)

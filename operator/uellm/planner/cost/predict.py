@@ -29,9 +29,6 @@ from uellm.planner.cost.work import StageLoad
 from uellm.planner.shape import Steps
 from uellm.step_time import StepTime
 
-# How closely the number of running sequences is found: 17 steps, and rates that differ by less are equal.
-HALVED = 1e-5
-
 
 @dataclass(frozen=True, slots=True)
 class Times:
@@ -135,18 +132,18 @@ class EngineModel:
         return self.halved(holds, self.limit)
 
     def halved(self, holds: Callable[[float], bool], most: float) -> float:
-        """The largest number up to `most` that holds, to HALVED of it, where all smaller ones hold too."""
+        """The largest number up to `most` that holds, to the tolerance, where all smaller ones hold too."""
         if holds(most):
             return most
         low, high = 0.0, most
-        while high - low > HALVED * most:
+        while high - low > c.BISECTION_TOLERANCE * most:
             middle = (low + high) / 2
             low, high = (middle, high) if holds(middle) else (low, middle)
-        return max(low, HALVED * most)
+        return max(low, c.BISECTION_TOLERANCE * most)
 
     def binding(self, running: float) -> str:
         """What a larger rate would need more of."""
-        if running >= self._by_kv * (1 - HALVED):
+        if running >= self._by_kv * (1 - c.BISECTION_TOLERANCE):
             return "KV cache"
         owed = running * self.prompt / self.output
         parts = self.pipeline.slowest(min(self.room(running), owed), running)

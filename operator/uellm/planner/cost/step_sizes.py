@@ -54,7 +54,7 @@ def steps(
     if (own := user.number(BATCHED_TOKENS)) is not None:
         tokens, why_tokens = own, SET
     if tokens < sequences:
-        sequences, why_sequences = tokens, "one token of each is a step at least"
+        sequences, why_sequences = tokens, "a step needs a token for each of them"
     if (own := user.number(SEQUENCES)) is not None:
         sequences, why_sequences = own, SET
     reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"

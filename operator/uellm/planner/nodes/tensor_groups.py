@@ -20,10 +20,9 @@ from functools import cache, lru_cache
 from itertools import combinations
 
 from uellm.hardware import LINK_KINDS, NVLINK, Device, Link
+from uellm.planner import constants as c
 from uellm.planner.cost.rates import Costs, Links
 
-# GPUs of one kind in one node, up to which every choice of groups is weighed: at most 2 ** 12 sets of GPUs.
-MOST_EXACT = 12
 _UNITS_PER_SECOND = 10**12
 
 Pairs = tuple[tuple[int, ...], ...]
@@ -95,14 +94,15 @@ def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pa
 
 @lru_cache(maxsize=4096)
 def best_groups(pairs: Pairs, count: int, tensor: int) -> Groups:
-    """The best `count` disjoint groups of `tensor` positions; the first of equals. Exact up to MOST_EXACT positions.
+    """The best `count` disjoint groups of `tensor` positions; the first of equals.
 
-    `pairs[i][j]` is what i and j cost each other; there are `count * tensor` positions or more.
+    Exact up to c.MOST_EXACT_GROUPING positions. `pairs[i][j]` is what i and j cost each
+    other; there are `count * tensor` positions or more.
     """
     everyone = range(len(pairs))
     if len({pairs[i][j] for i, j in combinations(everyone, 2)}) <= 1:
         return tuple(tuple(range(start * tensor, (start + 1) * tensor)) for start in range(count))
-    if len(pairs) > MOST_EXACT:
+    if len(pairs) > c.MOST_EXACT_GROUPING:
         return _greedy(pairs, count, tensor)
     groups = {group: max(pairs[i][j] for i, j in combinations(group, 2)) for group in combinations(everyone, tensor)}
     by_first: list[list[tuple[int, tuple[int, ...], int]]] = [[] for _ in everyone]

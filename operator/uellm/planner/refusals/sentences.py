@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from uellm.planner import constants as c
 from uellm.planner.refusals import kinds, placement
 from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.units import milliseconds, size
 from uellm.text import and_more, counted
-
-MOST_NODES = 3
 
 
 @singledispatch
@@ -163,4 +162,4 @@ def _(refusal: placement.BaselineFails) -> str:
 
 
 def _nodes(nodes: tuple[str, ...]) -> str:
-    return and_more(nodes, MOST_NODES, "node")
+    return and_more(nodes, c.MOST_NODES_NAMED, "node")

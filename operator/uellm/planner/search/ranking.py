@@ -1,12 +1,12 @@
-"""Which of two placements is better: keys that are compared, and the least that a key can be.
+"""Which of two placements is better: keys to compare, and lower bounds of a key.
 
     Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time
     Latency     the policy's weight of time and GPUs
     Throughput  requests a second of a replica, then GPUs in all
 
-Before all of that: targets that are predicted to be kept come before what cannot be predicted, and replicas that find
-a place now before those that do not. A policy's weight is a1 * seconds of a mean request + a2 * GPUs of a replica:
-HELR 1 and 1, LR 10 and 1, HE 0 and 1.
+Before all of that, a plan that is predicted to meet its targets precedes one that cannot be predicted, and replicas
+that have room now precede those that do not. The policy's weights are those of placement_policies.py, for the seconds
+of a mean request and the GPUs of a replica.
 """
 
 from __future__ import annotations
@@ -15,18 +15,16 @@ import math
 from typing import Any
 
 from uellm.placement_policies import policy_weights
+from uellm.planner import constants as c
 from uellm.planner.nodes.tensor_groups import fast_links
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.candidate import Candidate
 
 Key = tuple[Any, ...]
 
-# The solver minimises a pipeline's own measures, so on a faster node its split may serve a mean request a little later.
-IDEAL_SLACK = 0.95
-
 
 def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
-    """Smaller is better. `placed`: so many replicas find a place now."""
+    """Smaller is better. `placed`: there is room for that many replicas now."""
     request, times = candidate.evaluator.request, candidate.times
     seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
     rate = times.requests_per_s if times else 0.0
@@ -40,8 +38,8 @@ def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
     request, times = ideal.evaluator.request, ideal.times
     seconds = rate = math.inf
     if times is not None:
-        seconds = times.end_to_end_s(ideal.evaluator.demand.output_tokens) * IDEAL_SLACK
-        rate = times.requests_per_s / IDEAL_SLACK
+        seconds = times.end_to_end_s(ideal.evaluator.demand.output_tokens) * c.IDEAL_SLACK
+        rate = times.requests_per_s / c.IDEAL_SLACK
     elif request.objective == "Throughput":
         rate = 0.0
     return (*_head(ideal, placed=placed), *_body(request, ideal.shape.gpus, replicas, seconds, rate))

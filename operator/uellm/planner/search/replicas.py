@@ -1,11 +1,10 @@
-"""How many replicas of a shape the workload needs on a node, and what each of them is then like.
+"""How many replicas of a shape the workload needs on a node, and what each of them then does.
 
-A replica that carries 1/r of the workload must hold its KV cache, keep every class's targets, and serve its share of
-the rate. All three are easier with more replicas, so the least r is found by halving between one that does not do and
-one that does.
+A replica that carries 1/r of the workload must hold its KV cache, meet every class's targets, and serve its share of
+the rate. All three become easier with more replicas, so bisection finds the smallest r.
 
-Where nothing is measured, or GPUs are simulated and the CPU that plays them has a pace of its own, KV cache is sized by
-the slowest pace that the targets allow; where speeds are measured, by the pace that is predicted.
+Where speeds are measured, KV cache is sized for the predicted pace. Elsewhere (nothing is measured, or a CPU stands in
+for the GPUs at its own pace) it is sized for the slowest pace that the targets allow.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from uellm.planner import constants as c
 from uellm.planner.cost.demand import RequestPace, demand, least_kv_tokens
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.memory.footprint import Footprint
@@ -24,10 +24,6 @@ from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape
 from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.vllm.flags import UserArgs
-
-# A replica of so many carries next to nothing: what it cannot do, more of them cannot do either.
-MOST_REPLICAS = 1 << 20
-_ROUNDING = 1 - 1e-9
 
 
 class Refused(NamedTuple):
@@ -52,7 +48,7 @@ class Sized:
 
 
 class Sizer:
-    """Asks for one request; remembers the questions that candidates have in common."""
+    """Sizes shapes for one request; keeps the evaluators that candidates share."""
 
     def __init__(self, request: PlanRequest) -> None:
         self.request = request
@@ -83,25 +79,25 @@ class Sizer:
         """The shape with next to no load: what it cannot do then, it never can."""
         key = (pool.node, pool.resource_name, shape)
         if key not in self._lightest:
-            self._lightest[key] = self.attempt(pool, shape, MOST_REPLICAS)
+            self._lightest[key] = self.attempt(pool, shape, c.MOST_REPLICAS)
         return self._lightest[key]
 
     def alone(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
         """The shape with next to no load, whatever the targets; or why it has no room even so."""
-        return self._alone(pool, MOST_REPLICAS).fit(pool, shape)
+        return self._alone(pool, c.MOST_REPLICAS).fit(pool, shape)
 
     def refusal(self, pool: Pool, shape: Shape) -> Refusal | None:
         """Why the shape has no room even with next to no load; None where it has."""
-        evaluator = self._alone(pool, MOST_REPLICAS)
+        evaluator = self._alone(pool, c.MOST_REPLICAS)
         return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether it would have room if the devices were ours to choose."""
-        return self._alone(pool, MOST_REPLICAS).needs_exact(pool, shape)
+        return self._alone(pool, c.MOST_REPLICAS).needs_exact(pool, shape)
 
     def footprint(self, pool: Pool, shape: Shape) -> Footprint:
         """Bytes of the shape with KV cache for one request."""
-        evaluator = self._alone(pool, MOST_REPLICAS)
+        evaluator = self._alone(pool, c.MOST_REPLICAS)
         return evaluator.footprint(shape, evaluator.steps(pool.devices, shape, pool.links))
 
     def _alone(self, pool: Pool, replicas: int) -> Evaluator:
@@ -148,21 +144,21 @@ class Sizer:
         if missed:
             return Refused(MissedTargets(missed), by_load=wanted.requests_per_s is not None)
         rate = wanted.requests_per_s
-        if rate is not None and times.requests_per_s < rate * _ROUNDING:
+        if rate is not None and times.requests_per_s < rate * (1 - c.TARGET_TOLERANCE):
             return Refused(TooFewRequests(times.requests_per_s, rate), by_load=True)
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
         """From a guess by doubled steps to where it changes, then by halves. `floor` replicas are known not to do."""
-        low, high, best, step = floor, MOST_REPLICAS, light, 1
-        probe = min(max(_guess(light, self.request), floor + 1), MOST_REPLICAS - 1)
+        low, high, best, step = floor, c.MOST_REPLICAS, light, 1
+        probe = min(max(_guess(light, self.request), floor + 1), c.MOST_REPLICAS - 1)
         while high - low > 1:
             found = self.attempt(pool, shape, probe)
             if isinstance(found, Candidate):
                 high, best = probe, found
             else:
                 low = probe
-            if low > floor and high < MOST_REPLICAS:
+            if low > floor and high < c.MOST_REPLICAS:
                 probe = (low + high) // 2
             else:
                 probe = max(high - step, low + 1) if low == floor else min(low + step, high - 1)
@@ -174,7 +170,7 @@ def _guess(light: Candidate, request: PlanRequest) -> int:
     rate, times = request.workload.requests_per_s, light.times
     if rate is None or times is None or not times.requests_per_s:
         return 0
-    return math.ceil(rate / times.requests_per_s * _ROUNDING)
+    return math.ceil(rate / times.requests_per_s * (1 - c.TARGET_TOLERANCE))
 
 
 def _rounded(seconds: float) -> float:
