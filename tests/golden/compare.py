@@ -47,7 +47,7 @@ _TOLERANCE = 1e-9
 
 def differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
     """Lines of a diff; none where the two are the same."""
-    before, after = _lines(recorded, REMOVED), _lines(today, ADDED)
+    before, after = _lines(recorded, ADDED + REMOVED), _lines(today, ADDED + REMOVED)
     if before == after:
         return []
     if _same_predictions(recorded, today) and _without_placement(before) == _without_placement(after):

@@ -221,7 +221,7 @@ def test_a_pinned_number_of_stages_is_kept(data: dict[str, Any], stages: int) ->
 POLICIES = st.sampled_from(["HELR", "HE", "LR"])
 OBJECTIVES = st.sampled_from(["latency", "bottleneck"])
 # All tables over sets of devices; or none, so that the search state by state has to do it.
-WAYS = st.sampled_from([{}, {"MOST_SETS": 0}, {"MOST_SETS": 0, "MOST_CODES": 10**6}])
+WAYS = st.sampled_from([{}, {"MOST_TABLED_SETS": 0}, {"MOST_TABLED_SETS": 0, "MOST_CODES": 10**6}])
 
 
 @contextmanager
@@ -300,7 +300,7 @@ def test_no_placement_is_better_than_what_the_searches_find(
 def test_a_search_that_is_cut_off_tells_a_bound_that_holds(data: dict[str, Any], objective: str, codes: int) -> None:
     best = solve(Instance.from_dict(data), "HELR", objective)
     cells = codes * (data["layers"] + 1) * len(data["devices"]) ** 2
-    answer = solved(data, "HELR", objective, MOST_SETS=0, MOST_CODES=codes, MOST_STEPS=0, CUT_STEPS=cells)
+    answer = solved(data, "HELR", objective, MOST_TABLED_SETS=0, MOST_CODES=codes, MOST_STEPS=0, CUT_STEPS=cells)
     if answer.feasible:
         assert best.feasible
         assert answer.lower_bound <= best.cost * (1 + 1e-9)

@@ -251,6 +251,10 @@ def another_model(times: float) -> Poison:
     return poison
 
 
+def old_figures(engine: Engine) -> None:
+    engine.core.on_engine_state(replace(READY, stale=True), engine.now_s)
+
+
 def learnt(**wrong: float) -> Poison:
     """Figures of the estimate as no observation should ever make them."""
 
@@ -279,6 +283,7 @@ POISONS: dict[str, Poison] = {
     "was faster, unnoticed": restarted(0.2, noticed=False),
     "a model twenty times too slow": another_model(20.0),
     "a model twenty times too fast": another_model(0.05),
+    "the engine's figures are old": old_figures,
     "prompts learnt as slow": learnt(prefill_factor=50.0),
     "prompts learnt as fast": learnt(prefill_factor=0.02),
     "steps learnt as slow": learnt(decode_factor=50.0),

@@ -8,13 +8,13 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 LLMSERVICE_KIND = "LLMService"
 
-SERVICE_LABEL = f"{GROUP}/service"
+SERVICE_LABEL = "uellm.io/service"
 """On every child and pod: the name of its LLMService."""
 
-PLAN_ANNOTATION = f"{GROUP}/plan"
+PLAN_ANNOTATION = "uellm.io/plan"
 """On pods: the plan as the scheduler extender reads it, as JSON."""
 
-EFFICIENCY_ANNOTATION = f"{GROUP}/efficiency"
+EFFICIENCY_ANNOTATION = "uellm.io/efficiency"
 """On an LLMService: a calibration, the `efficiency` object that `uellm calibrate` writes, as JSON."""
 
 SERVICE_PORT = 80

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -137,6 +137,6 @@ class SidecarDocument(Model):
         return {name: value for name, value in document.items() if value or name not in optional}
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> SidecarDocument:
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises pydantic's ValidationError."""
         return cls.model_validate(document)

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--node", default=os.environ.get("NODE_NAME", ""), help="the node's name (default: $NODE_NAME)")
     parser.add_argument("--plugin-dir", default=PLUGIN_DIR, help=f"the kubelet's directory (default: {PLUGIN_DIR})")
-    parser.add_argument("--resource", default=GPU_RESOURCE, help=f"the devices' resource (default: {GPU_RESOURCE})")
+    parser.add_argument(
+        "--resource", default=GPU_RESOURCE, help=f"the devices of this resource (default: {GPU_RESOURCE})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ DEFAULT_POLICIES = ["engine-FCFS", "engine-EDF", "SLO-ODBS"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    some = {"nargs": "+", "action": "extend"}
+    some: dict[str, Any] = {"nargs": "+", "action": "extend"}
     parser.add_argument(
         "--trace", required=True, metavar="FILE", help="in Azure's, ServeGen's or Mooncake's form, or its .gz"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import textwrap
 
 from uellm.cli import svg
-from uellm.cli.plan_links import CARD, LINKS, Role, group_lines, hops, roles_of, thin_links
+from uellm.cli.plan_links import CARD, LINKS, Role, Spots, group_lines, hops, roles_of, thin_links
 from uellm.hardware import Device, Node
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import MemoryUse, Plan
@@ -106,7 +106,7 @@ def _best_node(offer: NodeOffer, roles: dict[str, Role], y: float) -> tuple[list
         svg.rect(MARGIN, y, WIDTH - 2 * MARGIN, height, PALE, stroke=GREY, radius=8),
         svg.text(MARGIN + 14, y + 23, f"node {offer.node.name}", size=14, bold=True, room=WIDTH - 4 * MARGIN),
     ]
-    spots = {
+    spots: Spots = {
         device.uuid: (
             MARGIN + 16 + index % CARDS_IN_A_ROW * (CARD[0] + GAP[0]),
             y + 34 + GAP[1] / 2 + index // CARDS_IN_A_ROW * (CARD[1] + GAP[1]),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from uellm.api.names import API_VERSION, GROUP, LLMSERVICE_KIND, SERVICE_LABEL
+from uellm.api.names import API_VERSION, LLMSERVICE_KIND, SERVICE_LABEL
 
 MANAGER = "uellm"
 """The field manager of every server-side apply."""
 
-OWNER_ANNOTATION = f"{GROUP}/owner"
+OWNER_ANNOTATION = "uellm.io/owner"
 """Uid of the LLMService: identifies a child whose owner reference was removed."""
-APPLIED_ANNOTATION = f"{GROUP}/applied"
+APPLIED_ANNOTATION = "uellm.io/applied"
 """Digest of the manifest that was applied last."""
-SPEC_ANNOTATION = f"{GROUP}/spec"
+SPEC_ANNOTATION = "uellm.io/spec"
 """On the Deployment: generation and digest of the spec that it was built for."""
-IMAGES_ANNOTATION = f"{GROUP}/images"
+IMAGES_ANNOTATION = "uellm.io/images"
 """On the Deployment: the images that it was built with."""
-TEMPLATE_ANNOTATION = f"{GROUP}/template"
+TEMPLATE_ANNOTATION = "uellm.io/template"
 """On the Deployment: the pod template as it was built, and for which shape of plan."""
 
 

@@ -1,12 +1,12 @@
 """The sidecar's configuration file, and following its changes.
 
-    {model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
+    {version, model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
      engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority,
               stepSeconds: {floor, perPrefillToken, perKvToken, perSequence, overhead}}, prediction: {learned: false}}
 
-Only `classes` is required; an empty list means one class `default` without targets. Keys that this version does
-not know are passed over, for the operator that writes the file may be newer than the sidecar that reads it.
+Only `classes` is required; an empty list means one class `default` without targets. Unknown keys are ignored, because
+the operator that writes the file may be newer than the sidecar that reads it.
 """
 
 from __future__ import annotations
@@ -15,139 +15,29 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from uellm.api import Scheduling, ServiceClass
-from uellm.api.base import Model
+from uellm.api.sidecar_document import DEFAULT_CLASS, SidecarClass, SidecarDocument, SidecarStepSeconds
 from uellm.errors import BadInput
 from uellm.sidecar.scheduling import Options, StepModel, Targets
-
-DEFAULT_CLASS = "default"
-
-_LENIENT = ConfigDict(extra="ignore")
-
-
-class SLOClass(ServiceClass):
-    """A class as in `spec.slo.classes`."""
-
-    model_config = _LENIENT
-
-    def targets(self) -> Targets:
-        """The class as the scheduler takes it."""
-        reject_late = self.on_deadline == "Reject"
-        return Targets(self.name, self.priority, self.ttft_s, self.tpot_s, self.e2e_s, reject_late)
-
-
-class Queue(Scheduling):
-    """Order of the queue and its bound, as in `spec.scheduling`."""
-
-    model_config = _LENIENT
-
-
-_Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
-
-
-class StepSeconds(Model):
-    """A step's time as in an engine's file: max(floor, perPrefillToken * prompt tokens) + perKvToken * KV tokens +
-    perSequence * sequences + overhead, in seconds."""
-
-    model_config = _LENIENT
-
-    floor: _Seconds
-    per_prefill_token: Annotated[_Seconds, Field(gt=0)]
-    per_kv_token: _Seconds
-    per_sequence: _Seconds
-    overhead: _Seconds
-
-    @model_validator(mode="after")
-    def _takes_time(self) -> StepSeconds:
-        if self.floor + self.overhead <= 0:
-            raise ValueError("floor and overhead are both 0: a step takes some time")
-        return self
-
-    def model(self) -> StepModel:
-        """As the scheduler takes it."""
-        return StepModel(self.floor, self.per_prefill_token, self.per_kv_token, self.per_sequence, self.overhead)
-
-
-class Engine(Model):
-    """What the sidecar must know of the engine."""
-
-    model_config = _LENIENT
-
-    max_num_seqs: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Sequences that it runs at once, vLLM's `--max-num-seqs`: no more requests than these are sent to it."""
-    accepts_priority: bool = False
-    """It was started with `--scheduling-policy priority`: requests tell it their deadlines."""
-    max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Tokens that it computes in a step, vLLM's `--max-num-batched-tokens`."""
-    step_seconds: StepSeconds | None = None
-    """What its steps take until that is measured; not set: about an 8B model on one GPU."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the engine was told at its start, and does not tell."""
+    """What the engine was told at its start, and does not report."""
 
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None
 
 
-class Auth(Model):
-    """Who may ask."""
-
-    model_config = _LENIENT
-
-    keys_directory: Path | None = None
-    """Where the API keys' files are, one key a line; not set: no key is asked for."""
-
-
-class Prediction(Model):
-    """How answers' lengths are predicted, where they are."""
-
-    model_config = _LENIENT
-
-    learned: bool = False
-    """Ask a learned model too, in a process of its own: needs the extra `predictor`, and 110 MB."""
-
-
-class SidecarConfig(Model):
-    """The whole file."""
-
-    model_config = _LENIENT
-
-    model: str = ""
-    """The model's served name, for the metrics."""
-    classes: Annotated[tuple[SLOClass, ...], Field(max_length=64)]
-    """SLO classes; empty for one class `default` without targets."""
-    default_class: str | None = None
-    """Class of requests that name none; the first where not set."""
-    scheduling: Queue = Queue()
-    """The queue."""
-    engine: Engine = Engine()
-    """The engine."""
-    auth: Auth = Auth()
-    """Who may ask."""
-    prediction: Prediction = Prediction()
-    """How answers' lengths are predicted."""
-    allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """Administrative routes of the engine, such as `/sleep`, that are served nevertheless."""
-
-    @model_validator(mode="after")
-    def _names_agree(self) -> SidecarConfig:
-        names = [slo_class.name for slo_class in self.classes] or [DEFAULT_CLASS]
-        if len(set(names)) < len(names):
-            raise ValueError("two classes have the same name")
-        if self.default_class is not None and self.default_class not in names:
-            raise ValueError(f"defaultClass {self.default_class!r} is none of the classes {', '.join(names)}")
-        return self
+class SidecarConfig(SidecarDocument):
+    """The document as the scheduler takes it."""
 
     def targets(self) -> Mapping[str, Targets]:
-        """Every class by name, as the scheduler takes it; the default one first."""
-        known = {slo_class.name: slo_class.targets() for slo_class in self.classes}
+        """Every class by name; the default one first."""
+        known = {each.name: _targets(each) for each in self.classes}
         known = known or {DEFAULT_CLASS: Targets(DEFAULT_CLASS)}
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
@@ -157,14 +47,25 @@ class SidecarConfig(Model):
         return Bounds(self.engine.max_num_seqs, self.engine.max_num_batched_tokens)
 
     def step_model(self) -> StepModel:
-        """What the engine's steps take until that is measured."""
-        told = self.engine.step_seconds
-        return StepModel() if told is None else told.model()
+        """The engine's step times until they are measured."""
+        seconds = self.engine.step_seconds
+        return StepModel() if seconds is None else _step_model(seconds)
 
     def options(self) -> Options:
         """Order of the queue, bounds of gate and queue."""
         scheduling = self.scheduling
         return Options(scheduling.policy, scheduling.max_queued_requests, self.engine.max_num_seqs)
+
+
+def _targets(each: SidecarClass) -> Targets:
+    reject_late = each.on_deadline == "Reject"
+    return Targets(each.name, each.priority, each.ttft_s, each.tpot_s, each.e2e_s, reject_late)
+
+
+def _step_model(seconds: SidecarStepSeconds) -> StepModel:
+    return StepModel(
+        seconds.floor, seconds.per_prefill_token, seconds.per_kv_token, seconds.per_sequence, seconds.overhead
+    )
 
 
 def load(path: Path) -> SidecarConfig:
@@ -176,7 +77,7 @@ def load(path: Path) -> SidecarConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(str(path), f"is not YAML: {' '.join(str(error).split())}") from error
     try:
-        return SidecarConfig.model_validate(document)
+        return SidecarConfig.from_dict(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(_where(first["loc"]) or path.name, first["msg"].removeprefix("Value error, ")) from error

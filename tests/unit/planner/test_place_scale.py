@@ -63,7 +63,7 @@ def test_twelve_unlike_gpus_have_one_best_placement_whichever_way_it_is_found(
 ) -> None:
     instance = Instance.from_dict(unlike(12, 60, 7, **ends))
     by_sets = solve(instance)
-    monkeypatch.setattr("uellm.planner.placement.arrays.search.MOST_SETS", 0)
+    monkeypatch.setattr("uellm.planner.placement.arrays.search.MOST_TABLED_SETS", 0)
     by_states = solve(instance)
     assert by_sets == by_states
     assert by_sets.optimal

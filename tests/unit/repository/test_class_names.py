@@ -13,10 +13,12 @@ GENERATED = ("_pb2.py", "_pb2_grpc.py")
 KNOWN = frozenset(
     {
         "Answer",
+        "Best",
         "Command",
         "Counter",
         "Engine",
         "EngineState",
+        "Failure",
         "Family",
         "Found",
         "Gauges",

@@ -20,7 +20,16 @@ PACKAGE = ROOT / "operator" / "uellm"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "devcluster" / "README.md"])
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-REASON_GIVERS = {"Condition", "ConditionStatus", "EngineState", "Failure", "PlanError", "SourceError", "NoGPUs"}
+REASON_GIVERS = {
+    "Condition",
+    "ConditionStatus",
+    "EngineReadiness",
+    "Failure",
+    "Obstacle",
+    "PlanError",
+    "SourceError",
+    "NoGPUs",
+}
 REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
 NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled"}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from uellm.hardware import Device, Link
-from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY, policy_weights
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.cost.rates import Costs, Links, performances
 from uellm.planner.memory.footprint import reserved_bytes
 from uellm.planner.nodes.tensor_groups import group_choices, group_kinds
@@ -118,7 +118,7 @@ def _names(groups: Sequence[tuple[Device, ...]]) -> dict[str, str]:
 
 
 def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task: Task) -> Instance:
-    known, weights = Links(links), policy_weights(task.policy)
+    known = Links(links)
     slowest = performances([device for group in groups for device in group], task.costs)
     members = [
         PlaceDevice(
@@ -143,8 +143,6 @@ def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task:
         latency_s=hops,
         first_stage_bytes=task.first_bytes,
         last_stage_bytes=task.last_bytes,
-        a1=weights.time,
-        a2=weights.devices,
     )
 
 

@@ -33,8 +33,8 @@ __all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "so
 
 POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
-# Sets of devices are numbered by 64-bit integers.
-MOST_SETS = 1 << 62
+# Sets of devices have 64-bit codes; with more sets than this the heuristic answers.
+MOST_CODED_SETS = 1 << 62
 # What floats may differ by when the same cost is summed in another order.
 TOLERANCE = 1e-9
 
@@ -99,7 +99,7 @@ class _Search:
         """HELR, HE and LR."""
         if not self.sizes:
             return self._nothing()
-        if self._sets() > MOST_SETS:
+        if self._sets() > MOST_CODED_SETS:
             return self._found()
         method = search.fastest if self.objective == "bottleneck" else search.cheapest
         answer = method(self.problem, self._device_cost(), self.sizes, self.rank)

@@ -4,8 +4,8 @@
 
 A shape's replicas are the least number r at which the nodes that do with 1/r of the workload have room for r of them.
 Shapes are looked at by what they can be at best: first by their number of GPUs, then on the ideal node of each family
-(alike.py), then on every node. What is looked at last is the best as soon as nothing else can be better, so that most
-shapes need no look at every node, and none is left out that could win.
+(node_classes.py), then on every node. What is looked at last is the best as soon as nothing else can be better, so
+that most shapes need no look at every node, and none is left out that could win.
 """
 
 from __future__ import annotations

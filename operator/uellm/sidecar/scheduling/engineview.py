@@ -15,17 +15,8 @@ UNKNOWN_CHUNK = 2048
 """Tokens of a step where the engine does not tell: vLLM's own default for online serving."""
 
 
-LEAD_S = 0.003
-"""How long what is sent takes to get to the engine, about."""
-
-
 SAME_MOMENT_S = 1e-3
 """What is sent so soon after a step's end joins the next one."""
-
-MOST_HASTE = 64.0
-HASTE_UP, HASTE_DOWN, MOST_STEPS = 2.0, 0.95, 3
-"""How much sooner the gate opens once the engine was found without prompts; and how that ends, with more steps of
-prompts in the engine than a gate that opens in time ever lets be."""
 
 DEBT_SHARE = 0.8
 MOST_DEBT_TARGETS = 20.0
@@ -98,8 +89,6 @@ class EngineView:
         """Prompt tokens of all first tokens so far."""
         self.debt_s = 0.0
         """By how much the last steps together were slower than the tightest TPOT target in flight allows."""
-        self.haste = 1.0
-        """How many times faster than the estimate the engine is taken to be by the gate."""
         self._tpots: Counter[float] = Counter()
         self._done_tokens = 0.0
         """Of the unfilled tokens, those that were done in steps that ended by `_step_s`."""
@@ -131,11 +120,7 @@ class EngineView:
     def restarted(self) -> None:
         """Another engine process may be a faster or a slower one: what was learnt holds until it tells otherwise."""
         self.step.loosen()
-        self.haste, self.debt_s = 1.0, 0.0
-
-    def ran_dry(self) -> None:
-        """It had no prompts any more while some waited behind the gate, which opened too late."""
-        self.haste = min(self.haste * HASTE_UP, MOST_HASTE)
+        self.debt_s = 0.0
 
     def assume(self, model: StepModel) -> None:
         """Its steps' times are to be learnt anew, from this model on."""
@@ -160,45 +145,21 @@ class EngineView:
             )
         return pace
 
-    def backlog_tokens(self, now_s: float) -> float:
-        """Prompt tokens that the engine has probably still to do. What it did of an unfinished prompt nobody tells."""
+    def backlog_tokens(self, now_s: float, haste: float = 1.0) -> float:
+        """Prompt tokens that the engine has probably still to do, were it so many times as fast as the estimate.
+
+        What it did of an unfinished prompt nobody tells.
+        """
         unfilled = self.unfilled_tokens
         if not unfilled:
             return 0.0
         spent_s = now_s - self._step_s
-        now_done = self.haste * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
+        now_done = haste * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None:
             # A step does no more than it began with: what was sent since then waits for the next.
             now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
         left = unfilled - self._done_tokens - now_done
         return left if left > 0.0 else 0.0
-
-    def has_room(self, now_s: float) -> bool:
-        """Whether the engine has less than a step's worth of prompts, so that its next step would not be full."""
-        return self.unfilled_tokens < self.chunk_tokens or self._excess_tokens(now_s) <= 0.0
-
-    def opens_s(self, now_s: float) -> float | None:
-        """When there will be room; None: there is."""
-        if self.unfilled_tokens < self.chunk_tokens:
-            return None
-        excess = self._excess_tokens(now_s)
-        return None if excess <= 0.0 else now_s + excess / (self.haste * self.pace().rate) + 1e-4
-
-    def _excess_tokens(self, now_s: float) -> float:
-        """Prompt tokens beyond what fills a step when something sent now gets there."""
-        room = max(self.chunk_tokens - self.decoding, 0)
-        return self.backlog_tokens(now_s + LEAD_S) - room - self._on_the_way_tokens
-
-    @property
-    def _on_the_way_tokens(self) -> float:
-        """Prompt tokens that the engine does, a step's at most, while one passes the API server and the tokeniser."""
-        request_s = self.step.request_s
-        return min(self.pace().rate * request_s, self.chunk_tokens) if request_s else 0.0
-
-    @property
-    def dry(self) -> bool:
-        """Whether it has no prompts but those that are still on their way to it."""
-        return not self.unfilled_tokens or self.unfilled_tokens <= self._on_the_way_tokens
 
     @property
     def length_share(self) -> float:
@@ -264,8 +225,6 @@ class EngineView:
         self.filled_tokens += ticket.uncached_tokens
         self._first_s = now_s
         self._done_tokens -= ticket.uncached_tokens
-        if self.haste > 1.0 and self.unfilled_tokens > MOST_STEPS * self.chunk_tokens + self._on_the_way_tokens:
-            self.haste = max(1.0, HASTE_DOWN * self.haste)
         self._filled_alone(ticket.uncached_tokens, now_s)
         self.kv_tokens += ticket.prompt_tokens
         self.decoding += ticket.sequences

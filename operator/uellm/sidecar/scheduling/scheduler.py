@@ -16,6 +16,7 @@ from uellm.sidecar.scheduling.chances import first_token_deadline_s
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
 from uellm.sidecar.scheduling.fairness import Fairness
+from uellm.sidecar.scheduling.gate import Gate
 from uellm.sidecar.scheduling.order import Order
 from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
@@ -43,13 +44,12 @@ class Scheduler:
         """What the policy raised, where it did; from then on everything passes in order of arrival."""
         self._view = EngineView(self.step)
         self._fairness = Fairness()
+        self._gate = Gate(self._view)
         self._pacing = Pacing()
         self._prefixes = Prefixes()
         self._queued = Waiting()
         self._sequence = count()
         self._away_since_s: float | None = None
-        self._gated = False
-        """Whether, when it was last asked, requests were kept back by the gate alone."""
         self._shed = 0
         self._make_order()
 
@@ -85,7 +85,7 @@ class Scheduler:
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
             "request_seconds": view.step.request_s,
-            "gate_haste": view.haste,
+            "gate_haste": self._gate.haste,
             "length_share": view.length_share,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
@@ -150,7 +150,6 @@ class Scheduler:
     def dispatchable(self, now_s: float) -> list[Ticket]:
         """The requests to send now, in this order; from here on they count as in flight."""
         taken: list[Ticket] = []
-        self._gated = False
         if not self._queued or not self._view.state.ready:
             return taken
         if self.options.tpot_guard and self._guarded:
@@ -181,8 +180,7 @@ class Scheduler:
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
             ticket.first_token_s = now_s
             self._view.first_token(ticket, now_s)
-            if self._gated and self._queued and self._view.dry:
-                self._view.ran_dry()
+            self._gate.filled(ticket, waiting=bool(self._queued))
             self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
@@ -214,12 +212,14 @@ class Scheduler:
         if state.ready:
             if self._away_since_s is not None:
                 self._view.restarted()
+                self._gate.restarted()
                 self._pacing.restarted()
             self._away_since_s = None
         elif self._away_since_s is None:
             self._away_since_s = now_s
             self._prefixes.clear()
         self._view.told(state)
+        self._gate.told(state)
         self._prefixes.told(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
@@ -244,7 +244,7 @@ class Scheduler:
             if self.options.tpot_guard:
                 times.append(self._pacing.opens_s(self._view))
             if self.options.gate:
-                times.append(self._view.opens_s(now_s))
+                times.append(self._gate.opens_s(now_s))
         return min((at_s for at_s in times if at_s is not None), default=None)
 
     def _make_order(self, now_s: float = 0.0) -> None:
@@ -289,18 +289,15 @@ class Scheduler:
         return None if first_s is None else max(self._away_since_s or 0.0, first_s) + ENGINE_WAIT_S
 
     def _open(self, now_s: float) -> bool:
-        options, view = self.options, self._view
+        options = self.options
+        self._gate.closed = False
         if self._policy.bounded and self.in_flight >= options.max_in_flight:
             return False
         if not self._guarded:
             return True
-        # What an engine tells no more is taken for full, but for what its answers show: one prompt after the other.
         if options.tpot_guard and not self._pacing.open:
             return False
-        if options.gate and view.state.stale and view.unfilled_tokens > 0:
-            return False
-        self._gated = options.gate and not view.has_room(now_s)
-        return not self._gated
+        return not options.gate or self._gate.has_room(now_s)
 
     def _fits(self, ticket: Ticket) -> bool:
         return not (self._guarded and self.options.past_future) or kv_admission.fits(ticket, self._view)

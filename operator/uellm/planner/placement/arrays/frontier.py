@@ -1,9 +1,10 @@
 """The exact search: the cheapest placements by number of devices, grown from the last stage to the first.
 
 A state is (devices used, class of the first of them, first layer a); its value the least cost of layers a.. on
-exactly those devices. States that cannot become part of a placement as cheap as a known one are dropped (relax.py),
-and those that are left of one number of devices are worked on together. Interchangeable devices are counted, not
-named, and nodes that are built alike are put in order, so that of states that differ by an exchange one is kept.
+exactly those devices. States that cannot become part of a placement as cheap as a known one are pruned
+(lagrangian.py); the others with the same number of devices are worked on together. Interchangeable devices are
+counted, not named, and nodes that are built alike are put in order, so that of states that differ by an exchange one
+is kept.
 
 Beyond a number of states per level the least promising are dropped all the same; what they could have led to at best
 is remembered, so that the answer comes with a bound that holds.
@@ -54,7 +55,7 @@ class Limits:
 class Frontier:
     """One search. `prefixes`: the bounds to prune by; `bound`: the most time of a stage.
 
-    `before[c, code]`: how many layers the devices of a code can take before a stage on c at most (extent.py).
+    `before[c, code]`: how many layers the devices of a code can take before a stage on c at most (reachability.py).
     """
 
     def __init__(

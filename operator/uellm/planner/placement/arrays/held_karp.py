@@ -1,7 +1,7 @@
 """Layers that are alike: what a set of devices costs is a filling plus a shortest path, each found by itself.
 
 The layers go to the fastest devices of a set, one at least to each; the order is the shortest Hamiltonian path
-(Held and Karp 1962), for all sets at once:
+(Held and Karp 1962, doi:10.1137/0110015), for all sets at once:
 
     path[{i}][i] = 0        path[S][i] = min over j in S\\{i} of hop[i][j] + path[S\\{i}][j]
 

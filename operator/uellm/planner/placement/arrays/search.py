@@ -1,4 +1,4 @@
-"""Many unlike devices: the exact search on arrays, started from a good placement and kept small by bounds."""
+"""The exact search: every order of few devices; else tables over sets of devices, or states pruned by bounds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MOST_STEPS = 1 << 31
 CUT_STEPS = 1 << 26
 # Sets of a level in the search for the least bottleneck.
 MOST_CODES = 500
-# Sets of devices, up to which layers that are alike are placed by looking at every set: sixteen unlike devices.
-MOST_SETS = 1 << 17
+# Up to this many sets of devices, identical layers are placed by tables over all sets: sixteen unlike devices.
+MOST_TABLED_SETS = 1 << 17
 ROUNDS = 12
 # Orders of classes times pairs of layer positions, up to which every order is tried: quicker there than any table.
 FEW_CELLS = 1 << 17
@@ -52,7 +52,7 @@ def cheapest(problem: Problem, device: int | None, sizes: Sequence[int], rank: S
     if (orders := enumeration.few_orders(table, _possible(table, sizes), rank, FEW_CELLS)) is not None:
         return _enumerated(table, enumeration.cheapest(table, orders))
     search = _Search(table, sizes, None)
-    if problem.uniform and search.sizes and sets(table) <= MOST_SETS:
+    if problem.uniform and search.sizes and sets(table) <= MOST_TABLED_SETS:
         return search.alike(rank)
     return search.answer(rank)
 
@@ -65,8 +65,8 @@ def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Se
         return None
     if (orders := enumeration.few_orders(table, possible, rank, FEW_CELLS)) is not None:
         return _enumerated(table, enumeration.fastest(table, orders))
-    every = sets(table) <= MOST_SETS
-    found, proven = least_slowest(table, possible, MOST_SETS if every else MOST_CODES)
+    every = sets(table) <= MOST_TABLED_SETS
+    found, proven = least_slowest(table, possible, MOST_TABLED_SETS if every else MOST_CODES)
     answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
     if answer is None and found < INFINITE:
         # Layers of unlike sizes fit less well than sets of devices promise.
@@ -87,7 +87,7 @@ class _Search:
     def __init__(self, grid: Grid, sizes: Sequence[int], bound: float | None) -> None:
         self.grid, self.bound = grid, bound
         self.sizes = _possible(grid, sizes)
-        dense = bound is not None and sets(grid) <= MOST_SETS
+        dense = bound is not None and sets(grid) <= MOST_TABLED_SETS
         self.before = Extents(grid, bound).prefixes() if dense and bound is not None else None
 
     def answer(self, rank: Sequence[int]) -> Answer | None:
