@@ -21,10 +21,12 @@ class PolicyWeights(NamedTuple):
     devices: float
 
 
+FIXED_WEIGHTS = {"HE": PolicyWeights(0.0, 1.0), "LR": PolicyWeights(10.0, 1.0)}
+"""Of the policies that `uellm place` does not take from the instance."""
+
 _BOTH = PolicyWeights(1.0, 1.0)
-_WEIGHTS = {"HE": PolicyWeights(0.0, 1.0), "LR": PolicyWeights(10.0, 1.0)}
 
 
 def policy_weights(policy: str) -> PolicyWeights:
     """The weights of a policy."""
-    return _WEIGHTS.get(policy, _BOTH)
+    return FIXED_WEIGHTS.get(policy, _BOTH)

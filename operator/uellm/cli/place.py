@@ -8,14 +8,17 @@ import sys
 from typing import Any
 
 from uellm.cli.files import read_json
-from uellm.planner.placement.solver import OBJECTIVES, POLICIES, Instance, Placement, solve
+from uellm.placement_policies import PLACEMENT_POLICIES
+from uellm.planner.placement.solver import OBJECTIVES, Instance, Placement, solve
 from uellm.planner.spans import spans
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument("instance", metavar="INSTANCE.json", help="the instance; - reads standard input")
-    parser.add_argument("--policy", default="HELR", metavar="POLICY", help=f"{', '.join(POLICIES)} (default HELR)")
+    parser.add_argument(
+        "--policy", default="HELR", metavar="POLICY", help=f"{', '.join(PLACEMENT_POLICIES)} (default HELR)"
+    )
     parser.add_argument(
         "--objective", default="latency", metavar="OBJECTIVE", help=f"{' or '.join(OBJECTIVES)} (default latency)"
     )

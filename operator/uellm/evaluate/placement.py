@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from uellm.planner.placement.solver import POLICIES, Instance, PlaceDevice, Placement, solve
+from uellm.placement_policies import PLACEMENT_POLICIES
+from uellm.planner.placement.solver import Instance, PlaceDevice, Placement, solve
 from uellm.planner.spans import spans
 
 GB = 10**9
@@ -100,16 +101,16 @@ def compare(instances: Sequence[Instance], objective: str, tell: Callable[[str],
     placed            share of the instances that the policy could place
     solveSeconds      CPU time, mean and largest
     """
-    placed: dict[str, list[Placement]] = {policy: [] for policy in POLICIES}
-    spent_s: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    placed: dict[str, list[Placement]] = {policy: [] for policy in PLACEMENT_POLICIES}
+    spent_s: dict[str, list[float]] = {policy: [] for policy in PLACEMENT_POLICIES}
     for number, instance in enumerate(instances, 1):
-        for policy in POLICIES:
+        for policy in PLACEMENT_POLICIES:
             begin_s = time.process_time()
             placed[policy].append(solve(instance, policy, objective))
             spent_s[policy].append(time.process_time() - begin_s)
         if number % 25 == 0:
             tell(f"{number}/{len(instances)} clusters")
-    common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in POLICIES)]
+    common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in PLACEMENT_POLICIES)]
     least = [_least(instances[i]) for i in common]
     results = []
     for policy, placements in placed.items():

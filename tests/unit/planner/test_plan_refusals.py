@@ -108,7 +108,10 @@ def test_nodes_that_the_pods_may_not_go_to_are_told(build) -> None:
     small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=sentences)
     assert str(failure(small)).endswith("; not considered: b: cordoned")
     nowhere = failure(replace(build.request(), left_out=sentences))
-    assert (nowhere.reason, "may go to none of the profiled nodes: b: cordoned" in str(nowhere)) == ("NoFit", True)
+    assert (nowhere.reason, "none of the profiled nodes may run the pods: b: cordoned" in str(nowhere)) == (
+        "NoFit",
+        True,
+    )
 
 
 def test_the_model_length_that_is_proposed_fits_and_a_longer_one_does_not(build) -> None:

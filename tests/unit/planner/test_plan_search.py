@@ -69,7 +69,7 @@ def test_unlike_gpus_never_share_a_layer(build) -> None:
     made = plan(build.request(build.node("a", "A10 L4"), gpus_min=2))
     assert made.tensor == 1
     reasons = [entry.rejected for entry in made.alternatives if entry.tensor == 2]
-    assert "must be alike" in reasons[0]
+    assert "must be identical" in reasons[0]
 
 
 def test_objective_latency_takes_more_gpus_where_they_save_a_second_a_request(build) -> None:

@@ -90,7 +90,7 @@ def test_what_nothing_keeps_is_planned_for_as_well_as_can_be(build) -> None:
     made = plan(build.request(node, classes=strict(tpot_s=0.01)))
     assert not made.slo.feasible
     assert made.tensor == 4
-    assert made.slo.constraint.startswith("TPOT 10.0 ms of class chat: the best is ")
+    assert made.slo.constraint.startswith("TPOT 10.0 ms of class chat: the best for a lone request is ")
     assert "with 4 = tp4 x pp1 on a" in made.slo.constraint
     assert "cannot be met: the plan is for 1.1 x the best" in " ".join(made.assumptions)
 

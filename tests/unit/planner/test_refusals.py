@@ -44,11 +44,11 @@ EXAMPLES = [
         "no device has room for even one layer: it needs 2.0 GiB, and the largest, b, has 1.0 GiB free",
     ),
     (
-        placement.MemoryShort(3 * GIB, GIB, devices=1, of=2, device="b"),
+        placement.MemoryShort(3 * GIB, GIB, 2 * GIB, devices=1, of=2, device="b"),
         "layers, KV cache, embedding and head need 3.0 GiB, and b has 1.0 GiB free: 2.0 GiB are missing",
     ),
     (
-        placement.MemoryShort(3 * GIB, GIB, devices=2, of=4, device="b"),
+        placement.MemoryShort(3 * GIB, GIB, 2 * GIB, devices=2, of=4, device="b"),
         "layers, KV cache, embedding and head need 3.0 GiB, and the 2 largest devices have 1.0 GiB free: 2.0 GiB are "
         "missing",
     ),

@@ -25,7 +25,7 @@ def why(instance: Instance, problem: Problem, stages: int | None) -> PlacementRe
     rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
     total, have = problem.need(0, problem.layers), sum(max(0, room) for room in rooms[:most])
     if have < total:
-        return MemoryShort(whole(total), whole(have), most, problem.devices, device)
+        return MemoryShort(whole(total), whole(have), whole(total - have), most, problem.devices, device)
     return NoSplit(
         need_bytes=whole(total),
         have_bytes=whole(have),

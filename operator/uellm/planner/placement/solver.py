@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.placement_policies import FIXED_WEIGHTS, PLACEMENT_POLICIES
 from uellm.planner.placement import baselines, heuristic, infeasible
 from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
@@ -29,9 +30,8 @@ from uellm.planner.placement.solution import Solution
 from uellm.planner.refusals.placement import BaselineFails, NotFound, PlacementRefusal
 from uellm.planner.refusals.sentences import sentence
 
-__all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "solve"]
+__all__ = ["OBJECTIVES", "Instance", "PlaceDevice", "Placement", "solve"]
 
-POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
 # Sets of devices have 64-bit codes; with more sets than this the heuristic answers.
 MOST_CODED_SETS = 1 << 62
@@ -74,8 +74,8 @@ def solve(
     instance: Instance, policy: str = "HELR", objective: str = "latency", *, stages: int | None = None
 ) -> Placement:
     """The best placement under a policy; `stages` pins the number of devices used. Raises BadInput for a bad name."""
-    if policy not in POLICIES:
-        raise BadInput("policy", f"{policy!r} is not one of {', '.join(POLICIES)}")
+    if policy not in PLACEMENT_POLICIES:
+        raise BadInput("policy", f"{policy!r} is not one of {', '.join(PLACEMENT_POLICIES)}")
     if objective not in OBJECTIVES:
         raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
     search = _Search(instance, policy, objective, stages)
@@ -211,7 +211,7 @@ def answer(
 
 def _weights(policy: str, instance: Instance) -> tuple[float, float]:
     """a1 and a2."""
-    return {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}.get(policy, (instance.a1, instance.a2))
+    return FIXED_WEIGHTS.get(policy, (instance.a1, instance.a2))
 
 
 def _cost(instance: Instance, policy: str, objective: str, chosen: Iterable[int], layers: Iterable[int]) -> float:

@@ -64,6 +64,7 @@ class MemoryShort(PlacementRefusal):
 
     need_bytes: int
     have_bytes: int
+    missing_bytes: int
     devices: int
     of: int
     """Devices there are."""

@@ -125,7 +125,7 @@ def _(refusal: placement.MemoryShort) -> str:
         whose = f"the {refusal.devices} {largest}devices have"
     return (
         f"layers, KV cache, embedding and head need {size(refusal.need_bytes)}, and {whose} "
-        f"{size(refusal.have_bytes)} free: {size(refusal.need_bytes - refusal.have_bytes)} are missing"
+        f"{size(refusal.have_bytes)} free: {size(refusal.missing_bytes)} are missing"
     )
 
 
