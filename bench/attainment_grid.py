@@ -19,7 +19,7 @@ from uellm.evaluate.policies import find_policy
 from uellm.evaluate.queue import Cell, Scenario, describe, replay
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.traces import read_trace
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 
 KEPT = Path(__file__).parents[1] / "build/bench/attainment"
 TRACES = {

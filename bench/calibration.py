@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.planner.calibration.calibrate import calibrate
-from uellm.planner.cost.steptime import StepTime
+from uellm.step_time import StepTime
 
 ENGINES = {
     "8B on H100": StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3),

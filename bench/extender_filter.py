@@ -26,10 +26,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from uellm.api.names import PLAN_ANNOTATION
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import GPUNODEPROFILE, POD, Event, Kind
-from uellm.planner.handover.annotation import fits
+from uellm.planner.handover.annotation import refusal_on
 
 GIB = 2**30
 HARDWARE = ("GPU A", 24 * GIB), ("GPU B", 40 * GIB), ("GPU C", 80 * GIB)
@@ -88,7 +89,7 @@ def plan(serial: int, nodes: int) -> str:
 
 def question(text: str | None, names: list[str]) -> bytes:
     """What kube-scheduler posts."""
-    annotations = {"uellm.io/plan": text} if text else {}
+    annotations = {PLAN_ANNOTATION: text} if text else {}
     pod = {"metadata": {"name": "p", "namespace": "bench", "annotations": annotations}, "spec": {"containers": []}}
     return json.dumps({"Pod": pod, "Nodes": None, "NodeNames": names}).encode()
 
@@ -113,7 +114,7 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
     rng = random.Random(nodes)
     view = View(WrittenCluster([profile(index, rng) for index in range(nodes)]))  # type: ignore[arg-type]
     watching = asyncio.create_task(view.run())
-    runner = web.AppRunner(make_app(view, fits), access_log=None)
+    runner = web.AppRunner(make_app(view, refusal_on), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     names = [f"node-{index}" for index in range(nodes)]

@@ -31,7 +31,7 @@ from uellm.hardware import Device
 from uellm.models import Architecture, read_architecture
 from uellm.planner.calibration.calibrate import Calibration, calibrate, rank_correlation
 from uellm.planner.cost.pipeline import Pipeline
-from uellm.planner.cost.predict import Engine
+from uellm.planner.cost.predict import EngineModel
 from uellm.planner.cost.rates import Costs
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.kv_cache import tokens_told
@@ -222,7 +222,7 @@ def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, fo
     loads = stage_loads(model, [(device,)] * len(layers), layers)
     per_token = [sum(model.layer_kv_bytes_per_token[:count]) for count in layers]
     tokens = tokens_told(KV_BYTES, per_token, BLOCK_TOKENS)
-    engine = Engine(Pipeline(loads, None, costs), tokens, Steps(CHUNK, STREAMS))
+    engine = EngineModel(Pipeline(loads, None, costs), tokens, Steps(CHUNK, STREAMS))
     by_stage = [seconds / OUTPUT for seconds in filled(raw)]
     weights = [sum(model.layer_weight_bytes[:count]) for count in layers]
     weights[0] += model.embedding_bytes

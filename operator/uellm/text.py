@@ -1,4 +1,4 @@
-"""Text for people: rows of cells as a table, and long lists of names cut short."""
+"""Text for people: rows of cells as a table, long lists of names cut short, numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -27,3 +27,8 @@ def and_more(names: Sequence[str], limit: int, noun: str = "") -> str:
         return listed
     what = f" {noun}{'' if more == 1 else 's'}" if noun else ""
     return f"{listed} and {more} more{what}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: `1 GPU`, `2 GPUs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

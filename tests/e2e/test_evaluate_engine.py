@@ -15,7 +15,8 @@ from uellm.evaluate import engine as engine_module
 from uellm.evaluate.engine import VirtualEngine, Work
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
 from uellm.evaluate.vllm_scheduler import FCFS, PRIORITY
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
+from uellm.step_time import StepTime
 
 STEP = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 ENGINE = EngineFile(

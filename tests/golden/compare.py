@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 # Fields that the record lacks, and fields that it has and the code no longer writes.
-ADDED: tuple[str, ...] = ()
+ADDED: tuple[str, ...] = ("*sidecar.yaml.version", "*annotations.uellm.io/plan.version")
 REMOVED: tuple[str, ...] = (
     "*plan.json.instance.workPerByte",
     "*plan.json.instance.a1",

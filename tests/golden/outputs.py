@@ -13,7 +13,8 @@ from uellm.errors import PlanError
 from uellm.hardware import Node
 from uellm.planner import plan
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.children import Images, Wanted, children
+from uellm.reconcile.children import DesiredState, Images, children
+from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
 IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
@@ -27,12 +28,13 @@ def outputs(case: Case) -> dict[str, Any]:
         made = plan(request)
     except PlanError as error:
         return {"error": {"reason": error.reason, "message": str(error)}}
-    wanted = Wanted(case.service, service, made, request, IMAGES, service.spec.replicas, "1/digest")
+    rendered = render(made, request)
+    desired = DesiredState(case.service, service, rendered, IMAGES, service.spec.replicas, "1/digest")
     predicted = made.predicted
     return {
         "plan": made.to_dict(),
         "predicted": [predicted.ttft_ms, predicted.tpot_ms, predicted.requests_per_s],
-        "manifests": {child["kind"]: child for child in children(wanted)},
+        "manifests": {child["kind"]: child for child in children(desired)},
     }
 
 

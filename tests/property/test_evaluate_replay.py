@@ -18,8 +18,9 @@ from uellm.evaluate.policies import find_policy, policy_names
 from uellm.evaluate.replay import Replay, ReplayResult
 from uellm.evaluate.scenario import Job, draw_jobs, read_classes
 from uellm.evaluate.traces import Trace, TraceRequest
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.scheduling import Options
+from uellm.step_time import StepTime
 
 ENGINE = EngineFile("toy", StepTime(5e-3, 1e-4, 1e-6, 1e-4, 1e-3), 100, 16, 4, 512, 1024)
 

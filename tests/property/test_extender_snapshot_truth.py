@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from uellm.extender.decide import Judge, scores
 from uellm.extender.snapshot import Snapshot
+from uellm.planner.assignment.assign import Task
+from uellm.planner.cost.rates import Costs
+from uellm.planner.handover.annotation import PlanAnnotation
 
 GPU = "nvidia.com/gpu"
+TASK = Task((1,) * 8, (0,) * 8, 0, 0, fixed_bytes=0, margin="0", tensor=1, costs=Costs())
 DEVICES = 8
 NODES = ("a", "b")
+
+
+def annotation(gpus: int, *nodes: str) -> str:
+    return PlanAnnotation(gpus, GPU, gpus, TASK, nodes, "default/llama").to_json()
 
 
 class World:
@@ -45,7 +51,7 @@ class World:
         uid = f"pod-{self.serial}"
         for offset in range(gpus):
             self.allocated[name][free[(pick + offset) % len(free)]] = uid
-        plan = json.dumps({"gpus": gpus, "resourceName": GPU})
+        plan = annotation(gpus)
         self.pods[uid] = {
             "metadata": {"uid": uid, "annotations": {"uellm.io/plan": plan}},
             "spec": {"nodeName": name},
@@ -119,7 +125,7 @@ def test_deciding_changes_nothing_and_admits_only_what_the_count_allows(steps, g
     world = World()
     for step in steps:
         take(world, step)
-    text = json.dumps({"gpus": gpus, "nodes": ["b"]})
+    text = annotation(gpus, "b")
     judge = Judge(lambda plan, node, free: None)
     first = judge.refusals(text, NODES, world.snapshot)
     ranked = scores(text, NODES, world.snapshot)

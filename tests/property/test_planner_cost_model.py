@@ -12,10 +12,10 @@ from uellm.planner.cost.chunk import Chunk, Load, best_chunk, saturation
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import SloClass
 from uellm.planner.shape import Steps
+from uellm.step_time import StepTime
 
 MODEL = read_architecture(
     {

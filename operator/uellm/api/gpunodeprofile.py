@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from uellm.api.base import ATOMIC, MapBy, Model, StatusModel
 from uellm.api.conditions import Conditions
 from uellm.api.scalars import Bytes, DeviceUuid, Sentence, Text, Timestamp
-from uellm.hardware import GPU_RESOURCE
+from uellm.hardware import GPU_RESOURCE, LinkKind
 
 Gigaflops = Annotated[int | None, Field(ge=1, le=10**9)]
 BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
@@ -104,7 +104,7 @@ class LinkProfile(StatusModel):
     """From."""
     b: DeviceUuid
     """To."""
-    kind: Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"] = "SYS"
+    kind: LinkKind = "SYS"
     """What lies between, in nvidia-smi's words."""
     bytes_per_second: BytesPerSecond = None
     """Throughput of large copies."""

@@ -12,6 +12,7 @@ from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
+from uellm.placement_policies import PlacementPolicy
 
 MAX_NAME_LENGTH = 40
 
@@ -108,7 +109,7 @@ class GpuRange(Model):
 class PlacementSpec(Model):
     """Where and how replicas are placed."""
 
-    policy: Literal["HELR", "HE", "LR", "BGS", "Even"] = "HELR"
+    policy: PlacementPolicy = "HELR"
     """How layers are put on GPUs: HELR weighs speed against devices used, HE uses the fewest devices, LR the
     fastest, BGS is greedy best fit, Even is vLLM's own even split."""
     gpus: GpuRange = Field(default_factory=GpuRange)

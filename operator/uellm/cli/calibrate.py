@@ -8,7 +8,7 @@ from pathlib import Path
 
 from uellm.cli.files import read_json
 from uellm.errors import BadInput
-from uellm.planner.calibration.calibrate import Calibration, Report, calibrate
+from uellm.planner.calibration.calibrate import Calibration, FitReport, calibrate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def report_table(found: Calibration) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, report: Report) -> str:
+def _line(name: str, report: FitReport) -> str:
     return (
         f"{name:<8}{report.measurements:>9}{report.median_error:>14.1%}{report.p90_error:>11.1%}"
         f"{report.held_out_median_error:>10.1%}{report.r_squared:>8.3f}{report.rank_correlation:>7.3f}"

@@ -19,7 +19,7 @@ from uellm.evaluate.queue import Scenario, cells, run_cells
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.table import table
 from uellm.evaluate.traces import read_trace
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 
 GUARDS = ("gate", "past_future", "tpot_guard", "shedding", "fairness", "ageing")
 DEFAULT_POLICIES = ["engine-FCFS", "engine-EDF", "SLO-ODBS"]

@@ -21,7 +21,7 @@ import sys
 
 from uellm.errors import BadInput
 from uellm.extender.process import serve
-from uellm.planner.handover.annotation import fits
+from uellm.planner.handover.annotation import refusal_on
 
 DEFAULT_LISTEN = "127.0.0.1:8888"
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     host, port = _address(args.listen)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("uellm").setLevel(logging.INFO)
-    asyncio.run(serve(host, port, fits, kubeconfig=args.kubeconfig))
+    asyncio.run(serve(host, port, refusal_on, kubeconfig=args.kubeconfig))
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from uellm.cli import svg
 from uellm.hardware import Link, Node
 from uellm.planner.result import MemoryUse, Plan
+from uellm.planner.spans import spans
 
 CARD = (200, 118)  # width and height of a GPU's card
 UNKNOWN = "#9aa5b1"
@@ -35,11 +36,10 @@ class Role(NamedTuple):
 
 def roles_of(plan: Plan) -> dict[str, Role]:
     """By uuid, what each device of the first replica does."""
-    roles, first = {}, 0
-    for index, (stage, count) in enumerate(zip(plan.stages, plan.layers, strict=True)):
+    roles = {}
+    for index, (stage, (first, end)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         for rank, uuid in enumerate(stage.devices):
-            roles[uuid] = Role(index, first, first + count, rank, stage.memory)
-        first += count
+            roles[uuid] = Role(index, first, end, rank, stage.memory)
     return roles
 
 

@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterator
 
 from uellm.hardware import Device
-from uellm.planner.handover.document import engine
+from uellm.planner.handover.publish import planned_engine
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Alternative, Plan, SearchFigures, SloVerdict
+from uellm.planner.spans import spans
 from uellm.planner.units import size
 from uellm.text import aligned, and_more
 
@@ -25,10 +26,10 @@ def render(plan: Plan, request: PlanRequest) -> str:
             "",
             *_stages(plan, request),
             "",
-            f"engine     {' '.join(engine(plan, request)['args'])}",
+            f"engine     {' '.join(planned_engine(plan, request).args)}",
             f"predicted  {_predicted(plan)}",
             *_bullets("assumed or set", plan.assumptions),
-            *_bullets("not taken", [_alternative(entry) for entry in plan.alternatives]),
+            *_bullets("rejected", [_alternative(entry) for entry in plan.alternatives]),
         ]
     )
 
@@ -42,7 +43,7 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
     if plan.slo is not None:
-        yield from _labelled("targets", "predicted to be kept" if plan.slo.feasible else _unmet(plan.slo))
+        yield from _labelled("targets", "predicted to be met" if plan.slo.feasible else _unmet(plan.slo))
     if plan.binding:
         yield from _labelled("limit", plan.binding)
     if plan.search is not None:
@@ -50,7 +51,7 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
 
 
 def _unmet(verdict: SloVerdict) -> str:
-    return f"NOT FEASIBLE: {verdict.constraint}; it takes {verdict.change}"
+    return f"NOT FEASIBLE: {verdict.constraint}; this would help: {verdict.change}"
 
 
 def _labelled(name: str, sentence: str) -> list[str]:
@@ -60,24 +61,20 @@ def _labelled(name: str, sentence: str) -> list[str]:
 
 
 def _search(figures: SearchFigures) -> str:
-    left_out = f", {figures.left_out} of them left out by what they can be at best" if figures.left_out else ""
-    split = "no split is better" if figures.to_dict()["optimal"] else f"within {figures.gap:.2%} of the best split"
-    return f"{figures.shapes} shapes{left_out}, {figures.placements} placements worked out, {split}"
+    pruned = f", {figures.left_out} pruned by their bound" if figures.left_out else ""
+    split = "optimal split" if figures.to_dict()["optimal"] else f"split within {figures.gap:.2%} of optimal"
+    return f"{figures.shapes} shapes{pruned}, {figures.placements} placements computed, {split}"
 
 
 def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
     header = ["STAGE", "LAYERS", *(kind.upper() for kind in KINDS), "OF", "DEVICE"]
     rows = [header]
-    a = 0
-    for index, (stage, count) in enumerate(zip(plan.stages, plan.layers, strict=True)):
+    for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
         for uuid in stage.devices:
             sizes = [size(memory[kind]) for kind in KINDS]
-            rows.append(
-                [str(index), f"{a}-{a + count - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])]
-            )
-        a += count
+            rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
     yield from aligned(rows, right=range(len(header) - 1))
 
 

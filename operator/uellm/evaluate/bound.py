@@ -30,7 +30,8 @@ from typing import Any
 from uellm.errors import CannotBeDone
 from uellm.evaluate.scenario import Job
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
+from uellm.step_time import StepTime
 
 MAX_CELLS = 800
 """Cells that the time is cut into at most: half a minute of HiGHS for 12,000 requests."""

@@ -18,7 +18,7 @@ from typing import Any
 from uellm.errors import CannotBeDone
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
 from uellm.evaluate.vllm_scheduler import FCFS, build_scheduler, vllm
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 
 
 @dataclass(frozen=True, slots=True)

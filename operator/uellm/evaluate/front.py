@@ -11,7 +11,7 @@ from typing import Protocol
 from uellm.evaluate.engine import Step
 from uellm.evaluate.policies import ComparedPolicy, Priority
 from uellm.evaluate.scenario import Job
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, QueueFull, Scheduler, StepEstimate, Ticket
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from uellm.planner.placement.solver import POLICIES, Instance, PlaceDevice, Placement, solve
+from uellm.placement_policies import PLACEMENT_POLICIES
+from uellm.planner.placement.solver import Instance, PlaceDevice, Placement, solve
+from uellm.planner.spans import spans
 
 GB = 10**9
 
@@ -99,16 +101,16 @@ def compare(instances: Sequence[Instance], objective: str, progress: Callable[[s
     placed            share of the instances that the policy could place
     solveSeconds      CPU time, mean and largest
     """
-    placed: dict[str, list[Placement]] = {policy: [] for policy in POLICIES}
-    spent_s: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    placed: dict[str, list[Placement]] = {policy: [] for policy in PLACEMENT_POLICIES}
+    spent_s: dict[str, list[float]] = {policy: [] for policy in PLACEMENT_POLICIES}
     for number, instance in enumerate(instances, 1):
-        for policy in POLICIES:
+        for policy in PLACEMENT_POLICIES:
             begin_s = time.process_time()
             placed[policy].append(solve(instance, policy, objective))
             spent_s[policy].append(time.process_time() - begin_s)
         if number % 25 == 0:
             progress(f"{number}/{len(instances)} clusters")
-    common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in POLICIES)]
+    common = [i for i in range(len(instances)) if all(placed[policy][i].feasible for policy in PLACEMENT_POLICIES)]
     least = [_least(instances[i]) for i in common]
     results = []
     for policy, placements in placed.items():
@@ -137,12 +139,11 @@ def stage_times(instance: Instance, placement: Placement) -> tuple[float, float]
     """Seconds of a token through all stages, and of the slowest stage with its hop to the next."""
     index_of = {device.id: index for index, device in enumerate(instance.devices)}
     order = [index_of[name] for name in placement.order]
-    first, stages = 0, []
-    for place, (device, count) in enumerate(zip(order, placement.layers, strict=True)):
-        work = instance.work_per_byte * math.fsum(instance.layer_bytes[first : first + count])
+    stages = []
+    for place, (device, (first, end)) in enumerate(zip(order, spans(placement.layers), strict=True)):
+        work = instance.work_per_byte * math.fsum(instance.layer_bytes[first:end])
         hop_s = instance.latency_s[device][order[place + 1]] if place + 1 < len(order) else 0.0
         stages.append(work / instance.devices[device].performance + hop_s)
-        first += count
     return math.fsum(stages), max(stages)
 
 

@@ -17,9 +17,10 @@ from uellm.evaluate.replay import Replay, ReplayResult
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
 from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.prediction import OnlineLengths
 from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
+from uellm.step_time import StepTime
 
 UNBOUNDED = 1_000_000_000
 """A queue as long as any trace: policies are compared, not bounds on memory."""

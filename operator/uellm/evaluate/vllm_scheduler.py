@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from uellm.errors import CannotBeDone
-from uellm.planner.cost.steptime import EngineFile
+from uellm.planner.cost.engine_file import EngineFile
 
 FCFS = "fcfs"
 PRIORITY = "priority"

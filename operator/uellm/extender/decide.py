@@ -8,19 +8,20 @@ rounded down to 0..10; a node that the plan does not name has no share of the fi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-from uellm.api.names import PLAN_ANNOTATION
+from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import HIGHEST_SCORE
-from uellm.extender.snapshot import Offer, Snapshot
-from uellm.hardware import GPU_RESOURCE, Node
+from uellm.extender.snapshot import ResourceOffer, Snapshot
+from uellm.hardware import Node
+from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.sentences import sentence
 
 ORDER_POINTS = 6
 TIGHTNESS_POINTS = HIGHEST_SCORE - ORDER_POINTS
 
-# The scheduler counts equal sentences and puts each into the pod's condition: a thousand nodes must not make it a book.
+# The scheduler puts every distinct sentence into the pod's condition; this keeps it short with a thousand nodes.
 MOST_SENTENCES = 12
 NO_PROFILE = "no GPUNodeProfile, so no GPU is known there"
 ONE_MORE = "cannot hold the plan either"
@@ -28,31 +29,32 @@ ONE_MORE = "cannot hold the plan either"
 # Plans whose verdicts are kept; one takes some hundred bytes for each shape of node.
 MOST_PLANS = 256
 
-Fits = Callable[[Mapping[str, Any], Node, Sequence[str]], str | None]
+RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], Refusal | None]
+"""Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
 
 class Judge:
-    """Says why plans do not fit, and remembers what the planner said.
+    """Judges whether plans fit on nodes, and remembers the planner's verdicts.
 
-    Whether a plan fits depends on what a node's free GPUs are and how many, not on which: alike nodes are judged once,
-    and the sentence that refuses them is told by the example of the first of them.
+    Whether a plan fits depends on the kinds and the number of a node's free GPUs alone, so identical nodes are judged
+    once; the sentence that refuses them names the first of them.
     """
 
-    def __init__(self, fits: Fits) -> None:
-        self._fits = fits
+    def __init__(self, refusal_on: RefusalOn) -> None:
+        self._refusal_on = refusal_on
         self._verdicts: dict[str, dict[str, str | None]] = {}  # plan -> shape -> sentence or None
 
     def refusals(self, text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, str]:
         """Why the plan `text` cannot be held, for each of the nodes that cannot hold it."""
         try:
-            plan = _read(text)
-        except ValueError as error:
-            return dict.fromkeys(names, _unreadable(error))
+            plan = PlanAnnotation.from_json(text)
+        except UnreadableDocument as error:
+            return dict.fromkeys(names, str(error))
         verdicts = self._verdicts_on(text)
         said: set[str] = set()
         refused = {}
         for name in names:
-            sentence = self._refusal(plan, snapshot.offer(name, plan["resourceName"]), verdicts)
+            sentence = self._refusal(plan, snapshot.offer(name, plan.resource_name), verdicts)
             if sentence is not None:
                 if sentence not in said and len(said) >= MOST_SENTENCES:
                     sentence = ONE_MORE
@@ -65,48 +67,34 @@ class Judge:
             del self._verdicts[next(iter(self._verdicts))]
         return self._verdicts.setdefault(text, {})
 
-    def _refusal(self, plan: Mapping[str, Any], offer: Offer | None, verdicts: dict[str, str | None]) -> str | None:
+    def _refusal(
+        self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: dict[str, str | None]
+    ) -> str | None:
         if offer is None:
             return NO_PROFILE
-        gpus, free, promised = plan["gpus"], len(offer.free), offer.promised
-        if gpus > free - promised:
+        free, promised = len(offer.free), offer.promised
+        if plan.gpus > free - promised:
             taken = f", {promised} of them promised to pods that start" if promised else ""
-            return f"the plan needs {gpus} {plan['resourceName']}, {free} free{taken}"
+            return f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}"
         if offer.shape not in verdicts:
-            verdicts[offer.shape] = self._ask(plan, offer)
+            refusal = self._refusal_on(plan, offer.node, offer.free)
+            verdicts[offer.shape] = None if refusal is None else sentence(refusal)
         return verdicts[offer.shape]
-
-    def _ask(self, plan: Mapping[str, Any], offer: Offer) -> str | None:
-        try:
-            return self._fits(plan, offer.node, offer.free)
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-            return _unreadable(error)
 
 
 def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int]:
     """How well each node would do, 0..10. A plan that cannot be read ranks nothing."""
     try:
-        plan = _read(text)
-    except ValueError:
+        plan = PlanAnnotation.from_json(text)
+    except UnreadableDocument:
         return {}
-    order = {name: rank for rank, name in enumerate(plan.get("nodes") or ())}
-    return {name: _score(plan, order, name, snapshot.offer(name, plan["resourceName"])) for name in names}
+    order = {name: rank for rank, name in enumerate(plan.nodes)}
+    return {name: _score(plan, order, name, snapshot.offer(name, plan.resource_name)) for name in names}
 
 
-def _read(text: str) -> dict[str, Any]:
-    plan = json.loads(text)
-    if not isinstance(plan, dict) or not isinstance(plan.get("gpus"), int) or plan["gpus"] < 1:
-        raise ValueError("it has no positive number `gpus`")
-    return {"resourceName": GPU_RESOURCE, **plan}
-
-
-def _unreadable(error: Exception) -> str:
-    return f"the pod's annotation {PLAN_ANNOTATION} cannot be read ({type(error).__name__}: {error})"
-
-
-def _score(plan: Mapping[str, Any], order: Mapping[str, int], name: str, offer: Offer | None) -> int:
+def _score(plan: PlanAnnotation, order: Mapping[str, int], name: str, offer: ResourceOffer | None) -> int:
     points = ORDER_POINTS * (1 - order[name] / len(order)) if name in order else 0.0
     left = len(offer.free) - offer.promised if offer else 0
     if left > 0:
-        points += TIGHTNESS_POINTS * min(1.0, plan["gpus"] / left)
+        points += TIGHTNESS_POINTS * min(1.0, plan.gpus / left)
     return min(HIGHEST_SCORE, int(points))

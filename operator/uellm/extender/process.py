@@ -10,7 +10,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from uellm.errors import CannotBeDone
-from uellm.extender.decide import Fits
+from uellm.extender.decide import RefusalOn
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import Kube
@@ -21,12 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 async def serve(
-    host: str, port: int, fits: Fits, *, kubeconfig: str | None = None, on_listen: Callable[[int], None] | None = None
+    host: str,
+    port: int,
+    refusal_on: RefusalOn,
+    *,
+    kubeconfig: str | None = None,
+    on_listen: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT. Raises CannotBeDone where the address is taken or no cluster is named."""
     async with await Kube.connect(kubeconfig=kubeconfig) as kube:
         view = View(kube)
-        runner = web.AppRunner(make_app(view, fits), access_log=None, shutdown_timeout=GRACE_S)
+        runner = web.AppRunner(make_app(view, refusal_on), access_log=None, shutdown_timeout=GRACE_S)
         await runner.setup()
         try:
             port = await _listen(runner, host, port)

@@ -23,7 +23,7 @@ class BadRequest(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ExtenderArgs:
     """What a scheduler asks: a pod, and the nodes that are left for it. `nodes` is None where it sent names alone."""
 
     pod: Mapping[str, Any]
@@ -42,7 +42,7 @@ def plan_of(pod: Mapping[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def read_question(body: bytes) -> Question:
+def read_args(body: bytes) -> ExtenderArgs:
     """Read `ExtenderArgs`. Raises BadRequest."""
     try:
         document = json.loads(body)
@@ -54,15 +54,15 @@ def read_question(body: bytes) -> Question:
     if names is not None:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise BadRequest("`NodeNames` is not a list of strings")
-        return Question(document["Pod"], tuple(names), None)
+        return ExtenderArgs(document["Pod"], tuple(names), None)
     try:
         items = tuple(nodes["items"] or ())  # type: ignore[index]  # whatever it is, it is looked at here
-        return Question(document["Pod"], tuple(str(item["metadata"]["name"]) for item in items), items)
+        return ExtenderArgs(document["Pod"], tuple(str(item["metadata"]["name"]) for item in items), items)
     except (TypeError, KeyError) as error:
         raise BadRequest("the body has neither `NodeNames` nor `Nodes`") from error
 
 
-def filter_answer(question: Question, refusals: Mapping[str, str]) -> dict[str, Any]:
+def filter_answer(question: ExtenderArgs, refusals: Mapping[str, str]) -> dict[str, Any]:
     """`ExtenderFilterResult`: the nodes that are not in `refusals`, and why the others are not."""
     nodes = question.nodes
     passing = [name for name in question.names if name not in refusals]

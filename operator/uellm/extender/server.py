@@ -7,14 +7,14 @@ import logging
 
 from aiohttp import web
 
-from uellm.extender.decide import Fits, Judge, scores
+from uellm.extender.decide import Judge, RefusalOn, scores
 from uellm.extender.protocol import (
     BadRequest,
-    Question,
+    ExtenderArgs,
     filter_answer,
     filter_error,
     prioritize_answer,
-    read_question,
+    read_args,
 )
 from uellm.extender.view import View
 
@@ -25,9 +25,9 @@ BODY_DEADLINE_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def make_app(view: View, fits: Fits) -> web.Application:
+def make_app(view: View, refusal_on: RefusalOn) -> web.Application:
     """The extender over a view of the cluster."""
-    handlers = _Handlers(view, fits)
+    handlers = _Handlers(view, refusal_on)
     app = web.Application(client_max_size=LARGEST_BODY_BYTES)
     app.router.add_post("/filter", handlers.filter)
     app.router.add_post("/prioritize", handlers.prioritize)
@@ -37,9 +37,9 @@ def make_app(view: View, fits: Fits) -> web.Application:
 
 
 class _Handlers:
-    def __init__(self, view: View, fits: Fits) -> None:
+    def __init__(self, view: View, refusal_on: RefusalOn) -> None:
         self._view = view
-        self._judge = Judge(fits)
+        self._judge = Judge(refusal_on)
 
     async def filter(self, request: web.Request) -> web.Response:
         question = await _question(request)
@@ -69,11 +69,11 @@ class _Handlers:
         return web.Response(text=stale or "ok", status=503 if stale else 200)
 
 
-async def _question(request: web.Request) -> Question:
+async def _question(request: web.Request) -> ExtenderArgs:
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             body = await request.read()
-        return read_question(body)
+        return read_args(body)
     except TimeoutError as error:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_DEADLINE_S:g} s") from error
     except BadRequest as error:

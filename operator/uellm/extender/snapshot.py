@@ -13,18 +13,19 @@ when something else happens; so the devices of a pod that has gone are free at o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import plan_of
-from uellm.hardware import GPU_RESOURCE, Device, Node
+from uellm.hardware import Device, Node
+from uellm.planner.handover.annotation import PlanAnnotation
 
 FINISHED = ("Succeeded", "Failed")
 
 
-class Offer(NamedTuple):
+class ResourceOffer(NamedTuple):
     """What a node offers of one extended resource. `shape` says what the free devices are, whichever they are."""
 
     node: Node
@@ -33,7 +34,7 @@ class Offer(NamedTuple):
     shape: str
 
 
-class Holding(NamedTuple):
+class BoundPod(NamedTuple):
     """A pod with a plan that has a node."""
 
     node: str
@@ -44,7 +45,7 @@ class Holding(NamedTuple):
 @dataclass(slots=True)
 class _Entry:
     node: Node
-    offers: dict[str, Offer] = field(default_factory=dict)  # by resource, worked out when asked for
+    offers: dict[str, ResourceOffer] = field(default_factory=dict)  # by resource, worked out when asked for
 
 
 class Snapshot:
@@ -52,7 +53,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._holdings: dict[str, dict[str, Holding]] = {}  # node -> uid -> what it holds
+        self._holdings: dict[str, dict[str, BoundPod]] = {}  # node -> uid -> what it holds
         self._node_of: dict[str, str] = {}  # uid -> node
         self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
 
@@ -92,7 +93,7 @@ class Snapshot:
             self._gone[uid] = node
             self._forget_offers(node)
 
-    def offer(self, name: str, resource_name: str) -> Offer | None:
+    def offer(self, name: str, resource_name: str) -> ResourceOffer | None:
         """What a node offers, or None for a node that has no profile."""
         entry = self._entries.get(name)
         if entry is None:
@@ -102,7 +103,7 @@ class Snapshot:
             offer = entry.offers[resource_name] = self._offer(entry.node, resource_name)
         return offer
 
-    def _offer(self, node: Node, resource_name: str) -> Offer:
+    def _offer(self, node: Node, resource_name: str) -> ResourceOffer:
         reported = {device.allocated_to_pod_uid for device in node.devices}
         free = [
             device
@@ -116,7 +117,7 @@ class Snapshot:
             for uid, holding in self._holdings.get(node.name, {}).items()
             if holding.resource_name == resource_name and uid not in reported
         )
-        return Offer(node, tuple(device.uuid for device in free), promised, _shape(free))
+        return ResourceOffer(node, tuple(device.uuid for device in free), promised, _shape(free))
 
     def _forget_offers(self, name: str) -> None:
         entry = self._entries.get(name)
@@ -124,16 +125,16 @@ class Snapshot:
             entry.offers.clear()
 
 
-def _holding(pod: Mapping[str, Any]) -> Holding | None:
+def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
     node = (pod.get("spec") or {}).get("nodeName")
     text = plan_of(pod)
     if not node or text is None:
         return None
     try:
-        plan = json.loads(text)
-        return Holding(node, plan.get("resourceName", GPU_RESOURCE), int(plan["gpus"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # it is on its node by somebody's decision, and what it holds the profile will say
+        plan = PlanAnnotation.from_json(text)
+    except UnreadableDocument:
+        return None  # somebody else put it there; the profile will show what it holds
+    return BoundPod(node, plan.resource_name, plan.gpus)
 
 
 def _shape(devices: list[Device]) -> str:

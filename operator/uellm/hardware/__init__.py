@@ -4,6 +4,7 @@ The JSON form is that of `GPUNodeProfile.status` (camelCase, integers with the u
 dicts, so that the launcher reads it inside an engine's image without pydantic.
 """
 
-from uellm.hardware.types import GPU_RESOURCE, Device, Link, Node
+from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, LinkKind
+from uellm.hardware.types import Device, Link, Node
 
-__all__ = ["GPU_RESOURCE", "Device", "Link", "Node"]
+__all__ = ["GPU_RESOURCE", "LINK_KINDS", "NVLINK", "Device", "Link", "LinkKind", "Node"]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from uellm.hardware.names import GPU_RESOURCE, SLOWEST_LINK
+
 HEALTHY = "Healthy"
-GPU_RESOURCE = "nvidia.com/gpu"
-"""The extended resource by which pods ask for whole GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,9 @@ class Link:
 
     a: str
     b: str
-    kind: str = "SYS"  # NVLink | PIX | PXB | PHB | NODE | SYS
+    kind: str = SLOWEST_LINK
+    """One of LINK_KINDS."""
+
     bytes_per_s: float | None = None
     latency_s: float | None = None
 
@@ -112,7 +114,7 @@ class Link:
         return cls(
             a=data["a"],
             b=data["b"],
-            kind=data.get("kind", "SYS"),
+            kind=data.get("kind", SLOWEST_LINK),
             bytes_per_s=_number(data.get("bytesPerSecond")),
             latency_s=None if nanoseconds is None else nanoseconds * 1e-9,
         )

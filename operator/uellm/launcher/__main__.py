@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from uellm.errors import PlanError, UellmError
 from uellm.launcher import report
 from uellm.launcher.drain import drain
 from uellm.launcher.init import stand_by
+from uellm.placement_report import LaunchFailure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,25 +27,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         content = _read(args.plan)
         plan_hash = hashlib.sha256(content).hexdigest()
-        document = _parse(content, args.plan)
-        _launch(document, plan_hash, args, environment)
+        _launch(content, plan_hash, args, environment)
     except UellmError as error:
         reason, message = getattr(error, "reason", "BadPlan"), str(error)
     except OSError as error:
         reason, message = "LaunchFailed", str(error)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        # The plan is written by the controller alone; a shape we cannot read is a mix of versions.
-        reason, message = "BadPlan", f"{args.plan}: {type(error).__name__}: {error}; is the launcher image too old?"
-    failure = {**report.identity(environment, plan_hash), "error": {"reason": reason, "message": message}}
-    report.fail(args.placement, failure)
+    report.fail(args.placement, report.failed(environment, plan_hash, LaunchFailure(reason, message)))
     return 1
 
 
-def _launch(document: Mapping[str, Any], plan_hash: str, args: argparse.Namespace, environment: dict[str, str]) -> None:
+def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environment: dict[str, str]) -> None:
     """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
     try:
         # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
         from uellm.launcher.bind import announce, prepare
+        from uellm.planner.handover.plan_document import PlanDocument
     except ModuleNotFoundError as error:
         if error.name != "numpy":
             raise
@@ -55,8 +50,9 @@ def _launch(document: Mapping[str, Any], plan_hash: str, args: argparse.Namespac
             f"numpy is not installed for {sys.executable}, and the launcher places the layers with it: use vLLM's own "
             "image, or add numpy to yours",
         ) from error
+    document = PlanDocument.from_json(content, str(args.plan))
     found, binding, command = prepare(document, listen=args.listen, environment=environment)
-    report.write(args.placement, report.placement(document, plan_hash, found, binding, command))
+    report.write(args.placement, report.started(document, plan_hash, found, binding, command))
     announce(found, binding, command)
     os.execve(command.argv[0], command.argv, dict(command.environment))
 
@@ -66,17 +62,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PlanError("BadPlan", f"{path}: {error.strerror}: is the service's ConfigMap mounted there?") from error
-
-
-def _parse(content: bytes, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise PlanError("BadPlan", f"{path}: not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("version") != 1:
-        version = document.get("version") if isinstance(document, dict) else None
-        raise PlanError("BadPlan", f"{path}: version {version!r}; this launcher reads version 1: use a newer one")
-    return document
 
 
 def _listen(value: str) -> tuple[str, int]:

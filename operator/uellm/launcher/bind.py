@@ -6,28 +6,35 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from uellm.errors import PlanError
 from uellm.launcher.command import EngineCommand, engine_command
-from uellm.launcher.devices import Found, find_devices
+from uellm.launcher.devices import FoundDevices, find_devices
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.late_binding import Binding
+from uellm.planner.handover.plan_document import PlanDocument
 
 
 def prepare(
-    document: Mapping[str, Any], *, listen: tuple[str, int], environment: Mapping[str, str]
-) -> tuple[Found, Binding, EngineCommand]:
+    document: PlanDocument, *, listen: tuple[str, int], environment: Mapping[str, str]
+) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
-    found = find_devices(environment, simulated=document["platform"] == "cpu")
+    found = find_devices(environment, simulated=document.platform == "cpu")
     binding = late_binding.bind(document, found.uuids)
-    check(binding, found, layers=int(document["instance"]["layers"]))
-    cpus = os.sched_getaffinity(0)
-    return found, binding, engine_command(document, binding, listen=listen, environment=environment, cpus=cpus)
+    check(binding, found, layers=len(document.task.layer_bytes))
+    command = engine_command(
+        document.engine,
+        binding,
+        platform=document.platform,
+        listen=listen,
+        environment=environment,
+        cpus=os.sched_getaffinity(0),
+    )
+    return found, binding, command
 
 
-def check(binding: Binding, found: Found, *, layers: int) -> None:
-    """Refuse a partition that vLLM would take and then crash on, or serve wrong text with, a minute later."""
+def check(binding: Binding, found: FoundDevices, *, layers: int) -> None:
+    """Refuse a partition that vLLM would accept, and a minute later crash or serve wrong text with."""
     problem = ""
     if sorted(binding.order) != sorted(found.uuids):
         problem = f"it uses {', '.join(binding.order)} and the container has {', '.join(found.uuids)}"
@@ -41,7 +48,7 @@ def check(binding: Binding, found: Found, *, layers: int) -> None:
         raise PlanError("BadPartition", f"the binding is not valid: {problem}")
 
 
-def announce(found: Found, binding: Binding, command: EngineCommand) -> None:
+def announce(found: FoundDevices, binding: Binding, command: EngineCommand) -> None:
     """Log what was decided, on standard error."""
     parts = ",".join(str(count) for count in binding.layers)
     print(

@@ -10,7 +10,15 @@ from pathlib import Path
 import uellm
 
 PACKAGES = ("hardware", "models", "planner", "launcher")
-MODULES = ("__init__.py", "errors.py", "text.py")
+MODULES = (
+    "__init__.py",
+    "documents.py",
+    "errors.py",
+    "placement_policies.py",
+    "placement_report.py",
+    "step_time.py",
+    "text.py",
+)
 SHEBANG = b"#!/usr/bin/env python3\n"
 # ZIP's earliest time stamp: the file's bytes depend on the sources alone.
 EPOCH = (1980, 1, 1, 0, 0, 0)

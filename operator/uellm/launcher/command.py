@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from uellm.errors import PlanError
 from uellm.launcher import cpu
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.late_binding import Binding
+from uellm.planner.handover.plan_document import PlannedEngine
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT, refused_args
 
@@ -29,9 +29,10 @@ class EngineCommand:
 
 
 def engine_command(
-    document: Mapping[str, Any],
+    engine: PlannedEngine,
     binding: Binding,
     *,
+    platform: str,
     listen: tuple[str, int],
     environment: Mapping[str, str],
     cpus: Collection[int],
@@ -40,9 +41,9 @@ def engine_command(
 
     `cpus`: those this process may use; they matter to the CPU engine alone.
     """
-    on_cpu = document["platform"] == "cpu"
-    settings = _settings(document, binding, environment, cpus if on_cpu else None)
-    argv = _argv(document, binding, listen, on_cpu=on_cpu)
+    on_cpu = platform == "cpu"
+    settings = _settings(engine, binding, environment, cpus if on_cpu else None)
+    argv = _argv(engine, binding, listen, on_cpu=on_cpu)
     for name, instead in REFUSED_ENVIRONMENT.items():
         if environment.get(name):
             raise PlanError("RefusedArgument", f"engine.env.{name} is not allowed: {instead}")
@@ -51,7 +52,7 @@ def engine_command(
 
 
 def _settings(
-    document: Mapping[str, Any], binding: Binding, environment: Mapping[str, str], cpus: Collection[int] | None
+    engine: PlannedEngine, binding: Binding, environment: Mapping[str, str], cpus: Collection[int] | None
 ) -> dict[str, str]:
     decided: dict[str, str] = {}
     if cpus is None:
@@ -60,30 +61,29 @@ def _settings(
         decided["VLLM_PP_LAYER_PARTITION"] = ",".join(str(count) for count in binding.layers)
     # Every rank is in this pod, so their rendezvous needs no address that others can reach.
     defaults = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "VLLM_NO_USAGE_STATS": "1"}
-    if str(document["engine"]["model"]).startswith("/"):
+    if engine.model.startswith("/"):
         defaults["HF_HUB_OFFLINE"] = "1"
     if cpus is not None:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = cpu.thread_binding(cpus, len(binding.order))
     return decided | {name: environment.get(name) or value for name, value in defaults.items()}
 
 
-def _argv(document: Mapping[str, Any], binding: Binding, listen: tuple[str, int], *, on_cpu: bool) -> tuple[str, ...]:
-    engine = document["engine"]
-    model = str(engine["model"])
+def _argv(engine: PlannedEngine, binding: Binding, listen: tuple[str, int], *, on_cpu: bool) -> tuple[str, ...]:
+    model = engine.model
     if not model or model.startswith("-"):
         raise PlanError("BadPlan", f"plan.json: engine.model is {model!r}, neither a name nor a path")
-    args = list(late_binding.engine_args(document, binding))
+    args = list(late_binding.engine_args(engine, binding))
     for flag, instead in refused_args(args):
         raise PlanError("RefusedArgument", f"engine.args: {flag} is not allowed: {instead}")
     planned = UserArgs(args)
     if on_cpu:
         args += cpu.default_args(planned)
-    ours = ["--served-model-name", str(engine["servedName"])] if engine.get("servedName") else []
-    ours += ["--revision", str(engine["revision"])] if engine.get("revision") else []
+    ours = ["--served-model-name", engine.served_name] if engine.served_name else []
+    ours += ["--revision", engine.revision] if engine.revision else []
     ours += ["--tensor-parallel-size", str(binding.tensor), "--pipeline-parallel-size", str(binding.pipeline)]
     ours += [] if "--shutdown-timeout" in planned.flags else ["--shutdown-timeout", str(SHUTDOWN_TIMEOUT_S)]
     if "--disable-access-log-for-endpoints" not in planned.flags:
-        # The sidecar asks every second; what people look for in the log would drown.
+        # The sidecar asks every second, which would fill the log.
         ours += ["--disable-access-log-for-endpoints", "/health,/metrics"]
     ours += ["--host", listen[0], "--port", str(listen[1])]
     return (sys.executable, "-m", ENGINE_MODULE, "serve", model, *args, *ours)

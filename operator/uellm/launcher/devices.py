@@ -27,27 +27,29 @@ _MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: (?P<uuid>[^)\s]+)\)")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundDevices:
     """The devices' uuids in the order of their source, and which source that was."""
 
     uuids: tuple[str, ...]
     source: str  # nvidia-smi | NVIDIA_VISIBLE_DEVICES
 
 
-def find_devices(environment: Mapping[str, str], *, simulated: bool) -> Found:
+def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:
     """The container's devices. Raises PlanError NoDevices, with what each source said, where there are none.
 
     `simulated` devices exist in the plan alone, so the machine's own driver is not asked about them.
     """
     variable = environment.get(VARIABLE)
     if simulated:
-        return Found(_uuids_of_variable(variable, driver="not asked: the plan's devices are simulated"), VARIABLE)
+        return FoundDevices(
+            _uuids_of_variable(variable, driver="not asked: the plan's devices are simulated"), VARIABLE
+        )
     listed, problem = _ask_nvidia_smi(environment)
     if not listed:
-        return Found(_uuids_of_variable(variable, driver=problem), VARIABLE)
+        return FoundDevices(_uuids_of_variable(variable, driver=problem), VARIABLE)
     allocated = _uuids(variable)
     if not allocated:
-        return Found(listed, NVIDIA_SMI)
+        return FoundDevices(listed, NVIDIA_SMI)
     missing = [uuid for uuid in allocated if uuid not in listed]
     if missing:
         raise PlanError(
@@ -56,7 +58,7 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> Found:
             "the GPU has left the driver or the container was started without it; check the node's GPU",
         )
     # A privileged container sees every GPU of its node; only the allocated ones are its own.
-    return Found(tuple(uuid for uuid in listed if uuid in allocated), NVIDIA_SMI)
+    return FoundDevices(tuple(uuid for uuid in listed if uuid in allocated), NVIDIA_SMI)
 
 
 def parse_nvidia_smi(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from uellm.errors import BadInput
 from uellm.models import storage
 from uellm.models.exempt import Exempt, read_exempt
 from uellm.models.storage import SECTION, Storage
-from uellm.models.weights import Linear
+from uellm.models.weights import WeightMatrix
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -56,14 +56,14 @@ class Precision:
         """Bytes of one number of `dtype`."""
         return DTYPE_BYTES[self.dtype]
 
-    def size(self, linear: Linear, path: str) -> int:
+    def size(self, linear: WeightMatrix, path: str) -> int:
         """Bytes of a linear map with its bias; `path` is the whole one in the checkpoint."""
         width = self.dtype_bytes
         layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
         matrix = linear.weights * width if layout is None else layout.size(linear)
         return matrix + linear.biases * width
 
-    def _layout(self, linear: Linear, path: str) -> Storage | None:
+    def _layout(self, linear: WeightMatrix, path: str) -> Storage | None:
         if self.quantization == "mxfp4" and not linear.routed:  # the engine knows MXFP4 for experts alone
             return None
         if path in self.exempt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.models.architecture import Architecture
 from uellm.models.precision import Precision
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 FLOAT32_BYTES = 4
 
@@ -66,6 +66,6 @@ def _layer(precision: Precision, layer: Layer, path: str) -> tuple[int, int]:
 
 
 def _head(plan: Blueprint, precision: Precision) -> int:
-    linear = Linear("lm_head", plan.vocab_size, plan.width, quantizable=precision.head)
+    linear = WeightMatrix("lm_head", plan.vocab_size, plan.width, quantizable=precision.head)
     bias = plan.vocab_size * plan.head_bias * precision.dtype_bytes
     return bias if plan.tied else precision.size(linear, "lm_head") + bias

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
-from uellm.models.weights import Linear
+from uellm.models.weights import WeightMatrix
 
 SECTION = "config.quantization_config"
 BLOCK_SCALE_BYTES = 4  # float32
@@ -34,7 +34,7 @@ class Storage:
     column_bytes: int = 0
     matrix_bytes: int = 0
 
-    def size(self, linear: Linear) -> int:
+    def size(self, linear: WeightMatrix) -> int:
         """Bytes of a linear map without its bias, all copies."""
         groups = math.ceil(linear.rows / self.rows) * math.ceil(linear.columns / (self.columns or linear.columns))
         one = math.ceil(linear.rows * linear.columns * self.bits / 8)

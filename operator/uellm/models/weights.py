@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class WeightMatrix:
     """A matrix of rows (outputs) x columns (inputs), `copies` of it where each expert has one."""
 
     name: str  # inside the layer, as the checkpoint calls it: quantisation names what it leaves out
@@ -33,7 +33,7 @@ class Linear:
 class Layer:
     """One decoder layer."""
 
-    linears: tuple[Linear, ...]
+    linears: tuple[WeightMatrix, ...]
     other: int  # numbers outside matrices and their biases: norms, sinks
     kv_numbers: int  # that a token adds to the KV cache
     attention_flops: float  # of a token, for each token of context that it attends to

@@ -1,10 +1,13 @@
-"""Every number of the planner that is not measured: its unit is in its name, its source beside it.
+"""Every figure of the planner that is not measured: its unit is in its name, its source beside it.
 
-They are defaults: `uellm calibrate` and measurements on the node replace them, and nothing else in the planner holds a
-figure of its own.
+They are defaults; `uellm calibrate` and measurements on the node replace them. Three kinds of figures stay elsewhere:
+limits of an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
+(uellm/placement_policies.py), and what vLLM supports on which GPU (nodes/capability.py).
 """
 
 from __future__ import annotations
+
+import math
 
 # vLLM's default of --gpu-memory-utilization (vllm/config/cache.py); it refuses to start where less is free.
 GPU_MEMORY_UTILIZATION = "0.92"
@@ -36,11 +39,11 @@ BLOCK_TOKENS = 128
 # The CPU engine really allocates its KV cache on the machine that plays the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
-# Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean does
-# not tell: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
+# Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean
+# hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
 CHUNKS = (64, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 CHUNK_TPOT_SHARE = 0.85
-# Where nobody waits for the next token: vLLM's default for large GPUs; more only costs memory.
+# Where no class has a target for the next token: vLLM's default for large GPUs; more only costs memory.
 CHUNK_WITHOUT_PACE = 8192
 # The step around which the step-time model is taken while neither layers nor KV cache are known: a chunk of some
 # hundred tokens beside some dozen sequences. Fewer sequences than the last are no engine worth a GPU.
@@ -74,3 +77,36 @@ UNMEASURED_BYTES_PER_S = 1e10
 # Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
 # layers.
 SPEED_TOLERANCE = 0.05
+
+# Predictions this close to a target meet it: the last digits of a float decide nothing.
+TARGET_TOLERANCE = 1e-9
+# A gap to the lower bound up to this is the rounding of sums of floats.
+GAP_TOLERANCE = 1e-9
+# Rates and numbers of sequences are bisected to this share; what differs by less is equal.
+BISECTION_TOLERANCE = 1e-5
+
+# The solver minimises measures of a pipeline, so on a faster node its split may serve a mean request this much later.
+IDEAL_SLACK = 0.95
+# A replica that carries one of so many parts of the workload carries next to nothing: what it cannot do, none can.
+MOST_REPLICAS = 1 << 20
+# Up to so many GPUs of one kind in a node every choice of tensor-parallel groups is considered (2**12 sets).
+MOST_EXACT_GROUPING = 12
+
+# Where targets cannot be met, the plan is for so many times the best possible: that holds only for a lone request, so
+# there is 10 % headroom at least.
+LEEWAYS = (1.1, 1.5, 4.0, math.inf)
+# Placements whose worst target is within this factor of the best count as equal, and the fewest GPUs decide.
+NEARLY_BEST = 1.05
+# GPUs more than so many times as fast are not proposed; the factor is found to the step.
+MOST_FASTER = 16.0
+FASTER_STEP = 0.05
+# Where nothing fits: shorter model lengths and more GPUs in a node than these are not proposed.
+LEAST_LENGTH = 256
+MOST_GPUS_OF_A_NODE = 16
+
+# Alternatives that a plan lists.
+MOST_ALTERNATIVES = 8
+# Nodes that a sentence names before it counts the others.
+MOST_NODES_NAMED = 3
+# Devices and links in plan.json: some hundred bytes each, and a ConfigMap holds 1 MiB.
+MOST_FACTS = 4000

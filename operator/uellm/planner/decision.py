@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from uellm.errors import PlanError
+from uellm.planner import constants as c
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation import best_effort, reasons
 from uellm.planner.explanation.limits import binding
 from uellm.planner.explanation.no_fit import no_plan
 from uellm.planner.nodes.facts import profile_hash
 from uellm.planner.nodes.pools import pools_of
+from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
 from uellm.planner.search import ranking
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.overrides import check
-from uellm.planner.search.search import Found, Placed, Search
-
-# Devices and links whose facts plan.json carries: some hundred bytes each, and a ConfigMap holds 1 MiB.
-MOST_FACTS = 4000
+from uellm.planner.search.search import PlacedShape, Search, SearchResult
 
 
 def plan(request: PlanRequest) -> Plan:
     """The plan for a service.
 
-    Targets that nothing can keep end in a plan all the same, for the nearest that can be had: its `slo` tells. Raises
+    Targets that cannot be met still give a plan, for the nearest that is possible; its `slo` says so. Raises
     PlanError: NoProfile (no node is profiled), InvalidOverride (what the user decided cannot work), NoFit (nothing is
     large or free enough), NeedsExactDevices (it would fit if the devices were ours to choose).
     """
     check(request)
     if not request.nodes and request.left_out:
-        raise PlanError("NoFit", f"the pods may go to none of the profiled nodes: {'; '.join(request.left_out)}")
+        raise PlanError("NoFit", f"none of the profiled nodes may run the pods: {'; '.join(request.left_out)}")
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
     search = Search(request, pools_of(request))
@@ -42,8 +41,8 @@ def plan(request: PlanRequest) -> Plan:
     return _plan(request, search, found, verdict or _verdict(request, found.best.best))
 
 
-def _best_effort(search: Search, found: Found) -> tuple[Search, Found, SloVerdict | None]:
-    """The plan for the nearest targets that can be had, and what was wrong with those asked for."""
+def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchResult, SloVerdict | None]:
+    """The plan for the nearest targets that are possible, and what is wrong with those of the request."""
     best = best_effort.nearest(search)
     if best is None or not best.missed:
         return search, found, None
@@ -56,13 +55,13 @@ def _best_effort(search: Search, found: Found) -> tuple[Search, Found, SloVerdic
 
 
 def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
-    """None where nothing was asked for, or nothing is predicted."""
+    """None where there is no target, or nothing is predicted."""
     if best.times is None or not outcomes(best.times, request.classes, 1):
         return None
     return SloVerdict(True)
 
 
-def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdict | None) -> Plan:
+def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: SloVerdict | None) -> Plan:
     assert found.best is not None
     like = _alike(found.best)
     nodes = _writable(like)
@@ -76,7 +75,7 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
         max_num_batched_tokens=best.sizes.batched_tokens,
         max_num_seqs=best.sizes.sequences,
         kv_cache_bytes=best.kv.bytes_told,
-        kv_cache_tokens_required=best.question.demand.kv_tokens,
+        kv_cache_tokens_required=best.evaluator.demand.kv_tokens,
         stages=best.stages(),
         nodes=tuple(name for name, _ in nodes),
         predicted=_predicted(best),
@@ -90,8 +89,8 @@ def _plan(request: PlanRequest, search: Search, found: Found, verdict: SloVerdic
     )
 
 
-def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
-    """Every node that does with the best one's step sizes and KV cache, for all pods have one template; best first."""
+def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
+    """Every node that works with the best one's step sizes and KV cache (all pods share a template), the best first."""
     best = chosen.best
     entries: list[tuple[ranking.Key, str, Candidate]] = []
     for entry, candidate in chosen.members:
@@ -105,27 +104,27 @@ def _alike(chosen: Placed) -> list[tuple[str, Candidate]]:
 
 
 def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
-    question = best.question
-    if other is best or (other.sizes == best.sizes and other.question is question):
+    evaluator = best.evaluator
+    if other is best or (other.sizes == best.sizes and other.evaluator is evaluator):
         return other
-    if question.refusal(other.pool, best.shape, best.sizes) is not None:
+    if evaluator.refusal(other.pool, best.shape, best.sizes) is not None:
         return None
-    found = question.candidate(other.pool, best.shape, best.sizes)
-    if isinstance(found, str):
+    found = evaluator.candidate(other.pool, best.shape, best.sizes)
+    if isinstance(found, Refusal):
         return None
     if found.times is not None and any(
-        entry.missed for entry in outcomes(found.times, question.request.classes, question.demand.output_tokens)
+        entry.missed for entry in outcomes(found.times, evaluator.request.classes, evaluator.demand.output_tokens)
     ):
         return None
     return found
 
 
 def _writable(like: list[tuple[str, Candidate]]) -> list[tuple[str, Candidate]]:
-    """As many of the best nodes as plan.json has room for with the facts of all their devices and links."""
+    """As many of the best nodes as plan.json can hold the devices and links of."""
     entries, kept = 0, list[tuple[str, Candidate]]()
     for name, candidate in like:
         entries += len(candidate.pool.devices) + len(candidate.pool.links)
-        if kept and entries > MOST_FACTS:
+        if kept and entries > c.MOST_FACTS:
             break
         kept.append((name, candidate))
     return kept
@@ -138,7 +137,7 @@ def _predicted(best: Candidate) -> Predicted:
     return Predicted(best.kv.tokens, times.ttft_s * 1e3, times.tpot_s * 1e3, times.requests_per_s)
 
 
-def _figures(search: Search, found: Found, best: Candidate) -> SearchFigures:
+def _figures(search: Search, found: SearchResult, best: Candidate) -> SearchFigures:
     cost, least = best.assignment.cost, best.assignment.lower_bound
     gap = max(0.0, (cost - least) / cost) if cost else 0.0
     looked = len(found.others) + len(found.rejections) + 1

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from uellm.hardware import Node
 from uellm.models import Architecture
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.efficiency import Efficiency
 
-POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("Efficiency", "Latency", "Throughput")
 ALLOCATIONS = ("DevicePlugin", "DRA")
 
@@ -44,7 +44,7 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineRequest:
     """What the engine is told besides the placement."""
 
     model: str = ""  # what `vllm serve` gets: a Hugging Face id or a path
@@ -80,11 +80,11 @@ class PlanRequest:
     objective: str = "Efficiency"
     workload: Workload = field(default_factory=Workload)
     overrides: Overrides = field(default_factory=Overrides)
-    policy: str = "HELR"
+    policy: str = DEFAULT_PLACEMENT_POLICY
     gpus_min: int = 1
     gpus_max: int | None = None  # None: what a node has
     allocation: str = "DevicePlugin"
-    engine: Engine = field(default_factory=Engine)
+    engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
     # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_ROUNDING = 1e-9
-"""What sums of floats in another order may differ by."""
+from uellm.planner import constants as c
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class SearchFigures:
             "shapes": self.shapes,
             "leftOut": self.left_out,
             "placements": self.placements,
-            "optimal": self.gap <= _ROUNDING,
+            "optimal": self.gap <= c.GAP_TOLERANCE,
             "gapPercent": f"{max(0.0, self.gap) * 100:.2f}",
         }
 

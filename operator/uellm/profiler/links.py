@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from itertools import permutations
 from typing import Any, NamedTuple
 
+from uellm.hardware import NVLINK
+
 # nvmlGpuTopologyLevel_t: values of the common ancestor, nearest first.
 _KIND_BY_LEVEL = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 _REMOTE_IS_SWITCH = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH
@@ -33,7 +35,7 @@ def links(nvml: Any, handles: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     for a, b in permutations(handles, 2):
         direct = bus_ids[b] in nvlinks[a].peers
         if direct or (nvlinks[a].switch and nvlinks[b].switch):
-            kind = "NVLink"
+            kind = NVLINK
         else:
             kind = _common_ancestor(nvml, handles[a], handles[b])
         yield {"a": a, "b": b, "kind": kind}

@@ -6,13 +6,14 @@ of an object does not replace a newer one.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
+from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
+from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
@@ -164,6 +165,6 @@ _LEANER = {POD: _lean_pod, NODE: _lean_node}
 def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:
     """GPUs of a pod, by its plan; None where its annotation cannot be read."""
     try:
-        return int(json.loads(metadata["annotations"][PLAN_ANNOTATION])["gpus"])
-    except (KeyError, TypeError, ValueError):
+        return PlanAnnotation.from_json(metadata["annotations"][PLAN_ANNOTATION]).gpus
+    except (KeyError, TypeError, UnreadableDocument):
         return None  # somebody changed the annotation; the service's plan is used instead

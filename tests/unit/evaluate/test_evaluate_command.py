@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from uellm.cli.main import main
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
+from uellm.step_time import StepTime
 
 ENGINE = EngineFile("e", StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 24_000, 16, 256, 8192, 16_384)
 

@@ -14,8 +14,9 @@ from uellm.evaluate.scenario import Classes, Job, RequestClass
 from uellm.evaluate.table import duration, table
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.evaluate.vllm_scheduler import PRIORITY
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.scheduling import Lengths, Targets
+from uellm.step_time import StepTime
 
 CHAT = RequestClass(Targets("chat", ttft_s=1.0, tpot_s=0.06), 0.5)
 TASK = RequestClass(Targets("task", e2e_s=10.0), 0.5)

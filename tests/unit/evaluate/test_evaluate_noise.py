@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from uellm.evaluate.queue import Noise
-from uellm.planner.cost.steptime import StepTime
+from uellm.step_time import StepTime
 
 STEP = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 

@@ -1,9 +1,10 @@
-"""Profiles, pods and plans as the API server has them, and a stand-in for the planner's word."""
+"""Profiles, pods and plans as the API server has them, and a stand-in for the planner's verdict."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +12,30 @@ import pytest
 
 from helpers.sizes import GIB
 from uellm.extender.snapshot import Snapshot
-from uellm.hardware import Node
+from uellm.hardware import GPU_RESOURCE, Node
+from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.sentences import sentence
 
 
 def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:
-    return json.dumps({"gpus": gpus, "resourceName": "nvidia.com/gpu", "nodes": list(nodes), **fields})
+    document = {
+        "version": 1,
+        "gpus": gpus,
+        "tensor": 1,
+        "pipeline": gpus,
+        "resourceName": GPU_RESOURCE,
+        "layerBytes": GIB,
+        "layerKvBytes": 1 << 20,
+        "firstStageBytes": 0,
+        "lastStageBytes": 0,
+        "reservedBytes": {"fixed": GIB, "fraction": "0.08"},
+        "layers": None,
+        "layerCount": 8,
+        "nodes": list(nodes),
+        "service": "default/llama",
+    }
+    return json.dumps({**document, **fields})
 
 
 def pod(
@@ -41,16 +61,26 @@ def profile(name: str, gpus: int = 4, *, taken: Mapping[int, str] | None = None,
     return {"metadata": {"name": name}, "status": {"source": "Simulated", "devices": devices}}
 
 
-class Fits:
-    """Says no for the nodes it is told, and counts how often it is asked."""
+@dataclass(frozen=True)
+class TooSmall(Refusal):
+    node: str
+
+
+@sentence.register
+def _(refusal: TooSmall) -> str:
+    return f"too small: {refusal.node}"
+
+
+class RefusalOn:
+    """Refuses the given nodes, and counts how often it is asked."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = refused
         self.asked: list[str] = []
 
-    def __call__(self, plan: Mapping[str, Any], node: Node, free: Sequence[str]) -> str | None:
+    def __call__(self, plan: PlanAnnotation, node: Node, free: Sequence[str]) -> Refusal | None:
         self.asked.append(node.name)
-        return f"too small: {node.name}" if node.name in self.refused else None
+        return TooSmall(node.name) if node.name in self.refused else None
 
 
 def snapshot_of(*profiles: dict[str, Any], pods: Sequence[dict[str, Any]] = ()) -> Snapshot:
@@ -64,4 +94,4 @@ def snapshot_of(*profiles: dict[str, Any], pods: Sequence[dict[str, Any]] = ()) 
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    return SimpleNamespace(plan=plan, pod=pod, profile=profile, fits=Fits, snapshot=snapshot_of)
+    return SimpleNamespace(plan=plan, pod=pod, profile=profile, refusal_on=RefusalOn, snapshot=snapshot_of)

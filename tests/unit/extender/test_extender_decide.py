@@ -1,84 +1,98 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from uellm.extender.decide import MOST_PLANS, MOST_SENTENCES, NO_PROFILE, ONE_MORE, Judge, scores
 
 
-def refusals(text, names, snapshot, fits):
-    return Judge(fits).refusals(text, names, snapshot)
+def refusals(text, names, snapshot, refusal_on):
+    return Judge(refusal_on).refusals(text, names, snapshot)
 
 
 def test_a_node_that_fits_is_not_refused_and_one_that_does_not_is_with_the_planners_sentence(make):
     snapshot = make.snapshot(make.profile("big"), make.profile("small", product="small"))
-    refused = refusals(make.plan(2), ["big", "small"], snapshot, make.fits("small"))
+    refused = refusals(make.plan(2), ["big", "small"], snapshot, make.refusal_on("small"))
     assert refused == {"small": "too small: small"}
 
 
 def test_a_node_without_a_profile_is_refused(make):
-    assert refusals(make.plan(1), ["n"], make.snapshot(), make.fits()) == {"n": NO_PROFILE}
+    assert refusals(make.plan(1), ["n"], make.snapshot(), make.refusal_on()) == {"n": NO_PROFILE}
 
 
 def test_too_few_free_devices_are_counted_without_asking_the_planner(make):
-    fits = make.fits()
+    refusal_on = make.refusal_on()
     snapshot = make.snapshot(make.profile("n", 2, taken={0: "other"}))
-    assert refusals(make.plan(2), ["n"], snapshot, fits) == {"n": "the plan needs 2 nvidia.com/gpu, 1 free"}
-    assert fits.asked == []
+    assert refusals(make.plan(2), ["n"], snapshot, refusal_on) == {"n": "the plan needs 2 nvidia.com/gpu, 1 free"}
+    assert refusal_on.asked == []
 
 
 def test_promised_devices_are_not_given_twice(make):
     snapshot = make.snapshot(make.profile("n", 4), pods=[make.pod("p", node="n", text=make.plan(3))])
-    assert refusals(make.plan(2), ["n"], snapshot, make.fits()) == {
+    assert refusals(make.plan(2), ["n"], snapshot, make.refusal_on()) == {
         "n": "the plan needs 2 nvidia.com/gpu, 4 free, 3 of them promised to pods that start"
     }
-    assert refusals(make.plan(1), ["n"], snapshot, make.fits()) == {}
+    assert refusals(make.plan(1), ["n"], snapshot, make.refusal_on()) == {}
 
 
 def test_the_planner_is_asked_once_about_alike_nodes(make):
-    fits = make.fits("c")
-    judge = Judge(fits)
+    refusal_on = make.refusal_on("c")
+    judge = Judge(refusal_on)
     snapshot = make.snapshot(
         make.profile("a"), make.profile("b"), make.profile("c", product="small"), make.profile("d", product="small")
     )
     for _ in range(3):
         assert judge.refusals(make.plan(2), "abcd", snapshot) == {"c": "too small: c", "d": "too small: c"}
-    assert fits.asked == ["a", "c"]
+    assert refusal_on.asked == ["a", "c"]
     judge.refusals(make.plan(1), "b", snapshot)
     snapshot.put_profile(make.profile("a", taken={0: "other"}))
     judge.refusals(make.plan(2), "ab", snapshot)
-    assert fits.asked == ["a", "c", "b", "a"]
+    assert refusal_on.asked == ["a", "c", "b", "a"]
 
 
 def test_what_the_planner_said_of_old_plans_is_forgotten(make):
-    fits = make.fits()
-    judge = Judge(fits)
+    refusal_on = make.refusal_on()
+    judge = Judge(refusal_on)
     snapshot = make.snapshot(make.profile("n"))
     for serial in range(2 * MOST_PLANS):
         judge.refusals(make.plan(1, service=serial), ["n"], snapshot)
     assert len(judge._verdicts) == MOST_PLANS
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"gpus": 0}', '{"gpus": "2"}', '{"gpus": -1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"gpus": 2}'])
 def test_a_plan_that_cannot_be_read_is_refused_everywhere_and_ranks_nothing(make, text):
     snapshot = make.snapshot(make.profile("n"))
-    refused = refusals(text, ["n", "m"], snapshot, make.fits())
+    refused = refusals(text, ["n", "m"], snapshot, make.refusal_on())
     assert set(refused) == {"n", "m"}
     assert all("uellm.io/plan cannot be read" in sentence for sentence in refused.values())
     assert scores(text, ["n"], snapshot) == {}
 
 
-def test_a_plan_that_the_planner_cannot_read_is_refused_with_the_field(make):
-    def picky(plan, node, free):
-        return plan["layerBytes"]
+@pytest.mark.parametrize("gpus", [0, -1, "2", None])
+def test_a_plan_without_a_positive_number_of_gpus_cannot_be_read(make, gpus):
+    text = json.dumps(json.loads(make.plan(2)) | {"gpus": gpus})
+    refused = refusals(text, ["n"], make.snapshot(make.profile("n")), make.refusal_on())
+    assert refused["n"].endswith(f"gpus must be a positive number, not {gpus!r}")
 
-    refused = refusals(make.plan(1), ["n"], make.snapshot(make.profile("n")), picky)
-    assert refused == {"n": "the pod's annotation uellm.io/plan cannot be read (KeyError: 'layerBytes')"}
+
+def test_a_plan_without_a_field_is_refused_with_its_name(make):
+    text = json.dumps({name: value for name, value in json.loads(make.plan(1)).items() if name != "layerBytes"})
+    refused = refusals(text, ["n"], make.snapshot(make.profile("n")), make.refusal_on())
+    assert refused == {"n": "the pod's annotation uellm.io/plan cannot be read: it has no field 'layerBytes'"}
+
+
+def test_a_plan_of_another_version_is_refused_in_one_line(make):
+    refused = refusals(make.plan(1, version=2), ["n"], make.snapshot(make.profile("n")), make.refusal_on())
+    assert refused == {
+        "n": "the pod's annotation uellm.io/plan cannot be read: it has version 2, and this release reads version 1"
+    }
 
 
 def test_a_thousand_different_refusals_are_a_few_sentences(make):
     names = [f"n{index}" for index in range(1000)]
     snapshot = make.snapshot(*(make.profile(name, product=f"GPU of {name}") for name in names))
-    refused = refusals(make.plan(2), names, snapshot, make.fits(*names))
+    refused = refusals(make.plan(2), names, snapshot, make.refusal_on(*names))
     assert len(refused) == 1000
     assert len(set(refused.values())) == MOST_SENTENCES + 1
     assert refused["n999"] == ONE_MORE

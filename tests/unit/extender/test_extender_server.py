@@ -46,7 +46,7 @@ class ToldCluster:
 async def extender(make) -> AsyncIterator[SimpleNamespace]:
     cluster, clock = ToldCluster(), SimpleNamespace(now=1000.0)
     view = View(cluster, clock=lambda: clock.now)
-    runner = web.AppRunner(server.make_app(view, make.fits("small")), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(server.make_app(view, make.refusal_on("small")), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     watching = asyncio.create_task(view.run())
@@ -183,4 +183,4 @@ async def test_an_address_that_is_taken_ends_the_process_with_a_sentence(extende
     }
     kubeconfig.write_text(json.dumps(document))
     with pytest.raises(process.CannotBeDone, match="choose another --listen"):
-        await process.serve("127.0.0.1", extender.port, make.fits(), kubeconfig=str(kubeconfig))
+        await process.serve("127.0.0.1", extender.port, make.refusal_on(), kubeconfig=str(kubeconfig))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uellm.errors import PlanError
-from uellm.launcher.devices import Found, find_devices, parse_nvidia_smi
+from uellm.launcher.devices import FoundDevices, find_devices, parse_nvidia_smi
 
 TWO_GPUS = """\
 GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-aaaa-1)
@@ -49,7 +49,9 @@ def test_text_that_is_no_list_gives_nothing():
 
 
 def test_nvidia_smi_is_asked_first(nvidia_smi):
-    assert find_devices(nvidia_smi(TWO_GPUS), simulated=False) == Found(("GPU-aaaa-1", "GPU-bbbb-2"), "nvidia-smi")
+    assert find_devices(nvidia_smi(TWO_GPUS), simulated=False) == FoundDevices(
+        ("GPU-aaaa-1", "GPU-bbbb-2"), "nvidia-smi"
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_a_variable_that_names_no_uuids_does_not_matter_where_nvidia_smi_answers
 
 def test_a_privileged_container_keeps_to_what_it_was_allocated(nvidia_smi):
     found = find_devices(nvidia_smi(TWO_GPUS) | {"NVIDIA_VISIBLE_DEVICES": "GPU-bbbb-2"}, simulated=False)
-    assert found == Found(("GPU-bbbb-2",), "nvidia-smi")
+    assert found == FoundDevices(("GPU-bbbb-2",), "nvidia-smi")
 
 
 def test_an_allocated_gpu_the_driver_does_not_show_is_named(nvidia_smi):
@@ -74,7 +76,7 @@ def test_an_allocated_gpu_the_driver_does_not_show_is_named(nvidia_smi):
 def test_the_variable_is_the_fallback_where_nvidia_smi_fails(nvidia_smi):
     environment = nvidia_smi("", status=9, stderr="couldn't communicate with the NVIDIA driver")
     found = find_devices(environment | {"NVIDIA_VISIBLE_DEVICES": "GPU-b, GPU-a"}, simulated=False)
-    assert found == Found(("GPU-b", "GPU-a"), "NVIDIA_VISIBLE_DEVICES")
+    assert found == FoundDevices(("GPU-b", "GPU-a"), "NVIDIA_VISIBLE_DEVICES")
 
 
 def test_what_nvidia_smi_said_is_in_the_error(nvidia_smi):
@@ -105,7 +107,9 @@ def test_a_variable_that_names_no_uuids_is_explained(tmp_path, value, sentence):
 
 def test_simulated_devices_come_from_the_variable_even_on_a_machine_with_gpus(nvidia_smi):
     environment = nvidia_smi(TWO_GPUS) | {"NVIDIA_VISIBLE_DEVICES": "GPU-sim-1,GPU-sim-0,GPU-sim-1"}
-    assert find_devices(environment, simulated=True) == Found(("GPU-sim-1", "GPU-sim-0"), "NVIDIA_VISIBLE_DEVICES")
+    assert find_devices(environment, simulated=True) == FoundDevices(
+        ("GPU-sim-1", "GPU-sim-0"), "NVIDIA_VISIBLE_DEVICES"
+    )
 
 
 def test_a_program_that_cannot_be_run_is_no_crash(tmp_path):

@@ -7,18 +7,23 @@ import pytest
 from uellm.errors import PlanError
 from uellm.launcher.command import engine_command
 from uellm.planner.handover.late_binding import Binding
+from uellm.planner.handover.plan_document import PlannedEngine
 
 TWO_STAGES = Binding(order=("GPU-b", "GPU-a"), layers=(5, 3), tensor=1, pipeline=2)
 
 
-def document(*args: str, platform: str = "cuda", model: str = "/models/tiny", **engine: str) -> dict:
-    return {"platform": platform, "engine": {"model": model, "servedName": "tiny", "args": list(args), **engine}}
-
-
-def command(*args: str, binding: Binding = TWO_STAGES, environment: dict | None = None, **engine: str):
+def command(
+    *args: str,
+    binding: Binding = TWO_STAGES,
+    environment: dict | None = None,
+    platform: str = "cuda",
+    model: str = "/models/tiny",
+    revision: str = "",
+):
     return engine_command(
-        document(*args, **engine),
+        PlannedEngine(model, revision, "tiny", args),
         binding,
+        platform=platform,
         listen=("127.0.0.1", 8001),
         environment=environment if environment is not None else {"HOME": "/var/cache/uellm"},
         cpus={0, 1},

@@ -10,12 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
 from uellm.launcher import report
 from uellm.launcher.bind import check
-from uellm.launcher.devices import Found
+from uellm.launcher.devices import FoundDevices
+from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
 from uellm.planner.handover.late_binding import Binding
+
+FAILURE = PlacementReport("pod", "node-1", "hash", error=LaunchFailure("NoDevices", "none"))
+STARTED = PlacementReport(
+    pod="pod",
+    node="node-1",
+    plan_hash="hash",
+    source="nvidia-smi",
+    platform="cuda",
+    devices=(BoundDevice("GPU-a", "NVIDIA L4", 24 << 30),),
+    layers=(8,),
+    tensor=1,
+    pipeline=1,
+    planned=("GPU-a",),
+    env={"CUDA_VISIBLE_DEVICES": "GPU-a"},
+    argv=("python3", "-m", "vllm"),
+)
 
 
 class Executed(BaseException):
@@ -37,6 +55,7 @@ def plan_document(**changes) -> dict:
             "tensor": 1,
             "pipeline": 2,
             "layers": [5, 3],
+            "maxNumBatchedTokens": 2048,
             "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
         },
         "instance": {
@@ -114,14 +133,19 @@ def test_devices_other_than_planned_are_bound_and_reported(launch):
 @pytest.mark.parametrize(
     ("content", "visible", "reason", "sentence"),
     [
-        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "knows nothing of GPU-new"),
-        (plan_document(), "GPU-a", "WrongDeviceCount", "has 1 GPUs and the plan is for 2"),
+        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "device GPU-new is on no node of the plan"),
+        (plan_document(), "GPU-a", "WrongDeviceCount", "has 1 GPU and the plan is for 2"),
         (plan_document(), "GPU-a,GPU-b,GPU-c", "WrongDeviceCount", "has 3 GPUs"),
         (plan_document(), "void", "NoDevices", "is `void`"),
-        (plan_document(version=2), "GPU-a,GPU-b", "BadPlan", "version 2; this launcher reads version 1"),
-        ("[]", "GPU-a,GPU-b", "BadPlan", "version None"),
+        (
+            plan_document(version=2),
+            "GPU-a,GPU-b",
+            "BadPlan",
+            "plan.json cannot be read: it has version 2",
+        ),
+        ("[]", "GPU-a,GPU-b", "BadPlan", "not a JSON object"),
         ("{", "GPU-a,GPU-b", "BadPlan", "not JSON"),
-        (plan_document(plan={}), "GPU-a,GPU-b", "BadPlan", "gpusPerReplica"),
+        (plan_document(plan={}), "GPU-a,GPU-b", "BadPlan", "it has no field 'gpusPerReplica'"),
     ],
 )
 def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
@@ -166,32 +190,46 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
 )
 def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
-        check(binding, Found(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
+        check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"
 
 
 def test_the_kubelets_termination_log_gets_the_failure(tmp_path, capfd):
     log = tmp_path / "termination-log"
     log.write_text("")
-    failure = {"error": {"reason": "NoDevices", "message": "none"}}
-    report.fail(tmp_path / "placement.json", failure, termination_log=log)
+    report.fail(tmp_path / "placement.json", FAILURE, termination_log=log)
     assert log.read_text() == "uellm launcher: NoDevices: none\n" == capfd.readouterr().err
 
 
 def test_a_report_that_cannot_be_written_does_not_hide_the_failure(tmp_path, capfd):
     (tmp_path / "file").write_text("")
-    failure = {"error": {"reason": "NoDevices", "message": "none"}}
-    report.fail(tmp_path / "file" / "placement.json", failure, termination_log=tmp_path / "absent")
+    report.fail(tmp_path / "file" / "placement.json", FAILURE, termination_log=tmp_path / "absent")
     assert "NoDevices: none" in capfd.readouterr().err
 
 
 def test_the_report_is_replaced_whole_and_readable_by_others(tmp_path):
     path = tmp_path / "placement.json"
-    report.write(path, {"a": 1})
-    report.write(path, {"b": 2})
-    assert json.loads(path.read_text()) == {"b": 2}
+    report.write(path, FAILURE)
+    report.write(path, STARTED)
+    assert PlacementReport.from_dict(json.loads(path.read_text())) == STARTED
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["placement.json"]
+
+
+@pytest.mark.parametrize("written", [FAILURE, STARTED])
+def test_a_report_is_read_as_it_was_written_whatever_a_newer_launcher_adds(written):
+    document = json.loads(json.dumps(written.to_dict() | {"added": "later"}))
+    assert PlacementReport.from_dict(document) == written
+    del document["version"]
+    assert PlacementReport.from_dict(document) == written
+
+
+def test_a_report_of_another_version_is_refused_in_one_line():
+    with pytest.raises(UnreadableDocument) as raised:
+        PlacementReport.from_dict(STARTED.to_dict() | {"version": 2})
+    assert str(raised.value) == (
+        "the placement report cannot be read: it has version 2, and this release reads version 1"
+    )
 
 
 @pytest.mark.parametrize("listen", ["8001", "127.0.0.1", ":8001", "h:0", "h:99999"])

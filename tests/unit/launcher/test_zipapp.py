@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from uellm.launcher.build import build
+from uellm.launcher.build import MODULES, build
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,9 @@ def test_the_same_sources_give_the_same_bytes(zipapp, tmp_path):
 def test_it_carries_what_the_launcher_imports_and_nothing_else(zipapp):
     names = zipfile.ZipFile(zipapp).namelist()
     rooms = {name.split("/")[1] for name in names if name.startswith("uellm/")}
-    assert rooms == {"__init__.py", "errors.py", "text.py", "hardware", "models", "planner", "launcher"}
+    modules = {module for module in names if module.count("/") == 1}
+    assert modules == {f"uellm/{module}" for module in MODULES}
+    assert rooms == {*MODULES, "hardware", "models", "planner", "launcher"}
     assert [name for name in names if not name.startswith("uellm/")] == ["__main__.py"]
     assert all(name.endswith(".py") for name in names)
 
@@ -109,6 +111,7 @@ def _document() -> dict:
             "tensor": 1,
             "pipeline": 2,
             "layers": [5, 3],
+            "maxNumBatchedTokens": 2048,
             "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
         },
         "instance": {

@@ -14,8 +14,8 @@ from uellm.cli.main import main
 from uellm.errors import PlanError
 from uellm.planner import plan
 from uellm.planner.efficiency import Efficiency
-from uellm.planner.handover.document import plan_document
-from uellm.planner.handover.late_binding import task_from
+from uellm.planner.handover.plan_document import PlanDocument
+from uellm.planner.handover.publish import plan_document
 from uellm.reconcile.planning.calibration import efficiency_of
 
 MEASURED = Efficiency(0.55, 0.66, 0.004, 2e-5, "llama on L4")
@@ -57,8 +57,7 @@ def test_lower_efficiencies_predict_slower_engines_and_the_plan_says_whose_they_
 
 def test_the_launcher_weighs_devices_by_the_same_efficiencies(build) -> None:
     request = replace(build.request(build.node("a", "H100")), efficiency=MEASURED)
-    written = json.loads(json.dumps(plan_document(plan(request), request)))
-    costs = task_from(written).costs
+    costs = PlanDocument.from_json(plan_document(plan(request), request).to_json()).task.costs
     assert (costs.efficiency.compute, costs.efficiency.memory) == (0.55, 0.66)
 
 

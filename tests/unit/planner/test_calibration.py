@@ -12,8 +12,9 @@ import pytest
 from uellm.cli.main import main
 from uellm.errors import BadInput
 from uellm.planner.calibration.calibrate import calibrate
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.efficiency import Efficiency
+from uellm.step_time import StepTime
 
 TRUE = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 LIMITS = {"kvBlocks": 24000, "blockTokens": 16, "maxNumSeqs": 256, "maxNumBatchedTokens": 8192, "maxModelLen": 16384}

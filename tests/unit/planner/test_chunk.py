@@ -8,8 +8,8 @@ import pytest
 
 from uellm.planner import constants as c
 from uellm.planner.cost.chunk import Chunk, Load, best_chunk, saturation
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.request import SloClass
+from uellm.step_time import StepTime
 
 H100_8B = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 CPU_TINY = StepTime(30e-3, 0.6e-3, 2e-6, 1e-3, 5e-3)
@@ -42,7 +42,7 @@ def test_a_saturated_engine_keeps_the_target_wherever_a_useful_chunk_can(
     step: StepTime, load: dict[str, int], tpot_s: float
 ) -> None:
     chunk = chosen(step, tpot_s, load)
-    if "would not use" not in chunk.reason:
+    if "would leave the engine idle" not in chunk.reason:
         assert saturation(step, Load(**load), chunk.tokens).tpot_s <= tpot_s
 
 
@@ -64,7 +64,7 @@ def test_a_looser_target_never_gets_a_smaller_chunk() -> None:
 def test_the_chunk_is_never_under_what_the_floor_computes_for_nothing() -> None:
     chunk = chosen(H100_8B, 0.001)
     assert chunk.tokens >= H100_8B.floor_tokens
-    assert "fewer tokens would not use the engine" in chunk.reason
+    assert "a smaller chunk would leave the engine idle" in chunk.reason
 
 
 def test_a_slow_engine_gets_a_small_chunk_rather_than_a_missed_target() -> None:

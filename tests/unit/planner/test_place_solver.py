@@ -195,8 +195,11 @@ def test_many_unlike_devices_that_are_too_small_together_are_proven_to_be() -> N
     ("data", "words"),
     [
         (instance(device("a", 1.5), device("b", 1.2)), ("4 B", "2 devices have 2 B")),
-        (instance(device("a", 0.5)), ("no device holds even one layer", "a, has 0 B free")),
-        (instance(device("a", 9.0), device("b", 9.0), layers=2, layerBytes=[1, 10]), ("no device holds layer 1",)),
+        (instance(device("a", 0.5)), ("no device has room for even one layer", "a, has 0 B free")),
+        (
+            instance(device("a", 9.0), device("b", 9.0), layers=2, layerBytes=[1, 10]),
+            ("no device has room for layer 1",),
+        ),
         (instance(device("a", 2.5), device("b", 1.5), layers=4), ("leave gaps",)),
         (instance(device("a", 30 * 2.0**30), layers=32, layerBytes=2.0**30), ("32.0 GiB", "30.0 GiB", "2.0 GiB")),
     ],

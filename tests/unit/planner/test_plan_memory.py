@@ -13,7 +13,7 @@ from uellm.planner import constants as c
 from uellm.planner import plan
 from uellm.planner.memory.footprint import footprint
 from uellm.planner.memory.kv_cache import kv_cache
-from uellm.planner.request import Engine, Overrides, SloClass, Workload
+from uellm.planner.request import EngineRequest, Overrides, SloClass, Workload
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 
@@ -81,7 +81,7 @@ def test_the_fixed_overhead_leaves_room_on_a_gpu_of_one_gib() -> None:
 
 def test_a_users_utilization_decides_the_margin(build) -> None:
     request = build.request(build.node("a", "L4"))
-    more = replace(request, engine=Engine(args=("--gpu-memory-utilization", "0.95")))
+    more = replace(request, engine=EngineRequest(args=("--gpu-memory-utilization", "0.95")))
     assert plan(more).kv_cache_bytes > plan(request).kv_cache_bytes
     assert "--gpu-memory-utilization 0.95 is set" in " ".join(plan(more).assumptions)
 
@@ -136,7 +136,7 @@ def test_simulated_gpus_are_told_what_is_required_and_no_more(build) -> None:
     assert real.kv_cache_bytes > 40 * GIB
     # 41,088 tokens would be 5 GiB of this machine's memory: held to one longest request.
     assert played.kv_cache_bytes == (8192 + 128) * 32 * 4096
-    assert "held to 8320 tokens" in " ".join(played.assumptions)
+    assert "limited to 8320 tokens" in " ".join(played.assumptions)
 
 
 def test_chunks_follow_from_the_tightest_tpot(build) -> None:
@@ -164,7 +164,7 @@ def test_without_targets_steps_are_vllms_defaults(build, product: str, tokens: i
 
 
 def test_step_sizes_that_the_user_sets_win(build) -> None:
-    engine = Engine(args=("--max-num-batched-tokens=4k", "--max_num_seqs", "32"))
+    engine = EngineRequest(args=("--max-num-batched-tokens=4k", "--max_num_seqs", "32"))
     made = plan(build.request(build.node("a", "H100"), engine=engine, classes=build.chat))
     assert (made.max_num_batched_tokens, made.max_num_seqs) == (4000, 32)
     assert "4000: set in engine.args" in " ".join(made.assumptions)
@@ -179,7 +179,7 @@ def test_no_more_sequences_are_told_than_decode_within_the_tightest_tpot(build) 
 
 def test_larger_steps_leave_less_kv_cache(build) -> None:
     small, large = (
-        plan(build.request(build.node("a", "H100"), engine=Engine(args=("--max-num-batched-tokens", tokens))))
+        plan(build.request(build.node("a", "H100"), engine=EngineRequest(args=("--max-num-batched-tokens", tokens))))
         for tokens in ("2048", "16384")
     )
     assert large.stages[0].memory.activations > small.stages[0].memory.activations
@@ -187,7 +187,7 @@ def test_larger_steps_leave_less_kv_cache(build) -> None:
 
 
 def test_a_users_kv_cache_is_kept_where_it_fits(build) -> None:
-    made = plan(build.request(build.node("a", "L4"), engine=Engine(args=("--kv-cache-memory-bytes", "2G"))))
+    made = plan(build.request(build.node("a", "L4"), engine=EngineRequest(args=("--kv-cache-memory-bytes", "2G"))))
     assert made.kv_cache_bytes == 2 * GIB
     assert made.predicted.kv_cache_tokens == 2 * GIB // (32 * 4096)
     assert "--kv-cache-memory-bytes 2G is set in engine.args and kept" in made.assumptions

@@ -9,9 +9,9 @@ import pytest
 
 from uellm.planner import plan
 from uellm.planner.cost.predict import predict
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import Overrides
+from uellm.step_time import StepTime
 
 
 def close(found: StepTime, true: StepTime) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import plan
-from uellm.planner.request import Engine, Overrides
+from uellm.planner.request import EngineRequest, Overrides
 
 
 def failure(request) -> PlanError:
@@ -42,14 +42,14 @@ def test_bfloat16_is_left_to_vllm_where_the_user_did_not_insist(build) -> None:
 
 
 def test_bfloat16_that_the_user_insists_on_is_refused_on_gpus_without_it(build) -> None:
-    error = failure(build.request(turing(build), engine=Engine(dtype="bfloat16")))
+    error = failure(build.request(turing(build), engine=EngineRequest(dtype="bfloat16")))
     assert error.reason == "NoFit"
     assert "T4 has compute capability 7.5, and vLLM refuses bfloat16 below 8.0: set spec.model.dtype" in str(error)
 
 
 def test_gpus_without_bfloat16_are_passed_over_where_others_have_it(build) -> None:
     ampere = build.node("b", [build.gpu("b", 0, "L4", compute_capability="8.9")])
-    assert plan(build.request(turing(build), ampere, engine=Engine(dtype="bfloat16"))).nodes == ("b",)
+    assert plan(build.request(turing(build), ampere, engine=EngineRequest(dtype="bfloat16"))).nodes == ("b",)
 
 
 def test_a_model_that_float16_breaks_is_not_served_in_it(build) -> None:
@@ -104,11 +104,14 @@ def test_a_model_that_cannot_be_split_into_stages_is_not(build) -> None:
 
 def test_nodes_that_the_pods_may_not_go_to_are_told(build) -> None:
     sentences = ("b: cordoned",)
-    assert "not looked at: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
+    assert "not considered: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
     small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=sentences)
-    assert str(failure(small)).endswith("; not looked at: b: cordoned")
+    assert str(failure(small)).endswith("; not considered: b: cordoned")
     nowhere = failure(replace(build.request(), left_out=sentences))
-    assert (nowhere.reason, "may go to none of the profiled nodes: b: cordoned" in str(nowhere)) == ("NoFit", True)
+    assert (nowhere.reason, "none of the profiled nodes may run the pods: b: cordoned" in str(nowhere)) == (
+        "NoFit",
+        True,
+    )
 
 
 def test_the_model_length_that_is_proposed_fits_and_a_longer_one_does_not(build) -> None:

@@ -10,7 +10,7 @@ import pytest
 from helpers.sizes import GIB
 from uellm.errors import PlanError
 from uellm.planner import Plan, plan
-from uellm.planner.request import Engine, Overrides, Workload
+from uellm.planner.request import EngineRequest, Overrides, Workload
 
 
 def failure(request) -> PlanError:
@@ -68,7 +68,7 @@ def test_unlike_gpus_never_share_a_layer(build) -> None:
     made = plan(build.request(build.node("a", "A10 L4"), gpus_min=2))
     assert made.tensor == 1
     reasons = [entry.rejected for entry in made.alternatives if entry.tensor == 2]
-    assert "must be alike" in reasons[0]
+    assert "must be identical" in reasons[0]
 
 
 def test_objective_latency_takes_more_gpus_where_they_save_a_second_a_request(build) -> None:
@@ -177,7 +177,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(build) -> None:
     ],
 )
 def test_engine_arguments_that_cannot_work_are_refused(build, args: tuple[str, ...], words: str) -> None:
-    error = failure(build.request(build.node("a", "L4"), engine=Engine(args=args)))
+    error = failure(build.request(build.node("a", "L4"), engine=EngineRequest(args=args)))
     assert error.reason == "InvalidOverride"
     assert words in str(error)
 
@@ -190,7 +190,8 @@ def test_no_fit_names_the_amount_the_device_and_what_to_change(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), config=build.large))
     assert error.reason == "NoFit"
     assert re.match(
-        r"needs 136\.\d GiB on one device; largest free is 20\.7 GiB \(a gpu-1\), 115\.\d GiB less; 2 = tp1 x pp2 on",
+        r"needs 136\.\d GiB on one device; the largest free one has 20\.7 GiB \(a gpu-1\), 115\.\d GiB too little; "
+        r"2 = tp1 x pp2 on",
         str(error),
     )
     assert str(error).endswith("it would fit with 7 GPUs like a gpu-1 (L4) free in one node")
@@ -212,7 +213,7 @@ def test_gpus_that_are_taken_or_out_of_use_are_not_planned_with(build) -> None:
     node = build.node("a", ["H100", build.gpu("a", 1, "H100", health_state="Quarantined", health_reason="XID79")])
     error = failure(build.request(build.offer(node, taken=[0])))
     assert error.reason == "NoFit"
-    assert "none of the 2 GPUs of 1 nodes is free: 1 are in use, 1 out of use (XID79)" in str(error)
+    assert "none of the 2 GPUs on 1 node is free: 1 in use, 1 out of use (XID79)" in str(error)
 
 
 def test_gpus_promised_to_other_services_are_not_counted_on(build) -> None:
@@ -225,7 +226,7 @@ def test_gpus_promised_to_other_services_are_not_counted_on(build) -> None:
 def test_what_fits_on_chosen_devices_alone_needs_exact_devices(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), gpus_max=1))
     assert error.reason == "NeedsExactDevices"
-    assert "a device plugin hands out any 1 of the 2 free ones" in str(error)
+    assert "a device plugin may choose any 1 of the 2 free ones" in str(error)
 
 
 def test_dra_may_choose_devices(build) -> None:

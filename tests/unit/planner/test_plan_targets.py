@@ -47,7 +47,7 @@ def test_a_target_takes_more_gpus_than_memory_would(build) -> None:
     assert made.tensor == 4
     assert made.predicted.tpot_ms <= 30
     lost = {entry.gpus: entry.rejected for entry in made.alternatives}
-    assert re.search(r"TPOT \d+ ms, class chat asks for 30 ms", lost[1])
+    assert re.search(r"TPOT \d+ ms predicted, target of class chat 30 ms", lost[1])
 
 
 def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
@@ -90,9 +90,9 @@ def test_what_nothing_keeps_is_planned_for_as_well_as_can_be(build) -> None:
     made = plan(build.request(node, classes=strict(tpot_s=0.01)))
     assert not made.slo.feasible
     assert made.tensor == 4
-    assert made.slo.constraint.startswith("TPOT 10.0 ms of class chat: the best is ")
-    assert "with 4 = tp4 x pp1 on a for a request alone" in made.slo.constraint
-    assert "cannot be kept: the plan is for 1.1 x the best" in " ".join(made.assumptions)
+    assert made.slo.constraint.startswith("TPOT 10.0 ms of class chat: the best for a lone request is ")
+    assert "with 4 = tp4 x pp1 on a" in made.slo.constraint
+    assert "cannot be met: the plan is for 1.1 x the best" in " ".join(made.assumptions)
 
 
 def test_the_smallest_change_of_a_target_is_one_that_helps(build) -> None:
@@ -143,7 +143,7 @@ def test_targets_hold_whichever_gpus_the_kubelet_hands_out(build) -> None:
     assert not plan(request).slo.feasible
     assert plan(replace(request, allocation="DRA")).slo.feasible
     easy = plan(replace(request, classes=strict(tpot_s=0.2)))
-    assert "the kubelet may hand out slower GPUs of a: then TTFT" in " ".join(easy.assumptions)
+    assert "with the slowest GPUs that the kubelet may choose on a: TTFT" in " ".join(easy.assumptions)
 
 
 def test_the_limit_that_a_plan_runs_into_first_is_told(build) -> None:

@@ -164,7 +164,7 @@ def test_plan_prints_budgets_reasons_and_predictions_for_a_person(command, build
     given = service(build, placement=placement)
     status, output, _ = command("plan", "-f", given, "--profiles", profile("n", "L4", "L4"))
     assert status == 0
-    for words in ("2 = tp", "GiB", "WEIGHTS", "predicted", "assumed or set:", "not taken:", "--max-num-batched-tokens"):
+    for words in ("2 = tp", "GiB", "WEIGHTS", "predicted", "assumed or set:", "rejected:", "--max-num-batched-tokens"):
         assert words in output
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from uellm.planner import Plan, plan, still_holds
+from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, TooFewGpus, TooFewReplicas
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import Overrides
 
 
@@ -45,13 +47,13 @@ def test_a_plan_holds_however_the_speeds_change(incumbent, request_) -> None:
 
 def test_a_plan_without_free_devices_does_not_hold(incumbent, request_) -> None:
     taken = tuple(replace(offer, free=offer.free[:1]) for offer in request_.nodes)
-    assert still_holds(incumbent, replace(request_, nodes=taken)) == "a: needs 2 free GPUs and has 1"
+    assert still_holds(incumbent, replace(request_, nodes=taken)) == OnNode("a", TooFewGpus(2, 1))
 
 
 def test_a_plan_whose_nodes_are_gone_does_not_hold(incumbent, request_, build) -> None:
-    reason = still_holds(incumbent, replace(request_, nodes=(build.offer(build.node("z", "H100 H100")),)))
-    assert reason is not None
-    assert "no GPU of" in reason
+    refusal = still_holds(incumbent, replace(request_, nodes=(build.offer(build.node("z", "H100 H100")),)))
+    assert refusal == NodesTaken(incumbent.nodes, free=False)
+    assert sentence(refusal).startswith("no GPU of a")
 
 
 def test_a_quarantined_device_leaves_the_plan_to_the_others(incumbent, request_) -> None:
@@ -65,11 +67,11 @@ def test_a_quarantined_device_leaves_the_plan_to_the_others(incumbent, request_)
 
 def test_a_plan_for_another_number_of_layers_does_not_hold(incumbent, request_) -> None:
     other = replace(request_, architecture=replace(request_.architecture, layers=28))
-    assert still_holds(incumbent, other) == "the plan places 32 layers and the model has 28"
+    assert still_holds(incumbent, other) == OtherLayers(planned=32, model=28)
 
 
-def test_replicas_without_room_are_told(incumbent, request_) -> None:
+def test_replicas_without_room_are_reported(incumbent, request_) -> None:
     assert still_holds(incumbent, replace(request_, replicas=2)) is None
-    reason = still_holds(incumbent, replace(request_, replicas=3))
-    assert reason is not None
-    assert "have room for 2 of 3 replicas" in reason
+    refusal = still_holds(incumbent, replace(request_, replicas=3))
+    assert refusal == TooFewReplicas(incumbent.nodes, room=2, wanted=3)
+    assert sentence(refusal).endswith("have room for 2 of 3 replicas")

@@ -9,7 +9,8 @@ import pytest
 
 from uellm.hardware import Link, Node
 from uellm.planner import plan
-from uellm.planner.nodes.tensor_groups import MOST_EXACT, best_groups, group_kinds
+from uellm.planner.constants import MOST_EXACT_GROUPING
+from uellm.planner.nodes.tensor_groups import best_groups, group_kinds
 
 
 def every_choice(positions, count, tensor):
@@ -45,7 +46,7 @@ def test_the_groups_are_the_best_of_all_choices(size: int, count: int, tensor: i
 
 
 def test_more_gpus_than_can_be_weighed_still_make_groups() -> None:
-    size = MOST_EXACT + 4
+    size = MOST_EXACT_GROUPING + 4
     pairs = tuple(tuple(0 if i == j else 1 + (i // 4 != j // 4) for j in range(size)) for i in range(size))
     assert best_groups(pairs, 4, 4) == tuple(tuple(range(start, start + 4)) for start in range(0, size, 4))
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
+from uellm.planner.assignment.assign import Task
+from uellm.planner.cost.rates import Costs
+from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key
 
@@ -44,8 +47,10 @@ def test_a_pod_that_lost_its_label_is_no_longer_found(make):
 
 
 def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
+    task = Task((1,), (0,), 0, 0, fixed_bytes=0, margin="0", tensor=3, costs=Costs())
+    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, ("node-1",), "default/llama")
     cache = Cache()
-    cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": '{"gpus":3}'}))
+    cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": annotation.to_json()}))
     cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))
     assert [pod["gpus"] for pod in cache.pods(KEY)] == [3, None]
 

@@ -71,4 +71,12 @@ def test_what_makes_no_sense_in_a_report_is_passed_over():
     read = read_report("0", nonsense)
     assert (read.uuids, read.layers, read.tensor, read.pipeline) == (("ok-1",), (0, 0, 4, 0), 0, 0)
     assert read_report("0", {"devices": "all", "layers": {"a": 1}}).uuids == ()
-    assert read_report("0", {"error": {"reason": "no reason!", "message": None}}).error == ("LauncherFailed", "None")
+    assert read_report("0", {"error": {"reason": "no reason!", "message": None}}).error == ("LauncherFailed", "")
+
+
+def test_a_report_of_another_version_is_no_placement_and_says_so():
+    read = read_report("0", {"version": 2, "devices": [{"uuid": "GPU-a"}]})
+    assert read.error == (
+        "UnreadableReport",
+        "the placement report cannot be read: it has version 2, and this release reads version 1",
+    )

@@ -13,11 +13,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from uellm.cli.local.children import ChildCommand, Children, Ended
 from uellm.cli.local.prepare import Prepared
 from uellm.errors import CannotBeDone
+from uellm.placement_report import PlacementReport
 
 LOOPBACK = "127.0.0.1"
 ENGINE, SIDECAR = "engine", "sidecar"
@@ -105,8 +106,8 @@ async def _announce(prepared: Prepared, placement: Path, ports: Ports, say: Say)
             raise CannotBeDone(f"the engine does not serve after spec.engine.startupTimeout, {timeout_s:g} s")
         await asyncio.sleep(READY_POLL_S)
     bound = _read(placement)
-    layers = ",".join(str(count) for count in bound["layers"])
-    devices = ", ".join(device["product"] or device["uuid"] for device in bound["devices"])
+    layers = ",".join(str(count) for count in bound.layers)
+    devices = ", ".join(device.product or device.uuid for device in bound.devices)
     say("uellm", f"ready after {time.monotonic() - started_s:.0f} s, layers {layers} on {devices}")
     say("uellm", f"endpoint  http://{LOOPBACK}:{ports.service}/v1  model {prepared.service.served_name}")
     say("uellm", f"metrics   http://{LOOPBACK}:{ports.metrics}/metrics")
@@ -122,15 +123,15 @@ def _answers(url: str) -> bool:
 
 
 def _why(ended: Ended, placement: Path) -> str:
-    error = _read(placement).get("error") if ended.name == ENGINE else None
+    error = _read(placement).error if ended.name == ENGINE else None
     if error:
-        return f"the engine could not be launched: {error['reason']}: {error['message']}"
+        return f"the engine could not be launched: {error.reason}: {error.message}"
     return f"the {ended.name} ended {ended.how}; its last lines are above"
 
 
-def _read(placement: Path) -> dict[str, Any]:
+def _read(placement: Path) -> PlacementReport:
+    """The launcher's report; an empty one while there is none."""
     try:
-        report: dict[str, Any] = json.loads(placement.read_text())
+        return PlacementReport.from_dict(json.loads(placement.read_text()))
     except (OSError, ValueError):
-        return {}
-    return report
+        return PlacementReport()

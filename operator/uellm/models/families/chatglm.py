@@ -5,7 +5,7 @@ from __future__ import annotations
 from uellm.errors import BadInput
 from uellm.models.families.parts import Heads, even_width
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 
 def chatglm(config: Config) -> Blueprint:
@@ -16,10 +16,10 @@ def chatglm(config: Config) -> Blueprint:
     qkv_bias = bias or config.flag("add_qkv_bias", default=False)
     norm = hidden if config.flag("rmsnorm", default=True) else 2 * hidden
     linears = (
-        Linear("self_attention.query_key_value", (of.query + 2 * of.kv) * of.width, hidden, qkv_bias),
-        Linear("self_attention.dense", hidden, of.query * of.width, bias),
-        Linear("mlp.dense_h_to_4h", 2 * ffn, hidden, bias),
-        Linear("mlp.dense_4h_to_h", hidden, ffn, bias),
+        WeightMatrix("self_attention.query_key_value", (of.query + 2 * of.kv) * of.width, hidden, qkv_bias),
+        WeightMatrix("self_attention.dense", hidden, of.query * of.width, bias),
+        WeightMatrix("mlp.dense_h_to_4h", 2 * ffn, hidden, bias),
+        WeightMatrix("mlp.dense_4h_to_h", hidden, ffn, bias),
     )
     layers = config.layers("num_layers", "num_hidden_layers")
     return Blueprint(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from uellm.models.families.parts import Experts, experts, gated_mlp, routed
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 BIAS_CORRECTED = "noaux_tc"  # the `topk_method` with a bias per expert that balances them
 
@@ -90,20 +90,20 @@ def _latent(config: Config) -> _Latent:
     )
 
 
-def _attention(config: Config, hidden: int, of: _Latent) -> tuple[tuple[Linear, ...], int]:
+def _attention(config: Config, hidden: int, of: _Latent) -> tuple[tuple[WeightMatrix, ...], int]:
     """The matrices of attention, and the numbers of the norms inside it."""
     bias = config.flag("attention_bias", default=False)
     queries = of.heads * (of.nope + of.rope)
     if of.query_rank:
-        query: tuple[Linear, ...] = (
-            Linear("self_attn.q_a_proj", of.query_rank, hidden, bias),
-            Linear("self_attn.q_b_proj", queries, of.query_rank),
+        query: tuple[WeightMatrix, ...] = (
+            WeightMatrix("self_attn.q_a_proj", of.query_rank, hidden, bias),
+            WeightMatrix("self_attn.q_b_proj", queries, of.query_rank),
         )
     else:
-        query = (Linear("self_attn.q_proj", queries, hidden),)
+        query = (WeightMatrix("self_attn.q_proj", queries, hidden),)
     rest = (
-        Linear("self_attn.kv_a_proj_with_mqa", of.rank + of.rope, hidden, bias),
-        Linear("self_attn.kv_b_proj", of.heads * (of.nope + of.value), of.rank),
-        Linear("self_attn.o_proj", hidden, of.heads * of.value, bias),
+        WeightMatrix("self_attn.kv_a_proj_with_mqa", of.rank + of.rope, hidden, bias),
+        WeightMatrix("self_attn.kv_b_proj", of.heads * (of.nope + of.value), of.rank),
+        WeightMatrix("self_attn.o_proj", hidden, of.heads * of.value, bias),
     )
     return query + rest, of.rank + of.query_rank

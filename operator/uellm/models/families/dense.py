@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from uellm.models.families.parts import FULL, SLIDING, attention, gated_mlp, heads, windows
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 
 def decoder(
     config: Config,
-    linears: tuple[Linear, ...],
+    linears: tuple[WeightMatrix, ...],
     kinds: Sequence[str],
     *,
     norms: int = 2,
@@ -43,7 +43,9 @@ def decoder(
     )
 
 
-def linear_maps(config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False) -> tuple[Linear, ...]:
+def linear_maps(
+    config: Config, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False
+) -> tuple[WeightMatrix, ...]:
     """The matrices of a layer of grouped-query attention and a gated MLP."""
     hidden = config.size("hidden_size")
     parts = attention(hidden, heads(config, hidden), qkv_bias=qkv_bias, output_bias=output_bias)
@@ -88,9 +90,9 @@ def phi3(config: Config) -> Blueprint:
     hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
     of = heads(config, hidden)
     linears = (
-        Linear("self_attn.qkv_proj", (of.query + 2 * of.kv) * of.width, hidden),
-        Linear("self_attn.o_proj", hidden, of.query * of.width),
-        Linear("mlp.gate_up_proj", 2 * ffn, hidden),
-        Linear("mlp.down_proj", hidden, ffn),
+        WeightMatrix("self_attn.qkv_proj", (of.query + 2 * of.kv) * of.width, hidden),
+        WeightMatrix("self_attn.o_proj", hidden, of.query * of.width),
+        WeightMatrix("mlp.gate_up_proj", 2 * ffn, hidden),
+        WeightMatrix("mlp.down_proj", hidden, ffn),
     )
     return decoder(config, linears, [SLIDING] * config.layers())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uellm.errors import BadInput
 from uellm.models.families.parts import Heads, even_width
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 
 def falcon(config: Config) -> Blueprint:
@@ -15,10 +15,10 @@ def falcon(config: Config) -> Blueprint:
     ffn = config.size("ffn_hidden_size", default=4 * hidden)
     bias = config.flag("bias", default=False)
     linears = (
-        Linear("self_attention.query_key_value", (of.query + 2 * of.kv) * of.width, hidden, bias),
-        Linear("self_attention.dense", hidden, of.query * of.width, bias),
-        Linear("mlp.dense_h_to_4h", ffn, hidden, bias),
-        Linear("mlp.dense_4h_to_h", hidden, ffn, bias),
+        WeightMatrix("self_attention.query_key_value", (of.query + 2 * of.kv) * of.width, hidden, bias),
+        WeightMatrix("self_attention.dense", hidden, of.query * of.width, bias),
+        WeightMatrix("mlp.dense_h_to_4h", ffn, hidden, bias),
+        WeightMatrix("mlp.dense_4h_to_h", hidden, ffn, bias),
     )
     layer = Layer(linears, _norms(config) * 2 * hidden, of.kv_numbers, of.flops)
     return Blueprint(

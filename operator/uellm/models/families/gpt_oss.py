@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.models.families.parts import FULL, SLIDING, attention, expert, experts, heads, windows
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 
 def gpt_oss(config: Config) -> Blueprint:
@@ -14,7 +14,7 @@ def gpt_oss(config: Config) -> Blueprint:
     bias = config.flag("attention_bias", default=True)
     linears = (
         *attention(hidden, of, qkv_bias=bias, output_bias=bias),
-        Linear("mlp.router", mixture.total, hidden, bias=True, quantizable=False),
+        WeightMatrix("mlp.router", mixture.total, hidden, bias=True, quantizable=False),
         expert("mlp.experts.gate_up_proj", 2 * mixture.width, hidden, mixture, bias=True),
         expert("mlp.experts.down_proj", hidden, mixture.width, mixture, bias=True),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.models.families.parts import Heads, attention, even_width
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 OPT_POSITION_OFFSET = 2  # OPTLearnedPositionalEmbedding keeps two rows that no position uses
 
@@ -20,8 +20,8 @@ def opt(config: Config) -> Blueprint:
     final = config.flag("do_layer_norm_before", default=True) and not config.flag("_remove_final_layer_norm", False)
     linears = (
         *attention(hidden, of, qkv_bias=bias, output_bias=bias),
-        Linear("fc1", ffn, hidden, bias),
-        Linear("fc2", hidden, ffn, bias),
+        WeightMatrix("fc1", ffn, hidden, bias),
+        WeightMatrix("fc2", hidden, ffn, bias),
     )
     projections = 0 if width == hidden else 2 * width * hidden
     return Blueprint(
@@ -49,10 +49,10 @@ def gpt2(config: Config) -> Blueprint:
     ffn = config.size("n_inner", default=4 * hidden)
     of = Heads(query, query, even_width(config, hidden, query, "n_head"))
     linears = (
-        Linear("attn.c_attn", 3 * hidden, hidden, bias=True),
-        Linear("attn.c_proj", hidden, hidden, bias=True),
-        Linear("mlp.c_fc", ffn, hidden, bias=True),
-        Linear("mlp.c_proj", hidden, ffn, bias=True),
+        WeightMatrix("attn.c_attn", 3 * hidden, hidden, bias=True),
+        WeightMatrix("attn.c_proj", hidden, hidden, bias=True),
+        WeightMatrix("mlp.c_fc", ffn, hidden, bias=True),
+        WeightMatrix("mlp.c_proj", hidden, ffn, bias=True),
     )
     return Blueprint(
         layers=(Layer(linears, 4 * hidden, of.kv_numbers, of.flops),) * config.layers("n_layer", "num_hidden_layers"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uellm.errors import BadInput
 from uellm.models.families.parts import CHUNKED, FULL, attention, expert, experts, gated_mlp, heads, windows
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 FULL_EVERY = 4  # `no_rope_layer_interval`: every fourth layer has no positions and attends to everything
 
@@ -21,7 +21,7 @@ def llama4(config: Config) -> Blueprint:
     path = "feed_forward"
     moe = (
         *base,
-        Linear(f"{path}.router", mixture.total, hidden, quantizable=False),
+        WeightMatrix(f"{path}.router", mixture.total, hidden, quantizable=False),
         expert(f"{path}.experts.gate_up_proj", 2 * mixture.width, hidden, mixture),
         expert(f"{path}.experts.down_proj", hidden, mixture.width, mixture),
         *gated_mlp(hidden, mixture.width, path=f"{path}.shared_expert"),

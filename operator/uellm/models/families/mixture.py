@@ -17,7 +17,7 @@ from uellm.models.families.parts import (
     windows,
 )
 from uellm.models.fields import Config
-from uellm.models.weights import Blueprint, Layer, Linear
+from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 MIXTRAL_NAMES = ("w1", "w3", "w2")  # gate, up, down
 
@@ -58,7 +58,7 @@ def qwen2_moe(config: Config) -> Blueprint:
         *base,
         *routed(hidden, mixture),
         *gated_mlp(hidden, shared, path="mlp.shared_expert"),
-        Linear("mlp.shared_expert_gate", 1, hidden, quantizable=False),
+        WeightMatrix("mlp.shared_expert_gate", 1, hidden, quantizable=False),
     )
     parts = _sparse_and_dense(config, base, sparse, 2 * hidden)
     return _whole(config, of, mixture, parts, qwen_windows(config), shared=shared)
@@ -75,10 +75,12 @@ def qwen3_moe(config: Config) -> Blueprint:
     return _whole(config, of, mixture, parts, qwen_windows(config))
 
 
-Part = tuple[tuple[Linear, ...], int]  # matrices of a layer, and its other numbers
+Part = tuple[tuple[WeightMatrix, ...], int]  # matrices of a layer, and its other numbers
 
 
-def _sparse_and_dense(config: Config, base: tuple[Linear, ...], sparse: tuple[Linear, ...], other: int) -> list[Part]:
+def _sparse_and_dense(
+    config: Config, base: tuple[WeightMatrix, ...], sparse: tuple[WeightMatrix, ...], other: int
+) -> list[Part]:
     """Experts on every `decoder_sparse_step`-th layer, save those of `mlp_only_layers`."""
     layers, step = config.layers(), config.size("decoder_sparse_step", default=1)
     dense_layers = config.indices("mlp_only_layers", layers) or frozenset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from uellm.errors import BadInput
 from uellm.models.fields import Config
-from uellm.models.weights import Linear
+from uellm.models.weights import WeightMatrix
 
 SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
 
@@ -51,23 +51,23 @@ def even_width(config: Config, hidden: int, query: int, field: str = "num_attent
 
 def attention(
     hidden: int, of: Heads, *, qkv_bias: bool = False, output_bias: bool = False, path: str = "self_attn"
-) -> tuple[Linear, ...]:
+) -> tuple[WeightMatrix, ...]:
     """Query, key, value and output as four matrices."""
     query, kv = of.query * of.width, of.kv * of.width
     return (
-        Linear(f"{path}.q_proj", query, hidden, qkv_bias),
-        Linear(f"{path}.k_proj", kv, hidden, qkv_bias),
-        Linear(f"{path}.v_proj", kv, hidden, qkv_bias),
-        Linear(f"{path}.o_proj", hidden, query, output_bias),
+        WeightMatrix(f"{path}.q_proj", query, hidden, qkv_bias),
+        WeightMatrix(f"{path}.k_proj", kv, hidden, qkv_bias),
+        WeightMatrix(f"{path}.v_proj", kv, hidden, qkv_bias),
+        WeightMatrix(f"{path}.o_proj", hidden, query, output_bias),
     )
 
 
-def gated_mlp(hidden: int, width: int, *, path: str = "mlp", bias: bool = False) -> tuple[Linear, ...]:
+def gated_mlp(hidden: int, width: int, *, path: str = "mlp", bias: bool = False) -> tuple[WeightMatrix, ...]:
     """Gate, up and down: the MLP of Llama and of most after it."""
     return (
-        Linear(f"{path}.gate_proj", width, hidden, bias),
-        Linear(f"{path}.up_proj", width, hidden, bias),
-        Linear(f"{path}.down_proj", hidden, width, bias),
+        WeightMatrix(f"{path}.gate_proj", width, hidden, bias),
+        WeightMatrix(f"{path}.up_proj", width, hidden, bias),
+        WeightMatrix(f"{path}.down_proj", hidden, width, bias),
     )
 
 
@@ -99,18 +99,18 @@ def experts(config: Config, total: str, width: str) -> Experts:
     return found
 
 
-def expert(name: str, rows: int, columns: int, of: Experts, *, bias: bool = False) -> Linear:
+def expert(name: str, rows: int, columns: int, of: Experts, *, bias: bool = False) -> WeightMatrix:
     """A matrix that every expert has a copy of."""
-    return Linear(name, rows, columns, bias, copies=of.total, used=of.per_token, routed=True)
+    return WeightMatrix(name, rows, columns, bias, copies=of.total, used=of.per_token, routed=True)
 
 
 def routed(
     hidden: int, of: Experts, *, path: str = "mlp", names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
-) -> tuple[Linear, ...]:
+) -> tuple[WeightMatrix, ...]:
     """A router and gated experts, three matrices each; `names` are gate, up and down."""
     gate, up, down = (f"{path}.experts.0.{name}" for name in names)
     return (
-        Linear(f"{path}.gate", of.total, hidden, quantizable=False),
+        WeightMatrix(f"{path}.gate", of.total, hidden, quantizable=False),
         expert(gate, of.width, hidden, of),
         expert(up, of.width, hidden, of),
         expert(down, hidden, of.width, of),

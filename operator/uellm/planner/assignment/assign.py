@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from uellm.hardware import Device, Link
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.cost.rates import Costs, Links, performances
 from uellm.planner.memory.footprint import reserved_bytes
 from uellm.planner.nodes.tensor_groups import group_choices, group_kinds
@@ -18,6 +19,7 @@ from uellm.planner.placement.infeasible import why
 from uellm.planner.placement.instance import Instance, PlaceDevice
 from uellm.planner.placement.problem import canonical
 from uellm.planner.placement.solver import Placement, solve
+from uellm.planner.refusals.kinds import Refusal, TooFewGroups
 from uellm.planner.vllm.partition import even_split
 
 
@@ -33,7 +35,7 @@ class Task:
     margin: str
     tensor: int
     costs: Costs
-    policy: str = "HELR"
+    policy: str = DEFAULT_PLACEMENT_POLICY
     objective: str = "latency"
     layers_override: tuple[int, ...] | None = None
 
@@ -62,47 +64,57 @@ class Assignment:
         return tuple(device for group in self.groups for device in group)
 
 
-def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:
-    """The best placement on exactly `stages` groups of the devices, or the sentence why there is none."""
-    if reason := _too_few_groups(devices, task, stages):
-        return reason
+def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | Refusal:
+    """The best placement on exactly `stages` groups of the devices, or why there is none."""
+    if refusal := _too_few_groups(devices, task, stages):
+        return refusal
     found: list[Assignment] = []
-    reason = ""
+    refusals: list[Refusal] = []
     for groups in group_choices(devices, links, task.tensor, stages, task.costs):
-        placement = _solve(_instance(groups, links, task), task, stages)
+        instance = _instance(groups, links, task)
+        placement = _solved(instance, task.policy, task.objective, stages, task.fixed_layers(stages))
         if placement.feasible:
-            chosen = tuple(groups[int(name.removeprefix("@"))] for name in placement.order)
+            chosen = tuple(groups[int(position)] for position in placement.order)
             cost, bound = placement.cost or 0.0, placement.lower_bound
             found.append(Assignment(chosen, placement.layers, cost, cost if bound is None else bound))
-        else:
-            reason = reason or placement.reason
+        elif placement.refusal is not None:
+            refusals.append(placement.refusal.renamed(_names(groups)))
     if not found:
-        return reason
+        return refusals[0]
     best = min(found, key=lambda entry: entry.cost)
     return replace(best, lower_bound=min(entry.lower_bound for entry in found))
 
 
-def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> str:
+def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Refusal:
     """Why no placement exists, without searching for one."""
-    if reason := _too_few_groups(devices, task, stages):
-        return reason
-    instance = _instance(next(group_choices(devices, links, task.tensor, stages, task.costs)), links, task)
-    layers = task.fixed_layers(stages)
-    if layers is not None:
-        return place_fixed(instance, layers).reason
-    reason = why(instance, canonical(instance), stages)
-    return reason if task.tensor == 1 else f"on each GPU of {task.tensor} that share layers, {reason}"
+    if refusal := _too_few_groups(devices, task, stages):
+        return refusal
+    groups = next(group_choices(devices, links, task.tensor, stages, task.costs))
+    instance, layers = _instance(groups, links, task), task.fixed_layers(stages)
+    found = why(instance, canonical(instance), stages) if layers is None else place_fixed(instance, layers).refusal
+    assert found is not None
+    return found.renamed(_names(groups))
 
 
-def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> str:
+def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> Refusal | None:
     groups = len(group_kinds(devices, task.tensor))
-    return "" if groups >= stages else f"needs {stages} groups of {task.tensor} identical GPUs; there are {groups}"
+    return None if groups >= stages else TooFewGroups(stages, task.tensor, groups)
 
 
-def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | str:
+def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | Refusal:
     """`assign`, and once more on the chosen devices alone: exactly what a pod with those devices will find."""
     first = assign(devices, links, task, stages)
-    return first if isinstance(first, str) else assign(first.devices, links, task, stages)
+    return first if isinstance(first, Refusal) else assign(first.devices, links, task, stages)
+
+
+def _position(index: int) -> str:
+    """The id of a device in an instance: its position alone, so that nodes built alike share a solution."""
+    return f"{index:04d}"
+
+
+def _names(groups: Sequence[tuple[Device, ...]]) -> dict[str, str]:
+    """By id in the instance, the name of each group's first device."""
+    return {_position(index): f"gpu-{group[0].index} ({group[0].uuid})" for index, group in enumerate(groups)}
 
 
 def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task: Task) -> Instance:
@@ -110,12 +122,12 @@ def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task:
     slowest = performances([device for group in groups for device in group], task.costs)
     members = [
         PlaceDevice(
-            id=f"gpu-{group[0].index} ({group[0].uuid})",
+            id=_position(index),
             memory_bytes=min(device.memory_bytes for device in group),
             reserved_bytes=reserved_bytes(task.fixed_bytes, task.margin, min(device.memory_bytes for device in group)),
-            performance=min(slowest[position * task.tensor : (position + 1) * task.tensor]),
+            performance=min(slowest[index * task.tensor : (index + 1) * task.tensor]),
         )
-        for position, group in enumerate(groups)
+        for index, group in enumerate(groups)
     ]
     hops = tuple(
         tuple(
@@ -134,20 +146,6 @@ def _instance(groups: Sequence[tuple[Device, ...]], links: Sequence[Link], task:
     )
 
 
-def _solve(instance: Instance, task: Task, stages: int) -> Placement:
-    """Solved once for all nodes that are built alike: only positions tell their devices apart."""
-    # Ids that no sentence holds by chance, and whose order is that of the devices' indices.
-    names = [f"@{position:04d}" for position in range(len(instance.devices))]
-    alike = replace(
-        instance, devices=tuple(replace(device, id=name) for name, device in zip(names, instance.devices, strict=True))
-    )
-    placement = _solved(alike, task.policy, task.objective, stages, task.fixed_layers(stages))
-    reason = placement.reason
-    for name, device in zip(names, instance.devices, strict=True):
-        reason = reason.replace(name, device.id)
-    return replace(placement, reason=reason)
-
-
 @lru_cache(maxsize=512)
 def _solved(instance: Instance, policy: str, objective: str, stages: int, layers: tuple[int, ...] | None) -> Placement:
     if layers is not None:
@@ -155,5 +153,5 @@ def _solved(instance: Instance, policy: str, objective: str, stages: int, layers
     if policy == "BGS":
         # Greedy may miss what fits; a pod that holds such devices must run all the same.
         greedy = solve(instance, "BGS", objective, stages=stages)
-        return greedy if greedy.feasible else solve(instance, "HELR", objective, stages=stages)
+        return greedy if greedy.feasible else solve(instance, DEFAULT_PLACEMENT_POLICY, objective, stages=stages)
     return solve(instance, policy, objective, stages=stages)

@@ -16,21 +16,22 @@ from uellm.planner.assignment.feasibility import holds
 from uellm.planner.memory.footprint import reserved_bytes
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import group_kinds, kind_of
+from uellm.planner.refusals.kinds import MigSlicesAlone, NoRoom, Refusal, TooFewGpus, UnlikeGpus
 
 
-def refusal(pool: Pool, task: Task, stages: int) -> str | None:
-    """None where every choice of devices that the kubelet has admits the placement, else the sentence why not."""
+def refusal(pool: Pool, task: Task, stages: int) -> Refusal | None:
+    """None where every choice of devices that the kubelet has admits the placement, else why not."""
     count = task.tensor * stages
-    if reason := _too_few(pool, count):
-        return reason
+    if count > pool.sure:
+        return TooFewGpus(count, len(pool.devices), pool.promised)
     if count > 1 and any(device.mig for device in pool.devices):
-        return "MIG slices cannot be combined: one slice serves alone"
-    if task.tensor > 1 and (reason := _unlike_choice(pool, task.tensor, count)):
-        return reason
+        return MigSlicesAlone()
+    if task.tensor > 1 and (unlike := _unlike_choice(pool, task.tensor, count)):
+        return unlike
     hardest = sorted(pool.devices, key=lambda device: (room(device, task), device.index))[:count]
     if holds(_group_rooms(hardest, task), task):
         return None
-    return f"{explain(hardest, pool.links, task, stages)}{_choice(pool, hardest)}"
+    return NoRoom(explain(hardest, pool.links, task, stages), task.tensor, _choice(pool, hardest))
 
 
 def admits_some(pool: Pool, task: Task, stages: int) -> bool:
@@ -57,24 +58,16 @@ def _group_rooms(devices: Sequence[Device], task: Task) -> list[int]:
     return [memory_room(memory_bytes, task) for _, memory_bytes, _ in group_kinds(devices, task.tensor)]
 
 
-def _too_few(pool: Pool, count: int) -> str | None:
-    if count <= pool.sure:
-        return None
-    promised = f", {pool.promised} of them planned for other services" if pool.promised else ""
-    return f"needs {count} free GPUs and has {len(pool.devices)}{promised}"
-
-
-def _unlike_choice(pool: Pool, tensor: int, count: int) -> str | None:
+def _unlike_choice(pool: Pool, tensor: int, count: int) -> Refusal | None:
     kinds = Counter(kind_of(device) for device in pool.devices)
     whole = count == len(pool.devices) and not pool.promised
     if len(kinds) == 1 or (whole and all(number % tensor == 0 for number in kinds.values())):
         return None
-    names = ", ".join(f"{number} x {kind[0] or 'GPU'}" for kind, number in sorted(kinds.items()))
-    return f"the kubelet may hand out unlike GPUs ({names}), and GPUs that share layers (tensor {tensor}) must be alike"
+    return UnlikeGpus(tensor, tuple((product, number) for (product, _, _), number in sorted(kinds.items())))
 
 
-def _choice(pool: Pool, hardest: Sequence[Device]) -> str:
+def _choice(pool: Pool, hardest: Sequence[Device]) -> tuple[int, ...]:
+    """The indices of the hardest devices; none where any choice is as hard."""
     if len(hardest) == len(pool.devices) or len({device.memory_bytes for device in pool.devices}) == 1:
-        return ""
-    names = ", ".join(f"gpu-{device.index}" for device in sorted(hardest, key=lambda device: device.index))
-    return f" (the kubelet may hand out {names})"
+        return ()
+    return tuple(sorted(device.index for device in hardest))

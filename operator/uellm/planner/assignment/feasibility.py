@@ -12,6 +12,7 @@ from itertools import permutations
 from uellm.planner.assignment.assign import Task
 from uellm.planner.placement.instance import Instance, PlaceDevice
 from uellm.planner.placement.solver import solve
+from uellm.planner.spans import spans
 
 
 def holds(rooms: Sequence[int], task: Task) -> bool:
@@ -35,12 +36,14 @@ def _fixed(rooms: Sequence[int], task: Task, layers: Sequence[int]) -> bool:
 
 def needs(task: Task, layers: Sequence[int]) -> list[int]:
     """Bytes that each stage of a given split takes."""
-    result, a = [], 0
-    for count in layers:
-        need = sum(task.layer_bytes[a : a + count]) + sum(task.layer_kv_bytes[a : a + count])
-        result.append(need + task.first_bytes * (a == 0) + task.last_bytes * (a + count == len(task.layer_bytes)))
-        a += count
-    return result
+    last = len(task.layer_bytes)
+    return [
+        sum(task.layer_bytes[a:b])
+        + sum(task.layer_kv_bytes[a:b])
+        + task.first_bytes * (a == 0)
+        + task.last_bytes * (b == last)
+        for a, b in spans(layers)
+    ]
 
 
 def _uniform(rooms: Sequence[int], task: Task, layer: int) -> bool:

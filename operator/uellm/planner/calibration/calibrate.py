@@ -28,8 +28,9 @@ import numpy as np
 
 from uellm.errors import BadInput
 from uellm.planner.calibration.fitting import Array, Fit, fit, predicted
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.efficiency import Efficiency
+from uellm.step_time import StepTime
 
 STEP_FIELDS = ("prefillTokens", "kvTokens", "sequences", "seconds")
 STAGE_FIELDS = ("flops", "weightBytes", "otherBytes", "sequences", "flopsPerSecond", "memoryBytesPerSecond", "seconds")
@@ -42,7 +43,7 @@ MOST_CORRELATION = 0.9995
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FitReport:
     """Predicted against measured; errors are relative to the measured time."""
 
     measurements: int
@@ -69,9 +70,9 @@ class Calibration:
     """An engine's file, with how well it fits; efficiencies where stages were measured."""
 
     engine: EngineFile
-    steps: Report
+    steps: FitReport
     efficiency: Efficiency | None = None
-    stages: Report | None = None
+    stages: FitReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The engine's file: scenarios/engine-*.json, and `efficiency` for `uellm plan --calibration`."""
@@ -96,7 +97,7 @@ def calibrate(data: Any, where: str = "measurements") -> Calibration:
     return Calibration(engine, steps, efficiency, stages)
 
 
-def _steps(table: Array, where: str) -> tuple[StepTime, Report]:
+def _steps(table: Array, where: str) -> tuple[StepTime, FitReport]:
     prefill, kv, sequences, seconds = table.T
     if not (prefill > 0).any():
         raise BadInput(where, "no step computes tokens of a prompt: measure some with prefillTokens of 100 and more")
@@ -113,7 +114,7 @@ def _steps(table: Array, where: str) -> tuple[StepTime, Report]:
     return StepTime(*values), _report(first, second, seconds, prefill, found)
 
 
-def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Efficiency, Report]:
+def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Efficiency, FitReport]:
     """The efficiencies of a list of measured `stages`, and how well they fit. `name`: of what was measured."""
     table = _table(rows, STAGE_FIELDS, where)
     flops, weights, other, sequences, compute, memory, seconds = table.T
@@ -165,11 +166,11 @@ def _independent(columns: Mapping[str, Array], where: str) -> None:
         raise BadInput(where, f"{one} and {other} vary only together: measure short and long contexts with as many")
 
 
-def _report(first: Array, second: Array, seconds: Array, order: Array, found: Fit) -> Report:
+def _report(first: Array, second: Array, seconds: Array, order: Array, found: Fit) -> FitReport:
     told = predicted(first, second, found.values)
     errors = np.abs(told - seconds) / seconds
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
-    return Report(
+    return FitReport(
         measurements=len(seconds),
         median_error=float(np.median(errors)),
         p90_error=float(np.quantile(errors, 0.9)),

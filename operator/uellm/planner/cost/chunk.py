@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from uellm.planner import constants as c
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.request import SloClass
+from uellm.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Saturation:
+class SaturatedEngine:
     """A saturated engine: sequences that run, prompt tokens a step, and what comes of it."""
 
     sequences: float
@@ -70,13 +70,13 @@ class Load:
         return max(1.0, min(float(self.sequences), self.kv_tokens / self.held_tokens))
 
 
-def saturation(step: StepTime, load: Load, chunk: int) -> Saturation:
+def saturation(step: StepTime, load: Load, chunk: int) -> SaturatedEngine:
     """The balance of the module's docstring. Seconds and requests a second."""
     p, o = load.prompt_tokens, load.output_tokens
     running = max(1.0, min(chunk * o / (p + o), load.most_sequences()))
     prefill = max(0.0, min(chunk - running, running * p / o))
     tpot = step.step_s(prefill, running * load.held_tokens, running)
-    return Saturation(running, prefill, tpot, running / (o * tpot))
+    return SaturatedEngine(running, prefill, tpot, running / (o * tpot))
 
 
 def best_chunk(
@@ -118,7 +118,7 @@ def _paced(step: StepTime, load: Load, classes: Sequence[SloClass]) -> tuple[int
     if tpot_s is not None:
         why += f" of the tightest TPOT of {tpot_s * 1e3:.3g} ms"
     if hopeless:
-        return tokens, f"{why}, and fewer tokens would not use the engine"
+        return tokens, f"{why}, and a smaller chunk would leave the engine idle"
     return tokens, f"{why}; saturated, {rates[tokens]:.3g} requests/s and {on_time[tokens]:.0%} of them on time"
 
 

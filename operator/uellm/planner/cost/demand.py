@@ -15,7 +15,7 @@ from uellm.planner import constants as c
 from uellm.planner.request import PlanRequest, SloClass
 
 
-class Pace(NamedTuple):
+class RequestPace(NamedTuple):
     """How fast requests are served, in seconds."""
 
     ttft_s: float
@@ -38,7 +38,7 @@ class Demand:
     classes: tuple[SloClass, ...] = ()
 
 
-def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Pace | None = None) -> Demand:
+def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: RequestPace | None = None) -> Demand:
     """The demand on one of `share` replicas, which carries 1/`share` of the workload.
 
     `spec.replicas` has no part in it: scaling a service must not change the shape of its replicas. `simulated`: the
@@ -105,7 +105,7 @@ def _tokens(request: PlanRequest, notes: list[str]) -> tuple[int, int]:
     return prompt, output
 
 
-def _pace_of_targets(ttft: float | None, tpot: float | None, notes: list[str]) -> Pace:
+def _pace_of_targets(ttft: float | None, tpot: float | None, notes: list[str]) -> RequestPace:
     """The slowest that the targets allow."""
     if tpot is None:
         tpot = c.ASSUMED_TPOT_S
@@ -113,7 +113,7 @@ def _pace_of_targets(ttft: float | None, tpot: float | None, notes: list[str]) -
     if ttft is None:
         ttft = c.ASSUMED_TTFT_S
         notes.append(f"no class has a TTFT target: {ttft:g} s are assumed for sizing")
-    return Pace(ttft, tpot)
+    return RequestPace(ttft, tpot)
 
 
 def _of(share: int) -> str:
@@ -129,7 +129,7 @@ def _bounded_on_cpu(request: PlanRequest, one: int, needed: int, notes: list[str
     most = max(one, c.CPU_KV_CACHE_BYTES // request.architecture.kv_bytes_per_token)
     if needed > most:
         notes.append(
-            f"simulated GPUs: KV cache is held to {most} tokens, for the CPU engine really allocates it "
+            f"simulated GPUs: KV cache is limited to {most} tokens, because the CPU engine really allocates it "
             f"({c.CPU_KV_CACHE_BYTES >> 20} MiB)"
         )
     return min(needed, most)

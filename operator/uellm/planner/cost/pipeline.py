@@ -21,9 +21,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uellm.hardware import NVLINK
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import StageLoad
+from uellm.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,5 +194,5 @@ def _all_reduce(load: StageLoad, links: Links, costs: Costs) -> tuple[tuple[floa
     # Half of what goes between stages: the hidden state alone.
     latency, transfer = max(links.message(a, b, costs.hop_bytes_per_token // 2) for a, b in pairs)
     ring = (times * 2 * (n - 1) * latency, times * 2 * (n - 1) / n * transfer)
-    nvlink = all(links.between(a, b).kind == "NVLink" for a, b in pairs)
+    nvlink = all(links.between(a, b).kind == NVLINK for a, b in pairs)
     return ring, (times * latency, times * (n - 1) * transfer) if nvlink else None

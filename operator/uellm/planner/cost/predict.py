@@ -25,12 +25,9 @@ from uellm.planner import constants as c
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.pipeline import Pipeline, all_measured
 from uellm.planner.cost.rates import Costs, Links
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.shape import Steps
-
-# How closely the number of running sequences is found: 17 steps, and rates that differ by less are equal.
-HALVED = 1e-5
+from uellm.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ def predict(
     """The times of a placement whose KV cache holds so many tokens; None where a device is not measured."""
     if not all_measured(loads):
         return None
-    engine = Engine(Pipeline(loads, links, costs), kv_tokens, sizes)
+    engine = EngineModel(Pipeline(loads, links, costs), kv_tokens, sizes)
     best = engine.most(demand.ttft_s, demand.tpot_s)
     most = engine.rate(best)
     if demand.requests_per_s is None:
@@ -75,7 +72,7 @@ def predict(
     )
 
 
-class Engine:
+class EngineModel:
     """A pipeline with its limits, at any number of running sequences."""
 
     def __init__(self, pipeline: Pipeline, kv_tokens: int, sizes: Steps) -> None:
@@ -135,18 +132,18 @@ class Engine:
         return self.halved(holds, self.limit)
 
     def halved(self, holds: Callable[[float], bool], most: float) -> float:
-        """The largest number up to `most` that holds, to HALVED of it, where all smaller ones hold too."""
+        """The largest number up to `most` that holds, to the tolerance, where all smaller ones hold too."""
         if holds(most):
             return most
         low, high = 0.0, most
-        while high - low > HALVED * most:
+        while high - low > c.BISECTION_TOLERANCE * most:
             middle = (low + high) / 2
             low, high = (middle, high) if holds(middle) else (low, middle)
-        return max(low, HALVED * most)
+        return max(low, c.BISECTION_TOLERANCE * most)
 
     def binding(self, running: float) -> str:
         """What a larger rate would need more of."""
-        if running >= self._by_kv * (1 - HALVED):
+        if running >= self._by_kv * (1 - c.BISECTION_TOLERANCE):
             return "KV cache"
         owed = running * self.prompt / self.output
         parts = self.pipeline.slowest(min(self.room(running), owed), running)

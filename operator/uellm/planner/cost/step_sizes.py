@@ -19,12 +19,12 @@ from uellm.planner.cost.chunk import Chunk, best_chunk
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import SloClass
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import BATCHED_TOKENS, SEQUENCES, UserArgs
 from uellm.planner.vllm.partition import even_split
+from uellm.step_time import StepTime
 
 SET = "set in engine.args and kept"
 
@@ -54,7 +54,7 @@ def steps(
     if (own := user.number(BATCHED_TOKENS)) is not None:
         tokens, why_tokens = own, SET
     if tokens < sequences:
-        sequences, why_sequences = tokens, "one token of each is a step at least"
+        sequences, why_sequences = tokens, "a step needs a token for each of them"
     if (own := user.number(SEQUENCES)) is not None:
         sequences, why_sequences = own, SET
     reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from uellm.hardware import Device
 from uellm.models import Architecture
+from uellm.planner.spans import spans
 
 
 class LayerKind(NamedTuple):
@@ -87,22 +88,21 @@ def stage_loads(
 
     `kv_width`: bytes of the KV cache's numbers against those of the model, 0.5 for an FP8 cache of a 16-bit model.
     """
-    loads, first = [], 0
-    for index, (group, count) in enumerate(zip(groups, layers, strict=True)):
+    loads = []
+    for index, (group, (first, end)) in enumerate(zip(groups, spans(layers), strict=True)):
         tensor, last = len(group), index + 1 == len(groups)
         # A tied head is the embedding, read whole all the same.
         head = model.lm_head_bytes or model.token_embedding_bytes
         loads.append(
             StageLoad(
                 devices=group,
-                kinds=_kinds(model, first, first + count),
+                kinds=_kinds(model, first, end),
                 routed_share=model.experts_per_token / model.experts if model.experts else 0.0,
                 kv_share=kv_width * float(kv_share(model, tensor)),
                 head_bytes=head / tensor if last else 0.0,
                 head_flops=model.head_flops_per_token / tensor if last else 0.0,
             )
         )
-        first += count
     return tuple(loads)
 
 

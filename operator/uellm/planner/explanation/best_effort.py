@@ -1,4 +1,4 @@
-"""Targets that nothing here can keep: the best that can be had, and the smallest change by which they would be kept."""
+"""Targets that cannot be met here: the best that is possible, and the smallest change that would meet them."""
 
 from __future__ import annotations
 
@@ -8,31 +8,25 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from uellm.hardware import Device
-from uellm.planner.cost.targets import Outcome, outcomes, worst
+from uellm.planner import constants as c
+from uellm.planner.cost.targets import outcomes, worst
+from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.request import PlanRequest, SloClass
 from uellm.planner.search.candidate import Candidate
-from uellm.planner.search.ranking import IDEAL_SLACK
 from uellm.planner.search.search import Search
+from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.units import milliseconds
-
-# What can only just be had is had by a request alone: a tenth more leaves room for others beside it.
-LEEWAYS = (1.1, 1.5, 4.0, math.inf)
-# Placements whose worst target is this near to the best count as equally good, and the fewest GPUs decide.
-NEAR = 1.05
-# Hardware so many times as fast is no small change any more.
-MOST_FACTOR = 16.0
-_FACTOR_STEP = 0.05
 
 
 class Best(NamedTuple):
-    """The placement that comes nearest to all targets when a request is alone."""
+    """The placement that comes nearest to all targets with a single request in flight."""
 
     candidate: Candidate
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TargetOutcome, ...]
 
     @property
-    def missed(self) -> tuple[Outcome, ...]:
-        """The targets that it does not keep."""
+    def missed(self) -> tuple[TargetOutcome, ...]:
+        """The targets that it misses."""
         return tuple(entry for entry in self.outcomes if entry.missed)
 
 
@@ -46,7 +40,7 @@ def nearest(search: Search) -> Best | None:
     ]
     found: list[tuple[float, int, Candidate]] = []
     for ratio, shape, family in sorted(ideals, key=lambda entry: entry[0]):
-        if found and ratio * IDEAL_SLACK > min(entry[0] for entry in found) * NEAR:
+        if found and ratio * c.IDEAL_SLACK > min(entry[0] for entry in found) * c.NEARLY_BEST:
             break
         for entry in family.classes:
             candidate = search.sizer.alone(entry.pool, shape)
@@ -54,7 +48,7 @@ def nearest(search: Search) -> Best | None:
                 found.append((own, shape.gpus, candidate))
     if not found:
         return None
-    limit = min(ratio for ratio, _, _ in found) * NEAR
+    limit = min(ratio for ratio, _, _ in found) * c.NEARLY_BEST
     _, _, chosen = min(
         (entry for entry in found if entry[0] <= limit),
         key=lambda entry: (entry[1], entry[0], entry[2].shape.tensor, entry[2].pool.node),
@@ -63,7 +57,7 @@ def nearest(search: Search) -> Best | None:
 
 
 def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
-    """The request with the missed targets at what can be had and ever more leeway; last without them."""
+    """The request with the missed targets set to what is possible, with ever more headroom; last without them."""
     missed = {(entry.class_name, entry.name): entry.predicted_s for entry in best.missed}
 
     def loosened(each: SloClass, leeway: float) -> SloClass:
@@ -75,7 +69,7 @@ def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
         }
         return replace(each, **changes)  # type: ignore[arg-type]
 
-    for leeway in LEEWAYS:
+    for leeway in c.LEEWAYS:
         classes = tuple(loosened(each, leeway) for each in request.classes)
         yield replace(request, classes=classes, notes=(*request.notes, _sized_for(best, leeway)))
 
@@ -83,23 +77,23 @@ def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
 def _sized_for(best: Best, leeway: float) -> str:
     which = " and ".join(f"{entry.name} of class {entry.class_name}" for entry in best.missed)
     if leeway == math.inf:
-        return f"{which} cannot be kept, and is left out of account"
-    return f"{which} cannot be kept: the plan is for {leeway:g} x the best that can be had"
+        return f"{which} cannot be met and is ignored"
+    return f"{which} cannot be met: the plan is for {leeway:g} x the best possible"
 
 
 def constraint(best: Best) -> str:
-    """What cannot be had, and what can."""
+    """Which targets cannot be met, and what is possible."""
     shape, node = best.candidate.shape, best.candidate.pool.node
     parts = [
-        f"{entry.name} {milliseconds(entry.target_s)} of class {entry.class_name}: the best is "
+        f"{entry.name} {milliseconds(entry.target_s)} of class {entry.class_name}: the best for a lone request is "
         f"{milliseconds(entry.predicted_s)}"
         for entry in best.missed
     ]
-    return f"{'; '.join(parts)}, with {shape} on {node} for a request alone"
+    return f"{'; '.join(parts)}, with {shape} on {node}"
 
 
 def change(best: Best) -> str:
-    """The smallest change that would make the targets feasible, in words."""
+    """The smallest change that would make the targets feasible, as a sentence."""
     targets = [f"{entry.name} {milliseconds(entry.predicted_s)} for {entry.class_name}" for entry in best.missed]
     options = [f"a target of {' and '.join(targets)}"]
     if hardware := _hardware(best):
@@ -108,7 +102,7 @@ def change(best: Best) -> str:
 
 
 def _hardware(best: Best) -> str:
-    """How much faster GPUs would have to be, by the one rate that does it with the least."""
+    """How much faster GPUs would have to be in the one rate where the smallest factor is enough."""
     kinds: tuple[tuple[str, Callable[[Device, float], Device]], ...] = (
         ("compute", lambda device, factor: _faster(device, compute=factor)),
         ("memory bandwidth", lambda device, factor: _faster(device, memory=factor)),
@@ -123,19 +117,19 @@ def _hardware(best: Best) -> str:
 
 def _least_factor(candidate: Candidate, scale: Callable[[Device, float], Device]) -> float | None:
     def kept(steps: int) -> bool:
-        factor = 1 + steps * _FACTOR_STEP
+        factor = 1 + steps * c.FASTER_STEP
         groups = tuple(tuple(scale(device, factor) for device in group) for group in candidate.assignment.groups)
         pool = replace(candidate.pool, devices=tuple(scale(device, factor) for device in candidate.pool.devices))
         faster = replace(candidate, pool=pool, assignment=replace(candidate.assignment, groups=groups))
         return not any(entry.missed for entry in _outcomes(faster))
 
-    low, high = 0, round((MOST_FACTOR - 1) / _FACTOR_STEP)
+    low, high = 0, round((c.MOST_FASTER - 1) / c.FASTER_STEP)
     if not kept(high):
         return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if kept(middle) else (middle, high)
-    return 1 + high * _FACTOR_STEP
+    return 1 + high * c.FASTER_STEP
 
 
 def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Device:
@@ -150,13 +144,13 @@ def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Dev
     )
 
 
-def _outcomes(candidate: Candidate) -> list[Outcome]:
-    question = candidate.question
-    times = question.slowest(candidate) or candidate.times
-    return [] if times is None else outcomes(times, question.request.classes, question.demand.output_tokens)
+def _outcomes(candidate: Candidate) -> list[TargetOutcome]:
+    evaluator = candidate.evaluator
+    times = evaluator.slowest(candidate) or candidate.times
+    return [] if times is None else outcomes(times, evaluator.request.classes, evaluator.demand.output_tokens)
 
 
-def _ratio(candidate: Candidate | str) -> float | None:
-    """By how much the target missed most is missed; None where nothing is predicted."""
-    hardest = None if isinstance(candidate, str) else worst(_outcomes(candidate))
+def _ratio(candidate: Candidate | Refusal) -> float | None:
+    """Predicted over target of the target that is missed most; None where nothing is predicted."""
+    hardest = None if isinstance(candidate, Refusal) else worst(_outcomes(candidate))
     return None if hardest is None else hardest.ratio

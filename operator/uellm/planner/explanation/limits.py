@@ -1,4 +1,4 @@
-"""What a plan runs into first: the limit of which it uses the largest share."""
+"""The limit that a plan reaches first: the one of which it uses the largest share."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from uellm.planner.units import milliseconds, size
 def binding(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> str:
     """A sentence: a stage's memory, a target of the classes, or the rate."""
     share, sentence = max(_limits(best, replicas, classes), key=lambda entry: entry[0])
-    return f"{sentence}, {share:.0%} of it"
+    return f"{sentence} ({share:.0%})"
 
 
 def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iterator[tuple[float, str]]:
     yield _memory(best)
-    times, question = best.times, best.question
+    times, evaluator = best.times, best.evaluator
     if times is None:
         return
-    hardest = worst(outcomes(times, classes, question.demand.output_tokens))
+    hardest = worst(outcomes(times, classes, evaluator.demand.output_tokens))
     if hardest is not None:
         yield (
             hardest.ratio,
             f"{hardest.name} of class {hardest.class_name}: {milliseconds(hardest.predicted_s)} predicted of "
             f"{milliseconds(hardest.target_s)}",
         )
-    rate = question.demand.requests_per_s
+    rate = evaluator.demand.requests_per_s
     if rate is not None:
         whose = "" if replicas == 1 else f" for each of {replicas} replicas"
-        limit = f", where {times.binding} is the limit" if times.binding else ""
+        limit = f", limited by {times.binding}" if times.binding else ""
         yield (
             rate / times.requests_per_s,
             f"rate{whose}: {rate:.3g} of {times.requests_per_s:.3g} requests/s within the targets{limit}",
@@ -40,7 +40,7 @@ def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iter
 
 
 def _memory(best: Candidate) -> tuple[float, str]:
-    """Of what a device may use, what it needs at least: the KV cache that is required, not all that is left for it."""
+    """The memory that a device needs (with the required KV cache, not all that is free) of what it may use."""
     found = []
     for index, stage in enumerate(best.stages()):
         group = best.assignment.groups[index]

@@ -1,4 +1,4 @@
-"""Why no plan exists: the device and the amount, and what would fit, each of it worked out and not guessed."""
+"""Why no plan exists: the device, the amount that is missing, and computed (not guessed) changes that would fit."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from dataclasses import replace
 
 from uellm.errors import PlanError
 from uellm.hardware import Device, Link
+from uellm.planner import constants as c
 from uellm.planner.nodes.capability import unusable
 from uellm.planner.nodes.pools import Pool
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.replicas import Sizer
 from uellm.planner.search.search import Rejection, Search
 from uellm.planner.search.shapes import shapes
 from uellm.planner.shape import Shape
 from uellm.planner.units import size
-
-# Lengths below this serve nobody.
-LEAST_LENGTH = 256
-# A replica of more GPUs than any node has.
-MOST_GPUS_OF_A_NODE = 16
+from uellm.text import counted
 
 
 def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
@@ -36,21 +34,23 @@ def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
 
 
 def _left_out(request: PlanRequest) -> str:
-    return f"; not looked at: {'; '.join(request.left_out)}" if request.left_out else ""
+    return f"; not considered: {'; '.join(request.left_out)}" if request.left_out else ""
 
 
 def _nothing_free(request: PlanRequest) -> str:
     devices = [device for offer in request.nodes for device in offer.node.devices]
     if not devices:
-        return f"the {len(request.nodes)} profiled nodes have no GPU"
+        return f"no GPU on {counted(len(request.nodes), 'profiled node')}"
     out = [device for device in devices if not device.usable]
     unfit = [reason for device in devices if device.usable and (reason := unusable(device, request))]
-    use = f"{len(devices) - len(out) - len(unfit)} are in use"
+    use = f"{len(devices) - len(out) - len(unfit)} in use"
     if out:
         use += f", {len(out)} out of use ({out[0].excluded_reason or out[0].health_reason or out[0].health_state})"
     if unfit:
         use += f", {len(unfit)} cannot run it ({unfit[0]})"
-    return f"none of the {len(devices)} GPUs of {len(request.nodes)} nodes is free: {use}{_left_out(request)}"
+    return (
+        f"none of the {len(devices)} GPUs on {counted(len(request.nodes), 'node')} is free: {use}{_left_out(request)}"
+    )
 
 
 def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection]) -> PlanError | None:
@@ -58,19 +58,20 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
         return None
     for rejected in rejections:
         for pool in pools:
-            reason = search.sizer.refusal(pool, rejected.shape)
-            if reason is not None and search.sizer.needs_exact(pool, rejected.shape):
+            refusal = search.sizer.refusal(pool, rejected.shape)
+            if refusal is not None and search.sizer.needs_exact(pool, rejected.shape):
                 return PlanError(
                     "NeedsExactDevices",
-                    f"{rejected.shape} fits {pool.node} only on chosen GPUs, and a device plugin hands out any "
-                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {reason}; set placement.gpus.min and "
-                    f"max to {len(pool.devices)} to take all of them, or exclude the small ones in the GPUNodeProfile",
+                    f"{rejected.shape} fits {pool.node} only on certain GPUs, and a device plugin may choose any "
+                    f"{rejected.shape.gpus} of the {len(pool.devices)} free ones: {sentence(refusal)}; set "
+                    f"placement.gpus.min and max to {len(pool.devices)} to take all of them, or exclude the small ones "
+                    "in the GPUNodeProfile",
                 )
     return None
 
 
 def _amount(search: Search, pools: Sequence[Pool]) -> str:
-    """What one device would have to have, what the largest has, and what is missing."""
+    """What one device would need, what the largest one has, and what is missing."""
     pool, device = max(
         ((pool, device) for pool in pools for device in pool.devices), key=lambda entry: entry[1].memory_bytes
     )
@@ -78,9 +79,10 @@ def _amount(search: Search, pools: Sequence[Pool]) -> str:
     needed = sum(sizes.layer_bytes) + sum(sizes.layer_kv_bytes) + sizes.embedding_bytes + sizes.last_bytes
     needed += sizes.fixed_bytes
     usable = device.memory_bytes - (sizes.reserved_bytes(device.memory_bytes) - sizes.fixed_bytes)
-    missing = f", {size(needed - usable)} less" if needed > usable else ""
+    missing = f", {size(needed - usable)} too little" if needed > usable else ""
     return (
-        f"needs {size(needed)} on one device; largest free is {size(usable)} ({pool.node} gpu-{device.index}){missing}"
+        f"needs {size(needed)} on one device; the largest free one has {size(usable)} ({pool.node} gpu-{device.index})"
+        f"{missing}"
     )
 
 
@@ -88,7 +90,7 @@ def _nearest(rejections: Sequence[Rejection]) -> str:
     if not rejections:
         return ""
     last = max(rejections, key=lambda entry: (entry.shape.gpus, -entry.shape.tensor))
-    return f"; {last.shape} on {last.node}: {last.refused.reason}"
+    return f"; {last.shape} on {last.node}: {sentence(last.refused.cause)}"
 
 
 def _remedy(search: Search, pools: Sequence[Pool]) -> str:
@@ -108,7 +110,7 @@ def _remedy(search: Search, pools: Sequence[Pool]) -> str:
 
 
 def _more_allowed(search: Search, pools: Sequence[Pool], most: int) -> Iterator[str]:
-    """The GPUs that are there and that placement.gpus.max forbids."""
+    """More of the free GPUs, which placement.gpus.max forbids."""
     request = search.request
     if request.gpus_max is not None and request.gpus_max < most:
         fewest = fewest_gpus(replace(request, gpus_max=None), pools)
@@ -122,7 +124,7 @@ def _shorter(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
     def fits(length: int) -> bool:
         return fewest_gpus(replace(request, max_model_len=length), pools) is not None
 
-    low, high = LEAST_LENGTH, request.max_model_len
+    low, high = c.LEAST_LENGTH, request.max_model_len
     if high <= low or not fits(low):
         return
     while high - low > max(1, low // 64):
@@ -136,12 +138,12 @@ def _quantized(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
     for name, architecture in request.variants:
         smaller = replace(request, architecture=architecture, variants=())
         if (fewest := fewest_gpus(smaller, pools)) is not None:
-            yield f"quantization {name} ({size(architecture.weight_bytes)} of weights, on {_gpus(fewest)})"
+            yield f"quantization {name} ({size(architecture.weight_bytes)} of weights, on {counted(fewest, 'GPU')})"
             return
 
 
 def _more_gpus(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
-    """How many of the largest GPUs one node would have to have."""
+    """How many of the largest GPUs one node would need."""
     pool, device = max(
         ((pool, device) for pool in pools for device in pool.devices if not device.mig),
         key=lambda entry: entry[1].memory_bytes,
@@ -149,11 +151,11 @@ def _more_gpus(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
     )
     if pool is None or device is None:
         return
-    for count in range(1, MOST_GPUS_OF_A_NODE + 1):
+    for count in range(1, c.MOST_GPUS_OF_A_NODE + 1):
         alike = imagined(pool, device, count)
         wanted = replace(request, gpus_min=count, gpus_max=count)
         if fewest_gpus(wanted, [alike]) is not None:
-            yield f"{_gpus(count)} like {pool.node} gpu-{device.index} ({_product(device)}) free in one node"
+            yield f"{counted(count, 'GPU')} like {pool.node} gpu-{device.index} ({_product(device)}) free in one node"
             return
 
 
@@ -173,10 +175,6 @@ def fewest_gpus(request: PlanRequest, pools: Sequence[Pool]) -> int | None:
             if any(sizer.refusal(pool, shape) is None for pool in pools):
                 return gpus
     return None
-
-
-def _gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def _product(device: Device) -> str:

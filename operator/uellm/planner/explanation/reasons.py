@@ -1,44 +1,47 @@
-"""The sentences of a plan: what was assumed, and why the others lost."""
+"""The sentences of a plan: what was assumed, and why each alternative was rejected."""
 
 from __future__ import annotations
 
+from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
+from uellm.planner import constants as c
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.capability import remarks
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.result import Alternative
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.search.replicas import Sized
-from uellm.planner.search.search import Found, Placed, Rejection, Search
+from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
+from uellm.text import counted
 
-MOST_ALTERNATIVES = 8
 
-
-def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[str, ...]:
-    """What the plan takes for granted or was told, a sentence each."""
-    question, request = best.question, best.question.request
-    notes = [*request.notes, *request.architecture.notes, *question.demand.assumptions, best.sizes.reason]
-    notes += _overrides(question)
-    notes += [f"not looked at: {sentence}" for sentence in request.left_out]
+def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> tuple[str, ...]:
+    """What the plan assumes and what the user set, a sentence each."""
+    evaluator, request = best.evaluator, best.evaluator.request
+    notes = [*request.notes, *request.architecture.notes, *evaluator.demand.assumptions, best.sizes.reason]
+    notes += _overrides(evaluator)
+    notes += [f"not considered: {each}" for each in request.left_out]
     notes += remarks([device for entry, _ in chosen.members for device in entry.pool.devices], request)
     if best.shape.pipeline > 1:
-        filled = best.question.objective(best.shape) == "bottleneck"
+        filled = best.evaluator.objective(best.shape) == "bottleneck"
         notes.append(
-            "layers are split so that the slowest stage is as fast as can be: enough requests are in flight to fill "
-            "the pipeline"
+            "layers are split to make the slowest stage as fast as possible: enough requests are in flight to fill the "
+            "pipeline"
             if filled
-            else "layers are split for the least time of one request over all stages"
+            else "layers are split to make a single request as fast as possible"
         )
     unmeasured = sorted({device.product or device.uuid for device in best.assignment.devices if not measured(device)})
     if unmeasured:
-        notes.append(f"speeds of {', '.join(unmeasured)} are not measured: nothing is predicted from them")
+        notes.append(f"speeds of {', '.join(unmeasured)} are not measured, so nothing is predicted")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
-    slowest = question.slowest(best)
+    slowest = evaluator.slowest(best)
     if slowest is not None:
         notes.append(
-            f"the kubelet may hand out slower GPUs of {best.pool.node}: then TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT "
-            f"{slowest.tpot_s * 1e3:.1f} ms, {slowest.requests_per_s:.2f} requests/s"
+            f"with the slowest GPUs that the kubelet may choose on {best.pool.node}: "
+            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT {slowest.tpot_s * 1e3:.1f} ms, "
+            f"{slowest.requests_per_s:.2f} requests/s"
         )
     if not chosen.placed:
         room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
@@ -48,35 +51,37 @@ def assumptions(best: Candidate, chosen: Placed, *, left_out: int = 0) -> tuple[
         )
     if left_out:
         notes.append(
-            f"{left_out} more nodes would do; the plan lists as many of the best as its ConfigMap has room for"
+            f"{counted(left_out, 'more node')} would do as well; plan.json has no room for the facts of their devices"
         )
     if best.pool.simulated:
-        notes.append("simulated GPUs: what is predicted holds for the GPUs described, not for the CPU that plays them")
+        notes.append(
+            "simulated GPUs: predictions hold for the GPUs as described, not for the CPU that stands in for them"
+        )
     return tuple(notes)
 
 
-def _overrides(question: Question) -> list[str]:
-    own, request = question.request.overrides, question.request
+def _overrides(evaluator: Evaluator) -> list[str]:
+    own, request = evaluator.request.overrides, evaluator.request
     given = {"tensor": own.tensor, "pipeline": own.pipeline, "layers": own.layers and ",".join(map(str, own.layers))}
     notes = [f"parallelism.{name} {value} is set and kept" for name, value in given.items() if value is not None]
-    if request.policy != "HELR":
+    if request.policy != DEFAULT_PLACEMENT_POLICY:
         notes.append(f"placement.policy {request.policy} is set")
     for flag in (UTILIZATION, KV_CACHE_BYTES):
-        if value := question.user.text(flag):
+        if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
     return notes
 
 
-def alternatives(search: Search, found: Found) -> tuple[Alternative, ...]:
-    """What else was looked at: as many GPUs first, then fewer, then more. No more than MOST_ALTERNATIVES."""
+def alternatives(search: Search, found: SearchResult) -> tuple[Alternative, ...]:
+    """Rejected shapes, c.MOST_ALTERNATIVES at most: those with as many GPUs first, then fewer, then more."""
     assert found.best is not None
-    others: list[Placed | Rejection | Shape] = [*found.others, *found.rejections]
+    others: list[PlacedShape | Rejection | Shape] = [*found.others, *found.rejections]
     others += [shape for shape, _ in found.bounded]
     nearest = sorted(others, key=lambda entry: _distance(_shape(entry), _shape(found.best)))
-    return tuple(_told(search, entry, found.best) for entry in nearest[:MOST_ALTERNATIVES])
+    return tuple(_alternative(search, entry, found.best) for entry in nearest[: c.MOST_ALTERNATIVES])
 
 
-def _shape(entry: Placed | Rejection | Shape | None) -> Shape:
+def _shape(entry: PlacedShape | Rejection | Shape | None) -> Shape:
     assert entry is not None
     return entry if isinstance(entry, Shape) else entry.shape
 
@@ -86,46 +91,46 @@ def _distance(shape: Shape, best: Shape) -> tuple[int, int, int]:
     return kind, abs(shape.gpus - best.gpus), shape.tensor
 
 
-def _told(search: Search, entry: Placed | Rejection | Shape, best: Placed) -> Alternative:
+def _alternative(search: Search, entry: PlacedShape | Rejection | Shape, best: PlacedShape) -> Alternative:
     if isinstance(entry, Rejection):
         shape = entry.shape
-        reason = f"{entry.node}: {entry.refused.reason}"
+        reason = f"{entry.node}: {sentence(entry.refused.cause)}"
         return Alternative(shape.gpus, shape.tensor, shape.pipeline, (), (entry.node,), reason)
-    if isinstance(entry, Placed):
+    if isinstance(entry, PlacedShape):
         return _lost(entry.best, entry.replicas, best, placed=entry.placed)
-    # It needed no look at every node; the best one's serves as the example.
+    # Its bound was enough to reject it; the best plan's node serves as an example.
     pool = best.best.pool
     outcome = search.on_node(pool, entry)
     if isinstance(outcome, Sized):
         return _lost(outcome.candidate, outcome.replicas, best, placed=best.placed)
-    reason = f"{pool.node}: {outcome.reason}"
+    reason = f"{pool.node}: {sentence(outcome.cause)}"
     return Alternative(entry.gpus, entry.tensor, entry.pipeline, (), (pool.node,), reason)
 
 
-def _lost(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> Alternative:
-    """A shape that fits and was not taken, with what decided."""
+def _lost(candidate: Candidate, replicas: int, best: PlacedShape, *, placed: bool) -> Alternative:
+    """A shape that fits and was rejected, with the reason."""
     shape, nodes = candidate.shape, (candidate.pool.node,)
     reason = _why(candidate, replicas, best, placed=placed)
     return Alternative(shape.gpus, shape.tensor, shape.pipeline, candidate.assignment.layers, nodes, reason)
 
 
-def _why(candidate: Candidate, replicas: int, best: Placed, *, placed: bool) -> str:
-    request, gpus = best.best.question.request, candidate.shape.gpus * replicas
+def _why(candidate: Candidate, replicas: int, best: PlacedShape, *, placed: bool) -> str:
+    request, gpus = best.best.evaluator.request, candidate.shape.gpus * replicas
     if best.placed and not placed:
         return f"the workload needs {replicas} replicas of it, and its nodes have room for fewer"
     in_all = f" in all, {replicas} replicas of {candidate.shape.gpus}," if replicas > 1 else ""
     more = f"takes {gpus} GPUs{in_all} instead of {best.gpus}"
     if candidate.times is None or best.best.times is None:
         if candidate.times is None and best.best.times is not None:
-            return "not measured, so nothing can be said of its targets"
-        return more if gpus > best.gpus else f"holds {candidate.kv.tokens} KV tokens against {best.best.kv.tokens}"
-    output = best.best.question.demand.output_tokens
+            return "not measured, so it cannot be predicted whether it meets the targets"
+        return more if gpus > best.gpus else f"holds {candidate.kv.tokens} KV tokens instead of {best.best.kv.tokens}"
+    output = best.best.evaluator.demand.output_tokens
     own, other = candidate.times.end_to_end_s(output), best.best.times.end_to_end_s(output)
-    pace = f"a request takes {own:.2f} s against {other:.2f} s"
+    pace = f"a request takes {own:.2f} s instead of {other:.2f} s"
     if request.objective == "Throughput":
-        pace = f"{candidate.times.requests_per_s:.2f} requests/s against {best.best.times.requests_per_s:.2f}"
+        pace = f"{candidate.times.requests_per_s:.2f} requests/s instead of {best.best.times.requests_per_s:.2f}"
     if gpus > best.gpus:
         return f"{more} ({pace})"
     if own < other and request.objective == "Efficiency" and gpus == best.gpus:
-        return f"{pace}, which is worth no replica of {candidate.shape.gpus} GPUs to policy {request.policy}"
+        return f"faster ({pace}), but policy {request.policy} does not pay for {candidate.shape.gpus}-GPU replicas"
     return pace

@@ -1,78 +1,107 @@
-"""The pod annotation that carries a plan to the scheduler extender: written by reconcile, read by the extender."""
+"""The pod's annotation `uellm.io/plan`: what a node must have for the pod's plan.
+
+Written by reconcile into the pod template, read by the scheduler extender. It depends on the plan and the spec alone: a
+new measurement must not change a byte of the template.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Node
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.rates import Costs
-from uellm.planner.handover.revalidate import task_of
 from uellm.planner.nodes.pools import pools_of_offer
-from uellm.planner.request import NodeOffer, PlanRequest
-from uellm.planner.result import Plan
-from uellm.planner.vllm import flags as flags
+from uellm.planner.refusals.kinds import NoGpuOfResource, Refusal
+from uellm.planner.request import NodeOffer
 
-DEFAULT_RESOURCE = "nvidia.com/gpu"
-
-
-def annotation(plan: Plan, request: PlanRequest) -> dict[str, Any]:
-    """The content of the pod annotation `uellm.io/plan`."""
-    task = task_of(plan, request)
-    layers = task.fixed_layers(plan.pipeline)
-    return {
-        "gpus": plan.gpus_per_replica,
-        "tensor": plan.tensor,
-        "pipeline": plan.pipeline,
-        "resourceName": resource_name(plan, request),
-        "layerBytes": _one_or_all(task.layer_bytes),
-        "layerKvBytes": _one_or_all(task.layer_kv_bytes),
-        "firstStageBytes": task.first_bytes,
-        "lastStageBytes": task.last_bytes,
-        "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
-        "layers": None if layers is None else list(layers),
-        "layerCount": len(task.layer_bytes),
-        "nodes": list(plan.nodes),
-        "service": request.service,
-    }
+_NAME = "the pod's annotation uellm.io/plan"
 
 
-def resource_name(plan: Plan, request: PlanRequest) -> str:
-    """The resource by which the pod asks for its GPUs: that of the planned devices, or of their nodes."""
-    names: dict[bool, str] = {}
-    for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
-        for device in offer.node.devices:
-            if device.uuid in plan.devices or offer.node.name in plan.nodes:
-                names.setdefault(device.uuid in plan.devices, device.resource_name)
-    return names.get(True) or names.get(False) or DEFAULT_RESOURCE
+@dataclass(frozen=True, slots=True)
+class PlanAnnotation:
+    """The content of the annotation."""
+
+    gpus: int
+    """GPUs that the pod requests, at least one."""
+    resource_name: str
+    """The extended resource by which it requests them."""
+    pipeline: int
+    task: Task
+    """What is placed on the GPUs; its costs and policy are not part of the annotation."""
+    nodes: tuple[str, ...]
+    """The plan's nodes, the best first."""
+    service: str
+    """namespace/name"""
+
+    def to_json(self) -> str:
+        """The annotation's text."""
+        return json.dumps(self.to_dict(), separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; layers that are all alike are one number."""
+        task = self.task
+        return {
+            "version": VERSION,
+            "gpus": self.gpus,
+            "tensor": task.tensor,
+            "pipeline": self.pipeline,
+            "resourceName": self.resource_name,
+            "layerBytes": _one_or_all(task.layer_bytes),
+            "layerKvBytes": _one_or_all(task.layer_kv_bytes),
+            "firstStageBytes": task.first_bytes,
+            "lastStageBytes": task.last_bytes,
+            "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
+            "layers": None if task.layers_override is None else list(task.layers_override),
+            "layerCount": len(task.layer_bytes),
+            "nodes": list(self.nodes),
+            "service": self.service,
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> PlanAnnotation:
+        """The inverse of `to_json`. Raises UnreadableDocument."""
+        return cls.from_dict(parsed(_NAME, text))
+
+    @classmethod
+    def from_dict(cls, document: Any) -> PlanAnnotation:
+        """The inverse of `to_dict`. Raises UnreadableDocument."""
+        with reading(_NAME, document) as data:
+            reserved, layers, count = data["reservedBytes"], data["layers"], int(data["layerCount"])
+            gpus = data["gpus"]
+            if not isinstance(gpus, int) or gpus < 1:
+                raise ValueError(f"gpus must be a positive number, not {gpus!r}")
+            return cls(
+                gpus=gpus,
+                resource_name=str(data["resourceName"]),
+                pipeline=int(data["pipeline"]),
+                task=Task(
+                    layer_bytes=_all(data["layerBytes"], count),
+                    layer_kv_bytes=_all(data["layerKvBytes"], count),
+                    first_bytes=int(data["firstStageBytes"]),
+                    last_bytes=int(data["lastStageBytes"]),
+                    fixed_bytes=int(reserved["fixed"]),
+                    margin=str(reserved["fraction"]),
+                    tensor=int(data["tensor"]),
+                    costs=Costs(),
+                    layers_override=None if layers is None else tuple(int(number) for number in layers),
+                ),
+                nodes=tuple(data["nodes"]),
+                service=str(data["service"]),
+            )
 
 
-def fits(annotation: Mapping[str, Any], node: Node, free: Sequence[str]) -> str | None:
-    """None where any choice of the node's free devices admits the annotated plan, else the sentence why not.
-
-    Raises KeyError, TypeError or ValueError where the annotation is not one of ours.
-    """
-    reserved = annotation["reservedBytes"]
-    layers = annotation.get("layers")
-    count = int(annotation["layerCount"])
-    task = Task(
-        layer_bytes=_all(annotation["layerBytes"], count),
-        layer_kv_bytes=_all(annotation["layerKvBytes"], count),
-        first_bytes=int(annotation["firstStageBytes"]),
-        last_bytes=int(annotation["lastStageBytes"]),
-        fixed_bytes=int(reserved["fixed"]),
-        margin=str(reserved["fraction"]),
-        tensor=int(annotation["tensor"]),
-        costs=Costs(),
-        layers_override=None if layers is None else tuple(int(number) for number in layers),
-    )
-    wanted = annotation["resourceName"]
+def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> Refusal | None:
+    """None where any choice of the node's free devices holds the annotated plan, else why not."""
     for pool in pools_of_offer(NodeOffer(node, tuple(free))):
-        if pool.resource_name == wanted:
-            return refusal(pool, task, int(annotation["pipeline"]))
-    return f"needs {annotation['gpus']} free {wanted} and has none"
+        if pool.resource_name == annotation.resource_name:
+            return refusal(pool, annotation.task, annotation.pipeline)
+    return NoGpuOfResource(annotation.gpus, annotation.resource_name)
 
 
 def _one_or_all(values: Sequence[int]) -> int | list[int]:

@@ -13,21 +13,22 @@ from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.demand import demand
 from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
-from uellm.planner.nodes.pools import Pool, pools_of
+from uellm.planner.nodes.pools import pools_of
+from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, Refusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 
 
-def question_of(plan: Plan, request: PlanRequest) -> Question:
-    """The question that the plan answered."""
+def evaluator_of(plan: Plan, request: PlanRequest) -> Evaluator:
+    """The evaluator that the plan answered."""
     simulated = all(offer.node.simulated for offer in request.nodes)
     wanted = demand(request, simulated=simulated, share=plan.recommended_replicas or 1)
     if plan.kv_cache_tokens_required:
         wanted = replace(wanted, kv_tokens=plan.kv_cache_tokens_required)
-    return Question(request, wanted, UserArgs(request.engine.args))
+    return Evaluator(request, wanted, UserArgs(request.engine.args))
 
 
 def shape_of(plan: Plan) -> Shape:
@@ -37,69 +38,62 @@ def shape_of(plan: Plan) -> Shape:
 
 def task_of(plan: Plan, request: PlanRequest) -> Task:
     """What is to be placed on whatever devices a pod gets."""
-    return question_of(plan, request).task(shape_of(plan), _steps(plan))
+    return evaluator_of(plan, request).task(shape_of(plan), _steps(plan))
 
 
 def _steps(plan: Plan) -> Steps:
     return Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
 
 
-def still_holds(plan: Plan, request: PlanRequest) -> str | None:
-    """None where the plan's nodes still have room for the service's replicas, else the sentence why they have not."""
+def still_holds(plan: Plan, request: PlanRequest) -> Refusal | None:
+    """None where the plan's nodes still have room for the service's replicas, else why they have not."""
     layers = request.architecture.layers
     if sum(plan.layers) != layers:
-        return f"the plan places {sum(plan.layers)} layers and the model has {layers}"
-    task, room, reasons = task_of(plan, request), 0, []
+        return OtherLayers(sum(plan.layers), layers)
+    task, room, refusals = task_of(plan, request), 0, list[Refusal]()
     pools = [pool for pool in pools_of(request) if pool.node in plan.nodes]
     for pool in pools:
-        reason = refusal(pool, task, plan.pipeline)
-        if reason is None:
+        cause = refusal(pool, task, plan.pipeline)
+        if cause is None:
             room += pool.sure // plan.gpus_per_replica
         else:
-            reasons.append(f"{pool.node}: {reason}")
+            refusals.append(OnNode(pool.node, cause))
     if room >= max(1, request.replicas):
         return None
     if room:
-        return f"{_named(plan.nodes)} have room for {room} of {request.replicas} replicas"
-    return reasons[0] if reasons else _gone(plan, pools)
+        return TooFewReplicas(plan.nodes, room, request.replicas)
+    return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
 
 
 class Outlook(NamedTuple):
     """What a plan is predicted to do now, and what it costs."""
 
-    gpus_in_all: (
-        float  # for the workload; not rounded to whole replicas, so that noise makes no difference of a replica
-    )
-    end_to_end_s: float  # of a mean request
-    requests_per_s: float  # of a replica
-    keeps: bool  # every class's targets
+    gpus_in_all: float
+    """For the workload; not rounded to whole replicas, so that noise does not add one."""
+    end_to_end_s: float
+    """Of a mean request."""
+    requests_per_s: float
+    """Of a replica."""
+    keeps: bool
+    """Whether every class's targets are met."""
 
 
 def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
     """The plan on the best of its nodes as they are measured now; None where it has no place or nothing is measured."""
-    question, shape, sizes = question_of(plan, request), shape_of(plan), _steps(plan)
+    evaluator, shape, sizes = evaluator_of(plan, request), shape_of(plan), _steps(plan)
     found = []
     for pool in pools_of(request):
-        if pool.node in plan.nodes and question.refusal(pool, shape, sizes) is None:
-            candidate = question.candidate(pool, shape, sizes)
+        if pool.node in plan.nodes and evaluator.refusal(pool, shape, sizes) is None:
+            candidate = evaluator.candidate(pool, shape, sizes)
             if isinstance(candidate, Candidate) and candidate.times is not None:
                 found.append(_outlook(candidate, candidate.times))
     return min(found, key=lambda entry: (not entry.keeps, entry.gpus_in_all, entry.end_to_end_s), default=None)
 
 
 def _outlook(candidate: Candidate, times: Times) -> Outlook:
-    request, wanted = candidate.question.request, candidate.question.demand
+    request, wanted = candidate.evaluator.request, candidate.evaluator.demand
     rate = request.workload.requests_per_s
     replicas = 1.0 if rate is None else max(1.0, rate / times.requests_per_s)
     kept = not any(entry.missed for entry in outcomes(times, request.classes, wanted.output_tokens))
     seconds = times.end_to_end_s(wanted.output_tokens)
     return Outlook(candidate.shape.gpus * replicas, seconds, times.requests_per_s, kept)
-
-
-def _gone(plan: Plan, pools: list[Pool]) -> str:
-    return f"no GPU of {_named(plan.nodes)} is free" if not pools else f"{_named(plan.nodes)} have no room"
-
-
-def _named(nodes: tuple[str, ...]) -> str:
-    more = f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else ""
-    return ", ".join(nodes[:3]) + more

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from uellm.planner.cost.predict import predict
 from uellm.planner.cost.rates import Links
-from uellm.planner.cost.steptime import StepTime
 from uellm.planner.cost.work import stage_loads
-from uellm.planner.handover.revalidate import question_of
+from uellm.planner.handover.revalidate import evaluator_of
 from uellm.planner.memory.footprint import kv_width
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
 from uellm.planner.vllm.flags import UserArgs
+from uellm.step_time import StepTime
 
 
 def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
@@ -30,8 +30,8 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     groups = [tuple(known[uuid][0] for uuid in stage.devices) for stage in plan.stages]
     width = float(kv_width(request.architecture, UserArgs(request.engine.args)))
     loads = stage_loads(request.architecture, groups, plan.layers, kv_width=width)
-    question, sizes = question_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
+    evaluator, sizes = evaluator_of(plan, request), Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
     tokens = plan.predicted.kv_cache_tokens
-    times = predict(loads, Links(node.links), question.costs, question.demand, tokens, sizes)
+    times = predict(loads, Links(node.links), evaluator.costs, evaluator.demand, tokens, sizes)
     step = None if times is None else times.step
     return step.rounded() if step is not None and step.per_prefill_token_s > 0 else None

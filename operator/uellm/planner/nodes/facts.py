@@ -1,6 +1,6 @@
-"""What a plan depends on of the hardware, as plain facts: for the profile's hash and for plan.json.
+"""The facts of the hardware that a plan depends on: for the profile's hash and for plan.json.
 
-Time stamps, free memory and who holds a device are left out: they change all the time and change no plan's content.
+Time stamps, free memory and the pod that holds a device are left out: they change all the time, and no plan with them.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from uellm.hardware import Device, Node
-
-
-def device_facts(device: Device) -> dict[str, Any]:
-    """A GPUNodeProfile's device entry without what passes."""
-    return replace(device, memory_free_bytes=None, measured_at="", allocated_to_pod_uid="").to_dict()
+from uellm.hardware import Device, Link, Node
 
 
-def link_facts(node: Node) -> list[dict[str, Any]]:
+def lasting(device: Device) -> Device:
+    """The device without the facts that change all the time."""
+    return replace(device, memory_free_bytes=None, measured_at="", allocated_to_pod_uid="")
+
+
+def ordered_links(node: Node) -> tuple[Link, ...]:
     """A node's links, ordered by their ends."""
-    return [link.to_dict() for link in sorted(node.links, key=lambda link: (link.a, link.b))]
+    return tuple(sorted(node.links, key=lambda link: (link.a, link.b)))
 
 
 def profile_hash(nodes: Iterable[Node]) -> str:
@@ -31,10 +30,10 @@ def profile_hash(nodes: Iterable[Node]) -> str:
             "node": node.name,
             "source": node.source,
             "devices": [
-                {**device_facts(device), "excluded": device.excluded_reason}
+                {**lasting(device).to_dict(), "excluded": device.excluded_reason}
                 for device in sorted(node.devices, key=lambda device: device.uuid)
             ],
-            "links": link_facts(node),
+            "links": [link.to_dict() for link in ordered_links(node)],
         }
         for node in sorted(nodes, key=lambda node: node.name)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uellm.hardware import Device, Link
+from uellm.hardware import NVLINK, Device, Link
 from uellm.planner.cost.rates import measured
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
@@ -29,14 +29,14 @@ class PoolClass:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class PoolFamily:
     """Classes whose GPUs are of the same kinds and numbers, and differ in what was measured of them."""
 
     classes: tuple[PoolClass, ...]
     ideal: Pool  # every GPU as the best of its kind in the family, every link as the best of all
 
 
-def families_of(pools: Sequence[Pool]) -> tuple[Family, ...]:
+def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
     """Every pool once, whatever their order; families by the name of their first pool."""
     ordered = sorted(pools, key=lambda pool: (pool.node, pool.resource_name))
     by_build: dict[Any, list[Pool]] = {}
@@ -45,7 +45,7 @@ def families_of(pools: Sequence[Pool]) -> tuple[Family, ...]:
     by_kind: dict[Any, list[PoolClass]] = {}
     for alike in by_build.values():
         by_kind.setdefault(_kinds(alike[0]), []).append(PoolClass(tuple(alike)))
-    return tuple(Family(tuple(classes), _ideal(classes)) for classes in by_kind.values())
+    return tuple(PoolFamily(tuple(classes), _ideal(classes)) for classes in by_kind.values())
 
 
 def _build(pool: Pool) -> Any:
@@ -107,7 +107,7 @@ def _best_links(devices: Sequence[Device], pools: Sequence[Pool]) -> tuple[Link,
     links = [link for pool in pools for link in pool.links]
     if not links:
         return ()
-    kind = "NVLink" if any(link.kind == "NVLink" for link in links) else links[0].kind
+    kind = NVLINK if any(link.kind == NVLINK for link in links) else links[0].kind
     rate = _most(link.bytes_per_s for link in links)
     latency = min((link.latency_s for link in links if link.latency_s is not None), default=None)
     return tuple(Link(a.uuid, b.uuid, kind, rate, latency) for a in devices for b in devices if a is not b)

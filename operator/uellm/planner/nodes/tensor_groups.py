@@ -19,13 +19,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import combinations
 
-from uellm.hardware import Device, Link
+from uellm.hardware import LINK_KINDS, NVLINK, Device, Link
+from uellm.planner import constants as c
 from uellm.planner.cost.rates import Costs, Links
 
-# Ways between GPUs from the fastest on, as `nvidia-smi topo -m` names them.
-KINDS = ("NVLink", "PIX", "PXB", "PHB", "NODE", "SYS")
-# GPUs of one kind in one node, up to which every choice of groups is weighed: at most 2 ** 12 sets of GPUs.
-MOST_EXACT = 12
 _UNITS_PER_SECOND = 10**12
 
 Pairs = tuple[tuple[int, ...], ...]
@@ -89,7 +86,7 @@ def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pa
     def cost(a: Device, b: Device) -> int:
         seconds = max(known.hop_s(a.uuid, b.uuid, costs), known.hop_s(b.uuid, a.uuid, costs))
         kind = known.between(a.uuid, b.uuid).kind
-        rank = 0 if measured else KINDS.index(kind) + 1 if kind in KINDS else len(KINDS) + 1
+        rank = 0 if measured else LINK_KINDS.index(kind) + 1 if kind in LINK_KINDS else len(LINK_KINDS) + 1
         return rank * 10**6 * _UNITS_PER_SECOND + round(seconds * _UNITS_PER_SECOND)
 
     return tuple(tuple(0 if a is b else cost(a, b) for b in devices) for a in devices)
@@ -97,14 +94,15 @@ def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pa
 
 @lru_cache(maxsize=4096)
 def best_groups(pairs: Pairs, count: int, tensor: int) -> Groups:
-    """The best `count` disjoint groups of `tensor` positions; the first of equals. Exact up to MOST_EXACT positions.
+    """The best `count` disjoint groups of `tensor` positions; the first of equals.
 
-    `pairs[i][j]` is what i and j cost each other; there are `count * tensor` positions or more.
+    Exact up to c.MOST_EXACT_GROUPING positions. `pairs[i][j]` is what i and j cost each
+    other; there are `count * tensor` positions or more.
     """
     everyone = range(len(pairs))
     if len({pairs[i][j] for i, j in combinations(everyone, 2)}) <= 1:
         return tuple(tuple(range(start * tensor, (start + 1) * tensor)) for start in range(count))
-    if len(pairs) > MOST_EXACT:
+    if len(pairs) > c.MOST_EXACT_GROUPING:
         return _greedy(pairs, count, tensor)
     groups = {group: max(pairs[i][j] for i, j in combinations(group, 2)) for group in combinations(everyone, tensor)}
     by_first: list[list[tuple[int, tuple[int, ...], int]]] = [[] for _ in everyone]
@@ -147,4 +145,4 @@ def _greedy(pairs: Pairs, count: int, tensor: int) -> Groups:
 def fast_links(groups: Sequence[Sequence[Device]], links: Sequence[Link]) -> bool:
     """Whether groups talk over NVLink alone; groups of one have nothing to say."""
     known = Links(links)
-    return all(known.between(a.uuid, b.uuid).kind == "NVLink" for group in groups for a, b in combinations(group, 2))
+    return all(known.between(a.uuid, b.uuid).kind == NVLINK for group in groups for a, b in combinations(group, 2))

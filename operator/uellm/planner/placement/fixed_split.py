@@ -14,7 +14,8 @@ from uellm.planner.placement.instance import Instance
 from uellm.planner.placement.problem import Problem, canonical
 from uellm.planner.placement.solution import Solution, classes_in, codes
 from uellm.planner.placement.solver import Placement, answer
-from uellm.planner.units import size
+from uellm.planner.refusals.placement import EmptyStage, StageTooLarge, TooFewDevices
+from uellm.planner.spans import spans
 
 # Sets of devices times classes, up to which every order is weighed: ten unlike devices.
 MOST_STATES = 12_000
@@ -26,9 +27,9 @@ def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "l
     """The best order for exactly these layers; infeasible, with the reason, where no order fits."""
     problem = canonical(instance)
     if min(layers) < 1:
-        return Placement(False, reason=f"{len(layers)} stages for {problem.layers} layers leave one without any")
+        return Placement(False, refusal=EmptyStage(len(layers), problem.layers))
     if len(layers) > problem.devices:
-        return Placement(False, reason=f"{len(layers)} stages need as many devices; there are {problem.devices}")
+        return Placement(False, refusal=TooFewDevices(len(layers), problem.devices))
     if len(codes(problem)[1]) * len(problem.members) > MOST_STATES:
         order = _by_room(problem, layers)
     else:
@@ -74,11 +75,7 @@ def _by_room(problem: Problem, layers: tuple[int, ...]) -> tuple[int, ...] | Non
 
 
 def _needs(problem: Problem, layers: tuple[int, ...]) -> list[int]:
-    needs, a = [], 0
-    for count in layers:
-        needs.append(problem.need(a, a + count))
-        a += count
-    return needs
+    return [problem.need(a, b) for a, b in spans(layers)]
 
 
 def _refusal(problem: Problem, layers: tuple[int, ...]) -> Placement:
@@ -87,8 +84,5 @@ def _refusal(problem: Problem, layers: tuple[int, ...]) -> Placement:
     wanted = sorted(needs, reverse=True)
     short = next((need, room) for need, room in zip(wanted, rooms, strict=False) if need > room)
     stage = needs.index(short[0])
-    return Placement(
-        False,
-        reason=f"stage {stage} with {layers[stage]} layers needs {size(short[0] // problem.byte)} on a device, and "
-        f"the devices left for it have at most {size(short[1] // problem.byte)} free",
-    )
+    need_bytes, have_bytes = (count // problem.byte for count in short)
+    return Placement(False, refusal=StageTooLarge(stage, layers[stage], need_bytes, have_bytes))

@@ -21,15 +21,17 @@ from itertools import pairwise
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.placement_policies import FIXED_WEIGHTS, PLACEMENT_POLICIES
 from uellm.planner.placement import baselines, heuristic, infeasible
 from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
 from uellm.planner.placement.problem import Problem, canonical
 from uellm.planner.placement.solution import Solution
+from uellm.planner.refusals.placement import BaselineFails, NotFound, PlacementRefusal
+from uellm.planner.refusals.sentences import sentence
 
-__all__ = ["OBJECTIVES", "POLICIES", "Instance", "PlaceDevice", "Placement", "solve"]
+__all__ = ["OBJECTIVES", "Instance", "PlaceDevice", "Placement", "solve"]
 
-POLICIES = ("HELR", "HE", "LR", "BGS", "Even")
 OBJECTIVES = ("latency", "bottleneck")
 # Sets of devices have 64-bit codes; with more sets than this the heuristic answers.
 MOST_CODED_SETS = 1 << 62
@@ -39,7 +41,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The answer. `order` are device ids in pipeline order, `layers` the layers of each; `reason` where infeasible."""
+    """The answer. `order` are device ids in pipeline order, `layers` the layers of each; or `refusal`."""
 
     feasible: bool
     cost: float | None = None
@@ -47,7 +49,12 @@ class Placement:
     layers: tuple[int, ...] = ()
     optimal: bool = False
     lower_bound: float | None = None
-    reason: str = ""
+    refusal: PlacementRefusal | None = None
+
+    @property
+    def reason(self) -> str:
+        """The refusal in words; empty where there is a placement."""
+        return "" if self.refusal is None else sentence(self.refusal)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `uellm place`."""
@@ -67,8 +74,8 @@ def solve(
     instance: Instance, policy: str = "HELR", objective: str = "latency", *, stages: int | None = None
 ) -> Placement:
     """The best placement under a policy; `stages` pins the number of devices used. Raises BadInput for a bad name."""
-    if policy not in POLICIES:
-        raise BadInput("policy", f"{policy!r} is not one of {', '.join(POLICIES)}")
+    if policy not in PLACEMENT_POLICIES:
+        raise BadInput("policy", f"{policy!r} is not one of {', '.join(PLACEMENT_POLICIES)}")
     if objective not in OBJECTIVES:
         raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
     search = _Search(instance, policy, objective, stages)
@@ -139,7 +146,7 @@ class _Search:
                 key = (bound, self._key(self._units(solution), size), solution.classes)
                 if best is None or key < best[0]:
                     best = (key, solution)
-        return Placement(False, reason=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
+        return Placement(False, refusal=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
 
     def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
         """What is minimised over the number of devices, given the least latency for each."""
@@ -168,19 +175,16 @@ class _Search:
         return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
 
     def _nothing(self) -> Placement:
-        return Placement(False, reason=infeasible.why(self.instance, self.problem, self.stages))
+        return Placement(False, refusal=infeasible.why(self.instance, self.problem, self.stages))
 
-    def _unproven(self) -> str:
-        text = infeasible.why(self.instance, self.problem, self.stages)
-        count = len(self.problem.members)
-        return f"none found among {count} unlike devices, too many to try every set (not proven): {text}"
+    def _unproven(self) -> PlacementRefusal:
+        return NotFound(len(self.problem.members), infeasible.why(self.instance, self.problem, self.stages))
 
     def _without_baseline(self) -> Placement:
         best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
         if not best.feasible:
             return best
-        split = ", ".join(f"{count} on {name}" for name, count in zip(best.order, best.layers, strict=True))
-        return Placement(False, reason=f"{self.policy} finds no placement that fits, though HELR has one: {split}")
+        return Placement(False, refusal=BaselineFails(self.policy, best.order, best.layers))
 
 
 def answer(
@@ -207,7 +211,7 @@ def answer(
 
 def _weights(policy: str, instance: Instance) -> tuple[float, float]:
     """a1 and a2."""
-    return {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}.get(policy, (instance.a1, instance.a2))
+    return FIXED_WEIGHTS.get(policy, (instance.a1, instance.a2))
 
 
 def _cost(instance: Instance, policy: str, objective: str, chosen: Iterable[int], layers: Iterable[int]) -> float:

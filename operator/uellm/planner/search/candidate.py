@@ -21,14 +21,16 @@ from uellm.planner.memory.footprint import Footprint, footprint, kv_width
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_told
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
+from uellm.planner.refusals.kinds import Refusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.shape import Shape, Steps
+from uellm.planner.spans import spans
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Evaluator:
     """What all candidates of one search have in common."""
 
     request: PlanRequest
@@ -83,7 +85,7 @@ class Question:
         filled = (self.demand.service_concurrency or 0.0) >= max(2, shape.pipeline)
         return "bottleneck" if filled or self.request.objective == "Throughput" else "latency"
 
-    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> str | None:
+    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> Refusal | None:
         """Why the shape cannot be had on the node, None where it can."""
         task = self.task(shape, sizes)
         if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
@@ -94,15 +96,15 @@ class Question:
         """Whether the shape could be had if the devices were ours to choose."""
         return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
 
-    def fit(self, pool: Pool, shape: Shape) -> Candidate | str:
+    def fit(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
         """The shape on the node with its own step sizes, or why it cannot be had there."""
         sizes = self.steps(pool.devices, shape, pool.links)
         return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
 
-    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | str:
+    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | Refusal:
         """The shape on the node that admits it, or why it cannot be had after all."""
         assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
-        if isinstance(assignment, str):
+        if isinstance(assignment, Refusal):
             return assignment
         return Candidate(self, pool, shape, sizes, assignment)
 
@@ -130,7 +132,7 @@ def _speed(device: Device) -> tuple[float, float, int, int]:
 class Candidate:
     """A shape placed on a node."""
 
-    question: Question
+    evaluator: Evaluator
     pool: Pool
     shape: Shape
     sizes: Steps
@@ -140,7 +142,7 @@ class Candidate:
     times: Times | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "footprint", self.question.footprint(self.shape, self.sizes))
+        object.__setattr__(self, "footprint", self.evaluator.footprint(self.shape, self.sizes))
         object.__setattr__(self, "kv", self._kv_cache())
         object.__setattr__(self, "times", self._times())
 
@@ -152,10 +154,7 @@ class Candidate:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """First layer and the one after the last, by stage."""
-        ends = [0]
-        for count in self.assignment.layers:
-            ends.append(ends[-1] + count)
-        return [(ends[index], ends[index + 1]) for index in range(len(self.assignment.layers))]
+        return spans(self.assignment.layers)
 
     def stages(self) -> tuple[Stage, ...]:
         """The stages with the memory of each of their devices, by kind."""
@@ -204,17 +203,19 @@ class Candidate:
             sampler = self.footprint.sampler_bytes if index + 1 == len(self.spans) else 0
             rooms.append(memory - self.footprint.reserved_bytes(memory) - self._weights(index) - sampler)
         per_token = [self._kv_per_token(index) for index in range(len(self.spans))]
-        most = self.question.demand.kv_tokens if self.pool.simulated else None
+        most = self.evaluator.demand.kv_tokens if self.pool.simulated else None
         planned = kv_cache(rooms, per_token, most_tokens=most)
-        own = self.question.user.number(KV_CACHE_BYTES)
-        return planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.question.request)
+        own = self.evaluator.user.number(KV_CACHE_BYTES)
+        return (
+            planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
+        )
 
     def _times(self) -> Times | None:
-        question, placed = self.question, self.assignment
-        model, width = question.request.architecture, float(kv_width(question.request.architecture, question.user))
+        evaluator, placed = self.evaluator, self.assignment
+        model, width = evaluator.request.architecture, float(kv_width(evaluator.request.architecture, evaluator.user))
         loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
         links = Links(self.pool.links)
-        return predict(loads, links, question.costs, question.demand, self.kv.tokens, self.sizes)
+        return predict(loads, links, evaluator.costs, evaluator.demand, self.kv.tokens, self.sizes)
 
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from uellm.errors import PlanError
-from uellm.planner.request import ALLOCATIONS, OBJECTIVES, POLICIES, PlanRequest
+from uellm.placement_policies import PLACEMENT_POLICIES
+from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
 from uellm.planner.search.shapes import divides
 from uellm.planner.vllm.flags import UserArgs, check_args
 
@@ -14,7 +15,7 @@ LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
 def check(request: PlanRequest) -> None:
     """Refuse what cannot work, before anything is searched. Raises PlanError InvalidOverride naming the field."""
     for value, known, field in (
-        (request.policy, POLICIES, "spec.placement.policy"),
+        (request.policy, PLACEMENT_POLICIES, "spec.placement.policy"),
         (request.objective, OBJECTIVES, "spec.slo.objective"),
         (request.allocation, ALLOCATIONS, "spec.placement.allocation"),
     ):

@@ -1,12 +1,12 @@
-"""Which of two placements is better: keys that are compared, and the least that a key can be.
+"""Which of two placements is better: keys to compare, and lower bounds of a key.
 
     Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time
     Latency     the policy's weight of time and GPUs
     Throughput  requests a second of a replica, then GPUs in all
 
-Before all of that: targets that are predicted to be kept come before what cannot be predicted, and replicas that find
-a place now before those that do not. A policy's weight is a1 * seconds of a mean request + a2 * GPUs of a replica:
-HELR 1 and 1, LR 10 and 1, HE 0 and 1.
+Before all of that, a plan that is predicted to meet its targets precedes one that cannot be predicted, and replicas
+that have room now precede those that do not. The policy's weights are those of placement_policies.py, for the seconds
+of a mean request and the GPUs of a replica.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from uellm.placement_policies import policy_weights
+from uellm.planner import constants as c
 from uellm.planner.nodes.tensor_groups import fast_links
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.candidate import Candidate
 
 Key = tuple[Any, ...]
 
-# The solver minimises a pipeline's own measures, so on a faster node its split may serve a mean request a little later.
-IDEAL_SLACK = 0.95
-
 
 def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
-    """Smaller is better. `placed`: so many replicas find a place now."""
-    request, times = candidate.question.request, candidate.times
-    seconds = math.inf if times is None else times.end_to_end_s(candidate.question.demand.output_tokens)
+    """Smaller is better. `placed`: there is room for that many replicas now."""
+    request, times = candidate.evaluator.request, candidate.times
+    seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
     rate = times.requests_per_s if times else 0.0
     unmeasured = (not fast_links(candidate.assignment.groups, candidate.pool.links), -candidate.kv.tokens)
     tie = (*unmeasured, candidate.assignment.cost, candidate.shape.tensor, candidate.pool.node)
@@ -36,11 +35,11 @@ def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
 
 def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
     """No candidate of the shape has a smaller key on a node of which `ideal` is the ideal one."""
-    request, times = ideal.question.request, ideal.times
+    request, times = ideal.evaluator.request, ideal.times
     seconds = rate = math.inf
     if times is not None:
-        seconds = times.end_to_end_s(ideal.question.demand.output_tokens) * IDEAL_SLACK
-        rate = times.requests_per_s / IDEAL_SLACK
+        seconds = times.end_to_end_s(ideal.evaluator.demand.output_tokens) * c.IDEAL_SLACK
+        rate = times.requests_per_s / c.IDEAL_SLACK
     elif request.objective == "Throughput":
         rate = 0.0
     return (*_head(ideal, placed=placed), *_body(request, ideal.shape.gpus, replicas, seconds, rate))
@@ -52,17 +51,18 @@ def least(request: PlanRequest, gpus: int) -> Key:
 
 
 def _head(candidate: Candidate, *, placed: bool) -> Key:
-    request = candidate.question.request
+    request = candidate.evaluator.request
     asked = bool(request.classes) or request.workload.requests_per_s is not None
     return (1 if asked and candidate.times is None else 0, not placed)
 
 
 def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: float) -> Key:
     total = gpus * replicas
-    a1 = {"HE": 0.0, "LR": 10.0}.get(request.policy, 1.0)
-    weight = (a1 * seconds if a1 else 0.0) + gpus
+    weights = policy_weights(request.policy)
+    # Without a prediction `seconds` is infinite, and 0 times infinity is no number.
+    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * gpus
     if request.objective == "Throughput":
         return (-rate, total)
     if request.objective == "Latency" and request.policy != "HE":
-        return (a1 * seconds + total, seconds)
+        return (weights.time * seconds + weights.devices * total, seconds)
     return (total, weight, seconds)

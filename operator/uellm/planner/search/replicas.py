@@ -1,11 +1,10 @@
-"""How many replicas of a shape the workload needs on a node, and what each of them is then like.
+"""How many replicas of a shape the workload needs on a node, and what each of them then does.
 
-A replica that carries 1/r of the workload must hold its KV cache, keep every class's targets, and serve its share of
-the rate. All three are easier with more replicas, so the least r is found by halving between one that does not do and
-one that does.
+A replica that carries 1/r of the workload must hold its KV cache, meet every class's targets, and serve its share of
+the rate. All three become easier with more replicas, so bisection finds the smallest r.
 
-Where nothing is measured, or GPUs are simulated and the CPU that plays them has a pace of its own, KV cache is sized by
-the slowest pace that the targets allow; where speeds are measured, by the pace that is predicted.
+Where speeds are measured, KV cache is sized for the predicted pace. Elsewhere (nothing is measured, or a CPU stands in
+for the GPUs at its own pace) it is sized for the slowest pace that the targets allow.
 """
 
 from __future__ import annotations
@@ -14,27 +13,30 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from uellm.planner.cost.demand import Pace, demand, least_kv_tokens
-from uellm.planner.cost.targets import Outcome, outcomes
+from uellm.planner import constants as c
+from uellm.planner.cost.demand import RequestPace, demand, least_kv_tokens
+from uellm.planner.cost.targets import outcomes
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.nodes.pools import Pool
+from uellm.planner.refusals.kinds import MissedTargets, Refusal, TooFewRequests
 from uellm.planner.request import PlanRequest
-from uellm.planner.search.candidate import Candidate, Question
+from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape
-from uellm.planner.units import milliseconds
+from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.vllm.flags import UserArgs
-
-# A replica of so many carries next to nothing: what it cannot do, more of them cannot do either.
-MOST_REPLICAS = 1 << 20
-_ROUNDING = 1 - 1e-9
 
 
 class Refused(NamedTuple):
-    """Why a shape does not do on a node. `missed`: targets that not even a request alone keeps; empty: no room."""
+    """Why a shape is refused on a node."""
 
-    reason: str
-    missed: tuple[Outcome, ...] = ()
-    by_load: bool = False  # fewer requests for each replica would help
+    cause: Refusal
+    by_load: bool = False
+    """Whether fewer requests for each replica would help."""
+
+    @property
+    def missed(self) -> tuple[TargetOutcome, ...]:
+        """The targets that would be missed; none where something else is the cause."""
+        return self.cause.missed if isinstance(self.cause, MissedTargets) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +48,22 @@ class Sized:
 
 
 class Sizer:
-    """Asks for one request; remembers the questions that candidates have in common."""
+    """Sizes shapes for one request; keeps the evaluators that candidates share."""
 
     def __init__(self, request: PlanRequest) -> None:
         self.request = request
         self.user = UserArgs(request.engine.args)
-        self._questions: dict[tuple[bool, int, Pace | None], Question] = {}
+        self._evaluators: dict[tuple[bool, int, RequestPace | None], Evaluator] = {}
         self._lightest: dict[tuple[str, str, Shape], Candidate | Refused] = {}
         self.attempts = 0
 
-    def question(self, *, simulated: bool, replicas: int = 1, pace: Pace | None = None) -> Question:
+    def evaluator(self, *, simulated: bool, replicas: int = 1, pace: RequestPace | None = None) -> Evaluator:
         """What one of so many replicas is to do."""
         key = (simulated, replicas, pace)
-        if key not in self._questions:
+        if key not in self._evaluators:
             wanted = demand(self.request, simulated=simulated, share=replicas, pace=pace)
-            self._questions[key] = Question(self.request, wanted, self.user)
-        return self._questions[key]
+            self._evaluators[key] = Evaluator(self.request, wanted, self.user)
+        return self._evaluators[key]
 
     def least(self, pool: Pool, shape: Shape, floor: int = 1) -> Sized | Refused:
         """The fewest replicas that do; `floor` is known to be no more than that."""
@@ -77,84 +79,86 @@ class Sizer:
         """The shape with next to no load: what it cannot do then, it never can."""
         key = (pool.node, pool.resource_name, shape)
         if key not in self._lightest:
-            self._lightest[key] = self.attempt(pool, shape, MOST_REPLICAS)
+            self._lightest[key] = self.attempt(pool, shape, c.MOST_REPLICAS)
         return self._lightest[key]
 
-    def alone(self, pool: Pool, shape: Shape) -> Candidate | str:
+    def alone(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
         """The shape with next to no load, whatever the targets; or why it has no room even so."""
-        return self._alone(pool, MOST_REPLICAS).fit(pool, shape)
+        return self._alone(pool, c.MOST_REPLICAS).fit(pool, shape)
 
-    def refusal(self, pool: Pool, shape: Shape) -> str | None:
+    def refusal(self, pool: Pool, shape: Shape) -> Refusal | None:
         """Why the shape has no room even with next to no load; None where it has."""
-        question = self._alone(pool, MOST_REPLICAS)
-        return question.refusal(pool, shape, question.steps(pool.devices, shape, pool.links))
+        evaluator = self._alone(pool, c.MOST_REPLICAS)
+        return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
         """Whether it would have room if the devices were ours to choose."""
-        return self._alone(pool, MOST_REPLICAS).needs_exact(pool, shape)
+        return self._alone(pool, c.MOST_REPLICAS).needs_exact(pool, shape)
 
     def footprint(self, pool: Pool, shape: Shape) -> Footprint:
         """Bytes of the shape with KV cache for one request."""
-        question = self._alone(pool, MOST_REPLICAS)
-        return question.footprint(shape, question.steps(pool.devices, shape, pool.links))
+        evaluator = self._alone(pool, c.MOST_REPLICAS)
+        return evaluator.footprint(shape, evaluator.steps(pool.devices, shape, pool.links))
 
-    def _alone(self, pool: Pool, replicas: int) -> Question:
-        """The question with KV cache for one request."""
-        key = (pool.simulated, replicas, Pace(0.0, 0.0))
-        if key not in self._questions:
-            wanted = self.question(simulated=pool.simulated, replicas=replicas).demand
+    def _alone(self, pool: Pool, replicas: int) -> Evaluator:
+        """The evaluator with KV cache for one request."""
+        key = (pool.simulated, replicas, RequestPace(0.0, 0.0))
+        if key not in self._evaluators:
+            wanted = self.evaluator(simulated=pool.simulated, replicas=replicas).demand
             lean = replace(wanted, kv_tokens=least_kv_tokens(self.request))
-            self._questions[key] = Question(self.request, lean, self.user)
-        return self._questions[key]
+            self._evaluators[key] = Evaluator(self.request, lean, self.user)
+        return self._evaluators[key]
 
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
         """One of so many replicas, or why so few do not do."""
         self.attempts += 1
-        question = self.question(simulated=pool.simulated, replicas=replicas)
+        evaluator = self.evaluator(simulated=pool.simulated, replicas=replicas)
         sized_by_pace = self.request.workload.requests_per_s is not None and not pool.simulated
         if not sized_by_pace:
-            return self._judged(question.fit(pool, shape), question)
+            return self._judged(evaluator.fit(pool, shape), evaluator)
         alone = self._alone(pool, replicas)
         light = alone.fit(pool, shape)
-        if isinstance(light, str):
+        if isinstance(light, Refusal):
             return Refused(light)
         if light.times is None:
-            return self._judged(question.fit(pool, shape), question)
+            return self._judged(evaluator.fit(pool, shape), evaluator)
         verdict = self._judged(light, alone)
         if isinstance(verdict, Refused) and verdict.missed:
             return verdict
-        paced = self.question(
-            simulated=False, replicas=replicas, pace=Pace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s))
+        paced = self.evaluator(
+            simulated=False,
+            replicas=replicas,
+            pace=RequestPace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s)),
         )
         return self._judged(paced.fit(pool, shape), paced)
 
-    def _judged(self, found: Candidate | str, question: Question) -> Candidate | Refused:
-        wanted = question.demand
-        if isinstance(found, str):
+    def _judged(self, found: Candidate | Refusal, evaluator: Evaluator) -> Candidate | Refused:
+        wanted = evaluator.demand
+        if isinstance(found, Refusal):
             return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
-        times = found.times and (question.slowest(found) or found.times)
+        times = found.times and (evaluator.slowest(found) or found.times)
         if times is None:
             return found
         kept = outcomes(times, self.request.classes, wanted.output_tokens)
         missed = tuple(entry for entry in kept if entry.missed)
         if missed:
-            return Refused(_misses(missed), missed, by_load=wanted.requests_per_s is not None)
+            return Refused(MissedTargets(missed), by_load=wanted.requests_per_s is not None)
         rate = wanted.requests_per_s
-        if rate is not None and times.requests_per_s < rate * _ROUNDING:
-            return Refused(f"serves {times.requests_per_s:.2f} of {rate:.2f} requests/s", by_load=True)
+        if rate is not None and times.requests_per_s < rate * (1 - c.TARGET_TOLERANCE):
+            return Refused(TooFewRequests(times.requests_per_s, rate), by_load=True)
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
         """From a guess by doubled steps to where it changes, then by halves. `floor` replicas are known not to do."""
-        low, high, best, step = floor, MOST_REPLICAS, light, 1
-        probe = min(max(_guess(light, self.request), floor + 1), MOST_REPLICAS - 1)
+        low, high, best, step = floor, c.MOST_REPLICAS, light, 1
+        probe = min(max(_guess(light, self.request), floor + 1), c.MOST_REPLICAS - 1)
         while high - low > 1:
             found = self.attempt(pool, shape, probe)
             if isinstance(found, Candidate):
                 high, best = probe, found
             else:
                 low = probe
-            if low > floor and high < MOST_REPLICAS:
+            if low > floor and high < c.MOST_REPLICAS:
                 probe = (low + high) // 2
             else:
                 probe = max(high - step, low + 1) if low == floor else min(low + step, high - 1)
@@ -166,20 +170,12 @@ def _guess(light: Candidate, request: PlanRequest) -> int:
     rate, times = request.workload.requests_per_s, light.times
     if rate is None or times is None or not times.requests_per_s:
         return 0
-    return math.ceil(rate / times.requests_per_s * _ROUNDING)
+    return math.ceil(rate / times.requests_per_s * (1 - c.TARGET_TOLERANCE))
 
 
 def _rounded(seconds: float) -> float:
-    """Up to three digits, so that nodes that are nearly alike ask the same question."""
+    """Up to three digits, so that nodes that are nearly alike ask the same evaluator."""
     if not 0 < seconds < math.inf:
         return seconds
     scale = 10.0 ** (2 - math.floor(math.log10(seconds)))
     return math.ceil(seconds * scale) / scale
-
-
-def _misses(missed: tuple[Outcome, ...]) -> str:
-    return "; ".join(
-        f"{entry.name} {milliseconds(entry.predicted_s)}, class {entry.class_name} asks for "
-        f"{milliseconds(entry.target_s)}"
-        for entry in missed
-    )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from uellm.planner.nodes.node_classes import Family, PoolClass, families_of
+from uellm.planner.nodes.node_classes import PoolClass, PoolFamily, families_of
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.request import PlanRequest
 from uellm.planner.search import ranking
@@ -25,7 +25,7 @@ from uellm.planner.search.shapes import shapes
 from uellm.planner.shape import Shape
 
 
-class Placed(NamedTuple):
+class PlacedShape(NamedTuple):
     """A shape with the number of its replicas, and on each class of nodes that does what one of them is."""
 
     shape: Shape
@@ -58,11 +58,11 @@ class Rejection(NamedTuple):
 
 
 @dataclass(slots=True)
-class Found:
+class SearchResult:
     """What a search came upon. `bounded`: shapes left out, with the fewest GPUs in all that they would take."""
 
-    best: Placed | None = None
-    others: list[Placed] = field(default_factory=list)
+    best: PlacedShape | None = None
+    others: list[PlacedShape] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     bounded: list[tuple[Shape, int]] = field(default_factory=list)
 
@@ -74,34 +74,34 @@ class Search:
         self.request = request
         self.sizer = Sizer(request)
         self.families = families_of(pools)
-        self._ideals: dict[Shape, list[tuple[Family, Sized | Refused]]] = {}
+        self._ideals: dict[Shape, list[tuple[PoolFamily, Sized | Refused]]] = {}
 
     @property
     def classes(self) -> Iterator[PoolClass]:
         """Every class of nodes once."""
         return (entry for family in self.families for entry in family.classes)
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """The best of all."""
-        found = Found()
-        heap: list[tuple[ranking.Key, int, int, Placed | Shape]] = []
+        found = SearchResult()
+        heap: list[tuple[ranking.Key, int, int, PlacedShape | Shape]] = []
         for order, shape in enumerate(self.every_shape()):
             heap.append((ranking.least(self.request, shape.gpus), 0, order, shape))
         heapq.heapify(heap)
         while heap:
             _, looks, order, entry = heapq.heappop(heap)
-            if isinstance(entry, Placed):
+            if isinstance(entry, PlacedShape):
                 found.best = entry
                 break
             outcome = self._ideal(entry) if looks == 0 else self._on_nodes(entry)
             if isinstance(outcome, Rejection):
                 found.rejections.append(outcome)
-            elif isinstance(outcome, Placed):
+            elif isinstance(outcome, PlacedShape):
                 heapq.heappush(heap, (outcome.key, 2, order, outcome))
             else:
                 heapq.heappush(heap, (outcome, 1, order, entry))
         for _, _, _, entry in sorted(heap, key=lambda each: each[:3]):
-            if isinstance(entry, Placed):
+            if isinstance(entry, PlacedShape):
                 found.others.append(entry)
             else:
                 found.bounded.append((entry, self._fewest(entry)))
@@ -119,7 +119,7 @@ class Search:
         """A shape on one node, for an explanation."""
         return self.sizer.least(pool, shape)
 
-    def _ideal(self, shape: Shape) -> ranking.Key | Placed | Rejection:
+    def _ideal(self, shape: Shape) -> ranking.Key | PlacedShape | Rejection:
         """What the shape can be at best; at once what it is, where every node is as good as the ideal one."""
         sized = [(family, self.sizer.least(family.ideal, shape)) for family in self.families]
         self._ideals[shape] = sized
@@ -132,7 +132,7 @@ class Search:
         placed = sum(rooms) >= min(outcome.replicas for _, outcome in admitted)
         return min(ranking.bound(outcome.candidate, outcome.replicas, placed=placed) for _, outcome in admitted)
 
-    def _on_nodes(self, shape: Shape) -> Placed | Rejection:
+    def _on_nodes(self, shape: Shape) -> PlacedShape | Rejection:
         """The shape on every node of the families whose ideal node does."""
         sized: list[tuple[PoolClass, Sized]] = []
         refused: list[tuple[Pool, Sized | Refused]] = []
@@ -148,7 +148,7 @@ class Search:
                     refused.append((entry.pool, outcome))
         return self._settled(shape, sized) if sized else self._rejection(shape, refused)
 
-    def _settled(self, shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> Placed:
+    def _settled(self, shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> PlacedShape:
         replicas, placed = _replicas(shape, sized)
         members = []
         for entry, outcome in sized:
@@ -160,7 +160,7 @@ class Search:
             if isinstance(found, Candidate):
                 members.append((entry, found))
         members.sort(key=lambda member: ranking.key(member[1], replicas, placed=placed))
-        return Placed(shape, replicas, tuple(members), placed)
+        return PlacedShape(shape, replicas, tuple(members), placed)
 
     def _rejection(self, shape: Shape, refused: Sequence[tuple[Pool, Sized | Refused]]) -> Rejection:
         nearest = min(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from uellm.errors import BadInput, PlanError
 from uellm.planner import Outlook, outlook, plan, still_holds
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.obstacle import Obstacle
@@ -39,8 +40,8 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
-        broken = still_holds(incumbent, alone)
-        broken_hardware = still_holds(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+        broken = _broken(incumbent, alone)
+        broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
     failed = Evaluation(None, None, broken, broken_hardware)
     try:
         fresh = plan(request)
@@ -57,3 +58,8 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     except ValueError as error:
         message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
         return failed._replace(failure=Obstacle("PlannerFailed", message))
+
+
+def _broken(incumbent: Plan, request: PlanRequest) -> str | None:
+    refusal = still_holds(incumbent, request)
+    return None if refusal is None else sentence(refusal)

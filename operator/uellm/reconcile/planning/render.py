@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from uellm.api.sidecar_document import SidecarStepSeconds
-from uellm.planner.handover.annotation import annotation
-from uellm.planner.handover.document import plan_document
+from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
@@ -20,18 +16,18 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
 
     It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free.
     """
-    document, note = plan_document(plan, request), annotation(plan, request)
+    document, annotation = plan_document(plan, request), plan_annotation(plan, request)
     step = step_time(plan, request)
     return RenderedPlan(
         shape=shape_of(plan),
         nodes=plan.nodes,
         gpus_per_replica=plan.gpus_per_replica,
-        resource_name=note["resourceName"],
-        annotation=_json(note),
-        plan_json=_json(document, ensure_ascii=False),
+        resource_name=annotation.resource_name,
+        annotation=annotation.to_json(),
+        plan_json=document.to_json(),
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
-        priority_scheduling=UserArgs(document["engine"]["args"]).text(SCHEDULING_POLICY) == "priority",
+        priority_scheduling=UserArgs(document.engine.args).text(SCHEDULING_POLICY) == "priority",
         step_seconds=None if step is None else SidecarStepSeconds.model_validate(step.to_dict()),
     )
 
@@ -40,8 +36,3 @@ def shape_of(plan: Plan) -> str:
     """The part of a plan that pods are built from, in a form that every version of the operator writes alike."""
     layers = ",".join(str(count) for count in plan.layers)
     return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"
-
-
-def _json(document: dict[str, Any], *, ensure_ascii: bool = True) -> str:
-    # Without spaces: the devices of many nodes have to fit into one object of at most 1 MiB.
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=ensure_ascii)

@@ -71,7 +71,7 @@ def plan_request(
         gpus_min=spec.placement.gpus.min,
         gpus_max=spec.placement.gpus.max,
         allocation=spec.placement.allocation,
-        engine=planner.Engine(
+        engine=planner.EngineRequest(
             model=model_path(service),
             revision=model_revision(service),
             served_name=service.served_name,

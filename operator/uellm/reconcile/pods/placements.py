@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from uellm.api.scalars import UUID
+from uellm.documents import UnreadableDocument
+from uellm.placement_report import PlacementReport
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.pods.engine_readiness import living
@@ -35,28 +37,26 @@ class ReportedPlacement(NamedTuple):
 
 
 def read_report(start: str, document: Mapping[str, Any]) -> ReportedPlacement:
-    """Parse a report. Pods are not trusted: malformed parts are skipped."""
-    error = document.get("error")
-    if isinstance(error, Mapping):
-        reason = str(error.get("reason", ""))
-        known = reason if re.search(_REASON, reason) else "LauncherFailed"
-        return ReportedPlacement(start, error=(known, str(error.get("message", ""))))
-    devices = [device.get("uuid") for device in _list(document.get("devices")) if isinstance(device, Mapping)]
+    """Parse a report. Pods are not trusted: what is malformed or out of bounds is skipped."""
+    try:
+        report = PlacementReport.from_dict(document)
+    except UnreadableDocument as error:
+        return ReportedPlacement(start, error=("UnreadableReport", str(error)))
+    if report.error is not None:
+        known = report.error.reason if re.search(_REASON, report.error.reason) else "LauncherFailed"
+        return ReportedPlacement(start, error=(known, report.error.message))
+    uuids = (device.uuid for device in report.devices[:MAX_DEVICES])
     return ReportedPlacement(
         start,
-        uuids=tuple(uuid for uuid in devices if isinstance(uuid, str) and len(uuid) <= 128 and re.search(UUID, uuid)),
-        layers=tuple(_count(layers) for layers in _list(document.get("layers"))),
-        tensor=_count(document.get("tensor")),
-        pipeline=_count(document.get("pipeline")),
+        uuids=tuple(uuid for uuid in uuids if len(uuid) <= 128 and re.search(UUID, uuid)),
+        layers=tuple(map(_bounded, report.layers[:MAX_DEVICES])),
+        tensor=_bounded(report.tensor),
+        pipeline=_bounded(report.pipeline),
     )
 
 
-def _list(value: Any) -> list[Any]:
-    return value[:MAX_DEVICES] if isinstance(value, list) else []
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value <= MAX_LAYERS else 0
+def _bounded(count: int) -> int:
+    return count if count <= MAX_LAYERS else 0
 
 
 class PlacementCheck(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from uellm.errors import BadInput
-from uellm.planner.cost.steptime import EngineFile, StepTime
+from uellm.planner.cost.engine_file import EngineFile
+from uellm.step_time import StepTime
 
 SCENARIO: dict[str, Any] = {
     "name": "8B on one H100 (guess)",

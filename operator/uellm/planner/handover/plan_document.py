@@ -1,0 +1,152 @@
+"""plan.json: the plan, the placement task, and the facts of every device that a pod may get.
+
+Written by the controller into the service's ConfigMap, read by the launcher in the engine's container.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from uellm.documents import VERSION, parsed, reading
+from uellm.hardware import Device, Link
+from uellm.planner.assignment.assign import Task
+from uellm.planner.cost.rates import Costs
+from uellm.planner.result import Plan
+
+NAME = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDevice:
+    """A device of a candidate node, without the facts that change all the time."""
+
+    node: str
+    device: Device
+
+    def to_dict(self) -> dict[str, Any]:
+        """`devices.UUID`."""
+        return {**self.device.to_dict(), "node": self.node}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEngine:
+    """How the engine is started, except for the sizes of the pipeline, which the launcher adds."""
+
+    model: str
+    """A Hugging Face id or a path."""
+    revision: str = ""
+    served_name: str = ""
+    args: tuple[str, ...] = ()
+    """The plan's flags, then the user's own."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`engine`."""
+        return {
+            "model": self.model,
+            "revision": self.revision,
+            "servedName": self.served_name,
+            "args": list(self.args),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedEngine:
+        """The inverse of `to_dict`."""
+        return cls(
+            model=str(data["model"]),
+            revision=str(data.get("revision") or ""),
+            served_name=str(data.get("servedName") or ""),
+            args=tuple(str(argument) for argument in data.get("args") or ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDocument:
+    """The content of plan.json."""
+
+    plan: Plan
+    platform: str
+    """cuda, or cpu where a CPU plays simulated GPUs."""
+    task: Task
+    engine: PlannedEngine
+    devices: Mapping[str, PlannedDevice]
+    """By uuid, the devices of the plan's nodes."""
+    links: Mapping[str, tuple[Link, ...]]
+    """By node."""
+    kv_tokens: int = 0
+    """Tokens for which the task has KV cache; 0: the user set the engine's KV cache."""
+    kv_factor: int = 1
+    """Width of the engine's KV cache over that of the plan."""
+
+    def to_json(self) -> str:
+        """Without indentation: the devices of many nodes share a ConfigMap of at most 1 MiB."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        task = self.task
+        return {
+            "version": VERSION,
+            "plan": self.plan.to_dict(),
+            "platform": self.platform,
+            "instance": {
+                "layers": len(task.layer_bytes),
+                "layerBytes": list(task.layer_bytes),
+                "layerKvBytes": list(task.layer_kv_bytes),
+                "firstStageBytes": task.first_bytes,
+                "lastStageBytes": task.last_bytes,
+            },
+            "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
+            "policy": task.policy,
+            "objective": task.objective,
+            "layersOverride": None if task.layers_override is None else list(task.layers_override),
+            "tensor": task.tensor,
+            "costs": task.costs.to_dict(),
+            "kvTokens": self.kv_tokens,
+            "kvFactor": self.kv_factor,
+            "devices": {uuid: planned.to_dict() for uuid, planned in self.devices.items()},
+            "links": {node: [link.to_dict() for link in links] for node, links in self.links.items()},
+            "engine": self.engine.to_dict(),
+        }
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = NAME) -> PlanDocument:
+        """The inverse of `to_json`. Raises UnreadableDocument, which begins with `name`."""
+        return cls.from_dict(parsed(name, text), name)
+
+    @classmethod
+    def from_dict(cls, document: Any, name: str = NAME) -> PlanDocument:
+        """The inverse of `to_dict`. Raises UnreadableDocument."""
+        with reading(name, document) as data:
+            return cls(
+                plan=Plan.from_dict(data["plan"]),
+                platform=data["platform"],
+                task=_task(data),
+                engine=PlannedEngine.from_dict(data["engine"]),
+                devices={
+                    uuid: PlannedDevice(facts["node"], Device.from_dict(facts))
+                    for uuid, facts in data["devices"].items()
+                },
+                links={node: tuple(map(Link.from_dict, links)) for node, links in data["links"].items()},
+                kv_tokens=int(data.get("kvTokens") or 0),
+                kv_factor=int(data.get("kvFactor", 1)),
+            )
+
+
+def _task(data: Mapping[str, Any]) -> Task:
+    instance, reserved, override = data["instance"], data["reservedBytes"], data.get("layersOverride")
+    return Task(
+        layer_bytes=tuple(instance["layerBytes"]),
+        layer_kv_bytes=tuple(instance["layerKvBytes"]),
+        first_bytes=int(instance["firstStageBytes"]),
+        last_bytes=int(instance["lastStageBytes"]),
+        fixed_bytes=int(reserved["fixed"]),
+        margin=str(reserved["fraction"]),
+        tensor=int(data["tensor"]),
+        costs=Costs.from_dict(data.get("costs") or {}),
+        policy=data["policy"],
+        objective=data.get("objective", "latency"),
+        layers_override=None if override is None else tuple(override),
+    )

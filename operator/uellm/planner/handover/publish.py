@@ -1,0 +1,81 @@
+"""Makes the documents that carry a plan to other components: plan.json and the pod's annotation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from uellm.hardware import GPU_RESOURCE
+from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.planner.handover.plan_document import PlanDocument, PlannedDevice, PlannedEngine
+from uellm.planner.handover.revalidate import task_of
+from uellm.planner.nodes.facts import lasting, ordered_links
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
+from uellm.planner.vllm import flags
+from uellm.planner.vllm.flags import UserArgs, resolve
+
+
+def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
+    """plan.json for a plan of the request."""
+    nodes = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
+    own_cache = flags.KV_CACHE_BYTES in UserArgs(request.engine.args).flags
+    return PlanDocument(
+        plan=plan,
+        platform="cpu" if nodes and all(node.simulated for node in nodes) else "cuda",
+        task=task_of(plan, request),
+        engine=planned_engine(plan, request),
+        devices={device.uuid: PlannedDevice(node.name, lasting(device)) for node in nodes for device in node.devices},
+        links={node.name: ordered_links(node) for node in nodes},
+        kv_tokens=0 if own_cache else plan.kv_cache_tokens_required,
+        kv_factor=kv_factor(request),
+    )
+
+
+def plan_annotation(plan: Plan, request: PlanRequest) -> PlanAnnotation:
+    """The pod's annotation for a plan of the request."""
+    task = task_of(plan, request)
+    return PlanAnnotation(
+        gpus=plan.gpus_per_replica,
+        resource_name=resource_name(plan, request),
+        pipeline=plan.pipeline,
+        task=replace(task, layers_override=task.fixed_layers(plan.pipeline)),
+        nodes=plan.nodes,
+        service=request.service,
+    )
+
+
+def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
+    """How the engine is started: the plan's flags that the user did not set, then the user's own."""
+    own, architecture = request.engine, request.architecture
+    planned = [
+        (flags.MODEL_LENGTH, str(request.max_model_len)),
+        (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
+        (flags.SEQUENCES, str(plan.max_num_seqs)),
+        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request))),
+        # If KV cache runs out after all, the request with the latest deadline is preempted, not the newest one.
+        (flags.SCHEDULING_POLICY, "priority"),
+    ]
+    if own.dtype != "auto" or architecture.dtype == "float32":
+        # By default the engine would serve a float32 checkpoint in 16 bits.
+        planned.insert(0, ("--dtype", architecture.dtype))
+    if own.quantization not in ("auto", "none"):
+        planned.insert(0, ("--quantization", own.quantization))
+    return PlannedEngine(own.model, own.revision, own.served_name, resolve(UserArgs(own.args), planned))
+
+
+def kv_factor(request: PlanRequest) -> int:
+    """How much wider the engine's KV cache is than the plan's: by default the CPU engine computes in float32."""
+    simulated = bool(request.nodes) and all(offer.node.simulated for offer in request.nodes)
+    if not simulated or request.engine.dtype != "auto":
+        return 1
+    return max(1, 4 // request.architecture.kv_dtype_bytes)
+
+
+def resource_name(plan: Plan, request: PlanRequest) -> str:
+    """The resource by which the pod requests its GPUs: that of the planned devices, else that of their nodes."""
+    names: dict[bool, str] = {}
+    for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
+        for device in offer.node.devices:
+            if device.uuid in plan.devices or offer.node.name in plan.nodes:
+                names.setdefault(device.uuid in plan.devices, device.resource_name)
+    return names.get(True) or names.get(False) or GPU_RESOURCE

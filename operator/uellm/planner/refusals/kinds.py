@@ -1,0 +1,112 @@
+"""What a refusal of the planner is, and its kinds on the level of nodes and services. Sizes are in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uellm.planner.target_outcome import TargetOutcome
+
+
+class Refusal:
+    """Why something cannot be had. `sentence` in sentences.py turns every kind into text."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewGpus(Refusal):
+    """The node has fewer free GPUs than a replica needs; `promised` of them will go to other services."""
+
+    need: int
+    free: int
+    promised: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NoGpuOfResource(Refusal):
+    """The node has no free GPU of the extended resource that the pod requests."""
+
+    need: int
+    resource_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigSlicesAlone(Refusal):
+    """Several MIG slices would be needed, and they cannot be combined."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnlikeGpus(Refusal):
+    """GPUs that share layers must be identical, and the kubelet may choose unlike ones."""
+
+    tensor: int
+    products: tuple[tuple[str, int], ...]
+    """Products of the node's free GPUs, each with its number; "" for one without a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewGroups(Refusal):
+    """Too few groups of `tensor` identical GPUs for the stages."""
+
+    stages: int
+    tensor: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom(Refusal):
+    """The layers do not fit on the hardest choice of devices."""
+
+    cause: Refusal
+    tensor: int
+    """GPUs that share each layer; the sizes of `cause` are those on each of them."""
+    choice: tuple[int, ...] = ()
+    """Indices of the GPUs that the kubelet may choose; empty where every choice is alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class MissedTargets(Refusal):
+    """Targets that a replica is predicted to miss."""
+
+    missed: tuple[TargetOutcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewRequests(Refusal):
+    """A replica serves fewer requests a second within the targets than its share of the workload."""
+
+    served_per_s: float
+    wanted_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class OnNode(Refusal):
+    """A refusal of one node."""
+
+    node: str
+    cause: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class OtherLayers(Refusal):
+    """A kept plan places another number of layers than the model has."""
+
+    planned: int
+    model: int
+
+
+@dataclass(frozen=True, slots=True)
+class TooFewReplicas(Refusal):
+    """A kept plan's nodes have room for fewer replicas than the service wants."""
+
+    nodes: tuple[str, ...]
+    room: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesTaken(Refusal):
+    """No GPU of a kept plan's nodes is free (`free` false), or the free ones have no room."""
+
+    nodes: tuple[str, ...]
+    free: bool

@@ -1,0 +1,39 @@
+"""The planner's figures have one home."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import uellm.planner
+
+ROOT = Path(uellm.planner.__file__).parent
+# Limits of an algorithm, vLLM's own tables and the units of a computation: see the docstring of constants.py.
+ELSEWHERE = {
+    "calibration/calibrate.py",
+    "calibration/fitting.py",
+    "nodes/capability.py",
+    "vllm/flags.py",
+}
+
+
+def figures(path: Path) -> list[str]:
+    """Names of the module-level constants that hold a number."""
+    names = []
+    for node in ast.parse(path.read_text()).body:
+        value = getattr(node, "value", None)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            numbers = [each for each in ast.walk(value) if isinstance(each, ast.Constant)]
+            if any(isinstance(each.value, int | float) and not isinstance(each.value, bool) for each in numbers):
+                names.append(ast.unparse(target))
+    return names
+
+
+def test_constants_alone_holds_figures() -> None:
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name != "constants.py" and name not in ELSEWHERE and not name.startswith("placement/"):
+            found[name] = [each for each in figures(path) if each.isupper()]
+    assert {name: names for name, names in found.items() if names} == {"nodes/tensor_groups.py": ["_UNITS_PER_SECOND"]}
