@@ -22,12 +22,12 @@ _KWOK_MAX = 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    up = actions.add_parser("up", help="start it, or what of it has ended")
-    status = actions.add_parser("status", help="what of it runs")
+    up = actions.add_parser("up", help="start the cluster, or the parts of it that have ended")
+    status = actions.add_parser("status", help="show which parts of the cluster run")
     kubeconfig = actions.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
-    down = actions.add_parser("down", help="end it and remove all of it")
+    down = actions.add_parser("down", help="end the cluster and remove everything of it")
     for action in (up, status, kubeconfig, down):
-        action.add_argument("--name", help="which cluster (default: $UELLM_CLUSTER_NAME, else uellm)")
+        action.add_argument("--name", help="name of the cluster (default: $UELLM_CLUSTER_NAME, else uellm)")
     status.add_argument("-o", "--output", choices=("table", "json"), default="table")
     _add_up_arguments(up)
 
@@ -43,16 +43,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=_count(1, MAX_NODES), default=2, help="real nodes (default: 2)")
-    parser.add_argument("--kwok", type=_count(0, _KWOK_MAX), default=0, metavar="N", help="further nodes, only played")
+    parser.add_argument("--nodes", type=_count(1, MAX_NODES), default=2, help="number of real nodes (default: 2)")
+    parser.add_argument(
+        "--kwok",
+        type=_count(0, _KWOK_MAX),
+        default=0,
+        metavar="N",
+        help="number of further nodes, simulated by kwok (default: 0)",
+    )
     parser.add_argument("--control-plane-only", action="store_true", help="no real nodes; needs no root")
     parser.add_argument("--provider", choices=("auto", "native", "kind"), default="auto")
-    parser.add_argument("--binaries", type=_directory, metavar="DIR", help="take all programs from there")
+    parser.add_argument(
+        "--binaries",
+        type=_directory,
+        metavar="DIR",
+        help="directory of binaries to use instead of downloading or building them",
+    )
     parser.add_argument(
         "--images", type=_archives, default=[], metavar="PATH", help="image archive, or a directory of *.tar, to import"
     )
     parser.add_argument(
-        "--mount", type=_mount, action="append", default=[], metavar="HOST:NODE", help="show a directory in every node"
+        "--mount",
+        type=_mount,
+        action="append",
+        default=[],
+        metavar="HOST:NODE",
+        help="mount a directory of this machine into every node",
     )
     parser.add_argument("--foreground", action="store_true", help="wait, and end the cluster on Ctrl-C or SIGTERM")
 

@@ -176,6 +176,6 @@ def _run(command: list[str]) -> str:
     env = {**os.environ, "PYTHON": sys.executable}
     done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = " | ".join(done.stderr.strip().splitlines()[-4:]) or "no output"
-        raise ClusterError(f"{' '.join(command[:2])} failed: {said}")
+        output = " | ".join(done.stderr.strip().splitlines()[-4:]) or "no output"
+        raise ClusterError(f"{' '.join(command[:2])} failed: {output}")
     return done.stdout

@@ -123,7 +123,7 @@ def check_ranges_free(known: list[dict[str, Any]]) -> None:
 
 
 def routes() -> list[dict[str, Any]]:
-    """All IPv4 routes of this machine, as `ip` tells them."""
+    """All IPv4 routes of this machine, as `ip` lists them."""
     parsed: list[dict[str, Any]] = json.loads(
         _run(["ip", "-4", "-json", "route", "show", "table", "all"]).stdout or "[]"
     )

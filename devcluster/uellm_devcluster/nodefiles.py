@@ -1,4 +1,4 @@
-"""What a native node is told: its mounts, and the configuration of containerd, of the pods' network and of the kubelet.
+"""The files of a native node: its mounts, and the configuration of containerd, of the pods' network and of the kubelet.
 
 Pure: every function returns a file's content or a command line.
 """

@@ -43,10 +43,10 @@ def port_forward(shell: Shell, resource: str, port: int) -> Iterator[int]:
 
 def _forwarded_port(process: subprocess.Popen[str], resource: str) -> int:
     assert process.stdout is not None
-    said = process.stdout.readline()
-    match = re.search(r"127\.0\.0\.1:(\d+)", said)
+    line = process.stdout.readline()
+    match = re.search(r"127\.0\.0\.1:(\d+)", line)
     if not match:
-        raise StepFailed(f"no port forward to {resource}: {said.strip()}")
+        raise StepFailed(f"no port forward to {resource}: {line.strip()}")
     return int(match[1])
 
 

@@ -28,9 +28,12 @@ class Role(NamedTuple):
     """What a GPU does in the plan."""
 
     stage: int
-    first: int  # its first layer
-    end: int  # the one after its last
-    rank: int  # among those that share the layers
+    first: int
+    """Its first layer."""
+    end: int
+    """The layer after its last."""
+    rank: int
+    """Its rank in the tensor-parallel group."""
     memory: MemoryUse
 
 
@@ -81,7 +84,7 @@ def hops(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
     for a, b in pairwise(heads):
         link = ways.get((a, b))
         colour = UNKNOWN if link is None else LINKS.get(link.kind, UNKNOWN)
-        parts.append(svg.group([svg.arrow(_way(spots[a], spots[b]), colour)], _told(link, roles[a].stage)))
+        parts.append(svg.group([svg.arrow(_way(spots[a], spots[b]), colour)], _label(link, roles[a].stage)))
     return parts
 
 
@@ -96,9 +99,9 @@ def _way(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, fl
     return [(ax + 12, start), ((ax + bx) / 2 + 12, (start + end) / 2), (bx + 12, end)]
 
 
-def _told(link: Link | None, stage: int) -> str:
-    told = f"from stage {stage} to stage {stage + 1}"
+def _label(link: Link | None, stage: int) -> str:
+    label = f"from stage {stage} to stage {stage + 1}"
     if link is None:
-        return f"{told}: link not measured"
+        return f"{label}: link not measured"
     figures = f" {link.bytes_per_s / 1e9:.0f} GB/s" if link.bytes_per_s else ""
-    return f"{told}: {link.kind}{figures}"
+    return f"{label}: {link.kind}{figures}"

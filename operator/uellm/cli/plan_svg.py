@@ -208,11 +208,11 @@ def _small_node(offer: NodeOffer, y: float, *, would_do: bool) -> tuple[list[str
     devices = offer.node.devices
     rows = max(1, -(-len(devices) // SMALL_IN_A_ROW))
     height = 28 + rows * (SMALL[1] + 8)
-    said = "would do as well" if would_do else "not in the plan"
+    verdict = "would do as well" if would_do else "not in the plan"
     parts = [
         svg.rect(MARGIN, y, WIDTH - 2 * MARGIN, height, PALE, stroke=GREY, radius=6),
         svg.text(MARGIN + 10, y + 18, f"node {offer.node.name}", bold=True, room=360),
-        svg.text(MARGIN + 400, y + 18, said, size=11, fill=GOOD if would_do else SOFT),
+        svg.text(MARGIN + 400, y + 18, verdict, size=11, fill=GOOD if would_do else SOFT),
     ]
     for index, device in enumerate(devices):
         x = MARGIN + 10 + index % SMALL_IN_A_ROW * (SMALL[0] + 9)

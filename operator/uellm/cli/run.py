@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM. Raises BadInput, PlanError, or CannotBeDone where a process ends by itself."""
     ports = choose_ports(args.port)
     machine = _machine(args)
-    _say("uellm", machine.said)
+    _say("uellm", machine.description)
     prepared = prepare(args.file, machine)
     for line in _decided(prepared):
         _say("uellm", line)

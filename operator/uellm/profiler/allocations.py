@@ -1,4 +1,4 @@
-"""The kubelet says device -> pod name, the API server says which pods there are: device -> pod UID; pure."""
+"""Joins the kubelet's device -> pod name with the API server's pods to device -> pod UID. Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _ENDED = ("Succeeded", "Failed")
 
 
 class Allocations(NamedTuple):
-    """UID of the pod by UUID of the device. Not `settled`: ask again soon, kubelet and API server disagree."""
+    """UID of the pod by UUID of the device. Not `settled`: kubelet and API server disagree, so ask again soon."""
 
     pod_uids: Mapping[str, str]
     settled: bool
 
 
 def allocations(held: Held, pods: Iterable[Mapping[str, Any]], before: Mapping[str, str]) -> Allocations:
-    """Who has what, where `pods` are the node's pods by the API server and `before` is the last answer.
+    """Who holds which device. `pods`: the node's pods from the API server; `before`: the last answer.
 
-    A device is never called free while it may be taken:
-    - a pod that the API server does not name (yet, or any more) is named by namespace and name in place of its UID;
-    - a kubelet that was just started again knows no pods for a moment: a pod that it does not mention, and that the
-      API server knows as alive, keeps its devices.
-    A pod that has ended has no devices, although some kubelets go on listing them.
+    A device never counts as free while it may be taken:
+    - a pod that the API server does not list (yet, or any longer) is identified by namespace and name instead of UID;
+    - a restarted kubelet knows no pods for a moment, so a pod that it does not list and that is alive according to
+      the API server keeps its devices.
+    A pod that has ended holds no devices, although some kubelets still list them.
     """
     living: dict[PodKey, str] = {}
     ended: set[PodKey] = set()

@@ -1,4 +1,4 @@
-"""Which GPU or link to measure next, and what was measured so far."""
+"""Decides which GPU or link to measure next, and keeps the results."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from uellm.errors import CannotBeDone
 from uellm.profiler.sample import NVML, Sample
 
 PROCESS_TIMEOUT_S = 120.0
@@ -17,8 +18,12 @@ Target = tuple[str, ...]
 """A device `(uuid,)`, or a link `(a, b)`."""
 
 
+class NotMeasured(CannotBeDone):
+    """A measurement failed; the message is the cause."""
+
+
 class Bench:
-    """The figures of one node's GPUs. A device that a pod has, or a process uses, is left alone."""
+    """Measurements of one node's GPUs. Devices that a pod has or a process uses are not measured."""
 
     def __init__(self) -> None:
         self.devices: dict[str, Mapping[str, Any]] = {}
@@ -27,7 +32,7 @@ class Bench:
         self._made_under: dict[str, tuple[Any, ...]] = {}
 
     def adopt(self, status: Mapping[str, Any]) -> None:
-        """Go on from what an earlier process measured, by the profile's status."""
+        """Take over the measurements of an earlier process from the profile's status."""
         if status.get("source") != NVML:
             return
         driver_version = status.get("driverVersion", "")
@@ -41,7 +46,7 @@ class Bench:
                 self.links[link["a"], link["b"]] = figures
 
     def check(self, sample: Sample) -> None:
-        """Forget the figures of devices whose driver or power limit has changed since."""
+        """Drop the measurements of devices whose driver or power limit has changed."""
         for device in sample.devices:
             uuid, terms = device["uuid"], _terms(device, sample.driver_version)
             if self._made_under.setdefault(uuid, terms) == terms:
@@ -53,7 +58,7 @@ class Bench:
             self._tried = {target for target in self._tried if uuid not in target}
 
     def next_target(self, sample: Sample, pod_uids: Mapping[str, str]) -> Target | None:
-        """An idle device without figures; when all idle ones have theirs, a link between idle ones."""
+        """An idle device without measurement, else a link between idle devices."""
         free = idle(sample, pod_uids)
         done = self._tried | {(uuid,) for uuid in self.devices} | self.links.keys()
         wanted: list[Target] = [*((uuid,) for uuid in free)]
@@ -61,7 +66,7 @@ class Bench:
         return next((target for target in wanted if target not in done), None)
 
     def record(self, target: Target, figures: Mapping[str, Any] | None, now: str) -> None:
-        """Note figures, or None for a target that cannot be measured: it is not tried again."""
+        """Record a measurement, or None for a target that cannot be measured; it is not tried again."""
         self._tried.add(target)
         if figures is None:
             return
@@ -72,18 +77,18 @@ class Bench:
 
 
 def available() -> bool:
-    """Whether torch is here. Whether it can use a GPU is found out by the measuring process."""
+    """Whether torch is installed. Only the measuring process finds out whether it can use a GPU."""
     return importlib.util.find_spec("torch") is not None
 
 
 def idle(sample: Sample, pod_uids: Iterable[str]) -> list[str]:
-    """UUIDs of the whole, healthy devices that neither a pod has nor a process uses, in order."""
+    """UUIDs of whole, healthy devices that no pod has and no process uses, in order."""
     taken = {*pod_uids, *sample.busy}
     return [device["uuid"] for device in sample.devices if device["uuid"] not in taken and not device.get("mig")]
 
 
-async def run(target: Sequence[str]) -> dict[str, int] | str:
-    """Measure in a process of its own; the reason as text where it could not be done."""
+async def run(target: Sequence[str]) -> dict[str, int]:
+    """Measure in a separate process. Raises NotMeasured."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -97,14 +102,14 @@ async def run(target: Sequence[str]) -> dict[str, int] | str:
         async with asyncio.timeout(PROCESS_TIMEOUT_S):
             output, errors = await process.communicate()
     except TimeoutError:
-        return f"not done in {PROCESS_TIMEOUT_S:.0f} s"
+        raise NotMeasured(f"not done in {PROCESS_TIMEOUT_S:.0f} s") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
         lines = errors.decode("utf-8", "replace").strip().splitlines() or [f"exit status {process.returncode}"]
-        return lines[-1]
+        raise NotMeasured(lines[-1])
     figures: dict[str, int] = json.loads(output)
     return figures
 

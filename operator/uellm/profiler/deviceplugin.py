@@ -1,7 +1,7 @@
-"""A described node's GPUs, offered to the kubelet by its device-plugin API as NVIDIA's plugin offers real ones.
+"""Offers simulated GPUs through the kubelet's device-plugin API, as NVIDIA's plugin offers real ones.
 
-kubelet.sock there?  -> serve on a socket beside it -> Register -> the kubelet calls ListAndWatch and stays
-kubelet.sock another one, our socket gone, or no call left open: the kubelet was started again -> from the top
+kubelet.sock exists -> serve on a socket beside it -> Register -> the kubelet keeps a ListAndWatch call open
+kubelet.sock replaced, our socket removed, or no call open: the kubelet was restarted -> begin again
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ API_VERSION = "v1beta1"
 REGISTER_TIMEOUT_S = 15.0  # the kubelet dials back within the call, for up to 10 s
 POLL_S = 1.0
 CALL_BACK_S = 5.0
-"""The kubelet opens ListAndWatch right after a registration; without one for this long it has lost us."""
+"""The kubelet calls ListAndWatch right after a registration; without a call for this long it has lost the plugin."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class OfferedDevice(NamedTuple):
 
 
 def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[OfferedDevice, ...]:
-    """The devices that pods ask for by `resource`, in the order of their index."""
+    """The devices of the extended resource `resource`, ordered by index."""
     devices = sorted(sample.devices, key=lambda device: (device["index"], device["uuid"]))
     return tuple(
         OfferedDevice(
@@ -59,10 +59,10 @@ def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[OfferedDevice,
 def preferred(
     devices: Sequence[OfferedDevice], available: Sequence[str], required: Sequence[str], size: int
 ) -> list[str]:
-    """The `size` devices to take: what is required, then from one NUMA node, the fullest that has enough.
+    """The `size` devices to allocate: the required ones, then devices of one NUMA node, the fullest with enough.
 
-    Taking from the fullest leaves whole nodes to those who need more; ties go to the lower node, within a node the
-    order is that of the index.
+    Allocating from the fullest node leaves whole nodes to larger requests. Ties go to the lower node; within a node
+    devices are taken by index.
     """
     order = {device.uuid: position for position, device in enumerate(devices)}
     numa = {device.uuid: device.numa_node for device in devices}
@@ -80,7 +80,7 @@ def preferred(
 
 
 class Servicer(stubs.DevicePluginServicer):
-    """Answers the kubelet from `devices`. `streams` counts its open calls of ListAndWatch."""
+    """Answers the kubelet from `devices`. `streams`: its open calls of ListAndWatch."""
 
     def __init__(self) -> None:
         self.streams = 0
@@ -88,7 +88,7 @@ class Servicer(stubs.DevicePluginServicer):
         self._changed = asyncio.Event()
 
     def offer(self, devices: tuple[OfferedDevice, ...]) -> bool:
-        """Offer these devices from now on; whether they differ from those before."""
+        """Offer these devices from now on; return whether they differ from the previous ones."""
         if devices == self.devices:
             return False
         self.devices = devices
@@ -135,7 +135,7 @@ class Servicer(stubs.DevicePluginServicer):
 
 
 class DevicePluginServer:
-    """Serves and registers for as long as it runs; a cancelled `run` takes its socket away."""
+    """Serves and registers until cancelled; `run` then removes its socket."""
 
     def __init__(
         self,
@@ -154,13 +154,12 @@ class DevicePluginServer:
         self._said = ""
 
     async def run(self) -> None:
-        """Offer the devices. Raises BadInput where the description is bad at the start; later the last good stands."""
+        """Offer the devices. Raises BadInput if the description is bad at the start; later the last good one stays."""
         with suppress(NoGPUs):
             self._servicer.offer(offers(self._sample(), self._resource))
         while True:
             self._refresh()
-            # A node with nothing to offer is left alone: an offer of nothing would take the resource from whoever
-            # else offers it there.
+            # Without devices nothing is registered: an empty offer would take the resource from another plugin.
             if self._servicer.devices:
                 await self._offer_once()
             await asyncio.sleep(self._poll_s)
@@ -214,13 +213,13 @@ class DevicePluginServer:
                 break
             if self._servicer.streams:
                 last_call = loop.time()
-        logger.info("the kubelet has gone or was started again")
+        logger.info("the kubelet has gone or was restarted")
 
     def _refresh(self) -> None:
         try:
             devices = offers(self._sample(), self._resource)
         except (BadInput, NoGPUs) as error:
-            self._say(f"{error}; what was offered stays" if self._servicer.devices else str(error))
+            self._say(f"{error}; the offered devices stay" if self._servicer.devices else str(error))
             return
         if self._servicer.offer(devices):
             logger.info("offering %d devices, %d healthy", len(devices), sum(device.healthy for device in devices))
@@ -232,7 +231,7 @@ class DevicePluginServer:
 
 
 def options() -> Any:
-    """What this plugin can do beyond the minimum."""
+    """Options of this plugin: it supports preferred allocations."""
     return api.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
@@ -242,7 +241,7 @@ def _device(device: OfferedDevice) -> Any:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What tells a file from another one that took its name; an inode's number alone is soon used again."""
+    """Identity of a file; inode numbers alone are soon reused."""
     try:
         stat = os.stat(path)
     except OSError:

@@ -2,11 +2,11 @@
 
     look      source ------- sample, every `interval_s`            \
     poll      kubelet ------ who has which device, every `poll_s`   > what was seen --> write, where it differs
-    mind      API server --- the profile was deleted               /
+    restore   API server --- the profile was deleted               /
     measure   idle GPUs ---- figures, one at a time
 
-Only changes are written, and a sign of life (`observedAt`) every `heartbeat_s`: the readers hold a watch, so their
-contact with the API server tells them that nothing changed, and an old `observedAt` that the profiler is gone.
+Only changes are written, and a heartbeat (`observedAt`) every `heartbeat_s`. Readers hold a watch: no event means that
+nothing changed, and an old `observedAt` means that the profiler is gone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Kubelet(Protocol):
-    """What is used of `PodResources`."""
+    """The part of `PodResources` that the keeper uses."""
 
     async def held(self) -> Held: ...  # noqa: D102
     async def resource_names(self) -> dict[str, str]: ...  # noqa: D102
@@ -44,21 +44,21 @@ class Periods:
     """How often, in seconds."""
 
     interval_s: float = 10.0
-    """Looking at the GPUs."""
+    """Of observing the GPUs."""
     poll_s: float = 1.0
-    """Asking the kubelet for allocations: a call over a socket, without disk or network."""
+    """Of asking the kubelet for allocations: a call over a socket, without disk or network."""
     heartbeat_s: float = 120.0
-    """Writing a sign of life: 0.0083 writes a second and node, under the 0.01 that an idle object may cost."""
+    """Of writing a heartbeat: 0.0083 writes per second and node, below the 0.01 that an idle object may cost."""
     settle_s: float = 2.0
-    """Asking again when kubelet and API server disagree."""
+    """Of asking again while kubelet and API server disagree."""
     patience_s: float = 60.0
-    """After this long without an answer NVML hangs, as it does on some dying GPUs."""
+    """NVML counts as hanging after this time without an answer, which happens with some failing GPUs."""
     first_retry_s: float = 1.0
     longest_retry_s: float = 15.0
 
 
 class Keeper:
-    """Keeps one node's profile. `run` ends only by being cancelled, or by an error that needs a new process."""
+    """Keeps one node's profile. `run` ends only if cancelled, or with an error that needs a new process."""
 
     def __init__(self, store: Store, source: Source, kubelet: Kubelet, *, periods: Periods = Periods()) -> None:
         self._store = store
@@ -86,7 +86,7 @@ class Keeper:
         await self._begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for loop in (self._look, self._poll, self._mind, self._measure, self._write):
+                for loop in (self._look, self._poll, self._restore, self._measure, self._write):
                     tasks.create_task(loop())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -123,7 +123,7 @@ class Keeper:
                 self._bench.check(self._sample)
                 self._recovered("source")
             with suppress(KubeletSilent):
-                # Names are only ever learnt: a kubelet that was just started again knows none for a moment.
+                # Names are only added: a restarted kubelet knows none for a moment.
                 self._resource_names |= await self._kubelet.resource_names()
             self._wake.set()
             await asyncio.sleep(self._periods.interval_s)
@@ -141,7 +141,7 @@ class Keeper:
                 self._held = held
             await asyncio.sleep(self._periods.poll_s)
 
-    async def _mind(self) -> None:
+    async def _restore(self) -> None:
         async for _ in self._store.deletions():
             logger.warning("the profile was deleted; writing it again")
             self._written_at = None
@@ -153,12 +153,14 @@ class Keeper:
             target = self._target()
             if target is None:
                 continue
-            figures = await bench.run(target)
-            if isinstance(figures, str):
-                logger.warning("%s not measured: %s", " -> ".join(target), figures)
+            try:
+                figures = await bench.run(target)
+            except bench.NotMeasured as error:
+                logger.warning("%s not measured: %s", " -> ".join(target), error)
                 self._bench.record(target, None, now())
-            elif self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
-                # Else a pod came in between, and the figures are of a GPU that was shared.
+                continue
+            if self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
+                # Otherwise a pod started meanwhile, and the figures are those of a shared GPU.
                 self._bench.record(target, figures, now())
                 self._wake.set()
 
@@ -183,9 +185,9 @@ class Keeper:
                 wait_s = self._periods.heartbeat_s if self._allocations.settled else self._periods.settle_s
 
     async def _write_once(self) -> None:
-        # While the source cannot be asked, what an earlier process saw stands, marked as such.
+        # While the source fails, the sample of an earlier process is used and marked as such.
         sample = self._sample or (sample_of(self._before) if self._trouble else None)
-        # Without the kubelet's word every device would look free.
+        # Without an answer from the kubelet every device would look free.
         if sample is None or self._held is None:
             return
         heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s

@@ -1,11 +1,11 @@
-"""How the GPUs of a node are connected, in the words of `nvidia-smi topo -m`.
+"""How the GPUs of a node are connected, with the terms of `nvidia-smi topo -m`.
 
 NVLink  an active NVLink to the other GPU, or from both into a switch
 PIX     one PCIe bridge at most
 PXB     several PCIe bridges, no host bridge
 PHB     the host bridge of one CPU
 NODE    several host bridges of one NUMA node
-SYS     the link between NUMA nodes, and whatever the driver cannot tell: the slowest, so the safest assumption
+SYS     the link between NUMA nodes, and any link that the driver does not classify: the slowest, so the safest
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ _REMOTE_IS_SWITCH = 2  # NVML_NVLINK_DEVICE_TYPE_SWITCH
 class NVLinks(NamedTuple):
     """Where a GPU's active NVLinks lead."""
 
-    peers: frozenset[str]  # PCI bus ids
+    peers: frozenset[str]
+    """PCI bus ids."""
     switch: bool
+    """One of them leads to an NVSwitch."""
 
 
 def links(nvml: Any, handles: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """Entries of `status.links` for every ordered pair of the GPUs given by UUID; bandwidth is for who measures."""
+    """Entries of `status.links` for every ordered pair of the GPUs given by UUID, without measurements."""
     nvlinks = {uuid: _nvlinks(nvml, handle) for uuid, handle in handles.items()}
     bus_ids = {uuid: bus_id(nvml.nvmlDeviceGetPciInfo(handle).busId) for uuid, handle in handles.items()}
     for a, b in permutations(handles, 2):

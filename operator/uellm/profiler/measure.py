@@ -1,4 +1,4 @@
-"""What a GPU really does: matrix products, its memory's speed, and copies to another GPU, measured with torch.
+"""Measures GPUs with torch: matrix products, memory bandwidth, and copies to another GPU.
 
     python -m uellm.profiler.measure UUID          {"bf16GigaflopsPerSecond": .., "memoryBytesPerSecond": ..}
     python -m uellm.profiler.measure UUID UUID     {"bytesPerSecond": .., "latencyNanoseconds": ..}
@@ -29,7 +29,7 @@ BATCH_SECONDS = 0.02
 def device_figures(
     torch: Any, device: str, *, matrix: int = MATRIX, copy_bytes: int = COPY_BYTES, seconds: float = SECONDS
 ) -> dict[str, int]:
-    """Figures of one device, in the words of `status.devices[].measured`: medians, not best cases."""
+    """Figures of one device with the fields of `status.devices[].measured`: medians, not best cases."""
     a, b = (torch.randn(matrix, matrix, dtype=torch.bfloat16, device=device) for _ in range(2))
     product = torch.empty_like(a)
     source = torch.empty(copy_bytes, dtype=torch.uint8, device=device)
@@ -48,7 +48,7 @@ def device_figures(
 def link_figures(
     torch: Any, a: str, b: str, *, copy_bytes: int = COPY_BYTES, seconds: float = SECONDS
 ) -> dict[str, int]:
-    """Figures of the way from `a` to `b`, in the words of `status.links`."""
+    """Figures of the link from `a` to `b` with the fields of `status.links`."""
     source = torch.empty(copy_bytes, dtype=torch.uint8, device=a)
     target = torch.empty(copy_bytes, dtype=torch.uint8, device=b)
     sync_a, sync_b = _synchroniser(torch, a), _synchroniser(torch, b)

@@ -1,7 +1,7 @@
-"""The driver as a source: devices, versions and links by NVML.
+"""The driver as a source: devices, versions and links through NVML.
 
-NVML is opened for a sample and closed after it: a process that keeps it open keeps the driver loaded, and stalls every
-upgrade of the driver on that node.
+NVML is opened for each sample and closed after it: a process that keeps it open keeps the driver loaded and blocks
+driver upgrades on the node.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uellm.profiler.sample import NVML, DeviceFailure, DriverChanged, NoGPUs, Sa
 
 SYSFS_PCI = Path("/sys/bus/pci/devices")
 BUSY_MEMORY_SHARE = 0.1
-"""A GPU of whose memory more than this is used is busy: in a container the driver may hide others' processes."""
+"""A GPU with more memory in use than this share is busy: in a container the driver may hide other processes."""
 
 
 _OR_DESCRIBE = ", or describe the GPUs in a file (--simulate)"
@@ -27,14 +27,14 @@ _NO_PERMISSION, _DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND, _GPU_IS_LOST, _LIB_RM_VE
 
 
 class NVMLSource:
-    """Samples of this machine's GPUs. `library` is pynvml unless a test brings its own."""
+    """Samples of this machine's GPUs. `library`: pynvml, unless a test passes its own."""
 
     def __init__(self, library: Library | None = None, *, sysfs_pci: Path = SYSFS_PCI) -> None:
         self._nvml: Any = library
         self._sysfs_pci = sysfs_pci
 
     def sample(self) -> Sample:
-        """Open NVML, look at every GPU, close it."""
+        """Open NVML, observe every GPU, close NVML."""
         nvml = self._library()
         try:
             nvml.nvmlInit()
@@ -113,11 +113,11 @@ class NVMLSource:
 
 
 def _mig_devices(nvml: Any, gpu: Any) -> list[Any] | None:
-    """The slices of a GPU in MIG mode (maybe none yet: nothing can run there), None of one that is whole."""
+    """The slices of a GPU in MIG mode (perhaps none, so that nothing can run there); None: MIG is off."""
     try:
         enabled = nvml.nvmlDeviceGetMigMode(gpu)[0]
     except nvml.NVMLError:
-        return None  # a GPU that knows no MIG; one that is lost fails the next call
+        return None  # no MIG support; a lost GPU fails the next call
     return list(_slices(nvml, gpu)) if enabled else None
 
 
@@ -126,7 +126,7 @@ def _slices(nvml: Any, gpu: Any) -> Iterator[Any]:
         try:
             yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
         except nvml.NVMLError:
-            continue  # the numbers of slices that exist have gaps
+            continue  # indices of existing slices have gaps
 
 
 def _busy(nvml: Any, gpu: Any) -> bool:
@@ -135,7 +135,7 @@ def _busy(nvml: Any, gpu: Any) -> bool:
             return True
         memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
     except nvml.NVMLError:
-        return True  # not known to be idle: leave it alone
+        return True  # not known to be idle
     return bool(memory.total - memory.free > BUSY_MEMORY_SHARE * memory.total)
 
 

@@ -17,7 +17,7 @@ TIMEOUT_S = 3.0
 CHANNEL_OPTIONS = (
     ("grpc.default_authority", "localhost"),  # Go's servers refuse the path of a socket as an authority
     ("grpc.enable_http_proxy", 0),
-    # A restarted kubelet is to be seen again in a second; gRPC would wait up to two minutes.
+    # Reconnect to a restarted kubelet within a second; gRPC's default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -26,11 +26,11 @@ CHANNEL_OPTIONS = (
 
 
 class KubeletSilent(CannotBeDone):
-    """The kubelet does not answer; it may be starting again."""
+    """The kubelet does not answer; it may be restarting."""
 
 
 class PodKey(NamedTuple):
-    """A pod as the kubelet names it here: it does not tell the UID."""
+    """A pod as the PodResources API names it: without UID."""
 
     namespace: str
     name: str
@@ -41,14 +41,14 @@ class PodKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Held:
-    """Who has what. `pods` are all pods that the kubelet knows, with devices or without."""
+    """Which pod has which device. `pods`: all pods that the kubelet knows, with devices or without."""
 
     devices: Mapping[str, PodKey] = field(default_factory=dict)
     pods: frozenset[PodKey] = frozenset()
 
 
 class PodResources:
-    """A client of the kubelet's socket. Close it in the end."""
+    """A client of the kubelet's PodResources socket. Call `close` at the end."""
 
     def __init__(self, socket: str = SOCKET) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
@@ -63,7 +63,7 @@ class PodResources:
         """Every device that a pod has, by the device's UUID. Raises KubeletSilent."""
         answer = await self._call(self._stub.List, api.ListPodResourcesRequest())
         devices: dict[str, PodKey] = {}
-        # Several pods may share a device by time-slicing; the first by name stands for all, always the same one.
+        # Several pods may share a device by time-slicing; the first by name is reported, so the answer is stable.
         for pod in sorted(answer.pod_resources, key=lambda pod: (pod.namespace, pod.name)):
             for container in pod.containers:
                 for resource in container.devices:
@@ -80,7 +80,7 @@ class PodResources:
         try:
             return await method(request, timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            # gRPC's own text names the address four times; the system's word is its end.
+            # gRPC's text repeats the address four times; the system's error is at its end.
             cause = (error.details() or "").rsplit("error: ", 1)[-1]
             raise KubeletSilent(
                 f"the kubelet does not answer at {self._socket}: {error.code().name.lower()}, {cause}"

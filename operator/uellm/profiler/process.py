@@ -1,4 +1,4 @@
-"""What a long-lived process needs of its machine: signals, a log, a clock, threads that may hang."""
+"""Process-level helpers: signals, logging, the time, threads that may hang."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 def log_to_stderr() -> None:
-    """One line an event; what the libraries say, from warnings on."""
+    """Log one line per event; libraries log from level WARNING on."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("uellm").setLevel(logging.INFO)
 
 
 def run_until_signal(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main`; SIGTERM and SIGINT cancel it, and that is a good end. Raises what it raises."""
+    """Run `main` until it ends; SIGTERM and SIGINT cancel it without an error. Raises what `main` raises."""
 
     async def supervise() -> None:
         task = asyncio.ensure_future(main)
@@ -40,7 +40,7 @@ def now() -> str:
 
 
 def in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a blocking function. Unlike `asyncio.to_thread`, one that hangs does not keep the process from ending."""
+    """Run a blocking function in a thread. Unlike with `asyncio.to_thread`, a hanging one does not block exit."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -53,7 +53,7 @@ def in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:
             give, what = future.set_result, function()
         except Exception as error:
             give, what = future.set_exception, error  # type: ignore[assignment]
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has been closed meanwhile
             loop.call_soon_threadsafe(deliver, give, what)
 
     threading.Thread(target=work, name=getattr(function, "__qualname__", "work"), daemon=True).start()

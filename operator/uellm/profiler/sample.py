@@ -1,4 +1,4 @@
-"""What a source says about a node's GPUs at one moment, in the words of GPUNodeProfile.status."""
+"""An observation of a node's GPUs at one moment, with the fields of GPUNodeProfile.status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIMULATED = "Simulated"
 
 
 class DeviceFailure(NamedTuple):
-    """A device that is there and does not answer: the reason in one word, the cause in a sentence."""
+    """A device that is present and does not answer: a CamelCase reason, and the cause in a sentence."""
 
     reason: str
     message: str
@@ -21,7 +21,7 @@ class DeviceFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One look. `devices` and `links` are entries of GPUNodeProfile.status, without who has the devices."""
+    """One observation. `devices` and `links` are entries of GPUNodeProfile.status, without allocations."""
 
     source: str
     devices: tuple[Mapping[str, Any], ...]
@@ -29,13 +29,13 @@ class Sample:
     driver_version: str = ""
     cuda_version: str = ""
     failed: Mapping[int, DeviceFailure] = field(default_factory=dict)
-    """By the driver's index: a GPU that is lost has no other identity left."""
+    """By the driver's index, the only identity that a lost GPU has left."""
     busy: frozenset[str] = frozenset()
-    """UUIDs of devices that some process computes on, whoever started it."""
+    """UUIDs of devices that any process uses."""
 
 
 class SourceError(CannotBeDone):
-    """The source cannot be asked. `reason` is that of the profile's condition Ready."""
+    """The source failed. `reason` becomes the reason of the profile's condition Ready."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -43,16 +43,16 @@ class SourceError(CannotBeDone):
 
 
 class NoGPUs(SourceError):
-    """There is nothing to profile here: no driver, or no description. Not an error of a node without GPUs."""
+    """There is nothing to profile: no driver, or no description. On a node without GPUs this is not an error."""
 
 
 class DriverChanged(SourceError):
-    """The driver was replaced under this process: only a new process (in a new container) can load its library."""
+    """The driver was replaced while this process ran: only a new process in a new container can load its library."""
 
 
 class Source(Protocol):
     """Where samples come from."""
 
     def sample(self) -> Sample:
-        """Look once; blocks. Raises SourceError or BadInput."""
+        """Observe once; blocks. Raises SourceError or BadInput."""
         ...

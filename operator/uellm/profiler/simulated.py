@@ -1,6 +1,6 @@
-"""A description as a source: a GPUNodeProfile document, or its status alone, instead of GPUs.
+"""Simulated GPUs as a source: a GPUNodeProfile document, or only its status, instead of real GPUs.
 
-Who edits the file (or its ConfigMap) sees the profile follow: every sample looks whether it changed.
+The profile follows changes of the file (or its ConfigMap): every sample checks whether it changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DEVICE_ID = 63
 
 
 def described_name(path: str | Path) -> str:
-    """The name of the node that a file's one document gives; empty where it gives none. Raises BadInput."""
+    """The node name in a file with one document; empty if it has none. Raises BadInput."""
     documents = read_documents(path)
     return _name(documents[0]) if len(documents) == 1 else ""
 
@@ -38,12 +38,12 @@ class SimulatedSource:
 
     @property
     def file(self) -> Path:
-        """The file that describes the node, there or not."""
+        """The file that describes the node; it may not exist."""
         return self._path / f"{self._node}.yaml" if self._path.is_dir() else self._path
 
     @property
     def described(self) -> bool:
-        """False where a directory does not name the node. A file that is named and missing is an error instead."""
+        """False if a directory has no file for the node. A missing file that was named itself is an error instead."""
         return self.file.is_file() or not self._path.is_dir()
 
     def sample(self) -> Sample:
@@ -106,13 +106,13 @@ def _parsed(file: str, document: Any) -> GPUNodeProfileStatus:
     for index, link in enumerate(status.links):
         for end, uuid in (("a", link.a), ("b", link.b)):
             if uuid not in uuids:
-                raise BadInput(f"{at}.links[{index}].{end}", f"{uuid!r} is none of the devices")
+                raise BadInput(f"{at}.links[{index}].{end}", f"{uuid!r} is not one of the devices")
     return status
 
 
 def _entries(status: GPUNodeProfileStatus) -> Iterator[dict[str, Any]]:
     for position, device in enumerate(status.devices):
-        # Who has a device is the kubelet's word, here as on a real node.
+        # Allocations come from the kubelet, here as on a real node.
         entry = {name: value for name, value in device.to_dict().items() if name != "allocatedTo"}
         if "index" not in device.model_fields_set:
             entry["index"] = position

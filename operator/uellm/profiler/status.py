@@ -1,4 +1,4 @@
-"""GPUNodeProfile.status from what was seen; pure."""
+"""Composes GPUNodeProfile.status from the observations. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Seen:
-    """All that a status is made of. `trouble`: why the source could not be asked the last time; the sample is older."""
+    """All input of a status. `trouble`: why the source failed the last time; the sample is then older."""
 
     sample: Sample
     pod_uids: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Seen:
 
 
 def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> dict[str, Any]:
-    """The status to write. `before` is the last one: it lends a lost GPU its facts, and states their `since`.
+    """The status to write. `before`: the last status, which provides the facts of a lost GPU and the `since` of states.
 
     `observed_at` is when the sample was taken; empty: the sample is that of `before`.
     """
@@ -49,12 +49,12 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
         "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
         "conditions": [_ready(seen, before, now)],
     }
-    # Through the API's own types: what they do not know the API server would refuse.
+    # The API's own types drop what the API server would refuse.
     return parse(GPUNodeProfileStatus, {key: value for key, value in document.items() if value is not None}).to_dict()
 
 
 def facts(status: Status) -> dict[str, Any]:
-    """What a reader would act on: the status without its time stamp and without free memory, which never rests."""
+    """What readers act on: the status without its time stamp and without free memory, which changes constantly."""
     devices = [{k: v for k, v in device.items() if k != "memoryFreeBytes"} for device in status.get("devices") or ()]
     return {**{k: v for k, v in status.items() if k != "observedAt"}, "devices": devices}
 

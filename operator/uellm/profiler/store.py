@@ -1,4 +1,4 @@
-"""The node's GPUNodeProfile in the cluster: read, write, and notice when somebody deletes it."""
+"""The node's GPUNodeProfile in the cluster: read, write, and watch for its deletion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, Kube, NotFound, Unava
 
 MANAGER = "uellm-profiler"
 CALL_TIMEOUT_S = 20.0
-"""Shorter than the client's own, so that work goes on soon after a silent API server is back."""
+"""Shorter than the client's own timeout, so that work resumes soon after a silent API server is back."""
 
 
 class Store:
@@ -23,7 +23,7 @@ class Store:
         self._there = False
 
     async def read(self) -> dict[str, Any]:
-        """The status as it was written last, by this process or an earlier one; empty where there is none."""
+        """The status that this or an earlier process wrote last; empty if there is none."""
         async with _in_time():
             profile = await self._kube.get(GPUNODEPROFILE, self._node)
         return (profile or {}).get("status") or {}
@@ -34,7 +34,7 @@ class Store:
             return await self._kube.list(POD, field_selector=f"spec.nodeName={self._node}")
 
     async def write(self, status: dict[str, Any]) -> None:
-        """Write the status, and before it the object itself where it may not be there."""
+        """Write the status; create the object first if it may not exist."""
         async with _in_time():
             if not self._there:
                 await self._kube.apply(await self._object(), manager=MANAGER)
@@ -46,7 +46,7 @@ class Store:
                 raise
 
     async def deletions(self) -> AsyncIterator[None]:
-        """Yields each time the profile was deleted, for ever."""
+        """Yield each time the profile is deleted, without end."""
         events = self._kube.watch(GPUNODEPROFILE, field_selector=f"metadata.name={self._node}")
         async with aclosing(events):
             async for event in events:
@@ -62,7 +62,7 @@ class Store:
         profile = self._head()
         profile["metadata"] |= {
             "labels": {"app.kubernetes.io/managed-by": "uellm"},
-            # The profile goes when its node goes.
+            # The profile is deleted with its node.
             "ownerReferences": [owner],
         }
         return profile

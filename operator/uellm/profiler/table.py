@@ -1,4 +1,4 @@
-"""A GPUNodeProfile as a table for a person."""
+"""A GPUNodeProfile as a table."""
 
 from __future__ import annotations
 

@@ -156,12 +156,12 @@ async def test_a_program_that_is_not_there_is_an_error_and_the_others_end():
 def test_children_end_when_their_parent_is_killed_outright():
     program = f"""
         import asyncio, os, sys
-        from uellm.cli.local.children import Children, Command
+        from uellm.cli.local.children import Children, ChildCommand
 
         async def main():
             async with Children(lambda name, line: print(line, flush=True)) as children:
                 child = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
-                await children.start(Command("a", [{sys.executable!r}, "-S", "-c", child], dict(os.environ)))
+                await children.start(ChildCommand("a", [{sys.executable!r}, "-S", "-c", child], dict(os.environ)))
                 await children.first_end()
 
         asyncio.run(main())

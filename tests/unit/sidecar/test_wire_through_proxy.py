@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_while_its_answer_is_put_together_frees_the_e
 
 
 async def test_a_fault_in_reading_costs_the_request_nothing(engine, vllm, harness, monkeypatch, caplog):
-    monkeypatch.setattr("uellm.sidecar.request.proxy.read", lambda *_: 1 / 0)
+    monkeypatch.setattr("uellm.sidecar.request.proxy.read", lambda *_, **__: 1 / 0)
     assert (await ask(harness, stream=True)) == (200, b"".join(vllm.events(False)))
     assert json.loads(engine.received[0].body) == {**BODY, "stream": True}
     assert "ZeroDivisionError" in caplog.text

@@ -30,7 +30,7 @@ class LocalMachine(NamedTuple):
     """What there is to plan on, and a sentence that says so."""
 
     offers: tuple[NodeOffer, ...]
-    said: str
+    description: str
 
 
 def this_machine(source: Source | None = None) -> LocalMachine:
@@ -52,8 +52,8 @@ def described_machine(path: str) -> LocalMachine:
     """The GPUs that a file describes, played by this machine's CPU. Raises BadInput."""
     name = described_name(path) or socket.gethostname()
     node = _node(name, SimulatedSource(path, name).sample())
-    said = f"{len(node.devices)} GPUs as {path} describes them, played by this machine's CPU: {_products(node)}"
-    return LocalMachine((_offer(node),), said)
+    description = f"{len(node.devices)} GPUs as {path} describes them, played by this machine's CPU: {_products(node)}"
+    return LocalMachine((_offer(node),), description)
 
 
 def profiled_machine(path: str) -> LocalMachine:
@@ -88,8 +88,8 @@ def _cpu(name: str, why: str) -> LocalMachine:
     cpus = len(os.sched_getaffinity(0))
     device = {"index": 0, "uuid": f"CPU-{name}", "product": f"CPU, {cpus} cores", "memoryBytes": memory}
     node = _node(name, Sample(source=SIMULATED, devices=(device,)))
-    said = f"no GPU: {why}. The CPU serves: {cpus} cores, {memory >> 20} MiB of memory"
-    return LocalMachine((_offer(node),), said)
+    description = f"no GPU: {why}. The CPU serves: {cpus} cores, {memory >> 20} MiB of memory"
+    return LocalMachine((_offer(node),), description)
 
 
 def _node(name: str, sample: Sample) -> Node:
