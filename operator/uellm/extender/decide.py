@@ -15,7 +15,7 @@ from uellm.extender.protocol import HIGHEST_SCORE
 from uellm.extender.snapshot import ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
 ORDER_POINTS = 6
@@ -29,7 +29,7 @@ ONE_MORE = "cannot hold the plan either"
 # Plans whose verdicts are kept; one takes some hundred bytes for each shape of node.
 MOST_PLANS = 256
 
-RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], Refusal | None]
+RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], PlanRefusal | None]
 """Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
 

@@ -34,7 +34,7 @@ class ResourceOffer(NamedTuple):
     shape: str
 
 
-class BoundPod(NamedTuple):
+class PodWithPlan(NamedTuple):
     """A pod with a plan that has a node."""
 
     node: str
@@ -53,7 +53,7 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._holdings: dict[str, dict[str, BoundPod]] = {}  # node -> uid -> what it holds
+        self._holdings: dict[str, dict[str, PodWithPlan]] = {}  # node -> uid -> what it holds
         self._node_of: dict[str, str] = {}  # uid -> node
         self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
 
@@ -125,7 +125,7 @@ class Snapshot:
             entry.offers.clear()
 
 
-def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
+def _holding(pod: Mapping[str, Any]) -> PodWithPlan | None:
     node = (pod.get("spec") or {}).get("nodeName")
     text = plan_of(pod)
     if not node or text is None:
@@ -134,7 +134,7 @@ def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
         plan = PlanAnnotation.from_json(text)
     except UnreadableDocument:
         return None  # somebody else put it there; the profile will show what it holds
-    return BoundPod(node, plan.resource_name, plan.gpus)
+    return PodWithPlan(node, plan.resource_name, plan.gpus)
 
 
 def _shape(devices: list[Device]) -> str:
