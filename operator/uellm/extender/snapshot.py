@@ -45,7 +45,8 @@ class PodWithPlan(NamedTuple):
 @dataclass(slots=True)
 class _Entry:
     node: Node
-    offers: dict[str, ResourceOffer] = field(default_factory=dict)  # by resource, worked out when asked for
+    offers: dict[str, ResourceOffer] = field(default_factory=dict)
+    """By resource, worked out when asked for."""
 
 
 class Snapshot:

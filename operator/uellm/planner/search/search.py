@@ -30,8 +30,10 @@ class PlacedShape(NamedTuple):
 
     shape: Shape
     replicas: int
-    members: tuple[tuple[PoolClass, Candidate], ...]  # the best first
-    placed: bool  # so many replicas find a place now
+    members: tuple[tuple[PoolClass, Candidate], ...]
+    """The best first."""
+    placed: bool
+    """So many replicas find a place now."""
 
     @property
     def best(self) -> Candidate:
