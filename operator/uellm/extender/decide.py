@@ -1,7 +1,7 @@
-"""The two decisions: which nodes cannot hold a plan, and which of the others are better. Pure over a snapshot.
+"""The two decisions: which nodes cannot hold a plan, and how good the others are. Pure functions of a snapshot.
 
     score = 6 * (1 - rank / nodes in the plan)      the planner's order: it knows speed and links
-          + 4 * gpus / (free - promised)            tightness: what is left in one piece serves bigger plans later
+          + 4 * gpus / (free - promised)            tightness: GPUs that stay together can serve bigger plans later
 
 rounded down to 0..10; a node that the plan does not name has no share of the first part.
 """

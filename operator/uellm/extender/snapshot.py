@@ -1,14 +1,14 @@
-"""What every node has to offer, kept from the events of two watches. Pure: events in, offers out.
+"""What every node offers, from the events of two watches. Pure: events in, offers out.
 
 Of the devices of a node
 
-    free      are healthy, not excluded, and held by no pod: the profile names none, or one that we saw going,
+    free      are healthy, not excluded, and held by no pod (the profile names none, or one that has gone),
     promised  is the number of GPUs of pods bound to the node that its profile does not show yet. The kubelet picks
-              which ones, so they are a number and not devices.
+              which ones, so only their number is known.
 
-A pod leaves the API server after its containers have ended, and the profile follows seconds later. Waiting for the
-profile would refuse the pod's successor at the very moment at which the scheduler tries it, and it tries again only
-when something else happens; so the devices of a pod that has gone are free at once.
+A pod leaves the API server after its containers have ended, and the profile follows seconds later. The scheduler tries
+the pod's successor at once, and again only after some other event. So the devices of a pod that has gone count as free
+without waiting for the profile.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Snapshot:
         self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
 
     def put_profile(self, profile: Mapping[str, Any]) -> None:
-        """A profile is new or has changed. One whose devices cannot be read is as good as none."""
+        """A profile is new or has changed. One whose devices cannot be read counts as absent."""
         name = profile["metadata"]["name"]
         try:
             node = Node.from_profile(profile)

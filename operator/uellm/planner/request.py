@@ -1,4 +1,4 @@
-"""What a plan is made from: one value that holds the whole question, so that the same question gives the same plan."""
+"""What a plan is made from: one value that holds all of it, so that the same value gives the same plan."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What the engine is told besides the placement."""
+    """How the engine is to be started, apart from the placement."""
 
     model: str = ""
     """What `vllm serve` gets: a Hugging Face id or a path."""

@@ -1,4 +1,4 @@
-"""Nodes that are built alike are looked at once, however many there are; ideal ones bound what others can do."""
+"""Identical nodes are evaluated once, however many there are; an ideal node bounds what a family of them can do."""
 
 from __future__ import annotations
 
