@@ -20,7 +20,7 @@ from uellm.planner.cost.rates import Costs
 from uellm.planner.handover.late_binding import bind
 from uellm.planner.handover.publish import plan_document
 from uellm.planner.nodes.pools import Pool
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
 
 MIB = 1 << 20
@@ -61,7 +61,7 @@ def tasks(draw: st.DrawFn) -> tuple[Task, int]:
 def holds(devices: tuple[Device, ...], task: Task, stages: int) -> bool:
     """Whether exactly these devices admit a placement, by the solver."""
     alike = all(count % task.tensor == 0 for count in Counter(device.product for device in devices).values())
-    return alike and not isinstance(assign(devices, (), task, stages), Refusal)
+    return alike and not isinstance(assign(devices, (), task, stages), PlanRefusal)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,7 +1,7 @@
-"""The two decisions: which nodes cannot hold a plan, and which of the others are better. Pure over a snapshot.
+"""The two decisions: which nodes cannot hold a plan, and how good the others are. Pure functions of a snapshot.
 
     score = 6 * (1 - rank / nodes in the plan)      the planner's order: it knows speed and links
-          + 4 * gpus / (free - promised)            tightness: what is left in one piece serves bigger plans later
+          + 4 * gpus / (free - promised)            tightness: GPUs that stay together can serve bigger plans later
 
 rounded down to 0..10; a node that the plan does not name has no share of the first part.
 """
@@ -15,7 +15,7 @@ from uellm.extender.protocol import HIGHEST_SCORE
 from uellm.extender.snapshot import ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
 ORDER_POINTS = 6
@@ -29,7 +29,7 @@ ONE_MORE = "cannot hold the plan either"
 # Plans whose verdicts are kept; one takes some hundred bytes for each shape of node.
 MOST_PLANS = 256
 
-RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], Refusal | None]
+RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], PlanRefusal | None]
 """Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
 

@@ -1,4 +1,4 @@
-"""The extender's process: a view, a server, and an end on SIGTERM that answers what has been asked."""
+"""The extender's process: a view and a server, which answers open requests when SIGTERM ends it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
 
 
 async def _until_signal(view: View) -> None:
-    # If the watches end, by a defect, so does the process: one that answers from a dead view helps nobody.
+    # If the watches end (a bug), the process ends too: answers from a dead view would be wrong.
     watching = asyncio.ensure_future(view.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, watching.cancel)

@@ -1,14 +1,14 @@
-"""What every node has to offer, kept from the events of two watches. Pure: events in, offers out.
+"""What every node offers, from the events of two watches. Pure: events in, offers out.
 
 Of the devices of a node
 
-    free      are healthy, not excluded, and held by no pod: the profile names none, or one that we saw going,
+    free      are healthy, not excluded, and held by no pod (the profile names none, or one that has gone),
     promised  is the number of GPUs of pods bound to the node that its profile does not show yet. The kubelet picks
-              which ones, so they are a number and not devices.
+              which ones, so only their number is known.
 
-A pod leaves the API server after its containers have ended, and the profile follows seconds later. Waiting for the
-profile would refuse the pod's successor at the very moment at which the scheduler tries it, and it tries again only
-when something else happens; so the devices of a pod that has gone are free at once.
+A pod leaves the API server after its containers have ended, and the profile follows seconds later. The scheduler tries
+the pod's successor at once, and again only after some other event. So the devices of a pod that has gone count as free
+without waiting for the profile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ResourceOffer(NamedTuple):
     shape: str
 
 
-class BoundPod(NamedTuple):
+class PodWithPlan(NamedTuple):
     """A pod with a plan that has a node."""
 
     node: str
@@ -45,7 +45,8 @@ class BoundPod(NamedTuple):
 @dataclass(slots=True)
 class _Entry:
     node: Node
-    offers: dict[str, ResourceOffer] = field(default_factory=dict)  # by resource, worked out when asked for
+    offers: dict[str, ResourceOffer] = field(default_factory=dict)
+    """By resource, worked out when asked for."""
 
 
 class Snapshot:
@@ -53,12 +54,12 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._holdings: dict[str, dict[str, BoundPod]] = {}  # node -> uid -> what it holds
+        self._holdings: dict[str, dict[str, PodWithPlan]] = {}  # node -> uid -> what it holds
         self._node_of: dict[str, str] = {}  # uid -> node
         self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
 
     def put_profile(self, profile: Mapping[str, Any]) -> None:
-        """A profile is new or has changed. One whose devices cannot be read is as good as none."""
+        """A profile is new or has changed. One whose devices cannot be read counts as absent."""
         name = profile["metadata"]["name"]
         try:
             node = Node.from_profile(profile)
@@ -125,7 +126,7 @@ class Snapshot:
             entry.offers.clear()
 
 
-def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
+def _holding(pod: Mapping[str, Any]) -> PodWithPlan | None:
     node = (pod.get("spec") or {}).get("nodeName")
     text = plan_of(pod)
     if not node or text is None:
@@ -134,7 +135,7 @@ def _holding(pod: Mapping[str, Any]) -> BoundPod | None:
         plan = PlanAnnotation.from_json(text)
     except UnreadableDocument:
         return None  # somebody else put it there; the profile will show what it holds
-    return BoundPod(node, plan.resource_name, plan.gpus)
+    return PodWithPlan(node, plan.resource_name, plan.gpus)
 
 
 def _shape(devices: list[Device]) -> str:

@@ -1,4 +1,4 @@
-"""Keeps a snapshot true by two watches, and knows how old it is."""
+"""Keeps a snapshot up to date by two watches, and knows its age."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uellm.extender.snapshot import Snapshot
 from uellm.kube import DELETED, GPUNODEPROFILE, POD, SYNCED, Event, Kind, Kube
 
 STALE_S = 30.0
-# A quiet watch is heard of at least this often, so that silence means something long before STALE_S.
+# Even a quiet watch makes contact this often, so a lost one shows long before STALE_S.
 SESSION_S = 10.0
 SILENCE_S = 15.0
 
 
 class View:
-    """A snapshot of the cluster. `run` keeps it; until the first lists are complete it is stale."""
+    """A snapshot of the cluster. `run` keeps it up to date; until the first lists are complete it is stale."""
 
     def __init__(self, kube: Kube, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.snapshot = Snapshot()
@@ -33,12 +33,12 @@ class View:
             tasks.create_task(self._follow(POD, SERVICE_LABEL, self._pod))
 
     def staleness(self) -> str | None:
-        """None while the snapshot can be trusted, else the sentence that says why not."""
+        """None while the snapshot is fresh, else a sentence that says why it is not."""
         if len(self._synced) < 2:
             return "the extender has not read the cluster yet"
         age_s = self._clock() - min(self._heard.values())
         if age_s > STALE_S:
-            return f"the extender has heard nothing of the API server for {age_s:.0f} s"
+            return f"the extender has had no contact with the API server for {age_s:.0f} s"
         return None
 
     async def _follow(self, kind: Kind, label_selector: str, put: Callable[[Event], None]) -> None:

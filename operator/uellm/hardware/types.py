@@ -33,7 +33,8 @@ class Device:
     health_state: str = HEALTHY
     health_reason: str = ""
     allocated_to_pod_uid: str = ""
-    excluded_reason: str = ""  # a person's word, from the profile's spec
+    excluded_reason: str = ""
+    """Why a person excluded the device; from the profile's spec."""
 
     @property
     def usable(self) -> bool:
@@ -138,7 +139,8 @@ class Node:
     name: str
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = ()
-    source: str = "NVML"  # NVML | Simulated
+    source: str = "NVML"
+    """NVML or Simulated."""
     driver_version: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 

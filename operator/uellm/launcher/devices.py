@@ -31,7 +31,8 @@ class FoundDevices:
     """The devices' uuids in the order of their source, and which source that was."""
 
     uuids: tuple[str, ...]
-    source: str  # nvidia-smi | NVIDIA_VISIBLE_DEVICES
+    source: str
+    """`nvidia-smi` or `NVIDIA_VISIBLE_DEVICES`."""
 
 
 def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:

@@ -27,7 +27,7 @@ def drain(url: str, *, timeout_s: float = TIMEOUT_S) -> int:
     except urllib.error.URLError as error:
         return _failed(url, f"no answer in {timeout_s:g} s") if isinstance(error.reason, TimeoutError) else 0
     except (OSError, http.client.HTTPException):
-        return 0  # it ended while draining
+        return 0  # the sidecar ended while draining
 
 
 def _failed(url: str, what: str) -> int:

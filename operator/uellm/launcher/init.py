@@ -1,7 +1,7 @@
 """A container's first process, which the kernel treats unlike any other.
 
-A signal whose action is the default one does not reach it, so an engine that has not installed its handlers yet, for it
-is still loading, would sit out the whole grace period; and whatever loses its parent becomes its child.
+It ignores signals that it has no handler for. An engine that is still loading has none yet, and would use up the whole
+grace period. It also becomes the parent of every orphaned process.
 """
 
 from __future__ import annotations

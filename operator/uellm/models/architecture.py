@@ -13,7 +13,8 @@ class Architecture:
     tied embeddings once.
     """
 
-    name: str  # the class of config.json's `architectures`, such as LlamaForCausalLM
+    name: str
+    """The class of config.json's `architectures`, such as LlamaForCausalLM."""
     layers: int
     hidden_size: int
     intermediate_size: int
@@ -21,34 +22,50 @@ class Architecture:
     attention_heads: int
     kv_heads: int
     head_dim: int
-    dtype: str  # float32 | float16 | bfloat16: of activations, norms and embeddings
+    dtype: str
+    """float32, float16 or bfloat16; of activations, norms and embeddings."""
     weight_dtype_bytes: int
     kv_dtype_bytes: int
-    quantization: str  # none | fp8 | awq | gptq: of the linear layers
+    quantization: str
+    """Of the linear layers: none, fp8, awq or gptq."""
     layer_weight_bytes: tuple[int, ...]
     layer_kv_bytes_per_token: tuple[int, ...]
     token_embedding_bytes: int
-    embedding_bytes: int  # tokens, positions and what lies between them and the first layer
+    embedding_bytes: int
+    """Tokens, positions and what lies between them and the first layer."""
     final_norm_bytes: int
-    lm_head_bytes: int  # 0 where tied: the first stage's embedding serves
+    lm_head_bytes: int
+    """0 where tied: the first stage's embedding serves."""
     tied: bool
     parameters: int
-    active_parameters: int  # that a token of text computes with: all but the experts not chosen for it
-    tower_bytes: int  # what reads images or sound: the engine holds it on every stage
+    active_parameters: int
+    """That a token of text computes with: all but the experts not chosen for it."""
+    tower_bytes: int
+    """What reads images or sound: the engine holds it on every stage."""
     max_position_embeddings: int
-    layer_flops_per_token: tuple[float, ...]  # matrices alone, 2 a weight used: of experts, the routed and shared ones
-    layer_attention_flops_per_token: tuple[float, ...]  # per token, and per token of context that it attends to
-    layer_window_tokens: tuple[int | None, ...]  # KV and attention reach no further; None: the whole context
-    layer_state_bytes: tuple[int, ...]  # constant state of a sequence (Mamba, linear attention)
-    layer_expert_bytes: tuple[int, ...]  # of layer_weight_bytes, those in routed experts
-    experts: int  # 0: dense
+    layer_flops_per_token: tuple[float, ...]
+    """Matrices alone, 2 a weight used: of experts, the routed and shared ones."""
+    layer_attention_flops_per_token: tuple[float, ...]
+    """Per token, and per token of context that it attends to."""
+    layer_window_tokens: tuple[int | None, ...]
+    """KV and attention reach no further; None: the whole context."""
+    layer_state_bytes: tuple[int, ...]
+    """Constant state of a sequence (Mamba, linear attention)"""
+    layer_expert_bytes: tuple[int, ...]
+    """Of layer_weight_bytes, those in routed experts."""
+    experts: int
+    """0: dense."""
     experts_per_token: int
     head_flops_per_token: float
     supports_pipeline: bool
-    kv_shared_by_tensor: bool  # tensor parallelism divides KV, down to a head each; False (MLA): each rank has all
-    tensor_widths: tuple[tuple[str, int], ...]  # fields of config.json that tensor parallelism must divide, too
-    measured: bool = False  # bytes are those of the checkpoint's headers, not reckoned
-    notes: tuple[str, ...] = ()  # what was assumed while reading, as sentences
+    kv_shared_by_tensor: bool
+    """Tensor parallelism divides KV, down to a head each; False (MLA): each rank has all."""
+    tensor_widths: tuple[tuple[str, int], ...]
+    """Fields of config.json that tensor parallelism must divide, too."""
+    measured: bool = False
+    """Bytes are those of the checkpoint's headers, not reckoned."""
+    notes: tuple[str, ...] = ()
+    """What was assumed while reading, as sentences."""
 
     @property
     def weight_bytes(self) -> int:

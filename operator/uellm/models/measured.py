@@ -35,7 +35,8 @@ class _Tally:
     experts: dict[int, int] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
     numbers: int = 0
-    beyond: int = 0  # bytes of layers after the last, such as those of multi-token prediction
+    beyond: int = 0
+    """Bytes of layers after the last, such as those of multi-token prediction."""
 
 
 def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:

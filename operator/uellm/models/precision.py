@@ -44,11 +44,15 @@ class Precision:
     """How wide weights are. Matrices follow the quantisation; all else is in `dtype`."""
 
     dtype: str
-    quantization: str  # none, or a method
-    layouts: tuple[tuple[Exempt | None, Storage], ...]  # first whose names (None: all) hold the module
+    quantization: str
+    """A method, or none."""
+    layouts: tuple[tuple[Exempt | None, Storage], ...]
+    """First whose names (None: all) hold the module."""
     exempt: Exempt
-    differs: bool = False  # from the checkpoint: the engine widens or narrows it while it loads
-    head: bool = False  # whether the LM head is quantised, too
+    differs: bool = False
+    """From the checkpoint: the engine widens or narrows it while it loads."""
+    head: bool = False
+    """Whether the LM head is quantised, too."""
     notes: tuple[str, ...] = ()
 
     @property

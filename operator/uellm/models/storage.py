@@ -30,7 +30,8 @@ class Storage:
     columns: int | None = None
     rows: int = 1
     scale_bytes: int = 0
-    zero_bits: float = 0.0  # of each group's zero point
+    zero_bits: float = 0.0
+    """Of each group's zero point."""
     column_bytes: int = 0
     matrix_bytes: int = 0
 

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 class WeightMatrix:
     """A matrix of rows (outputs) x columns (inputs), `copies` of it where each expert has one."""
 
-    name: str  # inside the layer, as the checkpoint calls it: quantisation names what it leaves out
+    name: str
+    """Inside the layer, as the checkpoint calls it: quantisation names what it leaves out."""
     rows: int
     columns: int
     bias: bool = False
     copies: int = 1
-    used: int = 1  # of the copies, those that a token computes with
-    routed: bool = False  # the copies are experts, and a router chooses among them
-    quantizable: bool = True  # routers are not
+    used: int = 1
+    """Of the copies, those that a token computes with."""
+    routed: bool = False
+    """The copies are experts, and a router chooses among them."""
+    quantizable: bool = True
+    """Routers are not."""
 
     @property
     def weights(self) -> int:
@@ -34,11 +38,16 @@ class Layer:
     """One decoder layer."""
 
     linears: tuple[WeightMatrix, ...]
-    other: int  # numbers outside matrices and their biases: norms, sinks
-    kv_numbers: int  # that a token adds to the KV cache
-    attention_flops: float  # of a token, for each token of context that it attends to
-    window: int | None = None  # tokens that attention reaches back; None: all
-    float32: int = 0  # numbers that stay in 32 bits whatever the dtype
+    other: int
+    """Numbers outside matrices and their biases: norms, sinks."""
+    kv_numbers: int
+    """That a token adds to the KV cache."""
+    attention_flops: float
+    """Of a token, for each token of context that it attends to."""
+    window: int | None = None
+    """Tokens that attention reaches back; None: all."""
+    float32: int = 0
+    """Numbers that stay in 32 bits whatever the dtype."""
 
     @property
     def parameters(self) -> int:
@@ -61,9 +70,11 @@ class Blueprint:
     """A whole decoder. Embeddings, norm and head are counted in numbers."""
 
     layers: tuple[Layer, ...]
-    layer_path: str  # in the checkpoint: `model.layers`, `transformer.h`
+    layer_path: str
+    """In the checkpoint: `model.layers`, `transformer.h`"""
     hidden_size: int
-    intermediate_size: int  # of the widest MLP that a token passes
+    intermediate_size: int
+    """Of the widest MLP that a token passes."""
     vocab_size: int
     attention_heads: int
     kv_heads: int
@@ -71,13 +82,16 @@ class Blueprint:
     final_norm: int
     tied: bool
     max_position_embeddings: int
-    embedding_width: int = 0  # 0: hidden_size
-    other_embedding: int = 0  # positions, and projections between the embedding and the first layer
+    embedding_width: int = 0
+    """0: hidden_size."""
+    other_embedding: int = 0
+    """Positions, and projections between the embedding and the first layer."""
     head_bias: bool = False
     experts: int = 0
     experts_per_token: int = 0
     kv_shared_by_tensor: bool = True
-    tensor_widths: tuple[tuple[str, int], ...] = ()  # fields that tensor parallelism divides, besides heads
+    tensor_widths: tuple[tuple[str, int], ...] = ()
+    """Fields that tensor parallelism divides, besides heads."""
     notes: tuple[str, ...] = ()
 
     @property

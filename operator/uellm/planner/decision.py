@@ -10,7 +10,7 @@ from uellm.planner.explanation.limits import binding
 from uellm.planner.explanation.no_fit import no_plan
 from uellm.planner.nodes.facts import profile_hash
 from uellm.planner.nodes.pools import pools_of
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted, SearchFigures, SloVerdict
 from uellm.planner.search import ranking
@@ -110,7 +110,7 @@ def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
     if evaluator.refusal(other.pool, best.shape, best.sizes) is not None:
         return None
     found = evaluator.candidate(other.pool, best.shape, best.sizes)
-    if isinstance(found, Refusal):
+    if isinstance(found, PlanRefusal):
         return None
     if found.times is not None and any(
         entry.missed for entry in outcomes(found.times, evaluator.request.classes, evaluator.demand.output_tokens)

@@ -21,7 +21,8 @@ class Efficiency:
     memory: float = c.MEMORY_EFFICIENCY
     step_overhead_s: float = c.STEP_OVERHEAD_S
     per_sequence_s: float = c.PER_SEQUENCE_S
-    source: str = ""  # the engine whose measurements they were fitted to; "": the defaults
+    source: str = ""
+    """The engine whose measurements they were fitted to; "": the defaults."""
 
     @property
     def sentence(self) -> str:

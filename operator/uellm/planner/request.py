@@ -1,4 +1,4 @@
-"""What a plan is made from: one value that holds the whole question, so that the same question gives the same plan."""
+"""What a plan is made from: one value that holds all of it, so that the same value gives the same plan."""
 
 from __future__ import annotations
 
@@ -45,13 +45,16 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What the engine is told besides the placement."""
+    """How the engine is to be started, apart from the placement."""
 
-    model: str = ""  # what `vllm serve` gets: a Hugging Face id or a path
+    model: str = ""
+    """What `vllm serve` gets: a Hugging Face id or a path."""
     revision: str = ""
     served_name: str = ""
-    args: tuple[str, ...] = ()  # the user's, `spec.engine.args`
-    dtype: str = "auto"  # passed on where not auto
+    args: tuple[str, ...] = ()
+    """The user's, `spec.engine.args`"""
+    dtype: str = "auto"
+    """Passed on where not auto."""
     quantization: str = "auto"
 
 
@@ -72,7 +75,8 @@ class NodeOffer:
 class PlanRequest:
     """Everything that a plan depends on."""
 
-    service: str  # "namespace/name"
+    service: str
+    """namespace/name"""
     architecture: Architecture
     max_model_len: int
     nodes: tuple[NodeOffer, ...]
@@ -82,12 +86,16 @@ class PlanRequest:
     overrides: Overrides = field(default_factory=Overrides)
     policy: str = DEFAULT_PLACEMENT_POLICY
     gpus_min: int = 1
-    gpus_max: int | None = None  # None: what a node has
+    gpus_max: int | None = None
+    """None: what a node has."""
     allocation: str = "DevicePlugin"
     engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
-    efficiency: Efficiency = field(default_factory=Efficiency)  # fitted to measurements, or the defaults
+    efficiency: Efficiency = field(default_factory=Efficiency)
+    """Fitted to measurements, or the defaults."""
     # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.
     variants: tuple[tuple[str, Architecture], ...] = ()
-    left_out: tuple[str, ...] = ()  # sentences about profiled nodes that the service's pods may not go to
-    notes: tuple[str, ...] = ()  # sentences of the caller for the plan's `assumptions`
+    left_out: tuple[str, ...] = ()
+    """Sentences about profiled nodes that the service's pods may not go to."""
+    notes: tuple[str, ...] = ()
+    """Sentences of the caller for the plan's `assumptions`"""

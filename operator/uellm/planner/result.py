@@ -40,7 +40,8 @@ class SearchFigures:
     shapes: int
     left_out: int
     placements: int
-    gap: float  # of the split's cost, to its proven lower bound; 0: it is the best
+    gap: float
+    """Of the split's cost, to its proven lower bound; 0: it is the best."""
 
     def to_dict(self) -> dict[str, Any]:
         """`status.plan.search`."""
@@ -99,8 +100,10 @@ class Stage:
     """One pipeline stage: `tensor` devices (those meant for the first replica) that hold the same layers."""
 
     devices: tuple[str, ...]
-    memory_bytes: int  # what each device must have at least, all told
-    product: str  # "" where the plan does not name one
+    memory_bytes: int
+    """What each device must have at least, all told."""
+    product: str
+    """Empty where the plan does not name one."""
     memory: MemoryUse
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,8 +163,10 @@ class Alternative:
     gpus: int
     tensor: int
     pipeline: int
-    layers: tuple[int, ...]  # () where no split exists
-    nodes: tuple[str, ...]  # those it was looked at for
+    layers: tuple[int, ...]
+    """() where no split exists."""
+    nodes: tuple[str, ...]
+    """Those it was looked at for."""
     rejected: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,19 +203,26 @@ class Plan:
     layers: tuple[int, ...]
     max_num_batched_tokens: int
     max_num_seqs: int
-    kv_cache_bytes: int  # per GPU, told to the engine
+    kv_cache_bytes: int
+    """Per GPU, told to the engine."""
     stages: tuple[Stage, ...]
-    nodes: tuple[str, ...]  # every node that admits the shape, the best first
+    nodes: tuple[str, ...]
+    """Every node that admits the shape, the best first."""
     predicted: Predicted
-    recommended_replicas: int | None  # None: no rate was given, or nothing is measured
+    recommended_replicas: int | None
+    """None: no rate was given, or nothing is measured."""
     assumptions: tuple[str, ...] = ()
     alternatives: tuple[Alternative, ...] = ()
     profile_hash: str = ""
-    kv_cache_tokens_required: int = 0  # what any devices in the place of these must have room for
-    binding: str = ""  # what it runs into first
-    slo: SloVerdict | None = None  # None: nothing was asked for, or nothing is predicted
+    kv_cache_tokens_required: int = 0
+    """What any devices in the place of these must have room for."""
+    binding: str = ""
+    """What it runs into first."""
+    slo: SloVerdict | None = None
+    """None: nothing was asked for, or nothing is predicted."""
     search: SearchFigures | None = None
-    reason: str = ""  # why it was made or took the place of another
+    reason: str = ""
+    """Why it was made or took the place of another."""
 
     @property
     def devices(self) -> tuple[str, ...]:

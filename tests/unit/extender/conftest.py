@@ -14,7 +14,7 @@ from helpers.sizes import GIB
 from uellm.extender.snapshot import Snapshot
 from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
 
@@ -62,7 +62,7 @@ def profile(name: str, gpus: int = 4, *, taken: Mapping[int, str] | None = None,
 
 
 @dataclass(frozen=True)
-class TooSmall(Refusal):
+class TooSmall(PlanRefusal):
     node: str
 
 
@@ -78,7 +78,7 @@ class RefusalOn:
         self.refused = refused
         self.asked: list[str] = []
 
-    def __call__(self, plan: PlanAnnotation, node: Node, free: Sequence[str]) -> Refusal | None:
+    def __call__(self, plan: PlanAnnotation, node: Node, free: Sequence[str]) -> PlanRefusal | None:
         self.asked.append(node.name)
         return TooSmall(node.name) if node.name in self.refused else None
 

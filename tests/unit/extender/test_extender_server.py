@@ -98,7 +98,7 @@ async def test_a_snapshot_without_contact_for_more_than_30_s_is_an_error_until_c
     assert (await ask(ready, "filter", make.pod(text=make.plan(2)), "big"))["NodeNames"] == ["big"]
     ready.clock.now += 1
     assert (
-        "nothing of the API server for 31 s"
+        "no contact with the API server for 31 s"
         in (await ask(ready, "filter", make.pod(text=make.plan(2)), "big"))["Error"]
     )
     ready.cluster.contact()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.planner.refusals import kinds, placement
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.target_outcome import TargetOutcome
 
@@ -62,7 +62,7 @@ EXAMPLES = [
         "stage 1 with 20 layers needs 3.0 GiB on a device, and the devices left for it have at most 1.0 GiB free",
     ),
     (
-        placement.NotFound(20, placement.TooFewDevices(3, 2)),
+        placement.SearchCutShort(20, placement.TooFewDevices(3, 2)),
         "no placement found among 20 kinds of devices, too many to try every set (not proven impossible): 3 stages "
         "need as many devices; there are 2",
     ),
@@ -74,7 +74,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("refusal", "expected"), EXAMPLES)
-def test_a_refusal_says_what_is_needed_what_there_is_and_where(refusal: Refusal, expected: str) -> None:
+def test_a_refusal_says_what_is_needed_what_there_is_and_where(refusal: PlanRefusal, expected: str) -> None:
     assert sentence(refusal) == expected
 
 
@@ -83,7 +83,9 @@ def test_every_kind_of_refusal_has_a_sentence() -> None:
         kind
         for module in (kinds, placement)
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Refusal) and kind not in (Refusal, placement.PlacementRefusal)
+        if isinstance(kind, type)
+        and issubclass(kind, PlanRefusal)
+        and kind not in (PlanRefusal, placement.PlacementRefusal)
     }
     assert {type(refusal) for refusal, _ in EXAMPLES} == concrete
     assert concrete <= set(sentence.registry)
@@ -91,7 +93,7 @@ def test_every_kind_of_refusal_has_a_sentence() -> None:
 
 def test_renaming_changes_a_device_and_never_the_words_around_it() -> None:
     names = {"0000": "no device", "0001": "gpu-1 (GPU-0000)"}
-    found = placement.NotFound(2, placement.LayerTooLarge(None, GIB, 0, "0001")).renamed(names)
+    found = placement.SearchCutShort(2, placement.LayerTooLarge(None, GIB, 0, "0001")).renamed(names)
     assert "the largest, gpu-1 (GPU-0000), has" in sentence(found)
     assert placement.BaselineFails("BGS", ("0001", "0000"), (1, 1)).renamed(names).devices == (
         "gpu-1 (GPU-0000)",

@@ -23,7 +23,8 @@ class _Latent:
     rope: int
     nope: int
     value: int
-    query_rank: int  # 0: queries come straight from the hidden state
+    query_rank: int
+    """0: queries come straight from the hidden state."""
 
 
 def deepseek_v2(config: Config) -> Blueprint:

@@ -78,7 +78,8 @@ class Experts:
     total: int
     per_token: int
     width: int
-    field: str  # the name of the width in the config
+    field: str
+    """The name of the width in the config."""
 
 
 # transformers 5 writes one name for all families; older checkpoints have each family's own.

@@ -19,7 +19,7 @@ from uellm.planner.placement.infeasible import why
 from uellm.planner.placement.instance import Instance, PlaceDevice
 from uellm.planner.placement.problem import canonical
 from uellm.planner.placement.solver import Placement, solve
-from uellm.planner.refusals.kinds import Refusal, TooFewGroups
+from uellm.planner.refusals.kinds import PlanRefusal, TooFewGroups
 from uellm.planner.vllm.partition import even_split
 
 
@@ -64,12 +64,12 @@ class Assignment:
         return tuple(device for group in self.groups for device in group)
 
 
-def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | Refusal:
+def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | PlanRefusal:
     """The best placement on exactly `stages` groups of the devices, or why there is none."""
     if refusal := _too_few_groups(devices, task, stages):
         return refusal
     found: list[Assignment] = []
-    refusals: list[Refusal] = []
+    refusals: list[PlanRefusal] = []
     for groups in group_choices(devices, links, task.tensor, stages, task.costs):
         instance = _instance(groups, links, task)
         placement = _solved(instance, task.policy, task.objective, stages, task.fixed_layers(stages))
@@ -85,7 +85,7 @@ def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages:
     return replace(best, lower_bound=min(entry.lower_bound for entry in found))
 
 
-def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Refusal:
+def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> PlanRefusal:
     """Why no placement exists, without searching for one."""
     if refusal := _too_few_groups(devices, task, stages):
         return refusal
@@ -96,15 +96,15 @@ def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages
     return found.renamed(_names(groups))
 
 
-def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> Refusal | None:
+def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> PlanRefusal | None:
     groups = len(group_kinds(devices, task.tensor))
     return None if groups >= stages else TooFewGroups(stages, task.tensor, groups)
 
 
-def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | Refusal:
+def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | PlanRefusal:
     """`assign`, and once more on the chosen devices alone: exactly what a pod with those devices will find."""
     first = assign(devices, links, task, stages)
-    return first if isinstance(first, Refusal) else assign(first.devices, links, task, stages)
+    return first if isinstance(first, PlanRefusal) else assign(first.devices, links, task, stages)
 
 
 def _position(index: int) -> str:

@@ -16,10 +16,10 @@ from uellm.planner.assignment.feasibility import holds
 from uellm.planner.memory.footprint import reserved_bytes
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import group_kinds, kind_of
-from uellm.planner.refusals.kinds import MigSlicesAlone, NoRoom, Refusal, TooFewGpus, UnlikeGpus
+from uellm.planner.refusals.kinds import MigSlicesAlone, NoRoom, PlanRefusal, TooFewGpus, UnlikeGpus
 
 
-def refusal(pool: Pool, task: Task, stages: int) -> Refusal | None:
+def refusal(pool: Pool, task: Task, stages: int) -> PlanRefusal | None:
     """None where every choice of devices that the kubelet has admits the placement, else why not."""
     count = task.tensor * stages
     if count > pool.sure:
@@ -58,7 +58,7 @@ def _group_rooms(devices: Sequence[Device], task: Task) -> list[int]:
     return [memory_room(memory_bytes, task) for _, memory_bytes, _ in group_kinds(devices, task.tensor)]
 
 
-def _unlike_choice(pool: Pool, tensor: int, count: int) -> Refusal | None:
+def _unlike_choice(pool: Pool, tensor: int, count: int) -> PlanRefusal | None:
     kinds = Counter(kind_of(device) for device in pool.devices)
     whole = count == len(pool.devices) and not pool.promised
     if len(kinds) == 1 or (whole and all(number % tensor == 0 for number in kinds.values())):

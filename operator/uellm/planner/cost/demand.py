@@ -29,9 +29,12 @@ class Demand:
     prompt_tokens: int
     output_tokens: int
     requests_per_s: float | None
-    concurrency: float | None  # requests in flight on average
-    service_concurrency: float | None  # those of the whole workload, at the slowest pace that the targets allow
-    tpot_s: float | None  # the tightest target, derived from an end-to-end one where need be
+    concurrency: float | None
+    """Requests in flight on average."""
+    service_concurrency: float | None
+    """Those of the whole workload, at the slowest pace that the targets allow."""
+    tpot_s: float | None
+    """The tightest target, derived from an end-to-end one where need be."""
     ttft_s: float | None
     kv_tokens: int
     assumptions: tuple[str, ...]

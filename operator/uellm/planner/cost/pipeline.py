@@ -48,14 +48,21 @@ class StageTimes:
     load: StageLoad
     compute_per_s: float
     memory_per_s: float
-    weight_bytes: float  # of the layers, experts included
+    weight_bytes: float
+    """Of the layers, experts included."""
     expert_bytes: float
-    token_flops: float  # of the layers' matrices
-    seen_flops: float  # of a prompt's token: attention
-    held_flops: float  # of a sequence's next token: attention
-    held_bytes: float  # of KV cache that it reads
-    traffic: tuple[tuple[float, float], ...]  # all-reduces, the hop: seconds, and seconds per token
-    shot: tuple[float, float] | None  # in place of the first of them where it is faster
+    token_flops: float
+    """Of the layers' matrices."""
+    seen_flops: float
+    """Of a prompt's token: attention."""
+    held_flops: float
+    """Of a sequence's next token: attention."""
+    held_bytes: float
+    """Of KV cache that it reads."""
+    traffic: tuple[tuple[float, float], ...]
+    """All-reduces, the hop: seconds, and seconds per token."""
+    shot: tuple[float, float] | None
+    """In place of the first of them where it is faster."""
 
     def parts(self, prefill_tokens: float, sequences: float) -> Parts:
         """The time of a step with so many tokens of prompts beside so many sequences."""

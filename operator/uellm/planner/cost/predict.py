@@ -41,7 +41,8 @@ class Times:
     ttft_s: float
     tpot_s: float
     requests_per_s: float
-    binding: str = ""  # compute | memory bandwidth | KV cache | link
+    binding: str = ""
+    """One of compute, memory bandwidth, KV cache and link."""
     step: StepTime | None = None
 
     def end_to_end_s(self, output_tokens: int) -> float:

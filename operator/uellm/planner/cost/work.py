@@ -27,7 +27,8 @@ class LayerKind(NamedTuple):
     weight_bytes: int
     expert_bytes: int
     flops_per_token: float
-    attention_flops: float  # per token and token of context
+    attention_flops: float
+    """Per token and token of context."""
     window_tokens: int | None
     kv_bytes_per_token: int
 
@@ -41,10 +42,14 @@ class StageLoad:
     """Layers on the GPUs that share them; all figures are those on each GPU."""
 
     devices: tuple[Device, ...]
-    kinds: tuple[tuple[LayerKind, int], ...]  # with how many of each
-    routed_share: float  # of the experts, those that one token is routed to; 0: dense
-    kv_share: float  # of a layer's KV bytes, what each GPU holds
-    head_bytes: float = 0.0  # 0 on all stages but the last
+    kinds: tuple[tuple[LayerKind, int], ...]
+    """With how many of each."""
+    routed_share: float
+    """Of the experts, those that one token is routed to; 0: dense."""
+    kv_share: float
+    """Of a layer's KV bytes, what each GPU holds."""
+    head_bytes: float = 0.0
+    """0 on all stages but the last."""
     head_flops: float = 0.0
 
     @property

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uellm.hardware import Device
 from uellm.planner import constants as c
 from uellm.planner.cost.targets import outcomes, worst
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest, SloClass
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.search import Search
@@ -18,7 +18,7 @@ from uellm.planner.target_outcome import TargetOutcome
 from uellm.planner.units import milliseconds
 
 
-class Best(NamedTuple):
+class NearestPlacement(NamedTuple):
     """The placement that comes nearest to all targets with a single request in flight."""
 
     candidate: Candidate
@@ -30,7 +30,7 @@ class Best(NamedTuple):
         return tuple(entry for entry in self.outcomes if entry.missed)
 
 
-def nearest(search: Search) -> Best | None:
+def nearest(search: Search) -> NearestPlacement | None:
     """The placement that comes nearest to the targets; None where nothing is predicted of any."""
     ideals = [
         (ratio, shape, family)
@@ -53,10 +53,10 @@ def nearest(search: Search) -> Best | None:
         (entry for entry in found if entry[0] <= limit),
         key=lambda entry: (entry[1], entry[0], entry[2].shape.tensor, entry[2].pool.node),
     )
-    return Best(chosen, tuple(_outcomes(chosen)))
+    return NearestPlacement(chosen, tuple(_outcomes(chosen)))
 
 
-def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
+def relaxed(request: PlanRequest, best: NearestPlacement) -> Iterator[PlanRequest]:
     """The request with the missed targets set to what is possible, with ever more headroom; last without them."""
     missed = {(entry.class_name, entry.name): entry.predicted_s for entry in best.missed}
 
@@ -74,14 +74,14 @@ def relaxed(request: PlanRequest, best: Best) -> Iterator[PlanRequest]:
         yield replace(request, classes=classes, notes=(*request.notes, _sized_for(best, leeway)))
 
 
-def _sized_for(best: Best, leeway: float) -> str:
+def _sized_for(best: NearestPlacement, leeway: float) -> str:
     which = " and ".join(f"{entry.name} of class {entry.class_name}" for entry in best.missed)
     if leeway == math.inf:
         return f"{which} cannot be met and is ignored"
     return f"{which} cannot be met: the plan is for {leeway:g} x the best possible"
 
 
-def constraint(best: Best) -> str:
+def constraint(best: NearestPlacement) -> str:
     """Which targets cannot be met, and what is possible."""
     shape, node = best.candidate.shape, best.candidate.pool.node
     parts = [
@@ -92,7 +92,7 @@ def constraint(best: Best) -> str:
     return f"{'; '.join(parts)}, with {shape} on {node}"
 
 
-def change(best: Best) -> str:
+def change(best: NearestPlacement) -> str:
     """The smallest change that would make the targets feasible, as a sentence."""
     targets = [f"{entry.name} {milliseconds(entry.predicted_s)} for {entry.class_name}" for entry in best.missed]
     options = [f"a target of {' and '.join(targets)}"]
@@ -101,7 +101,7 @@ def change(best: Best) -> str:
     return " or ".join(options)
 
 
-def _hardware(best: Best) -> str:
+def _hardware(best: NearestPlacement) -> str:
     """How much faster GPUs would have to be in the one rate where the smallest factor is enough."""
     kinds: tuple[tuple[str, Callable[[Device, float], Device]], ...] = (
         ("compute", lambda device, factor: _faster(device, compute=factor)),
@@ -150,7 +150,7 @@ def _outcomes(candidate: Candidate) -> list[TargetOutcome]:
     return [] if times is None else outcomes(times, evaluator.request.classes, evaluator.demand.output_tokens)
 
 
-def _ratio(candidate: Candidate | Refusal) -> float | None:
+def _ratio(candidate: Candidate | PlanRefusal) -> float | None:
     """Predicted over target of the target that is missed most; None where nothing is predicted."""
-    hardest = None if isinstance(candidate, Refusal) else worst(_outcomes(candidate))
+    hardest = None if isinstance(candidate, PlanRefusal) else worst(_outcomes(candidate))
     return None if hardest is None else hardest.ratio

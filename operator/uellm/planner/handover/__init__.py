@@ -1,1 +1,1 @@
-"""The documents that carry a plan to the extender, the launcher and the sidecar, and what reads them again."""
+"""The typed documents that carry a plan to the extender, the launcher and the sidecar, and what is read from them."""

@@ -17,7 +17,7 @@ from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.rates import Costs
 from uellm.planner.nodes.pools import pools_of_offer
-from uellm.planner.refusals.kinds import NoGpuOfResource, Refusal
+from uellm.planner.refusals.kinds import NoGpuOfResource, PlanRefusal
 from uellm.planner.request import NodeOffer
 
 _NAME = "the pod's annotation uellm.io/plan"
@@ -96,7 +96,7 @@ class PlanAnnotation:
             )
 
 
-def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> Refusal | None:
+def refusal_on(annotation: PlanAnnotation, node: Node, free: Sequence[str]) -> PlanRefusal | None:
     """None where any choice of the node's free devices holds the annotated plan, else why not."""
     for pool in pools_of_offer(NodeOffer(node, tuple(free))):
         if pool.resource_name == annotation.resource_name:

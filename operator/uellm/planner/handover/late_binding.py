@@ -17,7 +17,7 @@ from uellm.planner.assignment.every_subset import room
 from uellm.planner.assignment.feasibility import needs
 from uellm.planner.handover.plan_document import PlanDocument, PlannedDevice, PlannedEngine
 from uellm.planner.memory.kv_cache import kv_cache
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.result import Plan
 from uellm.planner.spans import spans
@@ -55,7 +55,7 @@ def bind(document: PlanDocument, uuids: Sequence[str]) -> Binding:
         nodes = sorted({entry.node for entry in planned})
         links = [link for node in nodes for link in document.links.get(node, ())]
         answer = assign(devices, links, task, stages)
-        if isinstance(answer, Refusal):
+        if isinstance(answer, PlanRefusal):
             raise PlanError("NoFit", f"the pod's GPUs cannot hold the plan: {sentence(answer)}")
         assignment = answer
     order = tuple(device.uuid for device in assignment.devices)

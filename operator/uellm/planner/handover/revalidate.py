@@ -14,7 +14,7 @@ from uellm.planner.cost.demand import demand
 from uellm.planner.cost.predict import Times
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.nodes.pools import pools_of
-from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, Refusal, TooFewReplicas
+from uellm.planner.refusals.kinds import NodesTaken, OnNode, OtherLayers, PlanRefusal, TooFewReplicas
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.search.candidate import Candidate, Evaluator
@@ -45,12 +45,12 @@ def _steps(plan: Plan) -> Steps:
     return Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
 
 
-def still_holds(plan: Plan, request: PlanRequest) -> Refusal | None:
+def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     """None where the plan's nodes still have room for the service's replicas, else why they have not."""
     layers = request.architecture.layers
     if sum(plan.layers) != layers:
         return OtherLayers(sum(plan.layers), layers)
-    task, room, refusals = task_of(plan, request), 0, list[Refusal]()
+    task, room, refusals = task_of(plan, request), 0, list[PlanRefusal]()
     pools = [pool for pool in pools_of(request) if pool.node in plan.nodes]
     for pool in pools:
         cause = refusal(pool, task, plan.pipeline)

@@ -25,16 +25,22 @@ class Footprint:
     """Bytes on each GPU, before it is known which layers it holds."""
 
     layer_bytes: tuple[int, ...]
-    layer_kv_bytes: tuple[int, ...]  # for the tokens demanded
+    layer_kv_bytes: tuple[int, ...]
+    """For the tokens demanded."""
     layer_kv_bytes_per_token: tuple[int, ...]
-    tower_bytes: int  # what reads images: the engine builds it on every stage
-    embedding_bytes: int  # first stage
-    head_bytes: int  # last stage: final norm and LM head
-    sampler_bytes: int  # last stage: logits and what sampling makes of them
+    tower_bytes: int
+    """What reads images: the engine builds it on every stage."""
+    embedding_bytes: int
+    """First stage."""
+    head_bytes: int
+    """Last stage: final norm and LM head."""
+    sampler_bytes: int
+    """Last stage: logits and what sampling makes of them."""
     activation_bytes: int
     graph_bytes: int
     context_bytes: int
-    margin: str  # share of a device's memory that is left alone, as a decimal
+    margin: str
+    """Share of a device's memory that is left alone, as a decimal."""
 
     @property
     def fixed_bytes(self) -> int:

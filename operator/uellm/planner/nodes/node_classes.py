@@ -1,4 +1,4 @@
-"""Nodes that are built alike are looked at once, however many there are; ideal ones bound what others can do."""
+"""Identical nodes are evaluated once, however many there are; an ideal node bounds what a family of them can do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class PoolFamily:
     """Classes whose GPUs are of the same kinds and numbers, and differ in what was measured of them."""
 
     classes: tuple[PoolClass, ...]
-    ideal: Pool  # every GPU as the best of its kind in the family, every link as the best of all
+    ideal: Pool
+    """Every GPU as the best of its kind in the family, every link as the best of all."""
 
 
 def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:

@@ -49,9 +49,11 @@ class Pool:
 
     node: str
     resource_name: str
-    devices: tuple[Device, ...]  # in the order of their index
+    devices: tuple[Device, ...]
+    """In the order of their index."""
     links: tuple[Link, ...]
-    promised: int = 0  # of them, how many others will take
+    promised: int = 0
+    """Of them, how many others will take."""
     simulated: bool = False
 
     @property

@@ -27,7 +27,7 @@ from uellm.planner.placement.arrays import search
 from uellm.planner.placement.instance import Instance, PlaceDevice, exact
 from uellm.planner.placement.problem import Problem, canonical
 from uellm.planner.placement.solution import Solution
-from uellm.planner.refusals.placement import BaselineFails, NotFound, PlacementRefusal
+from uellm.planner.refusals.placement import BaselineFails, PlacementRefusal, SearchCutShort
 from uellm.planner.refusals.sentences import sentence
 
 __all__ = ["OBJECTIVES", "Instance", "PlaceDevice", "Placement", "solve"]
@@ -178,7 +178,7 @@ class _Search:
         return Placement(False, refusal=infeasible.why(self.instance, self.problem, self.stages))
 
     def _unproven(self) -> PlacementRefusal:
-        return NotFound(len(self.problem.members), infeasible.why(self.instance, self.problem, self.stages))
+        return SearchCutShort(len(self.problem.members), infeasible.why(self.instance, self.problem, self.stages))
 
     def _without_baseline(self) -> Placement:
         best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()

@@ -1,1 +1,1 @@
-"""Why something cannot be had: a type with its numbers for each kind, and one place that turns them into sentences."""
+"""Why the planner refuses: a type with its numbers for each reason, and one module that turns them into sentences."""

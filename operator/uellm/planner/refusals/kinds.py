@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from uellm.planner.target_outcome import TargetOutcome
 
 
-class Refusal:
+class PlanRefusal:
     """Why something cannot be had. `sentence` in sentences.py turns every kind into text."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class TooFewGpus(Refusal):
+class TooFewGpus(PlanRefusal):
     """The node has fewer free GPUs than a replica needs; `promised` of them will go to other services."""
 
     need: int
@@ -23,7 +23,7 @@ class TooFewGpus(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class NoGpuOfResource(Refusal):
+class NoGpuOfResource(PlanRefusal):
     """The node has no free GPU of the extended resource that the pod requests."""
 
     need: int
@@ -31,12 +31,12 @@ class NoGpuOfResource(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class MigSlicesAlone(Refusal):
+class MigSlicesAlone(PlanRefusal):
     """Several MIG slices would be needed, and they cannot be combined."""
 
 
 @dataclass(frozen=True, slots=True)
-class UnlikeGpus(Refusal):
+class UnlikeGpus(PlanRefusal):
     """GPUs that share layers must be identical, and the kubelet may choose unlike ones."""
 
     tensor: int
@@ -45,7 +45,7 @@ class UnlikeGpus(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class TooFewGroups(Refusal):
+class TooFewGroups(PlanRefusal):
     """Too few groups of `tensor` identical GPUs for the stages."""
 
     stages: int
@@ -54,10 +54,10 @@ class TooFewGroups(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom(Refusal):
+class NoRoom(PlanRefusal):
     """The layers do not fit on the hardest choice of devices."""
 
-    cause: Refusal
+    cause: PlanRefusal
     tensor: int
     """GPUs that share each layer; the sizes of `cause` are those on each of them."""
     choice: tuple[int, ...] = ()
@@ -65,14 +65,14 @@ class NoRoom(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class MissedTargets(Refusal):
+class MissedTargets(PlanRefusal):
     """Targets that a replica is predicted to miss."""
 
     missed: tuple[TargetOutcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class TooFewRequests(Refusal):
+class TooFewRequests(PlanRefusal):
     """A replica serves fewer requests a second within the targets than its share of the workload."""
 
     served_per_s: float
@@ -80,15 +80,15 @@ class TooFewRequests(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class OnNode(Refusal):
+class OnNode(PlanRefusal):
     """A refusal of one node."""
 
     node: str
-    cause: Refusal
+    cause: PlanRefusal
 
 
 @dataclass(frozen=True, slots=True)
-class OtherLayers(Refusal):
+class OtherLayers(PlanRefusal):
     """A kept plan places another number of layers than the model has."""
 
     planned: int
@@ -96,7 +96,7 @@ class OtherLayers(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class TooFewReplicas(Refusal):
+class TooFewReplicas(PlanRefusal):
     """A kept plan's nodes have room for fewer replicas than the service wants."""
 
     nodes: tuple[str, ...]
@@ -105,7 +105,7 @@ class TooFewReplicas(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class NodesTaken(Refusal):
+class NodesTaken(PlanRefusal):
     """No GPU of a kept plan's nodes is free (`free` false), or the free ones have no room."""
 
     nodes: tuple[str, ...]

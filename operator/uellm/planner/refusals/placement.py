@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 
 
-class PlacementRefusal(Refusal):
+class PlacementRefusal(PlanRefusal):
     """A refusal of the solver."""
 
     __slots__ = ()
@@ -105,14 +105,14 @@ class StageTooLarge(PlacementRefusal):
 
 
 @dataclass(frozen=True, slots=True)
-class NotFound(PlacementRefusal):
+class SearchCutShort(PlacementRefusal):
     """The search was cut short: no placement was found, and none is proven impossible."""
 
     kinds: int
     """Kinds of devices."""
     cause: PlacementRefusal
 
-    def renamed(self, names: Mapping[str, str]) -> NotFound:
+    def renamed(self, names: Mapping[str, str]) -> SearchCutShort:
         """The same with other names in its cause."""
         return replace(self, cause=self.cause.renamed(names))
 

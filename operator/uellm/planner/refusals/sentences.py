@@ -6,13 +6,13 @@ from functools import singledispatch
 
 from uellm.planner import constants as c
 from uellm.planner.refusals import kinds, placement
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.units import milliseconds, size
 from uellm.text import and_more, counted
 
 
 @singledispatch
-def sentence(refusal: Refusal) -> str:
+def sentence(refusal: PlanRefusal) -> str:
     """The refusal for a person: one sentence without a full stop."""
     raise TypeError(f"no sentence for {type(refusal).__name__}")
 
@@ -148,7 +148,7 @@ def _(refusal: placement.StageTooLarge) -> str:
 
 
 @sentence.register
-def _(refusal: placement.NotFound) -> str:
+def _(refusal: placement.SearchCutShort) -> str:
     return (
         f"no placement found among {refusal.kinds} kinds of devices, too many to try every set (not proven "
         f"impossible): {sentence(refusal.cause)}"

@@ -21,7 +21,7 @@ from uellm.planner.memory.footprint import Footprint, footprint, kv_width
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_told
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
-from uellm.planner.refusals.kinds import Refusal
+from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.shape import Shape, Steps
@@ -85,7 +85,7 @@ class Evaluator:
         filled = (self.demand.service_concurrency or 0.0) >= max(2, shape.pipeline)
         return "bottleneck" if filled or self.request.objective == "Throughput" else "latency"
 
-    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> Refusal | None:
+    def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> PlanRefusal | None:
         """Why the shape cannot be had on the node, None where it can."""
         task = self.task(shape, sizes)
         if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
@@ -96,15 +96,15 @@ class Evaluator:
         """Whether the shape could be had if the devices were ours to choose."""
         return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
 
-    def fit(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
+    def fit(self, pool: Pool, shape: Shape) -> Candidate | PlanRefusal:
         """The shape on the node with its own step sizes, or why it cannot be had there."""
         sizes = self.steps(pool.devices, shape, pool.links)
         return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
 
-    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | Refusal:
+    def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | PlanRefusal:
         """The shape on the node that admits it, or why it cannot be had after all."""
         assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
-        if isinstance(assignment, Refusal):
+        if isinstance(assignment, PlanRefusal):
             return assignment
         return Candidate(self, pool, shape, sizes, assignment)
 

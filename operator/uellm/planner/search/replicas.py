@@ -18,7 +18,7 @@ from uellm.planner.cost.demand import RequestPace, demand, least_kv_tokens
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.nodes.pools import Pool
-from uellm.planner.refusals.kinds import MissedTargets, Refusal, TooFewRequests
+from uellm.planner.refusals.kinds import MissedTargets, PlanRefusal, TooFewRequests
 from uellm.planner.request import PlanRequest
 from uellm.planner.search.candidate import Candidate, Evaluator
 from uellm.planner.shape import Shape
@@ -29,7 +29,7 @@ from uellm.planner.vllm.flags import UserArgs
 class Refused(NamedTuple):
     """Why a shape is refused on a node."""
 
-    cause: Refusal
+    cause: PlanRefusal
     by_load: bool = False
     """Whether fewer requests for each replica would help."""
 
@@ -82,11 +82,11 @@ class Sizer:
             self._lightest[key] = self.attempt(pool, shape, c.MOST_REPLICAS)
         return self._lightest[key]
 
-    def alone(self, pool: Pool, shape: Shape) -> Candidate | Refusal:
+    def alone(self, pool: Pool, shape: Shape) -> Candidate | PlanRefusal:
         """The shape with next to no load, whatever the targets; or why it has no room even so."""
         return self._alone(pool, c.MOST_REPLICAS).fit(pool, shape)
 
-    def refusal(self, pool: Pool, shape: Shape) -> Refusal | None:
+    def refusal(self, pool: Pool, shape: Shape) -> PlanRefusal | None:
         """Why the shape has no room even with next to no load; None where it has."""
         evaluator = self._alone(pool, c.MOST_REPLICAS)
         return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
@@ -118,7 +118,7 @@ class Sizer:
             return self._judged(evaluator.fit(pool, shape), evaluator)
         alone = self._alone(pool, replicas)
         light = alone.fit(pool, shape)
-        if isinstance(light, Refusal):
+        if isinstance(light, PlanRefusal):
             return Refused(light)
         if light.times is None:
             return self._judged(evaluator.fit(pool, shape), evaluator)
@@ -132,9 +132,9 @@ class Sizer:
         )
         return self._judged(paced.fit(pool, shape), paced)
 
-    def _judged(self, found: Candidate | Refusal, evaluator: Evaluator) -> Candidate | Refused:
+    def _judged(self, found: Candidate | PlanRefusal, evaluator: Evaluator) -> Candidate | Refused:
         wanted = evaluator.demand
-        if isinstance(found, Refusal):
+        if isinstance(found, PlanRefusal):
             return Refused(found, by_load=wanted.kv_tokens > least_kv_tokens(self.request))
         times = found.times and (evaluator.slowest(found) or found.times)
         if times is None:

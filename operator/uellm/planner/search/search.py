@@ -2,10 +2,10 @@
 
     the plan = the best (shape, replicas, node) by ranking.py: fewest GPUs in all for the workload, within the targets
 
-A shape's replicas are the least number r at which the nodes that do with 1/r of the workload have room for r of them.
-Shapes are looked at by what they can be at best: first by their number of GPUs, then on the ideal node of each family
-(node_classes.py), then on every node. What is looked at last is the best as soon as nothing else can be better, so
-that most shapes need no look at every node, and none is left out that could win.
+A shape gets the smallest number r of replicas for which the nodes that can carry 1/r of the workload have room for r.
+Shapes are examined in the order of their bounds: first by their number of GPUs, then on the ideal node of each family
+(node_classes.py), then on every node. The search ends when a shape that was examined on every node beats all other
+bounds. Most shapes are pruned by their bound; none is that could win.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ class PlacedShape(NamedTuple):
 
     shape: Shape
     replicas: int
-    members: tuple[tuple[PoolClass, Candidate], ...]  # the best first
-    placed: bool  # so many replicas find a place now
+    members: tuple[tuple[PoolClass, Candidate], ...]
+    """The best first."""
+    placed: bool
+    """So many replicas find a place now."""
 
     @property
     def best(self) -> Candidate:
