@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.sidecar import dispatch
 from uellm.sidecar.outcome import Refusal
+from uellm.sidecar.request import dispatch
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, State, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView

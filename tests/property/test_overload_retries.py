@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from uellm.sidecar.room import Room
+from uellm.sidecar.request.retry_after import Room
 
 RETRIES = 2
 """Of OpenAI's and Anthropic's clients, unless they are told otherwise."""

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from uellm.sidecar import attainment, dispatch, figures, metrics, predictor, tracing
 from uellm.sidecar.outcome import Outcome, Refusal
 from uellm.sidecar.prediction import Prediction
-from uellm.sidecar.room import Room
+from uellm.sidecar.prediction import service as predictor
+from uellm.sidecar.request import dispatch
+from uellm.sidecar.request.retry_after import Room
 from uellm.sidecar.scheduling import EngineState, Options, Scheduler, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
+from uellm.sidecar.telemetry import attainment, metrics, sidecar_metrics, tracing
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire import events, failure, prompt, shape
 
@@ -37,11 +39,16 @@ BROKEN: list[tuple[Any, str]] = [
     *((EngineView, name) for name in ("sent", "first_token", "tokens", "gone")),
     *((Fairness, name) for name in ("arrived", "charge", "left")),
     *((predictor.Predictor, name) for name in ("predict", "ask", "observe")),
-    *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.Shapes, "learn")),
-    *((events.Counter, "feed"), (events.Counter, "usage"), (failure.Failure, "feed")),
-    *((metrics.Counter, "add"), (metrics.Histogram, "observe"), (attainment.Attainment, "add"), (figures, "missed")),
+    *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.AnswerShapes, "learn")),
+    *((events.TokenCounter, "feed"), (events.TokenCounter, "usage"), (failure.Failure, "feed")),
+    *(
+        (metrics.Counter, "add"),
+        (metrics.Histogram, "observe"),
+        (attainment.Attainment, "add"),
+        (sidecar_metrics, "missed"),
+    ),
     *((Room, name) for name in ("waits", "completed", "retry_s")),
-    *((Record, "to_json"), (tracing.Trace, "end"), (tracing.Tracing, "begin")),
+    *((Record, "to_json"), (tracing.RequestSpan, "end"), (tracing.Tracing, "begin")),
 ]
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.scheduling import EngineState, Scheduler, State, Targets, Ticket
+from uellm.sidecar.scheduling import EngineState, Options, Scheduler, State, Targets, Ticket
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
 CHAT = {
@@ -74,3 +74,15 @@ def test_tokens_that_were_told_before_change_nothing():
     core._view.tokens(ticket, 1, 2.0)
     core.on_finish(ticket, 3.0, 1)
     assert (ticket.state, core.in_flight, core._view.kv_tokens) == (State.DONE, 0, 0)
+
+
+def test_the_gate_of_a_restarted_scheduler_counts_what_the_engine_has_then():
+    core = Scheduler(Options(max_in_flight=10))
+    core.on_engine_state(EngineState(ready=True, max_num_batched_tokens=100), 0.0)
+    first, second = (Ticket(Targets("chat"), 0.0, prompt_tokens=500) for _ in range(2))
+    core.submit(first, 0.0)
+    assert core.dispatchable(0.0) == [first]
+    core.submit(second, 0.0)
+    assert core.dispatchable(0.0) == []  # the engine has five steps of prompts
+    core.restart(core.options, queued=[second], running=[], now_s=0.0)
+    assert core.dispatchable(0.0) == [second]

@@ -11,7 +11,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from uellm.sidecar import room
+from uellm.sidecar.request import retry_after as room
 
 CLASSES = [{"name": "chat"}, {"name": "strict", "ttft": "50ms", "onDeadline": "Reject"}]
 COMPLETION = {

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from uellm.sidecar.outcome import Outcome, Refusal, spread_s
-from uellm.sidecar.room import LEAST_S, MOST_S, QUEUE_SHARE, UNKNOWN_S, Room
+from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKNOWN_S, Room
 
 
 def measured(rate: float, in_flight: int = 20) -> Room:

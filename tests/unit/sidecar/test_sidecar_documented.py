@@ -28,7 +28,7 @@ from uellm.sidecar.outcome import Outcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
 from uellm.sidecar.request.dispatch import REST_S
 from uellm.sidecar.request.relay import STALL_S
-from uellm.sidecar.room import LEAST_S, MOST_S, UNKNOWN_S
+from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.telemetry import help_texts
 from uellm.sidecar.telemetry.access_log import Record

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from uellm.sidecar.wire.failure import Failure
-from uellm.sidecar.wire.routes import Kind
+from uellm.sidecar.wire.routes import RouteKind
 
 DONE = b"data: [DONE]\n\n"
 
@@ -31,17 +31,17 @@ FAILED = data({"type": "response.failed", "response": RESPONSE}, "response.faile
 BLOCK = data({"type": "content_block_delta", "delta": {"text": "x"}}, "content_block_delta")
 ANTHROPIC = data({"type": "error", "error": {"type": "internal_error", "message": "no"}}, "error")
 STREAMS = {
-    "chat": ("/v1/chat/completions", Kind.CHAT, [CHAT_EVENT, CHAT_EVENT], [error(), DONE]),
-    "completions": ("/v1/completions", Kind.COMPLETIONS, [TEXT, TEXT], [error(), DONE]),
-    "responses, failed": ("/v1/responses", Kind.RESPONSES, [CREATED, DELTA], [FAILED]),
+    "chat": ("/v1/chat/completions", RouteKind.CHAT, [CHAT_EVENT, CHAT_EVENT], [error(), DONE]),
+    "completions": ("/v1/completions", RouteKind.COMPLETIONS, [TEXT, TEXT], [error(), DONE]),
+    "responses, failed": ("/v1/responses", RouteKind.RESPONSES, [CREATED, DELTA], [FAILED]),
     "responses, error": (
         "/v1/responses",
-        Kind.RESPONSES,
+        RouteKind.RESPONSES,
         [CREATED, DELTA],
         [data({"type": "error", "code": "server_error"}, "error")],
     ),
-    "messages": ("/v1/messages", Kind.MESSAGES, [BLOCK, BLOCK], [ANTHROPIC]),
-    "transcriptions": ("/v1/audio/transcriptions", Kind.OTHER, [CHAT_EVENT], [error(), DONE]),
+    "messages": ("/v1/messages", RouteKind.MESSAGES, [BLOCK, BLOCK], [ANTHROPIC]),
+    "transcriptions": ("/v1/audio/transcriptions", RouteKind.OTHER, [CHAT_EVENT], [error(), DONE]),
 }
 
 
@@ -112,6 +112,6 @@ def test_text_that_quotes_an_error_is_none(path, kind, good, bad):
     ],
 )
 def test_the_status_is_the_engines_own_where_it_tells_one(event, status):
-    found = Failure(Kind.CHAT)
+    found = Failure(RouteKind.CHAT)
     assert found.feed(event)
     assert found.status == status

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable
 
 from uellm.http import Upstream
-from uellm.sidecar.faults import Spared
 from uellm.sidecar.request.fast_path import Passage
 from uellm.sidecar.request.relay import streams_events
+from uellm.sidecar.telemetry.faults import Spared
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import TokenCounter, Usage

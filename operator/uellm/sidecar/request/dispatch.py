@@ -7,9 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from uellm.sidecar.faults import Faults
 from uellm.sidecar.outcome import Refusal
-from uellm.sidecar.refusals import Refusals, engine_away, queue_full, too_late
+from uellm.sidecar.request.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (
     EngineState,
     Lengths,
@@ -22,6 +21,7 @@ from uellm.sidecar.scheduling import (
     Targets,
     Ticket,
 )
+from uellm.sidecar.telemetry.faults import Faults
 from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
 
 MOST_NEWS = 1000

@@ -264,7 +264,7 @@ class EngineView:
         if probe is None:
             self._probe, self._step_s, self._loads = ticket, now_s, None
         elif ticket is probe:
-            if last_s is not None:
+            if last_s is not None and new > 0:
                 self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
             # The probe had nothing since well before this answer had two tokens.

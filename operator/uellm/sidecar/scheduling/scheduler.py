@@ -113,6 +113,7 @@ class Scheduler:
         self.options = options
         state, self._view = self._view.state, EngineView(self.step)
         self._view.told(state)
+        self._gate = Gate(self._view)
         self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), Prefixes(), Waiting()
         for ticket in running:
             ticket.state = State.RUNNING
