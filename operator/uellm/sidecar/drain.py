@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uellm.sidecar.outcome import RETRY_REPLICA_S, Outcome, Refusal, spread_s
+from uellm.sidecar.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 
 GRACE_S = 60.0
 LAME_DUCK_S = 5.0
@@ -54,7 +54,7 @@ class Drain:
         """Raises Refusal if new requests are refused. Another replica can take this one at once."""
         if self.refusing:
             told = "this replica is about to stop; send the request again"
-            raise Refusal(Outcome.DRAINING, told, retry_after_s=spread_s(RETRY_REPLICA_S))
+            raise Refusal(RequestOutcome.DRAINING, told, retry_after_s=spread_s(RETRY_REPLICA_S))
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
         """Become not ready now and refuse new requests after `lame_duck_s`; `final`: for good."""

@@ -1,7 +1,7 @@
 """How a request can end. Every request has exactly one outcome, the same in metrics and access log.
 
 Refusal               the sidecar answers by itself, in OpenAI's error form
-Outcome               the label; `STATUS` has the HTTP status of those that are refusals
+RequestOutcome               the label; `STATUS` has the HTTP status of those that are refusals
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import StrEnum
 from uellm.http import Fault
 
 
-class Outcome(StrEnum):
+class RequestOutcome(StrEnum):
     """One low-cardinality label a request. The comment says what the client saw."""
 
     COMPLETED = "completed"  # the engine's answer below 400, whole
@@ -36,18 +36,18 @@ class Outcome(StrEnum):
 
 
 STATUS = {
-    Outcome.ENGINE_LOST: 503,
-    Outcome.ENGINE_UNAVAILABLE: 503,
-    Outcome.QUEUE_FULL: 429,
-    Outcome.SHED: 429,
-    Outcome.DEADLINE_PASSED: 504,
-    Outcome.DRAINING: 503,
-    Outcome.BAD_REQUEST: 400,
-    Outcome.UNAUTHORIZED: 401,
-    Outcome.FORBIDDEN: 403,
-    Outcome.TOO_LARGE: 413,
-    Outcome.CLIENT_SLOW: 408,
-    Outcome.INTERNAL_ERROR: 500,
+    RequestOutcome.ENGINE_LOST: 503,
+    RequestOutcome.ENGINE_UNAVAILABLE: 503,
+    RequestOutcome.QUEUE_FULL: 429,
+    RequestOutcome.SHED: 429,
+    RequestOutcome.DEADLINE_PASSED: 504,
+    RequestOutcome.DRAINING: 503,
+    RequestOutcome.BAD_REQUEST: 400,
+    RequestOutcome.UNAUTHORIZED: 401,
+    RequestOutcome.FORBIDDEN: 403,
+    RequestOutcome.TOO_LARGE: 413,
+    RequestOutcome.CLIENT_SLOW: 408,
+    RequestOutcome.INTERNAL_ERROR: 500,
 }
 
 _TYPES = {
@@ -61,25 +61,25 @@ _TYPES = {
 }
 
 DROPPED = {
-    Outcome.QUEUE_FULL: "rejected-saturated",
-    Outcome.SHED: "rejected-saturated",
-    Outcome.DEADLINE_PASSED: "rejected-ttl-expired",
-    Outcome.ENGINE_UNAVAILABLE: "rejected-no-endpoints",
-    Outcome.ENGINE_LOST: "evicted",
-    Outcome.DRAINING: "rejected-shutting-down",
-    Outcome.INTERNAL_ERROR: "rejected-internal",
+    RequestOutcome.QUEUE_FULL: "rejected-saturated",
+    RequestOutcome.SHED: "rejected-saturated",
+    RequestOutcome.DEADLINE_PASSED: "rejected-ttl-expired",
+    RequestOutcome.ENGINE_UNAVAILABLE: "rejected-no-endpoints",
+    RequestOutcome.ENGINE_LOST: "evicted",
+    RequestOutcome.DRAINING: "rejected-shutting-down",
+    RequestOutcome.INTERNAL_ERROR: "rejected-internal",
 }
 """Requests that were good and are not served, in llm-d's words (its flow control's `RequestDroppedReason`)."""
 
 _UNREAD = frozenset((405, 408, 413, 414, 431, 501))
 
 _FAULTS = {
-    408: Outcome.CLIENT_SLOW,
-    413: Outcome.TOO_LARGE,
-    414: Outcome.TOO_LARGE,
-    429: Outcome.QUEUE_FULL,
-    431: Outcome.TOO_LARGE,
-    503: Outcome.QUEUE_FULL,
+    408: RequestOutcome.CLIENT_SLOW,
+    413: RequestOutcome.TOO_LARGE,
+    414: RequestOutcome.TOO_LARGE,
+    429: RequestOutcome.QUEUE_FULL,
+    431: RequestOutcome.TOO_LARGE,
+    503: RequestOutcome.QUEUE_FULL,
 }
 
 RETRY_CONNECTION_S = (1.0, 5.0)
@@ -100,7 +100,7 @@ class Refusal(Exception):
 
     def __init__(
         self,
-        outcome: Outcome,
+        outcome: RequestOutcome,
         message: str,
         *,
         status: int | None = None,
@@ -122,8 +122,8 @@ class Refusal(Exception):
     @classmethod
     def of(cls, fault: Fault) -> Refusal:
         """What the transport could not take, as a refusal."""
-        outcome = _FAULTS.get(fault.status, Outcome.BAD_REQUEST)
-        retry_after_s = spread_s(RETRY_CONNECTION_S) if outcome is Outcome.QUEUE_FULL else None
+        outcome = _FAULTS.get(fault.status, RequestOutcome.BAD_REQUEST)
+        retry_after_s = spread_s(RETRY_CONNECTION_S) if outcome is RequestOutcome.QUEUE_FULL else None
         return cls(outcome, fault.message, status=fault.status, retry_after_s=retry_after_s)
 
     def headers(self) -> dict[str, str]:
@@ -131,7 +131,7 @@ class Refusal(Exception):
         headers = {"Content-Type": "application/json", "Server": "uellm", "x-uellm-outcome": str(self.outcome)}
         if (reason := DROPPED.get(self.outcome)) is not None:
             headers["x-llm-d-request-dropped-reason"] = reason
-        if self.outcome is Outcome.UNAUTHORIZED:
+        if self.outcome is RequestOutcome.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -145,7 +145,7 @@ class Refusal(Exception):
         return json.dumps(error_object(self.outcome, self.message, self.status)).encode()
 
 
-def error_object(outcome: Outcome, message: str, status: int) -> dict[str, object]:
+def error_object(outcome: RequestOutcome, message: str, status: int) -> dict[str, object]:
     """`{"error": {message, type, param, code}}`; the code is the outcome, so that a client can tell refusals apart."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": str(outcome)}}
@@ -156,8 +156,8 @@ def spread_s(bounds_s: tuple[float, float]) -> float:
     return random.uniform(*bounds_s)
 
 
-def of_engine_status(status: int) -> Outcome:
+def of_engine_status(status: int) -> RequestOutcome:
     """The outcome of an answer that was relayed whole."""
     if status < 400:
-        return Outcome.COMPLETED
-    return Outcome.REJECTED_BY_ENGINE if status < 500 else Outcome.FAILED_BY_ENGINE
+        return RequestOutcome.COMPLETED
+    return RequestOutcome.REJECTED_BY_ENGINE if status < 500 else RequestOutcome.FAILED_BY_ENGINE

@@ -24,9 +24,9 @@ from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS
-from uellm.sidecar.outcome import Outcome as Ending
+from uellm.sidecar.outcome import RequestOutcome as Ending
 from uellm.sidecar.prediction.accuracy import Accuracy
-from uellm.sidecar.request.dispatch import REST_S
+from uellm.sidecar.request.dispatch import PAUSE_S
 from uellm.sidecar.request.relay import STALL_S
 from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
@@ -222,4 +222,4 @@ def test_every_time_to_come_back_is_there_as_it_is():
         (RETRY_CONNECTION_S, "one for too many connections {:g} to {:g} s"),
     ):
         assert text.format(*bounds_s) in told
-    assert f"fail again within {REST_S:g} s, it rests for {REST_S:g} s" in " ".join(section("Outcomes").split())
+    assert f"fail again within {PAUSE_S:g} s, it rests for {PAUSE_S:g} s" in " ".join(section("Outcomes").split())

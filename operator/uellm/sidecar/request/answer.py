@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable
 
 from uellm.http import Upstream
-from uellm.sidecar.request.fast_path import Passage
+from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.request.relay import streams_events
-from uellm.sidecar.telemetry.faults import Spared
+from uellm.sidecar.telemetry.faults import FaultGuard
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import TokenCounter, Usage
-from uellm.sidecar.wire.failure import Failure
+from uellm.sidecar.wire.failure import StreamErrorScanner
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
@@ -24,11 +24,11 @@ OnTokens = Callable[[int], None]
 """Told of the tokens so far, whenever there are more."""
 
 
-class Answer:
+class AnswerTap:
     """Sees every piece of one answer."""
 
     def __init__(
-        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, spared: Spared
+        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, spared: FaultGuard
     ) -> None:
         """`spared`: keeps what fails while tokens are counted away from the answer."""
         self._call = call
@@ -36,8 +36,8 @@ class Answer:
         self._on_tokens = on_tokens
         self._spared = spared
         self.counter = TokenCounter(call.kind, call.sequences)
-        self.failure = Failure(call.kind)
-        self.passage: Passage | None = None
+        self.failure = StreamErrorScanner(call.kind)
+        self.fast_path: FastPath | None = None
         """The short way, for most events of a stream that goes out as it comes in."""
         self._begun = False
         good = upstream.status == 200
@@ -73,18 +73,18 @@ class Answer:
                 self._begun = True
                 self._on_tokens(self.counter.tokens or 1)
 
-    def passes(self) -> Callable[[bytes], bool] | None:
+    def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """The short way where it can be taken now: a token has come, and nothing is held back."""
         if (
-            self.passage is None
+            self.fast_path is None
             or not self._begun
             or self._spared.failed
             or (self._strip is not None and self._strip.holding)
         ):
             return None
-        return self.passage.take
+        return self.fast_path.take
 
-    def rest(self) -> bytes:
+    def held_back(self) -> bytes:
         """What was held back, once no more will come."""
         return b"" if self._strip is None else self._strip.finish()
 

@@ -17,20 +17,20 @@ from uellm.sidecar.scheduling import (
     Scheduler,
     State,
     StepEstimate,
-    StepModel,
     Targets,
     Ticket,
 )
 from uellm.sidecar.telemetry.faults import Faults
 from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
+from uellm.step_time import StepTime
 
-MOST_NEWS = 1000
+MAX_TOKEN_UPDATES = 1000
 """Lines that the core leaves unread at most: 100 ms of a busy engine's, and 0.5 ms of reading."""
 
-LATER_S = 0.01
+NEXT_ROUND_S = 0.01
 """When to decide again after a round that failed."""
 
-REST_S = 5.0
+PAUSE_S = 5.0
 """A second fault of the scheduler within this time is no accident: it rests for as long."""
 
 
@@ -42,13 +42,13 @@ class Dispatcher:
     engine as they come, and are in none of its books.
     """
 
-    def __init__(self, options: Options, model: StepModel | None = None, faults: Faults | None = None) -> None:
+    def __init__(self, options: Options, model: StepTime | None = None, faults: Faults | None = None) -> None:
         """`model`: what the engine's steps take, until that is measured."""
         self.faults = faults or Faults()
         self._options, self._model = options, model
         self._scheduler = Scheduler(options, StepEstimate(model))
         self._state: EngineState | None = None
-        self.news: list[tuple[Ticket, int, float]] = []
+        self.token_updates: list[tuple[Ticket, int, float]] = []
         """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
         them together, in their order, before it does anything else, so that its decisions are the same."""
         self._tickets: dict[Ticket, None] = {}
@@ -58,25 +58,25 @@ class Dispatcher:
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._refusals = Refusals(self.faults)
         self._alarm: asyncio.TimerHandle | None = None
-        self._mended_s = -REST_S
-        self._rest: asyncio.TimerHandle | None = None
+        self._recovered_s = -PAUSE_S
+        self._pause: asyncio.TimerHandle | None = None
         self.seconds = Histogram(
             "uellm_scheduler_decision_seconds", "Time of one round of decisions.", buckets=DECISION_SECONDS_BUCKETS
         )
 
     def catch_up(self) -> None:
         """Let the core read the news. It wakes nobody."""
-        if not self.news:
+        if not self.token_updates:
             return
-        news = self.news.copy()
-        self.news.clear()
-        for ticket, tokens, now_s in news:
-            if self._rest is not None:
+        updates = self.token_updates.copy()
+        self.token_updates.clear()
+        for ticket, tokens, now_s in updates:
+            if self._pause is not None:
                 break
             try:
                 self._scheduler.on_tokens(ticket, tokens, now_s)
             except Exception as error:
-                self._mend(error)
+                self._recover(error)
 
     @property
     def _core(self) -> Scheduler:
@@ -98,28 +98,28 @@ class Dispatcher:
         """Waiting requests of each class that has any."""
         return self._core.queued_by_class()
 
-    def reconfigure(self, options: Options, model: StepModel | None = None) -> None:
+    def reconfigure(self, options: Options, model: StepTime | None = None) -> None:
         """Take over a changed configuration. What was measured is kept, unless there is another model to correct."""
         self._options, self._model = options, model or self._model
 
         def change(core: Scheduler) -> None:
             if model is not None:
-                core.assume(model)
+                core.reset_step_model(model)
             core.reconfigure(options, _now_s())
 
-        self._tell(change)
+        self._call_core(change)
         self._pump()
 
     def figures(self) -> dict[str, float]:
         """The scheduler's own figures, for the metrics."""
         found: dict[str, float] = {}
-        self._tell(lambda core: found.update(core.figures()))
+        self._call_core(lambda core: found.update(core.figures()))
         return found or {"failed_open": 1.0}
 
     def on_engine_state(self, state: EngineState) -> None:
         """The engine came or went, or its figures are newer."""
         self._state = state
-        self._tell(lambda core: core.on_engine_state(state, _now_s()))
+        self._call_core(lambda core: core.on_engine_state(state, _now_s()))
         self._pump()
 
     async def turn(self, ticket: Ticket) -> None:
@@ -131,10 +131,10 @@ class Dispatcher:
         if ticket in self._unscheduled:
             del self._unscheduled[ticket]
             ticket.state = State.NEW
-            if self._rest is not None:
+            if self._pause is not None:
                 raise engine_away()
-        if self._rest is not None or not self._submitted(ticket):
-            self._pass(ticket)
+        if self._pause is not None or not self._submitted(ticket):
+            self._bypass(ticket)
             return
         waiter = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._pump()
@@ -143,17 +143,17 @@ class Dispatcher:
         finally:
             self._waiting.pop(ticket, None)
 
-    def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
+    def update_lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
         """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
         try:
             return self._core.on_lengths(ticket, lengths, _now_s())
         except Exception as error:
-            self._mend(error)
+            self._recover(error)
             return False
 
     def first_token(self, ticket: Ticket) -> None:
         """The first token of its answer came."""
-        self._tell(lambda core: core.on_first_token(ticket, _now_s()))
+        self._call_core(lambda core: core.on_first_token(ticket, _now_s()))
         self._pump()
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
@@ -172,19 +172,19 @@ class Dispatcher:
     def close(self) -> None:
         """Stop the clock."""
         self._stop_alarm()
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
 
     def _submitted(self, ticket: Ticket) -> bool:
         """Whether the scheduler has it now. Raises Refusal."""
-        self._refusals.queued(ticket.targets)
+        self._refusals.record_priority(ticket.targets)
         try:
             self._core.submit(ticket, _now_s())
         except QueueFull:
             raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
         except Exception as error:
             self._tickets.pop(ticket, None)
-            self._mend(error)
+            self._recover(error)
             return False
         self._tickets[ticket] = None
         return True
@@ -194,13 +194,13 @@ class Dispatcher:
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
         if ticket.state is State.RUNNING:
-            self._refusals.completed(ticket, self._scheduler.in_flight, _now_s())
-        self._tell(call)
+            self._refusals.record_completion(ticket, self._scheduler.in_flight, _now_s())
+        self._call_core(call)
         self._pump()
 
     def _pump(self) -> None:
         core = self._core
-        self._refusals.waiting(core.queued, _now_s())
+        self._refusals.set_waiting(core.queued, _now_s())
         if not core.queued:
             self._stop_alarm()
             return
@@ -209,10 +209,10 @@ class Dispatcher:
         try:
             late, granted = core.expire(now_s), core.dispatchable(now_s)
         except Exception as error:
-            self._mend(error)
-            self._set_alarm(now_s + LATER_S)
+            self._recover(error)
+            self._set_alarm(now_s + NEXT_ROUND_S)
             return
-        with self.faults.spared("metrics"):
+        with self.faults.guard("metrics"):
             self.seconds.observe(perf_counter() - started_s)
         for ticket, reason in late:
             self._tickets.pop(ticket, None)
@@ -234,8 +234,8 @@ class Dispatcher:
         try:
             at_s = core.next_event_s(_now_s())
         except Exception as error:
-            self._mend(error)
-            at_s = _now_s() + LATER_S
+            self._recover(error)
+            at_s = _now_s() + NEXT_ROUND_S
         self._set_alarm(at_s)
 
     def _set_alarm(self, at_s: float | None) -> None:
@@ -250,31 +250,31 @@ class Dispatcher:
 
     # What the scheduler raises.
 
-    def _tell(self, call: Callable[[Scheduler], None]) -> None:
+    def _call_core(self, call: Callable[[Scheduler], None]) -> None:
         """Call the scheduler, which has read all news, unless it rests."""
         core = self._core
-        if self._rest is not None:
+        if self._pause is not None:
             return
         try:
             call(core)
         except Exception as error:
-            self._mend(error)
+            self._recover(error)
 
-    def _mend(self, error: Exception) -> None:
+    def _recover(self, error: Exception) -> None:
         """Make the scheduler's books anew; let it rest where it has failed a moment ago, or does so again."""
-        self.faults.note("scheduler", error)
+        self.faults.count("scheduler", error)
         now_s = _now_s()
-        if self._rest is not None:
+        if self._pause is not None:
             return
-        rests, self._mended_s = now_s - self._mended_s < REST_S, now_s
+        rests, self._recovered_s = now_s - self._recovered_s < PAUSE_S, now_s
         try:
             if not rests:
                 self._restart(now_s)
         except Exception as again:
-            self.faults.note("scheduler", again)
+            self.faults.count("scheduler", again)
             rests = True
         if rests:
-            self._begin_rest()
+            self._begin_pause()
 
     def _restart(self, now_s: float) -> None:
         core, running = self._scheduler, [ticket for ticket in self._tickets if ticket not in self._waiting]
@@ -282,21 +282,21 @@ class Dispatcher:
         if self._state is not None:
             core.on_engine_state(self._state, now_s)
 
-    def _begin_rest(self) -> None:
+    def _begin_pause(self) -> None:
         self._stop_alarm()
-        self._rest = asyncio.get_running_loop().call_later(REST_S, self._end_rest)
+        self._pause = asyncio.get_running_loop().call_later(PAUSE_S, self._end_pause)
         self._scheduler = Scheduler(self._options, StepEstimate(self._model))
         for ticket in self._tickets:
-            self._pass(ticket)
+            self._bypass(ticket)
             self._settle(ticket, None)
         self._tickets.clear()
 
-    def _end_rest(self) -> None:
-        self._rest = None
+    def _end_pause(self) -> None:
+        self._pause = None
         if (state := self._state) is not None:
-            self._tell(lambda core: core.on_engine_state(state, _now_s()))
+            self._call_core(lambda core: core.on_engine_state(state, _now_s()))
 
-    def _pass(self, ticket: Ticket) -> None:
+    def _bypass(self, ticket: Ticket) -> None:
         """Let it through to the engine, unknown to the scheduler, which does nothing to one that is DONE."""
         ticket.state = State.DONE
         self._unscheduled[ticket] = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from uellm.http import Reply
-from uellm.sidecar.request.dispatch import MOST_NEWS, Dispatcher
+from uellm.sidecar.request.dispatch import MAX_TOKEN_UPDATES, Dispatcher
 from uellm.sidecar.scheduling import Ticket
 from uellm.sidecar.wire.events import USAGE, TokenCounter
 from uellm.sidecar.wire.failure import ERROR, ERROR_EVENT
 from uellm.sidecar.wire.strip import FINISHED
 
 
-class Passage:
+class FastPath:
     """Of one stream. Few objects and few calls: each event comes for itself, and finds the caches cold."""
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Passage:
         self._counter = counter
         self._mark = counter.mark
         self._dispatcher = dispatcher
-        self._news = dispatcher.news
+        self._news = dispatcher.token_updates
         self._ticket = ticket
         self._time = asyncio.get_running_loop().time
         self.last_s: float | None = None
@@ -52,7 +52,7 @@ class Passage:
         counter.events = events = counter.events + found
         self.last_s = now_s = self._time()
         self._news.append((self._ticket, events, now_s))
-        if len(self._news) > MOST_NEWS:
+        if len(self._news) > MAX_TOKEN_UPDATES:
             self._dispatcher.catch_up()
         self.sent_bytes += len(chunk) - len(b"\r\n") - start
         if not self._closing():

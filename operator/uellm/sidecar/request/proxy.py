@@ -8,7 +8,7 @@ from typing import Any
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine.connection import EngineConnection
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
+from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
@@ -85,7 +85,7 @@ class Proxy:
         except Fault as fault:
             self._refuse(self._full(fault, record), reply, record)
         except asyncio.CancelledError:
-            record.outcome = Outcome.DRAINING if self.drain.over else _left(record)
+            record.outcome = RequestOutcome.DRAINING if self.drain.over else _left(record)
             raise
         except Exception as error:
             self._fail(error, reply, record)
@@ -96,21 +96,21 @@ class Proxy:
             record.end_s = _now_s()
             self._figures.count(record)
             if trace is not None:
-                with self._faults.spared("tracing", record.id):
+                with self._faults.guard("tracing", record.id):
                     trace.end(record)
 
     def _traced(self, request: Request, record: Record) -> RequestSpan | None:
         if self.tracing is None:
             return None
         trace: RequestSpan | None = None
-        with self._faults.spared("tracing", record.id):
+        with self._faults.guard("tracing", record.id):
             trace = self.tracing.begin(request.headers)
             record.trace_headers = trace.headers
         return trace
 
     def _full(self, fault: Fault, record: Record) -> Refusal:
         refusal = Refusal.of(fault)
-        if refusal.outcome is Outcome.QUEUE_FULL and record.targets is not None:
+        if refusal.outcome is RequestOutcome.QUEUE_FULL and record.targets is not None:
             refusal.retry_after_s = self._dispatcher.retry_s(record.targets)
         return refusal
 
@@ -123,7 +123,7 @@ class Proxy:
         way = way_of(request.method, path, settings.allowed_routes)
         if way is Way.METRICS:
             metrics = (await self.metrics()).encode()
-            record.outcome, record.status, record.bytes_out = Outcome.COMPLETED, 200, len(metrics)
+            record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(metrics)
             reply.send(200, [(b"Content-Type", CONTENT_TYPE.encode())], metrics)
             return
         self.drain.check()
@@ -163,7 +163,7 @@ class Proxy:
                 record.route, request.headers, request.body, targets, self.terms, accepts_priority=accepts_priority
             )
         except Exception as error:  # a fault of ours, which is no reason to refuse anybody
-            self._faults.note("reading", error, record.id)
+            self._faults.count("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
@@ -171,7 +171,7 @@ class Proxy:
             upstream = await self._send(request, record, request.body)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
-            raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
         try:
             await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
@@ -188,13 +188,13 @@ class Proxy:
             upstream = await self._engine.send(request.method, request.target, headers, body)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
-            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         request.release()
         return upstream
 
     def _over(self, record: Record, upstream: Upstream) -> None:
         upstream.abort()
-        if record.outcome is Outcome.ENGINE_LOST:
+        if record.outcome is RequestOutcome.ENGINE_LOST:
             self._engine.suspect()
 
     def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
@@ -204,19 +204,21 @@ class Proxy:
         reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), body)
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        self._faults.note("request", error, record.id)
+        self._faults.count("request", error, record.id)
         if reply.started:
-            record.outcome = Outcome.INTERNAL_ERROR
+            record.outcome = RequestOutcome.INTERNAL_ERROR
             reply.abort()
             return
         reply.close = True
-        self._refuse(Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record)
+        self._refuse(
+            Refusal(RequestOutcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record
+        )
 
 
-def _left(record: Record) -> Outcome:
+def _left(record: Record) -> RequestOutcome:
     if record.done:
         return of_engine_status(record.failed_status or record.status)
-    return Outcome.CLIENT_LEFT
+    return RequestOutcome.CLIENT_LEFT
 
 
 def _own_headers(record: Record) -> dict[str, str]:

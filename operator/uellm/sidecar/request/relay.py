@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
-from uellm.sidecar.outcome import STATUS, Outcome, error_object, of_engine_status
+from uellm.sidecar.outcome import STATUS, RequestOutcome, error_object, of_engine_status
 from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.telemetry.access_log import Record
 
@@ -29,10 +29,10 @@ class Tap(Protocol):
     def count(self, piece: bytes) -> None:
         """Take the same piece into account, now that it is on its way."""
 
-    def passes(self) -> Callable[[bytes], bool] | None:
+    def chunk_sink(self) -> Callable[[bytes], bool] | None:
         """What takes whole events that come next, as `Upstream.pass_chunks` wants it; None: they go through `piece`."""
 
-    def rest(self) -> bytes:
+    def held_back(self) -> bytes:
         """What was held back, once no more will come."""
 
 
@@ -74,11 +74,11 @@ class Relay:
         try:
             await upstream.pipe(self._first if self._streams_events else self._send)
         except EngineLost:
-            record.outcome = Outcome.ENGINE_LOST
+            record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
             self._engine_lost()
         except TimeoutError:
-            record.outcome = Outcome.CLIENT_SLOW
+            record.outcome = RequestOutcome.CLIENT_SLOW
             reply.abort()
         else:
             self._flush()
@@ -104,7 +104,7 @@ class Relay:
             self._put(sent)
         tap.count(piece)
         if self._short_way:
-            self._upstream.pass_chunks(tap.passes() if sent and piece.endswith(_BLANK) else None)
+            self._upstream.pass_chunks(tap.chunk_sink() if sent and piece.endswith(_BLANK) else None)
 
     def _put(self, piece: bytes) -> None:
         size = len(piece)
@@ -113,7 +113,7 @@ class Relay:
         self._reply.write(piece)
 
     def _flush(self) -> None:
-        if self._tap is not None and (rest := self._tap.rest()):
+        if self._tap is not None and (rest := self._tap.held_back()):
             self._put(rest)
 
     def _hold(self) -> None:
@@ -152,7 +152,7 @@ def streams_events(upstream: Upstream) -> bool:
 def error_event(route: str) -> bytes:
     """The server-sent event that tells a client its stream is broken, in the form that the route's own clients know."""
     message = "the engine stopped before the answer was complete; send the request again"
-    document = error_object(Outcome.ENGINE_LOST, message, STATUS[Outcome.ENGINE_LOST])
+    document = error_object(RequestOutcome.ENGINE_LOST, message, STATUS[RequestOutcome.ENGINE_LOST])
     if route == "/v1/messages":
         return f"event: error\ndata: {json.dumps({'type': 'error', **document})}\n\n".encode()
     return f"data: {json.dumps(document)}\n\n".encode()

@@ -22,7 +22,7 @@ SPREAD = 0.2
 """Of the wait, by which it is shortened at most; no further than the queue has room for those that come early."""
 
 
-class Room:
+class RetryTimes:
     """The rate of one engine, and the line of those that were told to come back. Times are the caller's clock.
 
     The rate is that of Little's law: requests in the engine, over the mean time that one spends there. Unlike a count
@@ -38,13 +38,13 @@ class Room:
         self._lines_s: dict[int, float] = {}
         """When the last of each line is to come back, by the priority of those in it."""
 
-    def waits(self, waits: bool, now_s: float) -> None:
+    def set_waiting(self, waits: bool, now_s: float) -> None:
         """Whether requests wait from now on."""
         if waits and not self._waits:
             self._last_s = now_s
         self._waits = waits
 
-    def completed(self, in_flight: int, took_s: float, now_s: float) -> None:
+    def record_completion(self, in_flight: int, took_s: float, now_s: float) -> None:
         """A request that was so long in the engine, as one of `in_flight`, left it.
 
         Where none waits that tells what is asked of the engine, not what it can do.

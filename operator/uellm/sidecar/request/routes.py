@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from uellm.http import Headers, Pairs
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.wire.routes import SCHEDULED, administrative
 
 _HOP_BY_HOP = frozenset(
@@ -35,12 +35,12 @@ def path_of(method: str, raw_path: str) -> str:
     The engine decodes a path once before it matches, so the decoded one is compared here too: `/%73leep` is `/sleep`.
     """
     if method in ("CONNECT", "TRACE"):
-        raise Refusal(Outcome.BAD_REQUEST, f"method {method} is not served here", status=405)
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"method {method} is not served here", status=405)
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     segments = [segment for segment in path.split("/") if segment]
     if not path.startswith("/") or "." in segments or ".." in segments or not path.isprintable():
         raise Refusal(
-            Outcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
+            RequestOutcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
         )
     return "/" + "/".join(segments)
 
@@ -48,7 +48,9 @@ def path_of(method: str, raw_path: str) -> str:
 def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
     """The way of a request for a path by `path_of`; `allowed`: administrative routes that pass. Raises Refusal."""
     if administrative(path) and path not in allowed:
-        raise Refusal(Outcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here")
+        raise Refusal(
+            RequestOutcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here"
+        )
     if method == "POST" and path in SCHEDULED:
         return Way.SCHEDULE
     return Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS
@@ -60,7 +62,9 @@ def check_headers(headers: Headers) -> None:
         if not value.isascii():
             _check_utf8(name, value)
     if any(value.lower().startswith("websocket") for value in headers.get_all("upgrade")):
-        raise Refusal(Outcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501)
+        raise Refusal(
+            RequestOutcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501
+        )
 
 
 def _check_utf8(name: bytes, value: bytes) -> None:
@@ -68,7 +72,7 @@ def _check_utf8(name: bytes, value: bytes) -> None:
         value.decode()
     except UnicodeDecodeError:
         shown = name.decode("ascii", "replace")
-        raise Refusal(Outcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
 
 
 def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:

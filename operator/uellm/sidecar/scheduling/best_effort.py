@@ -22,7 +22,7 @@ another replica, or a later moment, serves a client better than the end of this 
 Entry = tuple[float, int, int, Ticket]
 
 
-class Tail:
+class BestEffortQueue:
     """Demoted requests. `ticket.stamp` < 0 tells that a ticket is here, and which entry is its last."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Tail:
         oldest = self._aged(now_s)
         return oldest if oldest is not None and self._work_s[oldest] <= self._credit_s else None
 
-    def handed_out(self, ticket: Ticket, work_s: float, now_s: float) -> None:
+    def record_dispatch(self, ticket: Ticket, work_s: float, now_s: float) -> None:
         """A request, of the tail or not, went to the engine."""
         oldest = self._aged(now_s)
         if oldest is None:
@@ -87,7 +87,7 @@ class Tail:
         else:
             self._credit_s += AGED_SHARE * work_s
 
-    def lose(self, now_s: float) -> None:
+    def mark_hopeless(self, now_s: float) -> None:
         """Note those that cannot be on time any more."""
         while (ticket := self._hopeless.due(now_s)) is not None:
             if ticket in self._work_s and ticket not in self._lost:

@@ -78,8 +78,8 @@ def hopeless_s(ticket: Ticket, need: Need, pace: Pace) -> float:
     """From when on it would be late even with a short answer."""
     at_s = need.first_by_s
     if need.end_by_s != inf:
-        at_s = min(at_s, need.end_by_s - need.short * pace.hoped_gap_s)
-    return at_s - ticket.uncached_tokens / pace.hoped_rate
+        at_s = min(at_s, need.end_by_s - need.short * pace.optimistic_gap_s)
+    return at_s - ticket.uncached_tokens / pace.optimistic_rate
 
 
 def first_token_deadline_s(ticket: Ticket, view: EngineView) -> float:

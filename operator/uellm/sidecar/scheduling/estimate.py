@@ -12,7 +12,7 @@ the time per token, and then count as the constant; only prompts of different le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from uellm.step_time import StepTime
 
 FORGET = 0.995
 """What an observation counts for one step later: some 200 steps are remembered, which is seconds."""
@@ -37,24 +37,19 @@ GAP_WEIGHT = 0.02
 RECENT_WEIGHT = 0.15
 
 
-@dataclass(frozen=True)
-class StepModel:
-    """Seconds. The defaults are about an 8B model on one current GPU: a shape to start from."""
-
-    floor_s: float = 6e-3
-    prefill_token_s: float = 50e-6
-    kv_token_s: float = 50e-9
-    sequence_s: float = 15e-6
-    overhead_s: float = 0.5e-3
+DEFAULT_STEP_TIME = StepTime(
+    floor_s=6e-3, per_prefill_token_s=50e-6, per_kv_token_s=50e-9, per_sequence_s=15e-6, overhead_s=0.5e-3
+)
+"""About an 8B model on one current GPU. It gives the model its shape until steps are measured."""
 
 
 class StepEstimate:
     """The model with its two factors, and the mean gap between tokens."""
 
-    def __init__(self, model: StepModel | None = None) -> None:
-        self.begin(model or StepModel())
+    def __init__(self, model: StepTime | None = None) -> None:
+        self.reset(model or DEFAULT_STEP_TIME)
 
-    def begin(self, model: StepModel) -> None:
+    def reset(self, model: StepTime) -> None:
         """Forget what was observed; `model` is right until more is."""
         self.model = model
         self.prefill_factor = 1.0
@@ -67,18 +62,18 @@ class StepEstimate:
         self.observed = 0
         self._gaps = 0
         self._request_scales = 0.0
-        self.loosen()
+        self.forget_observations()
 
-    def loosen(self) -> None:
+    def forget_observations(self) -> None:
         """Keep the factors and forget what they rest on: the next few observations may change them."""
         # Sums over the observations, fading: of the three parts' products with each other and with what was observed.
         self._a00 = self._a01 = self._a02 = self._a11 = self._a12 = self._a22 = 0.0
         self._b0 = self._b1 = self._b2 = 0.0
 
-    def void(self, gap_s: float) -> None:
+    def discard_recent_gaps(self, gap_s: float) -> None:
         """What gaps told of late was no matter of the engine, whose gaps are now `gap_s`."""
         self.gap_s = self.recent_gap_s = gap_s
-        self.loosen()
+        self.forget_observations()
 
     @property
     def _base_s(self) -> float:
@@ -92,7 +87,7 @@ class StepEstimate:
     @property
     def prefill_token_s(self) -> float:
         """Seconds that one more prompt token costs in a full step."""
-        return self.model.prefill_token_s * self.prefill_factor
+        return self.model.per_prefill_token_s * self.prefill_factor
 
     def decode_s(self, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step without prompts."""
@@ -103,14 +98,14 @@ class StepEstimate:
         prefill_s = self._prefill_s(prefill_tokens) * self.prefill_factor
         return prefill_s + self.decode_s(kv_tokens, sequences)
 
-    def given_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
+    def initial_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step by the model as it was given."""
         return self._prefill_s(prefill_tokens) + self._decode_s(kv_tokens, sequences)
 
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
         """Engine seconds of an answer beside others, for reading its KV cache at every token; by the model as it is."""
         context = prompt_tokens + output_tokens / 2
-        return output_tokens * (self.model.sequence_s + self.model.kv_token_s * context)
+        return output_tokens * (self.model.per_sequence_s + self.model.per_kv_token_s * context)
 
     def observe(self, gap_s: float, prefill_tokens: float, kv_tokens: float, sequences: float) -> None:
         """A step of these loads took `gap_s`; what took no time was no step."""
@@ -185,11 +180,11 @@ class StepEstimate:
         self._b2 *= FORGET
 
     def _prefill_s(self, tokens: float) -> float:
-        return max(0.0, self.model.prefill_token_s * tokens - self.model.floor_s)
+        return max(0.0, self.model.per_prefill_token_s * tokens - self.model.floor_s)
 
     def _decode_s(self, kv_tokens: float, sequences: float) -> float:
         model = self.model
-        return model.floor_s + model.overhead_s + model.kv_token_s * kv_tokens + model.sequence_s * sequences
+        return model.floor_s + model.overhead_s + model.per_kv_token_s * kv_tokens + model.per_sequence_s * sequences
 
 
 def _within(factor: float) -> float:

@@ -58,7 +58,7 @@ class _Leaf:
             self.by_value = _held(self.by_value)
 
 
-class Plan:
+class OnTimeSet:
     """Requests in the order of their deadlines, each on time if those before it take as long as expected."""
 
     def __init__(self, start_s: float) -> None:

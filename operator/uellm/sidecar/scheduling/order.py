@@ -21,7 +21,7 @@ class Order(Protocol):
     def add(self, ticket: Ticket, now_s: float) -> None:
         """One more waits."""
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
         """It waits still, and its predicted length is another: to be put where it belongs now."""
 
     def head(self, now_s: float) -> Ticket | None:
@@ -66,7 +66,7 @@ class Sorted:
         heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
         self._waiting += 1
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
         """Its predicted length is another. O(log n)."""
         heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
 
@@ -109,7 +109,7 @@ class Saturation:
         """One more waits."""
         self._sorted.add(ticket, now_s)
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
         """Its length does not matter."""
 
     def head(self, now_s: float) -> Ticket | None:

@@ -57,7 +57,7 @@ class Batches:
         """One more waits for a later batch."""
         self._waiting[ticket] = None
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
         """The next batch is made by what is known then."""
 
     def head(self, now_s: float) -> Ticket | None:

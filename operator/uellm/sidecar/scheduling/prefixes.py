@@ -17,7 +17,7 @@ TELLING_TOKENS = 20_000.0
 """Prompt tokens, and tokens that were foreseen, before the shares are believed."""
 
 
-class Prefixes:
+class CachedPrefixes:
     """Blocks by their hashes, the least recently used first."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Prefixes:
         held = int(self.trust * self._held(ticket))
         return max(ticket.prompt_tokens - held, min(ticket.prompt_tokens, 1))
 
-    def saw(self, ticket: Ticket, kv_tokens: int | None) -> None:
+    def record_dispatch(self, ticket: Ticket, kv_tokens: int | None) -> None:
         """The engine gets this prompt."""
         self._foreseen.add(min(self._held(ticket), ticket.prompt_tokens), ticket.prompt_tokens)
         for block in ticket.prefix or ():
@@ -43,7 +43,7 @@ class Prefixes:
         while len(self._blocks) > most:
             self._blocks.popitem(last=False)
 
-    def told(self, state: EngineState) -> None:
+    def on_engine_state(self, state: EngineState) -> None:
         """What the engine counts. Counters that fell are those of a new process."""
         if state.prompt_tokens is None or state.cached_tokens is None:
             return

@@ -27,7 +27,7 @@ class Price:
         self._updated_s = 0.0
         self._margin: Bucket | None = None
 
-    def asked(self, priority: int, density: float, work_s: float, now_s: float) -> None:
+    def record_demand(self, priority: int, density: float, work_s: float, now_s: float) -> None:
         """A request arrived."""
         if density > 0.0:
             bucket = (priority, floor(PER_OCTAVE * log2(density)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from uellm.http import Pairs
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
@@ -31,7 +31,7 @@ class Record:
     targets: Targets | None = None
     """What it was scheduled by; None: it was not."""
     route: str = OTHER_ROUTE
-    outcome: Outcome = Outcome.INTERNAL_ERROR
+    outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
     status: int = 0
     queue_s: float | None = None
     first_byte_s: float | None = None

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 WINDOW_S = 300.0
@@ -25,8 +25,13 @@ STEP = 1.05
 
 _CLIENTS_OWN = frozenset(
     (
-        *(Outcome.REJECTED_BY_ENGINE, Outcome.BAD_REQUEST, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN),
-        *(Outcome.TOO_LARGE, Outcome.CLIENT_SLOW),
+        *(
+            RequestOutcome.REJECTED_BY_ENGINE,
+            RequestOutcome.BAD_REQUEST,
+            RequestOutcome.UNAUTHORIZED,
+            RequestOutcome.FORBIDDEN,
+        ),
+        *(RequestOutcome.TOO_LARGE, RequestOutcome.CLIENT_SLOW),
     )
 )
 
@@ -37,10 +42,10 @@ def missed(record: Record) -> tuple[str, ...] | None:
         return None
     bounds = _bounds(record)
     late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)
-    if record.outcome is Outcome.COMPLETED:
+    if record.outcome is RequestOutcome.COMPLETED:
         certain = all(worst_s <= most_s for _, _, worst_s, most_s in bounds)
         return late if late or certain else None
-    if record.outcome is Outcome.CLIENT_LEFT:
+    if record.outcome is RequestOutcome.CLIENT_LEFT:
         return late or None
     return ("dropped",)
 

@@ -20,19 +20,19 @@ class Faults:
             "uellm_faults_total", "Faults of the sidecar's own bookkeeping; no answer is lost by them.", "part"
         )
 
-    def note(self, part: str, error: Exception, request: str = "") -> None:
+    def count(self, part: str, error: Exception, request: str = "") -> None:
         """Count a fault and tell where it was, without the error's text, which may quote the request."""
         with suppress(Exception):  # whoever notes a fault goes on, even if that is one more
             frames = "".join(traceback.format_tb(error.__traceback__))
             LOG.error("%s failed by %s, request %s, at:\n%s", part, type(error).__name__, request or "-", frames)
             self.counter.add(part)
 
-    def spared(self, part: str, request: str = "") -> Spared:
+    def guard(self, part: str, request: str = "") -> FaultGuard:
         """A block whose failure is noted, and ends nothing but the block."""
-        return Spared(self, part, request)
+        return FaultGuard(self, part, request)
 
 
-class Spared:
+class FaultGuard:
     """The context manager of `Faults.spared`. Cancellation and the like pass."""
 
     __slots__ = ("_faults", "_part", "_request", "failed")
@@ -41,12 +41,12 @@ class Spared:
         self._faults, self._part, self._request = faults, part, request
         self.failed = False
 
-    def __enter__(self) -> Spared:
+    def __enter__(self) -> FaultGuard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if not isinstance(error, Exception):
             return False
         self.failed = True
-        self._faults.note(self._part, error, self._request)
+        self._faults.count(self._part, error, self._request)
         return True

@@ -26,7 +26,7 @@ ERROR = b'"error":'
 MAX_EVENT_BYTES = 16 * 1024
 
 
-class Failure:
+class StreamErrorScanner:
     """Looks for that event in one stream as it goes by, whatever the pieces' borders."""
 
     __slots__ = ("_carry", "_event", "_keep", "_marks")
