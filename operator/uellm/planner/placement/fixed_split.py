@@ -12,8 +12,8 @@ from itertools import accumulate
 
 from uellm.planner.placement.instance import Instance
 from uellm.planner.placement.problem import Problem, canonical
-from uellm.planner.placement.solution import Solution, classes_in, codes
-from uellm.planner.placement.solver import Placement, answer
+from uellm.planner.placement.solution import Solution, classes_in, subset_codes
+from uellm.planner.placement.solver import Placement, to_placement
 from uellm.planner.refusals.placement import EmptyStage, StageTooLarge, TooFewDevices
 from uellm.planner.spans import spans
 
@@ -30,15 +30,19 @@ def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "l
         return Placement(False, refusal=EmptyStage(len(layers), problem.layers))
     if len(layers) > problem.devices:
         return Placement(False, refusal=TooFewDevices(len(layers), problem.devices))
-    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES:
+    if len(subset_codes(problem)[1]) * len(problem.members) > MOST_STATES:
         order = _by_room(problem, layers)
     else:
         order = _cheapest(problem, layers, objective)
-    return _refusal(problem, layers) if order is None else answer(instance, problem, Solution(order, layers), objective)
+    return (
+        _refusal(problem, layers)
+        if order is None
+        else to_placement(instance, problem, Solution(order, layers), objective)
+    )
 
 
 def _cheapest(problem: Problem, layers: tuple[int, ...], objective: str) -> tuple[int, ...] | None:
-    weights, sizes = codes(problem)
+    weights, sizes = subset_codes(problem)
     table: list[dict[int, Entry]] = [{} for _ in sizes]
     table[0][0] = (0, ())
     ends = list(accumulate(layers))

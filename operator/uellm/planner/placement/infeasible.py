@@ -7,7 +7,7 @@ from uellm.planner.placement.problem import Problem
 from uellm.planner.refusals.placement import LayerTooLarge, MemoryShort, NoSplit, PlacementRefusal, TooManyStages
 
 
-def why(instance: Instance, problem: Problem, stages: int | None) -> PlacementRefusal:
+def refusal_of(instance: Instance, problem: Problem, stages: int | None) -> PlacementRefusal:
     """The reason. `stages`: how many there have to be; None: any number."""
     layer = [problem.memory[index + 1] - problem.memory[index] for index in range(problem.layers)]
     largest = max(problem.classes, key=lambda c: (problem.room[c], -c))

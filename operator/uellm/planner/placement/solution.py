@@ -11,7 +11,7 @@ from uellm.planner.placement.problem import Problem
 SHARES = 1 << 32
 
 
-class Windows:
+class StageWindows:
     """How far a stage may extend from layer a: `reach(c, d)[a]` before a stage on class d, `ends[c][a]` to the end.
 
     Both are non-decreasing in a: a stage that starts later may end later. `reach[a] == a` where not one layer fits.
@@ -57,7 +57,7 @@ def classes_in(problem: Problem, weights: list[int], code: int) -> list[int]:
     return [c for c in problem.classes if code // weights[c] % (len(problem.members[c]) + 1)]
 
 
-def codes(problem: Problem) -> tuple[list[int], list[int]]:
+def subset_codes(problem: Problem) -> tuple[list[int], list[int]]:
     """The weight of each class in a code, and the number of devices of every code."""
     weights, sizes = [], [0]
     for members in problem.members:
@@ -83,18 +83,18 @@ class Solution:
         return tuple(chosen)
 
 
-def settle(problem: Problem, order: tuple[int, ...], bound: int | None = None) -> Solution:
+def best_split(problem: Problem, order: tuple[int, ...], bound: int | None = None) -> Solution:
     """The layers for a fixed order of classes: least cost; among equals the fullest device is the least full.
 
     The second rule matters where speeds are equal: every split costs the same then, and the room left for KV cache
     on the tightest device is what tells them apart. Raises ValueError where the order has no split at all.
     """
-    windows = Windows(problem, bound)
+    windows = StageWindows(problem, bound)
     # by a, from the last stage to the first: (cost, fullest share of a device's room, -end of the stage)
     best: dict[int, tuple[int, int, int]] = {}
     choices: list[dict[int, tuple[int, int, int]]] = []
     for position in range(len(order) - 1, -1, -1):
-        best = _stage(problem, windows, order, position, best)
+        best = _extend_by_stage(problem, windows, order, position, best)
         choices.append(best)
     if 0 not in best:
         raise ValueError("no split for this order")
@@ -106,9 +106,9 @@ def settle(problem: Problem, order: tuple[int, ...], bound: int | None = None) -
     return Solution(order, tuple(layers))
 
 
-def _stage(
+def _extend_by_stage(
     problem: Problem,
-    windows: Windows,
+    windows: StageWindows,
     order: tuple[int, ...],
     position: int,
     onward: dict[int, tuple[int, int, int]],
@@ -119,7 +119,7 @@ def _stage(
         for a in range(layers):
             if windows.ends[c][a]:
                 work = problem.rate[c] * (problem.work[layers] - problem.work[a])
-                result[a] = (work, _share(problem, c, a, layers), -layers)
+                result[a] = (work, _room_share(problem, c, a, layers), -layers)
         return result
     reach, hop = windows.reach(c, order[position + 1]), problem.hop[c][order[position + 1]]
     for a in range(layers) if position else (0,):
@@ -127,7 +127,7 @@ def _stage(
         options = (
             (
                 problem.rate[c] * (problem.work[b] - problem.work[a]) + hop + onward[b][0],
-                max(_share(problem, c, a, b), onward[b][1]),
+                max(_room_share(problem, c, a, b), onward[b][1]),
                 -b,
             )
             for b in ends
@@ -137,5 +137,5 @@ def _stage(
     return result
 
 
-def _share(problem: Problem, c: int, a: int, b: int) -> int:
+def _room_share(problem: Problem, c: int, a: int, b: int) -> int:
     return round(problem.need(a, b) / problem.room[c] * SHARES) if problem.room[c] > 0 else SHARES

@@ -78,11 +78,11 @@ def solve(
         raise BadInput("policy", f"{policy!r} is not one of {', '.join(PLACEMENT_POLICIES)}")
     if objective not in OBJECTIVES:
         raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
-    search = _Search(instance, policy, objective, stages)
-    return search.baseline() if policy in ("BGS", "Even") else search.optimum()
+    chosen = _PolicySearch(instance, policy, objective, stages)
+    return chosen.baseline() if policy in ("BGS", "Even") else chosen.optimum()
 
 
-class _Search:
+class _PolicySearch:
     """One call of `solve`."""
 
     def __init__(self, instance: Instance, policy: str, objective: str, stages: int | None) -> None:
@@ -98,29 +98,29 @@ class _Search:
     def optimum(self) -> Placement:
         """HELR, HE and LR."""
         if not self.sizes:
-            return self._nothing()
-        if self._sets() > MOST_CODED_SETS:
-            return self._found()
-        method = search.fastest if self.objective == "bottleneck" else search.cheapest
-        answer = method(self.problem, self._device_cost(), self.sizes, self.rank)
-        if answer is None:
-            return self._nothing()
-        if answer.solution is None:
-            return self._found()
-        return self._placement(answer.solution, None if answer.bound is None else self._cost_of(answer.bound))
+            return self._infeasible()
+        if self._subset_count() > MOST_CODED_SETS:
+            return self._heuristic()
+        method = search.min_bottleneck if self.objective == "bottleneck" else search.min_cost
+        result = method(self.problem, self._device_cost(), self.sizes, self.rank)
+        if result is None:
+            return self._infeasible()
+        if result.solution is None:
+            return self._heuristic()
+        return self._placement(result.solution, None if result.bound is None else self._cost_of(result.bound))
 
     def baseline(self) -> Placement:
         """BGS and Even, with the bound of the exact optimum (or a relaxed one) beside them."""
         if self.policy == "BGS":
             solution = baselines.greedy_best_fit(self.problem, self.rank, self.stages)
         else:
-            solution = baselines.even(self.problem, self.rank, self._units, self.stages)
+            solution = baselines.even(self.problem, self.rank, self._latency_units, self.stages)
         if solution is None:
-            return self._without_baseline()
-        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+            return self._baseline_failed()
+        best = _PolicySearch(self.instance, "HELR", self.objective, self.stages).optimum()
         return self._placement(solution, best.lower_bound or 0.0)
 
-    def _sets(self) -> int:
+    def _subset_count(self) -> int:
         return math.prod(len(members) + 1 for members in self.problem.members)
 
     def _device_cost(self) -> int | None:
@@ -135,25 +135,29 @@ class _Search:
             return float(bound * self.problem.unit)
         return float(exact(a1) * bound * self.problem.unit) if a1 else float(a2) * min(self.sizes)
 
-    def _found(self) -> Placement:
+    def _heuristic(self) -> Placement:
         bottleneck = self.objective == "bottleneck"
         best: tuple[tuple[int, tuple[Fraction, int, int], tuple[int, ...]], Solution] | None = None
         for size in self.sizes:
-            least = self._key(heuristic.least_latency(self.problem, size), size)
+            least = self._cost_key(heuristic.latency_bound(self.problem, size), size)
             if best is not None and not bottleneck and least >= best[0][1]:
                 continue  # no placement on so many devices can be better
             for solution, bound in heuristic.candidates(self.problem, size, bottleneck=bottleneck):
-                key = (bound, self._key(self._units(solution), size), solution.classes)
+                key = (bound, self._cost_key(self._latency_units(solution), size), solution.classes)
                 if best is None or key < best[0]:
                     best = (key, solution)
-        return Placement(False, refusal=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
+        return (
+            Placement(False, refusal=self._cut_short())
+            if best is None
+            else self._placement(best[1], self._relaxed_bound())
+        )
 
-    def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
+    def _cost_key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
         """What is minimised over the number of devices, given the least latency for each."""
         a1, a2 = _weights(self.policy, self.instance)
         return exact(a1) * cost * self.problem.unit + exact(a2) * size, size, cost
 
-    def _units(self, solution: Solution) -> int:
+    def _latency_units(self, solution: Solution) -> int:
         """Latency of a placement in the problem's units."""
         problem, a, total = self.problem, 0, 0
         for c, count in zip(solution.classes, solution.layers, strict=True):
@@ -161,33 +165,35 @@ class _Search:
             a += count
         return total + sum(problem.hop[c][d] for c, d in pairwise(solution.classes))
 
-    def _relaxed(self) -> float:
+    def _relaxed_bound(self) -> float:
         """A lower bound without solving."""
         if self.objective == "bottleneck":
-            return float(heuristic.least_slowest(self.problem) * self.problem.unit)
+            return float(heuristic.bottleneck_bound(self.problem) * self.problem.unit)
         a1, a2 = _weights(self.policy, self.instance)
         return min(
-            float(exact(a1) * heuristic.least_latency(self.problem, size) * self.problem.unit + exact(a2) * size)
+            float(exact(a1) * heuristic.latency_bound(self.problem, size) * self.problem.unit + exact(a2) * size)
             for size in self.sizes
         )
 
     def _placement(self, solution: Solution, bound: float | None) -> Placement:
-        return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
+        return to_placement(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
 
-    def _nothing(self) -> Placement:
-        return Placement(False, refusal=infeasible.why(self.instance, self.problem, self.stages))
+    def _infeasible(self) -> Placement:
+        return Placement(False, refusal=infeasible.refusal_of(self.instance, self.problem, self.stages))
 
-    def _unproven(self) -> PlacementRefusal:
-        return SearchCutShort(len(self.problem.members), infeasible.why(self.instance, self.problem, self.stages))
+    def _cut_short(self) -> PlacementRefusal:
+        return SearchCutShort(
+            len(self.problem.members), infeasible.refusal_of(self.instance, self.problem, self.stages)
+        )
 
-    def _without_baseline(self) -> Placement:
-        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+    def _baseline_failed(self) -> Placement:
+        best = _PolicySearch(self.instance, "HELR", self.objective, self.stages).optimum()
         if not best.feasible:
             return best
         return Placement(False, refusal=BaselineFails(self.policy, best.order, best.layers))
 
 
-def answer(
+def to_placement(
     instance: Instance,
     problem: Problem,
     solution: Solution,

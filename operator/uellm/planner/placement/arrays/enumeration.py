@@ -18,22 +18,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints
 from uellm.planner.placement.problem import Problem
 
-Orders = dict[int, Whole]  # by number of stages: [order, stage] classes, in the order of the devices' ids
-Closes = npt.NDArray[np.bool_]
+Orders = dict[int, Ints]  # by number of stages: [order, stage] classes, in the order of the devices' ids
+FitsLast = npt.NDArray[np.bool_]
 
 
-class Best(NamedTuple):
+class BestOrder(NamedTuple):
     """The best order, and the windows that its stages have to keep to."""
 
     order: tuple[int, ...]
-    reach: Whole  # [c, d or 0, a]: greatest end of a stage that is not the last
-    closes: Closes  # [c, a]: whether the last stage may start there
+    reach: Ints  # [c, d or 0, a]: greatest end of a stage that is not the last
+    fits_last: FitsLast  # [c, a]: whether the last stage may start there
 
 
-def few_orders(grid: Grid, sizes: Sequence[int], rank: Sequence[int], most_cells: int) -> Orders | None:
+def all_orders(grid: Grid, sizes: Sequence[int], rank: Sequence[int], most_cells: int) -> Orders | None:
     """Every order by number of stages; None where orders times pairs of layer positions are over `most_cells`."""
     left, found = most_cells // (grid.layers + 1) ** 2, Orders()
     for size in sizes:
@@ -46,18 +46,18 @@ def few_orders(grid: Grid, sizes: Sequence[int], rank: Sequence[int], most_cells
     return found
 
 
-def cheapest(grid: Grid, orders: Orders) -> Best | None:
+def min_cost(grid: Grid, orders: Orders) -> BestOrder | None:
     """The order of least cost; of equal costs the fewest devices, then the first by the ids. None where none fits."""
-    return _cheapest(grid, orders, grid.reach[:, None], grid.closes)
+    return _min_cost(grid, orders, grid.reach[:, None], grid.fits_last)
 
 
-def fastest(grid: Grid, orders: Orders) -> Best | None:
+def min_bottleneck(grid: Grid, orders: Orders) -> BestOrder | None:
     """The order whose slowest stage is the fastest; of equal ones that of least cost, as `cheapest` has it."""
-    slowest = [_slowest(grid, each) for each in orders.values()]
+    slowest = [_bottleneck(grid, each) for each in orders.values()]
     bound = min((float(times.min()) for times in slowest), default=INFINITE)
     if bound == INFINITE:
         return None
-    return _cheapest(grid, orders, grid.within(bound), grid.closes_within(bound))
+    return _min_cost(grid, orders, grid.within(bound), grid.fits_last_within(bound))
 
 
 def _orders(problem: Problem, size: int, rank: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -77,20 +77,20 @@ def _orders(problem: Problem, size: int, rank: Sequence[int]) -> Iterator[tuple[
     return extend(())
 
 
-def _cheapest(grid: Grid, orders: Orders, reach: Whole, closes: Closes) -> Best | None:
-    costs = {size: _latency(grid, each, reach, closes) + grid.device * size for size, each in orders.items()}
+def _min_cost(grid: Grid, orders: Orders, reach: Ints, fits_last: FitsLast) -> BestOrder | None:
+    costs = {size: _latency(grid, each, reach, fits_last) + grid.device * size for size, each in orders.items()}
     least = min((float(each.min()) for each in costs.values()), default=INFINITE)
     if least == INFINITE:
         return None
-    size = min(size for size, each in costs.items() if each.min() <= least + grid.ties)
-    first = int(np.argmax(costs[size] <= least + grid.ties))
-    return Best(tuple(int(c) for c in orders[size][first]), reach, closes)
+    size = min(size for size, each in costs.items() if each.min() <= least + grid.tolerance)
+    first = int(np.argmax(costs[size] <= least + grid.tolerance))
+    return BestOrder(tuple(int(c) for c in orders[size][first]), reach, fits_last)
 
 
-def _latency(grid: Grid, orders: Whole, reach: Whole, closes: Closes) -> Costs:
+def _latency(grid: Grid, orders: Ints, reach: Ints, fits_last: FitsLast) -> Costs:
     """By order: the least time of all stages and hops."""
     last = orders[:, -1]
-    cost: Costs = np.where(closes[last], grid.time[last, -1:] - grid.time[last], INFINITE)
+    cost: Costs = np.where(fits_last[last], grid.time[last, -1:] - grid.time[last], INFINITE)
     for p in range(orders.shape[1] - 2, -1, -1):
         c, d = orders[:, p], orders[:, p + 1]
         starts = 1 if p == 0 else grid.layers + 1
@@ -99,10 +99,10 @@ def _latency(grid: Grid, orders: Whole, reach: Whole, closes: Closes) -> Costs:
     return cost[:, 0]
 
 
-def _slowest(grid: Grid, orders: Whole) -> Costs:
+def _bottleneck(grid: Grid, orders: Ints) -> Costs:
     """By order: the least time of the slowest stage, the hop to the next one included."""
     last, reach = orders[:, -1], grid.reach[:, None]
-    slow: Costs = np.where(grid.closes[last], grid.time[last, -1:] - grid.time[last], INFINITE)
+    slow: Costs = np.where(grid.fits_last[last], grid.time[last, -1:] - grid.time[last], INFINITE)
     for p in range(orders.shape[1] - 2, -1, -1):
         c, d = orders[:, p], orders[:, p + 1]
         starts = 1 if p == 0 else grid.layers + 1
@@ -111,7 +111,7 @@ def _slowest(grid: Grid, orders: Whole) -> Costs:
     return slow[:, 0]
 
 
-def _outside(grid: Grid, reach: Whole, c: Whole, d: Whole, starts: int) -> Costs:
+def _outside(grid: Grid, reach: Ints, c: Ints, d: Ints, starts: int) -> Costs:
     """[order, a, b]: 0 where a stage on class c before class d may hold layers a..b-1, else infinite."""
     positions = np.arange(grid.layers + 1)
     ends = reach[c, d if reach.shape[1] > 1 else 0, :starts, None]

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole, window_min
-from uellm.planner.placement.arrays.lagrangian import Prefixes
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, window_min
+from uellm.planner.placement.arrays.lagrangian import PrefixBounds
 from uellm.planner.placement.arrays.reachability import Positions
 
 CHUNK_CELLS = 1 << 16
@@ -29,13 +29,13 @@ CHUNK_CELLS = 1 << 16
 class Level:
     """States of one number of devices: `values[c, a - low, k]` of code `codes[k]`, ascending."""
 
-    codes: Whole
+    codes: Ints
     low: int
     values: Costs
 
 
 @dataclass(slots=True)
-class Outcome:
+class FrontierResult:
     """What a search found: levels by number of devices, the least cost of each, and what was dropped at best."""
 
     levels: dict[int, Level] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FrontierLimits:
     """The most cells (state times position) kept of a level and of all; more devices than `most` are not tried."""
 
     level_cells: int
@@ -61,18 +61,18 @@ class Frontier:
     def __init__(
         self,
         grid: Grid,
-        prefixes: Prefixes,
-        limits: Limits,
+        prefixes: PrefixBounds,
+        limits: FrontierLimits,
         bound: float | None = None,
         before: Positions | None = None,
     ) -> None:
         self.grid, self.prefixes, self.limits, self.bound, self.before = grid, prefixes, limits, bound, before
         self.reach = grid.reach[:, None, :] if bound is None else grid.within(bound)
-        self.closes = grid.closes if bound is None else grid.closes_within(bound)
+        self.fits_last = grid.fits_last if bound is None else grid.fits_last_within(bound)
 
-    def run(self, above: float) -> Outcome:
+    def run(self, above: float) -> FrontierResult:
         """Search for placements that cost no more than `above`."""
-        outcome, largest = Outcome(), max(self.limits.sizes)
+        outcome, largest = FrontierResult(), max(self.limits.sizes)
         level: Level | None = None
         for size in range(1, largest + 1):
             level = self._next(level, size, above, outcome)
@@ -87,26 +87,26 @@ class Frontier:
                     above = min(above, cost)
         return outcome
 
-    def _next(self, level: Level | None, size: int, above: float, outcome: Outcome) -> Level | None:
+    def _next(self, level: Level | None, size: int, above: float, outcome: FrontierResult) -> Level | None:
         onward = self._onward(size)
         finite = np.flatnonzero((onward < INFINITE).any(axis=0))
         if not len(finite):
             return None
         low, high = int(finite[0]), int(finite[-1])
-        columns = _Columns()
+        pending = _PendingStates()
         # Finite, so that what is not allowed at all exceeds it.
-        limit = min(above + self.grid.ties, sys.float_info.max)
+        limit = min(above + self.grid.tolerance, sys.float_info.max)
         if level is None:
-            found = np.where(self.closes, self.grid.time[:, -1:] - self.grid.time, INFINITE) + self.grid.device
-            self._keep(columns, np.zeros(1, np.int64), found[:, low : high + 1, None], low, onward, limit)
+            found = np.where(self.fits_last, self.grid.time[:, -1:] - self.grid.time, INFINITE) + self.grid.device
+            self._keep(pending, np.zeros(1, np.int64), found[:, low : high + 1, None], low, onward, limit)
         else:
             per_code = level.values.shape[0] * level.values.shape[1]
             step = max(1, CHUNK_CELLS // per_code)
             for start in range(0, len(level.codes), step):
                 codes = level.codes[start : start + step]
                 found = self._extended(level, slice(start, start + step), low, high)
-                self._keep(columns, codes, found, low, onward, limit)
-        return columns.level(self.grid, low, self.limits.level_cells, outcome)
+                self._keep(pending, codes, found, low, onward, limit)
+        return pending.level(self.grid, low, self.limits.level_cells, outcome)
 
     def _onward(self, size: int) -> Costs:
         """By class and position: the least that is still to come before a state of so many devices."""
@@ -140,7 +140,7 @@ class Frontier:
         result: Costs = found
         return result
 
-    def _keep(self, columns: _Columns, codes: Whole, found: Costs, low: int, onward: Costs, limit: float) -> None:
+    def _keep(self, pending: _PendingStates, codes: Ints, found: Costs, low: int, onward: Costs, limit: float) -> None:
         """Add to the columns what is allowed and may still become good enough."""
         grid, price = self.grid, self.prefixes.price
         used = codes // grid.weight[:, None] % (grid.count[:, None] + 1)
@@ -162,32 +162,32 @@ class Frontier:
         for c in range(len(grid.count)):
             alive = np.flatnonzero(bounds[c] <= limit)
             if len(alive):
-                columns.add(codes[alive] + grid.weight[c], c, found[c][:, alive], bounds[c][alive])
+                pending.add(codes[alive] + grid.weight[c], c, found[c][:, alive], bounds[c][alive])
 
 
-class _Columns:
+class _PendingStates:
     """The states of the next level while they are collected."""
 
     def __init__(self) -> None:
-        self.codes: list[Whole] = []
-        self.classes: list[Whole] = []
+        self.codes: list[Ints] = []
+        self.classes: list[Ints] = []
         self.values: list[Costs] = []
         self.bounds: list[Costs] = []
 
-    def add(self, codes: Whole, c: int, values: Costs, bounds: Costs) -> None:
+    def add(self, codes: Ints, c: int, values: Costs, bounds: Costs) -> None:
         self.codes.append(codes)
         self.classes.append(np.full(len(codes), c, np.int64))
         self.values.append(values)
         self.bounds.append(bounds)
 
-    def level(self, grid: Grid, low: int, most_cells: int, outcome: Outcome) -> Level | None:
+    def level(self, grid: Grid, low: int, most_cells: int, outcome: FrontierResult) -> Level | None:
         """The level, with equal states merged and the least promising dropped where there are too many."""
         if not self.codes:
             return None
         codes, classes = np.concatenate(self.codes), np.concatenate(self.classes)
         values, bounds = np.concatenate(self.values, axis=1), np.concatenate(self.bounds)
         if grid.twins:
-            codes, classes = in_order(grid, codes, classes)
+            codes, classes = canonical_order(grid, codes, classes)
         unique, index = np.unique(codes, return_inverse=True)
         most = max(1, most_cells // (len(grid.count) * values.shape[0]))
         if len(unique) > most:
@@ -205,7 +205,7 @@ class _Columns:
         return Level(unique, low, table)
 
 
-def scatter(table: Any, of_class: Whole, index: Whole, values: Any, merge: np.ufunc) -> None:
+def scatter(table: Any, of_class: Ints, index: Ints, values: Any, merge: np.ufunc) -> None:
     """Put columns into `table[class, :, index]`; those that meet in one place are merged."""
     classes, codes = table.shape[0], table.shape[2]
     key = of_class * codes + index
@@ -222,7 +222,7 @@ def scatter(table: Any, of_class: Whole, index: Whole, values: Any, merge: np.uf
         table[d][:, k[part]] = least[:, part]
 
 
-def in_order(grid: Grid, codes: Whole, classes: Whole) -> tuple[Whole, Whole]:
+def canonical_order(grid: Grid, codes: Ints, classes: Ints) -> tuple[Ints, Ints]:
     """Of states that an exchange of whole twin classes turns into one another the one with the fullest first.
 
     The code in mixed radix and the class of the first stage, as they are after the exchange.

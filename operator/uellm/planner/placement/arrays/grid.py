@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from uellm.planner.placement.problem import Problem
-from uellm.planner.placement.solution import Windows
+from uellm.planner.placement.solution import StageWindows
 
 Costs = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 INFINITE = float("inf")
 SIGNIFICANT_BITS = 52
 
@@ -28,14 +28,14 @@ class Grid:
 
     problem: Problem
     shift: int
-    ties: float
+    tolerance: float
     device: float  # cost of one device more
     time: Costs  # [c, b]: of all layers before b
     hop: Costs  # [c, d]
-    count: Whole  # [c]: devices of the class
-    weight: Whole  # [c]: of the class in a code
-    reach: Whole  # [c, a]: the greatest end of a stage from a that is not the last; a where not one layer fits
-    closes: npt.NDArray[np.bool_]  # [c, a]: whether layers a.. fit as the last stage
+    count: Ints  # [c]: devices of the class
+    weight: Ints  # [c]: of the class in a code
+    reach: Ints  # [c, a]: the greatest end of a stage from a that is not the last; a where not one layer fits
+    fits_last: npt.NDArray[np.bool_]  # [c, a]: whether layers a.. fit as the last stage
     twins: tuple[tuple[int, ...], ...]  # classes that may be exchanged as a whole, where there are two or more
     most: int = field(default=0)  # devices that a placement can use at most
 
@@ -44,19 +44,19 @@ class Grid:
         """How many layers there are."""
         return self.problem.layers
 
-    def within(self, bound: float) -> Whole:
+    def within(self, bound: float) -> Ints:
         """By c, d and a: `reach` where the stage and the hop to d must take no longer than `bound`."""
-        room = bound + self.ties - self.hop
+        room = bound + self.tolerance - self.hop
         ends = np.empty((*self.hop.shape, self.layers + 1), np.int64)
         for c, time in enumerate(self.time):
             ends[c] = np.searchsorted(time, time[None, :] + room[c, :, None], side="right") - 1
         positions = np.arange(self.layers + 1)
-        result: Whole = np.maximum(np.minimum(ends, self.reach[:, None, :]), positions)
+        result: Ints = np.maximum(np.minimum(ends, self.reach[:, None, :]), positions)
         return result
 
-    def closes_within(self, bound: float) -> npt.NDArray[np.bool_]:
+    def fits_last_within(self, bound: float) -> npt.NDArray[np.bool_]:
         """By c and a: `closes` where the last stage must take no longer than `bound`."""
-        result: npt.NDArray[np.bool_] = self.closes & (self.time[:, -1:] - self.time <= bound + self.ties)
+        result: npt.NDArray[np.bool_] = self.fits_last & (self.time[:, -1:] - self.time <= bound + self.tolerance)
         return result
 
 
@@ -66,7 +66,7 @@ def grid(problem: Problem, device: int | None) -> Grid:
     hops = max(map(max, problem.hop))
     latency = max(problem.rate) * problem.work[-1] + most * hops
     shift = max(0, latency.bit_length() + (most + 1).bit_length() - SIGNIFICANT_BITS)
-    windows = Windows(problem, None)
+    windows = StageWindows(problem, None)
     reach = np.array([[*windows.reach(c, c), problem.layers] for c in problem.classes], np.int64)
     sizes = [len(members) for members in problem.members]
     weights = [1]
@@ -76,20 +76,20 @@ def grid(problem: Problem, device: int | None) -> Grid:
     return Grid(
         problem=problem,
         shift=shift,
-        ties=float(4 * most),
+        tolerance=float(4 * most),
         device=float(_shifted(min(dearest, device) if device is not None else dearest, shift)),
         time=_times(problem, shift),
         hop=np.array([[_shifted(value, shift) for value in row] for row in problem.hop], np.float64),
         count=np.array(sizes, np.int64),
         weight=np.array(weights[:-1], np.int64),
         reach=reach,
-        closes=np.array(windows.ends, np.bool_),
+        fits_last=np.array(windows.ends, np.bool_),
         twins=_twins(problem),
         most=most,
     )
 
 
-def sets(grid: Grid) -> int:
+def subset_count(grid: Grid) -> int:
     """How many sets of devices there are."""
     return int(grid.weight[-1]) * int(grid.count[-1] + 1)
 
@@ -131,7 +131,7 @@ def _alike(problem: Problem, c: int, d: int) -> bool:
     )
 
 
-def window_min(values: Costs, start: Whole, length: Whole) -> Any:
+def window_min(values: Costs, start: Ints, length: Ints) -> Any:
     """By row and window: the least of `values[row, start : start + length, :]`; INFINITE for an empty window.
 
     `values` [rows, width, k], `start` and `length` [rows, windows]; tables of spans 1, 2, 4.. make it two looks each.

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints
 
 # Sets that are looked at with all their ends before any other, for a first good placement.
 GLANCE = 512
@@ -25,7 +25,7 @@ GLANCE = 512
 MOST_ENDS = 4000
 
 
-class Sets:
+class Subsets:
     """Every set of devices of a grid with layers that are alike, as codes 0.."""
 
     def __init__(self, grid: Grid, largest: int) -> None:
@@ -47,7 +47,7 @@ class Sets:
         self.layer_time = grid.time[:, -1] / grid.layers
         self.by_speed = np.argsort(self.layer_time, kind="stable")
 
-    def _layers(self, rooms: Sequence[int], end: int, layer: int) -> Whole:
+    def _layers(self, rooms: Sequence[int], end: int, layer: int) -> Ints:
         return np.array([max(-1, min(self.grid.layers, (room - end) // layer)) for room in rooms], np.int64)
 
     def paths(self, *, backward: bool = False) -> Costs:
@@ -63,7 +63,7 @@ class Sets:
         table[last, self.grid.weight[last]] = 0.0
         return self._grown(table, self.grid.hop, [codes[self.used[last, codes] > 0] for codes in self.by_size])
 
-    def ends(self, table: Costs, codes: Whole) -> tuple[Whole, Whole]:
+    def ends(self, table: Costs, codes: Ints) -> tuple[Ints, Ints]:
         """First and last class of a shortest path over each set."""
         first = last = table[:, codes].argmin(axis=0)
         rest = codes - self.grid.weight[first]
@@ -74,7 +74,7 @@ class Sets:
             rest = np.where(more, rest - self.grid.weight[last], 0)
         return first, last
 
-    def _grown(self, table: Costs, hop: Costs, levels: list[Whole]) -> Costs:
+    def _grown(self, table: Costs, hop: Costs, levels: list[Ints]) -> Costs:
         """Fill the table from the single devices on, one number of devices after the other."""
         for codes in levels[1:-1]:
             # The rows of one level together fit a processor's cache; those of all sets do not.
@@ -87,7 +87,7 @@ class Sets:
                     table[c, codes[free] + weight] = onward.min(axis=0)
         return table
 
-    def filled(self, codes: Whole, first: Whole | int = -1, last: Whole | int = -1) -> Costs:
+    def filled(self, codes: Ints, first: Ints | int = -1, last: Ints | int = -1) -> Costs:
         """The least time of all layers on each set; INFINITE where they do not fit. Ends (class): -1 takes no room."""
         spare = np.maximum(self.room - 1, 0)
         left = (self.grid.layers - self.size[codes]).astype(np.float64)
@@ -109,22 +109,22 @@ class Sets:
 
 
 @dataclass(slots=True)
-class _Good:
+class _Candidates:
     """Sets that cost no more than the best, with the paths over them and the class to start from."""
 
     paths: Costs
-    codes: Whole
-    firsts: Whole
+    codes: Ints
+    firsts: Ints
     totals: Costs
 
 
-class AlikeSearch:
+class UniformSearch:
     """One search among sets of `sizes` devices."""
 
     def __init__(self, grid: Grid, sizes: Sequence[int]) -> None:
-        self.grid, self.sizes, self.sets = grid, sizes, Sets(grid, max(sizes))
+        self.grid, self.sizes, self.sets = grid, sizes, Subsets(grid, max(sizes))
         self.best = INFINITE
-        self.good: list[_Good] = []
+        self.good: list[_Candidates] = []
 
     def order(self, rank: Sequence[int]) -> tuple[list[int], float] | None:
         """Classes in pipeline order of the cheapest placement, and its cost; None where nothing fits.
@@ -142,14 +142,14 @@ class AlikeSearch:
         base = own + free[:, codes].min(axis=0)
         able = sets.room > 0
         if not (sets.lost_first[able].any() or sets.lost_last[able].any()):
-            close = base <= base.min(initial=INFINITE) + self.grid.ties
+            close = base <= base.min(initial=INFINITE) + self.grid.tolerance
             for first in range(len(self.grid.count)):
                 self._keep(free, first, codes[close], own[close] + free[first, codes[close]])
         else:
             self._ends(free, codes, base)
         return self._walk(rank) if self.best < INFINITE else None
 
-    def _ends(self, free: Costs, codes: Whole, base: Costs) -> None:
+    def _ends(self, free: Costs, codes: Ints, base: Costs) -> None:
         """Where the ends lose room: every last class that can still be part of the best, then every first one."""
         self._alone()
         more = self.sets.size[codes] > 1
@@ -160,16 +160,16 @@ class AlikeSearch:
         known = self.sets.filled(few, first, last) + self.grid.device * self.sets.size[few] + free[first, few]
         known[(self.sets.free_first[first] < 1) | (self.sets.free_last[last] < 1)] = INFINITE
         self.best = min(self.best, float(known.min(initial=INFINITE)))
-        close = codes[base <= self.best + self.grid.ties]
+        close = codes[base <= self.best + self.grid.tolerance]
         ends = self._both(free, backward, close)
         for end, held in self._sifted(free, backward, ends).items():
             self._first(self.sets.anchored(end), end, held)
 
-    def _both(self, free: Costs, backward: Costs, codes: Whole) -> tuple[Costs, Whole, Whole, Whole, Costs]:
+    def _both(self, free: Costs, backward: Costs, codes: Ints) -> tuple[Costs, Ints, Ints, Ints, Costs]:
         """What sets with both ends cost at least, the sets, the ends, and what of the cost is not hops."""
         none = np.zeros(0, np.int64)
         found = [(np.zeros(0), none, none, none, np.zeros(0))]
-        limit, own = self.best + self.grid.ties, self._cost(codes)
+        limit, own = self.best + self.grid.tolerance, self._cost(codes)
         for last in range(len(self.grid.count)):
             # Looser bounds first: a filling is the dearest thing to know of a set.
             some = codes[own + backward[last, codes] <= limit]
@@ -187,14 +187,14 @@ class AlikeSearch:
         least, sets, firsts, lasts, owns = (np.concatenate(part) for part in zip(*found, strict=True))
         return least, sets, firsts, lasts, owns
 
-    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Whole, Whole, Whole, Costs]) -> dict[int, Whole]:
+    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Ints, Ints, Ints, Costs]) -> dict[int, Ints]:
         """The sets by last class whose shortest path between both ends is good enough; few enough to walk them all."""
         least, codes, firsts, lasts, owns = ends
         if len(least) > MOST_ENDS:
             return {int(last): np.unique(codes[lasts == last]) for last in np.unique(lasts)}
         good: list[tuple[float, int, int]] = []
         for index in np.argsort(least, kind="stable"):
-            limit = self.best + self.grid.ties
+            limit = self.best + self.grid.tolerance
             if least[index] > limit:
                 break
             code, first, last, own = int(codes[index]), int(firsts[index]), int(lasts[index]), float(owns[index])
@@ -202,7 +202,7 @@ class AlikeSearch:
             if hops is not None:
                 self.best = min(self.best, own + hops)
                 good.append((own + hops, last, code))
-        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.ties]
+        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.tolerance]
         return {
             last: np.unique([code for end, code in kept if end == last])
             for last in dict.fromkeys(end for end, _ in kept)
@@ -216,30 +216,30 @@ class AlikeSearch:
                 cost = np.array([self.grid.time[c, -1] + self.grid.device])
                 self._keep(_single(self.grid, c, len(self.sets.size)), c, one, cost)
 
-    def _first(self, paths: Costs, last: int, codes: Whole) -> None:
+    def _first(self, paths: Costs, last: int, codes: Ints) -> None:
         for first in range(len(self.grid.count)):
             held = codes[paths[first, codes] < INFINITE]
             self._keep(paths, first, held, self._cost(held, first, last) + paths[first, held])
 
-    def _cost(self, codes: Whole, first: int = -1, last: int = -1) -> Costs:
+    def _cost(self, codes: Ints, first: int = -1, last: int = -1) -> Costs:
         sets = self.sets
         if (last >= 0 and sets.free_last[last] < 1) or (first >= 0 and sets.free_first[first] < 1):
             return np.full(len(codes), INFINITE)
         result: Costs = sets.filled(codes, first, last) + self.grid.device * sets.size[codes]
         return result
 
-    def _keep(self, paths: Costs, first: int, codes: Whole, totals: Costs) -> None:
-        if not len(totals) or float(totals.min()) > self.best + self.grid.ties:
+    def _keep(self, paths: Costs, first: int, codes: Ints, totals: Costs) -> None:
+        if not len(totals) or float(totals.min()) > self.best + self.grid.tolerance:
             return
         self.best = min(self.best, float(totals.min()))
-        kept = totals <= self.best + self.grid.ties
+        kept = totals <= self.best + self.grid.tolerance
         if kept.any() and self.best < INFINITE:
-            self.good.append(_Good(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
+            self.good.append(_Candidates(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
 
     def _walk(self, rank: Sequence[int]) -> tuple[list[int], float]:
-        grid, sets, budget = self.grid, self.sets, self.best + self.grid.ties
+        grid, sets, budget = self.grid, self.sets, self.best + self.grid.tolerance
         size = min(int(sets.size[good.codes[good.totals <= budget]].min(initial=grid.most + 1)) for good in self.good)
-        states: list[tuple[Costs, int, Whole, Costs]] = []
+        states: list[tuple[Costs, int, Ints, Costs]] = []
         for good in self.good:
             kept = (good.totals <= budget) & (sets.size[good.codes] == size)
             first = int(good.firsts[0])
@@ -256,7 +256,7 @@ class AlikeSearch:
             states = [onward for state in states if state[1] == chosen for onward in self._onward(state)]
         return order, self.best
 
-    def _onward(self, state: tuple[Costs, int, Whole, Costs]) -> list[tuple[Costs, int, Whole, Costs]]:
+    def _onward(self, state: tuple[Costs, int, Ints, Costs]) -> list[tuple[Costs, int, Ints, Costs]]:
         paths, c, codes, hops = state
         rest, result = codes - self.grid.weight[c], []
         for d in range(len(self.grid.count)):
@@ -268,7 +268,7 @@ class AlikeSearch:
 
 
 def shortest_between(
-    sets: Sets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
+    sets: Subsets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
 ) -> float | None:
     """The shortest path over a code from the first to the last class, None above the limit; `ends`: those three.
 

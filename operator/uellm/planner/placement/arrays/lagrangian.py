@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole, window_min
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, window_min
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixes:
+class PrefixBounds:
     """For prices: `before[m, c, a]` the least of layers 0..a on m devices and the hop to c; `whole[m]` of everything.
 
     Prices are in both; `returned` is what all devices' prices add up to.
@@ -41,7 +41,7 @@ class Relaxation:
     def __init__(self, grid: Grid, most: int, bound: float | None = None) -> None:
         self.grid, self.most, self.bound = grid, most, bound
         classes, positions = len(grid.count), np.arange(grid.layers + 1)
-        self.closes = grid.closes if bound is None else grid.closes_within(bound)
+        self.fits_last = grid.fits_last if bound is None else grid.fits_last_within(bound)
         reach = grid.reach[:, None, :] if bound is None else grid.within(bound)
         # Of a stage that ends at a: where it may start at the earliest, not being the first stage.
         earliest = np.empty(reach.shape, np.int64)
@@ -51,7 +51,7 @@ class Relaxation:
         self.length = np.maximum(positions - earliest, 0)
         self.barred = np.diag(np.where(grid.count > 1, 0.0, INFINITE)) if classes else np.zeros((0, 0))
 
-    def prefixes(self, price: Costs) -> Prefixes:
+    def prefix_bounds(self, price: Costs) -> PrefixBounds:
         """The table for these prices."""
         grid, classes, width = self.grid, len(self.grid.count), self.grid.layers + 1
         before = np.full((self.most + 1, classes, width), INFINITE)
@@ -59,16 +59,16 @@ class Relaxation:
         before[0, :, 0] = 0.0
         fee = grid.device + price
         for size in range(1, self.most + 1):
-            whole[size] = self._closed(before[size - 1], fee).min()
+            whole[size] = self._close(before[size - 1], fee).min()
             if size < self.most:
-                before[size] = self._longer(before[size - 1], fee, first=size == 1).min(axis=0)
-        return Prefixes(price, float(price @ grid.count), before, whole)
+                before[size] = self._extend(before[size - 1], fee, first=size == 1).min(axis=0)
+        return PrefixBounds(price, float(price @ grid.count), before, whole)
 
-    def visits(self, table: Prefixes, size: int) -> Whole:
+    def visits(self, table: PrefixBounds, size: int) -> Ints:
         """By class: how often the best walk on so many devices comes to it."""
         fee = self.grid.device + table.price
         visited = np.zeros(len(self.grid.count), np.int64)
-        closed = self._closed(table.before[size - 1], fee)
+        closed = self._close(table.before[size - 1], fee)
         c, a = divmod(int(closed.argmin()), closed.shape[1])
         visited[c] += 1
         for left in range(size - 1, 0, -1):
@@ -76,13 +76,13 @@ class Relaxation:
             visited[c] += 1
         return visited
 
-    def _closed(self, before: Costs, fee: Costs) -> Costs:
+    def _close(self, before: Costs, fee: Costs) -> Costs:
         """By class and start of the last stage."""
         time = self.grid.time
-        result: Costs = np.where(self.closes, before + time[:, -1:] - time, INFINITE) + fee[:, None]
+        result: Costs = np.where(self.fits_last, before + time[:, -1:] - time, INFINITE) + fee[:, None]
         return result
 
-    def _longer(self, before: Costs, fee: Costs, *, first: bool) -> Any:
+    def _extend(self, before: Costs, fee: Costs, *, first: bool) -> Any:
         """By class, next class and end: a stage on the class, and the hop."""
         grid, classes, width = self.grid, len(self.grid.count), self.grid.layers + 1
         if first:
@@ -116,11 +116,11 @@ class Relaxation:
         return best[1], best[2]
 
 
-def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: int) -> Prefixes:
+def tightened(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: int) -> PrefixBounds:
     """The table of the best prices that so many subgradient steps find; `above`: the cost of a known placement."""
     grid = relaxation.grid
-    best = table = relaxation.prefixes(_opening_prices(grid))
-    plain = relaxation.prefixes(np.zeros(len(grid.count)))
+    best = table = relaxation.prefix_bounds(_opening_prices(grid))
+    plain = relaxation.prefix_bounds(np.zeros(len(grid.count)))
     if _least(plain, sizes) > _least(best, sizes):
         best = table = plain
     reluctance = 1.0
@@ -134,7 +134,7 @@ def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: i
         norm = float(surplus @ surplus)
         if norm == 0:
             break
-        table = relaxation.prefixes(np.maximum(0.0, table.price + reluctance * gap / norm * surplus))
+        table = relaxation.prefix_bounds(np.maximum(0.0, table.price + reluctance * gap / norm * surplus))
         if _least(table, sizes) > _least(best, sizes):
             best = table
         else:
@@ -142,7 +142,7 @@ def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: i
     return best
 
 
-def _least(table: Prefixes, sizes: Sequence[int]) -> float:
+def _least(table: PrefixBounds, sizes: Sequence[int]) -> float:
     return min(table.bound(size) for size in sizes)
 
 

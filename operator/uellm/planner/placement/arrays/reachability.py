@@ -13,27 +13,27 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.arrays.grid import Grid, Whole, sets
+from uellm.planner.placement.arrays.grid import Grid, Ints, subset_count
 
 Positions = npt.NDArray[np.int16]
 
 
-class Extents:
+class Reachability:
     """The tables of one bound."""
 
     def __init__(self, grid: Grid, bound: float) -> None:
         self.grid, self.nowhere = grid, grid.layers + 1
-        self.reach, self.closes = grid.within(bound), grid.closes_within(bound)
+        self.reach, self.fits_last = grid.within(bound), grid.fits_last_within(bound)
         positions = np.arange(grid.layers + 1)
         self.able = (self.reach[:, :, 1:] > positions[1:]).any(axis=2)
         first = self.reach[:, :, 0].max(axis=1)
-        last = (self.closes * (grid.layers - positions)).max(axis=1)
+        last = (self.fits_last * (grid.layers - positions)).max(axis=1)
         self.longest = np.maximum(np.maximum((self.reach - positions).max(axis=(1, 2)), first), last)
 
     def possible(self, sizes: Sequence[int]) -> bool:
         """Whether layers may reach from the last to the first over some set of one of these sizes."""
         grid = self.grid
-        if 1 in sizes and bool(self.closes[:, 0].any()):
+        if 1 in sizes and bool(self.fits_last[:, 0].any()):
             return True
         if int(self.longest @ grid.count) < grid.layers:
             return False
@@ -54,7 +54,7 @@ class Extents:
     def prefixes(self) -> Positions:
         """[c, code]: how far layers from the first on may reach over a subset of the code's devices, before c."""
         grid = self.grid
-        table = np.zeros((len(grid.count), sets(grid)), np.int16)
+        table = np.zeros((len(grid.count), subset_count(grid)), np.int16)
         reach = self.reach.astype(np.int16)
         codes = np.zeros(1, np.int64)
         while len(codes):
@@ -78,18 +78,18 @@ class Extents:
             starts[c, d, :-1] = np.minimum(earliest, positions)
         return starts.reshape(len(starts), -1)
 
-    def _closing(self) -> Whole:
-        closes = self.closes[:, 1:]
-        return np.where(closes.any(axis=1), closes.argmax(axis=1) + 1, self.nowhere)
+    def _closing(self) -> Ints:
+        fits_last = self.fits_last[:, 1:]
+        return np.where(fits_last.any(axis=1), fits_last.argmax(axis=1) + 1, self.nowhere)
 
-    def _opened(self, codes: Whole, table: Whole, opens: Whole) -> bool:
+    def _opened(self, codes: Ints, table: Ints, opens: Ints) -> bool:
         for c, weight in enumerate(self.grid.weight):
             free = codes // weight % (self.grid.count[c] + 1) < self.grid.count[c]
             if bool((table[:, free] <= opens[c][:, None]).any()):
                 return True
         return False
 
-    def _grown(self, codes: Whole, found: Whole) -> tuple[Whole, Whole]:
+    def _grown(self, codes: Ints, found: Ints) -> tuple[Ints, Ints]:
         """The sets with one device more, of those that the devices left may still complete."""
         grid = self.grid
         left = grid.count[:, None] - codes // grid.weight[:, None] % (grid.count[:, None] + 1)
@@ -97,10 +97,10 @@ class Extents:
         alive = (left > 0) & (found <= still) & (found <= grid.layers)
         c, k = np.nonzero(alive)
         fresh = codes[k] + grid.weight[c]
-        marks = np.zeros(sets(grid), np.bool_)
+        marks = np.zeros(subset_count(grid), np.bool_)
         marks[fresh] = True
         unique = np.flatnonzero(marks)
-        place = np.empty(sets(grid), np.int32)
+        place = np.empty(subset_count(grid), np.int32)
         place[unique] = np.arange(len(unique), dtype=np.int32)
         table = np.full((len(grid.count), len(unique)), self.nowhere, np.int64)
         table[c, place[fresh]] = found[c, k]

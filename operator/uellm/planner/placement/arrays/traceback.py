@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.arrays.frontier import Frontier, Level, in_order
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.arrays.frontier import Frontier, Level, canonical_order
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints
 from uellm.planner.placement.solution import SHARES, Solution
 
 # States followed side by side; beyond them equal placements are told apart among these only.
@@ -31,10 +31,10 @@ class _State:
 
 def first_order(search: Frontier, levels: dict[int, Level], size: int, budget: float, rank: Sequence[int]) -> list[int]:
     """Classes in pipeline order, of placements on `size` devices that cost at most `budget`."""
-    return _Walk(search, levels, rank).order(size, budget)
+    return _Traceback(search, levels, rank).order(size, budget)
 
 
-class _Walk:
+class _Traceback:
     def __init__(self, search: Frontier, levels: dict[int, Level], rank: Sequence[int]) -> None:
         self.search, self.grid, self.levels, self.rank = search, search.grid, levels, rank
         self.used = [0] * len(self.grid.count)
@@ -83,7 +83,7 @@ class _Walk:
         held = self._distinct(rest, {slot for slot, _ in names})
         codes, classes = np.full(len(held), rest), np.array(held)
         if grid.twins:
-            codes, classes = in_order(grid, codes, classes)
+            codes, classes = canonical_order(grid, codes, classes)
         for d, code, shown in zip(held, codes, classes, strict=True):
             k = int(np.searchsorted(level.codes, code))
             if k == len(level.codes) or level.codes[k] != code:
@@ -123,7 +123,7 @@ class _Walk:
         return found
 
 
-def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[np.bool_]) -> Solution:
+def best_split_on_grid(grid: Grid, order: Sequence[int], reach: Ints, fits_last: npt.NDArray[np.bool_]) -> Solution:
     """The layers for an order of classes: least cost; among equals the fullest device is the least full.
 
     The second rule matters where speeds are equal: every split costs the same then, and the room left for KV cache
@@ -132,13 +132,13 @@ def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[n
     problem, layers = grid.problem, grid.layers
     memory = np.array([float(value) for value in problem.memory])
     positions = np.arange(layers + 1)
-    ends: list[Whole] = []
+    ends: list[Ints] = []
     cost = fullest = np.zeros(0)
     for index in range(len(order) - 1, -1, -1):
         c = order[index]
         time, room = grid.time[c], max(float(problem.room[c]), 1.0)
         if index == len(order) - 1:
-            cost = np.where(closes[c], time[-1] - time, INFINITE)
+            cost = np.where(fits_last[c], time[-1] - time, INFINITE)
             need = memory[-1] - memory + float(problem.last) + (positions == 0) * float(problem.first)
             fullest = np.rint(need / room * SHARES)
             ends.append(np.full(layers + 1, layers))
@@ -149,7 +149,7 @@ def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[n
         costs = np.where(allowed, cost[None, :] + time[None, :] - time[:, None] + grid.hop[c, d], INFINITE)
         cost = costs.min(axis=1)
         need = memory[None, :] - memory[:, None] + (positions == 0)[:, None] * float(problem.first)
-        equal = costs <= cost[:, None] + grid.ties
+        equal = costs <= cost[:, None] + grid.tolerance
         share = np.where(equal, np.maximum(np.rint(need / room * SHARES), fullest[None, :]), INFINITE)
         fullest = share.min(axis=1)
         # Of equals the longest stage.
