@@ -1,8 +1,8 @@
-"""For more unlike devices than the exact solver takes: good placements, and a bound that no placement can beat.
+"""Good placements and a lower bound, for instances with more different devices than the exact solver takes.
 
-Candidates are sets of n devices (the fastest, the roomiest, mixtures of the two), each in the order whose hops cost
-least among nearest-neighbour walks; the layers of an order are placed exactly. The bound relaxes the problem: work may
-be cut anywhere, hops cost what the cheapest hop costs.
+Candidates are sets of k devices: the fastest, those with the most room, and mixtures of the two. Each set is ordered
+by the cheapest of its nearest-neighbour walks, and the layers of an order are split exactly. The lower bound relaxes
+the problem: work may be divided anywhere, and every hop costs as much as the cheapest one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from itertools import pairwise
 from uellm.planner.placement.problem import Problem
 from uellm.planner.placement.solution import Solution, StageWindows, best_split
 
-MOST_STARTS = 8  # first devices tried for each set
-MIXTURES = 4  # sets of each size between all fast and all roomy
+# First devices tried for each set.
+MOST_STARTS = 8
+# Steps between the set of the fastest devices and the set of those with the most room.
+MIXTURES = 4
 
 
 def candidates(problem: Problem, size: int, *, bottleneck: bool) -> Iterator[tuple[Solution, int]]:
-    """Placements on so many devices, each with the bound on its slowest stage that it keeps to (0: none)."""
+    """Placements on `size` devices, each with the time of its slowest stage in units of cost.
+
+    The time is 0 unless `bottleneck` asks for the placement whose slowest stage is the fastest.
+    """
     for chosen in _device_choices(problem, size):
         order = _nearest_neighbour_order(problem, chosen)
         bound = _order_bottleneck(problem, order) if bottleneck else None
@@ -64,7 +69,10 @@ def _walk(problem: Problem, chosen: tuple[int, ...], start: int) -> tuple[int, .
 
 
 def _order_bottleneck(problem: Problem, order: tuple[int, ...]) -> int | None:
-    """The least time of the slowest stage for a fixed order, by dynamic programming from the last stage on."""
+    """The least time of the slowest stage for a fixed order of k classes; None if no split fits.
+
+    Dynamic programming from the last stage to the first, in O(k L^2).
+    """
     windows, work, layers = StageWindows(problem, None), problem.work, problem.layers
     last = order[-1]
     best = {a: problem.rate[last] * (work[layers] - work[a]) for a in range(layers) if windows.ends[last][a]}
@@ -84,7 +92,7 @@ def _order_bottleneck(problem: Problem, order: tuple[int, ...]) -> int | None:
 
 
 def latency_bound(problem: Problem, stages: int) -> int:
-    """No placement on so many stages costs less: work poured onto the fastest devices, and the cheapest hops."""
+    """A lower bound on the latency of any placement: all work on the fastest devices, and the cheapest hops."""
     left, cost = Fraction(problem.work[-1]), Fraction(0)
     for c in sorted(problem.classes, key=lambda c: problem.rate[c]):
         poured = min(left, _max_work(problem, c) * len(problem.members[c]))
@@ -94,7 +102,7 @@ def latency_bound(problem: Problem, stages: int) -> int:
 
 
 def bottleneck_bound(problem: Problem) -> int:
-    """No placement has a faster slowest stage: work shared out by speed over all devices, hops free."""
+    """A lower bound on the slowest stage's time: work divided over all devices by speed, and free hops."""
     speeds = [Fraction(len(problem.members[c]), problem.rate[c]) for c in problem.classes if problem.rate[c]]
     if len(speeds) < len(problem.classes):
         return 0
@@ -102,7 +110,7 @@ def bottleneck_bound(problem: Problem) -> int:
 
 
 def _max_work(problem: Problem, c: int) -> Fraction:
-    """A bound on the work that fits one device, by the layer with the most work for its memory."""
+    """An upper bound on the work that fits on one device, by the layer with the most work per byte of memory."""
     dense = max(
         Fraction(problem.work[index + 1] - problem.work[index], problem.memory[index + 1] - problem.memory[index])
         for index in range(problem.layers)

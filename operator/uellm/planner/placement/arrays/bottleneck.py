@@ -1,9 +1,11 @@
-"""The least time that the slowest stage can have: what sets the throughput of a filled pipeline.
+"""The least possible time of the slowest stage, which sets the throughput of a filled pipeline.
 
-A stage's time is its work and the hop to the next stage, and the bound on it is found by bisection over the times
-that a stage can have at all. For one bound a state is (devices used, class of the first of them) with the layers it
-can start at. Where layers are alike that is one number, how many layers its stages can hold at most: with fewer each
-of them still has one, as long as there are as many layers as stages.
+A stage's time is its work plus the hop to the next stage. The least bound that some placement keeps is found by
+bisection over the T times that any stage can have: O(log T) feasibility checks. T is at most C (C + 1) L (L + 1) / 2
+for C classes and L layers; equal layers have C (C + 1) L times.
+
+A check goes from the last stage to the first. A state is (subset of devices used, class of the first of them), with
+the layers at which it can start. For equal layers one number is enough: the most layers that its stages can hold.
 """
 
 from __future__ import annotations
@@ -18,16 +20,17 @@ from uellm.planner.placement.arrays.frontier import canonical_order, scatter
 from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, subset_count
 from uellm.planner.placement.arrays.reachability import Reachability
 
-# Codes of a level in the first look, which finds most of what is there.
-GLANCE = 64
-# Further back than any layer: where a state cannot start.
+# Subsets kept per level in the first pass, which settles most checks.
+FIRST_PASS = 64
+# A position behind every layer: the state cannot start anywhere.
 NOWHERE = 1 << 24
 
 
 def bottleneck_bounds(grid: Grid, sizes: Sequence[int], most_codes: int) -> tuple[float, float]:
-    """The least time found of the slowest stage, and one that none is below; infinity where nothing was found.
+    """Upper and lower bound on the least time of the slowest stage; INFINITE if no placement was found.
 
-    Where sets are few enough to look at all of them, found is itself only what none is below for unlike layers.
+    If all subsets are checked (S <= `most_codes`), the first value is exact for equal layers. For layers of different
+    sizes it is only a lower bound: stages may be empty in that check (reachability.py).
     """
     times = _times(grid)
 
@@ -40,7 +43,7 @@ def bottleneck_bounds(grid: Grid, sizes: Sequence[int], most_codes: int) -> tupl
 
 
 def bottleneck_bounds_above(grid: Grid, sizes: Sequence[int], most_codes: int, above: float) -> tuple[float, float]:
-    """The same, where a first answer is known to be too low."""
+    """The same among times greater than `above`, which is known to be too low."""
     times = _times(grid)
     return _bisect(times[times > above], lambda bound: _feasible(grid, bound, sizes, most_codes))
 
@@ -61,7 +64,7 @@ def _bisect(times: Costs, feasible: Callable[[float], bool | None]) -> tuple[flo
 
 
 def _times(grid: Grid) -> Costs:
-    """Every time that some stage can have, ascending."""
+    """[T]: every time that some stage can have, ascending."""
     if grid.problem.uniform:
         spans = grid.time[:, 1:]
     else:
@@ -74,14 +77,17 @@ def _times(grid: Grid) -> Costs:
 
 
 def _feasible(grid: Grid, bound: float, sizes: Sequence[int], most_codes: int) -> bool | None:
-    """Whether some placement keeps to the bound; None where too many states were dropped to tell."""
+    """Whether some placement keeps the bound; None if dropped states leave it open."""
     stages = _UniformStages(grid, bound) if grid.problem.uniform else _GeneralStages(grid, bound)
-    feasible = _FeasibilityCheck(grid, stages, sizes, GLANCE).feasible()
+    feasible = _FeasibilityCheck(grid, stages, sizes, FIRST_PASS).feasible()
     return _FeasibilityCheck(grid, stages, sizes, most_codes).feasible() if feasible is None else feasible
 
 
 class _GeneralStages:
-    """Stages within a bound: values[c, a, k] tell whether the layers from a can be on code k with c in front."""
+    """Stages within a bound, for layers of any size.
+
+    values [C, L + 1, K]: whether layers a..L-1 fit on the devices of subset k, with a stage on c in front.
+    """
 
     def __init__(self, grid: Grid, bound: float) -> None:
         self.reach = grid.within(bound).astype(np.int16)
@@ -96,7 +102,7 @@ class _GeneralStages:
         return self.fits_last[:, :, None].copy()
 
     def _following(self, values: Any) -> Any:
-        """By class, a and code: the next position after a that the rest can start at."""
+        """[C, L + 1, K]: the first position after a at which the later stages can start."""
         classes, width, codes = values.shape
         positions = np.arange(width, dtype=np.int16)[None, :, None]
         marked = np.where(values, positions, np.int16(width))
@@ -127,7 +133,10 @@ class _GeneralStages:
 
 
 class _UniformStages:
-    """The same for layers that are alike: values[c, 0, k] is the first layer if all stages are as long as they can."""
+    """Stages within a bound, for equal layers.
+
+    values [C, 1, K]: the first layer of a stage on c if it and all later stages are as long as they can be.
+    """
 
     def __init__(self, grid: Grid, bound: float) -> None:
         reach, fits_last = grid.within(bound), grid.fits_last_within(bound)
@@ -160,7 +169,7 @@ class _UniformStages:
 
 
 class _FeasibilityCheck:
-    """Whether some placement keeps to a bound, level by level from the last stage."""
+    """Checks whether some placement keeps a bound, level by level from the last stage."""
 
     def __init__(
         self, grid: Grid, stages: _UniformStages | _GeneralStages, sizes: Sequence[int], most_codes: int
@@ -169,7 +178,7 @@ class _FeasibilityCheck:
         self.dropped = False
 
     def feasible(self) -> bool | None:
-        """True or False, None where it is unknown."""
+        """True or False; None if it is unknown because states were dropped."""
         if self.stages.whole and 1 in self.sizes:
             return True
         if int(self.stages.longest @ self.grid.count) < self.grid.layers:
@@ -185,7 +194,7 @@ class _FeasibilityCheck:
         return None if self.dropped else False
 
     def _opened(self, codes: Ints, values: Any) -> bool:
-        """Whether a first stage in front of some state makes it whole."""
+        """Whether a first stage in front of some state completes a placement."""
         for c, weight in enumerate(self.grid.weight):
             able = codes // weight % (self.grid.count[c] + 1) < self.grid.count[c]
             if able.any() and self.stages.opens(c, values[:, :, able]):
@@ -193,10 +202,10 @@ class _FeasibilityCheck:
         return False
 
     def _kept(self, codes: Ints, found: Any) -> tuple[Ints, Any] | None:
-        """The states of the next level that may still become whole."""
+        """The states of the next level that the remaining devices may still complete."""
         grid, stages = self.grid, self.stages
         left = grid.count[:, None] - codes // grid.weight[:, None] % (grid.count[:, None] + 1)
-        # How many layers the devices that are left then can hold at most.
+        # The most layers that the devices left after this stage can hold.
         still = (stages.longest @ left)[None, :] - stages.longest[:, None]
         alive = stages.pruned(found, still) & (left > 0)
         c, k = np.nonzero(alive)

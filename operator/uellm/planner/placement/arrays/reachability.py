@@ -1,9 +1,11 @@
-"""How far layers can reach over every set of devices when no stage may take longer than a bound.
+"""The most layers that each subset of devices can hold if no stage may take longer than a bound.
 
-Two tables over all sets: from the last stage to the front, which tells whether the bound can be kept at all, and from
-the first stage on, which tells the search how much is left to it. A stage may be empty here where its device could
-hold a layer, and reaching further is always better; so the answer `no` is a proof. Where layers are alike `yes` is
-one too: stages that are shortened evenly keep a layer each, as long as there are as many layers as stages.
+There are two tables over all subsets. The one from the last stage to the first says whether the bound can be kept at
+all. The one from the first stage to the last says how many layers the search still has to place. Each takes O(S C^2)
+time for S subsets of C classes.
+
+Stages may be empty here, which relaxes the problem. So `no` is a proof. For equal layers `yes` is a proof too: stages
+can be shortened until each has one layer, as long as there are at least as many layers as stages.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ Positions = npt.NDArray[np.int16]
 
 
 class Reachability:
-    """The tables of one bound."""
+    """The tables for one bound on the time of a stage and its hop."""
 
     def __init__(self, grid: Grid, bound: float) -> None:
         self.grid, self.nowhere = grid, grid.layers + 1
@@ -31,7 +33,7 @@ class Reachability:
         self.longest = np.maximum(np.maximum((self.reach - positions).max(axis=(1, 2)), first), last)
 
     def possible(self, sizes: Sequence[int]) -> bool:
-        """Whether layers may reach from the last to the first over some set of one of these sizes."""
+        """Whether some subset of one of these sizes can hold all layers."""
         grid = self.grid
         if 1 in sizes and bool(self.fits_last[:, 0].any()):
             return True
@@ -52,7 +54,7 @@ class Reachability:
         return False
 
     def prefixes(self) -> Positions:
-        """[c, code]: how far layers from the first on may reach over a subset of the code's devices, before c."""
+        """[C, S]: the furthest end of layers placed from layer 0 on devices of a subset, before a stage on class c."""
         grid = self.grid
         table = np.zeros((len(grid.count), subset_count(grid)), np.int16)
         reach = self.reach.astype(np.int16)
@@ -69,7 +71,7 @@ class Reachability:
         return table
 
     def _starts(self) -> Positions:
-        """[c, d, end]: where a stage on c before d may start."""
+        """[C, C * (L + 2)], by c, and by d and end: the earliest start of a stage on c before d."""
         grid = self.grid
         starts = np.full((*self.able.shape, self.nowhere + 1), self.nowhere, np.int16)
         positions = np.arange(grid.layers + 1)
@@ -90,7 +92,7 @@ class Reachability:
         return False
 
     def _grown(self, codes: Ints, found: Ints) -> tuple[Ints, Ints]:
-        """The sets with one device more, of those that the devices left may still complete."""
+        """The subsets with one more device that the remaining devices may still complete."""
         grid = self.grid
         left = grid.count[:, None] - codes // grid.weight[:, None] % (grid.count[:, None] + 1)
         still = (self.longest @ left)[None, :] - self.longest[:, None]

@@ -1,4 +1,12 @@
-"""The exact search: every order of few devices; else tables over sets of devices, or states pruned by bounds."""
+"""Chooses the exact method for an instance.
+
+    enumeration.py    few devices: every order
+    held_karp.py      equal layers, and few enough subsets of devices for a table over all of them
+    frontier.py       otherwise: dynamic programming over states, pruned by Lagrangian bounds (lagrangian.py)
+
+For the bottleneck objective, bottleneck.py first finds the least time of the slowest stage; the search for the least
+cost then keeps every stage within it.
+"""
 
 from __future__ import annotations
 
@@ -16,37 +24,38 @@ from uellm.planner.placement.arrays.traceback import best_split_on_grid, first_o
 from uellm.planner.placement.problem import Problem
 from uellm.planner.placement.solution import Solution
 
-# Sets of a level in the first look.
-GLANCE_CODES = 16
-# Steps (set, first class, next class and position) before the least promising states are dropped: sixteen unlike
-# devices and eighty layers take fewer even if no bound prunes any.
+# Subsets kept per level in the first, quick pass.
+FIRST_PASS_CODES = 16
+# Steps (subset, first class, next class, position) before the least promising states are dropped. Sixteen different
+# devices and eighty layers take fewer, even without pruning.
 MOST_STEPS = 1 << 31
-# And where there are more than those: a fraction of a second's worth.
+# The steps that are taken if there are more: a fraction of a second.
 CUT_STEPS = 1 << 26
-# Sets of a level in the search for the least bottleneck.
+# Subsets kept per level in the search for the least bottleneck.
 MOST_CODES = 500
-# Up to this many sets of devices, identical layers are placed by tables over all sets: sixteen unlike devices.
+# The most subsets for which tables over all subsets are used: sixteen different devices.
 MOST_TABLED_SETS = 1 << 17
+# Subgradient steps.
 ROUNDS = 12
-# Orders of classes times pairs of layer positions, up to which every order is tried: quicker there than any table.
+# The most orders times (L + 1)^2 for which every order is tried: faster there than any table.
 FEW_CELLS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class BestPlacement:
-    """A solution, and what no placement can cost less than (units of the problem); None: the solution is optimal.
-
-    No solution: none was found, though not every state was looked at.
-    """
+    """The best placement that a search found."""
 
     solution: Solution | None
+    """None: the search found none, but did not look at every state."""
     bound: int | None
+    """No placement costs less (units of the problem); None: the solution is optimal."""
 
 
 def min_cost(problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]) -> BestPlacement | None:
-    """The placement of least cost: latency plus `device` for each device (None: dearer than any latency).
+    """The placement of least cost: latency plus `device` per device (None: more than any latency).
 
-    None where nothing fits. Of equal costs the fewest devices, then the ids' order (`rank`: by device).
+    `sizes`: the allowed numbers of devices. Of equal costs it has the fewest devices, then the first order by the
+    ids; `rank` [n] is the position of each device in the order of the ids. None if nothing fits.
     """
     table = grid(problem, device)
     if (orders := enumeration.all_orders(table, _possible(table, sizes), rank, FEW_CELLS)) is not None:
@@ -60,7 +69,7 @@ def min_cost(problem: Problem, device: int | None, sizes: Sequence[int], rank: S
 def min_bottleneck(
     problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]
 ) -> BestPlacement | None:
-    """The placement whose slowest stage is the fastest; of equal ones that of least cost, as `cheapest` has it."""
+    """The placement with the least time of the slowest stage; ties by the cost, as in `min_cost`."""
     table = grid(problem, device)
     possible = _possible(table, sizes)
     if not possible:
@@ -71,12 +80,12 @@ def min_bottleneck(
     found, proven = bottleneck_bounds(table, possible, MOST_TABLED_SETS if every else MOST_CODES)
     result = None if found == INFINITE else _ExactSearch(table, possible, found).run(rank)
     if result is None and found < INFINITE:
-        # Layers of unlike sizes fit less well than sets of devices promise.
+        # The bound may be too low for layers of different sizes: search above it.
         found, proven = bottleneck_bounds_above(table, possible, MOST_CODES, found)
         result = None if found == INFINITE else _ExactSearch(table, possible, found).run(rank)
     if found == INFINITE:
         return None if proven == INFINITE else BestPlacement(None, int(proven) << table.shift)
-    # Whatever a tie by cost left open, the bottleneck itself is proven.
+    # Even if the least cost is not proven, the bottleneck is.
     solution = None if result is None else result.solution
     return BestPlacement(solution, None if solution and proven >= found else int(proven) << table.shift)
 
@@ -101,8 +110,8 @@ class _ExactSearch:
             return None
         relaxation = Relaxation(self.grid, max(self.sizes), self.bound)
         table = tightened(relaxation, self.sizes, INFINITE, 0)
-        glance = self._frontier(table, self.sizes, GLANCE_CODES * self._cells_a_code()).run(INFINITE)
-        above = min(glance.best.values(), default=INFINITE)
+        first_pass = self._frontier(table, self.sizes, FIRST_PASS_CODES * self._cells_a_code()).run(INFINITE)
+        above = min(first_pass.best.values(), default=INFINITE)
         table = tightened(relaxation, self.sizes, above, ROUNDS)
         sizes = tuple(size for size in self.sizes if table.bound(size) <= above + self.grid.tolerance)
         search = self._frontier(table, sizes, self._level_cells())
@@ -112,7 +121,7 @@ class _ExactSearch:
         return self._chosen(search, outcome, rank)
 
     def uniform_layers(self, rank: Sequence[int]) -> BestPlacement | None:
-        """Where layers are alike and the sets are few enough to look at all of them."""
+        """The best placement of equal layers, by tables over all subsets."""
         found = UniformSearch(self.grid, self.sizes).order(rank)
         if found is None:
             return None
@@ -141,7 +150,7 @@ class _ExactSearch:
 
 
 def _possible(grid: Grid, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of devices whose largest have room for everything."""
+    """The numbers of devices for which the largest devices together have room for the model."""
     problem = grid.problem
     rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
     total, possible = problem.need(0, problem.layers), []
