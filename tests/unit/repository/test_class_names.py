@@ -9,9 +9,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[3] / "operator" / "uellm"
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
-# Names that still stand twice. Remove a name here when its last double is renamed; never add one.
-KNOWN = frozenset({"_Search"})
-
 
 def classes(path: Path) -> list[str]:
     """Names of the top-level classes of a module."""
@@ -22,5 +19,5 @@ def test_no_class_name_stands_twice_in_the_package():
     modules = [path for path in PACKAGE.rglob("*.py") if not path.name.endswith(GENERATED)]
     count = Counter(name for path in modules for name in classes(path))
     assert count["LLMService"] == 1
-    doubles = {name for name, times in count.items() if times > 1}
-    assert doubles - KNOWN == set(), "give one of each pair a more exact name"
+    duplicates = {name for name, times in count.items() if times > 1}
+    assert duplicates == set(), "give one of each pair a more exact name"

@@ -15,7 +15,7 @@ from uellm.planner.cost.rates import Costs, Links, performances
 from uellm.planner.memory.footprint import reserved_bytes
 from uellm.planner.nodes.tensor_groups import group_choices, group_kinds
 from uellm.planner.placement.fixed_split import place_fixed
-from uellm.planner.placement.infeasible import why
+from uellm.planner.placement.infeasible import refusal_of
 from uellm.planner.placement.instance import Instance, PlaceDevice
 from uellm.planner.placement.problem import canonical
 from uellm.planner.placement.solver import Placement, solve
@@ -91,7 +91,9 @@ def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages
         return refusal
     groups = next(group_choices(devices, links, task.tensor, stages, task.costs))
     instance, layers = _instance(groups, links, task), task.fixed_layers(stages)
-    found = why(instance, canonical(instance), stages) if layers is None else place_fixed(instance, layers).refusal
+    found = (
+        refusal_of(instance, canonical(instance), stages) if layers is None else place_fixed(instance, layers).refusal
+    )
     assert found is not None
     return found.renamed(_names(groups))
 

@@ -1,4 +1,4 @@
-"""The two policies to compare with: greedy best fit, and vLLM's own even split."""
+"""The two baseline policies: greedy best fit (BGS), and vLLM's own even split (Even)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from uellm.planner.placement.problem import Problem
 from uellm.planner.placement.solution import Solution
 from uellm.planner.vllm.partition import even_split
 
-# Above this many orders the even split is tried in the order of the ids alone.
+# Above this many orders, the even split is tried on the devices with the most room only, in one order.
 MOST_ORDERS = 50_000
 
 
 def greedy_best_fit(problem: Problem, rank: Sequence[int], stages: int | None = None) -> Solution | None:
-    """BGS: the smallest device that holds all the layers left; where none does, the largest, filled to the brim.
+    """Greedy best fit: the smallest device that holds all remaining layers; if none does, fill the largest.
 
-    With `stages` given exactly so many devices are used: each leaves a layer to every one that follows.
+    With `stages`, exactly that many devices are used: each stage leaves one layer at least to every later stage.
+    `rank` [n]: position of each device in the order of the ids. None if the greedy choice finds no placement.
     """
     left = [c for c in problem.classes for _ in problem.members[c]]
     order: list[int] = []
@@ -39,7 +40,7 @@ def greedy_best_fit(problem: Problem, rank: Sequence[int], stages: int | None = 
 
 
 def _furthest(problem: Problem, c: int, a: int, limit: int) -> int:
-    """The greatest b <= limit with layers a..b-1 on a device of class c; a itself where not one fits."""
+    """The greatest b <= limit such that layers a..b-1 fit on a device of class c; a if not even one layer fits."""
     return next((b for b in range(limit, a, -1) if problem.fits(c, a, b)), a)
 
 
@@ -50,7 +51,7 @@ def _first_rank(problem: Problem, c: int, rank: Sequence[int], order: list[int])
 def even(
     problem: Problem, rank: Sequence[int], cost: Callable[[Solution], int], stages: int | None = None
 ) -> Solution | None:
-    """The even split over the fewest devices on which it fits, the cheapest such order; ties by the ids' order."""
+    """vLLM's even split over the fewest devices on which it fits, in the cheapest order; ties by the order of ids."""
     sizes = range(1, min(problem.devices, problem.layers) + 1) if stages is None else (stages,)
     for size in sizes:
         layers = even_split(problem.layers, size)

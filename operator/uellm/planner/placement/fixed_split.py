@@ -1,9 +1,10 @@
-"""The best order of devices for layers that are given stage by stage: the user's split, or an even one.
+"""The best order of devices for a given split of the layers: the user's, or an even one.
 
     g[S][i] = the least cost of the last |S| stages on exactly the devices S, the first of them on i
             = rate_i * work(stage) + min over j of (hop[i][j] + g[S\\{i}][j])       where the stage fits on i
 
-The stage is known from |S|, so the layers need no dimension of their own. Equal costs: the ids' order decides.
+This is the dynamic programme of Held and Karp (1962, doi:10.1137/0110015): O(2^n n^2) for n devices. The stage follows
+from |S|, so the layers need no dimension of their own. Of equal costs, the order of the ids decides.
 """
 
 from __future__ import annotations
@@ -12,33 +13,37 @@ from itertools import accumulate
 
 from uellm.planner.placement.instance import Instance
 from uellm.planner.placement.problem import Problem, canonical
-from uellm.planner.placement.solution import Solution, classes_in, codes
-from uellm.planner.placement.solver import Placement, answer
+from uellm.planner.placement.solution import Solution, classes_in, subset_codes
+from uellm.planner.placement.solver import Placement, to_placement
 from uellm.planner.refusals.placement import EmptyStage, StageTooLarge, TooFewDevices
 from uellm.planner.spans import spans
 
-# Sets of devices times classes, up to which every order is weighed: ten unlike devices.
+# The most subsets times classes for which the search is exact: ten devices, all different.
 MOST_STATES = 12_000
 
 Entry = tuple[int, tuple[int, ...]]
 
 
 def place_fixed(instance: Instance, layers: tuple[int, ...], objective: str = "latency") -> Placement:
-    """The best order for exactly these layers; infeasible, with the reason, where no order fits."""
+    """The best order for this split, `layers` [k]; a refusal if no order fits."""
     problem = canonical(instance)
     if min(layers) < 1:
         return Placement(False, refusal=EmptyStage(len(layers), problem.layers))
     if len(layers) > problem.devices:
         return Placement(False, refusal=TooFewDevices(len(layers), problem.devices))
-    if len(codes(problem)[1]) * len(problem.members) > MOST_STATES:
+    if len(subset_codes(problem)[1]) * len(problem.members) > MOST_STATES:
         order = _by_room(problem, layers)
     else:
         order = _cheapest(problem, layers, objective)
-    return _refusal(problem, layers) if order is None else answer(instance, problem, Solution(order, layers), objective)
+    return (
+        _refusal(problem, layers)
+        if order is None
+        else to_placement(instance, problem, Solution(order, layers), objective)
+    )
 
 
 def _cheapest(problem: Problem, layers: tuple[int, ...], objective: str) -> tuple[int, ...] | None:
-    weights, sizes = codes(problem)
+    weights, sizes = subset_codes(problem)
     table: list[dict[int, Entry]] = [{} for _ in sizes]
     table[0][0] = (0, ())
     ends = list(accumulate(layers))
@@ -54,7 +59,7 @@ def _cheapest(problem: Problem, layers: tuple[int, ...], objective: str) -> tupl
 
 
 def _entry(problem: Problem, c: int, time: int, onward: dict[int, Entry], objective: str) -> Entry | None:
-    """The best of a stage on class c in front of what comes after; `onward` of no devices is the end."""
+    """The best continuation of a stage on class c. `onward`: entries of the later stages, by class of the first."""
     options = []
     for d, (cost, order) in onward.items():
         own = time + (problem.hop[c][d] if order else 0)
@@ -63,7 +68,7 @@ def _entry(problem: Problem, c: int, time: int, onward: dict[int, Entry], object
 
 
 def _by_room(problem: Problem, layers: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The largest need gets the largest room: fits whenever anything does, at whatever cost."""
+    """The order that gives the largest stage the largest room. It fits if any order does; its cost is not minimised."""
     needs = _needs(problem, layers)
     pool = sorted((c for c in problem.classes for _ in problem.members[c]), key=lambda c: -problem.room[c])
     order = [0] * len(layers)

@@ -1,4 +1,4 @@
-"""Why nothing fits: the simplest reason that holds, with the amount and the device."""
+"""Why no placement fits: the simplest reason that holds, with sizes and the device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from uellm.planner.placement.problem import Problem
 from uellm.planner.refusals.placement import LayerTooLarge, MemoryShort, NoSplit, PlacementRefusal, TooManyStages
 
 
-def why(instance: Instance, problem: Problem, stages: int | None) -> PlacementRefusal:
-    """The reason. `stages`: how many there have to be; None: any number."""
+def refusal_of(instance: Instance, problem: Problem, stages: int | None) -> PlacementRefusal:
+    """The reason that no placement fits on `stages` devices, or on any number of devices (None)."""
     layer = [problem.memory[index + 1] - problem.memory[index] for index in range(problem.layers)]
     largest = max(problem.classes, key=lambda c: (problem.room[c], -c))
     device, room = instance.devices[problem.members[largest][0]].id, problem.room[largest]

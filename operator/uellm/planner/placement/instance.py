@@ -1,11 +1,12 @@
-"""The layer-placement problem: what is given, in the units of `uellm place`, and how a user's JSON is checked.
+"""The input of the layer-placement problem, in the units of `uellm place`, and the checks of a user's JSON.
 
     cap_i = floor((memoryBytes - reservedBytes) / (layerBytes + layerKvBytes))
     cost  = a1 * (sum_i workPerByte * x_i * layerBytes / performance_i
                   + sum over consecutive stages of latencySeconds[d_i][d_i+1]) + a2 * (devices used)
 
-Layers may be unlike (lists); then the same by sums. `firstStageBytes` and `lastStageBytes` (embedding, LM head) take
-memory on the ends of the pipeline and no time.
+Here cap_i is the number of layers that device i can hold and x_i the number that it gets. Layers of different sizes
+are given as lists; sums over the layers then replace the products. `firstStageBytes` (embedding) and `lastStageBytes`
+(LM head) take memory on the first and the last stage, and no time.
 """
 
 from __future__ import annotations
@@ -25,31 +26,43 @@ Number = int | float
 
 @dataclass(frozen=True, slots=True)
 class PlaceDevice:
-    """A device as the placement sees it. `performance` in bytes of weights a second, or any unit `workPerByte` fits."""
+    """A device of an instance."""
 
     id: str
+    """Unique in the instance. Equal placements are ordered by it."""
     memory_bytes: Number
     performance: Number
+    """Work per second, in the unit of `work_per_byte`; weight bytes per second if that is 1."""
     reserved_bytes: Number = 0
+    """Memory that is not available to layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One placement problem. `latency_s[i][j]` is what a hop from device i to device j costs; it may be asymmetric."""
+    """One placement problem: L layers on at most n devices."""
 
     layer_bytes: tuple[Number, ...]
+    """[L]: weight bytes."""
     layer_kv_bytes: tuple[Number, ...]
+    """[L]: KV-cache bytes."""
     devices: tuple[PlaceDevice, ...]
+    """[n]."""
     latency_s: tuple[tuple[Number, ...], ...]
+    """[n, n]: seconds of a hop from device i to device j; it may be asymmetric."""
     first_stage_bytes: Number = 0
+    """Memory on the first stage besides its layers."""
     last_stage_bytes: Number = 0
+    """Memory on the last stage besides its layers."""
     work_per_byte: Number = 1.0
+    """Work per weight byte, in the unit of `PlaceDevice.performance`."""
     a1: Number = 1.0
+    """Weight of latency in the cost."""
     a2: Number = 0.0
+    """Weight of each used device in the cost."""
 
     @property
     def layers(self) -> int:
-        """How many layers there are to place."""
+        """L, the number of layers to place."""
         return len(self.layer_bytes)
 
     @classmethod
@@ -73,7 +86,7 @@ class Instance:
 
 
 def exact(value: Number) -> Fraction:
-    """A number as the rational it is, so that sums do not depend on their order."""
+    """The number as a rational, so that sums do not depend on their order."""
     return Fraction(value)
 
 

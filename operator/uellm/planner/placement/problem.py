@@ -1,9 +1,9 @@
 """The placement problem in whole numbers, with its devices in classes of interchangeable ones.
 
-Costs are integers (a fixed fine unit), so that sums do not depend on their order and ties are ties. Two devices are
-interchangeable where exchanging them changes nothing: same room, same speed, same hops to and from everyone else.
-That is an equivalence, so the solver may count devices of a class instead of naming them: eight identical GPUs are
-nine states instead of 256.
+Costs are integers in a fixed fine unit. So sums do not depend on their order, and equal costs compare as equal.
+Two devices are interchangeable if they have the same room, the same speed and the same hops to and from every other
+device. That is an equivalence relation, so the solver counts the devices of a class instead of naming them. Eight
+identical GPUs then have nine subsets instead of 256.
 """
 
 from __future__ import annotations
@@ -14,26 +14,41 @@ from fractions import Fraction
 
 from uellm.planner.placement.instance import Instance, Number, exact
 
-# Bits below the smallest rate or hop: rounding to the unit stays far under a float's own precision.
+# The unit of cost is this many bits below the smallest rate or hop, so rounding to it is far below float precision.
 COST_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An instance in whole numbers. Index c is a class of devices, a and b are layer positions 0..layers."""
+    """An instance in whole numbers: L layers, n devices in C classes.
+
+    Indices c and d are classes, 0..C-1. Indices a and b are layer positions, 0..L; a stage a..b holds layers a..b-1.
+    """
 
     layers: int
-    work: tuple[int, ...]  # prefix sums of layer bytes, layers + 1 entries
-    memory: tuple[int, ...]  # prefix sums of layer bytes and KV bytes
+    """L."""
+    work: tuple[int, ...]
+    """[L + 1]: prefix sums of the layers' weight bytes."""
+    memory: tuple[int, ...]
+    """[L + 1]: prefix sums of the layers' weight and KV-cache bytes."""
     first: int
+    """Bytes that the first stage holds besides its layers (embedding)."""
     last: int
-    members: tuple[tuple[int, ...], ...]  # by class: indices into the instance's devices, in the order of their ids
-    room: tuple[int, ...]  # by class: bytes for layers; may be negative
-    rate: tuple[int, ...]  # by class: cost of a byte of work
-    hop: tuple[tuple[int, ...], ...]  # by class and class: cost of a hop
-    byte: int  # what bytes were multiplied by to become whole
-    unit: Fraction  # seconds (or whatever the latency is in) of one unit of cost
-    uniform: bool  # whether all layers are alike, in work and in memory
+    """Bytes that the last stage holds besides its layers (LM head)."""
+    members: tuple[tuple[int, ...], ...]
+    """[C]: indices into the instance's devices, in the order of their ids."""
+    room: tuple[int, ...]
+    """[C]: bytes that a device has for layers; may be negative."""
+    rate: tuple[int, ...]
+    """[C]: cost of one byte of work."""
+    hop: tuple[tuple[int, ...], ...]
+    """[C, C]: cost of a hop; it may be asymmetric."""
+    byte: int
+    """Scale of all sizes: 1, or the common denominator if an instance gives fractions of a byte."""
+    unit: Fraction
+    """Seconds (or the unit of the instance's latencies) in one unit of cost."""
+    uniform: bool
+    """Whether all layers have the same weight bytes and the same KV-cache bytes."""
 
     @property
     def classes(self) -> range:
@@ -56,7 +71,7 @@ class Problem:
 
 
 def canonical(instance: Instance) -> Problem:
-    """The instance in whole numbers; the same whatever order its devices come in."""
+    """The instance in whole numbers. It does not depend on the order of the devices. O(n^2 C)."""
     order = sorted(range(len(instance.devices)), key=lambda index: instance.devices[index].id)
     byte = _byte_scale(instance)
     layer_bytes = [_whole(value, byte) for value in instance.layer_bytes]
@@ -70,7 +85,7 @@ def canonical(instance: Instance) -> Problem:
         index: _rounded(exact(instance.work_per_byte) / exact(device.performance) / byte * scale)
         for index, device in enumerate(instance.devices)
     }
-    # Links come in few kinds, and rationals are slow: each value is turned once.
+    # There are few distinct latencies, and rationals are slow: each value is converted once.
     cost_of = {value: _rounded(exact(value) * scale) for value in _distinct_hops(instance)}
     hop = [[cost_of[value] for value in row] for row in instance.latency_s]
     members = _classes(order, room, rate, hop)
@@ -92,7 +107,7 @@ def canonical(instance: Instance) -> Problem:
 
 
 def _byte_scale(instance: Instance) -> int:
-    """What bytes are multiplied by to become whole: 1 unless somebody writes fractions of a byte."""
+    """The factor that makes all sizes whole: 1 unless the instance gives fractions of a byte."""
     values = [*instance.layer_bytes, *instance.layer_kv_bytes, instance.first_stage_bytes, instance.last_stage_bytes]
     for device in instance.devices:
         values += [device.memory_bytes, device.reserved_bytes]

@@ -1,4 +1,4 @@
-"""A placement as classes and layers, how far a stage may reach, and the best split of layers for a given order."""
+"""A placement by classes, the stages that fit on a device, and the best split of layers for a given order."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from uellm.planner.placement.problem import Problem
 
-# Steps in which the shares of devices' rooms are compared: finer ones are rounding.
+# Resolution at which the used shares of devices' rooms are compared: finer differences are rounding.
 SHARES = 1 << 32
 
 
-class Windows:
-    """How far a stage may extend from layer a: `reach(c, d)[a]` before a stage on class d, `ends[c][a]` to the end.
+class StageWindows:
+    """The stages that fit in memory and, with a `bound`, take no longer than it (units of cost).
 
-    Both are non-decreasing in a: a stage that starts later may end later. `reach[a] == a` where not one layer fits.
+    `reach(c, d)[a]` is the greatest end of a stage on class c that starts at layer a and precedes class d; it is a if
+    not even one layer fits. `ends[c][a]` says whether layers a..L-1 fit as the last stage. Both are non-decreasing in
+    a: a stage that starts later may end later.
     """
 
     def __init__(self, problem: Problem, bound: int | None) -> None:
@@ -27,8 +29,8 @@ class Windows:
         self._reach: dict[tuple[int, int], list[int]] = {}
 
     def reach(self, c: int, d: int) -> list[int]:
-        """By a: the greatest end of a stage on class c that starts at a, is not the last and precedes class d."""
-        # Without a bound on time the window is the same whoever comes next.
+        """[L], by start a: the greatest end of a stage on class c that precedes class d and is not the last stage."""
+        # Without a bound on time, the next class does not matter.
         hop = 0 if self.bound is None else self.problem.hop[c][d]
         known = self._reach.get((c, hop))
         if known is None:
@@ -53,12 +55,15 @@ class Windows:
 
 
 def classes_in(problem: Problem, weights: list[int], code: int) -> list[int]:
-    """The classes that `code` counts at least one device of."""
+    """The classes with at least one device in the subset `code`."""
     return [c for c in problem.classes if code // weights[c] % (len(problem.members[c]) + 1)]
 
 
-def codes(problem: Problem) -> tuple[list[int], list[int]]:
-    """The weight of each class in a code, and the number of devices of every code."""
+def subset_codes(problem: Problem) -> tuple[list[int], list[int]]:
+    """Subsets of devices as mixed-radix codes: the weight of each class [C], and the devices in each subset [S].
+
+    Digit c of a code is the number of devices of class c, from 0 to the size of the class, so S = prod(size_c + 1).
+    """
     weights, sizes = [], [0]
     for members in problem.members:
         weights.append(len(sizes))
@@ -68,13 +73,15 @@ def codes(problem: Problem) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Classes in pipeline order with the layers on each; devices of a class in the order of their ids."""
+    """A placement on k stages, by the classes of their devices."""
 
     classes: tuple[int, ...]
+    """[k]: in pipeline order."""
     layers: tuple[int, ...]
+    """[k]: number of layers on each stage."""
 
     def devices(self, problem: Problem) -> tuple[int, ...]:
-        """Indices of the instance's devices: the first of a class goes first."""
+        """[k]: indices of the instance's devices. The devices of a class are used in the order of their ids."""
         used = [0] * len(problem.members)
         chosen = []
         for c in self.classes:
@@ -83,18 +90,19 @@ class Solution:
         return tuple(chosen)
 
 
-def settle(problem: Problem, order: tuple[int, ...], bound: int | None = None) -> Solution:
-    """The layers for a fixed order of classes: least cost; among equals the fullest device is the least full.
+def best_split(problem: Problem, order: tuple[int, ...], bound: int | None = None) -> Solution:
+    """The cheapest split of the layers for a fixed order of k classes, by dynamic programming in O(k L^2).
 
-    The second rule matters where speeds are equal: every split costs the same then, and the room left for KV cache
-    on the tightest device is what tells them apart. Raises ValueError where the order has no split at all.
+    Of equally cheap splits it is the one whose fullest device is the least full. That rule decides if devices are
+    equally fast: all splits then cost the same, and differ in the room for KV cache on the tightest device.
+    `bound`: the most time that a stage may take. Raises ValueError if no split fits.
     """
-    windows = Windows(problem, bound)
-    # by a, from the last stage to the first: (cost, fullest share of a device's room, -end of the stage)
+    windows = StageWindows(problem, bound)
+    # By start a, from the last stage to the first: (cost, largest share of a device's room, -end of the stage).
     best: dict[int, tuple[int, int, int]] = {}
     choices: list[dict[int, tuple[int, int, int]]] = []
     for position in range(len(order) - 1, -1, -1):
-        best = _stage(problem, windows, order, position, best)
+        best = _extend_by_stage(problem, windows, order, position, best)
         choices.append(best)
     if 0 not in best:
         raise ValueError("no split for this order")
@@ -106,9 +114,9 @@ def settle(problem: Problem, order: tuple[int, ...], bound: int | None = None) -
     return Solution(order, tuple(layers))
 
 
-def _stage(
+def _extend_by_stage(
     problem: Problem,
-    windows: Windows,
+    windows: StageWindows,
     order: tuple[int, ...],
     position: int,
     onward: dict[int, tuple[int, int, int]],
@@ -119,7 +127,7 @@ def _stage(
         for a in range(layers):
             if windows.ends[c][a]:
                 work = problem.rate[c] * (problem.work[layers] - problem.work[a])
-                result[a] = (work, _share(problem, c, a, layers), -layers)
+                result[a] = (work, _room_share(problem, c, a, layers), -layers)
         return result
     reach, hop = windows.reach(c, order[position + 1]), problem.hop[c][order[position + 1]]
     for a in range(layers) if position else (0,):
@@ -127,7 +135,7 @@ def _stage(
         options = (
             (
                 problem.rate[c] * (problem.work[b] - problem.work[a]) + hop + onward[b][0],
-                max(_share(problem, c, a, b), onward[b][1]),
+                max(_room_share(problem, c, a, b), onward[b][1]),
                 -b,
             )
             for b in ends
@@ -137,5 +145,5 @@ def _stage(
     return result
 
 
-def _share(problem: Problem, c: int, a: int, b: int) -> int:
+def _room_share(problem: Problem, c: int, a: int, b: int) -> int:
     return round(problem.need(a, b) / problem.room[c] * SHARES) if problem.room[c] > 0 else SHARES

@@ -2,13 +2,15 @@
 
     policy      HELR  a1 and a2 of the instance
                 HE    the fewest devices, then the least latency (a1 = 0, a2 = 1)
-                LR    latency ten times as dear as a device (a1 = 10, a2 = 1)
-                BGS   greedy best fit; Even vLLM's own split over the fewest devices that fit: both for comparison
+                LR    a second of latency costs ten times as much as a device (a1 = 10, a2 = 1)
+                BGS   baseline: greedy best fit
+                Even  baseline: vLLM's own split over the fewest devices on which it fits
     objective   latency     the least cost
                 bottleneck  the least time of the slowest stage; ties by the cost
 
-Exact for any sixteen devices and for more where many are alike; beyond that the best found, with a proven bound.
-Where the search is cut off is decided by counted states, never by a clock: the same instance has the same answer.
+The solver is exact for any sixteen devices, and for more if many of them are interchangeable. Beyond that it returns
+the best placement found with a proven lower bound. The search stops after a number of states, never after a time: the
+same instance always has the same answer.
 """
 
 from __future__ import annotations
@@ -33,27 +35,33 @@ from uellm.planner.refusals.sentences import sentence
 __all__ = ["OBJECTIVES", "Instance", "PlaceDevice", "Placement", "solve"]
 
 OBJECTIVES = ("latency", "bottleneck")
-# Sets of devices have 64-bit codes; with more sets than this the heuristic answers.
+# Subsets of devices have 64-bit codes. With more subsets than this, the heuristic is used.
 MOST_CODED_SETS = 1 << 62
-# What floats may differ by when the same cost is summed in another order.
+# Relative difference between sums of the same floats in another order.
 TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The answer. `order` are device ids in pipeline order, `layers` the layers of each; or `refusal`."""
+    """A placement on k devices, or the reason that there is none."""
 
     feasible: bool
     cost: float | None = None
+    """The cost of the contract; the slowest stage's time for objective bottleneck."""
     order: tuple[str, ...] = ()
+    """[k]: device ids in pipeline order."""
     layers: tuple[int, ...] = ()
+    """[k]: number of layers on each device."""
     optimal: bool = False
+    """Whether the placement is proven to be the best."""
     lower_bound: float | None = None
+    """No placement costs less."""
     refusal: PlacementRefusal | None = None
+    """Set if `feasible` is false."""
 
     @property
     def reason(self) -> str:
-        """The refusal in words; empty where there is a placement."""
+        """The refusal as a sentence; empty if there is a placement."""
         return "" if self.refusal is None else sentence(self.refusal)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,11 +86,11 @@ def solve(
         raise BadInput("policy", f"{policy!r} is not one of {', '.join(PLACEMENT_POLICIES)}")
     if objective not in OBJECTIVES:
         raise BadInput("objective", f"{objective!r} is not one of {', '.join(OBJECTIVES)}")
-    search = _Search(instance, policy, objective, stages)
-    return search.baseline() if policy in ("BGS", "Even") else search.optimum()
+    chosen = _PolicySearch(instance, policy, objective, stages)
+    return chosen.baseline() if policy in ("BGS", "Even") else chosen.optimum()
 
 
-class _Search:
+class _PolicySearch:
     """One call of `solve`."""
 
     def __init__(self, instance: Instance, policy: str, objective: str, stages: int | None) -> None:
@@ -96,98 +104,104 @@ class _Search:
             self.rank[index] = position
 
     def optimum(self) -> Placement:
-        """HELR, HE and LR."""
+        """The best placement under HELR, HE or LR."""
         if not self.sizes:
-            return self._nothing()
-        if self._sets() > MOST_CODED_SETS:
-            return self._found()
-        method = search.fastest if self.objective == "bottleneck" else search.cheapest
-        answer = method(self.problem, self._device_cost(), self.sizes, self.rank)
-        if answer is None:
-            return self._nothing()
-        if answer.solution is None:
-            return self._found()
-        return self._placement(answer.solution, None if answer.bound is None else self._cost_of(answer.bound))
+            return self._infeasible()
+        if self._subset_count() > MOST_CODED_SETS:
+            return self._heuristic()
+        method = search.min_bottleneck if self.objective == "bottleneck" else search.min_cost
+        result = method(self.problem, self._device_cost(), self.sizes, self.rank)
+        if result is None:
+            return self._infeasible()
+        if result.solution is None:
+            return self._heuristic()
+        return self._placement(result.solution, None if result.bound is None else self._cost_of(result.bound))
 
     def baseline(self) -> Placement:
-        """BGS and Even, with the bound of the exact optimum (or a relaxed one) beside them."""
+        """The placement of BGS or Even, with the optimum (or a relaxed bound) as its lower bound."""
         if self.policy == "BGS":
             solution = baselines.greedy_best_fit(self.problem, self.rank, self.stages)
         else:
-            solution = baselines.even(self.problem, self.rank, self._units, self.stages)
+            solution = baselines.even(self.problem, self.rank, self._latency_units, self.stages)
         if solution is None:
-            return self._without_baseline()
-        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+            return self._baseline_failed()
+        best = _PolicySearch(self.instance, "HELR", self.objective, self.stages).optimum()
         return self._placement(solution, best.lower_bound or 0.0)
 
-    def _sets(self) -> int:
+    def _subset_count(self) -> int:
         return math.prod(len(members) + 1 for members in self.problem.members)
 
     def _device_cost(self) -> int | None:
-        """What a device costs in the problem's units of latency; None: more than any latency."""
+        """The cost of a device in the problem's units of latency; None: more than any latency."""
         a1, a2 = _weights(self.policy, self.instance)
         return None if a1 == 0 else int(exact(a2) / exact(a1) / self.problem.unit)
 
     def _cost_of(self, bound: int) -> float:
-        """What the contract's cost is at least, where latency and devices cost that many units at least."""
+        """The contract's cost of a lower bound in the problem's units."""
         a1, a2 = _weights(self.policy, self.instance)
         if self.objective == "bottleneck":
             return float(bound * self.problem.unit)
         return float(exact(a1) * bound * self.problem.unit) if a1 else float(a2) * min(self.sizes)
 
-    def _found(self) -> Placement:
+    def _heuristic(self) -> Placement:
         bottleneck = self.objective == "bottleneck"
         best: tuple[tuple[int, tuple[Fraction, int, int], tuple[int, ...]], Solution] | None = None
         for size in self.sizes:
-            least = self._key(heuristic.least_latency(self.problem, size), size)
+            least = self._cost_key(heuristic.latency_bound(self.problem, size), size)
             if best is not None and not bottleneck and least >= best[0][1]:
                 continue  # no placement on so many devices can be better
             for solution, bound in heuristic.candidates(self.problem, size, bottleneck=bottleneck):
-                key = (bound, self._key(self._units(solution), size), solution.classes)
+                key = (bound, self._cost_key(self._latency_units(solution), size), solution.classes)
                 if best is None or key < best[0]:
                     best = (key, solution)
-        return Placement(False, refusal=self._unproven()) if best is None else self._placement(best[1], self._relaxed())
+        return (
+            Placement(False, refusal=self._cut_short())
+            if best is None
+            else self._placement(best[1], self._relaxed_bound())
+        )
 
-    def _key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
-        """What is minimised over the number of devices, given the least latency for each."""
+    def _cost_key(self, cost: int, size: int) -> tuple[Fraction, int, int]:
+        """Key to compare placements on `size` devices: the contract's cost, then fewer devices, then less latency."""
         a1, a2 = _weights(self.policy, self.instance)
         return exact(a1) * cost * self.problem.unit + exact(a2) * size, size, cost
 
-    def _units(self, solution: Solution) -> int:
-        """Latency of a placement in the problem's units."""
+    def _latency_units(self, solution: Solution) -> int:
+        """The latency of a placement in the problem's units."""
         problem, a, total = self.problem, 0, 0
         for c, count in zip(solution.classes, solution.layers, strict=True):
             total += problem.rate[c] * (problem.work[a + count] - problem.work[a])
             a += count
         return total + sum(problem.hop[c][d] for c, d in pairwise(solution.classes))
 
-    def _relaxed(self) -> float:
-        """A lower bound without solving."""
+    def _relaxed_bound(self) -> float:
+        """A lower bound that needs no search."""
         if self.objective == "bottleneck":
-            return float(heuristic.least_slowest(self.problem) * self.problem.unit)
+            return float(heuristic.bottleneck_bound(self.problem) * self.problem.unit)
         a1, a2 = _weights(self.policy, self.instance)
         return min(
-            float(exact(a1) * heuristic.least_latency(self.problem, size) * self.problem.unit + exact(a2) * size)
+            float(exact(a1) * heuristic.latency_bound(self.problem, size) * self.problem.unit + exact(a2) * size)
             for size in self.sizes
         )
 
     def _placement(self, solution: Solution, bound: float | None) -> Placement:
-        return answer(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
+        return to_placement(self.instance, self.problem, solution, self.objective, policy=self.policy, bound=bound)
 
-    def _nothing(self) -> Placement:
-        return Placement(False, refusal=infeasible.why(self.instance, self.problem, self.stages))
+    def _infeasible(self) -> Placement:
+        return Placement(False, refusal=infeasible.refusal_of(self.instance, self.problem, self.stages))
 
-    def _unproven(self) -> PlacementRefusal:
-        return SearchCutShort(len(self.problem.members), infeasible.why(self.instance, self.problem, self.stages))
+    def _cut_short(self) -> PlacementRefusal:
+        return SearchCutShort(
+            len(self.problem.members), infeasible.refusal_of(self.instance, self.problem, self.stages)
+        )
 
-    def _without_baseline(self) -> Placement:
-        best = _Search(self.instance, "HELR", self.objective, self.stages).optimum()
+    def _baseline_failed(self) -> Placement:
+        best = _PolicySearch(self.instance, "HELR", self.objective, self.stages).optimum()
         if not best.feasible:
             return best
         return Placement(False, refusal=BaselineFails(self.policy, best.order, best.layers))
 
 
-def answer(
+def to_placement(
     instance: Instance,
     problem: Problem,
     solution: Solution,
@@ -196,7 +210,7 @@ def answer(
     policy: str = "HELR",
     bound: float | None = None,
 ) -> Placement:
-    """A solution in the instance's own names. `bound`: what no placement can beat; None: the solution is the best."""
+    """The solution by the instance's device ids. `bound`: a lower bound on the cost; None: the solution is optimal."""
     chosen = solution.devices(problem)
     cost = _cost(instance, policy, objective, chosen, solution.layers)
     return Placement(
@@ -210,12 +224,12 @@ def answer(
 
 
 def _weights(policy: str, instance: Instance) -> tuple[float, float]:
-    """a1 and a2."""
+    """a1 and a2 of the cost under a policy."""
     return FIXED_WEIGHTS.get(policy, (instance.a1, instance.a2))
 
 
 def _cost(instance: Instance, policy: str, objective: str, chosen: Iterable[int], layers: Iterable[int]) -> float:
-    """The cost as the contract writes it, in floats: from the answer, not from the search."""
+    """The contract's cost in floats, computed from the placement and not from the search."""
     stages = list(zip(chosen, layers, strict=True))
     times, a = [], 0
     for device, count in stages:

@@ -1,9 +1,11 @@
-"""The least time that the slowest stage can have: what sets the throughput of a filled pipeline.
+"""The least possible time of the slowest stage, which sets the throughput of a filled pipeline.
 
-A stage's time is its work and the hop to the next stage, and the bound on it is found by bisection over the times
-that a stage can have at all. For one bound a state is (devices used, class of the first of them) with the layers it
-can start at. Where layers are alike that is one number, how many layers its stages can hold at most: with fewer each
-of them still has one, as long as there are as many layers as stages.
+A stage's time is its work plus the hop to the next stage. The least bound that some placement keeps is found by
+bisection over the T times that any stage can have: O(log T) feasibility checks. T is at most C (C + 1) L (L + 1) / 2
+for C classes and L layers; equal layers have C (C + 1) L times.
+
+A check goes from the last stage to the first. A state is (subset of devices used, class of the first of them), with
+the layers at which it can start. For equal layers one number is enough: the most layers that its stages can hold.
 """
 
 from __future__ import annotations
@@ -14,42 +16,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.arrays.frontier import in_order, scatter
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole, sets
-from uellm.planner.placement.arrays.reachability import Extents
+from uellm.planner.placement.arrays.frontier import canonical_order, scatter
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, subset_count
+from uellm.planner.placement.arrays.reachability import Reachability
 
-# Codes of a level in the first look, which finds most of what is there.
-GLANCE = 64
-# Further back than any layer: where a state cannot start.
+# Subsets kept per level in the first pass, which settles most checks.
+FIRST_PASS = 64
+# A position behind every layer: the state cannot start anywhere.
 NOWHERE = 1 << 24
 
 
-def least_slowest(grid: Grid, sizes: Sequence[int], most_codes: int) -> tuple[float, float]:
-    """The least time found of the slowest stage, and one that none is below; infinity where nothing was found.
+def bottleneck_bounds(grid: Grid, sizes: Sequence[int], most_codes: int) -> tuple[float, float]:
+    """Upper and lower bound on the least time of the slowest stage; INFINITE if no placement was found.
 
-    Where sets are few enough to look at all of them, found is itself only what none is below for unlike layers.
+    If all subsets are checked (S <= `most_codes`), the first value is exact for equal layers. For layers of different
+    sizes it is only a lower bound: stages may be empty in that check (reachability.py).
     """
     times = _times(grid)
 
-    def verdict(bound: float) -> bool | None:
-        if most_codes >= sets(grid):
-            return Extents(grid, bound).possible(sizes)
-        return _verdict(grid, bound, sizes, most_codes)
+    def feasible(bound: float) -> bool | None:
+        if most_codes >= subset_count(grid):
+            return Reachability(grid, bound).possible(sizes)
+        return _feasible(grid, bound, sizes, most_codes)
 
-    return _bisected(times, verdict)
+    return _bisect(times, feasible)
 
 
-def least_slowest_of_unlike(grid: Grid, sizes: Sequence[int], most_codes: int, above: float) -> tuple[float, float]:
-    """The same, where a first answer is known to be too low."""
+def bottleneck_bounds_above(grid: Grid, sizes: Sequence[int], most_codes: int, above: float) -> tuple[float, float]:
+    """The same among times greater than `above`, which is known to be too low."""
     times = _times(grid)
-    return _bisected(times[times > above], lambda bound: _verdict(grid, bound, sizes, most_codes))
+    return _bisect(times[times > above], lambda bound: _feasible(grid, bound, sizes, most_codes))
 
 
-def _bisected(times: Costs, verdict: Callable[[float], bool | None]) -> tuple[float, float]:
+def _bisect(times: Costs, feasible: Callable[[float], bool | None]) -> tuple[float, float]:
     low, high, proven = 0, len(times), 0
     while low < high:
         middle = (low + high) // 2 if high < len(times) else high - 1
-        answer = verdict(float(times[middle]))
+        answer = feasible(float(times[middle]))
         if answer:
             high = middle
         else:
@@ -61,7 +64,7 @@ def _bisected(times: Costs, verdict: Callable[[float], bool | None]) -> tuple[fl
 
 
 def _times(grid: Grid) -> Costs:
-    """Every time that some stage can have, ascending."""
+    """[T]: every time that some stage can have, ascending."""
     if grid.problem.uniform:
         spans = grid.time[:, 1:]
     else:
@@ -73,30 +76,33 @@ def _times(grid: Grid) -> Costs:
     return result
 
 
-def _verdict(grid: Grid, bound: float, sizes: Sequence[int], most_codes: int) -> bool | None:
-    """Whether some placement keeps to the bound; None where too many states were dropped to tell."""
-    extents = _Alike(grid, bound) if grid.problem.uniform else _Unlike(grid, bound)
-    verdict = _Check(grid, extents, sizes, GLANCE).verdict()
-    return _Check(grid, extents, sizes, most_codes).verdict() if verdict is None else verdict
+def _feasible(grid: Grid, bound: float, sizes: Sequence[int], most_codes: int) -> bool | None:
+    """Whether some placement keeps the bound; None if dropped states leave it open."""
+    stages = _UniformStages(grid, bound) if grid.problem.uniform else _GeneralStages(grid, bound)
+    feasible = _FeasibilityCheck(grid, stages, sizes, FIRST_PASS).feasible()
+    return _FeasibilityCheck(grid, stages, sizes, most_codes).feasible() if feasible is None else feasible
 
 
-class _Unlike:
-    """Stages within a bound: values[c, a, k] tell whether the layers from a can be on code k with c in front."""
+class _GeneralStages:
+    """Stages within a bound, for layers of any size.
+
+    values [C, L + 1, K]: whether layers a..L-1 fit on the devices of subset k, with a stage on c in front.
+    """
 
     def __init__(self, grid: Grid, bound: float) -> None:
         self.reach = grid.within(bound).astype(np.int16)
-        self.closes = grid.closes_within(bound)
-        self.whole = bool(self.closes[:, 0].any())
+        self.fits_last = grid.fits_last_within(bound)
+        self.whole = bool(self.fits_last[:, 0].any())
         positions = np.arange(grid.layers + 1)
         longest = (self.reach - positions).max(axis=(1, 2))
-        self.longest = np.maximum(longest, (self.closes * (grid.layers - positions)).max(axis=1))
+        self.longest = np.maximum(longest, (self.fits_last * (grid.layers - positions)).max(axis=1))
         self.merge, self.nothing, self.dtype = np.logical_or, False, np.bool_
 
     def last(self) -> Any:
-        return self.closes[:, :, None].copy()
+        return self.fits_last[:, :, None].copy()
 
     def _following(self, values: Any) -> Any:
-        """By class, a and code: the next position after a that the rest can start at."""
+        """[C, L + 1, K]: the first position after a at which the later stages can start."""
         classes, width, codes = values.shape
         positions = np.arange(width, dtype=np.int16)[None, :, None]
         marked = np.where(values, positions, np.int16(width))
@@ -115,29 +121,32 @@ class _Unlike:
         first = np.where(values.any(axis=1), values.argmax(axis=1), NOWHERE)
         return bool((first <= self.reach[c, :, :1]).any())
 
-    def pruned(self, found: Any, still: Whole) -> npt.NDArray[np.bool_]:
+    def pruned(self, found: Any, still: Ints) -> npt.NDArray[np.bool_]:
         found &= np.arange(found.shape[1])[None, :, None] <= still[:, None, :]
         found[:, 0] = False
         alive: npt.NDArray[np.bool_] = found.any(axis=1)
         return alive
 
-    def front(self, values: Any) -> Whole:
-        result: Whole = values.argmax(axis=0).astype(np.int64)
+    def front(self, values: Any) -> Ints:
+        result: Ints = values.argmax(axis=0).astype(np.int64)
         return result
 
 
-class _Alike:
-    """The same for layers that are alike: values[c, 0, k] is the first layer if all stages are as long as they can."""
+class _UniformStages:
+    """Stages within a bound, for equal layers.
+
+    values [C, 1, K]: the first layer of a stage on c if it and all later stages are as long as they can be.
+    """
 
     def __init__(self, grid: Grid, bound: float) -> None:
-        reach, closes = grid.within(bound), grid.closes_within(bound)
-        self.whole = bool(closes[:, 0].any())
+        reach, fits_last = grid.within(bound), grid.fits_last_within(bound)
+        self.whole = bool(fits_last[:, 0].any())
         middle = min(1, grid.layers - 1)
         room = reach[:, :, middle] - middle if grid.layers > 1 else np.zeros(reach.shape[:2], np.int64)
         self.span = np.where(room > 0, room, -NOWHERE)
         self.first = reach[:, :, 0]
-        closes[:, 0] = False
-        self.start = np.where(closes.any(axis=1), closes.argmax(axis=1), NOWHERE)
+        fits_last[:, 0] = False
+        self.start = np.where(fits_last.any(axis=1), fits_last.argmax(axis=1), NOWHERE)
         self.longest = np.maximum(np.maximum(self.span.max(axis=1), self.first.max(axis=1)), grid.layers - self.start)
         self.merge, self.nothing, self.dtype = np.minimum, NOWHERE, np.int64
 
@@ -150,60 +159,62 @@ class _Alike:
     def opens(self, c: int, values: Any) -> bool:
         return bool((values[:, 0] <= self.first[c][:, None]).any())
 
-    def pruned(self, found: Any, still: Whole) -> npt.NDArray[np.bool_]:
+    def pruned(self, found: Any, still: Ints) -> npt.NDArray[np.bool_]:
         alive: npt.NDArray[np.bool_] = found[:, 0] <= still
         return alive
 
-    def front(self, values: Any) -> Whole:
-        result: Whole = values[0]
+    def front(self, values: Any) -> Ints:
+        result: Ints = values[0]
         return result
 
 
-class _Check:
-    """Whether some placement keeps to a bound, level by level from the last stage."""
+class _FeasibilityCheck:
+    """Checks whether some placement keeps a bound, level by level from the last stage."""
 
-    def __init__(self, grid: Grid, extents: _Alike | _Unlike, sizes: Sequence[int], most_codes: int) -> None:
-        self.grid, self.extents, self.sizes, self.most_codes = grid, extents, sizes, most_codes
+    def __init__(
+        self, grid: Grid, stages: _UniformStages | _GeneralStages, sizes: Sequence[int], most_codes: int
+    ) -> None:
+        self.grid, self.stages, self.sizes, self.most_codes = grid, stages, sizes, most_codes
         self.dropped = False
 
-    def verdict(self) -> bool | None:
-        """True or False, None where it is unknown."""
-        if self.extents.whole and 1 in self.sizes:
+    def feasible(self) -> bool | None:
+        """True or False; None if it is unknown because states were dropped."""
+        if self.stages.whole and 1 in self.sizes:
             return True
-        if int(self.extents.longest @ self.grid.count) < self.grid.layers:
+        if int(self.stages.longest @ self.grid.count) < self.grid.layers:
             return False
-        level = self._kept(np.zeros(1, np.int64), self.extents.last())
+        level = self._kept(np.zeros(1, np.int64), self.stages.last())
         for size in range(2, max(self.sizes) + 1):
             if level is None:
                 break
             codes, values = level
             if size in self.sizes and self._opened(codes, values):
                 return True
-            level = self._kept(codes, self.extents.before(values)) if size < max(self.sizes) else None
+            level = self._kept(codes, self.stages.before(values)) if size < max(self.sizes) else None
         return None if self.dropped else False
 
-    def _opened(self, codes: Whole, values: Any) -> bool:
-        """Whether a first stage in front of some state makes it whole."""
+    def _opened(self, codes: Ints, values: Any) -> bool:
+        """Whether a first stage in front of some state completes a placement."""
         for c, weight in enumerate(self.grid.weight):
             able = codes // weight % (self.grid.count[c] + 1) < self.grid.count[c]
-            if able.any() and self.extents.opens(c, values[:, :, able]):
+            if able.any() and self.stages.opens(c, values[:, :, able]):
                 return True
         return False
 
-    def _kept(self, codes: Whole, found: Any) -> tuple[Whole, Any] | None:
-        """The states of the next level that may still become whole."""
-        grid, extents = self.grid, self.extents
+    def _kept(self, codes: Ints, found: Any) -> tuple[Ints, Any] | None:
+        """The states of the next level that the remaining devices may still complete."""
+        grid, stages = self.grid, self.stages
         left = grid.count[:, None] - codes // grid.weight[:, None] % (grid.count[:, None] + 1)
-        # How many layers the devices that are left then can hold at most.
-        still = (extents.longest @ left)[None, :] - extents.longest[:, None]
-        alive = extents.pruned(found, still) & (left > 0)
+        # The most layers that the devices left after this stage can hold.
+        still = (stages.longest @ left)[None, :] - stages.longest[:, None]
+        alive = stages.pruned(found, still) & (left > 0)
         c, k = np.nonzero(alive)
         if not len(c):
             return None
         fresh, values = codes[k] + grid.weight[c], found[c, :, k].T
-        margin = still[c, k] - extents.front(values)
+        margin = still[c, k] - stages.front(values)
         if grid.twins:
-            fresh, c = in_order(grid, fresh, c)
+            fresh, c = canonical_order(grid, fresh, c)
         unique, index = np.unique(fresh, return_inverse=True)
         if len(unique) > self.most_codes:
             self.dropped = True
@@ -214,6 +225,6 @@ class _Check:
             part = chosen[index]
             fresh, c, values = fresh[part], c[part], values[:, part]
             unique, index = np.unique(fresh, return_inverse=True)
-        table = np.full((len(grid.count), values.shape[0], len(unique)), extents.nothing, extents.dtype)
-        scatter(table, c, index, values, extents.merge)
+        table = np.full((len(grid.count), values.shape[0], len(unique)), stages.nothing, stages.dtype)
+        scatter(table, c, index, values, stages.merge)
         return unique, table

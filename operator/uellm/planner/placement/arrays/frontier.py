@@ -1,13 +1,13 @@
-"""The exact search: the cheapest placements by number of devices, grown from the last stage to the first.
+"""The exact search for layers of any size: dynamic programming from the last stage to the first, with pruning.
 
-A state is (devices used, class of the first of them, first layer a); its value the least cost of layers a.. on
-exactly those devices. States that cannot become part of a placement as cheap as a known one are pruned
-(lagrangian.py); the others with the same number of devices are worked on together. Interchangeable devices are
-counted, not named, and nodes that are built alike are put in order, so that of states that differ by an exchange one
-is kept.
+A state is (subset of devices used, class of the first of them, first layer a). Its value is the least cost of layers
+a..L-1 on exactly those devices. All states with the same number of devices form a level and are extended together. A
+state is pruned if its Lagrangian bound (lagrangian.py) exceeds the cost of a known placement. Interchangeable devices
+are counted, not named. Of states that differ only by an exchange of twin classes, one is kept.
 
-Beyond a number of states per level the least promising are dropped all the same; what they could have led to at best
-is remembered, so that the answer comes with a bound that holds.
+For S subsets of C classes and L layers, all levels take O(S C (C + log L) L) time at most, and O(S C^2 L log L) with a
+bound on the stages' times. If a level has too many states, the least promising are dropped. The least bound of a
+dropped state is remembered, so the result has a valid lower bound.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole, window_min
-from uellm.planner.placement.arrays.lagrangian import Prefixes
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, window_min
+from uellm.planner.placement.arrays.lagrangian import PrefixBounds
 from uellm.planner.placement.arrays.reachability import Positions
 
 CHUNK_CELLS = 1 << 16
@@ -27,52 +27,62 @@ CHUNK_CELLS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """States of one number of devices: `values[c, a - low, k]` of code `codes[k]`, ascending."""
+    """The states with one number of devices: K subsets, C classes, A layer positions."""
 
-    codes: Whole
+    codes: Ints
+    """[K]: subsets, ascending."""
     low: int
+    """The first of the layer positions."""
     values: Costs
+    """[C, A, K]: least cost by first class, position a - low, and subset."""
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What a search found: levels by number of devices, the least cost of each, and what was dropped at best."""
+class FrontierResult:
+    """What a search found."""
 
     levels: dict[int, Level] = field(default_factory=dict)
+    """By number of devices."""
     best: dict[int, float] = field(default_factory=dict)
+    """By number of devices: the least cost of a placement."""
     dropped: float = INFINITE
+    """The least bound of a dropped state: no placement through dropped states costs less."""
     cells: int = 0
+    """Values computed, over all levels."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """The most cells (state times position) kept of a level and of all; more devices than `most` are not tried."""
+class FrontierLimits:
+    """How far a search goes."""
 
     level_cells: int
+    """The most values kept per level."""
     sizes: tuple[int, ...]
+    """Allowed numbers of devices."""
 
 
 class Frontier:
-    """One search. `prefixes`: the bounds to prune by; `bound`: the most time of a stage.
+    """One search.
 
-    `before[c, code]`: how many layers the devices of a code can take before a stage on c at most (reachability.py).
+    `prefixes`: bounds to prune by. `bound`: the most time of a stage and its hop. `before` [C, S]: the most layers
+    that a subset can hold before a stage on class c (reachability.py).
     """
 
     def __init__(
         self,
         grid: Grid,
-        prefixes: Prefixes,
-        limits: Limits,
+        prefixes: PrefixBounds,
+        limits: FrontierLimits,
         bound: float | None = None,
         before: Positions | None = None,
     ) -> None:
         self.grid, self.prefixes, self.limits, self.bound, self.before = grid, prefixes, limits, bound, before
         self.reach = grid.reach[:, None, :] if bound is None else grid.within(bound)
-        self.closes = grid.closes if bound is None else grid.closes_within(bound)
+        self.fits_last = grid.fits_last if bound is None else grid.fits_last_within(bound)
 
-    def run(self, above: float) -> Outcome:
+    def run(self, above: float) -> FrontierResult:
         """Search for placements that cost no more than `above`."""
-        outcome, largest = Outcome(), max(self.limits.sizes)
+        outcome, largest = FrontierResult(), max(self.limits.sizes)
         level: Level | None = None
         for size in range(1, largest + 1):
             level = self._next(level, size, above, outcome)
@@ -87,36 +97,36 @@ class Frontier:
                     above = min(above, cost)
         return outcome
 
-    def _next(self, level: Level | None, size: int, above: float, outcome: Outcome) -> Level | None:
+    def _next(self, level: Level | None, size: int, above: float, outcome: FrontierResult) -> Level | None:
         onward = self._onward(size)
         finite = np.flatnonzero((onward < INFINITE).any(axis=0))
         if not len(finite):
             return None
         low, high = int(finite[0]), int(finite[-1])
-        columns = _Columns()
-        # Finite, so that what is not allowed at all exceeds it.
-        limit = min(above + self.grid.ties, sys.float_info.max)
+        pending = _PendingStates()
+        # A finite limit, so that INFINITE exceeds it.
+        limit = min(above + self.grid.tolerance, sys.float_info.max)
         if level is None:
-            found = np.where(self.closes, self.grid.time[:, -1:] - self.grid.time, INFINITE) + self.grid.device
-            self._keep(columns, np.zeros(1, np.int64), found[:, low : high + 1, None], low, onward, limit)
+            found = np.where(self.fits_last, self.grid.time[:, -1:] - self.grid.time, INFINITE) + self.grid.device_cost
+            self._keep(pending, np.zeros(1, np.int64), found[:, low : high + 1, None], low, onward, limit)
         else:
             per_code = level.values.shape[0] * level.values.shape[1]
             step = max(1, CHUNK_CELLS // per_code)
             for start in range(0, len(level.codes), step):
                 codes = level.codes[start : start + step]
                 found = self._extended(level, slice(start, start + step), low, high)
-                self._keep(columns, codes, found, low, onward, limit)
-        return columns.level(self.grid, low, self.limits.level_cells, outcome)
+                self._keep(pending, codes, found, low, onward, limit)
+        return pending.level(self.grid, low, self.limits.level_cells, outcome)
 
     def _onward(self, size: int) -> Costs:
-        """By class and position: the least that is still to come before a state of so many devices."""
+        """[C, L + 1]: a lower bound on the cost of the stages before a state with `size` devices."""
         before = self.prefixes.before
         choices = [before[n - size] for n in self.limits.sizes if n >= size]
         result: Costs = np.minimum.reduce(choices)
         return result
 
     def _extended(self, level: Level, part: slice, low: int, high: int) -> Costs:
-        """By class, position low..high and code: the least with a stage on the class in front."""
+        """[C, high - low + 1, K]: the least cost with one more stage in front, by its class and start."""
         grid, values = self.grid, level.values[:, :, part]
         classes, width = values.shape[0], values.shape[1]
         time = grid.time[:, level.low : level.low + width]
@@ -136,16 +146,16 @@ class Frontier:
             for d in range(classes):
                 onward = values[d][None] + (grid.hop[:, d, None] + time)[:, :, None]
                 np.minimum(found, window_min(onward, start[:, d], length[:, d]), out=found)
-        found += (grid.device - grid.time[:, low : high + 1])[:, :, None]
+        found += (grid.device_cost - grid.time[:, low : high + 1])[:, :, None]
         result: Costs = found
         return result
 
-    def _keep(self, columns: _Columns, codes: Whole, found: Costs, low: int, onward: Costs, limit: float) -> None:
-        """Add to the columns what is allowed and may still become good enough."""
+    def _keep(self, pending: _PendingStates, codes: Ints, found: Costs, low: int, onward: Costs, limit: float) -> None:
+        """Collect the states that are allowed and that no bound prunes."""
         grid, price = self.grid, self.prefixes.price
         used = codes // grid.weight[:, None] % (grid.count[:, None] + 1)
         left = (grid.count[:, None] - used).astype(np.float64)
-        # What the devices that are left would pay; a complete placement is bounded by its own cost.
+        # The prices of the devices left. A complete placement is bounded by its own cost.
         returned = price @ left - price[:, None]
         least = found + onward[:, low : low + found.shape[1], None]
         least -= returned[:, None, :]
@@ -162,32 +172,32 @@ class Frontier:
         for c in range(len(grid.count)):
             alive = np.flatnonzero(bounds[c] <= limit)
             if len(alive):
-                columns.add(codes[alive] + grid.weight[c], c, found[c][:, alive], bounds[c][alive])
+                pending.add(codes[alive] + grid.weight[c], c, found[c][:, alive], bounds[c][alive])
 
 
-class _Columns:
-    """The states of the next level while they are collected."""
+class _PendingStates:
+    """The states of the next level, while they are collected."""
 
     def __init__(self) -> None:
-        self.codes: list[Whole] = []
-        self.classes: list[Whole] = []
+        self.codes: list[Ints] = []
+        self.classes: list[Ints] = []
         self.values: list[Costs] = []
         self.bounds: list[Costs] = []
 
-    def add(self, codes: Whole, c: int, values: Costs, bounds: Costs) -> None:
+    def add(self, codes: Ints, c: int, values: Costs, bounds: Costs) -> None:
         self.codes.append(codes)
         self.classes.append(np.full(len(codes), c, np.int64))
         self.values.append(values)
         self.bounds.append(bounds)
 
-    def level(self, grid: Grid, low: int, most_cells: int, outcome: Outcome) -> Level | None:
-        """The level, with equal states merged and the least promising dropped where there are too many."""
+    def level(self, grid: Grid, low: int, most_cells: int, outcome: FrontierResult) -> Level | None:
+        """The level: equal states merged, and the least promising dropped if there are too many."""
         if not self.codes:
             return None
         codes, classes = np.concatenate(self.codes), np.concatenate(self.classes)
         values, bounds = np.concatenate(self.values, axis=1), np.concatenate(self.bounds)
         if grid.twins:
-            codes, classes = in_order(grid, codes, classes)
+            codes, classes = canonical_order(grid, codes, classes)
         unique, index = np.unique(codes, return_inverse=True)
         most = max(1, most_cells // (len(grid.count) * values.shape[0]))
         if len(unique) > most:
@@ -205,8 +215,8 @@ class _Columns:
         return Level(unique, low, table)
 
 
-def scatter(table: Any, of_class: Whole, index: Whole, values: Any, merge: np.ufunc) -> None:
-    """Put columns into `table[class, :, index]`; those that meet in one place are merged."""
+def scatter(table: Any, of_class: Ints, index: Ints, values: Any, merge: np.ufunc) -> None:
+    """Write columns into `table[class, :, index]`; `merge` combines columns with the same class and index."""
     classes, codes = table.shape[0], table.shape[2]
     key = of_class * codes + index
     order = np.argsort(key, kind="stable")
@@ -222,10 +232,10 @@ def scatter(table: Any, of_class: Whole, index: Whole, values: Any, merge: np.uf
         table[d][:, k[part]] = least[:, part]
 
 
-def in_order(grid: Grid, codes: Whole, classes: Whole) -> tuple[Whole, Whole]:
-    """Of states that an exchange of whole twin classes turns into one another the one with the fullest first.
+def canonical_order(grid: Grid, codes: Ints, classes: Ints) -> tuple[Ints, Ints]:
+    """The canonical form of states that differ only by an exchange of twin classes: the most used class comes first.
 
-    The code in mixed radix and the class of the first stage, as they are after the exchange.
+    Returns the subset and the class of the first stage of each state after the exchange.
     """
     codes, classes = codes.copy(), classes.copy()
     for group in grid.twins:

@@ -1,8 +1,8 @@
-"""The placement problem as arrays, for the solvers that work on many states at once.
+"""The placement problem as arrays, for solvers that work on many states at once.
 
-Costs are whole numbers below 2**53 held in float64: sums are exact, whatever their order, and additions and minima
-run at the machine's speed. The grid is as fine as that allows; `ties` is what rounding to it may add up to, so costs
-that differ by less are equal.
+Costs are whole numbers below 2**53 in float64. Their sums are exact in any order, and numpy adds and compares them
+fast. The grid of costs is as fine as 53 bits allow. `tolerance` bounds the sum of all rounding errors: costs that
+differ by no more are treated as equal.
 """
 
 from __future__ import annotations
@@ -14,49 +14,62 @@ import numpy as np
 import numpy.typing as npt
 
 from uellm.planner.placement.problem import Problem
-from uellm.planner.placement.solution import Windows
+from uellm.planner.placement.solution import StageWindows
 
 Costs = npt.NDArray[np.float64]
-Whole = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 INFINITE = float("inf")
 SIGNIFICANT_BITS = 52
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Index c, d: class; a, b: layer position 0..layers. Costs in steps of `2**shift` units of the problem."""
+    """A problem with C classes and L layers as arrays; costs in steps of `2**shift` units of the problem.
+
+    Indices c and d are classes; a and b are layer positions 0..L.
+    """
 
     problem: Problem
     shift: int
-    ties: float
-    device: float  # cost of one device more
-    time: Costs  # [c, b]: of all layers before b
-    hop: Costs  # [c, d]
-    count: Whole  # [c]: devices of the class
-    weight: Whole  # [c]: of the class in a code
-    reach: Whole  # [c, a]: the greatest end of a stage from a that is not the last; a where not one layer fits
-    closes: npt.NDArray[np.bool_]  # [c, a]: whether layers a.. fit as the last stage
-    twins: tuple[tuple[int, ...], ...]  # classes that may be exchanged as a whole, where there are two or more
-    most: int = field(default=0)  # devices that a placement can use at most
+    tolerance: float
+    """Costs that differ by no more count as equal."""
+    device_cost: float
+    """Cost of using one more device."""
+    time: Costs
+    """[C, L + 1]: time of layers 0..b-1 on class c."""
+    hop: Costs
+    """[C, C]."""
+    count: Ints
+    """[C]: devices in the class."""
+    weight: Ints
+    """[C]: weight of the class in the mixed-radix code of a subset."""
+    reach: Ints
+    """[C, L + 1]: greatest end of a stage that starts at a and is not the last; a if not even one layer fits."""
+    fits_last: npt.NDArray[np.bool_]
+    """[C, L + 1]: whether layers a..L-1 fit as the last stage."""
+    twins: tuple[tuple[int, ...], ...]
+    """Groups of two or more classes that can be exchanged as a whole: nodes that are built alike."""
+    most: int = field(default=0)
+    """The most devices that a placement can use."""
 
     @property
     def layers(self) -> int:
-        """How many layers there are."""
+        """L."""
         return self.problem.layers
 
-    def within(self, bound: float) -> Whole:
-        """By c, d and a: `reach` where the stage and the hop to d must take no longer than `bound`."""
-        room = bound + self.ties - self.hop
+    def within(self, bound: float) -> Ints:
+        """[C, C, L + 1], by c, d and a: `reach` if the stage and its hop to d may take at most `bound`."""
+        room = bound + self.tolerance - self.hop
         ends = np.empty((*self.hop.shape, self.layers + 1), np.int64)
         for c, time in enumerate(self.time):
             ends[c] = np.searchsorted(time, time[None, :] + room[c, :, None], side="right") - 1
         positions = np.arange(self.layers + 1)
-        result: Whole = np.maximum(np.minimum(ends, self.reach[:, None, :]), positions)
+        result: Ints = np.maximum(np.minimum(ends, self.reach[:, None, :]), positions)
         return result
 
-    def closes_within(self, bound: float) -> npt.NDArray[np.bool_]:
-        """By c and a: `closes` where the last stage must take no longer than `bound`."""
-        result: npt.NDArray[np.bool_] = self.closes & (self.time[:, -1:] - self.time <= bound + self.ties)
+    def fits_last_within(self, bound: float) -> npt.NDArray[np.bool_]:
+        """[C, L + 1]: `fits_last` if the last stage may take at most `bound`."""
+        result: npt.NDArray[np.bool_] = self.fits_last & (self.time[:, -1:] - self.time <= bound + self.tolerance)
         return result
 
 
@@ -66,7 +79,7 @@ def grid(problem: Problem, device: int | None) -> Grid:
     hops = max(map(max, problem.hop))
     latency = max(problem.rate) * problem.work[-1] + most * hops
     shift = max(0, latency.bit_length() + (most + 1).bit_length() - SIGNIFICANT_BITS)
-    windows = Windows(problem, None)
+    windows = StageWindows(problem, None)
     reach = np.array([[*windows.reach(c, c), problem.layers] for c in problem.classes], np.int64)
     sizes = [len(members) for members in problem.members]
     weights = [1]
@@ -76,21 +89,21 @@ def grid(problem: Problem, device: int | None) -> Grid:
     return Grid(
         problem=problem,
         shift=shift,
-        ties=float(4 * most),
-        device=float(_shifted(min(dearest, device) if device is not None else dearest, shift)),
+        tolerance=float(4 * most),
+        device_cost=float(_shifted(min(dearest, device) if device is not None else dearest, shift)),
         time=_times(problem, shift),
         hop=np.array([[_shifted(value, shift) for value in row] for row in problem.hop], np.float64),
         count=np.array(sizes, np.int64),
         weight=np.array(weights[:-1], np.int64),
         reach=reach,
-        closes=np.array(windows.ends, np.bool_),
+        fits_last=np.array(windows.ends, np.bool_),
         twins=_twins(problem),
         most=most,
     )
 
 
-def sets(grid: Grid) -> int:
-    """How many sets of devices there are."""
+def subset_count(grid: Grid) -> int:
+    """The number of subsets of devices, S = prod(count + 1)."""
     return int(grid.weight[-1]) * int(grid.count[-1] + 1)
 
 
@@ -106,7 +119,7 @@ def _times(problem: Problem, shift: int) -> Costs:
 
 
 def _twins(problem: Problem) -> tuple[tuple[int, ...], ...]:
-    """Groups of classes of which any two may be exchanged: nodes that are built alike."""
+    """Groups of classes of which any two can be exchanged."""
     groups: list[list[int]] = []
     for c in problem.classes:
         for group in groups:
@@ -119,7 +132,7 @@ def _twins(problem: Problem) -> tuple[tuple[int, ...], ...]:
 
 
 def _alike(problem: Problem, c: int, d: int) -> bool:
-    # Alone in its class a device could be a twin only if it were interchangeable, and then it would not be alone.
+    # Two classes of one device each that could be exchanged would be one class.
     size = len(problem.members[c])
     if size == 1 or size != len(problem.members[d]):
         return False
@@ -131,10 +144,11 @@ def _alike(problem: Problem, c: int, d: int) -> bool:
     )
 
 
-def window_min(values: Costs, start: Whole, length: Whole) -> Any:
-    """By row and window: the least of `values[row, start : start + length, :]`; INFINITE for an empty window.
+def window_min(values: Costs, start: Ints, length: Ints) -> Any:
+    """[rows, windows, k]: the minimum of `values[row, start : start + length, :]`; INFINITE for an empty window.
 
-    `values` [rows, width, k], `start` and `length` [rows, windows]; tables of spans 1, 2, 4.. make it two looks each.
+    `values` [rows, width, k]; `start` and `length` [rows, windows]. A sparse table of minima over spans 1, 2, 4..
+    answers each window with two look-ups: O(rows * (width log width + windows) * k).
     """
     longest = int(length.max(initial=0))
     rows, width, k = values.shape

@@ -1,12 +1,15 @@
-"""Layers that are alike: what a set of devices costs is a filling plus a shortest path, each found by itself.
+"""Equal layers: the cost of a subset of devices is a filling plus a shortest path, and each is found on its own.
 
-The layers go to the fastest devices of a set, one at least to each; the order is the shortest Hamiltonian path
-(Held and Karp 1962, doi:10.1137/0110015), for all sets at once:
+The filling gives every device of the subset one layer, and the rest to the fastest devices. The order of the devices
+is the shortest Hamiltonian path through the subset (Held and Karp 1962, doi:10.1137/0110015), found for all subsets:
 
     path[{i}][i] = 0        path[S][i] = min over j in S\\{i} of hop[i][j] + path[S\\{i}][j]
 
-Only the ends bind the two together, where embedding or head take the room of a layer. Then paths are needed for each
-last device that can still be part of the best, and the filling for each first one.
+With C classes of devices and N subsets this takes O(N C^2) time and O(N C) memory. For n different devices, N = 2^n
+and C = n.
+
+Filling and path depend on each other only if embedding or head take the room of a layer on the first or last device.
+Then the paths are computed for each last device that can still be optimal, and the fillings for each first device.
 """
 
 from __future__ import annotations
@@ -17,16 +20,20 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints
 
-# Sets that are looked at with all their ends before any other, for a first good placement.
-GLANCE = 512
-# Sets with both ends of which the paths are looked for one by one.
+# Subsets whose best ends are evaluated first, to have a good upper bound early.
+FIRST_PASS = 512
+# The most subsets with given ends whose paths are searched one by one.
 MOST_ENDS = 4000
 
 
-class Sets:
-    """Every set of devices of a grid with layers that are alike, as codes 0.."""
+class Subsets:
+    """Every subset of the devices of a grid with equal layers, as codes 0..S-1.
+
+    `used` [C, S]: devices of each class in a subset. `size` [S]: devices in a subset. `room`, `free_first`, `free_last`
+    [C]: layers that fit on a device, on the first one and on the last one.
+    """
 
     def __init__(self, grid: Grid, largest: int) -> None:
         self.grid = grid
@@ -47,24 +54,24 @@ class Sets:
         self.layer_time = grid.time[:, -1] / grid.layers
         self.by_speed = np.argsort(self.layer_time, kind="stable")
 
-    def _layers(self, rooms: Sequence[int], end: int, layer: int) -> Whole:
+    def _layers(self, rooms: Sequence[int], end: int, layer: int) -> Ints:
         return np.array([max(-1, min(self.grid.layers, (room - end) // layer)) for room in rooms], np.int64)
 
     def paths(self, *, backward: bool = False) -> Costs:
-        """[c, code]: the shortest path over the code's devices that starts on c (`backward`: that ends there)."""
+        """[C, S]: the shortest path through each subset that starts on class c (`backward`: that ends on c)."""
         hop = self.grid.hop.T if backward else self.grid.hop
         table = np.full(self.used.shape, INFINITE)
         table[np.arange(len(hop)), self.grid.weight] = 0.0
         return self._grown(table, hop, self.by_size)
 
     def anchored(self, last: int) -> Costs:
-        """[c, code]: the shortest path over the code's devices from c to a device of class `last`."""
+        """[C, S]: the shortest path through each subset from class c to a device of class `last`."""
         table = np.full(self.used.shape, INFINITE)
         table[last, self.grid.weight[last]] = 0.0
         return self._grown(table, self.grid.hop, [codes[self.used[last, codes] > 0] for codes in self.by_size])
 
-    def ends(self, table: Costs, codes: Whole) -> tuple[Whole, Whole]:
-        """First and last class of a shortest path over each set."""
+    def ends(self, table: Costs, codes: Ints) -> tuple[Ints, Ints]:
+        """First and last class of a shortest path through each subset in `codes`; `table` is that of `paths`."""
         first = last = table[:, codes].argmin(axis=0)
         rest = codes - self.grid.weight[first]
         while (rest > 0).any():
@@ -74,10 +81,10 @@ class Sets:
             rest = np.where(more, rest - self.grid.weight[last], 0)
         return first, last
 
-    def _grown(self, table: Costs, hop: Costs, levels: list[Whole]) -> Costs:
-        """Fill the table from the single devices on, one number of devices after the other."""
+    def _grown(self, table: Costs, hop: Costs, levels: list[Ints]) -> Costs:
+        """Fill the table from subsets of one device upwards, in O(S C^2)."""
         for codes in levels[1:-1]:
-            # The rows of one level together fit a processor's cache; those of all sets do not.
+            # The rows of one level fit in the processor's cache; those of all subsets do not.
             level = np.take(table, codes, axis=1)
             for c, weight in enumerate(self.grid.weight):
                 free = np.flatnonzero(self.used[c, codes] < self.grid.count[c])
@@ -87,8 +94,11 @@ class Sets:
                     table[c, codes[free] + weight] = onward.min(axis=0)
         return table
 
-    def filled(self, codes: Whole, first: Whole | int = -1, last: Whole | int = -1) -> Costs:
-        """The least time of all layers on each set; INFINITE where they do not fit. Ends (class): -1 takes no room."""
+    def filled(self, codes: Ints, first: Ints | int = -1, last: Ints | int = -1) -> Costs:
+        """[codes]: the least time of all layers on each subset; INFINITE if they do not fit.
+
+        `first`, `last`: classes of the devices that hold embedding and head; -1: the end takes no room.
+        """
         spare = np.maximum(self.room - 1, 0)
         left = (self.grid.layers - self.size[codes]).astype(np.float64)
         cost = np.zeros(len(codes))
@@ -109,32 +119,36 @@ class Sets:
 
 
 @dataclass(slots=True)
-class _Good:
-    """Sets that cost no more than the best, with the paths over them and the class to start from."""
+class _Candidates:
+    """m subsets that cost no more than the best."""
 
     paths: Costs
-    codes: Whole
-    firsts: Whole
+    """[C, S]: shortest paths by first class and subset."""
+    codes: Ints
+    """[m]."""
+    firsts: Ints
+    """[m]: class of the first device."""
     totals: Costs
+    """[m]: cost of the placement."""
 
 
-class AlikeSearch:
-    """One search among sets of `sizes` devices."""
+class UniformSearch:
+    """A search among subsets of `sizes` devices for the cheapest placement of equal layers."""
 
     def __init__(self, grid: Grid, sizes: Sequence[int]) -> None:
-        self.grid, self.sizes, self.sets = grid, sizes, Sets(grid, max(sizes))
+        self.grid, self.sizes, self.sets = grid, sizes, Subsets(grid, max(sizes))
         self.best = INFINITE
-        self.good: list[_Good] = []
+        self.good: list[_Candidates] = []
 
     def order(self, rank: Sequence[int]) -> tuple[list[int], float] | None:
-        """Classes in pipeline order of the cheapest placement, and its cost; None where nothing fits.
+        """Classes in pipeline order of the cheapest placement, and its cost; None if nothing fits.
 
-        Of equal costs the fewest devices, then the ids' order (`rank`: by device).
+        Of equal costs it has the fewest devices, then the first order by the ids (`rank` [n]).
         """
         sets, free = self.sets, self.sets.paths()
         codes = np.concatenate([sets.by_size[size] for size in self.sizes])
         own = self._cost(codes)
-        # A device alone holds both ends: each may fit without the other.
+        # A single device holds both ends. They may fit one by one and not together.
         for c, weight in enumerate(self.grid.weight):
             if not self.grid.problem.fits(c, 0, self.grid.layers):
                 own[codes == weight] = INFINITE
@@ -142,36 +156,39 @@ class AlikeSearch:
         base = own + free[:, codes].min(axis=0)
         able = sets.room > 0
         if not (sets.lost_first[able].any() or sets.lost_last[able].any()):
-            close = base <= base.min(initial=INFINITE) + self.grid.ties
+            close = base <= base.min(initial=INFINITE) + self.grid.tolerance
             for first in range(len(self.grid.count)):
                 self._keep(free, first, codes[close], own[close] + free[first, codes[close]])
         else:
             self._ends(free, codes, base)
         return self._walk(rank) if self.best < INFINITE else None
 
-    def _ends(self, free: Costs, codes: Whole, base: Costs) -> None:
-        """Where the ends lose room: every last class that can still be part of the best, then every first one."""
+    def _ends(self, free: Costs, codes: Ints, base: Costs) -> None:
+        """If the ends take room: try every last class that can still be optimal, then every first class."""
         self._alone()
         more = self.sets.size[codes] > 1
         codes, base = codes[more], base[more]
         backward = self.sets.paths(backward=True)
-        few = codes[np.argsort(base, kind="stable")[:GLANCE]]
+        few = codes[np.argsort(base, kind="stable")[:FIRST_PASS]]
         first, last = self.sets.ends(free, few)
-        known = self.sets.filled(few, first, last) + self.grid.device * self.sets.size[few] + free[first, few]
+        known = self.sets.filled(few, first, last) + self.grid.device_cost * self.sets.size[few] + free[first, few]
         known[(self.sets.free_first[first] < 1) | (self.sets.free_last[last] < 1)] = INFINITE
         self.best = min(self.best, float(known.min(initial=INFINITE)))
-        close = codes[base <= self.best + self.grid.ties]
+        close = codes[base <= self.best + self.grid.tolerance]
         ends = self._both(free, backward, close)
         for end, held in self._sifted(free, backward, ends).items():
             self._first(self.sets.anchored(end), end, held)
 
-    def _both(self, free: Costs, backward: Costs, codes: Whole) -> tuple[Costs, Whole, Whole, Whole, Costs]:
-        """What sets with both ends cost at least, the sets, the ends, and what of the cost is not hops."""
+    def _both(self, free: Costs, backward: Costs, codes: Ints) -> tuple[Costs, Ints, Ints, Ints, Costs]:
+        """The subsets with both ends that may still be optimal.
+
+        Five arrays of one length: lower bound on the cost, subset, first class, last class, cost without hops.
+        """
         none = np.zeros(0, np.int64)
         found = [(np.zeros(0), none, none, none, np.zeros(0))]
-        limit, own = self.best + self.grid.ties, self._cost(codes)
+        limit, own = self.best + self.grid.tolerance, self._cost(codes)
         for last in range(len(self.grid.count)):
-            # Looser bounds first: a filling is the dearest thing to know of a set.
+            # Loose bounds first: the filling takes the most time to compute.
             some = codes[own + backward[last, codes] <= limit]
             ended = self._cost(some, last=last)
             hops = np.maximum(free[:, some], backward[last, some])
@@ -187,14 +204,14 @@ class AlikeSearch:
         least, sets, firsts, lasts, owns = (np.concatenate(part) for part in zip(*found, strict=True))
         return least, sets, firsts, lasts, owns
 
-    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Whole, Whole, Whole, Costs]) -> dict[int, Whole]:
-        """The sets by last class whose shortest path between both ends is good enough; few enough to walk them all."""
+    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Ints, Ints, Ints, Costs]) -> dict[int, Ints]:
+        """By last class, the subsets that may be optimal. If they are few, their paths are searched one by one."""
         least, codes, firsts, lasts, owns = ends
         if len(least) > MOST_ENDS:
             return {int(last): np.unique(codes[lasts == last]) for last in np.unique(lasts)}
         good: list[tuple[float, int, int]] = []
         for index in np.argsort(least, kind="stable"):
-            limit = self.best + self.grid.ties
+            limit = self.best + self.grid.tolerance
             if least[index] > limit:
                 break
             code, first, last, own = int(codes[index]), int(firsts[index]), int(lasts[index]), float(owns[index])
@@ -202,7 +219,7 @@ class AlikeSearch:
             if hops is not None:
                 self.best = min(self.best, own + hops)
                 good.append((own + hops, last, code))
-        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.ties]
+        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.tolerance]
         return {
             last: np.unique([code for end, code in kept if end == last])
             for last in dict.fromkeys(end for end, _ in kept)
@@ -213,33 +230,33 @@ class AlikeSearch:
         for c in self.grid.problem.classes:
             if 1 in self.sizes and self.grid.problem.fits(c, 0, self.grid.layers):
                 one = np.array([self.grid.weight[c]])
-                cost = np.array([self.grid.time[c, -1] + self.grid.device])
+                cost = np.array([self.grid.time[c, -1] + self.grid.device_cost])
                 self._keep(_single(self.grid, c, len(self.sets.size)), c, one, cost)
 
-    def _first(self, paths: Costs, last: int, codes: Whole) -> None:
+    def _first(self, paths: Costs, last: int, codes: Ints) -> None:
         for first in range(len(self.grid.count)):
             held = codes[paths[first, codes] < INFINITE]
             self._keep(paths, first, held, self._cost(held, first, last) + paths[first, held])
 
-    def _cost(self, codes: Whole, first: int = -1, last: int = -1) -> Costs:
+    def _cost(self, codes: Ints, first: int = -1, last: int = -1) -> Costs:
         sets = self.sets
         if (last >= 0 and sets.free_last[last] < 1) or (first >= 0 and sets.free_first[first] < 1):
             return np.full(len(codes), INFINITE)
-        result: Costs = sets.filled(codes, first, last) + self.grid.device * sets.size[codes]
+        result: Costs = sets.filled(codes, first, last) + self.grid.device_cost * sets.size[codes]
         return result
 
-    def _keep(self, paths: Costs, first: int, codes: Whole, totals: Costs) -> None:
-        if not len(totals) or float(totals.min()) > self.best + self.grid.ties:
+    def _keep(self, paths: Costs, first: int, codes: Ints, totals: Costs) -> None:
+        if not len(totals) or float(totals.min()) > self.best + self.grid.tolerance:
             return
         self.best = min(self.best, float(totals.min()))
-        kept = totals <= self.best + self.grid.ties
+        kept = totals <= self.best + self.grid.tolerance
         if kept.any() and self.best < INFINITE:
-            self.good.append(_Good(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
+            self.good.append(_Candidates(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
 
     def _walk(self, rank: Sequence[int]) -> tuple[list[int], float]:
-        grid, sets, budget = self.grid, self.sets, self.best + self.grid.ties
+        grid, sets, budget = self.grid, self.sets, self.best + self.grid.tolerance
         size = min(int(sets.size[good.codes[good.totals <= budget]].min(initial=grid.most + 1)) for good in self.good)
-        states: list[tuple[Costs, int, Whole, Costs]] = []
+        states: list[tuple[Costs, int, Ints, Costs]] = []
         for good in self.good:
             kept = (good.totals <= budget) & (sets.size[good.codes] == size)
             first = int(good.firsts[0])
@@ -256,7 +273,7 @@ class AlikeSearch:
             states = [onward for state in states if state[1] == chosen for onward in self._onward(state)]
         return order, self.best
 
-    def _onward(self, state: tuple[Costs, int, Whole, Costs]) -> list[tuple[Costs, int, Whole, Costs]]:
+    def _onward(self, state: tuple[Costs, int, Ints, Costs]) -> list[tuple[Costs, int, Ints, Costs]]:
         paths, c, codes, hops = state
         rest, result = codes - self.grid.weight[c], []
         for d in range(len(self.grid.count)):
@@ -268,11 +285,12 @@ class AlikeSearch:
 
 
 def shortest_between(
-    sets: Sets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
+    sets: Subsets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
 ) -> float | None:
-    """The shortest path over a code from the first to the last class, None above the limit; `ends`: those three.
+    """The length of the shortest path through a subset between two classes; None if it exceeds `limit`.
 
-    A* from the last device on, with the shortest paths that leave one end free as the bound.
+    `ends`: subset, first class and last class. A* (Hart, Nilsson and Raphael 1968, doi:10.1109/TSSC.1968.300136) from
+    the last device; the shortest paths with one free end, `free` and `backward` [C, S], are the lower bound.
     """
     code, first, last = ends
     weight = [int(value) for value in sets.grid.weight]

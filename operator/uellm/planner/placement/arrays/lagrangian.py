@@ -1,10 +1,13 @@
-"""What no placement can beat: walks over devices that may come back to one, for a price.
+"""Lower bounds on the cost of a placement, by Lagrangian relaxation (Fisher 1981, doi:10.1287/mnsc.27.1.1).
 
-Dropping the rule that a device is used once leaves a shortest walk, solved for every number of stages, class and
-position at once. Using more devices of a class than there are costs `price` each, and what the devices there are
-would cost is given back (a Lagrangian): for any prices >= 0 that is a lower bound, and a few subgradient steps make
-it a close one. The same table bounds every partial placement of the exact search (Christofides, Mingozzi and Toth
-1981, state-space relaxation).
+The relaxed constraint is that a class has only so many devices. Without it, a placement is a shortest walk over
+classes that may visit a class too often; dynamic programming solves it for every number of stages, class and layer
+position. Each visit of a class costs a price (its multiplier), and `price @ count` is subtracted from the total. For
+all prices >= 0 this is a lower bound. Subgradient steps raise it.
+
+The same tables bound every partial placement of the exact search, as state-space relaxation does (Christofides,
+Mingozzi and Toth 1981). One table for up to n stages, C classes and L layers takes O(n C (C + log L) L) time without a
+bound on the stages' times, and O(n C^2 L log L) with one.
 """
 
 from __future__ import annotations
@@ -15,35 +18,36 @@ from typing import Any
 
 import numpy as np
 
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole, window_min
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints, window_min
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixes:
-    """For prices: `before[m, c, a]` the least of layers 0..a on m devices and the hop to c; `whole[m]` of everything.
-
-    Prices are in both; `returned` is what all devices' prices add up to.
-    """
+class PrefixBounds:
+    """Least costs of the relaxed problem for one vector of prices, for up to n stages."""
 
     price: Costs
+    """[C]: Lagrange multipliers, >= 0."""
     returned: float
+    """price @ count: what a bound on a whole placement subtracts."""
     before: Costs
+    """[n + 1, C, L + 1]: least cost of layers 0..a-1 on m devices and the hop to class c, prices included."""
     whole: Costs
+    """[n + 1]: least cost of all layers on m devices, prices included."""
 
     def bound(self, size: int) -> float:
-        """No placement on so many devices costs less."""
+        """A lower bound on the cost of any placement on `size` devices."""
         return float(self.whole[size]) - self.returned
 
 
 class Relaxation:
-    """The relaxation of one problem; `bound` limits the time of every stage with the hop after it."""
+    """The relaxation of one problem. `bound`: the most time that a stage and its hop may take."""
 
     def __init__(self, grid: Grid, most: int, bound: float | None = None) -> None:
         self.grid, self.most, self.bound = grid, most, bound
         classes, positions = len(grid.count), np.arange(grid.layers + 1)
-        self.closes = grid.closes if bound is None else grid.closes_within(bound)
+        self.fits_last = grid.fits_last if bound is None else grid.fits_last_within(bound)
         reach = grid.reach[:, None, :] if bound is None else grid.within(bound)
-        # Of a stage that ends at a: where it may start at the earliest, not being the first stage.
+        # The earliest start of a stage that ends at a and is not the first.
         earliest = np.empty(reach.shape, np.int64)
         for row, ends in zip(earliest.reshape(-1, grid.layers + 1), reach.reshape(-1, grid.layers + 1), strict=True):
             row[:] = np.searchsorted(np.maximum.accumulate(ends[1:]), positions) + 1
@@ -51,24 +55,24 @@ class Relaxation:
         self.length = np.maximum(positions - earliest, 0)
         self.barred = np.diag(np.where(grid.count > 1, 0.0, INFINITE)) if classes else np.zeros((0, 0))
 
-    def prefixes(self, price: Costs) -> Prefixes:
-        """The table for these prices."""
+    def prefix_bounds(self, price: Costs) -> PrefixBounds:
+        """The least costs for these prices, `price` [C]."""
         grid, classes, width = self.grid, len(self.grid.count), self.grid.layers + 1
         before = np.full((self.most + 1, classes, width), INFINITE)
         whole = np.full(self.most + 1, INFINITE)
         before[0, :, 0] = 0.0
-        fee = grid.device + price
+        fee = grid.device_cost + price
         for size in range(1, self.most + 1):
-            whole[size] = self._closed(before[size - 1], fee).min()
+            whole[size] = self._close(before[size - 1], fee).min()
             if size < self.most:
-                before[size] = self._longer(before[size - 1], fee, first=size == 1).min(axis=0)
-        return Prefixes(price, float(price @ grid.count), before, whole)
+                before[size] = self._extend(before[size - 1], fee, first=size == 1).min(axis=0)
+        return PrefixBounds(price, float(price @ grid.count), before, whole)
 
-    def visits(self, table: Prefixes, size: int) -> Whole:
-        """By class: how often the best walk on so many devices comes to it."""
-        fee = self.grid.device + table.price
+    def visits(self, table: PrefixBounds, size: int) -> Ints:
+        """[C]: how often the best walk over `size` devices visits each class."""
+        fee = self.grid.device_cost + table.price
         visited = np.zeros(len(self.grid.count), np.int64)
-        closed = self._closed(table.before[size - 1], fee)
+        closed = self._close(table.before[size - 1], fee)
         c, a = divmod(int(closed.argmin()), closed.shape[1])
         visited[c] += 1
         for left in range(size - 1, 0, -1):
@@ -76,14 +80,14 @@ class Relaxation:
             visited[c] += 1
         return visited
 
-    def _closed(self, before: Costs, fee: Costs) -> Costs:
-        """By class and start of the last stage."""
+    def _close(self, before: Costs, fee: Costs) -> Costs:
+        """[C, L + 1]: least cost of all layers, by class and start of the last stage."""
         time = self.grid.time
-        result: Costs = np.where(self.closes, before + time[:, -1:] - time, INFINITE) + fee[:, None]
+        result: Costs = np.where(self.fits_last, before + time[:, -1:] - time, INFINITE) + fee[:, None]
         return result
 
-    def _longer(self, before: Costs, fee: Costs, *, first: bool) -> Any:
-        """By class, next class and end: a stage on the class, and the hop."""
+    def _extend(self, before: Costs, fee: Costs, *, first: bool) -> Any:
+        """[C, C, L + 1]: least cost with one more stage, by its class, the next class and its end; the hop included."""
         grid, classes, width = self.grid, len(self.grid.count), self.grid.layers + 1
         if first:
             begun = np.where(np.arange(width) <= self.reach[:, :, :1], 0.0, INFINITE)
@@ -100,7 +104,7 @@ class Relaxation:
         return begun + (grid.time + fee[:, None])[:, None, :] + (grid.hop + self.barred)[:, :, None]
 
     def _previous(self, before: Costs, c: int, a: int, fee: Costs, *, first: bool) -> tuple[int, int]:
-        """The class before c, and the start of its stage, of a best walk whose stage on c starts at a."""
+        """On a best walk whose stage on c starts at a: the class before c, and the start of its stage."""
         time, hop = self.grid.time, (self.grid.hop + self.barred)[:, c]
         best = (INFINITE, 0, 0)
         for d in range(len(time)):
@@ -116,11 +120,15 @@ class Relaxation:
         return best[1], best[2]
 
 
-def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: int) -> Prefixes:
-    """The table of the best prices that so many subgradient steps find; `above`: the cost of a known placement."""
+def tightened(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: int) -> PrefixBounds:
+    """The best lower bound that `rounds` subgradient steps find.
+
+    `above`: the cost of a known placement. The step length is that of Polyak, (above - bound) / |subgradient|^2, times
+    a factor that shrinks after each step without an improvement.
+    """
     grid = relaxation.grid
-    best = table = relaxation.prefixes(_opening_prices(grid))
-    plain = relaxation.prefixes(np.zeros(len(grid.count)))
+    best = table = relaxation.prefix_bounds(_opening_prices(grid))
+    plain = relaxation.prefix_bounds(np.zeros(len(grid.count)))
     if _least(plain, sizes) > _least(best, sizes):
         best = table = plain
     reluctance = 1.0
@@ -134,7 +142,7 @@ def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: i
         norm = float(surplus @ surplus)
         if norm == 0:
             break
-        table = relaxation.prefixes(np.maximum(0.0, table.price + reluctance * gap / norm * surplus))
+        table = relaxation.prefix_bounds(np.maximum(0.0, table.price + reluctance * gap / norm * surplus))
         if _least(table, sizes) > _least(best, sizes):
             best = table
         else:
@@ -142,12 +150,16 @@ def priced(relaxation: Relaxation, sizes: Sequence[int], above: float, rounds: i
     return best
 
 
-def _least(table: Prefixes, sizes: Sequence[int]) -> float:
+def _least(table: PrefixBounds, sizes: Sequence[int]) -> float:
     return min(table.bound(size) for size in sizes)
 
 
 def _opening_prices(grid: Grid) -> Costs:
-    """What a device earns against the slowest one that a fractional filling of the fastest devices still needs."""
+    """[C]: the first prices.
+
+    Fill the fastest devices until the model fits; the price of a device is the time that it saves against the last,
+    slowest device of that filling.
+    """
     problem = grid.problem
     rate = grid.time[:, -1] / problem.work[-1]
     order = np.argsort(rate, kind="stable")

@@ -1,4 +1,12 @@
-"""The exact search: every order of few devices; else tables over sets of devices, or states pruned by bounds."""
+"""Chooses the exact method for an instance.
+
+    enumeration.py    few devices: every order
+    held_karp.py      equal layers, and few enough subsets of devices for a table over all of them
+    frontier.py       otherwise: dynamic programming over states, pruned by Lagrangian bounds (lagrangian.py)
+
+For the bottleneck objective, bottleneck.py first finds the least time of the slowest stage; the search for the least
+cost then keeps every stage within it.
+"""
 
 from __future__ import annotations
 
@@ -6,128 +14,135 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uellm.planner.placement.arrays import enumeration
-from uellm.planner.placement.arrays.bottleneck import least_slowest, least_slowest_of_unlike
-from uellm.planner.placement.arrays.frontier import Frontier, Limits, Outcome
-from uellm.planner.placement.arrays.grid import INFINITE, Grid, grid, sets
-from uellm.planner.placement.arrays.held_karp import AlikeSearch
-from uellm.planner.placement.arrays.lagrangian import Prefixes, Relaxation, priced
-from uellm.planner.placement.arrays.reachability import Extents
-from uellm.planner.placement.arrays.traceback import first_order, spread
+from uellm.planner.placement.arrays.bottleneck import bottleneck_bounds, bottleneck_bounds_above
+from uellm.planner.placement.arrays.frontier import Frontier, FrontierLimits, FrontierResult
+from uellm.planner.placement.arrays.grid import INFINITE, Grid, grid, subset_count
+from uellm.planner.placement.arrays.held_karp import UniformSearch
+from uellm.planner.placement.arrays.lagrangian import PrefixBounds, Relaxation, tightened
+from uellm.planner.placement.arrays.reachability import Reachability
+from uellm.planner.placement.arrays.traceback import best_split_on_grid, first_order
 from uellm.planner.placement.problem import Problem
 from uellm.planner.placement.solution import Solution
 
-# Sets of a level in the first look.
-GLANCE_CODES = 16
-# Steps (set, first class, next class and position) before the least promising states are dropped: sixteen unlike
-# devices and eighty layers take fewer even if no bound prunes any.
+# Subsets kept per level in the first, quick pass.
+FIRST_PASS_CODES = 16
+# Steps (subset, first class, next class, position) before the least promising states are dropped. Sixteen different
+# devices and eighty layers take fewer, even without pruning.
 MOST_STEPS = 1 << 31
-# And where there are more than those: a fraction of a second's worth.
+# The steps that are taken if there are more: a fraction of a second.
 CUT_STEPS = 1 << 26
-# Sets of a level in the search for the least bottleneck.
+# Subsets kept per level in the search for the least bottleneck.
 MOST_CODES = 500
-# Up to this many sets of devices, identical layers are placed by tables over all sets: sixteen unlike devices.
+# The most subsets for which tables over all subsets are used: sixteen different devices.
 MOST_TABLED_SETS = 1 << 17
+# Subgradient steps.
 ROUNDS = 12
-# Orders of classes times pairs of layer positions, up to which every order is tried: quicker there than any table.
+# The most orders times (L + 1)^2 for which every order is tried: faster there than any table.
 FEW_CELLS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A solution, and what no placement can cost less than (units of the problem); None: the solution is optimal.
-
-    No solution: none was found, though not every state was looked at.
-    """
+class BestPlacement:
+    """The best placement that a search found."""
 
     solution: Solution | None
+    """None: the search found none, but did not look at every state."""
     bound: int | None
+    """No placement costs less (units of the problem); None: the solution is optimal."""
 
 
-def cheapest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]) -> Answer | None:
-    """The placement of least cost: latency plus `device` for each device (None: dearer than any latency).
+def min_cost(problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]) -> BestPlacement | None:
+    """The placement of least cost: latency plus `device` per device (None: more than any latency).
 
-    None where nothing fits. Of equal costs the fewest devices, then the ids' order (`rank`: by device).
+    `sizes`: the allowed numbers of devices. Of equal costs it has the fewest devices, then the first order by the
+    ids; `rank` [n] is the position of each device in the order of the ids. None if nothing fits.
     """
     table = grid(problem, device)
-    if (orders := enumeration.few_orders(table, _possible(table, sizes), rank, FEW_CELLS)) is not None:
-        return _enumerated(table, enumeration.cheapest(table, orders))
-    search = _Search(table, sizes, None)
-    if problem.uniform and search.sizes and sets(table) <= MOST_TABLED_SETS:
-        return search.alike(rank)
-    return search.answer(rank)
+    if (orders := enumeration.all_orders(table, _possible(table, sizes), rank, FEW_CELLS)) is not None:
+        return _enumerated(table, enumeration.min_cost(table, orders))
+    search = _ExactSearch(table, sizes, None)
+    if problem.uniform and search.sizes and subset_count(table) <= MOST_TABLED_SETS:
+        return search.uniform_layers(rank)
+    return search.run(rank)
 
 
-def fastest(problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]) -> Answer | None:
-    """The placement whose slowest stage is the fastest; of equal ones that of least cost, as `cheapest` has it."""
+def min_bottleneck(
+    problem: Problem, device: int | None, sizes: Sequence[int], rank: Sequence[int]
+) -> BestPlacement | None:
+    """The placement with the least time of the slowest stage; ties by the cost, as in `min_cost`."""
     table = grid(problem, device)
     possible = _possible(table, sizes)
     if not possible:
         return None
-    if (orders := enumeration.few_orders(table, possible, rank, FEW_CELLS)) is not None:
-        return _enumerated(table, enumeration.fastest(table, orders))
-    every = sets(table) <= MOST_TABLED_SETS
-    found, proven = least_slowest(table, possible, MOST_TABLED_SETS if every else MOST_CODES)
-    answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
-    if answer is None and found < INFINITE:
-        # Layers of unlike sizes fit less well than sets of devices promise.
-        found, proven = least_slowest_of_unlike(table, possible, MOST_CODES, found)
-        answer = None if found == INFINITE else _Search(table, possible, found).answer(rank)
+    if (orders := enumeration.all_orders(table, possible, rank, FEW_CELLS)) is not None:
+        return _enumerated(table, enumeration.min_bottleneck(table, orders))
+    every = subset_count(table) <= MOST_TABLED_SETS
+    found, proven = bottleneck_bounds(table, possible, MOST_TABLED_SETS if every else MOST_CODES)
+    result = None if found == INFINITE else _ExactSearch(table, possible, found).run(rank)
+    if result is None and found < INFINITE:
+        # The bound may be too low for layers of different sizes: search above it.
+        found, proven = bottleneck_bounds_above(table, possible, MOST_CODES, found)
+        result = None if found == INFINITE else _ExactSearch(table, possible, found).run(rank)
     if found == INFINITE:
-        return None if proven == INFINITE else Answer(None, int(proven) << table.shift)
-    # Whatever a tie by cost left open, the bottleneck itself is proven.
-    solution = None if answer is None else answer.solution
-    return Answer(solution, None if solution and proven >= found else int(proven) << table.shift)
+        return None if proven == INFINITE else BestPlacement(None, int(proven) << table.shift)
+    # Even if the least cost is not proven, the bottleneck is.
+    solution = None if result is None else result.solution
+    return BestPlacement(solution, None if solution and proven >= found else int(proven) << table.shift)
 
 
-def _enumerated(grid: Grid, found: enumeration.Best | None) -> Answer | None:
-    return None if found is None else Answer(spread(grid, found.order, found.reach, found.closes), None)
+def _enumerated(grid: Grid, found: enumeration.BestOrder | None) -> BestPlacement | None:
+    return (
+        None
+        if found is None
+        else BestPlacement(best_split_on_grid(grid, found.order, found.reach, found.fits_last), None)
+    )
 
 
-class _Search:
+class _ExactSearch:
     def __init__(self, grid: Grid, sizes: Sequence[int], bound: float | None) -> None:
         self.grid, self.bound = grid, bound
         self.sizes = _possible(grid, sizes)
-        dense = bound is not None and sets(grid) <= MOST_TABLED_SETS
-        self.before = Extents(grid, bound).prefixes() if dense and bound is not None else None
+        dense = bound is not None and subset_count(grid) <= MOST_TABLED_SETS
+        self.before = Reachability(grid, bound).prefixes() if dense and bound is not None else None
 
-    def answer(self, rank: Sequence[int]) -> Answer | None:
+    def run(self, rank: Sequence[int]) -> BestPlacement | None:
         if not self.sizes:
             return None
         relaxation = Relaxation(self.grid, max(self.sizes), self.bound)
-        table = priced(relaxation, self.sizes, INFINITE, 0)
-        glance = self._frontier(table, self.sizes, GLANCE_CODES * self._cells_a_code()).run(INFINITE)
-        above = min(glance.best.values(), default=INFINITE)
-        table = priced(relaxation, self.sizes, above, ROUNDS)
-        sizes = tuple(size for size in self.sizes if table.bound(size) <= above + self.grid.ties)
+        table = tightened(relaxation, self.sizes, INFINITE, 0)
+        first_pass = self._frontier(table, self.sizes, FIRST_PASS_CODES * self._cells_a_code()).run(INFINITE)
+        above = min(first_pass.best.values(), default=INFINITE)
+        table = tightened(relaxation, self.sizes, above, ROUNDS)
+        sizes = tuple(size for size in self.sizes if table.bound(size) <= above + self.grid.tolerance)
         search = self._frontier(table, sizes, self._level_cells())
         outcome = search.run(above)
         if not outcome.best:
-            return None if outcome.dropped == INFINITE else Answer(None, int(outcome.dropped) << self.grid.shift)
+            return None if outcome.dropped == INFINITE else BestPlacement(None, int(outcome.dropped) << self.grid.shift)
         return self._chosen(search, outcome, rank)
 
-    def alike(self, rank: Sequence[int]) -> Answer | None:
-        """Where layers are alike and the sets are few enough to look at all of them."""
-        found = AlikeSearch(self.grid, self.sizes).order(rank)
+    def uniform_layers(self, rank: Sequence[int]) -> BestPlacement | None:
+        """The best placement of equal layers, by tables over all subsets."""
+        found = UniformSearch(self.grid, self.sizes).order(rank)
         if found is None:
             return None
         grid = self.grid
-        return Answer(spread(grid, found[0], grid.reach[:, None], grid.closes), None)
+        return BestPlacement(best_split_on_grid(grid, found[0], grid.reach[:, None], grid.fits_last), None)
 
-    def _chosen(self, search: Frontier, outcome: Outcome, rank: Sequence[int]) -> Answer:
+    def _chosen(self, search: Frontier, outcome: FrontierResult, rank: Sequence[int]) -> BestPlacement:
         least = min(outcome.best.values())
-        budget = least + self.grid.ties
+        budget = least + self.grid.tolerance
         size = min(size for size, cost in outcome.best.items() if cost <= budget)
         order = first_order(search, outcome.levels, size, budget, rank)
-        solution = spread(self.grid, order, search.reach, search.closes)
+        solution = best_split_on_grid(self.grid, order, search.reach, search.fits_last)
         proven = outcome.dropped >= least
-        return Answer(solution, None if proven else int(outcome.dropped) << self.grid.shift)
+        return BestPlacement(solution, None if proven else int(outcome.dropped) << self.grid.shift)
 
-    def _frontier(self, table: Prefixes, sizes: tuple[int, ...], cells: int) -> Frontier:
-        return Frontier(self.grid, table, Limits(cells, sizes), self.bound, self.before)
+    def _frontier(self, table: PrefixBounds, sizes: tuple[int, ...], cells: int) -> Frontier:
+        return Frontier(self.grid, table, FrontierLimits(cells, sizes), self.bound, self.before)
 
     def _level_cells(self) -> int:
         classes = len(self.grid.count)
-        everything = sets(self.grid) * classes * self._cells_a_code()
+        everything = subset_count(self.grid) * classes * self._cells_a_code()
         return everything if everything <= MOST_STEPS else CUT_STEPS // (classes * max(self.sizes))
 
     def _cells_a_code(self) -> int:
@@ -135,7 +150,7 @@ class _Search:
 
 
 def _possible(grid: Grid, sizes: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of devices whose largest have room for everything."""
+    """The numbers of devices for which the largest devices together have room for the model."""
     problem = grid.problem
     rooms = sorted((problem.room[c] for c in problem.classes for _ in problem.members[c]), reverse=True)
     total, possible = problem.need(0, problem.layers), []

@@ -1,7 +1,8 @@
-"""From the levels of a search to one placement: the first by the ids' order of those that cost no more than allowed.
+"""From the levels of a search to one placement: of those within the budget, the first by the order of the ids.
 
-The walk goes from the first stage to the last and keeps every state that a placement within the budget can be in.
-Twin classes stand for one another in a level's codes; a class gets its name when the walk first comes to it.
+The traceback goes from the first stage to the last. It keeps every state that a placement within the budget can pass
+through. Twin classes share codes in a level, so a slot of the code is bound to an actual class when the traceback
+first reaches it.
 """
 
 from __future__ import annotations
@@ -12,29 +13,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from uellm.planner.placement.arrays.frontier import Frontier, Level, in_order
-from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Whole
+from uellm.planner.placement.arrays.frontier import Frontier, Level, canonical_order
+from uellm.planner.placement.arrays.grid import INFINITE, Costs, Grid, Ints
 from uellm.planner.placement.solution import SHARES, Solution
 
-# States followed side by side; beyond them equal placements are told apart among these only.
+# The most states that are followed. If there are more, ties are broken among these only.
 MOST_STATES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Devices left, class of the next, and which class each twin that was met stands for."""
+    """A state of the traceback."""
 
     code: int
+    """The subset of devices left."""
     first: int
+    """Class of the next stage, as the level's code has it."""
     names: tuple[tuple[int, int], ...] = ()
+    """Twin classes met so far: class in the code, actual class."""
 
 
 def first_order(search: Frontier, levels: dict[int, Level], size: int, budget: float, rank: Sequence[int]) -> list[int]:
-    """Classes in pipeline order, of placements on `size` devices that cost at most `budget`."""
-    return _Walk(search, levels, rank).order(size, budget)
+    """Classes in pipeline order [size] of the first placement, by `rank` [n], that costs at most `budget`."""
+    return _Traceback(search, levels, rank).order(size, budget)
 
 
-class _Walk:
+class _Traceback:
     def __init__(self, search: Frontier, levels: dict[int, Level], rank: Sequence[int]) -> None:
         self.search, self.grid, self.levels, self.rank = search, search.grid, levels, rank
         self.used = [0] * len(self.grid.count)
@@ -62,7 +66,7 @@ class _Walk:
         return order
 
     def _name(self, state: _State) -> int:
-        """The class that the state's first one stands for."""
+        """The actual class of the state's first stage."""
         named = dict(state.names)
         if state.first in named or state.first not in self.twins:
             return named.get(state.first, state.first)
@@ -83,7 +87,7 @@ class _Walk:
         held = self._distinct(rest, {slot for slot, _ in names})
         codes, classes = np.full(len(held), rest), np.array(held)
         if grid.twins:
-            codes, classes = in_order(grid, codes, classes)
+            codes, classes = canonical_order(grid, codes, classes)
         for d, code, shown in zip(held, codes, classes, strict=True):
             k = int(np.searchsorted(level.codes, code))
             if k == len(level.codes) or level.codes[k] != code:
@@ -95,7 +99,7 @@ class _Walk:
                     known[b] = max(left, known.get(b, -INFINITE))
 
     def _distinct(self, code: int, named: set[int]) -> list[int]:
-        """Classes in a code; of twins that were not met yet and have as many devices in it one stands for all."""
+        """Classes in a subset. Of twins that were not met yet and are used equally often, only the first."""
         held, seen = list[int](), set[tuple[int, int]]()
         for d, (weight, count) in enumerate(self.turns):
             used = code // weight % count
@@ -106,39 +110,39 @@ class _Walk:
         return held
 
     def _named_last(self, state: _State) -> int:
-        """The name that the walk has just given to the state's first class."""
+        """The actual class that the traceback has just bound to the state's first class."""
         named = dict(state.names).values()
         return next(c for c in self.twins[state.first] if c not in named)
 
     def _spots(self, spots: dict[int, float], c: int, d: int, level: Level, onward: Costs) -> dict[int, float]:
-        """By start of the next stage: what may still be spent from there."""
+        """By start of the next stage: the budget left from there on."""
         grid, reach, found = self.grid, self.search.reach, dict[int, float]()
         for a, left in spots.items():
             first, end = max(a + 1, level.low), int(reach[c, d if reach.shape[1] > 1 else 0, a])
             values = onward[first - level.low : end + 1 - level.low]
-            after = left - (grid.time[c, first : first + len(values)] - grid.time[c, a] + grid.hop[c, d] + grid.device)
+            spent = grid.time[c, first : first + len(values)] - grid.time[c, a] + grid.hop[c, d] + grid.device_cost
+            after = left - spent
             for index in np.flatnonzero(values <= after):
                 b = first + int(index)
                 found[b] = max(float(after[index]), found.get(b, -INFINITE))
         return found
 
 
-def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[np.bool_]) -> Solution:
-    """The layers for an order of classes: least cost; among equals the fullest device is the least full.
+def best_split_on_grid(grid: Grid, order: Sequence[int], reach: Ints, fits_last: npt.NDArray[np.bool_]) -> Solution:
+    """The cheapest split of the layers for an order of k classes, in O(k L^2), with costs of the grid.
 
-    The second rule matters where speeds are equal: every split costs the same then, and the room left for KV cache
-    on the tightest device is what tells them apart.
+    Of equally cheap splits it is the one whose fullest device is the least full, as in `solution.best_split`.
     """
     problem, layers = grid.problem, grid.layers
     memory = np.array([float(value) for value in problem.memory])
     positions = np.arange(layers + 1)
-    ends: list[Whole] = []
+    ends: list[Ints] = []
     cost = fullest = np.zeros(0)
     for index in range(len(order) - 1, -1, -1):
         c = order[index]
         time, room = grid.time[c], max(float(problem.room[c]), 1.0)
         if index == len(order) - 1:
-            cost = np.where(closes[c], time[-1] - time, INFINITE)
+            cost = np.where(fits_last[c], time[-1] - time, INFINITE)
             need = memory[-1] - memory + float(problem.last) + (positions == 0) * float(problem.first)
             fullest = np.rint(need / room * SHARES)
             ends.append(np.full(layers + 1, layers))
@@ -149,10 +153,10 @@ def spread(grid: Grid, order: Sequence[int], reach: Whole, closes: npt.NDArray[n
         costs = np.where(allowed, cost[None, :] + time[None, :] - time[:, None] + grid.hop[c, d], INFINITE)
         cost = costs.min(axis=1)
         need = memory[None, :] - memory[:, None] + (positions == 0)[:, None] * float(problem.first)
-        equal = costs <= cost[:, None] + grid.ties
+        equal = costs <= cost[:, None] + grid.tolerance
         share = np.where(equal, np.maximum(np.rint(need / room * SHARES), fullest[None, :]), INFINITE)
         fullest = share.min(axis=1)
-        # Of equals the longest stage.
+        # Of equal splits, the longest stage.
         best = (share <= fullest[:, None]) & equal
         ends.append(layers - best[:, ::-1].argmax(axis=1))
     counts, a = [], 0
