@@ -226,5 +226,5 @@ def test_requests_that_give_way_again_and_again_leave_nothing_behind():
         core.on_lengths(waiting[number % 50], Lengths(90.0 + number % 7, 150.0), 0.001 * (number % 9))
     for ticket in waiting[:10]:
         core.on_abort(ticket, 0.1)
-    assert len(tail._hopeless) <= 64 + 4 * 50
+    assert len(tail._hopeless_at) <= 64 + 4 * 50
     assert sum(len(heap) for heap in (tail._shortest, tail._oldest)) <= 2 * (64 + 4 * 50)

@@ -1,4 +1,4 @@
-"""A scheduled request: its call, its place in the queue, and what is learned when its answer is there."""
+"""A scheduled request, from its place in the queue to what is learned from its answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
 
 class Exchange:
-    """From a request that was read to an answer that was counted. Whatever happens, `end` is called."""
+    """One scheduled request. The caller always calls `end`."""
 
     def __init__(
         self, call: Call, record: Record, dispatcher: Dispatcher, lengths: Predictor | None, terms: Terms
@@ -58,29 +58,29 @@ class Exchange:
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
             with self._faults.guard("predictor", record.id):
-                self._asked = lengths.ask(self._prediction, self._better)
+                self._asked = lengths.ask(self._prediction, self._on_better_prediction)
 
     async def turn(self) -> bytes:
-        """Wait until it is to be sent; the body to send. Raises Refusal."""
-        self._record.queue_s = None  # of a turn before, in which it did not reach the engine
+        """Wait for the request's turn. Returns the body to send. Raises Refusal."""
+        self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s
         return self.call.upstream_body(self.priority)
 
     @property
     def priority(self) -> int:
-        """For an engine that goes by it: the deadline in milliseconds, for the lower goes first."""
+        """vLLM's priority, where the lower goes first: the deadline in milliseconds."""
         return round(self._ticket.deadline_s * 1e3)
 
     async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
-        """Give the client its answer. The record gets its outcome. Raises Refusal while nothing of it was sent."""
+        """Send the client its answer. Sets the record's outcome. Raises Refusal only before anything was sent."""
         self.call.body = b""
         record = self._record
-        spared = self._faults.guard("answer", record.id)
-        self._answer = AnswerTap(self.call, upstream, self._terms.shapes, self._on_tokens, spared)
+        guard = self._faults.guard("answer", record.id)
+        self._answer = AnswerTap(self.call, upstream, self._terms.shapes, self._on_tokens, guard)
         record.blind &= not streams_events(upstream)
         if self._answer.whole is not None:
-            await self._put_together(self._answer, reply, upstream, own)
+            await self._send_whole(self._answer, reply, upstream, own)
         else:
             self._answer.fast_path = FastPath(reply, self._answer.counter, self._dispatcher, self._ticket)
             await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
@@ -89,9 +89,12 @@ class Exchange:
                 self._answer.learn()
 
     def end(self) -> None:
-        """It is over, one way or another. Raises nothing: its place is given back whatever fails here."""
+        """End the request and free its place. Raises nothing."""
         record = self._record
-        answer, self._answer = self._answer, None  # it knows us: left so, only the collector could free the two
+        answer, self._answer = (
+            self._answer,
+            None,
+        )  # it refers back to us: break the cycle, so that both are freed at once
         if answer is None:
             self._dispatcher.abort(self._ticket)
             return
@@ -104,7 +107,7 @@ class Exchange:
         else:
             self._dispatcher.abort(self._ticket)
 
-    async def _put_together(self, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs) -> None:
+    async def _send_whole(self, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs) -> None:
         whole, record = answer.whole, self._record
         assert whole is not None
 
@@ -166,7 +169,7 @@ class Exchange:
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
 
-    def _better(self, prediction: Prediction) -> None:
+    def _on_better_prediction(self, prediction: Prediction) -> None:
         with self._faults.guard("predictor", self._record.id):
             lengths = prediction.lengths(self.call.max_tokens)
             if self._dispatcher.update_lengths(self._ticket, lengths):

@@ -1,4 +1,4 @@
-"""The short way of nearly every event of nearly every stream: counted, and to the client in the chunk it came in."""
+"""The fast path of a stream's events: count an event, and send it to the client in the chunk that it came in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.sidecar.wire.strip import FINISHED
 
 
 class FastPath:
-    """Of one stream. Few objects and few calls: each event comes for itself, and finds the caches cold."""
+    """The fast path of one stream. It uses few objects and calls, because each event finds the CPU caches cold."""
 
     __slots__ = (
         "_closing",
@@ -38,13 +38,14 @@ class FastPath:
         self._ticket = ticket
         self._time = asyncio.get_running_loop().time
         self.last_s: float | None = None
-        """When the last event of a token passed."""
+        """When the last event with a token passed."""
         self.sent_bytes = 0
+        """Bytes of the events that were sent, without chunk framing."""
 
     def take(self, chunk: bytes) -> bool:
-        """Take a chunk of whole events, framing and all; False: there is more to do with it than to count."""
+        """Send a chunk of whole events, including its framing. False: the chunk needs the normal path."""
         found, start = chunk.count(self._mark), chunk.index(b"\r") + 2
-        # Nearly every chunk is one event, and a look at its beginning is cheaper than a search.
+        # Nearly every chunk is one event, and checking its start is cheaper than a search.
         failed = chunk.startswith(ERROR_EVENT, start) if found == 1 else not found or ERROR in chunk
         if failed or FINISHED in chunk or USAGE in chunk:
             return False

@@ -1,4 +1,4 @@
-"""The handler of every request: check, queue, send, relay; and one outcome in the end, whatever happened."""
+"""Handles every request: check it, queue it, send it, relay the answer. Each request ends with one outcome."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
 
 _SENT: Pairs = ((b"Content-Length", b""),)
-"""What the transport says of the request, whatever the client did."""
+"""Headers that the transport sets itself."""
 
 
 class Proxy:
-    """All that a request meets between its client and the engine."""
+    """The request handler between clients and the engine."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Proxy:
         self.terms = Terms()
         self.tracing = tracing
         self.lengths = lengths
-        """Predicts output lengths, if the settings say so."""
+        """Predicts output lengths, if the settings enable it."""
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
@@ -58,17 +58,20 @@ class Proxy:
         self._settings = settings
 
     async def metrics(self) -> str:
-        """Our figures, then the engine's own with our queue counted in; ours alone while the engine does not answer."""
+        """The sidecar's metrics, then the engine's with the sidecar's queue added to its waiting requests.
+
+        Only the sidecar's if the engine does not answer.
+        """
         engine_metrics = await self._engine.metrics()
         own = exposition(self._figures.metrics)
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
     def attainment(self) -> dict[str, Any]:
-        """How the requests of the last minutes fared, by class; of each class there is, even without any."""
+        """Attainment over the last minutes for every class, even without requests."""
         return self._figures.attainment.document(_now_s(), self._settings.current.classes)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
-        """Count what was not HTTP; headers and body of the answer to it."""
+        """Count a message that is not HTTP. Returns headers and body of the answer."""
         refusal, now_s = Refusal.of(fault), _now_s()
         self._figures.count(Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
         return pairs(refusal.headers()), refusal.body()
@@ -91,7 +94,7 @@ class Proxy:
             self._fail(error, reply, record)
         finally:
             request.release()
-            reply.close |= self.drain.refusing  # of an answer that began before
+            reply.close |= self.drain.refusing  # for an answer that began before the drain
             self.drain.leave()
             record.end_s = _now_s()
             self._figures.count(record)
@@ -137,7 +140,7 @@ class Proxy:
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
-        request.body = b""  # the call has it, and maybe not as it came
+        request.body = b""  # the call has it, perhaps modified
         lengths = self.lengths if self._settings.current.predicts_lengths else None
         exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)
         try:
@@ -146,7 +149,7 @@ class Proxy:
                 try:
                     upstream = await self._send(request, record, body, exchange.priority)
                 except EngineUnreachable:
-                    continue  # nothing was sent, so it waits, at its old place, until the engine is back
+                    continue  # nothing was sent: wait at the old place until the engine is back
                 reply.close |= self.drain.draining
                 try:
                     await exchange.answer(reply, upstream, pairs(_own_headers(record)), stall_s=self.stall_s)
@@ -162,7 +165,7 @@ class Proxy:
             return read(
                 record.route, request.headers, request.body, targets, self.terms, accepts_priority=accepts_priority
             )
-        except Exception as error:  # a fault of ours, which is no reason to refuse anybody
+        except Exception as error:  # our own fault must not refuse the request
             self._faults.count("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
 
@@ -181,7 +184,7 @@ class Proxy:
     async def _send(self, request: Request, record: Record, body: bytes, priority: int = 0) -> Upstream:
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
         if self._settings.current.accepts_priority:
-            # For bodies that have no field for it. It would win over the one in the body, so no client may set it.
+            # For bodies without a priority field. The header overrides the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         try:

@@ -1,4 +1,4 @@
-"""Why the queue refuses a request, and when that one is to come back."""
+"""Refusals of the queue: their messages and retry times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uellm.sidecar.telemetry.faults import Faults
 
 
 class Refusals:
-    """Of one queue."""
+    """Retry times of one queue. A fault here never affects a request."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
@@ -20,24 +20,24 @@ class Refusals:
         self._priorities: dict[str, int] = {}
 
     def record_priority(self, targets: Targets) -> None:
-        """A request of these targets is to be queued."""
+        """Record the priority of a class whose request is about to be queued."""
         self._priorities[targets.name] = targets.priority
 
     def set_waiting(self, number: int, now_s: float) -> None:
-        """So many requests wait."""
+        """Record how many requests wait."""
         with self._faults.guard("retry_after"):
             self._retry_times.set_waiting(number > 0, now_s)
 
     def record_completion(self, ticket: Ticket, in_flight: int, now_s: float) -> None:
-        """A request left the engine, which had so many with it."""
+        """Record that a request left the engine, as one of `in_flight`."""
         with self._faults.guard("retry_after"):
             if ticket.dispatched_s is not None:
                 self._retry_times.record_completion(in_flight, now_s - ticket.dispatched_s, now_s)
 
     def retry_s(self, targets: Targets, waiting: Mapping[str, int], now_s: float, *, by_class: bool) -> float:
-        """When a request of these targets is to come back, in seconds from now.
+        """Seconds after which a refused request of these targets should come back.
 
-        `waiting`: requests by class; `by_class`: those of a higher priority go first.
+        `waiting`: queued requests by class; `by_class`: whether those of a higher priority go first.
         """
         try:
             least = targets.priority
@@ -49,19 +49,19 @@ class Refusals:
 
 
 def queue_full(waiting: int, retry_after_s: float) -> Refusal:
-    """So many wait already."""
+    """The queue is full."""
     message = f"{waiting} requests are waiting already; retry later"
     return Refusal(RequestOutcome.QUEUE_FULL, message, retry_after_s=retry_after_s)
 
 
 def engine_away() -> Refusal:
-    """A request waited long enough for an engine."""
+    """The engine is not ready and did not come back in time."""
     message = "the engine is away and did not come back while the request was waiting; retry later"
     return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S))
 
 
 def too_late(reason: Late, retry_s: Callable[[], float]) -> Refusal:
-    """A request has waited for as long as it may. `retry_s` tells when there will be room for it."""
+    """A request may not wait any longer. `retry_s` returns its retry time."""
     if reason is Late.DEADLINE:
         message = "its class's deadline passed while the request was waiting"
         return Refusal(RequestOutcome.DEADLINE_PASSED, message, retry=False)

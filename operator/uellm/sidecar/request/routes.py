@@ -1,4 +1,4 @@
-"""Which request goes which way, and which of its headers go along."""
+"""Routing of requests, and the headers that are passed on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 class Way(Enum):
-    """What becomes of a request."""
+    """How a request is handled."""
 
     SCHEDULE = "schedule"
     PASS = "pass"
@@ -32,7 +32,7 @@ class Way(Enum):
 def path_of(method: str, raw_path: str) -> str:
     """The path of a request as the engine's router reads it. Raises Refusal.
 
-    The engine decodes a path once before it matches, so the decoded one is compared here too: `/%73leep` is `/sleep`.
+    The engine decodes a path once before it matches it. The decoded path is therefore checked: `/%73leep` is `/sleep`.
     """
     if method in ("CONNECT", "TRACE"):
         raise Refusal(RequestOutcome.BAD_REQUEST, f"method {method} is not served here", status=405)
@@ -46,7 +46,7 @@ def path_of(method: str, raw_path: str) -> str:
 
 
 def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
-    """The way of a request for a path by `path_of`; `allowed`: administrative routes that pass. Raises Refusal."""
+    """How to handle a path from `path_of`. `allowed`: administrative routes that are open. Raises Refusal."""
     if administrative(path) and path not in allowed:
         raise Refusal(
             RequestOutcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here"
@@ -76,7 +76,7 @@ def _check_utf8(name: bytes, value: bytes) -> None:
 
 
 def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to the message, not to this hop (RFC 9110, 7.6.1), without those `replaced` has."""
+    """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
     dropped = _HOP_BY_HOP
     if (named := headers.get_all("connection")) or replaced:
         options = {
@@ -87,6 +87,6 @@ def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, byte
 
 
 def request_id(headers: Headers) -> str:
-    """The client's X-Request-Id where it can be used in logs and headers, else a new one."""
+    """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id") or ""
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex

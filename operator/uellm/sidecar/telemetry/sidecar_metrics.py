@@ -72,15 +72,15 @@ class SidecarMetrics:
 
     def count(self, record: Record) -> None:
         """Count a request that ended, and log it. Raises nothing: its client has its answer."""
-        spared = self.faults.guard
-        with spared("metrics", record.id):
+        guard = self.faults.guard
+        with guard("metrics", record.id):
             self.requests.add(record.slo_class, record.route, str(record.outcome))
         if record.targets is not None:
-            with spared("metrics", record.id):
+            with guard("metrics", record.id):
                 self._times(record)
-            with spared("attainment", record.id):
+            with guard("attainment", record.id):
                 self._judge(record)
-        with spared("log", record.id):
+        with guard("log", record.id):
             if ACCESS_LOG.isEnabledFor(logging.INFO):
                 ACCESS_LOG.info("%s", record.to_json())
 
