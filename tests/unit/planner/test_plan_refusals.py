@@ -161,10 +161,11 @@ print(json.dumps(made.to_dict()))
 
 def test_the_hash_seed_changes_no_plan() -> None:
     directory = os.path.dirname(__file__)
+    path = os.pathsep.join(sys.path)  # so that conftest finds the tests' helpers
     answers = {
         subprocess.run(
             [sys.executable, "-c", SCRIPT, directory],
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,
