@@ -34,7 +34,7 @@ from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.predict import EngineModel
 from uellm.planner.cost.rates import Costs
 from uellm.planner.cost.work import stage_loads
-from uellm.planner.memory.kv_cache import tokens_told
+from uellm.planner.memory.kv_cache import tokens_of_flag
 from uellm.planner.shape import Steps
 from uellm_devcluster import tinymodel
 
@@ -221,7 +221,7 @@ def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, fo
     costs = Costs.of(model, PROMPT, OUTPUT, found.efficiency)
     loads = stage_loads(model, [(device,)] * len(layers), layers)
     per_token = [sum(model.layer_kv_bytes_per_token[:count]) for count in layers]
-    tokens = tokens_told(KV_BYTES, per_token, BLOCK_TOKENS)
+    tokens = tokens_of_flag(KV_BYTES, per_token, BLOCK_TOKENS)
     engine = EngineModel(Pipeline(loads, None, costs), tokens, Steps(CHUNK, STREAMS))
     by_stage = [seconds / OUTPUT for seconds in filled(raw)]
     weights = [sum(model.layer_weight_bytes[:count]) for count in layers]
@@ -250,10 +250,10 @@ def ranks(rows: list[dict[str, Any]]) -> dict[str, float]:
         for name in ("predictedStepSeconds", "measuredStepSeconds", "wallTokensPerSecond")
     )
     wrong = [
-        abs(told_bytes - there) / there
+        abs(flag_bytes - there) / there
         for entry in rows
         for kind in ("Weight", "Kv")
-        for told_bytes, there in zip(entry[f"predicted{kind}Bytes"], entry[f"measured{kind}Bytes"], strict=True)
+        for flag_bytes, there in zip(entry[f"predicted{kind}Bytes"], entry[f"measured{kind}Bytes"], strict=True)
     ]
     return {
         "spearman": rank_correlation(told, took),

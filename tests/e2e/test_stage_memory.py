@@ -10,7 +10,7 @@ import pytest
 
 from uellm.models import read_architecture
 from uellm.planner.memory.footprint import footprint
-from uellm.planner.memory.kv_cache import tokens_told
+from uellm.planner.memory.kv_cache import tokens_of_flag
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UserArgs
 from uellm_devcluster import tinymodel
@@ -44,7 +44,7 @@ def test_every_stages_weights_and_kv_cache_are_what_the_plan_says(measured: dict
     assert [stage["weights"] for stage in measured["memory"]] == pytest.approx([first, last], rel=0.01)
 
     per_token = [sum(budget.layer_kv_bytes_per_token[: LAYERS[0]]), sum(budget.layer_kv_bytes_per_token[LAYERS[0] :])]
-    tokens = tokens_told(KV_CACHE_BYTES, per_token)
+    tokens = tokens_of_flag(KV_CACHE_BYTES, per_token)
     assert measured["kvTokens"] == tokens
     assert [stage["kv"] for stage in measured["memory"]] == [tokens * each for each in per_token]
 

@@ -1,4 +1,4 @@
-"""What the planner needs to know of a model: bytes by layer, and the few widths that sizes follow from."""
+"""A model as the planner needs it: bytes by layer, and the widths from which other sizes follow."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder-only transformer as it lies in memory, before tensor parallelism divides it.
+    """A decoder-only transformer of L layers in memory, before tensor parallelism divides it.
 
-    Bytes are those of the chosen dtype and quantisation. `parameters` counts weights as they are published:
-    tied embeddings once.
+    Bytes are those of the chosen dtype and quantisation. Fields named `layer_*` have one entry per layer [L].
     """
 
     name: str
@@ -23,49 +22,50 @@ class Architecture:
     kv_heads: int
     head_dim: int
     dtype: str
-    """float32, float16 or bfloat16; of activations, norms and embeddings."""
+    """Of activations, norms and embeddings: float32, float16 or bfloat16."""
     weight_dtype_bytes: int
     kv_dtype_bytes: int
     quantization: str
-    """Of the linear layers: none, fp8, awq or gptq."""
+    """Of the linear layers: none, or a method such as fp8, awq or gptq."""
     layer_weight_bytes: tuple[int, ...]
     layer_kv_bytes_per_token: tuple[int, ...]
     token_embedding_bytes: int
     embedding_bytes: int
-    """Tokens, positions and what lies between them and the first layer."""
+    """Token and position embeddings, and projections before the first layer."""
     final_norm_bytes: int
     lm_head_bytes: int
-    """0 where tied: the first stage's embedding serves."""
+    """0 if tied: the embedding of the first stage is used."""
     tied: bool
     parameters: int
+    """Published count: tied embeddings once."""
     active_parameters: int
-    """That a token of text computes with: all but the experts not chosen for it."""
+    """Used by one text token: all but the experts to which it is not routed."""
     tower_bytes: int
-    """What reads images or sound: the engine holds it on every stage."""
+    """Image and audio encoders, which the engine holds on every stage."""
     max_position_embeddings: int
     layer_flops_per_token: tuple[float, ...]
-    """Matrices alone, 2 a weight used: of experts, the routed and shared ones."""
+    """Of the weight matrices: 2 per weight used, with routed and shared experts."""
     layer_attention_flops_per_token: tuple[float, ...]
-    """Per token, and per token of context that it attends to."""
+    """FLOPs per token and per token of its context."""
     layer_window_tokens: tuple[int | None, ...]
-    """KV and attention reach no further; None: the whole context."""
+    """Length of the sliding window; None: the layer attends to the whole context."""
     layer_state_bytes: tuple[int, ...]
-    """Constant state of a sequence (Mamba, linear attention)"""
+    """State of constant size per sequence (Mamba, linear attention)."""
     layer_expert_bytes: tuple[int, ...]
-    """Of layer_weight_bytes, those in routed experts."""
+    """The part of layer_weight_bytes in routed experts."""
     experts: int
-    """0: dense."""
+    """Routed experts per layer; 0: dense."""
     experts_per_token: int
     head_flops_per_token: float
     supports_pipeline: bool
     kv_shared_by_tensor: bool
-    """Tensor parallelism divides KV, down to a head each; False (MLA): each rank has all."""
+    """Whether tensor parallelism divides the KV cache, down to one head per rank; False (MLA): each rank holds all."""
     tensor_widths: tuple[tuple[str, int], ...]
-    """Fields of config.json that tensor parallelism must divide, too."""
+    """Further fields of config.json, with their values, that tensor parallelism must divide."""
     measured: bool = False
-    """Bytes are those of the checkpoint's headers, not reckoned."""
+    """Whether bytes come from the checkpoint's headers; otherwise they are computed from config.json."""
     notes: tuple[str, ...] = ()
-    """What was assumed while reading, as sentences."""
+    """Assumptions made while reading, as sentences."""
 
     @property
     def weight_bytes(self) -> int:
@@ -79,14 +79,14 @@ class Architecture:
         return sum(self.layer_kv_bytes_per_token)
 
     def lm_head_bytes_on_last_stage(self, pipeline: int) -> int:
-        """The LM head where the last stage needs it: a tied one is a copy of the embedding once stages differ."""
+        """Bytes of the LM head on the last stage. With more than one stage, a tied head is a copy of the embedding."""
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
 
     def layer_read_bytes(self, index: int, tokens: int) -> float:
-        """Weight bytes of a layer that a step over so many tokens reads, on average.
+        """Expected weight bytes of a layer that a step over so many tokens reads.
 
-        Dense weights all; of E experts with k a token the expected number of distinct ones, E*(1 - (1 - k/E)^tokens),
-        as if the router chose evenly.
+        A step reads all dense weights. Of E experts with k per token, it reads E * (1 - (1 - k/E)^tokens) on average,
+        if the router chooses uniformly.
         """
         experts = self.layer_expert_bytes[index]
         if not experts:

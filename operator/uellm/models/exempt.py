@@ -1,4 +1,4 @@
-"""Which modules a quantisation leaves as they are.
+"""The modules that a quantisation leaves unchanged.
 
 Checkpoints name them in many ways: whole paths, ends or parts of them (`lm_head`, `mlp.gate`), `*` for anything, `re:`
 before a regular expression. A name matches where its dotted parts appear in a row in the module's path.
@@ -15,7 +15,8 @@ from uellm.errors import BadInput
 from uellm.models.storage import SECTION
 
 LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules")
-WRAPPED = ("", "language_model.", "model.language_model.")  # what a wrapper puts before the text model's paths
+# Prefixes that a multimodal wrapper gives to the text model's paths.
+WRAPPED = ("", "language_model.", "model.language_model.")
 
 
 class Exempt:
@@ -37,7 +38,7 @@ class Exempt:
 
 
 def read_exempt(section: Mapping[str, Any]) -> Exempt:
-    """What a quantization_config leaves out. Raises BadInput for what is no list of names or no regular expression."""
+    """The modules that a quantization_config leaves out. Raises BadInput for a bad list or regular expression."""
     names: list[str] = []
     patterns: list[str] = []
     for field in LISTS:
@@ -62,7 +63,7 @@ def _names(section: Mapping[str, Any], field: str) -> list[str]:
 
 
 def _bare(path: str) -> str:
-    """The path inside the text model, whatever a wrapper puts before it."""
+    """The path inside the text model, without a wrapper's prefix."""
     return path.rpartition("language_model.")[2].removeprefix("model.")
 
 

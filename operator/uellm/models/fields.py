@@ -7,14 +7,15 @@ from typing import Any
 
 from uellm.errors import BadInput
 
-# Beyond any model that exists; keeps a typing error from becoming a plan of petabytes.
+# Larger than any existing model. A typing error above it is refused.
 LARGEST = 1 << 40
 MOST_LAYERS = 4096
 # Ways of scaling RoPE whose max_position_embeddings is the scaled length already (vllm/config/model.py).
 UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", "deepseek_yarn", None)
 # Names of the longest context, in the order in which the engine looks for them.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-ASSUMED_LENGTH = 2048  # what the engine takes where none of them is there
+# The engine's default if none of them is given.
+ASSUMED_LENGTH = 2048
 
 
 class Config:
@@ -32,7 +33,7 @@ class Config:
         self.assumed: list[str] = []
 
     def size(self, *names: str, default: int | None = None) -> int:
-        """The first of `names` that is there, a positive integer. Raises BadInput naming the field."""
+        """The first of `names` that is given, a positive integer. Raises BadInput naming the field."""
         for name in names:
             value = self.fields.get(name)
             if value is not None:
@@ -51,14 +52,14 @@ class Config:
         return default if value is None else self._whole(name, value, 0)
 
     def layers(self, *names: str) -> int:
-        """The number of layers: each is an entry of a list later, so it is bounded."""
+        """The number of layers. It is bounded, because lists of that length follow."""
         count = self.size(*(names or ("num_hidden_layers",)))
         if count > MOST_LAYERS:
             raise BadInput(f"{self.prefix}.{(names or ('num_hidden_layers',))[0]}", f"must be at most {MOST_LAYERS}")
         return count
 
     def longest(self) -> int:
-        """Positions that the engine serves: as the config says, stretched as vLLM stretches them for RoPE."""
+        """The longest context that the engine serves: the config's length, scaled as vLLM scales it for RoPE."""
         present = [name for name in LENGTHS if self.fields.get(name) is not None]
         default = self.defaults.get(LENGTHS[0], ASSUMED_LENGTH)
         positions = self.size(*present) if present else default
@@ -80,7 +81,7 @@ class Config:
         return value
 
     def list_of(self, name: str, length: int) -> Sequence[Any] | None:
-        """A list with an entry a layer; None where there is none."""
+        """A list with one entry per layer; None if it is not given."""
         value = self.fields.get(name)
         if value is None or value == []:
             return None
@@ -91,7 +92,7 @@ class Config:
         return value
 
     def indices(self, name: str, length: int) -> frozenset[int] | None:
-        """A list of layer numbers; None where there is none."""
+        """A list of layer numbers; None if it is not given."""
         value = self.fields.get(name)
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""From the tensors of a checkpoint to bytes by layer, as the engine holds them: what the formula only reckons."""
+"""Bytes by layer, as the engine holds them, from the tensors of a checkpoint instead of a formula."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 # Buffers that old checkpoints hold and no engine loads: tables of RoPE, GPT-2's triangular masks.
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 FLOATS = ("F64", "F32", "F16", "BF16")
-# Numbers that stay in 32 bits whatever the dtype: scales of quantised weights, DeepSeek V3's bias of the router.
+# Numbers kept in 32 bits for every dtype: scales of quantised weights, and the router's bias in DeepSeek V3.
 KEPT = (
     *("scale", "scales", "scale_inv", "weight_scale_inv", "weight_scale", "input_scale"),
     *("absmax", "SCB", "e_score_correction_bias"),
 )
-NOTEWORTHY = 0.01  # of the formula's bytes
+# Differences from the formula's bytes are noted above this share.
+NOTEWORTHY = 0.01
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Bytes by place, and numbers of all."""
+    """Sums over the tensors of a checkpoint."""
 
     layers: dict[int, int] = field(default_factory=dict)
+    """Bytes by layer."""
     experts: dict[int, int] = field(default_factory=dict)
+    """Bytes of routed experts by layer."""
     places: dict[str, int] = field(default_factory=dict)
+    """Bytes outside the layers, by place: embedding, head, norm, tower, other."""
     numbers: int = 0
+    """Count of all numbers."""
     beyond: int = 0
-    """Bytes of layers after the last, such as those of multi-token prediction."""
+    """Bytes of layers behind the model's last one, such as those of multi-token prediction."""
 
 
 def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:
-    """The same model with the bytes that its checkpoint tells. FLOPs, KV and windows stay as they are.
+    """The same model with the bytes of its checkpoint. FLOPs, KV cache and windows do not change.
 
-    Raises BadInput where a layer or the embedding is not among the tensors.
+    Raises BadInput if a layer or the embedding is missing from the tensors.
     """
     tally = _tally(model, tensors)
     gone = [index for index in range(model.layers) if index not in tally.layers]
@@ -95,14 +100,14 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
 
 
 def _loaded(name: str, tensor: Tensor, width: int) -> int:
-    """Bytes in the engine, which holds weights in its own dtype."""
+    """Bytes of a tensor in the engine, which converts weights to its own dtype."""
     if tensor.dtype not in FLOATS or name.rpartition(".")[2] in KEPT:
         return tensor.size
     return tensor.numbers * width
 
 
 def _place(name: str) -> tuple[str, int]:
-    """Where a tensor belongs: a layer with its number, or embedding, head, norm, tower, other."""
+    """The place of a tensor: a layer's index, or embedding, head, norm, tower or other."""
     if any(part in name for part in TOWERS):
         return "tower", 0
     layer = LAYER.search(name)

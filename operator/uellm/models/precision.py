@@ -41,18 +41,19 @@ IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine makes these itself while it lo
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How wide weights are. Matrices follow the quantisation; all else is in `dtype`."""
+    """The width of weights. Matrices are stored as the quantisation has it, everything else in `dtype`."""
 
     dtype: str
     quantization: str
-    """A method, or none."""
+    """The method, or `none`."""
     layouts: tuple[tuple[Exempt | None, Storage], ...]
-    """First whose names (None: all) hold the module."""
+    """Modules (None: all) and their layout; the first entry that matches a module counts."""
     exempt: Exempt
+    """Modules that are not quantised."""
     differs: bool = False
-    """From the checkpoint: the engine widens or narrows it while it loads."""
+    """Whether the checkpoint has another width, which the engine converts while it loads."""
     head: bool = False
-    """Whether the LM head is quantised, too."""
+    """Whether the LM head is quantised."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,7 +62,7 @@ class Precision:
         return DTYPE_BYTES[self.dtype]
 
     def size(self, linear: WeightMatrix, path: str) -> int:
-        """Bytes of a linear map with its bias; `path` is the whole one in the checkpoint."""
+        """Bytes of a matrix with its bias; `path` is the full path in the checkpoint."""
         width = self.dtype_bytes
         layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
         matrix = linear.weights * width if layout is None else layout.size(linear)
@@ -76,7 +77,7 @@ class Precision:
 
 
 def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False) -> Precision:
-    """What the engine will use, given config.json and what was asked for.
+    """The precision that the engine will use for a config.json and the user's settings.
 
     Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
     `measured` may have any quantisation.

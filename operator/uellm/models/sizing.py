@@ -10,7 +10,7 @@ FLOAT32_BYTES = 4
 
 
 def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, notes: tuple[str, ...]) -> Architecture:
-    """Bytes and FLOPs by layer. `tower`: numbers of what reads images, which every stage holds; never quantised."""
+    """Bytes and FLOPs by layer. `tower`: numbers of the image encoder, which every stage holds unquantised."""
     width = precision.dtype_bytes
     layers = plan.layers
     sizes = [_layer(precision, layer, f"{plan.layer_path}.{index}") for index, layer in enumerate(layers)]
@@ -56,7 +56,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
 
 
 def _layer(precision: Precision, layer: Layer, path: str) -> tuple[int, int]:
-    """Bytes of a layer, and of these the routed experts'."""
+    """Bytes of a layer, and the part of them in routed experts."""
     whole = experts = 0
     for linear in layer.linears:
         size = precision.size(linear, f"{path}.{linear.name}")

@@ -1,6 +1,6 @@
-"""How quantised matrices lie in memory: numbers of so many bits, scales and zero points by group, and what is left out.
+"""The memory layout of quantised matrices: bits per number, and scales and zero points by group.
 
-One `Storage` describes each method's layout; sources are named where it is built.
+A `Storage` describes the layout of one method. The function that builds it names the source.
 """
 
 from __future__ import annotations
@@ -24,19 +24,25 @@ BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine keeps the absolu
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bits of a number, and what lies beside the numbers. `columns` None: a whole row shares a scale."""
+    """The layout of a matrix. A group of rows x columns numbers shares a scale and a zero point."""
 
     bits: float
+    """Per number."""
     columns: int | None = None
+    """Columns of a group; None: the whole row."""
     rows: int = 1
+    """Rows of a group."""
     scale_bytes: int = 0
+    """Per group."""
     zero_bits: float = 0.0
-    """Of each group's zero point."""
+    """Zero point, per group."""
     column_bytes: int = 0
+    """Further data per column of the matrix."""
     matrix_bytes: int = 0
+    """Further data per matrix."""
 
     def size(self, linear: WeightMatrix) -> int:
-        """Bytes of a linear map without its bias, all copies."""
+        """Bytes of all copies of a matrix, without biases."""
         groups = math.ceil(linear.rows / self.rows) * math.ceil(linear.columns / (self.columns or linear.columns))
         one = math.ceil(linear.rows * linear.columns * self.bits / 8)
         one += math.ceil(groups * (self.scale_bytes + self.zero_bits / 8))

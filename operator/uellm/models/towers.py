@@ -1,4 +1,4 @@
-"""The weights of what reads images in a multimodal wrapper, with the projector into the text model.
+"""The weights of the image encoder in a multimodal model, with the projector into the text model.
 
 Exact for the towers named here; of any other a note says that it is not counted. The engine builds the tower on every
 stage, and quantisations leave it alone.
@@ -14,12 +14,13 @@ from uellm.models.fields import Config
 from uellm.models.weights import Blueprint
 
 CHANNELS = 3
-TEMPORAL_PATCH = 2  # frames that Qwen's towers read as one
+# Frames that Qwen's encoders merge into one patch.
+TEMPORAL_PATCH = 2
 SENSES = ("vision_config", "audio_config")
 
 
 def read_tower(config: Mapping[str, Any], plan: Blueprint) -> tuple[int, tuple[str, ...]]:
-    """Numbers of the tower, and notes on what is not counted."""
+    """Numbers of the image encoder, and notes on what is not counted."""
     present = [field for field in SENSES if config.get(field)]
     notes: list[str] = []
     numbers = 0

@@ -1,4 +1,4 @@
-"""A model as matrices and numbers, before dtype and quantisation make bytes of them."""
+"""A model as counts of matrices and numbers, before dtype and quantisation give them sizes in bytes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WeightMatrix:
-    """A matrix of rows (outputs) x columns (inputs), `copies` of it where each expert has one."""
+    """A matrix of rows (outputs) x columns (inputs)."""
 
     name: str
-    """Inside the layer, as the checkpoint calls it: quantisation names what it leaves out."""
+    """Path inside the layer, as in the checkpoint. Quantisation configs list modules by it."""
     rows: int
     columns: int
     bias: bool = False
     copies: int = 1
+    """One per expert."""
     used: int = 1
-    """Of the copies, those that a token computes with."""
+    """Copies that one token uses."""
     routed: bool = False
-    """The copies are experts, and a router chooses among them."""
+    """Whether the copies are experts among which a router chooses."""
     quantizable: bool = True
-    """Routers are not."""
+    """False for routers."""
 
     @property
     def weights(self) -> int:
@@ -39,15 +40,15 @@ class Layer:
 
     linears: tuple[WeightMatrix, ...]
     other: int
-    """Numbers outside matrices and their biases: norms, sinks."""
+    """Numbers outside matrices and their biases, such as norms and attention sinks."""
     kv_numbers: int
-    """That a token adds to the KV cache."""
+    """Numbers that a token adds to the KV cache."""
     attention_flops: float
-    """Of a token, for each token of context that it attends to."""
+    """FLOPs per token and per token of its context."""
     window: int | None = None
-    """Tokens that attention reaches back; None: all."""
+    """Length of the sliding window in tokens; None: the whole context."""
     float32: int = 0
-    """Numbers that stay in 32 bits whatever the dtype."""
+    """Numbers that are kept in 32 bits for every dtype."""
 
     @property
     def parameters(self) -> int:
@@ -56,25 +57,25 @@ class Layer:
 
     @property
     def idle_parameters(self) -> int:
-        """Numbers of those experts that a token does not compute with."""
+        """Numbers of the experts that one token does not use."""
         return sum((each.weights + each.biases) * (each.copies - each.used) // each.copies for each in self.linears)
 
     @property
     def flops(self) -> float:
-        """FLOPs of a token in the matrices: a product and a sum for each weight used."""
+        """FLOPs of a token in the matrices: two for each weight used."""
         return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears)
 
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """A whole decoder. Embeddings, norm and head are counted in numbers."""
+    """A whole decoder, counted in numbers."""
 
     layers: tuple[Layer, ...]
     layer_path: str
-    """In the checkpoint: `model.layers`, `transformer.h`"""
+    """Path of the layers in the checkpoint, such as `model.layers` or `transformer.h`."""
     hidden_size: int
     intermediate_size: int
-    """Of the widest MLP that a token passes."""
+    """Width of the widest MLP that a token passes."""
     vocab_size: int
     attention_heads: int
     kv_heads: int
@@ -83,15 +84,15 @@ class Blueprint:
     tied: bool
     max_position_embeddings: int
     embedding_width: int = 0
-    """0: hidden_size."""
+    """0: the same as hidden_size."""
     other_embedding: int = 0
-    """Positions, and projections between the embedding and the first layer."""
+    """Numbers of the position embedding, and of projections before the first layer."""
     head_bias: bool = False
     experts: int = 0
     experts_per_token: int = 0
     kv_shared_by_tensor: bool = True
     tensor_widths: tuple[tuple[str, int], ...] = ()
-    """Fields that tensor parallelism divides, besides heads."""
+    """Fields, with their values, that tensor parallelism divides besides the heads."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -106,11 +107,11 @@ class Blueprint:
 
     @property
     def head(self) -> int:
-        """Numbers of the LM head that no embedding shares."""
+        """Numbers of the LM head that are not shared with the embedding."""
         return (0 if self.tied else self.vocab_size * self.width) + self.vocab_size * self.head_bias
 
     @property
     def parameters(self) -> int:
-        """All numbers, tied ones once."""
+        """All numbers; tied ones count once."""
         layers = sum(layer.parameters for layer in self.layers)
         return layers + self.token_embedding + self.other_embedding + self.final_norm + self.head

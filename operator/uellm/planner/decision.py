@@ -74,7 +74,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         layers=best.assignment.layers,
         max_num_batched_tokens=best.sizes.batched_tokens,
         max_num_seqs=best.sizes.sequences,
-        kv_cache_bytes=best.kv.bytes_told,
+        kv_cache_bytes=best.kv.flag_bytes,
         kv_cache_tokens_required=best.evaluator.demand.kv_tokens,
         stages=best.stages(),
         nodes=tuple(name for name, _ in nodes),

@@ -90,7 +90,7 @@ def test_kv_cache_is_told_so_that_no_stage_allocates_more_than_it_has() -> None:
     # Stage 0: 10 layers with room for 100; stage 1: 2 layers with room for 30.
     told = kv_cache([100_000, 30_000], [10, 2])
     assert told.tokens == 9984  # whole blocks of min(10000, 15000)
-    assert told.bytes_told == 9984 * 10
+    assert told.flag_bytes == 9984 * 10
 
 
 def test_the_kv_cache_holds_at_least_one_longest_request_and_a_spare_block(build) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from uellm.models import read_architecture
 from uellm.planner import plan
+from uellm.planner.refusals.kinds import IndivisibleSize
 from uellm.planner.request import Overrides
-from uellm.planner.search.shapes import divides
+from uellm.planner.search.shapes import indivisible_size
 
 TOWER = {
     "model_type": "siglip_vision_model",
@@ -32,8 +33,8 @@ def test_every_stage_holds_the_tower_of_a_multimodal_model(build) -> None:
         assert stage.memory.required + stage.memory.free == int(22.5 * (1 << 30))
 
 
-@pytest.mark.parametrize(("tensor", "against"), [(2, None), (4, "moe_intermediate_size 90")])
-def test_tensor_parallelism_divides_each_expert(tensor: int, against: str | None) -> None:
+@pytest.mark.parametrize(("tensor", "refusal"), [(2, None), (4, IndivisibleSize(4, "moe_intermediate_size", 90))])
+def test_tensor_parallelism_divides_each_expert(tensor: int, refusal: IndivisibleSize | None) -> None:
     config = {
         "architectures": ["Qwen3MoeForCausalLM"],
         "vocab_size": 512,
@@ -47,4 +48,4 @@ def test_tensor_parallelism_divides_each_expert(tensor: int, against: str | None
         "moe_intermediate_size": 90,
         "torch_dtype": "bfloat16",
     }
-    assert divides(read_architecture(config), tensor) == against
+    assert indivisible_size(read_architecture(config), tensor) == refusal

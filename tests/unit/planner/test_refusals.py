@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.planner.refusals import kinds, placement
+from uellm.planner.refusals import devices, kinds, placement
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.target_outcome import TargetOutcome
@@ -36,6 +36,26 @@ EXAMPLES = [
     (kinds.TooFewReplicas(tuple("abcd"), 2, 3), "a, b, c and 1 more node have room for 2 of 3 replicas"),
     (kinds.NodesTaken(("a",), free=False), "no GPU of a is free"),
     (kinds.NodesTaken(("a", "b"), free=True), "a, b have no room"),
+    (kinds.IndivisibleSize(3, "num_attention_heads", 32), "3 does not divide the model's num_attention_heads 32"),
+    (
+        devices.TimeSlicedShare("GPU-1::0"),
+        "GPU-1::0 is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; turn "
+        "time-slicing off on the node, or use MIG",
+    ),
+    (devices.CapabilityTooLow("P4", (6, 1), (7, 0)), "P4 has compute capability 6.1, and vLLM needs 7.0"),
+    (
+        devices.QuantizationUnsupported("V100", (7, 0), (7, 5), "awq"),
+        "V100 has compute capability 7.0, and quantization awq needs 7.5 in vLLM",
+    ),
+    (
+        devices.Bfloat16Unsupported("T4", (7, 5), (8, 0)),
+        "T4 has compute capability 7.5, and vLLM refuses bfloat16 below 8.0: set spec.model.dtype to float16",
+    ),
+    (
+        devices.Float32Needed("T4", (7, 5), "Gemma3ForCausalLM"),
+        "T4 has compute capability 7.5, without bfloat16, and vLLM would compute Gemma3ForCausalLM in float32: twice "
+        "the memory",
+    ),
     (placement.TooManyStages(3, 2, 8), "3 stages need as many devices and layers; there are 2 devices and 8 layers"),
     (placement.EmptyStage(3, 2), "3 stages for 2 layers leave one without any"),
     (placement.TooFewDevices(3, 2), "3 stages need as many devices; there are 2"),
@@ -81,11 +101,11 @@ def test_a_refusal_says_what_is_needed_what_there_is_and_where(refusal: PlanRefu
 def test_every_kind_of_refusal_has_a_sentence() -> None:
     concrete = {
         kind
-        for module in (kinds, placement)
+        for module in (devices, kinds, placement)
         for kind in vars(module).values()
         if isinstance(kind, type)
         and issubclass(kind, PlanRefusal)
-        and kind not in (PlanRefusal, placement.PlacementRefusal)
+        and kind not in (PlanRefusal, devices.DeviceRefusal, placement.PlacementRefusal)
     }
     assert {type(refusal) for refusal, _ in EXAMPLES} == concrete
     assert concrete <= set(sentence.registry)

@@ -1,4 +1,4 @@
-"""What families are built from: attention, MLPs, experts and windows."""
+"""The building blocks of model families: attention, MLPs, experts and windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attenti
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Query heads, the KV heads that they share, and the width of one."""
+    """Query heads, the KV heads that they share, and the width of a head."""
 
     query: int
     kv: int
@@ -27,12 +27,12 @@ class Heads:
 
     @property
     def flops(self) -> float:
-        """FLOPs of a token for each token of context: scores and weighted sum, 2 a product each."""
+        """FLOPs of a token per token of context: scores and weighted sum, 2 per product each."""
         return 4.0 * self.query * self.width
 
 
 def heads(config: Config, hidden: int) -> Heads:
-    """Grouped-query attention as most configurations name it. Raises BadInput where heads do not divide."""
+    """Grouped-query attention by its usual field names. Raises BadInput if KV heads do not divide query heads."""
     query = config.size("num_attention_heads")
     kv = config.size("num_key_value_heads", default=query)
     if query % kv:
@@ -43,7 +43,7 @@ def heads(config: Config, hidden: int) -> Heads:
 
 
 def even_width(config: Config, hidden: int, query: int, field: str = "num_attention_heads") -> int:
-    """The width of a head where heads share out the hidden size."""
+    """The width of a head if the heads divide the hidden size."""
     if hidden % query:
         raise BadInput(f"{config.prefix}.{field}", f"{query} does not divide hidden_size {hidden}")
     return hidden // query
@@ -73,7 +73,7 @@ def gated_mlp(hidden: int, width: int, *, path: str = "mlp", bias: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """How many experts a layer has, how many of them a token uses, and the width of one."""
+    """The experts of a layer, how many of them a token uses, and the width of one."""
 
     total: int
     per_token: int
@@ -119,12 +119,12 @@ def routed(
 
 
 def window(config: Config, field: str = "sliding_window") -> int | None:
-    """The tokens of a window; None where the field is null or 0, as the engine reads it."""
+    """The tokens of a window; None if the field is null or 0, as in the engine."""
     return config.size(field) if config.fields.get(field) or field in config.defaults else None
 
 
 def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sliding_window") -> list[int | None]:
-    """The window of each layer by `layer_types`, or by `kinds` where the config has no such list."""
+    """[L]: the window of each layer by `layer_types`, or by `kinds` if the config has no such list."""
     listed = config.list_of("layer_types", layers) or kinds
     reach = {SLIDING: window(config, field), CHUNKED: window(config, "attention_chunk_size"), FULL: None}
     for kind in listed:

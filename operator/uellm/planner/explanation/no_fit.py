@@ -8,7 +8,7 @@ from dataclasses import replace
 from uellm.errors import PlanError
 from uellm.hardware import Device, Link
 from uellm.planner import constants as c
-from uellm.planner.nodes.capability import unusable
+from uellm.planner.nodes.capability import device_refusal
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import PlanRequest
@@ -42,12 +42,12 @@ def _nothing_free(request: PlanRequest) -> str:
     if not devices:
         return f"no GPU on {counted(len(request.nodes), 'profiled node')}"
     out = [device for device in devices if not device.usable]
-    unfit = [reason for device in devices if device.usable and (reason := unusable(device, request))]
+    unfit = [refusal for device in devices if device.usable and (refusal := device_refusal(device, request))]
     use = f"{len(devices) - len(out) - len(unfit)} in use"
     if out:
         use += f", {len(out)} out of use ({out[0].excluded_reason or out[0].health_reason or out[0].health_state})"
     if unfit:
-        use += f", {len(unfit)} cannot run it ({unfit[0]})"
+        use += f", {len(unfit)} cannot run it ({sentence(unfit[0])})"
     return (
         f"none of the {len(devices)} GPUs on {counted(len(request.nodes), 'node')} is free: {use}{_left_out(request)}"
     )

@@ -103,4 +103,4 @@ def _kv_cache_bytes(document: PlanDocument, assignment: Assignment) -> int | Non
         rooms.append(min(room(device, task) for device in group) - need + kv)
         per_token.append(Fraction(kv, tokens))
     most = tokens if document.platform == "cpu" else None
-    return kv_cache(rooms, per_token, most_tokens=most).bytes_told * document.kv_factor
+    return kv_cache(rooms, per_token, most_tokens=most).flag_bytes * document.kv_factor

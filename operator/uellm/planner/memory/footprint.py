@@ -1,9 +1,9 @@
-"""What the model takes on each GPU of a shape, by kind, and the room that a GPU has for it.
+"""The memory that a model needs on each GPU of a shape, by kind, and the memory that a GPU has for it.
 
     usable = memory * utilisation - (context + activations + CUDA graphs)
     usable >= weights of its layers + their KV cache (+ embedding on the first stage, + norm, head, logits on the last)
 
-Tensor parallelism divides linear layers, embedding and head among its GPUs; KV heads too, down to one each.
+Tensor parallelism divides linear layers, embedding and head among its GPUs. It divides KV heads down to one per GPU.
 """
 
 from __future__ import annotations
@@ -22,38 +22,40 @@ from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on each GPU, before it is known which layers it holds."""
+    """Bytes on each GPU of a shape, by layer; which layers it holds is decided later. L layers."""
 
     layer_bytes: tuple[int, ...]
+    """[L]: weights."""
     layer_kv_bytes: tuple[int, ...]
-    """For the tokens demanded."""
+    """[L]: KV cache for the demanded tokens."""
     layer_kv_bytes_per_token: tuple[int, ...]
+    """[L]."""
     tower_bytes: int
-    """What reads images: the engine builds it on every stage."""
+    """Weights of the image encoder, which the engine builds on every stage."""
     embedding_bytes: int
-    """First stage."""
+    """On the first stage."""
     head_bytes: int
-    """Last stage: final norm and LM head."""
+    """Final norm and LM head, on the last stage."""
     sampler_bytes: int
-    """Last stage: logits and what sampling makes of them."""
+    """Logits and the sampler's copies of them, on the last stage."""
     activation_bytes: int
     graph_bytes: int
     context_bytes: int
     margin: str
-    """Share of a device's memory that is left alone, as a decimal."""
+    """Share of a device's memory that the engine does not use, 0 to 1, as a decimal."""
 
     @property
     def fixed_bytes(self) -> int:
-        """What every GPU needs whatever its layers."""
+        """What every GPU needs besides layers."""
         return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
 
     @property
     def last_bytes(self) -> int:
-        """What the last stage holds besides layers."""
+        """What the last stage needs besides that."""
         return self.head_bytes + self.sampler_bytes
 
     def reserved_bytes(self, memory_bytes: int) -> int:
-        """What of a device's memory is not for layers."""
+        """The part of a device's memory that is not available to layers."""
         return reserved_bytes(self.fixed_bytes, self.margin, memory_bytes)
 
 
@@ -71,9 +73,10 @@ def footprint(
     *,
     request_tokens: int | None = None,
 ) -> Footprint:
-    """The footprint of a model in a shape. Bytes; `kv_tokens` is what the KV cache must hold at least.
+    """The footprint of a model in a shape.
 
-    `request_tokens`: prompt and output of a mean request, which tell how much of it lies within a layer's window.
+    `kv_tokens`: tokens that the KV cache must hold at least. `request_tokens`: prompt and output of a mean request;
+    they decide how much of it a layer with a sliding window keeps. None: all of it.
     """
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
@@ -99,15 +102,15 @@ def footprint(
 
 
 def kv_width(model: Architecture, user: UserArgs) -> Fraction:
-    """Bytes of the KV cache's numbers against those of the model's own."""
+    """Bytes per number in the KV cache, relative to the model's data type."""
     fp8 = (user.text("--kv-cache-dtype") or "").startswith("fp8")
     return Fraction(1, model.kv_dtype_bytes) if fp8 else Fraction(1)
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
-    """Of a request's tokens, the share whose KV a layer keeps: its window and the chunk that is being computed.
+    """The share of a request's tokens whose KV a layer keeps: its window and the chunk in progress.
 
-    vLLM frees blocks that leave the window (vllm/v1/core/single_type_kv_cache_manager.py), one step late.
+    vLLM frees the blocks outside the window one step later (vllm/v1/core/single_type_kv_cache_manager.py).
     """
     if window is None or request_tokens is None:
         return Fraction(1)

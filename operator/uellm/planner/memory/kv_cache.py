@@ -1,12 +1,12 @@
-"""How much KV cache a placement has, and what the engine is told.
+"""The KV cache of a placement, and the size that the engine's flag sets (`--kv-cache-memory-bytes`).
 
-vLLM takes the number of blocks that its tightest rank has room for, the same on every rank. One figure is told to all
-ranks, so with unlike stages it must be that of the stage with the most KV bytes per token:
+vLLM gives every rank the number of blocks for which its tightest rank has room. All ranks get the same number of bytes
+from the flag. So with different stages, the flag must have the bytes of the stage with the most KV bytes per token:
 
-    tokens = min over stages of (room of the stage's devices - its weights) / (its KV bytes per token)
-    told   = tokens * max over stages of (its KV bytes per token)
+    tokens     = min over stages of (room of the stage's devices - its weights) / (its KV bytes per token)
+    flag_bytes = tokens * max over stages of (its KV bytes per token)
 
-Every other stage then allocates its share of `told` and no more.
+Every other stage then allocates only its share of these bytes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ from uellm.planner import constants as c
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """Tokens that the whole pipeline holds at a time, and bytes that each GPU is told."""
+    """The size of a KV cache."""
 
     tokens: int
-    bytes_told: int
+    """That the whole pipeline can hold."""
+    flag_bytes: int
+    """The flag's value, the same for every rank."""
 
 
-def tokens_told(told_bytes: int, per_token: Sequence[Fraction | int], block_tokens: int = c.BLOCK_TOKENS) -> int:
-    """What vLLM makes of the bytes that every rank is told: whole blocks, and the fewest of any stage's ranks.
+def tokens_of_flag(flag_bytes: int, per_token: Sequence[Fraction | int], block_tokens: int = c.BLOCK_TOKENS) -> int:
+    """The tokens that vLLM's cache holds for the flag's bytes: whole blocks, and the fewest of any stage.
 
-    `per_token`: KV bytes of a token on a GPU of each stage. The other stages then allocate no more blocks than that.
+    `per_token` [stages]: KV bytes of a token on a GPU of each stage.
     """
-    return min(int(told_bytes / (block_tokens * kv)) for kv in per_token) * block_tokens
+    return min(int(flag_bytes / (block_tokens * kv)) for kv in per_token) * block_tokens
 
 
 def kv_cache(rooms: Sequence[int], per_token: Sequence[Fraction | int], *, most_tokens: int | None = None) -> KvCache:
-    """`rooms`: bytes left on a GPU of each stage once its weights are there; `per_token`: KV bytes of a token there.
+    """The largest cache that fits on every stage.
 
-    `most_tokens` bounds it, where the engine allocates on a machine that only plays the GPUs.
+    `rooms` [stages]: bytes left on a GPU once the weights are loaded. `per_token` [stages]: KV bytes of a token on a
+    GPU. `most_tokens`: a limit for simulated GPUs, where the engine allocates on a CPU.
     """
     tokens = min(int(room / kv) for room, kv in zip(rooms, per_token, strict=True))
     tokens = tokens // c.BLOCK_TOKENS * c.BLOCK_TOKENS

@@ -1,19 +1,28 @@
-"""What a GPU cannot do whatever its memory: by its compute capability, and by how its driver hands it out.
+"""Checks whether a GPU can run a service at all, by its compute capability and by how its driver shares it.
 
 Minimum capabilities are vLLM's own (get_min_capability of vllm/model_executor/layers/quantization/*.py;
-supported_dtypes of vllm/platforms/cuda.py). A GPU that does not tell its capability passes:
-the engine will say.
+supported_dtypes of vllm/platforms/cuda.py). A GPU whose capability is unknown passes; the engine checks it when it
+starts.
 """
 
 from __future__ import annotations
 
 from uellm.hardware import Device
+from uellm.planner.refusals.devices import (
+    Bfloat16Unsupported,
+    CapabilityTooLow,
+    DeviceRefusal,
+    Float32Needed,
+    QuantizationUnsupported,
+    TimeSlicedShare,
+    version,
+)
 from uellm.planner.request import PlanRequest
 
-# vLLM's kernels for CUDA are built from here on (README of its releases).
+# The oldest capability for which vLLM's CUDA kernels are built (README of its releases).
 LEAST_CAPABILITY = (7, 0)
 LEAST_FOR_BFLOAT16 = (8, 0)
-# Quantization methods by the name that vLLM gives them; others run wherever vLLM does.
+# By vLLM's name of the quantization method. Other methods run wherever vLLM runs.
 LEAST_FOR_QUANTIZATION = {
     "fp8": (7, 5),
     "fbgemm_fp8": (8, 0),
@@ -26,7 +35,7 @@ LEAST_FOR_QUANTIZATION = {
     "torchao": (7, 5),
     "fp_quant": (10, 0),
 }
-# Below it FP8 weights are unpacked to 16 bits for every product: the memory is saved, the time is not.
+# Below this, FP8 weights are unpacked to 16 bits for every product. That saves memory, but no time.
 NATIVE_FP8 = (8, 9)
 # Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
 NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4")
@@ -36,43 +45,38 @@ SHARED_RESOURCE = ".shared"
 
 
 def capability(device: Device) -> tuple[int, int] | None:
-    """Major and minor; None where it is not told."""
+    """Major and minor version; None if it is unknown."""
     major, dot, minor = device.compute_capability.partition(".")
     return (int(major), int(minor)) if dot and major.isdecimal() and minor.isdecimal() else None
 
 
-def unusable(device: Device, request: PlanRequest) -> str:
-    """Why the device cannot run the service, as a sentence; empty where it can."""
+def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None:
+    """Why the device cannot run the service; None if it can."""
     if SHARE_MARK in device.uuid or device.resource_name.endswith(SHARED_RESOURCE):
-        return (
-            f"{device.uuid} is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; "
-            "turn time-slicing off on the node, or use MIG"
-        )
+        return TimeSlicedShare(device.uuid)
     own = capability(device)
     if own is None or own[0] == 0:
-        return ""
-    return _too_old(device, own, request)
+        return None
+    return _capability_refusal(device.product or device.uuid, own, request)
 
 
-def _too_old(device: Device, own: tuple[int, int], request: PlanRequest) -> str:
-    model, name = request.architecture, f"{device.product or device.uuid} has compute capability {_text(own)}"
+def _capability_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
+    model = request.architecture
     if own < LEAST_CAPABILITY:
-        return f"{name}, and vLLM needs {_text(LEAST_CAPABILITY)}"
+        return CapabilityTooLow(name, own, LEAST_CAPABILITY)
     least = LEAST_FOR_QUANTIZATION.get(model.quantization)
     if least is not None and own < least:
-        return f"{name}, and quantization {model.quantization} needs {_text(least)} in vLLM"
+        return QuantizationUnsupported(name, own, least, model.quantization)
     if model.dtype == "bfloat16" and own < LEAST_FOR_BFLOAT16:
         if request.engine.dtype != "auto":
-            return (
-                f"{name}, and vLLM refuses bfloat16 below {_text(LEAST_FOR_BFLOAT16)}: set spec.model.dtype to float16"
-            )
+            return Bfloat16Unsupported(name, own, LEAST_FOR_BFLOAT16)
         if model.name.startswith(NO_FLOAT16):
-            return f"{name}, without bfloat16, and vLLM would compute {model.name} in float32: twice the memory"
-    return ""
+            return Float32Needed(name, own, model.name)
+    return None
 
 
 def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
-    """What the engine will do differently on these devices, a sentence each."""
+    """How the engine will run differently on these devices, a sentence each."""
     model, notes = request.architecture, []
     old = _products(devices, LEAST_FOR_BFLOAT16)
     if old and model.dtype == "bfloat16":
@@ -80,21 +84,17 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
     slow = _products(devices, NATIVE_FP8)
     if slow and model.quantization == "fp8":
         notes.append(
-            f"{slow} cannot multiply in FP8 (it needs compute capability {_text(NATIVE_FP8)}): vLLM keeps the weights "
-            "in FP8 and computes in 16 bits"
+            f"{slow} cannot multiply in FP8 (it needs compute capability {version(NATIVE_FP8)}): vLLM keeps the "
+            "weights in FP8 and computes in 16 bits"
         )
     return notes
 
 
 def _products(devices: list[Device], least: tuple[int, int]) -> str:
-    """The products below a capability, in words."""
+    """The products below a capability, as a list in words."""
     below = {
         device.product or device.uuid
         for device in devices
         if (own := capability(device)) is not None and own[0] and own < least
     }
     return ", ".join(sorted(below))
-
-
-def _text(value: tuple[int, int]) -> str:
-    return f"{value[0]}.{value[1]}"

@@ -1,6 +1,6 @@
-"""The facts of the hardware that a plan depends on: for the profile's hash and for plan.json.
+"""The hardware facts that a plan depends on, for the profile's hash and for plan.json.
 
-Time stamps, free memory and the pod that holds a device are left out: they change all the time, and no plan with them.
+Time stamps, free memory and the pod that holds a device are left out: they change all the time and affect no plan.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def lasting(device: Device) -> Device:
 
 
 def ordered_links(node: Node) -> tuple[Link, ...]:
-    """A node's links, ordered by their ends."""
+    """A node's links, sorted by their end points."""
     return tuple(sorted(node.links, key=lambda link: (link.a, link.b)))
 
 
 def profile_hash(nodes: Iterable[Node]) -> str:
-    """Digest of the facts of these nodes, whatever their order."""
+    """A digest of these nodes' facts; it does not depend on their order. 16 hexadecimal digits of SHA-256."""
     facts = [
         {
             "node": node.name,

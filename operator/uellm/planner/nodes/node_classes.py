@@ -1,4 +1,8 @@
-"""Identical nodes are evaluated once, however many there are; an ideal node bounds what a family of them can do."""
+"""Groups nodes, so that a cluster of hundreds is planned quickly.
+
+Identical nodes form a class and are evaluated once. Similar classes form a family. A family's ideal node is at least as
+fast as each of its nodes, so it bounds what the family can do.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +18,32 @@ from uellm.planner.nodes.tensor_groups import kind_of
 
 @dataclass(frozen=True, slots=True)
 class PoolClass:
-    """Pools that differ in names alone; the first by name stands for all."""
+    """Pools that differ only in their names."""
 
     pools: tuple[Pool, ...]
+    """Ordered by node and resource name."""
 
     @property
     def pool(self) -> Pool:
-        """The one that stands for all."""
+        """The first pool, which represents all."""
         return self.pools[0]
 
     def room(self, gpus: int) -> int:
-        """Replicas of so many GPUs that find a place now."""
+        """The number of replicas with so many GPUs each that fit now."""
         return sum(pool.sure // gpus for pool in self.pools)
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFamily:
-    """Classes whose GPUs are of the same kinds and numbers, and differ in what was measured of them."""
+    """Classes with the same numbers of the same kinds of GPUs, and different measurements."""
 
     classes: tuple[PoolClass, ...]
     ideal: Pool
-    """Every GPU as the best of its kind in the family, every link as the best of all."""
+    """Each GPU is as good as the best of its kind in the family, each link as good as the best link."""
 
 
 def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
-    """Every pool once, whatever their order; families by the name of their first pool."""
+    """The pools by family and class; families are ordered by the name of their first pool."""
     ordered = sorted(pools, key=lambda pool: (pool.node, pool.resource_name))
     by_build: dict[Any, list[Pool]] = {}
     for pool in ordered:
@@ -80,7 +85,7 @@ def _facts(device: Device) -> Any:
 
 
 def _ideal(classes: Sequence[PoolClass]) -> Pool:
-    """No placement on a pool of the family is faster than the same one here."""
+    """The family's ideal pool: no placement on a pool of the family is faster than the same placement on this one."""
     first = classes[0].pool
     if len(classes) == 1:
         return first

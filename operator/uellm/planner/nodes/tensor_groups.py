@@ -1,12 +1,12 @@
 """Tensor-parallel groups: identical GPUs, over the fastest links between them.
 
-vLLM divides a layer evenly, so a group runs at the pace of its slowest link and holds what its smallest GPU holds:
-unlike GPUs never share a layer here. Which GPUs go together is a choice of k disjoint groups that
+vLLM divides a layer evenly. So a group is as fast as its slowest link and holds as much as its smallest GPU, and
+different GPUs never share a layer here. The k disjoint groups of a shape are chosen to
 
-    minimises (the costliest group, then the sum over groups),  a group costing what its costliest pair does.
+    minimise (cost of the costliest group, then the sum over groups),  cost of a group = cost of its costliest pair
 
-To start each group with the first GPU left and take its nearest is not enough: of four GPUs where 1-2 are joined by
-NVLink and 0 by PCIe to all, two GPUs are best had as 1-2, not as 0-1.
+A greedy choice, the first free GPU and its nearest, is not optimal. If an NVLink joins GPUs 1 and 2, and GPU 0 has only
+PCIe links, the best group of two is 1-2 and not 0-1.
 
     >>> best_groups(((0, 9, 9, 9), (9, 0, 1, 9), (9, 1, 0, 9), (9, 9, 9, 0)), 1, 2)
     ((1, 2),)
@@ -35,7 +35,7 @@ def kind_of(device: Device) -> tuple[str, int, str]:
 
 
 def group_kinds(devices: Sequence[Device], tensor: int) -> list[tuple[str, int, str]]:
-    """The kind of each group of `tensor` identical devices that can be had at the same time."""
+    """The kinds of the groups of `tensor` identical devices that can be formed at the same time, one entry a group."""
     counts = Counter(kind_of(device) for device in devices)
     return [kind for kind in sorted(counts) for _ in range(counts[kind] // tensor)]
 
@@ -43,9 +43,9 @@ def group_kinds(devices: Sequence[Device], tensor: int) -> list[tuple[str, int, 
 def group_choices(
     devices: Sequence[Device], links: Sequence[Link], tensor: int, stages: int, costs: Costs
 ) -> Iterator[list[tuple[Device, ...]]]:
-    """Every choice of groups that may be the best one: for each way to take `stages` groups from the kinds, the best.
+    """The choices of groups that may be optimal: the best groups for each way to divide `stages` among the kinds.
 
-    With tensor 1 there is nothing to choose: every device is a group, and the solver takes `stages` of them.
+    With tensor 1 there is one choice: every device is a group, and the solver uses `stages` of them.
     """
     ordered = sorted(devices, key=lambda device: (device.index, device.uuid))
     if tensor == 1:
@@ -65,7 +65,7 @@ def group_choices(
 
 
 def _shares(total: int, most: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every way to write `total` as a sum with so much from each at most."""
+    """Every way to write `total` as a sum of counts, with count i at most `most[i]`."""
     if not most:
         if total == 0:
             yield ()
@@ -76,9 +76,10 @@ def _shares(total: int, most: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pairs:
-    """What a mean request spends between each two devices, the slower way counting. Picoseconds.
+    """[n, n]: a mean request's time between two devices in picoseconds, in the slower direction.
 
-    Where some link of the node is not measured, the kinds come first: figures of some say nothing of the others.
+    If some link of the node is not measured, links are compared by kind first: the figures of the measured ones say
+    nothing about the others.
     """
     known = Links(links)
     measured = all(known.between(a.uuid, b.uuid).bytes_per_s for a, b in combinations(devices, 2))
@@ -94,10 +95,10 @@ def _pairs(devices: Sequence[Device], links: Sequence[Link], costs: Costs) -> Pa
 
 @lru_cache(maxsize=4096)
 def best_groups(pairs: Pairs, count: int, tensor: int) -> Groups:
-    """The best `count` disjoint groups of `tensor` positions; the first of equals.
+    """The best `count` disjoint groups of `tensor` of n positions; of equal choices, the first.
 
-    Exact up to c.MOST_EXACT_GROUPING positions. `pairs[i][j]` is what i and j cost each
-    other; there are `count * tensor` positions or more.
+    `pairs` [n, n]: cost between two positions; n >= count * tensor. Exact up to n = c.MOST_EXACT_GROUPING, by dynamic
+    programming over (first position, used positions, groups left).
     """
     everyone = range(len(pairs))
     if len({pairs[i][j] for i, j in combinations(everyone, 2)}) <= 1:
@@ -111,7 +112,7 @@ def best_groups(pairs: Pairs, count: int, tensor: int) -> Groups:
 
     @cache
     def best(first: int, used: int, left: int) -> tuple[int, int, Groups] | None:
-        """The best way to take `left` groups from the positions from `first` on that are not used."""
+        """The best `left` groups of the unused positions from `first` on."""
         if left == 0:
             return (0, 0, ())
         if len(pairs) - first - (used >> first).bit_count() < left * tensor:
@@ -129,7 +130,7 @@ def best_groups(pairs: Pairs, count: int, tensor: int) -> Groups:
 
 
 def _greedy(pairs: Pairs, count: int, tensor: int) -> Groups:
-    """Each group is the cheapest that some position and its nearest make: not proven to be the best."""
+    """A heuristic: each group is the cheapest that consists of a free position and its nearest ones."""
     left, groups = list(range(len(pairs))), list[tuple[int, ...]]()
     for _ in range(count):
         options = []
@@ -143,6 +144,6 @@ def _greedy(pairs: Pairs, count: int, tensor: int) -> Groups:
 
 
 def fast_links(groups: Sequence[Sequence[Device]], links: Sequence[Link]) -> bool:
-    """Whether groups talk over NVLink alone; groups of one have nothing to say."""
+    """Whether all links within the groups are NVLink; true for groups of one."""
     known = Links(links)
     return all(known.between(a.uuid, b.uuid).kind == NVLINK for group in groups for a, b in combinations(group, 2))

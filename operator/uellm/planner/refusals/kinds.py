@@ -54,6 +54,16 @@ class TooFewGroups(PlanRefusal):
 
 
 @dataclass(frozen=True, slots=True)
+class IndivisibleSize(PlanRefusal):
+    """A size of the model cannot be divided among the GPUs that share a layer."""
+
+    tensor: int
+    field: str
+    """Of config.json."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class NoRoom(PlanRefusal):
     """The layers do not fit on the hardest choice of devices."""
 

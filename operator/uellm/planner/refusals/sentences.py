@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import singledispatch
 
 from uellm.planner import constants as c
-from uellm.planner.refusals import kinds, placement
+from uellm.planner.refusals import devices, kinds, placement
+from uellm.planner.refusals.devices import version
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.units import milliseconds, size
 from uellm.text import and_more, counted
@@ -90,6 +91,42 @@ def _(refusal: kinds.NodesTaken) -> str:
 
 
 @sentence.register
+def _(refusal: kinds.IndivisibleSize) -> str:
+    return f"{refusal.tensor} does not divide the model's {refusal.field} {refusal.size}"
+
+
+@sentence.register
+def _(refusal: devices.TimeSlicedShare) -> str:
+    return (
+        f"{refusal.uuid} is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; "
+        "turn time-slicing off on the node, or use MIG"
+    )
+
+
+@sentence.register
+def _(refusal: devices.CapabilityTooLow) -> str:
+    return f"{_gpu(refusal.gpu, refusal.capability)}, and vLLM needs {version(refusal.needed)}"
+
+
+@sentence.register
+def _(refusal: devices.QuantizationUnsupported) -> str:
+    gpu = _gpu(refusal.gpu, refusal.capability)
+    return f"{gpu}, and quantization {refusal.quantization} needs {version(refusal.needed)} in vLLM"
+
+
+@sentence.register
+def _(refusal: devices.Bfloat16Unsupported) -> str:
+    gpu = _gpu(refusal.gpu, refusal.capability)
+    return f"{gpu}, and vLLM refuses bfloat16 below {version(refusal.needed)}: set spec.model.dtype to float16"
+
+
+@sentence.register
+def _(refusal: devices.Float32Needed) -> str:
+    gpu = _gpu(refusal.gpu, refusal.capability)
+    return f"{gpu}, without bfloat16, and vLLM would compute {refusal.model} in float32: twice the memory"
+
+
+@sentence.register
 def _(refusal: placement.TooManyStages) -> str:
     return (
         f"{refusal.stages} stages need as many devices and layers; there are {refusal.devices} devices and "
@@ -159,6 +196,10 @@ def _(refusal: placement.SearchCutShort) -> str:
 def _(refusal: placement.BaselineFails) -> str:
     split = ", ".join(f"{count} on {name}" for name, count in zip(refusal.devices, refusal.layers, strict=True))
     return f"policy {refusal.policy} finds no placement that fits; policy HELR has one: {split}"
+
+
+def _gpu(name: str, capability: tuple[int, int]) -> str:
+    return f"{name} has compute capability {version(capability)}"
 
 
 def _nodes(nodes: tuple[str, ...]) -> str:

@@ -18,7 +18,7 @@ from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.step_sizes import steps
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
-from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_told
+from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_of_flag
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 from uellm.planner.refusals.kinds import PlanRefusal
@@ -220,10 +220,10 @@ class Candidate:
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:
     """The user's figure, held against what fits and what one request needs. Raises PlanError InvalidOverride."""
-    tokens = tokens_told(own, per_token)
+    tokens = tokens_of_flag(own, per_token)
     where = f"spec.engine.args: {KV_CACHE_BYTES} {own}"
     if tokens > most.tokens:
-        raise PlanError("InvalidOverride", f"{where} does not fit beside the weights: at most {most.bytes_told}")
+        raise PlanError("InvalidOverride", f"{where} does not fit beside the weights: at most {most.flag_bytes}")
     if tokens < request.max_model_len:
         raise PlanError(
             "InvalidOverride",

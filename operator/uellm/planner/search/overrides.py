@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from uellm.errors import PlanError
 from uellm.placement_policies import PLACEMENT_POLICIES
+from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
-from uellm.planner.search.shapes import divides
+from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.vllm.flags import UserArgs, check_args
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
@@ -47,9 +48,8 @@ def _check_layers(request: PlanRequest) -> None:
 
 def _check_tensor(request: PlanRequest) -> None:
     tensor = request.overrides.tensor
-    against = None if tensor is None else divides(request.architecture, tensor)
-    if against:
-        _refuse("tensor", f"{tensor} does not divide the model's {against}")
+    if tensor is not None and (refusal := indivisible_size(request.architecture, tensor)) is not None:
+        _refuse("tensor", sentence(refusal))
 
 
 def _check_gpus(request: PlanRequest) -> None:

@@ -1,0 +1,63 @@
+"""Why a GPU cannot run a service, whatever its memory. Capabilities are compute capabilities: major, minor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uellm.planner.refusals.kinds import PlanRefusal
+
+
+class DeviceRefusal(PlanRefusal):
+    """A refusal of one GPU."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSlicedShare(DeviceRefusal):
+    """The device is a share of a time-sliced GPU: its memory is not its own."""
+
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityTooLow(DeviceRefusal):
+    """vLLM does not support the GPU."""
+
+    gpu: str
+    """Product, or the UUID of a GPU without one; so below."""
+    capability: tuple[int, int]
+    needed: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationUnsupported(DeviceRefusal):
+    """vLLM does not support the model's quantization on the GPU."""
+
+    gpu: str
+    capability: tuple[int, int]
+    needed: tuple[int, int]
+    quantization: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bfloat16Unsupported(DeviceRefusal):
+    """The user sets dtype bfloat16, which vLLM refuses on the GPU."""
+
+    gpu: str
+    capability: tuple[int, int]
+    needed: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Float32Needed(DeviceRefusal):
+    """The GPU has no bfloat16 and the model no float16: vLLM would compute in float32."""
+
+    gpu: str
+    capability: tuple[int, int]
+    model: str
+
+
+def version(capability: tuple[int, int]) -> str:
+    """A compute capability in words, such as 8.0."""
+    return f"{capability[0]}.{capability[1]}"
