@@ -32,7 +32,7 @@ class Service:
     def __init__(self, places: int, service_s: float, bound: int, seed: int) -> None:
         self.places, self.service_s, self.bound = places, service_s, bound
         self.random = random.Random(seed)
-        self.room = RetryTimes()
+        self.retry_times = RetryTimes()
         self.queue: deque[int] = deque()
         self.running = 0
         self.sent_s: dict[int, float] = {}
@@ -56,7 +56,7 @@ class Service:
                 self._ask(now_s, tries)
             else:
                 self.ended.answered.append(now_s)
-                self.room.record_completion(self.running, now_s - self.sent_s.pop(number), now_s)
+                self.retry_times.record_completion(self.running, now_s - self.sent_s.pop(number), now_s)
                 self.running -= 1
             self._fill(now_s)
         return self.ended
@@ -66,7 +66,7 @@ class Service:
         if len(self.queue) < self.bound:
             self.queue.append(tries)
         elif tries < RETRIES:
-            wait_s = self.room.retry_s(len(self.queue), 0, now_s, self.random.random())
+            wait_s = self.retry_times.retry_s(len(self.queue), 0, now_s, self.random.random())
             assert 0.0 < wait_s <= 60.0
             self.at(now_s + wait_s, "ask", tries + 1)
         else:
@@ -77,7 +77,7 @@ class Service:
             self.queue.popleft()
             self.running += 1
             self.sent_s[self.at(now_s + self.service_s * self.random.uniform(0.75, 1.25), "done")] = now_s
-        self.room.set_waiting(bool(self.queue), now_s)
+        self.retry_times.set_waiting(bool(self.queue), now_s)
 
 
 def warm(service: Service) -> float:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.request import retry_after as room
+from uellm.sidecar.request import retry_after
 
 CLASSES = [{"name": "chat"}, {"name": "strict", "ttft": "50ms", "onDeadline": "Reject"}]
 COMPLETION = {
@@ -88,7 +88,7 @@ async def test_a_burst_of_five_times_the_queue_is_answered_whole_by_default_retr
 
 @pytest.mark.parametrize("ask", [complete, message])
 async def test_a_full_queue_tells_milliseconds_that_both_clients_wait(engine, launch, eventually, monkeypatch, ask):
-    monkeypatch.setattr(room, "UNKNOWN_S", (0.4, 0.45))
+    monkeypatch.setattr(retry_after, "UNKNOWN_S", (0.4, 0.45))
     harness = await launch(document(places=1, bound=1))
     engine.script = engine.on_word
     client = official(harness)[0 if ask is complete else 1]

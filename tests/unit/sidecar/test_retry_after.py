@@ -1,4 +1,4 @@
-"""When refused clients are told to come back: when there is room, one after the other, within what clients accept."""
+"""Retry times of refused clients: when there is room, one after the other, within the bounds that clients accept."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKN
 
 def measured(rate: float, in_flight: int = 20) -> RetryTimes:
     """After 50 completions of `rate` a second while others waited, the last of them at 30."""
-    room = RetryTimes()
-    room.set_waiting(True, 0.0)
+    times = RetryTimes()
+    times.set_waiting(True, 0.0)
     for number in range(50):
-        room.record_completion(in_flight, in_flight / rate, 30.0 - (49 - number) / rate)
-    return room
+        times.record_completion(in_flight, in_flight / rate, 30.0 - (49 - number) / rate)
+    return times
 
 
 def test_the_rate_is_known_once_a_few_were_completed_while_others_waited():
-    room = RetryTimes()
-    room.set_waiting(True, 0.0)
-    room.record_completion(8, 2.0, 2.0)
-    room.record_completion(8, 2.0, 2.1)
-    assert room.rate(2.1) is None
-    room.record_completion(8, 2.0, 2.2)
-    assert room.rate(2.2) == pytest.approx(4.0)
+    times = RetryTimes()
+    times.set_waiting(True, 0.0)
+    times.record_completion(8, 2.0, 2.0)
+    times.record_completion(8, 2.0, 2.1)
+    assert times.rate(2.1) is None
+    times.record_completion(8, 2.0, 2.2)
+    assert times.rate(2.2) == pytest.approx(4.0)
 
 
 def test_what_is_completed_without_a_queue_says_nothing_of_the_rate():
-    room = measured(10.0)
-    room.set_waiting(False, 30.0)
+    times = measured(10.0)
+    times.set_waiting(False, 30.0)
     for number in range(100):
-        room.record_completion(1, 1.0, 31.0 + number)
-    room.set_waiting(True, 1000.0)
-    assert room.rate(1000.0) == pytest.approx(10.0)
+        times.record_completion(1, 1.0, 31.0 + number)
+    times.set_waiting(True, 1000.0)
+    assert times.rate(1000.0) == pytest.approx(10.0)
 
 
 def test_a_rate_that_has_changed_is_followed():
-    room = measured(10.0)
+    times = measured(10.0)
     for number in range(100):
-        room.record_completion(20, 20.0, 50.0 + number)
-    assert room.rate(149.0) == pytest.approx(1.0, rel=0.2)
+        times.record_completion(20, 20.0, 50.0 + number)
+    assert times.rate(149.0) == pytest.approx(1.0, rel=0.2)
 
 
 def test_an_engine_that_completes_nothing_any_more_is_told_as_slower_and_slower():
-    room = measured(10.0)
-    assert room.retry_s(20, 0, 30.0, 0.0) < room.retry_s(20, 0, 50.0, 0.0) < room.retry_s(20, 0, 80.0, 0.0)
+    times = measured(10.0)
+    assert times.retry_s(20, 0, 30.0, 0.0) < times.retry_s(20, 0, 50.0, 0.0) < times.retry_s(20, 0, 80.0, 0.0)
 
 
 def test_who_is_refused_alone_comes_back_when_half_of_the_queue_is_gone():
@@ -57,27 +57,27 @@ def test_who_is_refused_alone_comes_back_when_half_of_the_queue_is_gone():
 
 
 def test_who_is_refused_at_the_same_moment_comes_back_at_the_rate_at_which_room_is_made():
-    room = measured(10.0)
-    times = sorted(room.retry_s(40, 0, 30.0, 0.0) for _ in range(200))
+    times = measured(10.0)
+    times = sorted(times.retry_s(40, 0, 30.0, 0.0) for _ in range(200))
     assert times[0] == pytest.approx(2.0, rel=0.2)
     assert times[-1] - times[0] == pytest.approx(19.9, rel=0.2)
     assert max(later - sooner for sooner, later in itertools.pairwise(times)) < 0.2
 
 
 def test_a_line_of_a_lower_priority_is_nothing_to_a_higher_one():
-    room = measured(10.0)
+    times = measured(10.0)
     for _ in range(200):
-        room.retry_s(40, 0, 30.0, 0.0)
-    assert room.retry_s(0, 5, 30.0, 0.0) == LEAST_S
+        times.retry_s(40, 0, 30.0, 0.0)
+    assert times.retry_s(0, 5, 30.0, 0.0) == LEAST_S
 
 
 def test_the_line_moves_with_the_time():
-    room = measured(10.0)
+    times = measured(10.0)
     for _ in range(100):
-        room.retry_s(0, 0, 30.0, 0.0)
-    room.set_waiting(False, 30.0)
-    room.set_waiting(True, 60.0)
-    assert room.retry_s(0, 0, 60.0, 0.0) == LEAST_S
+        times.retry_s(0, 0, 30.0, 0.0)
+    times.set_waiting(False, 30.0)
+    times.set_waiting(True, 60.0)
+    assert times.retry_s(0, 0, 60.0, 0.0) == LEAST_S
 
 
 def test_before_anything_was_completed_clients_come_back_within_seconds():
@@ -85,8 +85,8 @@ def test_before_anything_was_completed_clients_come_back_within_seconds():
 
 
 def test_times_are_within_what_official_clients_accept_and_spread():
-    room, generator = measured(1.0), random.Random(1)
-    times = [room.retry_s(1000, 0, 30.0, generator.random()) for _ in range(500)]
+    times, generator = measured(1.0), random.Random(1)
+    times = [times.retry_s(1000, 0, 30.0, generator.random()) for _ in range(500)]
     assert all(LEAST_S <= time_s <= MOST_S < 60.0 for time_s in times)
     assert max(times) - min(times) > 0.45 * MOST_S
 
