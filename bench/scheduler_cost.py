@@ -24,13 +24,13 @@ from typing import Any
 
 from uellm.sidecar.process import COLLECT_AFTER
 from uellm.sidecar.scheduling import (
+    DEFAULT_STEP_TIME,
     POLICIES,
     EngineState,
     Lengths,
     Options,
     Scheduler,
     StepEstimate,
-    StepModel,
     Targets,
     Ticket,
 )
@@ -84,7 +84,7 @@ class Engine:
 
 def measure(policy: str, queued: int, load: str, decisions: int) -> Row:
     random, shares = Random(1), SHARES[load]
-    core = Scheduler(Options(policy, max_queued=10**9, shedding=False), StepEstimate(StepModel()))
+    core = Scheduler(Options(policy, max_queued=10**9, shedding=False), StepEstimate(DEFAULT_STEP_TIME))
     core.on_engine_state(EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512), 0.0)
     now_s = 0.0
     for _ in range(queued):

@@ -86,35 +86,40 @@ async def devices(kube: Kube, node: str) -> dict[str, dict[str, Any]]:
     return {device["uuid"]: device for device in profile.get("status", {}).get("devices", ())}
 
 
-async def test_a_node_s_profile_from_its_first_word_to_its_node_s_end(
-    kube, node, pod_resources, profiler, namespace, eventually, tmp_path
-):
+@pytest.fixture
+async def profile(kube: Kube, node: str, profiler: asyncio.subprocess.Process, eventually: Any) -> dict[str, Any]:
+    """The node's profile as the profiler wrote it first."""
     await eventually(lambda: devices(kube, node))
-    profile = await kube.get(GPUNODEPROFILE, node)
+    return await kube.get(GPUNODEPROFILE, node)
+
+
+@pytest.fixture
+async def allocated(
+    kube: Kube, node: str, pod_resources: PodResources, namespace: str, profile: Any, eventually: Any
+) -> None:
+    """GPU-a belongs to a pod, and the profile says so, under the UID that the API server gave."""
+    spec = {"nodeName": node, "containers": [{"name": "main", "image": "none"}]}
+    metadata = {"name": "engine", "namespace": namespace}
+    pod = await kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    pod_resources.pods[namespace, "engine"] = ["GPU-a"]
+
+    async def written() -> bool:
+        return (await devices(kube, node))["GPU-a"].get("allocatedTo") == {"podUID": pod["metadata"]["uid"]}
+
+    await eventually(written)
+
+
+async def test_a_profile_describes_the_node_that_owns_it(kube, node, profile):
     owner = await kube.get(NODE, node)
     assert profile["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
     assert profile["status"]["source"] == "Simulated"
     assert profile["status"]["links"] == STATUS["links"]
 
-    # A person's word stays, whatever the profiler writes.
+
+async def test_a_person_s_exclusions_outlive_a_changed_description(kube, node, profile, eventually, tmp_path):
     excluded = {"excludedDevices": [{"uuid": "GPU-b", "reason": "noisy"}]}
     head = {"apiVersion": GPUNODEPROFILE.api_version, "kind": GPUNODEPROFILE.kind, "metadata": {"name": node}}
     await kube.apply({**head, "spec": excluded}, manager="a-person")
-
-    # An allocation, under the UID that the API server gave.
-    container = {"name": "main", "image": "none"}
-    spec = {"nodeName": node, "containers": [container]}
-    metadata = {"name": "engine", "namespace": namespace}
-    pod = await kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    pod_resources.pods[namespace, "engine"] = ["GPU-a"]
-
-    async def allocated() -> bool:
-        entry = (await devices(kube, node))["GPU-a"].get("allocatedTo")
-        return entry == {"podUID": pod["metadata"]["uid"]}
-
-    await eventually(allocated)
-
-    # A change of the description.
     changed = {**STATUS, "devices": [STATUS["devices"][0], {**STATUS["devices"][1], "memoryBytes": 999}]}
     (tmp_path / "gpus.yaml").write_text(yaml.safe_dump(changed))
 
@@ -124,12 +129,14 @@ async def test_a_node_s_profile_from_its_first_word_to_its_node_s_end(
     await eventually(smaller)
     assert (await kube.get(GPUNODEPROFILE, node))["spec"] == excluded
 
-    # Nothing changes: nothing is written.
+
+async def test_nothing_is_written_while_nothing_changes(kube, node, allocated):
     version = (await kube.get(GPUNODEPROFILE, node))["metadata"]["resourceVersion"]
     await asyncio.sleep(1.5)  # several looks and polls: what is shown is that nothing happens
     assert (await kube.get(GPUNODEPROFILE, node))["metadata"]["resourceVersion"] == version
 
-    # Somebody deletes it.
+
+async def test_a_deleted_profile_comes_back_with_its_allocations(kube, node, allocated, eventually):
     await kube.delete(GPUNODEPROFILE, node)
 
     async def back() -> bool:
@@ -137,12 +144,15 @@ async def test_a_node_s_profile_from_its_first_word_to_its_node_s_end(
 
     await eventually(back)
 
-    # Its node is gone, and with it the profile: the profiler, which is there for a moment longer, brings neither back.
+
+async def test_a_profile_goes_with_its_node_and_stays_away(kube, node, profile):
     await kube.delete(NODE, node)
     await kube.delete(GPUNODEPROFILE, node)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5)  # several looks and polls: what is shown is that nothing happens
     assert await kube.get(GPUNODEPROFILE, node) is None
 
+
+async def test_the_profiler_ends_within_5_s_of_a_signal(profile, profiler):
     profiler.terminate()
     start = time.monotonic()
     assert await profiler.wait() == 0

@@ -20,7 +20,7 @@ from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, S
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.pacing import Pacing
-from uellm.sidecar.scheduling.prefixes import Prefixes
+from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.waiting import Waiting
 
@@ -29,12 +29,21 @@ PARTS: dict[type, tuple[str, ...]] = {
         *("submit", "dispatchable", "expire", "next_event_s", "on_first_token", "on_tokens", "on_finish", "on_abort"),
         *("on_lengths", "on_engine_state", "reconfigure", "restart", "figures"),
     ),
-    EngineView: ("sent", "first_token", "tokens", "gone", "adopt", "told", "pace", "backlog_tokens"),
+    EngineView: (
+        "on_dispatch",
+        "on_first_token",
+        "on_tokens",
+        "remove",
+        "adopt",
+        "on_engine_state",
+        "pace",
+        "backlog_tokens",
+    ),
     Fairness: ("arrived", "left", "charge", "weight"),
     Pacing: ("refill", "spend", "opens_s"),
-    Prefixes: ("uncached_tokens", "saw", "told"),
+    CachedPrefixes: ("uncached_tokens", "record_dispatch", "on_engine_state"),
     Waiting: ("add", "remove", "has_room"),
-    SloOdbs: ("add", "again", "head", "remove", "shed"),
+    SloOdbs: ("add", "reposition", "head", "remove", "shed"),
 }
 CLASSES = (
     Targets("fast", priority=10, ttft_s=1.0, tpot_s=0.1),
@@ -78,7 +87,7 @@ def saboteur() -> Iterator[Saboteur]:
         for part, names in PARTS.items():
             for name in names:
                 patches.enter_context(mock.patch.object(part, name, found.wrapped(getattr(part, name))))
-        patches.enter_context(mock.patch.object(dispatch, "REST_S", 0.01))
+        patches.enter_context(mock.patch.object(dispatch, "PAUSE_S", 0.01))
         patches.enter_context(mock.patch.object(logging.getLogger("uellm.sidecar"), "disabled", True))
         yield found
 
@@ -88,7 +97,7 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
     loop = asyncio.get_running_loop()
     ticket = Ticket(CLASSES[number % 3], loop.time(), 100, Lengths(20, 40), tenant="ab"[number % 2], sequences=1)
     try:
-        dispatcher.lengths(ticket, Lengths(10, 20))
+        dispatcher.update_lengths(ticket, Lengths(10, 20))
         await dispatcher.turn(ticket)
         if kind == "returned":
             await dispatcher.turn(ticket)
@@ -98,7 +107,7 @@ async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
             return
         dispatcher.first_token(ticket)
         for tokens in range(2, 6):
-            dispatcher.news.append((ticket, tokens, loop.time()))
+            dispatcher.token_updates.append((ticket, tokens, loop.time()))
             await asyncio.sleep(0)
         if kind != "aborted":
             dispatcher.finish(ticket, 5)
@@ -145,7 +154,7 @@ def look(dispatcher: Dispatcher) -> None:
 
 async def serves(dispatcher: Dispatcher) -> None:
     """It schedules the next request, and measures its steps."""
-    while dispatcher._rest is not None:  # noqa: ASYNC110 - the end of a rest has no event
+    while dispatcher._pause is not None:  # noqa: ASYNC110 - the end of a pause has no event
         await asyncio.sleep(0.001)
     ticket = Ticket(CLASSES[0], asyncio.get_running_loop().time(), 100)
     await asyncio.wait_for(dispatcher.turn(ticket), 5)
@@ -153,7 +162,7 @@ async def serves(dispatcher: Dispatcher) -> None:
     observed = dispatcher._core.step.observed
     now_s = asyncio.get_running_loop().time()
     dispatcher.first_token(ticket)
-    dispatcher.news += [(ticket, tokens, now_s + 0.01 * tokens) for tokens in range(2, 6)]
+    dispatcher.token_updates += [(ticket, tokens, now_s + 0.01 * tokens) for tokens in range(2, 6)]
     dispatcher.finish(ticket, 5)
     assert dispatcher._core.step.observed > observed
 

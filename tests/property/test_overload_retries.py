@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from uellm.sidecar.request.retry_after import Room
+from uellm.sidecar.request.retry_after import RetryTimes
 
 RETRIES = 2
 """Of OpenAI's and Anthropic's clients, unless they are told otherwise."""
@@ -26,13 +26,13 @@ class Ended:
 class Service:
     """An engine with so many places, a queue of a bound before it, and clients that come back when they are told.
 
-    Under a virtual clock; the sidecar's own `Room` says when. The time of one answer varies by half.
+    Under a virtual clock; the sidecar's own `RetryTimes` says when. The time of one answer varies by half.
     """
 
     def __init__(self, places: int, service_s: float, bound: int, seed: int) -> None:
         self.places, self.service_s, self.bound = places, service_s, bound
         self.random = random.Random(seed)
-        self.room = Room()
+        self.room = RetryTimes()
         self.queue: deque[int] = deque()
         self.running = 0
         self.sent_s: dict[int, float] = {}
@@ -56,7 +56,7 @@ class Service:
                 self._ask(now_s, tries)
             else:
                 self.ended.answered.append(now_s)
-                self.room.completed(self.running, now_s - self.sent_s.pop(number), now_s)
+                self.room.record_completion(self.running, now_s - self.sent_s.pop(number), now_s)
                 self.running -= 1
             self._fill(now_s)
         return self.ended
@@ -77,7 +77,7 @@ class Service:
             self.queue.popleft()
             self.running += 1
             self.sent_s[self.at(now_s + self.service_s * self.random.uniform(0.75, 1.25), "done")] = now_s
-        self.room.waits(bool(self.queue), now_s)
+        self.room.set_waiting(bool(self.queue), now_s)
 
 
 def warm(service: Service) -> float:

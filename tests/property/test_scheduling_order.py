@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, Targets, Ticket, sloodbs
 from uellm.sidecar.scheduling.best_effort import AGED_S, AGED_SHARE, SHED_AFTER_S
-from uellm.sidecar.scheduling.on_time_set import LEAF_S, LEAVES, PRIORITY_RANK, Place, Plan
+from uellm.sidecar.scheduling.on_time_set import LEAF_S, LEAVES, PRIORITY_RANK, OnTimeSet, Place
 
 CLASSES = (
     Targets("chat", ttft_s=0.5, tpot_s=0.06),
@@ -24,7 +24,7 @@ CLASSES = (
 )
 
 
-class PlainPlan:
+class PlainOnTimeSet:
     """The plan as a list that is gone through from its start every time."""
 
     def __init__(self, start_s: float) -> None:
@@ -76,7 +76,7 @@ class PlainPlan:
             yield leaf, done_s - (self.start_s + leaf * LEAF_S)
 
 
-class PlainTail:
+class PlainBestEffortQueue:
     """The tail as a list."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class PlainTail:
         aged = self._aged(now_s)
         return aged if aged is not None and self._waiting[aged][1] <= self._credit_s else None
 
-    def handed_out(self, ticket: Ticket, work_s: float, now_s: float) -> None:
+    def record_dispatch(self, ticket: Ticket, work_s: float, now_s: float) -> None:
         aged = self._aged(now_s)
         if aged is None:
             self._credit_s = 0.0
@@ -117,7 +117,7 @@ class PlainTail:
         else:
             self._credit_s += AGED_SHARE * work_s
 
-    def lose(self, now_s: float) -> None:
+    def mark_hopeless(self, now_s: float) -> None:
         for _, ticket in [alarm for alarm in self._alarms if alarm[0] <= now_s]:
             if ticket in self._waiting:
                 self._lost.setdefault(ticket, self._waiting[ticket][1])
@@ -188,8 +188,8 @@ def _lengths(random: Random) -> Lengths:
 def test_every_decision_is_the_same_as_with_plain_lists(seed):
     fast = decisions(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sloodbs, "Plan", PlainPlan)
-        patch.setattr(sloodbs, "Tail", PlainTail)
+        patch.setattr(sloodbs, "OnTimeSet", PlainOnTimeSet)
+        patch.setattr(sloodbs, "BestEffortQueue", PlainBestEffortQueue)
         plain = decisions(seed)
     assert fast == plain
 
@@ -197,7 +197,7 @@ def test_every_decision_is_the_same_as_with_plain_lists(seed):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(-1.0, 200.0), st.floats(0.0, 3.0), st.floats(0.01, 9.0)), max_size=40))
 def test_requests_that_are_added_at_once_make_the_same_plan(places):
-    singly, at_once = Plan(0.0), Plan(0.0)
+    singly, at_once = OnTimeSet(0.0), OnTimeSet(0.0)
     tickets = [(Ticket(CLASSES[0], 0.0), Ticket(CLASSES[0], 0.0)) for _ in places]
     for number, ((one, other), place) in enumerate(zip(tickets, places, strict=True)):
         one.sequence = other.sequence = number
@@ -221,10 +221,10 @@ def test_requests_that_give_way_again_and_again_leave_nothing_behind():
     waiting = [Ticket(CLASSES[1], 0.0, 8000, Lengths(100.0, 150.0)) for _ in range(50)]
     for ticket in waiting:
         core.submit(ticket, 0.0)
-    tail = core._order._tail
+    tail = core._order._best_effort
     for number in range(5000):
         core.on_lengths(waiting[number % 50], Lengths(90.0 + number % 7, 150.0), 0.001 * (number % 9))
     for ticket in waiting[:10]:
         core.on_abort(ticket, 0.1)
-    assert len(tail._hopeless) <= 64 + 4 * 50
+    assert len(tail._hopeless_at) <= 64 + 4 * 50
     assert sum(len(heap) for heap in (tail._shortest, tail._oldest)) <= 2 * (64 + 4 * 50)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.sidecar.scheduling import Targets, Ticket
-from uellm.sidecar.scheduling.on_time_set import LEAF_S, Plan
+from uellm.sidecar.scheduling.on_time_set import LEAF_S, OnTimeSet
 
 ANY = Targets("any")
 Job = tuple[int, int]
@@ -37,7 +37,7 @@ def most_on_time(jobs: list[Job]) -> int:
 
 def planned(jobs: list[Job]) -> list[Job]:
     """What the plan keeps, the longest giving way."""
-    plan = Plan(0.0)
+    plan = OnTimeSet(0.0)
     kept = {}
     for number, (deadline, work) in enumerate(jobs):
         ticket = Ticket(ANY, 0.0)
@@ -74,7 +74,7 @@ def test_in_whatever_order_they_come_nobody_in_the_plan_is_late(jobs):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 12)), min_size=1, max_size=40))
 def test_the_first_is_always_the_earliest_deadline(jobs):
-    plan = Plan(0.0)
+    plan = OnTimeSet(0.0)
     for number, (deadline, work) in enumerate(jobs):
         ticket = Ticket(ANY, float(deadline))
         ticket.sequence = number
@@ -87,7 +87,7 @@ def test_the_first_is_always_the_earliest_deadline(jobs):
 
 
 def test_the_least_valuable_of_those_in_the_way_gives_way():
-    plan = Plan(0.0)
+    plan = OnTimeSet(0.0)
     cheap, dear, later = (Ticket(ANY, 0.0) for _ in range(3))
     plan.add(cheap, 1.0, 0.6, 0.1)
     plan.add(dear, 1.0, 0.6, 0.2)

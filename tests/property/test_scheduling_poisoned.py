@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import count
 from random import Random
 
 import pytest
 
-from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, StepModel, Targets, Ticket
+from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, StepEstimate, Targets, Ticket
+from uellm.step_time import StepTime
 
 CHAT = Targets("chat", ttft_s=30.0, tpot_s=0.06)
 TASK = Targets("task", e2e_s=60.0)
-MODEL = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+MODEL = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
 CLIENTS = 48
 SETTLED_S, UNTIL_S = 2.0, 5.0
@@ -124,8 +125,8 @@ class Engine:
                     done = [*done, running]
         kv = sum(r.ticket.prompt_tokens + r.ticket.tokens for r in decoding)
         self.work += prefill
-        step_s = max(MODEL.floor_s, MODEL.prefill_token_s * prefill) + MODEL.kv_token_s * kv
-        step_s += MODEL.sequence_s * len(self._running) + MODEL.overhead_s
+        step_s = max(MODEL.floor_s, MODEL.per_prefill_token_s * prefill) + MODEL.per_kv_token_s * kv
+        step_s += MODEL.per_sequence_s * len(self._running) + MODEL.overhead_s
         return done, self.times * step_s * self._random.lognormvariate(0, self.jitter)
 
     def _tell(self, done: list[Running]) -> None:
@@ -245,7 +246,7 @@ def restarted(before: float, *, noticed: bool) -> Poison:
 def another_model(times: float) -> Poison:
     def poison(engine: Engine) -> None:
         engine.alone(300, 20, times=10)
-        engine.core.assume(StepModel(*(times * value for value in vars(MODEL).values())))
+        engine.core.reset_step_model(StepTime(*(times * value for value in astuple(MODEL))))
         engine.core.reconfigure(engine.core.options, engine.now_s)
 
     return poison

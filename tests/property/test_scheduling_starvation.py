@@ -15,7 +15,7 @@ READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=2048)
 PREFERRED = Targets("chat", priority=5, ttft_s=1.0)
 OTHERS = (Targets("chat", ttft_s=1.0), Targets("task", e2e_s=10.0), Targets("any"))
 PROMPT_TOKENS, GAP_S, BACKLOG = 2000, 0.05, 8
-STEP_S = PROMPT_TOKENS * STEP_MODEL.prefill_token_s
+STEP_S = PROMPT_TOKENS * STEP_MODEL.per_prefill_token_s
 
 victims_of = st.lists(
     st.tuples(st.sampled_from(OTHERS), st.integers(2500, 8000), st.integers(1, 400)), min_size=1, max_size=4
@@ -36,7 +36,7 @@ def served(options: Options, victims: list[Ticket], until_s: float) -> None:
             next_s += GAP_S
         core.expire(now_s)
         sent = core.dispatchable(now_s)
-        now_s += max(STEP_S, sum(ticket.prompt_tokens for ticket in sent) * STEP_MODEL.prefill_token_s)
+        now_s += max(STEP_S, sum(ticket.prompt_tokens for ticket in sent) * STEP_MODEL.per_prefill_token_s)
         for ticket in sent:
             core.on_first_token(ticket, now_s)
             core.on_finish(ticket, now_s, 1)
@@ -46,7 +46,7 @@ def shared_s(victims: list[Ticket]) -> float:
     """SLO-ODBS: those that wait long have their share of the engine, the oldest first."""
     step = StepEstimate(STEP_MODEL)
     work_s = [
-        STEP_MODEL.prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
+        STEP_MODEL.per_prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
         for each in victims
     ]
     return AGED_S + 1.1 * (sum(work_s) + BACKLOG * STEP_S) / AGED_SHARE + 2.0

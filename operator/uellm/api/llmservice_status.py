@@ -165,7 +165,7 @@ class PlanStatus(StatusModel):
     binding: Sentence | None = None
     """The limit that the plan runs into first."""
     slo: SloVerdictStatus | None = None
-    """Whether the targets are predicted to be kept; not set where there are none or nothing is predicted."""
+    """Whether the targets are predicted to be met; not set where there are none or nothing is predicted."""
     search: SearchFiguresStatus | None = None
     """How it was found."""
     reason: Sentence | None = None

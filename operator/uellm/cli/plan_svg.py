@@ -92,7 +92,7 @@ def _predicted(plan: Plan) -> list[str]:
 def _verdict(plan: Plan) -> list[tuple[str, str]]:
     lines = [(f"Limit: {plan.binding}", SOFT)] if plan.binding else []
     if plan.slo is not None and plan.slo.feasible:
-        lines.append(("Targets: predicted to be kept", GOOD))
+        lines.append(("Targets: predicted to be met", GOOD))
     elif plan.slo is not None:
         lines += [(f"Targets: not feasible: {plan.slo.constraint}", BAD), (f"It takes {plan.slo.change}", BAD)]
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -19,7 +19,7 @@ from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.prediction import OnlineLengths
-from uellm.sidecar.scheduling import Options, StepEstimate, StepModel
+from uellm.sidecar.scheduling import Options, StepEstimate
 from uellm.step_time import StepTime
 
 UNBOUNDED = 1_000_000_000
@@ -141,15 +141,7 @@ def _front(scenario: Scenario, cell: Cell) -> Front:
 
 def believed(engine: EngineFile, error: float) -> StepEstimate:
     """What the sidecar takes for the engine's times before it has measured any: the truth times `error`."""
-    step = engine.step
-    model = StepModel(
-        floor_s=step.floor_s * error,
-        prefill_token_s=step.per_prefill_token_s * error,
-        kv_token_s=step.per_kv_token_s * error,
-        sequence_s=step.per_sequence_s * error,
-        overhead_s=step.overhead_s * error,
-    )
-    return StepEstimate(model)
+    return StepEstimate(StepTime(*(figure * error for figure in astuple(engine.step))))
 
 
 def run_cells(

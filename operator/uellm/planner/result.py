@@ -11,7 +11,7 @@ from uellm.planner import constants as c
 
 @dataclass(frozen=True, slots=True)
 class SloVerdict:
-    """Whether the targets are predicted to be kept; if not, what cannot be had, and the smallest change that helps."""
+    """Whether the targets are predicted to be met; if not, what cannot be had, and the smallest change that helps."""
 
     feasible: bool
     constraint: str = ""

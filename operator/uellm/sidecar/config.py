@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from uellm.api.sidecar_document import DEFAULT_CLASS, SidecarClass, SidecarDocument, SidecarStepSeconds
 from uellm.errors import BadInput
-from uellm.sidecar.scheduling import Options, StepModel, Targets
+from uellm.sidecar.scheduling import DEFAULT_STEP_TIME, Options, Targets
+from uellm.step_time import StepTime
 
 
 class SidecarConfig(SidecarDocument):
@@ -33,10 +34,10 @@ class SidecarConfig(SidecarDocument):
         default = self.default_class or next(iter(known))
         return {default: known.pop(default), **known}
 
-    def step_model(self) -> StepModel:
+    def step_model(self) -> StepTime:
         """Duration of the engine's steps until it is measured."""
         seconds = self.engine.step_seconds
-        return StepModel() if seconds is None else _step_model(seconds)
+        return DEFAULT_STEP_TIME if seconds is None else _step_model(seconds)
 
     def options(self) -> Options:
         """The scheduler's options."""
@@ -49,8 +50,8 @@ def _targets(each: SidecarClass) -> Targets:
     return Targets(each.name, each.priority, each.ttft_s, each.tpot_s, each.e2e_s, reject_late)
 
 
-def _step_model(seconds: SidecarStepSeconds) -> StepModel:
-    return StepModel(
+def _step_model(seconds: SidecarStepSeconds) -> StepTime:
+    return StepTime(
         seconds.floor, seconds.per_prefill_token, seconds.per_kv_token, seconds.per_sequence, seconds.overhead
     )
 

@@ -1,8 +1,8 @@
 """Draining a pod: not ready first, then no new requests, then waiting for the requests in progress.
 
 After a pod is deleted, some clients still come for a moment, because endpoints and connections change with a delay.
-These requests are served, so a rollout loses none; their answers close the connection. After that new requests are
-refused and idle connections are closed, so that no client reuses one only to be refused.
+These requests are served, so that a rollout loses none, and their answers close the connection. Then new requests are
+refused and idle connections are closed, so that no client reuses one and is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uellm.sidecar.outcome import RETRY_REPLICA_S, Outcome, Refusal, spread_s
+from uellm.sidecar.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 
 GRACE_S = 60.0
 LAME_DUCK_S = 5.0
@@ -53,8 +53,8 @@ class Drain:
     def check(self) -> None:
         """Raises Refusal if new requests are refused. Another replica can take this one at once."""
         if self.refusing:
-            told = "this replica is about to stop; send the request again"
-            raise Refusal(Outcome.DRAINING, told, retry_after_s=spread_s(RETRY_REPLICA_S))
+            message = "this replica is about to stop; send the request again"
+            raise Refusal(RequestOutcome.DRAINING, message, retry_after_s=spread_s(RETRY_REPLICA_S))
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
         """Become not ready now and refuse new requests after `lame_duck_s`; `final`: for good."""
@@ -73,7 +73,7 @@ class Drain:
         """A new engine is ready, so only the engine's container was stopped: accept requests again.
 
         The kubelet runs the preStop hook, and so this drain, also before it restarts a container whose probe failed.
-        Not `sure`: this is the first engine that was ever ready. While a hook waits, it may be the one to stop.
+        Not `sure`: this is the first engine that was ever ready. While a hook waits, it may be the engine to stop.
         """
         if self._final or (self._waiting and not sure):
             return

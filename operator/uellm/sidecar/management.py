@@ -122,7 +122,7 @@ def _from_this_pod(request: Request) -> bool:
 
 
 def _read(path: Path | None) -> bytes | None:
-    """The report; None if it is missing or not a complete JSON document."""
+    """Content of the report. None if it is missing or not a complete JSON document."""
     try:
         content = None if path is None else path.read_bytes()
         json.loads(content or b"")

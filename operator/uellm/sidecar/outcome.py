@@ -1,7 +1,7 @@
-"""How a request can end. Every request has exactly one outcome, the same in metrics and access log.
+"""How requests end. Every request has exactly one outcome, the same in the metrics and in the access log.
 
-Refusal               the sidecar answers by itself, in OpenAI's error form
-Outcome               the label; `STATUS` has the HTTP status of those that are refusals
+`Refusal` is an answer of the sidecar itself, in OpenAI's error form. `STATUS` has the HTTP status of each outcome that
+is a refusal.
 """
 
 from __future__ import annotations
@@ -14,40 +14,56 @@ from enum import StrEnum
 from uellm.http import Fault
 
 
-class Outcome(StrEnum):
-    """One low-cardinality label a request. The comment says what the client saw."""
+class RequestOutcome(StrEnum):
+    """How a request ended: a label of low cardinality. The docstrings give what the client gets."""
 
-    COMPLETED = "completed"  # the engine's answer below 400, whole
-    REJECTED_BY_ENGINE = "rejected_by_engine"  # the engine's own 4xx, whole
-    FAILED_BY_ENGINE = "failed_by_engine"  # the engine's own 5xx, whole
-    ENGINE_LOST = "engine_lost"  # 503, or once bytes had flowed: an SSE error event, else a cut connection
-    ENGINE_UNAVAILABLE = "engine_unavailable"  # 503: the engine was not reached and did not come back in time
-    QUEUE_FULL = "queue_full"  # 429: the queue, or the memory for waiting bodies, is full
-    SHED = "shed"  # 429: under measured pressure, and its targets cannot be met any more
-    DEADLINE_PASSED = "deadline_passed"  # 504: its class says `onDeadline: Reject`
-    DRAINING = "draining"  # 503: the pod is about to go; cut: it went before the answer was whole
-    BAD_REQUEST = "bad_request"  # 400, 405, 501: not HTTP, unknown class, unusable path or header, WebSocket
-    UNAUTHORIZED = "unauthorized"  # 401: no API key, or a wrong one
-    FORBIDDEN = "forbidden"  # 403: an administrative route
-    TOO_LARGE = "too_large"  # 413 body, 431 headers, 414 request line
-    CLIENT_SLOW = "client_slow"  # 408 while sending its body; cut while not reading its answer
-    CLIENT_LEFT = "client_left"  # nothing: nobody was there any more
-    INTERNAL_ERROR = "internal_error"  # 500: a fault of the sidecar
+    COMPLETED = "completed"
+    """The engine's answer below 400, whole."""
+    REJECTED_BY_ENGINE = "rejected_by_engine"
+    """The engine's own 4xx, whole."""
+    FAILED_BY_ENGINE = "failed_by_engine"
+    """The engine's own 5xx, whole."""
+    ENGINE_LOST = "engine_lost"
+    """503. After the first bytes: an SSE error event, else a cut connection."""
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    """503: the engine was not reached and did not come back in time."""
+    QUEUE_FULL = "queue_full"
+    """429: the queue, or the memory for waiting bodies, is full."""
+    SHED = "shed"
+    """429: the engine is overloaded and the request cannot meet its targets any more."""
+    DEADLINE_PASSED = "deadline_passed"
+    """504: its class says `onDeadline: Reject`."""
+    DRAINING = "draining"
+    """503: the pod is about to stop. A cut answer: the pod stopped before it was complete."""
+    BAD_REQUEST = "bad_request"
+    """400, 405 or 501: not HTTP, an unknown class, an unusable path or header, or WebSocket."""
+    UNAUTHORIZED = "unauthorized"
+    """401: no API key, or a wrong one."""
+    FORBIDDEN = "forbidden"
+    """403: an administrative route."""
+    TOO_LARGE = "too_large"
+    """413 for the body, 431 for the headers, 414 for the request line."""
+    CLIENT_SLOW = "client_slow"
+    """408 while sending its body; a cut answer while not reading it."""
+    CLIENT_LEFT = "client_left"
+    """Nothing: the client had disconnected."""
+    INTERNAL_ERROR = "internal_error"
+    """500: a fault of the sidecar."""
 
 
 STATUS = {
-    Outcome.ENGINE_LOST: 503,
-    Outcome.ENGINE_UNAVAILABLE: 503,
-    Outcome.QUEUE_FULL: 429,
-    Outcome.SHED: 429,
-    Outcome.DEADLINE_PASSED: 504,
-    Outcome.DRAINING: 503,
-    Outcome.BAD_REQUEST: 400,
-    Outcome.UNAUTHORIZED: 401,
-    Outcome.FORBIDDEN: 403,
-    Outcome.TOO_LARGE: 413,
-    Outcome.CLIENT_SLOW: 408,
-    Outcome.INTERNAL_ERROR: 500,
+    RequestOutcome.ENGINE_LOST: 503,
+    RequestOutcome.ENGINE_UNAVAILABLE: 503,
+    RequestOutcome.QUEUE_FULL: 429,
+    RequestOutcome.SHED: 429,
+    RequestOutcome.DEADLINE_PASSED: 504,
+    RequestOutcome.DRAINING: 503,
+    RequestOutcome.BAD_REQUEST: 400,
+    RequestOutcome.UNAUTHORIZED: 401,
+    RequestOutcome.FORBIDDEN: 403,
+    RequestOutcome.TOO_LARGE: 413,
+    RequestOutcome.CLIENT_SLOW: 408,
+    RequestOutcome.INTERNAL_ERROR: 500,
 }
 
 _TYPES = {
@@ -61,46 +77,47 @@ _TYPES = {
 }
 
 DROPPED = {
-    Outcome.QUEUE_FULL: "rejected-saturated",
-    Outcome.SHED: "rejected-saturated",
-    Outcome.DEADLINE_PASSED: "rejected-ttl-expired",
-    Outcome.ENGINE_UNAVAILABLE: "rejected-no-endpoints",
-    Outcome.ENGINE_LOST: "evicted",
-    Outcome.DRAINING: "rejected-shutting-down",
-    Outcome.INTERNAL_ERROR: "rejected-internal",
+    RequestOutcome.QUEUE_FULL: "rejected-saturated",
+    RequestOutcome.SHED: "rejected-saturated",
+    RequestOutcome.DEADLINE_PASSED: "rejected-ttl-expired",
+    RequestOutcome.ENGINE_UNAVAILABLE: "rejected-no-endpoints",
+    RequestOutcome.ENGINE_LOST: "evicted",
+    RequestOutcome.DRAINING: "rejected-shutting-down",
+    RequestOutcome.INTERNAL_ERROR: "rejected-internal",
 }
-"""Requests that were good and are not served, in llm-d's words (its flow control's `RequestDroppedReason`)."""
+"""Reasons why a valid request is not served, as in llm-d's flow control (`RequestDroppedReason`)."""
 
 _UNREAD = frozenset((405, 408, 413, 414, 431, 501))
 
 _FAULTS = {
-    408: Outcome.CLIENT_SLOW,
-    413: Outcome.TOO_LARGE,
-    414: Outcome.TOO_LARGE,
-    429: Outcome.QUEUE_FULL,
-    431: Outcome.TOO_LARGE,
-    503: Outcome.QUEUE_FULL,
+    408: RequestOutcome.CLIENT_SLOW,
+    413: RequestOutcome.TOO_LARGE,
+    414: RequestOutcome.TOO_LARGE,
+    429: RequestOutcome.QUEUE_FULL,
+    431: RequestOutcome.TOO_LARGE,
+    503: RequestOutcome.QUEUE_FULL,
 }
 
 RETRY_CONNECTION_S = (1.0, 5.0)
-"""Too many connections, or bodies: how long that lasts is not known."""
+"""Retry time for too many connections or bodies: nobody knows how long that lasts."""
 
 RETRY_ENGINE_S = (5.0, 15.0)
-"""An engine that is away needs tens of seconds to load its model; who comes back sooner waits in the queue for it."""
+"""Retry time while the engine is not ready. Loading a model takes tens of seconds; early requests wait in the queue."""
 
 RETRY_REPLICA_S = (0.1, 1.0)
-"""Another replica takes the request at once; but not all of one that stops at the same moment."""
+"""Retry time while a replica stops. Another one takes the request at once; the spread avoids a burst."""
 
 
 class Refusal(Exception):
-    """The sidecar's own answer. `retry_after_s` says when to send the request again; None: there is no telling.
+    """The sidecar's own answer to a request.
 
-    Not `retry`: nobody is to send it again by itself, for its time is over.
+    `retry_after_s`: when to send the request again; None: unknown. `retry` is false if clients must not send it again
+    by themselves, because its deadline has passed.
     """
 
     def __init__(
         self,
-        outcome: Outcome,
+        outcome: RequestOutcome,
         message: str,
         *,
         status: int | None = None,
@@ -116,22 +133,22 @@ class Refusal(Exception):
 
     @property
     def closes(self) -> bool:
-        """Whether the connection ends with it: what comes next on it need not be the start of a request."""
+        """Whether the connection must be closed, because its next bytes may not be the start of a request."""
         return self.status in _UNREAD
 
     @classmethod
     def of(cls, fault: Fault) -> Refusal:
-        """What the transport could not take, as a refusal."""
-        outcome = _FAULTS.get(fault.status, Outcome.BAD_REQUEST)
-        retry_after_s = spread_s(RETRY_CONNECTION_S) if outcome is Outcome.QUEUE_FULL else None
+        """The refusal for a fault of the transport."""
+        outcome = _FAULTS.get(fault.status, RequestOutcome.BAD_REQUEST)
+        retry_after_s = spread_s(RETRY_CONNECTION_S) if outcome is RequestOutcome.QUEUE_FULL else None
         return cls(outcome, fault.message, status=fault.status, retry_after_s=retry_after_s)
 
     def headers(self) -> dict[str, str]:
-        """What the answer carries besides its body."""
+        """Headers of the answer."""
         headers = {"Content-Type": "application/json", "Server": "uellm", "x-uellm-outcome": str(self.outcome)}
         if (reason := DROPPED.get(self.outcome)) is not None:
             headers["x-llm-d-request-dropped-reason"] = reason
-        if self.outcome is Outcome.UNAUTHORIZED:
+        if self.outcome is RequestOutcome.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after_s)))
@@ -145,19 +162,19 @@ class Refusal(Exception):
         return json.dumps(error_object(self.outcome, self.message, self.status)).encode()
 
 
-def error_object(outcome: Outcome, message: str, status: int) -> dict[str, object]:
+def error_object(outcome: RequestOutcome, message: str, status: int) -> dict[str, object]:
     """`{"error": {message, type, param, code}}`; the code is the outcome, so that a client can tell refusals apart."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": str(outcome)}}
 
 
 def spread_s(bounds_s: tuple[float, float]) -> float:
-    """A time between the bounds, drawn anew for each client, so that they do not come back together."""
+    """A random time between the bounds, so that clients do not come back together."""
     return random.uniform(*bounds_s)
 
 
-def of_engine_status(status: int) -> Outcome:
-    """The outcome of an answer that was relayed whole."""
+def of_engine_status(status: int) -> RequestOutcome:
+    """Outcome of an answer that was relayed whole."""
     if status < 400:
-        return Outcome.COMPLETED
-    return Outcome.REJECTED_BY_ENGINE if status < 500 else Outcome.FAILED_BY_ENGINE
+        return RequestOutcome.COMPLETED
+    return RequestOutcome.REJECTED_BY_ENGINE if status < 500 else RequestOutcome.FAILED_BY_ENGINE

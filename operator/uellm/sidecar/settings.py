@@ -12,9 +12,10 @@ from pathlib import Path
 
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, SidecarConfig
-from uellm.sidecar.scheduling import Options, StepModel, Targets
+from uellm.sidecar.scheduling import Options, Targets
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.wire.keys import Keys
+from uellm.step_time import StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Settings:
     """Every SLO class by name; the first is the default."""
     options: Options
     """Of the scheduler."""
-    step_model: StepModel
+    step_model: StepTime
     """Duration of the engine's steps until it is measured."""
     max_num_seqs: int
     """Sequences that the engine runs at once."""

@@ -249,7 +249,7 @@ async def test_targets_that_cannot_be_kept_are_planned_for_as_well_as_can_be_and
     await operator().settle("llama")
     status, reason, message = await llama.condition("SLOFeasible")
     assert (status, reason) == ("False", "TargetsTooTight")
-    assert "TPOT 8.0 ms of class chat: the best is" in message
+    assert "TPOT 8.0 ms of class chat: the best for a lone request is" in message
     assert "x the memory bandwidth" in message
     plan = await llama.plan()
     assert plan["nodes"] == [node]

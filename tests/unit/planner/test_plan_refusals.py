@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -149,7 +150,7 @@ def test_where_nothing_helps_that_is_said(build) -> None:
 
 SCRIPT = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import conftest as build
 from uellm.planner import plan
 nodes = [build.all_links(build.node(name, "L4 L4 T4 A10")) for name in ("a", "b", "c")]
@@ -160,12 +161,11 @@ print(json.dumps(made.to_dict()))
 
 
 def test_the_hash_seed_changes_no_plan() -> None:
-    directory = os.path.dirname(__file__)
-    path = os.pathsep.join(sys.path)  # so that conftest finds the tests' helpers
+    directory = Path(__file__).parent
     answers = {
         subprocess.run(
-            [sys.executable, "-c", SCRIPT, directory],
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+            [sys.executable, "-c", SCRIPT, directory, directory.parents[1]],
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

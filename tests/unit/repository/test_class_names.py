@@ -9,9 +9,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[3] / "operator" / "uellm"
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 
-# Duplicates in the sidecar that are about to be renamed. Remove a name with its last duplicate; never add one.
-KNOWN = frozenset({"Plan"})
-
 
 def classes(path: Path) -> list[str]:
     """Names of the top-level classes of a module."""
@@ -22,5 +19,5 @@ def test_no_class_name_stands_twice_in_the_package():
     modules = [path for path in PACKAGE.rglob("*.py") if not path.name.endswith(GENERATED)]
     count = Counter(name for path in modules for name in classes(path))
     assert count["LLMService"] == 1
-    doubles = {name for name, times in count.items() if times > 1}
-    assert doubles - KNOWN == set(), "give one of each pair a more exact name"
+    duplicates = {name for name, times in count.items() if times > 1}
+    assert duplicates == set(), "give one of each pair a more exact name"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.attainment import SLOT_S, WINDOW_S, Attainment, missed
@@ -14,7 +14,7 @@ from uellm.sidecar.telemetry.attainment import SLOT_S, WINDOW_S, Attainment, mis
 ALL = Targets("chat", ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 
 
-def record(outcome: Outcome = Outcome.COMPLETED, targets: Targets | None = ALL, **fields: Any) -> Record:
+def record(outcome: RequestOutcome = RequestOutcome.COMPLETED, targets: Targets | None = ALL, **fields: Any) -> Record:
     """A request that arrived at 100 and met everything, but for what `fields` say."""
     met: dict[str, Any] = {"first_token_s": 100.5, "last_token_s": 104.0, "end_s": 104.0, "output_tokens": 101}
     return Record("POST", "/v1/chat/completions", 100.0, targets=targets, outcome=outcome, **met | fields)
@@ -63,15 +63,21 @@ def test_a_whole_answer_is_judged_only_where_its_targets_are_certainly_met_or_mi
 
 
 def test_a_client_that_left_before_a_whole_answer_proves_nothing_once_it_was_sent():
-    assert missed(record(Outcome.CLIENT_LEFT, **WHOLE, queue_s=0.5, end_s=104.0)) is None
-    assert missed(record(Outcome.CLIENT_LEFT, **WHOLE, queue_s=None, end_s=104.0)) == ("ttft",)
+    assert missed(record(RequestOutcome.CLIENT_LEFT, **WHOLE, queue_s=0.5, end_s=104.0)) is None
+    assert missed(record(RequestOutcome.CLIENT_LEFT, **WHOLE, queue_s=None, end_s=104.0)) == ("ttft",)
 
 
 @pytest.mark.parametrize(
     "outcome",
     [
-        *(Outcome.QUEUE_FULL, Outcome.SHED, Outcome.DEADLINE_PASSED, Outcome.ENGINE_LOST, Outcome.ENGINE_UNAVAILABLE),
-        *(Outcome.FAILED_BY_ENGINE, Outcome.DRAINING, Outcome.INTERNAL_ERROR),
+        *(
+            RequestOutcome.QUEUE_FULL,
+            RequestOutcome.SHED,
+            RequestOutcome.DEADLINE_PASSED,
+            RequestOutcome.ENGINE_LOST,
+            RequestOutcome.ENGINE_UNAVAILABLE,
+        ),
+        *(RequestOutcome.FAILED_BY_ENGINE, RequestOutcome.DRAINING, RequestOutcome.INTERNAL_ERROR),
     ],
 )
 def test_what_was_dropped_has_missed(outcome):
@@ -81,8 +87,13 @@ def test_what_was_dropped_has_missed(outcome):
 @pytest.mark.parametrize(
     "outcome",
     [
-        *(Outcome.REJECTED_BY_ENGINE, Outcome.BAD_REQUEST, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN),
-        *(Outcome.TOO_LARGE, Outcome.CLIENT_SLOW),
+        *(
+            RequestOutcome.REJECTED_BY_ENGINE,
+            RequestOutcome.BAD_REQUEST,
+            RequestOutcome.UNAUTHORIZED,
+            RequestOutcome.FORBIDDEN,
+        ),
+        *(RequestOutcome.TOO_LARGE, RequestOutcome.CLIENT_SLOW),
     ],
 )
 def test_what_the_client_made_impossible_is_not_judged(outcome):
@@ -94,14 +105,14 @@ def test_what_was_not_scheduled_is_not_judged():
 
 
 def test_a_client_that_left_counts_only_if_it_had_waited_too_long_already():
-    assert missed(record(Outcome.CLIENT_LEFT)) is None
+    assert missed(record(RequestOutcome.CLIENT_LEFT)) is None
     waiting = {"first_token_s": None, "last_token_s": None, "output_tokens": None}
-    assert missed(record(Outcome.CLIENT_LEFT, **waiting, end_s=100.9)) is None
-    assert missed(record(Outcome.CLIENT_LEFT, **waiting, end_s=101.1)) == ("ttft",)
+    assert missed(record(RequestOutcome.CLIENT_LEFT, **waiting, end_s=100.9)) is None
+    assert missed(record(RequestOutcome.CLIENT_LEFT, **waiting, end_s=101.1)) == ("ttft",)
 
 
 def test_every_outcome_is_judged_in_one_way():
-    for outcome in Outcome:
+    for outcome in RequestOutcome:
         assert missed(record(outcome)) in ((), ("dropped",), None)
 
 

@@ -288,7 +288,7 @@ class Asked:
         await self.dispatcher.turn(self.ticket)
         self.dispatcher.first_token(self.ticket)
         now_s = asyncio.get_running_loop().time()
-        self.dispatcher.news += [(self.ticket, tokens, now_s) for tokens in (2, 3, 5)]
+        self.dispatcher.token_updates += [(self.ticket, tokens, now_s) for tokens in (2, 3, 5)]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ class Asked:
         lambda asked: asked.dispatcher.first_token(asked.ticket),
         lambda asked: asked.dispatcher.finish(asked.ticket),
         lambda asked: asked.dispatcher.abort(asked.ticket),
-        lambda asked: asked.dispatcher.lengths(asked.ticket, None),
+        lambda asked: asked.dispatcher.update_lengths(asked.ticket, None),
     ],
     ids=["figures", "engine state", "reconfigure", "first token", "finish", "abort", "lengths"],
 )
@@ -311,4 +311,4 @@ async def test_the_scheduler_knows_of_every_token_before_it_decides(decides):
     asked.dispatcher.close()
     assert asked.ticket.tokens == 5
     assert asked.ticket.last_token_s is not None
-    assert asked.dispatcher.news == []
+    assert asked.dispatcher.token_updates == []

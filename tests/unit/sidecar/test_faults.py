@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.prediction import Prediction
 from uellm.sidecar.prediction import service as predictor
 from uellm.sidecar.request import dispatch
-from uellm.sidecar.request.retry_after import Room
+from uellm.sidecar.request.retry_after import RetryTimes
 from uellm.sidecar.scheduling import EngineState, Options, Scheduler, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
@@ -36,18 +36,18 @@ WHOLE = {
 CORE = ("submit", "dispatchable", "expire", "next_event_s", "on_first_token", "on_tokens", "on_finish", "on_abort")
 BROKEN: list[tuple[Any, str]] = [
     *((Scheduler, name) for name in (*CORE, "on_lengths", "on_engine_state", "figures", "restart")),
-    *((EngineView, name) for name in ("sent", "first_token", "tokens", "gone")),
+    *((EngineView, name) for name in ("on_dispatch", "on_first_token", "on_tokens", "remove")),
     *((Fairness, name) for name in ("arrived", "charge", "left")),
     *((predictor.Predictor, name) for name in ("predict", "ask", "observe")),
     *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.AnswerShapes, "learn")),
-    *((events.TokenCounter, "feed"), (events.TokenCounter, "usage"), (failure.Failure, "feed")),
+    *((events.TokenCounter, "feed"), (events.TokenCounter, "usage"), (failure.StreamErrorScanner, "feed")),
     *(
         (metrics.Counter, "add"),
         (metrics.Histogram, "observe"),
         (attainment.Attainment, "add"),
         (sidecar_metrics, "missed"),
     ),
-    *((Room, name) for name in ("waits", "completed", "retry_s")),
+    *((RetryTimes, name) for name in ("set_waiting", "record_completion", "retry_s")),
     *((Record, "to_json"), (tracing.RequestSpan, "end"), (tracing.Tracing, "begin")),
 ]
 
@@ -142,7 +142,7 @@ async def test_one_fault_of_the_scheduler_costs_nobody_his_place(engine, launch,
 
 
 async def test_a_scheduler_that_goes_on_failing_rests_and_comes_back(engine, launch, eventually, monkeypatch):
-    monkeypatch.setattr(dispatch, "REST_S", 0.2)
+    monkeypatch.setattr(dispatch, "PAUSE_S", 0.2)
     harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}})
     dispatcher = harness.sidecar.dispatcher
     with monkeypatch.context() as broken:
@@ -172,7 +172,7 @@ async def test_a_request_that_passes_unscheduled_while_the_engine_is_away_is_tol
     await dispatcher.turn(ticket)
     with pytest.raises(Refusal) as refused:
         await dispatcher.turn(ticket)
-    assert refused.value.outcome is Outcome.ENGINE_UNAVAILABLE
+    assert refused.value.outcome is RequestOutcome.ENGINE_UNAVAILABLE
     dispatcher.abort(ticket)
     assert dispatcher.in_flight == 0
     dispatcher.close()
@@ -190,7 +190,7 @@ async def test_measuring_goes_on_after_a_fault(monkeypatch):
     await dispatcher.turn(second)
     dispatcher.first_token(second)
     now_s = asyncio.get_running_loop().time()
-    dispatcher.news += [(second, 2, now_s + 0.1), (second, 3, now_s + 0.2)]
+    dispatcher.token_updates += [(second, 2, now_s + 0.1), (second, 3, now_s + 0.2)]
     dispatcher.finish(second, 3)
     assert dispatcher._core.step.observed > 0
     dispatcher.close()

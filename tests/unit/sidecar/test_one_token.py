@@ -65,13 +65,13 @@ async def test_steps_are_measured_after_an_answer_of_one_token(engine, harness):
     assert core.step.observed > observed
 
 
-def test_tokens_that_were_told_before_change_nothing():
+def test_tokens_that_were_already_counted_change_nothing():
     core, ticket = Scheduler(), Ticket(Targets("chat"), 0.0, prompt_tokens=10)
     core.on_engine_state(EngineState(ready=True), 0.0)
     core.submit(ticket, 0.0)
     assert core.dispatchable(0.0) == [ticket]
     core.on_first_token(ticket, 1.0)
-    core._view.tokens(ticket, 1, 2.0)
+    core._view.on_tokens(ticket, 1, 2.0)
     core.on_finish(ticket, 3.0, 1)
     assert (ticket.state, core.in_flight, core._view.kv_tokens) == (State.DONE, 0, 0)
 

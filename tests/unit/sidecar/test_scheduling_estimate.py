@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, replace
 from random import Random
 
 import pytest
 
-from uellm.sidecar.scheduling import Scheduler, StepEstimate, StepModel
+from uellm.sidecar.scheduling import Scheduler, StepEstimate
+from uellm.step_time import StepTime
 
-TRUTH = StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+TRUTH = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
 
 
 def step_s(prefill: float, kv: float, sequences: float) -> float:
-    floor = max(TRUTH.floor_s, TRUTH.prefill_token_s * prefill)
-    return floor + TRUTH.kv_token_s * kv + TRUTH.sequence_s * sequences + TRUTH.overhead_s
+    floor = max(TRUTH.floor_s, TRUTH.per_prefill_token_s * prefill)
+    return floor + TRUTH.per_kv_token_s * kv + TRUTH.per_sequence_s * sequences + TRUTH.overhead_s
 
 
 def observed(estimate: StepEstimate, steps: int = 500, noise: float = 0.0, times: float = 1.0) -> StepEstimate:
@@ -26,7 +28,7 @@ def observed(estimate: StepEstimate, steps: int = 500, noise: float = 0.0, times
 
 @pytest.mark.parametrize("error", [0.2, 0.5, 1.0, 1.5, 5.0])
 def test_a_model_that_is_wrong_by_a_factor_is_put_right(error):
-    wrong = StepModel(*(value * error for value in vars(TRUTH).values()))
+    wrong = StepTime(*(value * error for value in astuple(TRUTH)))
     estimate = observed(StepEstimate(wrong))
     for loads in ((0, 5e4, 40), (512, 1e5, 100)):
         assert estimate.step_s(*loads) == pytest.approx(step_s(*loads), rel=0.03)
@@ -44,7 +46,7 @@ def test_an_engine_that_becomes_slower_is_followed():
 
 def test_the_models_error_is_told_while_it_is_wrong_and_vanishes_as_it_learns():
     assert observed(StepEstimate(TRUTH)).error_share == pytest.approx(0.0, abs=1e-6)
-    wrong = StepEstimate(StepModel(*(value / 2 for value in vars(TRUTH).values())))
+    wrong = StepEstimate(StepTime(*(value / 2 for value in astuple(TRUTH))))
     wrong.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
     assert wrong.error_share == pytest.approx(0.5, rel=0.05)
     assert observed(wrong, 1000).error_share < 0.02
@@ -63,17 +65,17 @@ def test_steps_that_are_all_alike_leave_the_rest_of_the_model_as_it_was():
     for _ in range(5000):
         estimate.observe(2 * step_s(0, 1e5, 100), 0, 1e5, 100)
     assert estimate.decode_s(1e5, 100) == pytest.approx(2 * step_s(0, 1e5, 100), rel=0.02)
-    assert estimate.prefill_token_s == pytest.approx(TRUTH.prefill_token_s)
+    assert estimate.prefill_token_s == pytest.approx(TRUTH.per_prefill_token_s)
 
 
 def test_another_model_is_learnt_from_anew_and_the_same_one_is_not():
     core = Scheduler(step=observed(StepEstimate(TRUTH), times=2.0))
     learned = core.figures()
     assert learned["decode_factor"] > 1.5
-    core.assume(StepModel(**vars(TRUTH)))
+    core.reset_step_model(replace(TRUTH))
     assert core.figures() == learned
-    twice = StepModel(*(2.0 * value for value in vars(TRUTH).values()))
-    core.assume(twice)
+    twice = StepTime(*(2.0 * value for value in astuple(TRUTH)))
+    core.reset_step_model(twice)
     assert core.figures() == Scheduler(step=StepEstimate(twice)).figures()
 
 
@@ -97,9 +99,9 @@ def test_first_tokens_that_are_late_by_a_constant_do_not_make_prompts_slow(promp
 
 
 def test_prompts_of_different_lengths_tell_the_constant_from_the_time_per_token():
-    slow = StepEstimate(StepModel(*(value / 5 for value in vars(TRUTH).values())))
+    slow = StepEstimate(StepTime(*(value / 5 for value in astuple(TRUTH))))
     alone(slow, [100, 200, 400, 800, 1500], 0.01, 300, noise=0.1)
-    assert slow.prefill_token_s == pytest.approx(TRUTH.prefill_token_s, rel=0.1)
+    assert slow.prefill_token_s == pytest.approx(TRUTH.per_prefill_token_s, rel=0.1)
 
 
 def test_lengths_that_are_nearly_the_same_tell_little_through_noise():

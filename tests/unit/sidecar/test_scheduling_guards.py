@@ -19,7 +19,7 @@ from uellm.sidecar.scheduling import (
 )
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.kv_admission import peak_tokens
-from uellm.sidecar.scheduling.prefixes import Prefixes
+from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
 
@@ -243,26 +243,26 @@ def test_a_tenant_that_floods_does_not_push_out_one_that_does_not():
 
 
 def test_what_the_prefix_cache_holds_is_not_computed_again():
-    prefixes = Prefixes()
+    prefixes = CachedPrefixes()
     ticket = Ticket(CHAT, 0.0, 1200, prefix=(1, 2))
     assert prefixes.uncached_tokens(ticket) == 1200
-    prefixes.saw(ticket, 384_000)
+    prefixes.record_dispatch(ticket, 384_000)
     assert prefixes.uncached_tokens(Ticket(CHAT, 0.0, 1500, prefix=(1, 3))) == 1500 - 512
     assert prefixes.uncached_tokens(ticket) == 1200 - 1024
     prefixes.clear()
     assert prefixes.uncached_tokens(ticket) == 1200
 
 
-def counted(prefixes: Prefixes, rounds: int, found: float, start: float = 0.0) -> None:
+def counted(prefixes: CachedPrefixes, rounds: int, found: float, start: float = 0.0) -> None:
     """As if the engine got prompts that the table knows but for a third, and found so many tokens of each."""
     for number in range(rounds):
-        prefixes.saw(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
+        prefixes.record_dispatch(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
         prompts = start + 1536.0 * number
-        prefixes.told(EngineState(ready=True, prompt_tokens=prompts, cached_tokens=found * prompts / 1536.0))
+        prefixes.on_engine_state(EngineState(ready=True, prompt_tokens=prompts, cached_tokens=found * prompts / 1536.0))
 
 
 def test_what_the_engines_prefix_cache_does_not_hold_is_not_counted_on():
-    prefixes, asked = Prefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
+    prefixes, asked = CachedPrefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
     counted(prefixes, 100, 1024.0)
     assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
     counted(prefixes, 500, 512.0, start=1e6)
@@ -275,13 +275,13 @@ def test_what_the_engines_prefix_cache_does_not_hold_is_not_counted_on():
 
 
 def test_few_prompts_or_an_engine_that_counts_nothing_leave_the_foreseen_hits_as_they_are():
-    prefixes, asked = Prefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
+    prefixes, asked = CachedPrefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
     counted(prefixes, 10, 0.0)
     assert prefixes.uncached_tokens(asked) == 512
-    prefixes = Prefixes()
+    prefixes = CachedPrefixes()
     for _ in range(100):
-        prefixes.saw(asked, 384_000)
-        prefixes.told(EngineState(ready=True, prompt_tokens=1e6))
+        prefixes.record_dispatch(asked, 384_000)
+        prefixes.on_engine_state(EngineState(ready=True, prompt_tokens=1e6))
     assert prefixes.uncached_tokens(asked) == 512
 
 

@@ -66,7 +66,7 @@ def test_every_policy_hands_out_each_request_once_however_often_predictions_chan
 def test_a_policy_that_fails_on_a_new_prediction_is_replaced_and_nothing_is_lost(monkeypatch):
     scheduler = core("SLO-ODBS")
     tickets = queued(scheduler, 10, 20)
-    monkeypatch.setattr(scheduler._order, "again", lambda *_: 1 / 0)
+    monkeypatch.setattr(scheduler._order, "reposition", lambda *_: 1 / 0)
     assert scheduler.on_lengths(tickets[0], Lengths(90, 99), 0.0)
     assert isinstance(scheduler.failure, ZeroDivisionError)
     assert handed_out(scheduler) == tickets

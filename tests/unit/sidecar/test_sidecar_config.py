@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from uellm.errors import BadInput
 from uellm.sidecar.config import ConfigFile, load
 from uellm.sidecar.request.dispatch import Dispatcher
-from uellm.sidecar.scheduling import EngineState, Options, StepModel, Targets, Ticket
+from uellm.sidecar.scheduling import DEFAULT_STEP_TIME, EngineState, Options, Targets, Ticket
+from uellm.step_time import StepTime
 
 
 def written(folder: Path, text: str) -> Path:
@@ -53,8 +55,8 @@ def test_every_key_is_read(tmp_path):
 
 def test_step_times_are_read_as_in_an_engines_file(tmp_path):
     text = steps(perKvToken="4.4e-08", floor="5.5e-3")
-    assert load(written(tmp_path, text)).step_model() == StepModel(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
-    assert load(written(tmp_path, "classes: []")).step_model() == StepModel()
+    assert load(written(tmp_path, text)).step_model() == StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+    assert load(written(tmp_path, "classes: []")).step_model() == DEFAULT_STEP_TIME
 
 
 def test_only_classes_is_required_and_may_be_empty(tmp_path):
@@ -179,7 +181,7 @@ async def test_more_places_at_the_engine_are_used_at_once(engine, launch, eventu
 @pytest.mark.parametrize(("prompt_s", "first"), [(50e-6, "long"), (1e-3, "short")])
 async def test_the_first_decision_already_goes_by_the_step_times_of_the_file(prompt_s, first, eventually):
     # At the second pace the long prompt alone is later than its target: nothing is lost if it gives way.
-    dispatcher, turns = Dispatcher(Options(), StepModel(prefill_token_s=prompt_s)), []
+    dispatcher, turns = Dispatcher(Options(), replace(DEFAULT_STEP_TIME, per_prefill_token_s=prompt_s)), []
 
     async def turn(name: str, ticket: Ticket) -> None:
         await dispatcher.turn(ticket)
@@ -210,4 +212,4 @@ async def test_changed_step_times_of_the_file_are_taken_over(launch):
     assert dispatcher.figures()["prefill_token_seconds"] == 90e-6
     harness.configure({"classes": []})
     harness.sidecar.reload()
-    assert dispatcher.figures()["prefill_token_seconds"] == StepModel().prefill_token_s
+    assert dispatcher.figures()["prefill_token_seconds"] == DEFAULT_STEP_TIME.per_prefill_token_s

@@ -23,10 +23,9 @@ from uellm.sidecar.config import SidecarConfig
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
-from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS
-from uellm.sidecar.outcome import Outcome as Ending
+from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS, RequestOutcome
 from uellm.sidecar.prediction.accuracy import Accuracy
-from uellm.sidecar.request.dispatch import REST_S
+from uellm.sidecar.request.dispatch import PAUSE_S
 from uellm.sidecar.request.relay import STALL_S
 from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, UNKNOWN_S
 from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
@@ -79,10 +78,10 @@ def test_every_flag_and_variable_of_the_command_is_there_and_no_other():
 
 @pytest.mark.parametrize(("command", "column"), [(evaluate_queue, 1), (evaluate_live, 2)], ids=["queue", "live"])
 def test_every_flag_of_the_evaluations_is_there_and_no_other(command, column):
-    told = {
+    documented = {
         name.split()[0] for row in rows("Evaluation") if row[column] for name in named(row[0]) if name.startswith("-")
     }
-    assert told == flags(command)
+    assert documented == flags(command)
 
 
 def test_every_policy_and_guard_of_the_evaluation_is_there():
@@ -112,9 +111,9 @@ def test_every_key_of_the_configuration_is_there_and_no_other():
 
 
 def test_every_outcome_is_there_with_its_status_and_reason():
-    told = {named(outcome)[0]: (status, named(reason)) for outcome, status, _, reason in rows("Outcomes")}
-    assert set(told) == set(Ending)
-    for outcome, (status, reasons) in told.items():
+    documented = {named(outcome)[0]: (status, named(reason)) for outcome, status, _, reason in rows("Outcomes")}
+    assert set(documented) == set(RequestOutcome)
+    for outcome, (status, reasons) in documented.items():
         assert reasons == [DROPPED[outcome]] if outcome in DROPPED else reasons == []
         assert outcome not in STATUS or str(STATUS[outcome]) in status
 
@@ -124,18 +123,18 @@ def test_every_header_of_ours_is_there():
         name for source in SOURCES for name in re.findall(r'"(x-(?:uellm|llm-d|slo|gateway)[a-z-]*)"', source)
     }
     assert len(named_in_code) >= 12
-    told = set(first_cells("What an answer carries")) | set(named(section("What a request may say")))
-    assert named_in_code <= told
-    assert {name for name in told if name.startswith(("x-uellm", "x-llm-d", "x-slo"))} <= named_in_code
+    documented = set(first_cells("What an answer carries")) | set(named(section("What a request may say")))
+    assert named_in_code <= documented
+    assert {name for name in documented if name.startswith(("x-uellm", "x-llm-d", "x-slo"))} <= named_in_code
 
 
 async def test_every_metric_is_there_with_its_labels(harness):
-    told = {name: row[1] for row in rows("Metrics") for name in named(row[0])}
+    documented = {name: row[1] for row in rows("Metrics") for name in named(row[0])}
     figures = harness.sidecar.figures.metrics
     single = {each.name: ", ".join(each.labels) for each in figures if isinstance(each, Counter | Gauge | Histogram)}
     groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, NamedGauges)}
     assert len(groups) == 3
-    assert told == single | groups
+    assert documented == single | groups
 
 
 @pytest.mark.parametrize(
@@ -172,34 +171,34 @@ async def test_every_route_of_the_metrics_port_is_there_and_no_other(harness):
 
 def test_every_field_of_the_access_log_is_there_in_its_order():
     fields = list(json.loads(Record("GET", "/", 0.0).to_json()))
-    told = named(section("The access log"))
-    assert told == fields
+    documented = named(section("The access log"))
+    assert documented == fields
 
 
 def test_every_key_of_the_evaluations_json_is_there():
     job = Job(0, 0.0, 1, 1, RequestClass(Targets("a"), 1.0), "", (), None)
     found = measure([job], ReplayResult([Fate(0.0)]))
-    told = named(section("Evaluation").partition("JSON:")[2])
-    assert set(found) <= set(told)
-    assert set(found["ttftSeconds"]) <= set(told)
-    assert {"policy", "speed", "seed", "maxBatchedTokens", "trace", "requests", "results", "bound"} <= set(told)
+    documented = named(section("Evaluation").partition("JSON:")[2])
+    assert set(found) <= set(documented)
+    assert set(found["ttftSeconds"]) <= set(documented)
+    assert {"policy", "speed", "seed", "maxBatchedTokens", "trace", "requests", "results", "bound"} <= set(documented)
 
 
 def test_every_limit_is_there_as_it_is():
     limits, kib, mib = RequestLimits(), 1024, 1024 * 1024
-    told = " ".join(section("Limits").split())
+    documented = " ".join(section("Limits").split())
     for text in (
         f"Request line {limits.line_bytes // kib} KiB, headers {limits.headers_bytes // kib} KiB",
         f"body {limits.body_bytes // mib} MiB, all bodies together {Budget().limit_bytes // mib} MiB",
         f"{limits.connections:,} connections",
         f"headers must be there within {limits.header_deadline_s:g} s, its body within {limits.body_deadline_s:g} s",
-        f"reads nothing of its answer for {STALL_S:g} s is cut",
+        f"reads nothing of its answer for {STALL_S:g} s is cut off",
         f"idle connection closed after {limits.idle_s:g} s",
-        f"stand still for {STILL_S:g} s",
+        f"metrics stand still for {STILL_S:g} s",
         f"hanging {CANARY_S:g} s later",
         f"older than {STALE_S:g} s counts as full",
     ):
-        assert text in told
+        assert text in documented
     assert Options().max_queued_bytes == Budget().limit_bytes
     assert f"{MAX_SERIES} series" in section("Metrics")
 
@@ -213,7 +212,7 @@ def test_every_time_of_draining_and_waiting_is_there_as_it_is():
 
 
 def test_every_time_to_come_back_is_there_as_it_is():
-    told = " ".join(section("When to come back").split())
+    documented = " ".join(section("When to come back").split())
     for bounds_s, text in (
         ((LEAST_S, MOST_S), "It is {:g} to {:g} s"),
         (UNKNOWN_S, "before a rate is known it is {:g} to {:g} s"),
@@ -221,5 +220,5 @@ def test_every_time_to_come_back_is_there_as_it_is():
         (RETRY_ENGINE_S, "one for an engine that is away {:g} to {:g} s"),
         (RETRY_CONNECTION_S, "one for too many connections {:g} to {:g} s"),
     ):
-        assert text.format(*bounds_s) in told
-    assert f"fail again within {REST_S:g} s, it rests for {REST_S:g} s" in " ".join(section("Outcomes").split())
+        assert text.format(*bounds_s) in documented
+    assert f"fails again within {PAUSE_S:g} s, it is paused for {PAUSE_S:g} s" in " ".join(section("Outcomes").split())

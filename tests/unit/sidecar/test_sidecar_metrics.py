@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from uellm.sidecar.outcome import STATUS, Outcome
+from uellm.sidecar.outcome import STATUS, RequestOutcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Histogram, exposition, with_waiting
 
@@ -137,8 +137,13 @@ async def test_labels_that_clients_choose_make_no_series(engine, harness):
 
 
 def test_every_refusal_has_a_status():
-    answered = {Outcome.COMPLETED, Outcome.REJECTED_BY_ENGINE, Outcome.FAILED_BY_ENGINE, Outcome.CLIENT_LEFT}
-    assert set(STATUS) == set(Outcome) - answered
+    answered = {
+        RequestOutcome.COMPLETED,
+        RequestOutcome.REJECTED_BY_ENGINE,
+        RequestOutcome.FAILED_BY_ENGINE,
+        RequestOutcome.CLIENT_LEFT,
+    }
+    assert set(STATUS) == set(RequestOutcome) - answered
 
 
 @pytest.fixture

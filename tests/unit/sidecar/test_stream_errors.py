@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from uellm.sidecar.wire.failure import Failure
+from uellm.sidecar.wire.failure import StreamErrorScanner
 from uellm.sidecar.wire.routes import RouteKind
 
 DONE = b"data: [DONE]\n\n"
@@ -88,7 +88,7 @@ async def test_a_client_that_hangs_up_on_done_after_an_error_was_not_served(engi
 def test_an_error_is_found_wherever_the_pieces_are_cut(path, kind, good, bad):
     stream = b"".join([*good, *bad])
     for at in range(len(stream)):
-        found = Failure(kind)
+        found = StreamErrorScanner(kind)
         found.feed(stream[:at])
         assert found.feed(stream[at:])
         assert found.status == 500
@@ -96,7 +96,7 @@ def test_an_error_is_found_wherever_the_pieces_are_cut(path, kind, good, bad):
 
 @pytest.mark.parametrize(("path", "kind", "good", "bad"), STREAMS.values(), ids=STREAMS)
 def test_text_that_quotes_an_error_is_none(path, kind, good, bad):
-    found = Failure(kind)
+    found = StreamErrorScanner(kind)
     assert not any(found.feed(piece) for piece in (*good, DONE))
     assert found.status == 0
 
@@ -112,6 +112,6 @@ def test_text_that_quotes_an_error_is_none(path, kind, good, bad):
     ],
 )
 def test_the_status_is_the_engines_own_where_it_tells_one(event, status):
-    found = Failure(RouteKind.CHAT)
+    found = StreamErrorScanner(RouteKind.CHAT)
     assert found.feed(event)
     assert found.status == status

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.wire.keys import Keys, key_of
 
 
@@ -21,7 +21,7 @@ def test_one_of_the_keys_is_enough():
 def test_any_other_is_refused_without_a_word_of_it(key):
     with pytest.raises(Refusal) as refused:
         Keys(["sk-first"]).check("GET", "/v1/models", key)
-    assert (refused.value.outcome, refused.value.status) == (Outcome.UNAUTHORIZED, 401)
+    assert (refused.value.outcome, refused.value.status) == (RequestOutcome.UNAUTHORIZED, 401)
     assert refused.value.headers()["WWW-Authenticate"] == "Bearer"
     assert not key or key.encode("utf-8", "replace") not in refused.value.body()
 

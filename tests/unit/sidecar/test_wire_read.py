@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import BLOCK_TOKENS, MEDIA_TOKENS
@@ -255,7 +255,7 @@ def test_a_class_is_named_by_its_header_else_it_is_the_default(terms):
     assert call(terms, chat(), x_llm_d_inference_objective="unheard-of").targets is CLASSES["chat"]
     with pytest.raises(Refusal, match="it has: chat, batch") as refused:
         call(terms, chat(), x_slo_class="gold")
-    assert (refused.value.outcome, refused.value.status) == (Outcome.BAD_REQUEST, 400)
+    assert (refused.value.outcome, refused.value.status) == (RequestOutcome.BAD_REQUEST, 400)
 
 
 def test_targets_in_milliseconds_are_the_requests_own(terms):

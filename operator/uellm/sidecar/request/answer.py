@@ -1,6 +1,4 @@
-"""What happens to an answer on its way: its tokens are counted, and its bytes changed where the client did not ask for
-what we did.
-"""
+"""Processes an answer on its way to the client: counts tokens, and removes what only the sidecar asked for."""
 
 from __future__ import annotations
 
@@ -8,92 +6,92 @@ import json
 from collections.abc import Callable
 
 from uellm.http import Upstream
-from uellm.sidecar.request.fast_path import Passage
+from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.request.relay import streams_events
-from uellm.sidecar.telemetry.faults import Spared
+from uellm.sidecar.telemetry.faults import FaultGuard
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import TokenCounter, Usage
-from uellm.sidecar.wire.failure import Failure
+from uellm.sidecar.wire.failure import StreamErrorScanner
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
 
-_LESSON_BYTES = 256 * 1024
+_MAX_EXAMPLE_BYTES = 256 * 1024
 
 OnTokens = Callable[[int], None]
-"""Told of the tokens so far, whenever there are more."""
+"""Called with the number of tokens so far whenever it grows."""
 
 
-class Answer:
-    """Sees every piece of one answer."""
+class AnswerTap:
+    """Processes every piece of one answer."""
 
     def __init__(
-        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, spared: Spared
+        self, call: Call, upstream: Upstream, shapes: AnswerShapes, on_tokens: OnTokens, guard: FaultGuard
     ) -> None:
-        """`spared`: keeps what fails while tokens are counted away from the answer."""
+        """`guard` keeps faults of the token counting away from the answer."""
         self._call = call
         self._shapes = shapes
         self._on_tokens = on_tokens
-        self._spared = spared
+        self._guard = guard
         self.counter = TokenCounter(call.kind, call.sequences)
-        self.failure = Failure(call.kind)
-        self.passage: Passage | None = None
-        """The short way, for most events of a stream that goes out as it comes in."""
+        self.failure = StreamErrorScanner(call.kind)
+        self.fast_path: FastPath | None = None
+        """Takes most events of a stream that is relayed unchanged."""
         self._begun = False
         good = upstream.status == 200
         streams = streams_events(upstream)
         self.whole: Aggregator | None = None
-        """Puts the answer together; until it is done the client gets nothing."""
+        """Assembles a whole answer from a stream. The client gets nothing before it is complete."""
         self._strip: UsageStrip | None = None
-        self._lesson: list[bytes] | None = None
+        self._example: list[bytes] | None = None
         if streams and good and call.mode is Mode.STREAM_STRIP_USAGE:
             self._strip = UsageStrip()
         elif streams and good and call.shape is not None:
             self.whole = Aggregator(call.kind, call.shape)
         elif good and not streams and call.teaches:
-            self._lesson = []
+            self._example = []
 
     def piece(self, piece: bytes) -> bytes:
-        """Take a piece; what the client is to get now."""
+        """Take a piece. Returns the bytes to send now."""
         if self._strip is not None:
             return self._strip.feed(piece)
         if self.whole is not None:
             self.whole.feed(piece)
             return b""
-        if self._lesson is not None:
-            self._lesson.append(piece)
+        if self._example is not None:
+            self._example.append(piece)
         return piece
 
     def count(self, piece: bytes) -> None:
-        """Take a piece into account. Once that failed, no more of the answer is counted."""
-        if self._spared.failed:
+        """Count the tokens of a piece. After a fault the rest of the answer is not counted."""
+        if self._guard.failed:
             return
-        with self._spared:
+        with self._guard:
             if not self.failure.feed(piece) and self.counter.feed(piece):
                 self._begun = True
                 self._on_tokens(self.counter.tokens or 1)
 
-    def passes(self) -> Callable[[bytes], bool] | None:
-        """The short way where it can be taken now: a token has come, and nothing is held back."""
+    def chunk_sink(self) -> Callable[[bytes], bool] | None:
+        """The fast path, if a token has come and nothing is held back; else None."""
         if (
-            self.passage is None
+            self.fast_path is None
             or not self._begun
-            or self._spared.failed
+            or self._guard.failed
             or (self._strip is not None and self._strip.holding)
         ):
             return None
-        return self.passage.take
+        return self.fast_path.take
 
-    def rest(self) -> bytes:
-        """What was held back, once no more will come."""
+    def held_back(self) -> bytes:
+        """The bytes that were held back, at the end of the answer."""
         return b"" if self._strip is None else self._strip.finish()
 
     def learn(self) -> None:
-        """The answer was complete: what it shows of the engine's answers."""
-        if self._lesson is None or sum(map(len, self._lesson)) > _LESSON_BYTES:
+        """Learn the shape of the engine's answers from this complete one."""
+        if self._example is None or sum(map(len, self._example)) > _MAX_EXAMPLE_BYTES:
             return
         try:
-            document = json.loads(b"".join(self._lesson))
+            document = json.loads(b"".join(self._example))
         except (ValueError, RecursionError):
             return
         self._shapes.learn(self._call.kind, document)
@@ -104,5 +102,5 @@ class Answer:
         return self.counter.tokens
 
     def usage(self) -> Usage | None:
-        """Tokens as the engine counted them; None where it does not say."""
+        """Tokens as the engine counted them. None: it did not report them."""
         return self.counter.usage()

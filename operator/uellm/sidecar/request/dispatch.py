@@ -1,4 +1,4 @@
-"""Gives the scheduler core a clock and lets coroutines wait for their turn."""
+"""Runs the scheduler on the event loop's clock, and lets coroutines wait for their turn."""
 
 from __future__ import annotations
 
@@ -17,76 +17,76 @@ from uellm.sidecar.scheduling import (
     Scheduler,
     State,
     StepEstimate,
-    StepModel,
     Targets,
     Ticket,
 )
 from uellm.sidecar.telemetry.faults import Faults
 from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
+from uellm.step_time import StepTime
 
-MOST_NEWS = 1000
-"""Lines that the core leaves unread at most: 100 ms of a busy engine's, and 0.5 ms of reading."""
+MAX_TOKEN_UPDATES = 1000
+"""Most token updates that wait for the scheduler: 100 ms of a busy engine, and 0.5 ms of work."""
 
-LATER_S = 0.01
-"""When to decide again after a round that failed."""
+NEXT_ROUND_S = 0.01
+"""Delay before the next round of decisions after one failed."""
 
-REST_S = 5.0
-"""A second fault of the scheduler within this time is no accident: it rests for as long."""
+PAUSE_S = 5.0
+"""After a second scheduler fault within this time, the scheduler is paused for as long."""
 
 
 class Dispatcher:
-    """One queue in front of one engine. Every wait ends: granted, refused, or its waiter is cancelled.
+    """One queue in front of one engine. Every wait ends: the turn is granted or refused, or the waiter is cancelled.
 
-    What the scheduler raises never reaches a request. Which requests there are is written down here too, so the
-    scheduler's books are made anew from that. Where that does not help, the scheduler rests: requests then pass to the
-    engine as they come, and are in none of its books.
+    An exception of the scheduler never reaches a request. The dispatcher keeps its own list of requests and rebuilds
+    the scheduler's state from it. If the scheduler fails again, it is paused: requests then go to the engine as they
+    come, and the scheduler does not know of them.
     """
 
-    def __init__(self, options: Options, model: StepModel | None = None, faults: Faults | None = None) -> None:
-        """`model`: what the engine's steps take, until that is measured."""
+    def __init__(self, options: Options, model: StepTime | None = None, faults: Faults | None = None) -> None:
+        """`model`: the engine's step times until they are measured."""
         self.faults = faults or Faults()
         self._options, self._model = options, model
         self._scheduler = Scheduler(options, StepEstimate(model))
         self._state: EngineState | None = None
-        self.news: list[tuple[Ticket, int, float]] = []
-        """Answers that grew: ticket, tokens so far, when. Every event of every stream puts a line here; the core reads
-        them together, in their order, before it does anything else, so that its decisions are the same."""
+        self.token_updates: list[tuple[Ticket, int, float]] = []
+        """Progress of answers: ticket, tokens so far, and when. Each event of each stream adds an entry. The scheduler
+        takes all of them, in order, before it does anything else. Its decisions are the same as without delay."""
         self._tickets: dict[Ticket, None] = {}
-        """Those that the scheduler has, waiting or in flight."""
+        """Requests that the scheduler knows, waiting or in flight."""
         self._unscheduled: dict[Ticket, None] = {}
-        """Those in flight that it does not know of."""
+        """Requests in flight that the scheduler does not know."""
         self._waiting: dict[Ticket, asyncio.Future[None]] = {}
         self._refusals = Refusals(self.faults)
         self._alarm: asyncio.TimerHandle | None = None
-        self._mended_s = -REST_S
-        self._rest: asyncio.TimerHandle | None = None
+        self._recovered_s = -PAUSE_S
+        self._pause: asyncio.TimerHandle | None = None
         self.seconds = Histogram(
             "uellm_scheduler_decision_seconds", "Time of one round of decisions.", buckets=DECISION_SECONDS_BUCKETS
         )
 
     def catch_up(self) -> None:
-        """Let the core read the news. It wakes nobody."""
-        if not self.news:
+        """Pass the token updates to the scheduler. It wakes no waiter."""
+        if not self.token_updates:
             return
-        news = self.news.copy()
-        self.news.clear()
-        for ticket, tokens, now_s in news:
-            if self._rest is not None:
+        updates = self.token_updates.copy()
+        self.token_updates.clear()
+        for ticket, tokens, now_s in updates:
+            if self._pause is not None:
                 break
             try:
                 self._scheduler.on_tokens(ticket, tokens, now_s)
             except Exception as error:
-                self._mend(error)
+                self._recover(error)
 
     @property
     def _core(self) -> Scheduler:
-        """The scheduler, which has read all news."""
+        """The scheduler, after it has taken all token updates."""
         self.catch_up()
         return self._scheduler
 
     @property
     def queued(self) -> int:
-        """Requests that wait here."""
+        """Requests in the queue."""
         return self._core.queued
 
     @property
@@ -95,46 +95,45 @@ class Dispatcher:
         return self._core.in_flight + len(self._unscheduled)
 
     def queued_by_class(self) -> dict[str, int]:
-        """Waiting requests of each class that has any."""
+        """Queued requests of each class that has any."""
         return self._core.queued_by_class()
 
-    def reconfigure(self, options: Options, model: StepModel | None = None) -> None:
-        """Take over a changed configuration. What was measured is kept, unless there is another model to correct."""
+    def reconfigure(self, options: Options, model: StepTime | None = None) -> None:
+        """Take over a changed configuration. Measured step times are kept unless the model changed."""
         self._options, self._model = options, model or self._model
 
         def change(core: Scheduler) -> None:
             if model is not None:
-                core.assume(model)
+                core.reset_step_model(model)
             core.reconfigure(options, _now_s())
 
-        self._tell(change)
+        self._call_core(change)
         self._pump()
 
     def figures(self) -> dict[str, float]:
-        """The scheduler's own figures, for the metrics."""
+        """The scheduler's values for the metrics."""
         found: dict[str, float] = {}
-        self._tell(lambda core: found.update(core.figures()))
+        self._call_core(lambda core: found.update(core.figures()))
         return found or {"failed_open": 1.0}
 
     def on_engine_state(self, state: EngineState) -> None:
-        """The engine came or went, or its figures are newer."""
+        """Take over the engine's state and metrics."""
         self._state = state
-        self._tell(lambda core: core.on_engine_state(state, _now_s()))
+        self._call_core(lambda core: core.on_engine_state(state, _now_s()))
         self._pump()
 
     async def turn(self, ticket: Ticket) -> None:
-        """Wait until the request is to be sent. Raises Refusal. Whatever happens, the caller calls `finish` or
-        `abort` in the end.
+        """Wait until the request may be sent. Raises Refusal. The caller always calls `finish` or `abort` afterwards.
 
-        A ticket that had its turn already, without a byte reaching the engine, waits for another one.
+        A ticket that had a turn, but of which nothing reached the engine, waits for another turn.
         """
         if ticket in self._unscheduled:
             del self._unscheduled[ticket]
             ticket.state = State.NEW
-            if self._rest is not None:
+            if self._pause is not None:
                 raise engine_away()
-        if self._rest is not None or not self._submitted(ticket):
-            self._pass(ticket)
+        if self._pause is not None or not self._submitted(ticket):
+            self._bypass(ticket)
             return
         waiter = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._pump()
@@ -143,48 +142,48 @@ class Dispatcher:
         finally:
             self._waiting.pop(ticket, None)
 
-    def lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
-        """A better prediction came; whether in time. It makes room for nobody, so it wakes nobody."""
+    def update_lengths(self, ticket: Ticket, lengths: Lengths) -> bool:
+        """Take a better prediction. Returns whether it was in time. It frees no place, so it wakes no waiter."""
         try:
             return self._core.on_lengths(ticket, lengths, _now_s())
         except Exception as error:
-            self._mend(error)
+            self._recover(error)
             return False
 
     def first_token(self, ticket: Ticket) -> None:
-        """The first token of its answer came."""
-        self._tell(lambda core: core.on_first_token(ticket, _now_s()))
+        """Record the first token of an answer."""
+        self._call_core(lambda core: core.on_first_token(ticket, _now_s()))
         self._pump()
 
     def finish(self, ticket: Ticket, tokens: int | None = None) -> None:
-        """The answer is complete, with so many tokens if that is known; its place is free. Does nothing twice."""
+        """Free the place of a completed request; `tokens` of its answer, if known. A second call does nothing."""
         self._end(ticket, lambda core: core.on_finish(ticket, _now_s(), tokens))
 
     def abort(self, ticket: Ticket) -> None:
-        """The request ended in any other way; its place is free. Does nothing to one that has ended."""
+        """Free the place of a request that ended in any other way. A second call does nothing."""
         self._end(ticket, lambda core: core.on_abort(ticket, _now_s()))
 
     def retry_s(self, targets: Targets) -> float:
-        """When a request of these targets that is refused now shall come back, in seconds from now."""
+        """Seconds after which a request of these targets that is refused now should come back."""
         by_class = self._options.policy == "SLO-ODBS"
         return self._refusals.retry_s(targets, self.queued_by_class(), _now_s(), by_class=by_class)
 
     def close(self) -> None:
-        """Stop the clock."""
+        """Cancel the timers."""
         self._stop_alarm()
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
 
     def _submitted(self, ticket: Ticket) -> bool:
-        """Whether the scheduler has it now. Raises Refusal."""
-        self._refusals.queued(ticket.targets)
+        """Submit a ticket. Returns whether the scheduler took it. Raises Refusal."""
+        self._refusals.record_priority(ticket.targets)
         try:
             self._core.submit(ticket, _now_s())
         except QueueFull:
             raise queue_full(self.queued, self.retry_s(ticket.targets)) from None
         except Exception as error:
             self._tickets.pop(ticket, None)
-            self._mend(error)
+            self._recover(error)
             return False
         self._tickets[ticket] = None
         return True
@@ -194,13 +193,13 @@ class Dispatcher:
         self._unscheduled.pop(ticket, None)
         self._tickets.pop(ticket, None)
         if ticket.state is State.RUNNING:
-            self._refusals.completed(ticket, self._scheduler.in_flight, _now_s())
-        self._tell(call)
+            self._refusals.record_completion(ticket, self._scheduler.in_flight, _now_s())
+        self._call_core(call)
         self._pump()
 
     def _pump(self) -> None:
         core = self._core
-        self._refusals.waiting(core.queued, _now_s())
+        self._refusals.set_waiting(core.queued, _now_s())
         if not core.queued:
             self._stop_alarm()
             return
@@ -209,10 +208,10 @@ class Dispatcher:
         try:
             late, granted = core.expire(now_s), core.dispatchable(now_s)
         except Exception as error:
-            self._mend(error)
-            self._set_alarm(now_s + LATER_S)
+            self._recover(error)
+            self._set_alarm(now_s + NEXT_ROUND_S)
             return
-        with self.faults.spared("metrics"):
+        with self.faults.guard("metrics"):
             self.seconds.observe(perf_counter() - started_s)
         for ticket, reason in late:
             self._tickets.pop(ticket, None)
@@ -224,7 +223,7 @@ class Dispatcher:
     def _settle(self, ticket: Ticket, refusal: Refusal | None) -> None:
         waiter = self._waiting.pop(ticket, None)
         if waiter is None or waiter.done():
-            return  # its client has just left, and its handler is on the way to `finish`
+            return  # its client has just left, and its handler will call `abort`
         if refusal is None:
             waiter.set_result(None)
         else:
@@ -234,8 +233,8 @@ class Dispatcher:
         try:
             at_s = core.next_event_s(_now_s())
         except Exception as error:
-            self._mend(error)
-            at_s = _now_s() + LATER_S
+            self._recover(error)
+            at_s = _now_s() + NEXT_ROUND_S
         self._set_alarm(at_s)
 
     def _set_alarm(self, at_s: float | None) -> None:
@@ -248,33 +247,33 @@ class Dispatcher:
             self._alarm.cancel()
             self._alarm = None
 
-    # What the scheduler raises.
+    # Faults of the scheduler.
 
-    def _tell(self, call: Callable[[Scheduler], None]) -> None:
-        """Call the scheduler, which has read all news, unless it rests."""
+    def _call_core(self, call: Callable[[Scheduler], None]) -> None:
+        """Call the scheduler, after it has taken all token updates, unless it is paused."""
         core = self._core
-        if self._rest is not None:
+        if self._pause is not None:
             return
         try:
             call(core)
         except Exception as error:
-            self._mend(error)
+            self._recover(error)
 
-    def _mend(self, error: Exception) -> None:
-        """Make the scheduler's books anew; let it rest where it has failed a moment ago, or does so again."""
-        self.faults.note("scheduler", error)
+    def _recover(self, error: Exception) -> None:
+        """Rebuild the scheduler's state. Pause it if it failed recently, or if rebuilding fails."""
+        self.faults.count("scheduler", error)
         now_s = _now_s()
-        if self._rest is not None:
+        if self._pause is not None:
             return
-        rests, self._mended_s = now_s - self._mended_s < REST_S, now_s
+        pauses, self._recovered_s = now_s - self._recovered_s < PAUSE_S, now_s
         try:
-            if not rests:
+            if not pauses:
                 self._restart(now_s)
-        except Exception as again:
-            self.faults.note("scheduler", again)
-            rests = True
-        if rests:
-            self._begin_rest()
+        except Exception as second:
+            self.faults.count("scheduler", second)
+            pauses = True
+        if pauses:
+            self._begin_pause()
 
     def _restart(self, now_s: float) -> None:
         core, running = self._scheduler, [ticket for ticket in self._tickets if ticket not in self._waiting]
@@ -282,22 +281,22 @@ class Dispatcher:
         if self._state is not None:
             core.on_engine_state(self._state, now_s)
 
-    def _begin_rest(self) -> None:
+    def _begin_pause(self) -> None:
         self._stop_alarm()
-        self._rest = asyncio.get_running_loop().call_later(REST_S, self._end_rest)
+        self._pause = asyncio.get_running_loop().call_later(PAUSE_S, self._end_pause)
         self._scheduler = Scheduler(self._options, StepEstimate(self._model))
         for ticket in self._tickets:
-            self._pass(ticket)
+            self._bypass(ticket)
             self._settle(ticket, None)
         self._tickets.clear()
 
-    def _end_rest(self) -> None:
-        self._rest = None
+    def _end_pause(self) -> None:
+        self._pause = None
         if (state := self._state) is not None:
-            self._tell(lambda core: core.on_engine_state(state, _now_s()))
+            self._call_core(lambda core: core.on_engine_state(state, _now_s()))
 
-    def _pass(self, ticket: Ticket) -> None:
-        """Let it through to the engine, unknown to the scheduler, which does nothing to one that is DONE."""
+    def _bypass(self, ticket: Ticket) -> None:
+        """Send a request past the scheduler, which ignores tickets that are DONE."""
         ticket.state = State.DONE
         self._unscheduled[ticket] = None
 

@@ -1,17 +1,17 @@
-"""A scheduled request: its call, its place in the queue, and what is learned when its answer is there."""
+"""A scheduled request, from its place in the queue to what is learned from its answer."""
 
 from __future__ import annotations
 
 import asyncio
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
+from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.learned import Asked
 from uellm.sidecar.prediction.service import Predictor
-from uellm.sidecar.request.answer import Answer
+from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.dispatch import Dispatcher
-from uellm.sidecar.request.fast_path import Passage
+from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.request.relay import Relay, streams_events
 from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.scheduling import Lengths, Ticket
@@ -24,7 +24,7 @@ _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 
 
 class Exchange:
-    """From a request that was read to an answer that was counted. Whatever happens, `end` is called."""
+    """One scheduled request. The caller always calls `end`."""
 
     def __init__(
         self, call: Call, record: Record, dispatcher: Dispatcher, lengths: Predictor | None, terms: Terms
@@ -34,12 +34,12 @@ class Exchange:
         self._dispatcher = dispatcher
         self._lengths = lengths
         self._terms = terms
-        self._answer: Answer | None = None
+        self._answer: AnswerTap | None = None
         self._faults = dispatcher.faults
         self._loop = asyncio.get_running_loop()
         self._prediction: Prediction | None = None
         found: Lengths | None = None
-        with self._faults.spared("predictor", record.id):
+        with self._faults.guard("predictor", record.id):
             self._prediction, found = self._predict()
         record.predicted_tokens = None if found is None else found.p50
         record.sequences = call.sequences
@@ -57,54 +57,57 @@ class Exchange:
         )
         self._asked: Asked | None = None
         if lengths is not None and self._prediction is not None:
-            with self._faults.spared("predictor", record.id):
-                self._asked = lengths.ask(self._prediction, self._better)
+            with self._faults.guard("predictor", record.id):
+                self._asked = lengths.ask(self._prediction, self._on_better_prediction)
 
     async def turn(self) -> bytes:
-        """Wait until it is to be sent; the body to send. Raises Refusal."""
-        self._record.queue_s = None  # of a turn before, in which it did not reach the engine
+        """Wait for the request's turn. Returns the body to send. Raises Refusal."""
+        self._record.queue_s = None  # set by an earlier turn in which it did not reach the engine
         await self._dispatcher.turn(self._ticket)
         self._record.queue_s = self._loop.time() - self._record.arrival_s
         return self.call.upstream_body(self.priority)
 
     @property
     def priority(self) -> int:
-        """For an engine that goes by it: the deadline in milliseconds, for the lower goes first."""
+        """vLLM's priority, where the lower goes first: the deadline in milliseconds."""
         return round(self._ticket.deadline_s * 1e3)
 
     async def answer(self, reply: Reply, upstream: Upstream, own: Pairs, *, stall_s: float) -> None:
-        """Give the client its answer. The record gets its outcome. Raises Refusal while nothing of it was sent."""
+        """Send the client its answer. Sets the record's outcome. Raises Refusal only before anything was sent."""
         self.call.body = b""
         record = self._record
-        spared = self._faults.spared("answer", record.id)
-        self._answer = Answer(self.call, upstream, self._terms.shapes, self._on_tokens, spared)
+        guard = self._faults.guard("answer", record.id)
+        self._answer = AnswerTap(self.call, upstream, self._terms.shapes, self._on_tokens, guard)
         record.blind &= not streams_events(upstream)
         if self._answer.whole is not None:
-            await self._put_together(self._answer, reply, upstream, own)
+            await self._send_whole(self._answer, reply, upstream, own)
         else:
-            self._answer.passage = Passage(reply, self._answer.counter, self._dispatcher, self._ticket)
+            self._answer.fast_path = FastPath(reply, self._answer.counter, self._dispatcher, self._ticket)
             await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
-        if record.outcome is Outcome.COMPLETED:
-            with self._faults.spared("answer", record.id):
+        if record.outcome is RequestOutcome.COMPLETED:
+            with self._faults.guard("answer", record.id):
                 self._answer.learn()
 
     def end(self) -> None:
-        """It is over, one way or another. Raises nothing: its place is given back whatever fails here."""
+        """End the request and free its place. Raises nothing."""
         record = self._record
-        answer, self._answer = self._answer, None  # it knows us: left so, only the collector could free the two
+        answer, self._answer = (
+            self._answer,
+            None,
+        )  # it refers back to us: break the cycle, so that both are freed at once
         if answer is None:
             self._dispatcher.abort(self._ticket)
             return
-        with self._faults.spared("answer", record.id):
+        with self._faults.guard("answer", record.id):
             self._count(answer)
-        if not record.failed_status and (record.outcome is Outcome.COMPLETED or record.done):
+        if not record.failed_status and (record.outcome is RequestOutcome.COMPLETED or record.done):
             self._dispatcher.finish(self._ticket, record.output_tokens)
-            with self._faults.spared("predictor", record.id):
+            with self._faults.guard("predictor", record.id):
                 self._learn(record.output_tokens)
         else:
             self._dispatcher.abort(self._ticket)
 
-    async def _put_together(self, answer: Answer, reply: Reply, upstream: Upstream, own: Pairs) -> None:
+    async def _send_whole(self, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs) -> None:
         whole, record = answer.whole, self._record
         assert whole is not None
 
@@ -118,13 +121,13 @@ class Exchange:
             if whole.reasons:
                 self._terms.shapes.give_up(self.call.kind)
         except EngineLost as error:
-            record.outcome = Outcome.ENGINE_LOST
+            record.outcome = RequestOutcome.ENGINE_LOST
             message = "the engine stopped before its answer was complete; send the request again"
-            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             self._terms.shapes.give_up(self.call.kind)
             message = "the engine's answer could not be read; send the request again"
-            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         sized = (*_WHOLE, (b"Content-Length", b"%d" % len(body)), *own)
         reply.start(status, [*end_to_end(upstream.headers, sized), *sized])
         reply.write(body)
@@ -139,19 +142,19 @@ class Exchange:
             record.first_token_s = now_s
             self._dispatcher.first_token(self._ticket)
         if tokens > 1:
-            self._dispatcher.news.append((self._ticket, tokens, now_s))
+            self._dispatcher.token_updates.append((self._ticket, tokens, now_s))
 
-    def _count(self, answer: Answer) -> None:
+    def _count(self, answer: AnswerTap) -> None:
         record = self._record
         record.failed_status = answer.failure.status
-        if record.failed_status and record.outcome is Outcome.COMPLETED:
+        if record.failed_status and record.outcome is RequestOutcome.COMPLETED:
             record.outcome = of_engine_status(record.failed_status)
-        if (passage := answer.passage) is not None and passage.last_s is not None:
-            record.last_token_s = max(passage.last_s, record.last_token_s or 0.0)
-            record.bytes_out += passage.sent_bytes
+        if (fast_path := answer.fast_path) is not None and fast_path.last_s is not None:
+            record.last_token_s = max(fast_path.last_s, record.last_token_s or 0.0)
+            record.bytes_out += fast_path.sent_bytes
         if answer.tokens:
             record.output_tokens = answer.tokens
-        if self.call.kind is RouteKind.POOLING and record.outcome is Outcome.COMPLETED:
+        if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:
             record.first_token_s = self._loop.time()
         if (usage := answer.usage()) is not None:
             record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.output_tokens
@@ -166,10 +169,10 @@ class Exchange:
         prediction = self._lengths.predict(question)
         return prediction, prediction.lengths(call.max_tokens)
 
-    def _better(self, prediction: Prediction) -> None:
-        with self._faults.spared("predictor", self._record.id):
+    def _on_better_prediction(self, prediction: Prediction) -> None:
+        with self._faults.guard("predictor", self._record.id):
             lengths = prediction.lengths(self.call.max_tokens)
-            if self._dispatcher.lengths(self._ticket, lengths):
+            if self._dispatcher.update_lengths(self._ticket, lengths):
                 self._record.predicted_tokens = lengths.p50
 
     def _learn(self, tokens: int | None) -> None:

@@ -1,19 +1,19 @@
-"""The short way of nearly every event of nearly every stream: counted, and to the client in the chunk it came in."""
+"""The fast path of a stream's events: count an event, and send it to the client in the chunk that it came in."""
 
 from __future__ import annotations
 
 import asyncio
 
 from uellm.http import Reply
-from uellm.sidecar.request.dispatch import MOST_NEWS, Dispatcher
+from uellm.sidecar.request.dispatch import MAX_TOKEN_UPDATES, Dispatcher
 from uellm.sidecar.scheduling import Ticket
 from uellm.sidecar.wire.events import USAGE, TokenCounter
 from uellm.sidecar.wire.failure import ERROR, ERROR_EVENT
 from uellm.sidecar.wire.strip import FINISHED
 
 
-class Passage:
-    """Of one stream. Few objects and few calls: each event comes for itself, and finds the caches cold."""
+class FastPath:
+    """The fast path of one stream. It uses few objects and calls, because each event finds the CPU caches cold."""
 
     __slots__ = (
         "_closing",
@@ -34,17 +34,18 @@ class Passage:
         self._counter = counter
         self._mark = counter.mark
         self._dispatcher = dispatcher
-        self._news = dispatcher.news
+        self._news = dispatcher.token_updates
         self._ticket = ticket
         self._time = asyncio.get_running_loop().time
         self.last_s: float | None = None
-        """When the last event of a token passed."""
+        """When the last event with a token passed."""
         self.sent_bytes = 0
+        """Bytes of the events that were sent, without chunk framing."""
 
     def take(self, chunk: bytes) -> bool:
-        """Take a chunk of whole events, framing and all; False: there is more to do with it than to count."""
+        """Send a chunk of whole events, including its framing. False: the chunk needs the normal path."""
         found, start = chunk.count(self._mark), chunk.index(b"\r") + 2
-        # Nearly every chunk is one event, and a look at its beginning is cheaper than a search.
+        # Nearly every chunk is one event, and checking its start is cheaper than a search.
         failed = chunk.startswith(ERROR_EVENT, start) if found == 1 else not found or ERROR in chunk
         if failed or FINISHED in chunk or USAGE in chunk:
             return False
@@ -52,7 +53,7 @@ class Passage:
         counter.events = events = counter.events + found
         self.last_s = now_s = self._time()
         self._news.append((self._ticket, events, now_s))
-        if len(self._news) > MOST_NEWS:
+        if len(self._news) > MAX_TOKEN_UPDATES:
             self._dispatcher.catch_up()
         self.sent_bytes += len(chunk) - len(b"\r\n") - start
         if not self._closing():

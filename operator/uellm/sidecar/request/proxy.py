@@ -1,4 +1,4 @@
-"""The handler of every request: check, queue, send, relay; and one outcome in the end, whatever happened."""
+"""Handles every request: check it, queue it, send it, relay the answer. Each request ends with one outcome."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine.connection import EngineConnection
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Outcome, Refusal, of_engine_status, spread_s
+from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
@@ -26,11 +26,11 @@ from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
 
 _SENT: Pairs = ((b"Content-Length", b""),)
-"""What the transport says of the request, whatever the client did."""
+"""Headers that the transport sets itself."""
 
 
 class Proxy:
-    """All that a request meets between its client and the engine."""
+    """The request handler between clients and the engine."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Proxy:
         self.terms = Terms()
         self.tracing = tracing
         self.lengths = lengths
-        """Predicts output lengths, if the settings say so."""
+        """Predicts output lengths, if the settings enable it."""
         self.stall_s = STALL_S
         self._engine = engine
         self._dispatcher = dispatcher
@@ -58,17 +58,20 @@ class Proxy:
         self._settings = settings
 
     async def metrics(self) -> str:
-        """Our figures, then the engine's own with our queue counted in; ours alone while the engine does not answer."""
+        """The sidecar's metrics, then the engine's with the sidecar's queue added to its waiting requests.
+
+        Only the sidecar's if the engine does not answer.
+        """
         engine_metrics = await self._engine.metrics()
         own = exposition(self._figures.metrics)
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
     def attainment(self) -> dict[str, Any]:
-        """How the requests of the last minutes fared, by class; of each class there is, even without any."""
+        """Attainment over the last minutes for every class, even without requests."""
         return self._figures.attainment.document(_now_s(), self._settings.current.classes)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
-        """Count what was not HTTP; headers and body of the answer to it."""
+        """Count a message that is not HTTP. Returns headers and body of the answer."""
         refusal, now_s = Refusal.of(fault), _now_s()
         self._figures.count(Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
         return pairs(refusal.headers()), refusal.body()
@@ -85,32 +88,32 @@ class Proxy:
         except Fault as fault:
             self._refuse(self._full(fault, record), reply, record)
         except asyncio.CancelledError:
-            record.outcome = Outcome.DRAINING if self.drain.over else _left(record)
+            record.outcome = RequestOutcome.DRAINING if self.drain.over else _left(record)
             raise
         except Exception as error:
             self._fail(error, reply, record)
         finally:
             request.release()
-            reply.close |= self.drain.refusing  # of an answer that began before
+            reply.close |= self.drain.refusing  # for an answer that began before the drain
             self.drain.leave()
             record.end_s = _now_s()
             self._figures.count(record)
             if trace is not None:
-                with self._faults.spared("tracing", record.id):
+                with self._faults.guard("tracing", record.id):
                     trace.end(record)
 
     def _traced(self, request: Request, record: Record) -> RequestSpan | None:
         if self.tracing is None:
             return None
         trace: RequestSpan | None = None
-        with self._faults.spared("tracing", record.id):
+        with self._faults.guard("tracing", record.id):
             trace = self.tracing.begin(request.headers)
             record.trace_headers = trace.headers
         return trace
 
     def _full(self, fault: Fault, record: Record) -> Refusal:
         refusal = Refusal.of(fault)
-        if refusal.outcome is Outcome.QUEUE_FULL and record.targets is not None:
+        if refusal.outcome is RequestOutcome.QUEUE_FULL and record.targets is not None:
             refusal.retry_after_s = self._dispatcher.retry_s(record.targets)
         return refusal
 
@@ -123,7 +126,7 @@ class Proxy:
         way = way_of(request.method, path, settings.allowed_routes)
         if way is Way.METRICS:
             metrics = (await self.metrics()).encode()
-            record.outcome, record.status, record.bytes_out = Outcome.COMPLETED, 200, len(metrics)
+            record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(metrics)
             reply.send(200, [(b"Content-Type", CONTENT_TYPE.encode())], metrics)
             return
         self.drain.check()
@@ -137,7 +140,7 @@ class Proxy:
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
-        request.body = b""  # the call has it, and maybe not as it came
+        request.body = b""  # the call has it, perhaps modified
         lengths = self.lengths if self._settings.current.predicts_lengths else None
         exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)
         try:
@@ -146,7 +149,7 @@ class Proxy:
                 try:
                     upstream = await self._send(request, record, body, exchange.priority)
                 except EngineUnreachable:
-                    continue  # nothing was sent, so it waits, at its old place, until the engine is back
+                    continue  # nothing was sent: wait at the old place until the engine is back
                 reply.close |= self.drain.draining
                 try:
                     await exchange.answer(reply, upstream, pairs(_own_headers(record)), stall_s=self.stall_s)
@@ -162,8 +165,8 @@ class Proxy:
             return read(
                 record.route, request.headers, request.body, targets, self.terms, accepts_priority=accepts_priority
             )
-        except Exception as error:  # a fault of ours, which is no reason to refuse anybody
-            self._faults.note("reading", error, record.id)
+        except Exception as error:  # our own fault must not refuse the request
+            self._faults.count("reading", error, record.id)
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
@@ -171,7 +174,7 @@ class Proxy:
             upstream = await self._send(request, record, request.body)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
-            raise Refusal(Outcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
         try:
             await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
@@ -181,20 +184,20 @@ class Proxy:
     async def _send(self, request: Request, record: Record, body: bytes, priority: int = 0) -> Upstream:
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
         if self._settings.current.accepts_priority:
-            # For bodies that have no field for it. It would win over the one in the body, so no client may set it.
+            # For bodies without a priority field. The header overrides the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
-            raise Refusal(Outcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
+            raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         request.release()
         return upstream
 
     def _over(self, record: Record, upstream: Upstream) -> None:
         upstream.abort()
-        if record.outcome is Outcome.ENGINE_LOST:
+        if record.outcome is RequestOutcome.ENGINE_LOST:
             self._engine.suspect()
 
     def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
@@ -204,19 +207,21 @@ class Proxy:
         reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), body)
 
     def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        self._faults.note("request", error, record.id)
+        self._faults.count("request", error, record.id)
         if reply.started:
-            record.outcome = Outcome.INTERNAL_ERROR
+            record.outcome = RequestOutcome.INTERNAL_ERROR
             reply.abort()
             return
         reply.close = True
-        self._refuse(Refusal(Outcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record)
+        self._refuse(
+            Refusal(RequestOutcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record
+        )
 
 
-def _left(record: Record) -> Outcome:
+def _left(record: Record) -> RequestOutcome:
     if record.done:
         return of_engine_status(record.failed_status or record.status)
-    return Outcome.CLIENT_LEFT
+    return RequestOutcome.CLIENT_LEFT
 
 
 def _own_headers(record: Record) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""An engine's answer on its way to the client: each piece as it comes, byte for byte, as fast as the client reads."""
+"""Relays an engine's answer to the client: each piece as it comes, byte for byte, as fast as the client reads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
-from uellm.sidecar.outcome import STATUS, Outcome, error_object, of_engine_status
+from uellm.sidecar.outcome import STATUS, RequestOutcome, error_object, of_engine_status
 from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.telemetry.access_log import Record
 
 STALL_S = 60.0
-"""How long a client may read nothing at all before its stream is cut: it keeps a place at the engine from others."""
+"""Time after which a client that reads nothing is cut off, because it occupies a place at the engine."""
 
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
@@ -21,23 +21,23 @@ _BLANK = b"\n\n"
 
 
 class Tap(Protocol):
-    """Sees every piece of an answer and says what the client gets for it."""
+    """Processes every piece of an answer and decides what the client gets."""
 
     def piece(self, piece: bytes) -> bytes:
-        """What can be sent now: for most, the piece itself."""
+        """Take a piece. Returns the bytes to send now, mostly the piece itself."""
 
     def count(self, piece: bytes) -> None:
-        """Take the same piece into account, now that it is on its way."""
+        """Count the tokens of the same piece, after it was sent."""
 
-    def passes(self) -> Callable[[bytes], bool] | None:
-        """What takes whole events that come next, as `Upstream.pass_chunks` wants it; None: they go through `piece`."""
+    def chunk_sink(self) -> Callable[[bytes], bool] | None:
+        """A function that takes the next whole events, for `Upstream.pass_chunks`. None: they go through `piece`."""
 
-    def rest(self) -> bytes:
-        """What was held back, once no more will come."""
+    def held_back(self) -> bytes:
+        """The bytes that were held back, at the end of the answer."""
 
 
 class Relay:
-    """One answer. `run` ends when the client has been sent it, or what ended it before."""
+    """Relays one answer. `run` returns when the answer was sent or was cut short."""
 
     def __init__(
         self,
@@ -57,28 +57,28 @@ class Relay:
         self._stall: asyncio.TimerHandle | None = None
         self._bytes_out = 0
         self._last = b""
-        """The last bytes that were sent, no fewer than it takes to recognise the end of an event and of a stream."""
+        """The last bytes sent, enough to recognise the end of an event and of a stream."""
         self._streams_events = streams_events(upstream)
-        self._short_way = False
-        """Whether events may leave in the chunks that they come in."""
+        self._chunks_allowed = False
+        """Whether events may be sent in the chunks that they come in."""
 
     async def run(self, own: Pairs) -> None:
-        """Relay the whole answer, with `own` among its headers. The record gets its outcome."""
+        """Relay the whole answer with the additional headers `own`. Sets the record's outcome."""
         upstream, reply, record = self._upstream, self._reply, self._record
         reply.start(upstream.status, [*end_to_end(upstream.headers, own), *own], upstream.reason)
         record.status = upstream.status
-        self._short_way = self._streams_events and reply.chunked and self._tap is not None
+        self._chunks_allowed = self._streams_events and reply.chunked and self._tap is not None
         reply.on_pause, reply.on_resume = self._hold, self._go_on
         if reply.paused:
             self._hold()
         try:
             await upstream.pipe(self._first if self._streams_events else self._send)
         except EngineLost:
-            record.outcome = Outcome.ENGINE_LOST
+            record.outcome = RequestOutcome.ENGINE_LOST
             self._flush()
             self._engine_lost()
         except TimeoutError:
-            record.outcome = Outcome.CLIENT_SLOW
+            record.outcome = RequestOutcome.CLIENT_SLOW
             reply.abort()
         else:
             self._flush()
@@ -103,8 +103,8 @@ class Relay:
         if sent := tap.piece(piece):
             self._put(sent)
         tap.count(piece)
-        if self._short_way:
-            self._upstream.pass_chunks(tap.passes() if sent and piece.endswith(_BLANK) else None)
+        if self._chunks_allowed:
+            self._upstream.pass_chunks(tap.chunk_sink() if sent and piece.endswith(_BLANK) else None)
 
     def _put(self, piece: bytes) -> None:
         size = len(piece)
@@ -113,7 +113,7 @@ class Relay:
         self._reply.write(piece)
 
     def _flush(self) -> None:
-        if self._tap is not None and (rest := self._tap.rest()):
+        if self._tap is not None and (rest := self._tap.held_back()):
             self._put(rest)
 
     def _hold(self) -> None:
@@ -131,7 +131,7 @@ class Relay:
             self._stall = None
 
     def _engine_lost(self) -> None:
-        """A stream of events gets a last one that says so; another answer is cut, so that nobody takes it for whole."""
+        """End a stream of events with an error event. Cut any other answer, so that no client takes it as complete."""
         if not self._streams_events:
             self._reply.abort()
             return
@@ -150,9 +150,9 @@ def streams_events(upstream: Upstream) -> bool:
 
 
 def error_event(route: str) -> bytes:
-    """The server-sent event that tells a client its stream is broken, in the form that the route's own clients know."""
+    """The server-sent event for a broken stream, in the form that the route's clients expect."""
     message = "the engine stopped before the answer was complete; send the request again"
-    document = error_object(Outcome.ENGINE_LOST, message, STATUS[Outcome.ENGINE_LOST])
+    document = error_object(RequestOutcome.ENGINE_LOST, message, STATUS[RequestOutcome.ENGINE_LOST])
     if route == "/v1/messages":
         return f"event: error\ndata: {json.dumps({'type': 'error', **document})}\n\n".encode()
     return f"data: {json.dumps(document)}\n\n".encode()

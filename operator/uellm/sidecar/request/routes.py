@@ -1,4 +1,4 @@
-"""Which request goes which way, and which of its headers go along."""
+"""Routing of requests, and the headers that are passed on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from uellm.http import Headers, Pairs
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.wire.routes import SCHEDULED, administrative
 
 _HOP_BY_HOP = frozenset(
@@ -22,7 +22,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 class Way(Enum):
-    """What becomes of a request."""
+    """How a request is handled."""
 
     SCHEDULE = "schedule"
     PASS = "pass"
@@ -32,23 +32,25 @@ class Way(Enum):
 def path_of(method: str, raw_path: str) -> str:
     """The path of a request as the engine's router reads it. Raises Refusal.
 
-    The engine decodes a path once before it matches, so the decoded one is compared here too: `/%73leep` is `/sleep`.
+    The engine decodes a path once before it matches it. The decoded path is therefore checked: `/%73leep` is `/sleep`.
     """
     if method in ("CONNECT", "TRACE"):
-        raise Refusal(Outcome.BAD_REQUEST, f"method {method} is not served here", status=405)
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"method {method} is not served here", status=405)
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     segments = [segment for segment in path.split("/") if segment]
     if not path.startswith("/") or "." in segments or ".." in segments or not path.isprintable():
         raise Refusal(
-            Outcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
+            RequestOutcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
         )
     return "/" + "/".join(segments)
 
 
 def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
-    """The way of a request for a path by `path_of`; `allowed`: administrative routes that pass. Raises Refusal."""
+    """How to handle a path from `path_of`. `allowed`: administrative routes that are open. Raises Refusal."""
     if administrative(path) and path not in allowed:
-        raise Refusal(Outcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here")
+        raise Refusal(
+            RequestOutcome.FORBIDDEN, f"{path} is an administrative route of the engine; it is not served here"
+        )
     if method == "POST" and path in SCHEDULED:
         return Way.SCHEDULE
     return Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS
@@ -60,7 +62,9 @@ def check_headers(headers: Headers) -> None:
         if not value.isascii():
             _check_utf8(name, value)
     if any(value.lower().startswith("websocket") for value in headers.get_all("upgrade")):
-        raise Refusal(Outcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501)
+        raise Refusal(
+            RequestOutcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501
+        )
 
 
 def _check_utf8(name: bytes, value: bytes) -> None:
@@ -68,11 +72,11 @@ def _check_utf8(name: bytes, value: bytes) -> None:
         value.decode()
     except UnicodeDecodeError:
         shown = name.decode("ascii", "replace")
-        raise Refusal(Outcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
 
 
 def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
-    """The headers that belong to the message, not to this hop (RFC 9110, 7.6.1), without those `replaced` has."""
+    """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
     dropped = _HOP_BY_HOP
     if (named := headers.get_all("connection")) or replaced:
         options = {
@@ -83,6 +87,6 @@ def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, byte
 
 
 def request_id(headers: Headers) -> str:
-    """The client's X-Request-Id where it can be used in logs and headers, else a new one."""
+    """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id") or ""
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex

@@ -3,7 +3,7 @@
 The same code runs in the live sidecar and, under a virtual clock, in `uellm evaluate`.
 """
 
-from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
+from uellm.sidecar.scheduling.estimate import DEFAULT_STEP_TIME, StepEstimate
 from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.scheduler import ENGINE_WAIT_S, Scheduler
 from uellm.sidecar.scheduling.types import (
@@ -19,6 +19,7 @@ from uellm.sidecar.scheduling.types import (
 )
 
 __all__ = [
+    "DEFAULT_STEP_TIME",
     "ENGINE_WAIT_S",
     "FAR_DEADLINE_S",
     "POLICIES",
@@ -30,7 +31,6 @@ __all__ = [
     "Scheduler",
     "State",
     "StepEstimate",
-    "StepModel",
     "Targets",
     "Ticket",
 ]

@@ -1,4 +1,4 @@
-"""Waiting that ends by the clock."""
+"""Waiting times that end by the clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm.sidecar.scheduling.types import State, Ticket
 
 
 class Alarms:
-    """Tickets by the time at which each is due; only those still QUEUED count."""
+    """Tickets by due time. Only those still QUEUED count."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Ticket]] = []
@@ -17,28 +17,28 @@ class Alarms:
         return len(self._heap)
 
     def add(self, at_s: float, ticket: Ticket) -> None:
-        """Due at this time. O(log n)."""
+        """Add a ticket that is due at `at_s`. O(log n)."""
         heapq.heappush(self._heap, (at_s, ticket.sequence, ticket))
 
     def first_s(self) -> float | None:
-        """When the first is due."""
+        """When the first ticket is due."""
         while self._heap and self._heap[0][-1].state is not State.QUEUED:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def due(self, now_s: float) -> Ticket | None:
-        """Take out one that is due."""
+        """Remove and return a ticket that is due."""
         first_s = self.first_s()
         return None if first_s is None or first_s > now_s else heapq.heappop(self._heap)[-1]
 
     def compact(self, waiting: int) -> None:
-        """Drop the entries of those that left, when they are most of them: memory follows who really waits."""
+        """Drop invalid entries when they are the majority, so that memory follows the number of waiting tickets."""
         most = 64 + 4 * waiting
         if len(self._heap) <= most:
             return
         self._heap = [entry for entry in self._heap if entry[-1].state is State.QUEUED]
         if len(self._heap) > most // 2:
-            # Some were added again and again: their first entry does.
+            # Some tickets were added many times. Their first entry is enough.
             firsts: dict[Ticket, tuple[float, int, Ticket]] = {}
             for entry in sorted(self._heap):
                 firsts.setdefault(entry[-1], entry)

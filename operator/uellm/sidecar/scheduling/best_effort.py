@@ -1,4 +1,4 @@
-"""Requests that gave way: best effort, the shortest first, with a share for those that wait long."""
+"""The best-effort queue: demoted requests, the shortest first, with a share for those that have waited long."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from uellm.sidecar.scheduling.alarms import Alarms
 from uellm.sidecar.scheduling.types import Ticket
 
 AGED_S = 60.0
-"""From here on a request counts as waiting long."""
+"""Waiting time from which a request counts as aged."""
 
 AGED_SHARE = 0.02
-"""Engine seconds for those that wait long, of all that are handed out, while others still can be on time: what bounds
-starvation, and costs that many on-time requests."""
+"""Share of the engine seconds for aged requests while others can still be on time. It bounds starvation, and costs
+about that share of the on-time requests."""
 
 SHED_AFTER_S = 30.0
-"""Engine seconds of requests that are late whatever happens: with so much of it waiting, the pressure is real, and
-another replica, or a later moment, serves a client better than the end of this queue."""
+"""Shedding begins when hopeless requests of this many engine seconds wait. The overload is then real, and another
+replica or a later retry serves a client better than the end of this queue."""
 
 Entry = tuple[float, int, int, Ticket]
 
 
-class Tail:
-    """Demoted requests. `ticket.stamp` < 0 tells that a ticket is here, and which entry is its last."""
+class BestEffortQueue:
+    """Demoted requests. A negative `ticket.stamp` marks a ticket that is here, and identifies its latest entry."""
 
     def __init__(self) -> None:
         self._shortest: list[Entry] = []
         self._oldest: list[Entry] = []
-        self._hopeless = Alarms()
-        self._longest_lost: list[Entry] = []
-        self._lost: dict[Ticket, float] = {}
+        self._hopeless_at = Alarms()
+        self._longest_hopeless: list[Entry] = []
+        self._hopeless_work_s: dict[Ticket, float] = {}
         self._work_s: dict[Ticket, float] = {}
-        self._lost_s = 0.0
+        self._hopeless_s = 0.0
         self._credit_s = 0.0
         self._stamp = 0
 
@@ -43,42 +43,42 @@ class Tail:
         return iter(self._work_s)
 
     def add(self, ticket: Ticket, work_s: float, key: float, hopeless_s: float) -> None:
-        """Demote a request of so many engine seconds; the smaller the key, the sooner its turn."""
+        """Add a request of `work_s` engine seconds, which is hopeless from `hopeless_s` on. The least key is first."""
         self._stamp -= 1
         ticket.stamp = self._stamp
         self._work_s[ticket] = work_s
         heapq.heappush(self._shortest, (key, ticket.sequence, self._stamp, ticket))
         heapq.heappush(self._oldest, (ticket.arrival_s, ticket.sequence, self._stamp, ticket))
-        self._hopeless.add(hopeless_s, ticket)
+        self._hopeless_at.add(hopeless_s, ticket)
 
     def remove(self, ticket: Ticket) -> None:
-        """It is here no more."""
+        """Remove a request."""
         ticket.stamp = 0
         del self._work_s[ticket]
-        self._lost_s -= self._lost.pop(ticket, 0.0)
-        if not self._lost:
-            self._lost_s = 0.0
+        self._hopeless_s -= self._hopeless_work_s.pop(ticket, 0.0)
+        if not self._hopeless_work_s:
+            self._hopeless_s = 0.0
         waiting = len(self._work_s)
-        self._hopeless.compact(waiting)
+        self._hopeless_at.compact(waiting)
         most = 64 + 4 * waiting
-        for heap in (self._shortest, self._oldest, self._longest_lost):
+        for heap in (self._shortest, self._oldest, self._longest_hopeless):
             if len(heap) > most:
                 heap[:] = [entry for entry in heap if entry[3].stamp == entry[2]]
                 heapq.heapify(heap)
 
     def first(self, now_s: float, *, ageing: bool) -> Ticket | None:
-        """Whose turn it is when nobody can be on time any more."""
+        """The next request when none can be on time any more."""
         if ageing and (oldest := self._aged(now_s)) is not None:
             return oldest
         return _top(self._shortest)
 
     def due(self, now_s: float) -> Ticket | None:
-        """One that waits long and whose share has come, though others can be on time."""
+        """The oldest aged request, if the aged share covers its work. It then goes before on-time requests."""
         oldest = self._aged(now_s)
         return oldest if oldest is not None and self._work_s[oldest] <= self._credit_s else None
 
-    def handed_out(self, ticket: Ticket, work_s: float, now_s: float) -> None:
-        """A request, of the tail or not, went to the engine."""
+    def record_dispatch(self, ticket: Ticket, work_s: float, now_s: float) -> None:
+        """Update the aged share after any request was sent to the engine."""
         oldest = self._aged(now_s)
         if oldest is None:
             self._credit_s = 0.0
@@ -87,21 +87,17 @@ class Tail:
         else:
             self._credit_s += AGED_SHARE * work_s
 
-    def lose(self, now_s: float) -> None:
-        """Note those that cannot be on time any more."""
-        while (ticket := self._hopeless.due(now_s)) is not None:
-            if ticket in self._work_s and ticket not in self._lost:
-                work_s = self._lost[ticket] = self._work_s[ticket]
-                self._lost_s += work_s
-                heapq.heappush(self._longest_lost, (-work_s, ticket.sequence, ticket.stamp, ticket))
+    def mark_hopeless(self, now_s: float) -> None:
+        """Mark the requests that cannot be on time any more."""
+        while (ticket := self._hopeless_at.due(now_s)) is not None:
+            if ticket in self._work_s and ticket not in self._hopeless_work_s:
+                work_s = self._hopeless_work_s[ticket] = self._work_s[ticket]
+                self._hopeless_s += work_s
+                heapq.heappush(self._longest_hopeless, (-work_s, ticket.sequence, ticket.stamp, ticket))
 
     def shed(self) -> Ticket | None:
-        """The longest of those that are lost, while these are too many."""
-        return _top(self._longest_lost) if self._lost_s > SHED_AFTER_S else None
-
-    def next_lost_s(self) -> float | None:
-        """When `lose` will have something to note."""
-        return self._hopeless.first_s()
+        """The longest hopeless request, while too many wait."""
+        return _top(self._longest_hopeless) if self._hopeless_s > SHED_AFTER_S else None
 
     def _aged(self, now_s: float) -> Ticket | None:
         oldest = _top(self._oldest)

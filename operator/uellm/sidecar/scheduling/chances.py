@@ -1,4 +1,4 @@
-"""What a waiting request needs, and its chance: deadline of the first token, engine seconds, probability, value."""
+"""The need and the prospect of a waiting request: deadline, engine seconds, and chance of being on time."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.types import FAR_DEADLINE_S, Need, Ticket
 
 P80_SIGMAS = 0.8416
-"""Where a normal distribution has 80 % below it."""
+"""The 80th percentile of a standard normal distribution."""
 
 SAFE_SIGMAS = 2.0
-"""The length that an end-to-end deadline is planned for, in standard deviations of the prediction: being early costs
-nothing but a place in the order; being late costs the request."""
+"""Length that an end-to-end deadline is planned for, in standard deviations above the median. Being early costs only a
+place in the order; being late costs the request."""
 
 OPTIMISTIC_SIGMAS = -1.2816
-"""P10: a request that is late even with so short an answer has no chance."""
+"""P10 of the length: a request that is late even with so short an answer is hopeless."""
 
 PRIORITY_VALUE = 1e6
-"""A step of the class's priority is worth more than any density: among those that cannot all be on time, the higher
-priority goes first."""
+"""One level of priority is worth more than any density. If not all can be on time, the higher priority goes first."""
 
 MIN_SIGMA = 0.05
 
@@ -28,17 +27,17 @@ ROOT_2 = sqrt(2.0)
 
 
 Prospect = tuple[float, float, float, float]
-"""Deadline for the end of the prompt's work; that work's engine seconds; density: chance of being on time per engine
-second, 0 where there is none; engine seconds of the whole request."""
+"""Deadline of the prompt; engine seconds of the prompt; density, the chance of being on time for each engine second, 0
+if there is none; engine seconds of the whole request."""
 
 
 def need_of(ticket: Ticket, step: StepEstimate) -> Need:
-    """What it needs, by its present prediction and the model of the engine's steps."""
+    """The need of a request by its current prediction and the step model."""
     targets, arrival_s, length = ticket.targets, ticket.arrival_s, ticket.length
     p50 = length.p50
     median = max(p50, 1.0)
     spread = max(log(max(length.p80 / median, 1.0)) / P80_SIGMAS, MIN_SIGMA)
-    # By position, for this is made once a request: in the order of `Need`.
+    # Positional arguments, in the order of `Need`, because this runs for every request.
     return Need(
         inf if targets.ttft_s is None else arrival_s + targets.ttft_s,
         inf if targets.e2e_s is None else arrival_s + targets.e2e_s,
@@ -56,7 +55,7 @@ def whole_s(ticket: Ticket, need: Need, pace: Pace) -> float:
 
 
 def prospect(ticket: Ticket, need: Need, pace: Pace, planned_rate: float, now_s: float) -> Prospect:
-    """The prospects of a request that the engine would begin at `now_s`, at so many prompt tokens a second."""
+    """The prospect of a request that the engine begins at `now_s`, at `planned_rate` prompt tokens a second."""
     step_s, gap_s = pace.step_s, pace.gap_s
     first_by_s, end_by_s, spread, median, safe, _, _ = need
     first_s = ticket.uncached_tokens / planned_rate
@@ -75,15 +74,15 @@ def prospect(ticket: Ticket, need: Need, pace: Pace, planned_rate: float, now_s:
 
 
 def hopeless_s(ticket: Ticket, need: Need, pace: Pace) -> float:
-    """From when on it would be late even with a short answer."""
+    """The time from which a request would be late even with a short answer."""
     at_s = need.first_by_s
     if need.end_by_s != inf:
-        at_s = min(at_s, need.end_by_s - need.short * pace.hoped_gap_s)
-    return at_s - ticket.uncached_tokens / pace.hoped_rate
+        at_s = min(at_s, need.end_by_s - need.short * pace.optimistic_gap_s)
+    return at_s - ticket.uncached_tokens / pace.optimistic_rate
 
 
 def first_token_deadline_s(ticket: Ticket, view: EngineView) -> float:
-    """`min(arrival + TTFT, arrival + E2E - P80 length * gap)`: by when the first token must be there. Fixed for EDF."""
+    """When the first token is due: `min(arrival + TTFT, arrival + E2E - P80 length * gap)`. EDF uses it unchanged."""
     targets = ticket.targets
     after_s = inf if targets.ttft_s is None else targets.ttft_s
     if targets.e2e_s is not None:

@@ -1,4 +1,4 @@
-"""What the scheduler knows of the engine at any moment: what it has in hand, and how fast that goes."""
+"""What the scheduler knows of the engine: the requests in flight, and the engine's speed."""
 
 from __future__ import annotations
 
@@ -7,62 +7,66 @@ from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
-from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
+from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Ticket
+from uellm.step_time import StepTime
 
 UNKNOWN_CHUNK = 2048
-"""Tokens of a step where the engine does not tell: vLLM's own default for online serving."""
+"""Tokens of one step where the engine does not report them: vLLM's default for online serving."""
 
 
 SAME_MOMENT_S = 1e-3
-"""What is sent so soon after a step's end joins the next one."""
+"""A request sent this soon after the end of a step joins the next step."""
 
-DEBT_SHARE = 0.8
-MOST_DEBT_TARGETS = 20.0
-"""Of the tightest TPOT target: what a gap may take without debt, and the debt that is remembered."""
+OVERRUN_SHARE = 0.8
+MAX_OVERRUN_TARGETS = 20.0
+"""Share of the tightest TPOT target above which a gap adds to the overrun; the overrun's bound, in such targets."""
 
 SLOW_PROBE_GAPS = 0.5
-"""So far behind another answer that got two tokens since, the probe tells of its client and not of the engine."""
+"""A probe that is this far behind another answer's last two tokens has a slow client: its gaps are not the engine's."""
 
 LENGTH_MARGIN = 2.0
-TELLING_ANSWER_TOKENS = 2000.0
-"""Predicted lengths are cut where answers were less than half as long, once so many predicted tokens were judged."""
+MIN_ANSWER_TOKENS = 2000.0
+"""Predicted lengths are cut where answers were less than half as long. That takes this many predicted tokens."""
 
-HOPE = 2.0
-"""So many times the model's times, as they were given, shedding goes by at most."""
+OPTIMISTIC_FACTOR = 2.0
+"""Shedding assumes step times of at most this many times the initial model's."""
 
 
 class Pace(NamedTuple):
-    """How fast the engine is at a moment."""
+    """The engine's speed at one moment."""
 
     rate: float
-    """Prompt tokens a second while prompts wait, beside the present decoding."""
+    """Prompt tokens a second while prompts wait, at the current number of decoding requests."""
     step_s: float
-    """Seconds of a step with as much of a prompt as it takes."""
+    """Seconds of a step that is full of prompt tokens."""
     gap_s: float
-    """Seconds between two tokens of an answer, as they are of late."""
+    """Recent mean of the seconds between two tokens of an answer."""
     prefill_token_s: float
+    """Seconds for each further prompt token."""
     decode_factor: float
-    """As in the estimate."""
-    hoped_rate: float
-    hoped_gap_s: float
-    """No worse than what the model as it was given says, or little: nobody is refused for what was learnt wrong."""
+    """Measured over assumed time of a step without prompts."""
+    optimistic_rate: float
+    """As `rate`, but bounded by the initial model, so that a wrong estimate sheds no request."""
+    optimistic_gap_s: float
+    """As `gap_s`, bounded in the same way."""
 
 
 @dataclass(slots=True)
 class _Moment:
-    """First tokens that came at one moment without an answer that ran: the tokens of their prompts, and how long these
-    took. `idle`: they came to an engine that had nothing to do."""
+    """First tokens that came together while no answer was running. They measure the time of their prompts."""
 
     began_s: float
     ended_s: float
     idle: bool
+    """The engine had nothing to do when it got the prompts."""
     tokens: int = 0
+    """Tokens of the prompts."""
 
 
 class EngineView:
-    """Requests in flight, in sums that each event changes by a constant cost."""
+    """Sums over the requests in flight. Each event updates them at constant cost."""
 
     def __init__(self, step: StepEstimate) -> None:
         self.step = step
@@ -71,123 +75,124 @@ class EngineView:
         self.state = EngineState(ready=False)
         self.running: dict[Ticket, None] = {}
         self.unfilled_tokens = 0
-        """Prompt tokens that were sent and whose first token has not come."""
+        """Prompt tokens of requests in flight that have no first token yet."""
         self.kv_tokens = 0
-        """Tokens that the decoding requests hold in the KV cache."""
+        """Tokens of the decoding requests in the KV cache."""
         self.prompt_tokens = 0
+        """Prompt tokens of all requests in flight."""
         self.got_tokens = 0
-        """Tokens of prompts and of answers so far, of all that is in flight."""
+        """Answer tokens so far of all requests in flight."""
         self.decoding = 0
         self.promised_tokens = 0.0
-        """Expected output of all that is in flight."""
+        """Expected answer tokens of all requests in flight."""
         self.answers = Share()
-        """Tokens of answers that ended, of those that were predicted."""
+        """Tokens of answers that ended, as a share of the predicted ones."""
         self.sent_since_state = 0
         self.paced_rate = inf
-        """Prompt tokens a second that pacing allows."""
+        """Prompt tokens a second that the TPOT guard allows."""
         self.filled_tokens = 0
-        """Prompt tokens of all first tokens so far."""
-        self.debt_s = 0.0
-        """By how much the last steps together were slower than the tightest TPOT target in flight allows."""
+        """Prompt tokens of all requests that have had their first token."""
+        self.overrun_s = 0.0
+        """Time by which recent steps together exceeded the tightest TPOT target in flight."""
         self._tpots: Counter[float] = Counter()
         self._done_tokens = 0.0
-        """Of the unfilled tokens, those that were done in steps that ended by `_step_s`."""
+        """Unfilled tokens that were computed in steps that ended by `_step_s`."""
         self._step_s = 0.0
         self._probe: Ticket | None = None
         self._moment: _Moment | None = None
         self._first_s = 0.0
-        """When the last first token came."""
+        """When the latest first token came."""
         self._idle = True
-        """Whether the engine had nothing to do when it got the prompts that it has."""
+        """Whether the engine had nothing to do when it got its current prompts."""
         self._measured_tokens = 0
-        """Of the filled tokens, those of steps whose time was measured."""
+        """Filled tokens of steps whose time was measured."""
         self._loads: tuple[float, float, float] | None = None
         self._pace: Pace | None = None
-        """None: something has changed since it was worked out."""
+        """Cached value. None: something has changed since it was computed."""
 
     @property
     def tightest_tpot_s(self) -> float | None:
         """The tightest TPOT target in flight."""
         return min(self._tpots, default=None)
 
-    def told(self, state: EngineState) -> None:
-        """What the engine tells of itself is newer."""
+    def on_engine_state(self, state: EngineState) -> None:
+        """Take over a newer reading of the engine's metrics."""
         self.state = state
         self.chunk_tokens = state.max_num_batched_tokens or UNKNOWN_CHUNK
         self.sent_since_state = 0
         self._pace = None
 
-    def restarted(self) -> None:
-        """Another engine process may be a faster or a slower one: what was learnt holds until it tells otherwise."""
-        self.step.loosen()
-        self.debt_s = 0.0
+    def on_restart(self) -> None:
+        """A new engine process may be faster or slower. Keep the estimate, but let the next steps change it quickly."""
+        self.step.forget_observations()
+        self.overrun_s = 0.0
 
-    def assume(self, model: StepModel) -> None:
-        """Its steps' times are to be learnt anew, from this model on."""
-        self.step.begin(model)
+    def reset_step_model(self, model: StepTime) -> None:
+        """Learn the step times again, starting from this model."""
+        self.step.reset(model)
         self._pace = None
 
     def pace(self) -> Pace:
-        """How fast it is, with what it has in hand now."""
+        """The engine's speed with its current requests."""
         pace = self._pace
         if pace is None:
             step, chunk = self.step, max(self.chunk_tokens - self.decoding, 1)
             step_s = step.step_s(chunk, self.kv_tokens, self.decoding)
-            hoped_s = HOPE * step.given_step_s(chunk, self.kv_tokens, self.decoding)
+            optimistic_s = OPTIMISTIC_FACTOR * step.initial_step_s(chunk, self.kv_tokens, self.decoding)
             pace = self._pace = Pace(
                 chunk / step_s,
                 step_s,
                 step.gap_s,
                 step.prefill_token_s,
                 step.decode_factor,
-                chunk / (hoped_s if hoped_s < step_s else step_s),
-                hoped_s if hoped_s < step.gap_s else step.gap_s,
+                chunk / (optimistic_s if optimistic_s < step_s else step_s),
+                optimistic_s if optimistic_s < step.gap_s else step.gap_s,
             )
         return pace
 
-    def backlog_tokens(self, now_s: float, haste: float = 1.0) -> float:
-        """Prompt tokens that the engine has probably still to do, were it so many times as fast as the estimate.
+    def backlog_tokens(self, now_s: float, speedup: float = 1.0) -> float:
+        """Prompt tokens that the engine has probably still to compute, if it is `speedup` times as fast as estimated.
 
-        What it did of an unfinished prompt nobody tells.
+        This is an estimate, because the engine does not report its progress within a prompt.
         """
         unfilled = self.unfilled_tokens
         if not unfilled:
             return 0.0
         spent_s = now_s - self._step_s
-        now_done = haste * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
+        now_done = speedup * self.pace().rate * spent_s if spent_s > 0.0 else 0.0
         if self._probe is not None:
-            # A step does no more than it began with: what was sent since then waits for the next.
+            # A step computes only what it began with. Later prompts wait for the next step.
             now_done = min(now_done, self._step_load()[0] if self._loads is None else self._loads[0])
         left = unfilled - self._done_tokens - now_done
         return left if left > 0.0 else 0.0
 
     @property
     def length_share(self) -> float:
-        """What of the predicted lengths is to be reckoned with: less than all once answers prove far shorter."""
+        """Share of the predicted lengths to plan with: below 1 once answers turn out far shorter."""
         answers = self.answers
-        if answers.of_tokens < TELLING_ANSWER_TOKENS:
+        if answers.of_tokens < MIN_ANSWER_TOKENS:
             return 1.0
         return min(1.0, LENGTH_MARGIN * answers.value)
 
     @property
     def unmeasured_tokens(self) -> int:
-        """Prompt tokens that were sent and are in no gap between tokens that was measured."""
+        """Prompt tokens that were sent and are not yet part of a measured gap between tokens."""
         return self.unfilled_tokens + self.filled_tokens - self._measured_tokens
 
     @property
     def planned_rate(self) -> float:
-        """Prompt tokens a second to reckon with."""
+        """Prompt tokens a second to plan with."""
         rate = self.pace().rate
         return rate if rate < self.paced_rate else self.paced_rate
 
     @property
     def most_kv_tokens(self) -> float:
-        """No less than the cache will ever hold for what is in flight: as if all of it ended at the same moment."""
+        """Upper bound of the cache's tokens for all requests in flight: as if all of them ended at the same moment."""
         grown = 1.35 * self.got_tokens + self.length_share * self.promised_tokens + 16.0 * len(self.running)
         return self.prompt_tokens + grown
 
-    def sent(self, ticket: Ticket, now_s: float) -> None:
-        """The engine gets one more."""
+    def on_dispatch(self, ticket: Ticket, now_s: float) -> None:
+        """A request is sent to the engine."""
         self._begin_step(now_s - SAME_MOMENT_S)
         if not self.unfilled_tokens and self._probe is None:
             self._step_s, self._idle = now_s, True
@@ -201,7 +206,7 @@ class EngineView:
             self._tpots[tpot_s] += 1
 
     def adopt(self, ticket: Ticket) -> None:
-        """The engine has it already, as far as the ticket says: into the sums of a view that is made anew."""
+        """Add a request that the engine already has to the sums of a new view."""
         self.running[ticket] = None
         self.prompt_tokens += ticket.prompt_tokens
         self.got_tokens += ticket.tokens
@@ -215,11 +220,11 @@ class EngineView:
             self._tpots[tpot_s] += 1
         self._pace = None
 
-    def first_token(self, ticket: Ticket, now_s: float) -> None:
-        """Its prompt is done."""
+    def on_first_token(self, ticket: Ticket, now_s: float) -> None:
+        """The engine has finished the prompt of a request."""
         self._begin_step(now_s)
         if self._probe is not None and self._missed_a_step(self._probe, now_s):
-            self._distrust_probe(self.step.given_step_s(0.0, self.kv_tokens, self.decoding))
+            self._distrust_probe(self.step.initial_step_s(0.0, self.kv_tokens, self.decoding))
             self._probe, self._step_s = None, now_s
         self.unfilled_tokens -= ticket.uncached_tokens
         self.filled_tokens += ticket.uncached_tokens
@@ -231,7 +236,7 @@ class EngineView:
         self._pace = None
 
     def _filled_alone(self, tokens: int, now_s: float) -> None:
-        """Without an answer that runs, prompts' own times tell what steps take: all that is known of embeddings."""
+        """Measure step times by prompts while no answer runs. For embeddings this is the only measurement."""
         moment = self._moment
         if moment is not None and now_s - moment.ended_s < SAME_MOMENT_S:
             moment.tokens += tokens
@@ -242,7 +247,7 @@ class EngineView:
             self._step_s, self._idle = now_s, False
 
     def _end_moment(self) -> None:
-        """No further first token belongs to it."""
+        """Finish the current moment and learn from it."""
         moment, self._moment = self._moment, None
         if moment is not None and moment.tokens:
             took_s, steps = moment.ended_s - moment.began_s, -(-moment.tokens // self.chunk_tokens)
@@ -251,8 +256,8 @@ class EngineView:
             else:
                 self.step.observe(took_s / steps, moment.tokens / steps, self.kv_tokens, 1)
 
-    def tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """More of its answer came. One request at a time is the probe whose gaps tell what steps take."""
+    def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
+        """More tokens of an answer came. The gaps of one request at a time, the probe, measure the steps."""
         if self._loads is None:
             self._begin_step(now_s)
         new = tokens_so_far - ticket.tokens
@@ -267,26 +272,26 @@ class EngineView:
             if last_s is not None and new > 0:
                 self._end_step((now_s - last_s) * ticket.sequences / new, now_s)
         elif last_s is not None and last_s - (probe.last_token_s or last_s) > SLOW_PROBE_GAPS * (now_s - last_s):
-            # The probe had nothing since well before this answer had two tokens.
+            # The probe had no token since well before the last two of this answer.
             self._distrust_probe((now_s - last_s) * ticket.sequences / new)
             self._probe, self._step_s, self._loads = ticket, now_s, None
 
     def _missed_a_step(self, probe: Ticket, now_s: float) -> bool:
-        """Whether first tokens came at two moments since the probe's last token."""
+        """Whether first tokens came at two different moments since the probe's last token."""
         probe_s = self._step_s if probe.last_token_s is None else probe.last_token_s
         return probe_s < self._first_s - SAME_MOMENT_S and now_s - self._first_s > SAME_MOMENT_S
 
     def _distrust_probe(self, gap_s: float) -> None:
-        """What it told was its client's pace: the engine's gaps are about `gap_s`."""
-        self.step.void(gap_s)
-        self.debt_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
+        """Discard the probe's gaps, which show its client's pace. The engine's gaps are about `gap_s`."""
+        self.step.discard_recent_gaps(gap_s)
+        self.overrun_s, self._measured_tokens, self._loads = 0.0, self.filled_tokens, None
 
     def silent_s(self, now_s: float) -> float:
-        """How long no answer has told anything."""
+        """Seconds since an answer last had a token."""
         return now_s - max(self._step_s, self._first_s)
 
     def _begin_step(self, now_s: float) -> None:
-        """Before the first event of a later time than the probe's last: what the engine has in the step that runs."""
+        """Record the load of the running step. Call it before the first event after the probe's last token."""
         if self._loads is None and now_s > self._step_s:
             self._done_tokens = min(max(self._done_tokens, 0.0), self.unfilled_tokens)
             self._loads = self._step_load()
@@ -301,20 +306,20 @@ class EngineView:
         self._measured_tokens = self.filled_tokens
         if self._loads is not None:
             self.step.observe(gap_s, *self._loads)
-            self._owe(gap_s)
+            self._update_overrun(gap_s)
             self._done_tokens += self._loads[0]
         self._step_s, self._loads = now_s, None
 
-    def _owe(self, gap_s: float) -> None:
+    def _update_overrun(self, gap_s: float) -> None:
         tpot_s = self.tightest_tpot_s
         if tpot_s is None:
-            self.debt_s = 0.0
+            self.overrun_s = 0.0
             return
-        debt_s = self.debt_s + gap_s - DEBT_SHARE * tpot_s
-        self.debt_s = min(max(debt_s, 0.0), MOST_DEBT_TARGETS * tpot_s)
+        overrun_s = self.overrun_s + gap_s - OVERRUN_SHARE * tpot_s
+        self.overrun_s = min(max(overrun_s, 0.0), MAX_OVERRUN_TARGETS * tpot_s)
 
-    def gone(self, ticket: Ticket) -> None:
-        """It is over, or never came to the engine."""
+    def remove(self, ticket: Ticket) -> None:
+        """Remove a request that has ended or did not reach the engine."""
         del self.running[ticket]
         self.prompt_tokens -= ticket.prompt_tokens
         self.got_tokens -= ticket.tokens

@@ -1,8 +1,8 @@
-"""Who had how much lately: virtual token counters (Sheng et al., Fairness in Serving LLMs, OSDI 2024).
+"""Fairness among tenants by virtual token counters (Sheng et al., Fairness in Serving LLMs, OSDI 2024).
 
-A tenant's counter grows by one for a token of its prompts and by two for a token of its answers, and halves every
-minute. Who is new, or was away for longer than that, starts no lower than the least of those that are active: no credit
-is saved up. Who has but a moment between two requests was not away.
+A tenant's counter grows by one for each prompt token and by two for each answer token, and halves every minute. A
+tenant that is new or was inactive for longer than that starts at least at the lowest counter of the active tenants, so
+that nobody saves up credit. A short pause between two requests does not count as inactive.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ OUTPUT_COST = 2.0
 HALF_LIFE_S = 60.0
 
 LEAST_WEIGHT = 0.5
-"""A tenant that had far more than the mean counts half: it gives way first, but not whatever it asks."""
+"""Least weight, of a tenant far above the mean. It gives way first, but not in every case."""
 
 REBASE = 2.0**40
 MOST_KNOWN = 4096
 
 
 class Fairness:
-    """Counters of tenants, kept times a scale that doubles every half-life, so that time alone touches none of them."""
+    """Counters of tenants, stored multiplied by a scale that doubles every half-life: so none needs a decay step."""
 
     def __init__(self) -> None:
         self._counters: dict[str, float] = {}
@@ -32,7 +32,7 @@ class Fairness:
         self._start_s = 0.0
 
     def arrived(self, tenant: str, now_s: float) -> None:
-        """A request of the tenant waits or runs from now on. O(log n), amortised."""
+        """A request of the tenant arrived. O(log n), amortised."""
         if tenant not in self._active:
             counter = self._counters.get(tenant, 0.0)
             if now_s - self._left_s.get(tenant, -HALF_LIFE_S) >= HALF_LIFE_S:
@@ -46,7 +46,7 @@ class Fairness:
         self._active[tenant] += 1
 
     def left(self, tenant: str, now_s: float) -> None:
-        """One of its requests is over."""
+        """A request of the tenant ended."""
         self._active[tenant] -= 1
         if not self._active[tenant]:
             del self._active[tenant]
@@ -54,19 +54,19 @@ class Fairness:
             self._sum = self._sum - self._counters[tenant] if self._active else 0.0
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:
-        """The engine works for a tenant that is active."""
+        """Charge an active tenant for engine work. Negative tokens give a charge back."""
         scale = 2.0 ** ((now_s - self._start_s) / HALF_LIFE_S)
         if scale > REBASE:
             self._rebase(now_s, scale)
             scale = 1.0
         cost = (prompt_tokens + OUTPUT_COST * output_tokens) * scale
-        # What is given back counts for more than it did when it was taken, so the counter is kept from going below 0.
+        # A charge that is given back weighs more than when it was made. Keep the counter at 0 or above.
         counter = max(self._counters[tenant] + cost, 0.0)
         self._sum += counter - self._counters[tenant]
         self._counters[tenant] = counter
 
     def weight(self, tenant: str) -> float:
-        """What a request of the tenant counts beside others': 1 for who had no more than the mean of the active."""
+        """Weight of the tenant's requests: 1 up to the mean of the active tenants, less above it."""
         counter = self._counters.get(tenant, 0.0)
         active = len(self._active)
         mean = self._sum / active if active else 0.0

@@ -1,8 +1,9 @@
-"""KV admission: whether the engine's cache holds all that runs, at its fullest moment.
+"""KV admission: whether the engine's cache holds all running requests at its predicted peak.
 
-Past-Future (Gong et al., ASPLOS 2025): with the requests by remaining tokens, the longest first, the i-th ends when i
-of them still run, and each of these has grown by as much as it had left. So the cache's peak is
-`max_i(remaining_i * i + sum_{j <= i} current_j)`. Reserving everybody's end at once would leave long answers outside.
+The method is Past-Future (Gong et al., ASPLOS 2025). Sort the requests by remaining tokens, the longest first. When the
+i-th ends, i requests still run, and each has grown by what the i-th had left. The cache's peak is therefore
+`max_i(remaining_i * i + sum_{j <= i} current_j)`. Reserving the final size of every request would keep out long
+answers.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.types import Ticket
 
 KV_SHARE = 0.95
-"""The rest is for predictions that are too low, and for blocks that are not full."""
+"""Share of the cache that is used. The rest is for low predictions and for partly filled blocks."""
 
 
 def fits(ticket: Ticket, view: EngineView) -> bool:
-    """Whether the cache will hold this request beside those in flight. True where the cache's size is unknown."""
+    """Whether the cache will hold this request and those in flight. True if the cache's size is unknown."""
     total = view.state.kv_tokens
     if total is None or not view.running:
         return True
@@ -28,7 +29,7 @@ def fits(ticket: Ticket, view: EngineView) -> bool:
 
 
 def peak_tokens(tickets: Iterable[Ticket], length_share: float = 1.0) -> float:
-    """Tokens in the cache at its fullest moment, if answers go on for such a share of what is predicted of them."""
+    """Peak tokens in the cache, if answers reach `length_share` of their predicted remaining tokens."""
     loads = sorted(
         ((length_share * ticket.remaining_tokens, ticket.prompt_tokens + ticket.tokens) for ticket in tickets),
         reverse=True,

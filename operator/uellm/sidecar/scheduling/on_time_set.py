@@ -1,15 +1,15 @@
-"""Which waiting requests can all still be on time, kept up to date request by request.
+"""A set of waiting requests that can all still be on time, updated for each request.
 
-Moore-Hodgson (Management Science 15(1), 1968): go through the jobs by deadline, and whenever one would be late take
-out the longest so far; no schedule of one machine has fewer late jobs. Here what is taken out is the request of least
-*value*, its chance of success per engine second; with equal chances that is the longest again. Adding requests in the
-order of their deadlines does exactly that; adding them as they arrive keeps a feasible set, and whoever was taken out
-may be added again.
+The method is Moore-Hodgson (Management Science 15(1), 1968): go through the jobs by deadline, and whenever a job would
+be late, remove the longest so far. No schedule of one machine has fewer late jobs. Here the request of least *value*,
+its chance of success for each engine second, is removed. With equal chances that is again the longest. Adding requests
+in the order of their deadlines gives exactly that result. Adding them as they arrive keeps a feasible set, and a
+removed request may be added again.
 
-A segment tree over time holds, for a span of deadlines, the work in it, how late its latest request would be, and the
-least value. So adding, removing and finding the request that gives way cost O(log of the leaves), however many
-requests wait; a plan made at once costs one look at each node that has any of them below it. A deadline counts as the
-start of its leaf: a request is at most `LEAF_S` timelier than the plan knows.
+A segment tree over time stores for each span of deadlines its work, the lateness of its latest request and its least
+value. Adding, removing, and finding the request to remove cost O(log of the leaves), for any number of requests.
+Building the set at once visits each tree node above a request once. A deadline is rounded down to the start of its
+leaf, so the set may take a request to be due up to `LEAF_S` too early.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from math import inf
 from uellm.sidecar.scheduling.types import Ticket
 
 LEAF_S = 0.016
-"""Resolution: a fraction of an engine's step with prompts in it."""
+"""Resolution: a fraction of an engine step with prompts."""
 
 LEAVES = 8192
 
 SPAN_S = LEAF_S * LEAVES
-"""Deadlines further away than this count as this far; the plan is built anew before that matters."""
+"""Deadlines further away than this count as this far. The set is rebuilt before that matters."""
 
 PRIORITY_RANK = 1 << 50
-"""More than there will be requests: of two with the same deadline the higher priority is first."""
+"""More than the number of requests ever, so that the higher priority is first among equal deadlines."""
 
 Entry = tuple[float, int, int, Ticket]
 
@@ -39,7 +39,7 @@ Place = tuple[float, float, float]
 
 
 class _Leaf:
-    """Requests whose deadlines fall into one span, by deadline and by value. Entries that left are skipped."""
+    """Requests whose deadlines fall into one span, by deadline and by value. Invalid entries are skipped."""
 
     __slots__ = ("by_deadline", "by_value", "members", "work_s")
 
@@ -50,16 +50,16 @@ class _Leaf:
         self.work_s = 0.0
 
     def compact(self) -> None:
-        """Drop what left where it is most of the entries: sifting it out one by one costs more than looking once."""
+        """Drop invalid entries when they are the majority. Removing them one by one would cost more."""
         most = 64 + 2 * self.members
         if len(self.by_deadline) > most:
-            self.by_deadline = _held(self.by_deadline)
+            self.by_deadline = _valid(self.by_deadline)
         if len(self.by_value) > most:
-            self.by_value = _held(self.by_value)
+            self.by_value = _valid(self.by_value)
 
 
-class Plan:
-    """Requests in the order of their deadlines, each on time if those before it take as long as expected."""
+class OnTimeSet:
+    """Requests by deadline. Each is on time if those before it take as long as expected."""
 
     def __init__(self, start_s: float) -> None:
         self.start_s = start_s
@@ -68,12 +68,12 @@ class Plan:
         self._value = [inf] * (2 * LEAVES)
         self._leaves: dict[int, _Leaf] = {}
         self._spans: list[int] = []
-        """The leaves that have members, in order."""
+        """Indices of the leaves with members, in order."""
         self._stamp = 0
         self.members = 0
 
     def add(self, ticket: Ticket, deadline_s: float, work_s: float, value: float) -> None:
-        """One more request: `work_s` engine seconds to be done by `deadline_s`. The set may be infeasible then."""
+        """Add a request with `work_s` engine seconds, due at `deadline_s`. The set may become infeasible."""
         index = self._index(deadline_s)
         leaf = self._leaf(index)
         by_deadline, by_value = self._enter(leaf, index, ticket, (deadline_s, work_s, value))
@@ -82,7 +82,7 @@ class Plan:
         self._update(index, leaf)
 
     def add_all(self, requests: Iterable[tuple[Ticket, Place]]) -> None:
-        """As if each was added, one after the other."""
+        """Add requests, with the same result as one `add` for each."""
         touched: dict[int, _Leaf] = {}
         for ticket, place in requests:
             index = self._index(place[0])
@@ -96,7 +96,7 @@ class Plan:
         self._update_all(touched)
 
     def remove(self, ticket: Ticket) -> None:
-        """A request of the plan is in it no more."""
+        """Remove a member."""
         index = ticket.leaf
         leaf = self._leaves[index]
         ticket.leaf = -1
@@ -112,22 +112,22 @@ class Plan:
         self._update(index, leaf)
 
     def tickets(self) -> Iterator[Ticket]:
-        """All of them."""
+        """All members."""
         for leaf in self._leaves.values():
             for _, _, stamp, ticket in leaf.by_deadline:
                 if ticket.stamp == stamp:
                     yield ticket
 
     def first(self) -> Ticket | None:
-        """The request of the earliest deadline."""
+        """The member with the earliest deadline."""
         return _top(self._leaves[self._spans[0]].by_deadline)[-1] if self._spans else None
 
     def slack_s(self, ready_s: float) -> float:
-        """How much later than `ready_s` the engine may begin and have nobody late; negative: somebody is late."""
+        """How long after `ready_s` the engine may begin without a late request. Negative: a request is late."""
         return -(self._late_s[1] + ready_s)
 
     def give_way(self, ready_s: float) -> Ticket | None:
-        """The request to take out, where some would be late if the engine begins at `ready_s`; None: none would."""
+        """The request to remove if any is late when the engine begins at `ready_s`. None: none is late."""
         late_s, work_s = self._late_s, self._work_s
         if late_s[1] + ready_s <= 0.0:
             return None
@@ -140,7 +140,7 @@ class Plan:
         return self._least_valuable(node)
 
     def _least_valuable(self, last: int) -> Ticket:
-        """The request of least value among the leaves up to this one."""
+        """The request of least value in the leaves up to this one."""
         value = self._value
         best, at = value[last], last
         node = last
@@ -164,7 +164,7 @@ class Plan:
         return leaf
 
     def _enter(self, leaf: _Leaf, index: int, ticket: Ticket, place: Place) -> tuple[Entry, Entry]:
-        """Count it as a member; its entries by deadline and by value."""
+        """Count a member. Returns its entries by deadline and by value."""
         deadline_s, work_s, value = place
         self.members += 1
         self._stamp += 1
@@ -187,8 +187,8 @@ class Plan:
         work_s, late_s, value = self._sums(index, leaf)
         node = index + LEAVES
         works_s[node], lates_s[node], values[node] = work_s, late_s, value
-        # Most of what a decision costs, so what is known of the child is not looked up, and comparisons stand where
-        # `max` and `min` would do.
+        # This loop is most of the cost of a decision. It therefore keeps the child's values in variables, and compares
+        # instead of calling `max` and `min`.
         while node > 1:
             sibling = node ^ 1
             if node > sibling:
@@ -223,15 +223,15 @@ class Plan:
                 values[node] = min(values[left], values[right])
 
 
-def _held(heap: list[Entry]) -> list[Entry]:
-    """A heap of the entries that still hold."""
+def _valid(heap: list[Entry]) -> list[Entry]:
+    """A heap of the valid entries."""
     heap = [entry for entry in heap if entry[3].stamp == entry[2]]
     heapq.heapify(heap)
     return heap
 
 
 def _top(heap: list[Entry]) -> Entry:
-    """The first entry that still holds. The heap has one."""
+    """The first valid entry. The heap has one."""
     entry = heap[0]
     while entry[3].stamp != entry[2]:
         heapq.heappop(heap)

@@ -1,4 +1,4 @@
-"""The orders in which waiting requests can be taken: what they have in common, and those by a fixed key."""
+"""Orders of the waiting requests: their interface, those by a fixed key, and llm-d's."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ Key = tuple[float, ...]
 
 
 class Order(Protocol):
-    """Waiting tickets in some order."""
+    """Waiting tickets in the order of a policy."""
 
     def __len__(self) -> int:
-        """Tickets that wait."""
+        """Number of waiting tickets."""
 
     def add(self, ticket: Ticket, now_s: float) -> None:
-        """One more waits."""
+        """Add a waiting ticket."""
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
-        """It waits still, and its predicted length is another: to be put where it belongs now."""
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
+        """Reposition a waiting ticket after its prediction changed."""
 
     def head(self, now_s: float) -> Ticket | None:
-        """The next to be taken; None: there is none for now."""
+        """The next ticket to send. None: none for now."""
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
-        """It waits no more; its state has changed already."""
+        """Remove a ticket whose state has already changed."""
 
 
 def earliest_deadline(ticket: Ticket) -> Key:
     """EDF, the paper's SLO-DBS: earliest deadline, then the higher priority, then arrival.
 
-    A deadline is fixed at arrival, so waiting alone moves a request forward: nothing starves.
+    A deadline is fixed at arrival, so a waiting request moves forward in time and nothing starves.
     """
     return ticket.deadline_s, -ticket.targets.priority, ticket.sequence
 
@@ -50,8 +50,10 @@ def first_come(ticket: Ticket) -> Key:
 
 
 class Sorted:
-    """An order by a key: a heap, rebuilt when most of its entries have left. One whose key has changed has an entry by
-    each; that by its present key counts."""
+    """An order by a key: a heap that is rebuilt when most of its entries are invalid.
+
+    A ticket whose key changed has an entry for each key. Only the entry with the current key is valid.
+    """
 
     def __init__(self, key: Callable[[Ticket], Key]) -> None:
         self._key = key
@@ -62,22 +64,22 @@ class Sorted:
         return self._waiting
 
     def add(self, ticket: Ticket, now_s: float) -> None:
-        """One more waits. O(log n)."""
+        """Add a waiting ticket. O(log n)."""
         heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
         self._waiting += 1
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
-        """Its predicted length is another. O(log n)."""
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
+        """Add an entry with the new key. O(log n)."""
         heapq.heappush(self._heap, (self._key(ticket), ticket.sequence, ticket))
 
     def head(self, now_s: float) -> Ticket | None:
-        """The next to be taken. O(log n), amortised."""
+        """The ticket with the least key. O(log n), amortised."""
         while self._heap and not self._holds(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][-1] if self._heap else None
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
-        """It waits no more. O(1), amortised."""
+        """Count it out; its entries become invalid. O(1), amortised."""
         self._waiting -= 1
         if len(self._heap) > 64 + 4 * self._waiting:
             self._heap = [entry for entry in self._heap if self._holds(entry)]
@@ -93,9 +95,9 @@ KV_THRESHOLD = 0.8
 
 
 class Saturation:
-    """llm-d's flow control: by deadline, while the engine's own queue is short and its cache not full.
+    """llm-d's flow control: by deadline, while the engine's queue is short and its cache is not full.
 
-    saturation = max(waiting / 5, KV share / 0.8); figures that are old count as saturated.
+    saturation = max(waiting / 5, KV share / 0.8). Stale metrics count as saturated.
     """
 
     def __init__(self, view: EngineView) -> None:
@@ -106,19 +108,19 @@ class Saturation:
         return len(self._sorted)
 
     def add(self, ticket: Ticket, now_s: float) -> None:
-        """One more waits."""
+        """Add a waiting ticket."""
         self._sorted.add(ticket, now_s)
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
-        """Its length does not matter."""
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
+        """Do nothing: the length does not matter."""
 
     def head(self, now_s: float) -> Ticket | None:
-        """The next to be taken, unless the engine is saturated and has work."""
+        """The next ticket, unless the engine is saturated and has work."""
         saturated = self._saturation() >= 1.0 and bool(self._view.running)
         return None if saturated else self._sorted.head(now_s)
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
-        """It waits no more."""
+        """Remove a ticket."""
         self._sorted.remove(ticket, now_s)
 
     def _saturation(self) -> float:

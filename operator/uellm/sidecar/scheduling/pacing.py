@@ -1,13 +1,18 @@
-"""The TPOT guard: prompts are fed to the engine no faster than lets running answers keep their pace.
+"""The TPOT guard limits the rate of prompts, so that running answers keep their target time for each token.
 
-Every prompt token in a step makes every running answer's next token later. A step without prompts leaves
-`1 - decode / (0.85 * TPOT)` of the time for them. What the model gets a little wrong, additive increase and
-multiplicative decrease on the measured gap between tokens puts right (Chiu and Jain, 1989).
+Every prompt token in a step delays the next token of every running answer. Prompts may therefore use the share
+`1 - decode / (0.85 * TPOT)` of the time, where `decode` is the time of a step without prompts. Divided by the time for
+each prompt token, that share is a rate. A token bucket enforces the rate.
 
-What the model gets wholly wrong, only trying shows. While prompts wait for their pace, the measured gaps are clearly
-below the target and the engine has next to no prompts, one is sent all the same, and the pace doubles. Each try costs
-one prompt's time in one step, so that any pace that is too low ends within some steps; one that is too high ends with
-the first gaps that are slow. Nor is the pace ever lower than a share of what the engine did lately within the target.
+Three corrections are needed because the estimate of the engine's speed can be wrong:
+
+- Small errors: additive increase and multiplicative decrease of the rate, by the measured gap between tokens (Chiu
+  and Jain, 1989).
+- Large errors: a rate that is far too low shows only when more is tried. While the bucket is empty, one prompt is sent
+  anyway and the rate doubles, provided that gaps are clearly below the target and the engine has few prompts. A try
+  costs the time of one prompt in one step, so a rate that is too low is corrected within a few steps. A rate that is
+  too high is corrected by the first slow gaps.
+- A lower bound: the rate never falls below a share of what the engine has lately achieved within the target.
 """
 
 from __future__ import annotations
@@ -17,50 +22,51 @@ from math import inf
 from uellm.sidecar.scheduling.engineview import EngineView
 
 TPOT_SHARE = 0.85
+"""Share of the TPOT target that a step may take. The rest is a margin."""
+
 LEAST_SHARE = 0.05
-"""Of the time, for prompts: with none, nothing would ever begin."""
+"""Least share of the time for prompts. Without it no request would ever start."""
 
 DECREASE = 0.93
 INCREASE = 0.01
 ADJUST_EVERY_S = 0.25
 SLOW_SHARE = 0.95
-"""Of the TPOT target: gaps above this slow the prompts down."""
+"""Share of the TPOT target above which a gap reduces the rate."""
 
 LEAST_MULTIPLIER, MOST_MULTIPLIER = 0.3, 1.5
 
 GROWTH = 2.0
 MOST_GROWN = 128.0
 STEEP_DECREASE = 0.7
-"""Of the multiplier: its factor with each try, how far tries raise it, and how it falls while it is above what the
-model's small errors account for."""
+"""The multiplier's factor for each try, the bound for tries, and the decrease while it is above `MOST_MULTIPLIER`."""
 
-EASY_SHARE = 0.75
-"""Of the TPOT target: with gaps below this, one more prompt is tried."""
+HEADROOM_SHARE = 0.75
+"""Share of the TPOT target below which gaps allow one more prompt."""
 
 SILENT_S, SILENT_TARGETS = 0.25, 5.0
-"""Once no answer has had a token for so long, in seconds and in TPOT targets, what gaps told before does not count."""
+"""Measured gaps are ignored once no answer has had a token for this long, in seconds and in TPOT targets."""
 
 CHECK_EVERY_S = 0.05
-"""How often it is looked whether one can be tried, while nothing else happens."""
+"""Interval of the checks whether a prompt can be tried, while nothing else happens."""
 
 SHOWN_SHARE = 0.3
 SHOWN_OVER_S = 1.0
 SHOWN_KEPT = 0.9
-"""The share of the rate that the engine has shown which pacing leaves at least, over how long that is measured, and
-what is kept of it for each such time."""
+"""The lower bound as a share of the rate that the engine achieved, the interval over which that rate is measured, and
+the factor by which it fades in each interval."""
 
 
 class Pacing:
-    """A bucket of prompt tokens that fills at the allowed rate and may be overdrawn by one request."""
+    """A token bucket for prompts. It fills at the allowed rate, and one request may overdraw it."""
 
     def __init__(self) -> None:
-        self.restarted()
+        self.on_restart()
 
-    def restarted(self) -> None:
-        """Another engine process: what the last one showed holds no more."""
+    def on_restart(self) -> None:
+        """Forget what the previous engine process achieved."""
         self.multiplier = 1.0
         self.shown_rate = 0.0
-        """Prompt tokens a second that the engine did lately while answers kept their target."""
+        """Prompt tokens a second that the engine lately computed while answers kept their target."""
         self._tokens = 0.0
         self._at_s = 0.0
         self._adjusted_s = 0.0
@@ -68,7 +74,7 @@ class Pacing:
         self._marked_tokens = 0
 
     def refill(self, view: EngineView, now_s: float) -> None:
-        """Let time pass; `view.paced_rate` is set."""
+        """Fill the bucket for the time that has passed, and set `view.paced_rate`."""
         tpot_s = view.tightest_tpot_s
         if tpot_s is None or not view.decoding:
             view.paced_rate, self._tokens = inf, 0.0
@@ -82,7 +88,7 @@ class Pacing:
             view.paced_rate = max(rate, SHOWN_SHARE * self.shown_rate)
             filled = self._tokens + max(0.0, now_s - self._at_s) * view.paced_rate
             self._tokens = min(filled, float(view.chunk_tokens))
-            if not self.open and _easy(view, tpot_s, now_s):
+            if not self.open and _has_headroom(view, tpot_s, now_s):
                 self._tokens = 0.0
                 self.multiplier = min(GROWTH * self.multiplier, MOST_GROWN)
         self._at_s = now_s
@@ -90,15 +96,15 @@ class Pacing:
     @property
     def open(self) -> bool:
         """Whether a prompt may be sent."""
-        # A token of tolerance, or the alarm for the moment it opens could ring a rounding error too early, and again.
+        # One token of tolerance: a rounding error could otherwise wake the scheduler too early, again and again.
         return self._tokens > -1.0
 
     def spend(self, tokens: int) -> None:
-        """A prompt is sent."""
+        """Take the tokens of a prompt that is sent."""
         self._tokens -= tokens
 
     def opens_s(self, view: EngineView) -> float | None:
-        """When it opens by time alone, or may be found open; None: it is open."""
+        """When time alone may open the bucket. None: it is open."""
         if self.open or view.paced_rate == inf:
             return None
         return self._at_s + min(-self._tokens / view.paced_rate, CHECK_EVERY_S)
@@ -125,14 +131,14 @@ class Pacing:
         self._marked_s, self._marked_tokens = now_s, filled_tokens
 
 
-def _easy(view: EngineView, tpot_s: float, now_s: float) -> bool:
-    """Whether the running answers are so far ahead of their target that one more prompt costs nothing."""
+def _has_headroom(view: EngineView, tpot_s: float, now_s: float) -> bool:
+    """Whether running answers are far enough ahead of their target to allow one more prompt."""
     gap_s = view.step.recent_gap_s
     if view.silent_s(now_s) > max(SILENT_S, SILENT_TARGETS * tpot_s):
-        # Nothing tells of the engine any more: slow clients, maybe. One prompt will.
+        # No answer shows the engine's speed any more, perhaps because clients are slow. One prompt will show it.
         return not view.unfilled_tokens
-    if view.debt_s > 0.0 or gap_s > EASY_SHARE * tpot_s:
+    if view.overrun_s > 0.0 or gap_s > HEADROOM_SHARE * tpot_s:
         return False
-    # By the model if what was learnt is slower: it may be what is wrong.
-    token_s = min(view.step.prefill_token_s, view.step.model.prefill_token_s)
-    return gap_s + token_s * view.unmeasured_tokens <= EASY_SHARE * tpot_s
+    # Use the initial model if the learned time is slower: the learned one may be wrong.
+    token_s = min(view.step.prefill_token_s, view.step.model.per_prefill_token_s)
+    return gap_s + token_s * view.unmeasured_tokens <= HEADROOM_SHARE * tpot_s

@@ -1,10 +1,10 @@
-"""The paper's static batches, for comparison only: a batch is sent whole, and the next one when all of it is done.
+"""The paper's static batches, for comparison only. A batch is sent whole, and the next one follows when it is done.
 
 Published: sort by SLO, and grow a batch while `w1 * Tl + w2 * To <= threshold` with
 `Tl = (slo + L) * (|batch| + 1) * L1` and `To = (length - O) * (|batch| + 1) * L2`, L and O the batch's largest SLO and
-predicted length. That sums SLOs where their spread is meant, and rewards a short request in a long batch. So SLO-ODBS
-stands here with both repaired: the spread of the deadlines, and the tokens that are padded, each relative to the
-largest of the batch.
+predicted length. The formula adds SLOs although it means their spread, and it rewards a short request in a long batch.
+SLO-ODBS here repairs both: it uses the spread of the deadlines and the padded tokens, each relative to the largest of
+the batch.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ SPREAD_WEIGHT = 0.5
 """The paper's w1 and w2, equal."""
 
 THRESHOLD = 10.0
-"""Of weighted waste times batch size: ten requests that are each wholly unlike."""
+"""Bound of weighted waste times batch size: ten entirely different requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Order of what waits, most requests of a batch, and whether like ones are kept together."""
+    """How batches are composed."""
 
     key: Callable[[Ticket], Key]
+    """Order of the waiting requests."""
     most: int
+    """Largest number of requests in a batch."""
     composed: bool = False
+    """Whether similar requests are kept together."""
 
 
 RULES = {
@@ -42,7 +45,7 @@ RULES = {
 
 
 class Batches:
-    """Waiting tickets, and what is left to send of the present batch."""
+    """Waiting tickets, and the unsent rest of the current batch."""
 
     def __init__(self, rule: Rule, view: EngineView) -> None:
         self._rule = rule
@@ -54,20 +57,20 @@ class Batches:
         return len(self._waiting)
 
     def add(self, ticket: Ticket, now_s: float) -> None:
-        """One more waits for a later batch."""
+        """Add a ticket for a later batch."""
         self._waiting[ticket] = None
 
-    def again(self, ticket: Ticket, now_s: float) -> None:
-        """The next batch is made by what is known then."""
+    def reposition(self, ticket: Ticket, now_s: float) -> None:
+        """Do nothing: the next batch uses the current predictions."""
 
     def head(self, now_s: float) -> Ticket | None:
-        """The next of the batch. O(n log n) when a batch is made."""
+        """The next ticket of the batch. O(n log n) when a batch is composed."""
         if not self._batch and not self._view.running:
             self._batch = self._compose()[::-1]
         return self._batch[-1] if self._batch else None
 
     def remove(self, ticket: Ticket, now_s: float) -> None:
-        """It waits no more."""
+        """Remove a ticket."""
         del self._waiting[ticket]
         if ticket in self._batch:
             self._batch.remove(ticket)

@@ -1,4 +1,4 @@
-"""Every policy by its name."""
+"""All policies by name."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ Make = Callable[[EngineView, Options, Fairness], Order]
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How its order is made; `guarded`: gate, KV admission and pacing apply, as the options say. Others decide alone
-    how much they send, `bounded` by the requests that may be in flight."""
+    """An order and the guards that apply to it."""
 
     make: Make
+    """Creates the order."""
     guarded: bool = True
+    """Gate, KV admission and pacing apply, as the options say."""
     bounded: bool = True
+    """The bound on requests in flight applies."""
 
 
 def _sorted(key: Callable[..., tuple[float, ...]], view: EngineView, options: Options, fairness: Fairness) -> Order:
@@ -47,4 +49,4 @@ POLICIES: dict[str, Policy] = {
     "engine-only": Policy(partial(_sorted, first_come), guarded=False, bounded=False),
     **{name: Policy(partial(_batches, name), guarded=False) for name in RULES},
 }
-"""The first four can be chosen for a service; the others are for comparison."""
+"""A service can choose one of the first four. The others are for comparison."""

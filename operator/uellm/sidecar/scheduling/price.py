@@ -1,7 +1,8 @@
-"""What an engine second is worth: the density below which requests would not fit in, were all of the better served.
+"""The price of an engine second: the density below which requests no longer fit into the engine's capacity.
 
-A fluid knapsack: requests by their density (chance of being on time per engine second), the best first, until their
-engine seconds per second of time are what the engine has. While less is asked for than it has, the price is 0.
+This is a fractional knapsack. Requests are taken by density, the chance of being on time for each engine second, the
+best first, until they use all of the engine's time. The price is the density of the last one. It is 0 while demand is
+below capacity.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from math import floor, log2
 
 HALF_LIFE_S = 30.0
-"""Demand is remembered this long: longer than a burst, shorter than a change of the load."""
+"""Half-life of the remembered demand: longer than a burst, shorter than a change of the load."""
 
 PER_OCTAVE = 4
 UPDATE_EVERY_S = 0.5
@@ -19,7 +20,7 @@ Bucket = tuple[int, int]
 
 
 class Price:
-    """Engine seconds asked for, by priority and density, and engine seconds handed out; both fading."""
+    """Demand in engine seconds by priority and density, with exponential decay."""
 
     def __init__(self) -> None:
         self._asked: dict[Bucket, float] = {}
@@ -27,14 +28,14 @@ class Price:
         self._updated_s = 0.0
         self._margin: Bucket | None = None
 
-    def asked(self, priority: int, density: float, work_s: float, now_s: float) -> None:
-        """A request arrived."""
+    def record_demand(self, priority: int, density: float, work_s: float, now_s: float) -> None:
+        """Record the demand of a new request."""
         if density > 0.0:
             bucket = (priority, floor(PER_OCTAVE * log2(density)))
             self._asked[bucket] = self._asked.get(bucket, 0.0) + work_s * self._scale(now_s)
 
     def worthwhile(self, priority: int, density: float, now_s: float) -> bool:
-        """Whether a request of this density is not below the price."""
+        """Whether a request of this density is at or above the price."""
         self._update(now_s)
         if self._margin is None:
             return True
@@ -57,7 +58,7 @@ class Price:
         if now_s - self._updated_s < UPDATE_EVERY_S:
             return
         self._updated_s = now_s
-        # An even load of 1 second per second, remembered so, adds up to this much.
+        # A steady demand of 1 engine second per second adds up to this much under the decay.
         room_s = HALF_LIFE_S / 0.6931 * self._scale(now_s)
         self._margin = None
         for bucket in sorted(self._asked, reverse=True):

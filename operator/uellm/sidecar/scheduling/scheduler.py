@@ -1,8 +1,16 @@
-"""The queue, the gate and their figures.
+"""The scheduler: a queue in front of one engine, an order of the queue, and guards that decide when to send.
 
-A request is queued by `submit`, handed out by `dispatchable` while the guards let it, and ended by `on_finish` or
-`on_abort`. The gate keeps the engine's own queue near empty, for an order that the engine has already taken cannot be
-changed any more; but it opens before the engine has nothing to do.
+`submit` queues a request. `dispatchable` returns the requests to send now. `on_finish` or `on_abort` ends a request.
+
+A request is sent when all of these allow it:
+
+- the bound on requests in flight;
+- the TPOT guard (`pacing`), which limits the rate of prompts so that running answers keep their pace;
+- the gate (`gate`), which sends only enough prompts to fill the engine's next step;
+- KV admission (`kv_admission`), which keeps the engine's cache from overflowing.
+
+The engine's own queue stays nearly empty, because the scheduler cannot reorder requests that the engine has already
+taken. The policy (`policies`) decides which waiting request is next.
 """
 
 from __future__ import annotations
@@ -14,39 +22,39 @@ from operator import attrgetter
 from uellm.sidecar.scheduling import kv_admission
 from uellm.sidecar.scheduling.chances import first_token_deadline_s
 from uellm.sidecar.scheduling.engineview import EngineView
-from uellm.sidecar.scheduling.estimate import StepEstimate, StepModel
+from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.gate import Gate
 from uellm.sidecar.scheduling.order import Order
 from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
-from uellm.sidecar.scheduling.prefixes import Prefixes
+from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
 from uellm.sidecar.scheduling.waiting import Waiting
+from uellm.step_time import StepTime
 
 ENGINE_WAIT_S = 60.0
-"""How long a request waits for an engine that is away. Clients' own limits are commonly 60 s."""
+"""How long a request waits for an engine that is not ready. Clients commonly give up after 60 s."""
 
 
 class Scheduler:
     """Which request goes to the engine next, and when.
 
-    Invariants: a ticket is in `_queued` exactly while QUEUED and in the view's `running` exactly while RUNNING; every
-    QUEUED ticket is in the order. A policy that raises is replaced by FCFS without
-    guards: the scheduler is never why a request is lost.
+    Invariants: `_queued` and the order hold exactly the QUEUED tickets. The view's `running` holds exactly the RUNNING
+    ones. A policy that raises is replaced by FCFS without guards, so that no request is lost.
     """
 
     def __init__(self, options: Options | None = None, step: StepEstimate | None = None) -> None:
         self.options = options or Options()
         self.step = step or StepEstimate()
         self.failure: Exception | None = None
-        """What the policy raised, where it did; from then on everything passes in order of arrival."""
+        """The exception that the policy raised. From then on requests are sent in order of arrival."""
         self._view = EngineView(self.step)
         self._fairness = Fairness()
         self._gate = Gate(self._view)
         self._pacing = Pacing()
-        self._prefixes = Prefixes()
+        self._prefixes = CachedPrefixes()
         self._queued = Waiting()
         self._sequence = count()
         self._away_since_s: float | None = None
@@ -55,7 +63,7 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        """Requests that wait here."""
+        """Requests in the queue."""
         return len(self._queued)
 
     @property
@@ -64,11 +72,11 @@ class Scheduler:
         return len(self._view.running)
 
     def queued_by_class(self) -> dict[str, int]:
-        """Waiting requests of each class that has any."""
+        """Queued requests of each class that has any."""
         return dict(self._queued.by_class)
 
     def figures(self) -> dict[str, float]:
-        """Figures for the metrics, by name; seconds, tokens, requests, or 1 and 0."""
+        """Values for the metrics by name, in seconds, tokens or requests, or as 1 and 0."""
         view, order = self._view, self._order
         demoted = order.demoted if isinstance(order, SloOdbs) else 0
         return {
@@ -85,36 +93,36 @@ class Scheduler:
             "prefill_factor": view.step.prefill_factor,
             "decode_factor": view.step.decode_factor,
             "request_seconds": view.step.request_s,
-            "gate_haste": self._gate.haste,
+            "gate_speedup": self._gate.speedup,
             "length_share": view.length_share,
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
         }
 
-    def assume(self, model: StepModel) -> None:
-        """Measure the engine's steps anew, from another model on; where it is the same, what was learnt is kept.
+    def reset_step_model(self, model: StepTime) -> None:
+        """Start to measure the engine's steps again from another model. The same model keeps what was learned.
 
-        Before `reconfigure`, which makes the order anew.
+        Call it before `reconfigure`, which rebuilds the order.
         """
         if model != self.step.model:
-            self._view.assume(model)
+            self._view.reset_step_model(model)
 
     def reconfigure(self, options: Options, now_s: float) -> None:
-        """Change order, bounds and guards; what is queued stays queued, whatever the new bounds are."""
+        """Change order, bounds and guards. Queued requests stay queued, even beyond the new bounds."""
         self.options = options
         self.failure = None
         self._make_order(now_s)
 
     def restart(self, options: Options, queued: Iterable[Ticket], running: Iterable[Ticket], now_s: float) -> None:
-        """Make the books anew from who waits and whom the engine has, after a call that raised.
+        """Rebuild the state from the queued and running tickets after a call raised.
 
-        What was measured of the engine's steps is kept; who had how much, and what is cached, is forgotten.
+        The measured step times are kept. The fairness counters and the known prefixes are lost.
         """
         self.options = options
         state, self._view = self._view.state, EngineView(self.step)
-        self._view.told(state)
+        self._view.on_engine_state(state)
         self._gate = Gate(self._view)
-        self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), Prefixes(), Waiting()
+        self._fairness, self._pacing, self._prefixes, self._queued = Fairness(), Pacing(), CachedPrefixes(), Waiting()
         for ticket in running:
             ticket.state = State.RUNNING
             self._fairness.arrived(ticket.tenant, now_s)
@@ -129,9 +137,9 @@ class Scheduler:
             self._fail_open(self.failure, now_s)
 
     def submit(self, ticket: Ticket, now_s: float) -> None:
-        """Queue a new ticket, or one that did not reach the engine: that keeps its place and is never refused.
+        """Queue a new ticket, or again one that did not reach the engine.
 
-        Raises QueueFull.
+        The latter keeps its place and is never refused. Raises QueueFull.
         """
         if ticket.state is State.NEW:
             if not self._queued.has_room(ticket, self.options):
@@ -141,7 +149,7 @@ class Scheduler:
             ticket.deadline_s = first_token_deadline_s(ticket, self._view)
             self._fairness.arrived(ticket.tenant, now_s)
         elif ticket.state is State.RUNNING:
-            self._view.gone(ticket)
+            self._view.remove(ticket)
             self._charge(ticket, -1.0, now_s)
             ticket.dispatched_s = None
         else:
@@ -149,7 +157,7 @@ class Scheduler:
         self._enqueue(ticket, now_s)
 
     def dispatchable(self, now_s: float) -> list[Ticket]:
-        """The requests to send now, in this order; from here on they count as in flight."""
+        """Return the requests to send now, in this order. They count as in flight from now on."""
         taken: list[Ticket] = []
         if not self._queued or not self._view.state.ready:
             return taken
@@ -157,43 +165,43 @@ class Scheduler:
             self._pacing.refill(self._view, now_s)
         while self._open(now_s) and (ticket := self._head(now_s)) is not None and self._fits(ticket):
             self._dequeue(ticket, State.RUNNING, now_s)
-            self._view.sent(ticket, now_s)
+            self._view.on_dispatch(ticket, now_s)
             self._pacing.spend(ticket.uncached_tokens)
-            self._prefixes.saw(ticket, self._view.state.kv_tokens)
+            self._prefixes.record_dispatch(ticket, self._view.state.kv_tokens)
             self._charge(ticket, 1.0, now_s)
             ticket.dispatched_s = now_s
             taken.append(ticket)
         return taken
 
     def on_lengths(self, ticket: Ticket, lengths: Lengths, now_s: float) -> bool:
-        """A better prediction came; whether it was in time: it counts only while the request waits here."""
+        """Take a better prediction. Returns whether it was in time: it counts only while the request is queued."""
         if ticket.state is not State.QUEUED:
             return False
         ticket.lengths = lengths
         try:
-            self._order.again(ticket, now_s)
+            self._order.reposition(ticket, now_s)
         except Exception as error:
             self._fail_open(error, now_s)
         return True
 
     def on_first_token(self, ticket: Ticket, now_s: float) -> None:
-        """The first token of its answer came."""
+        """Record the first token of an answer."""
         if ticket.state is State.RUNNING and ticket.first_token_s is None:
             ticket.first_token_s = now_s
-            self._view.first_token(ticket, now_s)
-            self._gate.filled(ticket, waiting=bool(self._queued))
-            self._view.tokens(ticket, max(ticket.tokens, 1), now_s)
+            self._view.on_first_token(ticket, now_s)
+            self._gate.on_first_token(ticket, waiting=bool(self._queued))
+            self._view.on_tokens(ticket, max(ticket.tokens, 1), now_s)
 
     def on_tokens(self, ticket: Ticket, tokens_so_far: int, now_s: float) -> None:
-        """So many tokens of its answer have come by now. Called for every piece of every stream."""
+        """Record how many tokens of an answer have come so far. Called for every piece of every stream."""
         if ticket.state is State.RUNNING and tokens_so_far > ticket.tokens:
             if ticket.first_token_s is None:
                 self.on_first_token(ticket, now_s)
             if tokens_so_far > ticket.tokens:
-                self._view.tokens(ticket, tokens_so_far, now_s)
+                self._view.on_tokens(ticket, tokens_so_far, now_s)
 
     def on_finish(self, ticket: Ticket, now_s: float, tokens: int | None = None) -> None:
-        """The request ended, with so many tokens if that is known; a second call does nothing."""
+        """End a completed request; `tokens` of its answer, if known. A second call does nothing."""
         if ticket.state is State.RUNNING:
             if tokens is not None:
                 self.on_tokens(ticket, tokens, now_s)
@@ -205,26 +213,26 @@ class Scheduler:
         self._end(ticket, now_s)
 
     def on_abort(self, ticket: Ticket, now_s: float) -> None:
-        """Its client left or the engine lost it, wherever it was; a second call does nothing."""
+        """End a request whose client left or that the engine lost. A second call does nothing."""
         self._end(ticket, now_s)
 
     def on_engine_state(self, state: EngineState, now_s: float) -> None:
-        """Open or close the gate. The wait for an engine counts from when it went away."""
+        """Take over the engine's state. The wait for an engine counts from when it stopped being ready."""
         if state.ready:
             if self._away_since_s is not None:
-                self._view.restarted()
-                self._gate.restarted()
-                self._pacing.restarted()
+                self._view.on_restart()
+                self._gate.on_restart()
+                self._pacing.on_restart()
             self._away_since_s = None
         elif self._away_since_s is None:
             self._away_since_s = now_s
             self._prefixes.clear()
-        self._view.told(state)
-        self._gate.told(state)
-        self._prefixes.told(state)
+        self._view.on_engine_state(state)
+        self._gate.on_engine_state(state)
+        self._prefixes.on_engine_state(state)
 
     def expire(self, now_s: float) -> list[tuple[Ticket, Late]]:
-        """Take out, and return, what shall not wait any longer."""
+        """Remove and return the requests that must not wait any longer."""
         late = []
         while (ticket := self._queued.deadlines.due(now_s)) is not None:
             late.append((ticket, Late.DEADLINE))
@@ -239,7 +247,7 @@ class Scheduler:
         return late
 
     def next_event_s(self, now_s: float) -> float | None:
-        """When `expire` or `dispatchable` will first have news by time alone; None: not before something changes."""
+        """When time alone may change the result of `expire` or `dispatchable`. None: only an event can."""
         times = [self._queued.deadlines.first_s(), self._engine_due_s()]
         if self._queued and self._guarded and self._view.state.ready:
             if self.options.tpot_guard:
@@ -283,7 +291,7 @@ class Scheduler:
         return shed
 
     def _engine_due_s(self) -> float | None:
-        """When the first waiter will have waited long enough for an engine that is away."""
+        """When the first queued request will have waited long enough for an engine that is not ready."""
         if self._view.state.ready:
             return None
         first_s = self._queued.arrivals.first_s()
@@ -327,7 +335,7 @@ class Scheduler:
         if ticket.state in (State.RUNNING, State.QUEUED):
             self._fairness.left(ticket.tenant, now_s)
         if ticket.state is State.RUNNING:
-            self._view.gone(ticket)
+            self._view.remove(ticket)
         elif ticket.state is State.QUEUED:
             self._dequeue(ticket, State.DONE, now_s)
         ticket.state = State.DONE

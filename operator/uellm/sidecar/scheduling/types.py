@@ -1,4 +1,4 @@
-"""What goes into the scheduler and comes out of it. Times are seconds on one monotonic clock."""
+"""The scheduler's inputs and outputs. Times are in seconds on one monotonic clock."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from enum import Enum
 from typing import NamedTuple
 
 FAR_DEADLINE_S = 120.0
-"""Deadline, after arrival, of a request whose class has no target: about what a patient client waits."""
+"""Deadline, after arrival, of a request whose class has no target: about as long as a patient client waits."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the scheduler needs of an SLO class. None: no such target."""
+    """The part of an SLO class that the scheduler needs. None: no such target."""
 
     name: str
     priority: int = 0
@@ -23,24 +23,24 @@ class Targets:
 
     @property
     def first_s(self) -> float | None:
-        """How long after its arrival a request has certainly failed without a first token; None: never."""
+        """Time after arrival at which a request without a first token has certainly failed. None: never."""
         return min((target_s for target_s in (self.ttft_s, self.e2e_s) if target_s is not None), default=None)
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Predicted output tokens: median, and what four in five requests do not exceed."""
+    """Predicted output tokens: the median, and the 80th percentile."""
 
     p50: float
     p80: float
 
 
 UNKNOWN_LENGTHS = Lengths(200.0, 600.0)
-"""Median and P80 about as in public traces of chats; for requests that nobody predicted."""
+"""For requests without a prediction: about the median and P80 of public chat traces."""
 
 
 class State(Enum):
-    """Where a ticket is."""
+    """The state of a ticket."""
 
     NEW = "new"
     QUEUED = "queued"
@@ -57,25 +57,27 @@ class Late(Enum):
 
 
 class Need(NamedTuple):
-    """What the order works out of a waiting request once, until its prediction changes. Times are absolute."""
+    """What the order derives from a waiting request. It is computed again when the prediction changes."""
 
     first_by_s: float
-    """Its first token's target; infinite where there is none, as with `end_by_s`."""
+    """Absolute time by which the first token is due; infinite without such a target."""
     end_by_s: float
+    """Absolute time by which the answer is due; infinite without such a target."""
     spread: float
-    """Standard deviation of the logarithm of its length."""
+    """Standard deviation of the logarithm of the answer's length."""
     median: float
+    """Median tokens of the answer."""
     safe: float
-    """Tokens of an answer that is as long as is planned for."""
+    """Tokens of a long answer, which an end-to-end deadline is planned for."""
     short: float
-    """Tokens of an answer that is luckily short."""
+    """Tokens of a short answer, which decides whether a request is hopeless."""
     decode_s: float
-    """Engine seconds of its answer, by the model as it is."""
+    """Engine seconds of the answer, by the uncorrected model."""
 
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One request as the scheduler sees it: what the caller knows first, then what the scheduler keeps of it."""
+    """One request. The caller sets the first fields; the scheduler keeps the others."""
 
     targets: Targets
     arrival_s: float
@@ -84,14 +86,14 @@ class Ticket:
     max_tokens: int | None = None
     tenant: str = ""
     prefix: tuple[int, ...] | None = None
-    """Hashes of the prompt's successive blocks of `PREFIX_BLOCK_TOKENS` tokens, each of all the prompt up to there."""
+    """A hash for each block of `PREFIX_BLOCK_TOKENS` prompt tokens. Each covers the prompt up to its block's end."""
     sequences: int = 1
     body_bytes: int = 0
 
     state: State = field(default=State.NEW, init=False)
     sequence: int = field(default=-1, init=False)
     deadline_s: float = field(default=0.0, init=False)
-    """By when the first token must be there; set at submission, for it depends on the engine's speed."""
+    """When the first token is due. Set at submission, because it depends on the engine's speed."""
     dispatched_s: float | None = field(default=None, init=False)
     first_token_s: float | None = field(default=None, init=False)
     last_token_s: float | None = field(default=None, init=False)
@@ -99,15 +101,19 @@ class Ticket:
     uncached_tokens: int = field(default=0, init=False)
     """Prompt tokens that are probably not in the engine's prefix cache."""
     leaf: int = field(default=-1, init=False)
+    """Its leaf in the on-time set."""
     stamp: int = field(default=0, init=False)
+    """Marks its latest entry: positive in the on-time set, negative in the best-effort queue, 0 in neither."""
     work_s: float = field(default=0.0, init=False)
+    """Its engine seconds in the on-time set."""
     density: float = field(default=0.0, init=False)
+    """Its chance of being on time for each engine second, weighted."""
     need: Need | None = field(default=None, init=False)
-    """Where it is in the plan, its work and its density there, and what it needs; the order's own."""
+    """Kept by the order."""
 
     @property
     def length(self) -> Lengths:
-        """The predicted length, or a wide guess around what is common, within `max_tokens`."""
+        """The predicted length, or that of a typical request, bounded by `max_tokens`."""
         lengths = self.lengths or UNKNOWN_LENGTHS
         most = self.max_tokens
         if most is None or most >= lengths.p80:
@@ -116,7 +122,7 @@ class Ticket:
 
     @property
     def remaining_tokens(self) -> float:
-        """Tokens that are expected to come still; an answer that outgrew its prediction goes on for a while."""
+        """Expected further tokens. An answer beyond its prediction is expected to continue for a while."""
         got = self.tokens / self.sequences
         expected = max(self.length.p50 - got, 0.35 * got, 16.0)
         if self.max_tokens is not None:
@@ -125,7 +131,7 @@ class Ticket:
 
     @property
     def reject_s(self) -> float | None:
-        """When it leaves the queue unserved: at its target if its class says so; None: it is served however late."""
+        """When it leaves the queue unserved, if its class rejects late requests. None: it is served late."""
         first_s = self.targets.first_s if self.targets.reject_late else None
         return None if first_s is None else self.arrival_s + first_s
 
@@ -135,8 +141,7 @@ PREFIX_BLOCK_TOKENS = 512
 
 @dataclass(frozen=True)
 class EngineState:
-    """What is known of the engine. None: unknown. `stale`: the figures are old: only `ready` holds, and it is taken for
-    full."""
+    """The engine's latest metrics. None: unknown."""
 
     ready: bool
     running: int = 0
@@ -148,14 +153,16 @@ class EngineState:
     max_num_batched_tokens: int | None = None
     preemptions: int = 0
     prompt_tokens: float | None = None
+    """Tokens of all prompts since the engine's start."""
     cached_tokens: float | None = None
-    """Of all prompts since the engine's start, and of these what was in its prefix cache."""
+    """Those of them that were in the prefix cache."""
     stale: bool = False
+    """The metrics are old. Only `ready` is valid, and the engine counts as full."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Order, bounds (in requests and bytes), and which guards are on."""
+    """Policy, bounds in requests and bytes, and the guards that are on."""
 
     policy: str = "SLO-ODBS"
     max_queued: int = 1024
@@ -170,4 +177,4 @@ class Options:
 
 
 class QueueFull(Exception):
-    """No room: the caller answers 429."""
+    """The queue is full. The caller answers 429."""

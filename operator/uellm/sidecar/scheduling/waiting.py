@@ -1,4 +1,4 @@
-"""Who waits, of which class, with how many bytes, and whose waiting ends by the clock. The order is another's."""
+"""The queued tickets with their classes, bytes and time limits. Their order is kept elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uellm.sidecar.scheduling.types import Options, Ticket
 
 
 class Waiting:
-    """The queued tickets. Each has an entry in the alarms that apply to it; entries of others are skipped."""
+    """The queued tickets. Each has an entry in the alarms that apply to it."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -26,13 +26,13 @@ class Waiting:
         return iter(self._tickets)
 
     def has_room(self, ticket: Ticket, options: Options) -> bool:
-        """Whether one more may wait. The first always may, however large."""
+        """Whether one more ticket may wait. The first always may, whatever its size."""
         if len(self) >= options.max_queued:
             return False
         return not self._tickets or self.bytes + ticket.body_bytes <= options.max_queued_bytes
 
     def add(self, ticket: Ticket) -> None:
-        """One that is QUEUED. O(log n)."""
+        """Add a QUEUED ticket. O(log n)."""
         self._tickets[ticket] = None
         self.bytes += ticket.body_bytes
         self.by_class[ticket.targets.name] += 1
@@ -41,7 +41,7 @@ class Waiting:
             self.deadlines.add(ticket.reject_s, ticket)
 
     def remove(self, ticket: Ticket) -> None:
-        """One that is QUEUED no more. O(1), amortised."""
+        """Remove a ticket that is no longer QUEUED. O(1), amortised."""
         del self._tickets[ticket]
         self.bytes -= ticket.body_bytes
         name = ticket.targets.name

@@ -1,6 +1,6 @@
-"""The record of one request: a line in the access log and the input of the metrics when it has ended.
+"""The record of one request. At its end it becomes a line of the access log and the input of the metrics.
 
-It holds nothing that was asked or answered: no body, no query string, no header except the request id, no tenant.
+It holds no content: no body, no query string, no header except the request id, no tenant.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from uellm.http import Pairs
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
@@ -22,21 +22,21 @@ OTHER_ROUTE = "other"
 
 @dataclass
 class Record:
-    """One request. Times in seconds on the event loop's clock; None for what did not happen or is not known."""
+    """One request. Times are in seconds on the event loop's clock. None: it did not happen or is unknown."""
 
     method: str
     path: str
     arrival_s: float
     id: str = ""
     targets: Targets | None = None
-    """What it was scheduled by; None: it was not."""
+    """The targets that it was scheduled by. None: it was not scheduled."""
     route: str = OTHER_ROUTE
-    outcome: Outcome = Outcome.INTERNAL_ERROR
+    outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
     status: int = 0
     queue_s: float | None = None
     first_byte_s: float | None = None
     first_token_s: float | None = None
-    """The instant at which the first token was there."""
+    """When the first token came."""
     last_token_s: float | None = None
     end_s: float = 0.0
     bytes_in: int = 0
@@ -46,13 +46,13 @@ class Record:
     sequences: int = 1
     predicted_tokens: float | None = None
     trace_headers: Pairs = ()
-    """Of its span, for the engine."""
+    """Trace headers of its span, for the engine."""
     blind: bool = False
-    """The engine gives the answer whole, so nobody saw when its tokens came."""
+    """The engine sends the answer whole, so the times of its tokens are unknown."""
     failed_status: int = 0
-    """HTTP status that the engine's error inside a stream stands for; 0: there was none."""
+    """HTTP status of an error that the engine reported inside a stream; 0: none."""
     done: bool = False
-    """The stream's `[DONE]` was sent. OpenAI's clients hang up on it, without waiting for the end of the answer."""
+    """The stream's `[DONE]` was sent. OpenAI's clients then disconnect without waiting for the end of the answer."""
 
     @property
     def slo_class(self) -> str:
@@ -66,7 +66,7 @@ class Record:
 
     @property
     def tpot_s(self) -> float | None:
-        """For each further token of an answer (a sequence of it); None for one of a single token."""
+        """Mean time of each token after the first, in one sequence. None for a single token."""
         if self.first_token_s is None or self.last_token_s is None or self.output_tokens is None:
             return None
         further = self.output_tokens / self.sequences - 1

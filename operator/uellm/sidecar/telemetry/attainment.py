@@ -1,10 +1,12 @@
 """Whether a request met its targets, and the share that did over the last minutes. Pure: the clock is passed in.
 
-A request that was refused or lost for want of capacity has missed; one that the client itself made impossible (a bad
-request, no key, gone before any target had passed) is not counted. The time to the first token is the one in which it
-was ready for the client, whether it asked for a stream or not. Of an answer that the engine gave whole only bounds are
-known: its first token came after it was sent to the engine, and no later than its end. It has met a target that it
-meets in the worst case, missed one that it misses in the best, and is not judged where neither is certain.
+A request that was refused or lost for lack of capacity has missed its targets. A request that failed because of the
+client (a bad request, no key, a client that left before any target had passed) is not counted.
+
+The time to the first token is the time until the token was ready, whether the client asked for a stream or not. For an
+answer that the engine sent whole only bounds are known: the first token came after the request was sent to the engine,
+and before the end of the answer. Such a request has met a target if it meets it in the worst case, and has missed it if
+it misses it in the best case. Otherwise it is not judged.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 WINDOW_S = 300.0
@@ -25,46 +27,50 @@ STEP = 1.05
 
 _CLIENTS_OWN = frozenset(
     (
-        *(Outcome.REJECTED_BY_ENGINE, Outcome.BAD_REQUEST, Outcome.UNAUTHORIZED, Outcome.FORBIDDEN),
-        *(Outcome.TOO_LARGE, Outcome.CLIENT_SLOW),
+        *(
+            RequestOutcome.REJECTED_BY_ENGINE,
+            RequestOutcome.BAD_REQUEST,
+            RequestOutcome.UNAUTHORIZED,
+            RequestOutcome.FORBIDDEN,
+        ),
+        *(RequestOutcome.TOO_LARGE, RequestOutcome.CLIENT_SLOW),
     )
 )
 
 
 def missed(record: Record) -> tuple[str, ...] | None:
-    """The targets that a request missed: `ttft`, `tpot`, `e2e`, or `dropped`; None where it is not to be judged."""
+    """The targets that a request missed: `ttft`, `tpot`, `e2e` or `dropped`. None: it is not judged."""
     if record.targets is None or record.outcome in _CLIENTS_OWN:
         return None
     bounds = _bounds(record)
     late = tuple(name for name, least_s, _, most_s in bounds if least_s > most_s)
-    if record.outcome is Outcome.COMPLETED:
+    if record.outcome is RequestOutcome.COMPLETED:
         certain = all(worst_s <= most_s for _, _, worst_s, most_s in bounds)
         return late if late or certain else None
-    if record.outcome is Outcome.CLIENT_LEFT:
+    if record.outcome is RequestOutcome.CLIENT_LEFT:
         return late or None
     return ("dropped",)
 
 
 _Bound = tuple[str, float, float, float]
-"""A target's name; the least and the most seconds that it may have been, which are the same where it was measured; and
-the seconds that it is to be."""
+"""A target's name, the least and the greatest possible value in seconds (equal if measured), and the target."""
 
 
 def _bounds(record: Record) -> list[_Bound]:
     targets, took_s = record.targets, record.end_s - record.arrival_s
     assert targets is not None
-    told = (
+    bounds = (
         ("ttft", *_ttft_s(record, took_s), targets.ttft_s),
         ("tpot", *_tpot_s(record, took_s), targets.tpot_s),
         ("e2e", took_s, took_s, targets.e2e_s),
     )
-    return [(name, least_s, worst_s, most_s) for name, least_s, worst_s, most_s in told if most_s is not None]
+    return [(name, least_s, worst_s, most_s) for name, least_s, worst_s, most_s in bounds if most_s is not None]
 
 
 def _ttft_s(record: Record, took_s: float) -> tuple[float, float]:
     if record.ttft_s is not None:
         return record.ttft_s, record.ttft_s
-    # Without a turn it was never sent; and where tokens are seen as they come, none has come.
+    # It was never sent; or its tokens are visible, and none has come.
     sent_s = took_s if record.queue_s is None or not record.blind else record.queue_s
     return sent_s, took_s
 
@@ -80,7 +86,7 @@ def _tpot_s(record: Record, took_s: float) -> tuple[float, float]:
 
 @dataclass
 class _Slot:
-    """What ended within a few seconds, of one class. Times as powers of `STEP`, in milliseconds."""
+    """Requests of one class that ended within one slot. Times are exponents of `STEP`, in milliseconds."""
 
     index: int
     requests: int = 0
@@ -90,7 +96,7 @@ class _Slot:
 
 
 class Attainment:
-    """Counts by class over a sliding window."""
+    """Attainment by class over a sliding window."""
 
     def __init__(self) -> None:
         self._classes: dict[str, deque[_Slot]] = {}
@@ -110,7 +116,7 @@ class Attainment:
                 times[_power(seconds)] += 1
 
     def document(self, now_s: float, names: Iterable[str] = ()) -> dict[str, Any]:
-        """For the operator: {windowSeconds, classes: [{name, requests, met, p99TtftSeconds, p99TpotSeconds}]}."""
+        """Report to the operator: {windowSeconds, classes: [{name, requests, met, p99TtftSeconds, p99TpotSeconds}]}."""
         classes = []
         for name in dict.fromkeys((*names, *self._classes)):
             slots = self._classes.get(name, deque())

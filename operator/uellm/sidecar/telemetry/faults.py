@@ -1,4 +1,4 @@
-"""Faults of the sidecar's own bookkeeping: counted, told in the log, and kept away from the answers."""
+"""Faults of the sidecar's own bookkeeping. They are counted and logged, and no answer is lost by them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ LOG = logging.getLogger("uellm.sidecar")
 
 
 class Faults:
-    """What failed beside the answering of requests, by part."""
+    """Counts faults by part."""
 
     def __init__(self) -> None:
         self.counter = Counter(
             "uellm_faults_total", "Faults of the sidecar's own bookkeeping; no answer is lost by them.", "part"
         )
 
-    def note(self, part: str, error: Exception, request: str = "") -> None:
-        """Count a fault and tell where it was, without the error's text, which may quote the request."""
-        with suppress(Exception):  # whoever notes a fault goes on, even if that is one more
+    def count(self, part: str, error: Exception, request: str = "") -> None:
+        """Count a fault and log where it happened, without the error's text, which may quote the request."""
+        with suppress(Exception):  # the caller continues even if counting fails
             frames = "".join(traceback.format_tb(error.__traceback__))
             LOG.error("%s failed by %s, request %s, at:\n%s", part, type(error).__name__, request or "-", frames)
             self.counter.add(part)
 
-    def spared(self, part: str, request: str = "") -> Spared:
-        """A block whose failure is noted, and ends nothing but the block."""
-        return Spared(self, part, request)
+    def guard(self, part: str, request: str = "") -> FaultGuard:
+        """A context manager that counts an exception and ends only its block."""
+        return FaultGuard(self, part, request)
 
 
-class Spared:
-    """The context manager of `Faults.spared`. Cancellation and the like pass."""
+class FaultGuard:
+    """The context manager of `Faults.guard`. Only an `Exception` is caught, so cancellation propagates."""
 
     __slots__ = ("_faults", "_part", "_request", "failed")
 
@@ -41,12 +41,12 @@ class Spared:
         self._faults, self._part, self._request = faults, part, request
         self.failed = False
 
-    def __enter__(self) -> Spared:
+    def __enter__(self) -> FaultGuard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if not isinstance(error, Exception):
             return False
         self.failed = True
-        self._faults.note(self._part, error, self._request)
+        self._faults.count(self._part, error, self._request)
         return True

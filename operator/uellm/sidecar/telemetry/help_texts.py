@@ -18,7 +18,7 @@ SCHEDULER: Mapping[str, str] = {
     "prefill_factor": "Measured over assumed time of prompts; 1: the initial engine model was right.",
     "decode_factor": "Measured over assumed time of the rest of a step; 1: the initial engine model was right.",
     "request_seconds": "Measured: time to the first token of a request that is spent outside the engine's steps.",
-    "gate_haste": "How many times sooner the gate opens than the engine model says, after it opened too late.",
+    "gate_speedup": "How many times sooner the gate opens than the engine model says, after it opened too late.",
     "length_share": "Share of the predicted lengths that KV admission counts; below 1: answers are far shorter.",
     "pacing_multiplier": "Factor by which the TPOT guard changes the pace of prompts, learned from measured gaps.",
     "prefix_trust": "Share of the predicted prefix-cache hits that the engine's counters confirm.",

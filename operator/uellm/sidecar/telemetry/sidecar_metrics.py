@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed
 from uellm.sidecar.telemetry.faults import Faults
@@ -72,15 +72,15 @@ class SidecarMetrics:
 
     def count(self, record: Record) -> None:
         """Count a request that ended, and log it. Raises nothing: its client has its answer."""
-        spared = self.faults.spared
-        with spared("metrics", record.id):
+        guard = self.faults.guard
+        with guard("metrics", record.id):
             self.requests.add(record.slo_class, record.route, str(record.outcome))
         if record.targets is not None:
-            with spared("metrics", record.id):
+            with guard("metrics", record.id):
                 self._times(record)
-            with spared("attainment", record.id):
+            with guard("attainment", record.id):
                 self._judge(record)
-        with spared("log", record.id):
+        with guard("log", record.id):
             if ACCESS_LOG.isEnabledFor(logging.INFO):
                 ACCESS_LOG.info("%s", record.to_json())
 
@@ -92,20 +92,20 @@ class SidecarMetrics:
         ):
             if seconds is not None:
                 histogram.observe(seconds, record.slo_class)
-        if record.outcome is Outcome.COMPLETED:
+        if record.outcome is RequestOutcome.COMPLETED:
             self.end_to_end.observe(record.end_s - record.arrival_s, record.slo_class)
         if record.prompt_tokens is not None:
             self.prompt_tokens.add(record.slo_class, by=record.prompt_tokens)
         if record.output_tokens is not None:
             self.tokens.add(record.slo_class, by=record.output_tokens)
-            if record.predicted_tokens and record.outcome is Outcome.COMPLETED:
+            if record.predicted_tokens and record.outcome is RequestOutcome.COMPLETED:
                 real = record.output_tokens / record.sequences
                 self.prediction.observe(real / record.predicted_tokens, record.slo_class)
 
     def _judge(self, record: Record) -> None:
         late = missed(record)
         if late is None:
-            if record.outcome is Outcome.COMPLETED:
+            if record.outcome is RequestOutcome.COMPLETED:
                 self.unjudged.add(record.slo_class)
             return
         self.attainment.add(record, late)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from uellm.http import Headers, Pairs, pairs
-from uellm.sidecar.outcome import Outcome
+from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LOG = logging.getLogger("uellm.sidecar")
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 FLUSH_MS = 2000
-_FAILED = (Outcome.FAILED_BY_ENGINE, Outcome.ENGINE_LOST, Outcome.INTERNAL_ERROR)
+_FAILED = (RequestOutcome.FAILED_BY_ENGINE, RequestOutcome.ENGINE_LOST, RequestOutcome.INTERNAL_ERROR)
 """Failures that may come behind a status of 200."""
 
 _CONTEXT = ("traceparent", "tracestate")

@@ -1,4 +1,4 @@
-"""The event by which an engine says inside a stream, whose status is 200 already, that it failed. Pure."""
+"""Finds the event with which an engine reports an error inside a stream whose status was already 200. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uellm.sidecar.wire.events import data_of
 from uellm.sidecar.wire.routes import RouteKind
 
 ERROR_EVENT = b'data: {"error":'
-"""How OpenAI's begins."""
+"""Start of an error event in OpenAI's form."""
 
 _DATA = b"\n" + ERROR_EVENT
 _EVENT = b"\nevent: error\n"
@@ -18,16 +18,16 @@ _MARKS = {
     RouteKind.RESPONSES: (_DATA, _EVENT, b"\nevent: response.failed\n"),
     RouteKind.MESSAGES: (_DATA, _EVENT),
 }
-"""How such events begin, where there are others than OpenAI's of chats. A raw newline cannot stand inside JSON."""
+"""Starts of error events for routes with more forms. JSON contains no raw newline, so a match is never inside it."""
 
 ERROR = b'"error":'
-"""In every event of chats, completions and messages that tells an error."""
+"""Part of every error event of chats, completions and messages."""
 
 MAX_EVENT_BYTES = 16 * 1024
 
 
-class Failure:
-    """Looks for that event in one stream as it goes by, whatever the pieces' borders."""
+class StreamErrorScanner:
+    """Scans one stream for an error event, however the stream is cut into pieces."""
 
     __slots__ = ("_carry", "_event", "_keep", "_marks")
 
@@ -38,7 +38,7 @@ class Failure:
         self._event: bytes | None = None
 
     def feed(self, piece: bytes) -> bool:
-        """Take the next bytes. Whether the stream has failed by now."""
+        """Take the next bytes. Returns whether the stream has failed."""
         if self._event is not None:
             if len(self._event) < MAX_EVENT_BYTES:
                 self._event += piece
@@ -52,7 +52,7 @@ class Failure:
 
     @property
     def status(self) -> int:
-        """The HTTP status that the engine would have answered with, as far as it says; 0: it did not fail."""
+        """HTTP status of the error; 500 if the engine did not report one, 0 if the stream did not fail."""
         if self._event is None:
             return 0
         try:

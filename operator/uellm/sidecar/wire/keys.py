@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.wire.routes import OPEN
 from uellm.sidecar.wire.slo import HeaderLookup
 
@@ -31,10 +31,12 @@ class Keys:
         if self._open or path in OPEN or method == "OPTIONS":
             return
         if key is None:
-            raise Refusal(Outcome.UNAUTHORIZED, "this service needs an API key: send it as `Authorization: Bearer KEY`")
+            raise Refusal(
+                RequestOutcome.UNAUTHORIZED, "this service needs an API key: send it as `Authorization: Bearer KEY`"
+            )
         given = sha256(key.encode("utf-8", "replace")).digest()
         good = False
         for each in self._hashes:
             good |= hmac.compare_digest(given, each)
         if not good:
-            raise Refusal(Outcome.UNAUTHORIZED, "the API key is not one of this service's")
+            raise Refusal(RequestOutcome.UNAUTHORIZED, "the API key is not one of this service's")

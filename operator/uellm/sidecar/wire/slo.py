@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Protocol
 
-from uellm.sidecar.outcome import Outcome, Refusal
+from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 
 CLASS = "x-slo-class"
@@ -54,7 +54,7 @@ def _class_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets 
         return classes.get(_first(headers, OBJECTIVE) or "")
     if name not in classes:
         known = ", ".join(classes)
-        raise Refusal(Outcome.BAD_REQUEST, f"{CLASS} names no class of this service; it has: {known}")
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"{CLASS} names no class of this service; it has: {known}")
     return classes[name]
 
 
@@ -67,7 +67,9 @@ def _seconds(headers: HeaderLookup, name: str) -> float | None:
     except ValueError:
         value = math.nan
     if not 0 < value <= MAX_MS:
-        raise Refusal(Outcome.BAD_REQUEST, f"{name} must be a number of milliseconds above 0 and at most {MAX_MS:.0f}")
+        raise Refusal(
+            RequestOutcome.BAD_REQUEST, f"{name} must be a number of milliseconds above 0 and at most {MAX_MS:.0f}"
+        )
     return value / 1e3
 
 

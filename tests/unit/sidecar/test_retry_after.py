@@ -8,42 +8,42 @@ import random
 
 import pytest
 
-from uellm.sidecar.outcome import Outcome, Refusal, spread_s
-from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKNOWN_S, Room
+from uellm.sidecar.outcome import Refusal, RequestOutcome, spread_s
+from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKNOWN_S, RetryTimes
 
 
-def measured(rate: float, in_flight: int = 20) -> Room:
+def measured(rate: float, in_flight: int = 20) -> RetryTimes:
     """After 50 completions of `rate` a second while others waited, the last of them at 30."""
-    room = Room()
-    room.waits(True, 0.0)
+    room = RetryTimes()
+    room.set_waiting(True, 0.0)
     for number in range(50):
-        room.completed(in_flight, in_flight / rate, 30.0 - (49 - number) / rate)
+        room.record_completion(in_flight, in_flight / rate, 30.0 - (49 - number) / rate)
     return room
 
 
 def test_the_rate_is_known_once_a_few_were_completed_while_others_waited():
-    room = Room()
-    room.waits(True, 0.0)
-    room.completed(8, 2.0, 2.0)
-    room.completed(8, 2.0, 2.1)
+    room = RetryTimes()
+    room.set_waiting(True, 0.0)
+    room.record_completion(8, 2.0, 2.0)
+    room.record_completion(8, 2.0, 2.1)
     assert room.rate(2.1) is None
-    room.completed(8, 2.0, 2.2)
+    room.record_completion(8, 2.0, 2.2)
     assert room.rate(2.2) == pytest.approx(4.0)
 
 
 def test_what_is_completed_without_a_queue_says_nothing_of_the_rate():
     room = measured(10.0)
-    room.waits(False, 30.0)
+    room.set_waiting(False, 30.0)
     for number in range(100):
-        room.completed(1, 1.0, 31.0 + number)
-    room.waits(True, 1000.0)
+        room.record_completion(1, 1.0, 31.0 + number)
+    room.set_waiting(True, 1000.0)
     assert room.rate(1000.0) == pytest.approx(10.0)
 
 
 def test_a_rate_that_has_changed_is_followed():
     room = measured(10.0)
     for number in range(100):
-        room.completed(20, 20.0, 50.0 + number)
+        room.record_completion(20, 20.0, 50.0 + number)
     assert room.rate(149.0) == pytest.approx(1.0, rel=0.2)
 
 
@@ -75,13 +75,13 @@ def test_the_line_moves_with_the_time():
     room = measured(10.0)
     for _ in range(100):
         room.retry_s(0, 0, 30.0, 0.0)
-    room.waits(False, 30.0)
-    room.waits(True, 60.0)
+    room.set_waiting(False, 30.0)
+    room.set_waiting(True, 60.0)
     assert room.retry_s(0, 0, 60.0, 0.0) == LEAST_S
 
 
 def test_before_anything_was_completed_clients_come_back_within_seconds():
-    assert tuple(Room().retry_s(1000, 0, 0.0, chance) for chance in (0.0, 1.0)) == UNKNOWN_S
+    assert tuple(RetryTimes().retry_s(1000, 0, 0.0, chance) for chance in (0.0, 1.0)) == UNKNOWN_S
 
 
 def test_times_are_within_what_official_clients_accept_and_spread():
@@ -93,13 +93,13 @@ def test_times_are_within_what_official_clients_accept_and_spread():
 
 @pytest.mark.parametrize(("retry_after_s", "seconds", "milliseconds"), [(0.25, "1", "250"), (3.2, "4", "3200")])
 def test_seconds_are_whole_and_milliseconds_exact(retry_after_s, seconds, milliseconds):
-    headers = Refusal(Outcome.QUEUE_FULL, "full", retry_after_s=retry_after_s).headers()
+    headers = Refusal(RequestOutcome.QUEUE_FULL, "full", retry_after_s=retry_after_s).headers()
     assert (headers["Retry-After"], headers["retry-after-ms"]) == (seconds, milliseconds)
     assert "x-should-retry" not in headers
 
 
 def test_what_is_over_is_not_to_be_sent_again():
-    headers = Refusal(Outcome.DEADLINE_PASSED, "late", retry=False).headers()
+    headers = Refusal(RequestOutcome.DEADLINE_PASSED, "late", retry=False).headers()
     assert headers["x-should-retry"] == "false"
     assert "Retry-After" not in headers
 
