@@ -1,24 +1,25 @@
 """The engine's chunk: --max-num-batched-tokens from the targets and the step-time model.
 
-vLLM fills a step with one token of each running sequence first and with prompts up to the chunk B. In a saturated
-engine every step is full, and each request brings p prompt tokens and takes o steps; so n sequences run with
+vLLM fills a step with one token of each running sequence first, and then with prompts up to the chunk B. In a saturated
+engine every step is full. Each request brings p prompt tokens and takes o steps, so n sequences run:
 
-    n = min(B * o / (p + o), max_num_seqs, KV tokens / (p + o / 2)),    prefill a step  a = min(B - n, n * p / o)
-    TPOT = step(a, n * (p + o / 2), n),                                 requests/s      = n / (o * TPOT)
+    n = min(B * o / (p + o), max_num_seqs, KV tokens / (p + o / 2)),    prefill per step  a = min(B - n, n * p / o)
+    TPOT = step(a, n * (p + o / 2), n),                                 requests/s        = n / (o * TPOT)
 
 (Little's law for n; the same balance as Sarathi-Serve's "decode-maximal batching", arXiv 2403.02310, section 4).
-Throughput grows with B, for fewer steps pay the floor and the overhead, but hardly above some hundred tokens, while
-every token of every answer waits for a full step. So the rule is the most requests *on time* a second: requests/s times
-the share of them that keep their targets when every step is full,
+Throughput grows with B, because fewer steps pay the floor and the overhead. Above some hundred tokens it hardly grows,
+and every token of every answer waits for a full step. So the chosen chunk has the most requests *on time* per second:
+requests/s times the share of requests that meet their targets if every step is full,
 
-    TPOT    all while the step is within a share of the target, fewer up to the target, none beyond
-    E2E     those short enough: 1 - exp(-(E2E - TTFT) / (step * o)), answers being spread as an exponential distribution
+    TPOT    all if the step takes at most a share of the target, fewer up to the target, none above it
+    E2E     1 - exp(-(E2E - TTFT) / (step * o)): the answers that are short enough, if lengths are exponential
 
-the classes counting alike, for nobody knows their traffic beforehand. With TPOT targets alone that is the largest chunk
-within the share. End-to-end targets ask for smaller ones: of answers of 200 tokens on average a seventh has more than
-390, which at 26 ms a token are late after 10 s. Under overload, on four traces and five engines, the chunk chosen so
-had the most attainment in replays or up to .03 less; on the conversations that engine-8b-h100.json serves, 256
-instead of the 512 that 60 ms a token alone would allow took it from .859 to .880.
+averaged over the classes with equal weights, because their traffic is unknown. With TPOT targets only, that is the
+largest chunk within the share. End-to-end targets need smaller chunks. For example, if answers have 200 tokens on
+average, one in seven has more than 390; at 26 ms per token, these miss a target of 10 s. In replays under overload, on
+four traces and five engines, the chunk chosen this way had the highest attainment or up to .03 less. For the
+conversations on engine-8b-h100.json it is 256 tokens, and attainment .880; the TPOT target of 60 ms alone would allow
+512 tokens, with attainment .859.
 """
 
 from __future__ import annotations
@@ -35,30 +36,36 @@ from uellm.step_time import StepTime
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens of a step, and in words why."""
+    """The chunk of an engine."""
 
     tokens: int
+    """Per step."""
     reason: str
+    """Why it has this size, as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class SaturatedEngine:
-    """A saturated engine: sequences that run, prompt tokens a step, and what comes of it."""
+    """The steady state of a saturated engine."""
 
     sequences: float
+    """Running."""
     prefill_tokens: float
+    """Prompt tokens per step."""
     tpot_s: float
     requests_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A mean request in tokens, and the engine's limits: sequences at a time and tokens of KV cache."""
+    """A mean request and the engine's limits."""
 
     prompt_tokens: int
     output_tokens: int
     sequences: int
+    """The engine's max_num_seqs."""
     kv_tokens: int
+    """Size of the KV cache."""
 
     @property
     def held_tokens(self) -> float:
@@ -66,12 +73,12 @@ class Load:
         return self.prompt_tokens + self.output_tokens / 2
 
     def most_sequences(self) -> float:
-        """Sequences that run at a time at most."""
+        """The most sequences that can run at the same time."""
         return max(1.0, min(float(self.sequences), self.kv_tokens / self.held_tokens))
 
 
 def saturation(step: StepTime, load: Load, chunk: int) -> SaturatedEngine:
-    """The balance of the module's docstring. Seconds and requests a second."""
+    """The steady state by the formulas of the module's docstring."""
     p, o = load.prompt_tokens, load.output_tokens
     running = max(1.0, min(chunk * o / (p + o), load.most_sequences()))
     prefill = max(0.0, min(chunk - running, running * p / o))
@@ -106,7 +113,7 @@ def best_chunk(
 
 
 def _paced(step: StepTime, load: Load, classes: Sequence[SloClass]) -> tuple[int, str]:
-    """The chunk with the most requests on time a second, and why."""
+    """The chunk with the most requests on time per second, and the reason as text."""
     rates = {tokens: saturation(step, load, tokens).requests_per_s for tokens in c.CHUNKS}
     on_time = {tokens: _on_time(_full_step_s(step, load, tokens), load, classes) for tokens in c.CHUNKS}
     tokens = max(c.CHUNKS, key=lambda tokens: (rates[tokens] * on_time[tokens], tokens))
@@ -123,7 +130,7 @@ def _paced(step: StepTime, load: Load, classes: Sequence[SloClass]) -> tuple[int
 
 
 def _on_time(step_s: float, load: Load, classes: Sequence[SloClass]) -> float:
-    """The share of requests, 0 to 1, that keep their targets if every token takes a step; waiting left out."""
+    """The share of requests, 0 to 1, that meet their targets if every token takes `step_s`; without waiting."""
     return fmean(_class_on_time(step_s, load, each) for each in classes)
 
 
@@ -136,27 +143,27 @@ def _class_on_time(step_s: float, load: Load, targets: SloClass) -> float:
 
 
 def _within(step_s: float, tpot_s: float) -> float:
-    """The share of answers with at most `tpot_s` a token.
+    """The share of answers with at most `tpot_s` per token.
 
-    Between the safe share of the target and the target the square is a guess. It is no cut, for an engine whose
-    sequences alone fill the target would lose much throughput to smaller steps, and win hardly any time.
+    The square between the safe share of the target and the target is a guess. A sharp limit would be wrong: an engine
+    whose sequences alone take the whole target would lose much throughput with smaller steps, and gain little time.
     """
     return 0.0 if step_s > tpot_s else min(1.0, c.CHUNK_TPOT_SHARE * tpot_s / step_s) ** 2
 
 
 def _least_useful(step: StepTime, load: Load) -> int:
-    """The smallest chunk that does not leave the engine's matrices idle: it holds the floor's worth of prompt."""
+    """The smallest chunk with enough prompt tokens that computing them takes as long as the step's floor."""
     useful = (tokens for tokens in c.CHUNKS if tokens - saturation(step, load, tokens).sequences >= step.floor_tokens)
     return next(useful, c.CHUNKS[-1])
 
 
 def _full_step_s(step: StepTime, load: Load, chunk: int) -> float:
-    """Seconds of a step that carries as much of a prompt as the chunk has room for beside the expected sequences."""
+    """Seconds of a step with the expected sequences and as many prompt tokens as the chunk has room for."""
     running = saturation(step, load, chunk).sequences
     return step.step_s(max(0.0, chunk - running), running * load.held_tokens, running)
 
 
 def _first_token_s(step: StepTime, load: Load, chunk: int) -> float:
-    """Seconds of a mean prompt's steps beside the expected sequences, no other prompt waiting."""
+    """Seconds to compute a mean prompt beside the expected sequences, if no other prompt waits."""
     room = max(1.0, chunk - saturation(step, load, chunk).sequences)
     return _full_step_s(step, load, chunk) * load.prompt_tokens / min(room, float(load.prompt_tokens))

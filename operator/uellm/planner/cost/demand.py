@@ -1,8 +1,8 @@
-"""What a replica must hold at a time, from the workload and the targets; every guess is told in a sentence.
+"""The load on a replica, from the workload and the targets. Every assumption is noted as a sentence.
 
-Little's law: requests in flight = arrival rate x time in the system. The engine steps all its requests together, so
-one TPOT is everyone's pace, and time in the system = TTFT + output tokens x TPOT. The pace is that of the targets,
-just met; or, where the hardware is measured, the one predicted, which is faster.
+Little's law (1961, doi:10.1287/opre.9.3.383): requests in flight = arrival rate * time in the system. The engine steps
+all requests together, so they share one TPOT, and time in the system = TTFT + output tokens * TPOT. The pace is the
+slowest that meets the targets, or the predicted, faster pace if the hardware is measured.
 """
 
 from __future__ import annotations
@@ -24,28 +24,34 @@ class RequestPace(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """The load on one replica. Tokens are means; `kv_tokens` is what the KV cache must hold at least."""
+    """The load on one replica."""
 
     prompt_tokens: int
+    """Mean."""
     output_tokens: int
+    """Mean."""
     requests_per_s: float | None
+    """None: the workload has no rate."""
     concurrency: float | None
-    """Requests in flight on average."""
+    """Mean number of requests in flight."""
     service_concurrency: float | None
-    """Those of the whole workload, at the slowest pace that the targets allow."""
+    """Mean number of requests in flight of the whole workload, at the slowest pace that meets the targets."""
     tpot_s: float | None
-    """The tightest target, derived from an end-to-end one where need be."""
+    """The tightest target; it may be derived from an end-to-end target."""
     ttft_s: float | None
+    """The tightest target."""
     kv_tokens: int
+    """What the KV cache must hold at least."""
     assumptions: tuple[str, ...]
+    """As sentences."""
     classes: tuple[SloClass, ...] = ()
 
 
 def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: RequestPace | None = None) -> Demand:
     """The demand on one of `share` replicas, which carries 1/`share` of the workload.
 
-    `spec.replicas` has no part in it: scaling a service must not change the shape of its replicas. `simulated`: the
-    engine allocates on a CPU, so KV cache is bounded. `pace`: the predicted one; None: that of the targets.
+    It does not depend on `spec.replicas`: scaling a service must not change the shape of its replicas. `simulated`: the
+    engine allocates on a CPU, so the KV cache is limited. `pace`: the predicted pace; None: that of the targets.
     """
     notes: list[str] = []
     prompt, output = _tokens(request, notes)
@@ -75,12 +81,12 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Reque
 
 
 def least_kv_tokens(request: PlanRequest) -> int:
-    """KV cache without which not even one request of the greatest length could run. Tokens."""
+    """Tokens of KV cache that one request of the greatest length needs."""
     return _blocks(request.max_model_len)
 
 
 def tightest(request: PlanRequest, output_tokens: int) -> tuple[float | None, float | None]:
-    """The tightest TTFT and TPOT over the classes; an end-to-end target alone counts as E2E / output tokens."""
+    """The tightest TTFT and TPOT of the classes. Without a TPOT target, it is (E2E - TTFT) / output tokens."""
     ttfts = [entry.ttft_s for entry in request.classes if entry.ttft_s is not None]
     tpots = [entry.tpot_s for entry in request.classes if entry.tpot_s is not None]
     tpots += [
@@ -109,7 +115,7 @@ def _tokens(request: PlanRequest, notes: list[str]) -> tuple[int, int]:
 
 
 def _pace_of_targets(ttft: float | None, tpot: float | None, notes: list[str]) -> RequestPace:
-    """The slowest that the targets allow."""
+    """The slowest pace that meets the targets."""
     if tpot is None:
         tpot = c.ASSUMED_TPOT_S
         notes.append(f"no class has a TPOT or E2E target: {tpot * 1e3:g} ms a token are assumed for sizing")
@@ -124,7 +130,7 @@ def _of(share: int) -> str:
 
 
 def _blocks(tokens: int) -> int:
-    """Whole blocks, and the one that the engine keeps for itself."""
+    """Tokens in whole blocks, with the block that the engine keeps for itself."""
     return (math.ceil(tokens / c.BLOCK_TOKENS) + 1) * c.BLOCK_TOKENS
 
 

@@ -16,7 +16,7 @@ _LIMITS = ("kvBlocks", "blockTokens", "maxNumSeqs", "maxNumBatchedTokens", "maxM
 
 @dataclass(frozen=True, slots=True)
 class EngineFile:
-    """An engine as `uellm evaluate` and the sidecar know it: its step times and its limits."""
+    """An engine for `uellm evaluate` and the sidecar: its step times and its limits."""
 
     name: str
     step: StepTime

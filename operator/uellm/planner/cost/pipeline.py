@@ -1,19 +1,21 @@
-"""The time of a step on each stage, and of a round through all of them: a roofline over measured rates.
+"""The time of a step on each stage, and of a round through all stages: a roofline model over measured rates.
 
-    matrices   max(FLOPs / compute rate, weight bytes / memory rate): the slower of the two shows (Williams et al. 2009)
-    attention  max(FLOPs over the context / compute rate, KV bytes / memory rate), for prompts and sequences apart
-    all-reduce two a layer where n GPUs share it; ring: 2(n-1) messages of size/n, so 2(n-1)/n of the size and 2(n-1)
-               latencies (Thakur et al. 2005); over NVLink also one shot: n-1 times the size, one latency, as vLLM's own
-               kernel does for small ones; the faster of the two
-    hop        latency + 2 * tokens * hidden * bytes of a number, to the next stage
-    overhead   a constant, and one per sequence: each stage's process prepares, launches and samples for each batch
+    matrices   max(FLOPs / compute rate, weight bytes / memory rate): the slower of the two
+               (Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785)
+    attention  max(FLOPs over the context / compute rate, KV bytes / memory rate), for prompts and sequences separately
+    all-reduce two per layer if n GPUs share it. Ring: 2(n-1) messages of size/n, so 2(n-1)/n of the size and 2(n-1)
+               latencies (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521). With NVLink also in one
+               shot: n-1 times the size and one latency, as in vLLM's kernel for small messages. The faster one counts.
+    hop        to the next stage: latency + 2 * tokens * hidden_size * bytes per number / link rate
+    overhead   a constant, and one per sequence: each stage's process prepares, launches and samples every batch
 
-Rates are the measured ones times the efficiencies. A pipeline of m stages has m batches in flight. Each comes round
-when it has passed all stages, and not before the slowest stage has served all batches:
+Rates are the measured ones times the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when
+it has passed all stages, and not before the slowest stage has served all batches:
 
     round = max(sum of the stages' times, m * the slowest stage's time)
 
-A step of the engine, for whoever waits for its next token, is a round; it carries the chunks of all m batches.
+For a sequence that waits for its next token, a step of the engine is a round. A round carries the chunks of all m
+batches.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from uellm.step_time import StepTime
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A stage's time by what it is spent on; seconds."""
+    """A stage's time by the resource that limits it, in seconds."""
 
     compute_s: float
     memory_s: float
@@ -37,37 +39,37 @@ class Parts:
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.compute_s + self.memory_s + self.link_s
 
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """A stage with its rates, for a mean request: sequences hold a context, tokens of a prompt see half the prompt."""
+    """A stage with its rates, for mean requests: a prompt token attends to half the prompt, on average."""
 
     load: StageLoad
     compute_per_s: float
     memory_per_s: float
     weight_bytes: float
-    """Of the layers, experts included."""
+    """Of all layers, experts included."""
     expert_bytes: float
     token_flops: float
-    """Of the layers' matrices."""
+    """FLOPs of the layers' matrices per token."""
     seen_flops: float
-    """Of a prompt's token: attention."""
+    """FLOPs of the attention of a prompt token."""
     held_flops: float
-    """Of a sequence's next token: attention."""
+    """FLOPs of the attention of a sequence's next token."""
     held_bytes: float
-    """Of KV cache that it reads."""
+    """Bytes of KV cache that a sequence's next token reads."""
     traffic: tuple[tuple[float, float], ...]
-    """All-reduces, the hop: seconds, and seconds per token."""
+    """Ring all-reduces (if GPUs share layers), then the hop (if a stage follows): seconds, and seconds per token."""
     shot: tuple[float, float] | None
-    """In place of the first of them where it is faster."""
+    """One-shot all-reduces, which replace the ring if they are faster: seconds, and seconds per token."""
 
     def parts(self, prefill_tokens: float, sequences: float) -> Parts:
-        """The time of a step with so many tokens of prompts beside so many sequences."""
+        """The time of a step with so many prompt tokens and so many sequences."""
         tokens, load = prefill_tokens + sequences, self.load
-        rows = sequences + (1.0 if prefill_tokens else 0.0)  # that the head is computed for
+        rows = sequences + (1.0 if prefill_tokens else 0.0)  # outputs of the LM head
         compute = memory = 0.0
         for flops, size in (
             (tokens * self.token_flops, self.read_bytes(tokens)),
@@ -90,12 +92,12 @@ class StageTimes:
         return self.weight_bytes - self.expert_bytes * untouched
 
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
-        """Seconds of such a step."""
+        """Seconds of a step with so many prompt tokens and so many sequences."""
         return self.parts(prefill_tokens, sequences).total_s
 
     @property
     def weights_s(self) -> float:
-        """Seconds to read the layers' weights, of experts all: what their matrices take at least in a busy engine."""
+        """Seconds to read all weights of the layers: the least time of their matrices in a busy engine."""
         return self.weight_bytes / self.memory_per_s
 
     def _link_s(self, tokens: float) -> float:
@@ -109,41 +111,41 @@ class Pipeline:
     """The stages in order, with the links between them, for a mean request. Times in seconds."""
 
     def __init__(self, loads: Sequence[StageLoad], links: Links | None, costs: Costs) -> None:
-        """`links` None: what GPUs say to one another counts nothing. `loads` are of measured devices."""
+        """`links` None: communication takes no time. All devices of `loads` must be measured."""
         self.costs = costs
         self.stages = tuple(_stage(loads, index, links, costs) for index in range(len(loads)))
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
-        """Each stage's time for one batch: so many tokens of prompts, so many sequences."""
+        """[stages]: the time of one batch with so many prompt tokens and so many sequences."""
         efficiency = self.costs.efficiency
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
         return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
 
     def round_s(self, prefill_tokens: float, sequences: float) -> float:
-        """The time in which every sequence gets a token and all batches together compute so much of prompts."""
+        """The time in which every sequence gets a token and all batches together compute so many prompt tokens."""
         batches = self.batches(sequences)
         times = self.stage_times(prefill_tokens / batches, sequences / batches)
         return max(sum(times), batches * max(times))
 
     def batches(self, sequences: float) -> float:
-        """Batches in flight: no more than stages, and none without a sequence."""
+        """Batches in flight: at most one per stage, and none without a sequence."""
         return min(float(len(self.stages)), max(1.0, sequences))
 
     def passage_s(self, tokens: float, sequences: float) -> float:
-        """The time of a prompt's chunk through all stages, beside its batch of the sequences."""
+        """The time of a prompt's chunk through all stages, together with its batch of the sequences."""
         return sum(self.stage_times(tokens, sequences / self.batches(sequences)))
 
     def slowest(self, prefill_tokens: float, sequences: float) -> Parts:
-        """The parts of the slowest stage of a round."""
+        """The time of a round's slowest stage, by resource."""
         batches = self.batches(sequences)
         parts = [stage.parts(prefill_tokens / batches, sequences / batches) for stage in self.stages]
         return max(parts, key=lambda part: part.total_s)
 
     def step_time(self, chunk: float, sequences: float) -> StepTime:
-        """The step-time model of the filled pipeline, exact about steps of `chunk` tokens beside so many sequences.
+        """The step-time model of the filled pipeline, exact near steps of `chunk` prompt tokens and so many sequences.
 
-        A decoding token costs compute only where the step is bound by it; the model's figure per sequence has that of
-        steps which carry a chunk, so that steps without one come out a little too slow.
+        A decoded token takes compute time only if compute limits the step. The model's time per sequence is that of
+        steps with a chunk, so it overestimates steps without one a little.
         """
         m, held = float(len(self.stages)), self.costs.held_tokens
         filled = max(sequences, m)
@@ -160,7 +162,7 @@ class Pipeline:
 
 
 def all_measured(loads: Sequence[StageLoad]) -> bool:
-    """Whether times can be told at all."""
+    """Whether all devices are measured, so that times can be predicted."""
     return all(measured(device) for load in loads for device in load.devices)
 
 
@@ -195,10 +197,10 @@ def _stage(loads: Sequence[StageLoad], index: int, links: Links | None, costs: C
 
 
 def _all_reduce(load: StageLoad, links: Links, costs: Costs) -> tuple[tuple[float, float], tuple[float, float] | None]:
-    """Seconds, and seconds per token, of a step's all-reduces: by ring, and in one shot where NVLink allows it."""
+    """A step's all-reduces, by ring and in one shot (None without NVLink): seconds, and seconds per token."""
     n, times = len(load.devices), 2 * load.layers
     pairs = [(a.uuid, b.uuid) for a in load.devices for b in load.devices if a is not b]
-    # Half of what goes between stages: the hidden state alone.
+    # Half of a hop's bytes: the hidden state without the residual.
     latency, transfer = max(links.message(a, b, costs.hop_bytes_per_token // 2) for a, b in pairs)
     ring = (times * 2 * (n - 1) * latency, times * 2 * (n - 1) / n * transfer)
     nvlink = all(links.between(a, b).kind == NVLINK for a, b in pairs)

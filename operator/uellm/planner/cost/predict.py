@@ -1,18 +1,19 @@
-"""What a placement should do under load: TTFT, TPOT, and the requests a second at which the targets hold.
+"""The predicted performance of a placement: TTFT, TPOT, and the requests per second at which the targets hold.
 
-With n sequences running, a round without prompts takes D, one that carries X tokens of prompts takes P (pipeline.py).
-A request brings p prompt tokens and stays for o rounds, so by Little's law, with lambda requests a second:
+With n sequences running, a round without prompts takes D, and one with X prompt tokens takes P (pipeline.py). A request
+brings p prompt tokens and stays for o rounds. So by Little's law, with lambda requests per second:
 
     lambda = n / (o * T)       share of rounds with prompts  f = n * p / (o * X)       T = D + f * (P - D)
 
-T is the mean TPOT. Prompts wait for each other: an M/G/1 queue (Pollaczek-Khinchine) whose server takes S = P * p / X a
-prompt, X as large as the chunk allows, with utilisation r = lambda * S and lengths as spread as an exponential's:
+T is the mean TPOT. Prompts wait for each other in an M/G/1 queue (Pollaczek-Khinchine). Its server takes S = P * p / X
+per prompt, with X as large as the chunk allows; r = lambda * S is its utilisation. Prompt lengths are assumed to have
+the variance of an exponential distribution:
 
     mean wait W = S * r / (1 - r),    P(wait > t) = r * exp(-t * r / W)    (exact for M/M/1; heavy traffic otherwise)
 
     TTFT = quantile of the wait + a round in progress (T) + the prompt's own passage through all stages
 
-Everything is explicit in n, and grows with it; the rate at which targets hold is found by halving over n.
+All these are explicit in n and grow with it. The largest rate at which the targets hold is found by bisection over n.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from uellm.step_time import StepTime
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds under the expected load, or under the largest that keeps the targets where that is less.
-
-    `ttft_s` is kept by TTFT_QUANTILE of mean requests, `tpot_s` is the mean. `requests_per_s`: the largest rate at
-    which both targets hold, without regard to one that not even a request alone meets. `binding`: what ends it there.
-    """
+    """Times under the expected load, or under the largest load that meets the targets if that is less."""
 
     ttft_s: float
+    """The TTFT_QUANTILE quantile over mean requests."""
     tpot_s: float
+    """The mean."""
     requests_per_s: float
+    """The largest rate at which the targets hold. A target that even a single request misses is ignored."""
     binding: str = ""
-    """One of compute, memory bandwidth, KV cache and link."""
+    """The resource that limits that rate: compute, memory bandwidth, KV cache or link."""
     step: StepTime | None = None
+    """The step-time model near that rate."""
 
     def end_to_end_s(self, output_tokens: int) -> float:
         """Seconds from arrival to the last token."""
@@ -53,7 +54,7 @@ class Times:
 def predict(
     loads: Sequence[StageLoad], links: Links | None, costs: Costs, demand: Demand, kv_tokens: int, sizes: Steps
 ) -> Times | None:
-    """The times of a placement whose KV cache holds so many tokens; None where a device is not measured."""
+    """The times of a placement whose KV cache holds `kv_tokens`; None if a device is not measured."""
     if not all_measured(loads):
         return None
     engine = EngineModel(Pipeline(loads, links, costs), kv_tokens, sizes)
@@ -74,7 +75,7 @@ def predict(
 
 
 class EngineModel:
-    """A pipeline with its limits, at any number of running sequences."""
+    """A pipeline with its limits, as a function of the number of running sequences."""
 
     def __init__(self, pipeline: Pipeline, kv_tokens: int, sizes: Steps) -> None:
         self.pipeline = pipeline
@@ -85,26 +86,26 @@ class EngineModel:
         self.limit = min(self._by_kv, float(sizes.sequences))
 
     def room(self, running: float) -> float:
-        """Prompt tokens that a round can carry beside the running sequences."""
+        """Prompt tokens that a round has room for besides the running sequences."""
         return max(1.0, self._chunk - running)
 
     def tpot_s(self, running: float) -> float:
-        """T of the module's docstring."""
-        owed = running * self.prompt / self.output  # prompt tokens a round, on average
+        """The mean TPOT, T in the module's docstring."""
+        owed = running * self.prompt / self.output  # mean prompt tokens per round
         carried = min(self.room(running), max(self.prompt, owed))
         without, full = self.pipeline.round_s(0.0, running), self.pipeline.round_s(carried, running)
         return without + min(1.0, owed / carried) * (full - without)
 
     def rate(self, running: float) -> float:
-        """Requests a second that keep so many running."""
+        """Requests per second that keep so many sequences running."""
         return running / (self.output * self.tpot_s(running))
 
     def utilisation(self, running: float, rate: float) -> float:
-        """Of the server of prompts: 1 and more, and prompts pile up."""
+        """Utilisation of the server of prompts; at 1 or more, the queue of prompts grows without limit."""
         return rate * self._service_s(running)
 
     def ttft_s(self, running: float, rate: float) -> float:
-        """The TTFT that TTFT_QUANTILE of requests keep; rate 0: that of a request which meets no other."""
+        """The TTFT_QUANTILE quantile of the TTFT; with rate 0, the TTFT of a single request."""
         chunk = min(self.prompt, self.room(running))
         others = running if rate else 0.0
         passage = self.pipeline.passage_s(chunk, others)
@@ -119,7 +120,7 @@ class EngineModel:
         return wait + self.tpot_s(running) + passage
 
     def most(self, ttft_s: float | None, tpot_s: float | None) -> float:
-        """The most sequences that may run while the targets hold that a request alone meets."""
+        """The most running sequences with which the targets hold. A target that a single request misses is ignored."""
         alone = min(1.0, self.limit)
         tpot = tpot_s if tpot_s is not None and self.tpot_s(alone) <= tpot_s else math.inf
         ttft = ttft_s if ttft_s is not None and self.ttft_s(alone, 0.0) + self.tpot_s(alone) <= ttft_s else math.inf
@@ -133,7 +134,7 @@ class EngineModel:
         return self.halved(holds, self.limit)
 
     def halved(self, holds: Callable[[float], bool], most: float) -> float:
-        """The largest number up to `most` that holds, to the tolerance, where all smaller ones hold too."""
+        """The largest number up to `most` that `holds`, by bisection; all smaller numbers must hold, too."""
         if holds(most):
             return most
         low, high = 0.0, most
@@ -143,7 +144,7 @@ class EngineModel:
         return max(low, c.BISECTION_TOLERANCE * most)
 
     def binding(self, running: float) -> str:
-        """What a larger rate would need more of."""
+        """The resource that limits the rate."""
         if running >= self._by_kv * (1 - c.BISECTION_TOLERANCE):
             return "KV cache"
         owed = running * self.prompt / self.output

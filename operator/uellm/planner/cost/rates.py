@@ -1,9 +1,9 @@
-"""What a layer costs on a device and what a hop costs, in seconds of a mean request that runs alone.
+"""The cost of a layer on a device and of a hop: seconds of a mean request that runs alone.
 
     seconds per weight byte = output / memory rate + prompt * (FLOP per weight byte) / compute rate
     seconds per hop         = (output + 1) * latency + (output + prompt) * (bytes per token) / link rate
 
-Decoding reads every weight once a token; prefill computes with every weight once a token of the prompt.
+Decoding reads every weight once per token. Prefill computes with every weight once per prompt token.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from uellm.planner.efficiency import Efficiency
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The request that speeds are weighed by, and what a token means in work and in bytes between stages."""
+    """The mean request by which devices and links are compared, and the cost of its tokens."""
 
     prompt_tokens: int = c.ASSUMED_PROMPT_TOKENS
     output_tokens: int = c.ASSUMED_OUTPUT_TOKENS
     flops_per_weight_byte: float = 1.0
+    """Per token, averaged over the layers."""
     hop_bytes_per_token: int = 0
+    """Sent from one stage to the next."""
     efficiency: Efficiency = field(default_factory=Efficiency)
+    """Shares of the measured rates that the engine reaches."""
 
     @property
     def held_tokens(self) -> float:
@@ -37,7 +40,7 @@ class Costs:
     def of(
         cls, model: Architecture, prompt_tokens: int, output_tokens: int, efficiency: Efficiency | None = None
     ) -> Costs:
-        """The costs of a model. A stage sends hidden state and residual: 2 x hidden numbers a token."""
+        """The costs for a model. A stage sends hidden state and residual: 2 * hidden_size numbers per token."""
         return cls(
             prompt_tokens,
             output_tokens,
@@ -59,7 +62,7 @@ class Costs:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Costs:
-        """The inverse of `to_dict`; what is not there is assumed."""
+        """The inverse of `to_dict`; missing fields get their defaults."""
         return cls(
             int(data.get("promptTokens", c.ASSUMED_PROMPT_TOKENS)),
             int(data.get("outputTokens", c.ASSUMED_OUTPUT_TOKENS)),
@@ -73,19 +76,19 @@ class Costs:
 
 
 def flops_per_s(device: Device) -> float | None:
-    """The measured rate of 16-bit matrix products."""
+    """The measured rate of 16-bit matrix products; None if it was not measured."""
     return device.bf16_flops_per_s or device.fp16_flops_per_s
 
 
 def measured(device: Device) -> bool:
-    """True where both rates that a prediction needs were measured."""
+    """Whether both rates that a prediction needs were measured."""
     return bool(flops_per_s(device) and device.memory_bytes_per_s)
 
 
 def performances(devices: Sequence[Device], costs: Costs) -> tuple[float, ...]:
-    """Weight bytes a second for a mean request, by device; speeds within the tolerance of each other are made equal.
+    """[n]: weight bytes per second for a mean request. Speeds within the tolerance of each other become equal.
 
-    A device that is not measured counts as the slowest that is; where none is, all are equal.
+    A device without measurements counts as the slowest measured one. If none is measured, all are equal.
     """
     known = [_seconds_per_byte(device, costs) for device in devices]
     slowest = max((value for value in known if value is not None), default=1.0)
@@ -107,22 +110,22 @@ def _seconds_per_byte(device: Device, costs: Costs) -> float | None:
 
 
 class Links:
-    """The links of a node by direction; a link measured one way alone serves both."""
+    """The links of a node by direction. A link that was measured in one direction only counts for both."""
 
     def __init__(self, links: Iterable[Link]) -> None:
         self._links = {(link.a, link.b): link for link in links}
 
     def between(self, a: str, b: str) -> Link:
-        """The link from a to b; unmeasured figures are those of constants.py."""
+        """The link from a to b; without figures if it was not measured."""
         return self._links.get((a, b)) or self._links.get((b, a)) or Link(a, b)
 
     def hop_s(self, a: str, b: str, costs: Costs) -> float:
-        """Seconds that a mean request spends on the way from a to b."""
+        """Seconds that a mean request spends on hops from a to b."""
         latency, per_token = self.message(a, b, costs.hop_bytes_per_token)
         return (costs.output_tokens + 1) * latency + (costs.output_tokens + costs.prompt_tokens) * per_token
 
     def message(self, a: str, b: str, size_bytes: int) -> tuple[float, float]:
-        """Latency and transfer time of so many bytes, in seconds."""
+        """Latency and transfer time of a message in seconds. Unmeasured figures are those of constants.py."""
         link = self.between(a, b)
         latency = c.UNMEASURED_LATENCY_S if link.latency_s is None else link.latency_s
         return latency, size_bytes / (link.bytes_per_s or c.UNMEASURED_BYTES_PER_S)

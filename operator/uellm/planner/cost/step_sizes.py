@@ -1,8 +1,8 @@
-"""How much the engine does in one step: --max-num-batched-tokens and --max-num-seqs.
+"""The size of the engine's steps: --max-num-batched-tokens and --max-num-seqs.
 
-A step that carries a chunk of somebody's prompt makes everybody else wait for it, so the chunk follows from the targets
-and the step-time model (chunk.py), which is that of an even split over the slowest of the devices. Where speeds are not
-measured, or no class has a TPOT or E2E target, both are vLLM's own defaults for the device's memory.
+A step with a chunk of one request's prompt delays all other requests. So the chunk follows from the targets and the
+step-time model (chunk.py). The model assumes an even split over devices that are all as slow as the slowest. If speeds
+are not measured, or no class has a TPOT or E2E target, both sizes are vLLM's defaults for the device's memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def steps(
     costs: Costs,
     links: Links | None = None,
 ) -> Steps:
-    """The step sizes for a shape on any of these devices; the slowest and the smallest of them decide."""
+    """The step sizes for a shape on any of these devices. The slowest and the smallest device decide."""
     smallest = min(device.memory_bytes for device in devices)
     tokens, sequences = next((tokens, seqs) for least, tokens, seqs in c.ENGINE_DEFAULTS if smallest >= least)
     why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
@@ -47,7 +47,7 @@ def steps(
         if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
             sequences, why_sequences = most, "as many as decode together within the tightest TPOT"
         chunk = _chunk(step, demand.classes, demand.prompt_tokens, demand.output_tokens, sequences)
-        # A round carries the chunks of all stages' batches.
+        # A round carries one chunk for the batch of each stage.
         each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
         if each < tokens:
             tokens, why_tokens = each, chunk.reason
@@ -64,7 +64,7 @@ def steps(
 def step_time(
     model: Architecture, devices: Sequence[Device], shape: Shape, costs: Costs, links: Links | None
 ) -> StepTime:
-    """The step-time model of vLLM's own split over the first devices, each as slow as the slowest; all are measured."""
+    """The step-time model of an even split over devices as slow as the slowest. All devices must be measured."""
     compute = min(flops_per_s(device) or 0.0 for device in devices)
     memory = min(device.memory_bytes_per_s or 0.0 for device in devices)
     alike = [replace(device, bf16_flops_per_s=compute, memory_bytes_per_s=memory) for device in devices[: shape.gpus]]
@@ -74,10 +74,10 @@ def step_time(
 
 
 def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
-    """How many mean requests may decode together within the target, in steps of eight; a step without prompts.
+    """The most mean requests that can decode together within the target, in steps without prompts; a multiple of 8.
 
-    More would be slower for all than waiting is for some: the queue before the engine knows their deadlines. Where
-    hardly any may, the target is out of reach and limits nothing.
+    With more, every request would be late. It is better that some wait in the queue, which knows their deadlines. If
+    fewer than c.LEAST_SEQUENCES can, the target is out of reach, and the result is vLLM's default.
     """
     each = step.per_sequence_s + step.per_kv_token_s * costs.held_tokens
     spare = tpot_s - step.floor_s - step.overhead_s
@@ -89,7 +89,7 @@ def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
 def _chunk(
     step: StepTime, classes: tuple[SloClass, ...], prompt_tokens: int, output_tokens: int, sequences: int
 ) -> Chunk:
-    """Asked alike for every node that is built alike; KV cache is not known before there is a placement."""
+    """Cached, because equal nodes ask for the same chunk. The KV cache is not known before there is a placement."""
     return best_chunk(
         step,
         classes=classes,

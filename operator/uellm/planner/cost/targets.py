@@ -1,4 +1,4 @@
-"""What a prediction is held against: every class's targets, and the order of what misses them."""
+"""Compares a prediction with the targets of every class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uellm.planner.target_outcome import TargetOutcome
 
 
 def outcomes(times: Times, classes: Sequence[SloClass], output_tokens: int) -> list[TargetOutcome]:
-    """Every target of the classes with what is predicted for it, in the classes' order."""
+    """Every target of the classes with its predicted value, in the order of the classes."""
     values = (("TTFT", times.ttft_s), ("TPOT", times.tpot_s), ("E2E", times.end_to_end_s(output_tokens)))
     return [
         TargetOutcome(name, each.name, value, target)
@@ -21,5 +21,5 @@ def outcomes(times: Times, classes: Sequence[SloClass], output_tokens: int) -> l
 
 
 def worst(found: Sequence[TargetOutcome]) -> TargetOutcome | None:
-    """The target that is missed most, or met most narrowly; None where there is none."""
+    """The target that is missed by most, or else met most narrowly; None if there is none."""
     return max(found, key=lambda entry: entry.ratio, default=None)

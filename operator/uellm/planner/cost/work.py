@@ -1,11 +1,11 @@
-"""What a step asks of a stage: FLOPs and bytes of its layers, on each of the GPUs that share them.
+"""The work of a step on a stage: FLOPs and bytes of its layers, on each of the GPUs that share them.
 
-    matrices     layer_flops_per_token a token, layer_read_bytes of weights a step (of experts, those expected)
-    attention    layer_attention_flops_per_token for each token and token of context; the context's KV bytes are read
-    head         head_flops_per_token and all its weights, for each sequence that gets a token
+    matrices     layer_flops_per_token per token; layer_read_bytes of weights per step (of experts, the expected number)
+    attention    layer_attention_flops_per_token per token and token of context; the context's KV bytes are read
+    head         head_flops_per_token per sequence that gets a token; all its weights are read
 
-A layer with a window attends, and holds KV, no further. Tensor parallelism divides all of it among the GPUs of the
-stage, but an MLA cache, which every rank keeps whole, and KV heads below one each.
+A layer with a sliding window attends to its window only, and keeps KV for it only. Tensor parallelism divides all this
+among the GPUs of the stage, with two exceptions: every rank keeps a whole MLA cache, and at least one KV head.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from uellm.planner.spans import spans
 
 
 class LayerKind(NamedTuple):
-    """What one of a number of like layers takes; bytes and FLOPs before tensor parallelism divides them."""
+    """The figures of one layer, by which equal layers are grouped, before tensor parallelism divides them."""
 
     weight_bytes: int
     expert_bytes: int
     flops_per_token: float
     attention_flops: float
-    """Per token and token of context."""
+    """Per token and per token of context."""
     window_tokens: int | None
     kv_bytes_per_token: int
 
@@ -39,46 +39,47 @@ class LayerKind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StageLoad:
-    """Layers on the GPUs that share them; all figures are those on each GPU."""
+    """The layers of a stage on the GPUs that share them. Figures are per GPU."""
 
     devices: tuple[Device, ...]
     kinds: tuple[tuple[LayerKind, int], ...]
-    """With how many of each."""
+    """Kinds of layers, and how many there are of each."""
     routed_share: float
-    """Of the experts, those that one token is routed to; 0: dense."""
+    """Share of the experts to which one token is routed, 0 to 1; 0: dense."""
     kv_share: float
-    """Of a layer's KV bytes, what each GPU holds."""
+    """Share of a layer's KV bytes that each GPU holds, relative to the model's data type."""
     head_bytes: float = 0.0
-    """0 on all stages but the last."""
+    """LM head; 0 on all stages but the last."""
     head_flops: float = 0.0
+    """Per sequence; 0 on all stages but the last."""
 
     @property
     def layers(self) -> int:
-        """Layers of the stage."""
+        """Number of layers on the stage."""
         return sum(count for _, count in self.kinds)
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs of the layers' matrices."""
+        """FLOPs of the layers' matrices per token."""
         return sum(count * kind.flops_per_token for kind, count in self.kinds) / len(self.devices)
 
     @property
     def weight_bytes(self) -> float:
-        """Of the layers, experts included."""
+        """Bytes of the layers' weights, experts included."""
         return sum(count * kind.weight_bytes for kind, count in self.kinds) / len(self.devices)
 
     @property
     def expert_bytes(self) -> float:
-        """Of the layers' routed experts; 0: dense."""
+        """Bytes of the layers' routed experts; 0: dense."""
         return sum(count * kind.expert_bytes for kind, count in self.kinds) / len(self.devices)
 
     def attention_flops(self, context: float) -> float:
-        """FLOPs of one token that attends to so many tokens."""
+        """FLOPs of the attention of one token to `context` tokens."""
         whole = sum(count * kind.attention_flops * kind.reach(context) for kind, count in self.kinds)
         return whole / len(self.devices)
 
     def kv_bytes(self, context: float) -> float:
-        """KV bytes that a sequence of so many tokens holds and each of its steps reads."""
+        """KV bytes of a sequence of `context` tokens: it holds them, and each of its steps reads them."""
         return self.kv_share * sum(count * kind.kv_bytes_per_token * kind.reach(context) for kind, count in self.kinds)
 
 
@@ -89,14 +90,14 @@ def stage_loads(
     *,
     kv_width: float = 1.0,
 ) -> tuple[StageLoad, ...]:
-    """The loads of a split: `layers[i]` of the model's layers, in order, on the GPUs `groups[i]`.
+    """The loads of a split [stages]: `layers[i]` of the model's layers, in order, on the GPUs `groups[i]`.
 
-    `kv_width`: bytes of the KV cache's numbers against those of the model, 0.5 for an FP8 cache of a 16-bit model.
+    `kv_width`: bytes per number in the KV cache relative to the model's; 0.5 for an FP8 cache of a 16-bit model.
     """
     loads = []
     for index, (group, (first, end)) in enumerate(zip(groups, spans(layers), strict=True)):
         tensor, last = len(group), index + 1 == len(groups)
-        # A tied head is the embedding, read whole all the same.
+        # A tied head is the embedding; a step reads it whole, too.
         head = model.lm_head_bytes or model.token_embedding_bytes
         loads.append(
             StageLoad(
@@ -112,7 +113,7 @@ def stage_loads(
 
 
 def kv_share(model: Architecture, tensor: int) -> Fraction:
-    """Of a layer's KV bytes, what each of the GPUs that share it holds: whole heads, and all of an MLA cache."""
+    """The share of a layer's KV bytes on each of `tensor` GPUs: whole heads, or all of an MLA cache."""
     if not model.kv_shared_by_tensor:
         return Fraction(1)
     return Fraction(max(1, model.kv_heads // tensor), model.kv_heads)
