@@ -41,7 +41,7 @@ from sidecar_load.vllm import engine_command, running, sidecar_command
 from sidecar_load.ways import NO_NGINX, Way, free_port, nginx
 
 from uellm.evaluate.measure import percentile
-from uellm.evaluate.table import aligned
+from uellm.text import aligned
 from uellm_devcluster import tinymodel
 
 CHUNK, SEQUENCES = 512, 64

@@ -27,7 +27,7 @@ import openai
 import yaml
 from live_overload import PROGRAMS, engine_command, free_port, running
 
-from uellm.evaluate.table import aligned
+from uellm.text import aligned
 from uellm_devcluster import tinymodel
 
 SEQUENCES, CHUNK = 16, 512

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from uellm.models.precision import read_precision
-from uellm.models.weights import Linear
+from uellm.models.weights import WeightMatrix
 
 ROWS, COLUMNS = 1536, 1024
 PATH = "model.layers.0.mlp.up_proj"
@@ -94,5 +94,5 @@ def allocated(section: dict[str, Any]) -> int:
 def test_a_matrix_weighs_what_the_engine_allocates(name: str) -> None:
     section = SECTIONS[name]
     precision = read_precision({"dtype": "float16", "quantization_config": section}, "auto", "auto")
-    ours = precision.size(Linear("mlp.up_proj", ROWS, COLUMNS), PATH)
+    ours = precision.size(WeightMatrix("mlp.up_proj", ROWS, COLUMNS), PATH)
     assert 0 <= allocated(section) - ours <= ODDMENTS
