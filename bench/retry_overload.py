@@ -25,7 +25,8 @@ from typing import Any
 
 import openai
 import yaml
-from live_overload import PROGRAMS, engine_command, free_port, running
+from sidecar_load.vllm import PROGRAMS, engine_command, running
+from sidecar_load.ways import free_port
 
 from uellm.text import aligned
 from uellm_devcluster import tinymodel
