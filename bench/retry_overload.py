@@ -182,7 +182,11 @@ def main() -> None:
         tinymodel.make(scratch / "model")
         port = free_port()
         engine = f"http://127.0.0.1:{port}"
-        with running(engine_command(scratch / "model", port, chunk=CHUNK, sequences=SEQUENCES), f"{engine}/health", scratch / "engine.log"):
+        with running(
+            engine_command(scratch / "model", port, chunk=CHUNK, sequences=SEQUENCES),
+            f"{engine}/health",
+            scratch / "engine.log",
+        ):
             capacity = asyncio.run(bare(engine))
             print(f"the bare engine: {capacity:.1f} answers/s", file=sys.stderr, flush=True)
             results = [through(engine, capacity, bound, scratch, args) for bound in args.bounds]
