@@ -91,9 +91,12 @@ class Service:
     def pods(self) -> list[dict[str, Any]]:
         return install.pods(self.shell, self.name)
 
-    def wait_ready(self, replicas: int) -> None:
+    def wait_ready(self, replicas: int, starts: int = 1) -> None:
+        """Until so many replicas serve, where so many have to start one after the other."""
         self.until(
-            lambda: cluster.is_ready(self.get(), replicas), READY_TIMEOUT_S, lambda: json.dumps(self.get()["status"])
+            lambda: cluster.is_ready(self.get(), replicas),
+            READY_TIMEOUT_S * starts,
+            lambda: json.dumps(self.get()["status"]),
         )
 
     @staticmethod
