@@ -31,7 +31,8 @@ class Summary(StatusModel):
     """Nodes on which replicas run."""
     slo: Text = ""
     """Share of requests that met their targets, such as `99.2%`; while there are none, whether that is predicted:
-    `feasible` or `infeasible`; empty where nothing can be said."""
+    `feasible` or `infeasible`; empty where nothing can be said. `(1 of 3 replicas)` follows where the load needs more
+    replicas than `spec.replicas`."""
     ready: Text = ""
     """Ready and wanted replicas, as in `1/2`."""
 

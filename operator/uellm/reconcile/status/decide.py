@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.api import LLMService
+from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -15,7 +17,7 @@ from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
 from uellm.reconcile.status.fields import status_of, timestamp
-from uellm.reconcile.status.slo_feasible import feasible
+from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.text import and_more
 
 # Reasons that waiting does not remove: a person has to change the spec or another object. NoFit and NoProfile are not
@@ -59,17 +61,17 @@ def decide(
     engine = _readiness(observed, choice, change=change, refusal=refusal)
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
-    slo = feasible(plan, observed.service) if plan is not None and observed.service is not None else None
     service = observed.service
+    slo = feasible(plan, service, no_plan=choice.failure.message if choice.failure else "")
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [*filter(None, (slo, met)), *([verified(placed)] if plan is not None else [])]
+    about = [slo, *filter(None, (met,)), *([verified(placed)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     status = status_of(observed, plan, placed, measured)
-    if slo is not None:
-        status["summary"].setdefault("slo", "feasible" if slo.status == "True" else "infeasible")
+    if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
+        status["summary"]["slo"] = words
     status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [
         note
@@ -119,6 +121,13 @@ def _planned(choice: Choice) -> Condition:
         f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     )
     return Condition("Planned", "True", "Planned", message)
+
+
+def _slo_column(slo: Condition, plan: Plan | None, service: LLMService | None, measured: str) -> str:
+    """The share that was measured, else whether the targets are predicted to be met; and replicas that are missing."""
+    words = measured or {"True": "feasible", "False": "infeasible"}.get(slo.status, "")
+    needed = missing_replicas(plan, service) if plan is not None and service is not None else 0
+    return f"{words} ({service.spec.replicas} of {needed} replicas)" if needed and service is not None else words
 
 
 def _text(holds: bool) -> str:
