@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
 STALLED_RESTARTS = 3
 
+# How the termination messages of `uellm.launcher` begin.
+LAUNCHER_SAYS = "uellm launcher: "
+TOO_OLD = "EngineTooOld: "
+
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -119,8 +123,11 @@ def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
     ended = _last_failure(status)
     if ended is None:
         return None
-    restarts = int(status.get("restartCount") or 0)
-    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {_last_words(ended)}"
+    restarts, cause = int(status.get("restartCount") or 0), _cause(ended)
+    if cause.startswith(TOO_OLD):
+        message = f"{who}, image {status.get('image', '')}: {cause.removeprefix(TOO_OLD)}"
+        return _Trouble(0, EngineReadiness(False, "EngineTooOld", message, stalled=True))
+    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {cause}"
     return _Trouble(0, EngineReadiness(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
 
 
@@ -138,10 +145,14 @@ def _how(ended: Mapping[str, Any]) -> str:
     return status if reason in ("", "Error") else f"{status} ({reason})"
 
 
-def _last_words(ended: Mapping[str, Any]) -> str:
-    """The last line that is not empty: a program prints its error after traceback and progress."""
+def _cause(ended: Mapping[str, Any]) -> str:
+    """The cause that the engine's parent wrote; else the last line, for a program prints its error at the end."""
     lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no message; see its log"
+    if not lines:
+        return "no message; see its log"
+    if lines[0].startswith(LAUNCHER_SAYS):
+        return lines[0].removeprefix(LAUNCHER_SAYS).removeprefix("EngineFailed: ")
+    return lines[-1]
 
 
 def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:
