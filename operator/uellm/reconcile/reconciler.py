@@ -17,6 +17,7 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.status.decide import decide
 
@@ -49,6 +50,7 @@ class Reconciler:
         self._reports = reports
         self._measurements = measurements
         self._applier = applier
+        self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._clock = clock
 
@@ -58,16 +60,23 @@ class Reconciler:
         if observed is None:
             self._planning.forget(key)
             self._applier.forget(key)
+            self._kubelet_events.forget(key)
             return None
         unreported = await self._reports.refresh(observed.pods)
         measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
+        ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
         observed = dataclasses.replace(
-            observed, reports=self._reports.of(observed.pods), measurements=self._measurements.of(observed.pods)
+            observed,
+            reports=self._reports.of(observed.pods),
+            measurements=self._measurements.of(observed.pods),
+            kubelets_words=self._kubelet_events.of(key),
         )
         planned = await self._planning.plan(observed, now)
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
-        return min(filter(None, (recheck_s, measure_in_s)), default=None) if recheck_s != 0.0 else recheck_s
+        if recheck_s == 0.0:
+            return recheck_s
+        return min(filter(None, (recheck_s, measure_in_s, ask_in_s)), default=None)
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
@@ -88,6 +97,7 @@ class Reconciler:
             # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
+        await self._applier.remove_pods(observed, decision.removals)
         await self._applier.write_children(observed, manifests)
         await self._applier.record_events(observed, decision.notes, now)
         stranded_in_s = self._planning.stranded_in_s(observed, now)

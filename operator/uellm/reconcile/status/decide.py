@@ -16,6 +16,7 @@ from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
+from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, removals, tally
 from uellm.reconcile.status.fields import status_of, timestamp
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.text import and_more
@@ -48,6 +49,8 @@ class Decision:
     status: dict[str, Any]
     notes: tuple[Condition, ...]
     recheck_s: float | None
+    removals: tuple[Removal, ...] = ()
+    """Pods to delete once the status is written."""
 
 
 def decide(
@@ -58,7 +61,9 @@ def decide(
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
     written; `unreported`: a running pod has not reported its placement yet.
     """
-    engine = _readiness(observed, choice, change=change, refusal=refusal)
+    found = failed_pods(observed.pods, observed.node_states, now)
+    failures = tally(PodFailures.from_status(observed.status), found, now)
+    engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
     service = observed.service
@@ -72,6 +77,8 @@ def decide(
     status = status_of(observed, plan, placed, measured)
     if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
         status["summary"]["slo"] = words
+    if failures is not None:
+        status["podFailures"] = failures.to_dict()
     status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [
         note
@@ -81,10 +88,26 @@ def decide(
     ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
-    return Decision(status, tuple(notes), REPORT_POLL_S if unreported else None)
+    notes += _failure_notes(failures, found, observed.status)
+    removed, more_in_s = removals(failures, found, now)
+    recheck_s = min(filter(None, (REPORT_POLL_S if unreported else None, more_in_s)), default=None)
+    return Decision(status, tuple(notes), recheck_s, removed)
 
 
-def _readiness(observed: Observed, choice: Choice, *, change: str, refusal: Obstacle | None) -> EngineReadiness:
+def _failure_notes(
+    failures: PodFailures | None, found: Sequence[PodFailure], status: Mapping[str, Any]
+) -> list[Condition]:
+    """An Event for failures that were not counted before."""
+    before = PodFailures.from_status(status)
+    known = before.pods if before is not None else ()
+    if failures is None or all(each.pod in known for each in found):
+        return []
+    return [Condition("PodFailure", "False", failures.reason, failures.message)]
+
+
+def _readiness(
+    observed: Observed, choice: Choice, failures: PodFailures | None, *, change: str, refusal: Obstacle | None
+) -> EngineReadiness:
     """The condition Ready: an obstacle to the spec comes before the state of the pods."""
     obstacle = refusal or (choice.failure if observed.spec_changed or not living(observed.pods) else None)
     if obstacle is not None:
@@ -93,7 +116,7 @@ def _readiness(observed: Observed, choice: Choice, *, change: str, refusal: Obst
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas)
+    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelets_words)
     if state.ready and observed.replicas == 0:
         reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
         return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
