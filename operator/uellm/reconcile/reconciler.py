@@ -12,6 +12,7 @@ from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, PinnedTemplate, children, frozen
+from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
@@ -112,12 +113,18 @@ class Reconciler:
     async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Obstacle | None]:
         """The manifests to write; where they are refused, the frozen Deployment's and the reason."""
         try:
-            manifests = _manifests(observed, planned, self._images)
+            manifests = _manifests(observed, planned, self._images, self._surge(observed, planned))
         except BadInput as error:
             return self._frozen_children(observed), Obstacle("InvalidTemplate", str(error))
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing) if planned.choice.plan else None
         return (self._frozen_children(observed), refusal) if refusal else (differing, None)
+
+    def _surge(self, observed: Observed, planned: Planned) -> Surge:
+        if planned.rendered is None or observed.service is None or observed.deployment is None:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed, planned.rendered)
+        return Surge(planned.rendered.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _frozen_children(self, observed: Observed) -> list[Manifest]:
         if observed.deployment is None:
@@ -125,7 +132,7 @@ class Reconciler:
         return self._applier.differing(observed, _frozen(observed))
 
 
-def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence[Manifest]:
+def _manifests(observed: Observed, planned: Planned, images: Images, surge: Surge) -> Sequence[Manifest]:
     if planned.rendered is None or observed.service is None:
         return _frozen(observed)
     return children(
@@ -136,6 +143,8 @@ def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence
             _pinned(observed, images),
             observed.replicas,
             observed.spec_mark,
+            observed.deployment,
+            surge,
             None if observed.spec_changed else PinnedTemplate.from_json(observed.pinned_template or ""),
         )
     )
@@ -162,7 +171,8 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
         return ""
     wanted, live = deployment["spec"], observed.deployment["spec"]
     if observed.spec_changed or not holds(wanted["template"], live["template"]):
-        return "the Deployment is being brought up to date"
+        how = rollout_reason(deployment)
+        return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
     if wanted["replicas"] != live.get("replicas", 1):
         return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
     return ""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.pods.pod_failures import PodFailures
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
@@ -71,7 +72,9 @@ def engine_readiness(
     ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
     leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
     if len(alive) > replicas or leaving:
-        return EngineReadiness(False, "RollingOut", f"replicas are being replaced, {ready} of {replicas} serve")
+        how = rollout_reason(deployment)
+        message = f"replicas are being replaced{f', {how}' if how else ''}; {ready} of {replicas} serve"
+        return EngineReadiness(False, "RollingOut", message)
     return EngineReadiness(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
 
 
