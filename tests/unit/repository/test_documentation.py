@@ -22,7 +22,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REASON_GIVERS = {"Condition", "EngineReadiness", "Failure", "NoGPUs", "Obstacle", "PlanError", "SourceError"}
 REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
-NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled"}
+NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled", "Pods"}
 
 
 def name_of(page: Path) -> str:
@@ -151,7 +151,7 @@ def test_the_ports_on_the_page_of_interfaces_are_those_of_the_code_and_the_chart
     rows = section(DOCS / "reference" / "interfaces.md", "Ports").splitlines()[3:]
     ports = {int(number) for row in rows if row for number in re.findall(r"\d+", row.split("|")[2])}
     text = "\n".join([*sources().values(), *(path.read_text() for path in (ROOT / "charts").rglob("*.yaml"))])
-    assert len(ports) == 7
+    assert len(ports) == 8
     assert [port for port in ports if not re.search(rf"\b{port}\b", text)] == []
 
 
