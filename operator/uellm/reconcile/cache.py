@@ -14,6 +14,7 @@ from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
 from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
@@ -152,10 +153,16 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
     spec = pod.get("spec") or {}
     return {
         "gpus": _planned_gpus(metadata),
-        "metadata": {name: metadata[name] for name in _POD_METADATA if name in metadata},
+        "metadata": {**{name: metadata[name] for name in _POD_METADATA if name in metadata}, **_marks(metadata)},
         "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }
+
+
+def _marks(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away."""
+    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in MARKS}
+    return {"annotations": kept} if kept else {}
 
 
 def _lean_node(node: Mapping[str, Any]) -> Object:

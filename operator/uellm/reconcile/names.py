@@ -24,6 +24,9 @@ TEMPLATE_ANNOTATION = "uellm.io/template"
 ROLLOUT_ANNOTATION = "uellm.io/rollout"
 """On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
 
+STAND_IN_ANNOTATION = "uellm.io/stand-in"
+"""On the Deployment: the nodes that are being emptied, for whose replica there is a stand-in, or was none to be had."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""

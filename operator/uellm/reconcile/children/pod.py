@@ -9,6 +9,7 @@ from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, PROBE_PO
 from uellm.hardware import GPU_RESOURCE
 from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
@@ -40,7 +41,7 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
     ours = {
         "metadata": {
             "labels": labels(desired.service.name),
-            "annotations": {PLAN_ANNOTATION: desired.plan.annotation},
+            "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
             "schedulerName": desired.service.spec.placement.scheduler_name,

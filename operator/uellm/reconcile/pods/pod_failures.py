@@ -38,6 +38,8 @@ class NodeState(Enum):
     """A pod's node, as far as the pod's end depends on it."""
 
     THERE = "there"
+    LEAVING = "leaving"
+    """It is cordoned, or an autoscaler is about to remove it."""
     UNREACHABLE = "unreachable"
     GONE = "gone"
 
@@ -174,7 +176,7 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
 def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
     """A pod whose grace period is over, on a node that cannot end it."""
     deadline = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
-    if node is NodeState.THERE or now < deadline + timedelta(seconds=STUCK_AFTER_S):
+    if node in (NodeState.THERE, NodeState.LEAVING) or now < deadline + timedelta(seconds=STUCK_AFTER_S):
         return None
     if node is NodeState.GONE:
         return _made(
