@@ -177,7 +177,7 @@ async def test_the_command_replays_against_each_endpoint_in_turn(
     ("options", "says"),
     [
         (["--url", "x"], "--url: 'x' must be NAME=URL"),
-        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: --url names no endpoint b"),
+        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: no --url names the endpoint b"),
         (["--url", "a=http://h", "a=http://i", "--model", "m"], "--url: two endpoints have the same name"),
     ],
 )
