@@ -1,4 +1,4 @@
-"""Types of arguments that several commands take, and their `-o`."""
+"""Argument types that several commands use, and the option `-o`."""
 
 from __future__ import annotations
 

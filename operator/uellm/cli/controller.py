@@ -20,7 +20,7 @@ _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line; every option can be given by the environment as well."""
+    """Declare the options. Each can also be set by an environment variable."""
     environment = os.environ.get
     parser.add_argument(
         "--engine-image",
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until a signal ends it."""
+    """Run until a signal."""
     for role in ("sidecar", "launcher"):
         if not getattr(args, f"{role}_image"):
             raise BadInput(f"--{role}-image", f"is required: the image of the {role} that goes into the engine's pods")
@@ -71,5 +71,5 @@ def _own_namespace() -> str:
 def _log(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("kopf", "httpx", "httpcore", "aiohttp", "asyncio"):
-        # Each of them has a line for every request or event.
+        # These would log a line for every request or event.
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

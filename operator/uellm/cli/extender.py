@@ -1,15 +1,15 @@
-"""`uellm extender`: answers kube-scheduler's filter and prioritize calls for pods that carry a plan.
+"""`uellm extender`: answers kube-scheduler's filter and prioritize calls for pods that have a plan.
 
-What its pod needs (beside kube-scheduler, over loopback):
+Its pod's requirements (beside kube-scheduler, over loopback):
 
     args      extender --listen 127.0.0.1:8888 [--metrics-listen :8889] (nobody but the scheduler may ask for decisions)
     RBAC      core pods and uellm.io gpunodeprofiles: list, watch (all namespaces)
-    probes    GET /healthz (the process lives), GET /readyz (its view of the cluster is complete and fresh)
+    probes    GET /healthz (the process is alive), GET /readyz (its view of the cluster is complete and fresh)
     scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize,
               weight: 10, nodeCacheCapable: true, httpTimeout: 5s}]`, `percentageOfNodesToScore: 100`; and the flag
-              `--pod-max-in-unschedulable-pods-duration=5s`: a refused pod is tried again when something happens that
-              kube-scheduler watches, which a changed GPUNodeProfile is not, and else by this clock (default 5 min;
-              looked at every 30 s).
+              `--pod-max-in-unschedulable-pods-duration=5s`. kube-scheduler retries a refused pod after an event that
+              it watches, which does not include a changed GPUNodeProfile, or else after this time (default 5 min;
+              checked every 30 s).
 """
 
 from __future__ import annotations

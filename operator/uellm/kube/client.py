@@ -92,9 +92,22 @@ class Kube:
         """Server-side apply of the status subresource; the object must exist. Raises NotFound."""
         return await self._apply(obj, "status", manager, True, False)
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
-        """Delete an object and, in the background, what it owns. False where no such object (of this uid) exists."""
+    async def delete(
+        self,
+        kind: Kind,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        grace_s: int | None = None,
+    ) -> bool:
+        """Delete an object and, in the background, what it owns. False where no such object (of this uid) exists.
+
+        `grace_s`: a pod's grace period instead of its own; 0 does not wait for its kubelet.
+        """
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         try:

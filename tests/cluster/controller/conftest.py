@@ -70,6 +70,9 @@ class Watched:
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
 
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> bool:
+        return bool(await self._write(f"delete {kind.kind}", self._kube.delete, kind, name, namespace, **options))
+
     async def _write(self, what: str, call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         if self.die_before is not None and len(self.writes) >= self.die_before:
             raise Killed(what)

@@ -94,7 +94,7 @@ def test_a_component_gets_no_proxy_from_the_environment(state: State, monkeypatc
 def test_a_failing_component_is_reported_with_the_end_of_its_log(state: State) -> None:
     processes.ensure(state, "kwok", ["sleep", "100"], binaries=BIN)
     processes.ensure(state, "etcd", ["sh", "-c", "echo address already in use; exit 3"], binaries=BIN)
-    with pytest.raises(ClusterError, match=r"(?s)etcd ended while.*\| address already in use"):
+    with pytest.raises(ClusterError, match=r"(?s)etcd ended during.*\| address already in use"):
         processes.wait_until(lambda: False, state=state, names=["kwok", "etcd"], timeout_s=20)
 
 
