@@ -78,6 +78,17 @@ def test_the_profiled_nodes_follow_the_profiles(make):
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a", "b"]
     cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
     assert cache.profiled_nodes()[0].holders == {"a-g0": "uid"}
+
+
+def test_a_changed_profile_leaves_what_is_known_of_the_other_nodes(make):
+    cache = Cache()
+    for name in ("a", "b"):
+        cache.put(GPUNODEPROFILE, make.profile(name, (None,)))
+    a, b = cache.profiled_nodes()
+    cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
+    assert cache.profiled_node("b") is b
+    assert cache.profiled_node("a") is not a
+    assert cache.profiled_node("gone") is None
     cache.remove(GPUNODEPROFILE, make.profile("b", ()))
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a"]
 
