@@ -83,13 +83,18 @@ def marked(directory: Path) -> set[int]:
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            carries = needle in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # ended in the meantime, or another user's
-            continue
-        if carries and _started(int(entry.name)):
+        if needle in _environ(entry).split(b"\0") and _started(int(entry.name)):
             found.add(int(entry.name))
     return found
+
+
+def _environ(process: Path) -> bytes:
+    """A process's environment, read from any thread that still has it; empty where none can be read."""
+    for path in (process / "environ", *process.glob("task/*/environ")):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if text := path.read_bytes():
+                return text
+    return b""
 
 
 def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> None:
@@ -142,7 +147,9 @@ def _started(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    # Of a process that was killed, the first thread may have ended while others are still at work in the kernel.
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return 0 if ended else int(fields[19])
 
 
 def _reap(pid: int) -> None:

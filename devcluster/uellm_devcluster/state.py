@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.removal import remove_tree
 
 DEFAULT_NAME = "uellm"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -100,7 +100,7 @@ class State:
             if keep_logs and path.name == "log" and any(path.iterdir()):
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # does not exist, or still holds the logs

