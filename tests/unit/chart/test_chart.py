@@ -1,4 +1,4 @@
-"""The chart: what it makes for which values, and that it asks for no more than it needs."""
+"""The chart: the objects for given values, and that they need no more rights than necessary."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
     pod = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
     assert pod["runtimeClassName"] == "nvidia"
-    # NVIDIA's runtime refuses a container with it that lacks CAP_SYS_ADMIN.
+    # NVIDIA's runtime refuses a container with this variable that lacks CAP_SYS_ADMIN.
     assert "NVIDIA_MIG_MONITOR_DEVICES" not in {entry["name"] for entry in pod["containers"][0]["env"]}
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
@@ -265,7 +265,7 @@ def test_the_described_nodes_are_whole_profiles(render: Render) -> None:
     for text in data.values():
         status = yaml.safe_load(text)
         parsed = parse(GPUNodeProfileStatus, status)
-        # What the types do not know they pass over: nothing may have been misspelt.
+        # The types ignore unknown fields, so check that no field is misspelt.
         assert parsed.model_dump(by_alias=True, exclude_unset=True, mode="json") == status
 
 
@@ -367,7 +367,7 @@ def test_every_value_is_described() -> None:
         elif not text:
             described = False
         else:
-            # Values that stand together share the comment above them.
+            # Adjacent values share the comment above them.
             assert described, f"no comment above {text!r}"
 
 

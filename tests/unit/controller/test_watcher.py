@@ -11,7 +11,7 @@ A, B = Key("ns", "a"), Key("ns", "b")
 
 
 class World:
-    """Two services and what is marked when something happens to them."""
+    """Two services, and the keys that are marked when something happens to them."""
 
     def __init__(self):
         self.cache = Cache()

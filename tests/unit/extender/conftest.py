@@ -1,4 +1,4 @@
-"""Profiles, pods and plans as the API server has them, and a stand-in for the planner's verdict."""
+"""Profiles, pods and plans as the API server returns them, and a stand-in for the planner's check."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _(refusal: TooSmall) -> str:
 
 
 class RefusalOn:
-    """Refuses the given nodes, and counts how often it is asked."""
+    """Refuses the given nodes, and counts its calls."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = refused

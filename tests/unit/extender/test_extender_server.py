@@ -18,7 +18,7 @@ from uellm.kube import GPUNODEPROFILE, POD, Event
 
 
 class ToldCluster:
-    """A `Kube` whose watches yield what the test tells."""
+    """A `Kube` whose watches yield the events that the test gives."""
 
     def __init__(self) -> None:
         self._events = {GPUNODEPROFILE: asyncio.Queue(), POD: asyncio.Queue()}
@@ -35,7 +35,7 @@ class ToldCluster:
         await self.settled()
 
     async def settled(self) -> None:
-        """Until the watcher asks for more, the event has been dealt with."""
+        """Wait until the watcher asks for the next event, which means that it has handled the last one."""
         await asyncio.gather(*(queue.join() for queue in self._events.values()))
 
     def contact(self) -> None:

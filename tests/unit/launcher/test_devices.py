@@ -22,7 +22,7 @@ GPU 1: NVIDIA H100 PCIe (UUID: GPU-bbbb-2)
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path):
-    """Put a program named nvidia-smi into a PATH of its own; returns the environment that finds it."""
+    """Put a program named nvidia-smi on a PATH of its own; returns the environment that finds it."""
 
     def make(output: str, *, status: int = 0, stderr: str = "") -> dict[str, str]:
         program = tmp_path / "nvidia-smi"

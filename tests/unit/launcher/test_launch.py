@@ -1,4 +1,4 @@
-"""The launcher as a process: a plan in, a report out, and the engine's place taken."""
+"""The launcher as a process: it reads a plan, writes a report, and is replaced by the engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STARTED = PlacementReport(
 
 
 class Executed(BaseException):
-    """What stands for the launcher's end: an execve that succeeds never returns."""
+    """Stands for the launcher's end, because a successful execve never returns."""
 
 
 def plan_document(**changes) -> dict:
@@ -78,7 +78,7 @@ def plan_document(**changes) -> dict:
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run the launcher in this process; returns (exit status, what was executed, the report, the plan's hash)."""
+    """Run the launcher in this process; returns (exit status, the executed command, the report, the plan's hash)."""
     executed: list[tuple] = []
 
     def execute(*call) -> None:

@@ -33,7 +33,7 @@ def fake_vllm(tmp_path: Path) -> Path:
 
 
 def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The zipapp without site-packages and without this checkout; PYTHONPATH names what else there is."""
+    """Run the zipapp without site-packages and without this checkout. PYTHONPATH names further packages."""
     return subprocess.run(
         [sys.executable, "-S", str(zipapp), *args],
         env={"PATH": "/nonexistent", **env},

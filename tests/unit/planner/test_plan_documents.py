@@ -1,4 +1,4 @@
-"""What others read of a plan: plan.json, the annotation, the binding in the pod."""
+"""What other programs read of a plan: plan.json, the annotation, the binding in the pod."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ENGINE = EngineRequest("meta-llama/Llama-3.1-8B", "main", "llama", ("--enable-pr
 
 @pytest.fixture
 def unlike(build):
-    """Four unlike GPUs, any two of which hold the model."""
+    """Four unlike GPUs; any two of them can hold the model."""
     devices = [build.gpu("a", index, product) for index, product in enumerate(["L4", "A10", "L4", "A10"])]
     devices[2] = replace(devices[2], memory_bytes=20 << 30)
     node = build.all_links(build.node("a", devices), "PIX")
-    # A load and a pace that any two of them keep.
+    # A load and a pace that any two of them can serve.
     load, pace = replace(build.workload, requests_per_s=1), (replace(build.chat[0], tpot_s=0.1),)
     return build.request(node, build.node("b", "T4"), gpus_min=2, workload=load, classes=pace, engine=ENGINE)
 
@@ -86,7 +86,12 @@ def test_what_the_user_sets_is_not_set_again(unlike) -> None:
     args = document(request)["engine"]["args"]
     assert "--max-num-seqs" not in args
     assert args[-1] == "--max_num_seqs=16"
-    assert args[:4] == ["--quantization", "fp8", "--dtype", "bfloat16"]  # what the architecture was read with
+    assert args[:4] == [
+        "--quantization",
+        "fp8",
+        "--dtype",
+        "bfloat16",
+    ]  # the config that the architecture was read from
 
 
 def test_a_float32_checkpoint_is_served_as_it_was_planned(build) -> None:

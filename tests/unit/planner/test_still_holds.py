@@ -21,7 +21,7 @@ def request_(build):
 
 @pytest.fixture
 def incumbent(request_) -> Plan:
-    """As read back from the status."""
+    """The current plan, as read from the status."""
     return Plan.from_dict(plan(request_).to_dict())
 
 

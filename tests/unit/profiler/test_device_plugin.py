@@ -1,4 +1,4 @@
-"""The device plugin against a kubelet on real sockets, which calls it as the real one does."""
+"""The device plugin against a kubelet on real sockets that calls it as the real one does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ C = {"index": 2, "uuid": "GPU-c", "memoryBytes": 1}
 
 
 class Description:
-    """What `sample` gives, or raises."""
+    """The result of `sample`, or the error that it raises."""
 
     def __init__(self, *devices: dict[str, Any]) -> None:
         self.error: Exception | None = None
@@ -51,7 +51,7 @@ def plugin(kubelet, description, background) -> Callable[[], asyncio.Task]:
 
 @asynccontextmanager
 async def called_back(kubelet) -> AsyncIterator[tuple[stubs.DevicePluginStub, Any]]:
-    """The kubelet's connection to the plugin that registers next, and its open ListAndWatch."""
+    """The kubelet's connection to the plugin that registers next, with its open ListAndWatch."""
     async with asyncio.timeout(10):
         request = await kubelet.registered.get()
     async with grpc.aio.insecure_channel(f"unix:{kubelet.directory / request.endpoint}") as channel:
@@ -139,7 +139,7 @@ async def test_the_plugin_registers_again_when_the_kubelet_is_started_again(kube
     async with called_back(kubelet) as (_, stream):
         await listed(stream)
         await kubelet.stop()
-    await kubelet.start()  # which removes the plugin's socket, as the real one does
+    await kubelet.start()  # it removes the plugin's socket, as the real one does
     async with called_back(kubelet) as (_, stream):
         assert len(await listed(stream)) == 3
 

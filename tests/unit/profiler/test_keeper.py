@@ -24,7 +24,7 @@ QUICK = Periods(interval_s=0.02, poll_s=0.01, settle_s=0.02, first_retry_s=0.01,
 
 
 class FakeSource:
-    """Gives `sample`, or raises it; counts."""
+    """Returns `sample` or raises it, and counts the calls."""
 
     def __init__(self, sample: Sample | Exception = SAMPLE) -> None:
         self.answer = sample
@@ -38,7 +38,7 @@ class FakeSource:
 
 
 class FakePodResources:
-    """Gives `now`, or is silent where it is None; `polled` tells of every question."""
+    """Returns `now`, or does not answer if it is None; `polled` reports every call."""
 
     def __init__(self) -> None:
         self.now: Held | None = Held()
@@ -190,7 +190,7 @@ async def test_a_kubelet_that_is_started_again_frees_nothing(cluster, keep, pod_
     listed, pod_resources.now = pod_resources.now, None
     async with no_writes(cluster, pod_resources):
         await pod_resources.polls_pass(3)
-        pod_resources.now = Held()  # it answers, and knows no pods yet
+        pod_resources.now = Held()  # it answers, but knows no pods yet
         await pod_resources.polls_pass(10)
         pod_resources.now = listed
     assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
@@ -251,7 +251,7 @@ async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources)
     keep(source)
     async with no_writes(cluster, pod_resources):
         pass
-    source.answer = SAMPLE  # the driver's own DaemonSet is done
+    source.answer = SAMPLE  # the driver's DaemonSet is done
     await cluster.until(lambda: len(cluster.uuids()) == 2)
 
 

@@ -344,7 +344,7 @@ def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_
     file = tmp_path / "sidecar.yaml"
     file.write_text(made(source="NVML", device={"measured": MEASURED})["ConfigMap"]["data"]["sidecar.yaml"])
     model = load(file).step_model()
-    # 1.1 billion parameters of 2 bytes: to read them takes the floor, and a token's work is two operations for each.
+    # 1.1 billion parameters of 2 bytes: reading them takes the floor, and a token needs two operations for each.
     assert model.floor_s == pytest.approx(2.2e9 / 5e11, rel=0.15)
     assert model.per_prefill_token_s == pytest.approx(2.2e9 / 1e14, rel=0.6)
 

@@ -1,4 +1,4 @@
-"""Nodes that a service's pods may never reach are not planned with, and are told."""
+"""Nodes that a service's pods may not use are excluded from its plan and reported."""
 
 from __future__ import annotations
 

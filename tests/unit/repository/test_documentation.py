@@ -101,7 +101,7 @@ def test_fields_and_commands_are_documented_as_they_are(rendered, name):
 
 
 def code(page: Path) -> str:
-    """Indented and fenced blocks and backquoted words, without what commands print."""
+    """Indented blocks, fenced blocks and words in backquotes, without the output of commands."""
     text = page.read_text()
     lines = [line.strip() for line in text.splitlines() if line.startswith(("    uellm ", "    kubectl uellm "))]
     return "\n".join([*lines, *re.findall(r"`(uellm [^`]+)`", text)])
@@ -114,7 +114,7 @@ def test_every_command_in_the_documentation_exists():
 
 
 def reasons_given() -> set[str]:
-    """CamelCase words that the code passes where a condition's reason is made."""
+    """CamelCase words that the code passes as the reason of a condition."""
     found = set()
     for path, text in sources().items():
         if path.relative_to(PACKAGE).parts[0] not in REASONING_ROOMS:
@@ -143,7 +143,7 @@ def test_every_label_and_annotation_is_on_the_page_of_interfaces_and_no_other():
     literal = re.compile(r'"(?:(app\.kubernetes\.io|uellm\.io)|\{GROUP\})/([a-z-]+)"')
     found = {match for text in sources().values() for match in literal.findall(text)}
     written = {f"{group or 'uellm.io'}/{name}" for group, name in found}
-    # The component that sends events is named in the same way.
+    # The component that sends events has a name of the same form.
     assert told == written - {"uellm.io/controller"}
 
 
