@@ -74,3 +74,5 @@ class DesiredState:
     """Generation and digest of the spec that this is built for."""
     pinned: PinnedTemplate | None = None
     """The Deployment's pod template, where it was built for this very spec."""
+    devices_json: str = ""
+    """Facts of single GPUs, for the launcher."""
