@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -37,6 +38,7 @@ from uellm.reconcile.planning.ledger import (
     hardware_offers,
     offers,
     offers_more,
+    suits,
 )
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
 from uellm.reconcile.planning.worker import PlanningWorker
@@ -47,6 +49,14 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 IMPROVE_EVERY_S = 300
 # The longest time for which pods are held back while other services wait to be planned.
 DEFER_PODS_S = 5
+
+
+Observe = Callable[[str, float], None]
+"""Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
+
+
+def unobserved(outcome: str, seconds: float) -> None:
+    """Nobody counts searches."""
 
 
 class Planned(NamedTuple):
@@ -83,14 +93,20 @@ class _Rendering(NamedTuple):
 class Planning:
     """Plans of all services. Call `restore` before the first `plan`."""
 
-    def __init__(self, cache: Cache, worker: PlanningWorker) -> None:
+    def __init__(self, cache: Cache, worker: PlanningWorker, *, observe: Observe = unobserved) -> None:
         self._cache = cache
         self._worker = worker
+        self._observe = observe
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
         self._in_line = 0
+
+    @property
+    def in_line(self) -> int:
+        """Services that wait for the planner."""
+        return self._in_line
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
@@ -144,6 +160,22 @@ class Planning:
             return None
         return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
 
+    def room_for_another(self, observed: Observed) -> str:
+        """A node that has room for a replica besides those that run; empty for none."""
+        assert observed.service is not None
+        commitment = self._ledger.get(observed.key)
+        if commitment is None:
+            return ""
+        everyone = offers(observed.nodes, [*self._claims(observed.key), claim(commitment, 0, observed.pods)], ())
+        nodes, _ = reachable(everyone, self._cache.node, observed.service)
+        known = by_name(observed.nodes)
+        fitting = (
+            offer.node.name
+            for offer in nodes
+            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
+        )
+        return next(fitting, "")
+
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
         if observed.suspended and observed.incumbent is not None and not observed.spec_changed:
@@ -180,7 +212,10 @@ class Planning:
         placed = incumbent is not None and _placed(observed)
         hardware = None if incumbent is None or placed else self._hardware(observed)
         question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        start_s = time.monotonic()
         answer = await self._worker.answer(question)
+        failure = answer.choice.failure
+        self._observe(failure.reason if failure else "Planned", time.monotonic() - start_s)
         choice, rendered = answer.choice, answer.rendered
         self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, placed, choice, now))
         if choice.plan is not None and rendered is not None:
