@@ -48,7 +48,7 @@ def test_a_pod_that_lost_its_label_is_no_longer_found(make):
 
 def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
     task = Task((1,), (0,), 0, 0, fixed_bytes=0, margin="0", tensor=3, costs=Costs())
-    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, ("node-1",), "default/llama")
+    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, "default/llama")
     cache = Cache()
     cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": annotation.to_json()}))
     cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))
