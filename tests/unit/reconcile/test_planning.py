@@ -30,15 +30,26 @@ class World:
         self.broken = None
         self.rendered = []
         self.renders_itself = True
-        self.planning = Planning(self.cache, self)
+        self.planning = Planning(self.cache, self, workers=2)
         self.version = 100
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Condition()
 
     async def answer(self, question):
         self.requests.append(question.request)
+        async with self._changed:
+            self._changed.notify_all()
         await asyncio.sleep(0)  # other tasks get a turn, as with a real worker
+        await self.gate.wait()
         choice = question.choice(self._evaluation(question.request, question.incumbent))
         rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
         return PlanningAnswer(choice, rendered or None)
+
+    async def asked(self, times):
+        """Wait until the planner was asked so often."""
+        async with asyncio.timeout(5), self._changed:
+            await self._changed.wait_for(lambda: len(self.requests) >= times)
 
     async def render(self, plan, request):
         self.rendered.append(plan)
@@ -103,6 +114,46 @@ async def test_services_planned_at_the_same_time_share_no_gpu(world):
         world.service(name)
     choices = await asyncio.gather(world.plan("one"), world.plan("two"))
     assert sorted(choice.plan is None for choice in choices) == [False, True]
+
+
+async def test_a_search_whose_room_was_taken_meanwhile_is_repeated(world):
+    world.node("a", None, None)
+    world.node("b", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+    choices = await asyncio.gather(world.plan("one"), world.plan("two"))
+    assert all(choice.plan for choice in choices)
+    world.service("three")
+    assert (await world.plan("three")).failure.reason == "NoFit"
+
+
+async def test_two_searches_run_at_a_time(world):
+    world.node("a", *[None] * 8)
+    for name in ("one", "two", "three"):
+        world.service(name)
+    world.gate.clear()
+    searches = [asyncio.create_task(world.plan(name)) for name in ("one", "two", "three")]
+    await world.asked(2)
+    assert world.planning.in_line == 1
+    world.gate.set()
+    assert all(choice.plan for choice in await asyncio.gather(*searches))
+
+
+async def test_services_whose_searches_are_long_leave_a_worker_to_the_others(world, monkeypatch):
+    monkeypatch.setattr("uellm.reconcile.planning.planning.SLOW_S", -1.0)
+    world.node("a", *[None] * 8)
+    for name in ("long", "longer"):
+        world.service(name)
+        await world.plan(name)
+    world.node("b", None, None)  # every service is planned again
+    world.service("short")
+    world.gate.clear()
+    asked = len(world.requests)
+    searches = [asyncio.create_task(world.plan(name)) for name in ("long", "longer", "short")]
+    await world.asked(asked + 2)
+    assert {request.service for request in world.requests[asked:]} == {"ns/long", "ns/short"}
+    world.gate.set()
+    await asyncio.gather(*searches)
 
 
 async def test_a_pass_for_another_reason_asks_no_planner(world):

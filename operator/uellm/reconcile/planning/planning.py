@@ -1,7 +1,10 @@
-"""Planning of all services together: one at a time, each against what was promised to the others.
+"""Planning of all services together, each against what was promised to the others.
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
-with it. A service is planned again when its spec changed, when the hardware changed, when a node offers more than
+with it. Several searches may run at a time. Where another one has taken the room meanwhile, the search is repeated: the
+ledger is never promised twice. Services are served in the order in which they came; one whose last search was long
+leaves a worker to the others.
+ A service is planned again when its spec changed, when the hardware changed, when a node offers more than
 before, or when a replica of it finds no place. While all its replicas have places, lost hardware calls for no new plan.
 A pass for any other reason keeps the last choice.
 """
@@ -11,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -48,6 +51,8 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
+# A search is long above this.
+SLOW_S = 2.0
 # The longest time for which pods are held back while other services wait to be planned.
 DEFER_PODS_S = 5
 
@@ -102,7 +107,9 @@ class _Rendering(NamedTuple):
 class Planning:
     """Plans of all services. Call `restore` before the first `plan`."""
 
-    def __init__(self, cache: Cache, worker: PlanningWorker, *, observe: Observe = unobserved) -> None:
+    def __init__(
+        self, cache: Cache, worker: PlanningWorker, *, observe: Observe = unobserved, workers: int = 1
+    ) -> None:
         self._cache = cache
         self._worker = worker
         self._observe = observe
@@ -110,7 +117,10 @@ class Planning:
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
         self._known: dict[Key, _Known] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._turns = asyncio.Semaphore(workers)
+        self._slow_turns = asyncio.Semaphore(max(1, workers - 1))
+        self._slow: set[Key] = set()
+        """Services whose last search was long."""
         self._in_line = 0
 
     @property
@@ -154,9 +164,8 @@ class Planning:
         request = self._request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
-            async with self._turn():
-                request = self._request(observed, architecture)  # others may have been planned meanwhile
-                choice = await self._ask(observed, request, now)
+            async with self._turn(observed.key):
+                request, choice = await self._search(observed, architecture, now)
         return Planned(choice, await self._rendered(observed.key, choice.plan, request))
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
@@ -176,6 +185,7 @@ class Planning:
         """The service is gone."""
         self.withdraw(key)
         self._renderings.pop(key, None)
+        self._slow.discard(key)
 
     def waiting(self) -> list[Key]:
         """Services without a plan that may get one when others leave."""
@@ -234,8 +244,21 @@ class Planning:
         recent = (now - standing.since).total_seconds() < patience_s
         return standing.choice if recent or not offers_more(before.nodes, request.nodes) else None
 
-    async def _ask(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice:
-        """Ask the planner, in a turn, and enter its answer."""
+    async def _search(
+        self, observed: Observed, architecture: Architecture, now: datetime
+    ) -> tuple[PlanRequest, Choice]:
+        """Ask the planner, in a turn, until its answer can be entered."""
+        while True:
+            version, request = self._ledger.version, self._request(observed, architecture)
+            choice = await self._ask(observed, request, now, version)
+            if choice is not None:
+                return request, choice
+
+    async def _ask(self, observed: Observed, request: PlanRequest, now: datetime, version: int) -> Choice | None:
+        """Ask the planner and enter its answer; None where another service has taken the room meanwhile.
+
+        `version`: of the ledger, when the request was made.
+        """
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         placed = incumbent is not None and _placed(observed)
         hardware = None if incumbent is None or placed else self._hardware(observed)
@@ -243,8 +266,12 @@ class Planning:
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
-        self._observe(failure.reason if failure else "Planned", time.monotonic() - start_s)
+        seconds = time.monotonic() - start_s
+        self._observe(failure.reason if failure else "Planned", seconds)
+        (self._slow.add if seconds > SLOW_S else self._slow.discard)(observed.key)
         choice, rendered = answer.choice, answer.rendered
+        if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
+            return None
         self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, placed, choice, now))
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
@@ -257,22 +284,33 @@ class Planning:
             return None
         rendering = self._renderings.get(key)
         if rendering is None or not rendering.is_of(plan, request):
-            async with self._turn():
+            async with self._turn(key):
                 rendering = _Rendering(plan, request, await self._worker.render(plan, request))
             self._renderings[key] = rendering
         return rendering.rendered
 
+    def _room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
+        """Whether fewer replicas of a new plan find room than when it was asked for, and too few for the service."""
+        if plan is None or plan == observed.incumbent:
+            return False
+        nodes = by_name(observed.nodes)
+        commitment = commitment_to(plan, nodes)
+        everyone = offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
+        named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
+        before, after = _homes(request.nodes, plan, named), _homes(everyone, plan, named)
+        return after < min(before, max(1, observed.replicas))
+
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        self._in_line += 1
-        try:
-            await self._one_at_a_time.acquire()
-        finally:
-            self._in_line -= 1
-        try:
+    async def _turn(self, key: Key) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            self._in_line += 1
+            try:
+                if key in self._slow:
+                    await stack.enter_async_context(self._slow_turns)
+                await stack.enter_async_context(self._turns)
+            finally:
+                self._in_line -= 1
             yield
-        finally:
-            self._one_at_a_time.release()
 
     def _stranded(self, observed: Observed, now: datetime) -> bool:
         deployment = observed.deployment
@@ -319,6 +357,12 @@ class Planning:
             self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
         else:
             self._ledger.release(key)
+
+
+def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:
+    """How many replicas of a plan find room on the nodes of these names."""
+    room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
+    return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)
 
 
 def _same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
