@@ -79,7 +79,9 @@ class _Operator:
         kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s, observe=observe))
         fetch = await self._stack.enter_async_context(HttpReports())
         worker = self._stack.enter_context(Workers(PLANNERS))
-        planning = Planning(self._cache, worker, observe=metrics.planned, workers=PLANNERS)
+        planning = Planning(
+            self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
+        )
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
         reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)

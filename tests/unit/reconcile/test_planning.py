@@ -364,3 +364,55 @@ async def test_nothing_is_rendered_for_a_service_without_a_plan(world):
     world.service("one")
     assert await world.planned("one") == (await world.plan("one"), None)
     assert world.rendered == []
+
+
+@pytest.fixture
+def background(world):
+    """The same world, whose passes do not wait for searches; which services were told of the end of one."""
+    world.told = asyncio.Queue()
+    world.planning = Planning(world.cache, world, workers=2, on_planned=world.told.put_nowait)
+    return world
+
+
+async def test_a_pass_does_not_wait_for_a_search_and_is_told_of_its_end(background):
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    assert await background.planned("one") is None
+    assert await background.told.get() == Key("ns", "one")
+    assert (await background.plan("one")).plan is not None
+    assert len(background.requests) == 1
+
+
+async def test_more_replicas_are_had_at_once_while_their_plan_is_sought(background):
+    background.node("a", *[None] * 8)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    chosen = (await background.planned("one")).choice.plan
+    document = background.service("one", plan=chosen, replicas=2)
+    document["metadata"]["generation"] += 1
+    background.put(LLMSERVICE, document)
+    background.deployed("one")
+    background.gate.clear()
+    planned = await background.planned("one")
+    assert planned.choice.plan == chosen
+    assert planned.rendered is not None
+    background.gate.set()
+    await background.told.get()
+
+
+async def test_a_search_that_failed_is_told_by_the_next_pass(background):
+    class PlannerGone(Exception):
+        pass
+
+    async def gone(_):
+        raise PlannerGone
+
+    background.answer = gone
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    with pytest.raises(PlannerGone):
+        await background.planned("one")

@@ -16,7 +16,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from uellm.errors import PlanError
@@ -25,7 +25,7 @@ from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.observe import Observed, observe, wanted_replicas
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
@@ -108,15 +108,29 @@ class Planning:
     """Plans of all services. Call `restore` before the first `plan`."""
 
     def __init__(
-        self, cache: Cache, worker: PlanningWorker, *, observe: Observe = unobserved, workers: int = 1
+        self,
+        cache: Cache,
+        worker: PlanningWorker,
+        *,
+        count: Observe = unobserved,
+        workers: int = 1,
+        on_planned: Callable[[Key], None] | None = None,
     ) -> None:
+        """`count` is told of every search; `workers`: searches at a time.
+
+        With `on_planned` a pass waits for no search: it is called at the end of one.
+        """
         self._cache = cache
         self._worker = worker
-        self._observe = observe
+        self._count = count
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
         self._known: dict[Key, _Known] = {}
+        self._on_planned = on_planned
+        self._searches: dict[Key, asyncio.Task[None]] = {}
+        self._errors: dict[Key, Exception] = {}
+        """Of searches that ended without an answer, until a pass has been told."""
         self._turns = asyncio.Semaphore(workers)
         self._slow_turns = asyncio.Semaphore(max(1, workers - 1))
         self._slow: set[Key] = set()
@@ -135,25 +149,38 @@ class Planning:
             if (commitment := commitment_of(document, nodes)) is not None:
                 self._ledger.commit(key_of(document), commitment)
 
-    async def plan(self, observed: Observed, now: datetime) -> Planned:
-        """The plan to use for a service. Where nothing has changed since the last pass, it costs next to nothing."""
+    async def plan(self, observed: Observed, now: datetime) -> Planned | None:
+        """The plan to use for a service; None while it is being planned, after which `on_planned` is called.
+
+        Where nothing has changed since the last pass, it costs next to nothing.
+        """
+        if (error := self._errors.pop(observed.key, None)) is not None:
+            raise error
         known = self._known.get(observed.key)
         if known is not None and self._still_holds(known, observed, now):
             return known.planned
-        planned = await self._plan(observed, now)
-        self._known[observed.key] = _Known(self._inputs(observed, planned, now), planned, now)
-        return planned
+        return await self._plan(observed, now)
 
     def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
         recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
-        return recent and known.inputs == self._inputs(observed, known.planned, now)
+        return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now)
 
-    def _inputs(self, observed: Observed, planned: Planned, now: datetime) -> Inputs:
-        room = (self._cache.room_version, self._ledger.version) if planned.choice.plan is None else None
-        placed, stranded = _placed(observed), self._stranded(observed, now)
-        return inputs_of(observed, placed=placed, stranded=stranded, hardware=self._cache.hardware_version, room=room)
+    def _inputs(self, observed: Observed, chosen: Plan | None, now: datetime) -> Inputs:
+        standing = self._standing.get(observed.key)
+        return inputs_of(
+            observed,
+            chosen,
+            stranded=self._stranded(observed, now),
+            lost_place=standing is not None and standing.placed and not _placed(observed),
+            hardware=self._cache.hardware_version,
+            room=(self._cache.room_version, self._ledger.version),
+        )
 
-    async def _plan(self, observed: Observed, now: datetime) -> Planned:
+    def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:
+        self._known[observed.key] = _Known(self._inputs(observed, planned.choice.plan, now), planned, now)
+        return planned
+
+    async def _plan(self, observed: Observed, now: datetime) -> Planned | None:
         if observed.service is None:
             return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
@@ -161,12 +188,53 @@ class Planning:
             architecture = architecture_of(observed.service)
         except PlanError as error:
             return self._failed(observed.key, Obstacle(error.reason, str(error)))
+        if self._on_planned is None:
+            return await self._plan_now(observed, architecture, now)
+        if observed.key in self._standing or observed.suspended:
+            request = self._request(observed, architecture)
+            if (choice := self._earlier_choice(observed, request, now)) is not None:
+                return await self._finished(observed, request, choice, now)
+        if observed.key not in self._searches:
+            self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
+        return self._stand_in(observed)
+
+    async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
         request = self._request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
             async with self._turn(observed.key):
                 request, choice = await self._search(observed, architecture, now)
-        return Planned(choice, await self._rendered(observed.key, choice.plan, request))
+        return await self._finished(observed, request, choice, now)
+
+    async def _finished(self, observed: Observed, request: PlanRequest, choice: Choice, now: datetime) -> Planned:
+        planned = Planned(choice, await self._rendered(observed.key, choice.plan, request))
+        return self._remember(observed, planned, now)
+
+    async def _plan_later(self, key: Key, asked: datetime) -> None:
+        """Plan a service as it is when its turn has come, then tell."""
+        start_s = time.monotonic()
+        try:
+            async with self._turn(key):
+                observed = observe(self._cache, key)
+                if observed is not None and observed.service is not None:
+                    now = asked + timedelta(seconds=time.monotonic() - start_s)
+                    request, choice = await self._search(observed, architecture_of(observed.service), now)
+                    await self._finished(observed, request, choice, now)
+        except PlanError:
+            pass  # the spec changed meanwhile, and the next pass tells
+        except Exception as error:
+            self._errors[key] = error
+        finally:
+            self._searches.pop(key, None)
+            if self._on_planned is not None:
+                self._on_planned(key)
+
+    def _stand_in(self, observed: Observed) -> Planned | None:
+        """The plan in force, for what can be done by it while another one is sought, such as more replicas."""
+        plan, rendering = observed.incumbent, self._renderings.get(observed.key)
+        if plan is None or observed.spec_changed or rendering is None or rendering.plan != plan:
+            return None
+        return Planned(Choice(plan), rendering.rendered)
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
         """True while other services wait to be planned: creating pods now would only delay them."""
@@ -186,6 +254,7 @@ class Planning:
         self.withdraw(key)
         self._renderings.pop(key, None)
         self._slow.discard(key)
+        self._errors.pop(key, None)
 
     def waiting(self) -> list[Key]:
         """Services without a plan that may get one when others leave."""
@@ -267,7 +336,7 @@ class Planning:
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
         seconds = time.monotonic() - start_s
-        self._observe(failure.reason if failure else "Planned", seconds)
+        self._count(failure.reason if failure else "Planned", seconds)
         (self._slow.add if seconds > SLOW_S else self._slow.discard)(observed.key)
         choice, rendered = answer.choice, answer.rendered
         if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
