@@ -172,6 +172,9 @@ class PlanStatus(StatusModel):
     """Why it was made, or why it took the place of the plan before it."""
 
 
+RevisionName = Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
+
+
 class PodPlacement(StatusModel):
     """What a pod was meant to use and what it uses."""
 
@@ -179,6 +182,8 @@ class PodPlacement(StatusModel):
     """Name of the pod."""
     node: DnsSubdomain | None = None
     """Its node."""
+    revision: RevisionName = None
+    """The revision that it was started from."""
     planned: Devices = ()
     """Devices intended for it; none for replicas after the first."""
     actual: Devices = ()
@@ -221,6 +226,9 @@ class LLMServiceStatus(StatusModel):
     """The decision in a line."""
     plan: PlanStatus | None = None
     """The shape of every replica."""
+    revision: RevisionName = None
+    """What every pod is to be started from: the digest of everything that its processes depend on, and the end of the
+    name of the ConfigMap that holds it."""
     placements: Annotated[
         tuple[PodPlacement, ...],
         Field(max_length=32),

@@ -11,6 +11,9 @@ LLMSERVICE_KIND = "LLMService"
 SERVICE_LABEL = "uellm.io/service"
 """On every child and pod: the name of its LLMService."""
 
+REVISION_LABEL = "uellm.io/revision"
+"""On pods and on the ConfigMaps that they are started from: the name of their revision."""
+
 PLAN_ANNOTATION = "uellm.io/plan"
 """On pods: the plan as the scheduler extender reads it, as JSON."""
 

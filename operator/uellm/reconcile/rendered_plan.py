@@ -11,8 +11,6 @@ from uellm.api.sidecar_document import SidecarStepSeconds
 class RenderedPlan:
     """A plan and the documents that carry it to the launcher, the scheduler extender and the sidecar."""
 
-    shape: str
-    """What the pods are built from, as one string: a pod template is kept for as long as this stays the same."""
     nodes: tuple[str, ...]
     """Nodes that can hold a replica, best first."""
     gpus_per_replica: int

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
 from uellm.cli.local.machine import LocalMachine
@@ -14,8 +14,9 @@ from uellm.errors import BadInput, CannotBeDone
 from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
 from uellm.planner.result import Plan
-from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
+from uellm.reconcile.children.configmap import SIDECAR_FILE, config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
+from uellm.reconcile.children.revision import ENGINE_FILE, PLAN_FILE, make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
@@ -24,20 +25,28 @@ _AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}
 _NOT_HERE = ("template", "replicas", "suspend", "rollout")
 
 
+class WrittenFiles(NamedTuple):
+    """What launcher and sidecar are started with."""
+
+    plan: Path
+    sidecar: Path
+    engine: Path
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A planned service. `files`: content by name, of the ConfigMap it would have in a cluster."""
+    """A planned service. `files`: content by name, of the ConfigMaps that its pods would have in a cluster."""
 
     service: LLMService
     plan: Plan
     files: Mapping[str, str]
     notes: tuple[str, ...]
 
-    def write(self, directory: Path) -> tuple[Path, Path]:
-        """Write plan and sidecar configuration; returns their paths."""
+    def write(self, directory: Path) -> WrittenFiles:
+        """Write the files; returns their paths."""
         for name, content in self.files.items():
             (directory / name).write_text(content, encoding="utf-8")
-        return directory / PLAN_FILE, directory / SIDECAR_FILE
+        return WrittenFiles(directory / PLAN_FILE, directory / SIDECAR_FILE, directory / ENGINE_FILE)
 
 
 def prepare(path: str, machine: LocalMachine) -> Prepared:
@@ -53,7 +62,9 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
-    return Prepared(service, plan, configmap(desired)["data"], tuple(_notes(document)))
+    revision = make_revision(desired)
+    files = {**config_files(desired), **{name: revision.files[name] for name in (PLAN_FILE, ENGINE_FILE)}}
+    return Prepared(service, plan, files, tuple(_notes(document)))
 
 
 def _document(path: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> 
 
 
 def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[ChildCommand, ChildCommand]:
-    plan_file, sidecar_file = prepared.write(directory)
+    files = prepared.write(directory)
     inherited = {**os.environ, "PYTHONUNBUFFERED": "1"}
     theirs = {each.name: each.value for each in prepared.service.spec.engine.env}
     engine_environment = {
@@ -85,10 +85,11 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
         "POD_NAME": prepared.service.name,
         "NODE_NAME": prepared.plan.nodes[0],
     }
-    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(plan_file), "--placement", str(placement)]
+    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(files.plan), "--placement", str(placement)]
     launcher += ["--listen", f"{LOOPBACK}:{ports.engine}"]
     sidecar = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"{LOOPBACK}:{ports.service}"]
-    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(sidecar_file)]
+    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(files.sidecar)]
+    sidecar += ["--engine-config", str(files.engine)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]
     return (
         ChildCommand(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),

@@ -25,6 +25,7 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
 from uellm.reconcile.planning.eligible_nodes import reachable
+from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.ledger import (
     Claim,
     Commitment,
@@ -39,6 +40,7 @@ from uellm.reconcile.planning.ledger import (
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.revisions import kept_revision
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
@@ -47,7 +49,7 @@ DEFER_PODS_S = 5
 
 
 class Planned(NamedTuple):
-    """The choice, and the chosen plan for its pods; None where there is no plan."""
+    """The choice, and the chosen plan for its pods; None where there is no plan, or the pods keep their revision."""
 
     choice: Choice
     rendered: RenderedPlan | None
@@ -59,6 +61,7 @@ class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
     stranded: bool
+    may_improve: bool
     choice: Choice
     since: datetime
 
@@ -108,6 +111,9 @@ class Planning:
             async with self._turn():
                 request = self._request(observed, architecture)  # others may have been planned meanwhile
                 choice = await self._ask(observed, request, now)
+        if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+            self._renderings.pop(observed.key, None)
+            return Planned(choice, None)
         return Planned(choice, await self._rendered(observed.key, choice.plan, request))
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
@@ -156,6 +162,8 @@ class Planning:
             return None
         if not _same_but_for_offers(before, request):
             return None
+        if standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return None
         if stranded and (not standing.stranded or request.nodes != before.nodes):
             return None
         # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
@@ -168,10 +176,11 @@ class Planning:
         """Ask the planner, in a turn, and enter its answer."""
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         hardware = hardware_offers(observed.nodes) if incumbent is not None else ()
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        improve = may_improve(observed, now)
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve)
         answer = await self._worker.answer(question)
         choice, rendered = answer.choice, answer.rendered
-        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
+        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, improve, choice, now))
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
         return choice

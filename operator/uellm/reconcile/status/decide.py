@@ -14,6 +14,7 @@ from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
+from uellm.reconcile.pods.running import WantedConfig, unconfirmed
 from uellm.reconcile.status.fields import status_of, timestamp
 from uellm.reconcile.status.slo_feasible import feasible
 from uellm.text import and_more
@@ -49,14 +50,24 @@ class Decision:
 
 
 def decide(
-    observed: Observed, choice: Choice, *, change: str = "", refusal: Obstacle | None, unreported: bool, now: datetime
+    observed: Observed,
+    choice: Choice,
+    *,
+    change: str = "",
+    refusal: Obstacle | None,
+    unreported: bool,
+    now: datetime,
+    wanted: WantedConfig | None = None,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
-    written; `unreported`: a running pod has not reported its placement yet.
+    written; `unreported`: a running pod has not reported its placement yet; `wanted`: what every pod is to run with,
+    None where the pods are of a release whose sidecars do not report it, or nothing is wanted.
     """
     engine = _readiness(observed, choice, change=change, refusal=refusal)
+    if engine.ready and wanted is not None:
+        engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
     slo = feasible(plan, observed.service) if plan is not None and observed.service is not None else None
@@ -64,10 +75,11 @@ def decide(
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [*filter(None, (slo, met)), *([verified(placed)] if plan is not None else [])]
+    about = [*filter(None, (slo, met)), *([verified(placed), _better(choice)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
-    status = status_of(observed, plan, placed, measured)
+    revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
+    status = status_of(observed, plan, placed, measured, revision=revision)
     if slo is not None:
         status["summary"].setdefault("slo", "feasible" if slo.status == "True" else "infeasible")
     status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
@@ -119,6 +131,14 @@ def _planned(choice: Choice) -> Condition:
         f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     )
     return Condition("Planned", "True", "Planned", message)
+
+
+def _better(choice: Choice) -> Condition:
+    """The condition BetterPlan."""
+    if not choice.better:
+        return Condition("BetterPlan", "False", "NoneKnown", "no better plan is known than the one in force")
+    how = "placement.replan: WhenBetter takes it, and loads the model anew"
+    return Condition("BetterPlan", "True", "NotTaken", f"{choice.better}; {how}")
 
 
 def _text(holds: bool) -> str:
