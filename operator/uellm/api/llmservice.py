@@ -190,8 +190,9 @@ class LLMServiceSpec(Model):
     """The engine's container."""
     template: PodTemplate = Field(default_factory=PodTemplate)
     """Pod template merged over the operator's."""
-    rollout: Rollout = Field(default_factory=Rollout)
-    """How replicas are replaced."""
+    rollout: Rollout | None = None
+    """How replicas are replaced. Where not set, one more replica starts first if the cluster has GPUs for it at that
+    moment; if not, or if its pod is Pending for a minute, they are replaced in place, one at a time."""
     suspend: bool = False
     """True: no pods run, and the plan is kept."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, MapBy, StatusModel
 from uellm.api.conditions import Conditions
-from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text
+from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text, Timestamp
 
 Figure = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$", max_length=26)]
 """A decimal number as text: the Kubernetes API knows no floats."""
@@ -31,7 +31,8 @@ class Summary(StatusModel):
     """Nodes on which replicas run."""
     slo: Text = ""
     """Share of requests that met their targets, such as `99.2%`; while there are none, whether that is predicted:
-    `feasible` or `infeasible`; empty where nothing can be said."""
+    `feasible` or `infeasible`; empty where nothing can be said. `(1 of 3 replicas)` follows where the load needs more
+    replicas than `spec.replicas`."""
     ready: Text = ""
     """Ready and wanted replicas, as in `1/2`."""
 
@@ -209,6 +210,21 @@ class ClassAttainment(StatusModel):
     """Requests that this is about, to two digits."""
 
 
+class PodFailuresStatus(StatusModel):
+    """Pods that failed for good within the last hour: evicted, not admitted, or lost with their node."""
+
+    count: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """How many."""
+    reason: Annotated[str, StringConstraints(max_length=63)]
+    """The last one's reason, in the kubelet's word, such as `Evicted`."""
+    message: Annotated[str, StringConstraints(max_length=1024)]
+    """The last one: pod, node, and the kubelet's words."""
+    last_failed_at: Timestamp
+    """When the last one was seen."""
+    pods: Annotated[tuple[DnsSubdomain, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
+    """Those that are still there; the operator deletes them."""
+
+
 class LLMServiceStatus(StatusModel):
     """What was decided and what is."""
 
@@ -237,6 +253,8 @@ class LLMServiceStatus(StatusModel):
     """Planned and actual devices of each pod."""
     slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
     """What was measured over the last minutes, by class; written at most once a minute."""
+    pod_failures: PodFailuresStatus | None = None
+    """Pods that failed for good within the last hour."""
     placements_omitted: Count | None = None
     """Pods beyond the first 32."""
     conditions: Conditions = ()

@@ -31,3 +31,6 @@ ENGINE_PORT = 8001
 
 METRICS_PORT = 8002
 """Port of the sidecar for metrics, probes and reports."""
+
+PROBE_PORT = 8003
+"""Port of the engine's parent for the kubelet's probes of the engine."""

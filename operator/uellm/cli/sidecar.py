@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from uellm.http.loop import run as run_loop
+from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.connection import engine_address
 from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
@@ -37,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
     )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=GRACE_S,
+        metavar="SECONDS",
+        help=f"how long a drain waits for requests in flight (default {GRACE_S:g})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
         state=Path(state) if state else None,
+        grace_s=args.drain_seconds,
     )
     _log_as_json()
     run_loop(serve(options, _announce))

@@ -68,8 +68,10 @@ class _Operator:
         self._watching = asyncio.Event()
 
     async def run(self) -> None:
-        kube = await self._stack.enter_async_context(await Kube.connect())
-        lease = Lease(kube, self._options.namespace, self._options.identity)
+        # The lease has a client of its own: its renewals wait for no other request, and its writes take the lease.
+        lease_kube = await self._stack.enter_async_context(await Kube.connect())
+        lease = Lease(lease_kube, self._options.namespace, self._options.identity)
+        kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s))
         fetch = await self._stack.enter_async_context(HttpReports())
         worker = self._stack.enter_context(WorkerProcess())
         planning = Planning(self._cache, worker)
@@ -111,8 +113,12 @@ class _Operator:
             longest_s = queue.longest_work_s
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
+        def is_ready() -> bool:
+            # One that waits for its turn is ready: it takes over at once.
+            return self._watching.is_set() or lease.standing_by
+
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
-        return ProbeServer(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
+        return ProbeServer(self._options.health_host, self._options.health_port, checks, is_ready)
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements, Running]) -> None:

@@ -45,5 +45,5 @@ class ProbeServer:
 
     async def _answer_ready(self, request: web.Request) -> web.Response:
         if not self._ready():
-            return web.json_response({"status": "waiting for the lease or for the first lists"}, status=503)
+            return web.json_response({"status": "waiting for the API server or for the first lists"}, status=503)
         return await self._answer(request)

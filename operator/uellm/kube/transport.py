@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from uellm.errors import UellmError
-from uellm.kube import config
+from uellm.kube import config, fence
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
 
 REQUEST_TIMEOUT_S = 60.0
@@ -43,18 +43,25 @@ class _Request(NamedTuple):
 class Transport:
     """A connection pool to one API server. `close` it at the end."""
 
-    def __init__(self, api: Any, reload: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self, api: Any, reload: Callable[[], Awaitable[Any]], writable_for: fence.WritableFor = fence.always
+    ) -> None:
         self._api = api
         self._reload = reload
+        self._writable_for = writable_for
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, kubeconfig: str | None, context: str | None = None) -> Transport:
+    async def open(
+        cls, kubeconfig: str | None, context: str | None = None, writable_for: fence.WritableFor = fence.always
+    ) -> Transport:
         """Read the credentials; nothing is sent yet."""
         configuration = await config.load(kubeconfig, context)
+        traces = {"trace_configs": [fence.trace_config(writable_for)]}
+        configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), **traces}
         from kubernetes.aio.client import ApiClient
 
-        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context))
+        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context), writable_for)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -74,8 +81,10 @@ class Transport:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        """Send one request and read the whole answer. Raises KubeError."""
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
+        """Send one request and read the whole answer. Raises KubeError; Fenced for a write that is not allowed now."""
+        fence.check(method, self._writable_for)
+        total_s = REQUEST_TIMEOUT_S if method == "GET" else min(REQUEST_TIMEOUT_S, self._writable_for())
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
         request = _Request(method, path, query or {}, body, content_type, timeout)
         async with self._exchange(request) as response:
             answer = await response.read()

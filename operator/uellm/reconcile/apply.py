@@ -14,7 +14,7 @@ from typing import Any
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, REPLICASET, kind_of
+from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
@@ -29,6 +29,7 @@ from uellm.reconcile.names import (
 )
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.pods.pod_failures import Removal
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,24 @@ class Applier:
             return live
         await self.delete(kind_of(manifest), live)
         return None
+
+    async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
+        """Delete these pods. One that is gone already, or has another uid, is left alone."""
+        for each in removals:
+            grace_s = 0 if each.force else None
+            if await self._kube.delete(POD, each.pod, observed.key.namespace, uid=each.uid, grace_s=grace_s):
+                logger.info("%s deleted pod %s", observed.key, each.pod)
+
+    async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The Events about a pod; none where they cannot be read: a pass does not fail for want of an explanation."""
+        metadata = pod["metadata"]
+        try:
+            return await self._kube.list(
+                CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
+            )
+        except KubeError as error:
+            logger.warning("no Events about pod %s: %s", metadata["name"], error)
+            return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""

@@ -16,6 +16,7 @@ from uellm.reconcile.children import (
 )
 from uellm.reconcile.children.former import FORMER_SECTIONS, FormerConfig
 from uellm.reconcile.children.revision import engine_document
+from uellm.reconcile.children.rollout import Surge
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import config_name, revision_name
 from uellm.reconcile.observe import Observed
@@ -23,7 +24,9 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import inputs_of, kept_revision, shape_of
 
 
-def desired_state(observed: Observed, plan: Plan, rendered: RenderedPlan | None, images: Images) -> DesiredState:
+def desired_state(
+    observed: Observed, plan: Plan, rendered: RenderedPlan | None, images: Images, surge: Surge
+) -> DesiredState:
     """The children of a service with this plan. Raises BadInput where the user's pod template cannot be merged.
 
     The pods keep their revision where spec and plan call for no other; else one is made from the rendered plan.
@@ -37,6 +40,8 @@ def desired_state(observed: Observed, plan: Plan, rendered: RenderedPlan | None,
         _images(observed, images),
         observed.replicas,
         observed.spec_mark,
+        observed.deployment,
+        surge,
         inputs,
         former=observed.former_config,
     )

@@ -23,6 +23,9 @@ IMAGES_ANNOTATION = "uellm.io/images"
 TEMPLATE_ANNOTATION = "uellm.io/template"
 """On a Deployment of a release without revisions: its pod template, and for which shape of plan it was built."""
 
+ROLLOUT_ANNOTATION = "uellm.io/rollout"
+"""On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""

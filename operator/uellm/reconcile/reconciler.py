@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from uellm.errors import BadInput
 from uellm.kube import LLMSERVICE, NotFound
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, kind_of
+from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images, children, config_digest
+from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
@@ -19,6 +21,7 @@ from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.pods.running import Running, WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, needed_by, revision_label, superseded
@@ -68,6 +71,7 @@ class Reconciler:
         self._running = running
         self._revisions = KnownRevisions()
         self._applier = applier
+        self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._clock = clock
 
@@ -78,19 +82,24 @@ class Reconciler:
             self._planning.forget(key)
             self._applier.forget(key)
             self._revisions.forget(key)
+            self._kubelet_events.forget(key)
             return None
         unreported = await self._reports.refresh(observed.pods)
         measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
+        ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
         observed = dataclasses.replace(
             observed,
             reports=self._reports.of(observed.pods),
             measurements=self._measurements.of(observed.pods),
             revisions=self._revisions.of(observed),
+            kubelets_words=self._kubelet_events.of(key),
         )
         planned = await self._planning.plan(observed, now)
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
-        return min(filter(None, (recheck_s, measure_in_s)), default=None) if recheck_s != 0.0 else recheck_s
+        if recheck_s == 0.0:
+            return recheck_s
+        return min(filter(None, (recheck_s, measure_in_s, ask_in_s)), default=None)
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
@@ -116,6 +125,7 @@ class Reconciler:
             # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
+        await self._applier.remove_pods(observed, decision.removals)
         await self._applier.write_children(observed, writable.manifests)
         await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
@@ -134,7 +144,8 @@ class Reconciler:
         if planned.choice.plan is None or observed.service is None:
             return self._left_alone(observed, None)
         try:
-            desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images)
+            surge = self._surge(observed, planned.choice.plan)
+            desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
         except BadInput as error:
             return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
         differing = self._applier.differing(observed, children(desired))
@@ -145,6 +156,12 @@ class Reconciler:
             self._revisions.put(observed.key, desired.revision)
         wanted = None if desired.revision is None else WantedConfig(desired.revision.name, config_digest(desired))
         return _Writable(differing, wanted=wanted)
+
+    def _surge(self, observed: Observed, plan: Plan) -> Surge:
+        if observed.deployment is None:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed, plan)
+        return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:
         if observed.deployment is None:
@@ -171,7 +188,8 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
         return ""
     wanted, live = deployment["spec"], observed.deployment["spec"]
     if not holds(wanted["template"], live["template"]):
-        return "the Deployment is being brought up to date"
+        how = rollout_reason(deployment)
+        return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
     if wanted["replicas"] != live.get("replicas", 1):
         return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
     return ""

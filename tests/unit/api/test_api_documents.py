@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (spec.model.dtype, spec.model.quantization, spec.model.revision) == ("auto", "auto", "main")
     assert spec.slo.objective == "Efficiency"
     assert (spec.placement.policy, spec.placement.gpus.min, spec.placement.gpus.max) == ("HELR", 1, None)
-    assert (spec.rollout.max_surge, spec.rollout.max_unavailable) == (0, 1)
+    assert spec.rollout is None  # decided at each change
     assert (spec.replicas, spec.suspend) == (1, False)
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.rollout import rolling_update
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
     OWNER_ANNOTATION,
+    ROLLOUT_ANNOTATION,
     SPEC_ANNOTATION,
     TEMPLATE_ANNOTATION,
     child_metadata,
@@ -25,7 +27,10 @@ _PROGRESS_MARGIN_S = 600
 def deployment(desired: DesiredState) -> dict[str, Any]:
     """The pods of the plan, replaced by the service's own rollout rules when their template changes."""
     spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
+    template = _template(desired)
+    update = rolling_update(desired.service, desired.live, template, desired.surge)
     metadata["annotations"] |= _former_annotations(desired)
+    metadata["annotations"] |= {ROLLOUT_ANNOTATION: update.why} if update.why else {}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -33,13 +38,10 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
         "spec": {
             "replicas": desired.replicas,
             "selector": {"matchLabels": selector(desired.service.name)},
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": spec.rollout.max_surge, "maxUnavailable": spec.rollout.max_unavailable},
-            },
+            "strategy": update.strategy(),
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": int(spec.engine.startup_timeout_s) + _PROGRESS_MARGIN_S,
-            "template": _template(desired),
+            "template": template,
         },
     }
 
@@ -71,7 +73,7 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
     kept = live["metadata"].get("annotations") or {}
     metadata["annotations"] |= {
         name: kept[name]
-        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION)
+        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION, ROLLOUT_ANNOTATION)
         if name in kept
     }
     manifest = {

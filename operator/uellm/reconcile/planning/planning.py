@@ -144,6 +144,15 @@ class Planning:
             return None
         return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
 
+    def room_for_another(self, observed: Observed, plan: Plan) -> str:
+        """A node of the plan that has room for a replica besides those that run; empty for none."""
+        assert observed.service is not None
+        own = claim(Commitment(plan.gpus_per_replica, plan.nodes), 0, observed.pods)
+        everyone = offers(observed.nodes, [*self._claims(observed.key), own], ())
+        nodes, _ = reachable(everyone, self._cache.node, observed.service)
+        room = {offer.node.name: len(offer.free) - offer.promised for offer in nodes}
+        return next((name for name in plan.nodes if room.get(name, 0) >= plan.gpus_per_replica), "")
+
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
         if observed.suspended and observed.incumbent is not None and not observed.spec_changed:

@@ -10,6 +10,7 @@ from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
+from uellm.reconcile.planning.host_needs import host_memory_bytes, host_millicores
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
@@ -20,11 +21,14 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     explanations, so that two plans that start the same pods are rendered to the same bytes.
     """
     document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
-    step = step_time(plan, request)
+    step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
         nodes=plan.nodes,
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
+        weight_bytes=request.architecture.weight_bytes,
+        host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated, kv_factor=document.kv_factor),
+        host_millicores=host_millicores(plan, simulated=simulated),
         annotation=annotation.to_json(),
         plan_json=document.to_json(),
         max_num_seqs=plan.max_num_seqs,
