@@ -146,7 +146,10 @@ class Observed:
         """
         mark = self._annotation(SPEC_ANNOTATION) if self.is_former else self.revision and self.revision.spec_mark
         generation, _, spec_digest = (mark or "").partition("/")
-        return not mark or (generation != str(self.generation) and spec_digest != self._spec_digest_as_stored())
+        if not mark or generation == str(self.generation):
+            return not mark
+        # A spec that cannot be parsed has no digest.
+        return not spec_digest or spec_digest != self._spec_digest_as_stored()
 
     def _spec_digest_as_stored(self) -> str:
         return former_spec_digest(self.document["spec"]) if self.is_former else self.spec_digest

@@ -6,20 +6,19 @@ import importlib
 
 from helpers.sizes import GIB
 
-# The package's function `deployment` hides the module of that name.
-deployment_module = importlib.import_module("uellm.reconcile.children.deployment")
+revision_module = importlib.import_module("uellm.reconcile.children.revision")
 
 
 def newer_pod_template(monkeypatch):
     """From here on templates come out with one more environment variable, as from an operator of a later version."""
-    made = deployment_module.pod_template
+    made = revision_module.pod_template
 
-    def with_news(wanted):
-        template = made(wanted)
+    def with_news(*arguments):
+        template = made(*arguments)
         template["spec"]["containers"][0]["env"].append({"name": "NEWS", "value": "1"})
         return template
 
-    monkeypatch.setattr(deployment_module, "pod_template", with_news)
+    monkeypatch.setattr(revision_module, "pod_template", with_news)
 
 
 def environment(deployment) -> set[str]:

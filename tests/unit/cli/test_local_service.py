@@ -111,12 +111,13 @@ def ports() -> Ports:
 
 def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path):
     service = prepared()
-    plan_file, sidecar_file = service.write(tmp_path)
-    plan = json.loads(plan_file.read_text())
+    files = service.write(tmp_path)
+    plan = json.loads(files.plan.read_text())
     assert plan["platform"] == "cpu"
     assert plan["plan"]["layers"] == [5, 3]
     assert plan["engine"]["model"] == f"{tmp_path}/model"
-    assert [each["name"] for each in yaml.safe_load(sidecar_file.read_text())["classes"]] == ["interactive"]
+    assert [each["name"] for each in yaml.safe_load(files.sidecar.read_text())["classes"]] == ["interactive"]
+    assert yaml.safe_load(files.engine.read_text())["model"] == service.service.served_name
 
 
 def test_the_sidecar_starts_from_what_the_measured_gpus_make_of_a_step(prepared, tmp_path, monkeypatch):
@@ -130,7 +131,7 @@ def test_the_sidecar_starts_from_what_the_measured_gpus_make_of_a_step(prepared,
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile | {"status": {"source": "NVML", "devices": devices}}))
     monkeypatch.setattr(preparing.importlib.metadata, "version", lambda name: "0.32.0")
     served = prepare(str(tmp_path / "service.yaml"), profiled_machine(str(tmp_path / "profile.yaml")))
-    told = [yaml.safe_load(each.files["sidecar.yaml"])["engine"] for each in (played, served)]
+    told = [yaml.safe_load(each.files["engine.yaml"])["engine"] for each in (played, served)]
     assert "stepSeconds" not in told[0]
     assert set(told[1]["stepSeconds"]) == {"floor", "perPrefillToken", "perKvToken", "perSequence", "overhead"}
 

@@ -24,9 +24,9 @@ def observed(make):
         from uellm.kube.kinds import DEPLOYMENT
 
         document = document or make.service()
-        mark = Observed(document, None).spec_mark
+        revision = make.revision(Observed(document, None).spec_mark)
         if deployment is not None:
-            deployment["metadata"]["annotations"]["uellm.io/spec"] = mark
+            fields["revisions"] = {revision.name: revision}
         children = {} if deployment is None else {DEPLOYMENT: deployment}
         return Observed(document, None, children=children, pods=tuple(pods), **fields)
 
@@ -51,6 +51,7 @@ def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
         "Planned": ("True", "Planned"),
         "SLOFeasible": ("Unknown", "NoPlan"),
         "PlacementVerified": ("Unknown", "NoReport"),
+        "BetterPlan": ("False", "NoneKnown"),
     }
 
 

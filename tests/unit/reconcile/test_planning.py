@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,6 +32,7 @@ class World:
         self.rendered = []
         self.renders_itself = True
         self.planning = Planning(self.cache, self)
+        self.revisions = {}
         self.version = 100
 
     async def answer(self, question):
@@ -73,7 +75,9 @@ class World:
     def deployed(self, name, *, replicas=1):
         """The Deployment that the service's present spec is made of."""
         observed = self.observed(name)
-        deployment = self.make.deployment(replicas, spec_mark=observed.spec_mark)
+        deployment = self.make.deployment(replicas)
+        revision = self.make.revision(observed.spec_mark)
+        self.revisions[name] = {revision.name: revision}
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}
         owner = {"kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}
         self.put(DEPLOYMENT, {**deployment, "metadata": {**metadata, "ownerReferences": [owner]}})
@@ -83,7 +87,8 @@ class World:
         self.put(POD, {**pod, "metadata": metadata})
 
     def observed(self, name):
-        return observe(self.cache, Key("ns", name))
+        found = observe(self.cache, Key("ns", name))
+        return found and dataclasses.replace(found, revisions=self.revisions.get(name, {}))
 
     async def planned(self, name):
         return await self.planning.plan(self.observed(name), self.now)

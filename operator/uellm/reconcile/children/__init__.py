@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uellm.reconcile.children.configmap import config_digest, configmap
+from uellm.reconcile.children.configmap import config_digest, config_files, configmap
 from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.desired_state import DesiredState, Images, PinnedTemplate
 from uellm.reconcile.children.former import FormerConfig
@@ -24,6 +24,7 @@ __all__ = [
     "Revision",
     "children",
     "config_digest",
+    "config_files",
     "configmap",
     "frozen",
     "make_revision",

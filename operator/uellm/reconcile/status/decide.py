@@ -95,8 +95,8 @@ def decide(
     notes = [
         note
         for note in transitions(conditions, before)
-        # "Not known yet" is not worth an Event.
-        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown"
+        # Neither "not known yet" nor "nothing better" is worth an Event.
+        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != ("BetterPlan", "False")
     ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
