@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal arrives."""
+    """Serve until a signal."""
     placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
     options = SidecarOptions(
         listen=Address.parse(args.listen, "--listen"),
@@ -76,7 +76,7 @@ class _JsonLine(logging.Formatter):
 
 
 def _log_as_json() -> None:
-    """The access log to standard output, its lines as they are; everything else to standard error."""
+    """Write the access log unchanged to standard output, everything else to standard error."""
     general = logging.StreamHandler(sys.stderr)
     general.setFormatter(_JsonLine())
     logging.basicConfig(level=logging.INFO, handlers=[general])

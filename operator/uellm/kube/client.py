@@ -8,7 +8,7 @@ from typing import Any
 from uellm.kube.errors import Conflict, NotFound
 from uellm.kube.fence import WritableFor, always
 from uellm.kube.kinds import POD, Kind, kind_of
-from uellm.kube.transport import Transport
+from uellm.kube.transport import Observe, Transport, unobserved
 from uellm.kube.watch import SESSION_S, SILENCE_S, Event, Watch, lean, list_all
 
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
@@ -26,13 +26,19 @@ class Kube:
 
     @classmethod
     async def connect(
-        cls, *, kubeconfig: str | None = None, context: str | None = None, writable_for: WritableFor = always
+        cls,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        writable_for: WritableFor = always,
+        observe: Observe = unobserved,
     ) -> Kube:
         """Read the credentials from the file, else from the pod, else from KUBECONFIG. Sends nothing yet.
 
-        `writable_for`: seconds for which this process may write from now on; without, it always may.
+        `writable_for`: seconds for which this process may write from now on; without, it always may. `observe` is
+        called after every request.
         """
-        return cls(await Transport.open(kubeconfig, context, writable_for))
+        return cls(await Transport.open(kubeconfig, context, writable_for, observe))
 
     async def close(self) -> None:
         """Close every connection; watches end."""

@@ -123,10 +123,10 @@ def test_a_file_is_read_with_lists_and_empty_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("- 1", "must hold Kubernetes objects, not list"),
         ("kind: Pod", "must hold one LLMService; it holds 0"),
-        ("\x80", "is no YAML"),
+        ("\x80", "is not YAML"),
     ],
 )
 def test_a_file_that_is_no_service_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:

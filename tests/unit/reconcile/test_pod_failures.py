@@ -80,15 +80,15 @@ def test_each_pod_is_counted_once_however_often_it_is_seen(make):
     written = PodFailures.from_status({"podFailures": first.to_dict()})
     assert written == first  # so a restarted operator does not count it again either
     both = tally(written, found(failed(make), failed(make, "b", "OutOfcpu")), NOW + timedelta(seconds=9))
-    assert (both.count, both.reason, both.pods) == (2, "OutOfcpu", ("a", "b"))
+    assert (both.total, both.reason, both.pods) == (2, "OutOfcpu", ("a", "b"))
 
 
 def test_more_pods_than_the_status_can_name_are_counted_in_turn(make):
     pods = [failed(make, f"p{number:03}") for number in range(MOST_NAMED + 5)]
     first = tally(None, found(*pods), NOW)
-    assert first.count == MOST_NAMED
+    assert first.total == MOST_NAMED
     rest = [pod for pod in pods if pod["metadata"]["name"] not in first.pods]
-    assert tally(first, found(*rest), NOW).count == MOST_NAMED + 5
+    assert tally(first, found(*rest), NOW).total == MOST_NAMED + 5
 
 
 def test_the_third_within_an_hour_is_stalled_and_comes_before_the_pod_that_is_tried_next(make):
@@ -112,7 +112,7 @@ def test_failures_are_forgotten_after_an_hour(make):
     first = tally(None, found(failed(make)), NOW)
     later = NOW + timedelta(seconds=FORGOTTEN_AFTER_S)
     assert tally(first, (), later) is None
-    assert tally(first, found(failed(make, "b")), later).count == 1
+    assert tally(first, found(failed(make, "b")), later).total == 1
 
 
 def test_failed_pods_are_removed_but_the_newest_stays_a_while_for_people(make):
@@ -128,7 +128,7 @@ def test_failed_pods_are_removed_but_the_newest_stays_a_while_for_people(make):
 
 def test_a_pod_whose_devices_cannot_hold_the_plan_is_removed_with_backoff(make):
     failures = tally(None, found(misplaced(make)), NOW)
-    assert (failures.reason, failures.count) == ("NoFit", 1)
+    assert (failures.reason, failures.total) == ("NoFit", 1)
     assert removals(failures, found(misplaced(make)), NOW) == ((), 10.0)
     gone, _ = removals(failures, found(misplaced(make)), NOW + timedelta(seconds=10))
     assert gone == (Removal("a", "uid-a", force=False),)

@@ -80,7 +80,7 @@ def engine_readiness(
 
 def _failures_trouble(failures: PodFailures) -> _Trouble:
     """Pods that failed for good. Where it goes on, that comes before the state of the pod that is tried next."""
-    times = "1 pod has failed" if failures.count == 1 else f"{failures.count} pods have failed"
+    times = "1 pod has failed" if failures.total == 1 else f"{failures.total} pods have failed"
     message = f"{times} for good within the last hour, last {failures.message}"
     state = EngineReadiness(False, "PodFailed", message, stalled=failures.repeated)
     return _Trouble(0 if failures.repeated else 4, state)

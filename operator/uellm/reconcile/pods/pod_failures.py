@@ -70,7 +70,7 @@ class PodFailure(NamedTuple):
 class PodFailures(NamedTuple):
     """The failures of the last hour: `status.podFailures`."""
 
-    count: int
+    total: int
     reason: str
     message: str
     last_failed_at: datetime
@@ -80,7 +80,7 @@ class PodFailures(NamedTuple):
     @property
     def repeated(self) -> bool:
         """True where waiting will not help."""
-        return self.count >= REPEATED
+        return self.total >= REPEATED
 
     @classmethod
     def from_status(cls, status: Mapping[str, Any]) -> PodFailures | None:
@@ -95,7 +95,7 @@ class PodFailures(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """`status.podFailures`."""
         moment = self.last_failed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-        entry = {"count": self.count, "reason": self.reason, "message": self.message, "lastFailedAt": moment}
+        entry = {"count": self.total, "reason": self.reason, "message": self.message, "lastFailedAt": moment}
         return {**entry, "pods": list(self.pods)} if self.pods else entry
 
 
@@ -125,7 +125,7 @@ def tally(before: PodFailures | None, found: Sequence[PodFailure], now: datetime
     if fresh:
         last = max(fresh, key=lambda failure: failure.created)
         recent = before is not None and (now - before.last_failed_at).total_seconds() < FORGOTTEN_AFTER_S
-        count = (before.count if before is not None and recent else 0) + len(fresh)
+        count = (before.total if before is not None and recent else 0) + len(fresh)
         return PodFailures(count, last.reason, clip(_sentence(last), _WORDS), now.replace(microsecond=0), there)
     if before is None or (now - before.last_failed_at).total_seconds() >= FORGOTTEN_AFTER_S:
         return None
@@ -140,7 +140,7 @@ def removals(
         return (), None
     age_s = (now - failures.last_failed_at).total_seconds()
     newest = max((each for each in found if each.fate is Fate.FAILED), key=lambda each: each.created, default=None)
-    due_s = {each: _due_s(each, failures.count, shown=each is newest) for each in found if each.pod in failures.pods}
+    due_s = {each: _due_s(each, failures.total, shown=each is newest) for each in found if each.pod in failures.pods}
     gone = tuple(Removal(each.pod, each.uid, each.fate is Fate.STUCK) for each, at_s in due_s.items() if age_s >= at_s)
     later = [at_s - age_s for at_s in due_s.values() if age_s < at_s < float("inf")]
     return gone, min(later, default=None)
