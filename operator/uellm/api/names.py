@@ -14,6 +14,9 @@ SERVICE_LABEL = "uellm.io/service"
 REVISION_LABEL = "uellm.io/revision"
 """On pods and on the ConfigMaps that they are started from: the name of their revision."""
 
+SCHEDULER_NAME = "uellm-scheduler"
+"""The scheduler that asks our extender; the default of `placement.schedulerName`."""
+
 PLAN_ANNOTATION = "uellm.io/plan"
 """On pods: the plan for the scheduler extender, as JSON."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.children import (
     DesiredState,
@@ -17,9 +18,11 @@ from uellm.reconcile.children import (
 from uellm.reconcile.children.former import FORMER_SECTIONS, FormerConfig
 from uellm.reconcile.children.revision import engine_document
 from uellm.reconcile.children.rollout import Surge
+from uellm.reconcile.children.stand_in import stand_in
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import config_name, revision_name
 from uellm.reconcile.observe import Observed
+from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import inputs_of, kept_revision, shape_of
 
@@ -42,7 +45,9 @@ def desired_state(
         observed.spec_mark,
         observed.deployment,
         surge,
-        inputs,
+        stand_in(observed.deployment, observed.replicas, living(observed.pods), observed.leaving_nodes, surge),
+        devices_json=_devices_json(observed, plan),
+        inputs=inputs,
         former=observed.former_config,
     )
     if (pinned := _pinned(observed, plan)) is not None:
@@ -71,6 +76,12 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
     return [*manifests, frozen(observed.document, observed.deployment, observed.replicas)]
 
 
+def _devices_json(observed: Observed, plan: Plan) -> str:
+    """Facts of the GPUs of nodes on which a replica may run."""
+    nodes = {each.facts.name: each.facts for each in observed.nodes}
+    return facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices).to_json()
+
+
 def reloaded(observed: Observed) -> DesiredState:
     """As far as what reloads is concerned: the spec as it is now, whatever becomes of its plan."""
     assert observed.service is not None
@@ -90,7 +101,10 @@ def _pinned(observed: Observed, plan: Plan) -> PinnedTemplate | None:
     if not observed.is_former or observed.spec_changed:
         return None
     pinned = PinnedTemplate.from_json(observed.pinned_template or "")
-    return pinned if pinned is not None and pinned.shape == shape_of(plan) else None
+    if pinned is None:
+        return None
+    # The shape named nodes too; now no pod is bound to a node by name.
+    return pinned if pinned.shape.partition(" on ")[0] == shape_of(plan) else None
 
 
 def _former(desired: DesiredState) -> FormerConfig:

@@ -26,6 +26,9 @@ TEMPLATE_ANNOTATION = "uellm.io/template"
 ROLLOUT_ANNOTATION = "uellm.io/rollout"
 """On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
 
+STAND_IN_ANNOTATION = "uellm.io/stand-in"
+"""On the Deployment: the nodes that are being emptied, for whose replica there is a stand-in, or was none to be had."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""
@@ -55,6 +58,11 @@ def config_name(service_name: str) -> str:
 def revision_name(service_name: str, revision: str) -> str:
     """Name of the ConfigMap of a revision. A revision's name has no hyphen, so no two services share one."""
     return f"{service_name}-{revision}"
+
+
+def devices_name(service_name: str) -> str:
+    """Name of the ConfigMap of devices.json."""
+    return f"{service_name}-devices"
 
 
 def endpoint(key: Key) -> str:
@@ -130,7 +138,7 @@ def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
     """Every service that an object may belong to, by its label, its owner reference or its name."""
     metadata = obj["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
-    names = {name, name.removesuffix("-engine"), name.removesuffix("-config"), name.rpartition("-")[0] or name}
+    names = {name, name.removesuffix("-engine"), name.rpartition("-")[0] or name}
     if label := (metadata.get("labels") or {}).get(SERVICE_LABEL):
         names.add(label)
     controller = controller_of(obj)

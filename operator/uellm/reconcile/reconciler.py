@@ -13,7 +13,9 @@ from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images, children, config_digest
+from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
+from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
@@ -21,6 +23,7 @@ from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.pods.running import Running, WantedConfig
@@ -126,6 +129,9 @@ class Reconciler:
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
         await self._applier.remove_pods(observed, decision.removals)
+        if observed.service is not None:
+            marked = marks_to_lift(observed.service, living(observed.pods))
+            await self._applier.lift_marks(observed, marked)
         await self._applier.write_children(observed, writable.manifests)
         await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
@@ -160,7 +166,10 @@ class Reconciler:
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
         if observed.deployment is None:
             return NO_SURGE
-        room = self._planning.room_for_another(observed, plan)
+        rollout = observed.service.spec.rollout if observed.service is not None else None
+        if rollout is not None and not rollout.max_surge:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed)
         return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:
@@ -190,6 +199,7 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
     if not holds(wanted["template"], live["template"]):
         how = rollout_reason(deployment)
         return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
-    if wanted["replicas"] != live.get("replicas", 1):
-        return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
+    before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas
+    if before != after:
+        return f"replicas go from {before} to {after}"
     return ""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.hardware import NodeNeeds
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A plan and the documents that carry it to the launcher, the scheduler extender and the sidecar."""
 
-    nodes: tuple[str, ...]
-    """Nodes that can hold a replica, best first."""
+    node_needs: NodeNeeds
+    """What a node must be to hold a replica."""
     gpus_per_replica: int
     resource_name: str
     """The extended resource by which a pod asks for its GPUs."""

@@ -21,7 +21,7 @@ def inputs_of(plan: Plan) -> str:
     return digest(
         {
             "shape": shape_of(plan),
-            "devices": list(plan.devices),
+            "requires": [[stage.memory_bytes, stage.product] for stage in plan.stages],
             "sequences": plan.max_num_seqs,
             "batchedTokens": plan.max_num_batched_tokens,
             "kvCacheBytes": plan.kv_cache_bytes,
@@ -33,7 +33,7 @@ def inputs_of(plan: Plan) -> str:
 def shape_of(plan: Plan) -> str:
     """The shape of a plan, in the form in which releases without revisions stored it too."""
     layers = ",".join(str(count) for count in plan.layers)
-    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"
+    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers}"
 
 
 def kept_revision(observed: Observed, plan: Plan) -> Revision | None:

@@ -1,4 +1,4 @@
-"""A newer operator, which makes pods in another way, leaves those that run alone until the spec changes."""
+"""A newer operator that renders pods differently leaves running pods unchanged until the spec changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ revision_module = importlib.import_module("uellm.reconcile.children.revision")
 
 
 def newer_pod_template(monkeypatch):
-    """From here on templates come out with one more environment variable, as from an operator of a later version."""
+    """From now on pod templates contain one more environment variable, as from a later version of the operator."""
     made = revision_module.pod_template
 
     def with_news(*arguments):

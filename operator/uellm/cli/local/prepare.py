@@ -13,9 +13,11 @@ from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
 from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
+from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.children.configmap import SIDECAR_FILE, config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
+from uellm.reconcile.children.devices import DEVICES_FILE
 from uellm.reconcile.children.revision import ENGINE_FILE, PLAN_FILE, make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
@@ -29,6 +31,7 @@ class WrittenFiles(NamedTuple):
     """What launcher and sidecar are started with."""
 
     plan: Path
+    devices: Path
     sidecar: Path
     engine: Path
 
@@ -43,10 +46,10 @@ class Prepared:
     notes: tuple[str, ...]
 
     def write(self, directory: Path) -> WrittenFiles:
-        """Write the files; returns their paths."""
+        """Write the files; return their paths."""
         for name, content in self.files.items():
             (directory / name).write_text(content, encoding="utf-8")
-        return WrittenFiles(directory / PLAN_FILE, directory / SIDECAR_FILE, directory / ENGINE_FILE)
+        return WrittenFiles(*(directory / name for name in (PLAN_FILE, DEVICES_FILE, SIDECAR_FILE, ENGINE_FILE)))
 
 
 def prepare(path: str, machine: LocalMachine) -> Prepared:
@@ -63,7 +66,10 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
     revision = make_revision(desired)
-    files = {**config_files(desired), **{name: revision.files[name] for name in (PLAN_FILE, ENGINE_FILE)}}
+    nodes = {offer.node.name: offer.node for offer in machine.offers}
+    facts = facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices)
+    started_with = {name: revision.files[name] for name in (PLAN_FILE, ENGINE_FILE)}
+    files = {**config_files(desired), **started_with, DEVICES_FILE: facts.to_json()}
     return Prepared(service, plan, files, tuple(_notes(document)))
 
 

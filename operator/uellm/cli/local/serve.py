@@ -87,8 +87,8 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
         "POD_NAME": prepared.service.name,
         "NODE_NAME": prepared.plan.nodes[0],
     }
-    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(files.plan), "--placement", str(placement)]
-    launcher += ["--listen", f"{LOOPBACK}:{ports.engine}"]
+    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(files.plan), "--devices", str(files.devices)]
+    launcher += ["--placement", str(placement), "--listen", f"{LOOPBACK}:{ports.engine}"]
     sidecar = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"{LOOPBACK}:{ports.service}"]
     sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(files.sidecar)]
     sidecar += ["--engine-config", str(files.engine)]

@@ -10,6 +10,7 @@ from typing import Any
 from uellm.reconcile.children.configmap import config_digest, config_files, configmap
 from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.desired_state import DesiredState, Images, PinnedTemplate
+from uellm.reconcile.children.devices import devices_configmap
 from uellm.reconcile.children.former import FormerConfig
 from uellm.reconcile.children.pdb import pdb
 from uellm.reconcile.children.revision import Revision, make_revision, read_revision
@@ -38,5 +39,6 @@ def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     `desired` holds a revision, or the pinned template of pods that have none.
     """
     revisions = () if desired.revision is None else (desired.revision.manifest(desired.document),)
-    made = (configmap(desired), *revisions, service(desired), pdb(desired), deployment(desired))
+    advice = (devices_configmap(desired),) if desired.devices_json else ()
+    made = (configmap(desired), *revisions, *advice, service(desired), pdb(desired), deployment(desired))
     return tuple(signed(child) for child in made)

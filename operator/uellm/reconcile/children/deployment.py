@@ -14,6 +14,7 @@ from uellm.reconcile.names import (
     OWNER_ANNOTATION,
     ROLLOUT_ANNOTATION,
     SPEC_ANNOTATION,
+    STAND_IN_ANNOTATION,
     TEMPLATE_ANNOTATION,
     child_metadata,
     deployment_name,
@@ -29,14 +30,17 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
     spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
     template = _template(desired)
     update = rolling_update(desired.service, desired.live, template, desired.surge)
-    metadata["annotations"] |= _former_annotations(desired)
-    metadata["annotations"] |= {ROLLOUT_ANNOTATION: update.why} if update.why else {}
+    metadata["annotations"] |= {
+        **({ROLLOUT_ANNOTATION: update.why} if update.why else {}),
+        **({STAND_IN_ANNOTATION: desired.stand_in.note} if desired.stand_in.note else {}),
+        **_former_annotations(desired),
+    }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "replicas": desired.replicas,
+            "replicas": desired.replicas + desired.stand_in.extra,
             "selector": {"matchLabels": selector(desired.service.name)},
             "strategy": update.strategy(),
             "revisionHistoryLimit": 3,

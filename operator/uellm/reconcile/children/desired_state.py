@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
 from uellm.reconcile.children.rollout import NO_SURGE, Surge
+from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ class DesiredState:
     """The Deployment as it is; None where there is none yet."""
     surge: Surge = NO_SURGE
     """Whether one more replica could start before an old one ends."""
+    stand_in: StandIn = NO_STAND_IN
+    """For a replica whose node is being emptied."""
+    devices_json: str = ""
+    """Facts of single GPUs, for the launcher."""
     inputs: str = ""
     """Digest of the plan that this is built for."""
     revision: Revision | None = None

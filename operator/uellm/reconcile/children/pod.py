@@ -11,15 +11,18 @@ from uellm.api.names import (
     PLAN_ANNOTATION,
     PROBE_PORT,
     REVISION_LABEL,
+    SCHEDULER_NAME,
     SIDECAR_PORT,
 )
 from uellm.hardware import GPU_RESOURCE
 from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
+from uellm.reconcile.children.node_affinity import node_affinity
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
-from uellm.reconcile.names import config_name, labels, revision_name
+from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
 ENGINE_ADDRESS = f"127.0.0.1:{ENGINE_PORT}"
@@ -27,6 +30,7 @@ USER = 65532
 LAUNCHER = "/uellm-bin/launcher.pyz"
 CONFIG_DIRECTORY = "/etc/uellm"
 REVISION_DIRECTORY = "/etc/uellm-revision"
+DEVICES_DIRECTORY = "/etc/uellm-devices"
 PLACEMENT_FILE = "/run/uellm/placement.json"
 STATE_DIRECTORY = "/var/lib/uellm"
 # Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
@@ -48,7 +52,7 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
     ours = {
         "metadata": {
             "labels": {**labels(desired.service.name), REVISION_LABEL: revision},
-            "annotations": {PLAN_ANNOTATION: desired.plan.annotation},
+            "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
             "schedulerName": desired.service.spec.placement.scheduler_name,
@@ -62,7 +66,7 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "affinity": {"nodeAffinity": _on_nodes(desired.plan.nodes)},
+            "affinity": {"nodeAffinity": node_affinity(desired.plan.node_needs, extender=_asks_extender(desired))},
             "tolerations": _tolerations(desired.plan.resource_name),
             "initContainers": [_launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
@@ -72,17 +76,9 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
     return merge_template(ours, desired.service.spec.template.to_dict())
 
 
-def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Only on these nodes, the earlier the better. The ledger counts replicas without a node in the same order."""
-    # By the node's name: a cloud may set the hostname label to something else.
-    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    weights = range(100, 0, -10)
-    return {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": weight, "preference": term} for weight, term in zip(weights, terms, strict=False)
-        ],
-    }
+def _asks_extender(desired: DesiredState) -> bool:
+    """True for our own scheduler; any other may not ask the extender."""
+    return desired.service.spec.placement.scheduler_name == SCHEDULER_NAME
 
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:
@@ -249,6 +245,7 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
         {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
+        {"name": "devices", "mountPath": DEVICES_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm"},
         {"name": "cache", "mountPath": HOME},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -267,6 +264,8 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     name, files = desired.service.name, ("plan.json", "engine.yaml")
     volumes.append({"name": "config", "configMap": {"name": config_name(name)}})
     items = [{"key": file, "path": file} for file in files]
+    # It is advice: a pod starts without it too.
+    volumes.append({"name": "devices", "configMap": {"name": devices_name(name), "optional": True}})
     volumes.append({"name": "revision", "configMap": {"name": revision_name(name, revision), "items": items}})
     if auth := desired.service.spec.auth:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
@@ -23,7 +24,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
     step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
-        nodes=plan.nodes,
+        node_needs=node_needs(plan, request, annotation.resource_name),
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
         weight_bytes=request.architecture.weight_bytes,
