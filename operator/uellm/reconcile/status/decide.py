@@ -18,6 +18,8 @@ from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readin
 from uellm.reconcile.pods.placements import placements, verified
 from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, removals, tally
 from uellm.reconcile.pods.running import WantedConfig, unconfirmed
+from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
+from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of, timestamp
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.text import and_more
@@ -82,7 +84,7 @@ def decide(
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [slo, *filter(None, (met,)), *([verified(placed), _better(choice)] if plan is not None else [])]
+    about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
@@ -96,7 +98,7 @@ def decide(
         note
         for note in transitions(conditions, before)
         # Neither "not known yet" nor "nothing better" is worth an Event.
-        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != ("BetterPlan", "False")
+        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != (BETTER_PLAN, "False")
     ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
@@ -156,14 +158,6 @@ def _planned(choice: Choice) -> Condition:
         f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     )
     return Condition("Planned", "True", "Planned", message)
-
-
-def _better(choice: Choice) -> Condition:
-    """The condition BetterPlan."""
-    if not choice.better:
-        return Condition("BetterPlan", "False", "NoneKnown", "no better plan is known than the one in force")
-    how = "placement.replan: WhenBetter takes it, and loads the model anew"
-    return Condition("BetterPlan", "True", "NotTaken", f"{choice.better}; {how}")
 
 
 def _slo_column(slo: Condition, plan: Plan | None, service: LLMService | None, measured: str) -> str:
