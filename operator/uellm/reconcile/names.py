@@ -53,6 +53,11 @@ def config_name(service_name: str) -> str:
     return f"{service_name}-config"
 
 
+def devices_name(service_name: str) -> str:
+    """Name of the ConfigMap of devices.json."""
+    return f"{service_name}-devices"
+
+
 def endpoint(key: Key) -> str:
     """Base address of the OpenAI-compatible API inside the cluster."""
     return f"http://{key.name}.{key.namespace}.svc/v1"
@@ -126,7 +131,7 @@ def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
     """Every service that an object may belong to, by its label, its owner reference or its name."""
     metadata = obj["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
-    names = {name, name.removesuffix("-engine"), name.removesuffix("-config")}
+    names = {name, name.removesuffix("-engine"), name.removesuffix("-config"), name.removesuffix("-devices")}
     if label := (metadata.get("labels") or {}).get(SERVICE_LABEL):
         names.add(label)
     controller = controller_of(obj)

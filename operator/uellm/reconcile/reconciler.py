@@ -132,7 +132,7 @@ class Reconciler:
         rollout = observed.service.spec.rollout
         if rollout is not None and not rollout.max_surge:
             return NO_SURGE
-        room = self._planning.room_for_another(observed, planned.rendered)
+        room = self._planning.room_for_another(observed)
         return Surge(planned.rendered.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _frozen_children(self, observed: Observed) -> list[Manifest]:

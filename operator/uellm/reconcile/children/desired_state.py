@@ -82,3 +82,5 @@ class DesiredState:
     """For a replica whose node is being emptied."""
     pinned: PinnedTemplate | None = None
     """The Deployment's pod template, where it was built for this very spec."""
+    devices_json: str = ""
+    """Facts of single GPUs, for the launcher."""
