@@ -48,6 +48,7 @@ _PLAINER = re.compile(
     r"|couldn't connect to|Cannot access gated|Unauthorized",
     re.IGNORECASE,
 )
+_NO_SUCH_PATH = re.compile(r"^[\w.]+: Repo id must .*'(?P<path>/[^']*)'")
 _DEPTH = {"APIServer": 0, "": 0, "DPCoordinator": 0, "EngineCore": 1}
 _WORKER_DEPTH = 2
 
@@ -83,7 +84,7 @@ def find_cause(lines: Iterable[str]) -> str:
         deepest = max(_depth(process) for process, _ in causes)
         innermost = [said for process, said in causes if _depth(process) == deepest]
         plainer = [said for said in innermost if _PLAINER.search(said)]
-        return _clipped((plainer or innermost)[0])
+        return _clipped(_plainly((plainer or innermost)[0]))
     if crashes := [line.text for line in parsed if _CRASH.match(line.text)]:
         return _clipped(crashes[0])
     logged = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL") and line.text.strip()]
@@ -108,6 +109,13 @@ def _with_continuation(lines: Sequence[OutputLine], index: int, match: re.Match[
     following = [line.text.strip() for line in lines[index + 1 : index + 4] if line.process == lines[index].process]
     more = " ".join(part for part in following if part and not part.startswith(("Traceback", "The above exception")))
     return f"{match['name']}: {text} {more}".replace(":  ", ": ").strip()
+
+
+def _plainly(said: str) -> str:
+    """Hugging Face takes a path that is not there for the name of a repository, and says so."""
+    if "HFValidationError" in said and (match := _NO_SUCH_PATH.search(said)):
+        return f"the model's path {match['path']} does not exist in the engine's container"
+    return said
 
 
 def _is_heading(text: str) -> bool:
