@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -161,6 +162,19 @@ def test_gpus_are_asked_for_beside_the_users_resources(made):
 def test_limits_of_the_users_template_are_the_requests_too(made):
     template = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"ephemeral-storage": "1Gi"}}}]}}
     assert "ephemeral-storage" not in containers(made(template=template))["engine"]["resources"]["requests"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"volumes": [5]},
+        {"containers": [{"name": "engine", "resources": {"limits": {"memory": 5}}}]},
+        {"terminationGracePeriodSeconds": "soon"},
+    ],
+)
+def test_a_malformed_template_is_left_to_the_api_server_which_names_the_field(made, spec):
+    with contextlib.suppress(BadInput):
+        assert made(template={"spec": spec})
 
 
 def mebibytes(quantity):

@@ -78,6 +78,8 @@ async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_t
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
     async with harness.client.get(harness.management("/engine/live")) as response:
         assert response.status == 503
+        # What the engine's parent, which answers the kubelet, looks for.
+        assert (await response.json())["hanging"] is True
     # It recovers: tokens are produced, and waiting requests proceed.
     engine.script = engine.echo
     engine.metrics = FIGURES.format(running=1, tokens=2)
