@@ -118,6 +118,26 @@ async def test_a_pass_for_another_reason_asks_no_planner(world):
     assert len(world.requests) == 1
 
 
+async def test_a_pass_in_which_nothing_has_changed_walks_over_no_node_and_no_other_service(world, monkeypatch):
+    world.node("a", None, None)
+    world.service("one")
+    world.service("waits")
+    first, without = await world.planned("one"), await world.planned("waits")
+    assert without.choice.failure.reason == "NoFit"
+    for name in ("offers", "hardware_offers", "reachable", "claim"):
+        monkeypatch.delattr(f"uellm.reconcile.planning.planning.{name}")
+    assert await world.planned("one") is first
+    assert await world.planned("waits") is without
+
+
+async def test_what_was_freed_is_offered_to_a_service_that_waits(world):
+    world.node("a", "stranger", None)
+    world.service("waits")
+    assert (await world.plan("waits")).plan is None
+    world.node("a", None, None)
+    assert (await world.plan("waits")).plan is not None
+
+
 async def test_other_hardware_asks_the_planner_at_once(world):
     world.node("a", None, None)
     world.service("one")
