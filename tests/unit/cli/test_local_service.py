@@ -111,11 +111,12 @@ def ports() -> Ports:
 
 def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path):
     service = prepared()
-    plan_file, sidecar_file = service.write(tmp_path)
+    plan_file, devices_file, sidecar_file = service.write(tmp_path)
     plan = json.loads(plan_file.read_text())
     assert plan["platform"] == "cpu"
     assert plan["plan"]["layers"] == [5, 3]
     assert plan["engine"]["model"] == f"{tmp_path}/model"
+    assert [each["uuid"] for each in json.loads(devices_file.read_text())["devices"]] == list(service.plan.devices)
     assert [each["name"] for each in yaml.safe_load(sidecar_file.read_text())["classes"]] == ["interactive"]
 
 
