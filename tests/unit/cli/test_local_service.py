@@ -116,6 +116,8 @@ def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path
     assert plan["platform"] == "cpu"
     assert plan["plan"]["layers"] == [5, 3]
     assert plan["engine"]["model"] == f"{tmp_path}/model"
+    found = json.loads(files.devices.read_text())["devices"]
+    assert [each["uuid"] for each in found] == list(service.plan.devices)
     assert [each["name"] for each in yaml.safe_load(files.sidecar.read_text())["classes"]] == ["interactive"]
     assert yaml.safe_load(files.engine.read_text())["model"] == service.service.served_name
 
