@@ -98,7 +98,7 @@ def take(world: World, step: tuple) -> None:
 
 
 @given(st.lists(STEP, max_size=40))
-def test_free_less_promised_is_what_is_really_free(steps):
+def test_free_minus_promised_is_the_true_number_of_free_gpus(steps):
     world = World()
     for step in steps:
         take(world, step)

@@ -66,7 +66,7 @@ def holds(devices: tuple[Device, ...], task: Task, stages: int) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(pools(), tasks())
-def test_the_rule_is_what_looking_at_every_subset_says(pool: Pool, question: tuple[Task, int]) -> None:
+def test_the_rule_agrees_with_a_check_of_every_subset(pool: Pool, question: tuple[Task, int]) -> None:
     task, stages = question
     count = task.tensor * stages
     sure = len(pool.devices) - pool.promised

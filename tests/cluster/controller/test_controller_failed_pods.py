@@ -36,7 +36,7 @@ async def names(kube, namespace):
     return [pod["metadata"]["name"] for pod in await kube.list(POD, namespace)]
 
 
-async def test_an_evicted_pod_is_told_in_the_kubelets_words_and_removed_after_a_while(placed, kube, namespace):
+async def test_an_evicted_pod_is_reported_with_the_kubelets_message_and_removed_after_a_while(placed, kube, namespace):
     llama, watching, pod = placed
     await fail(kube, pod, EVICTED)
     await watching.step("llama")

@@ -74,14 +74,14 @@ def test_devices_of_a_pod_that_was_seen_going_are_free_before_the_profile_knows(
     assert free(snapshot) == 3
 
 
-def test_what_went_is_forgotten_with_the_profile_that_no_longer_names_it(make):
+def test_a_deleted_pod_is_forgotten_once_the_profile_no_longer_names_it(make):
     snapshot = make.snapshot(make.profile("n", taken={0: "uid-p"}), pods=[make.pod("p", node="n", text=make.plan(1))])
     snapshot.drop_pod("uid-p")
     snapshot.put_profile(make.profile("n"))
     assert snapshot._gone == {}
 
 
-def test_a_pod_that_never_had_a_plan_says_nothing(make):
+def test_a_pod_without_a_plan_changes_nothing(make):
     snapshot = make.snapshot(make.profile("n"), pods=[make.pod(node="n"), make.pod("q", node="n", text="{not json")])
     assert snapshot.offer("n", GPU).promised == 0
 

@@ -161,7 +161,7 @@ def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
     assert line == f"uellm launcher: {reason}: {written['error']['message']}"
 
 
-def test_a_plan_that_is_not_there_is_said(tmp_path, capfd):
+def test_a_missing_plan_is_reported(tmp_path, capfd):
     placement = tmp_path / "placement.json"
     assert launcher.main(["--plan", str(tmp_path / "none.json"), "--placement", str(placement)]) == 1
     assert "No such file" in capfd.readouterr().err
@@ -188,7 +188,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
         (Binding(("GPU-a", "GPU-b"), (5, 4), 1, 2), r"parts \[5, 4\] are not 8 layers"),
     ],
 )
-def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
+def test_a_partition_that_vllm_would_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
         check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"

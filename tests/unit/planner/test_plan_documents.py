@@ -99,7 +99,7 @@ def test_a_float32_checkpoint_is_served_as_it_was_planned(build) -> None:
     assert document(request)["engine"]["args"][:2] == ["--dtype", "float32"]
 
 
-def test_passing_facts_are_not_written(unlike) -> None:
+def test_transient_facts_are_not_written(unlike) -> None:
     busy = [
         replace(device, memory_free_bytes=5, measured_at="now", allocated_to_pod_uid="pod")
         for device in unlike.nodes[0].node.devices
@@ -109,7 +109,7 @@ def test_passing_facts_are_not_written(unlike) -> None:
     assert document(later) == document(unlike)
 
 
-def test_simulated_nodes_are_played_by_a_cpu(build) -> None:
+def test_simulated_nodes_run_on_a_cpu(build) -> None:
     request = build.request(build.node("a", "tiny tiny", source="Simulated"), config=SMALL, max_model_len=2048)
     assert document(request)["platform"] == "cpu"
 
@@ -125,7 +125,7 @@ def test_a_pod_with_the_planned_devices_gets_the_planned_split(unlike) -> None:
         )
 
 
-def test_a_kept_plan_is_bound_as_planned_although_speeds_were_measured_anew(unlike) -> None:
+def test_a_kept_plan_is_bound_as_planned_after_new_measurements(unlike) -> None:
     made = plan(unlike)
     swapped = [
         replace(device, memory_bytes_per_s=7.8e11 - device.memory_bytes_per_s)
@@ -147,7 +147,7 @@ def test_any_devices_that_the_kubelet_may_hand_out_can_be_bound(unlike) -> None:
         assert (binding.tensor, binding.pipeline) == (1, 2)
 
 
-def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
+def test_the_kv_cache_flag_changes_with_the_split(unlike) -> None:
     written = received(unlike)
     per_token = 4096
     for uuids in itertools.combinations([device.uuid for device in unlike.nodes[0].node.devices], 2):
@@ -159,7 +159,7 @@ def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
         assert tokens >= written.kv_tokens >= 8192
 
 
-def test_a_users_kv_cache_is_left_alone_by_the_binding(unlike) -> None:
+def test_the_binding_keeps_a_users_kv_cache(unlike) -> None:
     request = replace(unlike, engine=EngineRequest("m", args=("--kv-cache-memory-bytes", "1G")))
     written = received(request)
     binding = late_binding.bind(written, ("a-gpu-0", "a-gpu-3"))
@@ -204,7 +204,7 @@ def test_devices_that_are_too_small_are_refused_with_the_amount(unlike) -> None:
     assert raised.value.reason == "NoFit"
 
 
-def test_the_cpu_engines_kv_cache_is_told_in_float32_where_nothing_is_said(build) -> None:
+def test_the_cpu_engines_kv_cache_is_sized_in_float32_by_default(build) -> None:
     node = build.node("a", "tiny tiny", source="Simulated")
     request = build.request(node, config=SMALL, max_model_len=2048)
     written, explicit = document(request), document(replace(request, engine=EngineRequest(dtype="bfloat16")))

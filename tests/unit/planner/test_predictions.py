@@ -155,7 +155,7 @@ def test_a_pipeline_adds_throughput_and_no_speed_for_one_request(build) -> None:
     )
 
 
-def test_the_rate_told_keeps_both_targets_and_a_looser_one_never_lowers_it(build) -> None:
+def test_the_reported_rate_meets_both_targets_and_a_looser_target_never_lowers_it(build) -> None:
     device = build.gpu("a", 0, "H100")
     rates = []
     for tpot in (0.02, 0.04, 0.08, 0.16):
@@ -167,7 +167,7 @@ def test_the_rate_told_keeps_both_targets_and_a_looser_one_never_lowers_it(build
     assert rates == sorted(rates)
 
 
-def test_waiting_prompts_make_ttft_grow_with_load_and_beyond_the_most_it_stays_there(build) -> None:
+def test_ttft_grows_with_load_up_to_the_largest_rate(build) -> None:
     device = build.gpu("a", 0, "H100")
     told = [times(build.config, [(device,)], requests_per_s=rate).ttft_s for rate in (None, 1.0, 5.0, 10.0, 1e4, 1e5)]
     assert told == sorted(told)
@@ -190,7 +190,7 @@ def test_little_kv_cache_binds(build) -> None:
     assert scarce.requests_per_s < plenty.requests_per_s
 
 
-def test_the_step_model_that_goes_out_tells_the_same_times(build) -> None:
+def test_the_published_step_model_predicts_the_same_times(build) -> None:
     """`--max-batched-tokens auto`, the sidecar's prior and the predictions use the same model."""
     model = read_architecture(build.config)
     device = build.gpu("a", 0, "H100")

@@ -118,7 +118,7 @@ def test_the_startup_timeout_is_the_startup_probes_patience(made):
     assert engine["startupProbe"]["failureThreshold"] * engine["startupProbe"]["periodSeconds"] == 605
 
 
-def test_what_is_written_has_a_volume(made):
+def test_every_written_path_has_a_volume(made):
     engine = containers(made())["engine"]
     mounts = {mount["mountPath"] for mount in engine["volumeMounts"]}
     assert {"/tmp", "/dev/shm", "/var/cache/uellm", "/run/uellm", "/etc/uellm", "/uellm-bin"} <= mounts
@@ -220,7 +220,7 @@ def test_the_users_environment_wins_by_name(made):
     assert [entry["name"] for entry in engine["env"]].count("HOME") == 1
 
 
-def test_a_token_comes_from_its_secret_and_stands_nowhere_else(made):
+def test_a_token_comes_from_its_secret_and_appears_nowhere_else(made):
     found = made(model={"tokenSecretRef": {"name": "hf", "key": "token"}})
     assert environment(containers(found)["engine"])["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
     assert "hf" not in json.dumps(found["ConfigMap"]["data"]["sidecar.yaml"])
@@ -271,7 +271,7 @@ def test_replicas_rollout_and_scheduling_do_not_touch_the_pods(made):
     assert after["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_a_template_goes_over_ours(made):
+def test_a_users_template_overrides_ours(made):
     template = {"metadata": {"labels": {"team": "a"}}, "spec": {"priorityClassName": "high"}}
     spec = made(template=template)["Deployment"]["spec"]["template"]
     assert spec["metadata"]["labels"] == {
@@ -310,7 +310,7 @@ def test_a_child_is_known_by_its_owner_or_by_its_annotation(make, made):
     assert belonged_to_namesake(child, successor)
 
 
-def test_images_survive_being_written_down():
+def test_images_are_read_back_as_written():
     assert Images.from_json(IMAGES.to_json()) == IMAGES
     assert Images.from_json("{}") is None
     assert Images.from_json("not json") is None
@@ -331,7 +331,7 @@ def test_without_api_keys_nothing_is_mounted_for_them(made):
     assert "auth" not in yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])
 
 
-def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
+def test_the_sidecar_gets_the_size_of_the_engines_steps(made):
     engine = yaml.safe_load(made()["ConfigMap"]["data"]["sidecar.yaml"])["engine"]
     assert engine["maxNumSeqs"] > 0
     assert engine["maxNumBatchedTokens"] > 0
@@ -340,7 +340,7 @@ def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
 MEASURED = {"bf16GigaflopsPerSecond": 100_000, "memoryBytesPerSecond": 500_000_000_000}
 
 
-def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_path):
+def test_the_sidecar_gets_the_step_times_of_the_planned_devices(made, tmp_path):
     file = tmp_path / "sidecar.yaml"
     file.write_text(made(source="NVML", device={"measured": MEASURED})["ConfigMap"]["data"]["sidecar.yaml"])
     model = load(file).step_model()
@@ -352,13 +352,13 @@ def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_
 @pytest.mark.parametrize(
     "device", [{}, {"measured": MEASURED, "source": "Simulated"}], ids=["not measured", "played by a CPU"]
 )
-def test_the_sidecar_is_told_no_step_times_that_nobody_knows(made, device):
+def test_the_sidecar_gets_no_step_times_if_they_are_unknown(made, device):
     source = device.pop("source", "NVML")
     found = made(source=source, device=device)["ConfigMap"]["data"]["sidecar.yaml"]
     assert "stepSeconds" not in yaml.safe_load(found)["engine"]
 
 
-def test_a_second_pass_with_measurements_that_are_all_but_the_same_changes_no_byte_of_the_sidecars_file(made):
+def test_nearly_equal_measurements_change_no_byte_of_the_sidecars_file(made):
     def told(factor):
         measured = {name: int(value * factor) for name, value in MEASURED.items()}
         return made(source="NVML", device={"measured": measured})["ConfigMap"]["data"]["sidecar.yaml"]
@@ -381,7 +381,7 @@ def test_what_the_sidecar_learned_outlives_its_container(made):
         ("SLO-ODBS", ["--scheduling-policy=fcfs"], False),
     ],
 )
-def test_the_sidecar_tells_deadlines_to_an_engine_that_goes_by_them(made, policy, args, told):
+def test_the_sidecar_sends_deadlines_to_an_engine_that_uses_them(made, policy, args, told):
     found = made(scheduling={"policy": policy}, engine={"args": args})
     engine = yaml.safe_load(found["ConfigMap"]["data"]["sidecar.yaml"])["engine"]
     assert engine.get("acceptsPriority", False) is told
