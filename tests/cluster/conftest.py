@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
 from uellm_devcluster import ControlPlane
 
@@ -111,7 +112,7 @@ async def gpu_node(
     ) -> str:
         name = name or f"gpu-{uuid.uuid4().hex[:8]}"
         made.append(name)
-        capacity = {**CAPACITY, "nvidia.com/gpu": str(len(memory_bytes))}
+        capacity = {**CAPACITY, GPU_RESOURCE: str(len(memory_bytes))}
         metadata = {
             "name": name,
             "annotations": {"kwok.x-k8s.io/node": "fake"},
@@ -137,7 +138,7 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
             "uuid": f"GPU-{name}-{index}",
             "product": "Simulated",
             "memoryBytes": size,
-            "resourceName": "nvidia.com/gpu",
+            "resourceName": GPU_RESOURCE,
             "health": {"state": "Healthy"},
             "measured": {
                 "bf16GigaflopsPerSecond": 100_000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.sizes import GIB
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import EVENT, GPUNODEPROFILE, POD
 
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
@@ -184,7 +185,7 @@ async def test_foreign_pods_on_the_gpus_break_no_plan_until_a_pod_is_unschedulab
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": taken},
-            "status": {"allocatable": {"nvidia.com/gpu": "0"}, "capacity": {"nvidia.com/gpu": "0"}},
+            "status": {"allocatable": {GPU_RESOURCE: "0"}, "capacity": {GPU_RESOURCE: "0"}},
         },
         manager="kubelet",
     )

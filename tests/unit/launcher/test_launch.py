@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.launch import plan_document
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
@@ -38,42 +39,6 @@ STARTED = PlacementReport(
 
 class Executed(BaseException):
     """Stands for the launcher's end, because a successful execve never returns."""
-
-
-def plan_document(**changes) -> dict:
-    devices = {
-        uuid: {"uuid": uuid, "index": index, "product": product, "memoryBytes": memory, "node": "node-1"}
-        for index, (uuid, product, memory) in enumerate(
-            [("GPU-a", "NVIDIA L4", 24 << 30), ("GPU-b", "NVIDIA T4", 16 << 30), ("GPU-c", "NVIDIA T4", 16 << 30)]
-        )
-    }
-    document = {
-        "version": 1,
-        "platform": "cpu",
-        "plan": {
-            "gpusPerReplica": 2,
-            "tensor": 1,
-            "pipeline": 2,
-            "layers": [5, 3],
-            "maxNumBatchedTokens": 2048,
-            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
-        },
-        "instance": {
-            "layers": 8,
-            "layerBytes": [2 << 30] * 8,
-            "layerKvBytes": [1 << 30] * 8,
-            "firstStageBytes": 1 << 30,
-            "lastStageBytes": 1 << 30,
-        },
-        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
-        "policy": "HELR",
-        "layersOverride": [5, 3],
-        "tensor": 1,
-        "devices": devices,
-        "links": {"node-1": []},
-        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": ["--max-num-seqs", "8"]},
-    }
-    return document | changes
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
+from uellm.hardware import GPU_RESOURCE
 from uellm.planner import plan
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.annotation import PlanAnnotation, refusal_on
@@ -238,7 +239,7 @@ def test_the_annotation_has_the_contracts_fields(unlike) -> None:
         "gpus": 2,
         "tensor": 1,
         "pipeline": 2,
-        "resourceName": "nvidia.com/gpu",
+        "resourceName": GPU_RESOURCE,
         "layers": None,
         "service": "default/llama",
     }

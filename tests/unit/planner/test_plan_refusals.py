@@ -38,7 +38,7 @@ def turing(build, **changes):
     return build.node("a", [build.gpu("a", index, "T4", compute_capability="7.5", **changes) for index in range(2)])
 
 
-def test_without_a_users_dtype_vllm_chooses_instead_of_bfloat16(build) -> None:
+def test_without_a_users_dtype_vllm_computes_in_float16_on_gpus_without_bfloat16(build) -> None:
     assert "T4 cannot compute in bfloat16: vLLM computes in float16 there" in told(build.request(turing(build)))
 
 
@@ -48,7 +48,7 @@ def test_a_users_bfloat16_is_refused_on_gpus_without_it(build) -> None:
     assert "T4 has compute capability 7.5, and vLLM refuses bfloat16 below 8.0: set spec.model.dtype" in str(error)
 
 
-def test_gpus_with_bfloat16_are_preferred(build) -> None:
+def test_gpus_without_bfloat16_are_excluded_if_others_have_it(build) -> None:
     ampere = build.node("b", [build.gpu("b", 0, "L4", compute_capability="8.9")])
     assert plan(build.request(turing(build), ampere, engine=EngineRequest(dtype="bfloat16"))).nodes == ("b",)
 
