@@ -53,9 +53,7 @@ async def within(children: Children, body: Callable[[Children], Awaitable[None]]
 
 
 class Watched:
-    """A process that is not ours to reap. Created while the process is alive, so that its end is not confused with a
-    reused pid.
-    """
+    """A process that is not ours to reap. Created while it is alive, so that a reused pid is not mistaken for it."""
 
     def __init__(self, pid: int) -> None:
         self._descriptor = os.pidfd_open(pid)

@@ -1,6 +1,4 @@
-"""Fitting the step-time model: known figures are recovered, noise and outliers change little, useless input is
-refused.
-"""
+"""Fitting the step-time model: known figures are recovered, noise changes little, useless input is refused."""
 
 from __future__ import annotations
 

@@ -50,9 +50,7 @@ def test_unlike_gpus_get_unlike_numbers_of_layers_by_their_speed(build) -> None:
 
 
 def test_a_larger_model_takes_more_gpus_and_the_end_stages_fewer_layers(build) -> None:
-    """The setting of vLLM PR 6920, 70B on 8 L4: the stages with embedding and head have fewer layers, which leaves
-    more KV cache.
-    """
+    """vLLM PR 6920: 70B on 8 L4. Fewer layers on the stages with embedding and head leave more KV cache."""
     request = build.request(build.node("a", "L4 " * 8), config=build.large, gpus_min=8, overrides=Overrides(tensor=1))
     made, even = plan(request), plan(replace(request, policy="Even"))
     assert even.layers == (10,) * 8

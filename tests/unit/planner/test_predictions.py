@@ -67,9 +67,7 @@ TABLE_1 = {(16, 17): 11.19, (20, 13): 13.09, (24, 9): 14.85, (28, 5): 17.23, (32
 
 
 def capped_pair(build) -> list[Device]:
-    """A 3090 with NVIDIA's figures, and one that 150 W slow down to .31 of them, as a line through the table's rows
-    shows.
-    """
+    """A 3090 with NVIDIA's figures, and one that 150 W slow down to .31 of them, by a line through the table's rows."""
     whole = build.gpu("a", 0, memory_bytes=24 * GIB, bf16_flops_per_s=7.1e13, memory_bytes_per_s=9.36e11)
     return [whole, replace(whole, uuid="a-gpu-1", index=1, bf16_flops_per_s=2.2e13, memory_bytes_per_s=2.9e11)]
 

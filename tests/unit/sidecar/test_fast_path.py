@@ -1,6 +1,4 @@
-"""Events are passed to the client in the chunks in which they arrived, on real sockets: exact, counted, always
-verified.
-"""
+"""Events are passed to the client in the chunks in which they arrived: exact, counted, always verified."""
 
 from __future__ import annotations
 

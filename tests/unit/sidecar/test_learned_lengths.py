@@ -26,7 +26,7 @@ SECRET = "xyzzy"
 
 
 def question(number: int) -> tuple[LengthQuestion, int]:
-    """A poem is long unless it must be brief. Anything else is short either way, so no sum of words predicts the
+    """A poem is long unless it must be brief. Other answers are always short, so no sum of words predicts the
     length.
     """
     words = [word for bit, word in ((1, "poem"), (2, "brief")) if number & bit]

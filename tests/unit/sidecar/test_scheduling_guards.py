@@ -254,9 +254,7 @@ def test_cached_prefixes_do_not_count_as_work():
 
 
 def counted(prefixes: CachedPrefixes, rounds: int, found: float, start: float = 0.0) -> None:
-    """As if the engine received prompts whose expected cache hits are known except for a third, and found this many
-    tokens of each.
-    """
+    """The engine's counters after prompts of which two thirds are expected in the cache; it finds `found` of each."""
     for number in range(rounds):
         prefixes.record_dispatch(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
         prompts = start + 1536.0 * number
