@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from uellm.hardware import GPU_RESOURCE
+from uellm.api.node_labels import own_labels
+from uellm.hardware import GPU_RESOURCE, Node
 from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
 from uellm_devcluster import ControlPlane
 
@@ -113,10 +114,13 @@ async def gpu_node(
         name = name or f"gpu-{uuid.uuid4().hex[:8]}"
         made.append(name)
         capacity = {**CAPACITY, GPU_RESOURCE: str(len(memory_bytes))}
+        facts = Node.from_profile(profile_of(name, memory_bytes, **fields))
+        # Written by the profiler on a real node.
+        own = own_labels(facts.devices, simulated=facts.simulated)
         metadata = {
             "name": name,
             "annotations": {"kwok.x-k8s.io/node": "fake"},
-            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **(labels or {})},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **own, **(labels or {})},
         }
         status = {"capacity": capacity, "allocatable": capacity}
         await kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status})

@@ -6,13 +6,7 @@ from typing import Any
 
 
 def plan_document(**changes: Any) -> dict[str, Any]:
-    """A plan of eight layers on an L4 and a T4, and a spare T4; `changes` replace its fields."""
-    devices = {
-        uuid: {"uuid": uuid, "index": index, "product": product, "memoryBytes": memory, "node": "node-1"}
-        for index, (uuid, product, memory) in enumerate(
-            [("GPU-a", "NVIDIA L4", 24 << 30), ("GPU-b", "NVIDIA T4", 16 << 30), ("GPU-c", "NVIDIA T4", 16 << 30)]
-        )
-    }
+    """A plan of eight layers on an L4 and a T4; `changes` replace its fields."""
     document: dict[str, Any] = {
         "version": 1,
         "platform": "cpu",
@@ -21,8 +15,6 @@ def plan_document(**changes: Any) -> dict[str, Any]:
             "tensor": 1,
             "pipeline": 2,
             "layers": [5, 3],
-            "maxNumBatchedTokens": 2048,
-            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
         },
         "instance": {
             "layers": 8,
@@ -35,8 +27,10 @@ def plan_document(**changes: Any) -> dict[str, Any]:
         "policy": "HELR",
         "layersOverride": [5, 3],
         "tensor": 1,
-        "devices": devices,
-        "links": {"node-1": []},
+        "classes": [
+            {"product": "NVIDIA L4", "memoryBytes": 24 << 30},
+            {"product": "NVIDIA T4", "memoryBytes": 16 << 30},
+        ],
         "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": ["--max-num-seqs", "8"]},
     }
     return document | changes

@@ -70,6 +70,9 @@ class Watched:
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
 
+    async def annotate(self, kind: Kind, name: str, *args: Any, **options: Any) -> bool:
+        return bool(await self._write(f"annotate {kind.kind}", self._kube.annotate, kind, name, *args, **options))
+
     async def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> bool:
         return bool(await self._write(f"delete {kind.kind}", self._kube.delete, kind, name, namespace, **options))
 

@@ -38,6 +38,17 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         {"profiler": {"nodeLabels": {"nvidia.com/gpu.present": None}, "runtimeClassName": ""}},
         False,
     ),
+    "monitored": (
+        {
+            "monitoring": {
+                "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+                "serviceMonitors": {"enabled": True},
+                "rules": {"enabled": True},
+                "dashboards": {"enabled": True, "namespace": "grafana"},
+            }
+        },
+        False,
+    ),
     "no CRDs": ({"crds": {"install": False}}, False),
     "everything placed": (
         {
@@ -340,7 +351,7 @@ def test_the_schema_and_the_values_name_the_same(render: Render) -> None:
     def in_values(node: dict[str, Any], path: str = "") -> Iterator[str]:
         for name, child in node.items():
             yield f"{path}.{name}"
-            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels"}:
+            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels", "labels"}:
                 yield from in_values(child, f"{path}.{name}")
 
     assert set(in_values(values)) == set(in_schema(schema))

@@ -18,7 +18,7 @@ from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
 
-def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:
+def plan(gpus: int = 2, **fields: Any) -> str:
     document = {
         "version": 1,
         "gpus": gpus,
@@ -32,7 +32,6 @@ def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:
         "reservedBytes": {"fixed": GIB, "fraction": "0.08"},
         "layers": None,
         "layerCount": 8,
-        "nodes": list(nodes),
         "service": "default/llama",
     }
     return json.dumps({**document, **fields})

@@ -12,6 +12,8 @@ import pytest
 from helpers.launch import plan_document
 from uellm.launcher.build import MODULES, build
 
+ONE_CLASS = [{"product": "NVIDIA L4", "memoryBytes": 24 << 30}]
+
 
 @pytest.fixture(scope="module")
 def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -65,7 +67,7 @@ def test_it_binds_reports_and_becomes_the_engine_with_numpy_and_no_other_package
     zipapp, fake_vllm, packages_alone, tmp_path
 ):
     plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
-    plan.write_text(json.dumps(plan_document(layersOverride=None)))
+    plan.write_text(json.dumps(plan_document(layersOverride=None, classes=ONE_CLASS)))
     result = run(
         *(zipapp, "--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"),
         PYTHONPATH=f"{packages_alone(['numpy'])}:{fake_vllm}",
@@ -79,7 +81,7 @@ def test_it_binds_reports_and_becomes_the_engine_with_numpy_and_no_other_package
 
 def test_a_missing_numpy_is_one_line_that_names_the_image_to_use(zipapp, tmp_path):
     plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
-    plan.write_text(json.dumps(plan_document(layersOverride=None)))
+    plan.write_text(json.dumps(plan_document(layersOverride=None, classes=ONE_CLASS)))
     result = run(zipapp, "--plan", str(plan), "--placement", str(placement))
     error = json.loads(placement.read_text())["error"]
     assert result.returncode == 1

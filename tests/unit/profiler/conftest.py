@@ -246,7 +246,10 @@ class FakeCluster:
         self._fail()
         assert manager
         known = self.objects.setdefault((obj["kind"], obj["metadata"]["name"]), {})
-        known.update(copy.deepcopy(obj))
+        metadata = {**known.get("metadata", {}), **obj["metadata"]}
+        known.update(copy.deepcopy({**obj, "metadata": metadata}))
+        async with self.changed:
+            self.changed.notify_all()
         return known
 
     async def apply_status(self, obj: dict[str, Any], *, manager: str) -> dict[str, Any]:

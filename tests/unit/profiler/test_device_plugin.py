@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from uellm.errors import BadInput
+from uellm.planner.handover.device_facts import DeviceFacts
 from uellm.profiler import deviceplugin
 from uellm.profiler.deviceplugin import DevicePluginServer, OfferedDevice, offers, preferred
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
@@ -90,10 +91,12 @@ async def test_allocated_devices_are_named_to_the_container_in_the_order_of_the_
             api.ContainerAllocateRequest(devices_ids=["GPU-b"]),
         ]
         answer = await stub.Allocate(api.AllocateRequest(container_requests=requests))
-    assert [dict(one.envs) for one in answer.container_responses] == [
-        {"NVIDIA_VISIBLE_DEVICES": "GPU-c,GPU-a"},
-        {"NVIDIA_VISIBLE_DEVICES": "GPU-b"},
-    ]
+    given = [dict(one.envs) for one in answer.container_responses]
+    assert [envs["NVIDIA_VISIBLE_DEVICES"] for envs in given] == ["GPU-c,GPU-a", "GPU-b"]
+    # No driver knows what they are, so the plugin says it.
+    facts = [DeviceFacts.from_json(envs["UELLM_SIMULATED_DEVICES"]).devices for envs in given]
+    assert [list(devices) for devices in facts] == [["GPU-c", "GPU-a"], ["GPU-b"]]
+    assert {device.memory_bytes for devices in facts for device in devices.values()} == {1}
 
 
 async def test_a_device_that_is_not_there_is_not_allocated(kubelet, plugin):

@@ -359,3 +359,28 @@ async def test_a_described_gpu_is_not_measured(cluster, keep, pod_resources, mon
     await cluster.until(lambda: bool(cluster.writes))
     await pod_resources.polls_pass(20)
     assert not task.done()
+
+
+async def test_the_node_is_labelled_after_its_profile(cluster, keep):
+    keep(FakeSource())
+    await cluster.until(lambda: "labels" in cluster.objects["Node", "node-1"]["metadata"])
+    assert cluster.writes
+    labels = cluster.objects["Node", "node-1"]["metadata"]["labels"]
+    assert labels["uellm.io/gpu.count"] == str(len(cluster.uuids()))
+
+
+async def test_a_profiler_that_may_not_label_its_node_goes_on_with_the_profile(cluster, keep, pod_resources):
+    apply, refused = cluster.apply, asyncio.Event()
+
+    async def apply_all_but_nodes(obj, **more):
+        if obj["kind"] == "Node":
+            refused.set()
+            raise Forbidden(403, "Forbidden", "nodes is forbidden")
+        return await apply(obj, **more)
+
+    cluster.apply = apply_all_but_nodes
+    cluster.pod("engine-0", "uid-1")
+    keep(FakeSource())
+    await asyncio.wait_for(refused.wait(), 10)
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})

@@ -243,7 +243,8 @@ async def test_a_variable_that_the_launcher_would_not_take_is_refused_before_any
 async def test_nodes_that_the_pods_cannot_reach_are_no_candidates(world):
     world.node("a", None, None)
     world.node("b", None, None)
-    for name, labels in (("a", {}), ("b", {"gpu": "h100"})):
+    for name, own in (("a", {}), ("b", {"gpu": "h100"})):
+        labels = {"uellm.io/gpu.count": "2", **own}
         world.put(NODE, {"metadata": {"name": name, "uid": f"n-{name}", "labels": labels}, "spec": {}})
     world.service("one", template={"spec": {"nodeSelector": {"gpu": "h100"}}})
     assert (await world.plan("one")).plan.nodes == ("b",)

@@ -22,7 +22,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REASON_GIVERS = {"Condition", "EngineReadiness", "Failure", "NoGPUs", "Obstacle", "PlanError", "SourceError"}
 REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
-NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled"}
+NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled", "Pods"}
 
 
 def name_of(page: Path) -> str:
@@ -151,8 +151,26 @@ def test_the_ports_on_the_page_of_interfaces_are_those_of_the_code_and_the_chart
     rows = section(DOCS / "reference" / "interfaces.md", "Ports").splitlines()[3:]
     ports = {int(number) for row in rows if row for number in re.findall(r"\d+", row.split("|")[2])}
     text = "\n".join([*sources().values(), *(path.read_text() for path in (ROOT / "charts").rglob("*.yaml"))])
-    assert len(ports) == 7
+    assert len(ports) == 10
     assert [port for port in ports if not re.search(rf"\b{port}\b", text)] == []
+
+
+METRICS = ("controller/metrics.py", "extender/metrics.py", "profiler/metrics.py", "metrics/api_calls.py")
+
+
+def test_every_metric_of_the_operator_s_own_processes_is_on_the_page_for_monitoring_and_no_other():
+    text = "\n".join((PACKAGE / path).read_text() for path in METRICS)
+    counters = set(re.findall(r'Counter\(\s*"(uellm_[a-z_]+)"', text))
+    named = {name + "_total" if name in counters else name for name in re.findall(r'"(uellm_[a-z_]+)"', text)}
+    told = first_cells((DOCS / "how-to" / "monitor.md").read_text())
+    assert len(named) > 20
+    assert {name for name in told if name.startswith("uellm_")} == named
+
+
+def test_every_alert_is_on_the_page_for_monitoring_and_no_other():
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "charts" / "uellm" / "files" / "alerts.yaml").read_text())
+    told = first_cells((DOCS / "how-to" / "monitor.md").read_text())
+    assert [name for name in told if name.startswith("UELLM")] == alerts
 
 
 def test_the_example_s_plan_is_the_one_that_the_readme_shows(capsys):
