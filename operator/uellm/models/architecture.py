@@ -83,7 +83,7 @@ class Architecture:
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
 
     def layer_read_bytes(self, index: int, tokens: int) -> float:
-        """Expected weight bytes of a layer that a step over so many tokens reads.
+        """Expected weight bytes of a layer that a step over this many tokens reads.
 
         A step reads all dense weights. Of E experts with k per token, it reads E * (1 - (1 - k/E)^tokens) on average,
         if the router chooses uniformly.

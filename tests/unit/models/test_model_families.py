@@ -1,11 +1,10 @@
-"""Differences between families: which layers have experts, how long their windows are, what a token adds to the
-cache.
-"""
+"""Differences between families: layers with experts, windows, and what a token adds to the KV cache."""
 
 from __future__ import annotations
 
 import pytest
 
+from helpers.models import LATENT_ATTENTION
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture
 
@@ -20,18 +19,7 @@ SMALL = {
     "torch_dtype": "bfloat16",
 }
 MOE = {"num_experts": 16, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LATENT = {
-    **SMALL,
-    "kv_lora_rank": 40,
-    "q_lora_rank": 28,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
-}
+LATENT = {**SMALL, **LATENT_ATTENTION}
 
 
 def read(family: str, **fields: object) -> Architecture:
@@ -68,7 +56,7 @@ def test_deepseek_without_a_query_rank_projects_queries_at_once() -> None:
     assert (straight.layer_weight_bytes[0] - ranked.layer_weight_bytes[0]) == 2 * more
 
 
-def test_layers_of_multi_token_prediction_are_left_out_and_said() -> None:
+def test_layers_of_multi_token_prediction_are_not_counted_and_noted() -> None:
     model = read("deepseek_v3", **LATENT, num_nextn_predict_layers=1)
     assert model.layers == 8
     assert any("multi-token prediction" in note for note in model.notes)
@@ -164,7 +152,7 @@ VISION = {
 }
 
 
-def test_a_known_tower_is_counted_and_any_other_is_said_not_to_be() -> None:
+def test_a_known_tower_is_counted_and_any_other_is_noted() -> None:
     inner = {**SMALL, "model_type": "llama"}
     wrapper = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": inner}
     known = read_architecture({**wrapper, "vision_config": VISION})
@@ -178,12 +166,12 @@ def test_a_known_tower_is_counted_and_any_other_is_said_not_to_be() -> None:
         assert any("vision_config are not counted" in note for note in other.notes)
 
 
-def test_sound_is_said_not_to_be_counted() -> None:
+def test_audio_is_noted_as_not_counted() -> None:
     wrapper = {"text_config": {**SMALL, "model_type": "qwen2"}, "audio_config": {"model_type": "whisper"}}
     assert any("audio_config are not counted" in note for note in read_architecture(wrapper).notes)
 
 
-def test_ties_may_stand_at_the_wrappers_level_alone() -> None:
+def test_tied_embeddings_may_be_set_only_at_the_wrappers_level() -> None:
     inner = {**SMALL, "model_type": "qwen2"}
     assert read_architecture({"text_config": inner, "tie_word_embeddings": True}).tied
     assert not read_architecture({"text_config": {**inner, "tie_word_embeddings": False}}).tied
@@ -227,9 +215,7 @@ def test_ties_may_stand_at_the_wrappers_level_alone() -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_a_familys_fields_is_named_in_one_line(
-    family: str, fields: dict, field: str, words: str
-) -> None:
+def test_an_error_in_a_familys_fields_is_one_line(family: str, fields: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read(family, **fields)
     assert raised.value.field == f"config.{field}"

@@ -139,7 +139,7 @@ def test_modules_that_a_checkpoint_leaves_out_keep_16_bits(section: dict, left_o
     assert layer({**whole, **section}) == SQUARES + WIDES + left_out + 4 * blocks
 
 
-def test_layers_may_become_unlike_by_what_is_left_out() -> None:
+def test_exemptions_may_make_layers_unlike() -> None:
     model = quantised({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1"]})
     assert model.layer_weight_bytes[1] == 2 * (SQUARES + WIDES) + NORMS
     assert model.layer_weight_bytes[0] < model.layer_weight_bytes[1]
@@ -211,14 +211,14 @@ def test_routers_are_never_quantised() -> None:
         ({"quant_method": "quark"}, "quant_method", "'quark' has no known size here"),
     ],
 )
-def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: str, words: str) -> None:
+def test_an_error_in_a_quantization_config_names_the_field(section: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         quantised(section)
     assert raised.value.field == f"config.quantization_config.{field}"
     assert words in str(raised.value)
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
+def test_a_pattern_that_is_not_a_regular_expression_is_named() -> None:
     with pytest.raises(BadInput, match=r"'\(' is not a regular expression"):
         quantised({"quant_method": "fp8", "ignore": ["re:("]})
 

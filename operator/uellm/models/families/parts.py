@@ -87,11 +87,7 @@ TOTALS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def experts(config: Config, total: str, width: str) -> Experts:
-    """How many experts there are (by `total`, or another family's name for it), how wide they are, and how many a token
-    uses.
-
-    Raises BadInput if a token would use more experts than exist.
-    """
+    """Number and width of the experts (by `total`, or another family's name for it), and how many a token uses."""
     found = Experts(config.size(total, *TOTALS), config.size("num_experts_per_tok"), config.size(width), width)
     if found.per_token > found.total:
         raise BadInput(

@@ -11,7 +11,7 @@ from uellm.planner.shape import Shape
 
 
 def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
-    """The shapes with so many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
+    """The shapes with this many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
     own = request.overrides
     stages = len(own.layers) if own.layers is not None else own.pipeline
     for tensor in range(1, gpus + 1):
@@ -27,7 +27,7 @@ def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
 
 
 def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | None:
-    """The first size that keeps a layer from being divided among so many GPUs; None if it can be divided."""
+    """The first size that prevents a layer from being divided among this many GPUs; None if it can be divided."""
     if model.attention_heads % tensor:
         return IndivisibleSize(tensor, "num_attention_heads", model.attention_heads)
     # vLLM gives each GPU whole KV heads, or several GPUs the same one.
