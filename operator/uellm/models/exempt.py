@@ -14,7 +14,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.storage import SECTION
 
-LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules")
+LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules", "exclude")
 # Prefixes that a multimodal wrapper gives to the text model's paths.
 WRAPPED = ("", "language_model.", "model.language_model.")
 
@@ -47,12 +47,16 @@ def read_exempt(section: Mapping[str, Any]) -> Exempt:
     dynamic = section.get("dynamic")  # GPTQModel: `-:` before the expression of a module that stays
     if isinstance(dynamic, Mapping):
         patterns += [str(key)[2:] for key in dynamic if str(key).startswith("-:")]
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise BadInput(SECTION, f"{pattern!r} is no regular expression: {error}") from error
-    return Exempt(names, patterns)
+    return Exempt(names, [checked(pattern) for pattern in patterns])
+
+
+def checked(pattern: str) -> str:
+    """A regular expression. Raises BadInput where it is none."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BadInput(SECTION, f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
 
 
 def _names(section: Mapping[str, Any], field: str) -> list[str]:

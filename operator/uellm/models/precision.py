@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
-from uellm.models import storage
 from uellm.models.exempt import Exempt, read_exempt
+from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
-LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Storage]] = {
-    "fp8": storage.fp8,
-    "awq": storage.awq,
-    "gptq": storage.gptq,
-    "bitsandbytes": storage.bitsandbytes,
-    "mxfp4": storage.mxfp4,
-    "fbgemm_fp8": storage.by_row,
-    "modelopt": storage.modelopt,
+QUANTIZATIONS = ("auto", "none", *METHODS)
+IN_FLIGHT = ("fp8", "bitsandbytes", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
+REFUSED = {
+    "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
+    "exl2": "is a format of ExLlama, which the engine does not serve",
+    "hqq": "is not served by the engine: take another quantisation of the model",
+    "aqlm": "is not served by the engine: take another quantisation of the model",
+    "marlin": "is not served by the engine any more: take a GPTQ or AWQ checkpoint",
+    "quip": "is not served by the engine: take another quantisation of the model",
 }
-QUANTIZATIONS = ("auto", "none", *LAYOUTS, "compressed-tensors")
-# Other names that checkpoints and engines have for a layout above.
-SAME = {
-    "awq_marlin": "awq",
-    "auto_awq": "awq",
-    "gptq_marlin": "gptq",
-    "auto_gptq": "gptq",
-    "gptqmodel": "gptq",
-    "gpt_oss_mxfp4": "mxfp4",
-    "modelopt_fp4": "modelopt",
-    "compressed_tensors": "compressed-tensors",
-}
-IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine makes these itself while it loads a 16-bit checkpoint
+"""Methods that checkpoints name and the engine refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +35,7 @@ class Precision:
     dtype: str
     quantization: str
     """The method, or `none`."""
-    layouts: tuple[tuple[Exempt | None, Storage], ...]
+    layouts: Layouts
     """Modules (None: all) and their layout; the first entry that matches a module counts."""
     exempt: Exempt
     """Modules that are not quantised."""
@@ -54,6 +43,8 @@ class Precision:
     """Whether the checkpoint has another width, which the engine converts while it loads."""
     head: bool = False
     """Whether the LM head is quantised."""
+    kv_fp8: bool = False
+    """Whether the checkpoint declares an FP8 KV cache, which the engine then uses."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,17 +52,23 @@ class Precision:
         """Bytes of one number of `dtype`."""
         return DTYPE_BYTES[self.dtype]
 
+    @property
+    def kv_dtype_bytes(self) -> int:
+        """Bytes of one number of the KV cache."""
+        return 1 if self.kv_fp8 else self.dtype_bytes
+
     def size(self, linear: WeightMatrix, path: str) -> int:
         """Bytes of a matrix with its bias; `path` is the full path in the checkpoint."""
         width = self.dtype_bytes
-        layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
+        layout = self.layout(linear, path)
         matrix = linear.weights * width if layout is None else layout.size(linear)
         return matrix + linear.biases * width
 
-    def _layout(self, linear: WeightMatrix, path: str) -> Storage | None:
-        if self.quantization == "mxfp4" and not linear.routed:  # the engine knows MXFP4 for experts alone
+    def layout(self, linear: WeightMatrix, path: str) -> Storage | None:
+        """The layout of a matrix; None: it is not quantised."""
+        if not self.layouts or not linear.quantizable or path in self.exempt:
             return None
-        if path in self.exempt:
+        if self.quantization in ROUTED_ALONE and not linear.routed:
             return None
         return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
@@ -80,27 +77,71 @@ def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, 
     """The precision that the engine will use for a config.json and the user's settings.
 
     Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
-    `measured` may have any quantisation.
+    `measured` may have any quantisation that the engine serves.
     """
     chosen, notes = _dtype(config, dtype)
-    section = config.get("quantization_config")
-    if section is not None and not isinstance(section, Mapping):
-        raise BadInput(SECTION, "must be an object")
-    section = section or {}
+    section = _section(config)
     method = _method(section, quantization, measured)
     if method == "none":
         return Precision(chosen, method, (), Exempt(), differs=bool(section), notes=notes)
-    if method not in QUANTIZATIONS:
-        return Precision(chosen, method, (), Exempt(), notes=notes)
+    kv = kv_is_fp8(section, method)
+    if kv:
+        notes += ("the checkpoint declares an FP8 KV cache, which the engine uses: 1 byte a number",)
+    if method not in METHODS:
+        return Precision(chosen, method, (), Exempt(), kv_fp8=kv, notes=notes)
+    layouts = METHODS[method](section)
+    if all(layout is None for _, layout in layouts):
+        notes += (f"{SECTION} does not say how wide its weights are: counted in 16 bits, which is the most",)
     return Precision(
         dtype=chosen,
         quantization=method,
-        layouts=_groups(section) if method == "compressed-tensors" else ((None, LAYOUTS[method](section)),),
+        layouts=layouts,
         exempt=read_exempt(section),
         differs=not section,
         head=method in ("awq", "gptq") and section.get("lm_head") is True,
+        kv_fp8=kv,
         notes=notes,
     )
+
+
+def with_quantization_file(config: Mapping[str, Any], written: Any) -> Mapping[str, Any]:
+    """The config with the content of a `hf_quant_config.json`, as the engine merges it (ModelOpt's older form).
+
+    A quantization_config in config.json itself wins. Raises BadInput for what is no object.
+    """
+    if config.get("quantization_config"):
+        return config
+    if not isinstance(written, Mapping) or not isinstance(written.get("quantization"), Mapping):
+        raise BadInput("hf_quant_config.json", "must be an object with the object `quantization` in it")
+    return {**config, "quantization_config": {"quant_method": "modelopt", **written}}
+
+
+def kv_is_fp8(section: Mapping[str, Any], method: str) -> bool:
+    """Whether the engine makes the KV cache FP8 by the checkpoint's word alone (vllm/utils/torch_utils.py)."""
+    scheme = section.get("kv_cache_scheme") or section.get("kv_cache_quant_algo")
+    if method not in ("modelopt", "compressed-tensors"):
+        return False
+    if isinstance(scheme, Mapping):
+        return scheme.get("num_bits") == 8 and scheme.get("type") == "float"
+    return str(scheme or "").lower().startswith("fp8")
+
+
+def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The quantization_config, flat, with the fields outside it that change it."""
+    section = config.get("quantization_config") or config.get("compression_config")
+    if section is None or section == {}:
+        return {}
+    if not isinstance(section, Mapping):
+        raise BadInput(SECTION, "must be an object")
+    inner = section.get("quantization")
+    flat = {**section, **inner} if isinstance(inner, Mapping) else dict(section)
+    producer = flat.get("producer")
+    made_by = producer.get("name") if isinstance(producer, Mapping) else None
+    if flat.get("quant_method") is None and (made_by == "modelopt" or flat.get("quant_algo")):
+        flat["quant_method"] = "modelopt"
+    if config.get("expert_dtype") is not None:
+        flat.setdefault("expert_dtype", config["expert_dtype"])
+    return flat
 
 
 def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]:
@@ -119,7 +160,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
             "config.torch_dtype", f"{written!r} is not known here: set dtype to bfloat16, float16 or float32"
         )
     if name == "float32":
-        return name, ("config.json says float32, and so it is served: dtype bfloat16 would take half the memory",)
+        return "bfloat16", ("config.json says float32, and vLLM serves it in bfloat16; dtype float32 keeps it",)
     return name, ()
 
 
@@ -139,6 +180,8 @@ def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     known = SAME.get(written, written)
     if asked not in ("auto", known):
         raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
+    if known in REFUSED:
+        raise BadInput(f"{SECTION}.quant_method", f"{written!r} {REFUSED[known]}")
     if known not in QUANTIZATIONS and not measured:
         raise BadInput(
             f"{SECTION}.quant_method",
@@ -155,25 +198,3 @@ def _written(section: Mapping[str, Any]) -> str | None:
     if method is None:
         raise BadInput(f"{SECTION}.quant_method", "is missing; give it as the model's config.json has it")
     return str(method).lower()
-
-
-def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], ...]:
-    """The groups of compressed-tensors, each with the modules that it targets."""
-    groups = section.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
-        raise BadInput(f"{SECTION}.config_groups", "is missing or empty; give it as the model's config.json has it")
-    found: list[tuple[Exempt | None, Storage]] = []
-    for name, group in groups.items():
-        where = f"{SECTION}.config_groups.{name}"
-        if not isinstance(group, Mapping):
-            raise BadInput(where, "must be an object")
-        if group.get("weights") is None:  # activations or KV cache alone
-            continue
-        layout = storage.compressed(group["weights"], f"{where}.weights")
-        targets = group.get("targets") or ["Linear"]
-        if not isinstance(targets, list | tuple):
-            raise BadInput(f"{where}.targets", "must be a list of module names")
-        whole = "Linear" in targets
-        found.append((None if whole else read_exempt({"ignore": targets}), layout))
-    # Names win over the class, as the engine looks them up.
-    return tuple(sorted(found, key=lambda entry: entry[0] is None))

@@ -90,14 +90,64 @@ def mxfp4(section: Mapping[str, Any]) -> Storage:
     return Storage(4, MXFP4_GROUP, scale_bytes=1)
 
 
+def mxfp8(section: Mapping[str, Any]) -> Storage:
+    """OCP microscaling FP8: 8 bits, and an 8-bit exponent for 32 numbers."""
+    return Storage(8, MXFP4_GROUP, scale_bytes=1)
+
+
+def nvfp4(section: Mapping[str, Any]) -> Storage:
+    """NVIDIA's FP4: 4 bits, an 8-bit scale for 16 numbers, and two scales a matrix besides."""
+    return Storage(4, NVFP4_GROUP, scale_bytes=1, matrix_bytes=2 * BLOCK_SCALE_BYTES)
+
+
 def modelopt(section: Mapping[str, Any]) -> Storage:
-    """NVIDIA's Model Optimizer: FP8 by matrix, or NVFP4 by groups of 16 with two scales a matrix besides."""
-    algorithm = section.get("quant_algo", "FP8")
+    """NVIDIA's Model Optimizer, by its algorithm (vllm/model_executor/layers/quantization/modelopt.py)."""
+    algorithm = str(section.get("quant_algo") or "FP8").upper()
     if algorithm == "FP8":
         return Storage(8, matrix_bytes=2 * BLOCK_SCALE_BYTES)
-    if algorithm == "NVFP4":
-        return Storage(4, NVFP4_GROUP, scale_bytes=1, matrix_bytes=2 * BLOCK_SCALE_BYTES)
-    raise BadInput(f"{SECTION}.quant_algo", f"{algorithm!r} has no known size here; known are FP8, NVFP4")
+    if algorithm in ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4"):
+        return nvfp4(section)
+    if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
+        return by_row(section)
+    if algorithm in ("FP8_PB_WO", "FP8_BLOCK"):
+        group = section.get("group_size") or DEFAULT_GROUP_SIZE
+        return fp8({"weight_block_size": [group, group]})
+    if algorithm == "MXFP8":
+        return mxfp8(section)
+    known = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MIXED_PRECISION"
+    raise BadInput(f"{SECTION}.quant_algo", f"{algorithm!r} has no known size here; known are {known}")
+
+
+def quark(rule: Any, where: str) -> Storage | None:
+    """A rule of AMD's Quark, by its `weight`: dtype, qscheme, group_size. None: these modules stay as they are."""
+    weight = rule.get("weight") if isinstance(rule, Mapping) else None
+    if weight is None:
+        return None
+    if not isinstance(weight, Mapping):
+        raise BadInput(f"{where}.weight", "must be an object")
+    kind, scheme = str(weight.get("dtype")), str(weight.get("qscheme"))
+    bits = next((bits for bits in (8, 6, 4, 2) if str(bits) in kind), 0)
+    if not bits:
+        raise BadInput(f"{where}.weight.dtype", f"{kind!r} has no known size here; known are fp8, int8, fp6, fp4, int4")
+    if scheme == "per_group":
+        plain = Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
+        return plain
+    if scheme == "per_channel":
+        return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES)
+    return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES)
+
+
+def torchao(rule: Any) -> Storage | None:
+    """A rule of torchao, by the name of its configuration. None: these modules stay as they are."""
+    data = rule.get("_data") if isinstance(rule, Mapping) else None
+    name = str((rule.get("_type") if isinstance(rule, Mapping) else rule) or "").lower().replace("_", "")
+    if "int4weightonly" in name:
+        group = data.get("group_size") if isinstance(data, Mapping) else None
+        # A scale and a zero point in 16 bits each.
+        return Storage(4, _group({"group_size": group or DEFAULT_GROUP_SIZE}), scale_bytes=2 * GROUP_SCALE_BYTES)
+    if name.startswith(("int8", "float8", "intx")):
+        return Storage(8, scale_bytes=BLOCK_SCALE_BYTES)
+    return None
 
 
 def compressed(weights: Any, where: str) -> Storage:

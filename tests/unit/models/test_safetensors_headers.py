@@ -137,10 +137,10 @@ def test_quantised_tensors_keep_their_width_and_their_float32_scales() -> None:
 
 def test_a_quantisation_of_unknown_layout_is_told_by_its_headers_alone() -> None:
     tensors = {name: Tensor("F16", array.shape) for name, array in whole().items()}
-    config = {**CONFIG, "quantization_config": {"quant_method": "quark"}}
-    with pytest.raises(BadInput, match=r"'quark' has no known size here.*headers"):
+    config = {**CONFIG, "quantization_config": {"quant_method": "spqr"}}
+    with pytest.raises(BadInput, match=r"'spqr' has no known size here.*headers"):
         read_architecture(config)
-    assert read_architecture(config, tensors=tensors).quantization == "quark"
+    assert read_architecture(config, tensors=tensors).quantization == "spqr"
 
 
 def test_what_the_engine_quantises_while_loading_is_reckoned_and_said() -> None:
