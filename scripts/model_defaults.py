@@ -53,6 +53,8 @@ IRRELEVANT = re.compile(
     r"time_|norm_topk|group_size|problem|pdrop|clip|seed|_id$|mask|ctc|beam|classifier|pool|decay|augment|spec_|"
     r"bits|temperature|sample|rate|fmax|fmin|layerdrop|residual_in|hop_|win_|pretraining|use_mamba|is_decoder"
 )
+# Those that are words.
+WORDS = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 LONGEST_LIST = 64
 
 
@@ -66,6 +68,8 @@ def defaults(config_class: type) -> dict[str, Any]:
 
 
 def _sizes(name: str, value: Any) -> bool:
+    if name in WORDS:
+        return isinstance(value, str)
     if IRRELEVANT.search(name) or name.startswith("_"):
         return False
     if isinstance(value, list | tuple):

@@ -10,21 +10,11 @@ from typing import Any
 
 # A config that leaves these out is cut short: only a config inside another one may leave them to its class.
 CORE = frozenset(
-    [
-        "hidden_size",
-        "d_model",
-        "n_embd",
-        "num_hidden_layers",
-        "num_layers",
-        "n_layer",
-        "num_attention_heads",
-        "n_head",
-        "vocab_size",
-        "intermediate_size",
-        "encoder_layers",
-        "decoder_layers",
-        "sliding_window",
-    ]
+    (
+        *("hidden_size", "d_model", "n_embd", "vocab_size", "intermediate_size", "sliding_window"),
+        *("num_hidden_layers", "num_layers", "n_layer", "encoder_layers", "decoder_layers"),
+        *("num_attention_heads", "n_head"),
+    )
 )
 
 

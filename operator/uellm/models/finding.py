@@ -45,6 +45,8 @@ class TextModel:
     name: str
     """The class that the engine serves."""
     notes: tuple[str, ...]
+    exact: bool
+    """Whether the family is known, and nothing of it is left out."""
 
 
 def find_text_model(config: Mapping[str, Any]) -> TextModel:
@@ -69,7 +71,9 @@ def find_text_model(config: Mapping[str, Any]) -> TextModel:
     if own and not head.writes:
         plan = replace(plan, has_head=False, tied=False, classifier=head.classes * plan.hidden_size)
     notes = () if known else (f"{name} ({family}) is not known here: reckoned as a decoder like Llama with its sizes",)
-    return TextModel(plan, text.fields, wrapper, name, notes + engine_notes(_class(config)) + _assumed(text, family))
+    exact = known and not (traits and traits.note)
+    notes += engine_notes(_class(config)) + _assumed(text, family)
+    return TextModel(plan, text.fields, wrapper, name, notes, exact)
 
 
 def _innermost(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
-from uellm.models.finding import find_text_model
+from uellm.models.finding import FAMILY_FIELD, find_text_model
 from uellm.models.measured import with_tensors
 from uellm.models.precision import read_precision
 from uellm.models.safetensors import Tensor
@@ -36,9 +37,11 @@ def read_architecture(
     tower, tower_notes = read_tower(text.wrapper, text.plan.hidden_size)
     notes = tower_notes + text.notes
     precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
-    if tensors is None:
-        return architecture(text.name, text.plan, precision, tower, notes)
-    if precision.differs:
+    if tensors is not None and precision.differs:
         notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)
-        return architecture(text.name, text.plan, precision, tower, notes)
-    return with_tensors(architecture(text.name, text.plan, precision, tower, notes), tensors)
+    model = replace(
+        architecture(text.name, text.plan, precision, tower, notes),
+        asserted=str(config.get(FAMILY_FIELD) or ""),
+        exact=text.exact and not tower_notes,
+    )
+    return model if tensors is None or precision.differs else with_tensors(model, tensors)

@@ -59,7 +59,11 @@ def read_directory(directory: Path) -> dict[str, Tensor]:
 
 def find_tensors(directory: Path) -> dict[str, Tensor] | None:
     """All tensors of a checkpoint, None where the directory holds no safetensors. Raises BadInput for bad files."""
-    return read_directory(directory) if any(directory.glob("*.safetensors*")) else None
+    if any(directory.glob("*.safetensors*")):
+        return read_directory(directory)
+    if any(directory.glob("*.gguf")):
+        raise BadInput(str(directory), "holds GGUF, which the engine does not serve here: take the model's safetensors")
+    return None
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

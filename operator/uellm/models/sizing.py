@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uellm.models.architecture import Architecture
 from uellm.models.classes import supports_pipeline
+from uellm.models.limits import split_limits
 from uellm.models.precision import Precision
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
@@ -52,6 +53,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         supports_pipeline=supports_pipeline(name),
         kv_shared_by_tensor=plan.kv_shared_by_tensor,
         tensor_widths=plan.tensor_widths,
+        split_limits=split_limits(plan, precision),
         notes=(*plan.notes, *notes, *precision.notes),
     )
 

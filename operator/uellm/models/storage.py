@@ -130,8 +130,7 @@ def quark(rule: Any, where: str) -> Storage | None:
     if not bits:
         raise BadInput(f"{where}.weight.dtype", f"{kind!r} has no known size here; known are fp8, int8, fp6, fp4, int4")
     if scheme == "per_group":
-        plain = Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
-        return plain
+        return Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
     if scheme == "per_channel":
         return Storage(bits, scale_bytes=BLOCK_SCALE_BYTES)
     return Storage(bits, matrix_bytes=2 * BLOCK_SCALE_BYTES)

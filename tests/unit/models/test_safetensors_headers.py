@@ -115,7 +115,7 @@ def test_tables_that_no_engine_loads_and_layers_behind_the_last_are_left_out(tmp
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
     found = measured(tmp_path, tensors)
     assert parts(found) == parts(read_architecture(CONFIG))
-    assert any("behind the last layer" in note for note in found.notes)
+    assert any("beside the model are not counted" in note for note in found.notes)
 
 
 def test_experts_of_a_layer_are_told_from_the_shared_one(tmp_path: Path) -> None:

@@ -44,10 +44,11 @@ class LayerKind:
 def layer_count(config: Config) -> int:
     """The number of layers: a field, or the length of the list of their kinds."""
     if not any(config.value(name) for name in names.LAYERS):
-        listed = next((each for each in (_kinds_field(config),) if each), None)
+        listed = _kinds_field(config)
         if listed:
             return _bounded(config, *listed)
-    return config.layers(*(name for name in names.LAYERS if config.value(name)) or names.LAYERS)
+    given = tuple(name for name in names.LAYERS if config.value(name))
+    return config.layers(*(given or names.LAYERS))
 
 
 def _bounded(config: Config, name: str, listed: Sequence[Any]) -> int:

@@ -1,7 +1,7 @@
 """Whisper: a decoder whose every layer attends to its own tokens and to the encoder's frames.
 
-Source: vllm/model_executor/models/whisper.py. The encoder is counted as a tower. Its frames have a KV cache of their own
-in each layer, constant in size: it is counted as the state of a sequence.
+Source: vllm/model_executor/models/whisper.py. The encoder is counted as a tower. Its frames have a KV cache in each
+layer, constant in size: it is counted as the state of a sequence.
 """
 
 from __future__ import annotations
