@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 from uellm.models.storage import SECTION
 
 LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules", "exclude")
@@ -55,7 +56,7 @@ def checked(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise BadInput(SECTION, f"{pattern!r} is no regular expression: {error}") from error
+        raise BadInput(SECTION, f"{shown(pattern)} is no regular expression: {error}") from error
     return pattern
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 
 # Larger than any existing model. A typing error above it is refused.
 LARGEST = 1 << 40
@@ -112,7 +113,7 @@ class Config:
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise BadInput(f"{self.prefix}.{name}", f"must be true or false, not {value!r}")
+            raise BadInput(f"{self.prefix}.{name}", f"must be true or false, not {shown(value)}")
         return value
 
     def list_of(self, name: str, length: int) -> Sequence[Any] | None:
@@ -146,7 +147,7 @@ class Config:
             value, whole = int(value), True
         if not whole or not least <= value < LARGEST:
             kind = "positive whole number" if least else "whole number, 0 or more"
-            raise BadInput(f"{self.prefix}.{name}", f"must be a {kind}, not {value!r}")
+            raise BadInput(f"{self.prefix}.{name}", f"must be a {kind}, not {shown(value)}")
         return int(value)
 
 

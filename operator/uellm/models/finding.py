@@ -20,6 +20,7 @@ from uellm.models.families.table import TABLE, traits_of
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config, MissingField
 from uellm.models.heads import head_of
+from uellm.models.shown import shown
 from uellm.models.weights import Blueprint
 
 FAMILY_FIELD = "uellm_family"
@@ -119,7 +120,7 @@ def _told(name: Any) -> str:
     kind = str(name)
     kind = kind if _is_known(kind) else type_of_class(kind)
     if not _is_known(kind):
-        raise BadInput(f"config.{FAMILY_FIELD}", f"{name!r} is no family known here; known are {_known()}")
+        raise BadInput(f"config.{FAMILY_FIELD}", f"{shown(name)} is no family known here; known are {_known()}")
     return kind
 
 
@@ -165,4 +166,4 @@ def _unknown(config: Mapping[str, Any], why: str) -> BadInput:
     if not named:
         return BadInput("config.architectures", f"is missing, so the model is unknown; {remedy}")
     detail = f" ({why})" if why else ""
-    return BadInput("config.architectures", f"{named!r} is not known here{detail}; {remedy}")
+    return BadInput("config.architectures", f"{shown(named)} is not known here{detail}; {remedy}")

@@ -9,6 +9,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.exempt import Exempt, read_exempt
 from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
+from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
 
@@ -148,7 +149,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     if asked != "auto":
         name = ALIASES.get(asked, asked)
         if name not in DTYPE_BYTES:
-            raise BadInput("dtype", f"{asked!r} is not one of auto, bfloat16, float16, float32")
+            raise BadInput("dtype", f"{shown(asked)} is not one of auto, bfloat16, float16, float32")
         return name, ()
     written = config.get("dtype") or config.get("torch_dtype")
     if written is None:
@@ -157,7 +158,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
     name = ALIASES.get(str(written).removeprefix("torch."), str(written).removeprefix("torch."))
     if name not in DTYPE_BYTES:
         raise BadInput(
-            "config.torch_dtype", f"{written!r} is not known here: set dtype to bfloat16, float16 or float32"
+            "config.torch_dtype", f"{shown(written)} is not known here: set dtype to bfloat16, float16 or float32"
         )
     if name == "float32":
         return "bfloat16", ("config.json says float32, and vLLM serves it in bfloat16; dtype float32 keeps it",)
@@ -167,7 +168,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     asked = SAME.get(asked, asked)
     if asked not in QUANTIZATIONS:
-        raise BadInput("quantization", f"{asked!r} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
+        raise BadInput("quantization", f"{shown(asked)} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
     written = _written(section)
     if asked == "none":
         return asked
@@ -181,12 +182,12 @@ def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     if asked not in ("auto", known):
         raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
     if known in REFUSED:
-        raise BadInput(f"{SECTION}.quant_method", f"{written!r} {REFUSED[known]}")
+        raise BadInput(f"{SECTION}.quant_method", f"{shown(written)} {REFUSED[known]}")
     if known not in QUANTIZATIONS and not measured:
         raise BadInput(
             f"{SECTION}.quant_method",
-            f"{written!r} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors headers "
-            "tell the bytes without it (uellm model DIRECTORY)",
+            f"{shown(written)} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors "
+            "headers tell the bytes without it (uellm model DIRECTORY)",
         )
     return known
 

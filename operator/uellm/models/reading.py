@@ -12,6 +12,7 @@ from uellm.models.finding import FAMILY_FIELD, find_text_model
 from uellm.models.measured import with_tensors
 from uellm.models.precision import read_precision
 from uellm.models.safetensors import Tensor
+from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
 from uellm.models.towers import read_tower
 
@@ -31,6 +32,7 @@ def read_architecture(
     """
     if not isinstance(config, Mapping):
         raise BadInput("config", "must be an object, the model's config.json")
+    check_bounds(config)
     text = find_text_model(config)
     # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}

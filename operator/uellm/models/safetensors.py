@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000  # the format's own limit, in bytes
@@ -105,9 +106,9 @@ def _tensor(where: str, name: str, entry: Any) -> Tensor:
         raise BadInput(where, f"has a bad header: {name} is not an object")
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if dtype not in DTYPE_BITS:
-        raise BadInput(where, f"has a bad header: {name} has the unknown dtype {dtype!r}")
+        raise BadInput(where, f"has a bad header: {name} has the unknown dtype {shown(dtype)}")
     if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-        raise BadInput(where, f"has a bad header: {name} has the shape {shape!r}")
+        raise BadInput(where, f"has a bad header: {name} has the shape {shown(shape)}")
     return Tensor(str(dtype), tuple(shape))
 
 

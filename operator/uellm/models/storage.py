@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
 
 SECTION = "config.quantization_config"
@@ -56,7 +57,7 @@ def fp8(section: Mapping[str, Any]) -> Storage:
         static = section.get("activation_scheme") == "static"
         return Storage(8, matrix_bytes=BLOCK_SCALE_BYTES * (2 if static else 1))
     if not isinstance(block, list | tuple) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
-        raise BadInput(f"{SECTION}.weight_block_size", f"must be two positive whole numbers, not {block!r}")
+        raise BadInput(f"{SECTION}.weight_block_size", f"must be two positive whole numbers, not {shown(block)}")
     return Storage(8, columns=block[1], rows=block[0], scale_bytes=BLOCK_SCALE_BYTES)
 
 
@@ -115,7 +116,7 @@ def modelopt(section: Mapping[str, Any]) -> Storage:
     if algorithm == "MXFP8":
         return mxfp8(section)
     known = "FP8, NVFP4, W4A16_NVFP4, FP8_PER_CHANNEL_PER_TOKEN, FP8_PB_WO, MXFP8, MIXED_PRECISION"
-    raise BadInput(f"{SECTION}.quant_algo", f"{algorithm!r} has no known size here; known are {known}")
+    raise BadInput(f"{SECTION}.quant_algo", f"{shown(algorithm)} has no known size here; known are {known}")
 
 
 def quark(rule: Any, where: str) -> Storage | None:
@@ -128,7 +129,9 @@ def quark(rule: Any, where: str) -> Storage | None:
     kind, scheme = str(weight.get("dtype")), str(weight.get("qscheme"))
     bits = next((bits for bits in (8, 6, 4, 2) if str(bits) in kind), 0)
     if not bits:
-        raise BadInput(f"{where}.weight.dtype", f"{kind!r} has no known size here; known are fp8, int8, fp6, fp4, int4")
+        raise BadInput(
+            f"{where}.weight.dtype", f"{shown(kind)} has no known size here; known are fp8, int8, fp6, fp4, int4"
+        )
     if scheme == "per_group":
         return Storage(bits, _group(weight, where), scale_bytes=1 if kind.startswith("fp") else GROUP_SCALE_BYTES)
     if scheme == "per_channel":
@@ -155,7 +158,7 @@ def compressed(weights: Any, where: str) -> Storage:
         raise BadInput(where, "must be an object")
     bits, strategy = weights.get("num_bits"), weights.get("strategy")
     if bits not in (2, 3, 4, 8):
-        raise BadInput(f"{where}.num_bits", f"must be 2, 3, 4 or 8, not {bits!r}")
+        raise BadInput(f"{where}.num_bits", f"must be 2, 3, 4 or 8, not {shown(bits)}")
     zero = 0 if weights.get("symmetric", True) else bits
     if strategy == "tensor":
         return Storage(bits, matrix_bytes=BLOCK_SCALE_BYTES)
@@ -170,18 +173,20 @@ def compressed(weights: Any, where: str) -> Storage:
         scale = 1 if weights.get("type") == "float" and bits == 4 else GROUP_SCALE_BYTES
         index = GROUP_INDEX_BYTES if weights.get("actorder") in ("group", True) else 0
         return Storage(bits, _group(weights, where), scale_bytes=scale, zero_bits=zero, column_bytes=index)
-    raise BadInput(f"{where}.strategy", f"{strategy!r} has no known size here; known are tensor, channel, group, block")
+    raise BadInput(
+        f"{where}.strategy", f"{shown(strategy)} has no known size here; known are tensor, channel, group, block"
+    )
 
 
 def _bits(section: Mapping[str, Any], *names: str) -> int:
     bits = next((section[name] for name in names if name in section), 4)
     if bits not in (2, 3, 4, 8):
-        raise BadInput(f"{SECTION}.bits", f"must be 2, 3, 4 or 8, not {bits!r}")
+        raise BadInput(f"{SECTION}.bits", f"must be 2, 3, 4 or 8, not {shown(bits)}")
     return int(bits)
 
 
 def _group(section: Mapping[str, Any], where: str = SECTION) -> int | None:
     group = section.get("group_size", section.get("q_group_size", DEFAULT_GROUP_SIZE))
     if not isinstance(group, int) or isinstance(group, bool) or group == 0 or group < -1:
-        raise BadInput(f"{where}.group_size", f"must be a positive whole number or -1, not {group!r}")
+        raise BadInput(f"{where}.group_size", f"must be a positive whole number or -1, not {shown(group)}")
     return None if group == -1 else group

@@ -16,6 +16,7 @@ from uellm.models.families.part import Part
 from uellm.models.families.parts import Heads, gated_mlp
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 MULTIPLE = 256  # widths are rounded up to it
@@ -84,7 +85,7 @@ def _mlp(hidden: int, section: Mapping[str, Any], where: str) -> tuple[Part, int
     else:
         factor = section.get("ffn_mult")
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1024:
-            raise BadInput(f"{where}.ffn_mult", f"must be a number above 0, not {factor!r}")
+            raise BadInput(f"{where}.ffn_mult", f"must be a number above 0, not {shown(factor)}")
         width = -(-int(2 * factor * hidden / 3) // MULTIPLE) * MULTIPLE
     return Part(gated_mlp(hidden, width)), width
 

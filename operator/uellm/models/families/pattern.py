@@ -14,6 +14,7 @@ from uellm.models.families import names
 from uellm.models.families.parts import CHUNKED, FULL, SLIDING
 from uellm.models.families.traits import Traits
 from uellm.models.fields import MOST_LAYERS, Config
+from uellm.models.shown import shown
 
 LINEAR, MAMBA, CONVOLUTION, HYBRID, NOTHING = "linear_attention", "mamba", "conv", "hybrid", "nothing"
 DENSE, SPARSE, NO_MLP = "dense", "sparse", "none"
@@ -87,7 +88,7 @@ def _mixers(config: Config, traits: Traits, layers: int) -> tuple[list[str], lis
             if not isinstance(word, str) or word not in KINDS:
                 raise BadInput(
                     f"{config.prefix}.{name}",
-                    f"{word!r} is not known here; known are {', '.join(sorted(set(KINDS.values())))}",
+                    f"{shown(word)} is not known here; known are {', '.join(sorted(set(KINDS.values())))}",
                 )
         return [KINDS[word] for word in listed], list(listed)
     return _periodic(config, traits, layers), []

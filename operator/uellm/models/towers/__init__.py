@@ -34,6 +34,7 @@ TOWERS: dict[str, Tower] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_vision"), qwen.qwen2_vl),
     **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder"), qwen.qwen2_5_vl),
     **dict.fromkeys(QWEN3, qwen.qwen3_vl),
+    "gemma3n_vision": vision.mobilenet,
     "whisper": audio.whisper,
     "qwen2_audio_encoder": audio.qwen2_audio,
     "voxtral_encoder": audio.voxtral,

@@ -7,6 +7,9 @@ import math
 from uellm.models.fields import Config
 from uellm.models.towers.blocks import CHANNELS, block, linear
 
+# Of mobilenetv5_300m_enc: Gemma 3n E4B's published count less its other parts.
+MOBILENET_NUMBERS = 325_588_032
+
 
 def clip(tower: Config, whole: Config, text: int) -> int:
     """CLIP, as LLaVA has it: a class token, and norms before and after."""
@@ -87,6 +90,12 @@ def moonvit(tower: Config, whole: Config, text: int) -> int:
     projector = 2 * hidden + linear(merged, merged) + linear(text, merged)
     layers = tower.layers("num_hidden_layers", "vt_num_hidden_layers")
     return embed + layers * block(hidden, ffn) + 2 * hidden + projector
+
+
+def mobilenet(tower: Config, whole: Config, text: int) -> int:
+    """Gemma 3n's MobileNet V5, whose sizes stand in no config, with embeddings of soft tokens and a projection."""
+    hidden = tower.size("hidden_size")
+    return MOBILENET_NUMBERS + (tower.count("vocab_size") + 2) * hidden + hidden * text
 
 
 def mllama(tower: Config, whole: Config, text: int) -> int:
