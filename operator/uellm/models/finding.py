@@ -30,8 +30,10 @@ NESTED = ("thinker_config", "text_config", "llm_config", "language_config", "lan
 SECTIONS = ("attn_config", "ffn_config", "ssm_cfg")
 # Wrappers whose text fields lie beside the vision_config, and the text model's type.
 FLAT_WRAPPERS = {"qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2"}
-COMMON = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "phi3")
-COMMON += ("deepseek_v3", "gpt_neox", "granite", "falcon", "opt", "gpt2", "chatglm")
+COMMON = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "phi3"),
+    *("deepseek_v3", "gpt_neox", "granite", "falcon", "opt", "gpt2", "chatglm"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ def find_text_model(config: Mapping[str, Any]) -> TextModel:
         raise _unknown(config, str(error)) from error
     if own and not head.writes:
         plan = replace(plan, has_head=False, tied=False, classifier=head.classes * plan.hidden_size)
-    notes = () if known else (f"{name} ({family}) is not known here: reckoned as a decoder like Llama with its sizes",)
+    notes: tuple[str, ...] = (
+        () if known else (f"{name} ({family}) is not known here: reckoned as a decoder like Llama with its sizes",)
+    )
     exact = known and not (traits and traits.note)
     notes += engine_notes(_class(config)) + _assumed(text, family)
     return TextModel(plan, text.fields, wrapper, name, notes, exact)

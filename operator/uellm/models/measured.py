@@ -12,10 +12,14 @@ from uellm.models.safetensors import Tensor
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.(.+)$")
 EXPERTS = re.compile(r"(?:^|\.)experts\.")
-TOWERS = ("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger")
-TOWERS += ("model.encoder.", "mlp1.", "speech", "sound")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
-EMBEDDINGS += ("backbone.embeddings.weight", "embed_in.weight")
+TOWERS = (
+    *("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger"),
+    *("model.encoder.", "mlp1.", "speech", "sound"),
+)
+EMBEDDINGS = (
+    *("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight"),
+    *("backbone.embeddings.weight", "embed_in.weight"),
+)
 HEADS = ("lm_head.", "output_layer.", "embed_out.", "score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
 IDLE = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.|^(?:talker|code2wav|token2wav)\.")

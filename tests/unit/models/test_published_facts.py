@@ -1,4 +1,4 @@
-"""Models of many families, quantised ones among them, by the facts of their configs (tests/data/published-facts.json)."""
+"""Models of many families, quantised ones among them, by their configs (tests/data/published-facts.json)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_entry_names_a_source_that_the_table_describes() -> None:
 @pytest.mark.parametrize(
     ("name", "bits"),
     [
-        # A scale in 8 bits for 16 numbers; one scale a row or a matrix; 20 bits of scale and zero point for 128 numbers.
+        # A scale in 8 bits for 16 numbers; one scale a row or matrix; 20 bits of scale and zero point for 128 numbers.
         ("RH-Llama-3.3-70B-NVFP4", 4.5),
         ("RH-Llama-3.3-70B-FP8-dynamic", 8),
         ("AMD-quark-Llama-3.1-70B-FP8", 8),

@@ -160,7 +160,7 @@ def _widths(
 
 def _notes(config: Config, traits: Traits) -> tuple[str, ...]:
     extra = next((config.count(name) for name in names.PREDICTING if config.fields.get(name)), 0)
-    notes = (traits.note,) if traits.note else ()
+    notes: tuple[str, ...] = (traits.note,) if traits.note else ()
     if extra:
         notes += (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)
     return notes
