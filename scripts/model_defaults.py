@@ -19,32 +19,56 @@ from typing import Any
 
 MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
 PIPELINE = "SupportsPP"
+GROUPS = (
+    *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
+    *("_REWARD_MODELS", "_TOKEN_CLASSIFICATION_MODELS", "_SEQUENCE_CLASSIFICATION_MODELS"),
+    *("_SPECULATIVE_DECODING_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS", "_TRANSFORMERS_BACKEND_MODELS"),
+)
 SUFFIX = re.compile(r"(For[A-Z]\w+|LMHeadModel|Model|TextModel|MTP\w*|EmbeddingModel)$")
 # Classes of the engine alone, whose types no name tells.
 TYPES = {
     "BaiChuanForCausalLM": "baichuan",
     "BaichuanForCausalLM": "baichuan",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe_v2",
+    "BertSpladeSparseEmbeddingModel": "bert",
     "BgeM3EmbeddingModel": "xlm-roberta",
     "ChatGLMForConditionalGeneration": "chatglm",
     "ChatGLMModel": "chatglm",
     "DeciLMForCausalLM": "nemotron-nas",
     "DeepseekForCausalLM": "deepseek",
     "DeepseekV3BidirectionalModel": "deepseek_v3",
+    "DeepseekV41ForCausalLM": "deepseek_v41",
+    "ExaoneForCausalLM": "exaone",
+    "ExaoneMoEForCausalLM": "exaone_moe",
     "GteModel": "new",
     "GteNewForSequenceClassification": "new",
     "GteNewModel": "new",
+    "IQuestCoderForCausalLM": "llama",
+    "InternLM2ForCausalLM": "internlm2",
     "InternLM2ForRewardModel": "internlm2",
+    "InternLM3ForCausalLM": "internlm3",
+    "LLaMAForCausalLM": "llama",
     "LlamaBidirectionalForSequenceClassification": "llama",
     "LlamaBidirectionalModel": "llama",
-    "LLaMAForCausalLM": "llama",
+    "LongcatFlashNgramForCausalLM": "longcat_flash_ngram",
+    "MiMoForCausalLM": "mimo",
+    "MiniCPMForCausalLM": "minicpm",
     "MistralLarge3ForCausalLM": "mistral_large_3",
     "NemotronHPuzzleForCausalLM": "nemotron_h",
+    "OrionForCausalLM": "orion",
+    "PanguUltraMoEForCausalLM": "pangu_ultra_moe",
+    "Phi4MMForCausalLM": "phi4mm",
     "PhiMoEForCausalLM": "phimoe",
     "QWenLMHeadModel": "qwen",
     "RWForCausalLM": "falcon",
+    "SarvamMLAForCausalLM": "sarvam_mla",
+    "SolarForCausalLM": "solar",
     "StableLMEpochForCausalLM": "stablelm",
+    "Step1ForCausalLM": "step1",
     "TeleChat2ForCausalLM": "telechat2",
     "TeleChat3ForCausalLM": "telechat3",
+    "TeleFLMForCausalLM": "teleflm",
     "VoyageQwen3BidirectionalEmbedModel": "qwen3",
 }
 # Fields that change no size.
@@ -97,32 +121,55 @@ def _plain(name: str) -> str:
 
 
 def classes() -> dict[str, dict[str, Any]]:
-    """Every class of the engine's registry: its type, whether it can be cut into stages, when it was removed."""
-    from vllm.model_executor.models import registry
-
+    """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed."""
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
-    bases = _bases()
+    bases, registry = _bases(), _registry()
     table: dict[str, dict[str, Any]] = {}
-    for name, (_, engine_class, *_) in registry._VLLM_MODELS.items():
-        kind = TYPES.get(name) or types.get(name) or stems.get(SUFFIX.sub("", name)) or ""
-        table[name] = {"type": kind, "served": True, "pipeline": _supports(engine_class, bases)}
-    for name, version in registry._PREVIOUSLY_SUPPORTED_MODELS.items():
-        kind = TYPES.get(name) or types.get(name) or stems.get(SUFFIX.sub("", name)) or ""
-        table[name] = {"type": kind, "removed": version}
-    for name in (*registry._OOT_SUPPORTED_MODELS, *types):
+
+    def kind_of(name: str) -> str:
+        return TYPES.get(name) or types.get(name) or stems.get(SUFFIX.sub("", name)) or ""
+
+    for group in GROUPS:
+        for name, entry in registry[group].items():
+            kind = group.strip("_").lower().removesuffix("_models")
+            pipeline = _supports(entry[1], bases)
+            table.setdefault(name, {"type": kind_of(name), "served": kind, "pipeline": pipeline})
+    for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
+        table[name] = {"type": kind_of(name), "removed": version}
+    for name, kind in types.items():
         if name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "Model")):
-            table.setdefault(name, {"type": types.get(name, "")})
-    for group in ("_SPECULATIVE_DECODING_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS", "_EMBEDDING_MODELS"):
-        for name in getattr(registry, group):
-            table[name].setdefault("group", group.strip("_").lower().removesuffix("_models"))
+            table.setdefault(name, {"type": kind})
     return {name: table[name] for name in sorted(table)}
+
+
+def _registry() -> dict[str, dict[str, Any]]:
+    """The tables of the engine's registry that are written out there."""
+    path = _engine() / "model_executor" / "models" / "registry.py"
+    found: dict[str, dict[str, Any]] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(node.targets[0], ast.Name):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            found[node.targets[0].id] = {
+                ast.literal_eval(key): ast.literal_eval(value)
+                for key, value in pairs
+                if key is not None and isinstance(value, ast.Tuple | ast.Constant)
+            }
+    return found
+
+
+def _engine() -> Path:
+    """The engine's package, which is not imported."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise SystemExit("vllm is not installed: install the extra engine-cpu")
+    return Path(spec.origin).parent
 
 
 def _bases() -> dict[str, list[str]]:
     """The names of the base classes of every class in the engine's models."""
     found: dict[str, list[str]] = {}
-    root = Path(str(importlib.util.find_spec("vllm").origin)).parent
+    root = _engine()
     for path in [*(root / "model_executor" / "models").rglob("*.py"), *(root / "models").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):

@@ -6,6 +6,7 @@ classes.json is rendered from vLLM's registry by scripts/model_defaults.py.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -39,3 +40,10 @@ def engine_notes(name: str) -> tuple[str, ...]:
 def supports_pipeline(name: str) -> bool:
     """Whether the engine can cut a model of this class into stages. True for a class that it does not know."""
     return bool(_table().get(name, {}).get("pipeline", True))
+
+
+def served_classes() -> Iterator[tuple[str, str, str]]:
+    """Every class that the engine serves, with its model_type (empty: unknown) and its group in the registry."""
+    for name, entry in _table().items():
+        if "served" in entry:
+            yield name, str(entry["type"]), str(entry["served"])

@@ -6,6 +6,9 @@ from uellm.models.fields import Config
 from uellm.models.towers.blocks import block, linear
 
 KERNEL = 3  # of both convolutions before Whisper's encoder
+DEFAULT_CHANNELS = (128, 32)  # of the convolutions before Gemma's conformers
+GEMMA4_OUTPUT = 1536  # numbers of a frame behind Gemma 4's conformer
+PHI4_HALVINGS = 3  # of time and frequency before Phi-4's conformer
 CONFORMER_FFN = 4  # widths of the hidden state, in Gemma's encoder
 
 
@@ -57,6 +60,45 @@ def omni3(tower: Config, whole: Config, text: int) -> int:
     return convolutions + entry + blocks + 2 * hidden + linear(hidden, hidden) + linear(out, hidden)
 
 
+def gemma4(tower: Config, whole: Config, text: int) -> int:
+    """Gemma 4's conformer."""
+    hidden, ffn = tower.size("hidden_size"), CONFORMER_FFN * tower.size("hidden_size")
+    kernel, heads = tower.size("conv_kernel_size"), tower.size("num_attention_heads")
+    halves = 2 * (2 * hidden * ffn + 2 * hidden)
+    attention = 5 * hidden * hidden + hidden // heads
+    convolution = 3 * hidden * hidden + kernel * hidden + 2 * hidden
+    first, second = _channels(tower, "subsampling_conv_channels")
+    entry = 9 * first + 9 * first * second + first + second + second * (first // 4) * hidden
+    out = tower.size("output_proj_dims", default=GEMMA4_OUTPUT)
+    layers = tower.layers() * (halves + attention + convolution + 3 * hidden)
+    return entry + layers + linear(out, hidden) + out * text
+
+
+def phi4(tower: Config, whole: Config, text: int) -> int:
+    """Phi-4-multimodal's conformer, with a projector for sound alone and one for sound beside images."""
+    hidden, ffn = tower.size("hidden_size"), tower.size("intermediate_size")
+    wide, separable = tower.size("ext_pw_out_channel"), tower.size("depthwise_separable_out_channel")
+    mlp = 2 * hidden + linear(2 * ffn, hidden) + linear(hidden, ffn)
+    module = 2 * hidden + linear(2 * wide, hidden) + 2 * wide + linear(wide, hidden)
+    module += tower.size("kernel_size") * hidden + hidden + linear(separable, hidden)
+    one = 2 * mlp + 4 * linear(hidden, hidden) + module + 4 * hidden
+    channels = tower.size("nemo_conv_channels")
+    stages = PHI4_HALVINGS - 1
+    entry = 10 * channels + stages * (10 * channels + linear(channels, channels))
+    entry += linear(hidden, channels * -(-tower.size("input_size") // 2**PHI4_HALVINGS))
+    bias = 2 * tower.size("bias_max_distance") * tower.size("num_attention_heads")
+    projectors = 2 * (linear(text, hidden) + linear(text, text))
+    return entry + tower.layers("num_blocks") * one + bias + projectors
+
+
+def _channels(tower: Config, name: str) -> tuple[int, int]:
+    """The channels of two convolutions before a conformer."""
+    sizes = tower.value(name)
+    if isinstance(sizes, list | tuple) and len(sizes) == 2:
+        return tower.whole(name, sizes[0]), tower.whole(name, sizes[1])
+    return DEFAULT_CHANNELS
+
+
 def gemma3n(tower: Config, whole: Config, text: int) -> int:
     """Gemma 3n's conformer."""
     hidden, ffn = tower.size("hidden_size"), CONFORMER_FFN * tower.size("hidden_size")
@@ -66,8 +108,7 @@ def gemma3n(tower: Config, whole: Config, text: int) -> int:
     halves = 2 * (2 * hidden * ffn + 2 * hidden)
     attention = 5 * hidden * hidden + 2 * hidden + hidden // heads
     convolution = 3 * hidden * hidden + kernel * hidden + 2 * hidden
-    sizes = tower.value("sscp_conv_channel_size")
-    first, second = sizes if isinstance(sizes, list | tuple) and len(sizes) == 2 else (128, 32)
+    first, second = _channels(tower, "sscp_conv_channel_size")
     bins = -(-tower.size("input_feat_size", default=128) // 4)
     entry = 9 * first + 9 * first * second + first + second + second * bins * hidden
     soft = tower.count("vocab_size") * hidden + 2 * hidden

@@ -92,6 +92,51 @@ def moonvit(tower: Config, whole: Config, text: int) -> int:
     return embed + layers * block(hidden, ffn) + 2 * hidden + projector
 
 
+def idefics3(tower: Config, whole: Config, text: int) -> int:
+    """SigLIP; the connector of Idefics 3 and SmolVLM reads a square of patches as one."""
+    hidden, ffn = tower.size("hidden_size"), tower.size("intermediate_size")
+    patch, image = tower.size("patch_size"), tower.size("image_size")
+    embed = CHANNELS * patch * patch * hidden + hidden + (image // patch) ** 2 * hidden
+    merge = whole.size("scale_factor", default=2)
+    return embed + tower.layers() * block(hidden, ffn) + 2 * hidden + hidden * merge * merge * text
+
+
+def gemma4(tower: Config, whole: Config, text: int) -> int:
+    """Gemma 4: gated MLPs, norms before and after, a table of positions for each axis."""
+    hidden, ffn, width = tower.size("hidden_size"), tower.size("intermediate_size"), tower.size("head_dim")
+    query = tower.size("num_attention_heads")
+    kv = tower.size("num_key_value_heads", default=query)
+    one = 2 * hidden * (query + kv) * width + 3 * hidden * ffn + 4 * hidden + 2 * width
+    patch = tower.size("patch_size")
+    embed = CHANNELS * patch * patch * hidden + 2 * tower.size("position_embedding_size") * hidden
+    return embed + tower.layers() * one + hidden * text
+
+
+def glm4v(tower: Config, whole: Config, text: int) -> int:
+    """GLM-4.1V and after it: gated MLPs, a convolution that merges patches, a gated merger."""
+    hidden, out = tower.size("hidden_size"), tower.size("out_hidden_size")
+    patch, frames = tower.size("patch_size"), tower.size("temporal_patch_size", default=2)
+    merge = tower.size("spatial_merge_size", default=2)
+    # The blocks' MLPs are as wide as the text model, the merger's as `intermediate_size`.
+    one = linear(3 * hidden, hidden, tower.flag("attention_bias", default=False)) + hidden * hidden
+    one += 3 * hidden * out + 2 * hidden
+    embed = linear(hidden, CHANNELS * frames * patch * patch) + (tower.size("image_size") // patch) ** 2 * hidden
+    merger = out * out + 2 * out + 3 * out * tower.size("intermediate_size")
+    down = linear(out, hidden * merge * merge)
+    return embed + tower.size("depth") * one + 2 * hidden + down + merger
+
+
+def phi4(tower: Config, whole: Config, text: int) -> int:
+    """Phi-4-multimodal: SigLIP with its pooling head, and a projector."""
+    hidden, ffn = tower.size("hidden_size"), tower.size("intermediate_size")
+    patch, image = tower.size("patch_size"), tower.size("image_size")
+    embed = CHANNELS * patch * patch * hidden + hidden + (image // patch) ** 2 * hidden
+    pooling = hidden + linear(3 * hidden, hidden) + linear(hidden, hidden) + 2 * hidden
+    pooling += linear(ffn, hidden) + linear(hidden, ffn)
+    projector = linear(text, hidden) + linear(text, text) + 2 * hidden
+    return embed + tower.layers() * block(hidden, ffn) + 2 * hidden + pooling + projector
+
+
 def mobilenet(tower: Config, whole: Config, text: int) -> int:
     """Gemma 3n's MobileNet V5, whose sizes stand in no config, with embeddings of soft tokens and a projection."""
     hidden = tower.size("hidden_size")
