@@ -15,19 +15,19 @@ DEFAULT_CLASSES = 2  # transformers' own
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ModelHead:
     """`writes`: an LM head; `classes`: the rows of a classifier's head."""
 
     writes: bool
     classes: int = 0
 
 
-def head_of(name: str, config: Mapping[str, Any]) -> Head:
+def head_of(name: str, config: Mapping[str, Any]) -> ModelHead:
     """The head of a class. Raises BadInput for a bad number of labels."""
     if name.endswith(CLASSIFIERS):
         labels = config.get("id2label")
         given = len(labels) if isinstance(labels, Mapping) and labels else DEFAULT_CLASSES
-        return Head(False, Config(config).size("num_labels", default=given))
+        return ModelHead(False, Config(config).size("num_labels", default=given))
     if name.endswith("ForMaskedLM") or (name.endswith(("Model", "EmbeddingModel")) and not name.endswith(WRITERS)):
-        return Head(False)
-    return Head(True)
+        return ModelHead(False)
+    return ModelHead(True)

@@ -14,7 +14,7 @@ from uellm.models.families.pattern import (
     NO_MLP,
     NOTHING,
     SPARSE,
-    LayerKind,
+    LayerPlan,
     layer_count,
     layer_kinds,
 )
@@ -65,7 +65,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
 
 
 def _layer(
-    config: Config, traits: Traits, hidden: int, kind: LayerKind, of: Experts | None, index: int
+    config: Config, traits: Traits, hidden: int, kind: LayerPlan, of: Experts | None, index: int
 ) -> tuple[Layer, int]:
     """A layer, and the width of its MLP."""
     part = _mixer(config, traits, hidden, kind.mixer)
@@ -123,7 +123,7 @@ def _mamba(config: Config, traits: Traits, hidden: int) -> Part:
     return recurrent.mamba1(config, hidden, norms=config.value("num_attention_heads") is not None)
 
 
-def _heads(config: Config, hidden: int, kinds: list[LayerKind], *, latent: bool) -> Heads:
+def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool) -> Heads:
     if latent:
         width = config.size("kv_lora_rank") + config.size("qk_rope_head_dim")
         return Heads(config.size(*names.HEADS), 1, width)
@@ -138,7 +138,7 @@ def _norm(traits: Traits, hidden: int) -> int:
 
 
 def _widths(
-    config: Config, traits: Traits, hidden: int, kinds: list[LayerKind], of: Experts | None
+    config: Config, traits: Traits, hidden: int, kinds: list[LayerPlan], of: Experts | None
 ) -> tuple[tuple[str, int], ...]:
     """The widths that tensor parallelism divides."""
     found: dict[str, int] = {}

@@ -35,7 +35,7 @@ MLPS = {"mlp": DENSE, "-": DENSE, "moe": SPARSE, "E": SPARSE, "dense": DENSE, "s
 
 
 @dataclass(frozen=True, slots=True)
-class LayerKind:
+class LayerPlan:
     """The mixer of a layer, and what follows it."""
 
     mixer: str
@@ -58,14 +58,14 @@ def _bounded(config: Config, name: str, listed: Sequence[Any]) -> int:
     return len(listed)
 
 
-def layer_kinds(config: Config, traits: Traits, layers: int, *, experts: bool) -> list[LayerKind]:
+def layer_kinds(config: Config, traits: Traits, layers: int, *, experts: bool) -> list[LayerPlan]:
     """[L]: the kinds of all layers. Raises BadInput for a kind that is not known here."""
     mixers, written = _mixers(config, traits, layers)
     if any(each in MLPS and KINDS.get(each) == NOTHING for each in written):
         # Nemotron-H's layers are a mixer or an MLP each, never both.
-        return [LayerKind(mixer, MLPS.get(word, NO_MLP)) for mixer, word in zip(mixers, written, strict=True)]
+        return [LayerPlan(mixer, MLPS.get(word, NO_MLP)) for mixer, word in zip(mixers, written, strict=True)]
     mlps = _mlps(config, layers) if experts else [DENSE] * layers
-    return [LayerKind(mixer, mlp) for mixer, mlp in zip(mixers, mlps, strict=True)]
+    return [LayerPlan(mixer, mlp) for mixer, mlp in zip(mixers, mlps, strict=True)]
 
 
 def _kinds_field(config: Config) -> tuple[str, Sequence[Any]] | None:
