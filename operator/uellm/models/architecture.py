@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.limits import SplitLimit
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -62,6 +64,12 @@ class Architecture:
     """Whether tensor parallelism divides the KV cache, down to one head per rank; False (MLA): each rank holds all."""
     tensor_widths: tuple[tuple[str, int], ...]
     """Further fields of config.json, with their values, that tensor parallelism must divide."""
+    split_limits: tuple[SplitLimit, ...] = ()
+    """Widths of quantised matrices that tensor parallelism must cut into whole blocks or groups."""
+    asserted: str = ""
+    """The family that the user says the model is built like; empty: it is read by its class and fields."""
+    exact: bool = True
+    """Whether the formula is known to be exact for this model; a note says why not."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers; otherwise they are computed from config.json."""
     notes: tuple[str, ...] = ()
@@ -72,6 +80,11 @@ class Architecture:
         """All weights of the model, tied ones once."""
         ends = self.embedding_bytes + self.final_norm_bytes + self.lm_head_bytes
         return sum(self.layer_weight_bytes) + ends + self.tower_bytes
+
+    @property
+    def state_bytes(self) -> int:
+        """State of one sequence over all layers, whatever its length."""
+        return sum(self.layer_state_bytes)
 
     @property
     def kv_bytes_per_token(self) -> int:

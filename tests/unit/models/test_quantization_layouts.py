@@ -145,10 +145,12 @@ def test_exemptions_may_make_layers_unlike() -> None:
     assert model.layer_weight_bytes[0] < model.layer_weight_bytes[1]
 
 
-def test_gptqmodel_leaves_modules_out_by_minus_patterns() -> None:
+def test_gptqmodel_leaves_modules_out_by_minus_patterns_and_changes_bits_by_plus_patterns() -> None:
     plain = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     kept = layer({**plain, "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}}})
-    assert kept - layer(plain) == HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
+    left_out = HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
+    widened = HIDDEN * FFN * (0.5 + 0.5 / 128)
+    assert kept - layer(plain) == left_out + widened
 
 
 def test_mxfp4_shrinks_the_experts_alone() -> None:
@@ -208,7 +210,8 @@ def test_routers_are_never_quantised() -> None:
             "config_groups.a.weights.strategy",
             "'odd'",
         ),
-        ({"quant_method": "quark"}, "quant_method", "'quark' has no known size here"),
+        ({"quant_method": "spqr"}, "quant_method", "'spqr' has no known size here"),
+        ({"quant_method": "gguf"}, "quant_method", "take the model's safetensors"),
     ],
 )
 def test_an_error_in_a_quantization_config_names_the_field(section: dict, field: str, words: str) -> None:

@@ -62,13 +62,13 @@ def test_a_multimodal_wrapper_is_read_by_its_text_config() -> None:
 
 def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
     with pytest.raises(BadInput, match=r"^config\.text_config\.hidden_size: is missing"):
-        read_architecture({"text_config": {"model_type": "qwen2"}})
+        read_architecture({"text_config": {"model_type": "orion"}})
 
 
-def test_a_text_config_omits_its_familys_defaults_and_a_note_says_so() -> None:
+def test_a_text_config_leaves_out_what_equals_its_familys_defaults_and_they_are_said() -> None:
     model = read_architecture({"text_config": {"model_type": "llama", "vocab_size": 32064}, "torch_dtype": "float16"})
     assert (model.hidden_size, model.layers, model.kv_heads) == (4096, 32, 32)
-    assert any("omits hidden_size 4096" in note for note in model.notes)
+    assert any("leaves out hidden_size 4096" in note for note in model.notes)
     with pytest.raises(BadInput, match=r"^config\.hidden_size: is missing"):
         read_architecture({"model_type": "llama", "vocab_size": 32064})
 
@@ -80,13 +80,14 @@ def test_the_dtype_sets_the_bytes(asked: str, width: int) -> None:
     assert model.kv_dtype_bytes == width
 
 
-def test_dtype_auto_takes_float32_from_the_config_and_says_so() -> None:
+def test_a_float32_checkpoint_is_served_in_bfloat16_as_the_engine_does_and_that_is_said() -> None:
     model = read_architecture({**LLAMA_8B, "torch_dtype": "float32"})
-    assert model.dtype == "float32"
+    assert model.dtype == "bfloat16"
     assert any("float32" in note for note in model.notes)
+    assert read_architecture({**LLAMA_8B, "torch_dtype": "float32"}, dtype="float32").weight_dtype_bytes == 4
 
 
-def test_dtype_auto_without_a_dtype_in_the_config_is_16_bits_with_a_note() -> None:
+def test_dtype_auto_without_a_word_in_the_config_is_16_bits_and_said() -> None:
     config = {key: value for key, value in LLAMA_8B.items() if key != "torch_dtype"}
     model = read_architecture(config)
     assert model.weight_dtype_bytes == 2
@@ -108,7 +109,7 @@ def test_awq_counts_scales_and_zero_points_by_group() -> None:
     assert awq.layer_weight_bytes[0] == linear * (0.5 + 2.5 / 128) + 2 * 2 * 4096
 
 
-def test_quantization_none_overrides_the_config() -> None:
+def test_quantization_none_overrules_the_config() -> None:
     config = {**LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}
     assert read_architecture(config).quantization == "fp8"
     assert read_architecture(config, quantization="none").quantization == "none"
@@ -124,7 +125,7 @@ def test_quantization_none_overrides_the_config() -> None:
         ({"type": "dynamic", "factor": "many"}, 131072),
     ],
 )
-def test_the_longest_context_is_scaled_as_in_the_engine(scaling: dict | None, longest: int) -> None:
+def test_the_longest_context_is_stretched_as_the_engine_does(scaling: dict | None, longest: int) -> None:
     assert read_architecture({**LLAMA_8B, "rope_scaling": scaling}).max_position_embeddings == longest
 
 
@@ -150,8 +151,7 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"architectures": ["JambaForCausalLM"]}, "config.architectures", "'JambaForCausalLM' is not known"),
-        ({"uellm_family": "jamba"}, "config.uellm_family", "'jamba' is not a known family"),
+        ({"uellm_family": "perceptron"}, "config.uellm_family", "'perceptron' is no family known here"),
         ({"text_config": [1]}, "config.text_config", "must be an object"),
         ({"head_dim": -1}, "config.head_dim", "positive"),
         ({"max_position_embeddings": "long"}, "config.max_position_embeddings", "'long'"),
@@ -167,7 +167,7 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
         ({"num_attention_heads": 24}, "config.num_attention_heads", "does not divide hidden_size"),
         ({"tie_word_embeddings": "yes"}, "config.tie_word_embeddings", "true or false"),
         ({"torch_dtype": "int8"}, "config.torch_dtype", "'int8'"),
-        ({"quantization_config": {"quant_method": "quark"}}, "config.quantization_config.quant_method", "'quark'"),
+        ({"quantization_config": {"quant_method": "spqr"}}, "config.quantization_config.quant_method", "'spqr'"),
         ({"quantization_config": {"quant_method": "awq", "bits": 5}}, "config.quantization_config.bits", "5"),
         (
             {"quantization_config": {"quant_method": "gptq", "group_size": 0}},
@@ -178,44 +178,55 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
         ({"quantization_config": {"bits": 4}}, "config.quantization_config.quant_method", "is missing"),
     ],
 )
-def test_an_error_in_a_config_names_the_field(change: dict, field: str, words: str) -> None:
+def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read_architecture({**LLAMA_8B, "num_key_value_heads": 8, **change})
     assert raised.value.field == field
     assert words in str(raised.value)
 
 
-def test_an_unknown_architecture_is_refused_with_a_remedy() -> None:
+def test_an_unknown_architecture_says_what_to_give_instead() -> None:
+    fields = {"architectures": ["SomethingElse"], "model_type": "something", "width": 4096}
     with pytest.raises(BadInput, match=r"'SomethingElse'.* one of llama, .*uellm_family.*spec\.model\.config"):
-        read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"]})
+        read_architecture(fields)
 
 
-def test_a_user_may_name_the_family_of_an_unknown_class() -> None:
+def test_an_unknown_architecture_with_the_usual_fields_is_reckoned_as_llama_and_said() -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"], "model_type": "something"})
+    assert model.parameters == read_architecture(LLAMA_8B).parameters
+    assert any("not known here: reckoned as a decoder like Llama" in note for note in model.notes)
+    assert any("not in the registry of vLLM" in note for note in model.notes)
+
+
+def test_a_user_may_say_which_family_an_unknown_class_is_built_like() -> None:
     told = read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"], "uellm_family": "qwen2"})
     qwen = read_architecture({**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"]})
     assert told.layer_weight_bytes == qwen.layer_weight_bytes
     assert told.name == "SomethingElse"
 
 
-def test_the_family_that_a_user_names_applies_to_a_text_config_too() -> None:
+def test_the_family_that_a_user_tells_holds_for_a_text_config_too() -> None:
     inner = {key: value for key, value in LLAMA_8B.items() if key not in ("architectures", "model_type")}
     wrapper = {"architectures": ["NewVLM"], "uellm_family": "LlamaForCausalLM", "text_config": inner}
     assert read_architecture(wrapper).parameters == read_architecture(LLAMA_8B).parameters
 
 
-def test_a_reward_model_does_not_count_as_its_family() -> None:
-    with pytest.raises(BadInput, match="'LlamaForSequenceClassification' is not known"):
-        read_architecture({**LLAMA_8B, "architectures": ["LlamaForSequenceClassification"]})
+@pytest.mark.parametrize(("name", "rows"), [("LlamaForSequenceClassification", 3), ("LlamaModel", 0)])
+def test_a_classifier_and_an_embedder_have_no_head_for_text(name: str, rows: int) -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": [name], "num_labels": 3})
+    assert model.lm_head_bytes == 2 * rows * 4096
+    assert model.lm_head_bytes_on_last_stage(2) == model.lm_head_bytes
+    assert model.layer_weight_bytes == read_architecture(LLAMA_8B).layer_weight_bytes
 
 
 @pytest.mark.parametrize(("given", "field"), [({"dtype": "int4"}, "dtype"), ({"quantization": "exl2"}, "quantization")])
-def test_a_wrong_argument_is_named(given: dict, field: str) -> None:
+def test_what_is_wrong_in_the_question_is_named(given: dict, field: str) -> None:
     with pytest.raises(BadInput) as raised:
         read_architecture(LLAMA_8B, **given)
     assert raised.value.field == field
 
 
-def test_awq_needs_an_awq_checkpoint() -> None:
+def test_awq_needs_a_checkpoint_made_so() -> None:
     with pytest.raises(BadInput, match="quantization: awq needs a checkpoint made with it"):
         read_architecture(LLAMA_8B, quantization="awq")
 
@@ -226,7 +237,7 @@ def test_another_quantisation_than_the_checkpoints_is_refused() -> None:
         read_architecture(config, quantization="awq")
 
 
-def test_a_config_that_is_not_an_object_is_refused() -> None:
+def test_a_config_that_is_no_object_is_refused() -> None:
     with pytest.raises(BadInput, match="config: must be an object"):
         read_architecture(["LlamaForCausalLM"])  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ def parts(model: Architecture) -> tuple[object, ...]:
     return (model.layer_weight_bytes, model.layer_expert_bytes, *ends, model.parameters)
 
 
-def test_a_real_checkpoint_has_the_bytes_of_the_formula(tmp_path: Path) -> None:
+def test_a_real_checkpoint_gives_the_bytes_that_the_formula_reckons(tmp_path: Path) -> None:
     found = measured(tmp_path, whole())
     assert found.measured
     assert parts(found) == parts(read_architecture(CONFIG))
@@ -87,21 +87,21 @@ def test_the_files_of_an_index_are_read_and_no_others(tmp_path: Path) -> None:
     assert parts(read_architecture(CONFIG, tensors=read_directory(tmp_path))) == parts(read_architecture(CONFIG))
 
 
-def test_mistrals_own_copy_of_the_weights_is_ignored(tmp_path: Path) -> None:
+def test_mistrals_own_copy_of_the_weights_is_left_alone(tmp_path: Path) -> None:
     save_file(whole(), tmp_path / "model.safetensors")
     save_file(whole(), tmp_path / "consolidated.safetensors")
     assert len(read_directory(tmp_path)) == len(whole())
 
 
-def test_an_extra_norm_that_the_formula_does_not_have_is_counted(tmp_path: Path) -> None:
+def test_an_extra_norm_that_the_formula_does_not_know_is_weighed(tmp_path: Path) -> None:
     tensors = whole() | {"model.layers.1.extra_norm.weight": np.zeros(5 * HIDDEN, np.float16)}
     found = measured(tmp_path, tensors)
     assert found.layer_weight_bytes[1] - found.layer_weight_bytes[0] == 2 * 5 * HIDDEN
 
 
-def test_a_checkpoint_that_differs_from_its_config_is_noted(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_far_from_its_config_is_said(tmp_path: Path) -> None:
     tensors = whole() | {"model.layers.1.adapter.weight": np.zeros((64, HIDDEN), np.float16)}
-    assert any("from the size that config.json implies" in note for note in measured(tmp_path, tensors).notes)
+    assert any("of what config.json lets expect" in note for note in measured(tmp_path, tensors).notes)
 
 
 def test_a_tied_head_in_the_file_is_no_second_table_in_the_engine(tmp_path: Path) -> None:
@@ -110,15 +110,15 @@ def test_a_tied_head_in_the_file_is_no_second_table_in_the_engine(tmp_path: Path
     assert found.parameters == read_architecture({**CONFIG, "tie_word_embeddings": True}).parameters
 
 
-def test_tables_that_no_engine_loads_and_layers_after_the_last_are_not_counted(tmp_path: Path) -> None:
+def test_tables_that_no_engine_loads_and_layers_behind_the_last_are_left_out(tmp_path: Path) -> None:
     tensors = whole() | layer(LAYERS)
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
     found = measured(tmp_path, tensors)
     assert parts(found) == parts(read_architecture(CONFIG))
-    assert any("after the last layer" in note for note in found.notes)
+    assert any("beside the model are not counted" in note for note in found.notes)
 
 
-def test_routed_experts_are_distinguished_from_the_shared_one(tmp_path: Path) -> None:
+def test_experts_of_a_layer_are_told_from_the_shared_one(tmp_path: Path) -> None:
     tensors = whole()
     for expert in range(2):
         tensors[f"model.layers.1.mlp.experts.{expert}.up_proj.weight"] = np.zeros((FFN, HIDDEN), np.float16)
@@ -135,20 +135,20 @@ def test_quantised_tensors_keep_their_width_and_their_float32_scales() -> None:
     assert found.layer_weight_bytes[1] - found.layer_weight_bytes[0] == FFN * HIDDEN - 4
 
 
-def test_a_quantisation_of_unknown_layout_is_sized_by_the_headers() -> None:
+def test_a_quantisation_of_unknown_layout_is_told_by_its_headers_alone() -> None:
     tensors = {name: Tensor("F16", array.shape) for name, array in whole().items()}
-    config = {**CONFIG, "quantization_config": {"quant_method": "quark"}}
-    with pytest.raises(BadInput, match=r"'quark' has no known size here.*headers"):
+    config = {**CONFIG, "quantization_config": {"quant_method": "spqr"}}
+    with pytest.raises(BadInput, match=r"'spqr' has no known size here.*headers"):
         read_architecture(config)
-    assert read_architecture(config, tensors=tensors).quantization == "quark"
+    assert read_architecture(config, tensors=tensors).quantization == "spqr"
 
 
-def test_what_the_engine_quantises_while_loading_is_computed_by_formula_and_noted() -> None:
+def test_what_the_engine_quantises_while_loading_is_reckoned_and_said() -> None:
     tensors = {name: Tensor("F16", array.shape) for name, array in whole().items()}
     found = read_architecture(CONFIG, quantization="fp8", tensors=tensors)
     assert not found.measured
     assert found.layer_weight_bytes == read_architecture(CONFIG, quantization="fp8").layer_weight_bytes
-    assert any("computed by formula" in note for note in found.notes)
+    assert any("reckoned" in note for note in found.notes)
 
 
 def test_a_tower_is_found_by_its_name() -> None:
@@ -206,7 +206,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path: Path, content: bytes, words: 
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        ("{", "not an index of safetensors"),
+        ("{", "no index of safetensors"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {"a": "../../etc/passwd"}}', "not one beside it"),
         ('{"weight_map": {"a": "gone.safetensors"}}', "cannot be read: No such file"),
@@ -218,7 +218,7 @@ def test_a_bad_index_is_named_in_one_line(tmp_path: Path, index: str, words: str
         read_directory(tmp_path)
 
 
-def test_a_directory_without_weights_and_a_missing_path_are_named(tmp_path: Path) -> None:
+def test_a_directory_without_weights_and_a_path_that_is_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds no \.safetensors file"):
         read_directory(tmp_path)
     with pytest.raises(BadInput, match="is no directory"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from uellm.errors import BadInput
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
 
 SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
@@ -127,6 +128,6 @@ def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sli
     for kind in listed:
         if not isinstance(kind, str) or kind not in reach:
             raise BadInput(
-                f"{config.prefix}.layer_types", f"{kind!r} is not known here; known are {', '.join(sorted(reach))}"
+                f"{config.prefix}.layer_types", f"{shown(kind)} is not known here; known are {', '.join(sorted(reach))}"
             )
     return [reach[kind] for kind in listed]
