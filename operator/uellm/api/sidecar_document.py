@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from uellm.api.base import Model
 from uellm.api.llmservice import Scheduling
+from uellm.api.scalars import Duration, duration_s
 from uellm.api.slo import ServiceClass
 
 VERSION = 1
@@ -34,6 +35,7 @@ class SidecarQueue(Scheduling):
     model_config = _LENIENT
 
 
+BodyBytes = Annotated[int, Field(ge=1, le=256 * 1024 * 1024)]
 _Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
@@ -94,6 +96,24 @@ class SidecarPrediction(Model):
     """Use a learned model too, in its own process: needs the extra `predictor` and 110 MB."""
 
 
+class SidecarHttp(Model):
+    """What clients may send, and how long connections stay open."""
+
+    model_config = _LENIENT
+
+    idle_timeout: Duration = "70m"
+    """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
+    max_body_bytes: BodyBytes = 256 * 1024 * 1024
+    """Bytes of one request's body. All bodies together have 256 MiB."""
+    max_body_bytes_by_route: Annotated[dict[str, BodyBytes], Field(max_length=64)] = Field(default_factory=dict)
+    """The same for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds that a connection may be unused."""
+        return duration_s(self.idle_timeout)
+
+
 class SidecarDocument(Model):
     """The whole document."""
 
@@ -111,6 +131,8 @@ class SidecarDocument(Model):
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
     """The engine."""
+    http: SidecarHttp = SidecarHttp()
+    """Connections and bodies."""
     auth: SidecarAuth = SidecarAuth()
     """Who may send requests."""
     prediction: SidecarPrediction = SidecarPrediction()
@@ -128,12 +150,12 @@ class SidecarDocument(Model):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The document, without what was not set in `engine`, `auth` and `prediction`, and without empty sections."""
+        """The document, without what was not set in its sections, and without empty ones."""
         document = super().to_dict()
-        for section in ("engine", "auth", "prediction"):
+        for section in ("engine", "http", "auth", "prediction"):
             part: Model = getattr(self, section)
             document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
-        optional = ("auth", "prediction", "allowedRoutes")
+        optional = ("http", "auth", "prediction", "allowedRoutes")
         return {name: value for name, value in document.items() if value or name not in optional}
 
     @classmethod

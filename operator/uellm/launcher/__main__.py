@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns only where there is no engine to become: 1 it cannot be launched, 2 bad command line."""
     args = _parser().parse_args(argv)
     if args.drain:
-        return drain(args.drain)
+        return drain(args.drain, args.placement.parent)
     stand_by()
     environment = dict(os.environ)
     plan_hash = ""
