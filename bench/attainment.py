@@ -1,19 +1,21 @@
-"""Attainment of the sidecar's policy beside tuned baselines, over traces and loads, on vLLM's own scheduler.
+"""SLO attainment of the sidecar's policy beside tuned baselines, over traces and loads, on vLLM's own scheduler.
 
     python bench/attainment.py [--data DIR] [--json FILE] [--plot FILE] [--budget-minutes 10] [--quick]
                                [--traces NAME ...] [--speeds X ...] [--seeds S ...] [--only PART ...]
 
-    ours        SLO-ODBS at the chunk that the planner chooses (auto), every seed
-    baselines   FCFS, EDF (two kinds) and SJF in the engine itself and llm-d's rule, each at 512, 1,024, 2,048 and
-                8,192 batched tokens, and at the planner's: TUNED is the best at the first four, AT OUR CHUNK the best
-                at ours, which alone helps them much. Where ours is within .005 of 1 no baseline can be better by more,
-                and FCFS alone is replayed; those .03 below the best with the first seed are not replayed with others
-    reference   x3.2 of the first trace, 3,000 and 12,000 requests: what was published of FCFS and EDF on the same
-                scheduler, and ours beside it
-    sturdy      the same at x3.2 with worse predictions (sigma 1.5), an engine model 50 % off, a slow way to the engine
+    ours        SLO-ODBS at the chunk size that the planner chooses (auto), with every seed
+    baselines   FCFS, EDF (two kinds) and SJF in the engine itself, and llm-d's rule, each at 512, 1,024, 2,048 and
+                8,192 batched tokens and at the planner's chunk size. TUNED is the best result at the first four;
+                AT OUR CHUNK is the best result at the planner's chunk size, which already helps the baselines a lot.
+                Where ours is within .005 of 1, no baseline can be better by more than that, so only FCFS is replayed.
+                Baselines .03 below the best at the first seed are not replayed with the other seeds.
+    reference   x3.2 of the first trace, 3,000 and 12,000 requests: the published results of FCFS and EDF on the same
+                scheduler, and ours
+    sturdy      the same at x3.2 with worse predictions (sigma 1.5), with an engine model that is 50 % off, and with a
+                slow connection to the engine
 
-Every replay is kept under build/bench/attainment, so that a second call goes on where the first ended; replays of
-the sidecar's policy are made anew when its scheduler has changed. What was not yet run shows as `-`.
+Every result is stored under build/bench/attainment, so a second call continues where the first one ended. Results of
+the sidecar's policy are discarded when its scheduler changes. `-` marks a replay that has not run yet.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def reference(grid: Grid) -> list[Run]:
 
 
 def plan(grid: Grid, args: argparse.Namespace) -> Iterator[Run]:
-    """Every replay that is wanted. Which these are depends on results of those before."""
+    """Every replay that is needed. Some depend on the results of earlier ones."""
     parts = frozenset(args.only)
     if "reference" in parts:
         yield from reference(grid)
@@ -89,7 +91,7 @@ def plan(grid: Grid, args: argparse.Namespace) -> Iterator[Run]:
 
 
 def compare(grid: Grid, trace: str, speed: float) -> dict[str, Any]:
-    """One line of the table: the best baseline, FCFS at the engine's default chunk, and ours."""
+    """One row of the table: the best baseline, FCFS at the engine's default chunk size, and ours."""
     means = {name: share for name, runs in grid.contenders(trace, speed).items() if (share := mean(runs)) is not None}
     tuned, beside_ours = _best(means, CHUNKS), None
     chunk = grid.chunk(trace)
@@ -122,7 +124,7 @@ def _best(means: dict[tuple[str, int], float], chunks: tuple[int, ...]) -> tuple
 
 
 def _no_worse(ours: float | None, best: float | None, fcfs: float) -> bool | None:
-    """Whether ours keeps to the margins; None while that is not known."""
+    """Whether ours is within the allowed margins; None while that is not known."""
     if ours is None or best is None:
         return None
     return ours >= best - MARGIN and not (fcfs > FCFS_GOOD and ours < fcfs - FCFS_MARGIN)
@@ -142,7 +144,7 @@ def _print(rows: list[dict[str, Any]], columns: dict[str, str]) -> None:
 
 
 def report(grid: Grid, args: argparse.Namespace) -> dict[str, Any]:
-    """Print the tables of what is kept; the same as one document."""
+    """Print the tables of the stored results, and return the same as one document."""
     lines = [compare(grid, trace, speed) for trace in args.traces for speed in sorted(args.speeds)]
     lines = [line for line in lines if line["baselinesRun"] or line["seeds"]]
     sturdy = [
@@ -165,7 +167,7 @@ def report(grid: Grid, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
-    """Attainment against the load, a panel for each trace."""
+    """Plot attainment against load, one panel for each trace."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -212,7 +214,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Replay until the time is up, print, write; 1 where ours is worse than a baseline."""
+    """Replay until the time is up, print, write. Returns 1 where ours is worse than a baseline."""
     args = arguments()
     if not (args.data / "traces").is_dir():
         print(f"attainment: no traces in {args.data}: give their folder by --data", file=sys.stderr)

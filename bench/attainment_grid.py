@@ -1,4 +1,4 @@
-"""The replays that bench/attainment.py compares: which there are, how each is made, and where it is kept."""
+"""The replays that bench/attainment.py compares: which ones exist, how each is made, and where its result is stored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STURDY: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One replay: what it is called, and how it is made."""
+    """One replay: its name, and how it is made."""
 
     trace: str
     limit: int
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Where its result is kept: that of a policy of the sidecar's by the version of the scheduler's sources."""
+        """Where its result is stored. For our policy the path contains a digest of the scheduler's sources."""
         version = f"-{_core_version()}" if self.policy == OURS else ""
         extra = f"-{self.sturdy.replace(' ', '_')}" if self.sturdy else ""
         name = f"{self.trace}-{self.limit}-{self.policy}-{self.chunk}-x{self.speed:g}-s{self.seed}{extra}{version}.json"
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """An entry of `results` as of `uellm evaluate queue`; None: not replayed yet."""
+        """An entry of `results`, as `uellm evaluate queue` prints it; None where it has not been replayed."""
         return json.loads(self.path.read_text()) if self.path.exists() else None
 
 
@@ -79,13 +79,13 @@ def _core_version() -> str:
 
 
 def mean(runs: Iterable[Run], figure: str = "") -> float | None:
-    """Of a figure of the result, or of the attainment, over the runs that were made; None where none was."""
+    """Mean of a figure, or of the attainment, over the runs that have a result; None where none has."""
     results = [result for run in runs if (result := run.result) is not None]
     return fmean(result[figure] if figure else result["attainment"]["all"] for result in results) if results else None
 
 
 class Grid:
-    """Every trace at every load: ours with several seeds, and as many baselines as it takes to know the best one."""
+    """Every trace at every load: ours with several seeds, and the baselines needed to find the best one."""
 
     def __init__(self, data: Path, limit: int, seeds: tuple[int, ...]) -> None:
         self.data, self.limit, self.seeds = data, limit, seeds
@@ -102,15 +102,15 @@ class Grid:
         return self._scenarios[trace]
 
     def chunk(self, trace: str) -> int:
-        """The planner's."""
+        """The planner's chunk size."""
         return chunk_for(self.scenario(trace)).tokens
 
     def ours(self, trace: str, speed: float, sturdy: str = "") -> list[Run]:
-        """With the planner's chunk, every seed."""
+        """The sidecar's policy at the planner's chunk size, every seed."""
         return [Run(trace, self.limit, OURS, self.chunk(trace), speed, seed, sturdy) for seed in self.seeds]
 
     def baselines(self, trace: str) -> list[tuple[str, int]]:
-        """Names and chunks: those of the grid, and the planner's, for a better chunk helps them too."""
+        """Names and chunk sizes of the baselines. They include the planner's chunk size, because it helps them too."""
         chunks = dict.fromkeys((*CHUNKS, self.chunk(trace)))
         return [(policy, chunk) for policy in (FCFS, *OTHERS) for chunk in chunks]
 
@@ -119,12 +119,12 @@ class Grid:
         return [Run(trace, self.limit, policy, chunk, speed, seed) for seed in self.seeds]
 
     def settled(self, trace: str, speed: float) -> bool:
-        """Whether ours is so near 1 that no baseline can be better by more than the margin."""
+        """Whether ours is so close to 1 that no baseline can be better by more than the margin."""
         attained = mean(self.ours(trace, speed))
         return attained is not None and attained >= 1.0 - MARGIN
 
     def contenders(self, trace: str, speed: float) -> dict[tuple[str, int], list[Run]]:
-        """The baselines near the best of the first seed, tuned and at our chunk, by name and chunk, with all seeds."""
+        """The baselines close to the best one at the first seed, by name and chunk size, with all seeds."""
         all_of_them = {name: self.baseline(trace, speed, *name) for name in self.baselines(trace)}
         first = {name: share for name, runs in all_of_them.items() if (share := mean(runs[:1])) is not None}
         found = {}
@@ -135,7 +135,7 @@ class Grid:
         return found
 
     def wanted(self, trace: str, speed: float, parts: frozenset[str]) -> Iterator[Run]:
-        """What it takes to compare ours with the best baseline, each after what decides whether it is needed."""
+        """The replays needed to compare ours with the best baseline; a replay may depend on those before it."""
         if "ours" in parts:
             yield from self.ours(trace, speed)
         if "baselines" not in parts:
@@ -149,7 +149,7 @@ class Grid:
             yield from runs
 
     def make(self, run: Run) -> None:
-        """Replay it, and keep the result."""
+        """Replay it, and store the result."""
         changes = dict(STURDY.get(run.sturdy, {}))
         scenario = replace(self.scenario(run.trace), limit=run.limit)
         if "sigma" in changes:
@@ -157,7 +157,7 @@ class Grid:
         scenario = replace(scenario, **changes)  # type: ignore[arg-type]
         cell = Cell(find_policy(run.policy), run.speed, run.seed, run.chunk)
         outcome = replay(scenario, cell, scenario.jobs(run.seed))
-        # The engine's own FCFS knows no classes: one replay holds for every seed.
+        # The engine's own FCFS does not distinguish classes, so one replay is valid for every seed.
         for seed in {run.seed, *self.seeds} if run.policy == FCFS else (run.seed,):
             result = describe(replace(cell, seed=seed), scenario.jobs(seed), outcome)
             path = replace(run, seed=seed).path

@@ -1,10 +1,10 @@
-"""How well `uellm calibrate` finds an engine's step times again, by noise and by number of measurements.
+"""How accurately `uellm calibrate` recovers an engine's step times, by noise and by number of measurements.
 
     python bench/calibration.py [--json FILE]
 
-For three engines (an 8B on an H100, a 70B on four of them, a small model on one CPU) steps are drawn, their true times
-get Gaussian noise, and one in fifty takes five times as long, as when the machine was busy. Told are the error of each
-figure that matters and of predicted steps, the median of 5 draws, and the CPU time of a fit.
+Steps are drawn for three engines (an 8B model on an H100, a 70B model on four of them, a small model on one CPU). Their
+true times get Gaussian noise, and one step in fifty takes five times as long, as on a busy machine. The table shows
+the error of each important figure and of predicted steps (the median of 5 draws), and the CPU time of a fit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def drawn(step: StepTime, noise: float, count: int, seed: int) -> list[dict[str, Any]]:
-    """Measurements: steps that only decode, small chunks and large ones, short and long contexts."""
+    """Measurements: steps that only decode, small and large chunks, short and long contexts."""
     draw, rows = random.Random(seed), []
     for _ in range(count):
         prefill = draw.choice([0, 0, 0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0]) * step.floor_tokens
@@ -75,7 +75,7 @@ def row(name: str, truth: StepTime, noise: float, count: int) -> dict[str, Any]:
 
 
 def errors(found: StepTime, truth: StepTime) -> dict[str, float]:
-    """Relative errors: of a step that reads the weights alone, per token of a prompt and of KV, and of new steps."""
+    """Relative errors: of a step that only reads the weights, per prompt token, per KV token, and of unseen steps."""
     base, true_base = found.floor_s + found.overhead_s, truth.floor_s + truth.overhead_s
     steps = [
         abs(found.step_s(prefill, kv, sequences) / truth.step_s(prefill, kv, sequences) - 1)
@@ -91,7 +91,7 @@ def errors(found: StepTime, truth: StepTime) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """For a person."""
+    """The table that is printed."""
     lines = [f"{'ENGINE':<15}{'NOISE':>6}{'STEPS':>7}{'BASE':>8}{'PREFILL':>9}{'KV':>8}{'NEW STEPS':>11}{'CPU S':>7}"]
     lines += [
         f"{row['engine']:<15}{row['noise']:>6.0%}{row['measurements']:>7}{row['base']:>8.1%}"

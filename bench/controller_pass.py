@@ -1,12 +1,12 @@
-"""How long one pass over an unchanged service holds the operator's event loop, in a cluster of so many nodes.
+"""How long a pass over an unchanged service occupies the operator's event loop, by size of the cluster.
 
     python bench/controller_pass.py [--json FILE] [--nodes 100 500] [--passes 20]
 
-The cache is filled by hand and the API server is a dictionary, so that what is timed is the operator's own work: the
-first pass plans and writes, the passes after it find nothing to do. Planning runs in its worker process, as in the
-operator. Every node has eight GPUs, of two sizes in turn. Figures are CPU time of the thread that runs the event loop.
+The cache is filled directly and the API server is a dictionary, so only the operator's own work is timed. The first
+pass plans and writes; later passes find nothing to do. Planning runs in its worker process, as in the operator. Every
+node has eight GPUs of one of two sizes. Figures are CPU time of the event loop's thread.
 
-Target: a pass of an unchanged service takes at most 20 ms at 500 nodes.
+Target: a pass over an unchanged service takes at most 20 ms at 500 nodes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CONFIG = {
 
 
 class MemoryKube:
-    """The API server as the reconciler sees it: what is applied is stored, and comes back with a uid and a version."""
+    """The API server as the reconciler sees it: it stores what is applied, and returns it with a uid and a version."""
 
     def __init__(self) -> None:
         self.writes = 0

@@ -1,13 +1,13 @@
-"""How long kube-scheduler waits for the extender's filter: over a socket, at 100 and 1,000 nodes of 8 GPUs.
+"""How long kube-scheduler waits for the extender's filter, over a socket, at 100 and 1,000 nodes of 8 GPUs.
 
     python bench/extender_filter.py [--json FILE] [--seconds 5]
 
-    pass-all     the baseline: a pod without a plan, the same question, every node passes without a thought
-    known plan   a plan that was asked about before: every pod of a service but its first
-    new plan     a plan never seen: every node is judged by the planner's rule
+    pass-all     the baseline: the same question for a pod without a plan; every node passes unchecked
+    known plan   a plan that was seen before, as for every pod of a service but its first
+    new plan     a plan that was never seen before: every node is checked by the planner's rule
 
-Targets: p99 below 20 ms at 100 nodes and 100 ms at 1,000. CPU is what this process (extender and client) spent on a
-request, which other work on the machine does not change.
+Targets: p99 below 20 ms at 100 nodes and below 100 ms at 1,000. CPU is the time that this process (extender and client)
+spent on a request; other load on the machine does not change it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TARGET_P99_MS = {100: 20.0, 1000: 100.0}
 
 
 class WrittenCluster:
-    """A `Kube` whose watches tell of profiles that nobody changes."""
+    """A `Kube` whose watches report profiles that never change."""
 
     def __init__(self, profiles: list[dict[str, Any]]) -> None:
         self._objects = {GPUNODEPROFILE: profiles, POD: []}
@@ -68,7 +68,7 @@ def profile(index: int, rng: random.Random) -> dict[str, Any]:
 
 
 def plan(serial: int, nodes: int) -> str:
-    """Two stages of a 70-billion-parameter model in 8 bits; `serial` makes it a plan of its own."""
+    """Two stages of a 70-billion-parameter model in 8 bits. Each `serial` gives a different plan."""
     document = {
         "gpus": 2,
         "tensor": 1,
@@ -88,14 +88,14 @@ def plan(serial: int, nodes: int) -> str:
 
 
 def question(text: str | None, names: list[str]) -> bytes:
-    """What kube-scheduler posts."""
+    """The request that kube-scheduler posts."""
     annotations = {PLAN_ANNOTATION: text} if text else {}
     pod = {"metadata": {"name": "p", "namespace": "bench", "annotations": annotations}, "spec": {"containers": []}}
     return json.dumps({"Pod": pod, "Nodes": None, "NodeNames": names}).encode()
 
 
 async def latencies_ms(client: aiohttp.ClientSession, bodies: Callable[[int], bytes], seconds: float) -> list[float]:
-    """One request after the other, as the scheduler asks."""
+    """One request after the other, as the scheduler sends them."""
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(taken) < 30:
@@ -138,7 +138,7 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def row(nodes: int, case: str, taken: list[float], cpu_ms: float, before: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of one case; the ratio is to the p99 of the first case, the baseline."""
+    """The figures of one case. The ratio is to the p99 of the first case, the baseline."""
     p99 = statistics.quantiles(taken, n=100)[98]
     baseline = before[0]["p99Milliseconds"] if before else p99
     return {

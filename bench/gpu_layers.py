@@ -1,12 +1,12 @@
-"""Transformer layers on this machine's GPU, measured with torch and predicted by the cost model.
+"""Transformer layers on this machine's GPU: step times measured with torch beside those that the cost model predicts.
 
     python bench/gpu_layers.py [--json FILE] [--tiny]
 
-Layers of Llama-3.1-8B's and 70B's shape with random bf16 weights run as a CUDA graph: steps that decode (several
-batches and contexts) and chunks of prompts. The GPU's rates are measured as the profiler does, with a large matrix
-product and a copy; the efficiencies are fitted to every other step as `uellm calibrate` does, and the rest is
-predicted. Without a GPU it says so and ends. `--tiny`: small layers on the CPU, to see that it runs; its figures say
-nothing of a GPU.
+Layers with the shapes of Llama-3.1-8B and 70B and random bf16 weights run as a CUDA graph: decode steps (several batch
+sizes and contexts) and prompt chunks. The GPU's rates are measured as the profiler does it, with a large matrix product
+and a copy. The efficiencies are fitted to every other step, as `uellm calibrate` does it, and the other steps are
+predicted. Without a GPU it says so and ends. `--tiny` runs small layers on the CPU, to check that the benchmark works;
+its figures say nothing about GPUs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Step:
 
 
 class Layers:
-    """A stack of decoder layers without norms' and rotations' small change, on one device."""
+    """A stack of decoder layers on one device, without norms and rotary embeddings, which cost little."""
 
     def __init__(self, model: Architecture, device: str) -> None:
         self.model, self.device = model, device
@@ -153,7 +153,7 @@ def measured_rates(device: str) -> dict[str, float]:
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """The median time of a call; on a GPU replayed as a graph, so that launching it counts nothing."""
+    """The median time of a call. On a GPU it is replayed as a graph, so that kernel launches cost nothing."""
     work()
     if device == "cpu":
         return statistics.median(_timed(work) for _ in range(TINY_REPEATS))
@@ -216,7 +216,7 @@ def stages_of(rows: list[dict[str, Any]], rates: dict[str, float]) -> list[dict[
 
 
 def predicted(row: dict[str, Any], rates: dict[str, float], efficiency: Efficiency) -> float:
-    """The cost model's time of the step: a stage without embedding and head."""
+    """The cost model's time for the step: a stage without embedding and head."""
     model, step = read_architecture(row["config"]), row["step"]
     device = Device("gpu", 0, "measured", 1, bf16_flops_per_s=rates["flopsPerSecond"], **_memory(rates))
     costs = Costs.of(model, max(1, step["tokens"] or step["context"]), 0, efficiency)
@@ -229,7 +229,7 @@ def _memory(rates: dict[str, float]) -> dict[str, float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For a person."""
+    """The table that is printed."""
     rates, efficiency = result["rates"], result["efficiency"]
     lines = [
         f"{rates['flopsPerSecond'] / 1e12:.1f} TFLOP/s, {rates['memoryBytesPerSecond'] / 1e9:.0f} GB/s measured; "

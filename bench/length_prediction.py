@@ -1,11 +1,12 @@
-"""Output lengths predicted online, against the median of each request's source, over prompts and over traces.
+"""Output lengths predicted online, beside the median of each request's source, over files of prompts and traces.
 
-Every request is predicted before its length is told; what is printed is about the second half of each file, which
-nothing was tuned on. `us` is processor time a request for predicting and learning together.
+Every request is predicted before its length is known. The figures are about the second half of each file, on which
+nothing was tuned. `us` is CPU time per request for predicting and learning together.
 
-`--learned` shows the learned model too, its real process included: alone, and `both`: what the scheduler gets, the
-learned one's answer where it was better lately. `us` is then the child's processor time a row for answering, `train`
-its seconds for the last training, `MB` its memory, `own` what asking and judging it costs the sidecar, in us.
+`--learned` adds the learned model, with its real child process: alone, and as `both`, which is what the scheduler gets
+(the learned model's answer where it has been more accurate lately). `us` is then the child's CPU time per answered row,
+`train` the CPU seconds of its last training, `MB` its memory, and `own` the sidecar's own cost of asking and judging
+it, in us.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from uellm.sidecar.prediction import LengthQuestion, OnlineLengths, Prediction, 
 from uellm.sidecar.prediction.learned import LearnedLengths
 from uellm.sidecar.prediction.learned.child import EVERY_ROWS, FIRST_ROWS
 
-WINDOW = 256  # of the source's median that is compared with
+WINDOW = 256  # of the source's median, the baseline
 Row = tuple[LengthQuestion, int]
 
 
@@ -81,8 +82,11 @@ Told = tuple[Prediction, Prediction, Prediction, int]
 
 
 async def beside(name: str, rows: Sequence[Row]) -> Learned:
-    """The learned model beside the online one. A trace goes by much faster than its requests came, so what would be
-    learned in the meantime is waited for."""
+    """The learned model beside the online one.
+
+    A trace is replayed much faster than its requests arrived, so the replay waits for training that would have happened
+    in the meantime.
+    """
     model, learned = OnlineLengths(), LearnedLengths()
     runs = asyncio.create_task(learned.child.run())
     learned.child.wanted = True
@@ -120,7 +124,7 @@ async def beside(name: str, rows: Sequence[Row]) -> Learned:
 
 
 async def _one_batch(learned: LearnedLengths, batch: Sequence[tuple[Prediction, int]]) -> tuple[float, list[Told]]:
-    """Processor seconds of asking and judging, and each request by online model, learned model and both."""
+    """CPU seconds of asking and judging, and each request's prediction by the online, the learned and both models."""
     used: dict[Prediction, Prediction] = {}
     begun = time.process_time()
     asked = [learned.ask(prediction, partial(used.__setitem__, prediction)) for prediction, _ in batch]
@@ -219,7 +223,7 @@ def _within(half: Sequence[tuple[str, float, float, float, float, int]]) -> floa
 
 
 def _megabytes(rows: Sequence[Row]) -> float:
-    """What the model holds in the end."""
+    """The model's memory at the end."""
     tracemalloc.start()
     model = OnlineLengths()
     for question, tokens in rows[:20_000]:

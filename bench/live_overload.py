@@ -1,13 +1,14 @@
-"""Twice the load that a real vLLM bears, two classes: the bare engine, its priorities, and the sidecar.
+"""Twice the capacity of a real vLLM, two classes: the bare engine, the engine's priorities, and the sidecar.
 
     python bench/live_overload.py [--json FILE] [--chunks 64 512] [--seconds 40] [--load 2]
 
-One engine of vLLM on the CPU for each chunk size, a small model with random weights. What it bears is measured first:
-requests of the same lengths, as many at a time as it takes. Targets follow from that, so that they mean the same on any
-machine: a strict class (60 %, more than the engine bears by itself) with a TTFT of 25 and a TPOT of 3 saturated steps,
-and a patient one with an end-to-end target of the whole run. Then the same arrivals go to each in turn: the engine as
-it is; with deadlines as vLLM's own `priority`; with `uellm sidecar` in front of it. Prompts are token ids, and the
-answer's length is asked for by `max_tokens`, which the sidecar sees as any client's limit.
+For each chunk size there is one vLLM engine on the CPU with a small model of random weights. Its capacity is measured
+first, with requests of the same lengths and as many at a time as the engine accepts. The targets follow from the
+capacity, so that they mean the same on every machine: a strict class (60 % of the load, more than the engine's whole
+capacity) with a TTFT of 25 and a TPOT of 3 saturated steps, and a patient class whose end-to-end target is the length
+of the run. Then the same arrivals are sent to each variant in turn: the plain engine; the engine with deadlines as
+vLLM's own `priority`; the engine behind `uellm sidecar`. Prompts are token ids. `max_tokens` sets the answer's length,
+and the sidecar sees it as any client's limit.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def drawn(some: tuple[TraceRequest, ...], classes: list[tuple[Targets, float]], 
 
 
 async def capacity(endpoint: Endpoint) -> tuple[float, float]:
-    """Requests a second that the engine bears, and seconds of a step then: so many at a time that it is never idle."""
+    """The engine's capacity in requests a second, and the seconds of a step at that load. The engine is never idle."""
     jobs = drawn(requests(8 * SEQUENCES, 1e-3, seed=9), [(Targets("any"), 1.0)], seed=9)
     await replay_live(jobs[:SEQUENCES], endpoint, LiveOptions())
     outcome = await replay_live(jobs, endpoint, LiveOptions())
@@ -74,7 +75,7 @@ async def compare(engine: str, sidecar: str, jobs: list[Job], chunk: int, rounds
         Endpoint("sidecar", sidecar, "tiny"),
     ]
     results = []
-    # There and back again, so that a machine that grows busier or quieter favours none.
+    # The order is reversed every other time, so that a machine that becomes busier or quieter favours no variant.
     for way in [way for turn in range(rounds) for way in (ways if turn % 2 == 0 else ways[::-1])]:
         load = os.getloadavg()[0]
         outcome = await replay_live(jobs, way, LiveOptions(), lambda line: print(line, file=sys.stderr))
@@ -105,7 +106,7 @@ def at_chunk(model: Path, scratch: Path, chunk: int, args: argparse.Namespace) -
 
 
 def _config(targets: list[tuple[Targets, float]], chunk: int) -> dict[str, Any]:
-    """What the operator writes for such an engine."""
+    """The sidecar configuration that the operator would write for such an engine."""
     strict, patient = (target for target, _ in targets)
     return {
         "model": "tiny",
@@ -143,7 +144,7 @@ def report(runs: list[dict[str, Any]]) -> None:
 
 
 def _means(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each way at each chunk over its rounds: attainment of the strict class, and tokens a second."""
+    """Means of each variant at each chunk size over the rounds: attainment of the strict class, and tokens a second."""
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["way"], result["chunk"]), []).append(result)

@@ -1,9 +1,10 @@
-"""How long `uellm place` takes, beside brute force and beside a MILP in HiGHS, and how that grows.
+"""CPU time of `uellm place` beside brute force and a MILP in HiGHS, and how it grows with the size of the problem.
 
     python bench/placement.py [--json FILE] [--plot FILE.png|svg] [--quick] [--seed 0]
 
-Times are CPU seconds of one solve in this process (the JSON instance read before, numpy imported); every instance has
-its own seed, counted up from --seed. MILP and brute force solve the same instances and must find the same cost.
+Times are CPU seconds of one solve in this process; reading the JSON instance and importing numpy are not counted. Every
+instance has its own seed, counted up from --seed. The MILP and brute force solve the same instances and must find the
+same cost.
 
 Targets: 8 unlike GPUs x 80 layers p99 < 10 ms; 16 unlike x 80 p99 < 100 ms; 64 GPUs in 8 nodes exact in < 1 s;
 `uellm plan` for 72 nodes x 8 GPUs of three kinds and 126 layers < 2 s and < 300 MB.
@@ -36,7 +37,7 @@ code = subprocess.run(sys.argv[1:]).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(round(used.ru_utime + used.ru_stime, 2), used.ru_maxrss, file=sys.stderr)
 sys.exit(code)"""
-# What makes instances hard, one kind after the other: name -> (links, memory, unlike layers, ends of the pipeline).
+# What makes an instance hard: name -> (links, memory, unlike layers, ends of the pipeline).
 UNIFORM = {
     "random links": ("random", "loose", False, False),
     "random links, tight memory": ("random", "tight", False, False),
@@ -56,7 +57,7 @@ UNLIKE = {
 
 
 def instance(seed: int, devices: int, layers: int, kind: tuple[str, str, bool, bool]) -> dict[str, Any]:
-    """A random instance: GPUs unlike in memory and speed, links in microseconds to milliseconds."""
+    """A random instance: GPUs with different memory and speed, link latencies from microseconds to milliseconds."""
     links, memory, unlike, ends = kind
     rng = random.Random(seed)
     if unlike:
@@ -98,7 +99,7 @@ def instance(seed: int, devices: int, layers: int, kind: tuple[str, str, bool, b
 
 
 def nodes(layers: int, slack: float, kinds: int, a2: float) -> dict[str, Any]:
-    """Eight nodes of eight GPUs: 5 us inside a node, 50 us between nodes; `kinds` of nodes by turns."""
+    """Eight nodes of eight GPUs: 5 us inside a node, 50 us between nodes. The `kinds` of nodes alternate."""
     members = [
         (node, (80 - 16 * (node % kinds)) * 1e9, 2e12 / (1 + node % kinds)) for node in range(8) for _ in range(8)
     ]
@@ -148,7 +149,7 @@ def summary(name: str, devices: int, layers: int, objective: str, data: list[dic
 
 
 def brute_force(data: dict[str, Any]) -> float | None:
-    """The least cost over every order and split."""
+    """The least cost over all orders and splits."""
     layers, best = data["layers"], None
     devices, hops = data["devices"], data["latencySeconds"]
     need = data["layerBytes"] + data["layerKvBytes"]
@@ -170,10 +171,13 @@ def brute_force(data: dict[str, Any]) -> float | None:
 
 
 def by_milp(data: dict[str, Any]) -> tuple[float | None, bool]:
-    """Layers x, use y, arcs z, first s, last e, position u (Miller-Tucker-Zemlin); the cost, and whether proven."""
+    """The least cost by HiGHS, and whether it is proven.
+
+    Variables: layers x, use y, arcs z, first s, last e, position u (Miller-Tucker-Zemlin).
+    """
     n, layers, hops = len(data["devices"]), data["layers"], np.array(data["latencySeconds"])
     per = data["layerBytes"] + data["layerKvBytes"]
-    # In layers and in thousandths of a fair cost: HiGHS's tolerances are absolute.
+    # Scaled to layers and to thousandths of a typical cost, because HiGHS's tolerances are absolute.
     memory = np.array([device["memoryBytes"] for device in data["devices"]]) / per
     ends = data["firstStageBytes"] / per, data["lastStageBytes"] / per
     time_s = np.array([data["layerBytes"] / device["performance"] for device in data["devices"]])
@@ -294,7 +298,7 @@ def full_plan(count: int = 72) -> dict[str, Any]:
         service.write_text(json.dumps(_service()))
         command = [str(Path(sys.executable).parent / "uellm"), "plan", "-f", str(service), "--profiles", str(profiles)]
         began = time.monotonic()
-        # A small process in between: a child's peak counts what its parent held when it was forked.
+        # Started through a small process, because a child's peak memory includes its parent's at the time of the fork.
         run = [sys.executable, "-c", MEASURE, *command, "-o", "json"]
         done = subprocess.run(run, capture_output=True, text=True, check=False)
         wall = time.monotonic() - began

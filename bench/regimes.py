@@ -1,23 +1,23 @@
-"""Regimes of load that need no ordering, in front of real vLLM: the sidecar beside the bare engine and beside nginx.
+"""Load patterns that need no ordering, in front of real vLLM: the sidecar beside the bare engine and nginx.
 
     python bench/regimes.py [--seconds 30] [--rounds 3] [--only REGIME ...] [--json FILE]
 
-One engine of vLLM on the CPU (a small model with random weights), one sidecar and one nginx in front of it for the
-whole time, so that what the sidecar learns in one regime it takes into the next. Every regime is run through each way
-in turn, and so often; a ratio is of two runs of the same round, and the median of the rounds counts. Clients ask again
-as soon as they are answered.
+One vLLM engine on the CPU (a small model with random weights), one sidecar and one nginx run the whole time, so the
+sidecar carries what it learns in one regime into the next. In every round each regime is measured through each of the
+three paths in turn. A ratio compares two runs of the same round; the table shows the median over the rounds. Clients
+are closed-loop: each sends its next request as soon as it has its answer.
 
     one, eight, many  1, 8 or 48 clients, prompts of 126 tokens
-    quiet, burst      one client for half of the time, then 144 requests by 48 clients; the burst alone counts
-    ramp              a client more every moment, 48 at the end
-    on, off           two seconds with 48 clients, two with none
+    quiet, burst      one client for half of the time, then 144 requests by 48 clients; only the burst is measured
+    ramp              the number of clients grows steadily from 1 to 48
+    on, off           two seconds with 48 clients, two seconds with none
     long after short  8 clients, prompts of 20 tokens, then of 700
     mixed             16 clients, prompts of 10 to 700 tokens, answers of 1 to 60
 
-The class has targets for the first token and for each further one which no way comes near, so that the sidecar's guards
-are on and nothing needs ordering. Engine, ways and clients share the machine: the CPU seconds of nginx and of the
-sidecar stand beside. Ends with 1 where the sidecar is below 0.95 of the bare engine's requests a second, or above 1.5
-times its TTFT at the 99th percentile. Without nginx (Debian: apt-get install nginx-light) it is compared with less.
+The class has TTFT and TPOT targets that no path comes near, so the sidecar's guards are active but nothing needs
+ordering. Engine, proxies and clients share the machine, so the table also shows the CPU seconds of nginx and the
+sidecar. Exits with 1 where the sidecar is below 0.95 of the bare engine's requests a second, or above 1.5 times its
+TTFT p99. nginx is optional (Debian: apt-get install nginx-light).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def mixed(draw: random.Random) -> tuple[int, int]:
 
 @dataclass
 class Clients:
-    """They ask one way; `forget` begins to count anew."""
+    """Clients of one path; `forget` restarts the measurement."""
 
     session: aiohttp.ClientSession
     url: str
@@ -109,7 +109,7 @@ class Clients:
                     first = False
 
     async def until(self, end_s: float, lengths: Lengths) -> None:
-        """One client."""
+        """One closed-loop client."""
         while self.now_s() < end_s:
             await self.ask(lengths)
 
@@ -169,7 +169,7 @@ REGIMES: dict[str, Callable[[Clients, float], Awaitable[None]]] = {
 
 
 async def measured(way: Way, name: str, seconds: float, seed: int) -> dict[str, Any]:
-    """One run: requests a second, seconds to the first token, and CPU seconds of the way's process."""
+    """One run: requests a second, seconds to the first token, and CPU seconds of the path's process."""
     limits = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=600)) as session:
         clients = Clients(session, f"http://127.0.0.1:{way.port}", random.Random(seed))
@@ -189,7 +189,7 @@ async def measured(way: Way, name: str, seconds: float, seed: int) -> dict[str, 
 
 
 def rounds(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every regime through every way in turn."""
+    """Every regime through every path in turn."""
     ports = [free_port() for _ in range(3)]
     engine = f"http://127.0.0.1:{ports[0]}"
     found = []
@@ -217,7 +217,7 @@ def rounds(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def compared(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each regime and each way but the bare engine: medians, and medians of the ratios to the bare engine's."""
+    """For each regime and path: medians, and medians of the ratios to the bare engine."""
     bare = {(run["round"], run["regime"]): run for run in found if run["way"] == "bare"}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in found:
@@ -244,7 +244,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    """Measure, print, write; 1 where the sidecar costs more than it may."""
+    """Measure, print, write. Returns 1 where the sidecar misses a limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)

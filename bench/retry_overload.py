@@ -1,11 +1,11 @@
-"""Three times the load that a real vLLM bears, from the official client with its own retries.
+"""Three times the capacity of a real vLLM, from the official client with its default retries.
 
     python bench/retry_overload.py [--json FILE] [--load 3] [--seconds 30] [--bounds 16 64]
 
-One engine of vLLM on the CPU, a small model with random weights. What it bears is measured first, without a sidecar: as
-many calls at a time as it takes, on and on. Then OpenAI's client for Python, with the retries and waits that it comes
-with, sends so many times as much through `uellm sidecar`, whose queue has a bound. An answer is useful where the client
-got it whole. Goal: at least 0.9 of the bare engine's answers a second while calls come.
+The engine is vLLM on the CPU with a small model of random weights. Its capacity is measured first, without a sidecar,
+with twice as many closed-loop callers as it has sequences. Then OpenAI's Python client, with its default retries and
+delays, sends a multiple of that load through `uellm sidecar`, whose queue is bounded. An answer is useful where the
+client received it whole. Target: at least 0.9 of the bare engine's answers a second while calls arrive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GOAL = 0.9
 
 @dataclass
 class Seen:
-    """What one run's client met."""
+    """What the client of one run observed."""
 
     answered_s: list[float] = field(default_factory=list)
     """When each answer was whole, from the run's start."""
@@ -50,7 +50,7 @@ class Seen:
 
 
 class Caller:
-    """OpenAI's client, whose HTTP calls are counted."""
+    """OpenAI's client; its HTTP calls are counted."""
 
     def __init__(self, url: str) -> None:
         self.seen = Seen()
@@ -62,7 +62,7 @@ class Caller:
         self.seen.http_calls += 1
 
     async def ask(self) -> None:
-        """One call, with all its tries."""
+        """One call, with all its retries."""
         try:
             await self._client.completions.create(
                 model="tiny", prompt=PROMPT, max_tokens=TOKENS, extra_body={"ignore_eos": True}
@@ -76,7 +76,7 @@ class Caller:
 
 
 async def bare(url: str) -> float:
-    """Answers a second of the engine alone: twice as many calls at a time as it takes."""
+    """The bare engine's answers a second, with twice as many callers as it has sequences."""
     caller, end_s = Caller(url), time.perf_counter() + WARM_S + BARE_S
 
     async def on_and_on() -> None:
@@ -89,7 +89,7 @@ async def bare(url: str) -> float:
 
 
 async def overloaded(url: str, rate: float, seconds: float, seed: int) -> Seen:
-    """Poisson arrivals of `rate` calls a second for so long; ends when every call has ended."""
+    """Poisson arrivals at `rate` calls a second for `seconds`; returns when every call has ended."""
     generator, caller = random.Random(seed), Caller(url)
     tasks, start_s, at_s = [], time.perf_counter(), 0.0
     cpu_s = time.process_time()
@@ -102,7 +102,7 @@ async def overloaded(url: str, rate: float, seconds: float, seed: int) -> Seen:
 
 
 def outcomes(metrics: str) -> dict[str, int]:
-    """What the sidecar counted, by outcome."""
+    """The sidecar's own counts, by outcome."""
     with urllib.request.urlopen(f"{metrics}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     found: Counter[str] = Counter()
@@ -113,7 +113,7 @@ def outcomes(metrics: str) -> dict[str, int]:
 
 
 def through(engine: str, capacity: float, bound: int, scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One sidecar whose queue has this bound, under the load."""
+    """One sidecar with this queue bound, under the load."""
     listen = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     config = scratch / f"sidecar-{bound}.yaml"
     config.write_text(
@@ -132,7 +132,7 @@ def through(engine: str, capacity: float, bound: int, scratch: Path, args: argpa
     with running(front, f"{metrics}/readyz", scratch / f"sidecar-{bound}.log"):
         seen = asyncio.run(overloaded(f"http://{listen[0]}", args.load * capacity, args.seconds, args.seed))
         counted = outcomes(metrics)
-    # The first answers come one answer's time after the first calls, as they do in the bare engine's warm-up.
+    # The first answers arrive one request's time after the first calls; the bare engine's warm-up excludes them, too.
     useful = sum(WARM_S <= at_s <= args.seconds for at_s in seen.answered_s) / (args.seconds - WARM_S)
     print(f"queue of {bound}: {useful:.1f} useful answers/s", file=sys.stderr, flush=True)
     return {

@@ -1,11 +1,11 @@
-"""What a decision of the scheduler costs, by how many requests wait. No engine, no network; CPU time.
-
-A decision: one request arrives, the engine ends one and gives the first token of another, time passes, and what is
-late is looked for and what can be sent is taken, as the sidecar does at every such event. Percentiles are of the means
-of 20 decisions. Growth: the mean cost with the longest queue over that with the shortest, which log n lets grow as the
-logarithms of their lengths.
+"""CPU time of one scheduler decision, by number of queued requests. No engine and no network.
 
     .venv/bin/python bench/scheduler_cost.py [--policy SLO-ODBS] [--queued 100 1000 10000 100000] [--json FILE]
+
+One decision: a request arrives, the engine finishes one and returns the first token of another, time passes, late
+requests are looked for, and requests that can be sent are taken, as the sidecar does at every such event. Percentiles
+are over means of 20 decisions. Growth is the mean cost with the longest queue over that with the shortest; an
+O(log n) algorithm would grow as the logarithms of the lengths.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def ticket(random: Random, shares: tuple[int, ...], now_s: float) -> Ticket:
 
 
 class Engine:
-    """As much of one as makes the scheduler work: a prompt a step, and some sixty answers at a time."""
+    """As much of an engine as the scheduler needs: one prompt a step, and about sixty requests running."""
 
     def __init__(self, core: Scheduler) -> None:
         self._core = core
@@ -68,7 +68,7 @@ class Engine:
         self._decoding: deque[Ticket] = deque()
 
     def decide(self, arrival: Ticket) -> None:
-        """One decision, at the arrival's time."""
+        """One decision, at the request's arrival."""
         core, now_s = self._core, arrival.arrival_s
         if self._filling:
             first = self._filling.popleft()
@@ -116,7 +116,7 @@ def measure(policy: str, queued: int, load: str, decisions: int) -> Row:
 
 
 def by_load(results: list[Row]) -> list[list[Row]]:
-    """The rows of one policy and one load together."""
+    """The rows of one policy and one load."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in results:
         found.setdefault((row["policy"], row["load"]), []).append(row)
@@ -124,7 +124,7 @@ def by_load(results: list[Row]) -> list[list[Row]]:
 
 
 def growth(rows: list[Row]) -> Row | None:
-    """How the cost grows with the queue; None where there are not two lengths to compare."""
+    """How the cost grows with the queue; None with fewer than two lengths."""
     ordered = sorted((row for row in rows if row["queued"] > 1), key=lambda row: row["queued"])
     if not ordered or ordered[0]["queued"] == ordered[-1]["queued"]:
         return None

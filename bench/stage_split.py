@@ -1,15 +1,15 @@
-"""Splits of an 8-layer model over two stages of a real vLLM on this CPU: memory and step times, predicted and measured.
+"""Splits of an 8-layer model over two stages of a real vLLM on this CPU: predicted and measured memory and step times.
 
     python bench/stage_split.py [--json FILE] [--keep DIR] [--splits 1,7 2,6 ...]
 
-The engine runs in one process, with 8 layers and with 2; its steps calibrate the cost model. Then it runs with each
-split, two processes with a CPU each, and the pipeline filled (16 streams, two batches in flight). The step time that
-counts is that of the slowest stage, for it sets the throughput; times are CPU seconds of the stages' own threads, each
-step's least of six rounds, because a busy machine only ever adds. What it adds all the same is taken out by a fixed
-piece of work that runs between the steps: times are scaled to its best moment. Nothing of the splits goes into the
-calibration.
+First the engine runs in one process, with 8 layers and with 2; these steps calibrate the cost model. Then it runs with
+each split: two processes with one CPU each, and a full pipeline (16 streams, two batches in flight). The step time of
+the slowest stage is compared, because it sets the throughput. Times are CPU seconds of the stages' own threads; the
+least of six rounds counts, because other load can only add to a step. The remaining effect of other load is measured by
+a fixed piece of work that runs between the steps, and times are scaled to the machine's best moment. No measurement of
+a split is used for the calibration.
 
-`--keep DIR` keeps the raw measurements and takes those that lie there already: an engine takes a minute to start.
+`--keep DIR` stores the raw measurements and reuses those found there, because an engine takes a minute to start.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ CHUNK, STREAMS, PROMPT, OUTPUT = 64, 16, 64, 32
 KV_BYTES, BLOCK_TOKENS = 128 << 20, 128
 FILLED = ["filled", STREAMS, PROMPT, OUTPUT]
 SPLIT_LOADS = [["warm", 4, 64, 8], *[FILLED] * 6]
-# Chunks of few tokens tell the floor of a step from its overhead, long contexts what KV costs, and few streams what
-# sequences cost.
+# Small chunks separate a step's floor from its overhead, long contexts show the cost of KV, and few streams that of
+# sequences.
 VARIED = [
     *[[f"prompts of {tokens}", 6, tokens, 3] for tokens in (4, 8, 12, 16, 24, 32, 48)],
     ["prompts of 192", 6, 192, 1],
@@ -61,13 +61,13 @@ VARIED = [
     ["mixed", 12, 96, 24],
 ]
 CALIBRATION_LOADS = [["warm", 4, 64, 8], *[*VARIED, FILLED] * 3]
-# Of one size, reading the weights could not be told from the overhead of a step.
+# With one size, the time to read the weights could not be separated from a step's overhead.
 SIZES = (8, 2)
 ENGINE_TIMEOUT_S = 600
 
 
 def main() -> int:
-    """Measure what is not kept, compare, print."""
+    """Measure what is not stored, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path)
@@ -110,12 +110,12 @@ def measured(layers: str, keep: Path) -> dict[str, Any]:
 
 
 def config_of(layers: int) -> dict[str, Any]:
-    """The model with so many layers."""
+    """The model's configuration with this number of layers."""
     return {**CONFIG, "num_hidden_layers": layers}
 
 
 def this_cpu() -> Device:
-    """One CPU as a device: the best of a few products and sums, in the thread's own seconds."""
+    """One CPU as a device: the best of a few matrix products and sums, in the thread's own seconds."""
     import torch
 
     torch.set_num_threads(1)
@@ -136,7 +136,7 @@ def seconds_of(work: Any) -> float:
 
 
 def references(raw: dict[str, Any]) -> list[float]:
-    """How long the fixed piece of work took, for each round and stage the median."""
+    """The fixed piece of work's time, for each round and stage the median."""
     return [reference_of(stage) for entry in raw["rounds"] for stage in entry["steps"]]
 
 
@@ -155,9 +155,9 @@ def scale(raw: dict[str, Any], best: float) -> None:
 
 
 def filled(raw: dict[str, Any]) -> list[float]:
-    """CPU seconds of each stage for the filled pipeline's load: each step's least of the rounds.
+    """CPU seconds of each stage with a full pipeline: each step's least over the rounds.
 
-    Which requests share a step is up to their arrival; where that was not the same in all rounds, the least round.
+    Which requests share a step depends on their arrival. Where that differs between the rounds, the least round counts.
     """
     rounds = [entry["steps"] for entry in raw["rounds"] if entry["name"] == FILLED[0]]
     seconds = [[[step["seconds"] for step in stage] for stage in stages] for stages in rounds]
@@ -167,7 +167,7 @@ def filled(raw: dict[str, Any]) -> list[float]:
 
 
 def distinct_steps(raw: dict[str, Any]) -> list[dict[str, float]]:
-    """The steps of the one stage, each kind with its least time."""
+    """The distinct steps of the single stage, each with its least time."""
     found: dict[tuple[float, ...], dict[str, float]] = {}
     for entry in raw["rounds"]:
         for step in entry["steps"][0] if entry["name"] != "warm" else ():
@@ -178,7 +178,7 @@ def distinct_steps(raw: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def calibration_document(sizes: dict[int, dict[str, Any]], device: Device) -> dict[str, Any]:
-    """MEASUREMENTS.json of engines in one process: each is one stage, so its steps are the stage's too."""
+    """MEASUREMENTS.json of the engines in one process: each is one stage, so its steps are the stage's."""
     limits = {
         "kvBlocks": sizes[SIZES[0]]["kvTokens"] // BLOCK_TOKENS,
         "blockTokens": BLOCK_TOKENS,
@@ -208,7 +208,7 @@ def stage_step(step: dict[str, float], model: Architecture, device: Device) -> d
 
 
 def rates(device: Device) -> dict[str, float]:
-    """The device's rates as MEASUREMENTS.json has them."""
+    """The device's rates in the form of MEASUREMENTS.json."""
     return {
         "flopsPerSecond": device.bf16_flops_per_s or 0.0,
         "memoryBytesPerSecond": device.memory_bytes_per_s or 0.0,
@@ -216,7 +216,7 @@ def rates(device: Device) -> dict[str, float]:
 
 
 def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, found: Calibration) -> dict[str, Any]:
-    """One split: what the planner says of it, and what was measured."""
+    """One split: the planner's prediction and the measurement."""
     layers = [int(count) for count in split.split(",")]
     costs = Costs.of(model, PROMPT, OUTPUT, found.efficiency)
     loads = stage_loads(model, [(device,)] * len(layers), layers)
@@ -244,7 +244,7 @@ def row(split: str, raw: dict[str, Any], model: Architecture, device: Device, fo
 
 
 def ranks(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's correlations over the splits, and the largest error of a stage's bytes."""
+    """Spearman's correlations over the splits, and the largest error of a stage's memory."""
     told, took, wall = (
         np.array([entry[name] for entry in rows])
         for name in ("predictedStepSeconds", "measuredStepSeconds", "wallTokensPerSecond")
@@ -270,7 +270,7 @@ def calibration_dict(found: Calibration) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """For a person."""
+    """The table that is printed."""
     lines = [f"{'SPLIT':<7}{'STEP MS told':>13}{'measured':>10}{'TOKENS/S wall':>15}  WEIGHTS MB told/measured", ""]
     for entry in result["splits"]:
         pairs = zip(entry["predictedWeightBytes"], entry["measuredWeightBytes"], strict=True)

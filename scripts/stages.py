@@ -1,8 +1,8 @@
-"""Run the stages of `make test` one after the other, and end with a table of what each did and how long it took.
+"""Run the stages of `make test` one after the other, then print a table of results and durations.
 
     python scripts/stages.py "title" "shell command" ["title" "shell command" ...]
 
-All stages run, also after one failed: one run tells everything. The exit status is 0 only if all succeeded.
+All stages run, even after a failure, so that one run shows everything. The exit status is 0 only if all succeeded.
 """
 
 import subprocess

@@ -26,7 +26,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @contextmanager
 def running(command: list[Any], ready_url: str, log: Path) -> Iterator[int]:
-    """The program while the block runs, by its process id; its log is told where it does not get ready."""
+    """Run the program while the block runs; yields its process id. Prints its log if it does not become ready."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             list(map(str, command)),
@@ -59,7 +59,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def engine_command(model: Path, port: int, *, chunk: int, sequences: int) -> list[Any]:
-    # With equal priorities vLLM's priority policy is first come first served: one engine serves with and without them.
+    # With equal priorities vLLM's priority policy is first come, first served, so one engine serves both cases.
     return [
         *(PROGRAMS / "vllm", "serve", model, "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", port),
         *("--dtype", "float32", "-cc.mode=2", "-cc.backend=eager", "--kv-cache-memory-bytes", "256M"),

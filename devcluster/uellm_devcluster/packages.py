@@ -1,4 +1,4 @@
-"""Debian packages that a node needs. Installed when this process is root, after saying which; else asked for."""
+"""Debian packages that a node needs. Root installs them after naming them; other users are asked to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
 
-# What proves that a package is there: a program on PATH, or a file.
+# A package counts as installed if this program is on PATH or this file exists.
 PROOFS = {
     "buildah": "buildah",
     "busybox-static": "/bin/busybox",
@@ -26,12 +26,12 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def missing(packages: Iterable[str]) -> list[str]:
-    """Those of `packages` whose proof is not on this machine."""
+    """Those of `packages` that are not on this machine."""
     return sorted(package for package in packages if not _present(PROOFS[package]))
 
 
 def ensure(packages: Iterable[str]) -> None:
-    """Install what is missing. Raises ClusterError with the command to type where it cannot."""
+    """Install what is missing. Raises ClusterError with the command to type where that is not possible."""
     lacking = missing(packages)
     if not lacking:
         return
@@ -45,7 +45,7 @@ def ensure(packages: Iterable[str]) -> None:
         _apt("install", "--yes", "--no-install-recommends", *lacking)
     still = missing(lacking)
     if still:
-        raise ClusterError(f"apt-get installed {', '.join(still)}, and what they bring is not where it is expected")
+        raise ClusterError(f"apt-get installed {', '.join(still)}, but their files are not where they are expected")
 
 
 def _present(proof: str) -> bool:

@@ -63,7 +63,7 @@ def service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Itera
         own.wait_ready(1)
         yield own
     except BaseException:
-        cluster.tell_what_is_there(installed, own.name)
+        cluster.print_diagnostics(installed, own.name)
         raise
     finally:
         own.delete()

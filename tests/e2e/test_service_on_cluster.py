@@ -35,7 +35,7 @@ address, model = sys.argv[1:]
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 good, bad = 0, []
 while not os.path.exists("/tmp/stop"):
-    body = {"model": model, "prompt": "Once", "max_tokens": 8, "temperature": 0, "ignore_eos": True, "stream": True}
+    body = {"model": model, "prompt": "Once", "max_tokens": 4, "temperature": 0, "ignore_eos": True, "stream": True}
     request = urllib.request.Request(f"http://{address}/v1/completions", json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
     try:

@@ -160,22 +160,23 @@ def test_each_layer_weighs_what_transformers_builds(kind: str, fields: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "fields"), FAMILIES, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_headers_of_a_saved_model_tell_what_the_formula_reckons(
-    kind: str, fields: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_headers_of_a_saved_model_agree_with_the_formula(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
     config, model = built(kind, fields)
     model.to_empty(device="cpu").half().save_pretrained(tmp_path)
     written = {**config.to_dict(), "dtype": "float16"}
-    reckoned, told = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
-    assert told.measured
+    by_formula, by_headers = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
+    assert by_headers.measured
     # transformers saves DeepSeek V3's bias in the model's dtype, where the engine holds it in 32 bits.
     if kind != "deepseek_v3":
-        assert told.layer_weight_bytes == reckoned.layer_weight_bytes
-        assert told.weight_bytes == reckoned.weight_bytes
-    assert told.layer_expert_bytes == reckoned.layer_expert_bytes
-    assert told.token_embedding_bytes == reckoned.token_embedding_bytes
-    assert (told.final_norm_bytes, told.lm_head_bytes) == (reckoned.final_norm_bytes, reckoned.lm_head_bytes)
-    assert told.parameters == reckoned.parameters
+        assert by_headers.layer_weight_bytes == by_formula.layer_weight_bytes
+        assert by_headers.weight_bytes == by_formula.weight_bytes
+    assert by_headers.layer_expert_bytes == by_formula.layer_expert_bytes
+    assert by_headers.token_embedding_bytes == by_formula.token_embedding_bytes
+    assert (by_headers.final_norm_bytes, by_headers.lm_head_bytes) == (
+        by_formula.final_norm_bytes,
+        by_formula.lm_head_bytes,
+    )
+    assert by_headers.parameters == by_formula.parameters
 
 
 @pytest.mark.parametrize(

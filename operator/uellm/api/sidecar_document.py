@@ -1,7 +1,7 @@
-"""`sidecar.yaml`: what the operator publishes for the sidecar.
+"""`sidecar.yaml`: the configuration that the operator publishes for the sidecar.
 
-The operator writes the document and the sidecar reads it, and either may be the newer one. So unknown keys are ignored,
-only `classes` is required, and `version` changes only where an older sidecar would misread the document.
+Operator and sidecar may have different versions. So unknown keys are ignored, only `classes` is required, and `version`
+changes only if an older sidecar would misread the document.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SidecarClass(ServiceClass):
 
 
 class SidecarQueue(Scheduling):
-    """The queue's order and bound, as in `spec.scheduling`."""
+    """Order and limit of the queue, as in `spec.scheduling`."""
 
     model_config = _LENIENT
 
@@ -50,7 +50,7 @@ class SidecarStepSeconds(Model):
     per_prefill_token: Annotated[_Seconds, Field(gt=0)]
     """Time for each prompt token."""
     per_kv_token: _Seconds
-    """Time for each token whose keys and values are read."""
+    """Time for each token of KV cache that is read."""
     per_sequence: _Seconds
     """Time for each sequence."""
     overhead: _Seconds
@@ -64,7 +64,7 @@ class SidecarStepSeconds(Model):
 
 
 class SidecarEngine(Model):
-    """What the sidecar must know about the engine."""
+    """The sidecar's information about the engine."""
 
     model_config = _LENIENT
 
@@ -73,9 +73,9 @@ class SidecarEngine(Model):
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
     """Tokens that it computes in one step, vLLM's `--max-num-batched-tokens`."""
     accepts_priority: bool = False
-    """It runs with `--scheduling-policy priority`: requests carry their deadline as priority."""
+    """Whether it runs with `--scheduling-policy priority`; if so, requests carry their deadline as priority."""
     step_seconds: SidecarStepSeconds | None = None
-    """Step times until they are measured; not set: about those of an 8B model on one GPU."""
+    """Step times until they are measured; where not set, roughly those of an 8B model on one GPU."""
 
 
 class SidecarAuth(Model):
@@ -84,7 +84,7 @@ class SidecarAuth(Model):
     model_config = _LENIENT
 
     keys_directory: Path | None = None
-    """Directory of API key files, one key a line; not set: no key is required."""
+    """Directory of API key files with one key per line; where not set, no key is required."""
 
 
 class SidecarPrediction(Model):
@@ -93,7 +93,7 @@ class SidecarPrediction(Model):
     model_config = _LENIENT
 
     learned: bool = False
-    """Use a learned model too, in its own process: needs the extra `predictor` and 110 MB."""
+    """Whether to use a learned model as well, in its own process. It needs the extra `predictor` and 110 MB."""
 
 
 class SidecarHttp(Model):
@@ -124,9 +124,9 @@ class SidecarDocument(Model):
     model: str = ""
     """The model's served name, for the metrics."""
     classes: Annotated[tuple[SidecarClass, ...], Field(max_length=64)]
-    """SLO classes; empty: one class `default` without targets."""
+    """SLO classes. If empty, there is one class `default` without targets."""
     default_class: str | None = None
-    """Class of requests that name none; not set: the first."""
+    """Class of requests that name none; the first where not set."""
     scheduling: SidecarQueue = SidecarQueue()
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
@@ -138,7 +138,7 @@ class SidecarDocument(Model):
     prediction: SidecarPrediction = SidecarPrediction()
     """How answer lengths are predicted."""
     allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """Administrative routes of the engine, such as `/sleep`, that are served all the same."""
+    """Administrative routes of the engine to serve nevertheless, such as `/sleep`."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> SidecarDocument:
@@ -146,7 +146,7 @@ class SidecarDocument(Model):
         if len(set(names)) < len(names):
             raise ValueError("two classes have the same name")
         if self.default_class is not None and self.default_class not in names:
-            raise ValueError(f"defaultClass {self.default_class!r} is none of the classes {', '.join(names)}")
+            raise ValueError(f"defaultClass {self.default_class!r} is not one of the classes {', '.join(names)}")
         return self
 
     def to_dict(self) -> dict[str, Any]:

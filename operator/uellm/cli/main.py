@@ -49,7 +49,7 @@ def plugin() -> int:
 
 
 def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
-    """Run one command and return its exit status: 0 done, 1 it cannot be done, 2 bad input."""
+    """Run one command and return its exit status: 0 success, 1 failure, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
         print(f"{program} {args.command}: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # The reader (`| head`) closed the pipe.
+        # The reader (such as `| head`) closed the pipe.
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:

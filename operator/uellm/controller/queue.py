@@ -11,7 +11,7 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
 
@@ -44,6 +44,8 @@ class Schedule(Generic[K]):
         self._counter = itertools.count()
         self._working_since_s: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        self.waited_s = 0.0
+        """For how long the key that was taken last was due."""
 
     def __len__(self) -> int:
         return len(self._due_s) + len(self._working_since_s)
@@ -64,9 +66,10 @@ class Schedule(Generic[K]):
         self._drop_stale()
         if not self._heap or self._heap[0][0] > now_s:
             return None
-        _, _, key = heapq.heappop(self._heap)
+        due_s, _, key = heapq.heappop(self._heap)
         del self._due_s[key]
         self._working_since_s[key] = now_s
+        self.waited_s = now_s - due_s
         return key
 
     def done(self, key: K) -> None:
@@ -101,11 +104,30 @@ class Schedule(Generic[K]):
             heapq.heappop(self._heap)
 
 
-class DirtyQueue(Generic[K]):
-    """A Schedule that runs on the event loop."""
+class QueueObserver(Protocol):
+    """Is told how a queue goes."""
 
-    def __init__(self, handle: Callable[[K], Awaitable[float | None]]) -> None:
+    def waited(self, seconds: float) -> None:
+        """A key that was due waited so long."""
+
+    def passed(self, result: str, seconds: float) -> None:
+        """A key was handled: `done`, `retried` after a failure that may go by itself, or `failed`."""
+
+
+class _Unobserved:
+    def waited(self, seconds: float) -> None:
+        pass
+
+    def passed(self, result: str, seconds: float) -> None:
+        pass
+
+
+class DirtyQueue(Generic[K]):
+    """A Schedule that runs on the event loop. `observer` is told how it goes."""
+
+    def __init__(self, handle: Callable[[K], Awaitable[float | None]], observer: QueueObserver | None = None) -> None:
         self._handle = handle
+        self._observer = observer or _Unobserved()
         self._schedule: Schedule[K] = Schedule()
         self._marked = asyncio.Event()
 
@@ -135,6 +157,7 @@ class DirtyQueue(Generic[K]):
             if key is None:
                 await self._wait()
             else:
+                self._observer.waited(self._schedule.waited_s)
                 await self._work(key)
 
     async def _wait(self) -> None:
@@ -149,11 +172,15 @@ class DirtyQueue(Generic[K]):
 
     async def _work(self, key: K) -> None:
         loop = asyncio.get_running_loop()
+        start_s = loop.time()
         try:
             again_s = await self._handle(key)
         except Exception as error:
+            result = "retried" if getattr(error, "transient", False) else "failed"
+            self._observer.passed(result, loop.time() - start_s)
             self._fail(key, error)
         else:
+            self._observer.passed("done", loop.time() - start_s)
             self._schedule.done(key)
             if again_s is not None:
                 self._schedule.mark(key, loop.time() + again_s)

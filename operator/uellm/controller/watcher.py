@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from uellm.kube import DELETED
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
-from uellm.reconcile.cache import Cache
+from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
 # Profiles change in bursts (profilers start, a pod takes four devices): one pass after the burst is enough.
@@ -19,13 +20,18 @@ Mark = Callable[[Key, float], None]
 class Watcher:
     """Receives events. `waiting` lists the services that wait for GPUs of others."""
 
-    def __init__(self, cache: Cache, mark: Mark, waiting: Callable[[], list[Key]]) -> None:
+    def __init__(
+        self, cache: Cache, mark: Mark, waiting: Callable[[], list[Key]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._cache = cache
         self._mark = mark
         self._waiting = waiting
+        self._clock = clock
+        self._heard_s: dict[Kind, float] = {}
 
     def on_event(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:
         """One event. `event` is DELETED, or anything else for an object that exists."""
+        self._heard_s[kind] = self._clock()
         if kind == GPUNODEPROFILE:
             self._on_profile(event, obj)
         elif kind == NODE:
@@ -34,6 +40,14 @@ class Watcher:
             self._on_service(event, obj)
         else:
             self._on_child(kind, event, obj)
+
+    def on_lists(self) -> None:
+        """The cache was filled by full lists of every kind."""
+        self._heard_s = dict.fromkeys(WATCHED_KINDS, self._clock())
+
+    def ages_s(self) -> dict[str, float]:
+        """Seconds since the last event or full list, by kind."""
+        return {kind.plural: self._clock() - at_s for kind, at_s in self._heard_s.items()}
 
     def mark_all(self, after_s: float = 0.0) -> None:
         """Let every service be reconciled."""

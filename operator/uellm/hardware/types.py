@@ -13,7 +13,7 @@ HEALTHY = "Healthy"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU as the node's profile tells it. Unmeasured figures are None, never a guess."""
+    """One GPU as the node's profile describes it. Figures that were not measured are None, never a guess."""
 
     uuid: str
     index: int
@@ -34,11 +34,11 @@ class Device:
     health_reason: str = ""
     allocated_to_pod_uid: str = ""
     excluded_reason: str = ""
-    """Why a person excluded the device; from the profile's spec."""
+    """The user's reason for excluding the device, from the profile's spec."""
 
     @property
     def usable(self) -> bool:
-        """Healthy and not excluded; whether it is also free is the question of who asks."""
+        """Healthy and not excluded. Says nothing about whether it is free."""
         return self.health_state == HEALTHY and not self.excluded_reason
 
     @classmethod
@@ -69,7 +69,7 @@ class Device:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of `GPUNodeProfile.status.devices`; what is not known is left out."""
+        """The entry of `GPUNodeProfile.status.devices`, without unknown fields."""
         measured = {
             "bf16GigaflopsPerSecond": _ungiga(self.bf16_flops_per_s),
             "fp16GigaflopsPerSecond": _ungiga(self.fp16_flops_per_s),
@@ -134,7 +134,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node and its GPUs, in the order of their index."""
+    """A node and its GPUs, in order of index."""
 
     name: str
     devices: tuple[Device, ...]
@@ -146,7 +146,7 @@ class Node:
 
     @property
     def simulated(self) -> bool:
-        """True where the GPUs are described by a file instead of measured."""
+        """Whether the GPUs come from a file instead of a measurement."""
         return self.source == "Simulated"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Bytes by layer, as the engine holds them, from the tensors of a checkpoint instead of a formula."""
+"""Bytes by layer as the engine holds them, computed from a checkpoint's tensors instead of a formula."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ TOWERS = ("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.", "output_layer.", "embed_out.")
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-# Buffers that old checkpoints hold and no engine loads: tables of RoPE, GPT-2's triangular masks.
+# Buffers in old checkpoints that no engine loads: RoPE tables, GPT-2's triangular masks.
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 FLOATS = ("F64", "F32", "F16", "BF16")
-# Numbers kept in 32 bits for every dtype: scales of quantised weights, and the router's bias in DeepSeek V3.
+# Numbers that are 32 bits wide for every dtype: scales of quantised weights, and the router's bias in DeepSeek V3.
 KEPT = (
     *("scale", "scales", "scale_inv", "weight_scale_inv", "weight_scale", "input_scale"),
     *("absmax", "SCB", "e_score_correction_bias"),
 )
-# Differences from the formula's bytes are noted above this share.
+# A difference from the formula's bytes above this share is noted.
 NOTEWORTHY = 0.01
 
 
@@ -41,7 +41,7 @@ class _Tally:
     numbers: int = 0
     """Count of all numbers."""
     beyond: int = 0
-    """Bytes of layers behind the model's last one, such as those of multi-token prediction."""
+    """Bytes of layers after the model's last one, such as those of multi-token prediction."""
 
 
 def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:
@@ -87,7 +87,7 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
         if place == "layer" and index >= model.layers:
             tally.beyond += size
             continue
-        if place == "head" and model.tied:  # a copy in the file, one table in the engine
+        if place == "head" and model.tied:  # the file contains a copy, but the engine has one table
             continue
         tally.numbers += tensor.numbers
         if place != "layer":
@@ -124,8 +124,8 @@ def _place(name: str) -> tuple[str, int]:
 def _notes(formula: Architecture, found: Architecture, tally: _Tally) -> tuple[str, ...]:
     notes = [note for note in formula.notes if "not counted" not in note]
     if tally.beyond:
-        notes.append(f"{tally.beyond} bytes behind the last layer are not counted: they serve speculation alone")
+        notes.append(f"{tally.beyond} bytes after the last layer are not counted: only speculation uses them")
     apart = found.weight_bytes / formula.weight_bytes - 1
     if abs(apart) > NOTEWORTHY:
-        notes.append(f"the checkpoint's weights are {apart:+.1%} of what config.json lets expect")
+        notes.append(f"the checkpoint's weights differ by {apart:+.1%} from the size that config.json implies")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""Bytes per weight: the dtype that the engine computes in, and the quantisation of its linear layers."""
+"""Bytes per weight: the dtype in which the engine computes, and the quantisation of its linear layers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Storage]] = {
     "modelopt": storage.modelopt,
 }
 QUANTIZATIONS = ("auto", "none", *LAYOUTS, "compressed-tensors")
-# Other names that checkpoints and engines have for a layout above.
+# Other names of the layouts above in checkpoints and engines.
 SAME = {
     "awq_marlin": "awq",
     "auto_awq": "awq",
@@ -36,22 +36,22 @@ SAME = {
     "modelopt_fp4": "modelopt",
     "compressed_tensors": "compressed-tensors",
 }
-IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine makes these itself while it loads a 16-bit checkpoint
+IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine creates these itself while it loads a 16-bit checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The width of weights. Matrices are stored as the quantisation has it, everything else in `dtype`."""
+    """The width of weights. Matrices are stored as the quantisation defines, everything else in `dtype`."""
 
     dtype: str
     quantization: str
     """The method, or `none`."""
     layouts: tuple[tuple[Exempt | None, Storage], ...]
-    """Modules (None: all) and their layout; the first entry that matches a module counts."""
+    """Modules (None: all) and their layout; the first matching entry applies."""
     exempt: Exempt
     """Modules that are not quantised."""
     differs: bool = False
-    """Whether the checkpoint has another width, which the engine converts while it loads."""
+    """Whether the checkpoint has a different width, which the engine converts while loading."""
     head: bool = False
     """Whether the LM head is quantised."""
     notes: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class Precision:
         return matrix + linear.biases * width
 
     def _layout(self, linear: WeightMatrix, path: str) -> Storage | None:
-        if self.quantization == "mxfp4" and not linear.routed:  # the engine knows MXFP4 for experts alone
+        if self.quantization == "mxfp4" and not linear.routed:  # the engine supports MXFP4 only for experts
             return None
         if path in self.exempt:
             return None
@@ -79,8 +79,8 @@ class Precision:
 def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False) -> Precision:
     """The precision that the engine will use for a config.json and the user's settings.
 
-    Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
-    `measured` may have any quantisation.
+    Raises BadInput for a dtype or quantisation of unknown size. If the checkpoint's bytes are `measured`, every
+    quantisation is accepted.
     """
     chosen, notes = _dtype(config, dtype)
     section = config.get("quantization_config")
@@ -111,7 +111,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
         return name, ()
     written = config.get("dtype") or config.get("torch_dtype")
     if written is None:
-        # vLLM then takes the 16-bit type that the hardware has.
+        # vLLM then uses the 16-bit type that the hardware supports.
         return "bfloat16", ("config.json names no dtype: 16 bits a weight are assumed, as vLLM does",)
     name = ALIASES.get(str(written).removeprefix("torch."), str(written).removeprefix("torch."))
     if name not in DTYPE_BYTES:
@@ -119,7 +119,7 @@ def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]
             "config.torch_dtype", f"{written!r} is not known here: set dtype to bfloat16, float16 or float32"
         )
     if name == "float32":
-        return name, ("config.json says float32, and so it is served: dtype bfloat16 would take half the memory",)
+        return name, ("config.json sets float32, which is used: dtype bfloat16 would need half the memory",)
     return name, ()
 
 
@@ -143,7 +143,7 @@ def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
         raise BadInput(
             f"{SECTION}.quant_method",
             f"{written!r} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors headers "
-            "tell the bytes without it (uellm model DIRECTORY)",
+            "give the bytes without it (uellm model DIRECTORY)",
         )
     return known
 
@@ -158,7 +158,7 @@ def _written(section: Mapping[str, Any]) -> str | None:
 
 
 def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], ...]:
-    """The groups of compressed-tensors, each with the modules that it targets."""
+    """The groups of compressed-tensors, each with the modules that it applies to."""
     groups = section.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise BadInput(f"{SECTION}.config_groups", "is missing or empty; give it as the model's config.json has it")
@@ -167,7 +167,7 @@ def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], 
         where = f"{SECTION}.config_groups.{name}"
         if not isinstance(group, Mapping):
             raise BadInput(where, "must be an object")
-        if group.get("weights") is None:  # activations or KV cache alone
+        if group.get("weights") is None:  # only activations or KV cache
             continue
         layout = storage.compressed(group["weights"], f"{where}.weights")
         targets = group.get("targets") or ["Linear"]
@@ -175,5 +175,5 @@ def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], 
             raise BadInput(f"{where}.targets", "must be a list of module names")
         whole = "Linear" in targets
         found.append((None if whole else read_exempt({"ignore": targets}), layout))
-    # Names win over the class, as the engine looks them up.
+    # Names take precedence over classes, as in the engine.
     return tuple(sorted(found, key=lambda entry: entry[0] is None))

@@ -16,9 +16,9 @@ from uellm.models.sizing import architecture
 from uellm.models.towers import read_tower
 
 FAMILY_FIELD = "uellm_family"
-# Where wrappers keep the config of their text model.
+# The fields in which wrappers store the config of their text model.
 NESTED = ("text_config", "llm_config", "language_config")
-# Wrappers whose text fields lie beside the vision_config.
+# Wrappers with the text fields beside the vision_config.
 FLAT_WRAPPERS = {
     "Qwen2VLForConditionalGeneration": "qwen2",
     "Qwen2_5_VLForConditionalGeneration": "qwen2",
@@ -45,17 +45,17 @@ def read_architecture(
         raise BadInput("config", "must be an object, the model's config.json")
     family, text = _family(config)
     plan = family.read(text)
-    # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
+    # In a wrapper with a text model inside, dtype and quantisation may be at either level.
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
     tower, notes = read_tower(config, plan)
     if text.assumed:
-        notes += (f"{text.prefix} leaves out {', '.join(text.assumed)}: transformers' defaults of {family.name}",)
+        notes += (f"{text.prefix} omits {', '.join(text.assumed)}: transformers' defaults of {family.name} are used",)
     precision = read_precision(merged, dtype, quantization, measured=tensors is not None)
     name = _named(config, family)
     if tensors is None:
         return architecture(name, plan, precision, tower, notes)
     if precision.differs:
-        notes += (f"the checkpoint's own bytes do not hold for quantization {precision.quantization}: reckoned",)
+        notes += (f"the checkpoint's sizes do not apply to quantization {precision.quantization}: computed by formula",)
         return architecture(name, plan, precision, tower, notes)
     return with_tensors(architecture(name, plan, precision, tower, notes), tensors)
 
@@ -75,17 +75,17 @@ def _family(config: Mapping[str, Any]) -> tuple[Family, Config]:
 
 def _match(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Family | None:
     """The family of a config, or of the text model `inner` in the wrapper `outer`."""
-    told = outer.get(FAMILY_FIELD)
-    if told is not None:
-        return _told(told)
+    chosen = outer.get(FAMILY_FIELD)
+    if chosen is not None:
+        return _chosen(chosen)
     names = inner.get("architectures")
     listed = [str(name) for name in names] if isinstance(names, list | tuple) else []
     for family in FAMILIES:
         if any(name in family.architectures for name in listed):
             return family
     flat = next((FLAT_WRAPPERS[name] for name in listed if name in FLAT_WRAPPERS), None)
-    # A text_config carries model_type alone. A listed class that is not known decides against it, though:
-    # a reward model or an embedder of the same model_type has other heads.
+    # A text_config has only a model_type. But if it lists an unknown class, it is not accepted: a reward model or an
+    # embedder with the same model_type has other heads.
     if listed and flat is None:
         return None
     kind = flat or str(inner.get("model_type"))
@@ -96,16 +96,16 @@ def _by_type(kind: str) -> Family | None:
     return next((family for family in FAMILIES if kind in family.model_types), None)
 
 
-def _told(name: Any) -> Family:
-    """The family that the user names because the class is not known here."""
+def _chosen(name: Any) -> Family:
+    """The family that the user names because the class is unknown."""
     found = _by_type(str(name)) or next((each for each in FAMILIES if name in each.architectures), None)
     if found is None:
-        raise BadInput(f"config.{FAMILY_FIELD}", f"{name!r} is no family known here; known are {_known()}")
+        raise BadInput(f"config.{FAMILY_FIELD}", f"{name!r} is not a known family; known are {_known()}")
     return found
 
 
 def _with_ties(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The text model's fields; whether embeddings are tied may stand at the wrapper's level alone."""
+    """The text model's fields. The flag for tied embeddings may be only at the wrapper's level."""
     tied = outer.get("tie_word_embeddings")
     return inner if tied is None else {"tie_word_embeddings": tied, **inner}
 

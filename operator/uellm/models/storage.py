@@ -15,11 +15,11 @@ from uellm.models.weights import WeightMatrix
 
 SECTION = "config.quantization_config"
 BLOCK_SCALE_BYTES = 4  # float32
-GROUP_SCALE_BYTES = 2  # as wide as activations
+GROUP_SCALE_BYTES = 2  # the width of activations
 GROUP_INDEX_BYTES = 4  # GPTQ's g_idx: an int32 for each column
-DEFAULT_GROUP_SIZE = 128  # AutoAWQ's and AutoGPTQ's own default
-MXFP4_GROUP, NVFP4_GROUP = 32, 16  # numbers that share an 8-bit scale, by the formats' definitions
-BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine keeps the absolute maximum of each in float32
+DEFAULT_GROUP_SIZE = 128  # default of AutoAWQ and AutoGPTQ
+MXFP4_GROUP, NVFP4_GROUP = 32, 16  # numbers that share an 8-bit scale, as the formats define
+BITSANDBYTES_GROUP = 64  # bitsandbytes' block size; the engine stores the absolute maximum of each block in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Storage:
 
 
 def fp8(section: Mapping[str, Any]) -> Storage:
-    """Eight bits; scales by block where `weight_block_size` is given (DeepSeek V3), otherwise one a matrix."""
+    """Eight bits. Scales per block if `weight_block_size` is given (DeepSeek V3), otherwise one per matrix."""
     block = section.get("weight_block_size")
     if block is None:
         static = section.get("activation_scheme") == "static"
@@ -61,37 +61,37 @@ def fp8(section: Mapping[str, Any]) -> Storage:
 
 
 def by_row(section: Mapping[str, Any]) -> Storage:
-    """Eight bits and a float32 scale a row: FBGEMM's FP8 and bitsandbytes' LLM.int8()."""
+    """Eight bits and a float32 scale per row: FBGEMM's FP8 and bitsandbytes' LLM.int8()."""
     return Storage(8, scale_bytes=BLOCK_SCALE_BYTES)
 
 
 def awq(section: Mapping[str, Any]) -> Storage:
-    """AutoAWQ: a 16-bit scale and a zero point as wide as a weight for each group."""
+    """AutoAWQ: a 16-bit scale and a zero point of a weight's width for each group."""
     bits = _bits(section, "bits", "w_bit")
     return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits)
 
 
 def gptq(section: Mapping[str, Any]) -> Storage:
-    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column where `desc_act` made the order matter."""
+    """AutoGPTQ and GPTQModel: as AWQ, and the group of each column if `desc_act` reorders them."""
     bits = _bits(section, "bits")
     index = GROUP_INDEX_BYTES if section.get("desc_act") is True else 0
     return Storage(bits, _group(section), scale_bytes=GROUP_SCALE_BYTES, zero_bits=bits, column_bytes=index)
 
 
 def bitsandbytes(section: Mapping[str, Any]) -> Storage:
-    """bitsandbytes: four bits by blocks, or eight bits by rows; `load_in_4bit` is what the engine takes by itself."""
+    """bitsandbytes: four bits by blocks, or eight bits by rows. The engine's own quantisation is `load_in_4bit`."""
     if section.get("load_in_8bit"):
         return by_row(section)
     return Storage(4, BITSANDBYTES_GROUP, scale_bytes=BLOCK_SCALE_BYTES)
 
 
 def mxfp4(section: Mapping[str, Any]) -> Storage:
-    """OCP microscaling FP4: 4 bits, and an 8-bit exponent for 32 numbers."""
+    """OCP microscaling FP4: 4 bits, and an 8-bit exponent per 32 numbers."""
     return Storage(4, MXFP4_GROUP, scale_bytes=1)
 
 
 def modelopt(section: Mapping[str, Any]) -> Storage:
-    """NVIDIA's Model Optimizer: FP8 by matrix, or NVFP4 by groups of 16 with two scales a matrix besides."""
+    """NVIDIA's Model Optimizer: FP8 per matrix, or NVFP4 in groups of 16 with two more scales per matrix."""
     algorithm = section.get("quant_algo", "FP8")
     if algorithm == "FP8":
         return Storage(8, matrix_bytes=2 * BLOCK_SCALE_BYTES)
@@ -115,7 +115,7 @@ def compressed(weights: Any, where: str) -> Storage:
         return Storage(bits, scale_bytes=wide, zero_bits=zero)
     if strategy == "block":
         return fp8({"weight_block_size": weights.get("block_structure")})
-    if strategy == "tensor_group":  # NVFP4: FP8 scales, and a float32 one a matrix for weights and inputs
+    if strategy == "tensor_group":  # NVFP4: FP8 scales, and one float32 scale per matrix for weights and for inputs
         return Storage(bits, _group(weights, where), scale_bytes=1, matrix_bytes=2 * BLOCK_SCALE_BYTES)
     if strategy == "group":
         scale = 1 if weights.get("type") == "float" and bits == 4 else GROUP_SCALE_BYTES

@@ -1,7 +1,7 @@
 """The weights of the image encoder in a multimodal model, with the projector into the text model.
 
-Exact for the towers named here; of any other a note says that it is not counted. The engine builds the tower on every
-stage, and quantisations leave it alone.
+Exact for the towers named here; for any other, a note says that it is not counted. The engine builds the tower on every
+stage, and quantisations do not change it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_tower(config: Mapping[str, Any], plan: Blueprint) -> tuple[int, tuple[s
         found = TOWERS.get(kind) if field == "vision_config" else None
         missing = [] if found is None else [name for name in found[0] if section.get(name) is None]
         if found is None or missing:
-            why = f"{field} leaves out {', '.join(missing)}" if missing else f"{kind} is not known here"
+            why = f"{field} omits {', '.join(missing)}" if missing else f"{kind} is unknown"
             notes.append(f"the weights behind {field} are not counted ({why}): leave memory for them on every GPU")
             continue
         numbers += found[1](Config(section, f"config.{field}"), Config(config), plan.hidden_size)
@@ -65,7 +65,7 @@ def _siglip(tower: Config, whole: Config, text: int) -> int:
         projector = hidden * text + hidden
     else:
         projector = _linear(text, hidden) + _linear(text, text)
-    # The pooling head is not served: the text model reads all patches.
+    # The engine does not load the pooling head, because the text model reads all patches.
     return embed + blocks + 2 * hidden + projector
 
 
@@ -123,7 +123,7 @@ def _qwen3_vl(tower: Config, whole: Config, text: int) -> int:
 
 
 VIT = ("hidden_size", "intermediate_size", "num_hidden_layers", "patch_size", "image_size")
-# By the tower's model_type: fields that it needs, and its numbers.
+# By the tower's model_type: the fields that it needs, and its count of numbers.
 TOWERS: dict[str, tuple[tuple[str, ...], Callable[[Config, Config, int], int]]] = {
     "clip_vision_model": (VIT, _clip),
     "siglip_vision_model": (VIT, _siglip),

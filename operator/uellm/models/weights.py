@@ -1,4 +1,4 @@
-"""A model as counts of matrices and numbers, before dtype and quantisation give them sizes in bytes."""
+"""A model as counts of matrices and numbers, before dtype and quantisation determine their bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Layer:
     window: int | None = None
     """Length of the sliding window in tokens; None: the whole context."""
     float32: int = 0
-    """Numbers that are kept in 32 bits for every dtype."""
+    """Numbers that are 32 bits wide for every dtype."""
 
     @property
     def parameters(self) -> int:
@@ -92,7 +92,7 @@ class Blueprint:
     experts_per_token: int = 0
     kv_shared_by_tensor: bool = True
     tensor_widths: tuple[tuple[str, int], ...] = ()
-    """Fields, with their values, that tensor parallelism divides besides the heads."""
+    """Further fields, with their values, that tensor parallelism divides besides the heads."""
     notes: tuple[str, ...] = ()
 
     @property

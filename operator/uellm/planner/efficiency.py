@@ -1,4 +1,4 @@
-"""The four figures that turn measured rates into times: fitted by `uellm calibrate`, with defaults in constants.py."""
+"""The four figures that turn measured rates into times: from `uellm calibrate`, else the defaults in constants.py."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _KEYS = ("compute", "memory", "stepOverheadSeconds", "perSequenceSeconds")
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """Shares of the measured rates that a transformer's layers reach, and what a step costs besides."""
+    """Shares of the measured rates that a transformer's layers reach, and the further costs of a step."""
 
     compute: float = c.COMPUTE_EFFICIENCY
     memory: float = c.MEMORY_EFFICIENCY
     step_overhead_s: float = c.STEP_OVERHEAD_S
     per_sequence_s: float = c.PER_SEQUENCE_S
     source: str = ""
-    """The engine whose measurements they were fitted to; "": the defaults."""
+    """The engine whose measurements they were fitted to; empty for the defaults."""
 
     @property
     def sentence(self) -> str:
-        """What a plan says of its predictions."""
+        """The plan's statement about its predictions."""
         where = f"calibrated by measurements of {self.source}" if self.source else "not calibrated"
         return (
             f"predictions are a roofline at {self.compute:.0%} of the measured compute and {self.memory:.0%} of the "

@@ -23,10 +23,11 @@ from uellm.errors import BadInput
 from uellm.kube import KubeError
 from uellm.profiler import bench
 from uellm.profiler.allocations import Allocations, allocations
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import Held, KubeletSilent
 from uellm.profiler.process import in_daemon_thread, now
 from uellm.profiler.sample import NVML, DriverChanged, Sample, Source, SourceError
-from uellm.profiler.status import Seen, changes, compose, facts, pod_uids_of, sample_of
+from uellm.profiler.status import Seen, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,10 @@ class Periods:
 class Keeper:
     """Keeps one node's profile. `run` ends only if cancelled, or with an error that needs a new process."""
 
-    def __init__(self, store: Store, source: Source, kubelet: Kubelet, *, periods: Periods = Periods()) -> None:
+    def __init__(
+        self, store: Store, source: Source, kubelet: Kubelet, metrics: ProfilerMetrics, *, periods: Periods = Periods()
+    ) -> None:
+        self._metrics = metrics
         self._store = store
         self._source = source
         self._kubelet = kubelet
@@ -119,6 +123,7 @@ class Keeper:
                 self._in_trouble(SourceError("BadDescription", str(error)))
             else:
                 self._trouble = None
+                self._metrics.source_fails(False)
                 self._looked_at = now()
                 self._bench.check(self._sample)
                 self._recovered("source")
@@ -153,12 +158,15 @@ class Keeper:
             target = self._target()
             if target is None:
                 continue
+            start_s = time.monotonic()
             try:
                 figures = await bench.run(target)
             except bench.NotMeasured as error:
+                self._metrics.measured(time.monotonic() - start_s, failed=True)
                 logger.warning("%s not measured: %s", " -> ".join(target), error)
                 self._bench.record(target, None, now())
                 continue
+            self._metrics.measured(time.monotonic() - start_s, failed=False)
             if self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
                 # Otherwise a pod started meanwhile, and the figures are those of a shared GPU.
                 self._bench.record(target, figures, now())
@@ -179,6 +187,7 @@ class Keeper:
             try:
                 await self._write_once()
             except KubeError as error:
+                self._metrics.not_written()
                 wait_s = self._retry_s(error)
             else:
                 self._recovered("API server")
@@ -196,6 +205,7 @@ class Keeper:
         if not heartbeat and facts(status) == facts(self._before):
             return
         await self._store.write(status)
+        self._metrics.written(device_states(status))
         for change in changes(self._before, status):
             logger.info(change)
         self._before = status
@@ -220,6 +230,7 @@ class Keeper:
 
     def _in_trouble(self, error: SourceError) -> None:
         self._trouble = error
+        self._metrics.source_fails(True)
         self._say("source", str(error))
         self._wake.set()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import DEPLOYMENT, kind_of
+from uellm.kube.kinds import CORE_EVENT, DEPLOYMENT, POD, kind_of
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
@@ -27,6 +27,7 @@ from uellm.reconcile.names import (
 )
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.pods.pod_failures import Removal
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,24 @@ class Applier:
                 self._equal[_identity(manifest)] = (digest(manifest), content(written))
             else:
                 logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
+
+    async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
+        """Delete these pods. One that is gone already, or has another uid, is left alone."""
+        for each in removals:
+            grace_s = 0 if each.force else None
+            if await self._kube.delete(POD, each.pod, observed.key.namespace, uid=each.uid, grace_s=grace_s):
+                logger.info("%s deleted pod %s", observed.key, each.pod)
+
+    async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The Events about a pod; none where they cannot be read: a pass does not fail for want of an explanation."""
+        metadata = pod["metadata"]
+        try:
+            return await self._kube.list(
+                CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
+            )
+        except KubeError as error:
+            logger.warning("no Events about pod %s: %s", metadata["name"], error)
+            return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""

@@ -21,6 +21,9 @@ IMAGES_ANNOTATION = "uellm.io/images"
 TEMPLATE_ANNOTATION = "uellm.io/template"
 """On the Deployment: the pod template as it was built, and for which shape of plan."""
 
+ROLLOUT_ANNOTATION = "uellm.io/rollout"
+"""On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""

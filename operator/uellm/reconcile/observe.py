@@ -25,8 +25,11 @@ from uellm.reconcile.names import (
 from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
+from uellm.reconcile.pods.pod_failures import NodeState
 from uellm.reconcile.profiled_node import ProfiledNode
 
+# Set by Kubernetes where a kubelet has been silent for 40 s.
+_UNREACHABLE = "node.kubernetes.io/unreachable"
 # Fields of the spec that are not part of the pod template, or are reloaded while the pods run.
 _OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling")
 
@@ -51,6 +54,10 @@ class Observed:
     """What the pods' sidecars measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
+    node_states: Mapping[str, NodeState] = field(default_factory=dict)
+    """The state of the pods' nodes, by name."""
+    kubelets_words: Mapping[str, str] = field(default_factory=dict)
+    """What the kubelets say of pods that they cannot start, by pod uid."""
 
     @property
     def key(self) -> Key:
@@ -139,14 +146,24 @@ def observe(cache: Cache, key: Key) -> Observed | None:
     if document is None or "deletionTimestamp" in document["metadata"]:
         return None
     service, invalid = _read(document)
+    pods = tuple(cache.pods(key))
     return Observed(
         document,
         service,
         invalid,
         children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
-        pods=tuple(cache.pods(key)),
+        pods=pods,
         nodes=cache.profiled_nodes(),
+        node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
     )
+
+
+def _node_state(node: Object | None) -> NodeState:
+    if node is None:
+        return NodeState.GONE
+    taints = node["spec"].get("taints") or ()
+    unreachable = any(taint.get("key") == _UNREACHABLE for taint in taints)
+    return NodeState.UNREACHABLE if unreachable else NodeState.THERE
 
 
 def wanted_replicas(document: Mapping[str, Any]) -> int:

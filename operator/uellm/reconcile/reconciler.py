@@ -12,11 +12,13 @@ from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, PinnedTemplate, children, frozen
+from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.status.decide import decide
 
@@ -49,6 +51,7 @@ class Reconciler:
         self._reports = reports
         self._measurements = measurements
         self._applier = applier
+        self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._clock = clock
 
@@ -58,16 +61,23 @@ class Reconciler:
         if observed is None:
             self._planning.forget(key)
             self._applier.forget(key)
+            self._kubelet_events.forget(key)
             return None
         unreported = await self._reports.refresh(observed.pods)
         measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
+        ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
         observed = dataclasses.replace(
-            observed, reports=self._reports.of(observed.pods), measurements=self._measurements.of(observed.pods)
+            observed,
+            reports=self._reports.of(observed.pods),
+            measurements=self._measurements.of(observed.pods),
+            kubelets_words=self._kubelet_events.of(key),
         )
         planned = await self._planning.plan(observed, now)
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
-        return min(filter(None, (recheck_s, measure_in_s)), default=None) if recheck_s != 0.0 else recheck_s
+        if recheck_s == 0.0:
+            return recheck_s
+        return min(filter(None, (recheck_s, measure_in_s, ask_in_s)), default=None)
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
@@ -88,6 +98,7 @@ class Reconciler:
             # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
+        await self._applier.remove_pods(observed, decision.removals)
         await self._applier.write_children(observed, manifests)
         await self._applier.record_events(observed, decision.notes, now)
         stranded_in_s = self._planning.stranded_in_s(observed, now)
@@ -102,12 +113,18 @@ class Reconciler:
     async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Obstacle | None]:
         """The manifests to write; where they are refused, the frozen Deployment's and the reason."""
         try:
-            manifests = _manifests(observed, planned, self._images)
+            manifests = _manifests(observed, planned, self._images, self._surge(observed, planned))
         except BadInput as error:
             return self._frozen_children(observed), Obstacle("InvalidTemplate", str(error))
         differing = self._applier.differing(observed, manifests)
         refusal = await self._applier.refusal(observed, differing) if planned.choice.plan else None
         return (self._frozen_children(observed), refusal) if refusal else (differing, None)
+
+    def _surge(self, observed: Observed, planned: Planned) -> Surge:
+        if planned.rendered is None or observed.service is None or observed.deployment is None:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed, planned.rendered)
+        return Surge(planned.rendered.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _frozen_children(self, observed: Observed) -> list[Manifest]:
         if observed.deployment is None:
@@ -115,7 +132,7 @@ class Reconciler:
         return self._applier.differing(observed, _frozen(observed))
 
 
-def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence[Manifest]:
+def _manifests(observed: Observed, planned: Planned, images: Images, surge: Surge) -> Sequence[Manifest]:
     if planned.rendered is None or observed.service is None:
         return _frozen(observed)
     return children(
@@ -126,6 +143,8 @@ def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence
             _pinned(observed, images),
             observed.replicas,
             observed.spec_mark,
+            observed.deployment,
+            surge,
             None if observed.spec_changed else PinnedTemplate.from_json(observed.pinned_template or ""),
         )
     )
@@ -152,7 +171,8 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
         return ""
     wanted, live = deployment["spec"], observed.deployment["spec"]
     if observed.spec_changed or not holds(wanted["template"], live["template"]):
-        return "the Deployment is being brought up to date"
+        how = rollout_reason(deployment)
+        return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
     if wanted["replicas"] != live.get("replicas", 1):
         return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
     return ""

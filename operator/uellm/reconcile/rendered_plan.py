@@ -18,6 +18,12 @@ class RenderedPlan:
     gpus_per_replica: int
     resource_name: str
     """The extended resource by which a pod asks for its GPUs."""
+    weight_bytes: int
+    """The model's weights as they are stored."""
+    host_memory_bytes: int
+    """Memory of the node that a replica needs."""
+    host_millicores: int
+    """CPU of the node that a replica needs."""
     annotation: str
     """The pod annotation for the scheduler extender, as JSON."""
     plan_json: str

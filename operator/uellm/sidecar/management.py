@@ -1,6 +1,6 @@
 """The metrics port: metrics, the placement report, probes of engine and sidecar, and the drain request.
 
-The kubelet cannot reach an engine on loopback, so it probes the engine here.
+The engine's parent, which answers the kubelet's probes of the engine, asks here whether the engine hangs.
 """
 
 from __future__ import annotations
@@ -112,7 +112,11 @@ class Management:
 
     def _probe(self, good: Callable[[], bool]) -> Callable[[Request, Reply], Awaitable[None]]:
         async def answer(request: Request, reply: Reply) -> None:
-            document = {"engine": str(self._engine.health), "draining": self._proxy.drain.draining}
+            document = {
+                "engine": str(self._engine.health),
+                "hanging": self._engine.hanging,
+                "draining": self._proxy.drain.draining,
+            }
             reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())
 
         return answer

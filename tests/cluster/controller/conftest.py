@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
@@ -67,6 +69,9 @@ class Watched:
 
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
+
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> bool:
+        return bool(await self._write(f"delete {kind.kind}", self._kube.delete, kind, name, namespace, **options))
 
     async def _write(self, what: str, call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         if self.die_before is not None and len(self.writes) >= self.die_before:
@@ -293,3 +298,34 @@ async def service(kube: Kube, namespace: str) -> AsyncIterator[Callable[..., Awa
 @pytest.fixture
 def killed() -> type[Killed]:
     return Killed
+
+
+@pytest.fixture
+def controller(kubeconfig, namespace, tmp_path):
+    started = []
+
+    def start():
+        started.append(Process(kubeconfig, namespace, tmp_path / f"controller-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if not process.ended:
+            process.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def planned(eventually):
+    async def wait(llama):
+        async def is_planned():
+            conditions = (await llama.status()).get("conditions") or []
+            return any(entry["type"] == "Planned" and entry["status"] == "True" for entry in conditions)
+
+        await eventually(is_planned, timeout_s=40)
+        await eventually(lambda: _complete(llama), timeout_s=20)
+
+    return wait
+
+
+async def _complete(llama):
+    return len(await llama.children()) == 4

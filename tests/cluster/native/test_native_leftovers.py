@@ -53,6 +53,6 @@ def test_a_start_that_fails_says_why_and_cleans_up_itself(commands: Any, untouch
         (tmp_path / program).write_text("#!/bin/sh\necho no such luck; exit 3\n")
         (tmp_path / program).chmod(0o755)
     said = commands("up", "--binaries", str(tmp_path), expect=1).stderr
-    assert "ended while it started" in said
+    assert "ended during its start" in said
     assert "no such luck" in said
     assert commands.world() == untouched

@@ -45,5 +45,5 @@ def test_a_step_that_takes_no_time_is_refused():
 
 
 def test_a_default_class_that_does_not_exist_is_refused():
-    with pytest.raises(ValidationError, match="'x' is none of the classes default"):
+    with pytest.raises(ValidationError, match="'x' is not one of the classes default"):
         SidecarDocument.from_dict({"classes": [], "defaultClass": "x"})

@@ -154,9 +154,20 @@ def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Ren
     assert ("uellm.io", "llmservices", "patch") not in may
 
 
-def test_only_one_operator_runs_at_a_time(render: Render) -> None:
-    spec = named(render(), "Deployment", "uellm-operator")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+def test_a_second_operator_stands_by_on_another_node_and_a_drain_takes_one_at_a_time(render: Render) -> None:
+    objects = render()
+    spec = named(objects, "Deployment", "uellm-operator")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    budget = named(objects, "PodDisruptionBudget", "uellm-operator")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
+
+
+def test_a_lone_operator_has_no_budget_that_would_say_nothing(render: Render) -> None:
+    objects = render({"operator": {"replicas": 1}})
+    assert not any(each["kind"] == "PodDisruptionBudget" for each in objects)
 
 
 def test_the_engine_is_upstreams_unless_somebody_says_otherwise(render: Render) -> None:

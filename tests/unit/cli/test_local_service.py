@@ -141,13 +141,13 @@ def test_the_cpu_engines_float32_is_planned_with(prepared):
     assert weights[0] == 2 * weights[1]
 
 
-def test_the_models_own_files_tell_what_its_layers_weigh(prepared, tmp_path):
-    reckoned = sum(stage.memory.weights for stage in prepared().plan.stages)
+def test_layer_sizes_come_from_the_models_own_files(prepared, tmp_path):
+    by_formula = sum(stage.memory.weights for stage in prepared().plan.stages)
     tensors = {f"model.layers.{index}.all.weight": np.zeros(1000, np.float16) for index in range(8)}
     save_file({**tensors, "model.embed_tokens.weight": np.zeros(500, np.float16)}, tmp_path / "model/model.safetensors")
-    told = sum(stage.memory.weights for stage in prepared().plan.stages)
-    assert told != reckoned
-    assert told == 4 * (8 * 1000 + 500)  # in float32, as the CPU computes
+    by_headers = sum(stage.memory.weights for stage in prepared().plan.stages)
+    assert by_headers != by_formula
+    assert by_headers == 4 * (8 * 1000 + 500)  # in float32, as the CPU computes
 
 
 def test_what_only_a_cluster_can_do_is_said(prepared):
@@ -164,7 +164,7 @@ def test_a_claim_needs_a_cluster(prepared):
 
 
 def test_a_model_that_is_not_there_is_named(prepared):
-    with pytest.raises(BadInput, match=r"spec\.model\.uri: /nonexistent/model holds no config\.json"):
+    with pytest.raises(BadInput, match=r"spec\.model\.uri: /nonexistent/model has no config\.json"):
         prepared(model__uri="file:///nonexistent/model")
 
 
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_a_plan_error(prepared):
 
 
 @pytest.mark.parametrize(
-    ("version", "on_cpu", "sentence"), [("0.32.0", True, "no CPU build"), ("0.32.0+cpu", False, "is the CPU build")]
+    ("version", "on_cpu", "sentence"), [("0.32.0", True, "not a CPU build"), ("0.32.0+cpu", False, "is the CPU build")]
 )
 def test_a_vllm_for_other_devices_is_told_before_it_starts(monkeypatch, version, on_cpu, sentence):
     monkeypatch.setattr(preparing.importlib.metadata, "version", lambda name: version)

@@ -49,7 +49,7 @@ def test_an_overhead_is_a_duration(files: dict[str, Path], capsys: pytest.Captur
     with pytest.raises(SystemExit) as error:
         status(files, "--request-overhead", "10")
     assert error.value.code == 2
-    assert "argument --request-overhead: '10' is no duration: write for example 500ms" in capsys.readouterr().err
+    assert "argument --request-overhead: '10' is not a duration: write for example 500ms" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

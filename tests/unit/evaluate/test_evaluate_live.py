@@ -143,7 +143,7 @@ async def test_an_endpoint_that_orders_by_priority_gets_deadlines(engine: Engine
 
 
 async def test_an_endpoint_without_a_model_is_told() -> None:
-    with pytest.raises(CannotBeDone, match="is it up"):
+    with pytest.raises(CannotBeDone, match="check that the endpoint is up"):
         await served_model("http://127.0.0.1:1")
 
 
@@ -151,7 +151,7 @@ async def test_an_endpoint_with_keys_is_asked_for_its_model_with_one(engine: Eng
     engine.key = "secret"
 
     assert await served_model(url, "secret") == "toy"
-    with pytest.raises(CannotBeDone, match="gives no model"):
+    with pytest.raises(CannotBeDone, match="lists no model"):
         await served_model(url)
 
 
@@ -177,7 +177,7 @@ async def test_the_command_replays_against_each_endpoint_in_turn(
     ("options", "says"),
     [
         (["--url", "x"], "--url: 'x' must be NAME=URL"),
-        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: --url names no endpoint b"),
+        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: no --url names the endpoint b"),
         (["--url", "a=http://h", "a=http://i", "--model", "m"], "--url: two endpoints have the same name"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from uellm.extender import process, server
+from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.view import View
 from uellm.kube import GPUNODEPROFILE, POD, Event
 
@@ -46,13 +47,17 @@ class ToldCluster:
 async def extender(make) -> AsyncIterator[SimpleNamespace]:
     cluster, clock = ToldCluster(), SimpleNamespace(now=1000.0)
     view = View(cluster, clock=lambda: clock.now)
-    runner = web.AppRunner(server.make_app(view, make.refusal_on("small")), access_log=None, shutdown_timeout=0.1)
+    metrics = ExtenderMetrics()
+    app = server.make_app(view, make.refusal_on("small"), metrics)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     watching = asyncio.create_task(view.run())
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     async with aiohttp.ClientSession(url) as client:
-        yield SimpleNamespace(cluster=cluster, clock=clock, client=client, url=url, port=runner.addresses[0][1])
+        yield SimpleNamespace(
+            cluster=cluster, clock=clock, client=client, url=url, port=runner.addresses[0][1], metrics=metrics
+        )
     watching.cancel()
     await runner.cleanup()
 
@@ -183,4 +188,24 @@ async def test_an_address_that_is_taken_ends_the_process_with_a_sentence(extende
     }
     kubeconfig.write_text(json.dumps(document))
     with pytest.raises(process.CannotBeDone, match="choose another --listen"):
-        await process.serve("127.0.0.1", extender.port, make.refusal_on(), kubeconfig=str(kubeconfig))
+        await process.serve(
+            process.ExtenderOptions(("127.0.0.1", extender.port), kubeconfig=str(kubeconfig)), make.refusal_on()
+        )
+
+
+async def test_calls_and_refusals_are_counted_by_reason(ready, make):
+    def value(name, **labels):
+        return ready.metrics.registry.get_sample_value(name, labels)
+
+    await ask(ready, "filter", make.pod(text=make.plan(2)), "big", "small", "unknown")
+    await ask(ready, "filter", make.pod(text=make.plan(9)), "big")
+    await ask(ready, "filter", make.pod(), "big")
+    await ask(ready, "prioritize", make.pod(text=make.plan(2)), "big")
+    assert value("uellm_extender_request_seconds_count", verb="filter") == 2
+    assert value("uellm_extender_request_seconds_count", verb="prioritize") == 1
+    assert value("uellm_extender_refusals_total", reason="NoProfile") == 1
+    assert value("uellm_extender_refusals_total", reason="TooFewFree") == 1
+    assert value("uellm_extender_unplaceable_pods_total") == 1
+    ready.clock.now += 3600
+    await ask(ready, "filter", make.pod(text=make.plan(2)), "big")
+    assert value("uellm_extender_refusals_total", reason="Stale") == 1

@@ -219,7 +219,7 @@ def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: s
 
 
 def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
-    with pytest.raises(BadInput, match=r"'\(' is no regular expression"):
+    with pytest.raises(BadInput, match=r"'\(' is not a regular expression"):
         quantised({"quant_method": "fp8", "ignore": ["re:("]})
 
 

@@ -68,7 +68,7 @@ def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
 def test_a_text_config_leaves_out_what_equals_its_familys_defaults_and_they_are_said() -> None:
     model = read_architecture({"text_config": {"model_type": "llama", "vocab_size": 32064}, "torch_dtype": "float16"})
     assert (model.hidden_size, model.layers, model.kv_heads) == (4096, 32, 32)
-    assert any("leaves out hidden_size 4096" in note for note in model.notes)
+    assert any("omits hidden_size 4096" in note for note in model.notes)
     with pytest.raises(BadInput, match=r"^config\.hidden_size: is missing"):
         read_architecture({"model_type": "llama", "vocab_size": 32064})
 
@@ -151,7 +151,7 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
     ("change", "field", "words"),
     [
         ({"architectures": ["JambaForCausalLM"]}, "config.architectures", "'JambaForCausalLM' is not known"),
-        ({"uellm_family": "jamba"}, "config.uellm_family", "'jamba' is no family known here"),
+        ({"uellm_family": "jamba"}, "config.uellm_family", "'jamba' is not a known family"),
         ({"text_config": [1]}, "config.text_config", "must be an object"),
         ({"head_dim": -1}, "config.head_dim", "positive"),
         ({"max_position_embeddings": "long"}, "config.max_position_embeddings", "'long'"),

@@ -213,7 +213,7 @@ def test_files_of_the_wrong_kind_are_named(command, build) -> None:
     status, _, error = command("plan", "-f", profile("n", "L4"), "--profiles", profile("n", "L4"))
     assert (status, "must hold one LLMService; it holds 0" in error) == (2, True)
     status, _, error = command("plan", "-f", service(build), "--profiles", service(build))
-    assert (status, "'LLMService'; wanted are GPUNodeProfiles" in error) == (2, True)
+    assert (status, "'LLMService' document; it must hold only GPUNodeProfiles" in error) == (2, True)
     twice = {"kind": "List", "items": [profile("n", "L4"), profile("n", "L4")]}
     status, _, error = command("plan", "-f", service(build), "--profiles", twice)
     assert (status, "two GPUNodeProfiles named 'n'" in error) == (2, True)
@@ -255,7 +255,7 @@ def test_without_profiles_a_cluster_is_asked_and_a_missing_one_is_told(command, 
 def test_a_file_of_profiles_and_a_cluster_are_not_asked_together(command, build, flag: str) -> None:
     given = ("plan", "-f", service(build), "--profiles", profile("n", "L4"), flag, "some")
     status, _, error = command(*given)
-    assert (status, f"{flag}: names a cluster, and --profiles a file" in error) == (2, True)
+    assert (status, f"{flag}: names a cluster, but --profiles" in error) == (2, True)
 
 
 def test_the_namespace_of_a_service_that_names_none_may_be_given(command, build) -> None:

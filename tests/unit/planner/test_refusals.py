@@ -39,7 +39,7 @@ EXAMPLES = [
     (kinds.IndivisibleSize(3, "num_attention_heads", 32), "3 does not divide the model's num_attention_heads 32"),
     (
         devices.TimeSlicedShare("GPU-1::0"),
-        "GPU-1::0 is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; turn "
+        "GPU-1::0 is a share of a time-sliced GPU: other programs share its memory, so no plan can rely on it; turn "
         "time-slicing off on the node, or use MIG",
     ),
     (devices.CapabilityTooLow("P4", (6, 1), (7, 0)), "P4 has compute capability 6.1, and vLLM needs 7.0"),

@@ -12,6 +12,7 @@ from uellm.errors import BadInput
 from uellm.kube import Forbidden, Unavailable
 from uellm.profiler import bench
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import Held, KubeletSilent, PodKey
 from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 from uellm.profiler.store import Store
@@ -80,9 +81,14 @@ def pod_resources():
 
 
 @pytest.fixture
-def keep(cluster, pod_resources, background):
+def metrics():
+    return ProfilerMetrics("node-1")
+
+
+@pytest.fixture
+def keep(cluster, pod_resources, metrics, background):
     def start(source, periods: Periods = QUICK) -> asyncio.Task:
-        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, periods=periods).run())
+        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, metrics, periods=periods).run())
 
     return start
 
@@ -103,6 +109,23 @@ async def test_the_profile_is_created_and_owned_by_its_node(cluster, keep):
         {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "uid-of-node-1"}
     ]
     assert cluster.status()["source"] == "NVML"
+
+
+async def test_what_was_written_and_what_failed_can_be_scraped(cluster, keep, pod_resources, metrics):
+    def value(name, **labels):
+        return metrics.registry.get_sample_value(name, labels)
+
+    source = FakeSource()
+    assert value("uellm_profile_written_timestamp_seconds", node="node-1") == 0
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(source)
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    await cluster.until(lambda: value("uellm_profile_devices", node="node-1", state="allocated") == 1)
+    assert value("uellm_profile_written_timestamp_seconds", node="node-1") > 1.6e9
+    assert value("uellm_profiler_source_failing", node="node-1") == 0
+    source.answer = SourceError("NoAnswer", "the driver is gone")
+    await cluster.until(lambda: value("uellm_profiler_source_failing", node="node-1") == 1)
 
 
 async def test_nothing_is_written_as_long_as_nothing_changes(cluster, keep, pod_resources):

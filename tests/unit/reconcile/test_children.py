@@ -102,13 +102,13 @@ def test_the_sidecar_is_a_native_one_that_outlives_the_engine(made):
     assert sidecar["args"][:3] == ["sidecar", "--listen=:8000", "--engine=http://127.0.0.1:8001"]
 
 
-def test_the_engine_is_asked_about_through_the_sidecar(made):
+def test_the_engines_parent_answers_the_kubelet_for_it(made):
     engine = containers(made())["engine"]
     asked = {name: engine[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert asked == {
-        "startup": {"path": "/engine/startup", "port": 8002},
-        "liveness": {"path": "/engine/live", "port": 8002},
-        "readiness": {"path": "/engine/ready", "port": 8002},
+        "startup": {"path": "/startup", "port": 8003},
+        "liveness": {"path": "/live", "port": 8003},
+        "readiness": {"path": "/ready", "port": 8003},
     }
     assert "--drain" in engine["lifecycle"]["preStop"]["exec"]["command"]
 
@@ -133,11 +133,72 @@ def test_the_best_nodes_of_the_plan_are_preferred_and_no_others_allowed(made):
 
 
 def test_gpus_are_asked_for_beside_the_users_resources(made):
-    engine = containers(made(engine={"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}}))["engine"]
-    assert engine["resources"] == {
-        "requests": {"cpu": "2", "nvidia.com/gpu": "1"},
-        "limits": {"memory": "8Gi", "nvidia.com/gpu": "1"},
-    }
+    found = made(engine={"resources": {"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}})
+    resources = containers(found)["engine"]["resources"]
+    assert resources["limits"] == {"memory": "8Gi", "nvidia.com/gpu": "1"}
+    assert (resources["requests"]["cpu"], resources["requests"]["nvidia.com/gpu"]) == ("2", "1")
+    # Kubernetes takes the limit for the request, and ours might be above it.
+    assert "memory" not in resources["requests"]
+
+
+def test_limits_of_the_users_template_are_the_requests_too(made):
+    template = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"ephemeral-storage": "1Gi"}}}]}}
+    assert "ephemeral-storage" not in containers(made(template=template))["engine"]["resources"]["requests"]
+
+
+def mebibytes(quantity):
+    return int(quantity.removesuffix("Mi"))
+
+
+def test_storage_is_requested_for_what_the_engine_downloads(made):
+    weights = 2_200_000_000  # 1.1 billion parameters of 2 bytes
+    stored = {}
+    for uri in ("hf://org/model", "pvc://models/llama", "file:///models/llama"):
+        request = containers(made(uri=uri))["engine"]["resources"]["requests"]["ephemeral-storage"]
+        stored[uri.partition(":")[0]] = mebibytes(request) << 20
+    assert stored["pvc"] == stored["file"] == GIB
+    assert stored["hf"] - GIB == pytest.approx(weights, rel=0.05)
+    volumes = {"spec": {"volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}]}}
+    request = containers(made(template=volumes))["engine"]["resources"]["requests"]["ephemeral-storage"]
+    assert mebibytes(request) << 20 == GIB
+
+
+def test_memory_and_cpu_are_requested_by_the_models_bytes_and_the_ranks(made):
+    def requests(**options):
+        found = containers(made(source="NVML", **options))["engine"]["resources"]["requests"]
+        return mebibytes(found["memory"]), int(found["cpu"].removesuffix("m"))
+
+    one, two = requests(parallelism={"tensor": 1}), requests(parallelism={"tensor": 2})
+    assert two[0] > one[0] > 2_200_000_000 >> 20
+    assert (one[1], two[1]) == (1000, 1500)
+
+
+def test_every_container_but_the_engine_has_limits_within_its_requests(made):
+    for name in ("launcher", "sidecar"):
+        resources = containers(made())[name]["resources"]
+        assert resources["limits"].keys() == resources["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "whole_s", "drain_s"),
+    [
+        ({}, 90, 60),
+        ({"slo": {"classes": [{"name": "chat", "e2e": "10s"}]}}, 90, 60),
+        ({"slo": {"classes": [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "10m"}]}}, 635, 605),
+        ({"slo": {"classes": [{"name": "batch", "e2e": "24h"}]}}, 3600, 3570),
+        ({"template": {"spec": {"terminationGracePeriodSeconds": 700}}}, 700, 670),
+        ({"template": {"spec": {"terminationGracePeriodSeconds": 30}}}, 30, 15),
+    ],
+)
+def test_a_drain_lasts_as_long_as_the_grace_period_allows_and_the_longest_answer_needs(made, spec, whole_s, drain_s):
+    found = made(**spec)
+    engine = containers(found)["engine"]
+    assert pod(found)["terminationGracePeriodSeconds"] == whole_s
+    assert f"--drain-seconds={drain_s}" in containers(found)["sidecar"]["args"]
+    # The hook outlasts the sidecar's drain, so that it hears of its end.
+    assert f"--drain-timeout={drain_s + 10}" in engine["lifecycle"]["preStop"]["exec"]["command"]
+    # A restart of a dead engine does not wait for answers that will never come.
+    assert engine["livenessProbe"]["terminationGracePeriodSeconds"] == min(whole_s, 90)
 
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-3g.20gb"])

@@ -49,6 +49,7 @@ def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
         "Reconciling": ("False", "Ready"),
         "Stalled": ("False", "Ready"),
         "Planned": ("True", "Planned"),
+        "SLOFeasible": ("Unknown", "NoPlan"),
         "PlacementVerified": ("Unknown", "NoReport"),
     }
 
@@ -69,6 +70,17 @@ def test_the_line_says_whether_the_targets_can_be_met(make, observed, ttft, said
     plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
     seen = dataclasses.replace(observed(document), service=parse_service(document))
     assert decided(seen, Choice(plan)).status["summary"]["slo"] == said
+
+
+def test_the_line_says_how_many_replicas_of_those_that_the_load_needs_are_asked_for(make, observed):
+    document = make.service(
+        slo={"classes": [{"name": "chat", "ttft": "1s"}]}, workload={"requestsPerSecond": "3"}, replicas=1
+    )
+    plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0), recommended_replicas=3)
+    seen = dataclasses.replace(observed(document), service=parse_service(document))
+    assert decided(seen, Choice(plan)).status["summary"]["slo"] == "infeasible (1 of 3 replicas)"
+    measured = dataclasses.replace(seen, measurements={"a": (ClassMeasurement("chat", 10, 10, None, None),)})
+    assert decided(measured, Choice(plan)).status["summary"]["slo"] == "100% (1 of 3 replicas)"
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,23 @@ def test_a_crashed_engine_says_its_last_words(make):
     assert not failing.stalled
 
 
+def test_the_cause_that_the_engines_parent_found_is_told_instead_of_the_last_line(make):
+    engine = crashed(1)
+    engine["lastState"]["terminated"]["message"] = (
+        "uellm launcher: EngineFailed: ValueError: Free memory on device is less\n\nmore\nresource_tracker: leaked\n"
+    )
+    failing = state(make, make.pod(containerStatuses=[engine]))
+    assert failing.message.endswith("1 restarts so far: ValueError: Free memory on device is less")
+
+
+def test_an_engine_that_is_too_old_is_named_by_its_image_and_stalled_at_once(make):
+    engine = crashed(1)
+    engine["lastState"]["terminated"]["message"] = "uellm launcher: EngineTooOld: vLLM 0.9.1 does not know --x\n"
+    failing = state(make, make.pod(containerStatuses=[engine]))
+    assert (failing.reason, failing.stalled) == ("EngineTooOld", True)
+    assert failing.message.endswith("image engine:1: vLLM 0.9.1 does not know --x")
+
+
 def test_a_crash_loop_is_stalled_after_three_restarts(make):
     assert not state(make, make.pod(containerStatuses=[crashed(2)])).stalled
     assert state(make, make.pod(containerStatuses=[crashed(3)])).stalled

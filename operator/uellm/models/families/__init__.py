@@ -1,4 +1,4 @@
-"""The families of decoders whose weights are known, and how each is recognised."""
+"""The decoder families whose weights are known, and how each is recognised."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uellm.models.families import chatglm, deepseek, dense, falcon, gemma, gpt_o
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint
 
-# transformers' LlamaConfig, which Vicuna inside LLaVA counts on.
+# The defaults of transformers' LlamaConfig, on which Vicuna inside LLaVA relies.
 LLAMA_DEFAULTS = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -32,7 +32,7 @@ MISTRAL_DEFAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a family is recognised and read. `defaults` hold in a nested config alone."""
+    """How a family is recognised and read. `defaults` apply only in a nested config."""
 
     model_types: tuple[str, ...]
     architectures: tuple[str, ...]
@@ -41,7 +41,7 @@ class Family:
 
     @property
     def name(self) -> str:
-        """What `uellm_family` calls it."""
+        """The family's name in `uellm_family`."""
         return self.model_types[0]
 
 

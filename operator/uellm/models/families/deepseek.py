@@ -1,8 +1,8 @@
-"""DeepSeek V2, V2-Lite, V3 and R1: latent attention (MLA), experts after the first dense layers.
+"""DeepSeek V2, V2-Lite, V3 and R1: latent attention (MLA), and experts after the first dense layers.
 
-The cache holds one latent vector and one rotated key a token, kv_lora_rank + qk_rope_head_dim numbers, which all
-heads share: no tensor parallelism divides it. FLOPs of attention are those of the plain form, which prefill computes;
-decoding in latent space takes more of them, and yet waits for memory.
+The cache has one latent vector and one rotated key per token, kv_lora_rank + qk_rope_head_dim numbers. All heads share
+them, so tensor parallelism does not divide the cache. The FLOPs of attention are those of the plain form, which prefill
+computes. Decoding in latent space needs more of them, but is limited by memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Latent:
     nope: int
     value: int
     query_rank: int
-    """0: queries come straight from the hidden state."""
+    """0: queries are computed directly from the hidden state."""
 
 
 def deepseek_v2(config: Config) -> Blueprint:
@@ -33,9 +33,9 @@ def deepseek_v2(config: Config) -> Blueprint:
 
 
 def deepseek_v3(config: Config) -> Blueprint:
-    """DeepSeek V3, V3.1 and R1. The layers of multi-token prediction are no part of plain serving."""
+    """DeepSeek V3, V3.1 and R1. Plain serving does not use the layers of multi-token prediction."""
     extra = config.count("num_nextn_predict_layers") or config.count("num_mtp_layers")
-    notes = (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)
+    notes = (f"{extra} layer(s) for multi-token prediction are not counted: only speculation uses them",)
     return _deepseek(config, corrected=True, notes=notes if extra else ())
 
 

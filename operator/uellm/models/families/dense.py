@@ -21,7 +21,7 @@ def decoder(
     head_norms: bool = False,
     tied: bool = False,
 ) -> Blueprint:
-    """A decoder of like layers: `norms` over the hidden size in each, `head_norms` over each head's query and key."""
+    """A decoder of equal layers: `norms` over the hidden size in each, `head_norms` over each head's query and key."""
     hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
     of = heads(config, hidden)
     other = norms * hidden + 2 * of.width * head_norms
@@ -60,12 +60,12 @@ def llama(config: Config) -> Blueprint:
 
 
 def mistral(config: Config) -> Blueprint:
-    """Mistral 7B, Nemo, Small and Ministral: Llama without biases; all layers slide where a window is given."""
+    """Mistral 7B, Nemo, Small and Ministral: Llama without biases. If a window is given, it applies to all layers."""
     return decoder(config, linear_maps(config, qkv_bias=False, output_bias=False), [SLIDING] * config.layers())
 
 
 def qwen_windows(config: Config) -> list[str]:
-    """The layers from `max_window_layers` on slide, where sliding is switched on at all."""
+    """The windows: if sliding is switched on, it applies from layer `max_window_layers` on."""
     layers = config.layers()
     if not config.flag("use_sliding_window", default=False):
         return [FULL] * layers
@@ -74,7 +74,7 @@ def qwen_windows(config: Config) -> list[str]:
 
 
 def qwen2(config: Config) -> Blueprint:
-    """Qwen2 and Qwen2.5: Llama with biases on q, k and v alone."""
+    """Qwen2 and Qwen2.5: Llama with biases only on q, k and v."""
     return decoder(config, linear_maps(config, qkv_bias=True, output_bias=False), qwen_windows(config))
 
 
@@ -86,7 +86,7 @@ def qwen3(config: Config) -> Blueprint:
 
 
 def phi3(config: Config) -> Blueprint:
-    """Phi-3 and Phi-4: Llama with q, k, v in one matrix, and gate and up in one."""
+    """Phi-3 and Phi-4: Llama with q, k and v in one matrix, and gate and up in one."""
     hidden, ffn = config.size("hidden_size"), config.size("intermediate_size")
     of = heads(config, hidden)
     linears = (

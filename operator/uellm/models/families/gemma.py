@@ -1,4 +1,4 @@
-"""Gemma 1 to 3, text: a head width of its own, tied embeddings (scaled, which takes no weights)."""
+"""Gemma 1 to 3, text: a head width of its own, and tied embeddings (scaled, which needs no weights)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uellm.models.weights import Blueprint
 
 GEMMA2_EVERY = 2  # every second layer attends to everything
 GEMMA3_EVERY = 6
-# transformers' Gemma3TextConfig: the published text_config names only what differs from it.
+# The defaults of transformers' Gemma3TextConfig; the published text_config only names differences from them.
 GEMMA3_DEFAULTS = {
     "vocab_size": 262_208,
     "hidden_size": 2304,
@@ -41,11 +41,11 @@ def gemma(config: Config) -> Blueprint:
 
 
 def gemma2(config: Config) -> Blueprint:
-    """Gemma 2: four norms a layer; every second layer slides, beginning with the first."""
+    """Gemma 2: four norms a layer; every second layer has a sliding window, beginning with the first."""
     return _gemma(config, 4, _full_every(config.layers(), GEMMA2_EVERY))
 
 
 def gemma3(config: Config) -> Blueprint:
-    """Gemma 3: norms over each head's query and key besides; every sixth layer attends to everything."""
+    """Gemma 3: additional norms over each head's query and key; every sixth layer attends to everything."""
     every = config.size("sliding_window_pattern", default=GEMMA3_EVERY)
     return _gemma(config, 4, _full_every(config.layers(), every), head_norms=True)

@@ -1,4 +1,4 @@
-"""GPT-OSS: experts with biases on every layer, attention sinks, windows on every second layer."""
+"""GPT-OSS: experts with biases on every layer, attention sinks, sliding windows on every second layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 
 def gpt_oss(config: Config) -> Blueprint:
-    """GPT-OSS 20B and 120B; the published checkpoints keep the experts in MXFP4."""
+    """GPT-OSS 20B and 120B. The published checkpoints store the experts in MXFP4."""
     hidden, layers = config.size("hidden_size"), config.layers()
     of, mixture = heads(config, hidden), experts(config, "num_local_experts", "intermediate_size")
     bias = config.flag("attention_bias", default=True)

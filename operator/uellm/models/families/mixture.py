@@ -49,7 +49,7 @@ def phimoe(config: Config) -> Blueprint:
 
 
 def qwen2_moe(config: Config) -> Blueprint:
-    """Qwen1.5-MoE and Qwen2-MoE: a shared expert behind a gate beside the routed ones; biases on q, k and v."""
+    """Qwen1.5-MoE and Qwen2-MoE: a gated shared expert beside the routed ones; biases on q, k and v."""
     hidden, shared = config.size("hidden_size"), config.size("shared_expert_intermediate_size")
     of = heads(config, hidden)
     mixture = experts(config, "num_experts", "moe_intermediate_size")
@@ -81,7 +81,7 @@ Part = tuple[tuple[WeightMatrix, ...], int]  # matrices of a layer, and its othe
 def _sparse_and_dense(
     config: Config, base: tuple[WeightMatrix, ...], sparse: tuple[WeightMatrix, ...], other: int
 ) -> list[Part]:
-    """Experts on every `decoder_sparse_step`-th layer, save those of `mlp_only_layers`."""
+    """Experts on every `decoder_sparse_step`-th layer, except those in `mlp_only_layers`."""
     layers, step = config.layers(), config.size("decoder_sparse_step", default=1)
     dense_layers = config.indices("mlp_only_layers", layers) or frozenset()
     parts: list[Part] = []

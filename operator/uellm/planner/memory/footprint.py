@@ -46,12 +46,12 @@ class Footprint:
 
     @property
     def fixed_bytes(self) -> int:
-        """What every GPU needs besides layers."""
+        """Bytes that every GPU needs besides layers."""
         return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
 
     @property
     def last_bytes(self) -> int:
-        """What the last stage needs besides that."""
+        """Further bytes that the last stage needs."""
         return self.head_bytes + self.sampler_bytes
 
     def reserved_bytes(self, memory_bytes: int) -> int:

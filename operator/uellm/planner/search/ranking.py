@@ -1,10 +1,10 @@
-"""Which of two placements is better: keys to compare, and lower bounds of a key.
+"""Which of two placements is better: keys for comparison, and lower bounds of a key.
 
-    Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time
-    Latency     the policy's weight of time and GPUs
+    Efficiency  GPUs in all, then the policy's weighting of time and GPUs, then time
+    Latency     the policy's weighting of time and GPUs
     Throughput  requests a second of a replica, then GPUs in all
 
-Before all of that, a plan that is predicted to meet its targets precedes one that cannot be predicted, and replicas
+Two criteria come before these. A plan that is predicted to meet its targets precedes one without a prediction. Replicas
 that have room now precede those that do not. The policy's weights are those of placement_policies.py, for the seconds
 of a mean request and the GPUs of a replica.
 """
@@ -24,7 +24,7 @@ Key = tuple[Any, ...]
 
 
 def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
-    """Smaller is better. `placed`: there is room for that many replicas now."""
+    """Smaller is better. `placed`: there is room for all replicas now."""
     request, times = candidate.evaluator.request, candidate.times
     seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
     rate = times.requests_per_s if times else 0.0
@@ -34,7 +34,7 @@ def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
 
 
 def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
-    """No candidate of the shape has a smaller key on a node of which `ideal` is the ideal one."""
+    """A lower bound of the key of any candidate of the shape on the nodes for which `ideal` is the ideal one."""
     request, times = ideal.evaluator.request, ideal.times
     seconds = rate = math.inf
     if times is not None:
@@ -46,7 +46,7 @@ def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
 
 
 def least(request: PlanRequest, gpus: int) -> Key:
-    """The same before anything is known of a shape but its GPUs."""
+    """A lower bound of the key if only the GPUs of a shape are known."""
     return (0, False, *_body(request, gpus, 1, 0.0, math.inf))
 
 
@@ -59,7 +59,7 @@ def _head(candidate: Candidate, *, placed: bool) -> Key:
 def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: float) -> Key:
     total = gpus * replicas
     weights = policy_weights(request.policy)
-    # Without a prediction `seconds` is infinite, and 0 times infinity is no number.
+    # Without a prediction `seconds` is infinite, and 0 times infinity is not a number.
     weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * gpus
     if request.objective == "Throughput":
         return (-rate, total)

@@ -7,11 +7,13 @@ from typing import Any
 
 from uellm.reconcile.children.desired_state import DesiredState, PinnedTemplate
 from uellm.reconcile.children.pod import pod_template
+from uellm.reconcile.children.rollout import rolling_update
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
     OWNER_ANNOTATION,
+    ROLLOUT_ANNOTATION,
     SPEC_ANNOTATION,
     TEMPLATE_ANNOTATION,
     child_metadata,
@@ -27,7 +29,9 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
     """The pods of the plan, replaced by the service's own rollout rules when their template changes."""
     spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
     pinned = _template(desired)
+    update = rolling_update(desired.service, desired.live, pinned.template, desired.surge)
     metadata["annotations"] |= {
+        **({ROLLOUT_ANNOTATION: update.why} if update.why else {}),
         SPEC_ANNOTATION: desired.spec_mark,
         IMAGES_ANNOTATION: desired.images.to_json(),
         TEMPLATE_ANNOTATION: pinned.to_json(),
@@ -39,10 +43,7 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
         "spec": {
             "replicas": desired.replicas,
             "selector": {"matchLabels": selector(desired.service.name)},
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": spec.rollout.max_surge, "maxUnavailable": spec.rollout.max_unavailable},
-            },
+            "strategy": update.strategy(),
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": int(spec.engine.startup_timeout_s) + _PROGRESS_MARGIN_S,
             "template": pinned.template,
@@ -66,7 +67,7 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
     kept = live["metadata"].get("annotations") or {}
     metadata["annotations"] |= {
         name: kept[name]
-        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION)
+        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION, ROLLOUT_ANNOTATION)
         if name in kept
     }
     manifest = {

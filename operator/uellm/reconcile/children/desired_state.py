@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
+from uellm.reconcile.children.rollout import NO_SURGE, Surge
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
@@ -72,5 +73,9 @@ class DesiredState:
     """Pods that are to run."""
     spec_mark: str
     """Generation and digest of the spec that this is built for."""
+    live: Mapping[str, Any] | None = None
+    """The Deployment as it is; None where there is none yet."""
+    surge: Surge = NO_SURGE
+    """Whether one more replica could start before an old one ends."""
     pinned: PinnedTemplate | None = None
     """The Deployment's pod template, where it was built for this very spec."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, SIDECAR_PORT
+from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, PROBE_PORT, SIDECAR_PORT
 from uellm.hardware import GPU_RESOURCE
+from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
 from uellm.reconcile.names import config_name, labels
@@ -22,8 +24,6 @@ STATE_DIRECTORY = "/var/lib/uellm"
 # Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
 KEYS_DIRECTORY = "/etc/uellm-auth"
 HOME = "/var/cache/uellm"
-# preStop waits up to 60 s for requests in flight; the rest is for the engine's own shutdown.
-GRACE_PERIOD_S = 90
 STARTUP_PERIOD_S = 5
 SHARED_MEMORY = "2Gi"
 """For what NCCL and vLLM's workers of one pod exchange."""
@@ -47,7 +47,7 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             # Links of a Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot parse.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+            "terminationGracePeriodSeconds": grace_period(desired.service).whole_s,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": USER,
@@ -87,7 +87,7 @@ def _launcher(desired: DesiredState) -> dict[str, Any]:
     return {
         "name": "launcher",
         "image": desired.images.launcher,
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        "resources": resources.LAUNCHER,
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "uellm-bin", "mountPath": "/uellm-bin"}],
@@ -105,6 +105,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
             f"--engine=http://{ENGINE_ADDRESS}",
             f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
             f"--metrics-listen=:{METRICS_PORT}",
+            f"--drain-seconds={grace_period(desired.service).drain_s}",
         ],
         "env": [
             {"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE},
@@ -118,7 +119,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
         "startupProbe": {"httpGet": _get("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": _get("/livez"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "readinessProbe": {"httpGet": _get("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 1},
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+        "resources": resources.SIDECAR,
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _sidecar_mounts(desired),
@@ -137,6 +138,8 @@ def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
 
 
 def _engine(desired: DesiredState) -> dict[str, Any]:
+    grace = grace_period(desired.service)
+    drain = f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"
     return {
         "name": "engine",
         "image": desired.images.engine,
@@ -146,36 +149,54 @@ def _engine(desired: DesiredState) -> dict[str, Any]:
             f"--plan={CONFIG_DIRECTORY}/plan.json",
             f"--placement={PLACEMENT_FILE}",
             f"--listen={ENGINE_ADDRESS}",
+            f"--probe-port={PROBE_PORT}",
+            f"--sidecar=127.0.0.1:{METRICS_PORT}",
         ],
         "env": _environment(desired),
-        # The engine listens on loopback, out of the kubelet's reach: the sidecar answers for it.
-        "startupProbe": {
-            "httpGet": _get("/engine/startup"),
-            "periodSeconds": STARTUP_PERIOD_S,
-            "timeoutSeconds": 3,
-            "failureThreshold": math.ceil(desired.service.spec.engine.startup_timeout_s / STARTUP_PERIOD_S),
-        },
-        "livenessProbe": {
-            "httpGet": _get("/engine/live"),
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
-        "readinessProbe": {
-            "httpGet": _get("/engine/ready"),
-            "periodSeconds": 2,
-            "timeoutSeconds": 2,
-            "failureThreshold": 2,
-        },
+        "ports": [{"name": "probes", "containerPort": PROBE_PORT, "protocol": "TCP"}],
+        **_engine_probes(desired.service.spec.engine.startup_timeout_s, min(grace.whole_s, SHORTEST_S)),
         "lifecycle": {
             "preStop": {
-                "exec": {"command": ["python3", LAUNCHER, "--drain", f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"]}
+                "exec": {
+                    # The sidecar answers first.
+                    "command": ["python3", LAUNCHER, "--drain", drain, f"--drain-timeout={grace.drain_s + 10}"]
+                }
             }
         },
-        "resources": _resources(desired),
+        "resources": resources.engine_resources(desired),
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _engine_mounts(desired),
+    }
+
+
+def _engine_probes(startup_timeout_s: float, restart_grace_s: int) -> dict[str, Any]:
+    """The engine listens on loopback, out of the kubelet's reach: its parent answers for it.
+
+    `restart_grace_s`: an engine that fails a probe answers no request, so a restart need not wait for the longest.
+    """
+    port = {"port": PROBE_PORT}
+    return {
+        "startupProbe": {
+            "httpGet": {"path": "/startup", **port},
+            "periodSeconds": STARTUP_PERIOD_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": math.ceil(startup_timeout_s / STARTUP_PERIOD_S),
+            "terminationGracePeriodSeconds": max(1, restart_grace_s),
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/live", **port},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+            "terminationGracePeriodSeconds": max(1, restart_grace_s),
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", **port},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+            "failureThreshold": 2,
+        },
     }
 
 
@@ -212,14 +233,6 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
     theirs = [{"name": each.name, "value": each.value} for each in desired.service.spec.engine.env]
     names = {entry["name"] for entry in theirs}
     return [*(entry for entry in entries if entry["name"] not in names), *theirs]
-
-
-def _resources(desired: DesiredState) -> dict[str, Any]:
-    gpus = {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
-    theirs = desired.service.spec.engine.resources
-    requests = dict((theirs and theirs.requests) or {})
-    limits = dict((theirs and theirs.limits) or {})
-    return {"requests": {**requests, **gpus}, "limits": {**limits, **gpus}}
 
 
 def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:

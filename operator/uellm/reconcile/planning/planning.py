@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -46,6 +47,14 @@ IMPROVE_EVERY_S = 300
 DEFER_PODS_S = 5
 
 
+Observe = Callable[[str, float], None]
+"""Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
+
+
+def unobserved(outcome: str, seconds: float) -> None:
+    """Nobody counts searches."""
+
+
 class Planned(NamedTuple):
     """The choice, and the chosen plan for its pods; None where there is no plan."""
 
@@ -78,14 +87,20 @@ class _Rendering(NamedTuple):
 class Planning:
     """Plans of all services. Call `restore` before the first `plan`."""
 
-    def __init__(self, cache: Cache, worker: PlanningWorker) -> None:
+    def __init__(self, cache: Cache, worker: PlanningWorker, *, observe: Observe = unobserved) -> None:
         self._cache = cache
         self._worker = worker
+        self._observe = observe
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
         self._one_at_a_time = asyncio.Lock()
         self._in_line = 0
+
+    @property
+    def in_line(self) -> int:
+        """Services that wait for the planner."""
+        return self._in_line
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
@@ -138,6 +153,15 @@ class Planning:
             return None
         return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
 
+    def room_for_another(self, observed: Observed, plan: RenderedPlan) -> str:
+        """A node of the plan that has room for a replica besides those that run; empty for none."""
+        assert observed.service is not None
+        own = claim(Commitment(plan.gpus_per_replica, plan.nodes), 0, observed.pods)
+        everyone = offers(observed.nodes, [*self._claims(observed.key), own], ())
+        nodes, _ = reachable(everyone, self._cache.node, observed.service)
+        room = {offer.node.name: len(offer.free) - offer.promised for offer in nodes}
+        return next((name for name in plan.nodes if room.get(name, 0) >= plan.gpus_per_replica), "")
+
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
         if observed.suspended and observed.incumbent is not None and not observed.spec_changed:
@@ -169,7 +193,10 @@ class Planning:
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         hardware = hardware_offers(observed.nodes) if incumbent is not None else ()
         question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        start_s = time.monotonic()
         answer = await self._worker.answer(question)
+        failure = answer.choice.failure
+        self._observe(failure.reason if failure else "Planned", time.monotonic() - start_s)
         choice, rendered = answer.choice, answer.rendered
         self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
         if choice.plan is not None and rendered is not None:

@@ -8,6 +8,7 @@ from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
+from uellm.reconcile.planning.host_needs import host_memory_bytes, host_millicores
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
@@ -17,12 +18,15 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free.
     """
     document, annotation = plan_document(plan, request), plan_annotation(plan, request)
-    step = step_time(plan, request)
+    step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
         shape=shape_of(plan),
         nodes=plan.nodes,
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
+        weight_bytes=request.architecture.weight_bytes,
+        host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated, kv_factor=document.kv_factor),
+        host_millicores=host_millicores(plan, simulated=simulated),
         annotation=annotation.to_json(),
         plan_json=document.to_json(),
         max_num_seqs=plan.max_num_seqs,
