@@ -96,6 +96,17 @@ class SidecarPrediction(Model):
     """Whether to use a learned model as well, in its own process. It needs the extra `predictor` and 110 MB."""
 
 
+class SidecarRoute(Model):
+    """What is different for one route."""
+
+    model_config = _LENIENT
+
+    path: str
+    """The route, such as `/v1/audio/transcriptions`."""
+    max_body_bytes: BodyBytes
+    """Bytes of one request's body."""
+
+
 class SidecarHttp(Model):
     """What clients may send, and how long connections stay open."""
 
@@ -105,8 +116,8 @@ class SidecarHttp(Model):
     """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
     max_body_bytes: BodyBytes = 256 * 1024 * 1024
     """Bytes of one request's body. All bodies together have 256 MiB."""
-    max_body_bytes_by_route: Annotated[dict[str, BodyBytes], Field(max_length=64)] = Field(default_factory=dict)
-    """The same for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
+    routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
+    """Other limits for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
 
     @property
     def idle_timeout_s(self) -> float:

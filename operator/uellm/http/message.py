@@ -39,7 +39,7 @@ class RequestLimits:
     """Number of header fields."""
     body_bytes: int = 256 * MIB
     """vLLM has no limit of its own, so a body may take all the memory that there is for bodies."""
-    body_bytes_of: Mapping[str, int] = field(default_factory=dict)
+    body_bytes_of: dict[str, int] = field(default_factory=dict)
     """Other limits by path."""
     ahead_bytes: int = 64 * KIB
     """Bytes a client may send during a request for the next one; beyond that the socket is not read. A longer head

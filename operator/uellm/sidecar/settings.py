@@ -75,7 +75,7 @@ class Settings:
             base,
             idle_s=http.idle_timeout_s if "idle_timeout" in given else base.idle_s,
             body_bytes=http.max_body_bytes if "max_body_bytes" in given else base.body_bytes,
-            body_bytes_of={**base.body_bytes_of, **http.max_body_bytes_by_route},
+            body_bytes_of=base.body_bytes_of | {route.path: route.max_body_bytes for route in http.routes},
         )
 
 

@@ -43,8 +43,8 @@ async def test_audio_has_a_limit_a_little_above_vllms_own(engine, harness, path)
 
 
 async def test_limits_of_bodies_are_settings_by_route_and_change_while_it_runs(engine, launch):
-    document = {"classes": [], "http": {"maxBodyBytes": 1000, "maxBodyBytesByRoute": {"/v1/completions": 2000}}}
-    harness = await launch(document)
+    routes = [{"path": "/v1/completions", "maxBodyBytes": 2000}]
+    harness = await launch({"classes": [], "http": {"maxBodyBytes": 1000, "routes": routes}})
 
     async def status(path: str, size: int) -> int:
         async with harness.client.post(harness.url(path), data=bytes(size)) as response:
