@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
+from uellm_devcluster.cache import cache_directory, locked
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
 
@@ -48,6 +51,28 @@ def ensure(packages: Iterable[str]) -> None:
         raise ClusterError(f"apt-get installed {', '.join(still)}, but their files are not where they are expected")
 
 
+def unpacked(package: str) -> Path:
+    """The files of a package in a directory of their own, without installing it, and so without root.
+
+    Raises ClusterError where this machine has no apt-get, or no way to the packages.
+    """
+    home = cache_directory() / "debian" / package
+    if home.is_dir():
+        return home
+    if not shutil.which("apt-get"):
+        raise ClusterError(f"missing: {package}; this machine has no apt-get: install its equivalent")
+    with locked(home.with_name(f"{package}.lock")), tempfile.TemporaryDirectory(dir=home.parent) as scratch:
+        if home.is_dir():  # another process made it while this one waited
+            return home
+        if os.geteuid() == 0:
+            _apt("update")
+        _run(["apt-get", "--quiet", "--quiet", "download", package], "download", directory=scratch)
+        (archive,) = Path(scratch).glob("*.deb")
+        _run(["dpkg-deb", "--extract", str(archive), f"{scratch}/files"], "extract", directory=scratch)
+        Path(scratch, "files").rename(home)
+    return home
+
+
 def _present(proof: str) -> bool:
     if proof.startswith("/"):
         return os.path.exists(proof)
@@ -56,10 +81,12 @@ def _present(proof: str) -> bool:
 
 
 def _apt(*arguments: str) -> None:
+    _run(["apt-get", "--quiet", "--quiet", *arguments], arguments[0])
+
+
+def _run(command: list[str], what: str, *, directory: str | None = None) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(
-        ["apt-get", "--quiet", "--quiet", *arguments], env=env, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=env, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ClusterError(f"apt-get {arguments[0]} failed: {last}")
+        raise ClusterError(f"{command[0]} {what} failed: {last}")

@@ -1,4 +1,4 @@
-"""The CRDs on a real API server: what it refuses, fills in, prints and scales."""
+"""The CRDs on a real API server: validation, defaults, printer columns and scaling."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The extender behind the real kube-scheduler: where pods go, and what is said about those that go nowhere.
+"""The extender behind the real kube-scheduler: where pods go, and the reasons for pods that go nowhere.
 
-The scheduler only binds; kwok plays the nodes.
+The scheduler only binds; kwok simulates the nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Processes:
-    """The extender and the scheduler that asks it."""
+    """The extender and the scheduler that calls it."""
 
     def __init__(self, kubeconfig: str, directory: Path) -> None:
         self.url = f"http://127.0.0.1:{free_ports('extender')['extender']}"
@@ -101,7 +101,7 @@ def processes(kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type: ignore[assignment]
-    """A model of `layers` layers of 1 GiB each."""
+    """The plan of a model with `layers` layers of 1 GiB each."""
     document = {
         "gpus": gpus,
         "tensor": 1,
@@ -185,7 +185,7 @@ async def test_the_next_try_sees_a_profile_that_has_changed(
 
     await eventually(told)
     await apply_profile(name, [24 * GIB] * 2)
-    # kube-scheduler does not watch profiles: it tries again when something that it watches happens, or by its clock.
+    # kube-scheduler does not watch profiles: it retries after an event that it watches, or after a time.
     await gpu_node([])
     assert await eventually(lambda: node_of(kube, namespace, "p")) == name
 

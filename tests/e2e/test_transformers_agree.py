@@ -1,7 +1,7 @@
-"""Bytes by layer against the models that transformers builds from the same configuration, on the meta device.
+"""Bytes by layer against the models that transformers builds from the same configuration on the meta device.
 
-Among the tests that take long because importing torch and transformers takes seconds; each model takes milliseconds.
-ChatGLM is no part of transformers: its published counts stand in tests/data/published-models.json.
+It is among the slow tests because importing torch and transformers takes seconds; each model takes milliseconds.
+transformers does not include ChatGLM: its published counts are in tests/data/published-models.json.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ TOWER = re.compile("vision|visual|projector|image_")
 
 
 def built(kind: str, fields: Mapping[str, Any], *, wrapper: bool = False) -> tuple[Any, Any]:
-    """The configuration and the model of transformers, without memory for weights."""
+    """The configuration and the transformers model, without memory for weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -124,7 +124,7 @@ def built(kind: str, fields: Mapping[str, Any], *, wrapper: bool = False) -> tup
 
 
 def tallied(model: Any) -> tuple[list[int], int, int]:
-    """Numbers of each layer, of what lies around the layers, and of the tower."""
+    """Numbers of each layer, of the parts outside the layers, and of the tower."""
     layers: dict[int, int] = {}
     ends = tower = 0
     corrections = [each for each in model.named_buffers() if each[0].endswith("e_score_correction_bias")]
@@ -140,7 +140,7 @@ def tallied(model: Any) -> tuple[list[int], int, int]:
 
 
 def numbers(model: Architecture) -> list[int]:
-    """Numbers of each layer of ours, which holds the bias of DeepSeek V3's router in twice the width."""
+    """Our numbers of each layer. DeepSeek V3's router bias counts twice, because it is stored in 32 bits."""
     wide = model.experts if model.name.startswith("DeepseekV3") else 0
     pairs = zip(model.layer_weight_bytes, model.layer_expert_bytes, strict=True)
     return [weights // 2 - wide * bool(experts) for weights, experts in pairs]
@@ -166,7 +166,7 @@ def test_the_headers_of_a_saved_model_agree_with_the_formula(kind: str, fields: 
     written = {**config.to_dict(), "dtype": "float16"}
     by_formula, by_headers = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
     assert by_headers.measured
-    # transformers saves DeepSeek V3's bias in the model's dtype, where the engine holds it in 32 bits.
+    # transformers saves DeepSeek V3's bias in the model's dtype, but the engine holds it in 32 bits.
     if kind != "deepseek_v3":
         assert by_headers.layer_weight_bytes == by_formula.layer_weight_bytes
         assert by_headers.weight_bytes == by_formula.weight_bytes

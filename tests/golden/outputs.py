@@ -1,4 +1,4 @@
-"""What is made of a service today: the plan, and every object that the operator would write for it.
+"""Today's output for a service: the plan, and every object that the operator would write for it.
 
 `plan.json` and the pod's annotation are inside the objects, as the launcher and the extender read them.
 """
@@ -21,7 +21,7 @@ IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
 
 
 def outputs(case: Case) -> dict[str, Any]:
-    """`{"error": ..}`, or plan, unrounded predictions and manifests, as JSON has them."""
+    """`{"error": ..}`, or plan, unrounded predictions and manifests, in JSON types."""
     service = parse_service(case.service)
     try:
         request = plan_request(service, architecture_of(service), tuple(_offers(case)))

@@ -15,7 +15,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Process:
-    """`uellm controller` with a health port of its own."""
+    """`uellm controller` with its own health port."""
 
     def __init__(self, kubeconfig: str, namespace: str, log: Path) -> None:
         self.log = log
@@ -54,7 +54,7 @@ class Process:
         return self._process.wait(timeout=timeout_s)
 
     def children(self) -> list[int]:
-        """Process ids of the processes under it: the planner's among them."""
+        """Ids of its child processes, including the planner's."""
         listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return [int(pid) for pid in listed.split()]
 

@@ -1,4 +1,4 @@
-"""Configurations of models, as their config.json has them."""
+"""Configurations of models, in the form of their config.json."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ SMALLEST_LLAMA: dict[str, Any] = {
     "max_position_embeddings": 64,
     "torch_dtype": "float16",
 }
-"""For tests that need a model which can be read, and do not care which."""
+"""For tests that need any readable model."""

@@ -1,4 +1,4 @@
-"""However old a node's profile is, the snapshot counts its free GPUs right, as long as the pods' events arrive."""
+"""However old a node's profile is, the snapshot counts its free GPUs correctly as long as pod events arrive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def annotation(gpus: int, *nodes: str) -> str:
 
 
 class World:
-    """Nodes whose kubelets hand out devices at once, whose profiles are written when a step says so."""
+    """Nodes whose kubelets allocate devices at once, and whose profiles are only written by a step of the test."""
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()

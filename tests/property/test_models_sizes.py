@@ -1,4 +1,4 @@
-"""What holds of every model, whatever its sizes."""
+"""Properties of every model, whatever its sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MANY = settings(max_examples=100, deadline=None)
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
-    """A config that suits every family: each reads the fields that it knows."""
+    """A config that suits every family, because each reads only its own fields."""
     heads, width = draw(st.sampled_from([2, 4, 8])), draw(st.sampled_from([8, 16, 32]))
     hidden, layers = heads * width, draw(st.integers(1, 9))
     experts = draw(st.integers(1, 12))

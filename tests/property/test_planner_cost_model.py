@@ -1,4 +1,4 @@
-"""What holds of the cost model whatever the hardware, the model and the load."""
+"""Properties of the cost model for any hardware, model and load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL = read_architecture(
         "torch_dtype": "bfloat16",
     }
 )
-# A thousandth: the number of running sequences is found by halving.
+# A thousandth, because the number of running sequences is found by bisection.
 SLACK = 1 + 1e-3
 
 rates = st.tuples(st.floats(1e13, 1e15), st.floats(1e11, 4e12))

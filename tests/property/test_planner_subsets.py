@@ -1,4 +1,4 @@
-"""The every-subset rule against looking at every subset; and what must hold of any plan."""
+"""The every-subset rule against a check of every subset, and properties of any plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predictor's statistics against definitions that are too slow to use."""
+"""The predictor's statistics against their plain definitions, which are too slow for use."""
 
 from __future__ import annotations
 

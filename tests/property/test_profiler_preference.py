@@ -1,4 +1,4 @@
-"""What the device plugin advises, for any devices and any question of the kubelet."""
+"""The device plugin's preferred allocation, for any devices and any request of the kubelet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the scheduler loses no request and hands none out twice."""
+"""For any order of events, the scheduler loses no request and hands none out twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLASSES = (
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """The scheduler beside a model of it that is two plain lists."""
+    """The scheduler beside a model that consists of two plain lists."""
 
     def __init__(self) -> None:
         super().__init__()

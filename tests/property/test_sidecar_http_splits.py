@@ -1,4 +1,4 @@
-"""However a network cuts what is sent, the same bytes come out: request heads and bodies, and answers."""
+"""However a network splits the bytes, the result is the same: request heads and bodies, and answers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_body_arrives_whole_and_leaves_what_follows_it(body, chunks, at, chunk
 
 
 class Wire:
-    """A transport that remembers."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -85,9 +85,9 @@ class Wire:
 
 
 async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | None = None) -> tuple[bytes, bool]:
-    """What comes out of an answer that arrives in these pieces, and whether it counts as whole.
+    """The relayed bytes of an answer that arrives in these pieces, and whether it counts as complete.
 
-    `passed`: take whole chunks as they came, and put them here too.
+    `passed`: also pass on whole chunks unchanged, and collect them here.
     """
     connection = ClientConnection(EnginePool(EngineAddress("h", 1)))
     connection.connection_made(Wire())
@@ -96,7 +96,7 @@ async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | Non
 
     def take(chunk: bytes) -> bool:
         if len(received) % 5 == 4:
-            return False  # as whoever wants a look at it does
+            return False  # as a reader of the answer does
         passed.append(chunk)
         received.append(chunk.partition(b"\r\n")[2][:-2])
         return True
@@ -168,7 +168,7 @@ def test_the_rest_of_a_size_line_and_what_follows_is_not_taken_for_a_chunk():
     event = b"data: {" + b"x" * 84 + b"}\n\n"
     chunk = b"5e\r\n" + event + b"\r\n"
     content = event + b"\r\n" + b"y" * 254
-    # A chunk of 0x15e bytes, cut behind the first digit: what comes next looks like one of 0x5e.
+    # A chunk of 0x15e bytes, split after the first digit: the rest looks like a chunk of 0x5e.
     pieces = [CHUNKED, chunk, chunk + b"1", chunk, content[96:] + b"\r\n0\r\n\r\n"]
     passed: list[bytes] = []
     assert asyncio.run(relayed(pieces, close=False, passed=passed)) == (event + event + content, True)
@@ -181,7 +181,7 @@ def test_whole_chunks_of_events_pass_unparsed(chunks):
     passed: list[bytes] = []
     _, complete = asyncio.run(relayed([CHUNKED, chunks[0], *chunks, b"0\r\n\r\n"], close=False, passed=passed))
     assert complete
-    # The first chunk tells the parser's place; every fifth piece is not taken.
+    # The first chunk shows the parser's position; every fifth piece is not passed on.
     assert passed == [chunk for place, chunk in enumerate(chunks, 1) if place % 5 != 4]
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
+from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
 from uellm.placement_policies import PlacementPolicy
@@ -116,7 +117,7 @@ class PlacementSpec(Model):
     """GPUs of each replica."""
     allocation: Literal["DevicePlugin"] = "DevicePlugin"
     """How a pod is given its devices."""
-    scheduler_name: DnsSubdomain = "uellm-scheduler"
+    scheduler_name: DnsSubdomain = SCHEDULER_NAME
     """The scheduler of the engine's pods. With a scheduler other than UELLM's, nodes that cannot hold the plan are
     not ruled out when a pod is scheduled.
     """

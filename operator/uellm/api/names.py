@@ -11,6 +11,9 @@ LLMSERVICE_KIND = "LLMService"
 SERVICE_LABEL = "uellm.io/service"
 """On every child and pod: the name of its LLMService."""
 
+SCHEDULER_NAME = "uellm-scheduler"
+"""The scheduler that asks our extender; the default of `placement.schedulerName`."""
+
 PLAN_ANNOTATION = "uellm.io/plan"
 """On pods: the plan for the scheduler extender, as JSON."""
 

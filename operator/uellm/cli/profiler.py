@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kubelet's PodResources socket (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8003 (default: none)"
+        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8004 (default: none)"
     )
     add_log_level(parser)
     parser.add_argument(
@@ -101,7 +101,7 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
     kubelet = PodResources(args.pod_resources)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kubelet.close)
-        if (address := metrics_listen(args.metrics_listen, ":8003")) is not None:
+        if (address := metrics_listen(args.metrics_listen, ":8004")) is not None:
             await stack.enter_async_context(MetricsServer(*address, metrics.registry))
         kube = await stack.enter_async_context(
             await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)

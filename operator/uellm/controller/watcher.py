@@ -55,11 +55,17 @@ class Watcher:
             self._mark(key, after_s)
 
     def _on_profile(self, event: str | None, obj: Mapping[str, Any]) -> None:
-        before = self._cache.profiled_nodes()
+        name = obj["metadata"]["name"]
+        before = self._cache.profiled_node(name)
         self._store(GPUNODEPROFILE, event, obj)
+        after = self._cache.profiled_node(name)
         # A profile is written every few seconds, but what a plan depends on seldom changes.
-        if self._cache.profiled_nodes() != before:
-            self.mark_all(SETTLE_S)
+        if before is None or after is None or before.facts != after.facts:
+            if before is not after:
+                self.mark_all(SETTLE_S)
+        elif not before.holders.items() <= after.holders.items():
+            # A GPU was freed, or went from one pod to another. One that was taken makes room for nobody.
+            self._others_may_fit()
 
     def _on_node(self, event: str | None, obj: Mapping[str, Any]) -> None:
         name = obj["metadata"]["name"]

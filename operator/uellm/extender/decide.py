@@ -1,26 +1,30 @@
 """The two decisions: which nodes cannot hold a plan, and how good the others are. Pure functions of a snapshot.
 
-    score = 6 * (1 - rank / nodes in the plan)      the planner's order: it knows speed and links
-          + 4 * gpus / (free - promised)            tightness: GPUs that stay together can serve bigger plans later
+    score = 4 * memory rate / best memory rate     the slowest free GPU: decoding is as fast as memory
+          + 2 * link rate / best link rate         the slowest link between free GPUs; all of it for plans of one GPU
+          + 4 * gpus / (free - promised)           tightness: GPUs that stay together can serve bigger plans later
 
-rounded down to 0..10; a node that the plan does not name has no share of the first part.
+rounded to 0..10. Rates are those of the profiles; the best ones are those among the nodes that are asked about. Rates
+within a tenth of the best count as the best, so that noise does not spread replicas over loose nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import HIGHEST_SCORE
-from uellm.extender.snapshot import ResourceOffer, Snapshot
+from uellm.extender.snapshot import NodeSpeed, ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
-ORDER_POINTS = 6
-TIGHTNESS_POINTS = HIGHEST_SCORE - ORDER_POINTS
+MEMORY_POINTS = 4
+LINK_POINTS = 2
+TIGHTNESS_POINTS = HIGHEST_SCORE - MEMORY_POINTS - LINK_POINTS
+AS_GOOD = 0.9
 
 # The scheduler puts every distinct sentence into the pod's condition; this keeps it short with a thousand nodes.
 MOST_SENTENCES = 12
@@ -94,7 +98,8 @@ class Judge:
         free, promised = len(offer.free), offer.promised
         if plan.gpus > free - promised:
             taken = f", {promised} of them promised to pods that start" if promised else ""
-            said = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}"
+            unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
+            said = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
             return Refusal("TooFewFree", said)
         if offer.shape not in verdicts:
             refusal = self._refusal_on(plan, offer.node, offer.free)
@@ -108,13 +113,26 @@ def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int
         plan = PlanAnnotation.from_json(text)
     except UnreadableDocument:
         return {}
-    order = {name: rank for rank, name in enumerate(plan.nodes)}
-    return {name: _score(plan, order, name, snapshot.offer(name, plan.resource_name)) for name in names}
+    offers = {name: snapshot.offer(name, plan.resource_name) for name in names}
+    speeds = [offer.speed for offer in offers.values() if offer is not None]
+    best = NodeSpeed(
+        max((speed.memory_bytes_per_s for speed in speeds), default=0.0),
+        max((speed.link_bytes_per_s for speed in speeds), default=0.0),
+    )
+    return {name: _score(plan, best, offer) for name, offer in offers.items()}
 
 
-def _score(plan: PlanAnnotation, order: Mapping[str, int], name: str, offer: ResourceOffer | None) -> int:
-    points = ORDER_POINTS * (1 - order[name] / len(order)) if name in order else 0.0
-    left = len(offer.free) - offer.promised if offer else 0
+def _score(plan: PlanAnnotation, best: NodeSpeed, offer: ResourceOffer | None) -> int:
+    if offer is None:
+        return 0
+    points = MEMORY_POINTS * _share(offer.speed.memory_bytes_per_s, best.memory_bytes_per_s)
+    points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(offer.speed.link_bytes_per_s, best.link_bytes_per_s))
+    left = len(offer.free) - offer.promised
     if left > 0:
         points += TIGHTNESS_POINTS * min(1.0, plan.gpus / left)
-    return min(HIGHEST_SCORE, int(points))
+    return min(HIGHEST_SCORE, round(points))
+
+
+def _share(rate: float, best: float) -> float:
+    share = rate / best if best else 1.0
+    return 1.0 if share >= AS_GOOD else share

@@ -7,6 +7,9 @@ from typing import Literal, get_args
 GPU_RESOURCE = "nvidia.com/gpu"
 """The extended resource by which pods request whole GPUs; MIG slices may have one of their own."""
 
+SIMULATED_DEVICES_VARIABLE = "UELLM_SIMULATED_DEVICES"
+"""In a container on a simulated node: what its devices are, as JSON. Set by the device plugin; no driver knows them."""
+
 LinkKind = Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"]
 """Links between GPUs, with the names of `nvidia-smi topo -m`."""
 

@@ -12,6 +12,7 @@ from uellm.kube.transport import Observe, Transport, unobserved
 from uellm.kube.watch import SESSION_S, SILENCE_S, Event, Watch, lean, list_all
 
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
+MERGE = "application/merge-patch+json"
 
 
 class Kube:
@@ -91,6 +92,21 @@ class Kube:
     async def apply_status(self, obj: Mapping[str, Any], *, manager: str) -> dict[str, Any]:
         """Server-side apply of the status subresource; the object must exist. Raises NotFound."""
         return await self._apply(obj, "status", manager, True, False)
+
+    async def annotate(
+        self, kind: Kind, name: str, namespace: str | None, annotations: Mapping[str, str | None], *, uid: str
+    ) -> bool:
+        """Set annotations of an object, and remove those that are None. False where no such object of this uid exists.
+
+        Server-side apply could not remove what another manager has set.
+        """
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        path = kind.path(namespace=namespace, name=name)
+        try:
+            await self._transport.call("PATCH", path, body=body, content_type=MERGE)
+        except (NotFound, Conflict):
+            return False
+        return True
 
     async def delete(
         self,

@@ -42,7 +42,7 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
     """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
     try:
         # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
-        from uellm.launcher.bind import announce, prepare
+        from uellm.launcher.bind import announce, prepare, read_advice
         from uellm.planner.handover.plan_document import PlanDocument
     except ModuleNotFoundError as error:
         if error.name != "numpy":
@@ -53,9 +53,10 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
             "image, or add numpy to yours",
         ) from error
     document = PlanDocument.from_json(content, str(args.plan))
-    found, binding, command = prepare(document, listen=args.listen, environment=environment)
+    advice = read_advice(args.devices)
+    found, binding, command = prepare(document, advice, listen=args.listen, environment=environment)
     check_engine(command.argv)
-    report.write(args.placement, report.started(document, plan_hash, found, binding, command))
+    report.write(args.placement, report.started(document, advice, plan_hash, found, binding, command))
     announce(found, binding, command)
     os.execve(command.argv[0], command.argv, dict(command.environment))
 
@@ -83,6 +84,12 @@ def _listen(value: str) -> tuple[str, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description="Binds a plan to this container's devices; runs vLLM")
     parser.add_argument("--plan", type=Path, default=Path("/etc/uellm/plan.json"), help="plan.json of the ConfigMap")
+    parser.add_argument(
+        "--devices",
+        type=Path,
+        default=Path("/etc/uellm-devices/devices.json"),
+        help="devices.json, facts of single GPUs; it may be missing",
+    )
     parser.add_argument("--placement", type=Path, default=Path("/run/uellm/placement.json"), help="report to write")
     parser.add_argument("--listen", type=_listen, default=("127.0.0.1", 8001), metavar="HOST:PORT", help="the engine's")
     parser.add_argument("--probe-port", type=int, metavar="PORT", help="answer the kubelet's probes of the engine here")

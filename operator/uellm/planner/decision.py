@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from uellm.errors import PlanError
 from uellm.planner import constants as c
 from uellm.planner.cost.targets import outcomes
@@ -26,6 +28,8 @@ def plan(request: PlanRequest) -> Plan:
     NoProfile (no node is profiled), InvalidOverride (an override of the user cannot work), NoFit (no node has enough
     room or free GPUs), NeedsExactDevices (it would fit only on devices of our choice).
     """
+    # Nodes that take no new pods are known, but nothing is planned on them.
+    request = replace(request, nodes=tuple(offer for offer in request.nodes if not offer.closed))
     check(request)
     if not request.nodes and request.left_out:
         raise PlanError("NoFit", f"none of the profiled nodes may run the pods: {'; '.join(request.left_out)}")

@@ -71,6 +71,8 @@ class NodeOffer:
     node: Node
     free: tuple[str, ...]
     promised: int = 0
+    closed: str = ""
+    """Why the node takes no new pods at the moment, such as a cordon; it then offers nothing."""
 
 
 @dataclass(frozen=True, slots=True)

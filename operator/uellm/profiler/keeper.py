@@ -19,15 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from uellm.api.node_labels import own_labels
 from uellm.errors import BadInput
-from uellm.kube import KubeError
+from uellm.hardware import Device
+from uellm.kube import Forbidden, KubeError, NotFound
 from uellm.profiler import bench
 from uellm.profiler.allocations import Allocations, allocations
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import Held, KubeletSilent
 from uellm.profiler.process import in_daemon_thread, now
-from uellm.profiler.sample import NVML, DriverChanged, Sample, Source, SourceError
-from uellm.profiler.status import Seen, changes, compose, device_states, facts, pod_uids_of, sample_of
+from uellm.profiler.sample import NVML, SIMULATED, DriverChanged, Sample, Source, SourceError
+from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ class Keeper:
         self._resolved: Held | None = None
         self._before: dict[str, Any] = {}
         self._written_at: float | None = None
+        self._labels: dict[str, str] | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -202,14 +205,33 @@ class Keeper:
         heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s
         await self._resolve(self._held, heartbeat)
         status = compose(self._seen(sample), self._before, now(), observed_at=self._looked_at)
-        if not heartbeat and facts(status) == facts(self._before):
+        if heartbeat or facts(status) != facts(self._before):
+            await self._store.write(status)
+            self._metrics.written(device_states(status))
+            for change in changes(self._before, status):
+                logger.info(change)
+            self._before = status
+            self._written_at = time.monotonic()
+        await self._label(status, again=heartbeat)
+
+    async def _label(self, status: Status, *, again: bool) -> None:
+        """After the profile: the labels are the event that makes the scheduler try pods with it.
+
+        `again`: also where they have not changed, in case that somebody removed them.
+        """
+        labels = own_labels(map(Device.from_dict, status["devices"]), simulated=status["source"] == SIMULATED)
+        if labels == self._labels and not again:
             return
-        await self._store.write(status)
-        self._metrics.written(device_states(status))
-        for change in changes(self._before, status):
-            logger.info(change)
-        self._before = status
-        self._written_at = time.monotonic()
+        try:
+            await self._store.label(labels)
+        except (Forbidden, NotFound) as error:
+            # Where GPU Feature Discovery labels the nodes, alike GPUs need no labels of ours.
+            self._say("node labels", f"{error}; nodes with unlike or simulated GPUs take no pods without them")
+        else:
+            self._recovered("node labels")
+            if labels != self._labels:
+                logger.info("labelled the node: %s", ", ".join(f"{key}={value}" for key, value in labels.items()))
+        self._labels = labels
 
     async def _resolve(self, held: Held, heartbeat: bool) -> None:
         same = self._resolved is not None and self._resolved.devices == held.devices

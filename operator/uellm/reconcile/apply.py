@@ -15,6 +15,7 @@ from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import CORE_EVENT, DEPLOYMENT, POD, kind_of
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.names import (
@@ -101,6 +102,13 @@ class Applier:
             grace_s = 0 if each.force else None
             if await self._kube.delete(POD, each.pod, observed.key.namespace, uid=each.uid, grace_s=grace_s):
                 logger.info("%s deleted pod %s", observed.key, each.pod)
+
+    async def lift_marks(self, observed: Observed, marked: Iterable[MarkedPod]) -> None:
+        """Take autoscalers' marks off these pods."""
+        for each in marked:
+            marks = dict.fromkeys(each.marks)
+            if await self._kube.annotate(POD, each.pod, observed.key.namespace, marks, uid=each.uid):
+                logger.info("%s pod %s may be disrupted: it serves, or cannot", observed.key, each.pod)
 
     async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The Events about a pod; none where they cannot be read: a pass does not fail for want of an explanation."""

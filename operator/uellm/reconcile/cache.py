@@ -14,6 +14,7 @@ from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
 from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
+from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
@@ -39,7 +40,9 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self._profiled: tuple[ProfiledNode, ...] | None = None
+        self._profiled: dict[str, ProfiledNode] = {}
+        """As far as they were asked for."""
+        self._all_profiled: tuple[ProfiledNode, ...] | None = None
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
         """Store an object. False where it is no newer than the stored one."""
@@ -51,7 +54,7 @@ class Cache:
             self._drop(kind, place)
         kept = _LEANER.get(kind, _lean)(obj)
         self._objects[kind][place] = kept
-        self._index(kind)
+        self._index(kind, place)
         if kind == POD and (service := _service_of_pod(kept)):
             self._pods[service][place[1]] = kept
         return True
@@ -96,10 +99,19 @@ class Cache:
 
     def profiled_nodes(self) -> tuple[ProfiledNode, ...]:
         """Every profiled node, in the order of their names."""
-        if self._profiled is None:
-            profiles = self._objects[GPUNODEPROFILE]
-            self._profiled = tuple(profiled_node(profiles[place]) for place in sorted(profiles))
-        return self._profiled
+        if self._all_profiled is None:
+            found = (self.profiled_node(name) for _, name in sorted(self._objects[GPUNODEPROFILE]))
+            self._all_profiled = tuple(node for node in found if node is not None)
+        return self._all_profiled
+
+    def profiled_node(self, name: str) -> ProfiledNode | None:
+        """One profiled node, or None where it has no profile."""
+        profile = self._objects[GPUNODEPROFILE].get(("", name))
+        if profile is None:
+            return None
+        if name not in self._profiled:
+            self._profiled[name] = profiled_node(profile)
+        return self._profiled[name]
 
     def node(self, name: str) -> Object | None:
         """A Node's labels and taints, or None."""
@@ -110,13 +122,14 @@ class Cache:
         pods = self._pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
-    def _index(self, kind: Kind) -> None:
+    def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
-            self._profiled = None
+            self._profiled.pop(place[1], None)
+            self._all_profiled = None
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
-        self._index(kind)
+        self._index(kind, place)
         if kind == POD and (service := _service_of_pod(obj)):
             self._pods[service].pop(place[1], None)
             if not self._pods[service]:
@@ -152,10 +165,16 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
     spec = pod.get("spec") or {}
     return {
         "gpus": _planned_gpus(metadata),
-        "metadata": {name: metadata[name] for name in _POD_METADATA if name in metadata},
+        "metadata": {**{name: metadata[name] for name in _POD_METADATA if name in metadata}, **_marks(metadata)},
         "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }
+
+
+def _marks(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away."""
+    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in MARKS}
+    return {"annotations": kept} if kept else {}
 
 
 def _lean_node(node: Mapping[str, Any]) -> Object:

@@ -24,6 +24,9 @@ TEMPLATE_ANNOTATION = "uellm.io/template"
 ROLLOUT_ANNOTATION = "uellm.io/rollout"
 """On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
 
+STAND_IN_ANNOTATION = "uellm.io/stand-in"
+"""On the Deployment: the nodes that are being emptied, for whose replica there is a stand-in, or was none to be had."""
+
 
 class Key(NamedTuple):
     """Identity of an LLMService."""
@@ -48,6 +51,11 @@ def deployment_name(service_name: str) -> str:
 def config_name(service_name: str) -> str:
     """Name of the ConfigMap."""
     return f"{service_name}-config"
+
+
+def devices_name(service_name: str) -> str:
+    """Name of the ConfigMap of devices.json."""
+    return f"{service_name}-devices"
 
 
 def endpoint(key: Key) -> str:
@@ -123,7 +131,7 @@ def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
     """Every service that an object may belong to, by its label, its owner reference or its name."""
     metadata = obj["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
-    names = {name, name.removesuffix("-engine"), name.removesuffix("-config")}
+    names = {name, name.removesuffix("-engine"), name.removesuffix("-config"), name.removesuffix("-devices")}
     if label := (metadata.get("labels") or {}).get(SERVICE_LABEL):
         names.add(label)
     controller = controller_of(obj)

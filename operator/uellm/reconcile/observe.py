@@ -30,6 +30,8 @@ from uellm.reconcile.profiled_node import ProfiledNode
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
 _UNREACHABLE = "node.kubernetes.io/unreachable"
+# Set by the Cluster Autoscaler and by Karpenter on a node that they are about to drain.
+_LEAVING = {"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"}
 # Fields of the spec that are not part of the pod template, or are reloaded while the pods run.
 _OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling")
 
@@ -83,6 +85,11 @@ class Observed:
     def suspended(self) -> bool:
         """True where the user wants no pods."""
         return bool(self.document["spec"].get("suspend"))
+
+    @property
+    def leaving_nodes(self) -> frozenset[str]:
+        """Nodes of its pods that are being emptied."""
+        return frozenset(name for name, state in self.node_states.items() if state is NodeState.LEAVING)
 
     @property
     def deployment(self) -> Object | None:
@@ -161,9 +168,11 @@ def observe(cache: Cache, key: Key) -> Observed | None:
 def _node_state(node: Object | None) -> NodeState:
     if node is None:
         return NodeState.GONE
-    taints = node["spec"].get("taints") or ()
-    unreachable = any(taint.get("key") == _UNREACHABLE for taint in taints)
-    return NodeState.UNREACHABLE if unreachable else NodeState.THERE
+    taints = {taint.get("key") for taint in node["spec"].get("taints") or ()}
+    if _UNREACHABLE in taints:
+        return NodeState.UNREACHABLE
+    leaving = node["spec"].get("unschedulable") or taints & _LEAVING
+    return NodeState.LEAVING if leaving else NodeState.THERE
 
 
 def wanted_replicas(document: Mapping[str, Any]) -> int:

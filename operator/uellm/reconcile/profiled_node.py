@@ -25,6 +25,11 @@ class ProfiledNode:
         """Devices that are healthy and not excluded, whoever holds them."""
         return tuple(device.uuid for device in self.facts.devices if device.usable)
 
+    @cached_property
+    def kinds(self) -> tuple[tuple[int, str], ...]:
+        """Memory in bytes and product of the usable devices, the smallest first."""
+        return tuple(sorted((device.memory_bytes, device.product) for device in self.facts.devices if device.usable))
+
     def free_for(self, pods: set[str]) -> tuple[str, ...]:
         """Usable devices that are held by nobody, or by one of these pods."""
         if not self.holders:

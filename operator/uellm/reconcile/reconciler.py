@@ -12,12 +12,15 @@ from uellm.kube.kinds import DEPLOYMENT, kind_of
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import DesiredState, Images, PinnedTemplate, children, frozen
+from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
+from uellm.reconcile.children.stand_in import has_stand_in, stand_in
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.status.decide import decide
@@ -99,6 +102,9 @@ class Reconciler:
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
         await self._applier.remove_pods(observed, decision.removals)
+        if observed.service is not None:
+            marked = marks_to_lift(observed.service, living(observed.pods))
+            await self._applier.lift_marks(observed, marked)
         await self._applier.write_children(observed, manifests)
         await self._applier.record_events(observed, decision.notes, now)
         stranded_in_s = self._planning.stranded_in_s(observed, now)
@@ -123,7 +129,10 @@ class Reconciler:
     def _surge(self, observed: Observed, planned: Planned) -> Surge:
         if planned.rendered is None or observed.service is None or observed.deployment is None:
             return NO_SURGE
-        room = self._planning.room_for_another(observed, planned.rendered)
+        rollout = observed.service.spec.rollout
+        if rollout is not None and not rollout.max_surge:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed)
         return Surge(planned.rendered.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _frozen_children(self, observed: Observed) -> list[Manifest]:
@@ -145,6 +154,7 @@ def _manifests(observed: Observed, planned: Planned, images: Images, surge: Surg
             observed.spec_mark,
             observed.deployment,
             surge,
+            stand_in(observed.deployment, observed.replicas, living(observed.pods), observed.leaving_nodes, surge),
             None if observed.spec_changed else PinnedTemplate.from_json(observed.pinned_template or ""),
         )
     )
@@ -173,6 +183,7 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
     if observed.spec_changed or not holds(wanted["template"], live["template"]):
         how = rollout_reason(deployment)
         return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
-    if wanted["replicas"] != live.get("replicas", 1):
-        return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
+    before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas
+    if before != after:
+        return f"replicas go from {before} to {after}"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.hardware import NodeNeeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,8 @@ class RenderedPlan:
 
     shape: str
     """What the pods are built from, as one string: a pod template is kept for as long as this stays the same."""
-    nodes: tuple[str, ...]
-    """Nodes that can hold a replica, best first."""
+    node_needs: NodeNeeds
+    """What a node must be to hold a replica."""
     gpus_per_replica: int
     resource_name: str
     """The extended resource by which a pod asks for its GPUs."""

@@ -1,6 +1,6 @@
-"""The reconciler driven by hand against the real API server: no watches, no time, each pass sees what is there.
+"""The reconciler called pass by pass against the real API server: no watches, no clock, each pass reads the state.
 
-operator   test   makes an Operator in the test's namespace; two of them are an operator and the one after it
+operator   test   makes an Operator in the test's namespace; a second one is the operator after a restart
 service    test   creates an LLMService in the test's namespace
 """
 
@@ -40,18 +40,18 @@ MODEL_CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embedding
 
 
 class Killed(BaseException):
-    """The operator's process died here."""
+    """Simulates that the operator's process is killed."""
 
 
 class Watched:
-    """A Kube that counts writes, and can be told to fail at one of them."""
+    """A Kube that counts writes, and that can fail at a given one."""
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self.writes: list[str] = []
-        self.die_after: int | None = None  # so many writes, the last of which is done
+        self.die_after: int | None = None  # the number of writes before it fails; the last of them is done
         self.die_before: int | None = None
-        self.conflicts = 0  # so many of the next writes end in a Conflict
+        self.conflicts = 0  # the number of next writes that end in a Conflict
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         return await self._kube.get(kind, name, namespace)
@@ -70,6 +70,9 @@ class Watched:
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
 
+    async def annotate(self, kind: Kind, name: str, *args: Any, **options: Any) -> bool:
+        return bool(await self._write(f"annotate {kind.kind}", self._kube.annotate, kind, name, *args, **options))
+
     async def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> bool:
         return bool(await self._write(f"delete {kind.kind}", self._kube.delete, kind, name, namespace, **options))
 
@@ -87,7 +90,7 @@ class Watched:
 
 
 class Operator:
-    """An operator's memory and hands. A new one is a restarted one."""
+    """An operator's memory and its passes. A new one is a restarted operator."""
 
     def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES) -> None:
         self.kube = Watched(kube)
@@ -107,7 +110,7 @@ class Operator:
         self._started = False
 
     async def observe(self) -> None:
-        """See the cluster as it is."""
+        """Read the state of the cluster."""
         for kind in WATCHED_KINDS:
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
@@ -117,14 +120,14 @@ class Operator:
             self._started = True
 
     async def step(self, name: str) -> list[str]:
-        """One pass over one service; what it wrote."""
+        """One pass over one service. Returns what it wrote."""
         await self.observe()
         before = len(self.kube.writes)
         await self.reconciler.reconcile(Key(self.namespace, name))
         return self.kube.writes[before:]
 
     async def settle(self, *names: str) -> None:
-        """Passes over the services in turn until none of them writes, and Kubernetes' own controllers are done too."""
+        """Passes over all services in turn until none of them writes and Kubernetes' own controllers are done."""
         passes = 0
         async for _ in _patiently():
             written = [write for name in names for write in await self.step(name)]
@@ -134,7 +137,7 @@ class Operator:
                 return
 
     async def _is_carried_out(self, name: str) -> bool:
-        """Whether the Deployment's controller has made of it what it says."""
+        """Whether the Deployment controller has carried out the Deployment's spec."""
         deployment = self.cache.get(DEPLOYMENT, f"{name}-engine", self.namespace)
         if deployment is None or controller_of(deployment) is None:
             return True
@@ -144,7 +147,7 @@ class Operator:
         return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == pods == replicas)
 
     def later(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clock."""
         self.now += timedelta(seconds=seconds)
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
@@ -155,7 +158,7 @@ class Operator:
 
 
 async def _patiently() -> AsyncIterator[None]:
-    """Again and again, for a while."""
+    """Retry for some time."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         yield
@@ -164,7 +167,7 @@ async def _patiently() -> AsyncIterator[None]:
 
 
 class InProcess:
-    """The planning worker without a process of its own."""
+    """The planning worker without its own process."""
 
     async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
         return answer(question)
@@ -226,11 +229,11 @@ class Service:
         return found
 
     async def children(self) -> list[str]:
-        """The kinds of the children that are there."""
+        """The kinds of the existing children."""
         return [kind.kind for kind in CHILD_KINDS if await self.child(kind)]
 
     async def state(self) -> dict[str, Any]:
-        """Everything that belongs to it, without what differs from one time or name to the next."""
+        """Everything that belongs to it, without fields that differ between runs."""
         parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
         return _renamed({**parts, "status": _timeless(await self.status())}, self.name)
 
@@ -290,7 +293,7 @@ async def service(kube: Kube, namespace: str) -> AsyncIterator[Callable[..., Awa
         return await Service(kube, namespace, name).create(**spec)
 
     yield make
-    # A namespace takes its time to go, and what is left in it would compete for the next test's GPUs.
+    # Deleting a namespace takes time, and its remaining pods would compete for the next test's GPUs.
     for document in await kube.list(LLMSERVICE, namespace):
         await kube.delete(LLMSERVICE, document["metadata"]["name"], namespace)
 

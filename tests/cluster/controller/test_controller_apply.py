@@ -1,4 +1,4 @@
-"""From one apply to a plan, children and Ready."""
+"""From `kubectl apply` to a plan, children and Ready."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ async def test_going_back_to_the_first_spec_gives_the_first_state(operator, serv
     await llama.change(lambda changed: (changed.clear(), changed.update(spec)))
     await watching.settle("llama")
     second = await llama.state()
-    # A Deployment counts its revisions for ever.
+    # A Deployment keeps counting its revisions.
     for state in (first, second):
         state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
         state["Deployment"].pop("status"), state["status"].pop("conditions")

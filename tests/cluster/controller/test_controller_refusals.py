@@ -1,4 +1,4 @@
-"""What only the controller can know to be wrong becomes a condition, before any pod exists."""
+"""Errors that only the controller can detect become a condition before any pod exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uellm.kube import POD, Invalid
 
 @pytest.fixture
 async def refused(operator, service, gpu_node):
-    """Apply a spec on a node with two GPUs and look at what becomes of it."""
+    """Apply a spec on a node with two GPUs and return the resulting condition."""
 
     async def look(**spec):
         await gpu_node([24 * GIB, 24 * GIB])

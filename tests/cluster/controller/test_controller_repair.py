@@ -1,4 +1,4 @@
-"""Children that are deleted, edited or taken away come back; what is somebody else's is left alone."""
+"""Children that are deleted, edited or taken over are restored. Objects and fields of others are left unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def settled(operator, service, gpu_node):
 
 
 async def edited(kube, child, manager="somebody"):
-    """Apply a change as another manager, taking the fields over."""
+    """Apply a change as another field manager and take over the fields."""
     kept = {name: child["metadata"][name] for name in ("name", "namespace", "uid")}
     return await kube.apply(
         {
@@ -89,7 +89,7 @@ async def test_a_child_whose_owner_was_removed_is_owned_again(settled, kube, kin
     llama, watching = settled
     child = await llama.child(kind)
     orphan = {**child, "metadata": {**child["metadata"], "changed": {"ownerReferences": []}}}
-    # Only the manager that set the reference can take it away by applying.
+    # Only the manager that set the reference can remove it by applying.
     await edited(kube, orphan, manager="uellm")
     assert not (await llama.child(kind))["metadata"].get("ownerReferences")
     child["metadata"]["changed"] = {"annotations": child["metadata"]["annotations"]}

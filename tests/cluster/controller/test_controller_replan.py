@@ -1,4 +1,4 @@
-"""Plans that change with the hardware and with what others have taken, and those that do not."""
+"""Plans that change with the hardware and with the GPUs that others take, and plans that do not."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ async def test_a_plan_says_why_it_was_made_and_why_it_took_anothers_place(operat
 
 
 async def test_nothing_takes_turns_when_measurements_waver(operator, service, gpu_node, profile):
-    """Two nodes as good as each other, whose figures go up and down by some percent."""
+    """Two equally good nodes whose measurements vary by some percent."""
     nodes = [await gpu_node([24 * GIB]), await gpu_node([24 * GIB])]
     llama = await service()
     watching = operator()

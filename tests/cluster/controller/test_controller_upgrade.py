@@ -1,4 +1,4 @@
-"""A newer operator, which makes pods in another way, leaves those that run alone until the spec changes."""
+"""A newer operator that renders pods differently leaves running pods unchanged until the spec changes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import importlib
 
 from helpers.sizes import GIB
 
-# The package's function `deployment` hides the module of that name.
+# The package's function `deployment` hides the module of the same name.
 deployment_module = importlib.import_module("uellm.reconcile.children.deployment")
 
 
 def newer_pod_template(monkeypatch):
-    """From here on templates come out with one more environment variable, as from an operator of a later version."""
+    """From now on pod templates contain one more environment variable, as from a later version of the operator."""
     made = deployment_module.pod_template
 
     def with_news(wanted):

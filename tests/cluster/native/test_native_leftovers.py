@@ -1,4 +1,4 @@
-"""What a cluster with real nodes leaves behind: nothing, whatever happened to it."""
+"""A cluster with real nodes leaves nothing behind, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def untouched(commands: Any) -> Any:
-    """The machine before; whatever a test did to it is gone after it."""
+    """The state of the machine before the test. The test's changes are removed afterwards."""
     commands("down")
     before = commands.world()
     yield before

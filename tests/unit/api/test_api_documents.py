@@ -1,4 +1,4 @@
-"""What LLMService accepts and refuses, and how a refusal reads."""
+"""What LLMService accepts and refuses, and the text of a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart: what it makes for which values, and that it asks for no more than it needs."""
+"""The chart: the objects for given values, and that they need no more rights than necessary."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
     "profiler in a namespace that exists": ({"profiler": {"namespace": {"name": "gpu", "create": False}}}, False),
     "every node, no runtime class": (
         {"profiler": {"nodeLabels": {"nvidia.com/gpu.present": None}, "runtimeClassName": ""}},
+        False,
+    ),
+    "monitored": (
+        {
+            "monitoring": {
+                "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+                "serviceMonitors": {"enabled": True},
+                "rules": {"enabled": True},
+                "dashboards": {"enabled": True, "namespace": "grafana"},
+            }
+        },
         False,
     ),
     "no CRDs": ({"crds": {"install": False}}, False),
@@ -235,7 +246,7 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
     pod = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
     assert pod["runtimeClassName"] == "nvidia"
-    # NVIDIA's runtime refuses a container with it that lacks CAP_SYS_ADMIN.
+    # NVIDIA's runtime refuses a container with this variable that lacks CAP_SYS_ADMIN.
     assert "NVIDIA_MIG_MONITOR_DEVICES" not in {entry["name"] for entry in pod["containers"][0]["env"]}
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
@@ -254,7 +265,7 @@ def test_the_described_nodes_are_whole_profiles(render: Render) -> None:
     for text in data.values():
         status = yaml.safe_load(text)
         parsed = parse(GPUNodeProfileStatus, status)
-        # What the types do not know they pass over: nothing may have been misspelt.
+        # The types ignore unknown fields, so check that no field is misspelt.
         assert parsed.model_dump(by_alias=True, exclude_unset=True, mode="json") == status
 
 
@@ -340,7 +351,7 @@ def test_the_schema_and_the_values_name_the_same(render: Render) -> None:
     def in_values(node: dict[str, Any], path: str = "") -> Iterator[str]:
         for name, child in node.items():
             yield f"{path}.{name}"
-            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels"}:
+            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels", "labels"}:
                 yield from in_values(child, f"{path}.{name}")
 
     assert set(in_values(values)) == set(in_schema(schema))
@@ -356,7 +367,7 @@ def test_every_value_is_described() -> None:
         elif not text:
             described = False
         else:
-            # Values that stand together share the comment above them.
+            # Adjacent values share the comment above them.
             assert described, f"no comment above {text!r}"
 
 

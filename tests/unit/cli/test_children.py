@@ -13,7 +13,7 @@ import pytest
 
 from uellm.cli.local.children import ChildCommand, Children, Ended
 
-# A child that starts a grandchild which minds no SIGTERM and keeps the child's output open.
+# A child with a grandchild that ignores SIGTERM and keeps the child's output open.
 WITH_GRANDCHILD = """
     import signal, subprocess, sys
     grandchild = "import os, signal; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
@@ -53,13 +53,15 @@ async def within(children: Children, body: Callable[[Children], Awaitable[None]]
 
 
 class Watched:
-    """A process that is not ours to collect. Made while it lives, so that its end can be told from a reused pid."""
+    """A process that is not ours to reap. Created while the process is alive, so that its end is not confused with a
+    reused pid.
+    """
 
     def __init__(self, pid: int) -> None:
         self._descriptor = os.pidfd_open(pid)
 
     def ended(self, within_s: float = 0.0) -> bool:
-        """A killed process closes its files, which is what its relay waits for, a moment before it is gone."""
+        """Wait for the end. A killed process closes its files, which ends its relay, slightly before it is gone."""
         readable, _, _ = select.select([self._descriptor], [], [], within_s)
         return bool(readable)
 

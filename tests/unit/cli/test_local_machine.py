@@ -14,7 +14,7 @@ OTHER = {"index": 1, "uuid": "GPU-b", "product": "NVIDIA T4", "memoryBytes": 16 
 
 
 class Driver:
-    """A source that says what it is told to."""
+    """A source with a given answer."""
 
     def __init__(self, answer: Sample | Exception) -> None:
         self._answer = answer

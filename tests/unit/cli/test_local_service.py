@@ -1,4 +1,4 @@
-"""`uellm run` with everything real but the engine: a package named vllm that answers like one."""
+"""`uellm run` with everything real except the engine: a package named vllm answers in its place."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def prepared(tmp_path: Path, service: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a package named vllm before every other; its main is the program given."""
+    """Put a package named vllm first on the path; its main is the given program."""
 
     def install(program: str) -> None:
         package = tmp_path / "site" / "vllm" / "entrypoints" / "cli"

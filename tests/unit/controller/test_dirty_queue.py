@@ -94,7 +94,7 @@ def test_the_age_of_the_oldest_work_is_known(schedule):
 
 
 class Handler:
-    """Answers each pass with the next of `answers`; tells when there are none left."""
+    """Returns the next of `answers` in each pass, and sets an event when none is left."""
 
     def __init__(self, *answers):
         self.answers = list(answers)

@@ -20,7 +20,7 @@ class Server:
         self.events = {}
 
     def happened(self, what, times):
-        """An event that is set when this has happened so often."""
+        """An event that is set when this has happened that many times."""
         self.events[what, times] = asyncio.Event()
         return self.events[what, times].wait()
 
@@ -74,7 +74,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A lease's seconds are milliseconds here."""
+    """Turns the lease's seconds into milliseconds."""
     for name in ("RENEW_S", "RETRY_S", "DEADLINE_S", "DURATION_S"):
         monkeypatch.setattr(module, name, getattr(module, name) / 100)
 

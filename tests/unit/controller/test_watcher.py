@@ -11,7 +11,7 @@ A, B = Key("ns", "a"), Key("ns", "b")
 
 
 class World:
-    """Two services and what is marked when something happens to them."""
+    """Two services, and the keys that are marked when something happens to them."""
 
     def __init__(self):
         self.cache = Cache()
@@ -49,8 +49,8 @@ def child(name, *, version=1, labels=None, owner=None):
     return {"metadata": metadata, "spec": {}, "status": {}}
 
 
-def profile(*, version, holder=None, free_bytes=5):
-    device = {"index": 0, "uuid": "g0", "memoryBytes": 9, "memoryFreeBytes": free_bytes}
+def profile(*, version, holder=None, memory_bytes=9, free_bytes=5):
+    device = {"index": 0, "uuid": "g0", "memoryBytes": memory_bytes, "memoryFreeBytes": free_bytes}
     if holder:
         device["allocatedTo"] = {"podUID": holder}
     metadata = {"name": "node-1", "uid": "n", "resourceVersion": str(version)}
@@ -115,8 +115,16 @@ def test_a_pod_that_is_gone_marks_those_that_wait_for_gpus(world):
 def test_a_profile_marks_all_when_it_is_new_changed_or_gone(world):
     everyone = [(A, SETTLE_S), (B, SETTLE_S)]
     assert world.heard(GPUNODEPROFILE, None, profile(version=1)) == everyone
-    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, holder="pod")) == everyone
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, memory_bytes=8)) == everyone
     assert world.heard(GPUNODEPROFILE, "DELETED", profile(version=3)) == everyone
+
+
+def test_a_gpu_that_somebody_took_marks_nobody_and_one_that_was_freed_those_who_wait(world):
+    world.heard(GPUNODEPROFILE, None, profile(version=1))
+    world.waiting = [B]
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, holder="pod")) == []
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=3, holder="other")) == [(B, SETTLE_S)]
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=4)) == [(B, SETTLE_S)]
 
 
 def test_a_profile_with_other_time_stamps_and_free_memory_marks_nobody(world):

@@ -1,4 +1,4 @@
-"""Programs of the cluster: found, downloaded with their checksum, built; kept whole or not at all."""
+"""The cluster's programs: found, downloaded and checked, or built; stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uellm_devcluster.binaries import download, gobuild
 from uellm_devcluster.binaries.catalogue import RELEASES, Build, Download, Release, releases_for
 from uellm_devcluster.errors import ClusterError
 
-# The package's `ensure` function hides the module of that name.
+# The package's `ensure` function hides the module of the same name.
 ensure_module = __import__("sys").modules["uellm_devcluster.binaries.ensure"]
 
 
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An HTTP server on loopback over a directory: where releases are published."""
+    """An HTTP server on loopback for a directory with published releases."""
     root = tmp_path / "site"
     root.mkdir()
 

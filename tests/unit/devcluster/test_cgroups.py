@@ -12,7 +12,7 @@ from uellm_devcluster.errors import ClusterError
 
 @pytest.fixture
 def v1(tmp_path: Path) -> Path:
-    """A tree that looks like version 1: hierarchies by controller, one of them under two names."""
+    """A directory tree in the form of version 1: hierarchies by controller, one of them with two names."""
     for name in ("cpuset", "cpu,cpuacct", "pids"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cgroup.procs").write_text("1\n")
@@ -120,7 +120,7 @@ def test_a_real_version_2_hierarchy_holds_finds_and_gives_back() -> None:
 
 
 def _empty_cpusets(root: Path, name: str, parts: list[str]) -> None:
-    """The kernel gives every new group of this controller empty files."""
+    """The kernel creates empty files in every new group of this controller."""
     for group in (f"uellm-{name}", *(f"uellm-{name}/{part}" for part in parts)):
         (root / "cpuset" / group).mkdir(parents=True, exist_ok=True)
         for file in ("cpuset.cpus", "cpuset.mems"):

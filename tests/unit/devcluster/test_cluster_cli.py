@@ -71,7 +71,7 @@ def test_a_bad_cluster_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 
 class Refusing:
-    """A provider that fails half way."""
+    """A provider whose start fails half way."""
 
     PROVIDER = local.PROVIDER
 

@@ -12,7 +12,7 @@ from uellm_devcluster.local import free_ports
 
 @pytest.fixture
 async def ports() -> AsyncIterator[dict[str, int]]:
-    """A forwarder between two ports of loopback."""
+    """A forwarder between two loopback ports."""
     chosen = free_ports("near", "far")
     task = asyncio.create_task(serve(chosen["near"], "127.0.0.1", chosen["far"]))
     await until_open(chosen["near"])

@@ -1,4 +1,4 @@
-"""Debian packages: what is missing is named, with the command that brings it."""
+"""Debian packages: the error names the missing ones and the command that installs them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CHAT = RequestClass(Targets("chat", ttft_s=5.0, tpot_s=1.0), 1.0)
 
 
 class Engine:
-    """Streams the tokens asked for; what it does with request n is `acts[n]`, else it answers well."""
+    """Streams the requested tokens. `acts[n]` changes the answer to request n."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, Any], dict[str, str]]] = []

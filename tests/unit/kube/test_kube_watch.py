@@ -98,7 +98,7 @@ async def test_a_silent_connection_is_left_and_the_next_one_tells_what_was_misse
     server.script = [
         scripts.lists("10"),
         scripts.streams(then=for_ever),
-        scripts.lists("12", scripts.config_map("a", "11")),  # asked for its version alone
+        scripts.lists("12", scripts.config_map("a", "11")),  # a list only for its resource version
         scripts.streams(("ADDED", scripts.config_map("a", "11")), then=for_ever),
     ]
     assert await take(kube, 2, silence_s=0.05) == [("SYNCED", ""), ("ADDED", "a")]

@@ -13,7 +13,7 @@ from uellm.launcher.drain import drain
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[BaseHTTPRequestHandler], None]], str]]:
-    """Start a server on loopback whose POST does what it is told; returns the URL."""
+    """Start a server on loopback with the given reaction to POST; returns the URL."""
     servers: list[HTTPServer] = []
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None]) -> str:
@@ -45,7 +45,7 @@ def reply(status: int) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 def test_drain_posts_and_waits_for_the_answer(serve, monkeypatch, tmp_path):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # would refuse: loopback must not go through it
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy that would refuse: loopback must not use it
     paths = []
     url = serve(lambda handler: (paths.append(handler.path), reply(200)(handler)))
     assert main(["--drain", url, "--placement", str(tmp_path / "placement.json")]) == 0

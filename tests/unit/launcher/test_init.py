@@ -1,4 +1,4 @@
-"""The launcher as a container's first process, played by a process that is told it is the first."""
+"""The launcher as the first process of a container, simulated by a process that is told that it is the first."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_ends_with_the_status_of_the_engine(start, status):
 
 
 def test_the_engine_may_take_its_time_after_the_signal(start):
-    # Blocked and waited for, so that it is not lost between the word that it may come and the wait.
+    # The signal is blocked until the wait, so that it is not lost if it arrives before.
     program = FIRST + "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('up', flush=True); "
     process = start(program + "signal.sigwait([15]); print('draining', flush=True); print('done', flush=True)")
     assert process.stdout.readline() == "up\n"
@@ -58,7 +58,7 @@ def test_the_engine_may_take_its_time_after_the_signal(start):
 
 
 def test_it_collects_what_lost_its_parent_and_goes_on(start):
-    # PR_SET_CHILD_SUBREAPER (36) makes orphans come to a process that is not really the first.
+    # PR_SET_CHILD_SUBREAPER (36) reparents orphans to this process, although it is not the first.
     orphan = "import ctypes; ctypes.CDLL(None).prctl(36, 1); " + FIRST
     program = orphan + "import sys; middle = os.fork(); middle or (os.fork() and os._exit(0)); "
     program += "middle and (os.waitpid(middle, 0), sys.exit(7)); os._exit(3)"

@@ -33,7 +33,7 @@ def fake_vllm(tmp_path: Path) -> Path:
 
 
 def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The zipapp without site-packages and without this checkout; PYTHONPATH names what else there is."""
+    """Run the zipapp without site-packages and without this checkout. PYTHONPATH names further packages."""
     return subprocess.run(
         [sys.executable, "-S", str(zipapp), *args],
         env={"PATH": "/nonexistent", **env},
@@ -111,8 +111,6 @@ def _document() -> dict:
             "tensor": 1,
             "pipeline": 2,
             "layers": [5, 3],
-            "maxNumBatchedTokens": 2048,
-            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
         },
         "instance": {
             "layers": 8,
@@ -125,10 +123,6 @@ def _document() -> dict:
         "policy": "HELR",
         "layersOverride": None,
         "tensor": 1,
-        "devices": {
-            "GPU-a": {"uuid": "GPU-a", "index": 0, "product": "NVIDIA L4", "memoryBytes": 24 << 30, "node": "node-1"},
-            "GPU-b": {"uuid": "GPU-b", "index": 1, "product": "NVIDIA T4", "memoryBytes": 16 << 30, "node": "node-1"},
-        },
-        "links": {"node-1": []},
+        "classes": [{"product": "NVIDIA L4", "memoryBytes": 24 << 30}],
         "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": []},
     }

@@ -1,4 +1,6 @@
-"""What sets one family apart from another: which layers have experts, how far they look back, what a token adds."""
+"""Differences between families: which layers have experts, how long their windows are, what a token adds to the
+cache.
+"""
 
 from __future__ import annotations
 

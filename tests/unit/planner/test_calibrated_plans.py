@@ -1,4 +1,4 @@
-"""A calibration's way to the plan: the command's option, the service's annotation, and what the plan says of it."""
+"""How a calibration reaches the plan: the command's option, the service's annotation, and the plan's statement."""
 
 from __future__ import annotations
 

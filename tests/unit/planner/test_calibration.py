@@ -1,4 +1,6 @@
-"""Fitting the step-time model: what went in comes out, noise and outliers bend little, useless input is refused."""
+"""Fitting the step-time model: known figures are recovered, noise and outliers change little, useless input is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ def test_exact_times_give_back_the_model() -> None:
 def test_five_percent_of_noise_and_some_hiccups_leave_the_model_recognisable() -> None:
     rows = measured_steps(noise=0.05, count=300)
     for row in rows[::25]:
-        row["seconds"] *= 8  # the machine did something else
+        row["seconds"] *= 8  # the machine was busy with something else
     found = calibrate(document(steps=rows)).engine.step
     assert found.per_prefill_token_s == pytest.approx(TRUE.per_prefill_token_s, rel=0.03)
     assert found.per_kv_token_s == pytest.approx(TRUE.per_kv_token_s, rel=0.10)

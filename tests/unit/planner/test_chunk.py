@@ -1,4 +1,4 @@
-"""The chunk that an engine is told, from its step times and the tightest target."""
+"""The engine's chunk size, from its step times and the tightest target."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import uellm.planner
 
 ROOT = Path(uellm.planner.__file__).parent
-# Limits of an algorithm, vLLM's own tables and the units of a computation: see the docstring of constants.py.
+# Limits of an algorithm, vLLM's own tables and units of a computation; see the docstring of constants.py.
 ELSEWHERE = {
     "calibration/calibrate.py",
     "calibration/fitting.py",
@@ -18,7 +18,7 @@ ELSEWHERE = {
 
 
 def figures(path: Path) -> list[str]:
-    """Names of the module-level constants that hold a number."""
+    """Names of the module-level constants that are numbers."""
     names = []
     for node in ast.parse(path.read_text()).body:
         value = getattr(node, "value", None)

@@ -1,4 +1,4 @@
-"""The placement solver's contract, case by case; brute force has its own file under tests/property."""
+"""The placement solver's contract, case by case. Brute force is in tests/property."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_equal_costs_go_to_the_smaller_ids_whatever_the_order_of_the_list() -> N
 
 
 def test_one_of_many_unlike_devices_must_have_room_for_both_ends_if_it_is_alone() -> None:
-    # Each end alone would fit beside the layers on the fast one.
+    # Each end by itself would fit beside the layers on the fast device.
     others = [device(f"z{index}", 0.5, 9.0 + index) for index in range(5)]
     devices = (device("roomy", 9.0, 1.0), device("fast", 7.0, 2.0), *others)
     answer = place(instance(*devices, firstStageBytes=2.0, lastStageBytes=2.0, hop=9.0))
@@ -265,7 +265,7 @@ def test_unknown_policies_and_objectives_are_named(policy: str, objective: str, 
 
 
 def test_a_device_that_nothing_can_follow_in_time_hides_no_other_order() -> None:
-    # b, a, c has stages of one second each; b before c would cost the hop between them.
+    # b, a, c has stages of one second each. With b before c their hop would be added.
     hop = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.3], [0.0, 1.3, 0.0]]
     data = instance(device("a", 2.0), device("b", 1.0), device("c", 1.0), layers=3, hop=hop)
     answer = place(data, objective="bottleneck")
@@ -287,7 +287,7 @@ def test_twelve_unlike_devices_reach_what_the_exact_solver_reaches_on_the_ten_th
 def test_equal_splits_around_a_slower_stage_leave_the_fullest_device_the_least_full(
     fast: float, layers: int, fullest: int
 ) -> None:
-    # Any split of the layers over the three fast devices costs the same, though the solver's grid rounds their times.
+    # Any split over the three fast devices costs the same, although the solver rounds their times to its grid.
     order = ("a", "b", "slow", "c")
     data = {
         "layers": layers,

@@ -1,4 +1,4 @@
-"""`uellm plan -o svg`: well-formed, with every device in it, and nothing of a name that could be markup."""
+"""`uellm plan -o svg`: well-formed, complete, and with escaped names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Byte budgets: what each kind takes, that they add up, and what the engine is told."""
+"""Byte budgets: the size of each kind, their sum, and the engine's flag."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_simulated_gpus_are_told_what_is_required_and_no_more(build) -> None:
         build.request(build.node("a", "H100", source="Simulated"), workload=build.workload, classes=build.chat)
     )
     assert real.kv_cache_bytes > 40 * GIB
-    # 41,088 tokens would be 5 GiB of this machine's memory: held to one longest request.
+    # 41,088 tokens would be 5 GiB of this machine's memory, so the cache is limited to one longest request.
     assert played.kv_cache_bytes == (8192 + 128) * 32 * 4096
     assert "limited to 8320 tokens" in " ".join(played.assumptions)
 

@@ -1,4 +1,4 @@
-"""What the sidecar is told to take for the engine's step times before it has seen any."""
+"""The step times that the sidecar assumes before it has measured any."""
 
 from __future__ import annotations
 

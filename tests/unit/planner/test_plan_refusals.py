@@ -1,4 +1,4 @@
-"""What a GPU cannot do, and what would fit where nothing does: each remedy is one that works."""
+"""What a GPU cannot do, and what would fit if nothing does: each proposed remedy works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is chosen, and what is told of it."""
+"""Which plan is chosen, and what is reported about it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_unlike_gpus_get_unlike_numbers_of_layers_by_their_speed(build) -> None:
 
 
 def test_a_larger_model_takes_more_gpus_and_the_end_stages_fewer_layers(build) -> None:
-    """vLLM PR 6920's setting, 70B on 8 L4: fewer layers on the stages that hold embedding and head, more KV cache."""
+    """The setting of vLLM PR 6920, 70B on 8 L4: the stages with embedding and head have fewer layers, which leaves
+    more KV cache.
+    """
     request = build.request(build.node("a", "L4 " * 8), config=build.large, gpus_min=8, overrides=Overrides(tensor=1))
     made, even = plan(request), plan(replace(request, policy="Even"))
     assert even.layers == (10,) * 8

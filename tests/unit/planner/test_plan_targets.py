@@ -1,4 +1,4 @@
-"""Targets decide where speeds are measured: which GPUs, how many in all, and what is said where nothing keeps them."""
+"""Targets decide where speeds are measured: which GPUs, how many in all, and the report if no placement meets them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def strict(**targets: float) -> tuple[SloClass, ...]:
 
 
 def scaled(request, factor: float):
-    """The same nodes with GPUs whose memory is so many times as fast."""
+    """The same nodes with GPUs whose memory is faster by this factor."""
     nodes = [
         replace(
             offer,
@@ -62,7 +62,7 @@ def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
 
 
 def test_replicas_that_find_no_place_now_come_after_those_that_do(build) -> None:
-    """One H100 would be half of what is needed; the L4s are all there."""
+    """One H100 would provide half of what is needed; all L4s are free."""
     load = replace(LOAD, requests_per_s=60.0)
     fast, slow = build.node("b", "H100"), [build.node(f"a{index}", "L4 " * 8) for index in range(8)]
     alone = plan(build.request(fast, workload=load, classes=strict(tpot_s=0.1)))
@@ -74,7 +74,7 @@ def test_replicas_that_find_no_place_now_come_after_those_that_do(build) -> None
 
 
 def test_the_policy_decides_between_equal_numbers_of_gpus(build) -> None:
-    """Two replicas of one GPU or one of two: time counts most to LR, devices of a replica alone to HE."""
+    """Two replicas of one GPU, or one of two: LR weighs time most, HE only the devices of a replica."""
     node = build.all_links(build.node("a", "L4 L4"))
     load = Workload(requests_per_s=5.0, prompt_tokens_mean=512, output_tokens_mean=128)
     made = {

@@ -1,4 +1,4 @@
-"""The cost model against what is known: a paper's table, a pull request's figures, and what holds of any roofline."""
+"""The cost model against known results: a paper's table, a pull request's figures, and properties of any roofline."""
 
 from __future__ import annotations
 
@@ -61,13 +61,15 @@ def together(devices: list[Device], bytes_per_s: float = 2e11, kind: str = "NVLi
     return tuple(Link(a.uuid, b.uuid, kind, bytes_per_s, 5e-6) for a in devices for b in devices if a is not b)
 
 
-# UELLM, table 1 (arXiv 2409.14961): layers 0-15|16-32 ... 0-31|32 of 33 over two RTX 3090, the first capped at 350 W
-# and the second at 150 W; tokens/s.
+# UELLM, table 1 (arXiv 2409.14961): layers 0-15|16-32 ... 0-31|32 of 33 on two RTX 3090, the first limited to 350 W and
+# the second to 150 W; tokens/s.
 TABLE_1 = {(16, 17): 11.19, (20, 13): 13.09, (24, 9): 14.85, (28, 5): 17.23, (32, 1): 22.55}
 
 
 def capped_pair(build) -> list[Device]:
-    """A 3090 as NVIDIA states it, and one that 150 W leave .31 of: what a line through the table's rows says."""
+    """A 3090 with NVIDIA's figures, and one that 150 W slow down to .31 of them, as a line through the table's rows
+    shows.
+    """
     whole = build.gpu("a", 0, memory_bytes=24 * GIB, bf16_flops_per_s=7.1e13, memory_bytes_per_s=9.36e11)
     return [whole, replace(whole, uuid="a-gpu-1", index=1, bf16_flops_per_s=2.2e13, memory_bytes_per_s=2.9e11)]
 
@@ -80,7 +82,7 @@ def test_the_papers_five_splits_come_out_in_its_order(build) -> None:
         split: 1.0 / times(config, [(fast,), (slow,)], split, links, requests_per_s=None).tpot_s for split in TABLE_1
     }
     assert sorted(told, key=told.__getitem__) == sorted(TABLE_1, key=TABLE_1.__getitem__)
-    # From the first row to the last the speed doubles, there and here.
+    # From the first row to the last the speed doubles, in the table and here.
     assert told[32, 1] / told[16, 17] == pytest.approx(TABLE_1[32, 1] / TABLE_1[16, 17], rel=0.15)
 
 
@@ -189,7 +191,7 @@ def test_little_kv_cache_binds(build) -> None:
 
 
 def test_the_step_model_that_goes_out_tells_the_same_times(build) -> None:
-    """`--max-batched-tokens auto`, the sidecar's prior and the predictions are one model."""
+    """`--max-batched-tokens auto`, the sidecar's prior and the predictions use the same model."""
     model = read_architecture(build.config)
     device = build.gpu("a", 0, "H100")
     costs = Costs.of(model, 1155, 211)

@@ -1,4 +1,4 @@
-"""Refusals: every kind has its sentence, with the numbers and the devices that it carries."""
+"""Every kind of refusal has its sentence, with its figures and devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which GPUs share layers: the best choice, compared with every choice there is."""
+"""Which GPUs share layers: the best choice, compared with every possible choice."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_groups_that_can_be_had_are_counted_by_kind(build) -> None:
 
 
 def test_gpus_joined_by_nvlink_share_layers_though_another_comes_first(build) -> None:
-    """The first GPU has nobody near; one that takes it and its nearest tears the only NVLink pair apart."""
+    """The first GPU has only slow links. A group of it and its nearest GPU would split the only NVLink pair."""
     given = build.node("a", "L4 L4 L4")
     ids = [device.uuid for device in given.devices]
     links = [Link(ids[1], ids[2], "NVLink", 3e11, 3e-6)]

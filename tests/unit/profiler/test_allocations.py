@@ -1,4 +1,4 @@
-"""Kubelet's and API server's words about who has which device, put together."""
+"""Combines the kubelet's and the API server's information about which pod has which device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which GPU or link is measured next, and what is remembered."""
+"""Which GPU or link is measured next, and which results are stored."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ QUICK = Periods(interval_s=0.02, poll_s=0.01, settle_s=0.02, first_retry_s=0.01,
 
 
 class FakeSource:
-    """Gives `sample`, or raises it; counts."""
+    """Returns `sample` or raises it, and counts the calls."""
 
     def __init__(self, sample: Sample | Exception = SAMPLE) -> None:
         self.answer = sample
@@ -38,7 +38,7 @@ class FakeSource:
 
 
 class FakePodResources:
-    """Gives `now`, or is silent where it is None; `polled` tells of every question."""
+    """Returns `now`, or does not answer if it is None; `polled` reports every call."""
 
     def __init__(self) -> None:
         self.now: Held | None = Held()
@@ -190,7 +190,7 @@ async def test_a_kubelet_that_is_started_again_frees_nothing(cluster, keep, pod_
     listed, pod_resources.now = pod_resources.now, None
     async with no_writes(cluster, pod_resources):
         await pod_resources.polls_pass(3)
-        pod_resources.now = Held()  # it answers, and knows no pods yet
+        pod_resources.now = Held()  # it answers, but knows no pods yet
         await pod_resources.polls_pass(10)
         pod_resources.now = listed
     assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
@@ -251,7 +251,7 @@ async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources)
     keep(source)
     async with no_writes(cluster, pod_resources):
         pass
-    source.answer = SAMPLE  # the driver's own DaemonSet is done
+    source.answer = SAMPLE  # the driver's DaemonSet is done
     await cluster.until(lambda: len(cluster.uuids()) == 2)
 
 
@@ -357,3 +357,28 @@ async def test_a_described_gpu_is_not_measured(cluster, keep, pod_resources, mon
     await cluster.until(lambda: bool(cluster.writes))
     await pod_resources.polls_pass(20)
     assert not task.done()
+
+
+async def test_the_node_is_labelled_after_its_profile(cluster, keep):
+    keep(FakeSource())
+    await cluster.until(lambda: "labels" in cluster.objects["Node", "node-1"]["metadata"])
+    assert cluster.writes
+    labels = cluster.objects["Node", "node-1"]["metadata"]["labels"]
+    assert labels["uellm.io/gpu.count"] == str(len(cluster.uuids()))
+
+
+async def test_a_profiler_that_may_not_label_its_node_goes_on_with_the_profile(cluster, keep, pod_resources):
+    apply, refused = cluster.apply, asyncio.Event()
+
+    async def apply_all_but_nodes(obj, **more):
+        if obj["kind"] == "Node":
+            refused.set()
+            raise Forbidden(403, "Forbidden", "nodes is forbidden")
+        return await apply(obj, **more)
+
+    cluster.apply = apply_all_but_nodes
+    cluster.pod("engine-0", "uid-1")
+    keep(FakeSource())
+    await asyncio.wait_for(refused.wait(), 10)
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})

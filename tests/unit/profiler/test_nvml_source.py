@@ -1,4 +1,4 @@
-"""The driver as a source, with a library of NVML's function names in its place."""
+"""The driver as a source, with a stand-in for the NVML library."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_slices_of_a_gpu_in_mig_mode_take_its_place(nvml):
     ]
     assert sample.devices[1]["memoryBytes"] == 10 * GIB
     assert sample.busy == {"MIG-1", "MIG-2"}
-    assert sample.links == ()  # slices do not speak with each other
+    assert sample.links == ()  # slices do not communicate with each other
 
 
 def test_a_gpu_in_mig_mode_without_slices_offers_nothing(nvml):
@@ -125,7 +125,7 @@ def test_links_are_named_as_nvidia_smi_does(nvml):
         "CD": "NODE",
         "AD": "SYS",
     }
-    assert kinds["DC"] == "SYS"  # the driver cannot tell
+    assert kinds["DC"] == "SYS"  # the driver does not know
     assert len(links) == 12
     for link in links:
         parse(LinkProfile, link)

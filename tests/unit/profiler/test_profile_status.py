@@ -1,4 +1,4 @@
-"""GPUNodeProfile.status from what was seen."""
+"""GPUNodeProfile.status from an observation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects as the API server would have them: a service, its Deployment, its pods, the nodes' profiles; and plans."""
+"""Objects as the API server returns them: a service, its Deployment, its pods, the nodes' profiles; and plans."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Make:
 
     @staticmethod
     def profile(name: str, holders: tuple[str | None, ...], *, version: str = "1", **device: Any) -> dict[str, Any]:
-        """One device for each entry: `<name>-g<index>`, held by the pod of this uid, or free."""
+        """One device for each entry: `<name>-g<index>`, held by the pod with this uid, or free."""
         devices = [
             {
                 "index": index,

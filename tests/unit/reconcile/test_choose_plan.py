@@ -32,7 +32,7 @@ def chosen(incumbent, evaluation, *, spec_changed=False, stranded=False):
 
 
 def is_new(choice, plan):
-    """The plan was taken, with its reason in it."""
+    """The new plan was chosen, and contains the reason."""
     return choice.plan == replace(plan, reason=choice.plan.reason) and choice.plan.reason != ""
 
 
@@ -126,7 +126,7 @@ def test_targets_that_the_old_plan_no_longer_keeps_are_worth_a_rollout_and_losin
 
 
 def test_two_plans_never_take_turns(incumbent, other):
-    """Whatever is predicted of them, at most one of the two is worth leaving the other for."""
+    """Whatever their predictions, at most one of the two plans is worth replacing the other with."""
     views = [
         outlook(g, s, r, keeps=k) for g in (3.5, 4.0) for s in (8.0, 10.0) for r in (2.0, 3.0) for k in (True, False)
     ]

@@ -48,7 +48,7 @@ def test_a_pod_that_lost_its_label_is_no_longer_found(make):
 
 def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
     task = Task((1,), (0,), 0, 0, fixed_bytes=0, margin="0", tensor=3, costs=Costs())
-    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, ("node-1",), "default/llama")
+    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, "default/llama")
     cache = Cache()
     cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": annotation.to_json()}))
     cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))
@@ -78,6 +78,17 @@ def test_the_profiled_nodes_follow_the_profiles(make):
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a", "b"]
     cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
     assert cache.profiled_nodes()[0].holders == {"a-g0": "uid"}
+
+
+def test_a_changed_profile_leaves_what_is_known_of_the_other_nodes(make):
+    cache = Cache()
+    for name in ("a", "b"):
+        cache.put(GPUNODEPROFILE, make.profile(name, (None,)))
+    a, b = cache.profiled_nodes()
+    cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
+    assert cache.profiled_node("b") is b
+    assert cache.profiled_node("a") is not a
+    assert cache.profiled_node("gone") is None
     cache.remove(GPUNODEPROFILE, make.profile("b", ()))
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a"]
 

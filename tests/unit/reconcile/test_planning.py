@@ -20,7 +20,7 @@ GPUS = 2
 
 
 class World:
-    """A cluster in the cache, and a planner that puts two GPUs on every node with room."""
+    """A cluster in the cache, and a planner that plans two GPUs on every node with room."""
 
     def __init__(self, make):
         self.make = make
@@ -35,7 +35,7 @@ class World:
 
     async def answer(self, question):
         self.requests.append(question.request)
-        await asyncio.sleep(0)  # others get their turn, as with a real worker
+        await asyncio.sleep(0)  # other tasks get a turn, as with a real worker
         choice = question.choice(self._evaluation(question.request, question.incumbent))
         rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
         return PlanningAnswer(choice, rendered or None)
@@ -71,7 +71,7 @@ class World:
         return document
 
     def deployed(self, name, *, replicas=1):
-        """The Deployment that the service's present spec is made of."""
+        """The Deployment of the service's current spec."""
         observed = self.observed(name)
         deployment = self.make.deployment(replicas, spec_mark=observed.spec_mark)
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}
@@ -243,7 +243,8 @@ async def test_a_variable_that_the_launcher_would_not_take_is_refused_before_any
 async def test_nodes_that_the_pods_cannot_reach_are_no_candidates(world):
     world.node("a", None, None)
     world.node("b", None, None)
-    for name, labels in (("a", {}), ("b", {"gpu": "h100"})):
+    for name, own in (("a", {}), ("b", {"gpu": "h100"})):
+        labels = {"uellm.io/gpu.count": "2", **own}
         world.put(NODE, {"metadata": {"name": name, "uid": f"n-{name}", "labels": labels}, "spec": {}})
     world.service("one", template={"spec": {"nodeSelector": {"gpu": "h100"}}})
     assert (await world.plan("one")).plan.nodes == ("b",)
@@ -262,7 +263,7 @@ async def test_a_pass_for_another_reason_renders_nothing(world):
     world.node("a", None, None, "x")
     world.service("one")
     first = await world.planned("one")
-    world.node("a", None, None, None)  # freed, which no document shows
+    world.node("a", None, None, None)  # freed, but no document shows it
     assert (await world.planned("one")).rendered == first.rendered is not None
     assert world.rendered == []
 

@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def crowded(make):
-    """A planner that has planned `first`, is at work on `second`, and has `third` in line."""
+    """A planner that has planned `first`, is planning `second`, and has `third` in its queue."""
     cache, gate = Cache(), asyncio.Event()
     gate.set()
 

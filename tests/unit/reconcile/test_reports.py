@@ -17,7 +17,7 @@ def pod(make):
 
 
 class Pods:
-    """Pods that answer with the document that stands in `answer`; and the time."""
+    """Pods that answer with the document in `answer`; and the time."""
 
     def __init__(self):
         self.answer = {"layers": [5, 3]}
@@ -88,7 +88,7 @@ def test_only_a_good_answer_is_a_report():
 
 
 class Measured:
-    """Pods that tell how their requests fared; and the time."""
+    """Pods that report the results of their requests; and the time."""
 
     def __init__(self):
         self.answer = {"classes": [{"name": "chat", "requests": 4, "met": 3}]}

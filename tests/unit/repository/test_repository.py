@@ -1,4 +1,4 @@
-"""What the repository promises about itself."""
+"""What the repository guarantees about itself."""
 
 from __future__ import annotations
 

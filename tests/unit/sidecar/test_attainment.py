@@ -1,4 +1,4 @@
-"""Who met their targets, who did not, and who is not to be judged."""
+"""Which requests met their targets, which did not, and which are not judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = Targets("chat", ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 
 
 def record(outcome: RequestOutcome = RequestOutcome.COMPLETED, targets: Targets | None = ALL, **fields: Any) -> Record:
-    """A request that arrived at 100 and met everything, but for what `fields` say."""
+    """A request that arrived at 100 and met every target, except for what `fields` change."""
     met: dict[str, Any] = {"first_token_s": 100.5, "last_token_s": 104.0, "end_s": 104.0, "output_tokens": 101}
     return Record("POST", "/v1/chat/completions", 100.0, targets=targets, outcome=outcome, **met | fields)
 
@@ -31,9 +31,9 @@ def test_a_request_that_met_every_target_has_missed_none():
         ({"output_tokens": 11}, ("tpot",)),
         ({"end_s": 111.0}, ("e2e",)),
         ({"first_token_s": 109.0, "last_token_s": 120.0, "end_s": 120.0, "output_tokens": 3}, ("ttft", "tpot", "e2e")),
-        ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # nothing comes after its one token
+        ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # it has only one token
         ({"output_tokens": 202, "sequences": 2}, ()),
-        ({"first_token_s": None}, ("ttft",)),  # no token was seen although each would have been
+        ({"first_token_s": None}, ("ttft",)),  # no token was observed, although each would have been
     ],
 )
 def test_each_target_is_judged_by_itself(fields, late):
@@ -46,9 +46,9 @@ WHOLE = {"blind": True, "first_token_s": None, "last_token_s": None}
 @pytest.mark.parametrize(
     ("fields", "late"),
     [
-        ({"end_s": 100.9, "output_tokens": 100}, ()),  # its first token came no later than its end
-        ({"end_s": 100.9, "output_tokens": 5}, None),  # 0.9 s over 4 tokens: in the worst case too slow
-        ({"end_s": 100.9, "output_tokens": 5, "queue_s": 0.8}, ()),  # 0.1 s over 4 tokens: in time in any case
+        ({"end_s": 100.9, "output_tokens": 100}, ()),  # its first token came at its end at the latest
+        ({"end_s": 100.9, "output_tokens": 5}, None),  # 0.9 s over 4 tokens: too slow in the worst case
+        ({"end_s": 100.9, "output_tokens": 5, "queue_s": 0.8}, ()),  # 0.1 s over 4 tokens: on time in every case
         ({"end_s": 100.9, "output_tokens": 1}, ()),
         ({"end_s": 104.0, "output_tokens": 1, "queue_s": 0.5}, None),  # its token came between 0.5 and 4 s
         ({"end_s": 104.0, "output_tokens": 1, "queue_s": 1.5}, ("ttft",)),  # it waited here for longer than that

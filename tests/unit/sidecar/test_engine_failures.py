@@ -1,4 +1,4 @@
-"""The engine comes late, breaks, goes and returns; requests wait, or are told, and none runs twice."""
+"""The engine starts late, fails, stops and returns. Requests wait or get an error, and none runs twice."""
 
 from __future__ import annotations
 

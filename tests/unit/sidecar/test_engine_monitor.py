@@ -1,4 +1,4 @@
-"""The sidecar follows the engine's figures, and finds out when it hangs although it says that it is well."""
+"""The sidecar follows the engine's metrics, and detects an engine that hangs although it reports that it is healthy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ vllm:cache_config_info{{block_size="16",num_gpu_blocks="100"}} 1.0
 
 @pytest.fixture
 def telling(engine, launch, eventually):
-    """A sidecar whose engine has told its figures."""
+    """A sidecar whose engine has reported its metrics."""
 
     async def start(**options):
         engine.metrics = FIGURES.format(running=0, tokens=1)
@@ -78,7 +78,7 @@ async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_t
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
     async with harness.client.get(harness.management("/engine/live")) as response:
         assert response.status == 503
-    # It comes to itself: tokens move, and what waited goes through.
+    # It recovers: tokens are produced, and waiting requests proceed.
     engine.script = engine.echo
     engine.metrics = FIGURES.format(running=1, tokens=2)
     for received in engine.received:

@@ -1,4 +1,6 @@
-"""Events that go to the client in the chunks they came in, on real sockets: exact, counted, and never unverified."""
+"""Events are passed to the client in the chunks in which they arrived, on real sockets: exact, counted, always
+verified.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,11 @@ def chunk(content: bytes) -> bytes:
 
 
 class RawEngine:
-    """Answers every POST with `pieces`, a write each; the first `steps` of them when `seen` says that the one before
-    has arrived, so that each is read for itself."""
+    """Answers every POST with `pieces`, one write each.
+
+    The first `steps` of them wait for `seen`, which signals that the previous one has arrived, so each is read
+    separately.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -84,7 +89,7 @@ async def raw() -> AsyncIterator[RawEngine]:
 
 
 class Client:
-    """Asks, and reads with a parser of its own."""
+    """Sends a request and reads the answer with its own parser."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -104,7 +109,7 @@ class Client:
         return bool(data) and not self.complete
 
     async def rest(self, raw: RawEngine) -> None:
-        """All that comes, while the engine goes on at every piece."""
+        """Read the rest, while the engine continues after every piece."""
         while await self.read():
             raw.seen.release()
 
@@ -134,7 +139,7 @@ async def test_a_stream_in_whole_chunks_arrives_exactly_and_is_counted(raw, laun
     caplog.set_level(logging.INFO, "uellm.sidecar.access")
     harness = await launch(engine=raw.address)
     raw.pieces = [chunk(piece) for piece in (*ANSWER, usage(31), DONE)]
-    raw.steps = len(ANSWER) - 1  # from the finish reason on, not each piece goes on for itself
+    raw.steps = len(ANSWER) - 1  # from the finish reason on, pieces are not passed on individually
     async with asking(harness, **fields) as client:
         await client.rest(raw)
     assert client.body == b"".join([*ANSWER, *([usage(31)] if fields else []), DONE])
@@ -153,7 +158,7 @@ async def test_events_are_counted_where_nobody_tells_the_usage(raw, launch, capl
     async with asking(harness, n=2) as client:
         await client.rest(raw)
     await eventually(lambda: harness.outcomes() == {"completed": 1})
-    # Of two choices, each begins with an event that names the role alone.
+    # With two choices, each begins with an event that contains only the role.
     assert accessed(caplog)["outputTokens"] == len(ANSWER) - 2
 
 
@@ -277,7 +282,7 @@ async def test_requests_leave_nothing_behind_that_only_the_collector_can_free(ra
 
 
 class Asked:
-    """A dispatcher with one request at the engine, and what its stream told without anybody reading it."""
+    """A dispatcher with one request at the engine, and the events of its stream that were not read."""
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher(Options("FCFS"))

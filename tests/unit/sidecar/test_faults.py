@@ -1,4 +1,4 @@
-"""Whatever fails while an answer is accounted for: the client gets it, and its place is given back."""
+"""If the accounting of an answer fails, the client still gets the answer, and its place is freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections to the engine: kept while that is safe, and never trusted with more than one answer."""
+"""Connections to the engine: reused while that is safe, and never used for more than one answer at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Upstream:
-    """A server that answers every request with the bytes it is told, and remembers what it got."""
+    """A server that answers every request with the given bytes, and records what it received."""
 
     def __init__(self) -> None:
         self.answer = OK

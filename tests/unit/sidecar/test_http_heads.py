@@ -1,4 +1,4 @@
-"""Heads of requests: what is taken, what it means, and what is refused before any parser sees it."""
+"""Request heads: what is accepted, what it means, and what is refused before a parser sees it."""
 
 from __future__ import annotations
 

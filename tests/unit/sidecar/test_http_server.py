@@ -1,4 +1,4 @@
-"""Connections of clients: in turn, within bounds, and closed so that nobody loses what was meant for him."""
+"""Client connections: handled in order, within limits, and closed without loss of data."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_what_is_not_http_is_told_so_on_the_management_port(harness):
 
 
 async def test_an_answer_that_is_done_leaves_before_the_server_closes(eventually):
-    """Its bytes may still wait for a slow reader by then."""
+    """Its bytes may still wait for a slow reader at that time."""
     body = bytes(range(256)) * 30_000
 
     async def handle(request, reply):

@@ -1,4 +1,4 @@
-"""The learned model: what it brings, and that nothing else depends on it. The children are real processes."""
+"""The learned model: its benefit, and that nothing else depends on it. The children are real processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ SECRET = "xyzzy"
 
 
 def question(number: int) -> tuple[LengthQuestion, int]:
-    """A poem is long unless it is to be brief; what is no poem is short either way: no sum of words tells that."""
+    """A poem is long unless it must be brief. Anything else is short either way, so no sum of words predicts the
+    length.
+    """
     words = [word for bit, word in ((1, "poem"), (2, "brief")) if number & bit]
     text = f"please do for me what I now say {' '.join(words)} {SECRET}"
     return LengthQuestion("/v1/completions", SECRET, 7, 30, text), LONG if words == ["poem"] else SHORT
@@ -52,7 +54,7 @@ async def running(learned: LearnedLengths):
 
 
 class Scripted:
-    """In the child's place: what was sent, and answers by hand."""
+    """Stands in for the child: records what was sent, and answers by hand."""
 
     def __init__(self, took, lost):
         self.took, self.lost = took, lost
@@ -85,7 +87,7 @@ PREDICTION = OnlineLengths().predict(question(1)[0])
 
 
 async def asked_and_answered(learned: LearnedLengths, said: float, became: int, times: int = 1) -> list[float]:
-    """What was used, of so many requests one after the other."""
+    """The predictions used for this number of requests, one after the other."""
     used: list[float] = []
     for _ in range(times):
         asked = learned.ask(PREDICTION, lambda better: used.append(better.p50))

@@ -1,4 +1,4 @@
-"""The official clients, with the retries that they come with, before a sidecar that refuses: on real sockets."""
+"""The official clients with their default retries, against a sidecar that refuses: on real sockets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def document(*, places: int, bound: int) -> dict[str, Any]:
 
 
 class Places:
-    """A script for the engine: so many answers at a time, each in so many seconds. It counts what it has at once."""
+    """An engine script with a number of concurrent answers, each of a given duration. It counts the concurrent ones."""
 
     def __init__(self, service_s: float) -> None:
         self.service_s = service_s
@@ -74,7 +74,7 @@ async def test_a_burst_of_five_times_the_queue_is_answered_whole_by_default_retr
     harness = await launch(document(places=4, bound=8))
     engine.script = Places(0.05)
     client, _ = official(harness)
-    await asyncio.gather(*(complete(client) for _ in range(12)))  # from now on the rate is known
+    await asyncio.gather(*(complete(client) for _ in range(12)))  # the rate is known from now on
     before = len(engine.received)
     answers = await asyncio.gather(*(complete(client) for _ in range(40)), return_exceptions=True)
     assert [answer for answer in answers if isinstance(answer, BaseException)] == []

@@ -1,4 +1,4 @@
-"""What the predictor learned outlives a restart, and a volume that takes nothing costs nothing else."""
+"""What the predictor has learned survives a restart. A volume that accepts no write does no other harm."""
 
 from __future__ import annotations
 

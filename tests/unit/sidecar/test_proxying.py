@@ -1,4 +1,4 @@
-"""What passes through comes out as it went in."""
+"""Requests and answers pass through the sidecar unchanged."""
 
 from __future__ import annotations
 

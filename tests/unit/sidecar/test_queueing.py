@@ -1,4 +1,4 @@
-"""The queue seen from outside: which request reaches the engine when, and what becomes of those that do not."""
+"""The queue seen from outside: when each request reaches the engine, and what happens to those that do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_AT_A_TIME = {
 
 @pytest.fixture
 async def busy(engine, launch):
-    """A sidecar whose engine takes one request at a time and is at work on one; with that request."""
+    """A sidecar whose engine takes one request at a time and is working on one; with that request."""
     engine.script = engine.on_word
     harness = await launch(ONE_AT_A_TIME)
     harness.ask(b"first")

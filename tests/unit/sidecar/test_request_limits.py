@@ -1,4 +1,4 @@
-"""Clients that are too big, too slow, or want what is not theirs."""
+"""Clients whose requests are too large, too slow or not allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retry times of refused clients: when there is room, one after the other, within the bounds that clients accept."""
+"""Retry times of refused clients: when there is room, one after the other, within the limits that clients accept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKN
 
 
 def measured(rate: float, in_flight: int = 20) -> RetryTimes:
-    """After 50 completions of `rate` a second while others waited, the last of them at 30."""
+    """After 50 completions at `rate` per second while other requests waited; the last of them is at 30 s."""
     times = RetryTimes()
     times.set_waiting(True, 0.0)
     for number in range(50):

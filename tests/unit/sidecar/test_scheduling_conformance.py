@@ -1,4 +1,4 @@
-"""What every policy keeps to, whatever it orders by."""
+"""Guarantees of every policy, whatever its order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tickets(count: int) -> list[Ticket]:
 
 
 class Engine:
-    """Takes whatever it is given, a prompt a step, and gives each request five tokens."""
+    """Accepts everything, computes one prompt per step, and gives each request five tokens."""
 
     def __init__(self, core: Scheduler) -> None:
         self.core = core

@@ -1,4 +1,4 @@
-"""What the scheduler learns of the engine from when tokens come."""
+"""What the scheduler learns about the engine from the times of tokens."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_another_model_is_learnt_from_anew_and_the_same_one_is_not():
 
 
 def alone(estimate: StepEstimate, prompts: list[int], late_s: float, times: int, noise: float = 0.0) -> list[float]:
-    """Lone prompts whose first tokens come so much later than a step takes; the prompt factor after each."""
+    """Lone prompts whose first tokens arrive this much later than a step takes; the prompt factor after each."""
     random, factors = Random(1), []
     for _ in range(times):
         prompt = random.choice(prompts)

@@ -1,4 +1,4 @@
-"""The guards, one by one: what each lets through, and when."""
+"""The guards one by one: what each admits, and when."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_without_that_guard_the_cache_is_left_to_the_engine():
 
 def test_the_peak_of_the_cache_is_that_of_the_future_played_out():
     def played(loads: list[tuple[int, int]]) -> int:
-        """Every request grows by a token a step and leaves when it is done."""
+        """Every request grows by a token per step and leaves when it is complete."""
         steps = max(remaining for _, remaining in loads)
         return max(sum(now + at for now, remaining in loads if remaining >= at) for at in range(steps + 1))
 
@@ -149,7 +149,7 @@ def test_without_a_tpot_target_nothing_is_paced():
 
 
 def flooded(**options: object) -> tuple[Scheduler, list[Ticket]]:
-    """A queue with far more than an engine can do within the targets."""
+    """A queue with far more work than an engine can do within the targets."""
     core = scheduler(max_queued=10_000, **options)
     return core, submitted(core, *(Ticket(CHAT, n * 1e-3, 2000, Lengths(200, 400)) for n in range(1500)))
 
@@ -178,7 +178,7 @@ def test_without_shedding_nobody_is_refused():
 
 
 def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Ticket]:
-    """An engine that does 5,000 tokens of prompts a second."""
+    """An engine that computes 5,000 prompt tokens per second."""
     out: list[Ticket] = []
     now_s, index = 0.0, 0
     while now_s < until_s:
@@ -196,7 +196,7 @@ def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Tick
 
 
 def chats_and_one(until_s: float) -> tuple[list[Ticket], Ticket]:
-    """Twice as many short chats as can be served, and one long request among them that nobody will ever prefer."""
+    """Twice as many short chats as can be served, and one long request that no policy prefers."""
     chats = [Ticket(CHAT, n * 0.02, 500, Lengths(1, 1)) for n in range(int(until_s / 0.02))]
     victim = Ticket(CHAT, 0.0, 6000, Lengths(5000, 6000))
     return sorted([*chats, victim], key=lambda ticket: ticket.arrival_s), victim
@@ -254,7 +254,9 @@ def test_what_the_prefix_cache_holds_is_not_computed_again():
 
 
 def counted(prefixes: CachedPrefixes, rounds: int, found: float, start: float = 0.0) -> None:
-    """As if the engine got prompts that the table knows but for a third, and found so many tokens of each."""
+    """As if the engine received prompts whose expected cache hits are known except for a third, and found this many
+    tokens of each.
+    """
     for number in range(rounds):
         prefixes.record_dispatch(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
         prompts = start + 1536.0 * number
@@ -267,7 +269,7 @@ def test_what_the_engines_prefix_cache_does_not_hold_is_not_counted_on():
     assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
     counted(prefixes, 500, 512.0, start=1e6)
     assert prefixes.uncached_tokens(asked) == pytest.approx(1024, abs=16)
-    # A new process counts from the start, and this one has no such cache.
+    # A new process counts from zero, and this one has no such cache.
     counted(prefixes, 500, 0.0)
     assert prefixes.uncached_tokens(asked) == pytest.approx(1536, abs=16)
     counted(prefixes, 1000, 1024.0)

@@ -1,4 +1,4 @@
-"""The order, the gate and the ends of waiting, on a clock that is a number."""
+"""Order, admission and the ways in which waiting ends, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def submitted(core: Scheduler, *arrivals: tuple[Targets, float]) -> list[Ticket]
 
 
 def handed_out(core: Scheduler, now_s: float = 0.0) -> list[Ticket]:
-    """What goes to an engine that is free for the next as soon as it has the last."""
+    """The requests sent to an engine that is free for the next one as soon as it has the previous one."""
     out = core.dispatchable(now_s)
     for ticket in out:
         core.on_first_token(ticket, now_s)
@@ -193,5 +193,5 @@ def test_the_alarm_for_an_absent_engine_rings_when_somebody_is_due_however_the_s
     arrival_s = 68.2224235513494
     ticket = Ticket(Targets("fast"), arrival_s)
     core.submit(ticket, ticket.arrival_s)
-    # 128.2224... - 60 is a little less than the arrival.
+    # 128.2224... - 60 is slightly less than the arrival.
     assert core.expire(core.next_event_s(0.0)) == [(ticket, Late.ENGINE)]

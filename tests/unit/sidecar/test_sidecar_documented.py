@@ -1,4 +1,4 @@
-"""docs/reference/sidecar.md documents everything that a user can set, send, receive or read, and nothing else."""
+"""docs/reference/sidecar.md documents exactly what a user can set, send, receive or read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def section(title: str) -> str:
 
 
 def rows(title: str) -> list[list[str]]:
-    """The cells of a section's table, without its head."""
+    """The cells of a section's table, without its header."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 

@@ -1,4 +1,4 @@
-"""A pod that goes: what is in hand is finished, what is new is sent elsewhere."""
+"""A pod that is being deleted: it finishes the requests in progress and refuses new ones."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_a_stream_from_before_the_drain_ends_its_connection_when_it_is_don
 async def test_an_engine_that_was_restarted_before_it_ever_served_ends_the_draining(engine, launch, eventually):
     await engine.stop()
     harness = await launch(ready=False)
-    await _drain(harness)  # its startup probe failed: the kubelet ran the hook, and starts the container again
+    await _drain(harness)  # its startup probe failed: the kubelet ran the hook, and restarts the container
     await engine.start()
     await eventually(lambda: harness.sidecar.engine.ready)
     assert await probe(harness, "/readyz") == 200

@@ -13,7 +13,7 @@ KEYED = {"classes": [{"name": "a", "ttft": "1s"}]}
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """As the kubelet mounts a Secret: the names point through `..data`, which is swapped as a whole."""
+    """In the kubelet's layout of a Secret: the names point through `..data`, which is replaced as a whole."""
     directory = tmp_path / "keys"
     directory.mkdir()
     put(directory, "v1", team="sk-team-a\n", other="\n  sk-one \nsk-two\n")

@@ -1,4 +1,4 @@
-"""The metrics port: figures in Prometheus' form, probes, the placement report; and the access log beside them."""
+"""The metrics port (Prometheus metrics, probes, the placement report), and the access log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests that two parsers could read differently: refused, or re-framed so that only one reading is left."""
+"""Requests that two parsers could read differently are refused, or re-framed so that only one reading is left."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CORPUS = {
 
 
 class Recorder:
-    """An engine that trusts no parser: it keeps every byte that is sent to it, but for health checks."""
+    """An engine without a parser: it records every byte it receives, except for health checks."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []

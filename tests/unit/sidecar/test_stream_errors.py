@@ -1,4 +1,4 @@
-"""An engine that fails behind a status of 200: what it says is a failure, on every route, however it is cut."""
+"""An error of the engine in a stream with status 200 counts as a failure, on every route, however it is split."""
 
 from __future__ import annotations
 

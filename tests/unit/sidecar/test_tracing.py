@@ -1,4 +1,4 @@
-"""Spans, where they are asked for; without them a client's context goes on as it came."""
+"""Spans if tracing is on. If it is off, a client's trace context is passed on unchanged."""
 
 from __future__ import annotations
 

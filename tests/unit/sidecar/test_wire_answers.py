@@ -1,4 +1,4 @@
-"""Streams and whole answers of vLLM 0.32.0, as recorded; and of engines that do otherwise."""
+"""Recorded streams and whole answers of vLLM 0.32.0, and answers of engines that differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from a request, and what of it the engine gets."""
+"""What the sidecar reads from a request, and which parts of it reach the engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and counting in the sidecar itself: what the engine is asked, what the client gets, what is told of it."""
+"""Reading and counting in the sidecar itself: what the engine gets, what the client gets, and what is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole() -> dict[str, Any]:
 
 
 class Vllm:
-    """Answers chats as vLLM 0.32.0 does: `WORDS`, whole or as a stream, with the usage if asked for it."""
+    """Answers chats like vLLM 0.32.0: `WORDS`, whole or as a stream, with usage if it is requested."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []

@@ -13,9 +13,11 @@ from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
 from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
+from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
 from uellm.reconcile.children.desired_state import DesiredState, Images
+from uellm.reconcile.children.devices import DEVICES_FILE
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
@@ -26,18 +28,18 @@ _NOT_HERE = ("template", "replicas", "suspend", "rollout")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A planned service. `files`: name and content of each file of the ConfigMap that it would have in a cluster."""
+    """A planned service. `files`: name and content of each file of the ConfigMaps that it would have in a cluster."""
 
     service: LLMService
     plan: Plan
     files: Mapping[str, str]
     notes: tuple[str, ...]
 
-    def write(self, directory: Path) -> tuple[Path, Path]:
-        """Write the plan and the sidecar's configuration; return their paths."""
+    def write(self, directory: Path) -> tuple[Path, Path, Path]:
+        """Write the plan, the facts of devices and the sidecar's configuration; return their paths."""
         for name, content in self.files.items():
             (directory / name).write_text(content, encoding="utf-8")
-        return directory / PLAN_FILE, directory / SIDECAR_FILE
+        return directory / PLAN_FILE, directory / DEVICES_FILE, directory / SIDECAR_FILE
 
 
 def prepare(path: str, machine: LocalMachine) -> Prepared:
@@ -53,7 +55,10 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
-    return Prepared(service, plan, configmap(desired)["data"], tuple(_notes(document)))
+    nodes = {offer.node.name: offer.node for offer in machine.offers}
+    facts = facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices)
+    files = {**configmap(desired)["data"], DEVICES_FILE: facts.to_json()}
+    return Prepared(service, plan, files, tuple(_notes(document)))
 
 
 def _document(path: str) -> dict[str, Any]:

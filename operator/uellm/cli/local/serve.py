@@ -77,7 +77,7 @@ async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> 
 
 
 def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[ChildCommand, ChildCommand]:
-    plan_file, sidecar_file = prepared.write(directory)
+    plan_file, devices_file, sidecar_file = prepared.write(directory)
     inherited = {**os.environ, "PYTHONUNBUFFERED": "1"}
     theirs = {each.name: each.value for each in prepared.service.spec.engine.env}
     engine_environment = {
@@ -87,8 +87,8 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
         "POD_NAME": prepared.service.name,
         "NODE_NAME": prepared.plan.nodes[0],
     }
-    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(plan_file), "--placement", str(placement)]
-    launcher += ["--listen", f"{LOOPBACK}:{ports.engine}"]
+    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(plan_file), "--devices", str(devices_file)]
+    launcher += ["--placement", str(placement), "--listen", f"{LOOPBACK}:{ports.engine}"]
     sidecar = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"{LOOPBACK}:{ports.service}"]
     sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(sidecar_file)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]

@@ -15,6 +15,7 @@ from uellm.reconcile.names import (
     OWNER_ANNOTATION,
     ROLLOUT_ANNOTATION,
     SPEC_ANNOTATION,
+    STAND_IN_ANNOTATION,
     TEMPLATE_ANNOTATION,
     child_metadata,
     deployment_name,
@@ -32,6 +33,7 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
     update = rolling_update(desired.service, desired.live, pinned.template, desired.surge)
     metadata["annotations"] |= {
         **({ROLLOUT_ANNOTATION: update.why} if update.why else {}),
+        **({STAND_IN_ANNOTATION: desired.stand_in.note} if desired.stand_in.note else {}),
         SPEC_ANNOTATION: desired.spec_mark,
         IMAGES_ANNOTATION: desired.images.to_json(),
         TEMPLATE_ANNOTATION: pinned.to_json(),
@@ -41,7 +43,7 @@ def deployment(desired: DesiredState) -> dict[str, Any]:
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "replicas": desired.replicas,
+            "replicas": desired.replicas + desired.stand_in.extra,
             "selector": {"matchLabels": selector(desired.service.name)},
             "strategy": update.strategy(),
             "revisionHistoryLimit": 3,

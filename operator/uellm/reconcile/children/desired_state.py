@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
 from uellm.reconcile.children.rollout import NO_SURGE, Surge
+from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
@@ -77,5 +78,9 @@ class DesiredState:
     """The Deployment as it is; None where there is none yet."""
     surge: Surge = NO_SURGE
     """Whether one more replica could start before an old one ends."""
+    stand_in: StandIn = NO_STAND_IN
+    """For a replica whose node is being emptied."""
     pinned: PinnedTemplate | None = None
     """The Deployment's pod template, where it was built for this very spec."""
+    devices_json: str = ""
+    """Facts of single GPUs, for the launcher."""

@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, PROBE_PORT, SIDECAR_PORT
+from uellm.api.names import (
+    ENGINE_PORT,
+    METRICS_PORT,
+    PLAN_ANNOTATION,
+    PROBE_PORT,
+    SCHEDULER_NAME,
+    SIDECAR_PORT,
+)
 from uellm.hardware import GPU_RESOURCE
 from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
+from uellm.reconcile.children.node_affinity import node_affinity
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
 from uellm.reconcile.names import config_name, labels
 
@@ -40,7 +49,7 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
     ours = {
         "metadata": {
             "labels": labels(desired.service.name),
-            "annotations": {PLAN_ANNOTATION: desired.plan.annotation},
+            "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
             "schedulerName": desired.service.spec.placement.scheduler_name,
@@ -54,7 +63,7 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "affinity": {"nodeAffinity": _on_nodes(desired.plan.nodes)},
+            "affinity": {"nodeAffinity": node_affinity(desired.plan.node_needs, extender=_asks_extender(desired))},
             "tolerations": _tolerations(desired.plan.resource_name),
             "initContainers": [_launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
@@ -64,17 +73,9 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
     return merge_template(ours, desired.service.spec.template.to_dict())
 
 
-def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Only on these nodes, the earlier the better. The ledger counts replicas without a node in the same order."""
-    # By the node's name: a cloud may set the hostname label to something else.
-    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    weights = range(100, 0, -10)
-    return {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": weight, "preference": term} for weight, term in zip(weights, terms, strict=False)
-        ],
-    }
+def _asks_extender(desired: DesiredState) -> bool:
+    """True for our own scheduler; any other may not ask the extender."""
+    return desired.service.spec.placement.scheduler_name == SCHEDULER_NAME
 
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:

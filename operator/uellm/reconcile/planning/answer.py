@@ -24,8 +24,9 @@ class PlanningQuestion:
     request: PlanRequest
     incumbent: Plan | None = None
     """The plan in force."""
-    hardware: tuple[NodeOffer, ...] = ()
-    """The same nodes as if every GPU were free; empty without an incumbent."""
+    hardware: tuple[NodeOffer, ...] | None = None
+    """The nodes as if every GPU were free and every node open; None where it does not matter whether the incumbent
+    would still fit: there is none, or all its replicas have their places."""
     spec_changed: bool = False
     """The pods run another spec, so they are replaced in any case."""
     stranded: bool = False

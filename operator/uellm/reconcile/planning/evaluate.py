@@ -24,15 +24,15 @@ class Evaluation(NamedTuple):
     broken: str | None = None
     """Why the incumbent does not fit on what is free now; None where it fits."""
     broken_hardware: str | None = None
-    """Why the incumbent would not fit even if every GPU were free; None where it would."""
+    """Why the incumbent would not fit even if every GPU were free; None where it would, or where nobody asked."""
     before: Outlook | None = None
     """What the incumbent is predicted to do now; None where nothing is measured."""
     after: Outlook | None = None
     """What the fresh plan is predicted to do; None where nothing is measured."""
 
 
-def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]) -> Evaluation:
-    """Plan anew, and check the incumbent against what is offered and against the bare `hardware`.
+def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...] | None) -> Evaluation:
+    """Plan anew, and check the incumbent against what is offered and against the bare `hardware`; None: not checked.
 
     The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
     Errors are returned as values, because an exception with two arguments cannot be pickled.
@@ -41,7 +41,8 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
         broken = _broken(incumbent, alone)
-        broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+        if broken and hardware is not None:
+            broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware))
     failed = Evaluation(None, None, broken, broken_hardware)
     try:
         fresh = plan(request)

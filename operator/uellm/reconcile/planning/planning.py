@@ -2,7 +2,8 @@
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
 with it. A service is planned again when its spec changed, when the hardware changed, when a node offers more than
-before, or when a replica of it finds no place. A pass for any other reason keeps the last choice.
+before, or when a replica of it finds no place. While all its replicas have places, lost hardware calls for no new plan.
+A pass for any other reason keeps the last choice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
-from uellm.planner.request import PlanRequest
+from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
@@ -25,20 +26,23 @@ from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
-from uellm.reconcile.planning.eligible_nodes import reachable
+from uellm.reconcile.planning.eligible_nodes import reachable, selectable
 from uellm.reconcile.planning.ledger import (
     Claim,
-    Commitment,
     Ledger,
+    by_name,
     claim,
     commitment_of,
+    commitment_to,
     hardware_changed,
     hardware_offers,
     offers,
     offers_more,
+    suits,
 )
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
 from uellm.reconcile.planning.worker import PlanningWorker
+from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 # How often a service with a plan is planned again because GPUs became free.
@@ -68,6 +72,8 @@ class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
     stranded: bool
+    placed: bool
+    """Every replica had a place, so it was not asked whether the hardware still holds the plan."""
     choice: Choice
     since: datetime
 
@@ -104,8 +110,9 @@ class Planning:
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
+        nodes = by_name(self._cache.profiled_nodes())
         for document in self._cache.services():
-            if (commitment := commitment_of(document)) is not None:
+            if (commitment := commitment_of(document, nodes)) is not None:
                 self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned:
@@ -153,14 +160,21 @@ class Planning:
             return None
         return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
 
-    def room_for_another(self, observed: Observed, plan: RenderedPlan) -> str:
-        """A node of the plan that has room for a replica besides those that run; empty for none."""
+    def room_for_another(self, observed: Observed) -> str:
+        """A node that has room for a replica besides those that run; empty for none."""
         assert observed.service is not None
-        own = claim(Commitment(plan.gpus_per_replica, plan.nodes), 0, observed.pods)
-        everyone = offers(observed.nodes, [*self._claims(observed.key), own], ())
+        commitment = self._ledger.get(observed.key)
+        if commitment is None:
+            return ""
+        everyone = offers(observed.nodes, [*self._claims(observed.key), claim(commitment, 0, observed.pods)], ())
         nodes, _ = reachable(everyone, self._cache.node, observed.service)
-        room = {offer.node.name: len(offer.free) - offer.promised for offer in nodes}
-        return next((name for name in plan.nodes if room.get(name, 0) >= plan.gpus_per_replica), "")
+        known = by_name(observed.nodes)
+        fitting = (
+            offer.node.name
+            for offer in nodes
+            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
+        )
+        return next(fitting, "")
 
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
@@ -180,6 +194,10 @@ class Planning:
             return None
         if not _same_but_for_offers(before, request):
             return None
+        if chosen is None and before.left_out != request.left_out:
+            return None
+        if standing.placed and not _placed(observed):
+            return None
         if stranded and (not standing.stranded or request.nodes != before.nodes):
             return None
         # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
@@ -191,14 +209,15 @@ class Planning:
     async def _ask(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice:
         """Ask the planner, in a turn, and enter its answer."""
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
-        hardware = hardware_offers(observed.nodes) if incumbent is not None else ()
+        placed = incumbent is not None and _placed(observed)
+        hardware = None if incumbent is None or placed else self._hardware(observed)
         question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
         self._observe(failure.reason if failure else "Planned", time.monotonic() - start_s)
         choice, rendered = answer.choice, answer.rendered
-        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
+        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, placed, choice, now))
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
         return choice
@@ -239,6 +258,11 @@ class Planning:
         nodes, left_out = reachable(everyone, self._cache.node, observed.service)
         return plan_request(observed.service, architecture, nodes, left_out=left_out)
 
+    def _hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
+        """The nodes of the service's cluster as if every GPU were free and every node open."""
+        assert observed.service is not None
+        return selectable(hardware_offers(observed.nodes), self._cache.node, observed.service)
+
     def _claims(self, key: Key) -> list[Claim]:
         claims = []
         for other, commitment in self._ledger.items():
@@ -250,7 +274,8 @@ class Planning:
     def _enter(self, key: Key, standing: _Standing) -> None:
         self._standing[key] = standing
         if standing.choice.plan is not None:
-            self._ledger.commit(key, _commitment(standing.choice.plan))
+            nodes = by_name(self._cache.profiled_nodes())
+            self._ledger.commit(key, commitment_to(standing.choice.plan, nodes))
         else:
             self._give_up(key)
 
@@ -263,20 +288,21 @@ class Planning:
         """Pods that run keep their GPUs; nothing is promised to other replicas any more."""
         commitment = self._ledger.get(key)
         if commitment is not None and self._cache.pods(key):
-            self._ledger.commit(key, commitment._replace(nodes=()))
+            self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
         else:
             self._ledger.release(key)
 
 
 def _same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
-    """True where the requests differ at most in which GPUs of the nodes are free or promised."""
+    """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon."""
     if hardware_changed(before.nodes, after.nodes):
         return False
-    return dataclasses.replace(before, nodes=()) == dataclasses.replace(after, nodes=())
+    return dataclasses.replace(before, nodes=(), left_out=()) == dataclasses.replace(after, nodes=(), left_out=())
 
 
-def _commitment(plan: Plan) -> Commitment:
-    return Commitment(plan.gpus_per_replica, plan.nodes)
+def _placed(observed: Observed) -> bool:
+    """True where every replica has a node."""
+    return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas
 
 
 def _moment(text: str) -> datetime:

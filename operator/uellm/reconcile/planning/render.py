@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
@@ -21,7 +22,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
         shape=shape_of(plan),
-        nodes=plan.nodes,
+        node_needs=node_needs(plan, request, annotation.resource_name),
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
         weight_bytes=request.architecture.weight_bytes,
@@ -39,4 +40,4 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
 def shape_of(plan: Plan) -> str:
     """The part of a plan that pods are built from, in a form that every version of the operator writes alike."""
     layers = ",".join(str(count) for count in plan.layers)
-    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"
+    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers}"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from uellm.reconcile.children.rollout import rollout_reason
+from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.pods.pod_failures import PodFailures
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
@@ -61,7 +62,8 @@ def engine_readiness(
     """
     alive = living(pods)
     if _rolled_out(deployment, replicas):
-        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve")
+        more = "; a stand-in is there for a replica whose node is being emptied" if has_stand_in(deployment) else ""
+        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{more}")
     if refused := _refused_by_server(deployment):
         return refused
     found = [trouble for pod in alive for trouble in _troubles(pod, kubelets_words.get(pod["metadata"]["uid"], ""))]
@@ -87,14 +89,16 @@ def _failures_trouble(failures: PodFailures) -> _Trouble:
 
 
 def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
-    status = deployment.get("status") or {}
+    """Whether the wanted replicas serve. A stand-in, which may still be starting, is one more of them."""
+    status, extra = deployment.get("status") or {}, int(has_stand_in(deployment))
     return (
         int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
-        and int(deployment["spec"].get("replicas", 1)) == replicas
+        and int(deployment["spec"].get("replicas", 1)) == replicas + extra
         and all(
-            int(status.get(field) or 0) == replicas
+            replicas <= int(status.get(field) or 0) <= replicas + extra
             for field in ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
         )
+        and status.get("replicas") == status.get("updatedReplicas")
     )
 
 

@@ -38,11 +38,13 @@ class NodeState(Enum):
     """A pod's node, as far as the pod's end depends on it."""
 
     THERE = "there"
+    LEAVING = "leaving"
+    """It is cordoned, or an autoscaler is about to remove it."""
     UNREACHABLE = "unreachable"
     GONE = "gone"
 
 
-class Fate(Enum):
+class PodFate(Enum):
     """What has become of a pod."""
 
     FAILED = "failed"
@@ -59,7 +61,7 @@ class PodFailure(NamedTuple):
     pod: str
     uid: str
     node: str
-    fate: Fate
+    fate: PodFate
     reason: str
     """In one word: the kubelet's own, where it has one."""
     words: str
@@ -139,18 +141,20 @@ def removals(
     if failures is None:
         return (), None
     age_s = (now - failures.last_failed_at).total_seconds()
-    newest = max((each for each in found if each.fate is Fate.FAILED), key=lambda each: each.created, default=None)
+    newest = max((each for each in found if each.fate is PodFate.FAILED), key=lambda each: each.created, default=None)
     due_s = {each: _due_s(each, failures.total, shown=each is newest) for each in found if each.pod in failures.pods}
-    gone = tuple(Removal(each.pod, each.uid, each.fate is Fate.STUCK) for each, at_s in due_s.items() if age_s >= at_s)
+    gone = tuple(
+        Removal(each.pod, each.uid, each.fate is PodFate.STUCK) for each, at_s in due_s.items() if age_s >= at_s
+    )
     later = [at_s - age_s for at_s in due_s.values() if age_s < at_s < float("inf")]
     return gone, min(later, default=None)
 
 
 def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
     """How long after the last failure the pod is deleted."""
-    if failure.fate is Fate.MISPLACED:
+    if failure.fate is PodFate.MISPLACED:
         return float(min(FIRST_BACKOFF_S * 2 ** min(count - 1, 16), LONGEST_BACKOFF_S))
-    if failure.fate is Fate.STUCK:
+    if failure.fate is PodFate.STUCK:
         # As long as the Node is there, its kubelet may come back and still run the pod.
         return 0.0 if failure.reason == "NodeGone" else float("inf")
     return SHOWN_S if shown else 0.0
@@ -160,27 +164,29 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
     status = pod["status"]
     if status.get("phase") == "Failed":
         reason = str(status.get("reason") or _disruption(status) or "Failed")
-        return _made(pod, Fate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
+        return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
     if "deletionTimestamp" in pod["metadata"]:
         return _stuck(pod, node, now)
     if said := _misplaced(pod):
         reason, _, words = said.partition(": ")
-        return _made(pod, Fate.MISPLACED, reason, words)
+        return _made(pod, PodFate.MISPLACED, reason, words)
     return None
 
 
 def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
     """A pod whose grace period is over, on a node that cannot end it."""
     deadline = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
-    if node is NodeState.THERE or now < deadline + timedelta(seconds=STUCK_AFTER_S):
+    if node in (NodeState.THERE, NodeState.LEAVING) or now < deadline + timedelta(seconds=STUCK_AFTER_S):
         return None
     if node is NodeState.GONE:
-        return _made(pod, Fate.STUCK, "NodeGone", "it is being deleted, and its node is gone; it is removed by force")
+        return _made(
+            pod, PodFate.STUCK, "NodeGone", "it is being deleted, and its node is gone; it is removed by force"
+        )
     words = (
         "it is being deleted, and its node does not answer: bring the node back, delete the Node, or taint it with "
         "node.kubernetes.io/out-of-service"
     )
-    return _made(pod, Fate.STUCK, "NodeUnreachable", words)
+    return _made(pod, PodFate.STUCK, "NodeUnreachable", words)
 
 
 def _misplaced(pod: Mapping[str, Any]) -> str:
@@ -193,7 +199,7 @@ def _misplaced(pod: Mapping[str, Any]) -> str:
     return ""
 
 
-def _made(pod: Mapping[str, Any], fate: Fate, reason: str, words: str) -> PodFailure:
+def _made(pod: Mapping[str, Any], fate: PodFate, reason: str, words: str) -> PodFailure:
     metadata = pod["metadata"]
     node = str(pod["spec"].get("nodeName") or "")
     created = str(metadata.get("creationTimestamp") or "")

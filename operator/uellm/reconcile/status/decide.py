@@ -102,7 +102,7 @@ def _failure_notes(
     known = before.pods if before is not None else ()
     if failures is None or all(each.pod in known for each in found):
         return []
-    return [Condition("PodFailure", "False", failures.reason, failures.message)]
+    return [Condition("Pods", "False", failures.reason, failures.message)]
 
 
 def _readiness(

@@ -1,0 +1,83 @@
+"""Facts of single GPUs: devices.json, and what a simulated node's device plugin hands to a container.
+
+devices.json is advice. The controller keeps it current for nodes that can hold the plan; a launcher starts without it,
+with what the driver says and the facts of the GPU's class in plan.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from uellm.documents import VERSION, parsed, reading
+from uellm.hardware import Device, Link, Node
+
+NAME = "devices.json"
+MOST_NODES = 64
+"""Nodes in devices.json; with eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What is known of single devices."""
+
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """By uuid."""
+    links: tuple[Link, ...] = ()
+    planned: tuple[str, ...] = ()
+    """Uuids meant for the first replica, in rank order."""
+
+    def to_json(self) -> str:
+        """Without indentation."""
+        document = {
+            "version": VERSION,
+            "devices": [_entry(device) for device in self.devices.values()],
+            "links": [link.to_dict() for link in self.links],
+            "planned": list(self.planned),
+        }
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, name: str = NAME) -> DeviceFacts:
+        """The inverse of `to_json`. Raises UnreadableDocument, which begins with `name`."""
+        with reading(name, parsed(name, text)) as data:
+            devices = [Device.from_dict(entry) for entry in data["devices"]]
+            return cls(
+                {device.uuid: device for device in devices},
+                tuple(map(Link.from_dict, data.get("links") or ())),
+                tuple(map(str, data.get("planned") or ())),
+            )
+
+
+NO_FACTS = DeviceFacts()
+
+
+def facts_of(nodes: Iterable[Node], planned: Sequence[str] = ()) -> DeviceFacts:
+    """The facts of these nodes' devices, ordered by node and uuid."""
+    ordered = sorted(nodes, key=lambda node: node.name)
+    devices = [_lasting(device) for node in ordered for device in sorted(node.devices, key=lambda each: each.uuid)]
+    links = [link for node in ordered for link in sorted(node.links, key=lambda link: (link.a, link.b))]
+    return DeviceFacts({device.uuid: device for device in devices}, tuple(links), tuple(planned))
+
+
+def facts_among(uuids: Sequence[str], known: Mapping[str, Device], links: Iterable[Link]) -> DeviceFacts:
+    """The facts of a container's own devices."""
+    own = {uuid: _lasting(known[uuid]) for uuid in uuids if uuid in known}
+    return DeviceFacts(own, tuple(link for link in links if link.a in own and link.b in own))
+
+
+def _lasting(device: Device) -> Device:
+    return replace(device, memory_free_bytes=None, measured_at="", allocated_to_pod_uid="")
+
+
+def _entry(device: Device) -> dict[str, Any]:
+    """Without what the placement of layers does not ask for."""
+    unused = ("health", "numaNode", "pciBusId", "powerLimitWatts")
+    return {name: value for name, value in device.to_dict().items() if name not in unused}
+
+
+def nodes_for_facts(names: Sequence[str], nodes: Mapping[str, Node]) -> list[Node]:
+    """The first nodes of these, as many as devices.json has room for."""
+    return [nodes[name] for name in dict.fromkeys(names) if name in nodes][:MOST_NODES]
