@@ -1,4 +1,4 @@
-"""Render docs/reference/{llmservice,gpunodeprofile,commands}.md from the schema and the command line.
+"""Render docs/reference/{llmservice,gpunodeprofile,commands,models}.md from the schema, the command line, the models.
 
 `make reference` runs it. A test compares the committed pages with its output.
 """
@@ -19,6 +19,11 @@ from uellm.api import scalars
 from uellm.api.base import RULES_KEY
 from uellm.api.crd import DEFINITIONS, Definition, render
 from uellm.cli.main import COMMANDS
+from uellm.models.classes import ENGINE
+from uellm.models.precision import REFUSED as METHOD_REFUSALS
+from uellm.models.schemes import METHODS
+from uellm.models.support import APPROXIMATE, EXACT, REFUSED, supported_classes
+from uellm.models.towers import TOWERS
 from uellm.reconcile.field_effects import FIELD_EFFECTS
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
@@ -47,9 +52,35 @@ def pages() -> dict[str, str]:
     resources = {f"{definition.model.__name__.lower()}.md": resource_page(definition) for definition in DEFINITIONS}
     kept = {name: os.environ.pop(name) for name in DEFAULTS_FROM if name in os.environ}
     try:
-        return {**resources, "commands.md": commands_page()}
+        return {**resources, "commands.md": commands_page(), "models.md": models_page()}
     finally:
         os.environ.update(kept)
+
+
+def models_page() -> str:
+    """Every class of the pinned engine's registry, and how well it is sized without its checkpoint."""
+    rows = [(f"`{each.name}`", each.verdict, each.why) for each in supported_classes()]
+    counts = {verdict: sum(row[1] == verdict for row in rows) for verdict in (EXACT, APPROXIMATE, REFUSED)}
+    encoders = ", ".join(f"`{kind}`" for kind in sorted(TOWERS))
+    methods = ", ".join(f"`{name}`" for name in sorted(METHODS))
+    refused = [(f"`{name}`", reason) for name, reason in sorted(METHOD_REFUSALS.items())]
+    return "\n\n".join(
+        [
+            "# Models",
+            RENDERED,
+            f"How the {len(rows)} classes of {ENGINE}'s registry are sized from config.json alone: "
+            f"{counts[EXACT]} exactly, {counts[APPROXIMATE]} approximately, {counts[REFUSED]} not. "
+            "The safetensors headers of a checkpoint (`uellm model DIRECTORY`) give exact bytes for every class. "
+            "What is not exact is said in the notes of `uellm model` and in the plan's assumptions.",
+            "## Classes",
+            table(("class", "from config.json", "why"), rows),
+            "## Encoders of images and sound",
+            f"Exact by model_type: {encoders}. Any other is reckoned as a plain transformer of its sizes.",
+            "## Quantisations",
+            f"Sized by `quant_method`: {methods}.",
+            table(("refused", "why"), refused),
+        ]
+    )
 
 
 def resource_page(definition: Definition) -> str:

@@ -13,7 +13,7 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}  # kwok's pods run as soon as they have a node
 
 
-async def test_one_apply_makes_a_plan_and_every_child(operator, service, gpu_node):
+async def test_one_apply_creates_a_plan_and_every_child(operator, service, gpu_node):
     node = await gpu_node([24 * GIB, 24 * GIB])
     llama = await service()
     await operator().settle("llama")
@@ -132,7 +132,7 @@ async def test_scaling_changes_the_number_and_not_the_pods(operator, service, gp
     assert after["template"] == before["template"]
 
 
-async def test_suspending_takes_the_pods_and_keeps_the_plan(operator, service, gpu_node, kube, namespace, eventually):
+async def test_suspending_removes_the_pods_and_keeps_the_plan(operator, service, gpu_node, kube, namespace, eventually):
     await gpu_node([24 * GIB])
     llama = await service(**BY_KWOK)
     watching = operator()

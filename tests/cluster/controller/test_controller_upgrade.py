@@ -41,7 +41,7 @@ async def test_a_newer_operator_keeps_the_pod_template_until_the_spec_changes(op
     assert "NEWS" in environment(await llama.deployment())
 
 
-async def test_a_pod_template_that_somebody_edited_is_repaired_by_a_newer_operator_to_what_it_was(
+async def test_a_newer_operator_repairs_an_edited_pod_template_to_its_former_state(
     operator, service, gpu_node, kube, namespace, monkeypatch
 ):
     await gpu_node([24 * GIB])

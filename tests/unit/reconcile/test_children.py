@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -117,7 +118,7 @@ def test_every_container_meets_pod_security_restricted(made):
 def test_the_sidecar_is_a_native_one_that_outlives_the_engine(made):
     sidecar = containers(made())["sidecar"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["args"][:3] == ["sidecar", "--listen=0.0.0.0:8000", "--engine=http://127.0.0.1:8001"]
+    assert sidecar["args"][:3] == ["sidecar", "--listen=:8000", "--engine=http://127.0.0.1:8001"]
 
 
 def test_the_engines_parent_answers_the_kubelet_for_it(made):
@@ -136,7 +137,7 @@ def test_the_startup_timeout_is_the_startup_probes_patience(made):
     assert engine["startupProbe"]["failureThreshold"] * engine["startupProbe"]["periodSeconds"] == 605
 
 
-def test_what_is_written_has_a_volume(made):
+def test_every_written_path_has_a_volume(made):
     engine = containers(made())["engine"]
     mounts = {mount["mountPath"] for mount in engine["volumeMounts"]}
     assert {"/tmp", "/dev/shm", "/var/cache/uellm", "/run/uellm", "/etc/uellm-revision", "/uellm-bin"} <= mounts
@@ -161,6 +162,19 @@ def test_gpus_are_asked_for_beside_the_users_resources(made):
 def test_limits_of_the_users_template_are_the_requests_too(made):
     template = {"spec": {"containers": [{"name": "engine", "resources": {"limits": {"ephemeral-storage": "1Gi"}}}]}}
     assert "ephemeral-storage" not in containers(made(template=template))["engine"]["resources"]["requests"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"volumes": [5]},
+        {"containers": [{"name": "engine", "resources": {"limits": {"memory": 5}}}]},
+        {"terminationGracePeriodSeconds": "soon"},
+    ],
+)
+def test_a_malformed_template_is_left_to_the_api_server_which_names_the_field(made, spec):
+    with contextlib.suppress(BadInput):
+        assert made(template={"spec": spec})
 
 
 def mebibytes(quantity):
@@ -237,7 +251,7 @@ def test_the_users_environment_wins_by_name(made):
     assert [entry["name"] for entry in engine["env"]].count("HOME") == 1
 
 
-def test_a_token_comes_from_its_secret_and_stands_nowhere_else(made):
+def test_a_token_comes_from_its_secret_and_appears_nowhere_else(made):
     found = made(model={"tokenSecretRef": {"name": "hf", "key": "token"}})
     assert environment(containers(found)["engine"])["HF_TOKEN"] == {"secretKeyRef": {"name": "hf", "key": "token"}}
     assert "hf" not in json.dumps(found["files"]["sidecar.yaml"])
@@ -288,7 +302,7 @@ def test_replicas_rollout_and_scheduling_do_not_touch_the_pods(made):
     assert after["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_a_template_goes_over_ours(made):
+def test_a_users_template_overrides_ours(made):
     template = {"metadata": {"labels": {"team": "a"}}, "spec": {"priorityClassName": "high"}}
     spec = made(template=template)["Deployment"]["spec"]["template"]
     assert spec["metadata"]["labels"] == {
@@ -326,7 +340,7 @@ def test_a_child_is_known_by_its_owner_or_by_its_annotation(make, made):
     assert belonged_to_namesake(child, successor)
 
 
-def test_images_survive_being_written_down():
+def test_images_are_read_back_as_written():
     assert Images.from_json(IMAGES.to_json()) == IMAGES
     assert Images.from_json("{}") is None
     assert Images.from_json("not json") is None
@@ -347,7 +361,7 @@ def test_without_api_keys_nothing_is_mounted_for_them(made):
     assert "auth" not in yaml.safe_load(found["files"]["engine.yaml"])
 
 
-def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
+def test_the_sidecar_gets_the_size_of_the_engines_steps(made):
     engine = yaml.safe_load(made()["files"]["engine.yaml"])["engine"]
     assert engine["maxNumSeqs"] > 0
     assert engine["maxNumBatchedTokens"] > 0
@@ -356,12 +370,12 @@ def test_the_sidecar_is_told_the_size_of_the_engines_steps(made):
 MEASURED = {"bf16GigaflopsPerSecond": 100_000, "memoryBytesPerSecond": 500_000_000_000}
 
 
-def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_path):
+def test_the_sidecar_gets_the_step_times_of_the_planned_devices(made, tmp_path):
     found = made(source="NVML", device={"measured": MEASURED})["files"]
     for name in ("sidecar.yaml", "engine.yaml"):
         (tmp_path / name).write_text(found[name])
     model = load(tmp_path / "sidecar.yaml").of_pod(load_engine(tmp_path / "engine.yaml")).step_model()
-    # 1.1 billion parameters of 2 bytes: to read them takes the floor, and a token's work is two operations for each.
+    # 1.1 billion parameters of 2 bytes: reading them takes the floor, and a token needs two operations for each.
     assert model.floor_s == pytest.approx(2.2e9 / 5e11, rel=0.15)
     assert model.per_prefill_token_s == pytest.approx(2.2e9 / 1e14, rel=0.6)
 
@@ -369,13 +383,13 @@ def test_the_sidecar_is_told_what_a_step_takes_on_the_planned_devices(made, tmp_
 @pytest.mark.parametrize(
     "device", [{}, {"measured": MEASURED, "source": "Simulated"}], ids=["not measured", "played by a CPU"]
 )
-def test_the_sidecar_is_told_no_step_times_that_nobody_knows(made, device):
+def test_the_sidecar_gets_no_step_times_if_they_are_unknown(made, device):
     source = device.pop("source", "NVML")
     found = made(source=source, device=device)["files"]["engine.yaml"]
     assert "stepSeconds" not in yaml.safe_load(found)["engine"]
 
 
-def test_measurements_that_are_all_but_the_same_give_the_sidecar_the_same_step_times(made):
+def test_nearly_equal_measurements_give_the_sidecar_the_same_step_times(made):
     def told(factor):
         measured = {name: int(value * factor) for name, value in MEASURED.items()}
         return yaml.safe_load(made(source="NVML", device={"measured": measured})["files"]["engine.yaml"])["engine"]
@@ -398,7 +412,7 @@ def test_what_the_sidecar_learned_outlives_its_container(made):
         ("SLO-ODBS", ["--scheduling-policy=fcfs"], False),
     ],
 )
-def test_the_sidecar_tells_deadlines_to_an_engine_that_goes_by_them(made, tmp_path, policy, args, told):
+def test_the_sidecar_sends_deadlines_to_an_engine_that_uses_them(made, tmp_path, policy, args, told):
     found = made(scheduling={"policy": policy}, engine={"args": args})["files"]
     for name in ("sidecar.yaml", "engine.yaml"):
         (tmp_path / name).write_text(found[name])

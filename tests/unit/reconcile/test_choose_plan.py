@@ -42,7 +42,7 @@ def test_the_first_plan_is_the_fresh_one(other):
     assert (choice.plan.reason, choice.why) == ("the first plan", "")
 
 
-def test_without_any_plan_the_failure_is_told():
+def test_without_any_plan_the_failure_is_reported():
     assert chosen(None, Evaluation(None, NO_FIT)) == (None, NO_FIT, "", "")
 
 
@@ -70,7 +70,7 @@ def test_hardware_that_holds_the_incumbent_no_longer_replaces_it(incumbent, othe
     assert chosen(incumbent, Evaluation(None, NO_FIT, "x", "x")).failure is NO_FIT
 
 
-def test_devices_that_others_took_break_no_plan_whose_pods_run(incumbent, other):
+def test_devices_taken_by_others_break_no_plan_with_running_pods(incumbent, other):
     assert chosen(incumbent, Evaluation(other, None, "taken", None)).plan is incumbent
 
 
@@ -114,18 +114,18 @@ def test_a_better_plan_is_taken_by_a_margin_and_not_for_noise(incumbent, other, 
     assert weighed(incumbent, other, outlook(), hardly, objective).plan is incumbent
 
 
-def test_fewer_gpus_a_replica_are_nothing_where_all_together_are_more(incumbent, smaller):
+def test_fewer_gpus_per_replica_do_not_count_if_the_total_is_higher(incumbent, smaller):
     assert weighed(incumbent, smaller, outlook(gpus=4.0), outlook(gpus=5.0)).plan is incumbent
 
 
-def test_targets_that_the_old_plan_no_longer_keeps_are_worth_a_rollout_and_losing_them_is_not(incumbent, other):
+def test_regaining_targets_is_worth_a_rollout_and_losing_them_is_not(incumbent, other):
     choice = weighed(incumbent, other, outlook(keeps=False), outlook(gpus=8.0))
     assert is_new(choice, other)
     assert "the former plan misses targets" in choice.why
     assert weighed(incumbent, other, outlook(), outlook(gpus=1.0, keeps=False)).plan is incumbent
 
 
-def test_two_plans_never_take_turns(incumbent, other):
+def test_two_plans_never_alternate(incumbent, other):
     """Whatever their predictions, at most one of the two plans is worth replacing the other with."""
     views = [
         outlook(g, s, r, keeps=k) for g in (3.5, 4.0) for s in (8.0, 10.0) for r in (2.0, 3.0) for k in (True, False)

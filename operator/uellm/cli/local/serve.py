@@ -1,6 +1,4 @@
-"""Runs a prepared service: starts the launcher, which becomes the engine, and the sidecar, and waits until they
-serve.
-"""
+"""Runs a prepared service: starts the launcher (which becomes the engine) and the sidecar, and waits for them."""
 
 from __future__ import annotations
 
@@ -100,9 +98,7 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
 
 
 async def _announce(prepared: Prepared, placement: Path, ports: Ports, say: Say) -> None:
-    """Wait until the engine serves, then print the endpoint and the devices. Raises CannotBeDone after the startup
-    timeout.
-    """
+    """Wait until the engine serves, then print endpoint and devices. Raises CannotBeDone after the startup timeout."""
     started_s = time.monotonic()
     timeout_s = prepared.service.spec.engine.startup_timeout_s
     url = f"http://{LOOPBACK}:{ports.metrics}/engine/ready"

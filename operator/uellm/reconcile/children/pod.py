@@ -107,11 +107,11 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
         "restartPolicy": "Always",
         "args": [
             "sidecar",
-            f"--listen=0.0.0.0:{SIDECAR_PORT}",
+            f"--listen=:{SIDECAR_PORT}",
             f"--engine=http://{ENGINE_ADDRESS}",
             f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
             f"--engine-config={REVISION_DIRECTORY}/engine.yaml",
-            f"--metrics-listen=0.0.0.0:{METRICS_PORT}",
+            f"--metrics-listen=:{METRICS_PORT}",
             f"--drain-seconds={grace_period(desired.service).drain_s}",
         ],
         "env": [

@@ -42,6 +42,7 @@ from uellm.reconcile.planning.ledger import (
     suits,
 )
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
@@ -81,6 +82,14 @@ class _Standing(NamedTuple):
     since: datetime
 
 
+class _Known(NamedTuple):
+    """What the last pass came to, and from what."""
+
+    inputs: Inputs
+    planned: Planned
+    since: datetime
+
+
 class _Rendering(NamedTuple):
     """A rendered plan, and what it was rendered from."""
 
@@ -103,6 +112,7 @@ class Planning:
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
+        self._known: dict[Key, _Known] = {}
         self._one_at_a_time = asyncio.Lock()
         self._in_line = 0
 
@@ -119,7 +129,24 @@ class Planning:
                 self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned:
-        """The plan to use for a service."""
+        """The plan to use for a service. Where nothing has changed since the last pass, it costs next to nothing."""
+        known = self._known.get(observed.key)
+        if known is not None and self._still_holds(known, observed, now):
+            return known.planned
+        planned = await self._plan(observed, now)
+        self._known[observed.key] = _Known(self._inputs(observed, planned, now), planned, now)
+        return planned
+
+    def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
+        recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
+        return recent and known.inputs == self._inputs(observed, known.planned, now)
+
+    def _inputs(self, observed: Observed, planned: Planned, now: datetime) -> Inputs:
+        room = (self._cache.room_version, self._ledger.version) if planned.choice.plan is None else None
+        placed, stranded = _placed(observed), self._stranded(observed, now)
+        return inputs_of(observed, placed=placed, stranded=stranded, hardware=self._cache.hardware_version, room=room)
+
+    async def _plan(self, observed: Observed, now: datetime) -> Planned:
         if observed.service is None:
             return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
@@ -149,6 +176,7 @@ class Planning:
         """The plan cannot be carried out: its GPUs are no longer promised."""
         self._ledger.release(key)
         self._standing.pop(key, None)
+        self._known.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
