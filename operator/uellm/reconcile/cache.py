@@ -15,7 +15,7 @@ from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.children.disruption import MARKS
-from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
@@ -40,6 +40,7 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
         """As far as they were asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
@@ -60,9 +61,10 @@ class Cache:
         kept = _LEANER.get(kind, _lean)(obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, kept):
+                grouped[service][place[1]] = kept
         self._count_versions(kind, place, known, kept, facts)
-        if kind == POD and (service := _service_of_pod(kept)):
-            self._pods[service][place[1]] = kept
         return True
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
@@ -130,6 +132,14 @@ class Cache:
         pods = self._pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
+    def configmaps(self, key: Key) -> list[Object]:
+        """The ConfigMaps that may be a service's, in the order of their names."""
+        found = self._configmaps.get(key, {})
+        return [found[name] for name in sorted(found)]
+
+    def _grouped(self, kind: Kind) -> defaultdict[Key, dict[str, Object]] | None:
+        return {POD: self._pods, CONFIGMAP: self._configmaps}.get(kind)
+
     def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
             self._profiled.pop(place[1], None)
@@ -158,19 +168,23 @@ class Cache:
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
         self._index(kind, place)
-        if kind == POD and (service := _service_of_pod(obj)):
-            self._pods[service].pop(place[1], None)
-            if not self._pods[service]:
-                del self._pods[service]
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, obj):
+                grouped[service].pop(place[1], None)
+                if not grouped[service]:
+                    del grouped[service]
 
 
 def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
 
 
-def _service_of_pod(pod: Mapping[str, Any]) -> Key | None:
-    name = (pod["metadata"].get("labels") or {}).get(SERVICE_LABEL)
-    return Key(pod["metadata"]["namespace"], name) if name else None
+def _services_of(kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+    """The services under which an object is looked up: a pod by its label alone, for its owner is a ReplicaSet."""
+    if kind != POD:
+        return possible_owners(obj)
+    name = (obj["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    return {Key(obj["metadata"]["namespace"], name)} if name else set()
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

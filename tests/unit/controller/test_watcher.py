@@ -81,7 +81,7 @@ def test_a_service_that_somebody_changed_goes_ahead_of_all_others(world):
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2))[0] == (A, FIRST)
 
 
-def test_a_status_alone_marks_nobody_else(world):
+def test_a_status_change_marks_no_other_service(world):
     world.waiting = [B]
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, version=2)) == [(A, 0.0)]
 
@@ -106,7 +106,7 @@ def test_the_deletion_of_a_child_marks_its_owner(world):
     assert world.cache.get(DEPLOYMENT, "a-engine", "ns") is None
 
 
-def test_a_stranger_marks_nobody(world):
+def test_an_unrelated_object_marks_no_service(world):
     assert world.heard(CONFIGMAP, "ADDED", child("stranger")) == []
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
@@ -48,7 +49,7 @@ def test_a_pod_that_lost_its_label_is_no_longer_found(make):
 
 def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
     task = Task((1,), (0,), 0, 0, fixed_bytes=0, margin="0", tensor=3, costs=Costs())
-    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, "default/llama")
+    annotation = PlanAnnotation(3, GPU_RESOURCE, 1, task, "default/llama")
     cache = Cache()
     cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": annotation.to_json()}))
     cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))

@@ -25,11 +25,12 @@ from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.observe import Observed, observe, wanted_replicas
+from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
 from uellm.reconcile.planning.eligible_nodes import reachable, selectable
+from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.ledger import (
     Claim,
     Ledger,
@@ -48,6 +49,7 @@ from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.revisions import kept_revision
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
@@ -66,7 +68,7 @@ def unobserved(outcome: str, seconds: float) -> None:
 
 
 class Planned(NamedTuple):
-    """The choice, and the chosen plan for its pods; None where there is no plan."""
+    """The choice, and the chosen plan for its pods; None where there is no plan, or the pods keep their revision."""
 
     choice: Choice
     rendered: RenderedPlan | None
@@ -78,6 +80,7 @@ class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
     stranded: bool
+    may_improve: bool
     placed: bool
     """Every replica had a place, so it was not asked whether the hardware still holds the plan."""
     choice: Choice
@@ -129,6 +132,8 @@ class Planning:
         self._known: dict[Key, _Known] = {}
         self._on_planned = on_planned
         self._searches: dict[Key, asyncio.Task[None]] = {}
+        self._asked: dict[Key, Observed] = {}
+        """What the last pass has seen of the services that wait for their turn."""
         self._errors: dict[Key, Exception] = {}
         """Of searches that ended without an answer, until a pass has been told."""
         self._turns = asyncio.Semaphore(workers)
@@ -158,10 +163,17 @@ class Planning:
             raise error
         known = self._known.get(observed.key)
         if known is not None and self._still_holds(known, observed, now):
-            return known.planned
+            choice, rendered = known.planned
+            if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+                return known.planned if rendered is None else Planned(choice, None)
+            if choice.plan is None or rendered is not None:
+                return known.planned
         return await self._plan(observed, now)
 
     def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
+        standing = self._standing.get(observed.key)
+        if standing and standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return False
         recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
         return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now)
 
@@ -194,6 +206,7 @@ class Planning:
             request = self._request(observed, architecture)
             if (choice := self._earlier_choice(observed, request, now)) is not None:
                 return await self._finished(observed, request, choice, now)
+        self._asked[observed.key] = observed
         if observed.key not in self._searches:
             self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
         return self._stand_in(observed)
@@ -207,6 +220,9 @@ class Planning:
         return await self._finished(observed, request, choice, now)
 
     async def _finished(self, observed: Observed, request: PlanRequest, choice: Choice, now: datetime) -> Planned:
+        if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+            self._renderings.pop(observed.key, None)
+            return self._remember(observed, Planned(choice, None), now)
         planned = Planned(choice, await self._rendered(observed.key, choice.plan, request))
         return self._remember(observed, planned, now)
 
@@ -215,7 +231,7 @@ class Planning:
         start_s = time.monotonic()
         try:
             async with self._turn(key):
-                observed = observe(self._cache, key)
+                observed = self._asked.pop(key, None)
                 if observed is not None and observed.service is not None:
                     now = asked + timedelta(seconds=time.monotonic() - start_s)
                     request, choice = await self._search(observed, architecture_of(observed.service), now)
@@ -226,15 +242,18 @@ class Planning:
             self._errors[key] = error
         finally:
             self._searches.pop(key, None)
+            self._asked.pop(key, None)
             if self._on_planned is not None:
                 self._on_planned(key)
 
     def _stand_in(self, observed: Observed) -> Planned | None:
         """The plan in force, for what can be done by it while another one is sought, such as more replicas."""
         plan, rendering = observed.incumbent, self._renderings.get(observed.key)
-        if plan is None or observed.spec_changed or rendering is None or rendering.plan != plan:
+        if plan is None or observed.spec_changed:
             return None
-        return Planned(Choice(plan), rendering.rendered)
+        if kept_revision(observed, plan) is not None:
+            return Planned(Choice(plan), None)
+        return Planned(Choice(plan), rendering.rendered) if rendering is not None and rendering.plan == plan else None
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
         """True while other services wait to be planned: creating pods now would only delay them."""
@@ -255,6 +274,8 @@ class Planning:
         self._renderings.pop(key, None)
         self._slow.discard(key)
         self._errors.pop(key, None)
+        if (search := self._searches.pop(key, None)) is not None:
+            search.cancel()  # its answer must not promise GPUs to a service that is gone
 
     def waiting(self) -> list[Key]:
         """Services without a plan that may get one when others leave."""
@@ -303,6 +324,8 @@ class Planning:
             return None
         if chosen is None and before.left_out != request.left_out:
             return None
+        if standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return None
         if standing.placed and not _placed(observed):
             return None
         if stranded and (not standing.stranded or request.nodes != before.nodes):
@@ -331,7 +354,8 @@ class Planning:
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         placed = incumbent is not None and _placed(observed)
         hardware = None if incumbent is None or placed else self._hardware(observed)
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve, revise)
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
@@ -341,7 +365,8 @@ class Planning:
         choice, rendered = answer.choice, answer.rendered
         if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
             return None
-        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, placed, choice, now))
+        standing = _Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
+        self._enter(observed.key, standing)
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
         return choice
