@@ -17,6 +17,7 @@ from uellm.controller.probes import ProbeServer
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.transport import REQUEST_TIMEOUT_S
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
@@ -29,12 +30,12 @@ from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
 
-# Passes at a time. Most of the time they wait for the API server or the planner.
-WORKERS = 8
+# Passes at a time. Most of the time they wait for the API server, or for a pod that a network policy hides.
+WORKERS = 32
 # Planners at a time, each in a process of its own.
 PLANNERS = 2
-# Every pass may have to wait for its turn at the planner.
-LONGEST_PASS_S = WORKERS * PLANNING_TIMEOUT_S + 60.0
+# A pass waits for no search, but it may wait for several calls of the API server, and for one rendering.
+LONGEST_PASS_S = 5 * REQUEST_TIMEOUT_S + PLANNING_TIMEOUT_S
 
 
 @dataclass(frozen=True)
