@@ -59,7 +59,7 @@ def test_a_sidecar_that_ends_while_draining_is_drained(serve):
     assert drain(serve(lambda handler: handler.connection.close())) == 0
 
 
-def test_a_refusal_is_told(serve, capfd):
+def test_a_refusal_is_reported(serve, capfd):
     assert drain(serve(reply(500))) == 1
     assert "status 500" in capfd.readouterr().err
 
