@@ -1,4 +1,4 @@
-"""Render docs/reference/{llmservice,gpunodeprofile,commands}.md from the schema and the command line.
+"""Render docs/reference/{llmservice,gpunodeprofile,commands,models}.md from the schema, the command line, the models.
 
 `make reference` runs it. A test compares the committed pages with its output.
 """
@@ -19,6 +19,12 @@ from uellm.api import scalars
 from uellm.api.base import RULES_KEY
 from uellm.api.crd import DEFINITIONS, Definition, render
 from uellm.cli.main import COMMANDS
+from uellm.models.classes import ENGINE
+from uellm.models.precision import REFUSED as METHOD_REFUSALS
+from uellm.models.schemes import METHODS
+from uellm.models.support import APPROXIMATE, EXACT, REFUSED, supported_classes
+from uellm.models.towers import TOWERS
+from uellm.reconcile.field_effects import FIELD_EFFECTS
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 RENDERED = "<!-- Rendered by `make reference`. Change the descriptions in the code, not here. -->"
@@ -31,6 +37,13 @@ SCALARS = {
 }
 # Variables that change a command's defaults are unset: the reference is the same on every machine.
 DEFAULTS_FROM = ("NODE_NAME", "UELLM_ENGINE_IMAGE", "UELLM_SIDECAR_IMAGE", "UELLM_LAUNCHER_IMAGE", "UELLM_NAMESPACE")
+CHANGES = """A change of a field
+
+- *rolls*: the pods are replaced, for their processes are started with it. Where the new content turns out to be the
+  same, they are not.
+- *reloads*: the sidecars take it over while they run.
+- *neither*: it concerns the plan, the number of pods or how they are replaced. A changed objective or load replaces no
+  pod that runs: see [Upgrade](../how-to/upgrade.md#when-the-operator-replaces-a-plan-by-itself)."""
 Schema = dict[str, Any]
 
 
@@ -39,9 +52,35 @@ def pages() -> dict[str, str]:
     resources = {f"{definition.model.__name__.lower()}.md": resource_page(definition) for definition in DEFINITIONS}
     kept = {name: os.environ.pop(name) for name in DEFAULTS_FROM if name in os.environ}
     try:
-        return {**resources, "commands.md": commands_page()}
+        return {**resources, "commands.md": commands_page(), "models.md": models_page()}
     finally:
         os.environ.update(kept)
+
+
+def models_page() -> str:
+    """Every class of the pinned engine's registry, and how well it is sized without its checkpoint."""
+    rows = [(f"`{each.name}`", each.verdict, each.why) for each in supported_classes()]
+    counts = {verdict: sum(row[1] == verdict for row in rows) for verdict in (EXACT, APPROXIMATE, REFUSED)}
+    encoders = ", ".join(f"`{kind}`" for kind in sorted(TOWERS))
+    methods = ", ".join(f"`{name}`" for name in sorted(METHODS))
+    refused = [(f"`{name}`", reason) for name, reason in sorted(METHOD_REFUSALS.items())]
+    return "\n\n".join(
+        [
+            "# Models",
+            RENDERED,
+            f"How the {len(rows)} classes of {ENGINE}'s registry are sized from config.json alone: "
+            f"{counts[EXACT]} exactly, {counts[APPROXIMATE]} approximately, {counts[REFUSED]} not. "
+            "The safetensors headers of a checkpoint (`uellm model DIRECTORY`) give exact bytes for every class. "
+            "What is not exact is said in the notes of `uellm model` and in the plan's assumptions.",
+            "## Classes",
+            table(("class", "from config.json", "why"), rows),
+            "## Encoders of images and sound",
+            f"Exact by model_type: {encoders}. Any other is reckoned as a plain transformer of its sizes.",
+            "## Quantisations",
+            f"Sized by `quant_method`: {methods}.",
+            table(("refused", "why"), refused),
+        ]
+    )
 
 
 def resource_page(definition: Definition) -> str:
@@ -61,21 +100,33 @@ def resource_page(definition: Definition) -> str:
         ),
     ]
     for part in ("metadata", "spec", "status"):
-        lines += _part(part, schema["properties"][part], schema if part == "metadata" else None)
+        lines += _part(
+            definition.model.__name__, part, schema["properties"][part], schema if part == "metadata" else None
+        )
     return "\n\n".join(lines) + "\n"
 
 
-def _part(name: str, schema: Schema, parent: Schema | None) -> Iterator[str]:
+def _part(kind: str, name: str, schema: Schema, parent: Schema | None) -> Iterator[str]:
     rules = [*_rules(name, schema), *(_rules("", parent) if parent else ())]
     fields = [] if name == "metadata" else list(_fields(schema, ""))
     if not rules and not fields:
         return
     yield f"## {name}"
     if fields:
-        yield table(("field", "type", "default", "meaning"), fields)
+        if name == "spec" and kind == "LLMService":
+            yield CHANGES
+            yield table(("field", "type", "default", "change", "meaning"), _with_effects(fields))
+        else:
+            yield table(("field", "type", "default", "meaning"), fields)
     if rules:
         yield "Rules:"
         yield "\n".join(f"- `{field}` {message}." for field, message in rules)
+
+
+def _with_effects(fields: list[tuple[str, str, str, str]]) -> Iterator[tuple[str, str, str, str, str]]:
+    """What a change does, in the row of each field that has no fields of its own."""
+    for path, type_, default, meaning in fields:
+        yield path, type_, default, FIELD_EFFECTS.get(path.strip("`"), ""), meaning
 
 
 def _fields(schema: Schema, prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -17,9 +17,7 @@ settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    """Restore the default handling of Ctrl-C: a background job ignores it, and so would every process that a test
-    starts.
-    """
+    """Restore the default handling of Ctrl-C, which a background job and all its children would ignore."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

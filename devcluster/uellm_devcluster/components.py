@@ -12,9 +12,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 @dataclass(frozen=True)
 class ControlPlaneLayout:
-    """Where the control plane's files are and where its components listen. etcd listens on loopback in the same network
-    namespace.
-    """
+    """Where the control plane's files are and its components listen. etcd listens on loopback."""
 
     binaries: Path
     directory: Path

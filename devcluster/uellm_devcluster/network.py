@@ -88,9 +88,7 @@ def host_commands(link: str, switch: Path, nodes: list[NodeAddress]) -> list[str
 
 
 def node_commands(node: NodeAddress, switch: Path, nodes: list[NodeAddress]) -> list[str]:
-    """A node's link, addresses and routes to the other nodes' pods. Service addresses are routed to the host, where
-    unanswered packets end.
-    """
+    """A node's link, addresses and routes to the other nodes' pods. Services are routed to the host."""
     return [
         f"link add eth0 type veth peer name {node.name} netns {switch}",
         "link set lo up",

@@ -57,12 +57,7 @@ def mount_points(mounts: list[Mount]) -> list[str]:
 
 
 def hold_script(directory: Path, mounts: list[Mount], entered: Path) -> str:
-    """The shell script of the process that holds a node's mount namespace: it mounts, reports that it is done, and
-    sleeps.
-
-    Propagation is turned off first, so the host sees no mount of the node. Inside, mounts are shared, as kubelets
-    expect.
-    """
+    """The shell script of the process that holds a node's mount namespace: it mounts, reports, and sleeps."""
     binds = [
         f"mount --bind {shlex.quote(str(directory / part))} {shlex.quote(path)}"
         for path, part in OWN_DIRECTORIES.items()

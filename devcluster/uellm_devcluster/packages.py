@@ -52,9 +52,9 @@ def ensure(packages: Iterable[str]) -> None:
 
 
 def unpacked(package: str) -> Path:
-    """The files of a package in a directory of their own, without installing it, and so without root.
+    """The files of a package, unpacked into a directory without installing it, so without root.
 
-    Raises ClusterError where this machine has no apt-get, or no way to the packages.
+    Raises ClusterError if this machine has no apt-get or cannot download packages.
     """
     home = cache_directory() / "debian" / package
     if home.is_dir():
@@ -62,7 +62,7 @@ def unpacked(package: str) -> Path:
     if not shutil.which("apt-get"):
         raise ClusterError(f"missing: {package}; this machine has no apt-get: install its equivalent")
     with locked(home.with_name(f"{package}.lock")), tempfile.TemporaryDirectory(dir=home.parent) as scratch:
-        if home.is_dir():  # another process made it while this one waited
+        if home.is_dir():  # another process made it in the meantime
             return home
         if os.geteuid() == 0:
             _apt("update")

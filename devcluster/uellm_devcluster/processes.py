@@ -25,9 +25,7 @@ _TAIL_LINES = 8
 
 
 def environment(state: State, binaries: Path) -> dict[str, str]:
-    """A component's environment: the mark and a path. No proxy, because its peers' addresses mean nothing outside this
-    machine.
-    """
+    """A component's environment: the mark and a path. No proxy, because its peers are on this machine."""
     return {
         MARK: str(state.directory),
         "PATH": f"{binaries}:{_SYSTEM_PATH}",

@@ -26,9 +26,7 @@ class TimedWorker(CPUWorker):
     """Adds `steps_taken` and `memory_held`, for `LLM.collective_rpc`."""
 
     def load_model(self, *args: Any, **options: Any) -> None:
-        """Count the weights while they are allocated: afterwards the CPU's kernels repack them where PyTorch does not
-        see them.
-        """
+        """Count the weights while they are allocated. Afterwards the CPU's kernels repack them, unseen by PyTorch."""
         load_weights = DummyModelLoader.load_weights
 
         def counted(loader: Any, model: Any, *rest: Any) -> None:

@@ -135,9 +135,7 @@ def _weights(model: dict[str, Any], random: numpy.random.Generator) -> Iterator[
 
 
 def _silence(head: NDArray[numpy.float32], tokenizer: Tokenizer) -> None:
-    """Zero the weights of tokens that end the text or are not printable ASCII, so that the output goes on and is
-    readable.
-    """
+    """Zero the weights of end and non-ASCII tokens, so that the output goes on and is readable."""
     for token in range(len(head)):
         text = tokenizer.decode([token])
         if token < len(SPECIAL_TOKENS) or not (text.isascii() and text.isprintable()):

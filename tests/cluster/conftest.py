@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from uellm.api.node_labels import own_labels
-from uellm.hardware import Node
+from uellm.hardware import GPU_RESOURCE, Node
 from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
 from uellm_devcluster import ControlPlane
 
@@ -113,7 +113,7 @@ async def gpu_node(
     ) -> str:
         name = name or f"gpu-{uuid.uuid4().hex[:8]}"
         made.append(name)
-        capacity = {**CAPACITY, "nvidia.com/gpu": str(len(memory_bytes))}
+        capacity = {**CAPACITY, GPU_RESOURCE: str(len(memory_bytes))}
         facts = Node.from_profile(profile_of(name, memory_bytes, **fields))
         # Written by the profiler on a real node.
         own = own_labels(facts.devices, simulated=facts.simulated)
@@ -142,7 +142,7 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
             "uuid": f"GPU-{name}-{index}",
             "product": "Simulated",
             "memoryBytes": size,
-            "resourceName": "nvidia.com/gpu",
+            "resourceName": GPU_RESOURCE,
             "health": {"state": "Healthy"},
             "measured": {
                 "bf16GigaflopsPerSecond": 100_000,

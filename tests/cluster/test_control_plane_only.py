@@ -35,7 +35,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_of_them_live_side_by_side_and_leave_nothing(base: Path) -> None:
+def test_two_control_planes_run_side_by_side_and_leave_nothing(base: Path) -> None:
     with ControlPlane(kwok_nodes=2) as first, ControlPlane(controller_manager=False, scheduler=False) as second:
         assert Api(second.kubeconfig).list("/api/v1/nodes") == []
         api = Api(first.kubeconfig)

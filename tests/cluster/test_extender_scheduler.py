@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from helpers.sizes import GIB
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import POD, Kube
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.local import free_ports
@@ -106,7 +107,7 @@ def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type:
         "gpus": gpus,
         "tensor": 1,
         "pipeline": gpus,
-        "resourceName": "nvidia.com/gpu",
+        "resourceName": GPU_RESOURCE,
         "layerCount": layers,
         "layerBytes": GIB,
         "layerKvBytes": 0,
@@ -122,7 +123,7 @@ def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type:
 
 def pod(namespace: str, name: str, *, text: str | None, gpus: int) -> dict[str, Any]:
     annotations = {"uellm.io/plan": text} if text is not None else {}
-    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    limits = {GPU_RESOURCE: str(gpus)} if gpus else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -143,14 +143,14 @@ async def change_all(kube: Kube, namespace: str) -> None:
     await kube.create(config_map(namespace, "new", "after"))
 
 
-async def test_after_a_refused_connection_the_watch_goes_on_where_it_was(kube, namespace, way, mirror, eventually):
+async def test_after_a_refused_connection_the_watch_continues_where_it_was(kube, namespace, way, mirror, eventually):
     await way.refuse()
     await change_all(kube, namespace)
     await way.listen()
     await eventually(lambda: mirror.equals(kube, namespace))
 
 
-async def test_a_way_that_went_silent_is_left_and_what_changed_is_found(kube, namespace, way, mirror, eventually):
+async def test_a_silent_connection_is_replaced_and_missed_changes_are_found(kube, namespace, way, mirror, eventually):
     way.silence()
     await change_all(kube, namespace)
     assert not await mirror.equals(kube, namespace)

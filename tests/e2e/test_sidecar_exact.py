@@ -269,7 +269,7 @@ def test_a_whole_answer_of_one_token_completes_and_gives_its_place_back(both, pa
 
 @pytest.mark.parametrize("fields", [{"logit_bias": {"99999999": 1}}, {"allowed_token_ids": [99999999]}])
 @pytest.mark.parametrize(("path", "body"), [(CHAT, {"messages": ASKED}), (COMPLETIONS, {"prompt": "a b"})])
-def test_what_the_engine_refuses_inside_a_stream_was_not_completed(both, path, body, fields):
+def test_an_error_inside_a_stream_is_not_a_completion(both, path, body, fields):
     before = both.counted()
     direct, through = both.ask(path, GREEDY | body | fields | {"stream": True})
     assert (through.status, through.content_type) == (direct.status, direct.content_type)
@@ -284,7 +284,7 @@ def test_what_the_engine_refuses_inside_a_stream_was_not_completed(both, path, b
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": 5, "n": "x"}', b"\xff", b'{"stream": 1}'])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES, "/v1/embeddings", "/tokenize", "/v1/nothing"])
-def test_what_cannot_be_read_gets_the_engines_own_error(both, path, body):
+def test_an_unreadable_request_gets_the_engines_own_error(both, path, body):
     direct, through = both.ask(path, body)
     assert direct.status >= 400
     assert through.timeless() == direct.timeless()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from helpers.models import LATENT_ATTENTION
 from uellm.models import Architecture, read_architecture, read_directory
 
 SMALL = {
@@ -31,15 +32,7 @@ SMALL = {
 QWEN_MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 LATENT = {
     "num_key_value_heads": 4,
-    "q_lora_rank": 28,
-    "kv_lora_rank": 40,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
+    **LATENT_ATTENTION,
     "first_k_dense_replace": 2,
     "n_group": 2,
     "topk_group": 1,

@@ -183,11 +183,11 @@ async def run(saboteur: Saboteur, kinds: list[str], at: set[int], *, after: bool
     after=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_books_are_empty_after_any_few_faults(saboteur, kinds, at, after):
+def test_no_bookkeeping_remains_after_a_few_faults(saboteur, kinds, at, after):
     asyncio.run(run(saboteur, kinds, at, after=after))
 
 
-def test_the_books_are_empty_whichever_single_call_fails(saboteur):
+def test_no_bookkeeping_remains_whichever_single_call_fails(saboteur):
     async def every() -> None:
         saboteur.plan(set(), after=False)
         (await scenario(KINDS)).close()

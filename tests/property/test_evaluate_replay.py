@@ -169,7 +169,7 @@ class Hoarder(DirectFront):
         return Reaction()
 
 
-def test_a_policy_that_stops_sending_is_told_instead_of_waited_for() -> None:
+def test_a_policy_that_stops_sending_is_an_error() -> None:
     policy = find_policy("engine-FCFS")
     assert policy.priority is not None
     jobs = draw_jobs(Trace("t", (TraceRequest(0.0, 1, 1),)), CLASSES, seed=1, limit=None, max_tokens=100)

@@ -148,7 +148,7 @@ def sections(draw: st.DrawFn) -> dict[str, Any]:
     st.none() | JUNK | sections(),
 )
 @MANY
-def test_whatever_is_written_in_a_config_it_is_read_or_refused_in_one_line(
+def test_every_config_is_read_or_refused_in_one_line(
     config: dict[str, Any], junk: dict[str, Any], section: object
 ) -> None:
     try:

@@ -297,7 +297,7 @@ def test_no_placement_is_better_than_what_the_searches_find(
 
 @settings(max_examples=150, deadline=None)
 @given(instances(), OBJECTIVES, st.integers(1, 3))
-def test_a_search_that_is_cut_off_tells_a_bound_that_holds(data: dict[str, Any], objective: str, codes: int) -> None:
+def test_a_search_that_is_cut_off_has_a_valid_bound(data: dict[str, Any], objective: str, codes: int) -> None:
     best = solve(Instance.from_dict(data), "HELR", objective)
     cells = codes * (data["layers"] + 1) * len(data["devices"]) ** 2
     answer = solved(data, "HELR", objective, MOST_TABLED_SETS=0, MOST_CODES=codes, MOST_STEPS=0, CUT_STEPS=cells)

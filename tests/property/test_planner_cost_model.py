@@ -85,7 +85,7 @@ def test_faster_links_never_make_a_request_slower(measured: list[tuple[float, fl
 
 @settings(max_examples=100, deadline=None)
 @given(devices, st.floats(0.01, 100.0), st.floats(0.005, 0.5))
-def test_times_are_finite_and_the_rate_told_keeps_a_target_that_can_be_kept(
+def test_times_are_finite_and_the_reported_rate_meets_every_feasible_target(
     measured: list[tuple[float, float]], rate: float, tpot_s: float
 ) -> None:
     alone = times(measured, 1e10, None, None).tpot_s

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.errors import PlanError
-from uellm.hardware import Device, Node
+from uellm.hardware import GPU_RESOURCE, Device, Node
 from uellm.models import read_architecture
 from uellm.planner import Plan, plan
 from uellm.planner.assignment.assign import Task, assign
@@ -31,7 +31,7 @@ def pools(draw: st.DrawFn) -> Pool:
     kinds = draw(st.lists(st.integers(0, 2), min_size=1, max_size=6))
     memory = [draw(st.integers(2, 14)) for _ in range(3)]
     devices = tuple(Device(f"g{index}", index, f"kind-{kind}", memory[kind]) for index, kind in enumerate(kinds))
-    return Pool("n", "nvidia.com/gpu", devices, (), promised=draw(st.integers(0, 2)))
+    return Pool("n", GPU_RESOURCE, devices, (), promised=draw(st.integers(0, 2)))
 
 
 @st.composite
@@ -66,7 +66,7 @@ def holds(devices: tuple[Device, ...], task: Task, stages: int) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(pools(), tasks())
-def test_the_rule_is_what_looking_at_every_subset_says(pool: Pool, question: tuple[Task, int]) -> None:
+def test_the_rule_agrees_with_a_check_of_every_subset(pool: Pool, question: tuple[Task, int]) -> None:
     task, stages = question
     count = task.tensor * stages
     sure = len(pool.devices) - pool.promised

@@ -67,7 +67,7 @@ def test_no_more_jobs_are_late_than_under_edf(jobs):
 
 @settings(max_examples=300, deadline=None)
 @given(jobs_of)
-def test_in_whatever_order_they_come_nobody_in_the_plan_is_late(jobs):
+def test_no_request_in_the_plan_is_late_in_any_order_of_arrival(jobs):
     assert late(planned(jobs)) == 0
 
 

@@ -60,7 +60,7 @@ def passed_s(victims: list[Ticket]) -> float:
 @pytest.mark.parametrize(("policy", "bound_s"), [("SLO-ODBS", shared_s), ("EDF", passed_s), ("FCFS", passed_s)])
 @settings(max_examples=8, deadline=None)
 @given(wanted=victims_of)
-def test_whoever_always_gives_way_is_served_within_a_known_time(policy, bound_s, wanted):
+def test_a_request_that_always_gives_way_is_served_within_a_known_time(policy, bound_s, wanted):
     victims = [Ticket(targets, 0.0, prompt, Lengths(output, 2 * output)) for targets, prompt, output in wanted]
     served(Options(policy, max_queued=10**6, shedding=False), victims, bound_s(victims))
     assert [ticket for ticket in victims if ticket.first_token_s is None] == []

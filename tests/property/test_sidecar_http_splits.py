@@ -152,7 +152,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @settings(max_examples=120)
 @given(st.lists(st.one_of(plain, plain, plain, odd()), max_size=12), cuts, st.booleans(), st.booleans())
-def test_whatever_passes_unparsed_is_what_the_parser_would_have_made_of_it(chunks, at, recut, ends):
+def test_unparsed_chunks_equal_the_parsers_result(chunks, at, recut, ends):
     whole = [CHUNKED, *chunks, *([b"0\r\n\r\n"] if ends else [])]
     pieces = cut(b"".join(whole), at) if recut else whole
     passed: list[bytes] = []
@@ -187,7 +187,7 @@ def test_whole_chunks_of_events_pass_unparsed(chunks):
 
 @settings(max_examples=150)
 @given(st.binary(min_size=1, max_size=3000), cuts, cuts, st.booleans(), st.data())
-def test_an_answer_that_breaks_off_is_a_beginning_and_never_whole(body, chunks, at, chunked, data):
+def test_a_truncated_answer_is_a_prefix_and_never_complete(body, chunks, at, chunked, data):
     head = b"HTTP/1.1 200 OK\r\n"
     if chunked:
         whole = head + b"Transfer-Encoding: chunked\r\n\r\n" + in_chunks(body, chunks)

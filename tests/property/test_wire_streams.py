@@ -107,7 +107,7 @@ def test_a_stream_that_breaks_off_loses_nothing_that_came(found, at):
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=8))
-def test_bytes_that_are_no_stream_pass_unchanged(data, borders):
+def test_bytes_that_are_not_a_stream_pass_unchanged(data, borders):
     borders = sorted(min(border, len(data)) for border in borders)
     pieces = [data[start:end] for start, end in zip([0, *borders], [*borders, len(data)], strict=True)]
     strip = UsageStrip()

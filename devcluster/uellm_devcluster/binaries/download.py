@@ -29,9 +29,7 @@ def reachable(url: str) -> bool:
 
 
 def fetch(release: Release, directory: Path) -> None:
-    """Download `release` into `directory`. Raises ClusterError when the checksum differs or a program is missing from
-    it.
-    """
+    """Download `release` into `directory`. Raises ClusterError for a wrong checksum or a missing program."""
     source = release.download
     if source is None:
         raise ClusterError(f"{release.name} publishes no checked release")

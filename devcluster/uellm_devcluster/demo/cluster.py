@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from uellm.hardware import GPU_RESOURCE
 from uellm_devcluster import binaries, images, install, tinymodel
 from uellm_devcluster.demo import readback, traffic
 from uellm_devcluster.demo.shell import Shell
@@ -155,7 +156,7 @@ def _profiled(shell: Shell) -> dict[str, int]:
     done = shell.attempt("kubectl get gpunodeprofiles -o json")
     profiles = json.loads(done.stdout)["items"] if done.returncode == 0 else []
     allocatable = {
-        node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
+        node["metadata"]["name"]: int(node["status"]["allocatable"].get(GPU_RESOURCE, 0))
         for node in shell.json("kubectl get nodes")["items"]
     }
     counts = {profile["metadata"]["name"]: len(profile.get("status", {}).get("devices", [])) for profile in profiles}

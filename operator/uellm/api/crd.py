@@ -122,6 +122,10 @@ def _subresources(definition: Definition) -> dict[str, Any]:
     return {"status": {}, **({"scale": scale} if definition.scalable else {})}
 
 
+_ABSENT = object()
+"""Stands for the default of a field that may be absent, until the defaults are settled."""
+
+
 def resource_schema(definition: Definition) -> Schema:
     """The whole resource's structural schema."""
     document = definition.model.model_json_schema(by_alias=True, mode="validation")
@@ -155,7 +159,7 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sche
     if schema.get("type") == "integer":
         schema["format"] = "int32" if schema.get("maximum", 2**63) < 2**31 else "int64"
     if schema.get("default", 0) is None:
-        del schema["default"]
+        schema["default"] = _ABSENT
     return _ordered(schema)
 
 
@@ -184,10 +188,13 @@ def _keep_useful_defaults(schema: Schema) -> None:
     """Drop empty defaults (empty lists and strings), and give each object the defaults of its parts as its own default.
 
     The object's default is written in full, not as `{}`: the API server checks it against the rules before it fills in
-    the defaults of the parts.
+    the defaults of the parts. An object that may be absent has none: that it is absent means something.
     """
     for child in _children(schema):
         _keep_useful_defaults(child)
+    if schema.get("default") is _ABSENT:
+        del schema["default"]
+        return
     if schema.get("default") in ([], "", {}):
         del schema["default"]
     parts = {name: p["default"] for name, p in schema.get("properties", {}).items() if "default" in p}

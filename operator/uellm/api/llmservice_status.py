@@ -174,6 +174,9 @@ class PlanStatus(StatusModel):
     """Why the plan was made, or why it replaced the previous one."""
 
 
+RevisionName = Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
+
+
 class PodPlacement(StatusModel):
     """The planned and the actual placement of a pod."""
 
@@ -181,6 +184,8 @@ class PodPlacement(StatusModel):
     """Name of the pod."""
     node: DnsSubdomain | None = None
     """Its node."""
+    revision: RevisionName = None
+    """The revision that it was started from."""
     planned: Devices = ()
     """Devices intended for it; none for replicas after the first."""
     actual: Devices = ()
@@ -238,6 +243,9 @@ class LLMServiceStatus(StatusModel):
     """Summary of the plan."""
     plan: PlanStatus | None = None
     """The shape of every replica."""
+    revision: RevisionName = None
+    """What every pod is to be started from: the digest of everything that its processes depend on, and the end of the
+    name of the ConfigMap that holds it."""
     placements: Annotated[
         tuple[PodPlacement, ...],
         Field(max_length=32),

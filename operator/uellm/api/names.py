@@ -11,6 +11,9 @@ LLMSERVICE_KIND = "LLMService"
 SERVICE_LABEL = "uellm.io/service"
 """On every child and pod: the name of its LLMService."""
 
+REVISION_LABEL = "uellm.io/revision"
+"""On pods and on the ConfigMaps that they are started from: the name of their revision."""
+
 SCHEDULER_NAME = "uellm-scheduler"
 """The scheduler that asks our extender; the default of `placement.schedulerName`."""
 

@@ -1,8 +1,8 @@
-"""Labels of nodes that say what their GPUs are: GPU Feature Discovery's, and the profiler's own.
+"""Node labels that describe GPUs: GPU Feature Discovery's, and the profiler's own.
 
-The profiler writes its own labels after the node's profile, because only an event of the node makes the scheduler try
-pending pods again. They cover what GPU Feature Discovery's cannot say (unlike GPUs, simulated GPUs) and nodes where
-that does not run. Health and measurements are not among them: they change.
+The profiler writes its own labels after the node's profile, because only an event of the node makes the scheduler retry
+pending pods. They cover what GPU Feature Discovery cannot express (unlike GPUs, simulated GPUs) and nodes where it does
+not run. Health and measurements are not among them, because they change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uellm.hardware import GPU_RESOURCE, Device
 MIB = 1 << 20
 LONGEST_VALUE = 63
 SHARED = ("time-slicing", "mps")
-"""Values of GFD's label `nvidia.com/gpu.sharing-strategy` on nodes whose GPUs are handed out more than once."""
+"""Values of GFD's label `nvidia.com/gpu.sharing-strategy` on nodes that share a GPU between pods."""
 SHARING_STRATEGY = f"{GPU_RESOURCE}.sharing-strategy"
 CAPABILITY_MAJOR = f"{GPU_RESOURCE}.compute.major"
 CAPABILITY_MINOR = f"{GPU_RESOURCE}.compute.minor"
@@ -24,11 +24,11 @@ CAPABILITY_MINOR = f"{GPU_RESOURCE}.compute.minor"
 
 @dataclass(frozen=True, slots=True)
 class LabelKeys:
-    """The keys of the labels about one extended resource. Values of count and memory (MiB) are numbers."""
+    """The keys of the labels for one extended resource. Values of count and memory (MiB) are numbers."""
 
     count: str
     memory: str
-    """Of the smallest GPU."""
+    """Memory of the smallest GPU."""
     product: str
 
     @classmethod
@@ -39,18 +39,18 @@ class LabelKeys:
 
 @dataclass(frozen=True, slots=True)
 class OwnLabelKeys:
-    """The keys of the profiler's own labels about one extended resource, such as `uellm.io/gpu.count`."""
+    """The keys of the profiler's own labels for one extended resource, such as `uellm.io/gpu.count`."""
 
     count: str
     memory: str
     product: str
-    """Absent where the GPUs are of several products."""
+    """Absent if the GPUs are of several products."""
     capability: str
     """The lowest compute capability as one number: 89 for 8.9, 100 for 10.0."""
     unlike: str
-    """`true` where the GPUs are not all alike."""
+    """`true` if the GPUs are not identical."""
     simulated: str
-    """`true` where a file describes the GPUs."""
+    """`true` if the GPUs are described by a file."""
 
     @classmethod
     def of(cls, resource_name: str) -> OwnLabelKeys:
@@ -89,7 +89,9 @@ def _of_resource(keys: OwnLabelKeys, devices: list[Device]) -> dict[str, str]:
 
 
 def label_value(text: str) -> str:
-    """A text as GPU Feature Discovery writes products: blanks become dashes, what a label may not hold is dropped."""
+    """The text in GPU Feature Discovery's form: blanks become dashes, and characters that a label may not contain
+    are dropped.
+    """
     kept = "".join(
         letter if letter.isalnum() or letter in "-_." else "-" if letter.isspace() else "" for letter in text
     )
@@ -97,6 +99,6 @@ def label_value(text: str) -> str:
 
 
 def capability_number(capability: str) -> int:
-    """`8.9` as 89; 0 where it is not known."""
+    """`8.9` as 89; 0 if it is unknown."""
     major, _, minor = capability.partition(".")
     return int(major) * 10 + int(minor) if major.isdecimal() and minor.isdecimal() else 0

@@ -1,11 +1,16 @@
-"""`sidecar.yaml`: the configuration that the operator publishes for the sidecar.
+"""`sidecar.yaml` and `engine.yaml`: what the operator publishes for the sidecar.
 
-Operator and sidecar may have different versions. So unknown keys are ignored, only `classes` is required, and `version`
-changes only if an older sidecar would misread the document.
+`sidecar.yaml` is about the service and is reloaded. `engine.yaml` is about one pod and its engine, which it is started
+with: it takes the place of the sections `model`, `engine` and `auth` of `sidecar.yaml`, which a sidecar without a
+cluster is given in one file.
+
+The operator writes the documents and the sidecar reads them, and either may be the newer one. So unknown keys are
+ignored, only `classes` is required, and `version` changes only where an older sidecar would misread a document.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,6 +24,7 @@ from uellm.api.slo import ServiceClass
 
 VERSION = 1
 DEFAULT_CLASS = "default"
+_DIGEST_LENGTH = 16
 
 _LENIENT = ConfigDict(extra="ignore")
 
@@ -125,6 +131,27 @@ class SidecarHttp(Model):
         return duration_s(self.idle_timeout)
 
 
+class EngineDocument(Model):
+    """`engine.yaml`."""
+
+    model_config = _LENIENT
+
+    version: Annotated[int, Field(ge=1)] = VERSION
+    """Version of the format."""
+    revision: str = ""
+    """Name of the revision that the pod was started from; the sidecar reports it."""
+    model: str = ""
+    """The model's served name, for the metrics."""
+    engine: SidecarEngine = SidecarEngine()
+    """The engine."""
+    auth: SidecarAuth = SidecarAuth()
+    """Who may send requests."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document, without what was not set in its sections, and without empty ones."""
+        return _sparse(super().to_dict(), self, ("engine", "auth"), optional=("revision", "auth"))
+
+
 class SidecarDocument(Model):
     """The whole document."""
 
@@ -161,15 +188,25 @@ class SidecarDocument(Model):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The document, without what was not set in its sections, and without empty ones."""
-        document = super().to_dict()
-        for section in ("engine", "http", "auth", "prediction"):
-            part: Model = getattr(self, section)
-            document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
-        optional = ("http", "auth", "prediction", "allowedRoutes")
-        return {name: value for name, value in document.items() if value or name not in optional}
+        """The document without empty sections and without unset fields in its sections."""
+        optional = ("model", "engine", "http", "auth", "prediction", "allowedRoutes")
+        return _sparse(super().to_dict(), self, ("engine", "http", "auth", "prediction"), optional=optional)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises pydantic's ValidationError."""
         return cls.model_validate(document)
+
+
+def content_digest(content: bytes) -> str:
+    """Digest of `sidecar.yaml`, by which the operator recognises that a sidecar has it in force."""
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _sparse(
+    document: dict[str, Any], model: Model, sections: tuple[str, ...], *, optional: tuple[str, ...]
+) -> dict[str, Any]:
+    for section in sections:
+        part: Model = getattr(model, section)
+        document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
+    return {name: value for name, value in document.items() if value or name not in optional}

@@ -1,6 +1,4 @@
-"""`uellm evaluate live`: replays a trace against real endpoints in turn. The figures are those of `uellm evaluate
-queue`.
-"""
+"""`uellm evaluate live`: replays a trace against real endpoints. The figures are those of `uellm evaluate queue`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Its pod's requirements (beside kube-scheduler, over loopback):
 
-    args      extender --listen 127.0.0.1:8888 [--metrics-listen :8889] (nobody but the scheduler may ask for decisions)
+    args      extender --listen 127.0.0.1:8888 [--metrics-listen :8889] (only the scheduler may ask for decisions)
     RBAC      core pods and uellm.io gpunodeprofiles: list, watch (all namespaces)
     probes    GET /healthz (the process is alive), GET /readyz (its view of the cluster is complete and fresh)
     scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize,

@@ -10,9 +10,18 @@ from typing import Any
 
 from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
-from uellm.models import Architecture, Tensor, find_tensors, read_architecture, read_directory
+from uellm.models import (
+    Architecture,
+    Tensor,
+    find_tensors,
+    read_architecture,
+    read_directory,
+    with_quantization_file,
+)
 from uellm.planner.units import size
 
+QUANTIZATION_FILE = "hf_quant_config.json"
+"""ModelOpt's file beside config.json."""
 FEW_RUNS = 4
 """The most runs of equal layers that a table lists; more are abbreviated."""
 
@@ -48,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     directory = Path(args.config)
     whole = args.config != "-" and directory.is_dir()
     config = read_json(str(directory / "config.json") if whole else args.config)
+    quantization = directory / QUANTIZATION_FILE
+    if whole and quantization.is_file():
+        config = with_quantization_file(config, read_json(str(quantization)))
     if args.safetensors:
         tensors: Mapping[str, Tensor] | None = read_directory(Path(args.safetensors))
     else:
@@ -79,6 +91,10 @@ def document(model: Architecture) -> dict[str, Any]:
         "expertsPerToken": model.experts_per_token,
         "kvBytesPerToken": model.kv_bytes_per_token,
         "layerKvBytesPerToken": list(model.layer_kv_bytes_per_token),
+        "stateBytes": model.state_bytes,
+        "layerStateBytes": list(model.layer_state_bytes),
+        "kvDtypeBytes": model.kv_dtype_bytes,
+        "exact": model.exact or model.measured,
         "layerWindowTokens": list(model.layer_window_tokens),
         "layerFlopsPerToken": list(model.layer_flops_per_token),
         "layerAttentionFlopsPerToken": list(model.layer_attention_flops_per_token),
@@ -98,9 +114,10 @@ def table(model: Architecture) -> str:
         f"parameters     {model.parameters:,}{active}",
         f"weights        {size(model.weight_bytes)}{origin}",
         f"KV cache       {model.kv_bytes_per_token:,} bytes a token{_beyond(model)}",
-        "",
-        *_rows(model),
     ]
+    if model.state_bytes:
+        lines.append(f"state          {size(model.state_bytes)} a sequence, whatever its length")
+    lines += ["", *_rows(model)]
     return "\n".join([*lines, *(f"note: {note}" for note in model.notes)])
 
 
@@ -131,6 +148,8 @@ def _kinds(model: Architecture) -> dict[tuple[str, int, int], list[int]]:
             label = f"MoE, {model.experts_per_token} of {model.experts}"
         window = model.layer_window_tokens[index]
         label += f", window {window:,}" if window else ""
+        state = model.layer_state_bytes[index]
+        label += f", state {size(state)}" if state else ""
         key = (label, model.layer_weight_bytes[index], model.layer_kv_bytes_per_token[index])
         found.setdefault(key, []).append(index)
     return found

@@ -1,8 +1,4 @@
-"""`uellm plan`: plans an LLMService on the nodes of a file of GPUNodeProfiles, or of a live cluster. It changes
-nothing.
-
-`kubectl uellm plan` is the same command.
-"""
+"""`uellm plan`: plans an LLMService on the nodes of a file or of a live cluster. It changes nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What a live cluster offers a service: its node profiles, and the GPUs that others hold or are promised. Only
-reads.
-"""
+"""What a live cluster offers a service: its profiles, and the GPUs that others hold or are promised. Only reads."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ class Offered(NamedTuple):
 
 
 def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
-    """Read the cluster's state as the operator observes it. Raises KubeError; CannotBeDone if no cluster is
-    configured.
-    """
+    """Read the cluster as the operator observes it. Raises KubeError; CannotBeDone if no cluster is configured."""
     try:
         import uellm.kube  # noqa: F401
     except ModuleNotFoundError as error:

@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="configuration file; changes take effect while it runs",
     )
     parser.add_argument(
+        "--engine-config",
+        type=Path,
+        metavar="FILE",
+        help="file with this pod's model, engine and API keys, in place of those sections of the configuration file",
+    )
+    parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
     )
     parser.add_argument(
@@ -48,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,
+        engine_config=args.engine_config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
         state=Path(state) if state else None,

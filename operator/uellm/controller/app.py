@@ -24,6 +24,7 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, WorkerProcess
 from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
+from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ class _Operator:
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
         reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)
-        reconciler = Reconciler(self._cache, planning, reports, measurements, applier, self._options.images)
+        running = Running(fetch.running, clock)
+        reconciler = Reconciler(self._cache, planning, reports, measurements, running, applier, self._options.images)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(
@@ -102,7 +104,7 @@ class _Operator:
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
-            _resync(kube, self._cache, watcher, (reports, measurements)),
+            _resync(kube, self._cache, watcher, (reports, measurements, running)),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -133,7 +135,7 @@ class _Operator:
         return ProbeServer(host, port, checks, is_ready, metrics.registry)
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements]) -> None:
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements, Running]) -> None:
     # The first resync comes early, to find what vanished between the first lists and the first events.
     delay_s = resync.FIRST_S
     while True:

@@ -52,9 +52,7 @@ class VirtualEngine:
         max_num_batched_tokens: int | None = None,
         step_s: Callable[[float, float, float], float] | None = None,
     ) -> None:
-        """`step_s` replaces the engine's own step time: seconds of a step with the same load. It is called once for
-        each step.
-        """
+        """`step_s` replaces the engine's own step time. It is called once for each step."""
         self.engine = engine
         self.max_num_batched_tokens = max_num_batched_tokens or engine.max_num_batched_tokens
         self.preemptions = 0
@@ -150,10 +148,9 @@ class VirtualEngine:
         return Step(end_s, tokens, finished)
 
     def leap(self, now_s: float, until_s: float) -> tuple[list[float], list[int]]:
-        """Run the steps that start before `until_s` and in which vLLM decides nothing. Returns their ends, and who got
-        a token in each.
+        """Run the steps that start before `until_s` and in which vLLM decides nothing.
 
-        Empty where the next step needs a decision; call `step` then.
+        Returns their ends, and who got a token in each.
         """
         running = self._scheduler.running
         count = self._free_steps(running)

@@ -53,9 +53,7 @@ def no_delay() -> float:
 
 @dataclass
 class Replay:
-    """One replay; call `run` once. `delay_s` is called for each request that is sent; it returns the delay to the
-    engine.
-    """
+    """One replay; call `run` once. `delay_s` gives the delay of a sent request on its way to the engine."""
 
     jobs: Sequence[Job]
     engine: VirtualEngine

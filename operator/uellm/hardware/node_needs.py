@@ -1,4 +1,4 @@
-"""What a node must be for the pods of a plan."""
+"""A plan's requirements for a node."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class NodeNeeds:
-    """What a node must be."""
+    """The requirements for a node."""
 
     resource_name: str
     gpus: int
-    """GPUs of the resource, at least."""
+    """The least number of GPUs of the resource."""
     memory_mib: int
-    """Memory of every GPU, at least, where the node's GPUs are alike."""
+    """The least memory of every GPU, for nodes with identical GPUs."""
     smallest_mib: int
-    """Memory of the smallest GPU, at least, where they are not."""
+    """The least memory of the smallest GPU, for nodes with unlike GPUs."""
     capability: tuple[int, int] | None = None
-    """Compute capability, at least; None: any."""
+    """The least compute capability; None: any."""
     products: tuple[str, ...] = ()
-    """Products of GPUs that meet the targets, where some other product with enough memory does not; empty: any."""
+    """Products that meet the targets, if another product with enough memory does not; empty: any."""
     simulated: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form; what makes no condition is left out."""
+        """The JSON form, without requirements that are not set."""
         entry: dict[str, Any] = {
             "resourceName": self.resource_name,
             "gpus": self.gpus,

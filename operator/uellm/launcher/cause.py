@@ -42,12 +42,12 @@ _CONSEQUENCES = re.compile(
     r"|^(?:SystemExit|KeyboardInterrupt|BrokenPipeError|ConnectionResetError|EOFError|asyncio\.exceptions\.CancelledError)\b",
     re.IGNORECASE,
 )
-# An earlier error is often only how the library found out; these say it for people.
+# What a library says for people at the end of a chain of errors, the first of which is only how it found out.
 _PLAINER = re.compile(
-    r"gated repo|is not a local folder and is not a valid model identifier|Repository Not Found|outgoing traffic"
-    r"|couldn't connect to|Cannot access gated|Unauthorized",
-    re.IGNORECASE,
+    r"access a gated repo|specific connection error when trying to load|is not a valid model identifier"
+    r"|outgoing traffic has been disabled|couldn't connect to"
 )
+_NO_SUCH_PATH = re.compile(r"^[\w.]+: Repo id must .*'(?P<path>/[^']*)'")
 _DEPTH = {"APIServer": 0, "": 0, "DPCoordinator": 0, "EngineCore": 1}
 _WORKER_DEPTH = 2
 
@@ -83,7 +83,7 @@ def find_cause(lines: Iterable[str]) -> str:
         deepest = max(_depth(process) for process, _ in causes)
         innermost = [said for process, said in causes if _depth(process) == deepest]
         plainer = [said for said in innermost if _PLAINER.search(said)]
-        return _clipped((plainer or innermost)[0])
+        return _clipped(_plainly(plainer[-1] if plainer else innermost[0]))
     if crashes := [line.text for line in parsed if _CRASH.match(line.text)]:
         return _clipped(crashes[0])
     logged = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL") and line.text.strip()]
@@ -110,8 +110,15 @@ def _with_continuation(lines: Sequence[OutputLine], index: int, match: re.Match[
     return f"{match['name']}: {text} {more}".replace(":  ", ": ").strip()
 
 
+def _plainly(said: str) -> str:
+    """Hugging Face takes a path that is not there for the name of a repository, and says so."""
+    if "HFValidationError" in said and (match := _NO_SUCH_PATH.search(said)):
+        return f"the model's path {match['path']} does not exist in the engine's container"
+    return said
+
+
 def _is_heading(text: str) -> bool:
-    return re.search(r"validation errors? for \w+$|:$|\(Request ID: .*\)$", text) is not None
+    return re.search(r"validation errors? for \w+$|:$|gated repo\.$|\(Request ID: .*\)$", text) is not None
 
 
 def _is_of_traceback(text: str) -> bool:

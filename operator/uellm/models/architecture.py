@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.limits import SplitLimit
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -62,6 +64,12 @@ class Architecture:
     """Whether tensor parallelism divides the KV cache, down to one head per rank; False (MLA): each rank holds all."""
     tensor_widths: tuple[tuple[str, int], ...]
     """Further fields of config.json, with their values, that tensor parallelism must divide."""
+    split_limits: tuple[SplitLimit, ...] = ()
+    """Widths of quantised matrices that tensor parallelism must cut into whole blocks or groups."""
+    asserted: str = ""
+    """The family that the user says the model is built like; empty: it is read by its class and fields."""
+    exact: bool = True
+    """Whether the formula is known to be exact for this model; a note says why not."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers; otherwise they are computed from config.json."""
     notes: tuple[str, ...] = ()
@@ -74,6 +82,11 @@ class Architecture:
         return sum(self.layer_weight_bytes) + ends + self.tower_bytes
 
     @property
+    def state_bytes(self) -> int:
+        """State of one sequence over all layers, whatever its length."""
+        return sum(self.layer_state_bytes)
+
+    @property
     def kv_bytes_per_token(self) -> int:
         """KV cache of one token over all layers."""
         return sum(self.layer_kv_bytes_per_token)
@@ -83,7 +96,7 @@ class Architecture:
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
 
     def layer_read_bytes(self, index: int, tokens: int) -> float:
-        """Expected weight bytes of a layer that a step over so many tokens reads.
+        """Expected weight bytes of a layer that a step over this many tokens reads.
 
         A step reads all dense weights. Of E experts with k per token, it reads E * (1 - (1 - k/E)^tokens) on average,
         if the router chooses uniformly.

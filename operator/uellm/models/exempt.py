@@ -1,7 +1,7 @@
-"""The modules that a quantisation leaves unquantised.
+"""The modules that a quantisation leaves unchanged.
 
-Checkpoints name them in different ways: whole paths, ends or parts of paths (`lm_head`, `mlp.gate`), `*` for anything,
-`re:` before a regular expression. A name matches if its dotted parts appear consecutively in the module's path.
+Checkpoints name them in many ways: whole paths, ends or parts of them (`lm_head`, `mlp.gate`), `*` for anything, `re:`
+before a regular expression. A name matches where its dotted parts appear in a row in the module's path.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 from uellm.models.storage import SECTION
 
-LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules")
+LISTS = ("modules_to_not_convert", "ignored_layers", "ignore", "llm_int8_skip_modules", "exclude_modules", "exclude")
 # Prefixes that a multimodal wrapper gives to the text model's paths.
 WRAPPED = ("", "language_model.", "model.language_model.")
 
 
 class Exempt:
-    """The exempt modules. `in`: whether a path, such as `model.layers.0.mlp.gate_proj`, is one."""
+    """The modules left out. `in`: whether a path, such as `model.layers.0.mlp.gate_proj`, is one."""
 
     def __init__(self, names: Iterable[str] = (), patterns: Iterable[str] = ()) -> None:
         plain = [_bare(name) for name in names]
@@ -38,21 +39,25 @@ class Exempt:
 
 
 def read_exempt(section: Mapping[str, Any]) -> Exempt:
-    """The modules that a quantization_config exempts. Raises BadInput for a bad list or regular expression."""
+    """The modules that a quantization_config leaves out. Raises BadInput for a bad list or regular expression."""
     names: list[str] = []
     patterns: list[str] = []
     for field in LISTS:
         for name in _names(section, field):
             (patterns if name.startswith("re:") else names).append(name.removeprefix("re:"))
-    dynamic = section.get("dynamic")  # GPTQModel: `-:` marks the expression of an unquantised module
+    dynamic = section.get("dynamic")  # GPTQModel: `-:` before the expression of a module that stays
     if isinstance(dynamic, Mapping):
         patterns += [str(key)[2:] for key in dynamic if str(key).startswith("-:")]
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise BadInput(SECTION, f"{pattern!r} is not a regular expression: {error}") from error
-    return Exempt(names, patterns)
+    return Exempt(names, [checked(pattern) for pattern in patterns])
+
+
+def checked(pattern: str) -> str:
+    """A regular expression. Raises BadInput where it is none."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise BadInput(SECTION, f"{shown(pattern)} is not a regular expression: {error}") from error
+    return pattern
 
 
 def _names(section: Mapping[str, Any], field: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.shown import shown
 
 # Larger than any existing model. A typing error above it is refused.
 LARGEST = 1 << 40
@@ -18,6 +19,13 @@ LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"
 ASSUMED_LENGTH = 2048
 
 
+class MissingField(BadInput):
+    """A field without which nothing can be said."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is missing; give it as the model's config.json has it")
+
+
 class Config:
     """A config.json, or the part of it that describes the text model.
 
@@ -25,7 +33,7 @@ class Config:
     """
 
     def __init__(
-        self, fields: Mapping[str, Any], prefix: str = "config", defaults: Mapping[str, int] | None = None
+        self, fields: Mapping[str, Any], prefix: str = "config", defaults: Mapping[str, Any] | None = None
     ) -> None:
         self.fields = fields
         self.prefix = prefix
@@ -37,19 +45,45 @@ class Config:
         for name in names:
             value = self.fields.get(name)
             if value is not None:
-                return self._whole(name, value, 1)
-        if names[0] in self.defaults:
-            value = self.defaults[names[0]]
-            self.assumed.append(f"{names[0]} {value}")
-            return value
+                return self.whole(name, value)
+        for name in names:
+            value = self.defaults.get(name)
+            if value is not None:
+                self._assume(name, value)
+                return self.whole(name, value)
         if default is None:
-            raise BadInput(f"{self.prefix}.{names[0]}", "is missing; give it as the model's config.json has it")
+            raise MissingField(f"{self.prefix}.{names[0]}")
         return default
 
     def count(self, name: str, default: int = 0) -> int:
         """A whole number that may be zero."""
-        value = self.fields.get(name)
+        value = self.value(name)
         return default if value is None else self._whole(name, value, 0)
+
+    def value(self, name: str) -> Any:
+        """The field as it is, else the family's default for it, else None."""
+        value = self.fields.get(name)
+        if value is not None or name in self.fields:
+            return value
+        return self.defaults.get(name)
+
+    def whole(self, name: str, value: Any) -> int:
+        """A value of the field `name`, a positive integer. Raises BadInput naming it."""
+        return self._whole(name, value, 1)
+
+    def inside(self, name: str) -> Config:
+        """The fields of an object inside this config, over this config's own; these alone where it is not there."""
+        inner = self.fields.get(name)
+        if inner is None:
+            return self
+        if not isinstance(inner, Mapping):
+            raise BadInput(f"{self.prefix}.{name}", "must be an object")
+        return Config({**self.fields, **inner}, f"{self.prefix}.{name}", self.defaults)
+
+    def either(self, *names: str, default: bool = False) -> bool:
+        """The first flag of `names` that is given."""
+        name = next((name for name in names if self.value(name) is not None), names[0])
+        return self.flag(name, default)
 
     def layers(self, *names: str) -> int:
         """The number of layers. It is bounded, because lists of that length follow."""
@@ -61,7 +95,7 @@ class Config:
     def longest(self) -> int:
         """The longest context that the engine serves: the config's length, scaled as vLLM scales it for RoPE."""
         present = [name for name in LENGTHS if self.fields.get(name) is not None]
-        default = self.defaults.get(LENGTHS[0], ASSUMED_LENGTH)
+        default = next((self.defaults[name] for name in LENGTHS if name in self.defaults), ASSUMED_LENGTH)
         positions = self.size(*present) if present else default
         rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling")
         if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):
@@ -75,9 +109,11 @@ class Config:
         """A boolean with the default of the model's own configuration class."""
         value = self.fields.get(name)
         if value is None:
+            value = self.defaults.get(name)
+        if value is None:
             return default
         if not isinstance(value, bool):
-            raise BadInput(f"{self.prefix}.{name}", f"must be true or false, not {value!r}")
+            raise BadInput(f"{self.prefix}.{name}", f"must be true or false, not {shown(value)}")
         return value
 
     def list_of(self, name: str, length: int) -> Sequence[Any] | None:
@@ -100,6 +136,10 @@ class Config:
             raise BadInput(f"{self.prefix}.{name}", f"must be a list of layer numbers from 0 to {length - 1}")
         return frozenset(value)
 
+    def _assume(self, name: str, value: Any) -> None:
+        if f"{name} {value}" not in self.assumed:
+            self.assumed.append(f"{name} {value}")
+
     def _whole(self, name: str, value: Any, least: int) -> int:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if isinstance(value, float) and value.is_integer():
@@ -107,7 +147,7 @@ class Config:
             value, whole = int(value), True
         if not whole or not least <= value < LARGEST:
             kind = "positive whole number" if least else "whole number, 0 or more"
-            raise BadInput(f"{self.prefix}.{name}", f"must be a {kind}, not {value!r}")
+            raise BadInput(f"{self.prefix}.{name}", f"must be a {kind}, not {shown(value)}")
         return int(value)
 
 

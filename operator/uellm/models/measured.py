@@ -1,4 +1,4 @@
-"""Bytes by layer as the engine holds them, computed from a checkpoint's tensors instead of a formula."""
+"""Bytes by layer, as the engine holds them, from the tensors of a checkpoint instead of a formula."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ from uellm.errors import BadInput
 from uellm.models.architecture import Architecture
 from uellm.models.safetensors import Tensor
 
-LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.(.+)$")
 EXPERTS = re.compile(r"(?:^|\.)experts\.")
-TOWERS = ("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight")
-HEADS = ("lm_head.", "output_layer.", "embed_out.")
+TOWERS = (
+    *("vision", "visual", "image_", "audio", "vit.", "multi_modal_projector", "mm_projector", "patch_merger"),
+    *("model.encoder.", "mlp1.", "speech", "sound"),
+)
+EMBEDDINGS = (
+    *("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight"),
+    *("backbone.embeddings.weight", "embed_in.weight"),
+)
+HEADS = ("lm_head.", "output_layer.", "embed_out.", "score.", "classifier.")
+# Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
+IDLE = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.|^(?:talker|code2wav|token2wav)\.")
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-# Buffers in old checkpoints that no engine loads: RoPE tables, GPT-2's triangular masks.
+# Buffers that old checkpoints hold and no engine loads: tables of RoPE, GPT-2's triangular masks.
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 FLOATS = ("F64", "F32", "F16", "BF16")
-# Numbers that are 32 bits wide for every dtype: scales of quantised weights, and the router's bias in DeepSeek V3.
+# Numbers kept in 32 bits for every dtype: scales of quantised weights, and the router's bias in DeepSeek V3.
 KEPT = (
     *("scale", "scales", "scale_inv", "weight_scale_inv", "weight_scale", "input_scale"),
-    *("absmax", "SCB", "e_score_correction_bias"),
+    *("absmax", "SCB", "e_score_correction_bias", "A_log"),
 )
-# A difference from the formula's bytes above this share is noted.
+# Differences from the formula's bytes are noted above this share.
 NOTEWORTHY = 0.01
 
 
@@ -41,7 +49,7 @@ class _Tally:
     numbers: int = 0
     """Count of all numbers."""
     beyond: int = 0
-    """Bytes of layers after the model's last one, such as those of multi-token prediction."""
+    """Bytes that plain serving does not load: layers of multi-token prediction, an omni model's voice."""
 
 
 def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architecture:
@@ -74,6 +82,12 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architec
         parameters=tally.numbers if plain else model.parameters,
         measured=True,
     )
+    if model.asserted and abs(found.weight_bytes / model.weight_bytes - 1) > NOTEWORTHY:
+        raise BadInput(
+            "config.uellm_family",
+            f"is {model.asserted}, but the checkpoint's headers hold {found.weight_bytes} bytes and that family would "
+            f"have {model.weight_bytes}: take another family, or leave it out",
+        )
     return replace(found, notes=_notes(model, found, tally))
 
 
@@ -84,10 +98,10 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
             continue
         size = _loaded(name, tensor, model.weight_dtype_bytes)
         place, index = _place(name)
-        if place == "layer" and index >= model.layers:
+        if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
             continue
-        if place == "head" and model.tied:  # the file contains a copy, but the engine has one table
+        if place == "head" and model.tied:  # a copy in the file, one table in the engine
             continue
         tally.numbers += tensor.numbers
         if place != "layer":
@@ -124,8 +138,8 @@ def _place(name: str) -> tuple[str, int]:
 def _notes(formula: Architecture, found: Architecture, tally: _Tally) -> tuple[str, ...]:
     notes = [note for note in formula.notes if "not counted" not in note]
     if tally.beyond:
-        notes.append(f"{tally.beyond} bytes after the last layer are not counted: only speculation uses them")
+        notes.append(f"{tally.beyond} bytes beside the model are not counted: they serve speculation or speech alone")
     apart = found.weight_bytes / formula.weight_bytes - 1
     if abs(apart) > NOTEWORTHY:
-        notes.append(f"the checkpoint's weights differ by {apart:+.1%} from the size that config.json implies")
+        notes.append(f"the checkpoint's weights are {apart:+.1%} of what config.json lets expect")
     return tuple(notes)

@@ -1,59 +1,51 @@
-"""Bytes per weight: the dtype in which the engine computes, and the quantisation of its linear layers."""
+"""Bytes per weight: the dtype that the engine computes in, and the quantisation of its linear layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
-from uellm.models import storage
 from uellm.models.exempt import Exempt, read_exempt
+from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
+from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIASES = {"float": "float32", "half": "float16", "fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 
-LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Storage]] = {
-    "fp8": storage.fp8,
-    "awq": storage.awq,
-    "gptq": storage.gptq,
-    "bitsandbytes": storage.bitsandbytes,
-    "mxfp4": storage.mxfp4,
-    "fbgemm_fp8": storage.by_row,
-    "modelopt": storage.modelopt,
+QUANTIZATIONS = ("auto", "none", *METHODS)
+IN_FLIGHT = ("fp8", "bitsandbytes", "experts_int8")  # the engine makes these while it loads a 16-bit checkpoint
+REFUSED = {
+    "gguf": "is a format of llama.cpp, which the engine does not serve here: take the model's safetensors",
+    "exl2": "is a format of ExLlama, which the engine does not serve",
+    "hqq": "is not served by the engine: take another quantisation of the model",
+    "aqlm": "is not served by the engine: take another quantisation of the model",
+    "marlin": "is not served by the engine any more: take a GPTQ or AWQ checkpoint",
+    "quip": "is not served by the engine: take another quantisation of the model",
 }
-QUANTIZATIONS = ("auto", "none", *LAYOUTS, "compressed-tensors")
-# Other names of the layouts above in checkpoints and engines.
-SAME = {
-    "awq_marlin": "awq",
-    "auto_awq": "awq",
-    "gptq_marlin": "gptq",
-    "auto_gptq": "gptq",
-    "gptqmodel": "gptq",
-    "gpt_oss_mxfp4": "mxfp4",
-    "modelopt_fp4": "modelopt",
-    "compressed_tensors": "compressed-tensors",
-}
-IN_FLIGHT = ("fp8", "bitsandbytes")  # the engine creates these itself while it loads a 16-bit checkpoint
+"""Methods that checkpoints name and the engine refuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The width of weights. Matrices are stored as the quantisation defines, everything else in `dtype`."""
+    """The width of weights. Matrices are stored as the quantisation has it, everything else in `dtype`."""
 
     dtype: str
     quantization: str
     """The method, or `none`."""
-    layouts: tuple[tuple[Exempt | None, Storage], ...]
-    """Modules (None: all) and their layout; the first matching entry applies."""
+    layouts: Layouts
+    """Modules (None: all) and their layout; the first entry that matches a module counts."""
     exempt: Exempt
     """Modules that are not quantised."""
     differs: bool = False
-    """Whether the checkpoint has a different width, which the engine converts while loading."""
+    """Whether the checkpoint has another width, which the engine converts while it loads."""
     head: bool = False
     """Whether the LM head is quantised."""
+    kv_fp8: bool = False
+    """Whether the checkpoint declares an FP8 KV cache, which the engine then uses."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -61,17 +53,23 @@ class Precision:
         """Bytes of one number of `dtype`."""
         return DTYPE_BYTES[self.dtype]
 
+    @property
+    def kv_dtype_bytes(self) -> int:
+        """Bytes of one number of the KV cache."""
+        return 1 if self.kv_fp8 else self.dtype_bytes
+
     def size(self, linear: WeightMatrix, path: str) -> int:
         """Bytes of a matrix with its bias; `path` is the full path in the checkpoint."""
         width = self.dtype_bytes
-        layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
+        layout = self.layout(linear, path)
         matrix = linear.weights * width if layout is None else layout.size(linear)
         return matrix + linear.biases * width
 
-    def _layout(self, linear: WeightMatrix, path: str) -> Storage | None:
-        if self.quantization == "mxfp4" and not linear.routed:  # the engine supports MXFP4 only for experts
+    def layout(self, linear: WeightMatrix, path: str) -> Storage | None:
+        """The layout of a matrix; None: it is not quantised."""
+        if not self.layouts or not linear.quantizable or path in self.exempt:
             return None
-        if path in self.exempt:
+        if self.quantization in ROUTED_ALONE and not linear.routed:
             return None
         return next((layout for names, layout in self.layouts if names is None or path in names), None)
 
@@ -79,54 +77,98 @@ class Precision:
 def read_precision(config: Mapping[str, Any], dtype: str, quantization: str, *, measured: bool = False) -> Precision:
     """The precision that the engine will use for a config.json and the user's settings.
 
-    Raises BadInput for a dtype or quantisation of unknown size. If the checkpoint's bytes are `measured`, every
-    quantisation is accepted.
+    Raises BadInput for a dtype or quantisation whose sizes are not known here; a checkpoint whose bytes are
+    `measured` may have any quantisation that the engine serves.
     """
     chosen, notes = _dtype(config, dtype)
-    section = config.get("quantization_config")
-    if section is not None and not isinstance(section, Mapping):
-        raise BadInput(SECTION, "must be an object")
-    section = section or {}
+    section = _section(config)
     method = _method(section, quantization, measured)
     if method == "none":
         return Precision(chosen, method, (), Exempt(), differs=bool(section), notes=notes)
-    if method not in QUANTIZATIONS:
-        return Precision(chosen, method, (), Exempt(), notes=notes)
+    kv = kv_is_fp8(section, method)
+    if kv:
+        notes += ("the checkpoint declares an FP8 KV cache, which the engine uses: 1 byte a number",)
+    if method not in METHODS:
+        return Precision(chosen, method, (), Exempt(), kv_fp8=kv, notes=notes)
+    layouts = METHODS[method](section)
+    if all(layout is None for _, layout in layouts):
+        notes += (f"{SECTION} does not say how wide its weights are: counted in 16 bits, which is the most",)
     return Precision(
         dtype=chosen,
         quantization=method,
-        layouts=_groups(section) if method == "compressed-tensors" else ((None, LAYOUTS[method](section)),),
+        layouts=layouts,
         exempt=read_exempt(section),
         differs=not section,
         head=method in ("awq", "gptq") and section.get("lm_head") is True,
+        kv_fp8=kv,
         notes=notes,
     )
+
+
+def with_quantization_file(config: Mapping[str, Any], written: Any) -> Mapping[str, Any]:
+    """The config with the content of a `hf_quant_config.json`, as the engine merges it (ModelOpt's older form).
+
+    A quantization_config in config.json itself wins. Raises BadInput for what is no object.
+    """
+    if config.get("quantization_config"):
+        return config
+    if not isinstance(written, Mapping) or not isinstance(written.get("quantization"), Mapping):
+        raise BadInput("hf_quant_config.json", "must be an object with the object `quantization` in it")
+    return {**config, "quantization_config": {"quant_method": "modelopt", **written}}
+
+
+def kv_is_fp8(section: Mapping[str, Any], method: str) -> bool:
+    """Whether the engine makes the KV cache FP8 by the checkpoint's word alone (vllm/utils/torch_utils.py)."""
+    scheme = section.get("kv_cache_scheme") or section.get("kv_cache_quant_algo")
+    if method not in ("modelopt", "compressed-tensors"):
+        return False
+    if isinstance(scheme, Mapping):
+        return scheme.get("num_bits") == 8 and scheme.get("type") == "float"
+    return str(scheme or "").lower().startswith("fp8")
+
+
+def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The quantization_config, flat, with the fields outside it that change it."""
+    section = config.get("quantization_config") or config.get("compression_config")
+    if section is None or section == {}:
+        return {}
+    if not isinstance(section, Mapping):
+        raise BadInput(SECTION, "must be an object")
+    inner = section.get("quantization")
+    flat = {**section, **inner} if isinstance(inner, Mapping) else dict(section)
+    producer = flat.get("producer")
+    made_by = producer.get("name") if isinstance(producer, Mapping) else None
+    if flat.get("quant_method") is None and (made_by == "modelopt" or flat.get("quant_algo")):
+        flat["quant_method"] = "modelopt"
+    if config.get("expert_dtype") is not None:
+        flat.setdefault("expert_dtype", config["expert_dtype"])
+    return flat
 
 
 def _dtype(config: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]:
     if asked != "auto":
         name = ALIASES.get(asked, asked)
         if name not in DTYPE_BYTES:
-            raise BadInput("dtype", f"{asked!r} is not one of auto, bfloat16, float16, float32")
+            raise BadInput("dtype", f"{shown(asked)} is not one of auto, bfloat16, float16, float32")
         return name, ()
     written = config.get("dtype") or config.get("torch_dtype")
     if written is None:
-        # vLLM then uses the 16-bit type that the hardware supports.
+        # vLLM then takes the 16-bit type that the hardware has.
         return "bfloat16", ("config.json names no dtype: 16 bits a weight are assumed, as vLLM does",)
     name = ALIASES.get(str(written).removeprefix("torch."), str(written).removeprefix("torch."))
     if name not in DTYPE_BYTES:
         raise BadInput(
-            "config.torch_dtype", f"{written!r} is not known here: set dtype to bfloat16, float16 or float32"
+            "config.torch_dtype", f"{shown(written)} is not known here: set dtype to bfloat16, float16 or float32"
         )
     if name == "float32":
-        return name, ("config.json sets float32, which is used: dtype bfloat16 would need half the memory",)
+        return "bfloat16", ("config.json says float32, and vLLM serves it in bfloat16; dtype float32 keeps it",)
     return name, ()
 
 
 def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     asked = SAME.get(asked, asked)
     if asked not in QUANTIZATIONS:
-        raise BadInput("quantization", f"{asked!r} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
+        raise BadInput("quantization", f"{shown(asked)} has no known size here: use one of {', '.join(QUANTIZATIONS)}")
     written = _written(section)
     if asked == "none":
         return asked
@@ -139,11 +181,13 @@ def _method(section: Mapping[str, Any], asked: str, measured: bool) -> str:
     known = SAME.get(written, written)
     if asked not in ("auto", known):
         raise BadInput("quantization", f"is {asked}, but the checkpoint is made with {written}: leave it at auto")
+    if known in REFUSED:
+        raise BadInput(f"{SECTION}.quant_method", f"{shown(written)} {REFUSED[known]}")
     if known not in QUANTIZATIONS and not measured:
         raise BadInput(
             f"{SECTION}.quant_method",
-            f"{written!r} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors headers "
-            "give the bytes without it (uellm model DIRECTORY)",
+            f"{shown(written)} has no known size here; known are {', '.join(QUANTIZATIONS[2:])}. The safetensors "
+            "headers tell the bytes without it (uellm model DIRECTORY)",
         )
     return known
 
@@ -155,25 +199,3 @@ def _written(section: Mapping[str, Any]) -> str | None:
     if method is None:
         raise BadInput(f"{SECTION}.quant_method", "is missing; give it as the model's config.json has it")
     return str(method).lower()
-
-
-def _groups(section: Mapping[str, Any]) -> tuple[tuple[Exempt | None, Storage], ...]:
-    """The groups of compressed-tensors, each with the modules that it applies to."""
-    groups = section.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
-        raise BadInput(f"{SECTION}.config_groups", "is missing or empty; give it as the model's config.json has it")
-    found: list[tuple[Exempt | None, Storage]] = []
-    for name, group in groups.items():
-        where = f"{SECTION}.config_groups.{name}"
-        if not isinstance(group, Mapping):
-            raise BadInput(where, "must be an object")
-        if group.get("weights") is None:  # only activations or KV cache
-            continue
-        layout = storage.compressed(group["weights"], f"{where}.weights")
-        targets = group.get("targets") or ["Linear"]
-        if not isinstance(targets, list | tuple):
-            raise BadInput(f"{where}.targets", "must be a list of module names")
-        whole = "Linear" in targets
-        found.append((None if whole else read_exempt({"ignore": targets}), layout))
-    # Names take precedence over classes, as in the engine.
-    return tuple(sorted(found, key=lambda entry: entry[0] is None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from uellm.models.architecture import Architecture
+from uellm.models.classes import supports_pipeline
+from uellm.models.limits import split_limits
 from uellm.models.precision import Precision
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
@@ -11,7 +13,7 @@ FLOAT32_BYTES = 4
 
 def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, notes: tuple[str, ...]) -> Architecture:
     """Bytes and FLOPs by layer. `tower`: numbers of the image encoder, which every stage holds unquantised."""
-    width = precision.dtype_bytes
+    width, kv_width = precision.dtype_bytes, precision.kv_dtype_bytes
     layers = plan.layers
     sizes = [_layer(precision, layer, f"{plan.layer_path}.{index}") for index, layer in enumerate(layers)]
     head = _head(plan, precision)
@@ -27,10 +29,10 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         head_dim=plan.head_dim,
         dtype=precision.dtype,
         weight_dtype_bytes=width,
-        kv_dtype_bytes=width,
+        kv_dtype_bytes=kv_width,
         quantization=precision.quantization,
         layer_weight_bytes=tuple(whole for whole, _ in sizes),
-        layer_kv_bytes_per_token=tuple(layer.kv_numbers * width for layer in layers),
+        layer_kv_bytes_per_token=tuple(layer.kv_numbers * kv_width + layer.index_bytes for layer in layers),
         token_embedding_bytes=plan.token_embedding * width,
         embedding_bytes=(plan.token_embedding + plan.other_embedding) * width,
         final_norm_bytes=plan.final_norm * width,
@@ -43,14 +45,15 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         layer_flops_per_token=tuple(layer.flops for layer in layers),
         layer_attention_flops_per_token=tuple(layer.attention_flops for layer in layers),
         layer_window_tokens=tuple(layer.window for layer in layers),
-        layer_state_bytes=(0,) * len(layers),
+        layer_state_bytes=tuple(layer.state_numbers * width + layer.state_float32 * FLOAT32_BYTES for layer in layers),
         layer_expert_bytes=tuple(experts for _, experts in sizes),
         experts=plan.experts,
         experts_per_token=plan.experts_per_token,
-        head_flops_per_token=2.0 * plan.vocab_size * plan.width,
-        supports_pipeline=True,
+        head_flops_per_token=2.0 * (plan.vocab_size * plan.width if plan.has_head else plan.classifier),
+        supports_pipeline=supports_pipeline(name),
         kv_shared_by_tensor=plan.kv_shared_by_tensor,
         tensor_widths=plan.tensor_widths,
+        split_limits=split_limits(plan, precision),
         notes=(*plan.notes, *notes, *precision.notes),
     )
 
@@ -66,6 +69,8 @@ def _layer(precision: Precision, layer: Layer, path: str) -> tuple[int, int]:
 
 
 def _head(plan: Blueprint, precision: Precision) -> int:
+    if not plan.has_head:
+        return plan.classifier * precision.dtype_bytes
     linear = WeightMatrix("lm_head", plan.vocab_size, plan.width, quantizable=precision.head)
     bias = plan.vocab_size * plan.head_bias * precision.dtype_bytes
     return bias if plan.tied else precision.size(linear, "lm_head") + bias

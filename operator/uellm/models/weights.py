@@ -1,4 +1,4 @@
-"""A model as counts of matrices and numbers, before dtype and quantisation determine their bytes."""
+"""A model as counts of matrices and numbers, before dtype and quantisation give them sizes in bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,13 @@ class Layer:
     window: int | None = None
     """Length of the sliding window in tokens; None: the whole context."""
     float32: int = 0
-    """Numbers that are 32 bits wide for every dtype."""
+    """Numbers that are kept in 32 bits for every dtype."""
+    state_numbers: int = 0
+    """Numbers of the state of a sequence (Mamba, linear attention), in the data type of the model."""
+    state_float32: int = 0
+    """Numbers of that state in 32 bits."""
+    index_bytes: int = 0
+    """Bytes that a token adds to the cache of an indexer, whatever the data type."""
 
     @property
     def parameters(self) -> int:
@@ -88,11 +94,15 @@ class Blueprint:
     other_embedding: int = 0
     """Numbers of the position embedding, and of projections before the first layer."""
     head_bias: bool = False
+    has_head: bool = True
+    """False: an embedder or a classifier, without an LM head."""
+    classifier: int = 0
+    """Numbers of a classifier's head in its place."""
     experts: int = 0
     experts_per_token: int = 0
     kv_shared_by_tensor: bool = True
     tensor_widths: tuple[tuple[str, int], ...] = ()
-    """Further fields, with their values, that tensor parallelism divides besides the heads."""
+    """Fields, with their values, that tensor parallelism divides besides the heads."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -108,6 +118,8 @@ class Blueprint:
     @property
     def head(self) -> int:
         """Numbers of the LM head that are not shared with the embedding."""
+        if not self.has_head:
+            return self.classifier
         return (0 if self.tied else self.vocab_size * self.width) + self.vocab_size * self.head_bias
 
     @property

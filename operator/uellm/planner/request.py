@@ -25,9 +25,7 @@ class SloClass:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`spec.workload`: the load for which the whole service is sized. None: not given; the plan states its
-    assumption.
-    """
+    """`spec.workload`: the load of the whole service. None: not given; the plan states its assumption."""
 
     requests_per_s: float | None = None
     prompt_tokens_mean: int | None = None

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import CORE_EVENT, DEPLOYMENT, POD, kind_of
+from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
@@ -24,6 +25,7 @@ from uellm.reconcile.names import (
     Key,
     belonged_to_namesake,
     belongs_to,
+    config_name,
     controller_of,
 )
 from uellm.reconcile.observe import Observed, child_names
@@ -87,7 +89,7 @@ class Applier:
     async def write_children(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Apply the manifests in this order."""
         for manifest in manifests:
-            live = _live(observed, manifest)
+            live = await self._replaceable(manifest, _live(observed, manifest))
             written = await self._kube.apply(_against(manifest, live), manager=MANAGER)
             kind = kind_of(manifest)
             self._cache.put(kind, written)
@@ -95,6 +97,26 @@ class Applier:
                 self._equal[_identity(manifest)] = (digest(manifest), content(written))
             else:
                 logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
+
+    async def delete(self, kind: Kind, obj: Mapping[str, Any]) -> None:
+        """Delete a child, if it still is this very object."""
+        metadata = obj["metadata"]
+        await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+        self._cache.remove(kind, obj)
+
+    async def replicasets(self, key: Key) -> list[dict[str, Any]]:
+        """The ReplicaSets of a service's Deployment."""
+        return await self._kube.list(REPLICASET, key.namespace, label_selector=f"{SERVICE_LABEL}={key.name}")
+
+    async def _replaceable(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The live object; None where it was in the way and has been deleted.
+
+        An immutable ConfigMap with other content than its name stands for was put there by hand.
+        """
+        if live is None or not manifest.get("immutable") or live.get("data") == manifest["data"]:
+            return live
+        await self.delete(kind_of(manifest), live)
+        return None
 
     async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
         """Delete these pods. One that is gone already, or has another uid, is left alone."""
@@ -132,7 +154,8 @@ class Applier:
 
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""
-        for kind, name in child_names(key).items():
+        names = {*child_names(key).items(), (CONFIGMAP, config_name(key.name))}
+        for kind, name in names:
             self._equal.pop((kind, key.namespace, name), None)
 
     def _same(self, manifest: Manifest, live: Mapping[str, Any] | None) -> bool:
@@ -208,7 +231,7 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:
-    return observed.children.get(kind_of(manifest))
+    return observed.child(kind_of(manifest), manifest["metadata"]["name"])
 
 
 def _identity(manifest: Manifest) -> tuple[Kind, str, str]:

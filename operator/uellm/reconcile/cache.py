@@ -15,7 +15,7 @@ from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.children.disruption import MARKS
-from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
@@ -40,9 +40,14 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
         """As far as they were asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
+        self.hardware_version = 0
+        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is worth a look."""
+        self.room_version = 0
+        """Grows when GPUs may have become free or taken: then plans that wait for room are worth a look."""
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
         """Store an object. False where it is no newer than the stored one."""
@@ -50,13 +55,16 @@ class Cache:
         known = self._objects[kind].get(place)
         if known is not None and not _newer(obj, known):
             return False
+        facts = self._profiled.get(place[1]) if kind == GPUNODEPROFILE else None
         if known is not None:
             self._drop(kind, place)
         kept = _LEANER.get(kind, _lean)(obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
-        if kind == POD and (service := _service_of_pod(kept)):
-            self._pods[service][place[1]] = kept
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, kept):
+                grouped[service][place[1]] = kept
+        self._count_versions(kind, place, known, kept, facts)
         return True
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
@@ -64,6 +72,7 @@ class Cache:
         known = self._objects[kind].get(_place(obj))
         if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
             self._drop(kind, _place(obj))
+            self._count_versions(kind, _place(obj), known, None, None)
 
     def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
         """All objects of a kind; taken before a full list is requested."""
@@ -78,6 +87,7 @@ class Cache:
             # An object that changed since the snapshot is newer than the list.
             if place not in listed and self._objects[kind].get(place) is known:
                 self._drop(kind, place)
+                self._count_versions(kind, place, known, None, None)
         for obj in listed.values():
             self.put(kind, obj)
 
@@ -122,27 +132,59 @@ class Cache:
         pods = self._pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
+    def configmaps(self, key: Key) -> list[Object]:
+        """The ConfigMaps that may be a service's, in the order of their names."""
+        found = self._configmaps.get(key, {})
+        return [found[name] for name in sorted(found)]
+
+    def _grouped(self, kind: Kind) -> defaultdict[Key, dict[str, Object]] | None:
+        return {POD: self._pods, CONFIGMAP: self._configmaps}.get(kind)
+
     def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
             self._profiled.pop(place[1], None)
             self._all_profiled = None
 
+    def _count_versions(
+        self,
+        kind: Kind,
+        place: tuple[str, str],
+        before: Object | None,
+        after: Object | None,
+        known: ProfiledNode | None,
+    ) -> None:
+        """`known`: what the profile said before, where it was asked for."""
+        if kind == GPUNODEPROFILE:
+            now = None if after is None or known is None else self.profiled_node(place[1])
+            self.hardware_version += now is None or known is None or now.facts != known.facts
+            self.room_version += now is None or known is None or now.holders != known.holders
+        elif kind == NODE:
+            self.hardware_version += _unversioned(before) != _unversioned(after)
+        elif kind == POD:
+            self.room_version += _seat(before) != _seat(after)
+        elif kind == LLMSERVICE:
+            self.room_version += _generation(before) != _generation(after)
+
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
         self._index(kind, place)
-        if kind == POD and (service := _service_of_pod(obj)):
-            self._pods[service].pop(place[1], None)
-            if not self._pods[service]:
-                del self._pods[service]
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, obj):
+                grouped[service].pop(place[1], None)
+                if not grouped[service]:
+                    del grouped[service]
 
 
 def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
 
 
-def _service_of_pod(pod: Mapping[str, Any]) -> Key | None:
-    name = (pod["metadata"].get("labels") or {}).get(SERVICE_LABEL)
-    return Key(pod["metadata"]["namespace"], name) if name else None
+def _services_of(kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+    """The services under which an object is looked up: a pod by its label alone, for its owner is a ReplicaSet."""
+    if kind != POD:
+        return possible_owners(obj)
+    name = (obj["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    return {Key(obj["metadata"]["namespace"], name)} if name else set()
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
@@ -151,6 +193,20 @@ def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
         return int(obj["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
     except (KeyError, ValueError):
         return True
+
+
+def _unversioned(node: Object | None) -> Any:
+    metadata = {} if node is None else {**node["metadata"], "resourceVersion": ""}
+    return node and {**node, "metadata": metadata}
+
+
+def _seat(pod: Object | None) -> Any:
+    """Where a pod sits, as long as it needs GPUs there."""
+    return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"))
+
+
+def _generation(service: Object | None) -> Any:
+    return service and (service["metadata"].get("uid"), service["metadata"].get("generation"))
 
 
 def _lean(obj: Mapping[str, Any]) -> Object:

@@ -12,8 +12,6 @@ from uellm.hardware import NodeNeeds
 class RenderedPlan:
     """A plan and the documents that carry it to the launcher, the scheduler extender and the sidecar."""
 
-    shape: str
-    """What the pods are built from, as one string: a pod template is kept for as long as this stays the same."""
     node_needs: NodeNeeds
     """What a node must be to hold a replica."""
     gpus_per_replica: int

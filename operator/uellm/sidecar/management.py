@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from uellm import drain_token
@@ -30,6 +30,7 @@ class Management:
         proxy: Proxy,
         engine: EngineConnection,
         placement: Path | None,
+        running: Callable[[], Mapping[str, str]],
         *,
         grace_s: float = GRACE_S,
         lame_duck_s: float = LAME_DUCK_S,
@@ -37,12 +38,14 @@ class Management:
         self._proxy = proxy
         self._engine = engine
         self._placement = placement
+        self._running = running
         self._grace_s = grace_s
         self._lame_duck_s = lame_duck_s
 
         self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
             ("GET", "/metrics"): self._metrics,
             ("GET", "/uellm/placement"): self._report,
+            ("GET", "/uellm/running"): self._what_runs,
             ("GET", "/uellm/slo"): self._slo,
             ("POST", "/uellm/drain"): self._drain,
             ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
@@ -76,6 +79,9 @@ class Management:
             _error(reply, 404, "the launcher has not reported yet")
         else:
             reply.send(200, _JSON, report)
+
+    async def _what_runs(self, request: Request, reply: Reply) -> None:
+        reply.send(200, _JSON, json.dumps(dict(self._running())).encode())
 
     async def _slo(self, request: Request, reply: Reply) -> None:
         reply.send(200, _JSON, json.dumps(self._proxy.attainment()).encode())

@@ -62,6 +62,8 @@ class SidecarOptions:
     listen: Address
     engine: EngineAddress
     config: Path
+    engine_config: Path | None = None
+    """The pod's own file."""
     metrics_listen: Address | None = None
     placement: Path | None = None
     state: Path | None = None
@@ -80,7 +82,7 @@ class Sidecar:
 
     def __init__(self, options: SidecarOptions) -> None:
         self._options = options
-        self.settings = LiveSettings(options.config)
+        self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
         self.dispatcher = Dispatcher(current.options, current.step_model, self.figures.faults)
@@ -114,7 +116,12 @@ class Sidecar:
         limits = current.limits(options.limits)
         self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=limits, budget=bodies)
         self._management = Management(
-            self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
+            self.proxy,
+            self.engine,
+            options.placement,
+            self.settings.running,
+            grace_s=options.grace_s,
+            lame_duck_s=options.lame_duck_s,
         )
         self._management_server = Server(self._management.handle, self._management.unreadable)
         self._add_gauges()

@@ -13,7 +13,7 @@ from pathlib import Path
 from uellm.api.sidecar_document import SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
-from uellm.sidecar.config import ConfigFile, SidecarConfig
+from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.wire.keys import Keys
@@ -94,11 +94,23 @@ class Reload:
 class LiveSettings:
     """The settings in force, and how they follow the file and the key directory."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file. Raises BadInput."""
-        self._file = ConfigFile(path)
+    def __init__(self, path: Path, engine_path: Path | None = None) -> None:
+        """Read the file, and the pod's own one where there is one. Raises BadInput."""
+        pod = None if engine_path is None else load_engine(engine_path)
+        self.revision = "" if pod is None else pod.revision
+        self._file = ConfigFile(path, pod)
         self._directory = KeyDirectory(self._file.current.auth.keys_directory)
         self.current = Settings.of(self._file.current, self._directory.keys)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the file that is in force."""
+        return self._file.digest
+
+    def running(self) -> dict[str, str]:
+        """What the sidecar runs with: the pod's revision, the file in force, and why a newer file is refused."""
+        report = {"revision": self.revision, "configDigest": self.digest}
+        return report if self.error is None else {**report, "refused": str(self.error)}
 
     @property
     def error(self) -> BadInput | None:

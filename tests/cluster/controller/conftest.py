@@ -18,6 +18,7 @@ import pytest
 
 from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
+from uellm.api.sidecar_document import content_digest
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
@@ -30,6 +31,7 @@ from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, an
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.pods.reports import Measurements, Reports
+from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
 
@@ -104,8 +106,11 @@ class Operator:
         self.measured_at_s = 0.0
         measurements = Measurements(self._measured, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
+        self.running: dict[str, Mapping[str, Any] | None] = {}  # by pod IP, where a sidecar is not as it should be
+        self.asked_at_s = 0.0
+        running = Running(self._sidecar, lambda: self.asked_at_s)
         self.reconciler = Reconciler(
-            self.cache, self._planning, reports, measurements, applier, images, clock=lambda: self.now
+            self.cache, self._planning, reports, measurements, running, applier, images, clock=lambda: self.now
         )
         self._started = False
 
@@ -149,6 +154,18 @@ class Operator:
     def later(self, seconds: float) -> None:
         """Advance the clock."""
         self.now += timedelta(seconds=seconds)
+        self.asked_at_s += seconds
+
+    async def _sidecar(self, address: str) -> Mapping[str, Any] | None:
+        """What a sidecar would answer, played by the test: its pod's revision, and the configuration of its service."""
+        if address in self.running:
+            return self.running[address]
+        pods = (pod for key in self.cache.service_keys() for pod in self.cache.pods(key))
+        labels = next(pod["metadata"]["labels"] for pod in pods if pod["status"].get("podIP") == address)
+        config = self.cache.get(CONFIGMAP, f"{labels['uellm.io/service']}-config", self.namespace)
+        assert config is not None
+        digest = content_digest(config["data"]["sidecar.yaml"].encode())
+        return {"revision": labels["uellm.io/revision"], "configDigest": digest}
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
         return self.measurements.get(address)
@@ -222,6 +239,19 @@ class Service:
             PDB: self.name,
         }
         return await self.kube.get(kind, names[kind], self.namespace)
+
+    async def revision(self) -> dict[str, Any]:
+        """The ConfigMap of the revision in force."""
+        name = f"{self.name}-{(await self.status())['revision']}"
+        found = await self.kube.get(CONFIGMAP, name, self.namespace)
+        assert found is not None
+        return found
+
+    async def revisions(self) -> set[str]:
+        """The names of all revisions that there are."""
+        selector = f"uellm.io/service={self.name},uellm.io/revision"
+        found = await self.kube.list(CONFIGMAP, self.namespace, label_selector=selector)
+        return {each["metadata"]["labels"]["uellm.io/revision"] for each in found}
 
     async def deployment(self) -> dict[str, Any]:
         found = await self.child(DEPLOYMENT)

@@ -75,7 +75,7 @@ class KillsAt:
         self.done = so_far >= self.n
 
 
-async def test_writes_that_collide_are_tried_again_until_they_do_not(operator, service, gpu_node):
+async def test_conflicting_writes_are_retried_until_they_succeed(operator, service, gpu_node):
     await gpu_node([24 * GIB])
     llama = await service()
     watching = operator()

@@ -1,4 +1,4 @@
-"""Pods that have failed for good, on the real API server: told, counted once, and removed."""
+"""Pods that have failed for good, on the real API server: reported, counted once, and removed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def names(kube, namespace):
     return [pod["metadata"]["name"] for pod in await kube.list(POD, namespace)]
 
 
-async def test_an_evicted_pod_is_told_in_the_kubelets_words_and_removed_after_a_while(placed, kube, namespace):
+async def test_an_evicted_pod_is_reported_with_the_kubelets_message_and_removed_after_a_while(placed, kube, namespace):
     llama, watching, pod = placed
     await fail(kube, pod, EVICTED)
     await watching.step("llama")
@@ -46,7 +46,7 @@ async def test_an_evicted_pod_is_told_in_the_kubelets_words_and_removed_after_a_
     assert failures["message"] == (
         f"pod {pod['metadata']['name']} on node {node}: Evicted: The node was low on resource: memory."
     )
-    await watching.settle("llama")
+    await watching.step("llama")
     assert (await llama.status())["podFailures"]["count"] == 1
     watching.later(601)
     assert "delete Pod" in await watching.step("llama")
@@ -85,13 +85,13 @@ async def test_a_change_surges_where_gpus_are_free_and_goes_in_place_where_they_
     llama = await service(placement={"gpus": {"max": 1}})
     watching = operator()
     await watching.settle("llama")
-    await llama.change(lambda spec: spec.update(engine={"args": ["--seed", "7"]}))
+    await llama.change(lambda spec: spec.update(engine={"env": [{"name": "A", "value": "1"}]}))
     await watching.step("llama")
     update = (await llama.deployment())["spec"]["strategy"]["rollingUpdate"]
     assert update == {"maxSurge": 1, "maxUnavailable": 0}
     assert f"surge: node {node} has the 1 free GPU" in (await llama.condition("Ready"))[2]
 
-    # Its pod finds no node after all: nobody schedules here.
+    # Its pod still gets no node: no scheduler runs here.
     watching.later(120)
     await watching.step("llama")
     deployment = await llama.deployment()

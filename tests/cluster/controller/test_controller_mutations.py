@@ -1,6 +1,4 @@
-"""Every document that the API server accepts leads to children or to a condition: no crash, no deadlock, no endless
-writes.
-"""
+"""Every document that the API server accepts leads to children or a condition: no crash, deadlock or endless writes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ async def test_it_plans_repairs_follows_profiles_and_ends_in_time(
     assert lease["spec"].get("holderIdentity", "") == ""
 
 
-async def test_a_profile_that_changes_plans_a_service_anew(controller, service, gpu_node, kube, planned, eventually):
+async def test_a_changed_profile_replans_a_service(controller, service, gpu_node, kube, planned, eventually):
     node = await gpu_node([24 * GIB])
     controller()
     llama = await service()
@@ -73,7 +73,7 @@ async def test_two_at_a_time_only_one_works_and_the_other_takes_over(
     assert await held() != holder
 
 
-async def test_killed_outright_nothing_stays_and_the_next_one_goes_on(
+async def test_a_killed_controller_leaves_no_process_and_the_next_one_continues(
     controller, service, gpu_node, planned, eventually
 ):
     await gpu_node([24 * GIB])

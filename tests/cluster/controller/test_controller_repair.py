@@ -49,14 +49,14 @@ async def test_a_deleted_child_comes_back(settled, kube, kind, eventually):
 @pytest.mark.parametrize(
     ("kind", "edit"),
     [
-        (CONFIGMAP, lambda child: child["data"].update({"plan.json": "{}"})),
+        (CONFIGMAP, lambda child: child["data"].update({"sidecar.yaml": "{}"})),
         (SERVICE, lambda child: child["spec"].update(selector={"app": "other"})),
         (PDB, lambda child: child["spec"].update(maxUnavailable=0)),
         (DEPLOYMENT, lambda child: child["spec"].update(replicas=3)),
         (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"]["containers"][0].update(image="other:1")),
         (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"].update(schedulerName="other")),
     ],
-    ids=["plan", "selector", "budget", "replicas", "image", "scheduler"],
+    ids=["configuration", "selector", "budget", "replicas", "image", "scheduler"],
 )
 async def test_an_edited_child_is_put_right(settled, kube, kind, edit):
     llama, watching = settled

@@ -28,13 +28,13 @@ def test_down_leaves_nothing_and_may_be_repeated(commands: Any, untouched: Any) 
 
 
 @pytest.mark.parametrize("moment", ["certificates", "namespaces", "control plane", "nodes"])
-def test_a_kill_in_the_middle_leaves_nothing_after_down(commands: Any, untouched: Any, moment: str) -> None:
+def test_a_killed_up_leaves_nothing_after_down(commands: Any, untouched: Any, moment: str) -> None:
     commands.interrupt_up(moment, signal.SIGKILL)
     commands("down")
     assert commands.world() == untouched
 
 
-def test_up_after_a_kill_in_the_middle_starts_afresh(commands: Any) -> None:
+def test_up_after_an_interrupted_up_starts_again(commands: Any) -> None:
     commands.interrupt_up("kubelet", signal.SIGKILL)
     said = commands("up", "--nodes", "1").stderr
     assert "removing what it left" in said
@@ -47,7 +47,7 @@ def test_an_interrupted_up_cleans_up_itself(commands: Any, untouched: Any, numbe
     assert commands.world() == untouched
 
 
-def test_a_start_that_fails_says_why_and_cleans_up_itself(commands: Any, untouched: Any, tmp_path: Any) -> None:
+def test_a_failed_start_reports_the_reason_and_cleans_up(commands: Any, untouched: Any, tmp_path: Any) -> None:
     kubernetes = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
     for program in (*kubernetes, "etcd", "containerd", "containerd-shim-runc-v2", "ctr"):
         (tmp_path / program).write_text("#!/bin/sh\necho no such luck; exit 3\n")

@@ -51,7 +51,7 @@ def test_the_kubelets_own_sockets_are_at_their_default_paths(web: Any, commands:
             subprocess.run(native.entering(node, test, state=commands.state), check=True)
 
 
-def test_up_again_is_harmless_and_starts_what_ended(web: Any, commands: Any) -> None:
+def test_a_repeated_up_restarts_ended_parts(web: Any, commands: Any) -> None:
     before = {part["name"]: part["pid"] for part in commands.status()["components"]}
     victims = {"node-2-kubelet", "kube-controller-manager", "forwarder", "node-1-containerd", "kwok"}
     for victim in victims:

@@ -129,7 +129,7 @@ def test_a_file_is_read_with_lists_and_empty_documents(tmp_path: Path) -> None:
         ("\x80", "is not YAML"),
     ],
 )
-def test_a_file_that_is_no_service_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_service_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "service.yaml"
     path.write_text(text)
     with pytest.raises(BadInput, match=says) as refusal:

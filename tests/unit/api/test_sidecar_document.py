@@ -27,9 +27,8 @@ def test_a_document_is_read_back_as_it_was_written():
 
 def test_a_document_says_its_version_first_and_leaves_out_what_is_default():
     document = SidecarDocument(classes=(SidecarClass(name="default"),)).to_dict()
-    assert list(document) == ["version", "model", "classes", "scheduling", "engine"]
+    assert list(document) == ["version", "classes", "scheduling"]
     assert document["version"] == 1
-    assert document["engine"] == {}
 
 
 def test_a_key_of_a_newer_operator_is_ignored():

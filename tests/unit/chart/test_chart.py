@@ -176,12 +176,12 @@ def test_a_second_operator_stands_by_on_another_node_and_a_drain_takes_one_at_a_
     assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
 
 
-def test_a_lone_operator_has_no_budget_that_would_say_nothing(render: Render) -> None:
+def test_a_single_operator_has_no_disruption_budget(render: Render) -> None:
     objects = render({"operator": {"replicas": 1}})
     assert not any(each["kind"] == "PodDisruptionBudget" for each in objects)
 
 
-def test_the_engine_is_upstreams_unless_somebody_says_otherwise(render: Render) -> None:
+def test_the_engine_image_is_upstreams_by_default(render: Render) -> None:
     def images(objects: list[dict[str, Any]]) -> dict[str, str]:
         (container,) = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
         return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
@@ -221,7 +221,7 @@ def test_several_schedulers_elect_a_leader(render: Render) -> None:
     assert "strategy" not in named(several, "Deployment", "uellm-scheduler")["spec"]
 
 
-def test_a_changed_configuration_starts_the_scheduler_anew(render: Render) -> None:
+def test_a_changed_configuration_restarts_the_scheduler(render: Render) -> None:
     def digest(objects: list[dict[str, Any]]) -> str:
         template = named(objects, "Deployment", "uellm-scheduler")["spec"]["template"]
         return str(template["metadata"]["annotations"]["uellm.io/configuration"])
@@ -280,7 +280,7 @@ def test_the_demo_has_four_unlike_gpus_on_one_node_and_one_on_the_other() -> Non
     assert len(pairs) == 12
 
 
-def test_crds_are_installed_and_kept_unless_somebody_says_otherwise(render: Render) -> None:
+def test_crds_are_installed_and_kept_by_default(render: Render) -> None:
     crds = of_kind(render(), "CustomResourceDefinition")
     assert sorted(c["metadata"]["name"] for c in crds) == ["gpunodeprofiles.uellm.io", "llmservices.uellm.io"]
     assert all(c["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for c in crds)

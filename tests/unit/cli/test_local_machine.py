@@ -46,7 +46,7 @@ def test_the_drivers_gpus_are_planned_on_except_those_that_others_compute_on():
 
 
 @pytest.mark.parametrize("answer", [NoGPUs("NoDriver", "no driver is loaded"), Sample(NVML, ())])
-def test_without_a_gpu_the_cpu_is_one_device_and_that_is_said(answer):
+def test_without_a_gpu_the_cpu_is_one_device_and_the_description_says_so(answer):
     found = machine.this_machine(Driver(answer))
     [offer] = found.offers
     [device] = offer.node.devices

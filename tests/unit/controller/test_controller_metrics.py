@@ -50,7 +50,7 @@ def value(metrics: ControllerMetrics, sample: str, **labels: str) -> float | Non
     return metrics.registry.get_sample_value(sample, labels)
 
 
-def test_what_is_can_be_scraped(metrics):
+def test_the_current_state_can_be_scraped(metrics):
     assert value(metrics, "uellm_controller_queue_depth") == 7
     assert value(metrics, "uellm_controller_plans_waiting") == 4
     assert value(metrics, "uellm_controller_leader") == 1
@@ -60,7 +60,7 @@ def test_what_is_can_be_scraped(metrics):
     assert value(metrics, "uellm_gpus", state="free") == 1
 
 
-def test_a_service_is_told_by_its_conditions_and_replicas(metrics):
+def test_a_services_metrics_are_its_conditions_and_replicas(metrics):
     chat = {"namespace": "team", "name": "chat"}
     assert value(metrics, "uellm_service_condition", **chat, condition="Ready") == 1
     assert value(metrics, "uellm_service_condition", **chat, condition="SLOMet") == -1

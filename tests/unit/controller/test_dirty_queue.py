@@ -13,7 +13,7 @@ def schedule():
     return Schedule(jitter=lambda: 1.0)
 
 
-def test_a_key_marked_twice_is_worked_on_once(schedule):
+def test_a_key_marked_twice_is_processed_once(schedule):
     schedule.mark("a", 0)
     schedule.mark("a", 0)
     assert schedule.take(0) == "a"
@@ -21,7 +21,7 @@ def test_a_key_marked_twice_is_worked_on_once(schedule):
     assert schedule.take(0) is None
 
 
-def test_a_key_is_never_worked_on_twice_at_a_time_and_comes_again_after(schedule):
+def test_a_key_is_never_processed_twice_at_a_time_and_comes_again_afterwards(schedule):
     schedule.mark("a", 0)
     assert schedule.take(0) == "a"
     schedule.mark("a", 1)
@@ -43,7 +43,7 @@ def test_nothing_is_taken_before_it_is_due(schedule):
     assert schedule.next_due_s() == 5
 
 
-def test_an_earlier_mark_wins_and_a_later_one_does_not(schedule):
+def test_the_earlier_of_two_marks_applies(schedule):
     schedule.mark("a", 5)
     schedule.mark("a", 9)
     assert schedule.next_due_s() == 5
@@ -78,7 +78,7 @@ def test_marks_that_came_during_a_failing_pass_wait_for_the_backoff(schedule):
     assert schedule.take(0.5) == "a"
 
 
-def test_news_end_a_backoff_early(schedule):
+def test_an_event_ends_a_backoff_early(schedule):
     schedule.mark("a", 0)
     schedule.take(0)
     schedule.failed("a", 0, at_least_s=30)

@@ -76,7 +76,7 @@ def test_a_changed_spec_or_a_deletion_marks_those_that_wait_for_gpus(world):
     assert (B, SETTLE_S) in world.heard(LLMSERVICE, "DELETED", service(A, generation=2, version=3))
 
 
-def test_a_status_alone_marks_nobody_else(world):
+def test_a_status_change_marks_no_other_service(world):
     world.waiting = [B]
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, version=2)) == [(A, 0.0)]
 
@@ -101,7 +101,7 @@ def test_the_deletion_of_a_child_marks_its_owner(world):
     assert world.cache.get(DEPLOYMENT, "a-engine", "ns") is None
 
 
-def test_a_stranger_marks_nobody(world):
+def test_an_unrelated_object_marks_no_service(world):
     assert world.heard(CONFIGMAP, "ADDED", child("stranger")) == []
 
 

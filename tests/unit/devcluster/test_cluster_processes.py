@@ -64,7 +64,7 @@ def test_another_process_with_the_same_number_is_not_taken_for_it(state: State) 
     assert processes.pid_of(state, "etcd") is None
 
 
-def test_all_that_a_component_started_is_found_by_its_mark_even_when_no_note_is_left(state: State) -> None:
+def test_a_components_descendants_are_found_by_their_mark_without_a_record(state: State) -> None:
     processes.ensure(state, "etcd", ["sh", "-c", "sleep 100 & sleep 100"], binaries=BIN)
     until(lambda: len(processes.marked(state.directory)) == 3)
     pid = processes.pid_of(state, "etcd")

@@ -22,7 +22,7 @@ async def ports() -> AsyncIterator[dict[str, int]]:
         await task
 
 
-async def test_what_is_said_arrives_on_both_sides_also_after_one_has_finished(ports: dict[str, int]) -> None:
+async def test_data_arrives_in_both_directions_even_after_one_side_has_finished(ports: dict[str, int]) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         everything = await reader.read()
         writer.write(everything.upper())

@@ -36,13 +36,13 @@ def interfered(monkeypatch: pytest.MonkeyPatch):
     return arrange
 
 
-def test_a_folder_goes_with_all_that_is_in_it_and_one_that_is_not_there_is_no_error(folder):
+def test_a_folder_is_removed_with_its_content_and_a_missing_one_is_not_an_error(folder):
     remove_tree(folder)
     assert not folder.exists()
     remove_tree(folder)
 
 
-def test_a_file_that_a_dying_process_removes_first_is_no_error(folder, interfered):
+def test_a_file_that_a_dying_process_removes_first_is_not_an_error(folder, interfered):
     (folder / "other").mkdir()
     remove = shutil.os.rmdir
     interfered(lambda: remove(folder / "other") if (folder / "other").exists() else remove(folder / "deep"))
@@ -50,20 +50,20 @@ def test_a_file_that_a_dying_process_removes_first_is_no_error(folder, interfere
     assert not folder.exists()
 
 
-def test_a_file_that_a_dying_process_still_makes_goes_too(folder, interfered):
+def test_a_file_that_a_dying_process_still_creates_is_removed_too(folder, interfered):
     interfered(lambda: (folder / "late").write_text("x"))
     remove_tree(folder)
     assert not folder.exists()
 
 
-def test_a_folder_that_somebody_keeps_filling_is_named(folder, interfered, monkeypatch):
+def test_a_folder_that_is_refilled_all_the_time_is_reported(folder, interfered, monkeypatch):
     monkeypatch.setattr(removal, "_TIMEOUT_S", 0.1)
     interfered(lambda: (folder / "late").write_text("x"), always=True)
     with pytest.raises(ClusterError, match="folder does not go: some process still writes into it"):
         remove_tree(folder)
 
 
-def test_what_may_not_be_removed_is_an_error_as_it_is(folder, monkeypatch):
+def test_a_permission_error_is_raised_unchanged(folder, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(1, "Operation not permitted")
 

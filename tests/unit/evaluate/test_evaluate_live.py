@@ -125,7 +125,7 @@ async def test_arrivals_do_not_wait_for_answers(engine: Engine, url: str) -> Non
     assert all(fate.end_s is None and not fate.refused for fate in outcome.fates)
 
 
-async def test_what_is_refused_broken_or_cut_short_is_missed_and_told_once(engine: Engine, url: str) -> None:
+async def test_refused_broken_and_truncated_answers_are_misses_and_reported_once(engine: Engine, url: str) -> None:
     engine.acts = {0: "refuse", 1: "break", 2: "cut"}
     told: list[str] = []
 
@@ -142,7 +142,7 @@ async def test_an_endpoint_that_orders_by_priority_gets_deadlines(engine: Engine
     assert sorted(body["priority"] for body, _ in engine.seen) == [5000, 5050]
 
 
-async def test_an_endpoint_without_a_model_is_told() -> None:
+async def test_an_endpoint_without_a_model_is_an_error() -> None:
     with pytest.raises(CannotBeDone, match="check that the endpoint is up"):
         await served_model("http://127.0.0.1:1")
 

@@ -36,7 +36,7 @@ def test_promised_devices_are_not_given_twice(make):
     assert refusals(make.plan(1), ["n"], snapshot, make.refusal_on()) == {}
 
 
-def test_the_planner_is_asked_once_about_alike_nodes(make):
+def test_the_planner_is_asked_once_about_identical_nodes(make):
     refusal_on = make.refusal_on("c")
     judge = Judge(refusal_on)
     snapshot = make.snapshot(
@@ -51,7 +51,7 @@ def test_the_planner_is_asked_once_about_alike_nodes(make):
     assert refusal_on.asked == ["a", "c", "b", "a"]
 
 
-def test_what_the_planner_said_of_old_plans_is_forgotten(make):
+def test_answers_about_old_plans_are_dropped(make):
     refusal_on = make.refusal_on()
     judge = Judge(refusal_on)
     snapshot = make.snapshot(make.profile("n"))

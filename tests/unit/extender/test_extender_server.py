@@ -162,7 +162,7 @@ async def test_a_body_that_never_arrives_is_408(extender, monkeypatch):
     writer.close()
 
 
-async def test_probes_tell_life_from_readiness(ready):
+async def test_liveness_and_readiness_are_separate_probes(ready):
     for path, status in (("/healthz", 200), ("/readyz", 200)):
         async with ready.client.get(path) as response:
             assert response.status == status

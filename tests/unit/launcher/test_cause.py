@@ -30,7 +30,7 @@ def test_every_output_has_its_cause():
     assert len(NAMES) >= 8
 
 
-def test_a_line_is_taken_apart_whatever_its_colours():
+def test_a_line_is_parsed_whatever_its_colours():
     line = "\x1b[0;36m(Worker_TP0 pid=9)\x1b[0;0m \x1b[31mERROR\x1b[0m 11-28 10:00:00 [core.py:9]   File x"
     assert parse(line) == ("Worker", "ERROR", "  File x")
     assert parse("plain text") == ("", "", "plain text")
@@ -55,7 +55,7 @@ def test_a_cause_is_one_line_of_a_bounded_length():
     assert find_cause(["ValueError: a   b\tc"]) == "ValueError: a b c"
 
 
-def test_one_processs_lines_do_not_push_out_anothers():
+def test_one_processs_lines_do_not_displace_anothers():
     kept = LastLines()
     kept.add("(Worker_TP0 pid=1) ValueError: the cause")
     for number in range(3 * LINES_KEPT):

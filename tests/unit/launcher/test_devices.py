@@ -76,7 +76,7 @@ def test_what_a_simulated_nodes_device_plugin_hands_over_is_taken():
     assert found.facts.devices["GPU-a"].memory_bytes == 5
 
 
-def test_text_that_is_no_list_gives_nothing():
+def test_text_that_is_not_a_list_gives_no_devices():
     assert parse_nvidia_smi("No devices found.\n") == ()
 
 
@@ -110,7 +110,7 @@ def test_the_variable_is_the_fallback_where_nvidia_smi_fails(nvidia_smi):
     assert (found.uuids, found.source) == (("GPU-b", "GPU-a"), "NVIDIA_VISIBLE_DEVICES")
 
 
-def test_what_nvidia_smi_said_is_in_the_error(nvidia_smi):
+def test_the_error_contains_nvidia_smis_output(nvidia_smi):
     environment = nvidia_smi("", status=9, stderr="couldn't communicate with the NVIDIA driver")
     with pytest.raises(PlanError, match=r"exit status 9, couldn't communicate"):
         find_devices(environment, simulated=False)

@@ -74,7 +74,7 @@ def test_a_sidecar_that_ends_while_draining_is_drained(serve, tmp_path):
     assert drain(serve(lambda handler: handler.connection.close()), tmp_path) == 0
 
 
-def test_a_refusal_is_told(serve, capfd, tmp_path):
+def test_a_refusal_is_reported(serve, capfd, tmp_path):
     assert drain(serve(reply(500)), tmp_path) == 1
     assert "status 500" in capfd.readouterr().err
 

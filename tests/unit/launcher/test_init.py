@@ -57,7 +57,7 @@ def test_the_engine_may_take_its_time_after_the_signal(start):
     assert process.wait(10) == 0
 
 
-def test_it_collects_what_lost_its_parent_and_goes_on(start):
+def test_it_reaps_orphans_and_goes_on(start):
     # PR_SET_CHILD_SUBREAPER (36) reparents orphans to this process, although it is not the first.
     orphan = "import ctypes; ctypes.CDLL(None).prctl(36, 1); " + FIRST
     program = orphan + "import sys; middle = os.fork(); middle or (os.fork() and os._exit(0)); "
@@ -93,7 +93,7 @@ def run(program):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False)
 
 
-def test_the_cause_and_the_last_lines_go_where_the_kubelet_takes_them_from(log):
+def test_the_cause_and_the_last_lines_go_to_the_termination_log(log):
     done = run(FAILING.format(first=True, serve=None, log=str(log), status=1))
     assert done.returncode == 1
     cause, blank, *last = log.read_text().splitlines()
@@ -113,7 +113,7 @@ def test_an_engine_that_ends_well_leaves_no_message(log):
     assert log.read_text() == ""
 
 
-def test_what_the_launcher_itself_has_written_stays(log):
+def test_the_launchers_own_message_is_kept(log):
     log.write_text("uellm launcher: NoFit: no device holds layer 3\n")
     run(FAILING.format(first=True, serve=None, log=str(log), status=1))
     assert log.read_text() == "uellm launcher: NoFit: no device holds layer 3\n"
@@ -134,7 +134,7 @@ def test_a_signal_that_ends_a_silent_engine_is_named(log):
     )
 
 
-def test_an_engine_that_was_told_to_stop_has_not_failed(start, log):
+def test_an_engine_that_is_stopped_has_not_failed(start, log):
     program = "from pathlib import Path; from uellm.launcher.init import stand_by; import signal; "
     program += f"stand_by(first=True, termination_log=Path({str(log)!r})); print('up', flush=True); signal.pause()"
     process = start(program)
@@ -144,7 +144,7 @@ def test_an_engine_that_was_told_to_stop_has_not_failed(start, log):
     assert log.read_text() == ""
 
 
-def test_the_message_fits_what_the_kubelet_takes():
+def test_the_message_fits_the_kubelets_limit():
     lines = [f"line {number} {'x' * 200}" for number in range(100)]
     written = init.message(lines, 1)
     assert len(written) <= init.MESSAGE_BYTES

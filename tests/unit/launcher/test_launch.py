@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.launch import plan_document
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
@@ -50,36 +51,6 @@ def facts(*uuids: str, **fields) -> str:
         for index, uuid in enumerate(uuids or GPUS)
     ]
     return json.dumps({"version": 1, "devices": devices, "links": [], **fields})
-
-
-def plan_document(**changes) -> dict:
-    document = {
-        "version": 1,
-        "platform": "cpu",
-        "plan": {
-            "gpusPerReplica": 2,
-            "tensor": 1,
-            "pipeline": 2,
-            "layers": [5, 3],
-        },
-        "instance": {
-            "layers": 8,
-            "layerBytes": [2 << 30] * 8,
-            "layerKvBytes": [1 << 30] * 8,
-            "firstStageBytes": 1 << 30,
-            "lastStageBytes": 1 << 30,
-        },
-        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
-        "policy": "HELR",
-        "layersOverride": [5, 3],
-        "tensor": 1,
-        "classes": [
-            {"product": "NVIDIA L4", "memoryBytes": 24 << 30},
-            {"product": "NVIDIA T4", "memoryBytes": 16 << 30},
-        ],
-        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": ["--max-num-seqs", "8"]},
-    }
-    return document | changes
 
 
 @pytest.fixture
@@ -188,7 +159,7 @@ def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
     assert line == f"uellm launcher: {reason}: {written['error']['message']}"
 
 
-def test_a_plan_that_is_not_there_is_said(tmp_path, capfd):
+def test_a_missing_plan_is_reported(tmp_path, capfd):
     placement = tmp_path / "placement.json"
     assert launcher.main(["--plan", str(tmp_path / "none.json"), "--placement", str(placement)]) == 1
     assert "No such file" in capfd.readouterr().err
@@ -215,7 +186,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
         (Binding(("GPU-a", "GPU-b"), (5, 4), 1, 2), r"parts \[5, 4\] are not 8 layers"),
     ],
 )
-def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
+def test_a_partition_that_vllm_would_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
         check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"

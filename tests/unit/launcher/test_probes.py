@@ -89,7 +89,7 @@ def test_a_healthy_engine_passes_every_probe(served, path):
 
 
 @pytest.mark.parametrize("path", ["/startup", "/ready", "/live"])
-def test_an_engine_that_is_not_well_passes_none_and_the_answer_says_why(served, engine, path):
+def test_an_unhealthy_engine_fails_every_probe_with_the_reason(served, engine, path):
     engine.status = 503
     assert get(served, path) == (503, {"error": "the engine's /health: status 503"})
 
@@ -98,7 +98,7 @@ def test_an_engine_that_does_not_listen_yet_has_not_started(sidecar, nobody):
     assert probes.objection("/startup", nobody, sidecar.address) == "the engine's /health: no answer"
 
 
-def test_an_engine_that_hangs_in_the_sidecars_eyes_is_not_live(served, sidecar):
+def test_an_engine_that_the_sidecar_finds_hanging_is_not_live(served, sidecar):
     sidecar.status, sidecar.document = 503, {"engine": "unhealthy", "hanging": True}
     status, answer = get(served, "/live")
     assert status == 503
@@ -106,7 +106,7 @@ def test_an_engine_that_hangs_in_the_sidecars_eyes_is_not_live(served, sidecar):
     assert get(served, "/ready")[0] == 200
 
 
-def test_a_sidecar_that_is_gone_or_ill_is_no_reason_to_restart_the_engine(engine, sidecar, nobody):
+def test_a_missing_or_unhealthy_sidecar_does_not_restart_the_engine(engine, sidecar, nobody):
     assert probes.objection("/live", engine.address, nobody) == ""
     sidecar.status, sidecar.document = 500, {}
     assert probes.objection("/live", engine.address, sidecar.address) == ""

@@ -139,16 +139,18 @@ def test_modules_that_a_checkpoint_leaves_out_keep_16_bits(section: dict, left_o
     assert layer({**whole, **section}) == SQUARES + WIDES + left_out + 4 * blocks
 
 
-def test_layers_may_become_unlike_by_what_is_left_out() -> None:
+def test_exemptions_may_make_layers_unlike() -> None:
     model = quantised({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1"]})
     assert model.layer_weight_bytes[1] == 2 * (SQUARES + WIDES) + NORMS
     assert model.layer_weight_bytes[0] < model.layer_weight_bytes[1]
 
 
-def test_gptqmodel_leaves_modules_out_by_minus_patterns() -> None:
+def test_gptqmodel_leaves_modules_out_by_minus_patterns_and_changes_bits_by_plus_patterns() -> None:
     plain = {"quant_method": "gptq", "bits": 4, "group_size": 128}
     kept = layer({**plain, "dynamic": {"-:.*down_proj": {}, "+:.*up_proj": {"bits": 8}}})
-    assert kept - layer(plain) == HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
+    left_out = HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
+    widened = HIDDEN * FFN * (0.5 + 0.5 / 128)
+    assert kept - layer(plain) == left_out + widened
 
 
 def test_mxfp4_shrinks_the_experts_alone() -> None:
@@ -208,17 +210,18 @@ def test_routers_are_never_quantised() -> None:
             "config_groups.a.weights.strategy",
             "'odd'",
         ),
-        ({"quant_method": "quark"}, "quant_method", "'quark' has no known size here"),
+        ({"quant_method": "spqr"}, "quant_method", "'spqr' has no known size here"),
+        ({"quant_method": "gguf"}, "quant_method", "take the model's safetensors"),
     ],
 )
-def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: str, words: str) -> None:
+def test_an_error_in_a_quantization_config_names_the_field(section: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         quantised(section)
     assert raised.value.field == f"config.quantization_config.{field}"
     assert words in str(raised.value)
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
+def test_a_pattern_that_is_not_a_regular_expression_is_named() -> None:
     with pytest.raises(BadInput, match=r"'\(' is not a regular expression"):
         quantised({"quant_method": "fp8", "ignore": ["re:("]})
 

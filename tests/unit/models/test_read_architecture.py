@@ -62,13 +62,13 @@ def test_a_multimodal_wrapper_is_read_by_its_text_config() -> None:
 
 def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
     with pytest.raises(BadInput, match=r"^config\.text_config\.hidden_size: is missing"):
-        read_architecture({"text_config": {"model_type": "qwen2"}})
+        read_architecture({"text_config": {"model_type": "orion"}})
 
 
 def test_a_text_config_leaves_out_what_equals_its_familys_defaults_and_they_are_said() -> None:
     model = read_architecture({"text_config": {"model_type": "llama", "vocab_size": 32064}, "torch_dtype": "float16"})
     assert (model.hidden_size, model.layers, model.kv_heads) == (4096, 32, 32)
-    assert any("omits hidden_size 4096" in note for note in model.notes)
+    assert any("leaves out hidden_size 4096" in note for note in model.notes)
     with pytest.raises(BadInput, match=r"^config\.hidden_size: is missing"):
         read_architecture({"model_type": "llama", "vocab_size": 32064})
 
@@ -80,10 +80,11 @@ def test_the_dtype_sets_the_bytes(asked: str, width: int) -> None:
     assert model.kv_dtype_bytes == width
 
 
-def test_dtype_auto_takes_float32_from_the_config_and_says_so() -> None:
+def test_a_float32_checkpoint_is_served_in_bfloat16_as_the_engine_does_and_that_is_said() -> None:
     model = read_architecture({**LLAMA_8B, "torch_dtype": "float32"})
-    assert model.dtype == "float32"
+    assert model.dtype == "bfloat16"
     assert any("float32" in note for note in model.notes)
+    assert read_architecture({**LLAMA_8B, "torch_dtype": "float32"}, dtype="float32").weight_dtype_bytes == 4
 
 
 def test_dtype_auto_without_a_word_in_the_config_is_16_bits_and_said() -> None:
@@ -150,8 +151,7 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"architectures": ["JambaForCausalLM"]}, "config.architectures", "'JambaForCausalLM' is not known"),
-        ({"uellm_family": "jamba"}, "config.uellm_family", "'jamba' is not a known family"),
+        ({"uellm_family": "perceptron"}, "config.uellm_family", "'perceptron' is no family known here"),
         ({"text_config": [1]}, "config.text_config", "must be an object"),
         ({"head_dim": -1}, "config.head_dim", "positive"),
         ({"max_position_embeddings": "long"}, "config.max_position_embeddings", "'long'"),
@@ -167,7 +167,7 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
         ({"num_attention_heads": 24}, "config.num_attention_heads", "does not divide hidden_size"),
         ({"tie_word_embeddings": "yes"}, "config.tie_word_embeddings", "true or false"),
         ({"torch_dtype": "int8"}, "config.torch_dtype", "'int8'"),
-        ({"quantization_config": {"quant_method": "quark"}}, "config.quantization_config.quant_method", "'quark'"),
+        ({"quantization_config": {"quant_method": "spqr"}}, "config.quantization_config.quant_method", "'spqr'"),
         ({"quantization_config": {"quant_method": "awq", "bits": 5}}, "config.quantization_config.bits", "5"),
         (
             {"quantization_config": {"quant_method": "gptq", "group_size": 0}},
@@ -186,8 +186,16 @@ def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str
 
 
 def test_an_unknown_architecture_says_what_to_give_instead() -> None:
+    fields = {"architectures": ["SomethingElse"], "model_type": "something", "width": 4096}
     with pytest.raises(BadInput, match=r"'SomethingElse'.* one of llama, .*uellm_family.*spec\.model\.config"):
-        read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"]})
+        read_architecture(fields)
+
+
+def test_an_unknown_architecture_with_the_usual_fields_is_reckoned_as_llama_and_said() -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"], "model_type": "something"})
+    assert model.parameters == read_architecture(LLAMA_8B).parameters
+    assert any("not known here: reckoned as a decoder like Llama" in note for note in model.notes)
+    assert any("not in the registry of vLLM" in note for note in model.notes)
 
 
 def test_a_user_may_say_which_family_an_unknown_class_is_built_like() -> None:
@@ -203,9 +211,12 @@ def test_the_family_that_a_user_tells_holds_for_a_text_config_too() -> None:
     assert read_architecture(wrapper).parameters == read_architecture(LLAMA_8B).parameters
 
 
-def test_a_reward_model_is_not_taken_for_its_family() -> None:
-    with pytest.raises(BadInput, match="'LlamaForSequenceClassification' is not known"):
-        read_architecture({**LLAMA_8B, "architectures": ["LlamaForSequenceClassification"]})
+@pytest.mark.parametrize(("name", "rows"), [("LlamaForSequenceClassification", 3), ("LlamaModel", 0)])
+def test_a_classifier_and_an_embedder_have_no_head_for_text(name: str, rows: int) -> None:
+    model = read_architecture({**LLAMA_8B, "architectures": [name], "num_labels": 3})
+    assert model.lm_head_bytes == 2 * rows * 4096
+    assert model.lm_head_bytes_on_last_stage(2) == model.lm_head_bytes
+    assert model.layer_weight_bytes == read_architecture(LLAMA_8B).layer_weight_bytes
 
 
 @pytest.mark.parametrize(("given", "field"), [({"dtype": "int4"}, "dtype"), ({"quantization": "exl2"}, "quantization")])

@@ -47,7 +47,7 @@ def test_a_useless_annotation_is_refused_with_its_name(build, text: str, says: s
     assert "uellm.io/efficiency" in str(caught.value)
 
 
-def test_lower_efficiencies_predict_slower_engines_and_the_plan_says_whose_they_are(build) -> None:
+def test_lower_efficiencies_predict_slower_engines_and_the_plan_names_their_source(build) -> None:
     request = build.request(build.node("a", "H100"), classes=build.chat, workload=build.workload)
     plain, calibrated = plan(request), plan(replace(request, efficiency=MEASURED))
     assert calibrated.predicted.tpot_ms > plain.predicted.tpot_ms

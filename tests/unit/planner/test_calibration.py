@@ -1,6 +1,4 @@
-"""Fitting the step-time model: known figures are recovered, noise and outliers change little, useless input is
-refused.
-"""
+"""Fitting the step-time model: known figures are recovered, noise changes little, useless input is refused."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ def test_five_percent_of_noise_and_some_hiccups_leave_the_model_recognisable() -
     assert found.floor_s + found.overhead_s == pytest.approx(TRUE.floor_s + TRUE.overhead_s, rel=0.05)
 
 
-def test_the_report_tells_the_error_on_what_was_not_fitted() -> None:
+def test_the_report_has_the_error_on_held_out_measurements() -> None:
     report = calibrate(document(steps=measured_steps(noise=0.05, count=200))).steps
     assert 0.02 < report.median_error < 0.05
     assert report.median_error * 0.9 < report.held_out_median_error < 0.06
@@ -90,7 +88,7 @@ def test_the_report_tells_the_error_on_what_was_not_fitted() -> None:
     assert 0.95 < report.r_squared <= 1.0
 
 
-def test_measured_stages_give_the_efficiencies_that_made_them() -> None:
+def test_measured_stages_give_back_their_efficiencies() -> None:
     truth = Efficiency(0.62, 0.85, 1.5e-3, 2e-5)
     found = calibrate(document(stages=measured_stages(truth, noise=0.02))).efficiency
     assert found is not None

@@ -30,7 +30,7 @@ def figures(path: Path) -> list[str]:
     return names
 
 
-def test_constants_alone_holds_figures() -> None:
+def test_only_constants_contains_figures() -> None:
     found = {}
     for path in ROOT.rglob("*.py"):
         name = path.relative_to(ROOT).as_posix()

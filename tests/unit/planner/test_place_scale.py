@@ -69,7 +69,7 @@ def test_twelve_unlike_gpus_have_one_best_placement_whichever_way_it_is_found(
     assert by_sets.optimal
 
 
-def test_what_is_dropped_is_decided_by_counting_so_the_answer_is_the_same_every_time() -> None:
+def test_the_search_is_cut_off_by_count_so_the_answer_is_deterministic() -> None:
     instance = Instance.from_dict(unlike(22, 60, 3))
     first, second = solve(instance), solve(instance)
     assert first == second

@@ -10,7 +10,7 @@ import pytest
 
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
-from uellm.hardware import Device
+from uellm.hardware import GPU_RESOURCE, Device
 from uellm.planner import plan
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.annotation import PlanAnnotation, refusal_on
@@ -141,7 +141,7 @@ def test_a_float32_checkpoint_is_served_as_it_was_planned(build) -> None:
     assert document(request)["engine"]["args"][:2] == ["--dtype", "float32"]
 
 
-def test_passing_facts_are_not_written(unlike) -> None:
+def test_transient_facts_are_not_written(unlike) -> None:
     busy = [
         replace(device, memory_free_bytes=5, measured_at="now", allocated_to_pod_uid="pod")
         for device in unlike.nodes[0].node.devices
@@ -151,7 +151,7 @@ def test_passing_facts_are_not_written(unlike) -> None:
     assert document(later) == document(unlike)
 
 
-def test_simulated_nodes_are_played_by_a_cpu(build) -> None:
+def test_simulated_nodes_run_on_a_cpu(build) -> None:
     request = build.request(build.node("a", "tiny tiny", source="Simulated"), config=SMALL, max_model_len=2048)
     assert document(request)["platform"] == "cpu"
 
@@ -167,7 +167,7 @@ def test_a_pod_with_the_planned_devices_gets_the_planned_split(unlike) -> None:
         )
 
 
-def test_a_kept_plan_is_bound_as_planned_although_speeds_were_measured_anew(unlike) -> None:
+def test_a_kept_plan_is_bound_as_planned_after_new_measurements(unlike) -> None:
     made = plan(unlike)
     swapped = [
         replace(device, memory_bytes_per_s=7.8e11 - device.memory_bytes_per_s)
@@ -189,7 +189,7 @@ def test_any_devices_that_the_kubelet_may_hand_out_can_be_bound(unlike) -> None:
         assert (binding.tensor, binding.pipeline) == (1, 2)
 
 
-def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
+def test_the_kv_cache_flag_changes_with_the_split(unlike) -> None:
     written = received(unlike)
     per_token = 4096
     for uuids in itertools.combinations([device.uuid for device in unlike.nodes[0].node.devices], 2):
@@ -201,7 +201,7 @@ def test_the_kv_cache_is_told_anew_for_another_split(unlike) -> None:
         assert tokens >= written.kv_tokens >= 8192
 
 
-def test_a_users_kv_cache_is_left_alone_by_the_binding(unlike) -> None:
+def test_the_binding_keeps_a_users_kv_cache(unlike) -> None:
     request = replace(unlike, engine=EngineRequest("m", args=("--kv-cache-memory-bytes", "1G")))
     written = received(request)
     binding = late_binding.bind(written, ("a-gpu-0", "a-gpu-3"), advice=advice(request))
@@ -291,7 +291,7 @@ def test_a_slice_whose_memory_the_driver_does_not_tell_is_of_its_products_class(
         late_binding.bind(received(request), ("MIG-new",), seen=DeviceFacts({"MIG-new": unknown}))
 
 
-def test_the_cpu_engines_kv_cache_is_told_in_float32_where_nothing_is_said(build) -> None:
+def test_the_cpu_engines_kv_cache_is_sized_in_float32_by_default(build) -> None:
     node = build.node("a", "tiny tiny", source="Simulated")
     request = build.request(node, config=SMALL, max_model_len=2048)
     written, explicit = document(request), document(replace(request, engine=EngineRequest(dtype="bfloat16")))
@@ -325,7 +325,7 @@ def test_the_annotation_has_the_contracts_fields(unlike) -> None:
         "gpus": 2,
         "tensor": 1,
         "pipeline": 2,
-        "resourceName": "nvidia.com/gpu",
+        "resourceName": GPU_RESOURCE,
         "layers": None,
         "service": "default/llama",
     }

@@ -67,9 +67,7 @@ TABLE_1 = {(16, 17): 11.19, (20, 13): 13.09, (24, 9): 14.85, (28, 5): 17.23, (32
 
 
 def capped_pair(build) -> list[Device]:
-    """A 3090 with NVIDIA's figures, and one that 150 W slow down to .31 of them, as a line through the table's rows
-    shows.
-    """
+    """A 3090 with NVIDIA's figures, and one that 150 W slow down to .31 of them, by a line through the table's rows."""
     whole = build.gpu("a", 0, memory_bytes=24 * GIB, bf16_flops_per_s=7.1e13, memory_bytes_per_s=9.36e11)
     return [whole, replace(whole, uuid="a-gpu-1", index=1, bf16_flops_per_s=2.2e13, memory_bytes_per_s=2.9e11)]
 
@@ -155,7 +153,7 @@ def test_a_pipeline_adds_throughput_and_no_speed_for_one_request(build) -> None:
     )
 
 
-def test_the_rate_told_keeps_both_targets_and_a_looser_one_never_lowers_it(build) -> None:
+def test_the_reported_rate_meets_both_targets_and_a_looser_target_never_lowers_it(build) -> None:
     device = build.gpu("a", 0, "H100")
     rates = []
     for tpot in (0.02, 0.04, 0.08, 0.16):
@@ -167,7 +165,7 @@ def test_the_rate_told_keeps_both_targets_and_a_looser_one_never_lowers_it(build
     assert rates == sorted(rates)
 
 
-def test_waiting_prompts_make_ttft_grow_with_load_and_beyond_the_most_it_stays_there(build) -> None:
+def test_ttft_grows_with_load_up_to_the_largest_rate(build) -> None:
     device = build.gpu("a", 0, "H100")
     told = [times(build.config, [(device,)], requests_per_s=rate).ttft_s for rate in (None, 1.0, 5.0, 10.0, 1e4, 1e5)]
     assert told == sorted(told)
@@ -190,7 +188,7 @@ def test_little_kv_cache_binds(build) -> None:
     assert scarce.requests_per_s < plenty.requests_per_s
 
 
-def test_the_step_model_that_goes_out_tells_the_same_times(build) -> None:
+def test_the_published_step_model_predicts_the_same_times(build) -> None:
     """`--max-batched-tokens auto`, the sidecar's prior and the predictions use the same model."""
     model = read_architecture(build.config)
     device = build.gpu("a", 0, "H100")

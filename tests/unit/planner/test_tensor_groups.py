@@ -45,13 +45,13 @@ def test_the_groups_are_the_best_of_all_choices(size: int, count: int, tensor: i
         assert len({index for group in chosen for index in group}) == count * tensor
 
 
-def test_more_gpus_than_can_be_weighed_still_make_groups() -> None:
+def test_groups_are_found_even_for_too_many_gpus_for_the_exact_search() -> None:
     size = MOST_EXACT_GROUPING + 4
     pairs = tuple(tuple(0 if i == j else 1 + (i // 4 != j // 4) for j in range(size)) for i in range(size))
     assert best_groups(pairs, 4, 4) == tuple(tuple(range(start, start + 4)) for start in range(0, size, 4))
 
 
-def test_groups_that_can_be_had_are_counted_by_kind(build) -> None:
+def test_possible_groups_are_counted_by_kind(build) -> None:
     node = build.node("a", "L4 L4 L4 A10 A10")
     assert [kind[0] for kind in group_kinds(node.devices, 2)] == ["A10", "L4"]
 

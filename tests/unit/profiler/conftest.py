@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from helpers.sizes import GIB
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import GPUNODEPROFILE, NODE, POD, SYNCED, Event, Kind, KubeError, NotFound
 from uellm.profiler.kubelet import deviceplugin_pb2 as dp
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as dp_grpc
@@ -191,7 +192,7 @@ class FakeKubelet(dp_grpc.RegistrationServicer, pr_grpc.PodResourcesListerServic
     async def GetAllocatableResources(self, request: Any, context: Any) -> Any:
         return pr.AllocatableResourcesResponse(devices=self.allocatable)
 
-    def give(self, namespace: str, name: str, *ids: str, resource: str = "nvidia.com/gpu") -> None:
+    def give(self, namespace: str, name: str, *ids: str, resource: str = GPU_RESOURCE) -> None:
         devices = [pr.ContainerDevices(resource_name=resource, device_ids=ids)] if ids else []
         container = pr.ContainerResources(name="main", devices=devices)
         self.pods.append(pr.PodResources(namespace=namespace, name=name, containers=[container]))

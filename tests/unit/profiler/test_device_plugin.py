@@ -109,7 +109,7 @@ async def test_a_device_that_is_not_there_is_not_allocated(kubelet, plugin):
     assert "GPU-x" in (caught.value.details() or "")
 
 
-async def test_the_kubelet_is_advised_which_devices_to_take(kubelet, plugin):
+async def test_the_kubelet_gets_a_preferred_allocation(kubelet, plugin):
     plugin()
     one = api.ContainerPreferredAllocationRequest(
         available_deviceIDs=["GPU-c", "GPU-a", "GPU-b"], must_include_deviceIDs=["GPU-c"], allocation_size=2
@@ -157,7 +157,7 @@ async def test_the_plugin_waits_for_a_kubelet_that_is_not_there_yet(kubelet, plu
         assert len(await listed(stream)) == 3
 
 
-async def test_a_refused_registration_is_said_once_and_tried_again(kubelet, plugin, log):
+async def test_a_refused_registration_is_logged_once_and_retried(kubelet, plugin, log):
     kubelet.refuse = "not today"
     plugin()
     await log.said("not today")
@@ -167,7 +167,7 @@ async def test_a_refused_registration_is_said_once_and_tried_again(kubelet, plug
     assert log.count("not today") == 1
 
 
-async def test_the_socket_goes_with_the_process(kubelet, plugin):
+async def test_the_socket_is_removed_when_the_process_ends(kubelet, plugin):
     task = plugin()
     async with called_back(kubelet) as (_, stream):
         await listed(stream)
@@ -196,7 +196,7 @@ async def test_a_plugin_that_the_kubelet_never_calls_registers_again(kubelet, pl
         await kubelet.registered.get()
 
 
-async def test_a_node_that_nobody_describes_takes_no_resource_from_anyone(kubelet, plugin, description, log):
+async def test_a_node_without_a_description_registers_no_resource(kubelet, plugin, description, log):
     description.error = NoGPUs("NotDescribed", "no such node")
     plugin()
     await log.said("no such node")

@@ -138,7 +138,7 @@ async def test_nothing_is_written_as_long_as_nothing_changes(cluster, keep, pod_
     assert source.samples > before
 
 
-async def test_a_sign_of_life_is_written_now_and_then(cluster, keep):
+async def test_a_heartbeat_is_written_from_time_to_time(cluster, keep):
     keep(FakeSource(), Periods(**{**vars(QUICK), "heartbeat_s": 0.05}))
     await cluster.until(lambda: len(cluster.writes) >= 3)
 
@@ -173,7 +173,7 @@ async def test_a_pod_that_the_api_server_names_late_gets_its_uid_late(cluster, k
     await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
 
 
-async def test_no_device_is_called_free_before_the_kubelet_has_spoken(cluster, keep, pod_resources):
+async def test_no_device_counts_as_free_before_the_kubelet_has_answered(cluster, keep, pod_resources):
     pod_resources.now = None
     keep(FakeSource())
     async with no_writes(cluster, pod_resources):
@@ -224,7 +224,7 @@ async def test_a_deleted_profile_is_written_again(cluster, keep):
     assert cluster.objects["GPUNodeProfile", "node-1"]["metadata"]["ownerReferences"][0]["uid"] == "another-uid"
 
 
-async def test_an_api_server_that_is_away_is_waited_for(cluster, keep, pod_resources):
+async def test_the_profiler_waits_for_an_unreachable_api_server(cluster, keep, pod_resources):
     cluster.errors = [Unavailable(503, "Unavailable", "away")] * 3
     keep(FakeSource())
     await cluster.until(lambda: len(cluster.uuids()) == 2)
@@ -236,7 +236,7 @@ async def test_an_api_server_that_is_away_is_waited_for(cluster, keep, pod_resou
     assert cluster.failures == 5
 
 
-async def test_a_node_that_the_cluster_does_not_know_is_said_once_and_waited_for(cluster, keep, pod_resources, log):
+async def test_an_unknown_node_is_logged_once_and_waited_for(cluster, keep, pod_resources, log):
     node = cluster.objects.pop(("Node", "node-1"))
     keep(FakeSource())
     await log.said("API server: the cluster has no node 'node-1': check --node")
@@ -259,7 +259,7 @@ async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources)
     ("error", "reason"),
     [(SourceError("NVMLFailed", "it broke"), "NVMLFailed"), (BadInput("n.yaml: status", "bad"), "BadDescription")],
 )
-async def test_trouble_with_the_source_becomes_a_condition_and_passes(cluster, keep, error, reason):
+async def test_a_failure_of_the_source_becomes_a_condition_and_clears(cluster, keep, error, reason):
     source = FakeSource()
     keep(source)
     await cluster.until(lambda: bool(cluster.writes))
@@ -297,7 +297,7 @@ async def test_nvml_that_hangs_stops_neither_the_allocations_nor_the_end(cluster
     source.answers.set()
 
 
-async def test_the_kubelet_names_the_resource_of_a_device_and_its_silence_takes_no_name_back(
+async def test_the_kubelet_names_a_devices_resource_and_its_silence_does_not_remove_the_name(
     cluster, keep, pod_resources
 ):
     pod_resources.names = {"GPU-b": "nvidia.com/mig-1g.10gb"}
@@ -326,7 +326,9 @@ async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep
     assert cluster.device("GPU-a")["measured"]["memoryBytesPerSecond"] == 5
 
 
-async def test_figures_of_a_gpu_that_a_pod_took_meanwhile_are_not_believed(cluster, keep, pod_resources, monkeypatch):
+async def test_figures_of_a_gpu_that_a_pod_took_in_the_meantime_are_discarded(
+    cluster, keep, pod_resources, monkeypatch
+):
     begun, done = asyncio.Event(), asyncio.Event()
 
     async def figures(target):

@@ -30,7 +30,7 @@ def test_figures_of_a_link_are_those_of_the_profile(torch):
     assert figures["latencyNanoseconds"] > 0
 
 
-def test_without_its_gpus_the_process_says_what_it_sees(torch, capsys, monkeypatch):
+def test_without_its_gpus_the_process_reports_what_it_sees(torch, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert measure.main(["GPU-a"]) == 1
     assert "sees 0 of GPU-a" in capsys.readouterr().err

@@ -33,12 +33,12 @@ def expression(key, operator, *values):
     return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
 
 
-def test_a_plain_node_will_do(make):
+def test_a_plain_node_is_eligible(make):
     assert ineligible(node(), facts(make), None) == ""
     assert ineligible(node(), facts(make), {"metadata": {"labels": {"a": "b"}}}) == ""
 
 
-def test_a_cordoned_node_will_not(make):
+def test_a_cordoned_node_is_not_eligible(make):
     assert ineligible(node(unschedulable=True), facts(make), None) == "cordoned"
 
 
@@ -94,7 +94,7 @@ def test_one_term_of_several_is_enough(make):
         ({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, [], True),
     ],
 )
-def test_taints_keep_out_whoever_does_not_tolerate_them(make, taint, tolerations, does):
+def test_a_taint_that_is_not_tolerated_excludes_the_node(make, taint, tolerations, does):
     said = ineligible(node(taints=[taint]), facts(make), {"spec": {"tolerations": tolerations}})
     assert (said == "") == does
 
@@ -105,7 +105,7 @@ def test_the_taint_of_the_nodes_own_resource_is_tolerated_by_every_engine(make):
     assert ineligible(node(taints=[taint]), slices, None) == ""
 
 
-def test_nodes_left_out_for_the_same_reason_are_told_together(make):
+def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
     service = parse_service(make.service(template={"spec": {"nodeSelector": {"gpu": "h100"}}}))
     offers = [NodeOffer(facts(make, f"node-{index}"), ()) for index in range(6)]
     h100 = {"gpu": "h100"}

@@ -41,7 +41,7 @@ async def test_a_pod_that_has_just_been_bound_is_given_time(make, asked):
     assert pods == []
 
 
-async def test_a_pod_that_does_not_start_says_what_its_kubelet_says(make, asked):
+async def test_a_pod_that_does_not_start_reports_the_kubelets_message(make, asked):
     events, answers, _ = asked
     answers.append(event("FailedMount", MOUNT))
     pod, now = bound(make), BOUND + timedelta(seconds=PATIENCE_S)
@@ -51,7 +51,7 @@ async def test_a_pod_that_does_not_start_says_what_its_kubelet_says(make, asked)
     assert state.message == f"pod a cannot be started on node node-1: FailedMount: {MOUNT}"
 
 
-async def test_it_is_asked_about_at_times_and_known_even_when_the_events_have_expired(make, asked):
+async def test_its_events_are_read_from_time_to_time_and_kept_after_they_expire(make, asked):
     events, answers, pods = asked
     answers.append(event("FailedMount", MOUNT))
     now = BOUND + timedelta(seconds=PATIENCE_S)
@@ -64,7 +64,7 @@ async def test_it_is_asked_about_at_times_and_known_even_when_the_events_have_ex
     assert events.of(KEY) == {"uid-a": f"FailedMount: {MOUNT}"}
 
 
-async def test_a_pod_that_has_started_is_not_asked_about_and_nothing_is_kept_of_it(make, asked):
+async def test_the_events_of_a_started_pod_are_neither_read_nor_kept(make, asked):
     events, answers, pods = asked
     answers.append(event("FailedMount", MOUNT))
     now = BOUND + timedelta(seconds=PATIENCE_S)
@@ -74,7 +74,7 @@ async def test_a_pod_that_has_started_is_not_asked_about_and_nothing_is_kept_of_
     assert (events.of(KEY), pods) == ({}, ["a"])
 
 
-def test_the_newest_warning_counts_that_no_status_tells():
+def test_the_newest_warning_that_no_status_contains_counts():
     events = [
         event("FailedMount", "old", at="2026-05-01T12:00:10Z"),
         event("FailedCreatePodSandBox", "plugin  type=bridge\nfailed", at="2026-05-01T12:00:20Z"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,6 +32,7 @@ class World:
         self.rendered = []
         self.renders_itself = True
         self.planning = Planning(self.cache, self)
+        self.revisions = {}
         self.version = 100
 
     async def answer(self, question):
@@ -73,7 +75,9 @@ class World:
     def deployed(self, name, *, replicas=1):
         """The Deployment of the service's current spec."""
         observed = self.observed(name)
-        deployment = self.make.deployment(replicas, spec_mark=observed.spec_mark)
+        deployment = self.make.deployment(replicas)
+        revision = self.make.revision(observed.spec_mark)
+        self.revisions[name] = {revision.name: revision}
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}
         owner = {"kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}
         self.put(DEPLOYMENT, {**deployment, "metadata": {**metadata, "ownerReferences": [owner]}})
@@ -83,7 +87,8 @@ class World:
         self.put(POD, {**pod, "metadata": metadata})
 
     def observed(self, name):
-        return observe(self.cache, Key("ns", name))
+        found = observe(self.cache, Key("ns", name))
+        return found and dataclasses.replace(found, revisions=self.revisions.get(name, {}))
 
     async def planned(self, name):
         return await self.planning.plan(self.observed(name), self.now)
@@ -105,12 +110,32 @@ async def test_services_planned_at_the_same_time_share_no_gpu(world):
     assert sorted(choice.plan is None for choice in choices) == [False, True]
 
 
-async def test_a_pass_for_another_reason_asks_no_planner(world):
+async def test_a_pass_for_another_reason_does_not_plan(world):
     world.node("a", None, None)
     world.service("one")
     first = await world.plan("one")
     assert await world.plan("one") == first
     assert len(world.requests) == 1
+
+
+async def test_a_pass_in_which_nothing_has_changed_walks_over_no_node_and_no_other_service(world, monkeypatch):
+    world.node("a", None, None)
+    world.service("one")
+    world.service("waits")
+    first, without = await world.planned("one"), await world.planned("waits")
+    assert without.choice.failure.reason == "NoFit"
+    for name in ("offers", "hardware_offers", "reachable", "claim"):
+        monkeypatch.delattr(f"uellm.reconcile.planning.planning.{name}")
+    assert await world.planned("one") is first
+    assert await world.planned("waits") is without
+
+
+async def test_what_was_freed_is_offered_to_a_service_that_waits(world):
+    world.node("a", "stranger", None)
+    world.service("waits")
+    assert (await world.plan("waits")).plan is None
+    world.node("a", None, None)
+    assert (await world.plan("waits")).plan is not None
 
 
 async def test_other_hardware_asks_the_planner_at_once(world):
@@ -122,7 +147,7 @@ async def test_other_hardware_asks_the_planner_at_once(world):
     assert len(world.requests) == 2
 
 
-async def test_freed_gpus_are_news_to_a_service_without_a_plan(world):
+async def test_freed_gpus_replan_a_service_without_a_plan(world):
     world.node("a", "x", "y")
     world.service("one")
     assert (await world.plan("one")).failure.reason == "NoFit"
@@ -132,7 +157,7 @@ async def test_freed_gpus_are_news_to_a_service_without_a_plan(world):
     assert (await world.plan("one")).plan is not None
 
 
-async def test_freed_gpus_are_looked_at_now_and_then_by_a_service_that_has_a_plan(world):
+async def test_a_service_with_a_plan_considers_freed_gpus_from_time_to_time(world):
     world.node("a", None, None, "x")
     world.service("one")
     await world.plan("one")
@@ -161,7 +186,7 @@ async def test_a_withdrawn_plan_frees_its_gpus(world):
     assert (await world.plan("two")).plan is not None
 
 
-async def test_services_without_a_plan_are_those_that_wait(world):
+async def test_services_without_a_plan_count_as_waiting(world):
     world.node("a", None, None)
     for name in ("one", "two"):
         world.service(name)
@@ -189,7 +214,7 @@ async def test_a_resumed_service_whose_gpus_were_taken_gets_another_plan(world, 
     assert (await world.plan("one")).plan.nodes == ("b",)
 
 
-async def test_gpus_that_others_took_move_no_pods_until_one_finds_no_place_for_a_minute(world, make):
+async def test_gpus_taken_by_others_move_no_pods_until_one_is_unschedulable_for_a_minute(world, make):
     world.node("a", "x", "y")
     world.node("b", None, None)
     kept = make.plan(nodes=("a",))
@@ -203,7 +228,7 @@ async def test_gpus_that_others_took_move_no_pods_until_one_finds_no_place_for_a
     assert (await world.plan("one")).plan.nodes == ("b",)
 
 
-async def test_a_model_that_cannot_be_read_is_told_without_the_planner(world):
+async def test_an_unreadable_model_is_reported_without_the_planner(world):
     world.service("one")
     document = world.observed("one").document
     document["spec"]["model"] = {"uri": "hf://org/model"}
@@ -277,7 +302,7 @@ async def test_a_plan_that_the_worker_chose_without_rendering_it_is_rendered_onc
     assert world.rendered == [first.choice.plan]
 
 
-async def test_a_suspended_services_plan_is_rendered_anew_when_the_facts_of_its_nodes_change(world, make):
+async def test_a_suspended_services_plan_is_rendered_again_when_the_facts_of_its_nodes_change(world, make):
     world.node("a", None, None)
     world.service("one", plan=make.plan(nodes=("a",)), suspend=True)
     world.deployed("one", replicas=0)

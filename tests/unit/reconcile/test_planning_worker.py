@@ -50,7 +50,7 @@ async def test_a_search_that_takes_too_long_says_what_to_narrow(worker, endless)
 async def test_a_search_that_takes_too_long_keeps_the_plan_in_force(worker, endless, make):
     with worker(endless, timeout_s=0.01) as slow:
         answer = await slow.answer(PlanningQuestion(Request(), incumbent=make.plan()))
-    assert answer.choice == (make.plan(), None, "")
+    assert answer.choice == (make.plan(), None, "", "")
 
 
 async def test_a_fault_of_the_planner_is_a_failure_of_this_service_alone(worker):

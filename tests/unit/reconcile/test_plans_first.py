@@ -54,12 +54,12 @@ async def test_pods_wait_while_others_wait_for_a_plan(crowded):
     assert not planning.should_defer_pods(observed("first"), NOW)
 
 
-async def test_they_do_not_wait_for_long(crowded):
+async def test_pods_do_not_wait_for_long(crowded):
     planning, observed, _, _ = crowded
     assert not planning.should_defer_pods(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S))
 
 
-async def test_a_service_that_has_its_deployment_waits_for_nobody(crowded, make):
+async def test_a_service_with_a_deployment_does_not_wait(crowded, make):
     planning, observed, _, _ = crowded
     seen = observed("first")
     seen.children[DEPLOYMENT] = make.deployment()

@@ -56,7 +56,7 @@ def found(*pods, node=NodeState.THERE):
 
 
 @pytest.mark.parametrize(("reason", "message"), REFUSED.items())
-def test_a_failed_pod_is_told_in_the_kubelets_words(make, reason, message):
+def test_a_failed_pod_is_reported_with_the_kubelets_message(make, reason, message):
     failures = tally(None, found(failed(make, reason=reason, message=message)), NOW)
     assert failures.message == f"pod a on node node-1: {reason}: {message}"
     state = engine_readiness(make.deployment(), [], 1, failures)
@@ -64,7 +64,7 @@ def test_a_failed_pod_is_told_in_the_kubelets_words(make, reason, message):
     assert state.message == f"1 pod has failed for good within the last hour, last {failures.message}"
 
 
-def test_a_pod_that_was_disrupted_without_a_reason_has_that_of_its_disruption(make):
+def test_a_disrupted_pod_without_a_reason_has_that_of_its_disruption(make):
     pod = failed(make, reason=None, message=None)
     pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}]
     assert tally(None, found(pod), NOW).reason == "DeletionByPodGC"
@@ -147,7 +147,7 @@ def test_a_pod_stuck_on_a_node_that_is_gone_is_removed_by_force(make):
     assert gone == (Removal("a", "uid-a", force=True),)
 
 
-def test_a_pod_stuck_on_a_silent_node_is_told_and_left_alone(make):
+def test_a_pod_stuck_on_a_silent_node_is_reported_and_kept(make):
     pod = terminating(make)
     failures = tally(None, found(pod, node=NodeState.UNREACHABLE), NOW)
     assert failures.reason == "NodeUnreachable"
@@ -159,6 +159,6 @@ def test_a_pod_within_its_grace_period_is_not_stuck(make):
     assert found(terminating(make, since_s=-30), node=NodeState.GONE) == ()
 
 
-def test_a_status_that_somebody_has_edited_is_no_failure():
+def test_an_edited_status_is_not_a_failure():
     for entry in (None, [], {"count": "x"}, {"count": 1, "reason": "a", "message": "b", "lastFailedAt": "never"}):
         assert PodFailures.from_status({"podFailures": entry}) is None

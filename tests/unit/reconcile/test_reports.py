@@ -78,7 +78,7 @@ def test_a_crashed_engine_has_started():
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000])
-def test_an_answer_that_is_no_report_is_none(body):
+def test_an_answer_that_is_not_a_report_is_ignored(body):
     assert parse(200, body) is None
 
 

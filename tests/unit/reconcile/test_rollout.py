@@ -39,7 +39,7 @@ OLD = {"spec": {"containers": [{"name": "engine", "image": "engine:1"}]}}
 SURGE = RollingUpdate(1, 0, "surge: node node-b has the 2 free GPUs for one more replica meanwhile")
 
 
-def test_what_the_user_says_is_done(choose, live):
+def test_an_explicit_rollout_is_used(choose, live):
     said = {"maxSurge": 2, "maxUnavailable": 1}
     assert choose(ROOM, live=live(template=OLD), rollout=said) == RollingUpdate(2, 1)
 
@@ -53,7 +53,7 @@ def test_without_free_gpus_a_change_is_in_place_and_says_so(choose, live):
     assert found == RollingUpdate(0, 1, "in place: no node has the 1 free GPU for one more replica meanwhile")
 
 
-def test_a_rollout_goes_on_as_it_began_whatever_becomes_free(choose, live):
+def test_a_rollout_keeps_its_strategy_whatever_becomes_free(choose, live):
     assert choose(NO_SURGE, live=live(SURGE)) == SURGE
     in_place = RollingUpdate(0, 1, "in place: no node has the 2 free GPUs for one more replica meanwhile")
     assert choose(ROOM, live=live(in_place)) == in_place

@@ -80,7 +80,7 @@ def test_a_client_that_left_before_a_whole_answer_proves_nothing_once_it_was_sen
         *(RequestOutcome.FAILED_BY_ENGINE, RequestOutcome.DRAINING, RequestOutcome.INTERNAL_ERROR),
     ],
 )
-def test_what_was_dropped_has_missed(outcome):
+def test_a_dropped_request_counts_as_missed(outcome):
     assert missed(record(outcome)) == ("dropped",)
 
 
@@ -96,11 +96,11 @@ def test_what_was_dropped_has_missed(outcome):
         *(RequestOutcome.TOO_LARGE, RequestOutcome.CLIENT_SLOW),
     ],
 )
-def test_what_the_client_made_impossible_is_not_judged(outcome):
+def test_requests_that_the_client_made_impossible_are_not_judged(outcome):
     assert missed(record(outcome)) is None
 
 
-def test_what_was_not_scheduled_is_not_judged():
+def test_unscheduled_requests_are_not_judged():
     assert missed(record(targets=None)) is None
 
 
@@ -126,11 +126,11 @@ def test_only_the_last_minutes_count():
     assert (entry["requests"], "p99TtftSeconds" in entry) == (0, False)
 
 
-def test_a_class_without_requests_is_told_too():
+def test_a_class_without_requests_is_reported_too():
     assert Attainment().document(0.0, ["chat"])["classes"] == [{"name": "chat", "requests": 0, "met": 0}]
 
 
-def test_the_99th_percentile_is_told_to_five_percent():
+def test_the_99th_percentile_is_exact_to_five_percent():
     attainment = Attainment()
     for number in range(1000):
         attainment.add(record(first_token_s=100.0 + number / 1000), ())

@@ -1,6 +1,4 @@
-"""Events are passed to the client in the chunks in which they arrived, on real sockets: exact, counted, always
-verified.
-"""
+"""Events are passed to the client in the chunks in which they arrived: exact, counted, always verified."""
 
 from __future__ import annotations
 
@@ -192,7 +190,7 @@ async def test_the_last_usage_counts_where_a_stream_with_usage_in_every_event_br
     assert (accessed(caplog)["outputTokens"], accessed(caplog)["promptTokens"]) == (10, 7)
 
 
-async def test_events_are_counted_where_nobody_tells_the_usage(raw, launch, caplog, eventually):
+async def test_events_are_counted_if_no_usage_is_reported(raw, launch, caplog, eventually):
     caplog.set_level(logging.INFO, "uellm.sidecar.access")
     harness = await launch(engine=raw.address)
     raw.pieces = [chunk(piece) for piece in (*ANSWER, DONE)]
@@ -258,7 +256,7 @@ FORGED = event("forged")
     ],
     ids=["too long", "too short", "sign", "blank", "prefix", "negative", "line feed", "no size", "no size line"],
 )
-async def test_a_chunk_that_is_none_is_never_passed_on(raw, launch, eventually, broken):
+async def test_an_invalid_chunk_is_never_passed_on(raw, launch, eventually, broken):
     harness = await launch(engine=raw.address)
     raw.ends, raw.steps = False, 3
     raw.pieces = [chunk(event("")), chunk(event("a")), chunk(event("b")), broken, chunk(event("c")), chunk(event("d"))]
@@ -272,7 +270,7 @@ async def test_a_chunk_that_is_none_is_never_passed_on(raw, launch, eventually, 
     assert harness.sidecar.dispatcher.in_flight == 0
 
 
-async def test_a_client_that_leaves_on_the_short_way_frees_its_place(raw, launch, eventually):
+async def test_a_client_that_disconnects_on_the_fast_path_frees_its_place(raw, launch, eventually):
     harness = await launch(engine=raw.address)
     raw.ends = False
     raw.pieces = [chunk(event(text)) for text in ("", "a", "b")]

@@ -26,7 +26,7 @@ SECRET = "xyzzy"
 
 
 def question(number: int) -> tuple[LengthQuestion, int]:
-    """A poem is long unless it must be brief. Anything else is short either way, so no sum of words predicts the
+    """A poem is long unless it must be brief. Other answers are always short, so no sum of words predicts the
     length.
     """
     words = [word for bit, word in ((1, "poem"), (2, "brief")) if number & bit]
@@ -97,7 +97,7 @@ async def asked_and_answered(learned: LearnedLengths, said: float, became: int, 
     return used
 
 
-async def test_it_tells_answers_apart_that_the_online_model_cannot_and_is_then_believed(eventually):
+async def test_it_distinguishes_answers_that_the_online_model_cannot_and_is_then_used(eventually):
     predictor, used = Predictor(), dict[int, float]()
     learned = predictor.learned
 
@@ -147,7 +147,7 @@ async def test_a_killed_child_is_started_again_and_the_online_model_goes_on_mean
     assert predictor.figures()["requests"] == 3
 
 
-async def test_a_child_that_cannot_be_started_or_talks_nonsense_costs_nothing(eventually):
+async def test_a_child_that_cannot_start_or_answers_nonsense_does_no_harm(eventually):
     for command in (["/nowhere"], ["sh", "-c", "echo nonsense; exec cat"]):
         learned = LearnedLengths(lambda *hooks, command=command: Child(*hooks, command=command, first_pause_s=0.0))
         async with running(learned):
@@ -191,7 +191,7 @@ async def test_nobody_is_asked_before_there_is_a_model(learned):
     assert learned.ask(PREDICTION, lambda _: None) is None
 
 
-async def test_it_is_believed_only_where_it_was_better(learned):
+async def test_it_is_used_only_where_it_was_better(learned):
     learned.child.trained()
     right = round(PREDICTION.p50)
     assert await asked_and_answered(learned, said=right * 0.1, became=right, times=3) == []
@@ -202,7 +202,7 @@ async def test_it_is_believed_only_where_it_was_better(learned):
     assert used[-1] == pytest.approx(20)
 
 
-async def test_its_p80_and_p90_cover_what_they_say(learned):
+async def test_its_p80_and_p90_have_their_nominal_coverage(learned):
     learned.child.trained()
     source, covered80, covered90, count = random.Random(1), 0, 0, 3000
     for _ in range(count):
@@ -229,7 +229,7 @@ async def test_one_batch_is_out_at_a_time_and_those_waiting_are_bounded(learned)
         learned.child.answer(*[100.0] * 256)
 
 
-async def test_a_child_that_takes_nothing_leaves_everybody_with_the_online_model(learned):
+async def test_a_child_that_accepts_nothing_leaves_all_requests_with_the_online_model(learned):
     learned.child.trained()
     learned.child.takes = False
     lost = [learned.ask(PREDICTION, lambda _: None) for _ in range(300)]

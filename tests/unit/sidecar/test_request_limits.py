@@ -136,7 +136,7 @@ async def test_a_slow_reader_holds_back_the_engine_instead_of_filling_memory(eng
     writer.close()
 
 
-async def test_a_client_that_stops_reading_is_cut_and_its_place_freed(engine, harness, eventually):
+async def test_a_client_that_stops_reading_is_disconnected_and_its_place_freed(engine, harness, eventually):
     async def flood(request, received):
         response = await _event_stream(request)
         while True:
@@ -168,7 +168,7 @@ async def _event_stream(request):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_administrative_routes_are_refused_however_they_are_written(engine, harness, path, method):
+async def test_administrative_routes_are_refused_in_every_spelling(engine, harness, path, method):
     async with harness.client.request(method, harness.url(path)) as response:
         assert response.status == 403
         assert (await response.json())["error"]["code"] == "forbidden"

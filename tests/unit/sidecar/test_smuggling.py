@@ -86,7 +86,7 @@ async def recorder() -> AsyncIterator[Recorder]:
 
 
 @pytest.mark.parametrize("sent", CORPUS.values(), ids=CORPUS)
-async def test_of_ambiguous_requests_not_a_byte_reaches_the_engine(recorder, launch, sent):
+async def test_no_byte_of_an_ambiguous_request_reaches_the_engine(recorder, launch, sent):
     harness = await launch(limits=RequestLimits(body_deadline_s=0.2), engine=recorder.address)
     answer = await harness.raw(sent)
     assert answer.startswith(b"HTTP/1.1 4")
@@ -133,7 +133,7 @@ async def test_an_absolute_target_does_not_choose_another_host(engine, harness):
     assert [r.path for r in engine.received] == ["/v1/models"]
 
 
-async def test_what_cannot_be_read_is_quoted_nowhere(harness, caplog):
+async def test_unreadable_input_is_never_quoted(harness, caplog):
     answer = await harness.raw(b"POST /planted-secret\x01 HTTP/1.1\r\nplanted secret\r\n\r\n")
     assert b"planted" not in answer
     assert "planted" not in caplog.text

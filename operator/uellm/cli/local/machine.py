@@ -67,9 +67,7 @@ def profiled_machine(path: str) -> LocalMachine:
 
 
 def available_memory_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """Memory that this process can still use: the smaller of the machine's available memory and the rest of its
-    cgroup's limit.
-    """
+    """Memory that this process can still use: the machine's or its cgroup's, whichever is less."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     available = int(fields["MemAvailable"].split()[0]) * 1024
     try:

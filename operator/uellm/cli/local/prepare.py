@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
 from uellm.cli.local.machine import LocalMachine
@@ -15,9 +15,10 @@ from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
 from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
-from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
+from uellm.reconcile.children.configmap import SIDECAR_FILE, config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
 from uellm.reconcile.children.devices import DEVICES_FILE
+from uellm.reconcile.children.revision import ENGINE_FILE, PLAN_FILE, make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
@@ -26,20 +27,29 @@ _AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}
 _NOT_HERE = ("template", "replicas", "suspend", "rollout")
 
 
+class WrittenFiles(NamedTuple):
+    """What launcher and sidecar are started with."""
+
+    plan: Path
+    devices: Path
+    sidecar: Path
+    engine: Path
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A planned service. `files`: name and content of each file of the ConfigMaps that it would have in a cluster."""
+    """A planned service. `files`: content by name, of the ConfigMaps that its pods would have in a cluster."""
 
     service: LLMService
     plan: Plan
     files: Mapping[str, str]
     notes: tuple[str, ...]
 
-    def write(self, directory: Path) -> tuple[Path, Path, Path]:
-        """Write the plan, the facts of devices and the sidecar's configuration; return their paths."""
+    def write(self, directory: Path) -> WrittenFiles:
+        """Write the files; return their paths."""
         for name, content in self.files.items():
             (directory / name).write_text(content, encoding="utf-8")
-        return directory / PLAN_FILE, directory / DEVICES_FILE, directory / SIDECAR_FILE
+        return WrittenFiles(*(directory / name for name in (PLAN_FILE, DEVICES_FILE, SIDECAR_FILE, ENGINE_FILE)))
 
 
 def prepare(path: str, machine: LocalMachine) -> Prepared:
@@ -55,9 +65,11 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
+    revision = make_revision(desired)
     nodes = {offer.node.name: offer.node for offer in machine.offers}
     facts = facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices)
-    files = {**configmap(desired)["data"], DEVICES_FILE: facts.to_json()}
+    started_with = {name: revision.files[name] for name in (PLAN_FILE, ENGINE_FILE)}
+    files = {**config_files(desired), **started_with, DEVICES_FILE: facts.to_json()}
     return Prepared(service, plan, files, tuple(_notes(document)))
 
 

@@ -1,6 +1,4 @@
-"""Runs a prepared service: starts the launcher, which becomes the engine, and the sidecar, and waits until they
-serve.
-"""
+"""Runs a prepared service: starts the launcher (which becomes the engine) and the sidecar, and waits for them."""
 
 from __future__ import annotations
 
@@ -77,7 +75,7 @@ async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> 
 
 
 def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[ChildCommand, ChildCommand]:
-    plan_file, devices_file, sidecar_file = prepared.write(directory)
+    files = prepared.write(directory)
     inherited = {**os.environ, "PYTHONUNBUFFERED": "1"}
     theirs = {each.name: each.value for each in prepared.service.spec.engine.env}
     engine_environment = {
@@ -87,10 +85,11 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
         "POD_NAME": prepared.service.name,
         "NODE_NAME": prepared.plan.nodes[0],
     }
-    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(plan_file), "--devices", str(devices_file)]
+    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(files.plan), "--devices", str(files.devices)]
     launcher += ["--placement", str(placement), "--listen", f"{LOOPBACK}:{ports.engine}"]
     sidecar = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"{LOOPBACK}:{ports.service}"]
-    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(sidecar_file)]
+    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(files.sidecar)]
+    sidecar += ["--engine-config", str(files.engine)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]
     return (
         ChildCommand(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),
@@ -99,9 +98,7 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
 
 
 async def _announce(prepared: Prepared, placement: Path, ports: Ports, say: Say) -> None:
-    """Wait until the engine serves, then print the endpoint and the devices. Raises CannotBeDone after the startup
-    timeout.
-    """
+    """Wait until the engine serves, then print endpoint and devices. Raises CannotBeDone after the startup timeout."""
     started_s = time.monotonic()
     timeout_s = prepared.service.spec.engine.startup_timeout_s
     url = f"http://{LOOPBACK}:{ports.metrics}/engine/ready"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uellm.errors import BadInput
 from uellm.models.families.parts import CHUNKED, FULL, attention, expert, experts, gated_mlp, heads, windows
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
 FULL_EVERY = 4  # `no_rope_layer_interval`: every fourth layer has no positions and attends to everything
@@ -64,5 +65,5 @@ def _kinds(config: Config, layers: int) -> list[str]:
         return [FULL if (index + 1) % every == 0 else CHUNKED for index in range(layers)]
     for value in listed:
         if value not in (0, 1):
-            raise BadInput(f"{config.prefix}.no_rope_layers", f"must hold 0 (no positions) or 1, not {value!r}")
+            raise BadInput(f"{config.prefix}.no_rope_layers", f"must hold 0 (no positions) or 1, not {shown(value)}")
     return [CHUNKED if value else FULL for value in listed]

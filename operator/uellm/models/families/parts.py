@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from uellm.errors import BadInput
 from uellm.models.fields import Config
+from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
 
 SLIDING, CHUNKED, FULL = "sliding_attention", "chunked_attention", "full_attention"
@@ -87,11 +88,7 @@ TOTALS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def experts(config: Config, total: str, width: str) -> Experts:
-    """How many experts there are (by `total`, or another family's name for it), how wide they are, and how many a token
-    uses.
-
-    Raises BadInput if a token would use more experts than exist.
-    """
+    """Number and width of the experts (by `total`, or another family's name for it), and how many a token uses."""
     found = Experts(config.size(total, *TOTALS), config.size("num_experts_per_tok"), config.size(width), width)
     if found.per_token > found.total:
         raise BadInput(
@@ -131,6 +128,6 @@ def windows(config: Config, layers: int, kinds: Sequence[str], field: str = "sli
     for kind in listed:
         if not isinstance(kind, str) or kind not in reach:
             raise BadInput(
-                f"{config.prefix}.layer_types", f"{kind!r} is not known here; known are {', '.join(sorted(reach))}"
+                f"{config.prefix}.layer_types", f"{shown(kind)} is not known here; known are {', '.join(sorted(reach))}"
             )
     return [reach[kind] for kind in listed]

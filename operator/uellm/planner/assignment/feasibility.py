@@ -30,9 +30,7 @@ def holds(rooms: Sequence[int], task: Task) -> bool:
 
 
 def _fixed(rooms: Sequence[int], task: Task, layers: Sequence[int]) -> bool:
-    """A given split fits if the largest stage fits in the largest room, the second largest in the second largest, and
-    so on.
-    """
+    """A given split fits if its stages, by falling need, fit in the rooms by falling size."""
     return all(need <= room for need, room in zip(sorted(needs(task, layers)), sorted(rooms), strict=True))
 
 

@@ -170,15 +170,15 @@ def _independent(columns: Mapping[str, Array], where: str) -> None:
 
 
 def _report(first: Array, second: Array, seconds: Array, order: Array, found: Fit) -> FitReport:
-    told = predicted(first, second, found.values)
-    errors = np.abs(told - seconds) / seconds
+    predicted_s = predicted(first, second, found.values)
+    errors = np.abs(predicted_s - seconds) / seconds
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
     return FitReport(
         measurements=len(seconds),
         median_error=float(np.median(errors)),
         p90_error=float(np.quantile(errors, 0.9)),
-        r_squared=1.0 - float(np.sum((told - seconds) ** 2)) / spread if spread else 0.0,
-        rank_correlation=rank_correlation(told, seconds),
+        r_squared=1.0 - float(np.sum((predicted_s - seconds) ** 2)) / spread if spread else 0.0,
+        rank_correlation=rank_correlation(predicted_s, seconds),
         held_out_median_error=_held_out(first, second, seconds, order),
     )
 

@@ -35,7 +35,9 @@ class Fit:
 
 
 def fit(first: Array, second: Array, seconds: Array, order: Array) -> Fit:
-    """The best t. `first`, `second`: (measurements, figures); `order` (measurements,): u determines those where it is
+    """The best t.
+
+    `first`, `second`: (measurements, figures). `order` (measurements,): u determines the measurements where it is
     small.
     """
     thresholds = np.unique(np.quantile(np.unique(order), np.linspace(0.0, 1.0, STARTS)))

@@ -67,7 +67,7 @@ class StageTimes:
     """One-shot all-reduces, which replace the ring if they are faster: seconds, and seconds per token."""
 
     def parts(self, prefill_tokens: float, sequences: float) -> Parts:
-        """The time of a step with so many prompt tokens and so many sequences."""
+        """The time of a step with the given prompt tokens and sequences."""
         tokens, load = prefill_tokens + sequences, self.load
         rows = sequences + (1.0 if prefill_tokens else 0.0)  # outputs of the LM head
         compute = memory = 0.0
@@ -85,14 +85,14 @@ class StageTimes:
         return Parts(compute, memory, self._link_s(tokens))
 
     def read_bytes(self, tokens: float) -> float:
-        """Weight bytes of the layers that a step over so many tokens reads: see Architecture.layer_read_bytes."""
+        """Weight bytes of the layers that a step over this many tokens reads: see Architecture.layer_read_bytes."""
         if not self.expert_bytes:
             return self.weight_bytes
         untouched: float = (1.0 - self.load.routed_share) ** tokens
         return self.weight_bytes - self.expert_bytes * untouched
 
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
-        """Seconds of a step with so many prompt tokens and so many sequences."""
+        """Seconds of a step with the given prompt tokens and sequences."""
         return self.parts(prefill_tokens, sequences).total_s
 
     @property
@@ -116,13 +116,13 @@ class Pipeline:
         self.stages = tuple(_stage(loads, index, links, costs) for index in range(len(loads)))
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
-        """[stages]: the time of one batch with so many prompt tokens and so many sequences."""
+        """[stages]: the time of one batch with the given prompt tokens and sequences."""
         efficiency = self.costs.efficiency
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
         return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
 
     def round_s(self, prefill_tokens: float, sequences: float) -> float:
-        """The time in which every sequence gets a token and all batches together compute so many prompt tokens."""
+        """The time in which every sequence gets a token and all batches together compute the given prompt tokens."""
         batches = self.batches(sequences)
         times = self.stage_times(prefill_tokens / batches, sequences / batches)
         return max(sum(times), batches * max(times))

@@ -97,7 +97,7 @@ class EngineModel:
         return without + min(1.0, owed / carried) * (full - without)
 
     def rate(self, running: float) -> float:
-        """Requests per second that keep so many sequences running."""
+        """Requests per second that keep this many sequences running."""
         return running / (self.output * self.tpot_s(running))
 
     def utilisation(self, running: float, rate: float) -> float:
@@ -153,7 +153,7 @@ class EngineModel:
         return max(named, key=lambda name: named[name])
 
     def step_time(self, running: float) -> StepTime:
-        """The step-time model around so many running sequences, with full chunks."""
+        """The step-time model around this many running sequences, with full chunks."""
         return self.pipeline.step_time(self.room(running), running)
 
     def _service_s(self, running: float) -> float:

@@ -167,9 +167,7 @@ def imagined(pool: Pool, device: Device, count: int) -> Pool:
 
 
 def fewest_gpus(request: PlanRequest, pools: Sequence[Pool]) -> int | None:
-    """The fewest GPUs with enough room for the model with next to no load, ignoring targets; None if no number is
-    enough.
-    """
+    """The fewest GPUs with room for the model under next to no load, ignoring targets; None if no number is enough."""
     sizer = Sizer(request)
     most = max(pool.sure for pool in pools)
     for gpus in range(request.gpus_min, min(most, request.gpus_max or most) + 1):

@@ -19,6 +19,9 @@ from uellm.planner.cost.work import kv_share
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 
+WIDE, WIDE_BYTES = ("bfloat16", "float16"), 2
+"""Data types of a KV cache in 16 bits, and the bytes of a number in them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -76,13 +79,17 @@ def footprint(
     """The footprint of a model in a shape.
 
     `kv_tokens`: tokens that the KV cache must hold at least. `request_tokens`: prompt and output of a mean request;
-    they decide how much of it a layer with a sliding window keeps. None: all of it.
+    they decide how much of it a layer with a sliding window keeps. None: all of it. The constant state of a sequence
+    lies in the same cache, so it is spread over the tokens of its request.
     """
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
+    held = request_tokens or model.max_position_embeddings
     per_token = tuple(
-        math.ceil(kv * share * _within(window, steps.batched_tokens, request_tokens))
-        for kv, window in zip(model.layer_kv_bytes_per_token, model.layer_window_tokens, strict=True)
+        math.ceil(kv * share * _within(window, steps.batched_tokens, request_tokens) + Fraction(state, tensor * held))
+        for kv, window, state in zip(
+            model.layer_kv_bytes_per_token, model.layer_window_tokens, model.layer_state_bytes, strict=True
+        )
     )
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
@@ -103,8 +110,11 @@ def footprint(
 
 def kv_width(model: Architecture, user: UserArgs) -> Fraction:
     """Bytes per number in the KV cache, relative to the model's data type."""
-    fp8 = (user.text("--kv-cache-dtype") or "").startswith("fp8")
-    return Fraction(1, model.kv_dtype_bytes) if fp8 else Fraction(1)
+    asked = user.text("--kv-cache-dtype") or "auto"
+    if asked.startswith("fp8"):
+        return Fraction(1, model.kv_dtype_bytes)
+    # A checkpoint may declare FP8; the flag then asks for the wider cache.
+    return Fraction(WIDE_BYTES, model.kv_dtype_bytes) if asked in WIDE else Fraction(1)
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:

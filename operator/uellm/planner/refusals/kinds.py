@@ -64,6 +64,20 @@ class IndivisibleSize(PlanRefusal):
 
 
 @dataclass(frozen=True, slots=True)
+class SplitBlocks(PlanRefusal):
+    """A quantised matrix would be cut inside a block or group of numbers that share a scale."""
+
+    tensor: int
+    matrix: str
+    part: int
+    """Its width on each GPU."""
+    multiple: int
+    """Width of a block."""
+    others: tuple[int, ...]
+    """Numbers of GPUs that would do."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoRoom(PlanRefusal):
     """The layers do not fit on the hardest choice of devices."""
 

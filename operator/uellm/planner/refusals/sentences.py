@@ -96,6 +96,16 @@ def _(refusal: kinds.IndivisibleSize) -> str:
 
 
 @sentence.register
+def _(refusal: kinds.SplitBlocks) -> str:
+    others = ", ".join(map(str, refusal.others))
+    remedy = f"tensor {others} would do" if others else "no tensor parallelism would do"
+    return (
+        f"tensor {refusal.tensor} cuts {refusal.matrix} into parts of {refusal.part}, which the quantisation's blocks "
+        f"of {refusal.multiple} do not divide, and vLLM refuses that; {remedy}"
+    )
+
+
+@sentence.register
 def _(refusal: devices.TimeSlicedShare) -> str:
     return (
         f"{refusal.uuid} is a share of a time-sliced GPU: other programs share its memory, so no plan can rely on it; "

@@ -109,11 +109,7 @@ class Evaluator:
         return Candidate(self, pool, shape, sizes, assignment)
 
     def slowest(self, found: Candidate) -> Times | None:
-        """The times with the slowest devices that a pod may get instead, because a device plugin may allocate any of
-        them.
-
-        None if nothing is measured, or if no device is slower by more than the tolerance of measurements.
-        """
+        """The times with the slowest devices that a device plugin may allocate instead."""
         pool, count = found.pool, found.shape.gpus
         if self.request.allocation == "DRA" or count >= len(pool.devices) or found.times is None:
             return None

@@ -149,9 +149,7 @@ class Sizer:
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
-        """Double the steps from a guess until the result changes, then bisect. `floor` replicas are known not to
-        suffice.
-        """
+        """Double the steps from a guess until the result changes, then bisect. `floor` replicas do not suffice."""
         low, high, best, step = floor, c.MOST_REPLICAS, light, 1
         probe = min(max(_guess(light, self.request), floor + 1), c.MOST_REPLICAS - 1)
         while high - low > 1:

@@ -183,9 +183,7 @@ class Search:
 
 
 def _replicas(shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> tuple[int, bool]:
-    """The least sufficient number of replicas for which the nodes that can carry one have room; else the least
-    sufficient.
-    """
+    """The least sufficient number of replicas that the nodes have room for; else the least sufficient number."""
     for replicas in sorted({outcome.replicas for _, outcome in sized}):
         room = sum(entry.room(shape.gpus) for entry, outcome in sized if outcome.replicas <= replicas)
         if room >= replicas:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from uellm.models import Architecture
-from uellm.planner.refusals.kinds import IndivisibleSize
+from uellm.planner.refusals.kinds import IndivisibleSize, SplitBlocks
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
 
+MOST_SUGGESTED = 16
+"""GPUs in the widths that a refusal suggests."""
+
 
 def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
-    """The shapes with so many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
+    """The shapes with this many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
     own = request.overrides
     stages = len(own.layers) if own.layers is not None else own.pipeline
     for tensor in range(1, gpus + 1):
@@ -26,7 +29,7 @@ def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
             yield shape
 
 
-def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | None:
+def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | SplitBlocks | None:
     """The first size that keeps a layer from being divided among so many GPUs; None if it can be divided."""
     if model.attention_heads % tensor:
         return IndivisibleSize(tensor, "num_attention_heads", model.attention_heads)
@@ -35,4 +38,21 @@ def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | None
         return IndivisibleSize(tensor, "num_key_value_heads", model.kv_heads)
     # vLLM divides the width of each expert. It may be indivisible where that of the dense MLP is not.
     widths = (IndivisibleSize(tensor, field, width) for field, width in model.tensor_widths if width % tensor)
-    return next(widths, None)
+    return next(widths, None) or _split_blocks(model, tensor)
+
+
+def _split_blocks(model: Architecture, tensor: int) -> SplitBlocks | None:
+    """The first quantised matrix that so many GPUs would cut inside a block; the engine then refuses to load it."""
+    limit = next((limit for limit in model.split_limits if not limit.admits(tensor)), None)
+    if limit is None:
+        return None
+    others = tuple(
+        other
+        for other in range(1, MOST_SUGGESTED + 1)
+        if all(each.admits(other) for each in model.split_limits) and _divides(model, other)
+    )
+    return SplitBlocks(tensor, limit.name, limit.part(tensor), limit.multiple, others)
+
+
+def _divides(model: Architecture, tensor: int) -> bool:
+    return model.attention_heads % tensor == 0 and all(width % tensor == 0 for _, width in model.tensor_widths)

@@ -29,9 +29,8 @@ class MarkedPod(NamedTuple):
 
 def marks_to_lift(service: LLMService, pods: Iterable[Mapping[str, Any]]) -> list[MarkedPod]:
     """The pods whose marks have done their work. `pods`: living ones."""
-    metadata = service.spec.template.to_dict().get("metadata") or {}
-    chosen = metadata.get("annotations") or {}
-    ours = [mark for mark in MARKS if mark not in chosen]
+    chosen = (service.spec.template.metadata or {}).get("annotations")
+    ours = [mark for mark in MARKS if not isinstance(chosen, Mapping) or mark not in chosen]
     found = []
     for pod in pods:
         annotations = pod["metadata"].get("annotations") or {}

@@ -32,7 +32,7 @@ class GracePeriod(NamedTuple):
 
 def grace_period(service: LLMService) -> GracePeriod:
     """The grace period of a service's pods."""
-    own = (service.spec.template.to_dict().get("spec") or {}).get("terminationGracePeriodSeconds")
+    own = (service.spec.template.spec or {}).get("terminationGracePeriodSeconds")
     whole_s = own if isinstance(own, int) and not isinstance(own, bool) and own >= 0 else _needed_s(service)
     # A short period is halved: something has to be left for the engine.
     return GracePeriod(whole_s, max(whole_s - AFTER_DRAIN_S, whole_s // 2))

@@ -10,6 +10,7 @@ from uellm.api.names import (
     METRICS_PORT,
     PLAN_ANNOTATION,
     PROBE_PORT,
+    REVISION_LABEL,
     SCHEDULER_NAME,
     SIDECAR_PORT,
 )
@@ -21,13 +22,15 @@ from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.node_affinity import node_affinity
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
-from uellm.reconcile.names import config_name, labels
+from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
 ENGINE_ADDRESS = f"127.0.0.1:{ENGINE_PORT}"
 USER = 65532
 LAUNCHER = "/uellm-bin/launcher.pyz"
 CONFIG_DIRECTORY = "/etc/uellm"
+REVISION_DIRECTORY = "/etc/uellm-revision"
+DEVICES_DIRECTORY = "/etc/uellm-devices"
 PLACEMENT_FILE = "/run/uellm/placement.json"
 STATE_DIRECTORY = "/var/lib/uellm"
 # Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
@@ -44,11 +47,11 @@ _CONTAINER_SECURITY = {
 }
 
 
-def pod_template(desired: DesiredState) -> dict[str, Any]:
-    """The pod template with the user's own merged over it. Raises BadInput where that is impossible."""
+def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
+    """The pod template of a revision, the user's own merged over ours. Raises BadInput where that is impossible."""
     ours = {
         "metadata": {
-            "labels": labels(desired.service.name),
+            "labels": {**labels(desired.service.name), REVISION_LABEL: revision},
             "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
@@ -67,7 +70,7 @@ def pod_template(desired: DesiredState) -> dict[str, Any]:
             "tolerations": _tolerations(desired.plan.resource_name),
             "initContainers": [_launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
-            "volumes": _volumes(desired),
+            "volumes": _volumes(desired, revision),
         },
     }
     return merge_template(ours, desired.service.spec.template.to_dict())
@@ -105,6 +108,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
             f"--listen=:{SIDECAR_PORT}",
             f"--engine=http://{ENGINE_ADDRESS}",
             f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
+            f"--engine-config={REVISION_DIRECTORY}/engine.yaml",
             f"--metrics-listen=:{METRICS_PORT}",
             f"--drain-seconds={grace_period(desired.service).drain_s}",
         ],
@@ -130,6 +134,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
 def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
         {"name": "state", "mountPath": STATE_DIRECTORY},
     ]
@@ -147,7 +152,7 @@ def _engine(desired: DesiredState) -> dict[str, Any]:
         "command": [
             "python3",
             LAUNCHER,
-            f"--plan={CONFIG_DIRECTORY}/plan.json",
+            f"--plan={REVISION_DIRECTORY}/plan.json",
             f"--placement={PLACEMENT_FILE}",
             f"--listen={ENGINE_ADDRESS}",
             f"--probe-port={PROBE_PORT}",
@@ -239,7 +244,8 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
 def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
-        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
+        {"name": "devices", "mountPath": DEVICES_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm"},
         {"name": "cache", "mountPath": HOME},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -250,12 +256,17 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     return mounts
 
 
-def _volumes(desired: DesiredState) -> list[dict[str, Any]]:
+def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
-    volumes.append({"name": "config", "configMap": {"name": config_name(desired.service.name)}})
+    name, files = desired.service.name, ("plan.json", "engine.yaml")
+    volumes.append({"name": "config", "configMap": {"name": config_name(name)}})
+    items = [{"key": file, "path": file} for file in files]
+    # It is advice: a pod starts without it too.
+    volumes.append({"name": "devices", "configMap": {"name": devices_name(name), "optional": True}})
+    volumes.append({"name": "revision", "configMap": {"name": revision_name(name, revision), "items": items}})
     if auth := desired.service.spec.auth:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
     if claim := claim_name(desired.service):

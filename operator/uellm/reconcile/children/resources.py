@@ -53,20 +53,25 @@ def _needed(desired: DesiredState) -> dict[str, str]:
 
 def _download_bytes(desired: DesiredState) -> float:
     """Bytes of the model that the engine downloads to the node's disk."""
-    volumes = (desired.service.spec.template.to_dict().get("spec") or {}).get("volumes") or ()
-    elsewhere = any(isinstance(each, Mapping) and each.get("name") == _CACHE_VOLUME for each in volumes)
+    elsewhere = any(each.get("name") == _CACHE_VOLUME for each in _entries(desired.service, "volumes"))
     if elsewhere or not desired.service.spec.model.uri.startswith("hf://"):
         return 0.0
     return desired.plan.weight_bytes * _DOWNLOAD_SHARE
 
 
 def _template_limits(service: LLMService) -> set[str]:
-    containers = (service.spec.template.to_dict().get("spec") or {}).get("containers") or ()
     limits: set[str] = set()
-    for each in containers:
-        if isinstance(each, Mapping) and each.get("name") == "engine" and isinstance(each.get("resources"), Mapping):
-            limits |= set(each["resources"].get("limits") or {})
+    for each in _entries(service, "containers"):
+        resources = each.get("resources")
+        of_engine = resources.get("limits") if each.get("name") == "engine" and isinstance(resources, Mapping) else None
+        limits |= set(of_engine) if isinstance(of_engine, Mapping) else set()
     return limits
+
+
+def _entries(service: LLMService, field: str) -> list[Mapping[str, Any]]:
+    """A list of the user's pod template. What is malformed is left to the API server, which names the field."""
+    entries = (service.spec.template.spec or {}).get(field)
+    return [each for each in entries if isinstance(each, Mapping)] if isinstance(entries, list) else []
 
 
 def _mebibytes(size_bytes: float) -> str:

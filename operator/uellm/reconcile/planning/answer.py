@@ -31,6 +31,8 @@ class PlanningQuestion:
     """The pods run another spec, so they are replaced in any case."""
     stranded: bool = False
     """A replica finds no place."""
+    may_improve: bool = False
+    """A better plan may take the place of one that works."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
         """The plan to use, given what the planner says."""
@@ -39,6 +41,7 @@ class PlanningQuestion:
             evaluation,
             spec_changed=self.spec_changed,
             stranded=self.stranded,
+            may_improve=self.may_improve,
             objective=self.request.objective,
         )
 

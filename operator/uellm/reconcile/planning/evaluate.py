@@ -29,6 +29,8 @@ class Evaluation(NamedTuple):
     """What the incumbent is predicted to do now; None where nothing is measured."""
     after: Outlook | None = None
     """What the fresh plan is predicted to do; None where nothing is measured."""
+    revised: Plan | None = None
+    """The incumbent with what is predicted of it now; None where that has not changed."""
 
 
 def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...] | None) -> Evaluation:

@@ -51,14 +51,17 @@ class Ledger:
 
     def __init__(self) -> None:
         self._commitments: dict[Key, Commitment] = {}
+        self.version = 0
+        """Grows with every change."""
 
     def commit(self, key: Key, commitment: Commitment) -> None:
         """Enter a plan. A plan that replaces another of the same service keeps its place in the order."""
+        self.version += self._commitments.get(key) != commitment
         self._commitments[key] = commitment
 
     def release(self, key: Key) -> None:
         """Remove a plan."""
-        self._commitments.pop(key, None)
+        self.version += self._commitments.pop(key, None) is not None
 
     def get(self, key: Key) -> Commitment | None:
         """A service's plan, or None."""

@@ -27,6 +27,7 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
 from uellm.reconcile.planning.eligible_nodes import reachable, selectable
+from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.ledger import (
     Claim,
     Ledger,
@@ -41,9 +42,11 @@ from uellm.reconcile.planning.ledger import (
     suits,
 )
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.revisions import kept_revision
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
@@ -60,7 +63,7 @@ def unobserved(outcome: str, seconds: float) -> None:
 
 
 class Planned(NamedTuple):
-    """The choice, and the chosen plan for its pods; None where there is no plan."""
+    """The choice, and the chosen plan for its pods; None where there is no plan, or the pods keep their revision."""
 
     choice: Choice
     rendered: RenderedPlan | None
@@ -72,9 +75,18 @@ class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
     stranded: bool
+    may_improve: bool
     placed: bool
     """Every replica had a place, so it was not asked whether the hardware still holds the plan."""
     choice: Choice
+    since: datetime
+
+
+class _Known(NamedTuple):
+    """What the last pass came to, and from what."""
+
+    inputs: Inputs
+    planned: Planned
     since: datetime
 
 
@@ -100,6 +112,7 @@ class Planning:
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
+        self._known: dict[Key, _Known] = {}
         self._one_at_a_time = asyncio.Lock()
         self._in_line = 0
 
@@ -116,7 +129,24 @@ class Planning:
                 self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned:
-        """The plan to use for a service."""
+        """The plan to use for a service. Where nothing has changed since the last pass, it costs next to nothing."""
+        known = self._known.get(observed.key)
+        if known is not None and self._still_holds(known, observed, now):
+            return known.planned
+        planned = await self._plan(observed, now)
+        self._known[observed.key] = _Known(self._inputs(observed, planned, now), planned, now)
+        return planned
+
+    def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
+        recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
+        return recent and known.inputs == self._inputs(observed, known.planned, now)
+
+    def _inputs(self, observed: Observed, planned: Planned, now: datetime) -> Inputs:
+        room = (self._cache.room_version, self._ledger.version) if planned.choice.plan is None else None
+        placed, stranded = _placed(observed), self._stranded(observed, now)
+        return inputs_of(observed, placed=placed, stranded=stranded, hardware=self._cache.hardware_version, room=room)
+
+    async def _plan(self, observed: Observed, now: datetime) -> Planned:
         if observed.service is None:
             return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
@@ -130,6 +160,9 @@ class Planning:
             async with self._turn():
                 request = self._request(observed, architecture)  # others may have been planned meanwhile
                 choice = await self._ask(observed, request, now)
+        if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+            self._renderings.pop(observed.key, None)
+            return Planned(choice, None)
         return Planned(choice, await self._rendered(observed.key, choice.plan, request))
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
@@ -143,6 +176,7 @@ class Planning:
         """The plan cannot be carried out: its GPUs are no longer promised."""
         self._ledger.release(key)
         self._standing.pop(key, None)
+        self._known.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
@@ -196,6 +230,8 @@ class Planning:
             return None
         if chosen is None and before.left_out != request.left_out:
             return None
+        if standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return None
         if standing.placed and not _placed(observed):
             return None
         if stranded and (not standing.stranded or request.nodes != before.nodes):
@@ -211,13 +247,15 @@ class Planning:
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         placed = incumbent is not None and _placed(observed)
         hardware = None if incumbent is None or placed else self._hardware(observed)
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        improve = may_improve(observed, now)
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve)
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
         self._observe(failure.reason if failure else "Planned", time.monotonic() - start_s)
         choice, rendered = answer.choice, answer.rendered
-        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, placed, choice, now))
+        standing = _Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
+        self._enter(observed.key, standing)
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
         return choice

@@ -143,6 +143,10 @@ class HttpReports:
         """How its requests fared; None where the pod does not answer or is too old to report it."""
         return await self._get(pod_ip, "/uellm/slo")
 
+    async def running(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """Revision and configuration that it runs with; None where the pod does not answer or is too old to tell."""
+        return await self._get(pod_ip, "/uellm/running")
+
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         try:

@@ -17,6 +17,9 @@ from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
 from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, removals, tally
+from uellm.reconcile.pods.running import WantedConfig, unconfirmed
+from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
+from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of, timestamp
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.text import and_more
@@ -54,16 +57,26 @@ class Decision:
 
 
 def decide(
-    observed: Observed, choice: Choice, *, change: str = "", refusal: Obstacle | None, unreported: bool, now: datetime
+    observed: Observed,
+    choice: Choice,
+    *,
+    change: str = "",
+    refusal: Obstacle | None,
+    unreported: bool,
+    now: datetime,
+    wanted: WantedConfig | None = None,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
-    written; `unreported`: a running pod has not reported its placement yet.
+    written; `unreported`: a running pod has not reported its placement yet; `wanted`: what every pod is to run with,
+    None where the pods are of a release whose sidecars do not report it, or nothing is wanted.
     """
     found = failed_pods(observed.pods, observed.node_states, now)
     failures = tally(PodFailures.from_status(observed.status), found, now)
     engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
+    if engine.ready and wanted is not None:
+        engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
     service = observed.service
@@ -71,10 +84,11 @@ def decide(
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [slo, *filter(None, (met,)), *([verified(placed)] if plan is not None else [])]
+    about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
-    status = status_of(observed, plan, placed, measured)
+    revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
+    status = status_of(observed, plan, placed, measured, revision=revision)
     if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
         status["summary"]["slo"] = words
     if failures is not None:
@@ -83,8 +97,8 @@ def decide(
     notes = [
         note
         for note in transitions(conditions, before)
-        # "Not known yet" is not worth an Event.
-        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown"
+        # Neither "not known yet" nor "nothing better" is worth an Event.
+        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != (BETTER_PLAN, "False")
     ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))

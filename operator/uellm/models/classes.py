@@ -1,0 +1,49 @@
+"""The classes that config.json's `architectures` names, as the pinned engine knows them.
+
+classes.json is rendered from vLLM's registry by scripts/model_defaults.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+ENGINE = "vLLM 0.32"
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads(
+        files("uellm.models").joinpath("classes.json").read_text(encoding="utf-8")
+    )
+    return table
+
+
+def type_of_class(name: str) -> str:
+    """The model_type of a class; empty where it is not known."""
+    return str(_table().get(name, {}).get("type", ""))
+
+
+def engine_notes(name: str) -> tuple[str, ...]:
+    """What the pinned engine says of a class that it does not serve by itself; nothing for any other."""
+    entry = _table().get(name, {})
+    if not name or entry.get("served"):
+        return ()
+    if "removed" in entry:
+        return (f"{name} is no longer served by {ENGINE}: the last version with it is before {entry['removed']}",)
+    return (f"{name} is not in the registry of {ENGINE}, which can serve it through its Transformers backend at most",)
+
+
+def supports_pipeline(name: str) -> bool:
+    """Whether the engine can cut a model of this class into stages. True for a class that it does not know."""
+    return bool(_table().get(name, {}).get("pipeline", True))
+
+
+def served_classes() -> Iterator[tuple[str, str, str]]:
+    """Every class that the engine serves, with its model_type (empty: unknown) and its group in the registry."""
+    for name, entry in _table().items():
+        if "served" in entry:
+            yield name, str(entry["type"]), str(entry["served"])

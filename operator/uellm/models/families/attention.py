@@ -1,0 +1,101 @@
+"""Softmax attention: grouped-query heads, and latent attention (MLA) with or without an indexer."""
+
+from __future__ import annotations
+
+from uellm.errors import BadInput
+from uellm.models.families import names
+from uellm.models.families.part import Part
+from uellm.models.families.parts import Heads, even_width
+from uellm.models.families.traits import Traits
+from uellm.models.fields import Config
+from uellm.models.weights import WeightMatrix
+
+# The indexer's cache holds 8-bit keys and a float32 scale for every so many numbers (vllm's DeepseekV32IndexerCache).
+INDEX_BLOCK, INDEX_SCALE_BYTES = 128, 4
+
+
+def is_latent(config: Config) -> bool:
+    """Whether the config describes latent attention."""
+    return bool(config.value("kv_lora_rank")) and config.value("qk_rope_head_dim") is not None
+
+
+def heads_of(config: Config, hidden: int) -> Heads:
+    """Query heads, KV heads and their width. Raises BadInput where KV heads do not divide query heads."""
+    query = config.size(*names.HEADS)
+    kv = 1 if config.value("multi_query") is True else config.size(*names.KV_HEADS, default=query)
+    if query % kv:
+        raise BadInput(f"{config.prefix}.{names.KV_HEADS[0]}", f"{kv} does not divide {names.HEADS[0]} {query}")
+    width = next((config.size(name) for name in names.HEAD_WIDTH if config.value(name)), 0)
+    return Heads(query, kv, width or even_width(config, hidden, query))
+
+
+def grouped(config: Config, traits: Traits, hidden: int, of: Heads | None = None, *, source: int = 0) -> Part:
+    """Grouped-query attention. `source`: width of the keys' and values' input where it is not the hidden size."""
+    of = of or heads_of(config, hidden)
+    query, kv, inputs = of.query * of.width, of.kv * of.width, source or hidden
+    qkv = traits.has(config, traits.qkv_bias)
+    gate = query if traits.has(config, traits.output_gate) else 0
+    value = of.kv * config.size("v_head_dim", default=of.width)
+    linears = [
+        WeightMatrix("self_attn.q_proj", query + gate, inputs, qkv),
+        WeightMatrix("self_attn.k_proj", kv, inputs, qkv),
+        WeightMatrix("self_attn.v_proj", value, inputs, qkv),
+        WeightMatrix("self_attn.o_proj", hidden, of.query * (value // of.kv), traits.has(config, traits.output_bias)),
+    ]
+    if traits.head_gate:
+        linears.append(WeightMatrix("self_attn.g_proj", of.query, inputs))
+    return Part(
+        tuple(linears),
+        other=_norms(config, traits, of) + of.query * traits.sinks,
+        kv_numbers=0 if traits.encoder else kv + value,
+        attention_flops=of.flops,
+    )
+
+
+def _norms(config: Config, traits: Traits, of: Heads) -> int:
+    """Numbers of the norms of queries and keys."""
+    switch = traits.query_key_norm_if
+    if not traits.query_key_norm or (switch and not config.flag(switch, default=False)):
+        return 0
+    both = (of.query + of.kv) * of.width
+    numbers = {"width": 2 * of.width, "heads": both, "all": both}[traits.query_key_norm]
+    return numbers * (2 if traits.layer_norm and traits.query_key_norm == "width" else 1)
+
+
+def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True) -> Part:
+    """Latent attention: the cache holds one latent vector and one rotated key a token, which all heads share."""
+    count, rank = config.size(*names.HEADS), config.size("kv_lora_rank")
+    rope, nope, value = config.size("qk_rope_head_dim"), config.size("qk_nope_head_dim"), config.size("v_head_dim")
+    low, bias = config.count("q_lora_rank"), config.flag("attention_bias", default=False)
+    queries = count * (nope + rope)
+    if low:
+        linears = [
+            WeightMatrix("self_attn.q_a_proj", low, hidden, bias),
+            WeightMatrix("self_attn.q_b_proj", queries, low),
+        ]
+    else:
+        linears = [WeightMatrix("self_attn.q_proj", queries, hidden)]
+    linears += [
+        WeightMatrix("self_attn.kv_a_proj_with_mqa", rank + rope, hidden, bias),
+        WeightMatrix("self_attn.kv_b_proj", count * (nope + value), rank),
+        WeightMatrix("self_attn.o_proj", hidden, count * value, bias),
+    ]
+    part = Part(
+        tuple(linears),
+        other=rank + low,
+        kv_numbers=rank + rope,
+        attention_flops=2.0 * count * (nope + rope + value),
+    )
+    return part + _indexer(config, hidden, low) if indexed and config.value("index_topk") else part
+
+
+def _indexer(config: Config, hidden: int, low: int) -> Part:
+    """DeepSeek's lightning indexer, which picks the tokens that a layer attends to."""
+    count, width = config.size("index_n_heads"), config.size("index_head_dim")
+    linears = (
+        WeightMatrix("self_attn.indexer.wq_b", count * width, low or hidden),
+        WeightMatrix("self_attn.indexer.wk", width, hidden),
+        WeightMatrix("self_attn.indexer.weights_proj", count, hidden, quantizable=False),
+    )
+    scales = -(-width // INDEX_BLOCK) * INDEX_SCALE_BYTES
+    return Part(linears, other=2 * width, index_bytes=width + scales, attention_flops=2.0 * count * width)

@@ -1,0 +1,166 @@
+"""Puts the layers of a decoder together from the vocabulary of its config and the traits of its family."""
+
+from __future__ import annotations
+
+from uellm.models.families import attention, feed_forward, names, recurrent
+from uellm.models.families.part import Part
+from uellm.models.families.parts import CHUNKED, FULL, SLIDING, Experts, Heads, window
+from uellm.models.families.pattern import (
+    CONVOLUTION,
+    DENSE,
+    HYBRID,
+    LINEAR,
+    MAMBA,
+    NO_MLP,
+    NOTHING,
+    SPARSE,
+    LayerPlan,
+    layer_count,
+    layer_kinds,
+)
+from uellm.models.families.traits import Traits
+from uellm.models.fields import Config
+from uellm.models.weights import Blueprint, Layer
+
+ATTENDING = (FULL, SLIDING, CHUNKED, HYBRID)
+
+
+def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: int = 0) -> Blueprint:
+    """The blueprint of a decoder. `head`: whether it has an LM head; `classes`: rows of a classifier's head."""
+    hidden, layers = config.size(*names.HIDDEN), layer_count(config)
+    mixture = feed_forward.experts_of(config)
+    kinds = layer_kinds(config, traits, layers, experts=mixture is not None)
+    mixture = mixture if any(kind.mlp == SPARSE for kind in kinds) else None
+    built = tuple(_layer(config, traits, hidden, kind, mixture, index) for index, kind in enumerate(kinds))
+    latent = attention.is_latent(config)
+    of = _heads(config, hidden, kinds, latent=latent)
+    norm = _norm(traits, hidden)
+    tied = config.flag("tie_word_embeddings", default=traits.tied)
+    vocabulary = config.size(*names.VOCABULARY)
+    positions = config.size(*traits.positions, default=0) + traits.position_offset if traits.positions else 0
+    tables = positions + sum(config.count(name) for name in traits.other_embedding)
+    return Blueprint(
+        layers=tuple(layer for layer, _ in built),
+        layer_path=traits.layer_path,
+        hidden_size=hidden,
+        intermediate_size=max((width for _, width in built), default=0) or hidden,
+        vocab_size=vocabulary,
+        attention_heads=of.query,
+        kv_heads=of.kv,
+        head_dim=of.width,
+        final_norm=norm * traits.final_norm,
+        tied=tied and head,
+        max_position_embeddings=config.longest(),
+        embedding_width=config.count("embedding_size"),
+        other_embedding=tables * hidden + norm * traits.embedding_norm,
+        head_bias=traits.head_bias and head,
+        classifier=classes * hidden,
+        has_head=head,
+        experts=mixture.total if mixture else 0,
+        experts_per_token=mixture.per_token if mixture else 0,
+        kv_shared_by_tensor=not latent,
+        tensor_widths=_widths(config, traits, hidden, kinds, mixture),
+        notes=_notes(config, traits),
+    )
+
+
+def _layer(
+    config: Config, traits: Traits, hidden: int, kind: LayerPlan, of: Experts | None, index: int
+) -> tuple[Layer, int]:
+    """A layer, and the width of its MLP."""
+    part = _mixer(config, traits, hidden, kind.mixer)
+    if kind.mlp == SPARSE and of:
+        part += feed_forward.mixture(config, traits, hidden, of)
+    elif kind.mlp in (DENSE, SPARSE):
+        part += feed_forward.dense(config, traits, hidden, feed_forward.dense_width(config, traits, hidden, index))
+    alone = kind.mlp == NO_MLP or kind.mixer == NOTHING
+    norms = 1 if alone else traits.norms
+    reach = {SLIDING: window(config), CHUNKED: window(config, "attention_chunk_size")}.get(kind.mixer)
+    layer = Layer(
+        part.linears,
+        part.other + norms * _norm(traits, hidden),
+        part.kv_numbers,
+        part.attention_flops,
+        reach,
+        part.float32,
+        state_numbers=part.state_numbers,
+        state_float32=part.state_float32,
+        index_bytes=part.index_bytes,
+    )
+    return layer, part.width
+
+
+def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> Part:
+    if kind == NOTHING:
+        return Part()
+    if kind == CONVOLUTION:
+        return recurrent.short_convolution(config, hidden)
+    if kind == LINEAR:
+        return _linear(config, hidden)
+    if kind == MAMBA:
+        return _mamba(config, traits, hidden)
+    part = (
+        attention.latent(config, traits, hidden)
+        if attention.is_latent(config)
+        else attention.grouped(config, traits, hidden)
+    )
+    return part + _mamba(config, traits, hidden) if kind == HYBRID else part
+
+
+def _linear(config: Config, hidden: int) -> Part:
+    if config.value("linear_num_value_heads"):
+        return recurrent.delta_net(config, hidden)
+    if config.value("linear_attn_config") or config.value("linear_num_heads"):
+        return recurrent.kimi_delta(config, hidden)
+    of = attention.heads_of(config, hidden)
+    return recurrent.lightning(config, hidden, of.query, of.width)
+
+
+def _mamba(config: Config, traits: Traits, hidden: int) -> Part:
+    if any(config.value(name) for name in names.STATE_HEADS[:3]) or config.value("n_groups"):
+        return recurrent.mamba2(config, hidden, norm=config.value("mamba_rms_norm") is not False)
+    # Jamba's layers have attention beside them; Mamba alone has no norms inside.
+    return recurrent.mamba1(config, hidden, norms=config.value("num_attention_heads") is not None)
+
+
+def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool) -> Heads:
+    if latent:
+        width = config.size("kv_lora_rank") + config.size("qk_rope_head_dim")
+        return Heads(config.size(*names.HEADS), 1, width)
+    if any(kind.mixer in ATTENDING for kind in kinds):
+        return attention.heads_of(config, hidden)
+    heads = config.size(*names.STATE_HEADS, default=1)
+    return Heads(heads, heads, 1)
+
+
+def _norm(traits: Traits, hidden: int) -> int:
+    return hidden * traits.norm_weight * (2 if traits.layer_norm else 1)
+
+
+def _widths(
+    config: Config, traits: Traits, hidden: int, kinds: list[LayerPlan], of: Experts | None
+) -> tuple[tuple[str, int], ...]:
+    """The widths that tensor parallelism divides."""
+    found: dict[str, int] = {}
+    for index, kind in enumerate(kinds):
+        if kind.mlp == SPARSE and of:
+            found.setdefault(of.field, of.width)
+        elif kind.mlp in (DENSE, SPARSE):
+            width = feed_forward.dense_width(config, traits, hidden, index)
+            found.setdefault("intermediate_size", width)
+    if any(kind.mixer == LINEAR for kind in kinds) and config.value("linear_num_value_heads"):
+        found["linear_num_key_heads"] = config.size("linear_num_key_heads")
+        found["linear_num_value_heads"] = config.size("linear_num_value_heads")
+    if any(kind.mixer in (MAMBA, HYBRID) for kind in kinds):
+        name = next((name for name in names.STATE_HEADS[:3] if config.value(name)), None)
+        if name:
+            found[name] = config.size(name)
+    return tuple(found.items())
+
+
+def _notes(config: Config, traits: Traits) -> tuple[str, ...]:
+    extra = next((config.count(name) for name in names.PREDICTING if config.fields.get(name)), 0)
+    notes: tuple[str, ...] = (traits.note,) if traits.note else ()
+    if extra:
+        notes += (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)
+    return notes

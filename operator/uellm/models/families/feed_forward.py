@@ -1,0 +1,108 @@
+"""Feed-forward networks: one gated or plain MLP, or experts among which a router chooses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from uellm.errors import BadInput
+from uellm.models.families import names
+from uellm.models.families.part import Part
+from uellm.models.families.parts import Experts, expert, gated_mlp
+from uellm.models.families.traits import Traits
+from uellm.models.fields import Config
+from uellm.models.weights import WeightMatrix
+
+
+def dense(config: Config, traits: Traits, hidden: int, width: int, *, path: str = "mlp") -> Part:
+    """One MLP of a width."""
+    bias = traits.has(config, traits.mlp_bias)
+    if traits.gated:
+        return Part(gated_mlp(hidden, width, path=path, bias=bias), width=width)
+    linears = (
+        WeightMatrix(f"{path}.up_proj", width, hidden, bias),
+        WeightMatrix(f"{path}.down_proj", hidden, width, bias),
+    )
+    return Part(linears, width=width)
+
+
+def dense_width(config: Config, traits: Traits, hidden: int, index: int) -> int:
+    """The width of the MLP of a layer; some configs have one for each layer, or only a multiple of the hidden size."""
+    fields = traits.dense_width or names.MLP_WIDTH
+    name = next((name for name in fields if config.value(name) is not None), None)
+    if name is None:
+        return 4 * hidden if not traits.gated or config.value("n_embd") else config.size(*fields)
+    value = config.value(name)
+    if isinstance(value, list | tuple):
+        if not index < len(value):
+            raise BadInput(f"{config.prefix}.{name}", f"has {len(value)} entries, which are fewer than the layers")
+        return config.whole(name, value[index])
+    width = config.size(name) // (2 if traits.half_width else 1)
+    return _adjusted(config, width) if config.value("block_auto_adjust_ff_dim") else width
+
+
+def _adjusted(config: Config, width: int) -> int:
+    """LFM2 takes two thirds of the width, times a factor, rounded up."""
+    factor = config.value("block_ffn_dim_multiplier")
+    width = int(2 * width / 3)
+    if isinstance(factor, int | float) and not isinstance(factor, bool) and math.isfinite(factor):
+        width = int(factor * width)
+    multiple = config.size("block_multiple_of", default=1)
+    return multiple * math.ceil(width / multiple)
+
+
+def experts_of(config: Config) -> Experts | None:
+    """The experts of a layer; None where the model has none. Raises BadInput where a token would use more."""
+    name = next((name for name in names.EXPERTS if config.value(name)), None)
+    if name is None:
+        return None
+    total = config.size(name)
+    if total == 1 and not any(config.value(each) for each in names.EXPERTS_USED):
+        return None
+    used = config.size(*names.EXPERTS_USED)
+    field = next((each for each in names.EXPERT_WIDTH if config.value(each)), names.EXPERT_WIDTH[0])
+    width = config.size(field) if not isinstance(config.value(field), list | tuple) else _first(config, field)
+    if used > total:
+        raise BadInput(f"{config.prefix}.num_experts_per_tok", f"{used} is more than the {total} experts of {name}")
+    return Experts(total, used, width, field)
+
+
+def _first(config: Config, field: str) -> int:
+    values: Sequence[object] = config.value(field)
+    if not values:
+        raise BadInput(f"{config.prefix}.{field}", "is an empty list")
+    return config.whole(field, values[-1])
+
+
+def shared_width(config: Config, of: Experts) -> int:
+    """The width of the experts that every token uses; 0: none."""
+    name = next((name for name in names.SHARED_WIDTH if config.value(name)), None)
+    count = next((config.count(name) for name in names.SHARED_EXPERTS if config.value(name)), 0)
+    if name:
+        return config.size(name) * (count or 1 if name == names.SHARED_WIDTH[1] else 1)
+    return count * of.width
+
+
+def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> Part:
+    """A router and its experts, and the shared ones beside them."""
+    latent = config.count("moe_latent_size")
+    inner, bias = latent or hidden, traits.expert_bias
+    linears: list[WeightMatrix] = [
+        WeightMatrix("mlp.gate", of.total, hidden, traits.router_bias, quantizable=False),
+        expert("mlp.experts.0.up_proj", of.width, inner, of, bias=bias),
+        expert("mlp.experts.0.down_proj", inner, of.width, of, bias=bias),
+    ]
+    if traits.gated_experts and traits.gated:
+        linears.append(expert("mlp.experts.0.gate_proj", of.width, inner, of, bias=bias))
+    if latent:
+        linears.append(WeightMatrix("mlp.fc1_latent_proj", latent, hidden))
+        linears.append(WeightMatrix("mlp.fc2_latent_proj", hidden, latent))
+    corrected = of.total * traits.has(config, traits.corrected)
+    part = Part(tuple(linears), float32=corrected, width=of.width * of.per_token)
+    shared = shared_width(config, of)
+    if not shared:
+        return part
+    part += dense(config, traits, hidden, shared, path="mlp.shared_experts")
+    if traits.shared_gate:
+        part += Part((WeightMatrix("mlp.shared_expert_gate", 1, hidden, quantizable=False),))
+    return part

@@ -1,0 +1,31 @@
+"""The families whose layers the general reader cannot put together, by model_type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from uellm.models.families.chatglm import chatglm
+from uellm.models.families.deci import deci
+from uellm.models.families.deepseek_v4 import deepseek_v4
+from uellm.models.families.falcon import falcon
+from uellm.models.families.gemma_edge import gemma3n, gemma4
+from uellm.models.families.learned import gpt2, opt
+from uellm.models.families.llama4 import llama4
+from uellm.models.families.longcat import longcat
+from uellm.models.families.whisper import whisper
+from uellm.models.fields import Config
+from uellm.models.weights import Blueprint
+
+READERS: dict[str, Callable[[Config], Blueprint]] = {
+    "chatglm": chatglm,
+    **dict.fromkeys(("nemotron-nas", "deci", "decilm"), deci),
+    **dict.fromkeys(("deepseek_v4", "deepseek_v41"), deepseek_v4),
+    **dict.fromkeys(("falcon", "RefinedWeb", "RefinedWebModel"), falcon),
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), gemma3n),
+    **dict.fromkeys(("gemma4", "gemma4_text", "gemma4_unified_text"), gemma4),
+    "gpt2": gpt2,
+    **dict.fromkeys(("llama4", "llama4_text"), llama4),
+    **dict.fromkeys(("longcat_flash", "longcat_flash_ngram"), longcat),
+    "opt": opt,
+    "whisper": whisper,
+}

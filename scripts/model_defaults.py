@@ -1,0 +1,202 @@
+"""Renders two tables of operator/uellm/models from the pinned engine, vLLM, and its transformers.
+
+    python scripts/model_defaults.py
+
+defaults.json: what transformers' configuration classes assume where a config.json is silent.
+classes.json: every class that the engine serves or has served, with its model_type.
+Needs the extra `engine-cpu`. Run it when the pinned engine changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
+PIPELINE = "SupportsPP"
+GROUPS = (
+    *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
+    *("_REWARD_MODELS", "_TOKEN_CLASSIFICATION_MODELS", "_SEQUENCE_CLASSIFICATION_MODELS"),
+    *("_SPECULATIVE_DECODING_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS", "_TRANSFORMERS_BACKEND_MODELS"),
+)
+SUFFIX = re.compile(r"(For[A-Z]\w+|LMHeadModel|Model|TextModel|MTP\w*|EmbeddingModel)$")
+# Classes of the engine alone, whose types no name tells.
+TYPES = {
+    "BaiChuanForCausalLM": "baichuan",
+    "BaichuanForCausalLM": "baichuan",
+    "BailingMoeForCausalLM": "bailing_moe",
+    "BailingMoeV2ForCausalLM": "bailing_moe_v2",
+    "BertSpladeSparseEmbeddingModel": "bert",
+    "BgeM3EmbeddingModel": "xlm-roberta",
+    "ChatGLMForConditionalGeneration": "chatglm",
+    "ChatGLMModel": "chatglm",
+    "DeciLMForCausalLM": "nemotron-nas",
+    "DeepseekForCausalLM": "deepseek",
+    "DeepseekV3BidirectionalModel": "deepseek_v3",
+    "DeepseekV41ForCausalLM": "deepseek_v41",
+    "ExaoneForCausalLM": "exaone",
+    "ExaoneMoEForCausalLM": "exaone_moe",
+    "GteModel": "new",
+    "GteNewForSequenceClassification": "new",
+    "GteNewModel": "new",
+    "IQuestCoderForCausalLM": "llama",
+    "InternLM2ForCausalLM": "internlm2",
+    "InternLM2ForRewardModel": "internlm2",
+    "InternLM3ForCausalLM": "internlm3",
+    "LLaMAForCausalLM": "llama",
+    "LlamaBidirectionalForSequenceClassification": "llama",
+    "LlamaBidirectionalModel": "llama",
+    "LongcatFlashNgramForCausalLM": "longcat_flash_ngram",
+    "MiMoForCausalLM": "mimo",
+    "MiniCPMForCausalLM": "minicpm",
+    "MistralLarge3ForCausalLM": "mistral_large_3",
+    "NemotronHPuzzleForCausalLM": "nemotron_h",
+    "OrionForCausalLM": "orion",
+    "PanguUltraMoEForCausalLM": "pangu_ultra_moe",
+    "Phi4MMForCausalLM": "phi4mm",
+    "PhiMoEForCausalLM": "phimoe",
+    "QWenLMHeadModel": "qwen",
+    "RWForCausalLM": "falcon",
+    "SarvamMLAForCausalLM": "sarvam_mla",
+    "SolarForCausalLM": "solar",
+    "StableLMEpochForCausalLM": "stablelm",
+    "Step1ForCausalLM": "step1",
+    "TeleChat2ForCausalLM": "telechat2",
+    "TeleChat3ForCausalLM": "telechat3",
+    "TeleFLMForCausalLM": "teleflm",
+    "VoyageQwen3BidirectionalEmbedModel": "qwen3",
+}
+# Fields that change no size.
+IRRELEVANT = re.compile(
+    r"token|dropout|_eps|epsilon|loss|init|std|multiplier|coef|output_|return_dict|use_cache|chunk_size|scal|theta|"
+    r"time_|norm_topk|group_size|problem|pdrop|clip|seed|_id$|mask|ctc|beam|classifier|pool|decay|augment|spec_|"
+    r"bits|temperature|sample|rate|fmax|fmin|layerdrop|residual_in|hop_|win_|pretraining|use_mamba|is_decoder"
+)
+# Those that are words.
+WORDS = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
+LONGEST_LIST = 64
+
+
+def defaults(config_class: type) -> dict[str, Any]:
+    """The numbers, flags and short lists that a configuration class gives to fields that are left out."""
+    found: dict[str, Any] = {}
+    for parent in reversed(config_class.__mro__):
+        if parent.__module__.startswith("transformers.models."):
+            found.update({name: getattr(parent, name, None) for name in inspect.get_annotations(parent)})
+    return {name: value for name, value in sorted(found.items()) if _sizes(name, value)}
+
+
+def _sizes(name: str, value: Any) -> bool:
+    if name in WORDS:
+        return isinstance(value, str)
+    if IRRELEVANT.search(name) or name.startswith("_"):
+        return False
+    if isinstance(value, list | tuple):
+        return 0 < len(value) <= LONGEST_LIST and all(isinstance(each, int) for each in value)
+    return isinstance(value, bool | int) or (isinstance(value, float) and name in ("expand", "ffn_mult", "mlp_ratio"))
+
+
+def types_of_classes() -> dict[str, str]:
+    """transformers' classes and their types."""
+    from transformers.models.auto import modeling_auto
+
+    found: dict[str, str] = {}
+    for name in sorted(vars(modeling_auto)):
+        if name.endswith("_MAPPING_NAMES"):
+            for kind, classes in vars(modeling_auto)[name].items():
+                for each in [classes] if isinstance(classes, str) else classes:
+                    # Several types may share a class; the one that is called like it is its own.
+                    if each not in found or _plain(kind) == _plain(SUFFIX.sub("", each)):
+                        found[each] = kind
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_]", "", name).lower()
+
+
+def classes() -> dict[str, dict[str, Any]]:
+    """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed."""
+    types = types_of_classes()
+    stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
+    bases, registry = _bases(), _registry()
+    table: dict[str, dict[str, Any]] = {}
+
+    def kind_of(name: str) -> str:
+        return TYPES.get(name) or types.get(name) or stems.get(SUFFIX.sub("", name)) or ""
+
+    for group in GROUPS:
+        for name, entry in registry[group].items():
+            kind = group.strip("_").lower().removesuffix("_models")
+            pipeline = _supports(entry[1], bases)
+            table.setdefault(name, {"type": kind_of(name), "served": kind, "pipeline": pipeline})
+    for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
+        table[name] = {"type": kind_of(name), "removed": version}
+    for name, kind in types.items():
+        if name.endswith(("ForCausalLM", "ForConditionalGeneration", "LMHeadModel", "Model")):
+            table.setdefault(name, {"type": kind})
+    return {name: table[name] for name in sorted(table)}
+
+
+def _registry() -> dict[str, dict[str, Any]]:
+    """The tables of the engine's registry that are written out there."""
+    path = _engine() / "model_executor" / "models" / "registry.py"
+    found: dict[str, dict[str, Any]] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(node.targets[0], ast.Name):
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            found[node.targets[0].id] = {
+                ast.literal_eval(key): ast.literal_eval(value)
+                for key, value in pairs
+                if key is not None and isinstance(value, ast.Tuple | ast.Constant)
+            }
+    return found
+
+
+def _engine() -> Path:
+    """The engine's package, which is not imported."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        raise SystemExit("vllm is not installed: install the extra engine-cpu")
+    return Path(spec.origin).parent
+
+
+def _bases() -> dict[str, list[str]]:
+    """The names of the base classes of every class in the engine's models."""
+    found: dict[str, list[str]] = {}
+    root = _engine()
+    for path in [*(root / "model_executor" / "models").rglob("*.py"), *(root / "models").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                names = [each.id for each in node.bases if isinstance(each, ast.Name)]
+                found.setdefault(node.name, []).extend(names)
+    return found
+
+
+def _supports(name: str, bases: dict[str, list[str]], seen: frozenset[str] = frozenset()) -> bool:
+    if name in seen:
+        return False
+    return name == PIPELINE or any(_supports(each, bases, seen | {name}) for each in bases.get(name, []))
+
+
+def _write(name: str, table: dict[str, Any]) -> None:
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in table.items()]
+    (MODELS / name).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Write both tables."""
+    from transformers import CONFIG_MAPPING
+
+    kinds = {kind: defaults(CONFIG_MAPPING[kind]) for kind in sorted(CONFIG_MAPPING.keys())}
+    _write("defaults.json", {kind: found for kind, found in kinds.items() if found})
+    _write("classes.json", classes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Configs that are wrong on purpose: one line that names the field, no traceback."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uellm.errors import BadInput
+from uellm.models import read_architecture
+
+DATA = Path(__file__).parents[2] / "data" / "published-facts.json"
+CONFIGS = [entry["config"] for entry in json.loads(DATA.read_text())["models"]]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    inner = whole
+    for _ in range(depth):
+        inner["text_config"] = inner = {}
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (nested(1000), "nested more than 32 deep"),
+        ({"architectures": ["LlamaForCausalLM"], "more": list(range(1_000_001))}, "more than 1,000,000 values"),
+        (
+            {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1e30},
+            "num_hidden_layers: must be a positive",
+        ),
+        ({"model_type": "llama", "hidden_size": float("nan")}, "hidden_size: must be a positive whole number, not nan"),
+        ({"model_type": "llama", "hidden_size": "4096" * 100_000}, "config.hidden_size: must be a positive"),
+        ({"model_type": "llama", "hidden_size": -1}, "config.hidden_size: must be a positive"),
+        ({"model_type": {"a": 1}}, "config.architectures"),
+    ],
+)
+def test_a_hostile_config_is_refused_in_one_short_line(config: dict, words: str) -> None:
+    with pytest.raises(BadInput) as raised:
+        read_architecture(config)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+HOSTILE = (None, -1, 0, 1e30, float("nan"), "x", [], [1], [None], ["a"] * 3, {}, {"a": 1}, True, 2**70, [[1]], [{}])
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_published_config_with_one_value_replaced_is_read_or_refused_in_one_line(seed: int) -> None:
+    draw = random.Random(seed)
+    config = json.loads(json.dumps(draw.choice(CONFIGS)))
+    path = draw.choice(list(paths(config)))
+    target = config
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = draw.choice(HOSTILE)
+    assert "\n" not in outcome(config)
+
+
+def outcome(config: dict) -> str:
+    """The message of a refusal; empty where the config is read."""
+    try:
+        return "" if read_architecture(config).weight_bytes > 0 else "\n"
+    except BadInput as error:
+        return str(error)
+
+
+def paths(config: dict, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in config.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from paths(value, (*before, key))
