@@ -247,8 +247,8 @@ class Planning:
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
         placed = incumbent is not None and _placed(observed)
         hardware = None if incumbent is None or placed else self._hardware(observed)
-        improve = may_improve(observed, now)
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve)
+        improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve, revise)
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure
