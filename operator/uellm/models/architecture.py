@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.kernels import Kernel
+
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
@@ -62,6 +64,12 @@ class Architecture:
     """Whether tensor parallelism divides the KV cache, down to one head per rank; False (MLA): each rank holds all."""
     tensor_widths: tuple[tuple[str, int], ...]
     """Further fields of config.json, with their values, that tensor parallelism must divide."""
+    layer_expert_flops_per_token: tuple[float, ...] = ()
+    """The part of layer_flops_per_token in routed experts."""
+    linear_kernel: Kernel = "16-bit"
+    """The format in which most matrices outside routed experts are multiplied."""
+    expert_kernel: Kernel = "16-bit"
+    """The same of the routed experts."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers; otherwise they are computed from config.json."""
     notes: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models import storage
 from uellm.models.exempt import Exempt, read_exempt
+from uellm.models.kernels import Kernel
 from uellm.models.storage import SECTION, Storage
 from uellm.models.weights import WeightMatrix
 
@@ -67,6 +68,11 @@ class Precision:
         layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
         matrix = linear.weights * width if layout is None else layout.size(linear)
         return matrix + linear.biases * width
+
+    def kernel(self, linear: WeightMatrix, path: str) -> Kernel:
+        """The format in which a matrix is multiplied."""
+        layout = self._layout(linear, path) if self.layouts and linear.quantizable else None
+        return "16-bit" if layout is None else layout.kernel
 
     def _layout(self, linear: WeightMatrix, path: str) -> Storage | None:
         if self.quantization == "mxfp4" and not linear.routed:  # the engine knows MXFP4 for experts alone

@@ -14,10 +14,10 @@ GPU_MEMORY_UTILIZATION = "0.92"
 
 # Driver context and what libraries allocate outside of torch, measured on H100s with tensor size 1 and 2.
 CONTEXT_BYTES = 136 << 20  # 0.13 GiB
-TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more: NCCL's buffers and the custom all-reduce
+TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more, over NVLink: the buffers of the custom all-reduce
 
-# CUDA graphs. Measured between -0.9 and +1.0 GiB on H100s, so this is a cautious middle: 0.5 GiB for 32 layers.
-CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
+# CUDA graphs: start-up logs of Qwen3-14B on L4 and L40S leave 0.3 GiB for those of 40 layers.
+CUDA_GRAPH_BYTES_PER_LAYER = 8 << 20
 
 # Peak of activations, in numbers of the model's dtype per token of a step. The widest moment of a layer is its MLP:
 # gate and up projections side by side, and their product (3 x intermediate); around it the residual, the normed input,
@@ -25,13 +25,10 @@ CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
 ACTIVATIONS_PER_HIDDEN = 6
 ACTIVATIONS_PER_INTERMEDIATE = 3
 
-# Sampling on the last stage, bytes per sequence and vocabulary entry: logits in 16 bits, their copy and the
-# probabilities in float32, the sorted values in float32 and their indices in int64 (vllm/v1/sample).
-SAMPLER_BYTES_PER_LOGIT = 22
-
-# vLLM's defaults for --max-num-batched-tokens and --max-num-seqs by device memory (vllm/engine/arg_utils.py).
-GIB = 1 << 30
-ENGINE_DEFAULTS = ((160 * GIB, 16384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
+# Kernels for MXFP4 experts fill whole tiles: the hidden size is rounded up to the first of these, and an expert's width
+# on a GPU to the second. Start-up logs of gpt-oss show 5 to 6 % more weights than the checkpoint, 12 % with tensor 4.
+MXFP4_HIDDEN_TILE = 256
+MXFP4_WIDTH_TILE = 64
 
 # vLLM hands out KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
 BLOCK_TOKENS = 128
@@ -62,13 +59,23 @@ ASSUMED_OUTPUT_TOKENS = 256
 ASSUMED_TPOT_S = 0.05
 ASSUMED_TTFT_S = 1.0
 
-# Roofline: the share of the measured rates of plain matrix products and copies that a transformer's layers reach.
-COMPUTE_EFFICIENCY = 0.7
-MEMORY_EFFICIENCY = 0.8
-# Time of a step that no model size explains: scheduling, sampling, launching (vLLM V1, one sequence, small models).
-STEP_OVERHEAD_S = 0.002
-# What a sequence adds to a step besides its bytes: its row in scheduler, sampler and output (reference engine: 15 us).
-PER_SEQUENCE_S = 15e-6
+# What follows is fitted to published measurements of vLLM on GPUs (bench/published.py fits and prints it; the rates by
+# number format are in cost/kernels.py). Shares of the measured rates of plain matrix products and copies:
+COMPUTE_EFFICIENCY = 0.76
+ATTENTION_EFFICIENCY = 0.5  # attention of a prompt's tokens
+MEMORY_EFFICIENCY = 0.95
+# Time of a step besides its FLOPs and bytes: of its own, for each layer, for each sequence (its row in scheduler,
+# sampler and output), and for each layer if the step has tokens of a prompt, which CUDA graphs do not cover.
+STEP_OVERHEAD_S = 0.38e-3
+LAYER_S = 37e-6
+EXPERT_LAYER_S = 9e-6  # with routed experts, besides
+EAGER_LAYER_S = 300e-6  # with --enforce-eager, besides
+PER_SEQUENCE_S = 8e-6
+SERIAL_PER_SEQUENCE_S = 110e-6  # where the engine does not overlap this with the GPU's work
+PROMPT_LAYER_S = 350e-6
+# Time before a request's prompt is in the engine, and what each token of it adds: HTTP, template, tokeniser.
+REQUEST_S = 10e-3
+PROMPT_TOKEN_S = 9.4e-6
 
 # A hop between devices whose link nobody measured: a small copy over PCIe through host memory.
 UNMEASURED_LATENCY_S = 2e-5
