@@ -1,8 +1,9 @@
 """Every figure of the planner that is not measured: its unit is in its name, its source beside it.
 
-They are defaults; `uellm calibrate` and measurements on the node replace them. Three kinds of figures stay elsewhere:
-limits of an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
-(uellm/placement_policies.py), and what vLLM supports on which GPU (nodes/capability.py).
+They are defaults; `uellm calibrate` and measurements on the node replace them. Other figures stay elsewhere: limits of
+an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
+(uellm/placement_policies.py), rates by number format (cost/kernels.py) and by GPU product (hardware/products.py), and
+what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ BLOCK_TOKENS = 128
 # The CPU engine really allocates its KV cache on the machine that plays the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
+# What a load on one engine is taken for where it is not told (cost/replay.py, cost/open_loop.py): so many prompts for
+# each client, as in benchmarks of engines; at a rate, enough requests for a queue to show. Answers differ from their
+# mean by this share at most, evenly spread: lengths of 0.8 to 1 of a limit.
+PROMPTS_PER_CLIENT = 10
+REQUESTS_AT_A_RATE = 500
+OUTPUT_SPREAD = 1 / 9
+
 # Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean
 # hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
 CHUNKS = (64, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
@@ -61,21 +69,22 @@ ASSUMED_TTFT_S = 1.0
 
 # What follows is fitted to published measurements of vLLM on GPUs (bench/published.py fits and prints it; the rates by
 # number format are in cost/kernels.py). Shares of the measured rates of plain matrix products and copies:
-COMPUTE_EFFICIENCY = 0.76
-ATTENTION_EFFICIENCY = 0.5  # attention of a prompt's tokens
-MEMORY_EFFICIENCY = 0.95
+COMPUTE_EFFICIENCY = 0.808
+ATTENTION_EFFICIENCY = 0.514  # attention of a prompt's tokens
+MEMORY_EFFICIENCY = 0.946
 # Time of a step besides its FLOPs and bytes: of its own, for each layer, for each sequence (its row in scheduler,
 # sampler and output), and for each layer if the step has tokens of a prompt, which CUDA graphs do not cover.
-STEP_OVERHEAD_S = 0.38e-3
-LAYER_S = 37e-6
-EXPERT_LAYER_S = 9e-6  # with routed experts, besides
+STEP_OVERHEAD_S = 0.377e-3
+LAYER_S = 37.6e-6
+EXPERT_LAYER_S = 9.05e-6  # with routed experts, besides
 EAGER_LAYER_S = 300e-6  # with --enforce-eager, besides
-PER_SEQUENCE_S = 8e-6
-SERIAL_PER_SEQUENCE_S = 110e-6  # where the engine does not overlap this with the GPU's work
-PROMPT_LAYER_S = 350e-6
+PER_SEQUENCE_S = 7.96e-6
+SERIAL_PER_SEQUENCE_S = 98.6e-6  # in versions that do not overlap this with the GPU's work (vllm/version.py)
+PROMPT_LAYER_S = 300e-6
+SERIAL_PROMPT_LAYER_S = 957e-6
 # Time before a request's prompt is in the engine, and what each token of it adds: HTTP, template, tokeniser.
-REQUEST_S = 10e-3
-PROMPT_TOKEN_S = 9.4e-6
+REQUEST_S = 10.4e-3
+PROMPT_TOKEN_S = 11.3e-6
 
 # A hop between devices whose link nobody measured: a small copy over PCIe through host memory.
 UNMEASURED_LATENCY_S = 2e-5

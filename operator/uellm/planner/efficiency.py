@@ -42,8 +42,10 @@ class Efficiency:
     @classmethod
     def of_version(cls, text: str, *, eager: bool = False) -> Efficiency:
         """The defaults for a version of vLLM, by its number. `eager`: without CUDA graphs."""
+        overlaps = engine_version(text).overlaps
         return cls(
-            per_sequence_s=c.PER_SEQUENCE_S if engine_version(text).overlaps else c.SERIAL_PER_SEQUENCE_S,
+            per_sequence_s=c.PER_SEQUENCE_S if overlaps else c.SERIAL_PER_SEQUENCE_S,
+            prompt_layer_s=c.PROMPT_LAYER_S if overlaps else c.SERIAL_PROMPT_LAYER_S,
             layer_s=c.LAYER_S + (c.EAGER_LAYER_S if eager else 0.0),
         )
 

@@ -172,8 +172,8 @@ def test_step_sizes_that_the_user_sets_win(build) -> None:
 
 
 def test_no_more_sequences_are_told_than_decode_within_the_tightest_tpot(build) -> None:
-    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.02),)))
-    assert strict.max_num_seqs < 1024
+    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.012),)))
+    assert strict.max_num_seqs < 256
     assert "as many as decode together within the tightest TPOT" in " ".join(strict.assumptions)
 
 

@@ -29,19 +29,19 @@ class Share(NamedTuple):
 # choose the same experts more often than by chance, so that a step reads fewer of them.
 LINEAR: Mapping[KernelName, Share] = {
     "16-bit": Share(1.0, 1.0),
-    "fp8": Share(1.0, 1.0),
-    "fp8-block": Share(0.72, 1.0),
-    "nvfp4": Share(2.87, 1.0),
-    "mxfp4": Share(2.87, 1.0),
-    "unpacked": Share(0.67, 1.0),
+    "fp8": Share(0.997, 1.0),
+    "fp8-block": Share(0.719, 1.0),
+    "nvfp4": Share(2.84, 1.0),
+    "mxfp4": Share(2.84, 1.0),
+    "unpacked": Share(0.659, 1.0),
 }
 EXPERTS: Mapping[KernelName, Share] = {
-    "16-bit": Share(0.55, 0.69),
-    "fp8": Share(0.295, 0.73),
-    "fp8-block": Share(0.295, 0.73),
-    "nvfp4": Share(1.54, 1.03),
-    "mxfp4": Share(1.51, 1.24),
-    "unpacked": Share(0.45, 0.80),
+    "16-bit": Share(0.622, 0.715),
+    "fp8": Share(0.339, 0.712),
+    "fp8-block": Share(0.339, 0.712),
+    "nvfp4": Share(1.53, 1.01),
+    "mxfp4": Share(1.5, 1.23),
+    "unpacked": Share(0.485, 0.829),
 }
 # The compute capability from which GPUs have tensor cores for a format; int4 is unpacked everywhere.
 LEAST_CAPABILITY: Mapping[Kernel, tuple[int, int]] = {

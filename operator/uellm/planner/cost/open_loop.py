@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from uellm.planner import constants as c
 from uellm.planner.cost.replay import Engine, Limits, Served
-
-# Where a load does not tell its number of requests: enough for a queue to show.
-REQUESTS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class OpenLoop:
 
     requests_per_s: float
     requests: int | None
-    """In all; None: REQUESTS."""
+    """In all; None: c.REQUESTS_AT_A_RATE."""
     prompt_tokens: int
     output_tokens: int
 
@@ -31,7 +29,7 @@ def open_loop(
     load: OpenLoop, limits: Limits, step_s: Callable[[int, int], float], before_engine_s: float = 0.0
 ) -> Served:
     """What clients see, given `step_s(prompt tokens, sequences)` in seconds."""
-    arrivals = _arrivals(load.requests_per_s, load.requests or REQUESTS)
+    arrivals = _arrivals(load.requests_per_s, load.requests or c.REQUESTS_AT_A_RATE)
     engine = Engine(load.prompt_tokens, load.output_tokens, limits)
     now = waited = decoded = 0.0
     tokens = next_one = first_tokens = 0

@@ -14,16 +14,13 @@ Steps that differ in nothing are counted together.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Where a load does not tell its number of prompts, it has so many for each client, as in benchmarks of engines.
-PROMPTS_PER_CLIENT = 10
-# Answers are so much longer or shorter than their mean at most, evenly spread: lengths of 0.8 to 1 of a limit.
-SPREAD = 1 / 9
-GOLDEN_RATIO = 0.6180339887498949  # multiples of it, modulo 1, are spread evenly
+from uellm.planner import constants as c
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +128,8 @@ class Engine:
     def _first_token(self) -> int:
         """1 if it is the last one, too."""
         self._answers += 1
-        even = self._answers * GOLDEN_RATIO % 1
-        length = round(self.output_tokens * (1 + SPREAD * (2 * even - 1)))
+        even = self._answers * (math.sqrt(5) - 1) / 2 % 1  # multiples of the golden ratio are spread evenly
+        length = round(self.output_tokens * (1 + c.OUTPUT_SPREAD * (2 * even - 1)))
         if length <= 1:
             return 1
         heapq.heappush(self._ends, self._step + length - 1)

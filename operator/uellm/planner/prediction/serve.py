@@ -8,10 +8,11 @@ from fractions import Fraction
 
 from uellm.errors import CannotBeDone
 from uellm.hardware import Device, Link
+from uellm.planner import constants as c
 from uellm.planner.cost.open_loop import OpenLoop, open_loop
 from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.rates import Costs, Links
-from uellm.planner.cost.replay import PROMPTS_PER_CLIENT, ClosedLoop, Limits, Served, replay
+from uellm.planner.cost.replay import ClosedLoop, Limits, Replay, Served, replay
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
@@ -54,36 +55,49 @@ def predict_point(point: Point, efficiency: Efficiency | None = None) -> Outcome
         raise CannotBeDone(sentence(indivisible))
     if point.pipeline > point.model.layers:
         raise CannotBeDone(f"pipeline {point.pipeline} is more than the model's {point.model.layers} layers")
-    default = default_steps(point.gpu.name, point.gpu.memory_bytes)
-    sizes = Steps(point.batched_tokens or default[0], point.sequences or default[1])
-    memory = _memory(point, sizes)
-    pipeline = _pipeline(point, efficiency or Efficiency.of_version(point.engine_version, eager=point.eager))
-    return _outcome(point, sizes, memory, pipeline)
-
-
-def _outcome(point: Point, sizes: Steps, memory: Memory, pipeline: Pipeline) -> Outcome:
+    memory = memory_of(point)
+    pipeline = pipeline_of(point, efficiency or Efficiency.of_version(point.engine_version, eager=point.eager))
     if point.decode_batch is not None:
         step_s = pipeline.round_s(0.0, point.decode_batch)
         rate = point.decode_batch / step_s
         alone = pipeline.costs.before_engine_s + pipeline.round_s(point.prompt_tokens, point.decode_batch)
         return Outcome(memory, alone, step_s, rate / point.output_tokens, rate)
-    held = point.prompt_tokens + point.output_tokens / 2
-    most = max(1, min(sizes.sequences, int(memory.kv_tokens / held)))
-    limits = Limits(sizes.batched_tokens * point.pipeline, most)
-    served = _served(point, limits, pipeline)
+    served = _served(point, memory, pipeline)
     per_s = served.requests / served.seconds
     return Outcome(memory, served.ttft_s, served.tpot_s, per_s, per_s * point.output_tokens)
 
 
-def _served(point: Point, limits: Limits, pipeline: Pipeline) -> Served:
-    prompt, output = max(1, round(point.prompt_tokens)), max(1, round(point.output_tokens))
+def closed_loop(point: Point, memory: Memory | None = None) -> Replay:
+    """The steps of a point with clients that wait for their answers."""
+    assert point.concurrency is not None
+    requests = point.prompts or c.PROMPTS_PER_CLIENT * point.concurrency
+    load = ClosedLoop(point.concurrency, requests, *_tokens(point))
+    return replay(load, _limits(point, memory or memory_of(point)))
+
+
+def _served(point: Point, memory: Memory, pipeline: Pipeline) -> Served:
     before_s = pipeline.costs.before_engine_s
-    if point.concurrency is not None:
-        requests = point.prompts or PROMPTS_PER_CLIENT * point.concurrency
-        loop = ClosedLoop(point.concurrency, requests, prompt, output)
-        return replay(loop, limits).served(pipeline.round_s, before_s)
-    assert point.requests_per_s is not None
-    return open_loop(OpenLoop(point.requests_per_s, point.prompts, prompt, output), limits, pipeline.round_s, before_s)
+    if point.requests_per_s is None or point.concurrency is not None:
+        return closed_loop(point, memory).served(pipeline.round_s, before_s)
+    load = OpenLoop(point.requests_per_s, point.prompts, *_tokens(point))
+    return open_loop(load, _limits(point, memory), pipeline.round_s, before_s)
+
+
+def _limits(point: Point, memory: Memory) -> Limits:
+    held = point.prompt_tokens + point.output_tokens / 2
+    sizes = _sizes(point)
+    most = max(1, min(sizes.sequences, int(memory.kv_tokens / held)))
+    return Limits(sizes.batched_tokens * point.pipeline, most)
+
+
+def _sizes(point: Point) -> Steps:
+    default = default_steps(point.gpu.name, point.gpu.memory_bytes)
+    return Steps(point.batched_tokens or default[0], point.sequences or default[1])
+
+
+def _tokens(point: Point) -> tuple[int, int]:
+    """Whole tokens of a mean request: prompt and output."""
+    return max(1, round(point.prompt_tokens)), max(1, round(point.output_tokens))
 
 
 def _devices(point: Point) -> tuple[tuple[Device, ...], Links]:
@@ -110,16 +124,17 @@ def _devices(point: Point) -> tuple[tuple[Device, ...], Links]:
     return devices, Links(links)
 
 
-def _pipeline(point: Point, efficiency: Efficiency) -> Pipeline:
+def pipeline_of(point: Point, efficiency: Efficiency) -> Pipeline:
+    """The pipeline of a point, for its mean request."""
     devices, links = _devices(point)
     groups = [devices[first : first + point.tensor] for first in range(0, len(devices), point.tensor)]
     width = float(kv_width(point.model, UserArgs(point.engine_args)))
     loads = stage_loads(point.model, groups, even_split(point.model.layers, point.pipeline), kv_width=width)
-    prompt, output = max(1, round(point.prompt_tokens)), max(1, round(point.output_tokens))
-    return Pipeline(loads, links, Costs.of(point.model, prompt, output, efficiency))
+    return Pipeline(loads, links, Costs.of(point.model, *_tokens(point), efficiency))
 
 
-def _memory(point: Point, sizes: Steps) -> Memory:
+def memory_of(point: Point) -> Memory:
+    """The memory of a point. Raises CannotBeDone where the weights leave no room."""
     engine = engine_version(point.engine_version, point.gpu.capability)
     args = point.engine_args
     if point.utilization is None:
@@ -127,7 +142,7 @@ def _memory(point: Point, sizes: Steps) -> Memory:
     found = footprint(
         point.model,
         Shape(point.tensor, point.pipeline),
-        sizes,
+        _sizes(point),
         0,
         UserArgs(args),
         request_tokens=math.ceil(point.prompt_tokens + point.output_tokens),
