@@ -7,9 +7,10 @@
                latencies (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521). With NVLink also in one
                shot: n-1 times the size and one latency, as in vLLM's kernel for small messages. The faster one counts.
     hop        to the next stage: latency + 2 * tokens * hidden_size * bytes per number / link rate
-    overhead   a constant, and one per sequence: each stage's process prepares, launches and samples every batch
+    overhead   constants per batch, sequence and layer, and another per layer for tokens of a prompt: each stage's process prepares, launches and samples every batch
 
-Rates are the measured ones times the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when
+Matrices of routed experts count apart from the others, with rates of their own (kernels.py). Rates are the measured
+ones times the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when
 it has passed all stages, and not before the slowest stage has served all batches:
 
     round = max(sum of the stages' times, m * the slowest stage's time)
@@ -172,10 +173,7 @@ class Pipeline:
         return max(parts, key=lambda part: part.total_s)
 
     def step_time(self, chunk: float, sequences: float) -> StepTime:
-        """The step-time model of the filled pipeline, exact at steps of `chunk` prompt tokens and so many sequences.
-
-        It has no constant for steps with prompts: theirs is spread over the tokens of such a chunk.
-        """
+        """The step-time model of the filled pipeline, exact near `chunk` prompt tokens and so many sequences."""
         m, held = float(len(self.stages)), self.costs.held_tokens
         filled = max(sequences, m)
         floor = self._filled([stage.weights_s for stage in self.stages])
@@ -185,8 +183,10 @@ class Pipeline:
         rest = max(0.0, many - floor - overhead)
         per_sequence = max(0.0, rest / filled - per_kv_token * held)
         without = overhead + (per_kv_token * held + per_sequence) * filled
-        per_token = max(0.0, self.round_s(chunk, filled) - without) / chunk
-        return StepTime(floor, per_token, per_kv_token, per_sequence, overhead)
+        full = self.round_s(chunk, filled)
+        per_token = (self.round_s(2 * chunk, filled) - full) / chunk
+        prompt = max(0.0, full - max(floor, per_token * chunk) - without)
+        return StepTime(floor, per_token, per_kv_token, per_sequence, overhead, prompt)
 
     def _filled(self, times: Sequence[float]) -> float:
         return max(sum(times), len(times) * max(times))

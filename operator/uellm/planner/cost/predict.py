@@ -155,7 +155,8 @@ class EngineModel:
 
     def step_time(self, running: float) -> StepTime:
         """The step-time model around so many running sequences, with full chunks."""
-        return self.pipeline.step_time(self.room(running), running)
+        room = self.room(running)
+        return self.pipeline.step_time(room, running).folded(room)
 
     def _service_s(self, running: float) -> float:
         room = self.room(running)
