@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
+from uellm.planner.handover.device_facts import joined, names_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.children import (
     DesiredState,
@@ -78,8 +78,9 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
 
 def _devices_json(observed: Observed, plan: Plan) -> str:
     """Facts of the GPUs of nodes on which a replica may run."""
-    nodes = {each.facts.name: each.facts for each in observed.nodes}
-    return facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices).to_json()
+    nodes = {each.facts.name: each for each in observed.nodes}
+    chosen = names_for_facts(plan.nodes, nodes)
+    return joined({name: nodes[name].json for name in chosen}, plan.devices)
 
 
 def reloaded(observed: Observed) -> DesiredState:
