@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from published_runs.rows import Row
-from uellm.planner.cost.kernels import KernelName, Kernels, Share, kernel_name
 from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.replay import Counts, Replay
 from uellm.planner.efficiency import Efficiency
+from uellm.planner.kernels import KernelName, Kernels, Share, kernel_name
 from uellm.planner.prediction.point import Point, read_point
 from uellm.planner.prediction.serve import closed_loop, pipeline_of
 from uellm.planner.vllm.version import engine_version

@@ -7,7 +7,8 @@
                latencies (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521). With NVLink also in one
                shot: n-1 times the size and one latency, as in vLLM's kernel for small messages. The faster one counts.
     hop        to the next stage: latency + 2 * tokens * hidden_size * bytes per number / link rate
-    overhead   constants per batch, sequence and layer, and another per layer for tokens of a prompt: each stage's process prepares, launches and samples every batch
+    overhead   constants per batch, sequence and layer, and another per layer for tokens of a prompt: each stage's
+               process prepares, launches and samples every batch
 
 Matrices of routed experts count apart from the others, with rates of their own (kernels.py). Rates are the measured
 ones times the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when
@@ -26,10 +27,10 @@ from dataclasses import dataclass
 
 from uellm.hardware import NVLINK, Device
 from uellm.models.kernels import Kernel
-from uellm.planner.cost.kernels import KernelName, Share, rates
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.efficiency import Efficiency
+from uellm.planner.kernels import KernelName, Share, rates
 from uellm.step_time import StepTime
 
 
