@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from plans.cases import CASES, Case
@@ -32,3 +34,12 @@ def test_the_plan_is_one_that_an_engineer_would_sign(case: Case, measured: bool)
     shape = (found.recommended_replicas or 1, found.tensor, found.pipeline)
     assert shape in case.accepted, case.why
     assert found.slo is None or found.slo.feasible
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=lambda case: case.name)
+def test_the_objective_latency_never_takes_a_slower_plan_than_it_rejects(case: Case) -> None:
+    found = made(case, measured=True, objective="Latency")
+    told = re.compile(r"a request takes (\d+\.\d+) s instead of (\d+\.\d+) s")
+    for entry in found.alternatives:
+        if match := told.search(entry.rejected):
+            assert float(match[1]) >= float(match[2]), entry.rejected

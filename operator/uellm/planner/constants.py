@@ -55,6 +55,11 @@ CHUNK_WITHOUT_PACE = 8192
 TYPICAL_CHUNK = 512
 TYPICAL_SEQUENCES = 64
 LEAST_SEQUENCES = 8
+# Places for sequences that a plan has in any case, and for each request in flight on average: bursts need more.
+ENOUGH_SEQUENCES = 256
+PLACES_PER_REQUEST = 4
+# How many times as large a chunk is tried where the one chosen makes a plan miss its targets.
+LARGER_CHUNKS = (2, 4, 16)
 
 # The share of requests that keep a predicted TTFT: status tells the measured p99 beside it. Prompts may keep the engine
 # busy so far, for a queue at 1 never ends (and at .95 it holds 19 prompts).

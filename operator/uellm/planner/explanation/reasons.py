@@ -39,8 +39,8 @@ def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> t
     rated = sorted({device.product for device in best.assignment.devices if device.rated})
     if rated:
         notes.append(
-            f"speeds of {', '.join(rated)} are not measured on these nodes: those of the product are assumed, as measured "
-            "elsewhere or taken from the data sheet"
+            f"speeds of {', '.join(rated)} are not measured on these nodes: those of the product are assumed, "
+            "as measured elsewhere or taken from the data sheet"
         )
     slowest = evaluator.slowest(best)
     if slowest is not None:
