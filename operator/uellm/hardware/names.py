@@ -13,5 +13,5 @@ LinkKind = Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"]
 LINK_KINDS: tuple[str, ...] = get_args(LinkKind)
 """The fastest first."""
 
-NVLINK = "NVLink"
+NVLINK: LinkKind = "NVLink"
 SLOWEST_LINK = "SYS"
