@@ -5,7 +5,7 @@
 DIRECTORY holds serving.csv.gz and memory.csv: published points with their source, figures alone; they are no part of
 this project. Every usable point is predicted as `uellm predict` does it. `--docs` writes the page with its plot, and
 published-fit.json. `--fit` fits the cost model's figures again, to all groups of sources, and tells how well each group
-is predicted by a fit to the others; the figures in use are those of planner/constants.py and planner/cost/kernels.py.
+is predicted by a fit to the others; the figures in use are those of planner/constants.py and planner/kernels.py.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from published_runs.rows import Row
-from uellm.planner.cost.kernels import KernelName, Kernels, Share, kernel_name
 from uellm.planner.cost.pipeline import Pipeline
-from uellm.planner.cost.replay import Counts, Replay
+from uellm.planner.cost.replay import Counts, LoopSteps
 from uellm.planner.efficiency import Efficiency
+from uellm.planner.kernels import KernelName, Kernels, KernelShare, kernel_name
 from uellm.planner.prediction.point import Point, read_point
 from uellm.planner.prediction.serve import closed_loop, pipeline_of
 from uellm.planner.vllm.version import engine_version
@@ -165,8 +165,8 @@ def efficiency(figures: Figures, point: Point) -> Efficiency:
         request_s=figures["request_s"],
         prompt_token_s=figures["prompt_token_s"],
         kernels=Kernels(
-            {name: Share(_share(figures, "linear", name), 1.0) for name in NAMES},
-            {name: Share(_share(figures, "experts", name), _share(figures, "read", name)) for name in NAMES},
+            {name: KernelShare(_share(figures, "linear", name), 1.0) for name in NAMES},
+            {name: KernelShare(_share(figures, "experts", name), _share(figures, "read", name)) for name in NAMES},
         ),
     )
 
@@ -176,7 +176,7 @@ def _share(figures: Figures, kind: str, name: str) -> float:
     return figures.get(SAME.get(key, key), 1.0)
 
 
-_ONE = dict.fromkeys(NAMES, Share(1.0, 1.0))
+_ONE = dict.fromkeys(NAMES, KernelShare(1.0, 1.0))
 WHOLE = Efficiency(
     compute=1.0,
     attention=1.0,
@@ -196,7 +196,7 @@ def _steps(point: Point) -> list[tuple[float, float, Counts, int]]:
     """Prompt tokens, sequences, how often, and the requests of the point; steps of nearly the same size as one."""
     if point.decode_batch is not None:
         return [(0.0, point.decode_batch, Counts(1, point.decode_batch, 0), 1)]
-    replay: Replay = closed_loop(point)
+    replay: LoopSteps = closed_loop(point)
     bins: dict[tuple[int, int], list[float]] = {}
     for (tokens, sequences), counts in replay.sizes.items():
         key = (_bin(tokens), _bin(sequences))

@@ -30,6 +30,8 @@ class Device:
     fp16_flops_per_s: float | None = None
     fp8_flops_per_s: float | None = None
     memory_bytes_per_s: float | None = None
+    rated: bool = False
+    """Whether the rates are those of the product, because nobody measured this device."""
     measured_at: str = ""
     health_state: str = HEALTHY
     health_reason: str = ""

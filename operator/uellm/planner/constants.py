@@ -2,7 +2,7 @@
 
 They are defaults; `uellm calibrate` and measurements on the node replace them. Other figures stay elsewhere: limits of
 an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
-(uellm/placement_policies.py), rates by number format (cost/kernels.py) and by GPU product (hardware/products.py), and
+(uellm/placement_policies.py), rates by number format (kernels.py) and by GPU product (hardware/products.py), and
 what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
 """
 
@@ -55,6 +55,11 @@ CHUNK_WITHOUT_PACE = 8192
 TYPICAL_CHUNK = 512
 TYPICAL_SEQUENCES = 64
 LEAST_SEQUENCES = 8
+# Places for sequences that a plan has in any case, and for each request in flight on average: bursts need more.
+ENOUGH_SEQUENCES = 256
+PLACES_PER_REQUEST = 4
+# How many times as large a chunk is tried where the one chosen makes a plan miss its targets.
+LARGER_CHUNKS = (2, 4, 16)
 
 # The share of requests that meet a predicted TTFT; status reports the measured p99 beside it. The second figure limits
 # the engine's utilisation by prompts, because at 1 a queue grows without limit (and at .95 it holds 19 prompts).
@@ -68,7 +73,7 @@ ASSUMED_TPOT_S = 0.05
 ASSUMED_TTFT_S = 1.0
 
 # What follows is fitted to published measurements of vLLM on GPUs (bench/published.py fits and prints it; the rates by
-# number format are in cost/kernels.py). Shares of the measured rates of plain matrix products and copies:
+# number format are in kernels.py). Shares of the measured rates of plain matrix products and copies:
 COMPUTE_EFFICIENCY = 0.808
 ATTENTION_EFFICIENCY = 0.514  # attention of a prompt's tokens
 MEMORY_EFFICIENCY = 0.946

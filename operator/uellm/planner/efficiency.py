@@ -9,7 +9,7 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.planner import constants as c
-from uellm.planner.cost.kernels import DEFAULT, Kernels
+from uellm.planner.kernels import DEFAULT, Kernels
 from uellm.planner.vllm.version import engine_version
 
 _KEYS = ("compute", "memory", "stepOverheadSeconds", "perSequenceSeconds")

@@ -106,11 +106,8 @@ def test_a_point_that_cannot_be_predicted_says_why_and_the_others_stand(predict,
 
 def test_points_need_names_of_their_own_and_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "points.json"
-    for content, says in (
-        ([POINT, POINT], "'a' stands there twice"),
-        ({}, "must be a list of points"),
-        ([3], "object"),
-    ):
+    wrong = (([POINT, POINT], "'a' stands there twice"), ({}, "must be a list of points"), ([3], "must be an object"))
+    for content, says in wrong:
         file.write_text(json.dumps(content))
         assert main(["predict", str(file)]) == 2
         assert says in capsys.readouterr().err

@@ -12,7 +12,7 @@ ROOT = Path(uellm.planner.__file__).parent
 ELSEWHERE = {
     "calibration/calibrate.py",
     "calibration/fitting.py",
-    "cost/kernels.py",
+    "kernels.py",
     "nodes/capability.py",
     "vllm/defaults.py",
     "vllm/flags.py",

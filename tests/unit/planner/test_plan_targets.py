@@ -64,7 +64,7 @@ def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
 
 def test_replicas_without_room_now_rank_after_those_with_room(build) -> None:
     """One H100 would provide half of what is needed; all L4s are free."""
-    load = replace(LOAD, requests_per_s=40.0)
+    load = replace(LOAD, requests_per_s=80.0)
     same = EngineRequest(args=("--max-num-seqs", "256"))
     fast, slow = build.node("b", "H100"), [build.node(f"a{index}", "L4 " * 8) for index in range(8)]
     alone = plan(build.request(fast, workload=load, classes=strict(tpot_s=0.1)))

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 
 from uellm.hardware import NVLINK, Device
 from uellm.models.kernels import Kernel
-from uellm.planner.cost.kernels import KernelName, Share, rates
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.efficiency import Efficiency
+from uellm.planner.kernels import KernelName, KernelShare, rates
 from uellm.step_time import StepTime
 
 
@@ -250,7 +250,7 @@ def _matrices(
     devices: Sequence[Device],
     efficiency: Efficiency,
     kernel: Kernel,
-    shares: Mapping[KernelName, Share],
+    shares: Mapping[KernelName, KernelShare],
     flops: float,
     size_bytes: float,
 ) -> Matrices:

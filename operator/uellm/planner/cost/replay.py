@@ -43,7 +43,7 @@ class Limits:
     sequences: int
 
 
-class Step(NamedTuple):
+class EngineStep(NamedTuple):
     """One step of the engine."""
 
     prompt_tokens: int
@@ -92,7 +92,7 @@ class Engine:
         """So many requests arrive."""
         self._prompts.extend([self.prompt_tokens] * requests)
 
-    def plan(self) -> Step:
+    def plan(self) -> EngineStep:
         """The next step."""
         decoding = len(self._ends)
         room, places = self.limits.chunk - decoding, self.limits.sequences - decoding
@@ -103,13 +103,13 @@ class Engine:
             take = min(room, left)
             room, places, tokens = room - take, places - 1, tokens + take
             firsts += take == left
-        return Step(tokens, decoding, firsts)
+        return EngineStep(tokens, decoding, firsts)
 
-    def alike(self, step: Step) -> int:
+    def alike(self, step: EngineStep) -> int:
         """How many steps like this one follow, if nobody arrives."""
         return max(1, self._ends[0] - self._step) if not step.prompt_tokens and self._ends else 1
 
-    def apply(self, step: Step, count: int) -> int:
+    def apply(self, step: EngineStep, count: int) -> int:
         """The state after `count` such steps; the number of answers that ended."""
         self._step += count
         left = step.prompt_tokens
@@ -148,7 +148,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Replay:
+class LoopSteps:
     """The steps of a closed loop."""
 
     load: ClosedLoop
@@ -170,9 +170,9 @@ class Replay:
         return Served(waited / requests + before_engine_s, decoded / max(1, tokens), total, requests)
 
 
-def replay(load: ClosedLoop, limits: Limits) -> Replay:
+def replay(load: ClosedLoop, limits: Limits) -> LoopSteps:
     """The steps from the first wave to the last answer."""
-    found, engine = Replay(load), Engine(load.prompt_tokens, load.output_tokens, limits)
+    found, engine = LoopSteps(load), Engine(load.prompt_tokens, load.output_tokens, limits)
     arriving = sent = min(load.clients, load.prompts)
     engine.arrive(arriving)
     arriving = 0

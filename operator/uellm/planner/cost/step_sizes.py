@@ -43,6 +43,11 @@ def steps(
     smallest = min(devices, key=lambda device: device.memory_bytes)
     tokens, sequences = default_steps(smallest.product, smallest.memory_bytes)
     why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
+    if demand.concurrency is not None:
+        # A place that no request takes costs memory for its logits.
+        enough = max(c.ENOUGH_SEQUENCES, math.ceil(demand.concurrency * c.PLACES_PER_REQUEST / 8) * 8)
+        if enough < sequences:
+            sequences, why_sequences = enough, "more are never in flight at this load"
     if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
         step = step_time(model, devices, shape, costs, links)
         if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
@@ -60,6 +65,21 @@ def steps(
         sequences, why_sequences = own, SET
     reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"
     return Steps(tokens, sequences, reason)
+
+
+def enlarged(sizes: Steps, factor: int, most_tokens: int, user: UserArgs) -> Steps:
+    """Steps with so many times the prompt tokens, for prompts that would wait too long; the same if the user set them.
+
+    A chunk is chosen for steps that are all full. At the load of a plan most are not, and a larger one may keep the
+    targets with fewer GPUs: a prompt then takes fewer steps, each of which costs a constant.
+    """
+    tokens = min(sizes.batched_tokens * factor, most_tokens)
+    if user.number(BATCHED_TOKENS) is not None or tokens == sizes.batched_tokens:
+        return sizes
+    reason = (
+        f"{BATCHED_TOKENS} {tokens}: smaller ones make prompts wait longer at this load; {SEQUENCES} {sizes.sequences}"
+    )
+    return Steps(tokens, sizes.sequences, reason)
 
 
 def step_time(

@@ -12,7 +12,7 @@ from uellm.planner import constants as c
 from uellm.planner.cost.open_loop import OpenLoop, open_loop
 from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.rates import Costs, Links
-from uellm.planner.cost.replay import ClosedLoop, Limits, Replay, Served, replay
+from uellm.planner.cost.replay import ClosedLoop, Limits, LoopSteps, Served, replay
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
@@ -67,7 +67,7 @@ def predict_point(point: Point, efficiency: Efficiency | None = None) -> Outcome
     return Outcome(memory, served.ttft_s, served.tpot_s, per_s, per_s * point.output_tokens)
 
 
-def closed_loop(point: Point, memory: Memory | None = None) -> Replay:
+def closed_loop(point: Point, memory: Memory | None = None) -> LoopSteps:
     """The steps of a point with clients that wait for their answers."""
     assert point.concurrency is not None
     requests = point.prompts or c.PROMPTS_PER_CLIENT * point.concurrency

@@ -17,7 +17,7 @@ UNPACKED: Literal["unpacked"] = "unpacked"
 KernelName = Kernel | Literal["unpacked"]
 
 
-class Share(NamedTuple):
+class KernelShare(NamedTuple):
     """The shares of a GPU's rates that a kernel reaches, relative to dense 16-bit matrices of the same engine."""
 
     compute: float
@@ -27,21 +27,21 @@ class Share(NamedTuple):
 
 # Fitted together with the figures of constants.py (bench/published.py). A share of memory above 1 says that tokens
 # choose the same experts more often than by chance, so that a step reads fewer of them.
-LINEAR: Mapping[KernelName, Share] = {
-    "16-bit": Share(1.0, 1.0),
-    "fp8": Share(0.997, 1.0),
-    "fp8-block": Share(0.719, 1.0),
-    "nvfp4": Share(2.84, 1.0),
-    "mxfp4": Share(2.84, 1.0),
-    "unpacked": Share(0.659, 1.0),
+LINEAR: Mapping[KernelName, KernelShare] = {
+    "16-bit": KernelShare(1.0, 1.0),
+    "fp8": KernelShare(0.997, 1.0),
+    "fp8-block": KernelShare(0.719, 1.0),
+    "nvfp4": KernelShare(2.84, 1.0),
+    "mxfp4": KernelShare(2.84, 1.0),
+    "unpacked": KernelShare(0.659, 1.0),
 }
-EXPERTS: Mapping[KernelName, Share] = {
-    "16-bit": Share(0.622, 0.715),
-    "fp8": Share(0.339, 0.712),
-    "fp8-block": Share(0.339, 0.712),
-    "nvfp4": Share(1.53, 1.01),
-    "mxfp4": Share(1.5, 1.23),
-    "unpacked": Share(0.485, 0.829),
+EXPERTS: Mapping[KernelName, KernelShare] = {
+    "16-bit": KernelShare(0.622, 0.715),
+    "fp8": KernelShare(0.339, 0.712),
+    "fp8-block": KernelShare(0.339, 0.712),
+    "nvfp4": KernelShare(1.53, 1.01),
+    "mxfp4": KernelShare(1.5, 1.23),
+    "unpacked": KernelShare(0.485, 0.829),
 }
 # The compute capability from which GPUs have tensor cores for a format; int4 is unpacked everywhere.
 LEAST_CAPABILITY: Mapping[Kernel, tuple[int, int]] = {
@@ -61,8 +61,8 @@ LEAST_FP8_RATIO = 1.4
 class Kernels:
     """The shares by format, of most matrices and of routed experts."""
 
-    linear: Mapping[KernelName, Share] = field(default_factory=lambda: LINEAR)
-    experts: Mapping[KernelName, Share] = field(default_factory=lambda: EXPERTS)
+    linear: Mapping[KernelName, KernelShare] = field(default_factory=lambda: LINEAR)
+    experts: Mapping[KernelName, KernelShare] = field(default_factory=lambda: EXPERTS)
 
 
 DEFAULT = Kernels()
@@ -78,7 +78,9 @@ def kernel_name(device: Device, kernel: Kernel) -> KernelName:
     return kernel if own >= least else UNPACKED
 
 
-def rates(device: Device, flops_per_s: float, share: Mapping[KernelName, Share], kernel: Kernel) -> tuple[float, float]:
+def rates(
+    device: Device, flops_per_s: float, share: Mapping[KernelName, KernelShare], kernel: Kernel
+) -> tuple[float, float]:
     """FLOP/s and the share of the memory rate, given the rate of 16-bit products."""
     name = kernel_name(device, kernel)
     if name in ("fp8", "fp8-block"):
