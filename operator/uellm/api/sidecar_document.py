@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from uellm.api.base import Model
 from uellm.api.llmservice import Scheduling
+from uellm.api.scalars import Duration, duration_s
 from uellm.api.slo import ServiceClass
 
 VERSION = 1
@@ -40,6 +41,7 @@ class SidecarQueue(Scheduling):
     model_config = _LENIENT
 
 
+BodyBytes = Annotated[int, Field(ge=1, le=256 * 1024 * 1024)]
 _Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
@@ -100,6 +102,35 @@ class SidecarPrediction(Model):
     """Whether to use a learned model as well, in its own process. It needs the extra `predictor` and 110 MB."""
 
 
+class SidecarRoute(Model):
+    """What is different for one route."""
+
+    model_config = _LENIENT
+
+    path: str
+    """The route, such as `/v1/audio/transcriptions`."""
+    max_body_bytes: BodyBytes
+    """Bytes of one request's body."""
+
+
+class SidecarHttp(Model):
+    """What clients may send, and how long connections stay open."""
+
+    model_config = _LENIENT
+
+    idle_timeout: Duration = "70m"
+    """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
+    max_body_bytes: BodyBytes = 256 * 1024 * 1024
+    """Bytes of one request's body. All bodies together have 256 MiB."""
+    routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
+    """Other limits for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds that a connection may be unused."""
+        return duration_s(self.idle_timeout)
+
+
 class EngineDocument(Model):
     """`engine.yaml`."""
 
@@ -138,6 +169,8 @@ class SidecarDocument(Model):
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
     """The engine."""
+    http: SidecarHttp = SidecarHttp()
+    """Connections and bodies."""
     auth: SidecarAuth = SidecarAuth()
     """Who may send requests."""
     prediction: SidecarPrediction = SidecarPrediction()
@@ -155,9 +188,9 @@ class SidecarDocument(Model):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The document without empty sections and without unset fields in `engine`, `auth` and `prediction`."""
-        optional = ("model", "engine", "auth", "prediction", "allowedRoutes")
-        return _sparse(super().to_dict(), self, ("engine", "auth", "prediction"), optional=optional)
+        """The document without empty sections and without unset fields in its sections."""
+        optional = ("model", "engine", "http", "auth", "prediction", "allowedRoutes")
+        return _sparse(super().to_dict(), self, ("engine", "http", "auth", "prediction"), optional=optional)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns only where there is no engine to become: 1 it cannot be launched, 2 bad command line."""
     args = _parser().parse_args(argv)
     if args.drain:
-        return drain(args.drain, timeout_s=args.drain_timeout)
+        return drain(args.drain, args.placement.parent, timeout_s=args.drain_timeout)
     stand_by(serve=_probes(args))
     environment = dict(os.environ)
     plan_hash = ""

@@ -6,11 +6,12 @@ The engine's parent, which answers the kubelet's probes of the engine, asks here
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from uellm import drain_token
 from uellm.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
@@ -86,8 +87,9 @@ class Management:
         reply.send(200, _JSON, json.dumps(self._proxy.attainment()).encode())
 
     async def _drain(self, request: Request, reply: Reply) -> None:
-        if not _from_this_pod(request):
-            _error(reply, 403, "only the pod's own preStop hook may drain it")
+        if not self._from_this_pod(request):
+            message = f"only the pod's own preStop hook may drain it: send the content of {drain_token.FILE} as "
+            _error(reply, 403, f"{message}{drain_token.HEADER}")
             return
         started_s = asyncio.get_running_loop().time()
         self._proxy.drain.begin(lame_duck_s=self._lame_duck_s)
@@ -98,6 +100,17 @@ class Management:
             "seconds": round(asyncio.get_running_loop().time() - started_s, 1),
         }
         reply.send(200, _JSON, json.dumps(answer).encode())
+
+    def _from_this_pod(self, request: Request) -> bool:
+        """Whether the request has the secret that only this pod's containers can read and write."""
+        given = request.headers.get(drain_token.HEADER)
+        if not given or self._placement is None:
+            return False
+        try:
+            expected = (self._placement.parent / drain_token.FILE).read_bytes()
+        except OSError:
+            return False
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected)
 
     def _live(self) -> bool:
         """Starting counts as alive: the startup probe judges an engine that has never answered."""
@@ -121,14 +134,6 @@ def _error(reply: Reply, status: int, message: str) -> None:
 
 def _error_body(message: str) -> bytes:
     return json.dumps({"error": {"message": message}}).encode()
-
-
-def _from_this_pod(request: Request) -> bool:
-    """Whether the peer is on loopback. Anyone in the cluster can reach this port, but only the pod may drain itself."""
-    try:
-        return ipaddress.ip_address(request.peer).is_loopback
-    except ValueError:
-        return False
 
 
 def _read(path: Path | None) -> bytes | None:

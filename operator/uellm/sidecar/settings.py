@@ -7,10 +7,12 @@ setting, so a reload cannot leave some parts with old settings and others with n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from uellm.api.sidecar_document import SidecarHttp
 from uellm.errors import BadInput
+from uellm.http import RequestLimits
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
 from uellm.sidecar.secrets import KeyDirectory
@@ -42,6 +44,8 @@ class Settings:
     """API keys that are accepted."""
     predicts_lengths: bool
     """Output lengths are predicted."""
+    http: SidecarHttp
+    """Connections and bodies."""
     uses_learned_model: bool
     """The learned model is asked as well; implies `predicts_lengths`."""
 
@@ -60,7 +64,18 @@ class Settings:
             allowed_routes=config.allowed_routes,
             keys=keys,
             predicts_lengths=predicts,
+            http=config.http,
             uses_learned_model=predicts and config.prediction.learned,
+        )
+
+    def limits(self, base: RequestLimits) -> RequestLimits:
+        """`base` with what the configuration sets."""
+        http, given = self.http, self.http.model_fields_set
+        return replace(
+            base,
+            idle_s=http.idle_timeout_s if "idle_timeout" in given else base.idle_s,
+            body_bytes=http.max_body_bytes if "max_body_bytes" in given else base.body_bytes,
+            body_bytes_of=base.body_bytes_of | {route.path: route.max_body_bytes for route in http.routes},
         )
 
 

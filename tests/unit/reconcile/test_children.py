@@ -118,7 +118,7 @@ def test_every_container_meets_pod_security_restricted(made):
 def test_the_sidecar_is_a_native_one_that_outlives_the_engine(made):
     sidecar = containers(made())["sidecar"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["args"][:3] == ["sidecar", "--listen=0.0.0.0:8000", "--engine=http://127.0.0.1:8001"]
+    assert sidecar["args"][:3] == ["sidecar", "--listen=:8000", "--engine=http://127.0.0.1:8001"]
 
 
 def test_the_engines_parent_answers_the_kubelet_for_it(made):

@@ -16,6 +16,7 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
+from uellm import drain_token
 from uellm.http import EngineAddress, ServerConnection
 from uellm.sidecar.process import Address, Sidecar, SidecarOptions
 
@@ -65,7 +66,9 @@ class FakeEngine:
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            max_field_size=65536,
+            max_line_size=2**20,
+            max_field_size=2**20,
+            max_headers=2000,
             shutdown_timeout=0.01,
         )
         await self._runner.setup()
@@ -145,6 +148,11 @@ class Harness:
     def management(self, path: str) -> URL:
         return URL(f"http://127.0.0.1:{self.sidecar.metrics_port}{path}", encoded=True)
 
+    def drain(self) -> Any:
+        """What the engine's preStop hook asks for."""
+        (self.config.parent / drain_token.FILE).write_text("secret")
+        return self.client.post(self.management("/uellm/drain"), headers={drain_token.HEADER: "secret"})
+
     def post(self, body: bytes = b"{}", *, path: str = CHAT, **headers: str) -> Any:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(self.url(path), data=body, headers={"Content-Type": "application/json", **named})
@@ -216,6 +224,7 @@ async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
                 "metrics_listen": anywhere,
                 "engine": engine.address,
                 "config": config,
+                "placement": tmp_path / "placement.json",
                 "engine_poll_s": 0.02,
                 "engine_poll_away_s": 0.02,
                 "config_poll_s": 3600.0,

@@ -74,17 +74,6 @@ async def test_a_refusal_reaches_a_client_that_is_still_sending(harness):
     await asyncio.gather(sending, return_exceptions=True)
 
 
-async def test_a_client_that_half_closes_its_connection_has_disconnected(engine, harness, eventually):
-    engine.script = engine.on_word
-    _, writer = await harness.connect()
-    writer.write(POST % (2, b"{}"))
-    received = await engine.arrivals.get()
-    writer.write_eof()
-    await asyncio.wait_for(received.left.wait(), 1.0)
-    await eventually(lambda: harness.outcomes() == {"client_left": 1})
-    writer.close()
-
-
 async def test_a_body_with_nothing_but_framing_is_refused(harness):
     reader, writer = await harness.connect()
     writer.write(b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n")
