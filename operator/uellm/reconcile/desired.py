@@ -77,9 +77,10 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
 
 
 def _devices_json(observed: Observed, plan: Plan) -> str:
-    """Facts of the GPUs of nodes on which a replica may run."""
+    """Facts of the GPUs of nodes on which a replica runs or may run."""
     nodes = {each.facts.name: each.facts for each in observed.nodes}
-    return facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices).to_json()
+    own = sorted({pod["spec"].get("nodeName") or "" for pod in observed.pods})
+    return facts_of(nodes_for_facts([*own, *plan.nodes], nodes), plan.devices).to_json()
 
 
 def reloaded(observed: Observed) -> DesiredState:
