@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.cli.arguments import add_output
+from uellm.cli.exact import engine_facts
 from uellm.cli.files import read_json
 from uellm.models import (
     Architecture,
@@ -16,12 +17,18 @@ from uellm.models import (
     find_tensors,
     read_architecture,
     read_directory,
+    with_engine_facts,
     with_quantization_file,
 )
 from uellm.planner.units import size
 
 QUANTIZATION_FILE = "hf_quant_config.json"
 """ModelOpt's file beside config.json."""
+ORIGINS = {
+    "config": "",
+    "safetensors": " (from the safetensors headers)",
+    "engine": " (as vLLM's own class has them)",
+}
 FEW_RUNS = 4
 """The most runs of equal layers that a table lists; more are abbreviated."""
 
@@ -49,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="Q",
         help="none, fp8, awq, gptq ... (default: auto, as in config.json)",
     )
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="bytes, KV cache and state as vLLM's own class has them, built without weights; needs the extra "
+        "engine-cpu, and takes about half a minute",
+    )
     add_output(parser, "table", "json")
 
 
@@ -65,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         tensors = find_tensors(directory) if whole else None
     model = read_architecture(config, dtype=args.dtype, quantization=args.quantization, tensors=tensors)
+    if args.exact:
+        model = with_engine_facts(model, engine_facts(config))
     print(json.dumps(document(model)) if args.output == "json" else table(model))
     return 0
 
@@ -75,7 +90,7 @@ def document(model: Architecture) -> dict[str, Any]:
         "architecture": model.name,
         "dtype": model.dtype,
         "quantization": model.quantization,
-        "source": "safetensors" if model.measured else "config",
+        "source": model.source,
         "parameters": model.parameters,
         "activeParameters": model.active_parameters,
         "layers": model.layers,
@@ -108,7 +123,7 @@ def table(model: Architecture) -> str:
     """A table for people: one row for each kind of layer."""
     quantization = f", {model.quantization}" if model.quantization != "none" else ""
     active = f" ({model.active_parameters:,} for a token)" if model.experts else ""
-    origin = " (from the safetensors headers)" if model.measured else ""
+    origin = ORIGINS[model.source]
     lines = [
         f"{model.name}, {model.dtype}{quantization}",
         f"parameters     {model.parameters:,}{active}",

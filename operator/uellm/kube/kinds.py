@@ -72,6 +72,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         REPLICASET,
         PDB,
         EVENT,
+        CORE_EVENT,
         LEASE,
         CRD,
     )

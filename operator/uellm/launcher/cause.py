@@ -107,7 +107,8 @@ def _with_continuation(lines: Sequence[OutputLine], index: int, match: re.Match[
         return f"{match['name']}: {text}"
     following = [line.text.strip() for line in lines[index + 1 : index + 4] if line.process == lines[index].process]
     more = " ".join(part for part in following if part and not part.startswith(("Traceback", "The above exception")))
-    return f"{match['name']}: {text} {more}".replace(":  ", ": ").strip()
+    # Pydantic shows the whole input after its message.
+    return f"{match['name']}: {text} {more.split(' [type=')[0]}".replace(":  ", ": ").strip()
 
 
 def _plainly(said: str) -> str:

@@ -4,8 +4,17 @@ Everything is pure except `find_tensors` and `read_directory`, which read files.
 """
 
 from uellm.models.architecture import Architecture
+from uellm.models.engine import with_engine_facts
 from uellm.models.precision import with_quantization_file
 from uellm.models.reading import read_architecture
 from uellm.models.safetensors import Tensor, find_tensors, read_directory
 
-__all__ = ["Architecture", "Tensor", "find_tensors", "read_architecture", "read_directory", "with_quantization_file"]
+__all__ = [
+    "Architecture",
+    "Tensor",
+    "find_tensors",
+    "read_architecture",
+    "read_directory",
+    "with_engine_facts",
+    "with_quantization_file",
+]

@@ -71,7 +71,9 @@ class Architecture:
     exact: bool = True
     """Whether the formula is known to be exact for this model; a note says why not."""
     measured: bool = False
-    """Whether bytes come from the checkpoint's headers; otherwise they are computed from config.json."""
+    """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
+    source: str = "config"
+    """Where the bytes come from: config, safetensors (the checkpoint's headers) or engine (vLLM's own class)."""
     notes: tuple[str, ...] = ()
     """Assumptions made while reading, as sentences."""
 

@@ -81,6 +81,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architec
         tower_bytes=tally.places.get("tower", 0),
         parameters=tally.numbers if plain else model.parameters,
         measured=True,
+        source="safetensors",
     )
     if model.asserted and abs(found.weight_bytes / model.weight_bytes - 1) > NOTEWORTHY:
         raise BadInput(

@@ -17,6 +17,7 @@ import pytest
 
 from uellm.http import EngineAddress
 from uellm.sidecar.request.dispatch import Dispatcher
+from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.scheduling import EngineState, Options, Targets, Ticket
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -146,6 +147,47 @@ async def test_a_stream_in_whole_chunks_arrives_exactly_and_is_counted(raw, laun
     line = accessed(caplog)
     assert (line["bytesOut"], line["outputTokens"], line["promptTokens"]) == (len(client.body), 31, 7)
     assert line["tpotMilliseconds"] is not None
+
+
+NULL = [event(f"w{n}", usage=None) for n in range(30)]
+CONTINUOUS = [
+    event(f"w{n}", usage={"prompt_tokens": 7, "completion_tokens": n + 1, "total_tokens": n + 8}) for n in range(30)
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({}, NULL), (TOLD, NULL), (TOLD, CONTINUOUS)],
+    ids=["null, taken out", "null, asked for", "in every event"],
+)
+async def test_events_that_name_the_usage_pass_as_they_came_too(
+    raw, launch, caplog, eventually, monkeypatch, fields, words
+):
+    caplog.set_level(logging.INFO, "uellm.sidecar.access")
+    passed: list[bytes] = []
+    take = FastPath.take
+    monkeypatch.setattr(FastPath, "take", lambda path, piece: take(path, piece) and not passed.append(piece))
+    harness = await launch(engine=raw.address)
+    sent = [event(""), *words, event("", "stop", usage=None)]
+    raw.pieces = [chunk(piece) for piece in (*sent, usage(31), DONE)]
+    raw.steps = len(sent) - 1
+    async with asking(harness, **fields) as client:
+        await client.rest(raw)
+    assert client.body == b"".join([*sent, *([usage(31)] if fields else []), DONE])
+    await eventually(lambda: harness.outcomes() == {"completed": 1})
+    assert passed == [chunk(piece) for piece in words]
+    assert (accessed(caplog)["outputTokens"], accessed(caplog)["promptTokens"]) == (31, 7)
+
+
+async def test_the_last_usage_counts_where_a_stream_with_usage_in_every_event_breaks(raw, launch, caplog, eventually):
+    caplog.set_level(logging.INFO, "uellm.sidecar.access")
+    harness = await launch(engine=raw.address)
+    raw.pieces = [chunk(piece) for piece in (event(""), *CONTINUOUS[:10])]
+    raw.pieces.append(b"not a chunk")
+    async with asking(harness, **TOLD) as client:
+        await client.rest(raw)
+    await eventually(lambda: harness.outcomes() == {"engine_lost": 1})
+    assert (accessed(caplog)["outputTokens"], accessed(caplog)["promptTokens"]) == (10, 7)
 
 
 async def test_events_are_counted_if_no_usage_is_reported(raw, launch, caplog, eventually):

@@ -54,7 +54,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         embedding_width=config.count("embedding_size"),
         other_embedding=tables * hidden + norm * traits.embedding_norm,
         head_bias=traits.head_bias and head,
-        classifier=classes * hidden,
+        classifier=_classifier(traits, hidden, classes),
         has_head=head,
         experts=mixture.total if mixture else 0,
         experts_per_token=mixture.per_token if mixture else 0,
@@ -131,6 +131,11 @@ def _heads(config: Config, hidden: int, kinds: list[LayerPlan], *, latent: bool)
         return attention.heads_of(config, hidden)
     heads = config.size(*names.STATE_HEADS, default=1)
     return Heads(heads, heads, 1)
+
+
+def _classifier(traits: Traits, hidden: int, classes: int) -> int:
+    """Numbers of a classifier's head; encoders have a dense layer before it, and biases."""
+    return classes * hidden + (hidden * hidden + hidden + classes) * (traits.encoder and classes > 0)
 
 
 def _norm(traits: Traits, hidden: int) -> int:

@@ -31,7 +31,11 @@ def dense_width(config: Config, traits: Traits, hidden: int, index: int) -> int:
     fields = traits.dense_width or names.MLP_WIDTH
     name = next((name for name in fields if config.value(name) is not None), None)
     if name is None:
-        return 4 * hidden if not traits.gated or config.value("n_embd") else config.size(*fields)
+        return (
+            4 * hidden
+            if not traits.gated or (config.value("n_embd") or config.value("n_embed"))
+            else config.size(*fields)
+        )
     value = config.value(name)
     if isinstance(value, list | tuple):
         if not index < len(value):

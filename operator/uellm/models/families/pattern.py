@@ -64,7 +64,7 @@ def layer_kinds(config: Config, traits: Traits, layers: int, *, experts: bool) -
     if any(each in MLPS and KINDS.get(each) == NOTHING for each in written):
         # Nemotron-H's layers are a mixer or an MLP each, never both.
         return [LayerPlan(mixer, MLPS.get(word, NO_MLP)) for mixer, word in zip(mixers, written, strict=True)]
-    mlps = _mlps(config, layers) if experts else [DENSE] * layers
+    mlps = _mlps(config, layers) if experts else [NO_MLP if traits.without_mlp else DENSE] * layers
     return [LayerPlan(mixer, mlp) for mixer, mlp in zip(mixers, mlps, strict=True)]
 
 

@@ -34,7 +34,7 @@ BERT = Traits(
 DELTA = Traits(mlp_bias=False, query_key_norm="width", output_gate=True, shared_gate=True)
 GEMMA = Traits(norms=2, mlp_bias=False, tied=True)
 GEMMA_SANDWICH = Traits(norms=4, mlp_bias=False, tied=True, slides=True, window_pattern=2)
-MAMBA = Traits(norms=1, layer_path="backbone.layers")
+MAMBA = Traits(norms=1, without_mlp=True, layer_path="backbone.layers")
 HYBRID = Traits()
 
 TABLE: dict[str, Traits] = {

@@ -59,6 +59,8 @@ class Traits:
     dense_width: tuple[str, ...] = ()
     """The fields of the dense layers' width, where it is not intermediate_size."""
     layer_path: str = "model.layers"
+    without_mlp: bool = False
+    """Layers that mix tokens have no MLP; intermediate_size is the mixer's own width."""
     side_by_side: bool = False
     """Attention and Mamba read the same input in every layer."""
     half_width: bool = False

@@ -51,7 +51,7 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
     """The pod template of a revision, the user's own merged over ours. Raises BadInput where that is impossible."""
     ours = {
         "metadata": {
-            "labels": {**labels(desired.service.name), REVISION_LABEL: revision},
+            "labels": labels(desired.service.name),
             "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
@@ -73,7 +73,9 @@ def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
             "volumes": _volumes(desired, revision),
         },
     }
-    return merge_template(ours, desired.service.spec.template.to_dict())
+    merged = merge_template(ours, desired.service.spec.template.to_dict())
+    merged["metadata"].setdefault("labels", {})[REVISION_LABEL] = revision
+    return merged
 
 
 def _asks_extender(desired: DesiredState) -> bool:

@@ -33,6 +33,8 @@ class PlanningQuestion:
     """A replica finds no place."""
     may_improve: bool = False
     """A better plan may take the place of one that works."""
+    revise: bool = False
+    """The spec is another than the one that the plan in force was predicted for."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
         """The plan to use, given what the planner says."""
@@ -57,6 +59,6 @@ class PlanningAnswer:
 
 def answer(question: PlanningQuestion) -> PlanningAnswer:
     """Plan, choose and render."""
-    evaluation = evaluate(question.request, question.incumbent, question.hardware)
+    evaluation = evaluate(question.request, question.incumbent, question.hardware, revise=question.revise)
     choice = question.choice(evaluation)
     return PlanningAnswer(choice, None if choice.plan is None else render(choice.plan, question.request))

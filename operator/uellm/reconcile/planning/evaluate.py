@@ -10,6 +10,7 @@ from uellm.planner import Outlook, outlook, plan, still_holds
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
+from uellm.planner.revised import revised
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.plan_status import recorded
 
@@ -33,10 +34,17 @@ class Evaluation(NamedTuple):
     """The incumbent with what is predicted of it now; None where that has not changed."""
 
 
-def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...] | None) -> Evaluation:
+def evaluate(
+    request: PlanRequest,
+    incumbent: Plan | None,
+    hardware: tuple[NodeOffer, ...] | None,
+    *,
+    revise: bool = False,
+) -> Evaluation:
     """Plan anew, and check the incumbent against what is offered and against the bare `hardware`; None: not checked.
 
     The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
+    `revise`: predict the incumbent anew, for the spec has changed.
     Errors are returned as values, because an exception with two arguments cannot be pickled.
     """
     broken = broken_hardware = None
@@ -57,10 +65,18 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     except BadInput as error:
         return failed._replace(failure=Obstacle("InvalidOverride", str(error)))
     try:
-        return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after)
+        kept = None
+        if incumbent is not None and (revise or _judged_otherwise(incumbent, before)):
+            kept = recorded(revised(incumbent, request, fresh))
+        return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after, kept)
     except ValueError as error:
         message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
         return failed._replace(failure=Obstacle("PlannerFailed", message))
+
+
+def _judged_otherwise(incumbent: Plan, now: Outlook | None) -> bool:
+    """True where the plan's verdict on the targets no longer is what today's measurements give."""
+    return now is not None and incumbent.slo is not None and incumbent.slo.feasible != now.keeps
 
 
 def _broken(incumbent: Plan, request: PlanRequest) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from uellm.api.names import REVISION_LABEL
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, living
 from uellm.reconcile.pods.reports import Fetch
 
@@ -56,8 +57,11 @@ class Running:
         self._wanted: dict[str, WantedConfig] = {}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]], wanted: WantedConfig) -> float | None:
-        """Ask the pods whose report is due. Returns in how many seconds the next is; None: all are as wanted."""
-        asked = [pod for pod in serving(pods) if pod["status"].get("podIP")]
+        """Ask the pods whose report is due. Returns in how many seconds the next is; None: all are as wanted.
+
+        Pods of another revision are about to go: they are not asked.
+        """
+        asked = [pod for pod in serving(pods) if pod["status"].get("podIP") and _revision(pod) == wanted.revision]
         await asyncio.gather(*(self._ask(pod, wanted) for pod in asked if self._is_due(pod, wanted)))
         late = [uid for pod in asked if not self._is_as_wanted(uid := _uid(pod), wanted)]
         now_s = self._clock()
@@ -107,6 +111,8 @@ def unconfirmed(
     """Why pods that serve do not yet run what is wanted; None where every one of them reports that it does."""
     for pod in serving(pods):
         name, report = pod["metadata"]["name"], reports.get(_uid(pod))
+        if _revision(pod) != wanted.revision:
+            return _rolling_out(name, _revision(pod), wanted)
         if report is None:
             return EngineReadiness(
                 False,
@@ -122,12 +128,20 @@ def unconfirmed(
             )
             return EngineReadiness(False, "NotReported", message, stalled=True)
         if report.revision != wanted.revision:
-            message = f"pod {name} runs revision {report.revision}, and {wanted.revision} is wanted"
-            return EngineReadiness(False, "RollingOut", message)
+            return _rolling_out(name, report.revision, wanted)
         if report.config_digest != wanted.config_digest:
             message = f"the sidecar of pod {name} has not taken over the new configuration yet"
             return EngineReadiness(False, "Reloading", message)
     return None
+
+
+def _rolling_out(pod: str, revision: str, wanted: WantedConfig) -> EngineReadiness:
+    message = f"pod {pod} runs revision {revision or 'of an earlier release'}, and {wanted.revision} is wanted"
+    return EngineReadiness(False, "RollingOut", message)
+
+
+def _revision(pod: Mapping[str, Any]) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL) or "")
 
 
 def _uid(pod: Mapping[str, Any]) -> str:
