@@ -17,22 +17,25 @@ from uellm.controller.probes import ProbeServer
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.transport import REQUEST_TIMEOUT_S
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.planning import Planning
-from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, WorkerProcess
+from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
 from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
 
-# Passes at a time. Most of the time they wait for the API server or the planner.
-WORKERS = 8
-# Every pass may have to wait for its turn at the planner.
-LONGEST_PASS_S = WORKERS * PLANNING_TIMEOUT_S + 60.0
+# Passes at a time. Most of the time they wait for the API server, or for a pod that a network policy hides.
+WORKERS = 32
+# Planners at a time, each in a process of its own.
+PLANNERS = 2
+# A pass waits for no search, but it may wait for several calls of the API server, and for one rendering.
+LONGEST_PASS_S = 5 * REQUEST_TIMEOUT_S + PLANNING_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,10 @@ class _Operator:
         lease = Lease(lease_kube, self._options.namespace, self._options.identity)
         kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s, observe=observe))
         fetch = await self._stack.enter_async_context(HttpReports())
-        worker = self._stack.enter_context(WorkerProcess())
-        planning = Planning(self._cache, worker, observe=metrics.planned)
+        worker = self._stack.enter_context(Workers(PLANNERS))
+        planning = Planning(
+            self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
+        )
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
         reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)

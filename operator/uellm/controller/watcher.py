@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from uellm.controller.queue import FIRST
 from uellm.kube import DELETED
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
@@ -79,9 +80,11 @@ class Watcher:
         key = key_of(obj)
         before = self._cache.service(key)
         self._store(LLMSERVICE, event, obj)
-        self._mark(key, 0.0)
         after = self._cache.service(key)
-        if before is not None and (after is None or _generation(after) != _generation(before)):
+        changed = before is not None and (after is None or _generation(after) != _generation(before))
+        # What a person has just changed waits for no resync and no cold start.
+        self._mark(key, FIRST if changed else 0.0)
+        if changed:
             self._others_may_fit()
 
     def _on_child(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:

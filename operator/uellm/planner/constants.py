@@ -114,3 +114,15 @@ MOST_ALTERNATIVES = 8
 MOST_NODES_NAMED = 3
 # The most devices and links in plan.json: each takes some hundred bytes, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
+
+# Nodes in devices.json. With eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have.
+MOST_NODES = 64
+
+# The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
+SAME_CLASS = 0.02
+
+# The largest tensor parallelism that a refusal suggests.
+MOST_SUGGESTED = 16
+
+# Bytes of a number in a KV cache of bfloat16 or float16.
+WIDE_BYTES = 2

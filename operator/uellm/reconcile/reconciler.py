@@ -99,6 +99,8 @@ class Reconciler:
             kubelets_words=self._kubelet_events.of(key),
         )
         planned = await self._planning.plan(observed, now)
+        if planned is None:
+            return None  # it is being planned, and is marked when that is done
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
         if recheck_s == 0.0:
             return recheck_s

@@ -139,3 +139,25 @@ async def test_a_pass_that_fails_comes_again(caplog):
 async def test_a_mistake_in_a_pass_ends_no_worker(caplog):
     assert await run(Handler(ValueError("oops"), None), "a") == ["a", "a"]
     assert "oops" in caplog.text
+
+
+def test_a_key_that_goes_first_is_taken_before_all_that_are_due():
+    schedule = Schedule()
+    for key in ("a", "b", "c"):
+        schedule.mark(key, 0)
+    schedule.mark("c", 5, first=True)
+    schedule.mark("d", 1, first=True)
+    assert [schedule.take(5) for _ in range(5)] == ["c", "d", "a", "b", None]
+
+
+def test_a_key_that_goes_first_still_waits_until_its_work_is_done():
+    schedule = Schedule()
+    schedule.mark("a", 0)
+    assert schedule.take(0) == "a"
+    schedule.mark("b", 0)
+    schedule.mark("a", 1, first=True)
+    assert schedule.take(1) == "b"
+    assert schedule.take(1) is None
+    schedule.done("a")
+    assert schedule.take(1) == "a"
+    assert schedule.take(9) is None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from uellm.controller.queue import FIRST
 from uellm.controller.watcher import SETTLE_S, Watcher
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
@@ -74,6 +75,10 @@ def test_a_changed_spec_or_a_deletion_marks_those_that_wait_for_gpus(world):
     world.waiting = [B]
     assert (B, SETTLE_S) in world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2))
     assert (B, SETTLE_S) in world.heard(LLMSERVICE, "DELETED", service(A, generation=2, version=3))
+
+
+def test_a_service_that_somebody_changed_goes_ahead_of_all_others(world):
+    assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2))[0] == (A, FIRST)
 
 
 def test_a_status_change_marks_no_other_service(world):

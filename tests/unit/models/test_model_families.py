@@ -232,9 +232,7 @@ def test_tied_embeddings_may_be_set_only_at_the_wrappers_level() -> None:
         ),
     ],
 )
-def test_an_error_in_a_familys_fields_is_one_line(
-    family: str, fields: dict, field: str, words: str
-) -> None:
+def test_an_error_in_a_familys_fields_is_one_line(family: str, fields: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read(family, **fields)
     assert raised.value.field == f"config.{field}"

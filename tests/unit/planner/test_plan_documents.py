@@ -136,9 +136,12 @@ def test_what_the_user_sets_is_not_set_again(unlike) -> None:
     ]  # the config that the architecture was read from
 
 
-def test_a_float32_checkpoint_is_served_as_it_was_planned(build) -> None:
-    request = build.request(build.node("a", "H100"), config={**build.config, "torch_dtype": "float32"})
-    assert document(request)["engine"]["args"][:2] == ["--dtype", "float32"]
+def test_a_float32_checkpoint_is_planned_in_bfloat16_as_vllm_serves_it(build) -> None:
+    node = build.node("a", "H100")
+    request = build.request(node, config={**build.config, "torch_dtype": "float32"})
+    plain = build.request(node, config={**build.config, "torch_dtype": "bfloat16"})
+    assert "--dtype" not in document(request)["engine"]["args"]
+    assert document(request)["instance"] == document(plain)["instance"]
 
 
 def test_transient_facts_are_not_written(unlike) -> None:

@@ -31,16 +31,27 @@ class World:
         self.broken = None
         self.rendered = []
         self.renders_itself = True
-        self.planning = Planning(self.cache, self)
+        self.planning = Planning(self.cache, self, workers=2)
         self.revisions = {}
         self.version = 100
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Condition()
 
     async def answer(self, question):
         self.requests.append(question.request)
+        async with self._changed:
+            self._changed.notify_all()
         await asyncio.sleep(0)  # other tasks get a turn, as with a real worker
+        await self.gate.wait()
         choice = question.choice(self._evaluation(question.request, question.incumbent))
         rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
         return PlanningAnswer(choice, rendered or None)
+
+    async def asked(self, times):
+        """Wait until the planner was asked so often."""
+        async with asyncio.timeout(5), self._changed:
+            await self._changed.wait_for(lambda: len(self.requests) >= times)
 
     async def render(self, plan, request):
         self.rendered.append(plan)
@@ -108,6 +119,46 @@ async def test_services_planned_at_the_same_time_share_no_gpu(world):
         world.service(name)
     choices = await asyncio.gather(world.plan("one"), world.plan("two"))
     assert sorted(choice.plan is None for choice in choices) == [False, True]
+
+
+async def test_a_search_whose_room_was_taken_meanwhile_is_repeated(world):
+    world.node("a", None, None)
+    world.node("b", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+    choices = await asyncio.gather(world.plan("one"), world.plan("two"))
+    assert all(choice.plan for choice in choices)
+    world.service("three")
+    assert (await world.plan("three")).failure.reason == "NoFit"
+
+
+async def test_two_searches_run_at_a_time(world):
+    world.node("a", *[None] * 8)
+    for name in ("one", "two", "three"):
+        world.service(name)
+    world.gate.clear()
+    searches = [asyncio.create_task(world.plan(name)) for name in ("one", "two", "three")]
+    await world.asked(2)
+    assert world.planning.in_line == 1
+    world.gate.set()
+    assert all(choice.plan for choice in await asyncio.gather(*searches))
+
+
+async def test_services_whose_searches_are_long_leave_a_worker_to_the_others(world, monkeypatch):
+    monkeypatch.setattr("uellm.reconcile.planning.planning.SLOW_S", -1.0)
+    world.node("a", *[None] * 8)
+    for name in ("long", "longer"):
+        world.service(name)
+        await world.plan(name)
+    world.node("b", None, None)  # every service is planned again
+    world.service("short")
+    world.gate.clear()
+    asked = len(world.requests)
+    searches = [asyncio.create_task(world.plan(name)) for name in ("long", "longer", "short")]
+    await world.asked(asked + 2)
+    assert {request.service for request in world.requests[asked:]} == {"ns/long", "ns/short"}
+    world.gate.set()
+    await asyncio.gather(*searches)
 
 
 async def test_a_pass_for_another_reason_does_not_plan(world):
@@ -318,3 +369,70 @@ async def test_nothing_is_rendered_for_a_service_without_a_plan(world):
     world.service("one")
     assert await world.planned("one") == (await world.plan("one"), None)
     assert world.rendered == []
+
+
+@pytest.fixture
+def background(world):
+    """The same world, whose passes do not wait for searches; which services were told of the end of one."""
+    world.told = asyncio.Queue()
+    world.planning = Planning(world.cache, world, workers=2, on_planned=world.told.put_nowait)
+    return world
+
+
+async def test_a_pass_does_not_wait_for_a_search_and_is_told_of_its_end(background):
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    assert await background.planned("one") is None
+    assert await background.told.get() == Key("ns", "one")
+    assert (await background.plan("one")).plan is not None
+    assert len(background.requests) == 1
+
+
+async def test_more_replicas_are_had_at_once_while_their_plan_is_sought(background):
+    background.node("a", *[None] * 8)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    chosen = (await background.planned("one")).choice.plan
+    document = background.service("one", plan=chosen, replicas=2)
+    document["metadata"]["generation"] += 1
+    background.put(LLMSERVICE, document)
+    background.deployed("one")
+    background.gate.clear()
+    planned = await background.planned("one")
+    assert planned.choice.plan == chosen
+    assert planned.rendered is not None
+    background.gate.set()
+    await background.told.get()
+
+
+async def test_a_service_that_is_deleted_while_it_is_planned_is_promised_nothing(background):
+    background.node("a", None, None)
+    background.service("one")
+    background.gate.clear()
+    assert await background.planned("one") is None
+    await background.asked(1)
+    background.planning.forget(Key("ns", "one"))
+    await background.told.get()
+    background.gate.set()
+    background.service("two")
+    assert await background.planned("two") is None
+    await background.told.get()
+    assert (await background.plan("two")).plan is not None
+
+
+async def test_a_search_that_failed_is_told_by_the_next_pass(background):
+    class PlannerGone(Exception):
+        pass
+
+    async def gone(_):
+        raise PlannerGone
+
+    background.answer = gone
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    with pytest.raises(PlannerGone):
+        await background.planned("one")

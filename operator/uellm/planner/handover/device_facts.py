@@ -13,10 +13,9 @@ from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Device, Link, Node
+from uellm.planner.constants import MOST_NODES
 
 NAME = "devices.json"
-MOST_NODES = 64
-"""Nodes in devices.json; with eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have."""
 
 
 @dataclass(frozen=True, slots=True)

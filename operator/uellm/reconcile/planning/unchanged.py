@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from uellm.api.names import EFFICIENCY_ANNOTATION
-from uellm.kube.kinds import DEPLOYMENT
+from uellm.planner.result import Plan
 from uellm.reconcile.observe import Observed
 
 
@@ -17,11 +17,11 @@ class Inputs(NamedTuple):
 
     spec: tuple[Any, ...]
     """Which spec, and which calibration."""
-    plan_in_force: Any
-    children: tuple[Any, ...]
-    """Which children exist and what somebody may have done to them."""
-    placed: bool
+    own_plan: bool
+    """The status has the chosen plan, or none yet; not somebody else's."""
     stranded: bool
+    lost_place: bool
+    """A replica had a place when the plan was chosen, and has none now."""
     hardware: int
     """Version of the nodes."""
     room: tuple[int, int] | None
@@ -29,27 +29,17 @@ class Inputs(NamedTuple):
 
 
 def inputs_of(
-    observed: Observed, *, placed: bool, stranded: bool, hardware: int, room: tuple[int, int] | None
+    observed: Observed, chosen: Plan | None, *, stranded: bool, lost_place: bool, hardware: int, room: tuple[int, int]
 ) -> Inputs:
-    """The inputs of a pass."""
+    """The inputs of a pass. `chosen`: the plan that was chosen last."""
     metadata = observed.document["metadata"]
     calibration = (metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
+    waits = chosen is None or stranded
     return Inputs(
         (metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration),
-        observed.status.get("plan"),
-        tuple(_state(observed)),
-        placed,
+        chosen is None or observed.incumbent in (None, chosen),
         stranded,
+        lost_place,
         hardware,
-        room,
+        room if waits else None,
     )
-
-
-def _state(observed: Observed) -> list[Any]:
-    found = []
-    for kind, child in sorted(observed.children.items()):
-        metadata = child["metadata"]
-        # A Deployment's status changes all the time and says nothing about what was asked for.
-        version = metadata.get("generation") if kind == DEPLOYMENT else metadata.get("resourceVersion")
-        found.append((kind.kind, metadata.get("uid"), version, metadata.get("annotations")))
-    return found
