@@ -18,7 +18,7 @@ NODES = ("a", "b")
 
 
 def annotation(gpus: int, *nodes: str) -> str:
-    return PlanAnnotation(gpus, GPU_RESOURCE, gpus, TASK, nodes, "default/llama").to_json()
+    return PlanAnnotation(gpus, GPU_RESOURCE, gpus, TASK, "default/llama").to_json()
 
 
 class World:

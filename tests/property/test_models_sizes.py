@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture
-from uellm.models.families import FAMILIES
+from uellm.models.families.table import TABLE
 
 NOISE = st.none() | st.integers() | st.lists(st.integers(), max_size=3)
 MANY = settings(max_examples=100, deadline=None)
@@ -25,7 +25,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     kv = draw(st.sampled_from([n for n in (1, 2, 4, 8) if heads % n == 0]))
     ffn, expert_width = draw(st.integers(1, 200)), draw(st.integers(1, 60))
     return {
-        "uellm_family": draw(st.sampled_from([family.name for family in FAMILIES])),
+        "uellm_family": draw(st.sampled_from(sorted(TABLE))),
         "vocab_size": draw(st.integers(1, 600)),
         "hidden_size": hidden,
         "intermediate_size": ffn,
@@ -69,9 +69,10 @@ def test_every_list_has_an_entry_a_layer_and_the_parts_make_the_whole(config: di
             assert len(getattr(model, name)) == model.layers, name
     ends = model.embedding_bytes + model.final_norm_bytes + model.lm_head_bytes
     assert model.weight_bytes == sum(model.layer_weight_bytes) + ends
-    wide = 4 - model.weight_dtype_bytes if "V3" in model.name else 0
-    corrections = sum(model.experts for experts in model.layer_expert_bytes if experts) * wide
-    assert model.weight_bytes == model.weight_dtype_bytes * model.parameters + corrections
+    # Some numbers are 32 bits wide for every dtype: biases of routers, state-space parameters.
+    wider = model.weight_bytes - model.weight_dtype_bytes * model.parameters
+    assert 0 <= wider <= (4 - model.weight_dtype_bytes) * model.parameters
+    assert wider % max(1, 4 - model.weight_dtype_bytes) == 0
     assert 0 < model.active_parameters <= model.parameters
     assert all(flops > 0 for flops in model.layer_flops_per_token)
 
@@ -168,8 +169,8 @@ def test_fields_that_no_family_reads_change_nothing(config: dict[str, Any], nois
     assert read_architecture({**noise, **config}) == read_architecture(config)
 
 
-def test_every_family_is_read_by_its_class_its_type_and_its_name() -> None:
-    for family in FAMILIES:
-        for way in ({"architectures": [family.architectures[0]]}, {"model_type": family.name}):
-            with pytest.raises(BadInput, match=r"^config\..*is missing"):
-                read_architecture(way)
+@pytest.mark.parametrize("family", sorted(TABLE))
+def test_every_family_is_found_by_its_type_and_by_its_name(family: str) -> None:
+    for way in ({"model_type": family}, {"uellm_family": family}):
+        with pytest.raises(BadInput, match=r"^config\..*is missing"):
+            read_architecture(way)

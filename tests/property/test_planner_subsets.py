@@ -17,6 +17,7 @@ from uellm.planner import Plan, plan
 from uellm.planner.assignment.assign import Task, assign
 from uellm.planner.assignment.every_subset import admits_some, refusal
 from uellm.planner.cost.rates import Costs
+from uellm.planner.handover.device_facts import facts_of
 from uellm.planner.handover.late_binding import bind
 from uellm.planner.handover.publish import plan_document
 from uellm.planner.nodes.pools import Pool
@@ -144,7 +145,7 @@ def test_every_plan_places_every_layer_once_within_memory_on_any_devices_a_pod_m
     for offer in request.nodes:
         if offer.node.name in made.nodes:
             for uuids in itertools.combinations(offer.free, made.gpus_per_replica):
-                binding = bind(document, uuids)
+                binding = bind(document, uuids, advice=facts_of(offer.node for offer in request.nodes))
                 assert sorted(binding.order) == sorted(uuids)
                 assert sum(binding.layers) == request.architecture.layers
 

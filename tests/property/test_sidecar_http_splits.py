@@ -47,7 +47,7 @@ def test_a_body_arrives_whole_and_leaves_what_follows_it(body, chunks, at, chunk
     parser, budget = HeadParser(), Budget()
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
     length = parser.parse(HEAD + framing).length
-    received = Body(length, parser, LIMITS, budget)
+    received = Body(length, parser, LIMITS.body_bytes, budget)
     left = b""
     for piece in cut(in_chunks(body, chunks) if chunked else body + b"NEXT", at):
         left += piece if received.complete else received.feed(piece)

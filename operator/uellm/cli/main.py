@@ -28,6 +28,7 @@ COMMANDS = {
     "place": Command("uellm.cli.place", "", "run the layer-placement solver on one instance"),
     "model": Command("uellm.cli.model", "", "show the bytes of each layer of a model"),
     "calibrate": Command("uellm.cli.calibrate", "", "fit the step-time model of an engine to measured steps"),
+    "predict": Command("uellm.cli.predict", "", "predict times and memory of engines under given loads"),
     "crds": Command("uellm.cli.crds", "", "print the CustomResourceDefinitions"),
     "profile": Command("uellm.cli.profile", "profiler", "show this node's GPUs and their links"),
     "profiler": Command(

@@ -45,7 +45,7 @@ _TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WorkPart:
     """Work of request `job` in seconds of the engine, to be done in the cells `first` to `last` inclusive."""
 
     job: int
@@ -84,7 +84,7 @@ def bound(jobs: Sequence[Job], engine: EngineFile, speed: float) -> float:
     end_s = max((until_s for parts in windows.values() for _, _, until_s in parts), default=0.0)
     cell_s = max(MIN_CELL_S, end_s / MAX_CELLS)
     parts = [
-        Part(index, work_s, int(from_s / cell_s), int(until_s / cell_s))
+        WorkPart(index, work_s, int(from_s / cell_s), int(until_s / cell_s))
         for index, of_job in windows.items()
         for work_s, from_s, until_s in of_job
     ]
@@ -136,7 +136,7 @@ Releases = dict[int, list[tuple[int, float]]]
 """By cell: the requests' columns, and the work that each releases there, in seconds."""
 
 
-def _most_served(parts: Sequence[Part], cell_s: float) -> float:
+def _most_served(parts: Sequence[WorkPart], cell_s: float) -> float:
     """The value of the programme: requests served, in fractions."""
     column_of = {job: column for column, job in enumerate(sorted({part.job for part in parts}))}
     chains: dict[int, Releases] = defaultdict(lambda: defaultdict(list))

@@ -38,14 +38,14 @@ RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], PlanRefusal | None]
 """Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
 
-class Refusal(NamedTuple):
+class NodeRefusal(NamedTuple):
     """Why a node is refused: a word to count by, and the sentence for people."""
 
     reason: str
     sentence: str
 
 
-Verdicts = dict[str, Refusal | None]
+Verdicts = dict[str, NodeRefusal | None]
 """By the shape of a node; None where the plan fits on it."""
 
 
@@ -92,18 +92,18 @@ class Judge:
             del self._verdicts[next(iter(self._verdicts))]
         return self._verdicts.setdefault(text, {})
 
-    def _refusal(self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: Verdicts) -> Refusal | None:
+    def _refusal(self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: Verdicts) -> NodeRefusal | None:
         if offer is None:
-            return Refusal("NoProfile", NO_PROFILE)
+            return NodeRefusal("NoProfile", NO_PROFILE)
         free, promised = len(offer.free), offer.promised
         if plan.gpus > free - promised:
             taken = f", {promised} of them promised to pods that start" if promised else ""
             unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
             said = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
-            return Refusal("TooFewFree", said)
+            return NodeRefusal("TooFewFree", said)
         if offer.shape not in verdicts:
             refusal = self._refusal_on(plan, offer.node, offer.free)
-            verdicts[offer.shape] = None if refusal is None else Refusal(type(refusal).__name__, sentence(refusal))
+            verdicts[offer.shape] = None if refusal is None else NodeRefusal(type(refusal).__name__, sentence(refusal))
         return verdicts[offer.shape]
 
 

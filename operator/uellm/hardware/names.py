@@ -16,5 +16,5 @@ LinkKind = Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"]
 LINK_KINDS: tuple[str, ...] = get_args(LinkKind)
 """Fastest first."""
 
-NVLINK = "NVLink"
+NVLINK: LinkKind = "NVLink"
 SLOWEST_LINK = "SYS"

@@ -28,7 +28,10 @@ class Device:
     memory_free_bytes: int | None = None
     bf16_flops_per_s: float | None = None
     fp16_flops_per_s: float | None = None
+    fp8_flops_per_s: float | None = None
     memory_bytes_per_s: float | None = None
+    rated: bool = False
+    """Whether the rates are those of the product, because nobody measured this device."""
     measured_at: str = ""
     health_state: str = HEALTHY
     health_reason: str = ""
@@ -60,6 +63,7 @@ class Device:
             memory_free_bytes=data.get("memoryFreeBytes"),
             bf16_flops_per_s=_giga(measured.get("bf16GigaflopsPerSecond")),
             fp16_flops_per_s=_giga(measured.get("fp16GigaflopsPerSecond")),
+            fp8_flops_per_s=_giga(measured.get("fp8GigaflopsPerSecond")),
             memory_bytes_per_s=_number(measured.get("memoryBytesPerSecond")),
             measured_at=measured.get("measuredAt", ""),
             health_state=health.get("state", HEALTHY),
@@ -73,6 +77,7 @@ class Device:
         measured = {
             "bf16GigaflopsPerSecond": _ungiga(self.bf16_flops_per_s),
             "fp16GigaflopsPerSecond": _ungiga(self.fp16_flops_per_s),
+            "fp8GigaflopsPerSecond": _ungiga(self.fp8_flops_per_s),
             "memoryBytesPerSecond": None if self.memory_bytes_per_s is None else int(self.memory_bytes_per_s),
             "measuredAt": self.measured_at or None,
         }

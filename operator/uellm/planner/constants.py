@@ -1,8 +1,9 @@
 """Every figure of the planner that is not measured, with its unit in its name and its source beside it.
 
-They are defaults; `uellm calibrate` and measurements on the node replace them. Three kinds of figures are elsewhere:
-limits of an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
-(uellm/placement_policies.py), and what vLLM supports on which GPU (nodes/capability.py).
+They are defaults; `uellm calibrate` and measurements on the node replace them. Other figures stay elsewhere: limits of
+an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
+(uellm/placement_policies.py), rates by number format (kernels.py) and by GPU product (hardware/products.py), and
+what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ GPU_MEMORY_UTILIZATION = "0.92"
 
 # Driver context and allocations of libraries outside of torch, measured on H100s with tensor size 1 and 2.
 CONTEXT_BYTES = 136 << 20  # 0.13 GiB
-TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more: NCCL's buffers and the custom all-reduce
+TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more, over NVLink: the buffers of the custom all-reduce
 
-# CUDA graphs. Measured between -0.9 and +1.0 GiB on H100s, so this is a cautious average: 0.5 GiB for 32 layers.
-CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
+# CUDA graphs: start-up logs of Qwen3-14B on L4 and L40S leave 0.3 GiB for those of 40 layers.
+CUDA_GRAPH_BYTES_PER_LAYER = 8 << 20
 
 # Peak of activations, in numbers of the model's dtype per token of a step. A layer's peak is in its MLP: gate and up
 # projections side by side, and their product (3 x intermediate); beside them the residual, the normed input, q, k, v
@@ -25,13 +26,10 @@ CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
 ACTIVATIONS_PER_HIDDEN = 6
 ACTIVATIONS_PER_INTERMEDIATE = 3
 
-# Sampling on the last stage, bytes per sequence and vocabulary entry: logits in 16 bits, their copy and the
-# probabilities in float32, the sorted values in float32 and their indices in int64 (vllm/v1/sample).
-SAMPLER_BYTES_PER_LOGIT = 22
-
-# vLLM's defaults for --max-num-batched-tokens and --max-num-seqs by device memory (vllm/engine/arg_utils.py).
-GIB = 1 << 30
-ENGINE_DEFAULTS = ((160 * GIB, 16384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
+# Kernels for MXFP4 experts fill whole tiles: the hidden size is rounded up to the first of these, and an expert's width
+# on a GPU to the second. Start-up logs of gpt-oss show 5 to 6 % more weights than the checkpoint, 12 % with tensor 4.
+MXFP4_HIDDEN_TILE = 256
+MXFP4_WIDTH_TILE = 64
 
 # vLLM allocates KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
 BLOCK_TOKENS = 128
@@ -39,9 +37,15 @@ BLOCK_TOKENS = 128
 # The CPU engine really allocates its KV cache, in the memory of the machine that simulates the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
-# Chunk sizes to choose from, in tokens per step. A step that takes at most this share of the TPOT target leaves room
-# for what a mean hides: longer contexts, and requests that wait a step (the guards of llm-d and Sarathi keep a similar
-# margin).
+# What a load on one engine is taken for where it is not told (cost/replay.py, cost/open_loop.py): so many prompts for
+# each client, as in benchmarks of engines; at a rate, enough requests for a queue to show. Answers differ from their
+# mean by this share at most, evenly spread: lengths of 0.8 to 1 of a limit.
+PROMPTS_PER_CLIENT = 10
+REQUESTS_AT_A_RATE = 500
+OUTPUT_SPREAD = 1 / 9
+
+# Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean
+# hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a similar margin).
 CHUNKS = (64, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 CHUNK_TPOT_SHARE = 0.85
 # Without a TPOT or E2E target: vLLM's default for large GPUs. More would only cost memory.
@@ -51,6 +55,11 @@ CHUNK_WITHOUT_PACE = 8192
 TYPICAL_CHUNK = 512
 TYPICAL_SEQUENCES = 64
 LEAST_SEQUENCES = 8
+# Places for sequences that a plan has in any case, and for each request in flight on average: bursts need more.
+ENOUGH_SEQUENCES = 256
+PLACES_PER_REQUEST = 4
+# How many times as large a chunk is tried where the one chosen makes a plan miss its targets.
+LARGER_CHUNKS = (2, 4, 16)
 
 # The share of requests that meet a predicted TTFT; status reports the measured p99 beside it. The second figure limits
 # the engine's utilisation by prompts, because at 1 a queue grows without limit (and at .95 it holds 19 prompts).
@@ -63,15 +72,24 @@ ASSUMED_OUTPUT_TOKENS = 256
 ASSUMED_TPOT_S = 0.05
 ASSUMED_TTFT_S = 1.0
 
-# Roofline: the share of the measured rates of plain matrix products and copies that a transformer's layers reach.
-COMPUTE_EFFICIENCY = 0.7
-MEMORY_EFFICIENCY = 0.8
-# Time of a step that does not depend on the model: scheduling, sampling, launching (vLLM V1, one sequence, small
-# models).
-STEP_OVERHEAD_S = 0.002
-# Time that a sequence adds to a step besides its bytes: its row in scheduler, sampler and output (reference engine: 15
-# us).
-PER_SEQUENCE_S = 15e-6
+# What follows is fitted to published measurements of vLLM on GPUs (bench/published.py fits and prints it; the rates by
+# number format are in kernels.py). Shares of the measured rates of plain matrix products and copies:
+COMPUTE_EFFICIENCY = 0.808
+ATTENTION_EFFICIENCY = 0.514  # attention of a prompt's tokens
+MEMORY_EFFICIENCY = 0.946
+# Time of a step besides its FLOPs and bytes: of its own, for each layer, for each sequence (its row in scheduler,
+# sampler and output), and for each layer if the step has tokens of a prompt, which CUDA graphs do not cover.
+STEP_OVERHEAD_S = 0.377e-3
+LAYER_S = 37.6e-6
+EXPERT_LAYER_S = 9.05e-6  # with routed experts, besides
+EAGER_LAYER_S = 300e-6  # with --enforce-eager, besides
+PER_SEQUENCE_S = 7.96e-6
+SERIAL_PER_SEQUENCE_S = 98.6e-6  # in versions that do not overlap this with the GPU's work (vllm/version.py)
+PROMPT_LAYER_S = 300e-6
+SERIAL_PROMPT_LAYER_S = 957e-6
+# Time before a request's prompt is in the engine, and what each token of it adds: HTTP, template, tokeniser.
+REQUEST_S = 10.4e-3
+PROMPT_TOKEN_S = 11.3e-6
 
 # A hop over a link that was not measured: a small copy over PCIe through host memory.
 UNMEASURED_LATENCY_S = 2e-5
@@ -114,3 +132,15 @@ MOST_ALTERNATIVES = 8
 MOST_NODES_NAMED = 3
 # The most devices and links in plan.json: each takes some hundred bytes, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
+
+# Nodes in devices.json. With eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have.
+MOST_NODES = 64
+
+# The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
+SAME_CLASS = 0.02
+
+# The largest tensor parallelism that a refusal suggests.
+MOST_SUGGESTED = 16
+
+# Bytes of a number in a KV cache of bfloat16 or float16.
+WIDE_BYTES = 2

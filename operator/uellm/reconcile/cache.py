@@ -156,6 +156,8 @@ class Cache:
         """`known`: what the profile said before, where it was asked for."""
         if kind == GPUNODEPROFILE:
             now = None if after is None or known is None else self.profiled_node(place[1])
+            if now is not None and known is not None and now.facts == known.facts:
+                now = self._profiled[place[1]] = known.with_holders(now.holders)
             self.hardware_version += now is None or known is None or now.facts != known.facts
             self.room_version += now is None or known is None or now.holders != known.holders
         elif kind == NODE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
+from uellm.planner.handover.device_facts import joined, names_for_facts
 from uellm.planner.result import Plan
 from uellm.reconcile.children import (
     DesiredState,
@@ -78,9 +78,10 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
 
 def _devices_json(observed: Observed, plan: Plan) -> str:
     """Facts of the GPUs of nodes on which a replica runs or may run."""
-    nodes = {each.facts.name: each.facts for each in observed.nodes}
+    nodes = {each.facts.name: each for each in observed.nodes}
     own = sorted({pod["spec"].get("nodeName") or "" for pod in observed.pods})
-    return facts_of(nodes_for_facts([*own, *plan.nodes], nodes), plan.devices).to_json()
+    chosen = names_for_facts([*own, *plan.nodes], nodes)
+    return joined({name: nodes[name].json for name in chosen}, plan.devices)
 
 
 def reloaded(observed: Observed) -> DesiredState:

@@ -84,7 +84,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     state = State("demo", base=tmp_path)
     with (
         state.locked(),
-        pytest.raises(ClusterError, match="another command is at work"),
+        pytest.raises(ClusterError, match="another command is working"),
         State("demo", base=tmp_path).locked(),
     ):
         pytest.fail("two commands hold the same cluster")

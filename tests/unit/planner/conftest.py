@@ -27,12 +27,12 @@ PRODUCTS = {
 }
 
 
-def gpu(node: str, index: int, product: str = "L4", **changes: Any) -> Device:
-    memory, flops, rate = PRODUCTS[product]
+def gpu(node: str, index: int, kind: str = "L4", **changes: Any) -> Device:
+    memory, flops, rate = PRODUCTS[kind]
     facts = {
         "uuid": f"{node}-gpu-{index}",
         "index": index,
-        "product": product,
+        "product": kind,
         "memory_bytes": int(memory),
         "bf16_flops_per_s": flops,
         "memory_bytes_per_s": rate,
@@ -41,8 +41,8 @@ def gpu(node: str, index: int, product: str = "L4", **changes: Any) -> Device:
 
 
 def unmeasured(node_name: str, index: int, product: str = "L4") -> Device:
-    """A GPU without measurements."""
-    return gpu(node_name, index, product, bf16_flops_per_s=None, memory_bytes_per_s=None)
+    """A GPU whose speeds nobody knows: its product is none that has known rates."""
+    return gpu(node_name, index, product, product="unknown", bf16_flops_per_s=None, memory_bytes_per_s=None)
 
 
 def node(name: str, products: str | Iterable[Any], **facts: Any) -> Node:

@@ -18,7 +18,7 @@ from uellm.planner.handover.plan_document import PlanDocument
 from uellm.planner.handover.publish import plan_document
 from uellm.reconcile.planning.calibration import efficiency_of
 
-MEASURED = Efficiency(0.55, 0.66, 0.004, 2e-5, "llama on L4")
+MEASURED = Efficiency.calibrated(0.55, 0.66, 0.004, 2e-5, "llama on L4")
 
 
 def service(build, **annotations: str) -> dict:

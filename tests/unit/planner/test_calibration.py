@@ -89,7 +89,7 @@ def test_the_report_has_the_error_on_held_out_measurements() -> None:
 
 
 def test_measured_stages_give_back_their_efficiencies() -> None:
-    truth = Efficiency(0.62, 0.85, 1.5e-3, 2e-5)
+    truth = Efficiency.calibrated(0.62, 0.85, 1.5e-3, 2e-5)
     found = calibrate(document(stages=measured_stages(truth, noise=0.02))).efficiency
     assert found is not None
     assert found.compute == pytest.approx(truth.compute, rel=0.03)
@@ -145,7 +145,7 @@ def test_the_command_writes_an_engine_that_can_be_read_and_one_json_document(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given, engine = tmp_path / "measured.json", tmp_path / "engine.json"
-    given.write_text(json.dumps(document(stages=measured_stages(Efficiency(0.6, 0.8, 1e-3, 0.0)))))
+    given.write_text(json.dumps(document(stages=measured_stages(Efficiency.calibrated(0.6, 0.8, 1e-3, 0.0)))))
     assert main(["calibrate", str(given), "-o", str(engine), "--format", "json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["report"]["steps"]["measurements"] == 120

@@ -12,8 +12,11 @@ ROOT = Path(uellm.planner.__file__).parent
 ELSEWHERE = {
     "calibration/calibrate.py",
     "calibration/fitting.py",
+    "kernels.py",
     "nodes/capability.py",
+    "vllm/defaults.py",
     "vllm/flags.py",
+    "vllm/version.py",
 }
 
 

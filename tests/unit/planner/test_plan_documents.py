@@ -14,7 +14,14 @@ from uellm.hardware import GPU_RESOURCE, Device
 from uellm.planner import plan
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.annotation import PlanAnnotation, refusal_on
-from uellm.planner.handover.device_facts import MOST_NODES, DeviceFacts, facts_of, nodes_for_facts
+from uellm.planner.handover.device_facts import (
+    MOST_NODES,
+    DeviceFacts,
+    NodeJson,
+    facts_of,
+    joined,
+    nodes_for_facts,
+)
 from uellm.planner.handover.plan_document import PlanDocument
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.refusals.sentences import sentence
@@ -60,6 +67,13 @@ def bound(request, uuids) -> late_binding.Binding:
 def annotated(request) -> PlanAnnotation:
     """The annotation as the extender reads it."""
     return PlanAnnotation.from_json(plan_annotation(plan(request), request).to_json())
+
+
+def test_devices_json_joined_from_the_nodes_own_parts_is_the_same_document(unlike) -> None:
+    nodes = {offer.node.name: offer.node for offer in unlike.nodes}
+    parts = {name: NodeJson.of(node) for name, node in nodes.items()}
+    assert joined(parts, ["a-0"]) == facts_of(nodes.values(), ["a-0"]).to_json()
+    assert joined({}, []) == facts_of(()).to_json()
 
 
 def test_plan_json_has_the_contracts_fields(unlike) -> None:
@@ -136,9 +150,12 @@ def test_what_the_user_sets_is_not_set_again(unlike) -> None:
     ]  # the config that the architecture was read from
 
 
-def test_a_float32_checkpoint_is_served_as_it_was_planned(build) -> None:
-    request = build.request(build.node("a", "H100"), config={**build.config, "torch_dtype": "float32"})
-    assert document(request)["engine"]["args"][:2] == ["--dtype", "float32"]
+def test_a_float32_checkpoint_is_planned_in_bfloat16_as_vllm_serves_it(build) -> None:
+    node = build.node("a", "H100")
+    request = build.request(node, config={**build.config, "torch_dtype": "float32"})
+    plain = build.request(node, config={**build.config, "torch_dtype": "bfloat16"})
+    assert "--dtype" not in document(request)["engine"]["args"]
+    assert document(request)["instance"] == document(plain)["instance"]
 
 
 def test_transient_facts_are_not_written(unlike) -> None:

@@ -15,7 +15,7 @@ from uellm.step_time import StepTime
 
 
 def close(found: StepTime, true: StepTime) -> bool:
-    return found.to_dict() == pytest.approx(true.to_dict(), rel=0.05)
+    return found.to_dict() == pytest.approx(true.to_dict(), rel=0.06)
 
 
 @pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (1, 2), (2, 2)])

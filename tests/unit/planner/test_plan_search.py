@@ -26,7 +26,10 @@ def test_the_fewest_gpus_that_fit_are_taken(build) -> None:
 
 def test_every_node_that_admits_the_shape_is_a_candidate_the_fastest_first(build) -> None:
     made = plan(
-        build.request(build.node("a", "L4"), build.node("b", "H100"), build.node("c", "T4"), build.node("d", "A10"))
+        build.request(
+            *(build.node(name, product) for name, product in zip("abcd", ("L4", "H100", "T4", "A10"), strict=True)),
+            engine=EngineRequest(args=("--max-num-seqs", "256")),
+        )
     )
     assert made.nodes == ("b", "d", "a")  # a T4 is too small
 
@@ -190,7 +193,7 @@ def test_no_fit_names_the_amount_the_device_and_what_to_change(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), config=build.large))
     assert error.reason == "NoFit"
     assert re.match(
-        r"needs 136\.\d GiB on one device; the largest free one has 20\.7 GiB \(a gpu-1\), 115\.\d GiB too little; "
+        r"needs 13\d\.\d GiB on one device; the largest free one has 20\.7 GiB \(a gpu-1\), 11\d\.\d GiB too little; "
         r"2 = tp1 x pp2 on",
         str(error),
     )
@@ -272,15 +275,21 @@ def test_replicas_follow_from_the_rate_that_one_serves(build) -> None:
 
 
 def test_nothing_is_predicted_of_devices_that_are_not_measured(build) -> None:
-    blank = build.gpu("a", 0, "L4", bf16_flops_per_s=None, memory_bytes_per_s=None)
-    made = plan(build.request(build.node("a", [blank])))
+    made = plan(build.request(build.node("a", [build.unmeasured("a", 0)])))
     assert made.predicted.tpot_ms is None
-    assert "speeds of L4 are not measured" in " ".join(made.assumptions)
+    assert "speeds of unknown are not measured, so nothing is predicted" in " ".join(made.assumptions)
     assert "tpotMilliseconds" not in made.to_dict()["predicted"]
 
 
+def test_a_known_product_that_nobody_measured_is_planned_with_the_rates_of_the_product(build) -> None:
+    blank = build.gpu("a", 0, "L4", product="NVIDIA L4", bf16_flops_per_s=None, memory_bytes_per_s=None)
+    made = plan(build.request(build.node("a", [blank])))
+    assert made.predicted.tpot_ms == pytest.approx(16.06e9 / (0.255e12 * 0.946) * 1e3, rel=0.1)
+    assert "speeds of NVIDIA L4 are not measured on these nodes: those of the product" in " ".join(made.assumptions)
+
+
 def test_equal_unmeasured_gpus_get_layers_that_fill_their_memory_evenly(build) -> None:
-    blank = [build.gpu("a", index, "T4", bf16_flops_per_s=None, memory_bytes_per_s=None) for index in range(2)]
+    blank = [build.unmeasured("a", index, "T4") for index in range(2)]
     made = plan(build.request(build.node("a", blank), overrides=Overrides(pipeline=2)))
     assert made.layers == (17, 15)  # logits and sampling are on the last stage
     assert abs(made.stages[0].memory.free - made.stages[1].memory.free) < GIB

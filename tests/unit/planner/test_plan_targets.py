@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from uellm.planner import plan
-from uellm.planner.request import SloClass, Workload
+from uellm.planner.request import EngineRequest, SloClass, Workload
 
 LOAD = Workload(requests_per_s=2.0, prompt_tokens_mean=512, output_tokens_mean=128)
 
@@ -34,7 +34,8 @@ def scaled(request, factor: float):
 
 def test_a_node_that_misses_a_target_is_rejected_if_another_meets_it(build) -> None:
     nodes = [build.node("a", "L4"), build.node("b", "H100")]
-    assert plan(build.request(*nodes)).nodes == ("b", "a")
+    same = EngineRequest(args=("--max-num-seqs", "256"))
+    assert plan(build.request(*nodes, engine=same)).nodes == ("b", "a")
     made = plan(build.request(*nodes, classes=strict(tpot_s=0.02)))
     assert made.nodes == ("b",)
     assert made.slo.feasible
@@ -63,12 +64,13 @@ def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
 
 def test_replicas_without_room_now_rank_after_those_with_room(build) -> None:
     """One H100 would provide half of what is needed; all L4s are free."""
-    load = replace(LOAD, requests_per_s=60.0)
+    load = replace(LOAD, requests_per_s=80.0)
+    same = EngineRequest(args=("--max-num-seqs", "256"))
     fast, slow = build.node("b", "H100"), [build.node(f"a{index}", "L4 " * 8) for index in range(8)]
     alone = plan(build.request(fast, workload=load, classes=strict(tpot_s=0.1)))
     assert alone.recommended_replicas > 1
     assert "have room for 1 now" in " ".join(alone.assumptions)
-    made = plan(build.request(fast, *slow, workload=load, classes=strict(tpot_s=0.1)))
+    made = plan(build.request(fast, *slow, workload=load, classes=strict(tpot_s=0.1), engine=same))
     room = sum(8 // made.gpus_per_replica for name in made.nodes if name != "b") + ("b" in made.nodes)
     assert room >= made.recommended_replicas
 

@@ -29,6 +29,7 @@ def after(keys: Path) -> dict[str, Any]:
         "prediction": {"learned": True},
         "auth": {"keysDirectory": str(keys)},
         "allowedRoutes": ["/sleep"],
+        "http": {"idleTimeout": "9s"},
     }
 
 

@@ -133,7 +133,7 @@ def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Effic
     if not (slow_compute and slow_memory):
         missing = "compute" if not slow_compute else "memory"
         raise BadInput(where, f"no stage is bound by {missing}: measure both long prompts and steps that only decode")
-    efficiency = Efficiency(1 / slow_compute, 1 / slow_memory, overhead, per_sequence, name)
+    efficiency = Efficiency.calibrated(1 / slow_compute, 1 / slow_memory, overhead, per_sequence, name)
     return efficiency, _report(first, second, seconds, order, found)
 
 

@@ -140,6 +140,7 @@ def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Dev
         device,
         bf16_flops_per_s=times(device.bf16_flops_per_s, compute),
         fp16_flops_per_s=times(device.fp16_flops_per_s, compute),
+        fp8_flops_per_s=times(device.fp8_flops_per_s, compute),
         memory_bytes_per_s=times(device.memory_bytes_per_s, memory),
     )
 

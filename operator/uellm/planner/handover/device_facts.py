@@ -7,16 +7,15 @@ with what the driver says and the facts of the GPU's class in plan.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Device, Link, Node
+from uellm.planner.constants import MOST_NODES
 
 NAME = "devices.json"
-MOST_NODES = 64
-"""Nodes in devices.json; with eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class DeviceFacts:
             "links": [link.to_dict() for link in self.links],
             "planned": list(self.planned),
         }
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+        return _compact(document)
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str = NAME) -> DeviceFacts:
@@ -62,6 +61,33 @@ def facts_of(nodes: Iterable[Node], planned: Sequence[str] = ()) -> DeviceFacts:
     return DeviceFacts({device.uuid: device for device in devices}, tuple(links), tuple(planned))
 
 
+@dataclass(frozen=True, slots=True)
+class NodeJson:
+    """A node's part of devices.json as text, made once and shared by the services that may run there."""
+
+    devices: str
+    links: str
+
+    @classmethod
+    def of(cls, node: Node) -> NodeJson:
+        """Of one node."""
+        facts = facts_of((node,))
+        entries = ([_entry(device) for device in facts.devices.values()], [link.to_dict() for link in facts.links])
+        return cls(*(_compact(part)[1:-1] for part in entries))
+
+
+def joined(nodes: Mapping[str, NodeJson], planned: Sequence[str]) -> str:
+    """devices.json of these nodes: what `facts_of(nodes, planned).to_json()` gives, without building it anew."""
+    ordered = [nodes[name] for name in sorted(nodes)]
+    devices = ",".join(node.devices for node in ordered if node.devices)
+    links = ",".join(node.links for node in ordered if node.links)
+    return f'{{"version":{VERSION},"devices":[{devices}],"links":[{links}],"planned":{_compact(list(planned))}}}'
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
 def facts_among(uuids: Sequence[str], known: Mapping[str, Device], links: Iterable[Link]) -> DeviceFacts:
     """The facts of a container's own devices."""
     own = {uuid: _lasting(known[uuid]) for uuid in uuids if uuid in known}
@@ -80,4 +106,9 @@ def _entry(device: Device) -> dict[str, Any]:
 
 def nodes_for_facts(names: Sequence[str], nodes: Mapping[str, Node]) -> list[Node]:
     """The first nodes of these, as many as devices.json has room for."""
-    return [nodes[name] for name in dict.fromkeys(names) if name in nodes][:MOST_NODES]
+    return [nodes[name] for name in names_for_facts(names, nodes)]
+
+
+def names_for_facts(names: Sequence[str], known: Container[str]) -> list[str]:
+    """The names of these nodes."""
+    return [name for name in dict.fromkeys(names) if name in known][:MOST_NODES]

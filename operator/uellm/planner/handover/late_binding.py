@@ -17,6 +17,7 @@ from uellm.hardware import Device, DeviceClass
 from uellm.planner.assignment.assign import Assignment, assign
 from uellm.planner.assignment.every_subset import room
 from uellm.planner.assignment.feasibility import needs
+from uellm.planner.constants import SAME_CLASS
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
 from uellm.planner.memory.kv_cache import kv_cache
@@ -26,9 +27,6 @@ from uellm.planner.spans import spans
 from uellm.planner.vllm.flags import KV_CACHE_BYTES
 from uellm.planner.vllm.refused_flags import flag_name
 from uellm.text import counted
-
-SAME_CLASS = 0.02
-"""By this share two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from uellm.planner.nodes.pools import pools_of_offer
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 
-MIB = 1 << 20
-
 
 def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeeds:
     """What a node must be for the plan."""
@@ -27,7 +25,7 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
     own = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
     simulated = bool(own) and all(node.simulated for node in own)
     known = [device.memory_bytes for node in own for device in node.devices if device.resource_name == resource_name]
-    most = max([*known, *(stage.memory_bytes for stage in plan.stages)], default=0) // MIB
+    most = max([*known, *(stage.memory_bytes for stage in plan.stages)], default=0) >> 20
     return NodeNeeds(
         resource_name=resource_name,
         gpus=plan.gpus_per_replica,
@@ -42,7 +40,7 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
 
 def least_memory_mib(task: Task, stages: int, most: int) -> int:
     """The least memory with which `stages` groups of GPUs that are all alike hold the task; at most `most` MiB."""
-    return _least(most, lambda mib: holds([memory_room(mib * MIB, task)] * stages, task))
+    return _least(most, lambda mib: holds([memory_room(mib << 20, task)] * stages, task))
 
 
 def _smallest_mib(task: Task, stages: int, most: int) -> int:
@@ -54,7 +52,7 @@ def _smallest_mib(task: Task, stages: int, most: int) -> int:
         return least_memory_mib(task, 1, most)
     layer = min(weights + kv for weights, kv in zip(task.layer_bytes, task.layer_kv_bytes, strict=True))
     ends = 0 if stages > 2 else min(task.first_bytes, task.last_bytes)
-    return _least(most, lambda mib: memory_room(mib * MIB, task) >= layer + ends)
+    return _least(most, lambda mib: memory_room(mib << 20, task) >= layer + ends)
 
 
 def _least(most: int, enough: Callable[[int], bool]) -> int:

@@ -15,7 +15,7 @@ from uellm.planner.assignment.every_subset import admits_some, refusal
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
-from uellm.planner.cost.step_sizes import steps
+from uellm.planner.cost.step_sizes import enlarged, steps
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_of_flag
@@ -26,6 +26,7 @@ from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
+from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
 
@@ -96,9 +97,16 @@ class Evaluator:
         """Whether the shape would be possible if we could choose the devices."""
         return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
 
-    def fit(self, pool: Pool, shape: Shape) -> Candidate | PlanRefusal:
-        """The shape on the node with its own step sizes, or why it is refused there."""
+    def fit(self, pool: Pool, shape: Shape, larger: int = 1) -> Candidate | PlanRefusal:
+        """The shape on the node with its own step sizes, or why it cannot be had there.
+
+        `larger`: so many times the chunk, up to vLLM's default; where the user has set it, it stays.
+        """
         sizes = self.steps(pool.devices, shape, pool.links)
+        if larger > 1:
+            smallest = min(pool.devices, key=lambda device: device.memory_bytes)
+            most = max(sizes.batched_tokens, default_steps(smallest.product, smallest.memory_bytes)[0])
+            sizes = enlarged(sizes, larger, most, self.user)
         return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
 
     def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | PlanRefusal:

@@ -1,7 +1,8 @@
 """Which of two placements is better: keys for comparison, and lower bounds of a key.
 
-    Efficiency  GPUs in all, then the policy's weighting of time and GPUs, then time
-    Latency     the policy's weighting of time and GPUs
+    Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time. A replica's GPUs count as the next
+                power of two, for the rest of them in a node is of little use
+    Latency     time, then GPUs in all (policy HE: as Efficiency)
     Throughput  requests a second of a replica, then GPUs in all
 
 Two criteria come before these. A plan that is predicted to meet its targets precedes one without a prediction. Replicas
@@ -59,10 +60,15 @@ def _head(candidate: Candidate, *, placed: bool) -> Key:
 def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: float) -> Key:
     total = gpus * replicas
     weights = policy_weights(request.policy)
-    # Without a prediction `seconds` is infinite, and 0 times infinity is not a number.
-    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * gpus
+    # Without a prediction `seconds` is infinite, and 0 times infinity is no number.
+    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * _occupied(gpus)
     if request.objective == "Throughput":
         return (-rate, total)
     if request.objective == "Latency" and request.policy != "HE":
-        return (weights.time * seconds + weights.devices * total, seconds)
-    return (total, weight, seconds)
+        return (seconds, total)
+    return (_occupied(gpus) * replicas, weight, seconds)
+
+
+def _occupied(gpus: int) -> int:
+    """GPUs that a replica leaves of no use to another of its size: 3, 5, 6 or 7 of a node's 8 count as 4 or 8."""
+    return 1 << (gpus - 1).bit_length()

@@ -110,18 +110,28 @@ class Sizer:
         return self._evaluators[key]
 
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
-        """The candidate for one of this number of replicas, or why that number is not enough."""
+        """One of so many replicas, or why so few do not do. Chunks are tried from the one that steps call for on."""
+        first = self._attempt(pool, shape, replicas, 1)
+        if not (isinstance(first, Refused) and isinstance(first.cause, MissedTargets | TooFewRequests)):
+            return first
+        for larger in c.LARGER_CHUNKS:
+            found = self._attempt(pool, shape, replicas, larger)
+            if isinstance(found, Candidate):
+                return found
+        return first
+
+    def _attempt(self, pool: Pool, shape: Shape, replicas: int, larger: int) -> Candidate | Refused:
         self.attempts += 1
         evaluator = self.evaluator(simulated=pool.simulated, replicas=replicas)
         sized_by_pace = self.request.workload.requests_per_s is not None and not pool.simulated
         if not sized_by_pace:
-            return self._judged(evaluator.fit(pool, shape), evaluator)
+            return self._judged(evaluator.fit(pool, shape, larger), evaluator)
         alone = self._alone(pool, replicas)
-        light = alone.fit(pool, shape)
+        light = alone.fit(pool, shape, larger)
         if isinstance(light, PlanRefusal):
             return Refused(light)
         if light.times is None:
-            return self._judged(evaluator.fit(pool, shape), evaluator)
+            return self._judged(evaluator.fit(pool, shape, larger), evaluator)
         verdict = self._judged(light, alone)
         if isinstance(verdict, Refused) and verdict.missed:
             return verdict
@@ -130,7 +140,7 @@ class Sizer:
             replicas=replicas,
             pace=RequestPace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s)),
         )
-        return self._judged(paced.fit(pool, shape), paced)
+        return self._judged(paced.fit(pool, shape, larger), paced)
 
     def _judged(self, found: Candidate | PlanRefusal, evaluator: Evaluator) -> Candidate | Refused:
         wanted = evaluator.demand

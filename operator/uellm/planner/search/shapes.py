@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from uellm.models import Architecture
+from uellm.planner.constants import MOST_SUGGESTED
 from uellm.planner.refusals.kinds import IndivisibleSize, SplitBlocks
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
-
-MOST_SUGGESTED = 16
-"""GPUs in the widths that a refusal suggests."""
 
 
 def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:

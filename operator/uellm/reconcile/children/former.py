@@ -31,9 +31,10 @@ class FormerConfig:
     def of(cls, data: Mapping[str, str]) -> FormerConfig | None:
         """From the ConfigMap's data; None where a release without revisions did not write it."""
         try:
+            plan_json = data[_PLAN_FILE]  # first: today's ConfigMaps have none, and YAML takes its time
             document = yaml.safe_load(data[_SIDECAR_FILE])
             sections = {name: document[name] for name in FORMER_SECTIONS if name in document}
-            return cls(data[_PLAN_FILE], sections)
+            return cls(plan_json, sections)
         except (KeyError, TypeError, yaml.YAMLError):
             return None
 

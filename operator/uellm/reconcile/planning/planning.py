@@ -132,6 +132,8 @@ class Planning:
         self._known: dict[Key, _Known] = {}
         self._on_planned = on_planned
         self._searches: dict[Key, asyncio.Task[None]] = {}
+        self._rooms: dict[Key, tuple[tuple[int, int, int], str]] = {}
+        """The last answers of `room_for_another`, and at which versions."""
         self._asked: dict[Key, Observed] = {}
         """What the last pass has seen of the services that wait for their turn."""
         self._errors: dict[Key, Exception] = {}
@@ -274,6 +276,7 @@ class Planning:
         self._renderings.pop(key, None)
         self._slow.discard(key)
         self._errors.pop(key, None)
+        self._rooms.pop(key, None)
         if (search := self._searches.pop(key, None)) is not None:
             search.cancel()  # its answer must not promise GPUs to a service that is gone
 
@@ -291,10 +294,20 @@ class Planning:
     def room_for_another(self, observed: Observed) -> str:
         """A node that has room for a replica besides those that run; empty for none."""
         assert observed.service is not None
+        versions = (self._cache.hardware_version, self._cache.room_version, self._ledger.version)
+        known = self._rooms.get(observed.key)
+        if known is None or known[0] != versions:
+            known = self._rooms[observed.key] = (versions, self._room_for_another(observed))
+        return known[1]
+
+    def _room_for_another(self, observed: Observed) -> str:
+        assert observed.service is not None
         commitment = self._ledger.get(observed.key)
         if commitment is None:
             return ""
-        everyone = offers(observed.nodes, [*self._claims(observed.key), claim(commitment, 0, observed.pods)], ())
+        everyone = offers(
+            observed.nodes, [*self._claims(observed.key), claim(commitment, observed.replicas, observed.pods)], ()
+        )
         nodes, _ = reachable(everyone, self._cache.node, observed.service)
         known = by_name(observed.nodes)
         fitting = (
