@@ -39,7 +39,7 @@ def test_a_component_that_runs_is_not_started_again(state: State) -> None:
     pid = processes.pid_of(state, "etcd")
     processes.ensure(state, "etcd", ["sleep", "100"], binaries=BIN)
     assert processes.pid_of(state, "etcd") == pid
-    assert len(processes.marked(state.directory)) == 1
+    until(lambda: len(processes.marked(state.directory)) == 1)
 
 
 LEADERLESS = """

@@ -122,3 +122,12 @@ def test_figures_without_new_measurements_return_to_the_model():
         estimate.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
     assert estimate.prefill_factor == pytest.approx(1.0, abs=0.2)
     assert estimate.decode_factor == pytest.approx(1.0, abs=0.02)
+
+
+def test_gaps_of_next_to_no_time_leave_a_mean_gap_to_divide_by() -> None:
+    step = StepEstimate()
+    step.observe(5e-324, 0.0, 0.0, 1.0)
+    assert step.gap_s > 0.0
+    step.discard_recent_gaps(0.0)
+    assert step.gap_s > 0.0
+    assert step.recent_gap_s > 0.0
