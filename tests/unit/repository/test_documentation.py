@@ -7,12 +7,15 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from uellm.api.node_labels import OwnLabelKeys
 from uellm.cli.main import COMMANDS, main
+from uellm.hardware import GPU_RESOURCE
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -145,6 +148,12 @@ def test_every_label_and_annotation_is_on_the_page_of_interfaces_and_no_other():
     written = {f"{group or 'uellm.io'}/{name}" for group, name in found}
     # The component that sends events has a name of the same form.
     assert told == written - {"uellm.io/controller"}
+
+
+def test_every_node_label_is_on_the_page_of_interfaces():
+    page = DOCS / "reference" / "interfaces.md"
+    keys = OwnLabelKeys.of(GPU_RESOURCE)
+    assert set(first_cells(section(page, "Node labels"))) == {getattr(keys, each.name) for each in fields(keys)}
 
 
 def test_the_ports_on_the_page_of_interfaces_are_those_of_the_code_and_the_chart():
