@@ -116,8 +116,9 @@ def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Ru
     assert allowed(run, f"{NAMESPACE}:uellm-operator", *may, *may_not) == may
 
 
-def test_the_profiler_may_write_profiles_alone(run: Run) -> None:
-    may, may_not = ["patch uellm.io/gpunodeprofiles/status"], ["patch /nodes", "get /secrets default"]
+def test_the_profiler_may_write_profiles_and_labels_of_nodes_alone(run: Run) -> None:
+    may = ["patch uellm.io/gpunodeprofiles/status", "patch /nodes"]
+    may_not = ["delete /nodes", "patch /pods default", "get /secrets default"]
     assert allowed(run, f"{PROFILER_NAMESPACE}:uellm-profiler", *may, *may_not) == may
 
 

@@ -31,9 +31,10 @@ def model(**config):
 
 
 async def test_an_unknown_architecture_is_an_invalid_model(refused):
-    reason, message, stalled, llama = await refused(model=model(architectures=["MambaForCausalLM"]))
+    unknown = model(architectures=["NobodysForCausalLM"], model_type="nobodys")
+    reason, message, stalled, llama = await refused(model=unknown)
     assert (reason, stalled) == ("InvalidModel", "True")
-    assert "MambaForCausalLM" in message
+    assert "NobodysForCausalLM" in message
     assert message.startswith("spec.model.config.architectures")
     assert (await llama.condition("Planned"))[1] == "InvalidModel"
 

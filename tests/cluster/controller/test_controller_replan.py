@@ -95,11 +95,12 @@ async def test_new_measurements_change_the_plans_facts_and_never_the_pods(operat
 
 async def test_a_plan_with_fewer_gpus_replaces_the_incumbent(operator, service, gpu_node):
     await gpu_node([12 * GIB, 12 * GIB])
-    llama = await service()
+    llama = await service(placement={"replan": "WhenBetter"})
     watching = operator()
     await watching.settle("llama")
     assert (await llama.plan())["gpusPerReplica"] == 2
     bigger = await gpu_node([24 * GIB])
+    watching.later(3600)  # beyond the cooldown
     await watching.settle("llama")
     plan = await llama.plan()
     assert (plan["gpusPerReplica"], plan["nodes"]) == (1, [bigger])
@@ -236,7 +237,7 @@ async def test_a_pod_that_no_node_can_hold_for_a_minute_calls_for_another_plan(
 
 async def test_a_plan_has_the_reason_why_it_was_made_or_replaced_another(operator, service, gpu_node, kube, namespace):
     await gpu_node([12 * GIB, 12 * GIB])
-    llama = await service()
+    llama = await service(placement={"replan": "WhenBetter"})
     watching = operator()
     await watching.settle("llama")
     first = await llama.plan()
@@ -244,6 +245,7 @@ async def test_a_plan_has_the_reason_why_it_was_made_or_replaced_another(operato
     assert first["profileHash"]
     assert first["binding"]
     await gpu_node([24 * GIB])
+    watching.later(3600)  # beyond the cooldown
     await watching.settle("llama")
     second = await llama.plan()
     assert second["reason"].startswith("the former plan took 2 GPUs")

@@ -180,7 +180,7 @@ async def test_a_cordon_moves_no_pod_and_makes_no_new_plan(operator, service, gp
     watching = operator()
     await watching.settle("llama")
     before, plan = await bound(1), await llama.plan()
-    generation = (await llama.deployment())["metadata"]["generation"]
+    template = (await llama.deployment())["spec"]["template"]
     other = await gpu_node([80 * GIB])
     await kube.apply(
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}, "spec": {"unschedulable": True}},
@@ -191,12 +191,11 @@ async def test_a_cordon_moves_no_pod_and_makes_no_new_plan(operator, service, gp
     await watching.settle("llama")
     restarted = operator()
     await restarted.settle("llama")
-    assert (await bound(1)) == before
-    assert await llama.plan() == plan
-    assert (await llama.deployment())["metadata"]["generation"] == generation
-    # A new replica goes elsewhere, without another plan.
-    await _scale(llama, 2)
+    # The pod stays. A drain may follow, so a stand-in starts where there is room.
     after = await bound(2, lambda: restarted.step("llama"))
+    assert before.items() <= after.items()
+    assert await llama.plan() == plan
+    assert (await llama.deployment())["spec"]["template"] == template
     assert sorted(after.values()) == sorted([node, other])
 
 

@@ -37,7 +37,7 @@ def test_a_killed_up_leaves_nothing_after_down(commands: Any, untouched: Any, mo
 def test_up_after_an_interrupted_up_starts_again(commands: Any) -> None:
     commands.interrupt_up("kubelet", signal.SIGKILL)
     said = commands("up", "--nodes", "1").stderr
-    assert "removing what it left" in said
+    assert "removing its remains" in said
     assert [node["name"] for node in commands.status()["nodes"]] == ["node-1"]
 
 
