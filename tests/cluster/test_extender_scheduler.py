@@ -101,7 +101,7 @@ def processes(kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     running.stop()
 
 
-def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type: ignore[assignment]
+def plan(gpus: int, *, layers: int = 32) -> str:
     """The plan of a model with `layers` layers of 1 GiB each."""
     document = {
         "gpus": gpus,
@@ -115,7 +115,6 @@ def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type:
         "lastStageBytes": 0,
         "reservedBytes": {"fixed": 0, "fraction": "0"},
         "layers": None,
-        "nodes": list(nodes),
         "service": "test/model",
     }
     return json.dumps(document)
@@ -191,11 +190,12 @@ async def test_the_next_try_sees_a_profile_that_has_changed(
     assert await eventually(lambda: node_of(kube, namespace, "p")) == name
 
 
-async def test_the_plans_first_node_is_taken_first(kube, namespace, gpu_node, processes, eventually):
-    names = [await gpu_node([24 * GIB] * 4) for _ in range(3)]
-    for index, order in enumerate((names, names[::-1])):
-        await kube.create(pod(namespace, f"p{index}", text=plan(2, nodes=order), gpus=2))
-        assert await eventually(lambda index=index: node_of(kube, namespace, f"p{index}")) == order[0]
+async def test_the_node_with_the_faster_memory_is_taken_first(kube, namespace, gpu_node, processes, eventually):
+    measured = {"bf16GigaflopsPerSecond": 100_000, "measuredAt": "2026-01-01T00:00:00Z"}
+    rates = [300_000_000_000, 3_000_000_000_000, 600_000_000_000]
+    names = [await gpu_node([24 * GIB] * 4, measured={**measured, "memoryBytesPerSecond": rate}) for rate in rates]
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == names[1]
 
 
 async def test_a_pod_without_a_plan_is_placed_as_usual(kube, namespace, processes, eventually):
@@ -216,7 +216,7 @@ async def test_a_hundred_pods_are_placed_and_no_node_gets_more_than_it_has(
     kube, namespace, gpu_node, processes, eventually
 ):
     names = list(await asyncio.gather(*(gpu_node([24 * GIB] * 8) for _ in range(25))))
-    pods = [pod(namespace, f"p{index}", text=plan(2, nodes=names), gpus=2) for index in range(100)]
+    pods = [pod(namespace, f"p{index}", text=plan(2), gpus=2) for index in range(100)]
     await asyncio.gather(*(kube.create(each) for each in pods))
 
     async def all_placed() -> list[str]:

@@ -77,9 +77,10 @@ def left_alone(observed: Observed) -> list[dict[str, Any]]:
 
 
 def _devices_json(observed: Observed, plan: Plan) -> str:
-    """Facts of the GPUs of nodes on which a replica may run."""
+    """Facts of the GPUs of nodes on which a replica runs or may run."""
     nodes = {each.facts.name: each for each in observed.nodes}
-    chosen = names_for_facts(plan.nodes, nodes)
+    own = sorted({pod["spec"].get("nodeName") or "" for pod in observed.pods})
+    chosen = names_for_facts([*own, *plan.nodes], nodes)
     return joined({name: nodes[name].json for name in chosen}, plan.devices)
 
 

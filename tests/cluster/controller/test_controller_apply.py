@@ -35,7 +35,7 @@ async def test_children_are_owned_so_that_kubernetes_deletes_them(operator, serv
         assert (reference["uid"], reference["controller"]) == (owner["uid"], True)
 
 
-async def test_the_pod_asks_for_what_was_planned_where_it_was_planned(operator, service, gpu_node):
+async def test_the_pod_asks_for_what_was_planned_and_names_no_node(operator, service, gpu_node):
     node = await gpu_node([12 * GIB, 12 * GIB])
     llama = await service()
     await operator().settle("llama")
@@ -43,8 +43,11 @@ async def test_the_pod_asks_for_what_was_planned_where_it_was_planned(operator, 
     engine = template["spec"]["containers"][0]
     assert engine["resources"]["limits"]["nvidia.com/gpu"] == "2"
     terms = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert node not in json.dumps(terms)
+    assert {"key": "uellm.io/gpu.count", "operator": "Gt", "values": ["1"]} in terms["nodeSelectorTerms"][0][
+        "matchExpressions"
+    ]
     assert json.loads(template["metadata"]["annotations"]["uellm.io/plan"])["gpus"] == 2
+    assert node not in json.dumps(template)
 
 
 async def test_one_configmap_holds_what_is_reloaded_and_another_what_pods_start_from(operator, service, gpu_node):

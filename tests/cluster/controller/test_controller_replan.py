@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from helpers.sizes import GIB
-from uellm.hardware import GPU_RESOURCE
 from uellm.kube import EVENT, GPUNODEPROFILE, POD
 
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
@@ -181,20 +180,21 @@ async def test_a_service_keeps_its_plan_when_its_own_pod_has_taken_the_gpus(
     assert (await llama.status())["placements"][0]["actual"] == [f"GPU-{node}-0"]
 
 
-async def test_foreign_pods_on_the_gpus_break_no_plan_until_a_pod_is_unschedulable_for_a_minute(
+async def test_a_pod_whose_node_is_full_takes_another_that_fits_without_another_plan(
     operator, service, gpu_node, profile, kube, namespace, eventually
 ):
     taken = await gpu_node([24 * GIB])
-    llama = await service(placement={"schedulerName": "default-scheduler"})
+    llama = await service(**BY_KWOK)
     watching = operator()
     await watching.step("llama")
-    assert (await llama.plan())["nodes"] == [taken]
+    plan = await llama.plan()
+    assert plan["nodes"] == [taken]
     await kube.apply_status(
         {
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": taken},
-            "status": {"allocatable": {GPU_RESOURCE: "0"}, "capacity": {GPU_RESOURCE: "0"}},
+            "status": {"allocatable": {"nvidia.com/gpu": "0"}, "capacity": {"nvidia.com/gpu": "0"}},
         },
         manager="kubelet",
     )
@@ -202,6 +202,35 @@ async def test_foreign_pods_on_the_gpus_break_no_plan_until_a_pod_is_unschedulab
         await kube.delete(POD, pod["metadata"]["name"], namespace)
     await profile(taken, lambda devices: devices[0].update(allocatedTo={"podUID": "stranger"}))
     free = await gpu_node([24 * GIB])
+
+    async def bound_elsewhere():
+        await watching.step("llama")
+        return free in [pod["spec"].get("nodeName") for pod in await kube.list(POD, namespace)]
+
+    await eventually(bound_elsewhere)
+    assert await llama.plan() == plan
+
+
+async def test_a_pod_that_no_node_can_hold_for_a_minute_calls_for_another_plan(
+    operator, service, gpu_node, profile, kube, namespace, eventually
+):
+    taken = await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+    await watching.step("llama")
+    await kube.apply_status(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": taken},
+            "status": {"allocatable": {"nvidia.com/gpu": "0"}, "capacity": {"nvidia.com/gpu": "0"}},
+        },
+        manager="kubelet",
+    )
+    for pod in await kube.list(POD, namespace):
+        await kube.delete(POD, pod["metadata"]["name"], namespace)
+    await profile(taken, lambda devices: devices[0].update(allocatedTo={"podUID": "stranger"}))
+    smaller = await gpu_node([12 * GIB, 12 * GIB])
 
     async def unschedulable():
         await watching.step("llama")
@@ -211,7 +240,7 @@ async def test_foreign_pods_on_the_gpus_break_no_plan_until_a_pod_is_unschedulab
     assert (await llama.plan())["nodes"] == [taken]
     watching.later(120)
     await watching.settle("llama")
-    assert (await llama.plan())["nodes"] == [free]
+    assert (await llama.plan())["nodes"] == [smaller]
 
 
 async def test_a_plan_has_the_reason_why_it_was_made_or_replaced_another(operator, service, gpu_node, kube, namespace):

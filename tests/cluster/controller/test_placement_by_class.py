@@ -70,9 +70,13 @@ async def _write(kube, node, status):
     )
 
 
-async def _remove_node(kube, node):
+async def _remove_node(kube, node, namespace):
+    """The node goes, and with it its profile and its pods: Kubernetes takes a minute for these, the test does not."""
     await kube.delete(NODE, node)
     await kube.delete(GPUNODEPROFILE, node)
+    for pod in await kube.list(POD, namespace):
+        if pod["spec"].get("nodeName") == node:
+            await kube.delete(POD, pod["metadata"]["name"], namespace, grace_s=0)
 
 
 async def _scale(llama, replicas):
@@ -89,7 +93,7 @@ async def test_of_two_replicas_on_whole_nodes_one_finds_the_node_that_replaced_i
     before = await bound(2)
     assert sorted(before.values()) == sorted([first, second])
     plan = await llama.plan()
-    await _remove_node(kube, second)
+    await _remove_node(kube, second, llama.namespace)
     third = await gpu_node([3 * GIB] * 8)
     after = await bound(2, lambda: watching.step("llama"))
     assert sorted(after.values()) == sorted([first, third])
@@ -160,7 +164,7 @@ async def test_a_changed_list_of_nodes_rolls_nobody(operator, service, gpu_node,
     await watching.settle("llama")
     await llama.change(lambda spec: spec.update(replicas=2))
     await bound(2, lambda: watching.step("llama"))
-    await _remove_node(kube, extra)
+    await _remove_node(kube, extra, llama.namespace)
     await watching.settle("llama")
     assert (await llama.deployment())["spec"]["template"] == template
     assert before.keys() <= (await bound_names(kube, llama))
@@ -222,7 +226,7 @@ async def test_the_pods_of_a_node_that_vanished_find_another(operator, service, 
     watching = operator()
     await watching.settle("llama")
     ((_, home),) = (await bound(1)).items()
-    await _remove_node(kube, home)
+    await _remove_node(kube, home, watching.namespace)
     other = second if home == first else first
 
     async def elsewhere():

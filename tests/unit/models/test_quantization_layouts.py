@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.errors import BadInput
-from uellm.models import Architecture, read_architecture
+from uellm.models import Architecture, read_architecture, with_quantization_file
 
 HIDDEN, FFN = 256, 512
 CONFIG = {
@@ -248,3 +248,59 @@ def test_gpt_oss_has_exactly_the_bytes_of_its_checkpoints_index(layers: int, exp
         }
     )
     assert model.weight_bytes == total
+
+
+def test_modelopts_own_file_is_merged_where_the_config_says_nothing() -> None:
+    written = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    model = read_architecture(with_quantization_file(CONFIG, written))
+    assert (model.quantization, model.kv_dtype_bytes) == ("modelopt", 1)
+    own = {**CONFIG, "quantization_config": {"quant_method": "awq", "bits": 4}}
+    assert with_quantization_file(own, written) is own
+    with pytest.raises(BadInput, match=r"hf_quant_config\.json: must be an object"):
+        with_quantization_file(CONFIG, [])
+
+
+def test_mixed_precision_gives_each_module_its_own_layout_and_the_rest_16_bits() -> None:
+    layers = {f"model.layers.{index}.mlp.down_proj": {"quant_algo": "NVFP4", "group_size": 16} for index in (0, 1)}
+    layers |= {f"model.layers.{index}.mlp.up_proj": {"quant_algo": "FP8"} for index in (0, 1)}
+    section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    saved = HIDDEN * FFN * (2 - 0.5 - 1 / 16) + HIDDEN * FFN - 4 * 4
+    assert layer(section) == 2 * (SQUARES + WIDES) - saved
+
+
+def test_auto_round_may_leave_a_module_in_16_bits_by_its_name_or_an_expression() -> None:
+    plain = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True}
+    each = HIDDEN * FFN * (2 - 0.5 - 2.5 / 128)
+    named = {"model.layers.0.mlp.down_proj": {"bits": 16}}
+    assert layer({**plain, "extra_config": named}) - layer(plain) == each
+    assert layer({**plain, "extra_config": {r".*mlp\.(up|gate)_proj": {"bits": 16}}}) - layer(plain) == 2 * each
+
+
+def test_quark_has_a_rule_for_all_and_rules_by_module() -> None:
+    fp8 = {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}
+    section = {"quant_method": "quark", "global_quant_config": fp8, "exclude": ["lm_head"], "layer_quant_config": {}}
+    assert layer(section) == SQUARES + WIDES + MATRICES * 8
+    kept = {**section, "layer_quant_config": {"*down_proj": {"weight": None}}}
+    assert layer(kept) - layer(section) == HIDDEN * FFN - 8
+
+
+def test_torchao_is_sized_by_the_name_of_its_configuration() -> None:
+    int4 = {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 128}}
+    section = {"quant_method": "torchao", "quant_type": {"default": int4}}
+    assert layer(section) == (SQUARES + WIDES) * (0.5 + 4 / 128)
+    unnamed = quantised({"quant_method": "torchao", "quant_type": {"default": {}}})
+    assert any("counted in 16 bits" in note for note in unnamed.notes)
+
+
+@pytest.mark.parametrize(
+    ("section", "width"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, 1),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": {"type": "float", "num_bits": 8}}, 1),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, 2),
+        # The engine takes Quark's word only with --kv-cache-dtype fp8.
+        ({"quant_method": "quark", "kv_cache_scheme": "FP8", "global_quant_config": None}, 2),
+    ],
+)
+def test_the_kv_cache_is_fp8_where_the_engine_takes_the_checkpoints_word(section: dict, width: int) -> None:
+    assert quantised(section).kv_dtype_bytes == width

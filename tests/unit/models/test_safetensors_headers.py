@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from uellm.errors import BadInput
-from uellm.models import Architecture, Tensor, read_architecture, read_directory
+from uellm.models import Architecture, Tensor, find_tensors, read_architecture, read_directory
 
 HIDDEN, FFN, VOCAB, LAYERS = 16, 24, 40, 3
 CONFIG = {
@@ -230,3 +230,20 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
         save_file({"same": np.zeros(2)}, tmp_path / name)
     with pytest.raises(BadInput, match="holds same, which another file"):
         read_directory(tmp_path)
+
+
+def test_a_family_that_the_user_asserts_is_held_against_the_headers(tmp_path: Path) -> None:
+    assert measured(tmp_path, whole(), uellm_family="llama").measured
+    with pytest.raises(BadInput, match=r"config\.uellm_family: is starcoder2, but the checkpoint's headers hold"):
+        measured(tmp_path, whole(), uellm_family="starcoder2")
+
+
+def test_layers_of_multi_token_prediction_beside_the_model_are_left_out(tmp_path: Path) -> None:
+    extra = {"mtp.layers.0.mlp.up_proj.weight": np.zeros((4, 4), np.float16)}
+    assert parts(measured(tmp_path, whole() | extra)) == parts(measured(tmp_path, whole()))
+
+
+def test_gguf_is_refused_and_the_message_says_what_to_take(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BadInput, match=r"holds GGUF.*take the model's safetensors"):
+        find_tensors(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.sizes import GIB
 from uellm.errors import PlanError
-from uellm.models import read_architecture
+from uellm.models import Architecture, read_architecture
 from uellm.planner import constants as c
 from uellm.planner import plan
 from uellm.planner.memory.footprint import footprint
@@ -203,3 +203,42 @@ def test_what_a_stage_requires_is_enough_for_another_device_in_its_place_and_les
         less[index] = replace(less[index], memory_bytes=less[index].memory_bytes - 1000)
         with pytest.raises(PlanError, match="needs"):
             plan(build.request(build.node("b", less), overrides=overrides))
+
+
+def test_the_state_of_a_sequence_lies_in_the_cache_spread_over_its_request() -> None:
+    config = {
+        "model_type": "qwen3_next",
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "full_attention_interval": 4,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "torch_dtype": "bfloat16",
+    }
+    model = read_architecture(config)
+    sizes = footprint(model, Shape(2, 1), STEPS, 10_000, UserArgs(()), request_tokens=100)
+    # Each GPU has half of the state of 10 000 / 100 sequences, rounded up to a whole byte a token.
+    for state, kv in zip(model.layer_state_bytes[:3], sizes.layer_kv_bytes[:3], strict=True):
+        assert 0 <= kv - 100 * state / 2 <= 10_000
+
+
+def test_a_checkpoint_with_an_fp8_cache_needs_half_and_the_flag_may_ask_for_16_bits_again(build) -> None:
+    section = {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}
+    model = read_architecture({**build.config, "quantization_config": section})
+    plain = read_architecture(build.config)
+    wide = UserArgs(("--kv-cache-dtype", "bfloat16"))
+    assert 2 * kv_of(model, UserArgs(())) == kv_of(plain, UserArgs(())) == kv_of(model, wide)
+
+
+def kv_of(model: Architecture, user: UserArgs) -> int:
+    return sum(footprint(model, Shape(1, 1), STEPS, 1000, user).layer_kv_bytes)

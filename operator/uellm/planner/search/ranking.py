@@ -2,7 +2,7 @@
 
     Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time. A replica's GPUs count as the next
                 power of two, for the rest of them in a node is of little use
-    Latency     time, then GPUs in all (policy HE: as Efficiency)
+    Latency     time with the fewest replicas that do, then GPUs in all (policy HE: as Efficiency)
     Throughput  requests a second of a replica, then GPUs in all
 
 Two criteria come before these. A plan that is predicted to meet its targets precedes one without a prediction. Replicas

@@ -112,7 +112,7 @@ class Sizer:
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
         """One of so many replicas, or why so few do not do. Chunks are tried from the one that steps call for on."""
         first = self._attempt(pool, shape, replicas, 1)
-        if not (isinstance(first, Refused) and isinstance(first.cause, MissedTargets | TooFewRequests)):
+        if isinstance(first, Candidate) or not _waits(first):
             return first
         for larger in c.LARGER_CHUNKS:
             found = self._attempt(pool, shape, replicas, larger)
@@ -174,6 +174,13 @@ class Sizer:
                 probe = max(high - step, low + 1) if low == floor else min(low + step, high - 1)
                 step *= 2
         return Sized(best, high)
+
+
+def _waits(refused: Refused) -> bool:
+    """Whether prompts wait too long: a larger chunk helps them, and no other target."""
+    if isinstance(refused.cause, MissedTargets):
+        return all(entry.name == "TTFT" for entry in refused.missed)
+    return isinstance(refused.cause, TooFewRequests)
 
 
 def _guess(light: Candidate, request: PlanRequest) -> int:

@@ -305,7 +305,9 @@ class Planning:
         commitment = self._ledger.get(observed.key)
         if commitment is None:
             return ""
-        everyone = offers(observed.nodes, [*self._claims(observed.key), claim(commitment, 0, observed.pods)], ())
+        everyone = offers(
+            observed.nodes, [*self._claims(observed.key), claim(commitment, observed.replicas, observed.pods)], ()
+        )
         nodes, _ = reachable(everyone, self._cache.node, observed.service)
         known = by_name(observed.nodes)
         fitting = (

@@ -1,0 +1,127 @@
+"""What each layer does, in the ways that families write it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from uellm.errors import BadInput
+from uellm.models import Architecture, read_architecture, with_engine_facts
+
+BASE = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "torch_dtype": "bfloat16",
+}
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1}
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def read(**fields: Any) -> Architecture:
+    return read_architecture({**BASE, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "qwen3_5_text", **DELTA, "layer_types": ["linear_attention"] * 3 + ["full_attention"]},
+        {"model_type": "qwen3_next", **DELTA, "full_attention_interval": 4},
+        {"model_type": "granitemoehybrid", **MAMBA, "layers_block_type": ["mamba"] * 3 + ["attention"]},
+        {"model_type": "nemotron_h", **MAMBA, "hybrid_override_pattern": "MMM*"},
+        {"model_type": "bamba", **MAMBA, "attn_layer_indices": [3]},
+        {"model_type": "jamba", "mamba_d_state": 16, "attn_layer_period": 4, "attn_layer_offset": 3},
+        {"model_type": "lfm2", "conv_L_cache": 3, "full_attn_idxs": [3]},
+        {"model_type": "minimax", "attn_type_list": [0, 0, 0, 1]},
+        {"model_type": "something_new", **DELTA, "layer_types": ["linear_attention"] * 3 + ["full_attention"]},
+    ],
+    ids=lambda fields: fields["model_type"],
+)
+def test_the_last_of_four_layers_attends_and_the_others_keep_a_state(fields: dict) -> None:
+    model = read(**fields)
+    assert [kv > 0 for kv in model.layer_kv_bytes_per_token] == [False, False, False, True]
+    assert [state > 0 for state in model.layer_state_bytes] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"layer_types": ["sliding_attention"] * 3 + ["full_attention"]},
+        {"model_type": "cohere2", "sliding_window_pattern": 4},
+        {"model_type": "exaone4", "sliding_window_pattern": "LLLG"},
+        {"model_type": "afmoe", "global_attn_every_n_layers": 4},
+        {"model_type": "mimo_v2", "hybrid_layer_pattern": [1, 1, 1, 0]},
+    ],
+)
+def test_three_of_four_layers_slide(fields: dict) -> None:
+    assert read(**{"model_type": "llama", "sliding_window": 128, **fields}).layer_window_tokens == (128,) * 3 + (None,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sparse"),
+    [
+        ({"first_k_dense_replace": 1}, [False, True, True, True]),
+        ({"num_dense_layers": 2}, [False, False, True, True]),
+        ({"moe_layer_freq": [0, 1, 0, 1]}, [False, True, False, True]),
+        ({"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]}, [False, True, True, True]),
+        ({"moe_layers_enum": "1,3"}, [False, True, False, True]),
+        ({"moe_layer_interval": 2, "moe_layer_start_index": 0, "moe_layer_end_index": 3}, [False, True, False, True]),
+        ({"expert_layer_period": 2, "expert_layer_offset": 0}, [True, False, True, False]),
+        ({"decoder_sparse_step": 1, "mlp_only_layers": [0]}, [False, True, True, True]),
+        ({}, [True] * 4),
+    ],
+)
+def test_experts_lie_where_the_config_puts_them(fields: dict, sparse: list[bool]) -> None:
+    model = read(model_type="something_new", **EXPERTS, **fields)
+    assert [experts > 0 for experts in model.layer_expert_bytes] == sparse
+
+
+def test_experts_may_work_in_a_narrower_latent_space() -> None:
+    pattern = {"model_type": "nemotron_h", **MAMBA, "hybrid_override_pattern": "MEM*"}
+    pattern |= {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 0}
+    wide, narrow = read(**pattern), read(**pattern, moe_latent_size=16)
+    assert wide.layer_expert_bytes[1] == 2 * 8 * 2 * 64 * 32
+    assert narrow.layer_expert_bytes[1] == 2 * 8 * 2 * 16 * 32
+
+
+def test_an_indexer_adds_its_own_cache_to_latent_attention() -> None:
+    latent = {"kv_lora_rank": 32, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 24}
+    latent |= {"n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1}
+    plain = read(model_type="deepseek_v3", **latent)
+    indexed = read(model_type="deepseek_v32", **latent, index_topk=64, index_n_heads=4, index_head_dim=128)
+    # 128 numbers in 8 bits, and a scale in 32.
+    assert indexed.layer_kv_bytes_per_token[0] - plain.layer_kv_bytes_per_token[0] == 132
+
+
+def test_a_list_of_kinds_has_an_entry_for_each_layer() -> None:
+    with pytest.raises(BadInput, match=r"config\.layer_types: has 3 entries, but there are 4 layers"):
+        read(model_type="llama", layer_types=["full_attention"] * 3)
+
+
+def test_the_engines_caches_replace_the_formulas() -> None:
+    model = read(model_type="llama")
+    shapes = {
+        "model.embed_tokens.weight": ["BF16", [512, 64]],
+        "model.norm.weight": ["BF16", [64]],
+        "lm_head.weight": ["BF16", [512, 64]],
+        **{f"model.layers.{index}.mlp.gate_up_proj.weight": ["BF16", [192, 64]] for index in range(4)},
+    }
+    cache = {"bytesPerToken": 99, "stateBytes": 7, "windowTokens": 16}
+    found = with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.2.self_attn.attn": cache}})
+    assert found.source == "engine"
+    assert found.layer_kv_bytes_per_token == (0, 0, 99, 0)
+    assert found.layer_state_bytes == (0, 0, 7, 0)
+    assert found.layer_window_tokens == (None, None, 16, None)
+    assert found.layer_weight_bytes == (2 * 192 * 64,) * 4
+    with pytest.raises(BadInput, match=r"4 layers, but the engine has a cache for model\.layers\.4"):
+        with_engine_facts(model, {"tensors": shapes, "caches": {"model.layers.4.self_attn.attn": cache}})
