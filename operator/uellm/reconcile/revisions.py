@@ -81,10 +81,11 @@ def in_use(observed: Observed) -> set[str]:
 
 
 def superseded(observed: Observed) -> Sequence[Mapping[str, Any]]:
-    """The ConfigMaps of revisions that nothing seems to need, the newest HISTORY of them excepted; the oldest first."""
+    """The ConfigMaps of revisions that nothing seems to need, the last HISTORY of them excepted; the oldest first."""
     used = in_use(observed)
     unused = [each for each in observed.configmaps.values() if (name := revision_label(each)) and name not in used]
-    unused.sort(key=lambda each: (each["metadata"].get("creationTimestamp", ""), each["metadata"]["name"]))
+    # Resource versions are increasing numbers: one that was decided on again was written again.
+    unused.sort(key=lambda each: int(each["metadata"]["resourceVersion"]))
     return unused[: max(0, len(unused) - HISTORY)]
 
 

@@ -265,7 +265,10 @@ class Service:
     async def state(self) -> dict[str, Any]:
         """Everything that belongs to it, without fields that differ between runs."""
         parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
-        return _renamed({**parts, "status": _timeless(await self.status())}, self.name)
+        status = await self.status()
+        whole = _renamed({**parts, "status": _timeless(status)}, self.name)
+        # The content that it is the digest of holds the service's name.
+        return _renamed(whole, status["revision"], "REVISION") if "revision" in status else whole
 
     async def delete(self) -> None:
         await self.kube.delete(LLMSERVICE, self.name, self.namespace)
@@ -304,12 +307,12 @@ def _timeless(value: Any) -> Any:
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
-def _renamed(value: Any, name: str) -> Any:
+def _renamed(value: Any, name: str, to: str = "NAME") -> Any:
     if isinstance(value, dict):
-        return {_renamed(key, name): _renamed(part, name) for key, part in value.items()}
+        return {_renamed(key, name, to): _renamed(part, name, to) for key, part in value.items()}
     if isinstance(value, list):
-        return [_renamed(part, name) for part in value]
-    return value.replace(name, "NAME") if isinstance(value, str) else copy.copy(value)
+        return [_renamed(part, name, to) for part in value]
+    return value.replace(name, to) if isinstance(value, str) else copy.copy(value)
 
 
 @pytest.fixture

@@ -93,17 +93,25 @@ async def test_new_measurements_change_the_plans_facts_and_never_the_pods(operat
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
-async def test_a_plan_with_fewer_gpus_replaces_the_incumbent(operator, service, gpu_node):
+async def test_a_plan_with_fewer_gpus_is_told_and_taken_only_where_the_service_says_so(operator, service, gpu_node):
     await gpu_node([12 * GIB, 12 * GIB])
-    llama = await service(placement={"replan": "WhenBetter"})
+    llama = await service()
     watching = operator()
     await watching.settle("llama")
-    assert (await llama.plan())["gpusPerReplica"] == 2
+    before = await llama.deployment()
     bigger = await gpu_node([24 * GIB])
-    watching.later(3600)  # beyond the cooldown
+    await watching.settle("llama")
+    assert (await llama.plan())["gpusPerReplica"] == 2
+    assert (await llama.deployment())["spec"]["template"] == before["spec"]["template"]
+    status, reason, message = await llama.condition("BetterPlan")
+    assert (status, reason) == ("True", "NotTaken")
+    assert message.startswith("1 GPU a replica")
+    watching.later(3600)
+    await llama.change(lambda spec: spec.update(placement={"replan": "WhenBetter"}))
     await watching.settle("llama")
     plan = await llama.plan()
     assert (plan["gpusPerReplica"], plan["nodes"]) == (1, [bigger])
+    assert (await llama.condition("BetterPlan"))[:2] == ("False", "NoneKnown")
 
 
 async def test_another_node_that_would_do_as_well_moves_nothing(operator, service, gpu_node):
@@ -245,7 +253,7 @@ async def test_a_plan_has_the_reason_why_it_was_made_or_replaced_another(operato
     assert first["profileHash"]
     assert first["binding"]
     await gpu_node([24 * GIB])
-    watching.later(3600)  # beyond the cooldown
+    watching.later(3600)
     await watching.settle("llama")
     second = await llama.plan()
     assert second["reason"].startswith("the former plan took 2 GPUs")

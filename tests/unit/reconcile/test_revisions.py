@@ -50,10 +50,10 @@ def desired(make):
 def configmap(desired):
     """The ConfigMap of a revision, as the API server has it."""
 
-    def build(*, created="2026-01-01T00:00:00Z", **spec):
+    def build(*, version="1", **spec):
         wanted = desired(**spec)
         manifest = make_revision(wanted).manifest(wanted.document)
-        manifest["metadata"] |= {"creationTimestamp": created, "uid": "x", "resourceVersion": "1"}
+        manifest["metadata"] |= {"uid": "x", "resourceVersion": version}
         return manifest
 
     return build
@@ -182,10 +182,7 @@ def test_a_later_generation_is_another_spec_only_where_a_field_that_rolls_differ
 
 
 def test_of_revisions_that_nothing_needs_the_last_three_stay(observed, configmap, make):
-    old = [
-        configmap(created=f"2026-01-0{day}T00:00:00Z", template={"metadata": {"labels": {"day": str(day)}}})
-        for day in range(1, 7)
-    ]
+    old = [configmap(version=str(day + 7), template={"metadata": {"labels": {"day": str(day)}}}) for day in range(1, 7)]
     current, used = name_of(old[-1]), name_of(old[0])
     pod = make.pod()
     pod["metadata"]["labels"]["uellm.io/revision"] = used
