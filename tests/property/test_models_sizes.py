@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture
-from uellm.models.families import FAMILIES
 
+FAMILIES = (
+    *("llama", "llama4_text", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "gemma", "gemma2"),
+    *("gemma3_text", "phi3", "phimoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "falcon", "opt", "gpt2", "chatglm"),
+    *("olmo2", "cohere", "glm4", "starcoder2", "gpt_neox", "bloom", "granite", "seed_oss", "exaone4", "ernie4_5"),
+)
 NOISE = st.none() | st.integers() | st.lists(st.integers(), max_size=3)
 MANY = settings(max_examples=100, deadline=None)
 
@@ -25,7 +29,7 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     kv = draw(st.sampled_from([n for n in (1, 2, 4, 8) if heads % n == 0]))
     ffn, expert_width = draw(st.integers(1, 200)), draw(st.integers(1, 60))
     return {
-        "uellm_family": draw(st.sampled_from([family.name for family in FAMILIES])),
+        "uellm_family": draw(st.sampled_from(FAMILIES)),
         "vocab_size": draw(st.integers(1, 600)),
         "hidden_size": hidden,
         "intermediate_size": ffn,
@@ -69,7 +73,7 @@ def test_every_list_has_an_entry_a_layer_and_the_parts_make_the_whole(config: di
             assert len(getattr(model, name)) == model.layers, name
     ends = model.embedding_bytes + model.final_norm_bytes + model.lm_head_bytes
     assert model.weight_bytes == sum(model.layer_weight_bytes) + ends
-    wide = 4 - model.weight_dtype_bytes if "V3" in model.name else 0
+    wide = 4 - model.weight_dtype_bytes if config["uellm_family"] == "deepseek_v3" else 0
     corrections = sum(model.experts for experts in model.layer_expert_bytes if experts) * wide
     assert model.weight_bytes == model.weight_dtype_bytes * model.parameters + corrections
     assert 0 < model.active_parameters <= model.parameters
@@ -168,8 +172,7 @@ def test_fields_that_no_family_reads_change_nothing(config: dict[str, Any], nois
     assert read_architecture({**noise, **config}) == read_architecture(config)
 
 
-def test_every_family_is_read_by_its_class_its_type_and_its_name() -> None:
-    for family in FAMILIES:
-        for way in ({"architectures": [family.architectures[0]]}, {"model_type": family.name}):
-            with pytest.raises(BadInput, match=r"^config\..*is missing"):
-                read_architecture(way)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_that_names_a_family_alone_is_refused_by_the_field_that_is_missing(family: str) -> None:
+    with pytest.raises(BadInput, match=r"^config\..*is missing"):
+        read_architecture({"model_type": family})
