@@ -19,9 +19,6 @@ from uellm.planner.cost.work import kv_share
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 
-WIDE, WIDE_BYTES = ("bfloat16", "float16"), 2
-"""Data types of a KV cache in 16 bits, and the bytes of a number in them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -113,8 +110,8 @@ def kv_width(model: Architecture, user: UserArgs) -> Fraction:
     asked = user.text("--kv-cache-dtype") or "auto"
     if asked.startswith("fp8"):
         return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache.
-    return Fraction(WIDE_BYTES, model.kv_dtype_bytes) if asked in WIDE else Fraction(1)
+    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
+    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
