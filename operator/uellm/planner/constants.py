@@ -138,9 +138,3 @@ MOST_NODES = 64
 
 # The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
 SAME_CLASS = 0.02
-
-# The largest tensor parallelism that a refusal suggests.
-MOST_SUGGESTED = 16
-
-# Bytes of a number in a KV cache of bfloat16 or float16.
-WIDE_BYTES = 2

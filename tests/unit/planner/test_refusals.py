@@ -62,6 +62,16 @@ EXAMPLES = [
         "the memory",
     ),
     (placement.TooManyStages(3, 2, 8), "3 stages need as many devices and layers; there are 2 devices and 8 layers"),
+    (
+        kinds.SplitBlocks(8, "mlp.down_proj", 192, 128, (1, 2, 4)),
+        "tensor 8 cuts mlp.down_proj into parts of 192, which the quantisation's blocks of 128 do not divide, and vLLM "
+        "refuses that; tensor 1, 2, 4 would do",
+    ),
+    (
+        kinds.SplitBlocks(2, "mlp.up_proj", 96, 128, ()),
+        "tensor 2 cuts mlp.up_proj into parts of 96, which the quantisation's blocks of 128 do not divide, and vLLM "
+        "refuses that; no tensor parallelism would do",
+    ),
     (placement.EmptyStage(3, 2), "3 stages for 2 layers leave one without any"),
     (placement.TooFewDevices(3, 2), "3 stages need as many devices; there are 2"),
     (

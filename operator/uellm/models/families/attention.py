@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.errors import BadInput
 from uellm.models.families import names
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Heads, even_width
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
@@ -29,7 +29,7 @@ def heads_of(config: Config, hidden: int) -> Heads:
     return Heads(query, kv, width or even_width(config, hidden, query))
 
 
-def grouped(config: Config, traits: Traits, hidden: int, of: Heads | None = None, *, source: int = 0) -> Part:
+def grouped(config: Config, traits: Traits, hidden: int, of: Heads | None = None, *, source: int = 0) -> LayerPart:
     """Grouped-query attention. `source`: width of the keys' and values' input where it is not the hidden size."""
     of = of or heads_of(config, hidden)
     query, kv, inputs = of.query * of.width, of.kv * of.width, source or hidden
@@ -44,7 +44,7 @@ def grouped(config: Config, traits: Traits, hidden: int, of: Heads | None = None
     ]
     if traits.head_gate:
         linears.append(WeightMatrix("self_attn.g_proj", of.query, inputs))
-    return Part(
+    return LayerPart(
         tuple(linears),
         other=_norms(config, traits, of) + of.query * traits.sinks,
         kv_numbers=0 if traits.encoder else kv + value,
@@ -62,7 +62,7 @@ def _norms(config: Config, traits: Traits, of: Heads) -> int:
     return numbers * (2 if traits.layer_norm and traits.query_key_norm == "width" else 1)
 
 
-def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True) -> Part:
+def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True) -> LayerPart:
     """Latent attention: the cache holds one latent vector and one rotated key a token, which all heads share."""
     count, rank = config.size(*names.HEADS), config.size("kv_lora_rank")
     rope, nope, value = config.size("qk_rope_head_dim"), config.size("qk_nope_head_dim"), config.size("v_head_dim")
@@ -80,7 +80,7 @@ def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True)
         WeightMatrix("self_attn.kv_b_proj", count * (nope + value), rank),
         WeightMatrix("self_attn.o_proj", hidden, count * value, bias),
     ]
-    part = Part(
+    part = LayerPart(
         tuple(linears),
         other=rank + low,
         kv_numbers=rank + rope,
@@ -89,7 +89,7 @@ def latent(config: Config, traits: Traits, hidden: int, *, indexed: bool = True)
     return part + _indexer(config, hidden, low) if indexed and config.value("index_topk") else part
 
 
-def _indexer(config: Config, hidden: int, low: int) -> Part:
+def _indexer(config: Config, hidden: int, low: int) -> LayerPart:
     """DeepSeek's lightning indexer, which picks the tokens that a layer attends to."""
     count, width = config.size("index_n_heads"), config.size("index_head_dim")
     linears = (
@@ -98,4 +98,4 @@ def _indexer(config: Config, hidden: int, low: int) -> Part:
         WeightMatrix("self_attn.indexer.weights_proj", count, hidden, quantizable=False),
     )
     scales = -(-width // INDEX_BLOCK) * INDEX_SCALE_BYTES
-    return Part(linears, other=2 * width, index_bytes=width + scales, attention_flops=2.0 * count * width)
+    return LayerPart(linears, other=2 * width, index_bytes=width + scales, attention_flops=2.0 * count * width)

@@ -12,7 +12,7 @@ from typing import Any
 from uellm.errors import BadInput
 from uellm.models.families import attention, names
 from uellm.models.families.decoder import read_decoder
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Heads, gated_mlp
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
@@ -62,11 +62,13 @@ def _section(block: Any, name: str, where: str) -> Mapping[str, Any]:
     return section
 
 
-def _attention(config: Config, hidden: int, query: int, section: Mapping[str, Any], where: str) -> tuple[Part, int]:
+def _attention(
+    config: Config, hidden: int, query: int, section: Mapping[str, Any], where: str
+) -> tuple[LayerPart, int]:
     if section.get("no_op"):
-        return Part(), 0
+        return LayerPart(), 0
     if section.get("replace_with_linear"):
-        return Part((WeightMatrix("self_attn.linear_attn", hidden, hidden),)), 0
+        return LayerPart((WeightMatrix("self_attn.linear_attn", hidden, hidden),)), 0
     group = Config(section, where).size("n_heads_in_group")
     if query % group or hidden % query:
         raise BadInput(f"{where}.n_heads_in_group", f"{group} does not divide the {query} heads of the layer")
@@ -74,11 +76,11 @@ def _attention(config: Config, hidden: int, query: int, section: Mapping[str, An
     return attention.grouped(config, Traits(), hidden, of), of.kv
 
 
-def _mlp(hidden: int, section: Mapping[str, Any], where: str) -> tuple[Part, int]:
+def _mlp(hidden: int, section: Mapping[str, Any], where: str) -> tuple[LayerPart, int]:
     if section.get("no_op"):
-        return Part(), 0
+        return LayerPart(), 0
     if section.get("replace_with_linear"):
-        return Part((WeightMatrix("mlp.linear_mlp", hidden, hidden),)), 0
+        return LayerPart((WeightMatrix("mlp.linear_mlp", hidden, hidden),)), 0
     given = section.get("intermediate_size")
     if given is not None:
         width = Config(section, where).size("intermediate_size")
@@ -87,7 +89,7 @@ def _mlp(hidden: int, section: Mapping[str, Any], where: str) -> tuple[Part, int
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < 1024:
             raise BadInput(f"{where}.ffn_mult", f"must be a number above 0, not {shown(factor)}")
         width = -(-int(2 * factor * hidden / 3) // MULTIPLE) * MULTIPLE
-    return Part(gated_mlp(hidden, width)), width
+    return LayerPart(gated_mlp(hidden, width)), width
 
 
 def _listed(config: Config, layers: int) -> Blueprint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uellm.models.families import attention, feed_forward, names, recurrent
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import CHUNKED, FULL, SLIDING, Experts, Heads, window
 from uellm.models.families.pattern import (
     CONVOLUTION,
@@ -90,9 +90,9 @@ def _layer(
     return layer, part.width
 
 
-def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> Part:
+def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> LayerPart:
     if kind == NOTHING:
-        return Part()
+        return LayerPart()
     if kind == CONVOLUTION:
         return recurrent.short_convolution(config, hidden)
     if kind == LINEAR:
@@ -107,7 +107,7 @@ def _mixer(config: Config, traits: Traits, hidden: int, kind: str) -> Part:
     return part + _mamba(config, traits, hidden) if kind == HYBRID else part
 
 
-def _linear(config: Config, hidden: int) -> Part:
+def _linear(config: Config, hidden: int) -> LayerPart:
     if config.value("linear_num_value_heads"):
         return recurrent.delta_net(config, hidden)
     if config.value("linear_attn_config") or config.value("linear_num_heads"):
@@ -116,7 +116,7 @@ def _linear(config: Config, hidden: int) -> Part:
     return recurrent.lightning(config, hidden, of.query, of.width)
 
 
-def _mamba(config: Config, traits: Traits, hidden: int) -> Part:
+def _mamba(config: Config, traits: Traits, hidden: int) -> LayerPart:
     if any(config.value(name) for name in names.STATE_HEADS[:3]) or config.value("n_groups"):
         return recurrent.mamba2(config, hidden, norm=config.value("mamba_rms_norm") is not False)
     # Jamba's layers have attention beside them; Mamba alone has no norms inside.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uellm.errors import BadInput
 from uellm.models.families import feed_forward
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
@@ -89,7 +89,7 @@ def _ratios(config: Config, layers: int) -> list[int]:
     return [0 if index < 2 else (4 if index % 2 == 0 else 128) for index in range(layers)]
 
 
-def _attention(config: Config, hidden: int, heads: int, width: int) -> Part:
+def _attention(config: Config, hidden: int, heads: int, width: int) -> LayerPart:
     low, groups, out = config.size("q_lora_rank"), config.size("o_groups"), config.size("o_lora_rank")
     if heads % groups:
         raise BadInput(f"{config.prefix}.o_groups", f"{groups} does not divide num_attention_heads {heads}")
@@ -100,16 +100,16 @@ def _attention(config: Config, hidden: int, heads: int, width: int) -> Part:
         WeightMatrix("attn.wo_a", groups * out, heads * width // groups),
         WeightMatrix("attn.wo_b", hidden, groups * out),
     )
-    return Part(linears, other=low + width, float32=heads, attention_flops=4.0 * heads * width)
+    return LayerPart(linears, other=low + width, float32=heads, attention_flops=4.0 * heads * width)
 
 
-def _compressed(config: Config, hidden: int, width: int, ratio: int) -> Part:
+def _compressed(config: Config, hidden: int, width: int, ratio: int) -> LayerPart:
     """The compressor of a layer's keys, and the indexer with one of its own."""
     if ratio <= 1:
-        return Part()
+        return LayerPart()
     part = _compressor("attn.compressor", hidden, width, ratio)
     flops = 4.0 * config.size("num_attention_heads") * width
-    part += Part(index_bytes=-(-KEPT_BYTES // ratio), attention_flops=flops / ratio - flops)
+    part += LayerPart(index_bytes=-(-KEPT_BYTES // ratio), attention_flops=flops / ratio - flops)
     if ratio != INDEXED:
         return part
     count, narrow = config.size("index_n_heads"), config.size("index_head_dim")
@@ -117,19 +117,19 @@ def _compressed(config: Config, hidden: int, width: int, ratio: int) -> Part:
         WeightMatrix("attn.indexer.wq_b", count * narrow, config.size("q_lora_rank")),
         WeightMatrix("attn.indexer.weights_proj", count, hidden, quantizable=False),
     )
-    part += Part(linears, index_bytes=-(-INDEX_BYTES // ratio), attention_flops=2.0 * count * narrow / ratio)
+    part += LayerPart(linears, index_bytes=-(-INDEX_BYTES // ratio), attention_flops=2.0 * count * narrow / ratio)
     return part + _compressor("attn.indexer.compressor", hidden, narrow, ratio)
 
 
-def _compressor(path: str, hidden: int, width: int, ratio: int) -> Part:
+def _compressor(path: str, hidden: int, width: int, ratio: int) -> LayerPart:
     wide = width * (2 if ratio == INDEXED else 1)
-    return Part(
+    return LayerPart(
         (WeightMatrix(f"{path}.wkv_gate", 2 * wide, hidden, quantizable=False),), other=width, float32=ratio * wide
     )
 
 
-def _connections(config: Config, hidden: int) -> Part:
+def _connections(config: Config, hidden: int) -> LayerPart:
     """Hyper-connections before attention and before the experts."""
     copies = config.size("hc_mult")
     mixes = (2 + copies) * copies
-    return Part(float32=2 * (mixes * copies * hidden + mixes + 3))
+    return LayerPart(float32=2 * (mixes * copies * hidden + mixes + 3))

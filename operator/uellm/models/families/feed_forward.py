@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from uellm.errors import BadInput
 from uellm.models.families import names
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import Experts, expert, gated_mlp
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
 from uellm.models.weights import WeightMatrix
 
 
-def dense(config: Config, traits: Traits, hidden: int, width: int, *, path: str = "mlp") -> Part:
+def dense(config: Config, traits: Traits, hidden: int, width: int, *, path: str = "mlp") -> LayerPart:
     """One MLP of a width."""
     bias = traits.has(config, traits.mlp_bias)
     if traits.gated:
-        return Part(gated_mlp(hidden, width, path=path, bias=bias), width=width)
+        return LayerPart(gated_mlp(hidden, width, path=path, bias=bias), width=width)
     linears = (
         WeightMatrix(f"{path}.up_proj", width, hidden, bias),
         WeightMatrix(f"{path}.down_proj", hidden, width, bias),
     )
-    return Part(linears, width=width)
+    return LayerPart(linears, width=width)
 
 
 def dense_width(config: Config, traits: Traits, hidden: int, index: int) -> int:
@@ -87,7 +88,7 @@ def shared_width(config: Config, of: Experts) -> int:
     return count * of.width
 
 
-def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> Part:
+def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> LayerPart:
     """A router and its experts, and the shared ones beside them."""
     latent = config.count("moe_latent_size")
     inner, bias = latent or hidden, traits.expert_bias
@@ -102,11 +103,12 @@ def mixture(config: Config, traits: Traits, hidden: int, of: Experts) -> Part:
         linears.append(WeightMatrix("mlp.fc1_latent_proj", latent, hidden))
         linears.append(WeightMatrix("mlp.fc2_latent_proj", hidden, latent))
     corrected = of.total * traits.has(config, traits.corrected)
-    part = Part(tuple(linears), float32=corrected, width=of.width * of.per_token)
+    part = LayerPart(tuple(linears), float32=corrected, width=of.width * of.per_token)
     shared = shared_width(config, of)
     if not shared:
         return part
-    part += dense(config, traits, hidden, shared, path="mlp.shared_experts")
+    # A token passes the shared experts beside the routed ones.
+    part = replace(part, width=part.width + shared) + dense(config, traits, hidden, shared, path="mlp.shared_experts")
     if traits.shared_gate:
-        part += Part((WeightMatrix("mlp.shared_expert_gate", 1, hidden, quantizable=False),))
+        part += LayerPart((WeightMatrix("mlp.shared_expert_gate", 1, hidden, quantizable=False),))
     return part

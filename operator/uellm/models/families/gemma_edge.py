@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uellm.errors import BadInput
 from uellm.models.families import attention, feed_forward, names
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.parts import FULL, SLIDING, Experts, Heads, expert, gated_mlp, window
 from uellm.models.families.pattern import layer_count, layer_kinds
 from uellm.models.families.traits import Traits
@@ -18,7 +18,7 @@ EVERY_FIFTH = Traits(norms=4, mlp_bias=False, tied=True, slides=True, window_pat
 def gemma3n(config: Config) -> Blueprint:
     """Gemma 3n E2B and E4B: AltUp runs several copies of the hidden state, LAuReL adds a low-rank path."""
     hidden, copies, rank = config.size("hidden_size"), config.size("altup_num_inputs"), config.size("laurel_rank")
-    altup = Part(
+    altup = LayerPart(
         (
             WeightMatrix("laurel.linear_left", rank, hidden),
             WeightMatrix("laurel.linear_right", hidden, rank),
@@ -32,10 +32,10 @@ def gemma3n(config: Config) -> Blueprint:
 
 def gemma4(config: Config) -> Blueprint:
     """Gemma 4: wider heads where a layer attends to everything; experts beside the MLP in the sparse ones."""
-    return _edge(config, TRAITS, Part(other=1), 0)
+    return _edge(config, TRAITS, LayerPart(other=1), 0)
 
 
-def _edge(config: Config, traits: Traits, extra: Part, projections: int) -> Blueprint:
+def _edge(config: Config, traits: Traits, extra: LayerPart, projections: int) -> Blueprint:
     hidden, layers = config.size("hidden_size"), layer_count(config)
     kinds = [kind.mixer for kind in layer_kinds(config, traits, layers, experts=False)]
     shared = config.count("num_kv_shared_layers")
@@ -43,7 +43,7 @@ def _edge(config: Config, traits: Traits, extra: Part, projections: int) -> Blue
         raise BadInput(f"{config.prefix}.num_kv_shared_layers", f"must be less than the {layers} layers")
     small = config.count("hidden_size_per_layer_input")
     if small:
-        extra += Part(
+        extra += LayerPart(
             (
                 WeightMatrix("per_layer_input_gate", small, hidden),
                 WeightMatrix("per_layer_projection", hidden, small),
@@ -58,7 +58,7 @@ def _edge(config: Config, traits: Traits, extra: Part, projections: int) -> Blue
         width = feed_forward.dense_width(config, traits, hidden, index)
         width *= 2 if not own and config.flag("use_double_wide_mlp", default=False) else 1
         part = _attention(config, hidden, _heads(config, hidden, index, kind), kind, own=own)
-        part += Part(gated_mlp(hidden, width)) + extra + _sparse(hidden, mixture)
+        part += LayerPart(gated_mlp(hidden, width)) + extra + _sparse(hidden, mixture)
         widest = max(widest, width + (mixture.width * mixture.per_token if mixture else 0))
         built.append(
             Layer(
@@ -114,7 +114,7 @@ def _heads(config: Config, hidden: int, index: int, kind: str) -> Heads:
     return Heads(plain.query, kv, width)
 
 
-def _attention(config: Config, hidden: int, of: Heads, kind: str, *, own: bool) -> Part:
+def _attention(config: Config, hidden: int, of: Heads, kind: str, *, own: bool) -> LayerPart:
     """Attention; without keys and values of its own, a layer reads those of an earlier one."""
     bias = config.flag("attention_bias", default=False)
     query, kv = of.query * of.width, of.kv * of.width
@@ -123,25 +123,25 @@ def _attention(config: Config, hidden: int, of: Heads, kind: str, *, own: bool) 
         WeightMatrix("self_attn.o_proj", hidden, query, bias),
     ]
     if not own:
-        return Part(tuple(linears), other=of.width, attention_flops=of.flops)
+        return LayerPart(tuple(linears), other=of.width, attention_flops=of.flops)
     linears.append(WeightMatrix("self_attn.k_proj", kv, hidden, bias))
     if not (kind == FULL and config.flag("attention_k_eq_v", default=False)):
         linears.append(WeightMatrix("self_attn.v_proj", kv, hidden, bias))
-    return Part(tuple(linears), other=2 * of.width, kv_numbers=2 * kv, attention_flops=of.flops)
+    return LayerPart(tuple(linears), other=2 * of.width, kv_numbers=2 * kv, attention_flops=of.flops)
 
 
 def _experts(config: Config) -> Experts | None:
     return feed_forward.experts_of(config) if config.flag("enable_moe_block", default=False) else None
 
 
-def _sparse(hidden: int, of: Experts | None) -> Part:
+def _sparse(hidden: int, of: Experts | None) -> LayerPart:
     """Experts beside the MLP, with three norms and a router's scales."""
     if of is None:
-        return Part()
+        return LayerPart()
     linears = (
         WeightMatrix("router.proj", of.total, hidden, quantizable=False),
         expert("experts.0.gate_proj", of.width, hidden, of),
         expert("experts.0.up_proj", of.width, hidden, of),
         expert("experts.0.down_proj", hidden, of.width, of),
     )
-    return Part(linears, other=4 * hidden + of.total)
+    return LayerPart(linears, other=4 * hidden + of.total)

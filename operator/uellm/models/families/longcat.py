@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from uellm.errors import BadInput
 from uellm.models.families import attention, feed_forward, names
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
@@ -25,7 +25,7 @@ def longcat(config: Config) -> Blueprint:
     half = attention.latent(config, TRAITS, hidden) + feed_forward.dense(config, TRAITS, hidden, width)
     sparse = feed_forward.mixture(config, TRAITS, hidden, mixture)
     router = WeightMatrix("mlp.gate_zero", idle, hidden, quantizable=False) if idle else None
-    part = half + half + sparse + Part((router,) if router else (), float32=mixture.total + idle)
+    part = half + half + sparse + LayerPart((router,) if router else (), float32=mixture.total + idle)
     layer = Layer(part.linears, part.other + 4 * hidden, part.kv_numbers, part.attention_flops, None, part.float32)
     return Blueprint(
         layers=(layer,) * layers,

@@ -8,7 +8,7 @@ from uellm.models.weights import WeightMatrix
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LayerPart:
     """The weights of a part, and what it keeps of the tokens that it saw."""
 
     linears: tuple[WeightMatrix, ...] = ()
@@ -29,8 +29,8 @@ class Part:
     width: int = 0
     """Width of the MLP that a token passes."""
 
-    def __add__(self, more: Part) -> Part:
-        return Part(
+    def __add__(self, more: LayerPart) -> LayerPart:
+        return LayerPart(
             linears=self.linears + more.linears,
             other=self.other + more.other,
             float32=self.float32 + more.float32,

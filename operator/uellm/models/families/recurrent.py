@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from uellm.models.families import names
-from uellm.models.families.part import Part
+from uellm.models.families.part import LayerPart
 from uellm.models.fields import Config
 from uellm.models.weights import WeightMatrix
 
@@ -18,13 +18,13 @@ STATE_DTYPES = ("mamba_ssm_dtype", "mamba_ssm_cache_dtype")
 STATE_INPUTS = 16  # a state of Mamba takes a step's rank of hidden_size / 16 where none is given
 
 
-def _with_state(config: Config, part: Part, convolution: int, recurrent: int, *, wide: bool = False) -> Part:
+def _with_state(config: Config, part: LayerPart, convolution: int, recurrent: int, *, wide: bool = False) -> LayerPart:
     """The part with its state; the recurrent part of it is in 32 bits where the config says so."""
     wide = wide or any(config.value(name) == "float32" for name in STATE_DTYPES)
-    return part + Part(state_numbers=convolution + recurrent * (not wide), state_float32=recurrent * wide)
+    return part + LayerPart(state_numbers=convolution + recurrent * (not wide), state_float32=recurrent * wide)
 
 
-def mamba1(config: Config, hidden: int, *, norms: bool) -> Part:
+def mamba1(config: Config, hidden: int, *, norms: bool) -> LayerPart:
     """Mamba: a state of `STATE` numbers for each inner channel. `norms`: over step, B and C, as in Jamba."""
     given = config.value("intermediate_size") if config.value("state_size") else None
     inner = int(given or config.size(*names.EXPAND, default=2) * hidden)
@@ -40,11 +40,11 @@ def mamba1(config: Config, hidden: int, *, norms: bool) -> Part:
     )
     convolution = inner * (kernel + config.either(*names.CONVOLUTION_BIAS, default=True))
     other = convolution + (rank + 2 * state) * norms
-    part = Part(linears, other=other, float32=inner * state + inner, width=inner)
+    part = LayerPart(linears, other=other, float32=inner * state + inner, width=inner)
     return _with_state(config, part, (kernel - 1) * inner, inner * state)
 
 
-def mamba2(config: Config, hidden: int, *, norm: bool = True) -> Part:
+def mamba2(config: Config, hidden: int, *, norm: bool = True) -> LayerPart:
     """Mamba 2: heads with a scalar decay each; B and C are shared by groups of them."""
     heads = config.size(*names.STATE_HEADS)
     given = config.value("mamba_d_ssm")
@@ -58,11 +58,11 @@ def mamba2(config: Config, hidden: int, *, norm: bool = True) -> Part:
         WeightMatrix("mixer.out_proj", hidden, inner, bias),
     )
     convolution = channels * (kernel + config.either(*names.CONVOLUTION_BIAS, default=True))
-    part = Part(linears, other=convolution + 2 * heads + inner * norm, float32=heads, width=inner)
+    part = LayerPart(linears, other=convolution + 2 * heads + inner * norm, float32=heads, width=inner)
     return _with_state(config, part, (kernel - 1) * channels, inner * state)
 
 
-def delta_net(config: Config, hidden: int) -> Part:
+def delta_net(config: Config, hidden: int) -> LayerPart:
     """The gated delta rule of Qwen3-Next and after it."""
     keys = config.size("linear_num_key_heads") * config.size("linear_key_head_dim")
     heads, width = config.size("linear_num_value_heads"), config.size("linear_value_head_dim")
@@ -73,11 +73,11 @@ def delta_net(config: Config, hidden: int) -> Part:
         WeightMatrix("linear_attn.in_proj_ba", 2 * heads, hidden),
         WeightMatrix("linear_attn.out_proj", hidden, values),
     )
-    part = Part(linears, other=channels * kernel + width + heads, float32=heads)
+    part = LayerPart(linears, other=channels * kernel + width + heads, float32=heads)
     return _with_state(config, part, (kernel - 1) * channels, values * config.size("linear_key_head_dim"))
 
 
-def kimi_delta(config: Config, hidden: int) -> Part:
+def kimi_delta(config: Config, hidden: int) -> LayerPart:
     """Kimi's delta attention: a decay for each channel, through a low rank as wide as a head."""
     inner = config.inside("linear_attn_config")
     heads = inner.size("num_heads", "linear_num_heads")
@@ -94,11 +94,11 @@ def kimi_delta(config: Config, hidden: int) -> Part:
         WeightMatrix("self_attn.b_proj", heads, hidden),
         WeightMatrix("self_attn.o_proj", hidden, channels),
     )
-    part = Part(linears, other=3 * channels * kernel + width, float32=channels + heads)
+    part = LayerPart(linears, other=3 * channels * kernel + width, float32=channels + heads)
     return _with_state(config, part, (kernel - 1) * 3 * channels, channels * width, wide=True)
 
 
-def lightning(config: Config, hidden: int, heads: int, width: int) -> Part:
+def lightning(config: Config, hidden: int, heads: int, width: int) -> LayerPart:
     """MiniMax's linear attention: a square state for each head, a norm over all of them, and an output gate."""
     channels = heads * width
     linears = (
@@ -106,14 +106,14 @@ def lightning(config: Config, hidden: int, heads: int, width: int) -> Part:
         WeightMatrix("self_attn.output_gate", channels, hidden),
         WeightMatrix("self_attn.out_proj", hidden, channels),
     )
-    return _with_state(config, Part(linears, other=channels), 0, channels * width)
+    return _with_state(config, LayerPart(linears, other=channels), 0, channels * width)
 
 
-def short_convolution(config: Config, hidden: int) -> Part:
+def short_convolution(config: Config, hidden: int) -> LayerPart:
     """LFM2's gated convolution over the last few tokens."""
     length, bias = config.size("conv_L_cache"), config.flag("conv_bias", default=False)
     linears = (
         WeightMatrix("conv.in_proj", 3 * hidden, hidden, bias),
         WeightMatrix("conv.out_proj", hidden, hidden, bias),
     )
-    return Part(linears, other=hidden * length + hidden * bias, state_numbers=(length - 1) * hidden)
+    return LayerPart(linears, other=hidden * length + hidden * bias, state_numbers=(length - 1) * hidden)

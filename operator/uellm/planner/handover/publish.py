@@ -54,8 +54,7 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         # If KV cache runs out after all, the request with the latest deadline is preempted, not the newest one.
         (flags.SCHEDULING_POLICY, "priority"),
     ]
-    if own.dtype != "auto" or architecture.dtype == "float32":
-        # By default the engine would serve a float32 checkpoint in 16 bits.
+    if own.dtype != "auto":
         planned.insert(0, ("--dtype", architecture.dtype))
     if own.quantization not in ("auto", "none"):
         planned.insert(0, ("--quantization", own.quantization))

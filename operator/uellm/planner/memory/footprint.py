@@ -20,9 +20,6 @@ from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
-WIDE = ("bfloat16", "float16")
-"""Data types of a KV cache in 16 bits."""
-
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -119,8 +116,8 @@ def kv_width(model: Architecture, user: UserArgs) -> Fraction:
     asked = user.text("--kv-cache-dtype") or "auto"
     if asked.startswith("fp8"):
         return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache.
-    return Fraction(c.WIDE_BYTES, model.kv_dtype_bytes) if asked in WIDE else Fraction(1)
+    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
+    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
