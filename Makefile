@@ -22,7 +22,7 @@ test: setup
 	@$(BIN)/python scripts/stages.py \
 		"programs" "$(BIN)/python -m uellm_devcluster.binaries" \
 		"lint" "$(MAKE) --no-print-directory lint" \
-		"unit and property" "$(BIN)/pytest -q -n auto tests/unit tests/property" \
+		"unit and property" "$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans" \
 		"cluster: real API server" "$(BIN)/pytest -q tests/cluster" \
 		"e2e: real kubelets, real vLLM" "$(BIN)/pytest -q tests/e2e"
 
@@ -33,7 +33,7 @@ lint:
 	@$(BIN)/lint-imports
 
 unit: setup
-	@$(BIN)/pytest -q -n auto tests/unit tests/property
+	@$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans
 
 cluster-test: setup
 	@$(BIN)/pytest -q tests/cluster

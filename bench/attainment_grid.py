@@ -60,7 +60,7 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Where its result is stored. For the sidecar's policies the path contains a digest of the scheduler's sources."""
+        """Where its result is stored. For our policy the path contains a digest of the scheduler's sources."""
         version = f"-{_core_version()}" if self.policy == OURS else ""
         extra = f"-{self.sturdy.replace(' ', '_')}" if self.sturdy else ""
         name = f"{self.trace}-{self.limit}-{self.policy}-{self.chunk}-x{self.speed:g}-s{self.seed}{extra}{version}.json"
@@ -135,7 +135,7 @@ class Grid:
         return found
 
     def wanted(self, trace: str, speed: float, parts: frozenset[str]) -> Iterator[Run]:
-        """The replays needed to compare ours with the best baseline, each after those that decide whether it is needed."""
+        """The replays needed to compare ours with the best baseline; a replay may depend on those before it."""
         if "ours" in parts:
             yield from self.ours(trace, speed)
         if "baselines" not in parts:

@@ -21,14 +21,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, kind_of
+from uellm.api.node_labels import own_labels
+from uellm.hardware import Node
+from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
+from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import WorkerProcess
 from uellm.reconcile.pods.reports import Measurements, Reports
+from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 
 GIB = 2**30
@@ -110,8 +114,11 @@ def filled(nodes: int, gpus: int) -> Cache:
     cache = Cache()
     for index in range(nodes):
         name = f"node-{index:04d}"
-        cache.put(GPUNODEPROFILE, profile(name, SIZES_GIB[index % len(SIZES_GIB)], gpus))
-        cache.put(NODE, {"metadata": {"name": name, "uid": f"n-{name}", "resourceVersion": "1"}, "spec": {}})
+        document = profile(name, SIZES_GIB[index % len(SIZES_GIB)], gpus)
+        labels = own_labels(Node.from_profile(document).devices, simulated=False)
+        metadata = {"name": name, "uid": f"n-{name}", "resourceVersion": "1", "labels": labels}
+        cache.put(GPUNODEPROFILE, document)
+        cache.put(NODE, {"metadata": metadata, "spec": {}})
     document = service()
     cache.put(LLMSERVICE, {**document, "metadata": {**document["metadata"], "resourceVersion": "1"}})
     return cache
@@ -124,12 +131,14 @@ async def nothing(_: str) -> None:
 async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
     cache, kube = filled(nodes, gpus), MemoryKube()
     reports, measurements = Reports(nothing, time.monotonic), Measurements(nothing, time.monotonic)
+    running = Running(nothing, time.monotonic)
     with WorkerProcess() as worker:
         reconciler = Reconciler(
             cache,
             Planning(cache, worker),
             reports,
             measurements,
+            running,
             Applier(kube, cache),  # type: ignore[arg-type] # the part of Kube that a pass uses
             Images("engine:1", "sidecar:1", "launcher:1"),
         )
@@ -146,7 +155,9 @@ async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
             await reconciler.reconcile(KEY)
             times_ms.append((time.thread_time() - start) * 1e3)
         assert kube.writes == writes, "a pass of an unchanged service wrote something"
-    config = next(obj for kind, obj in _children(cache) if kind == "ConfigMap")
+    observed = observe(cache, KEY)
+    assert observed is not None
+    config = next(each for each in observed.configmaps.values() if "plan.json" in each["data"])
     return {
         "nodes": nodes,
         "gpus": nodes * gpus,
@@ -155,14 +166,6 @@ async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
         "planBytes": len(config["data"]["plan.json"]),
         "firstSeconds": round(settled_s, 2),
     }
-
-
-def _children(cache: Cache) -> list[tuple[str, Mapping[str, Any]]]:
-    from uellm.reconcile.observe import observe
-
-    observed = observe(cache, KEY)
-    assert observed is not None
-    return [(kind_of(child).kind, child) for child in observed.children.values()]
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from aiohttp import web
 from uellm.api.names import PLAN_ANNOTATION
 from uellm.extender.server import make_app
 from uellm.extender.view import View
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import GPUNODEPROFILE, POD, Event, Kind
 from uellm.planner.handover.annotation import refusal_on
 
@@ -73,7 +74,7 @@ def plan(serial: int, nodes: int) -> str:
         "gpus": 2,
         "tensor": 1,
         "pipeline": 2,
-        "resourceName": "nvidia.com/gpu",
+        "resourceName": GPU_RESOURCE,
         "layerCount": 80,
         "layerBytes": 850_000_000 + serial,
         "layerKvBytes": 30_000_000,

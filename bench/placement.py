@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from uellm.hardware import GPU_RESOURCE
 from uellm.planner.placement.solver import Instance, Placement, solve
 
 GIB = 2**30
@@ -328,7 +329,7 @@ def _profile(index: int, product: str, gib: int, gigaflops: int, gigabytes: int)
             "memoryBytes": gib * GIB,
             "memoryFreeBytes": gib * GIB,
             "computeCapability": "9.0",
-            "resourceName": "nvidia.com/gpu",
+            "resourceName": GPU_RESOURCE,
             "health": {"state": "Healthy"},
             "measured": measured,
         }

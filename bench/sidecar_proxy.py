@@ -3,6 +3,7 @@
     python bench/sidecar_proxy.py [--json FILE] [--seconds 5] [--rounds 3]
 
     events        256 streams without end, an event each 50 ms on each: CPU time of the proxy's process for one event
+    recorded      the same with streams as real vLLM sent them, of every streamed route
     first byte    256 streams of 20 to 60 events, one after the other: time to the first byte of the body, and what a
                   way adds to the straight one's
     short         256 connections with one short answer after the other: CPU time of the proxy's process for one, and
@@ -29,7 +30,7 @@ from typing import Any
 
 from sidecar_load import command
 from sidecar_load.client import load, request
-from sidecar_load.upstream import COMPLETION, ENDING_STREAM, STREAM
+from sidecar_load.upstream import COMPLETION, ENDING_STREAM, PLAYED, STREAM
 from sidecar_load.ways import NO_NGINX, Way, nginx, sidecar, upstream
 
 from uellm.http.loop import factory
@@ -113,9 +114,10 @@ def results(seconds: float, rounds: int) -> dict[str, Any]:
             print(NO_NGINX, file=sys.stderr)
         proxies = [way for way in (baseline, ours) if way is not None]
         events = medians(proxies, STREAM, seconds, rounds)
+        recorded = {name: medians(proxies, path, seconds, rounds) for name, path in PLAYED.items()}
         first = medians([straight, *proxies], ENDING_STREAM, seconds, rounds)
         short = medians([straight, *proxies], COMPLETION, seconds, rounds)
-    return {"events": events, "firstByte": first, "short": short, "memory": memory()}
+    return {"events": events, "recorded": recorded, "firstByte": first, "short": short, "memory": memory()}
 
 
 def table(found: dict[str, Any]) -> None:
@@ -133,6 +135,10 @@ def table(found: dict[str, Any]) -> None:
                 added = f"{p50:+.2f} / {p99:+.2f}"
             times = f"{row['p50Milliseconds']:>9.2f}{row['p99Milliseconds']:>9.2f}" if case != "events" else " " * 18
             print(f"{case:<12}{name:<10}{cpu:>9}{ratio:>14}{row['perSecond']:>9.0f}{times}{added:>15}")
+    for route, ways in found["recorded"].items():
+        for name, row in ways.items():
+            ratio = f"{row['eventMicroseconds'] / ways['nginx']['eventMicroseconds']:.2f}x" if "nginx" in ways else ""
+            print(f"event of {route:<24}{name:<10}{row['eventMicroseconds']:>9.1f}{ratio:>14}")
     for name, row in found["short"].items():
         if name != "straight":
             print(f"short answers a second that one core can do, {name}: {1e6 / row['answerMicroseconds']:.0f}")

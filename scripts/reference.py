@@ -24,6 +24,7 @@ from uellm.models.precision import REFUSED as METHOD_REFUSALS
 from uellm.models.schemes import METHODS
 from uellm.models.support import APPROXIMATE, EXACT, REFUSED, supported_classes
 from uellm.models.towers import TOWERS
+from uellm.reconcile.field_effects import FIELD_EFFECTS
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
 RENDERED = "<!-- Rendered by `make reference`. Change the descriptions in the code, not here. -->"
@@ -36,6 +37,13 @@ SCALARS = {
 }
 # Variables that change a command's defaults are unset: the reference is the same on every machine.
 DEFAULTS_FROM = ("NODE_NAME", "UELLM_ENGINE_IMAGE", "UELLM_SIDECAR_IMAGE", "UELLM_LAUNCHER_IMAGE", "UELLM_NAMESPACE")
+CHANGES = """A change of a field
+
+- *rolls*: the pods are replaced, for their processes are started with it. Where the new content turns out to be the
+  same, they are not.
+- *reloads*: the sidecars take it over while they run.
+- *neither*: it concerns the plan, the number of pods or how they are replaced. A changed objective or load replaces no
+  pod that runs: see [Upgrade](../how-to/upgrade.md#when-the-operator-replaces-a-plan-by-itself)."""
 Schema = dict[str, Any]
 
 
@@ -92,21 +100,33 @@ def resource_page(definition: Definition) -> str:
         ),
     ]
     for part in ("metadata", "spec", "status"):
-        lines += _part(part, schema["properties"][part], schema if part == "metadata" else None)
+        lines += _part(
+            definition.model.__name__, part, schema["properties"][part], schema if part == "metadata" else None
+        )
     return "\n\n".join(lines) + "\n"
 
 
-def _part(name: str, schema: Schema, parent: Schema | None) -> Iterator[str]:
+def _part(kind: str, name: str, schema: Schema, parent: Schema | None) -> Iterator[str]:
     rules = [*_rules(name, schema), *(_rules("", parent) if parent else ())]
     fields = [] if name == "metadata" else list(_fields(schema, ""))
     if not rules and not fields:
         return
     yield f"## {name}"
     if fields:
-        yield table(("field", "type", "default", "meaning"), fields)
+        if name == "spec" and kind == "LLMService":
+            yield CHANGES
+            yield table(("field", "type", "default", "change", "meaning"), _with_effects(fields))
+        else:
+            yield table(("field", "type", "default", "meaning"), fields)
     if rules:
         yield "Rules:"
         yield "\n".join(f"- `{field}` {message}." for field, message in rules)
+
+
+def _with_effects(fields: list[tuple[str, str, str, str]]) -> Iterator[tuple[str, str, str, str, str]]:
+    """What a change does, in the row of each field that has no fields of its own."""
+    for path, type_, default, meaning in fields:
+        yield path, type_, default, FIELD_EFFECTS.get(path.strip("`"), ""), meaning
 
 
 def _fields(schema: Schema, prefix: str) -> Iterator[tuple[str, str, str, str]]:

@@ -1,4 +1,4 @@
-"""For every test."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How long an example takes says nothing on a machine that has other work, but failed whole runs.
+# The duration of an example means nothing on a busy machine, but its deadline would fail whole runs.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 
 def pytest_configure() -> None:
-    """A job in the background ignores Ctrl-C, and so would every process that a test starts; here they hear it."""
+    """Restore the default handling of Ctrl-C, which a background job and all its children would ignore."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def packages_alone(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
-    """Makes a directory for PYTHONPATH that holds the named distributions and nothing else; use it with `python -S`."""
+    """Makes a directory for PYTHONPATH that contains only the named distributions; use it with `python -S`."""
 
     def link(names: Iterable[str]) -> Path:
         directory = tmp_path / "packages-alone"
@@ -32,7 +32,7 @@ def packages_alone(tmp_path: Path) -> Callable[[Iterable[str]], Path]:
         for name in dict.fromkeys(names):
             distribution = importlib.metadata.distribution(name)
             for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
-                if not (directory / top).exists():  # namespace packages are shared
+                if not (directory / top).exists():  # several distributions share a namespace package
                     (directory / top).symlink_to(Path(str(distribution.locate_file(top))))
         return directory
 

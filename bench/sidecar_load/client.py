@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, SHORT
+from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, RECORDED, SHORT
 
 CHAT = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
 PROMPT = json.dumps({"model": "m", "prompt": "x" * 2000, "max_tokens": 1}).encode()
@@ -16,6 +16,8 @@ PROMPT = json.dumps({"model": "m", "prompt": "x" * 2000, "max_tokens": 1}).encod
 
 def request(path: str, body: bytes | None = None) -> bytes:
     """A POST as bytes; of a chat that is to be streamed, or a prompt that is not, unless there is a body."""
+    if "?play=" in path:
+        body = json.dumps(RECORDED[path.partition("?play=")[2]]["request"], separators=(",", ":")).encode()
     body = body or (PROMPT if path == COMPLETION else CHAT)
     head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body

@@ -4,15 +4,30 @@
 /v1/chat/completions        a stream without end, an event each 50 ms
 /v1/chat/completions?ends   a stream of 20 to 60 events, in the end the finish reason and, where asked for, the usage
 /v1/embeddings              no answer at all
+ROUTE?play=NAME             a stream without end as real vLLM sent it on that route (tests/data/recorded-streams.json)
+/health, /metrics           as vLLM answers them
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
+from pathlib import Path
+from typing import Any
 
 from uellm.http.loop import run
+
+RECORDED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[2] / "tests/data/recorded-streams.json").read_text()
+)
+PLAYED = {
+    name: f"{each['path']}?play={name}"
+    for name, each in RECORDED.items()
+    if each["request"].get("stream") and not name.endswith("-usage")
+}
+"""The target of each recorded stream."""
 
 INTERVAL_S = 0.05
 EVENTS = range(20, 61)
@@ -32,6 +47,13 @@ _CHOICE = b'{"index":0,"text":" word","logprobs":null,"finish_reason":"length","
 _USAGE = b',"usage":{"prompt_tokens":500,"total_tokens":501,"completion_tokens":1}'
 SHORT = _ANSWER % (_CHOICE, _USAGE)
 
+METRICS = b"""# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 8.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 0.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.1
+"""
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _SHORT_EVENTS = [b"data: %b\n\n" % (_ANSWER % parts) for parts in ((_CHOICE, b""), (b"", _USAGE))]
 _SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(SHORT), SHORT)
@@ -62,6 +84,14 @@ class Engine(asyncio.Protocol):
         path = head.split(b" ", 2)[1].decode()
         if path == "/v1/embeddings":
             return
+        if path in ("/health", "/metrics"):
+            kind = b"Content-Type: text/plain; version=0.0.4\r\n" if path == "/metrics" else b""
+            text = METRICS if path == "/metrics" else b""
+            self.transport.write(b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (kind, len(text), text))
+            return
+        if "?play=" in path:
+            self.play(path.partition("?play=")[2], body)
+            return
         if path in (STREAM, ENDING_STREAM):
             self.left = random.choice(EVENTS) if path == ENDING_STREAM else sys.maxsize
             self.ends = (FINISH, USAGE, DONE) if b"include_usage" in body else (FINISH, DONE)
@@ -72,6 +102,20 @@ class Engine(asyncio.Protocol):
             self.transport.write(_STREAM + b"".join(map(_chunk, (*_SHORT_EVENTS, DONE))) + b"0\r\n\r\n")
         else:
             self.transport.write(_SHORT)
+
+    def play(self, name: str, body: bytes) -> None:
+        more = f"{name}-usage"
+        chunks = RECORDED[more if more in RECORDED and b"include_usage" in body else name]["chunks"]
+        middle = len(chunks) // 2
+        self.transport.write(_STREAM + b"".join(_chunk(text.encode()) for text in chunks[:middle]))
+        self.again(_chunk(chunks[middle].encode()), random.random() * INTERVAL_S)
+
+    def again(self, piece: bytes, delay_s: float = INTERVAL_S) -> None:
+        self.timer = self.loop.call_later(delay_s, self.once_more, piece)
+
+    def once_more(self, piece: bytes) -> None:
+        self.transport.write(piece)
+        self.again(piece)
 
     def event(self) -> None:
         self.left -= 1

@@ -26,7 +26,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @contextmanager
 def running(command: list[Any], ready_url: str, log: Path) -> Iterator[int]:
-    """Run the program while the block runs; yields its process id. Its log is printed where it does not become ready."""
+    """Run the program while the block runs; yields its process id. Prints its log if it does not become ready."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             list(map(str, command)),

@@ -1,6 +1,6 @@
 """A real Kubernetes cluster on this machine: without Docker, or with kind.
 
-uellm cluster up|status|kubeconfig|down     see cli
+uellm cluster up|status|kubeconfig|down     see `cli`
 up(nodes=2), kubeconfig(), down()           the same from Python; import_images([...]) into a native cluster's nodes
 with ControlPlane(kwok_nodes=3) as plane:   a real API server for tests, no root needed
     plane.kubeconfig

@@ -1,4 +1,4 @@
-"""Where everything of a cluster is reached. Private ranges that exist in the cluster's own namespaces alone."""
+"""The cluster's addresses: private ranges that exist only in the cluster's own namespaces."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ RANGES = (NODE_RANGE, POD_RANGE, SERVICE_RANGE)
 LOOPBACK = "127.0.0.1"
 API_PORT = 6443
 
-# Pods played by kwok run nowhere, yet the operator tries to reach them. Their addresses must lead to no other machine:
-# loopback where there is no network of ours (a test may listen there and answer in a pod's place), else a part of the
-# pods' range that no node has a route to.
+# Pods simulated by kwok do not run, yet the operator tries to reach them. Their addresses must not lead to another
+# machine. Where the cluster has no network of its own they are loopback addresses, so a test may listen there in a
+# pod's place. Otherwise they are a part of the pods' range that no node has a route to.
 KWOK_LOOPBACK_PODS = "127.244.0.0/16"
 KWOK_PODS = "10.244.128.0/17"
-# Nodes 1 to MAX_NODES have a /24 of pods each, below what kwok uses.
+# Nodes 1 to MAX_NODES have a /24 of pods each. They lie below the range that kwok uses.
 MAX_NODES = 100
 
 
 @dataclass(frozen=True)
 class NodeAddress:
-    """A real node's name and addresses, all from its number (1, 2, ...)."""
+    """Name and addresses of a real node, derived from its number (1, 2, ...)."""
 
     index: int
 

@@ -1,4 +1,4 @@
-"""The few questions a cluster's start asks the API server, on the standard library alone."""
+"""The few requests to the API server that starting a cluster needs; standard library only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMEOUT_S = 10.0
 
 
 class Api:
-    """A client by certificate of the API server that a kubeconfig names."""
+    """A client of the API server that a kubeconfig names. It authenticates with a client certificate."""
 
     def __init__(self, kubeconfig: Path) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
@@ -29,7 +29,7 @@ class Api:
         self._context = ssl.create_default_context(
             cadata=base64.b64decode(cluster["certificate-authority-data"]).decode()
         )
-        # The ssl module takes a client's certificate from a file alone.
+        # The ssl module reads client certificates only from files.
         with tempfile.NamedTemporaryFile() as pem:
             pem.write(base64.b64decode(user["client-certificate-data"]))
             pem.write(base64.b64decode(user["client-key-data"]))
@@ -37,7 +37,7 @@ class Api:
             self._context.load_cert_chain(pem.name)
 
     def ready(self) -> bool:
-        """Whether the API server answers and says that it is ready."""
+        """Whether the API server answers and reports that it is ready."""
         try:
             status, _ = self._request("GET", "/readyz")
         except (OSError, http.client.HTTPException):
@@ -49,7 +49,7 @@ class Api:
         return cast("list[dict[str, Any]]", self._expect("GET", path, None, {200})["items"])
 
     def create(self, path: str, document: dict[str, Any]) -> None:
-        """Create an object; one that is there already stays as it is."""
+        """Create an object. An existing one is left unchanged."""
         self._expect("POST", path, document, {200, 201, 409})
 
     def _expect(self, method: str, path: str, document: dict[str, Any] | None, statuses: set[int]) -> dict[str, Any]:
@@ -73,11 +73,11 @@ class Api:
 
 
 def unready_nodes(nodes: list[dict[str, Any]]) -> list[str]:
-    """Names of the nodes whose condition Ready is not True."""
+    """Names of the nodes whose Ready condition is not True."""
     return [node["metadata"]["name"] for node in nodes if not node_is_ready(node)]
 
 
 def node_is_ready(node: dict[str, Any]) -> bool:
-    """Whether a Node's condition Ready is True."""
+    """Whether a Node's Ready condition is True."""
     conditions = node.get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

@@ -1,4 +1,4 @@
-"""Image archives without any builder: one layer, a configuration, a manifest; `ctr images import` takes them."""
+"""Builds image archives without a builder: one layer, a configuration and a manifest, for `ctr images import`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def write_image(path: Path, name: str, files: dict[str, bytes], *, entrypoint: Sequence[str], user: str = "") -> None:
-    """Write the image `name` as an archive at `path`: `files` by path, all of them executable.
+    """Write the image `name` as an archive at `path`. `files` maps paths to contents; all files are executable.
 
     A pod that must not run as root needs a numeric `user`.
     """
@@ -38,12 +38,12 @@ def write_image(path: Path, name: str, files: dict[str, bytes], *, entrypoint: S
 
 
 def write_pause_image(path: Path) -> None:
-    """Write the image of a pod's sandbox: a program that waits for ever."""
+    """Write the image of the pod sandbox: a program that waits forever."""
     write_image(path, PAUSE_IMAGE, {"pause": pause_program()}, entrypoint=["/pause"], user="65535")
 
 
 def pause_program() -> bytes:
-    """An x86-64 ELF executable of 129 bytes that calls pause(2) for ever."""
+    """An x86-64 ELF executable of 129 bytes that calls pause(2) forever."""
     code = bytes.fromhex(
         "b822000000"  # again: mov eax, 34 (pause)
         "0f05"  #              syscall
@@ -56,7 +56,7 @@ def pause_program() -> bytes:
     header = struct.pack(
         "<16sHHIQQQIHHHHHH", identity, 2, 62, 1, entry, header_bytes, 0, 0, header_bytes, segment_bytes, 1, 0, 0, 0
     )
-    # One segment to load, readable and executable: the whole file.
+    # One loadable segment, readable and executable: the whole file.
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000)
     return header + segment + code
 

@@ -1,4 +1,4 @@
-"""Where what is slow to make is kept, outside any checkout."""
+"""The cache directory for slow results, outside any checkout."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def cache_directory() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `path` (made if need be) as a lock between processes; a wait for it is shown."""
+    """Hold `path` (created if missing) as a lock between processes, and announce when there is a wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with step(f"another process makes {path.stem}; waiting for it"):
+            with step(f"another process is making {path.stem}; waiting for it"):
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,9 +1,9 @@
-"""The cluster's control groups: whatever it started is in them, so that it is found again after any crash.
+"""The cluster's control groups. They contain everything that it started, so it can be found again after a crash.
 
     /uellm-<name>/system       the control plane, containerd, kubelet, kube-proxy
     /uellm-<name>/node-1 ...   what the node's kubelet starts: the pods
 
-Version 1 has a directory in each hierarchy, version 2 has one.
+Version 1 has one directory in each hierarchy, version 2 has one in all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from uellm_devcluster.errors import ClusterError
 
 ROOT = Path("/sys/fs/cgroup")
 SYSTEM = "system"
-# A hierarchy is given back when its last process is buried, which takes the kernel a moment.
+# The kernel needs a moment to release a hierarchy after its last process has been reaped.
 _REMOVE_TIMEOUT_S = 10.0
-# What a kubelet wants to find in its group; version 2 hands controllers down from level to level.
+# The controllers that a kubelet requires in its group. Version 2 delegates them level by level.
 _CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 
 
@@ -32,7 +32,7 @@ class Cgroups:
 
     @property
     def unified(self) -> bool:
-        """Whether this machine has version 2 alone."""
+        """Whether this machine has only version 2."""
         return (self._root / "cgroup.controllers").exists()
 
     def group(self, part: str) -> str:
@@ -40,7 +40,7 @@ class Cgroups:
         return f"/{self._name}/{part}"
 
     def create(self, parts: list[str]) -> None:
-        """Make the groups; those that are there stay."""
+        """Create the groups. Existing ones are left unchanged."""
         for hierarchy in self._hierarchies():
             top = hierarchy / self._name
             try:
@@ -56,7 +56,7 @@ class Cgroups:
                 ) from error
 
     def joining(self, argv: list[str]) -> list[str]:
-        """`argv` as a command that enters the system group before it becomes anything else."""
+        """`argv` as a command that first enters the system group."""
         files = [str(hierarchy / self._name / SYSTEM / "cgroup.procs") for hierarchy in self._hierarchies()]
         script = 'n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1" || exit; shift; n=$((n-1)); done; exec "$@"'
         return ["sh", "-c", script, "sh", str(len(files)), *files, *argv]
@@ -66,19 +66,19 @@ class Cgroups:
         pids: set[int] = set()
         for hierarchy in self._hierarchies():
             for group in _tree(hierarchy / self._name):
-                with contextlib.suppress(OSError):  # the group went with its last process
+                with contextlib.suppress(OSError):  # the group disappeared with its last process
                     pids.update(int(pid) for pid in (group / "cgroup.procs").read_text().split())
         return pids
 
     def remove(self) -> None:
-        """Remove the groups, which are empty by now."""
+        """Remove the groups, which must be empty."""
         deadline_s = time.monotonic() + _REMOVE_TIMEOUT_S
         while left := [path for hierarchy in self._hierarchies() for path in _tree(hierarchy / self._name)]:
             for path in left:
                 with contextlib.suppress(OSError):
                     path.rmdir()
             if time.monotonic() > deadline_s:
-                raise ClusterError(f"control group {left[0]} does not go: a process in it does not end")
+                raise ClusterError(f"control group {left[0]} cannot be removed: a process in it does not end")
             time.sleep(0.02)
 
     def _hierarchies(self) -> list[Path]:
@@ -99,7 +99,7 @@ class Cgroups:
 
 
 def _copy_cpuset(parent: Path, child: Path) -> None:
-    """Version 1: a group without processors and memory nodes of its own admits no process."""
+    """Version 1: a group without CPUs and memory nodes of its own accepts no process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         with contextlib.suppress(FileNotFoundError):
             if not (child / name).read_text().strip():
@@ -107,7 +107,7 @@ def _copy_cpuset(parent: Path, child: Path) -> None:
 
 
 def _tree(top: Path) -> list[Path]:
-    """A group and those in it, the deepest first."""
+    """A group and its descendants, deepest first."""
     if not top.is_dir():
         return []
     return [Path(directory) for directory, _, _ in os.walk(top, topdown=False)]

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do one action. Exit status 0 done, 1 it cannot be done, 2 bad input."""
+    """Run one action. Exit status 0: done; 1: it failed; 2: bad input."""
     actions = {"up": _up, "status": _status, "kubeconfig": _kubeconfig, "down": _down}
     try:
         return actions[args.action](args)
@@ -74,7 +74,7 @@ def _add_up_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _up(args: argparse.Namespace) -> int:
-    # `kill` is to clean up as Ctrl-C does.
+    # `kill` must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     began_s = time.monotonic()
     state = cluster.up(
@@ -97,7 +97,7 @@ def _up(args: argparse.Namespace) -> int:
 def _wait_then_end(name: str | None) -> None:
     try:
         say("Ctrl-C ends it")
-        # Not `signal.pause`: a signal that comes just before it would not end it.
+        # Not `signal.pause`: a signal that arrives just before it would not end it.
         while True:
             time.sleep(1.0)
     except KeyboardInterrupt:
@@ -114,8 +114,8 @@ def _status(args: argparse.Namespace) -> int:
 
 def _table(status: dict[str, Any]) -> str:
     if not status["provider"]:
-        return f"cluster {status['name']!r}: not there"
-    word = "running" if status["running"] else "not running in full"
+        return f"cluster {status['name']!r}: does not exist"
+    word = "running" if status["running"] else "not all parts run"
     rows: list[tuple[str, ...]] = [("COMPONENT", "STATE")]
     rows += [(part["name"], f"pid {part['pid']}" if part["pid"] else "ended") for part in status["components"]]
     nodes: list[tuple[str, ...]] = [("NODE", "STATE", "ADDRESS")]

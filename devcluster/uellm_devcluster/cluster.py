@@ -1,4 +1,4 @@
-"""Clusters by name, whatever makes them: up, down, status."""
+"""Clusters by name, for every provider: up, down, status."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROVIDERS: Mapping[str, Provider] = {module.PROVIDER: module for module in (nati
 
 
 def choose_provider() -> str:
-    """What `auto` means here: kind where Docker answers, else native for root."""
+    """The provider that `auto` selects here: kind where Docker answers, else native for root."""
     if shutil.which("kind") and _docker_answers():
         return kind.PROVIDER
     if os.geteuid() == 0:
         return native.PROVIDER
     raise ClusterError(
-        "nodes need root, or Docker and kind, and here is neither: run it as root, install Docker and kind, "
-        "or take `--control-plane-only`, which needs none"
+        "nodes need root, or Docker and kind, and this machine offers neither: run it as root, "
+        "install Docker and kind, or use `--control-plane-only`, which needs none"
     )
 
 
@@ -42,12 +42,12 @@ def up(
     binaries: str | Path | None = None,
     tied: bool = False,
 ) -> State:
-    """Start the cluster, or what of it has ended; return where it is kept.
+    """Start the cluster, or the parts of it that have ended; return its directory.
 
-    `provider` is `auto`, `native`, `kind` or `control-plane-only` (which has `kwok` nodes alone). `mounts` are pairs of
-    a directory here and the path at which every node shows it, read-only; `images` are archives for the nodes. `tied`
-    ends a control plane alone with the thread that calls this. A start that fails or is interrupted leaves nothing but
-    its logs. Raises ClusterError.
+    `provider` is `auto`, `native`, `kind` or `control-plane-only` (which has only `kwok` nodes). `mounts` are pairs of
+    a directory on this machine and the path at which every node shows it, read-only. `images` are archives for the
+    nodes. `tied` ends a control plane without nodes together with the calling thread. A start that fails or is
+    interrupted removes everything except its logs. Raises ClusterError.
     """
     state = State(name)
     chosen = choose_provider() if provider == "auto" else provider
@@ -70,7 +70,7 @@ def up(
 
 def _start_afresh(state: State, left: Record | None, asked: Record, archives: list[Path], *, tied: bool) -> None:
     if left:
-        say(f"cluster {state.name!r} did not start or end in order: removing what it left")
+        say(f"cluster {state.name!r} was not started or ended completely: removing its remains")
     _stop(state, left or asked)
     try:
         state.make()
@@ -84,7 +84,7 @@ def _start_afresh(state: State, left: Record | None, asked: Record, archives: li
 
 
 def down(name: str | None = None) -> bool:
-    """End the cluster and remove all of it; return whether there was one. Harmless where there is none."""
+    """End the cluster and remove all of it; return whether it existed. Harmless where it does not."""
     local.sweep()
     state = State(name)
     with state.locked():
@@ -94,7 +94,7 @@ def down(name: str | None = None) -> bool:
 
 
 def kubeconfig(name: str | None = None) -> Path:
-    """The administrator's kubeconfig of a cluster that runs. Raises ClusterError where none does."""
+    """The administrator's kubeconfig of a running cluster. Raises ClusterError where none runs."""
     state = State(name)
     record = state.read()
     if not record or record.phase != "running":
@@ -161,7 +161,7 @@ def _check_same(state: State, running: Record, asked: Record) -> None:
 
 
 def _stop(state: State, record: Record | None, *, keep_logs: bool = False) -> None:
-    """End whatever of this name there is; where no record tells, it is found by the name."""
+    """End whatever exists under this name. Where there is no record, it is found by the name."""
     guess = native.PROVIDER if os.geteuid() == 0 else local.PROVIDER
     known = record.provider if record and record.provider in PROVIDERS else guess
     PROVIDERS[known].stop(state, keep_logs=keep_logs)

@@ -1,4 +1,4 @@
-"""Command lines of the control plane's parts. Pure: what runs where is decided by the callers."""
+"""Command lines of the control plane's components. Pure: the callers decide what runs where."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 @dataclass(frozen=True)
 class ControlPlaneLayout:
-    """Where the control plane's parts are and listen. etcd is on loopback of the same network namespace."""
+    """Where the control plane's files are and its components listen. etcd listens on loopback."""
 
     binaries: Path
     directory: Path
@@ -24,7 +24,7 @@ class ControlPlaneLayout:
 
     @property
     def etcd_url(self) -> str:
-        """etcd for its one client, the API server."""
+        """etcd's address for its only client, the API server."""
         return f"http://{LOOPBACK}:{self.etcd_port}"
 
     @property
@@ -38,13 +38,13 @@ class ControlPlaneLayout:
 
 
 def etcd(layout: ControlPlaneLayout) -> list[str]:
-    """One member that keeps nothing across a crash, which a development cluster does not need to survive."""
+    """One member without durability: a development cluster need not survive a crash."""
     return [
         str(layout.binaries / "etcd"),
         f"--data-dir={layout.directory / 'etcd'}",
         f"--listen-client-urls={layout.etcd_url}",
         f"--advertise-client-urls={layout.etcd_url}",
-        # It has no peers; port 0 keeps several clusters out of one another's way.
+        # It has no peers. Port 0 avoids conflicts between clusters.
         f"--listen-peer-urls=http://{LOOPBACK}:0",
         "--log-level=warn",
         "--unsafe-no-fsync",
@@ -72,13 +72,14 @@ def apiserver(layout: ControlPlaneLayout) -> list[str]:
         f"--kubelet-client-certificate={layout.pki('kubelet-client.crt')}",
         f"--kubelet-client-key={layout.pki('kubelet-client.key')}",
         "--kubelet-preferred-address-types=InternalIP,Hostname",
-        # The default one counts masters by flags; without a data plane none is wanted, for loopback is no endpoint.
+        # The default reconciler counts API servers by flags. Without a data plane none is needed, because loopback is
+        # not a valid endpoint.
         f"--endpoint-reconciler-type={'lease' if layout.data_plane else 'none'}",
     ]
 
 
 def controller_manager(layout: ControlPlaneLayout) -> list[str]:
-    """kube-controller-manager. Start it when the API server is ready, or it ends for want of its roles."""
+    """kube-controller-manager. Start it when the API server is ready; before that it lacks its roles and exits."""
     return [
         str(layout.binaries / "kube-controller-manager"),
         *_client(layout, "controller-manager"),
@@ -89,9 +90,9 @@ def controller_manager(layout: ControlPlaneLayout) -> list[str]:
         f"--cluster-signing-key-file={layout.pki('ca.key')}",
         f"--cluster-cidr={POD_RANGE}",
         "--allocate-node-cidrs=false",
-        # Its default is made on the host when missing.
+        # Its default directory would be created on the host.
         f"--flex-volume-plugin-dir={layout.directory / 'flexvolume'}",
-        # The loopback addresses of kwok's pods are refused in endpoints, and nothing would route to them anyway.
+        # Loopback addresses, as kwok's pods have, are not valid endpoints, and nothing would route to them anyway.
         f"--controllers=*{'' if layout.data_plane else ',-endpoints-controller,-endpointslice-controller'}",
     ]
 
@@ -102,7 +103,7 @@ def scheduler(layout: ControlPlaneLayout) -> list[str]:
 
 
 def kwok(binaries: Path, *, kubeconfig: Path, stages: Path, pods: str) -> list[str]:
-    """kwok: plays the nodes that carry its annotation, and the pods on them, whose addresses are of `pods`."""
+    """kwok simulates the nodes that carry its annotation and their pods, whose addresses come from `pods`."""
     return [
         str(binaries / "kwok"),
         f"--kubeconfig={kubeconfig}",
@@ -119,11 +120,11 @@ def _client(layout: ControlPlaneLayout, name: str) -> list[str]:
     kubeconfig = layout.pki(f"{name}.kubeconfig")
     return [
         f"--kubeconfig={kubeconfig}",
-        # The only one of its kind: an election would cost seconds at each start.
+        # There is only one instance, and an election would cost seconds at each start.
         "--leader-elect=false",
-        # Nobody asks it anything, so it takes no port.
+        # It serves no requests, so it takes no port.
         "--secure-port=0",
-        # The default of 20 requests a second is for a server that is shared; it alone costs 4 s at each start.
+        # The default limit of 20 requests a second is meant for a shared server; it alone costs 4 s at each start.
         "--kube-api-qps=500",
         "--kube-api-burst=1000",
     ]

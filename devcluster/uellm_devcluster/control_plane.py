@@ -1,4 +1,4 @@
-"""The control plane of every cluster that this package makes itself: etcd, API server, controllers, kwok's nodes."""
+"""The control plane of every cluster that this package creates itself: etcd, API server, controllers, kwok's nodes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _API_TIMEOUT_S = 90.0
 _CONTROLLERS_TIMEOUT_S = 60.0
 _NODES_TIMEOUT_S = 90.0
 
-# Starts a component where it belongs, unless it runs already.
+# Starts a component in its namespace and control group, unless it runs already.
 Launch = Callable[[str, list[str]], None]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What runs beside etcd and the API server."""
+    """The components that run beside etcd and the API server."""
 
     controller_manager: bool = True
     scheduler: bool = True
     kwok_nodes: int = 0
 
     def programs(self) -> set[str]:
-        """The programs that all of it needs."""
+        """The programs that all of this needs."""
         optional = {
             "kube-controller-manager": self.controller_manager,
             "kube-scheduler": self.scheduler,
@@ -41,7 +41,7 @@ class Parts:
 
 
 def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch) -> Api:
-    """Start what does not run, wait until the API server is ready, and return a client of it."""
+    """Start the components that do not run, wait until the API server is ready, and return a client of it."""
     api = Api(state.kubeconfig)
     with step("control plane: etcd and kube-apiserver"):
         launch("etcd", components.etcd(layout))
@@ -56,7 +56,7 @@ def start(state: State, layout: ControlPlaneLayout, parts: Parts, launch: Launch
         if parts.controller_manager:
             launch("kube-controller-manager", components.controller_manager(layout))
             wait_until(
-                # Without this account, which the controller manager makes, no pod is admitted.
+                # Without this account, which the controller manager creates, no pod is admitted.
                 lambda: bool(api.list("/api/v1/namespaces/default/serviceaccounts")),
                 state=state,
                 names=["kube-controller-manager"],
@@ -74,7 +74,7 @@ def _start_kwok(state: State, layout: ControlPlaneLayout, launch: Launch) -> Non
 
 
 def wait_for_nodes(state: State, api: Api, count: int, *, blamed: str) -> None:
-    """Wait until `count` nodes are there and all of them Ready; `blamed` is the component whose log says why not."""
+    """Wait until `count` nodes exist and all are Ready. `blamed` is the component whose log explains a failure."""
 
     def all_ready() -> bool:
         nodes = api.list("/api/v1/nodes")

@@ -1,7 +1,7 @@
-"""What goes wrong with a cluster on this machine, as one line that a person can act on."""
+"""Errors of a cluster on this machine, each one line that a person can act on."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """The cluster, or a thing it needs, cannot be had: fact, cause, what to change. Exit status 1."""
+    """The cluster, or something that it needs, is not available: fact, cause, what to change. Exit status 1."""

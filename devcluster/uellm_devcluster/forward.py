@@ -1,7 +1,7 @@
 """Forwards a port of the host's loopback to the API server in its namespace: `forward.py PORT HOST PORT`.
 
-Clients on the host then hold an address that means nothing anywhere else, also when they outlive the cluster. It runs
-as a script of its own, so that it loads nothing but asyncio.
+So the clients' kubeconfig names a loopback address, which means nothing on another machine or after the cluster has
+ended. It runs as a separate script that imports only asyncio.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the sender closes its side, then close the receiver's; the other direction may go on."""
+    """Copy until the sender closes its side, then close the receiver's. The other direction may continue."""
     while chunk := await reader.read(_CHUNK_BYTES):
         writer.write(chunk)
         await writer.drain()
@@ -27,7 +27,7 @@ async def serve(port: int, host: str, host_port: int) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(host, host_port)
         except OSError:
-            # Not there yet, or no more: the client sees a connection that closes.
+            # Not started yet, or already ended: the client sees its connection close.
             writer.close()
             return
         try:
@@ -35,7 +35,7 @@ async def serve(port: int, host: str, host_port: int) -> None:
                 group.create_task(_pump(reader, far_writer))
                 group.create_task(_pump(far_reader, writer))
         except* OSError:
-            pass  # one side broke off; both are closed below
+            pass  # one side closed the connection; both are closed below
         finally:
             writer.close()
             far_writer.close()

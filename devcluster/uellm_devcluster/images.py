@@ -1,7 +1,7 @@
-"""The images of `images/Dockerfile` without Docker: a Debian base made on the spot, buildah, one OCI archive.
+"""Builds the images of `images/Dockerfile` without Docker: a Debian base, buildah, one OCI archive.
 
-`build()` gives the path of one archive that `ctr images import` takes, with every image in it: the base's layer, which
-all share, is then stored and imported once. It is cached by a digest of everything that went in.
+`build()` returns the path of an archive for `ctr images import` that contains every image. The base layer is shared, so
+it is stored and imported only once. The archive is cached by a digest of everything that went into it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ TARGETS = ("operator", "sidecar", "profiler", "launcher", "kube-scheduler", "eng
 PREFIX = "uellm.local"
 TAG = "dev"
 
-# Python 3.11 is the interpreter of the collected packages and of the development engine's hostPath; numa and gomp are
-# what vLLM's CPU build links to.
+# The packages in the images and the development engine's hostPath need Python 3.11. vLLM's CPU build links to numa and
+# gomp.
 _SUITE = "bookworm"
 _BASE_PACKAGES = ("ca-certificates", "libgomp1", "libnuma1", "python3", "python3.11")
 _BASE_EXCLUDES = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 
 
 def build() -> Path:
-    """Build what changed and return the archive. Raises ClusterError with the failing tool's last words."""
+    """Build what changed and return the archive. Raises ClusterError with the last output of the tool that failed."""
     packages.ensure(["buildah", "mmdebstrap", "debian-archive-keyring"])
     _collect()
     base = _base_archive()
@@ -73,7 +73,7 @@ def _base_archive() -> Path:
 
 
 def _digest(base: Path) -> str:
-    """Of everything that goes into the images: the same content gives the same archive, whatever its time stamps."""
+    """Digest of everything that goes into the images. Time stamps do not count."""
     digest = hashlib.sha256(base.name.encode())
     for path in _inputs():
         relative = path.relative_to(CHECKOUT)
@@ -89,7 +89,7 @@ def _inputs() -> Iterator[Path]:
 
 
 def _says_where(path: Path) -> bool:
-    """Notes of the installer that differ from one checkout to the next and that no program reads."""
+    """Files of the installer that differ between checkouts and that no program reads."""
     return path.name in {"direct_url.json", "REQUESTED", "uv_cache.json"} or path.suffix == ".txt"
 
 
@@ -113,7 +113,7 @@ def _build_archive(base: Path, archive: Path) -> None:
 
 
 def _name_images(layout: Path) -> None:
-    """Give each manifest the annotation by which containerd names an image on import."""
+    """Add the annotation to each manifest by which containerd names an image on import."""
     index_file = layout / "index.json"
     index = json.loads(index_file.read_text())
     for manifest in index["manifests"]:
@@ -129,7 +129,7 @@ def _forget_older(home: Path, newest: Path) -> None:
 
 
 class _Buildah:
-    """buildah with a store of its own, so that neither the machine's images nor its settings play a part."""
+    """buildah with its own store and settings, independent of the machine's."""
 
     BASE = "localhost/uellm-base"
 
@@ -151,15 +151,15 @@ class _Buildah:
 
     def push(self, target: str, layout: Path) -> None:
         tag = f"{PREFIX}/{target}:{TAG}"
-        # Uncompressed: these bytes only go to a containerd on this machine.
+        # Uncompressed, because the archive is only read by a containerd on this machine.
         self._call("push", "--disable-compression", tag, f"oci:{layout}:{tag}")
 
     def forget(self) -> None:
-        """Unmount what overlay may have left, so that the scratch directory can go."""
+        """Unmount what overlay may have left, so that the scratch directory can be removed."""
         subprocess.run([*self._command(self._driver), "rm", "--all"], capture_output=True, check=False)
 
     def _choose_driver(self) -> str:
-        """overlay where this file system lets it (half the time), else vfs, which works everywhere."""
+        """overlay where this file system supports it (it takes half the time), else vfs, which works everywhere."""
         probe = subprocess.run([*self._command("overlay"), "images"], capture_output=True, check=False)
         return "vfs" if probe.returncode else "overlay"
 

@@ -1,6 +1,6 @@
-"""UELLM into a development cluster as a user would put it there: images, then `helm upgrade --install`.
+"""Installs UELLM into a development cluster as a user would: images, then `helm upgrade --install`.
 
-The demo and the end-to-end tests both begin here.
+The demo and the end-to-end tests begin with it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ RELEASE = "uellm"
 NAMESPACE = "uellm-system"
 PROFILER_NAMESPACE = "uellm-system-profiler"
 CHART = CHECKOUT / "charts" / "uellm"
-# Where the nodes see what the engine needs (`uellm cluster up --mount`); the sample's volumes name the same paths.
+# Where the nodes see the engine's files (`uellm cluster up --mount`). The sample's volumes name the same paths.
 NODE_ENGINE_PATH = "/var/lib/uellm/engine"
 NODE_MODELS_PATH = "/var/lib/uellm/models"
 
 
 def helm_command() -> str:
-    """The installation as a person would type it in the checkout."""
+    """The installation command as a person would type it in the checkout."""
     return (
         f"helm upgrade --install {RELEASE} {CHART} --namespace {NAMESPACE} --create-namespace"
         f" --values {CHART}/values-simulated.yaml --wait --timeout 3m"
@@ -28,7 +28,7 @@ def helm_command() -> str:
 
 
 def pods(shell: Shell, service: str, namespace: str = "default") -> list[dict[str, Any]]:
-    """The engine pods of an LLMService that are not on their way out, by name."""
+    """Names of the engine pods of an LLMService that are not being deleted."""
     found = shell.json(f"kubectl get pods --namespace {namespace} --selector uellm.io/service={service}")["items"]
     alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
     return sorted(alive, key=lambda pod: pod["metadata"]["name"])

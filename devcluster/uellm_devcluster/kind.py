@@ -1,4 +1,4 @@
-"""Provider `kind`: nodes as Docker containers, by the `kind` program, from the checkout's kind-config.yaml."""
+"""Provider `kind`: nodes as Docker containers, created by `kind` from the checkout's kind-config.yaml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise ClusterError(f"`{argv[0]}` is not on PATH, and the cluster is its: install it again") from None
+        raise ClusterError(f"`{argv[0]}` is not on PATH, but this cluster was made with it: install it again") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ClusterError(f"`{' '.join(argv[:3])}` failed: {last}")
@@ -36,13 +36,13 @@ def run(argv: list[str]) -> str:
 
 
 def check(state: State) -> None:
-    """`kind` must be there; what Docker lacks, it says itself."""
+    """`kind` must be installed. It reports Docker's problems itself."""
     if not shutil.which("kind"):
-        raise ClusterError("`kind` is not on PATH: install it (kind.sigs.k8s.io), or take another `--provider`")
+        raise ClusterError("`kind` is not on PATH: install it (kind.sigs.k8s.io), or use another `--provider`")
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool, runner: Runner = run) -> None:
-    """Create the cluster if it is not there. `tied` means nothing here: Docker runs the nodes."""
+    """Create the cluster if it does not exist. `tied` has no effect: Docker runs the nodes."""
     if not lives(state, runner=runner):
         config = state.directory / "kind-config.yaml"
         config.write_text(yaml.safe_dump(node_config(yaml.safe_load(CONFIG.read_text()), record.options)))
@@ -56,14 +56,14 @@ def start(state: State, record: Record, *, images: list[Path], tied: bool, runne
 
 
 def stop(state: State, *, keep_logs: bool = False, runner: Runner = run) -> None:
-    """Delete the cluster and what runs beside it; harmless where there is none."""
+    """Delete the cluster and the processes beside it. Harmless where there are none."""
     processes.end_all(lambda: processes.marked(state.directory))
     runner(["kind", "delete", "cluster", "--name", state.name, "--kubeconfig", str(state.kubeconfig)])
     state.remove(keep_logs=keep_logs)
 
 
 def lives(state: State, *, runner: Runner = run) -> bool:
-    """Whether kind knows the cluster."""
+    """Whether kind lists the cluster."""
     return state.name in runner(["kind", "get", "clusters"]).split()
 
 
@@ -76,7 +76,7 @@ def create_command(state: State, config: Path) -> list[str]:
 
 
 def node_config(template: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """kind-config.yaml with as many workers as asked, called node-1, node-2, ..., each with the asked mounts."""
+    """kind-config.yaml with the given number of workers, named node-1, node-2, ..., each with the given mounts."""
     control_planes = [node for node in template["nodes"] if node["role"] == "control-plane"]
     mounts = [{"hostPath": host, "containerPath": node, "readOnly": True} for host, node in options["mounts"]]
     workers = []

@@ -1,4 +1,4 @@
-"""Nodes played by kwok: Node objects that are Ready and whose pods run at once, without any machine behind them."""
+"""Nodes simulated by kwok: Node objects that are Ready and whose pods run at once, without a machine behind them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CAPACITY = {"cpu": "32", "memory": "256Gi", "pods": "110", "ephemeral-storage":
 
 
 def write_stages(path: Path) -> None:
-    """Write kwok's configuration: how its nodes and pods live."""
+    """Write kwok's configuration: the life cycle of its nodes and pods."""
     directory = files("uellm_devcluster") / "stages"
     path.write_text("---\n".join((directory / f"{stage}.yaml").read_text() for stage in _STAGES))
 
 
 def node(index: int, *, tainted: bool) -> dict[str, Any]:
-    """The Node `kwok-<index>`. `tainted` keeps off the pods that must really run, where real nodes are beside it."""
+    """The Node `kwok-<index>`. `tainted` keeps pods that must really run off it, where there are also real nodes."""
     name = f"kwok-{index}"
     taint = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
     return {
@@ -52,6 +52,6 @@ def node(index: int, *, tainted: bool) -> dict[str, Any]:
 
 
 def create_nodes(api: Api, count: int, *, tainted: bool) -> None:
-    """Create nodes kwok-0 to kwok-<count - 1>; those that are there stay."""
+    """Create nodes kwok-0 to kwok-<count - 1>. Existing ones are left unchanged."""
     for index in range(count):
         api.create("/api/v1/nodes", node(index, tainted=tainted))

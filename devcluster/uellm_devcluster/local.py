@@ -1,4 +1,4 @@
-"""Provider `control-plane-only`: a control plane on free ports of loopback, for tests; no kubelet, no root needed."""
+"""Provider `control-plane-only`: a control plane on free loopback ports, for tests; no kubelet, no root needed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _EPHEMERAL = "plane-"
 
 
 def check(state: State) -> None:
-    """Anybody can have a control plane."""
+    """Every user may run a control plane."""
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
-    """Start what of the cluster does not run. There is no node for `images` to go to."""
+    """Start the parts of the cluster that do not run. `images` has no effect: there is no real node."""
     parts = Parts(**record.options)
     directory = ensure(parts.programs(), directory=record.binaries)
     if not record.ports:
@@ -53,7 +53,7 @@ def start(state: State, record: Record, *, images: list[Path], tied: bool) -> No
 
 
 def stop(state: State, *, keep_logs: bool = False) -> None:
-    """End the cluster's processes and remove its files; harmless where there are none."""
+    """End the cluster's processes and remove its files. Harmless where there are none."""
     processes.end_all(lambda: processes.marked(state.directory))
     state.remove(keep_logs=keep_logs)
 
@@ -70,7 +70,7 @@ def listens(port: int) -> bool:
 
 
 def free_ports(*purposes: str) -> dict[str, int]:
-    """A free port of loopback for each purpose, all different."""
+    """A different free loopback port for each purpose."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in purposes]
         for each in sockets:
@@ -79,16 +79,16 @@ def free_ports(*purposes: str) -> dict[str, int]:
 
 
 class ControlPlane:
-    """A real API server for the length of a `with` block, beside any others; started in a few seconds.
+    """A real API server for the duration of a `with` block. Several can run side by side; each starts in a few seconds.
 
         with ControlPlane(kwok_nodes=3) as plane:
             client = connect(kubeconfig=plane.kubeconfig)
 
-    kwok's nodes are called kwok-0, kwok-1, ... and are Ready when the block begins. Give them GPUs by patching
-    `status.capacity` and `status.allocatable`. Pods run there at once, at addresses of 127.244.0.0/16: nobody answers
-    at them, unless a test listens there in a pod's place. Service endpoints are not maintained.
+    kwok's nodes are named kwok-0, kwok-1, ... and are Ready when the block begins. Give them GPUs by patching
+    `status.capacity` and `status.allocatable`. Their pods become Running at once, with addresses in 127.244.0.0/16.
+    Nobody answers there unless a test listens in a pod's place. Service endpoints are not maintained.
 
-    All of it ends with the block, and with the thread that entered it even if that is killed.
+    All of it ends with the block, and also with the thread that entered the block, even if that is killed.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ControlPlane:
 
 
 def sweep() -> None:
-    """Remove what ControlPlanes of killed processes left. A living one holds its lock, which ends with it."""
+    """Remove the remains of ControlPlanes whose process was killed. A living one holds its lock, which ends with it."""
     for state in clusters(base_directory()):
         if not state.name.startswith(_EPHEMERAL):
             continue

@@ -1,6 +1,6 @@
 """`python -m uellm_devcluster.measured_engine CONFIG.json --layers 3,5`: steps of a real vLLM on the CPU, by stage.
 
-The model has the given configuration and random weights; each stage is a process on a CPU of its own. What it prints is
+The model has the given configuration and random weights. Each stage is a process with a CPU of its own. The output is
 one JSON document:
 
     {"memory": [{"weights", "grown", "kv"} by stage], "kvTokens",
@@ -22,7 +22,7 @@ KV_CACHE_BYTES = 128 << 20
 
 
 def main() -> int:
-    """Start the engine, run the loads in turn, print."""
+    """Start the engine, run the loads one after the other, print the document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="the model's config.json")
     parser.add_argument("--layers", required=True, help="layers by stage, such as 3,5")
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--sequences", type=int, default=16)
     args = parser.parse_args()
-    # The engine logs to standard output, which is for the document alone.
+    # The engine logs to standard output, which is reserved for the document.
     document_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as directory:
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def measure(directory: str, layers: str, loads: list[list[Any]], chunk: int, sequences: int) -> dict[str, Any]:
-    """The document of the module's docstring."""
+    """The document that the module's docstring describes."""
     stages = len(layers.split(","))
     os.environ.update(environment(layers))
     from vllm import LLM
@@ -70,7 +70,7 @@ def measure(directory: str, layers: str, loads: list[list[Any]], chunk: int, seq
 
 
 def environment(layers: str) -> dict[str, str]:
-    """What the CPU engine needs to put each stage on a CPU of its own, on this machine alone."""
+    """The environment with which the CPU engine puts each stage on a CPU of its own and uses only this machine."""
     stages = len(layers.split(","))
     cpus = sorted(os.sched_getaffinity(0))[:stages]
     settings = {
@@ -85,7 +85,7 @@ def environment(layers: str) -> dict[str, str]:
 
 
 def _round(llm: Any, name: str, requests: int, prompt_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """One load, all of it there at once; every prompt different."""
+    """One load. All its requests arrive at once, and every prompt is different."""
     from vllm import SamplingParams
 
     llm.collective_rpc("steps_taken")

@@ -1,6 +1,6 @@
-"""Provider `native`: real nodes in namespaces of this machine. It needs Linux and root; no Docker, no systemd.
+"""Provider `native`: real nodes in namespaces of this machine. It needs Linux and root, but no Docker and no systemd.
 
-The control plane runs in the first node's network namespace; a forwarder on the host's loopback leads to it.
+The control plane runs in the first node's network namespace. A forwarder on the host's loopback leads to it.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _FORWARDER_TIMEOUT_S = 20.0
 
 
 def check(state: State) -> None:
-    """Nodes need root, and there is room for the addresses of one cluster."""
+    """Nodes need root, and the addresses suffice for one cluster."""
     _require_root()
     for other in clusters(state.directory.parent):
         record = other.read()
         if other.name != state.name and record and record.provider == PROVIDER:
             raise ClusterError(
-                f"the native cluster {other.name!r} is here already, and there is room for one: "
+                f"the native cluster {other.name!r} exists already, and a machine runs only one: "
                 f"`uellm cluster down --name {other.name}`"
             )
 
 
 def start(state: State, record: Record, *, images: list[Path], tied: bool) -> None:
-    """Start what of the cluster does not run. `tied` means nothing here: containers end with the cluster alone."""
+    """Start the parts of the cluster that do not run. `tied` has no effect: containers end only with the cluster."""
     packages.ensure(_PACKAGES)
     parts = Parts(kwok_nodes=record.options["kwok_nodes"])
     directory = ensure(parts.programs() | _PROGRAMS, directory=record.binaries)
@@ -72,7 +72,7 @@ def start(state: State, record: Record, *, images: list[Path], tied: bool) -> No
 
 
 def stop(state: State, *, keep_logs: bool = False) -> None:
-    """End and remove everything of this name that is on the machine, the routes that keep traffic in last."""
+    """End and remove everything of this name on the machine. The routes that isolate the cluster go last."""
     _require_root()
     cgroups = Cgroups(state.name)
     record = state.read()
@@ -81,7 +81,7 @@ def stop(state: State, *, keep_logs: bool = False) -> None:
     network.remove_links()
     cgroups.remove()
     for directory in reversed(record.made_directories if record else []):
-        with contextlib.suppress(OSError):  # somebody else uses it by now
+        with contextlib.suppress(OSError):  # another program uses it now
             Path(directory).rmdir()
     state.remove(keep_logs=keep_logs)
     network.remove_guard()
@@ -93,12 +93,12 @@ def lives(state: State) -> bool:
 
 
 def import_images(archives: Iterable[str | Path], *, state: State | None = None) -> None:
-    """Import image archives into every node of a running cluster (default: the one in use), all nodes at once."""
+    """Import image archives into all nodes of a running cluster at once. The default cluster is the one in use."""
     _import(_running_nodes(state or State()), [Path(archive) for archive in archives])
 
 
 def entering(node: str, argv: list[str], *, state: State | None = None) -> list[str]:
-    """`argv` as a command in the mount and network namespaces of the node called `node`, as a person on it would."""
+    """`argv` as a command in the mount and network namespaces of the node called `node`."""
     for each in _running_nodes(state or State()):
         if each.name == node:
             return each.entering(argv)
@@ -114,10 +114,10 @@ def _running_nodes(state: State) -> list[Node]:
 
 
 def _prepare(state: State, record: Record, members: list[NodeAddress], mounts: list[Mount]) -> None:
-    """Make what the processes need: certificates, network, control groups, places to mount over."""
+    """Create what the processes need: certificates, network, control groups, mount points."""
     record.ports = free_ports("api")
     record.made_directories = missing_directories(mount_points(mounts))
-    # Noted before it is done, so that a kill in between leaves nothing unknown.
+    # Recorded before it is done, so that a kill in between leaves nothing unrecorded.
     state.write(record)
     for directory in record.made_directories:
         Path(directory).mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def missing_directories(paths: Iterable[str]) -> list[str]:
 
 
 def _start_control_plane(state: State, record: Record, parts: Parts, binaries: Path) -> Api:
-    """Start the control plane in the first node's network, and the host's way to it."""
+    """Start the control plane in the first node's network namespace, and the forwarder from the host."""
     cgroups, network = Cgroups(state.name), _network(state)
     first = addresses.nodes(1)[0]
 
@@ -171,7 +171,7 @@ def _start_control_plane(state: State, record: Record, parts: Parts, binaries: P
 
 
 def _import(nodes: list[Node], archives: list[Path]) -> None:
-    """Import into all nodes at once, each archive in turn: the disk is the bottleneck."""
+    """Import each archive in turn into all nodes at once; the disk is the bottleneck."""
     with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
         for archive in archives:
             with step(f"images of {archive.name} into {len(nodes)} nodes"):
@@ -190,4 +190,4 @@ def _network(state: State) -> Network:
 
 def _require_root() -> None:
     if os.geteuid() != 0:
-        raise ClusterError("a native cluster needs root: run it as root, or take `--control-plane-only`")
+        raise ClusterError("a native cluster needs root: run it as root, or use `--control-plane-only`")

@@ -1,11 +1,12 @@
-"""The cluster's network: a namespace by node, a bridge between them in one of its own, a link from the host.
+"""The cluster's network: a namespace for each node, a bridge between them in another namespace, a link from the host.
 
     host  10.243.0.1 --- switch (bridge) --- node-1 10.243.0.11, pods 10.244.1.0/24
                                         \\--- node-2 10.243.0.12, pods 10.244.2.0/24
 
-The bridge is not in the host's namespace, where the host's own packet filter could meddle. Nothing leaves the machine:
-no node has a default route, and before anything else the host learns that the three ranges are unreachable, which
-shows as soon as the better routes go. Namespaces are files in the cluster's directory, so `/run/netns` stays as it was.
+The bridge is not in the host's namespace, so the host's packet filter does not affect it. No traffic leaves the
+machine: no node has a default route, and the host gets `unreachable` routes for the three ranges first, which take
+effect when the better routes are gone. Namespaces are files in the cluster's directory, so `/run/netns` stays
+unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from uellm_devcluster.errors import ClusterError
 
 SWITCH = "switch"
 
-# Forward the pods' packets, and answer each that leads nowhere: whoever asks for another machine learns it at once.
+# Forward the pods' packets, and reject each packet without a route at once, however many there are.
 NODE_SETTINGS = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/icmp_ratelimit"
 
 
@@ -32,13 +33,14 @@ class Network:
     def __init__(self, name: str, directory: Path) -> None:
         self._directory = directory
         digest = hashlib.sha256(name.encode()).hexdigest()
-        # Names of links have 15 characters at most.
+        # Link names have 15 characters at most.
         self.link = f"uellm-{digest[:6]}"
-        # Worse than any other route's, and another cluster's `down` does not take ours.
+        # Worse than any other route's metric, and different for each cluster, so that `down` removes only its own
+        # routes.
         self._metric = 0x40000000 + int(digest[:6], 16)
 
     def namespace(self, part: str) -> Path:
-        """The file that is the namespace of a node, or of the switch."""
+        """The file of a node's namespace, or of the switch's."""
         return self._directory / part
 
     def entering(self, part: str, argv: list[str]) -> list[str]:
@@ -46,7 +48,7 @@ class Network:
         return ["nsenter", f"--net={self.namespace(part)}", "--", *argv]
 
     def create(self, nodes: list[NodeAddress]) -> None:
-        """Make all of it. Raises ClusterError where the ranges are in use."""
+        """Create the network. Raises ClusterError where the ranges are in use."""
         check_ranges_free(routes())
         _batch([f"route add unreachable {each} metric {self._metric}" for each in RANGES])
         self._directory.mkdir(exist_ok=True)
@@ -59,14 +61,14 @@ class Network:
         _batch(switch_commands(nodes), enter=self.entering(SWITCH, []))
 
     def remove_links(self) -> None:
-        """Remove the host's link and the namespaces, whatever of them is there."""
+        """Remove the host's link and the namespaces, as far as they exist."""
         _batch([f"link delete {self.link}"], force=True)
         for file in self._directory.iterdir() if self._directory.is_dir() else ():
             subprocess.run(["umount", "--lazy", str(file)], capture_output=True, check=False)
             file.unlink()
 
     def remove_guard(self) -> None:
-        """Remove the routes that keep traffic in: the last step, when no process of the cluster is left."""
+        """Remove the `unreachable` routes: the last step, when no process of the cluster is left."""
         _batch([f"route del unreachable {each} metric {self._metric}" for each in RANGES], force=True)
 
     def _create_namespace(self, part: str) -> None:
@@ -76,7 +78,7 @@ class Network:
 
 
 def host_commands(link: str, switch: Path, nodes: list[NodeAddress]) -> list[str]:
-    """The host's link into the switch, and its ways to the pods."""
+    """The host's link to the switch, and its routes to the pods."""
     return [
         f"link add {link} type veth peer name host netns {switch}",
         f"addr add {HOST_ADDRESS}/{NODE_RANGE.prefixlen} dev {link}",
@@ -86,7 +88,7 @@ def host_commands(link: str, switch: Path, nodes: list[NodeAddress]) -> list[str
 
 
 def node_commands(node: NodeAddress, switch: Path, nodes: list[NodeAddress]) -> list[str]:
-    """A node's link, addresses and ways to the others' pods. Services lead to the host, where unanswered ones end."""
+    """A node's link, addresses and routes to the other nodes' pods. Services are routed to the host."""
     return [
         f"link add eth0 type veth peer name {node.name} netns {switch}",
         "link set lo up",
@@ -108,7 +110,7 @@ def switch_commands(nodes: list[NodeAddress]) -> list[str]:
 
 
 def check_ranges_free(known: list[dict[str, Any]]) -> None:
-    """Raise ClusterError when the machine already has a way to one of our ranges (a VPN, another cluster)."""
+    """Raise ClusterError when the machine already has a route to one of our ranges (a VPN, another cluster)."""
     for route in known:
         destination = route.get("dst", "default")
         if destination == "default" or ":" in destination:
@@ -131,7 +133,7 @@ def routes() -> list[dict[str, Any]]:
 
 
 def _batch(commands: list[str], *, enter: list[str] | None = None, force: bool = False) -> None:
-    """Give `ip` several commands at once; with `force`, those that fail are passed over."""
+    """Run several `ip` commands at once. With `force`, failing ones are skipped."""
     argv = [*(enter or []), "ip", *(["-force"] if force else []), "-batch", "-"]
     _run(argv, given="\n".join(commands) + "\n", check=not force)
 
@@ -140,7 +142,7 @@ def _run(argv: list[str], *, given: str = "", check: bool = True) -> subprocess.
     try:
         done = subprocess.run(argv, input=given, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        # Where the program is not, nothing was made with it either.
+        # Where the program is missing, it cannot have created anything.
         done = subprocess.CompletedProcess(argv, 127, "", "it is not installed")
     if check and done.returncode:
         raise ClusterError(f"`{' '.join(argv)}` failed: {done.stderr.strip().splitlines()[0] if done.stderr else ''}")

@@ -1,4 +1,4 @@
-"""A native node: a process that holds its namespaces, and containerd, kubelet and kube-proxy inside them."""
+"""A native node: a process that holds its namespaces, with containerd, kubelet and kube-proxy inside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTAINERD_TIMEOUT_S = 60.0
 
 
 class Node:
-    """One node of a native cluster; all of it can be asked for again when a part has ended."""
+    """One node of a native cluster. Every part can be started again after it has ended."""
 
     def __init__(self, state: State, address: NodeAddress, binaries: Path) -> None:
         self.address = address
@@ -29,7 +29,7 @@ class Node:
         self._cgroups = Cgroups(state.name)
 
     def hold(self, network: Network, mounts: list[Mount]) -> None:
-        """Start the process that the node's mount and network namespaces belong to."""
+        """Start the process that holds the node's mount and network namespaces."""
         name = f"{self.name}-namespaces"
         if processes.pid_of(self._state, name):
             return
@@ -50,7 +50,7 @@ class Node:
         self._ensure("containerd", [str(self._binaries / "containerd"), "--config", str(config)])
 
     def wait_for_containerd(self) -> None:
-        """Wait until containerd answers: a kubelet that does not find it ends."""
+        """Wait until containerd answers. A kubelet that does not find it exits."""
         processes.wait_until(
             self._containerd_answers,
             state=self._state,
@@ -59,7 +59,7 @@ class Node:
         )
 
     def start_kubelet(self) -> None:
-        """Start the kubelet and kube-proxy; the node is Ready a little later."""
+        """Start the kubelet and kube-proxy. The node becomes Ready a little later."""
         self._ensure(
             "kubelet",
             nodefiles.kubelet_argv(
@@ -82,12 +82,12 @@ class Node:
     def import_image(self, archive: Path) -> None:
         """Import an image archive into the node's containerd."""
         argv = self.entering([str(self._binaries / "ctr"), "--namespace", "k8s.io", "images", "import", "-"])
-        # Given as input: the file need not be visible in the node.
+        # Passed as standard input: the file need not be visible in the node.
         with archive.open("rb") as given:
             done = subprocess.run(argv, stdin=given, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ClusterError(f"{self.name} does not take the images of {archive}: {last}")
+            raise ClusterError(f"{self.name} cannot import the images of {archive}: {last}")
 
     def _ensure(self, part: str, argv: list[str]) -> None:
         command = self._cgroups.joining(self.entering(argv))
@@ -115,7 +115,9 @@ class Node:
 
 
 def _snapshotter(directory: Path) -> str:
-    """How containerd stacks layers: overlayfs, unless the directory is itself on one (in a container), which the kernel
-    refuses to stack; plain copies then."""
+    """How containerd stacks layers: overlayfs, or plain copies where the directory itself is on overlayfs.
+
+    That is the case in a container, and the kernel refuses to stack overlayfs on itself.
+    """
     done = subprocess.run(["stat", "--file-system", "--format=%T", str(directory)], capture_output=True, text=True)
     return "native" if done.stdout.strip() == "overlayfs" else "overlayfs"

@@ -1,4 +1,4 @@
-"""The files of a native node: its mounts, and the configuration of containerd, of the pods' network and of the kubelet.
+"""The files of a native node: its mounts, and the configuration of containerd, the pods' network and the kubelet.
 
 Pure: every function returns a file's content or a command line.
 """
@@ -15,12 +15,12 @@ import yaml
 from uellm_devcluster.addresses import POD_RANGE, NodeAddress
 from uellm_devcluster.archive import PAUSE_IMAGE
 
-# Where Debian's containernetworking-plugins puts them.
+# The path of Debian's containernetworking-plugins.
 CNI_PLUGINS = "/usr/lib/cni"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 
-# Every node uses the default paths of all its programs; each has its own directory behind them. By path in the node:
-# the part of the node's directory that is bound over it.
+# Every node uses its programs' default paths, over which its own directories are mounted. Maps a path in the node to
+# the part of the node's directory that is mounted there.
 OWN_DIRECTORIES = {
     "/var/lib/kubelet": "kubelet",
     "/var/log/pods": "logs/pods",
@@ -30,8 +30,8 @@ OWN_DIRECTORIES = {
     "/var/lib/cni": "cni/state",
     "/etc/cni/net.d": "cni/conf",
 }
-# Settings of the kernel that a kubelet makes for itself. They are the whole machine's, so the node gets files in their
-# place: the kubelet finds what it wrote, and the machine stays as it was.
+# Kernel settings that a kubelet changes for itself. They apply to the whole machine, so files are mounted over them in
+# the node: the kubelet reads back what it wrote, and the machine stays unchanged.
 KERNEL_SETTINGS = (
     "/proc/sys/vm/overcommit_memory",
     "/proc/sys/vm/panic_on_oom",
@@ -40,27 +40,24 @@ KERNEL_SETTINGS = (
     "/proc/sys/kernel/keys/root_maxkeys",
     "/proc/sys/kernel/keys/root_maxbytes",
 )
-# The network namespaces of the node's pods.
+# Network namespaces of the node's pods.
 POD_NAMESPACES = "/run/netns"
 
 
 class Mount(NamedTuple):
-    """A directory of the host that every node shows, read-only, at `node_path`."""
+    """A directory of the host that every node shows read-only at `node_path`."""
 
     host_path: str
     node_path: str
 
 
 def mount_points(mounts: list[Mount]) -> list[str]:
-    """Paths that must exist on the host for a node to mount over."""
+    """Paths that must exist on the host so that a node can mount over them."""
     return [*OWN_DIRECTORIES, POD_NAMESPACES, *(mount.node_path for mount in mounts)]
 
 
 def hold_script(directory: Path, mounts: list[Mount], entered: Path) -> str:
-    """The shell script of the process that holds a node's mount namespace: it mounts, says so, and sleeps.
-
-    Propagation is cut first, so that the host sees none of it; inside, mounts are shared, as kubelets expect.
-    """
+    """The shell script of the process that holds a node's mount namespace: it mounts, reports, and sleeps."""
     binds = [
         f"mount --bind {shlex.quote(str(directory / part))} {shlex.quote(path)}"
         for path, part in OWN_DIRECTORIES.items()
@@ -86,8 +83,11 @@ def hold_script(directory: Path, mounts: list[Mount], entered: Path) -> str:
 
 
 def containerd_config(*, snapshotter: str) -> str:
-    """containerd's configuration. Without CAP_SYS_RESOURCE no process may lower its score of being killed first, hence
-    `restrict_oom_score_adj`; the sandbox's image is imported, for there is no registry to take it from."""
+    """containerd's configuration.
+
+    `restrict_oom_score_adj` is needed because without CAP_SYS_RESOURCE no process may lower its OOM score. The sandbox
+    image is imported, because there is no registry.
+    """
     return f"""\
 version = 3
 root = "/var/lib/containerd"
@@ -116,8 +116,11 @@ state = "/run/containerd"
 
 
 def network_config(node: NodeAddress) -> str:
-    """The pods' network: point-to-point links, so that what goes to a Service on the same node passes the node's rules
-    both ways (over a bridge the answer would take a shortcut)."""
+    """The pods' network: point-to-point links.
+
+    So traffic to a Service on the same node passes the node's rules in both directions. Over a bridge the answer would
+    bypass them.
+    """
     plugins: list[dict[str, Any]] = [
         {
             "type": "ptp",
@@ -139,7 +142,7 @@ def kubelet_config(*, cgroup_root: str, authority: Path, resolver: Path) -> str:
             "cgroupRoot": cgroup_root,
             "failCgroupV1": False,
             "failSwapOn": False,
-            # The nodes share one machine, so nothing is reserved or enforced for a node as a whole.
+            # The nodes share one machine, so no resources are reserved or enforced for a node.
             "enforceNodeAllocatable": [],
             "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
             "authentication": {
@@ -148,11 +151,12 @@ def kubelet_config(*, cgroup_root: str, authority: Path, resolver: Path) -> str:
                 "x509": {"clientCAFile": str(authority)},
             },
             "authorization": {"mode": "Webhook"},
-            # There is no DNS server in the cluster. Loopback refuses at once, where a missing server costs timeouts.
+            # There is no DNS server in the cluster. Loopback refuses at once; an unreachable server would cost
+            # timeouts.
             "clusterDNS": ["127.0.0.1"],
             "clusterDomain": "cluster.local",
             "resolvConf": str(resolver),
-            # A developer's disk is often nearly full, and its images are the only ones there are.
+            # A developer's disk is often nearly full, and images that were removed could not be pulled again.
             "evictionHard": {
                 "memory.available": "100Mi",
                 "nodefs.available": "1%",
@@ -178,7 +182,7 @@ def kubelet_argv(binaries: Path, node: NodeAddress, *, config: Path, kubeconfig:
 
 
 def kube_proxy_argv(binaries: Path, node: NodeAddress, *, kubeconfig: Path) -> list[str]:
-    """kube-proxy's command line; the machine's connection tracking keeps the sizes it has."""
+    """kube-proxy's command line. It leaves the machine's connection tracking sizes unchanged."""
     return [
         str(binaries / "kube-proxy"),
         f"--kubeconfig={kubeconfig}",

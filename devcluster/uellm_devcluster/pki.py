@@ -1,4 +1,4 @@
-"""The cluster's certificates and kubeconfigs: one authority, elliptic keys, made in milliseconds."""
+"""The cluster's certificates and kubeconfigs: one authority and elliptic-curve keys, created in milliseconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFETIME = datetime.timedelta(days=365)
-# Clocks of a host and of what runs on it may differ a little.
+# The clocks of a host and its guests may differ slightly.
 _LEEWAY = datetime.timedelta(hours=1)
 _SERVICE_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
@@ -35,7 +35,7 @@ class Pair:
 
 
 class Authority:
-    """A certificate authority that lives as long as one cluster."""
+    """A certificate authority that exists as long as one cluster."""
 
     def __init__(self, common_name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -58,7 +58,7 @@ class Authority:
         return self._issue(_name(common_name, group), ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
     def server(self, common_name: str, *, names: list[str], addresses: list[str]) -> Pair:
-        """A server's certificate, good for these DNS names and addresses."""
+        """A server's certificate, valid for these DNS names and addresses."""
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
         alternatives += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         return self._issue(
@@ -77,7 +77,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            # Strict verifiers (Python's from 3.13 on) want to be told who signed.
+            # Strict verifiers (Python's from 3.13 on) require the issuer's key identifier.
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier()), critical=False
             )
@@ -89,9 +89,9 @@ class Authority:
 
 
 def write_cluster(directory: Path, *, server: str, addresses: list[str], nodes: list[str]) -> None:
-    """Write all that a control plane and `nodes` need to trust one another.
+    """Write all credentials that a control plane and `nodes` need to trust one another.
 
-    `server` is the address that the components use; `addresses` those that clients may use. Kubeconfigs are
+    `server` is the address that the components use; `addresses` are those that clients may use. Kubeconfigs are
     `<name>.kubeconfig` for admin, controller-manager, scheduler, proxy, kwok and each node.
     """
     authority = Authority("uellm-devcluster")
@@ -106,7 +106,7 @@ def write_cluster(directory: Path, *, server: str, addresses: list[str], nodes: 
         "controller-manager": ("system:kube-controller-manager", ""),
         "scheduler": ("system:kube-scheduler", ""),
         "proxy": ("system:kube-proxy", "system:node-proxier"),
-        # kwok acts for many nodes at once, which the node authorizer grants to none.
+        # kwok acts for many nodes at once, which the node authorizer does not allow.
         "kwok": ("kwok", "system:masters"),
     } | {node: (f"system:node:{node}", "system:nodes") for node in nodes}
     for name, (user, group) in users.items():
@@ -115,7 +115,7 @@ def write_cluster(directory: Path, *, server: str, addresses: list[str], nodes: 
 
 
 def kubeconfig(server: str, authority_certificate: bytes, client: Pair) -> str:
-    """A kubeconfig with everything inside, so that the file can be copied."""
+    """A self-contained kubeconfig, so that the file can be copied."""
     encoded = {
         name: base64.b64encode(value).decode()
         for name, value in (("ca", authority_certificate), ("crt", client.certificate), ("key", client.key))
@@ -139,7 +139,7 @@ def kubeconfig(server: str, authority_certificate: bytes, client: Pair) -> str:
 
 
 def with_server(document: str, server: str) -> str:
-    """The same kubeconfig, for clients that reach the API server at another address."""
+    """The same kubeconfig with another address of the API server."""
     config = yaml.safe_load(document)
     for cluster in config["clusters"]:
         cluster["cluster"]["server"] = server
@@ -147,7 +147,7 @@ def with_server(document: str, server: str) -> str:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner reads, from its first byte on."""
+    """Write a file that only its owner can read, from its first byte on."""
     path.unlink(missing_ok=True)
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as handle:
         handle.write(content)

@@ -1,8 +1,8 @@
-"""The cluster's processes: started apart from this one, found again after it, ended with all they started.
+"""The cluster's processes: started detached, found again later, and ended with all their descendants.
 
-Every process carries the cluster's directory in its environment. Children inherit it, so whatever the cluster
-started is found in /proc by that mark alone, also where a kill came between a start and the note of it. What a
-container runs has an environment of its own and is found by its cgroup instead (`cgroups`).
+Every process has the cluster's directory in its environment. Children inherit it, so everything that the cluster
+started is found in /proc by this mark, even if a kill came between a start and its record. A container's processes have
+an environment of their own; they are found by their cgroup instead (`cgroups`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAIL_LINES = 8
 
 
 def environment(state: State, binaries: Path) -> dict[str, str]:
-    """What a component gets: its mark and a path. No proxy: its peers' addresses mean nothing outside this machine."""
+    """A component's environment: the mark and a path. No proxy, because its peers are on this machine."""
     return {
         MARK: str(state.directory),
         "PATH": f"{binaries}:{_SYSTEM_PATH}",
@@ -35,7 +35,7 @@ def environment(state: State, binaries: Path) -> dict[str, str]:
 
 
 def ensure(state: State, name: str, argv: list[str], *, binaries: Path) -> None:
-    """Start `argv` as the component `name`, in a session of its own, its output in its log, unless it runs already."""
+    """Start `argv` as the component `name` in its own session, with its output in its log, unless it already runs."""
     if pid_of(state, name):
         return
     with state.log(name).open("ab") as log:
@@ -46,19 +46,19 @@ def ensure(state: State, name: str, argv: list[str], *, binaries: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            # Ctrl-C reaches the command, which ends its components in order; it must not reach them first.
+            # Ctrl-C must reach only the command, which ends its components in order.
             start_new_session=True,
         )
     state.pid_file(name).write_text(f"{process.pid} {_started(process.pid)}\n")
 
 
 def tied_to_parent(argv: list[str]) -> list[str]:
-    """`argv` as a command that the kernel kills when the thread that started it ends, however that ends."""
+    """`argv` as a command that the kernel kills when the thread that started it ends for any reason."""
     return ["setpriv", "--pdeathsig", "KILL", "--", *argv]
 
 
 def pid_of(state: State, name: str) -> int | None:
-    """The process that runs as component `name`, or None when it has ended (or its number is another's by now)."""
+    """The process that runs as component `name`, or None when it has ended, even if its number has been reused."""
     try:
         pid, started = state.pid_file(name).read_text().split()
     except (FileNotFoundError, ValueError):
@@ -75,25 +75,30 @@ def components(state: State) -> list[str]:
 
 
 def marked(directory: Path) -> set[int]:
-    """All running processes that carry the mark of the cluster in `directory`."""
+    """All running processes with the mark of the cluster in `directory`."""
     needle = f"{MARK}={directory}".encode()
     found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            carries = needle in (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # ended meanwhile, or another user's
-            continue
-        if carries and _started(int(entry.name)):
+        if needle in _environ(entry).split(b"\0") and _started(int(entry.name)):
             found.add(int(entry.name))
     return found
 
 
-def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> None:
-    """Kill what `find` finds until it finds nothing: a process may start another while it is being ended.
+def _environ(process: Path) -> bytes:
+    """A process's environment, read from any thread that still has it; empty where none can be read."""
+    for path in (process / "environ", *process.glob("task/*/environ")):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if text := path.read_bytes():
+                return text
+    return b""
 
-    Nothing of a development cluster is worth a slow goodbye, and its whole state goes with it.
+
+def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> None:
+    """Kill what `find` returns until it returns nothing, because a process may start another while it is being killed.
+
+    There is no graceful shutdown: a development cluster's state is deleted with it.
     """
     deadline_s = time.monotonic() + timeout_s
     while pids := set(find()) - {os.getpid()}:
@@ -104,27 +109,27 @@ def end_all(find: Callable[[], Iterable[int]], *, timeout_s: float = 15.0) -> No
                 continue
             _reap(pid)
         if time.monotonic() > deadline_s:
-            raise ClusterError(f"processes {sorted(pids)} do not end although killed; they may wait for a disk")
+            raise ClusterError(f"processes {sorted(pids)} do not end after SIGKILL; they may be waiting for a disk")
         time.sleep(_POLL_S)
 
 
 def wait_until(ready: Callable[[], bool], *, state: State, names: list[str], timeout_s: float) -> None:
-    """Wait until `ready`, for which all components called `names` must run; the first is blamed when it takes too long.
+    """Wait until `ready`. All components called `names` must keep running meanwhile; a timeout is blamed on the first.
 
-    Raises ClusterError with the end of the log of the component that is to blame.
+    Raises ClusterError with the end of the log of the component at fault.
     """
     deadline_s = time.monotonic() + timeout_s
     while not ready():
         for name in names:
             if not pid_of(state, name):
-                raise ClusterError(f"{name} ended while it started\n{tail(state, name)}")
+                raise ClusterError(f"{name} ended during its start\n{tail(state, name)}")
         if time.monotonic() > deadline_s:
             raise ClusterError(f"{names[0]} is not ready after {timeout_s:.0f} s\n{tail(state, names[0])}")
         time.sleep(_POLL_S)
 
 
 def tail(state: State, name: str) -> str:
-    """The last lines of a component's log, and where the rest is."""
+    """The last lines of a component's log, and the log's path."""
     path = state.log(name)
     try:
         lines = path.read_text(errors="replace").splitlines()
@@ -134,16 +139,18 @@ def tail(state: State, name: str) -> str:
 
 
 def _started(pid: int) -> int:
-    """When a process started, in clock ticks after boot; 0 for one that is gone or only waits to be buried."""
+    """When a process started, in clock ticks after boot; 0 for one that has ended, including a zombie."""
     try:
-        # The name, in parentheses, may itself hold spaces and parentheses.
+        # The name in parentheses may itself contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    return 0 if fields[0] in "ZX" else int(fields[19])
+    # Of a process that was killed, the first thread may have ended while others are still at work in the kernel.
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return 0 if ended else int(fields[19])
 
 
 def _reap(pid: int) -> None:
-    """Bury a child of ours; a process of an earlier command is buried by init."""
+    """Reap a child process of ours. init reaps those of earlier commands."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)

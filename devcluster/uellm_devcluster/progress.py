@@ -1,4 +1,4 @@
-"""Progress of long steps on standard error: a line when one begins, a sign of life, a line with its time."""
+"""Progress of long steps on standard error: a line at the start, one every half minute, and one with the duration."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SIGN_OF_LIFE_S = 30.0
 
 
 def say(text: str) -> None:
-    """One line for a person; standard output stays free for what a program reads."""
+    """Print one line for a person. Standard output stays free for data."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Announce `title`, say every half minute that it still goes on, and end with its time or with `failed`."""
+    """Print `title`, then every half minute that it is still running, and finally its duration or `failed`."""
     began_s = time.monotonic()
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What `cluster` asks of whatever makes a cluster. A provider is a module with these names."""
+"""The interface between `cluster` and the providers. A provider is a module with these functions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class Provider(Protocol):
     PROVIDER: str
 
     def check(self, state: State) -> None:
-        """Raise ClusterError when this machine or this user cannot have the cluster; nothing was touched yet."""
+        """Raise ClusterError when this machine or user cannot run the cluster. Changes nothing."""
 
     def start(self, state: State, record: Record, *, images: list[Path], tied: bool) -> None:
-        """Start what does not run and return when all of it is ready. `state` is made and locked.
+        """Start the parts that do not run and return when all are ready. `state` has been created and locked.
 
-        `images` are archives for the nodes. `tied`: it ends with this thread, where the provider can see to that.
+        `images` are archives for the nodes. With `tied`, the cluster ends with this thread, where the provider supports
+        that.
         """
 
     def stop(self, state: State, *, keep_logs: bool = False) -> None:
-        """End and remove whatever of this name there is, in whatever state; harmless where there is nothing."""
+        """End and remove whatever exists under this name, in any state. Harmless where nothing does."""
 
     def lives(self, state: State) -> bool:
         """Whether any of it still runs."""

@@ -1,4 +1,4 @@
-"""What a cluster keeps on disk: one directory by name, its record, and the lock that its commands take.
+"""The files of a cluster: a directory with its name, its record, and the lock that commands take.
 
 <base>/<name>/cluster.json   what runs here and with which options (Record)
               kubeconfig     the administrator's
@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm_devcluster.errors import ClusterError
+from uellm_devcluster.removal import remove_tree
 
 DEFAULT_NAME = "uellm"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -37,7 +37,7 @@ def base_directory() -> Path:
 
 
 def cluster_name(name: str | None = None) -> str:
-    """`name`, else `$UELLM_CLUSTER_NAME`, else `uellm`; it must be a DNS label, for it names what the cluster makes."""
+    """`name`, else `$UELLM_CLUSTER_NAME`, else `uellm`. It must be a DNS label, because it names Kubernetes objects."""
     chosen = name or os.environ.get("UELLM_CLUSTER_NAME") or DEFAULT_NAME
     if not _NAME.fullmatch(chosen):
         raise ClusterError(f"cluster name {chosen!r}: give lower case letters, digits and dashes, 40 at most")
@@ -46,16 +46,16 @@ def cluster_name(name: str | None = None) -> str:
 
 @dataclass
 class Record:
-    """What a cluster is made of. `phase` is `starting` until all of it once ran: what a kill in the middle leaves."""
+    """What a cluster consists of. `phase` is `starting` until all of it has run once, also if the start is killed."""
 
     provider: str
     options: dict[str, Any]
-    # The directory of programs that a person named, or nothing.
+    # The directory of programs that the user named, or nothing.
     binaries: str | None = None
     phase: str = "starting"
-    # Ports on the host's loopback by what listens there.
+    # Ports on the host's loopback, by the service that listens there.
     ports: dict[str, int] = field(default_factory=dict)
-    # Directories of the host that had to be made for a node to mount over; removed, when empty, at the end.
+    # Directories of the host that were created as mount points. They are removed at the end if empty.
     made_directories: list[str] = field(default_factory=list)
 
 
@@ -77,48 +77,48 @@ class State:
         return self.directory / "pki"
 
     def log(self, component: str) -> Path:
-        """Where `component` writes what it has to say."""
+        """The log file of `component`."""
         return self.directory / "log" / f"{component}.log"
 
     def pid_file(self, component: str) -> Path:
-        """Which process `component` was started as."""
+        """The file that records the process of `component`."""
         return self.directory / "pid" / component
 
     def make(self) -> None:
-        """Make the directories; only their owner reads them, for they hold keys."""
+        """Create the directories. Only their owner can read them, because they contain keys."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         for part in ("log", "pid", "pki"):
             (self.directory / part).mkdir(exist_ok=True)
 
     def remove(self, *, keep_logs: bool = False) -> None:
-        """Remove the cluster's files; its processes, ended by now, were the last to need them.
+        """Remove the cluster's files. Its processes, which needed them, have ended.
 
-        `keep_logs` leaves those, for a person who wants to know why a start failed.
+        `keep_logs` keeps the logs, so that a failed start can be explained.
         """
         for path in self.directory.iterdir() if self.directory.is_dir() else ():
             if keep_logs and path.name == "log" and any(path.iterdir()):
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not there, or it holds the logs
+        with contextlib.suppress(OSError):  # does not exist, or still holds the logs
             self.directory.rmdir()
         self._lock_path.unlink(missing_ok=True)
 
     def read(self) -> Record | None:
-        """The record, or None where no cluster of this name is known."""
+        """The record, or None where no cluster of this name is recorded."""
         try:
             return Record(**json.loads((self.directory / "cluster.json").read_text()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            # Written by another version: what it names is found by name and ended all the same.
+            # Written by another version. Its parts can still be found by name and ended.
             return Record(provider="", options={})
 
     def write(self, record: Record) -> None:
-        """Replace the record in one step, so that no reader and no kill sees half of it."""
+        """Replace the record atomically."""
         fresh = self.directory / "cluster.json.new"
         fresh.write_text(json.dumps(asdict(record), indent=1) + "\n")
         fresh.replace(self.directory / "cluster.json")
@@ -129,7 +129,7 @@ class State:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the cluster for one command. Raises ClusterError when another one is at work on it."""
+        """Lock the cluster for one command. Raises ClusterError while another command holds the lock."""
         self._lock_path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             with self._lock_path.open("a") as handle:
@@ -137,7 +137,7 @@ class State:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     raise ClusterError(
-                        f"another command is at work on cluster {self.name!r}: wait for it, or end it"
+                        f"another command is working on cluster {self.name!r}: wait for it, or end it"
                     ) from None
                 if _is_still(self._lock_path, handle.fileno()):
                     yield
@@ -145,12 +145,12 @@ class State:
 
 
 def clusters(base: Path) -> list[State]:
-    """The clusters kept in `base`."""
+    """The clusters in `base`."""
     return [State(path.parent.name, base=base) for path in sorted(base.glob("*/cluster.json"))]
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the locked file is the one at `path`: its holder before may have removed it with the cluster."""
+    """Whether the locked file is still the one at `path`: the previous holder may have removed it with the cluster."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""A worker of the CPU engine that keeps the time and the content of its steps: `worker_cls` of a measured engine.
+"""A worker of the CPU engine that records the time and content of its steps: `worker_cls` of a measured engine.
 
-Time is that of the worker's own thread on its CPU (`time.thread_time`), so that waiting, for other programs or for the
-stage before it, does not count; with one OpenMP thread it is all that the stage computes. A busy machine slows
-the thread all the same, through caches, memory and sibling cores. So every few steps carry the time of a fixed piece
-of work, `reference`, by which the times of different moments can be compared.
+The time is the CPU time of the worker's own thread (`time.thread_time`), so waiting for other programs or for the
+previous stage does not count. With one OpenMP thread it covers everything that the stage computes. A busy machine still
+slows the thread through caches, memory and sibling cores. Therefore every few steps also record the time of a fixed
+piece of work, `reference`, so that times measured at different moments can be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-# A layer's product as these models have them, over matrices that no cache holds together: 64 MiB.
+# A matrix product like those of the models' layers, over 64 MiB of matrices, which exceed every cache.
 REFERENCE_ROWS, REFERENCE_SHAPE, REFERENCE_MATRICES = 16, (2048, 1024), 8
 REFERENCE_EVERY = 8
 
@@ -26,7 +26,7 @@ class TimedWorker(CPUWorker):
     """Adds `steps_taken` and `memory_held`, for `LLM.collective_rpc`."""
 
     def load_model(self, *args: Any, **options: Any) -> None:
-        """The weights are counted as they are allocated: the CPU's kernels then pack them away from PyTorch's sight."""
+        """Count the weights while they are allocated. Afterwards the CPU's kernels repack them, unseen by PyTorch."""
         load_weights = DummyModelLoader.load_weights
 
         def counted(loader: Any, model: Any, *rest: Any) -> None:
@@ -39,7 +39,7 @@ class TimedWorker(CPUWorker):
         self._grown_bytes = _anonymous_bytes() - before
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        """One step, with its sizes and seconds remembered."""
+        """Run one step and record its sizes and seconds."""
         begun, began = time.thread_time(), time.perf_counter()
         output = super().execute_model(scheduler_output)
         if scheduler_output.total_num_scheduled_tokens:
@@ -65,7 +65,7 @@ class TimedWorker(CPUWorker):
         return taken
 
     def memory_held(self) -> dict[str, int]:
-        """Bytes of this rank: weights as allocated, by how much the process grew with them, and KV cache."""
+        """Bytes of this rank: weights as allocated, the growth of the process while loading them, and KV cache."""
         caches = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.model_runner.kv_caches}
         return {"weights": self._weight_bytes, "grown": self._grown_bytes, "kv": sum(caches.values())}
 
@@ -91,7 +91,7 @@ def _anonymous_bytes() -> int:
 
 
 def _sizes(scheduled: Any) -> dict[str, float]:
-    """Tokens of prompts, sequences that decode, and KV tokens held; a prompt's last chunk must have two tokens."""
+    """Prompt tokens, decoding sequences and KV tokens held. A prompt's last chunk must have two tokens."""
     tokens = scheduled.num_scheduled_tokens
     cached = scheduled.scheduled_cached_reqs
     held = sum(request.num_computed_tokens for request in scheduled.scheduled_new_reqs)

@@ -1,8 +1,8 @@
 """`python -m uellm_devcluster.tinymodel OUT_DIR`: a small Llama with random weights, for a real engine without a GPU.
 
-Made on the spot, so that nothing is downloaded: the tokenizer is trained on the Python documentation that comes with
-the interpreter, and the weights are drawn from a seed. Its text is nonsense, in words; the same request at temperature
-0 gives the same nonsense every time, which is what tests and the demo need. It takes seconds and 35 MB.
+It is generated, so nothing is downloaded: the tokenizer is trained on the Python documentation that comes with the
+interpreter, and the weights are drawn from a seed. Its output is nonsense made of words. The same request at
+temperature 0 gives the same output every time, which tests and the demo need. It takes seconds and 35 MB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
-# In this order they are the tokens 0, 1, 2, as the configuration says.
+# In this order their ids are 0, 1, 2, as the configuration requires.
 SPECIAL_TOKENS = (UNKNOWN, BEGIN, END)
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
@@ -31,7 +31,7 @@ WEIGHT_SCALE = 1.0
 
 
 def config() -> dict[str, Any]:
-    """The model's config.json: what an LLMService carries inline for a `file://` or `pvc://` model."""
+    """The model's config.json, which an LLMService contains inline for a `file://` or `pvc://` model."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -56,7 +56,7 @@ def config() -> dict[str, Any]:
 
 
 def make(directory: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Write the model's files to `directory` and return its configuration. The same seed gives the same bytes."""
+    """Write the model's files to `directory` and return its configuration. The same seed gives identical files."""
     import numpy
     from safetensors.numpy import save_file
 
@@ -70,7 +70,7 @@ def make(directory: Path, *, seed: int = 0) -> dict[str, Any]:
     _write(directory / "config.json", model)
     _write(directory / "tokenizer_config.json", _tokenizer_config(int(model["max_position_embeddings"])))
     _write(directory / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2})
-    # The engine's pod reads them under a user of its own.
+    # The engine's pod reads them as another user.
     directory.chmod(0o755)
     for path in directory.iterdir():
         path.chmod(0o644)
@@ -135,7 +135,7 @@ def _weights(model: dict[str, Any], random: numpy.random.Generator) -> Iterator[
 
 
 def _silence(head: NDArray[numpy.float32], tokenizer: Tokenizer) -> None:
-    """Tokens that end the text or are not printable ASCII get no weight: the nonsense goes on, and can be read."""
+    """Zero the weights of end and non-ASCII tokens, so that the output goes on and is readable."""
     for token in range(len(head)):
         text = tokenizer.decode([token])
         if token < len(SPECIAL_TOKENS) or not (text.isascii() and text.isprintable()):
@@ -147,7 +147,7 @@ def _write(path: Path, document: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the model where the command line says."""
+    """Generate the model in the directory that the command line names."""
     parser = argparse.ArgumentParser(prog="uellm_devcluster.tinymodel", description="A small Llama of random weights")
     parser.add_argument("directory", type=Path, metavar="OUT_DIR")
     parser.add_argument("--seed", type=int, default=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.errors import BadInput
@@ -31,6 +31,8 @@ class StepTime:
     per_kv_token_s: float
     per_sequence_s: float
     overhead_s: float
+    prompt_s: float = 0.0
+    """What a step with tokens of a prompt takes besides. The planner alone has it; see `folded`."""
 
     def step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step.
@@ -42,12 +44,20 @@ class StepTime:
             + self.per_kv_token_s * kv_tokens
             + self.per_sequence_s * sequences
             + self.overhead_s
+            + (self.prompt_s if prefill_tokens > 0 else 0.0)
         )
 
     @property
     def floor_tokens(self) -> float:
         """Prefill tokens that cost no more than reading the weights; a smaller chunk wastes the difference."""
         return self.floor_s / self.per_prefill_token_s if self.per_prefill_token_s > 0 else math.inf
+
+    def folded(self, prefill_tokens: float) -> StepTime:
+        """The five figures alone: `prompt_s` spread over so many tokens of prompts."""
+        if not self.prompt_s or prefill_tokens <= 0:
+            return self
+        prompts_s = max(self.floor_s, self.per_prefill_token_s * prefill_tokens) + self.prompt_s
+        return replace(self, per_prefill_token_s=prompts_s / prefill_tokens, prompt_s=0.0)
 
     def rounded(self) -> StepTime:
         """Each figure as the nearest of GRADES a decade: equal devices, measured again, mostly give the same."""

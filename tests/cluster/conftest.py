@@ -4,8 +4,8 @@ control_plane   session   etcd, kube-apiserver, controller manager, scheduler an
 kubeconfig      session   path of the administrator's kubeconfig
 kube            test      a client
 namespace       test      a fresh namespace, removed afterwards
-gpu_node        test      makes a Ready node with GPUs (played by kwok) and its GPUNodeProfile, removed afterwards
-eventually      test      waits until something about the world is true
+gpu_node        test      makes a Ready node with GPUs (simulated by kwok) and its GPUNodeProfile, removed afterwards
+eventually      test      waits until a condition holds
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from uellm.api.node_labels import own_labels
+from uellm.hardware import GPU_RESOURCE, Node
 from uellm.kube import CRD, GPUNODEPROFILE, NAMESPACE, NODE, Kind, Kube
 from uellm_devcluster import ControlPlane
 
@@ -32,7 +34,7 @@ Eventually = Callable[..., Awaitable[Any]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies here needs the API server, and says so."""
+    """Every test in this directory needs the API server, so it is marked accordingly."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
@@ -74,7 +76,7 @@ async def kube(kubeconfig: str) -> AsyncIterator[Kube]:
 async def namespace(kube: Kube) -> AsyncIterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     await kube.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    # Without its default service account, made a moment later, a namespace admits no pod.
+    # A namespace admits no pod before its default service account exists, which takes a moment.
     await wait_until(lambda: kube.get(SERVICE_ACCOUNT, "default", name))
     yield name
     await kube.delete(NAMESPACE, name)
@@ -111,11 +113,14 @@ async def gpu_node(
     ) -> str:
         name = name or f"gpu-{uuid.uuid4().hex[:8]}"
         made.append(name)
-        capacity = {**CAPACITY, "nvidia.com/gpu": str(len(memory_bytes))}
+        capacity = {**CAPACITY, GPU_RESOURCE: str(len(memory_bytes))}
+        facts = Node.from_profile(profile_of(name, memory_bytes, **fields))
+        # Written by the profiler on a real node.
+        own = own_labels(facts.devices, simulated=facts.simulated)
         metadata = {
             "name": name,
             "annotations": {"kwok.x-k8s.io/node": "fake"},
-            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **(labels or {})},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **own, **(labels or {})},
         }
         status = {"capacity": capacity, "allocatable": capacity}
         await kube.create({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status})
@@ -137,7 +142,7 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
             "uuid": f"GPU-{name}-{index}",
             "product": "Simulated",
             "memoryBytes": size,
-            "resourceName": "nvidia.com/gpu",
+            "resourceName": GPU_RESOURCE,
             "health": {"state": "Healthy"},
             "measured": {
                 "bf16GigaflopsPerSecond": 100_000,
@@ -163,7 +168,7 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """`await eventually(check)` asks `check` (async) until it answers something true, and returns that."""
+    """`await eventually(check)` calls the async `check` until its result is truthy, and returns that."""
     return wait_until
 
 

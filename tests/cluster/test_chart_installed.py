@@ -1,4 +1,4 @@
-"""The chart on a real API server, installed, upgraded and uninstalled by helm."""
+"""The chart installed, upgraded and uninstalled by helm on a real API server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs kubectl and helm against an API server of their own, on which the chart is installed."""
+    """Run kubectl and helm against an API server of their own, on which the chart is installed."""
     programs = ensure({"kubectl", "helm"})
     with ControlPlane(scheduler=False) as plane:
         home = tmp_path_factory.mktemp("home")
@@ -75,7 +75,7 @@ def pods_of(run: Run, namespace: str) -> list[dict[str, Any]]:
 
 
 def allowed(run: Run, account: str, *questions: str) -> list[str]:
-    """Those of the questions (`verb group/plural[/subresource] [namespace]`) that a service account may do."""
+    """The questions (`verb group/plural[/subresource] [namespace]`) that are allowed for a service account."""
     reviews = {"apiVersion": "v1", "kind": "List", "items": [review(account, question) for question in questions]}
     answers = run("kubectl", "create", "-f", "-", "-o", "jsonpath={.status.allowed} ", given=reviews).split()
     return [question for question, answer in zip(questions, answers, strict=True) if answer == "true"]
@@ -134,7 +134,7 @@ def test_who_edits_a_namespace_edits_its_services(run: Run) -> None:
     may = ["create uellm.io/llmservices default", "patch uellm.io/llmservices/scale default"]
     may_not = ["patch uellm.io/llmservices/status default", "create uellm.io/llmservices team-a"]
     deadline_s = time.monotonic() + 30
-    # The cluster adds our rules to its own role in the background.
+    # The cluster aggregates our rules into its own role in the background.
     while not (found := allowed(run, "default:dev", *may, *may_not)) and time.monotonic() < deadline_s:
         pass
     assert found == may
@@ -142,7 +142,7 @@ def test_who_edits_a_namespace_edits_its_services(run: Run) -> None:
 
 @contextmanager
 def process_as(run: Run, account: str, directory: Path, *args: str) -> Iterator[Path]:
-    """`uellm ARGS` with the rights of a service account; gives its log."""
+    """`uellm ARGS` with the rights of a service account; returns its log."""
     namespace, name = account.split(":")
     admin = yaml.safe_load(run("kubectl", "config", "view", "--raw", "-o", "yaml"))
     token = run("kubectl", "create", "token", name, "-n", namespace).strip()
@@ -207,7 +207,7 @@ def test_services_outlive_an_upgrade_and_an_uninstallation(run: Run) -> None:
     run("helm", "uninstall", "uellm", "-n", NAMESPACE)
     assert run("kubectl", "get", "deployments", "-n", NAMESPACE, "-o", "name") == ""
     assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before
-    # Its own CRDs, kept, are no obstacle.
+    # CRDs that the earlier release kept do not block it.
     run("kubectl", "wait", "--for=delete", f"namespace/{PROFILER_NAMESPACE}", "--timeout=60s")
     run("helm", "install", "uellm", str(CHART), "-n", NAMESPACE, *values)
     assert run("kubectl", "get", "llm/llama", "-o", "jsonpath={.metadata.uid} {.metadata.generation}") == before

@@ -1,4 +1,4 @@
-"""The control plane alone, as tests and people without root use it."""
+"""The control plane without nodes, for tests and for users without root."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_of_them_live_side_by_side_and_leave_nothing(base: Path) -> None:
+def test_two_control_planes_run_side_by_side_and_leave_nothing(base: Path) -> None:
     with ControlPlane(kwok_nodes=2) as first, ControlPlane(controller_manager=False, scheduler=False) as second:
         assert Api(second.kubeconfig).list("/api/v1/nodes") == []
         api = Api(first.kubeconfig)
@@ -43,7 +43,7 @@ def test_two_of_them_live_side_by_side_and_leave_nothing(base: Path) -> None:
         assert all(node_is_ready(node) for node in api.list("/api/v1/nodes"))
         api.create("/api/v1/namespaces/default/pods", POD)
         until(lambda: api.list("/api/v1/namespaces/default/pods")[0]["status"]["phase"] == "Running")
-        # Whoever asks the pod, asks this machine.
+        # Requests to the pod reach this machine.
         assert api.list("/api/v1/namespaces/default/pods")[0]["status"]["podIP"].startswith("127.244.")
         directories = [first.kubeconfig.parent, second.kubeconfig.parent]
         assert all(processes.marked(directory) for directory in directories)

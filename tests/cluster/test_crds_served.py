@@ -1,4 +1,4 @@
-"""The CRDs on a real API server: what it refuses, fills in, prints and scales."""
+"""The CRDs on a real API server: validation, defaults, printer columns and scaling."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_a_template_and_a_config_keep_what_the_schema_does_not_know(kube: 
     assert created["spec"]["model"]["config"] == config
 
 
-async def test_kubectl_prints_the_story_in_a_line(kube: Kube, namespace: str, kubeconfig: str) -> None:
+async def test_kubectl_prints_the_summary(kube: Kube, namespace: str, kubeconfig: str) -> None:
     await kube.create(service(namespace))
     condition = {
         "type": "Ready",

@@ -1,6 +1,6 @@
-"""The extender behind the real kube-scheduler: where pods go, and what is said about those that go nowhere.
+"""The extender behind the real kube-scheduler: where pods go, and the reasons for pods that go nowhere.
 
-The scheduler only binds; kwok plays the nodes.
+The scheduler only binds; kwok simulates the nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from helpers.sizes import GIB
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import POD, Kube
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.local import free_ports
@@ -28,7 +29,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Processes:
-    """The extender and the scheduler that asks it."""
+    """The extender and the scheduler that calls it."""
 
     def __init__(self, kubeconfig: str, directory: Path) -> None:
         self.url = f"http://127.0.0.1:{free_ports('extender')['extender']}"
@@ -100,13 +101,13 @@ def processes(kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     running.stop()
 
 
-def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type: ignore[assignment]
-    """A model of `layers` layers of 1 GiB each."""
+def plan(gpus: int, *, layers: int = 32) -> str:
+    """The plan of a model with `layers` layers of 1 GiB each."""
     document = {
         "gpus": gpus,
         "tensor": 1,
         "pipeline": gpus,
-        "resourceName": "nvidia.com/gpu",
+        "resourceName": GPU_RESOURCE,
         "layerCount": layers,
         "layerBytes": GIB,
         "layerKvBytes": 0,
@@ -114,7 +115,6 @@ def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type:
         "lastStageBytes": 0,
         "reservedBytes": {"fixed": 0, "fraction": "0"},
         "layers": None,
-        "nodes": list(nodes),
         "service": "test/model",
     }
     return json.dumps(document)
@@ -122,7 +122,7 @@ def plan(gpus: int, *, nodes: list[str] = (), layers: int = 32) -> str:  # type:
 
 def pod(namespace: str, name: str, *, text: str | None, gpus: int) -> dict[str, Any]:
     annotations = {"uellm.io/plan": text} if text is not None else {}
-    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    limits = {GPU_RESOURCE: str(gpus)} if gpus else {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -185,16 +185,17 @@ async def test_the_next_try_sees_a_profile_that_has_changed(
 
     await eventually(told)
     await apply_profile(name, [24 * GIB] * 2)
-    # kube-scheduler does not watch profiles: it tries again when something that it watches happens, or by its clock.
+    # kube-scheduler does not watch profiles: it retries after an event that it watches, or after a time.
     await gpu_node([])
     assert await eventually(lambda: node_of(kube, namespace, "p")) == name
 
 
-async def test_the_plans_first_node_is_taken_first(kube, namespace, gpu_node, processes, eventually):
-    names = [await gpu_node([24 * GIB] * 4) for _ in range(3)]
-    for index, order in enumerate((names, names[::-1])):
-        await kube.create(pod(namespace, f"p{index}", text=plan(2, nodes=order), gpus=2))
-        assert await eventually(lambda index=index: node_of(kube, namespace, f"p{index}")) == order[0]
+async def test_the_node_with_the_faster_memory_is_taken_first(kube, namespace, gpu_node, processes, eventually):
+    measured = {"bf16GigaflopsPerSecond": 100_000, "measuredAt": "2026-01-01T00:00:00Z"}
+    rates = [300_000_000_000, 3_000_000_000_000, 600_000_000_000]
+    names = [await gpu_node([24 * GIB] * 4, measured={**measured, "memoryBytesPerSecond": rate}) for rate in rates]
+    await kube.create(pod(namespace, "p", text=plan(2), gpus=2))
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == names[1]
 
 
 async def test_a_pod_without_a_plan_is_placed_as_usual(kube, namespace, processes, eventually):
@@ -215,7 +216,7 @@ async def test_a_hundred_pods_are_placed_and_no_node_gets_more_than_it_has(
     kube, namespace, gpu_node, processes, eventually
 ):
     names = list(await asyncio.gather(*(gpu_node([24 * GIB] * 8) for _ in range(25))))
-    pods = [pod(namespace, f"p{index}", text=plan(2, nodes=names), gpus=2) for index in range(100)]
+    pods = [pod(namespace, f"p{index}", text=plan(2), gpus=2) for index in range(100)]
     await asyncio.gather(*(kube.create(each) for each in pods))
 
     async def all_placed() -> list[str]:

@@ -1,4 +1,4 @@
-"""The client against a real API server: what it answers is what the errors and watches say."""
+"""The client against a real API server: its errors and watches reflect the server's answers."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ async def test_a_watch_tells_of_every_change_and_survives_its_renewals(kube: Kub
         for number, change in enumerate(("ADDED", "MODIFIED", "MODIFIED")):
             await kube.apply(config_map(namespace, "b", x=str(number)), manager=MANAGER)
             await eventually(lambda change=change: arrived(change, "b"))
-            # The next change comes through a later session.
+            # The next change arrives in a later session.
             await eventually(lambda before=contacts: heard_since(before))
         await kube.delete(CONFIGMAP, "b", namespace)
         await eventually(lambda: arrived("DELETED", "b"))

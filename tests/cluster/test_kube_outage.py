@@ -1,4 +1,4 @@
-"""A watch over a way to the API server that breaks in every manner: nothing that changed meanwhile is lost."""
+"""A watch over a connection that fails in different ways loses no change."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Way:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Nobody listens, and what was open is reset."""
+        """Stop listening, and reset open connections."""
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
 
     def silence(self) -> None:
-        """Not a byte more goes over the connections that are open, as after a lost route; new ones work."""
+        """Send nothing more over open connections, as after a lost route. New connections work."""
         self._open.clear()
         self._open = _set_event()
 
@@ -86,7 +86,7 @@ async def way(kubeconfig: str) -> AsyncIterator[Way]:
 
 @pytest.fixture
 async def far(kubeconfig: str, way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
-    """A client that goes the breakable way."""
+    """A client that connects through the forwarder."""
     monkeypatch.setattr("uellm.kube.watch.LONGEST_DELAY_S", 0.2)
     document = _read(kubeconfig)
     document["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{way.port}"
@@ -101,7 +101,7 @@ def _read(kubeconfig: str) -> dict:
 
 
 class Mirror:
-    """What a consumer of the watch believes is there."""
+    """The state that a consumer of the watch has built."""
 
     def __init__(self, kube: Kube, namespace: str) -> None:
         self.objects: dict[str, dict] = {}
@@ -143,14 +143,14 @@ async def change_all(kube: Kube, namespace: str) -> None:
     await kube.create(config_map(namespace, "new", "after"))
 
 
-async def test_after_a_refused_connection_the_watch_goes_on_where_it_was(kube, namespace, way, mirror, eventually):
+async def test_after_a_refused_connection_the_watch_continues_where_it_was(kube, namespace, way, mirror, eventually):
     await way.refuse()
     await change_all(kube, namespace)
     await way.listen()
     await eventually(lambda: mirror.equals(kube, namespace))
 
 
-async def test_a_way_that_went_silent_is_left_and_what_changed_is_found(kube, namespace, way, mirror, eventually):
+async def test_a_silent_connection_is_replaced_and_missed_changes_are_found(kube, namespace, way, mirror, eventually):
     way.silence()
     await change_all(kube, namespace)
     assert not await mirror.equals(kube, namespace)

@@ -1,4 +1,4 @@
-"""`uellm profiler`, the process, against a real API server; the kubelet's socket is the test's."""
+"""`uellm profiler` as a process against a real API server. The test plays the kubelet's socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATUS = {
 
 
 class PodResources(pr_grpc.PodResourcesListerServicer):
-    """The kubelet's word: `pods` by (namespace, name), each with its devices."""
+    """The kubelet's answers: `pods` by (namespace, name), each with its devices."""
 
     def __init__(self) -> None:
         self.pods: dict[tuple[str, str], list[str]] = {}
@@ -88,7 +88,7 @@ async def devices(kube: Kube, node: str) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 async def profile(kube: Kube, node: str, profiler: asyncio.subprocess.Process, eventually: Any) -> dict[str, Any]:
-    """The node's profile as the profiler wrote it first."""
+    """The first profile that the profiler wrote."""
     await eventually(lambda: devices(kube, node))
     return await kube.get(GPUNODEPROFILE, node)
 
@@ -97,7 +97,7 @@ async def profile(kube: Kube, node: str, profiler: asyncio.subprocess.Process, e
 async def allocated(
     kube: Kube, node: str, pod_resources: PodResources, namespace: str, profile: Any, eventually: Any
 ) -> None:
-    """GPU-a belongs to a pod, and the profile says so, under the UID that the API server gave."""
+    """The profile shows that GPU-a belongs to a pod, with the UID that the API server assigned."""
     spec = {"nodeName": node, "containers": [{"name": "main", "image": "none"}]}
     metadata = {"name": "engine", "namespace": namespace}
     pod = await kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})

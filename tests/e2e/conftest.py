@@ -28,7 +28,7 @@ GONE_TIMEOUT_S = 180.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies here needs kubelets or the engine, takes minutes, and says so."""
+    """Every test in this directory needs kubelets or the engine and takes minutes, so it is marked accordingly."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
@@ -37,14 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def root() -> None:
-    """Real nodes need root. In CI nothing is skipped for want of it."""
+    """Real nodes need root. Without it tests are skipped, except in CI."""
     if os.geteuid() != 0 and os.environ.get("CI") != "true":
         pytest.skip("real nodes in namespaces need root: run `sudo make test`")
 
 
 @pytest.fixture(scope="session")
 def installed(root: None) -> Iterator[Shell]:
-    """The demo's own first steps; the cluster goes at the end whatever happens."""
+    """The demo's first steps. The cluster is removed at the end in any case."""
     story = Story()
     try:
         shell = cluster.bring_up(story, cluster.find_programs(story))
@@ -56,21 +56,21 @@ def installed(root: None) -> Iterator[Shell]:
 
 @pytest.fixture(scope="module")
 def service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The demo's LLMService, ready; a start takes a minute, so the tests of a module share it, in any order."""
+    """The demo's LLMService, ready. A start takes a minute, so the tests of a module share it, in any order."""
     own = Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path_factory.mktemp("service"))
     own.apply()
     try:
         own.wait_ready(1)
         yield own
     except BaseException:
-        cluster.tell_what_is_there(installed, own.name)
+        cluster.print_diagnostics(installed, own.name)
         raise
     finally:
         own.delete()
 
 
 class Service:
-    """One LLMService in the cluster, and what a test does with it."""
+    """One LLMService in the cluster, with the actions of a test."""
 
     def __init__(self, shell: Shell, name: str, scratch: Path) -> None:
         self.shell = shell
@@ -92,7 +92,7 @@ class Service:
         return install.pods(self.shell, self.name)
 
     def wait_ready(self, replicas: int, starts: int = 1) -> None:
-        """Until so many replicas serve, where so many have to start one after the other."""
+        """Wait until the given number of replicas serves. Replicas start one after the other."""
         self.until(
             lambda: cluster.is_ready(self.get(), replicas),
             READY_TIMEOUT_S * starts,
@@ -101,7 +101,7 @@ class Service:
 
     @staticmethod
     def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
-        """Until `holds()`; a client of a cluster over HTTP has nothing better than to ask again."""
+        """Poll until `holds()`. A client of the cluster over HTTP has no better way to wait."""
         cluster.until(holds, seconds, otherwise)
 
     def delete(self) -> None:
@@ -114,7 +114,7 @@ class Service:
 
 @pytest.fixture(scope="session")
 def uellm() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `uellm ...` as a person would."""
+    """Run `uellm ...` as a person would."""
     program = str(Path(sys.executable).with_name("uellm"))
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

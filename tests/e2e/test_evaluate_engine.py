@@ -1,4 +1,4 @@
-"""The virtual engine against vLLM's scheduler as it is; and the whole command on it. No engine is started."""
+"""The virtual engine against vLLM's unmodified scheduler, and the whole command with it. No engine is started."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def works(count: int, seed: int) -> list[Work]:
 
 
 def run(policy: str, some: list[Work], *, leaping: bool) -> tuple[dict[int, list[float]], int]:
-    """When each request's tokens came, and how many preemptions there were."""
+    """The times of each request's tokens, and the number of preemptions."""
     engine = VirtualEngine(ENGINE, policy)
     came: dict[int, list[float]] = {work.key: [] for work in some}
     todo, now_s = list(some), 0.0
@@ -62,7 +62,7 @@ def run(policy: str, some: list[Work], *, leaping: bool) -> tuple[dict[int, list
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Calling it takes away the short way past `allocate_slots`."""
+    """Disables the shortcut past `allocate_slots`."""
     return lambda: monkeypatch.setattr(engine_module, "_in_place", lambda manager, _tokens: manager.allocate_slots)
 
 
@@ -166,7 +166,7 @@ def test_the_same_command_prints_the_same_table_in_one_process_and_in_two(
     def printed(processes: str) -> list[list[str]]:
         arguments = ["--speed", "4", "--policy", "engine-EDF", "engine-SJF", "FCFS", "--jobs", processes]
         assert main(["evaluate", "queue", *files, *arguments]) == 0
-        # All but the last column, which is measured.
+        # All columns except the last, which is measured.
         return [line.split()[:-1] for line in capsys.readouterr().out.splitlines()]
 
     assert printed("1") == printed("2")

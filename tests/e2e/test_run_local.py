@@ -30,7 +30,7 @@ def gpu(index: int) -> dict[str, Any]:
 
 
 def processes() -> Iterator[tuple[int, int, int]]:
-    """Pid, parent and session of every process that is not only waiting to be collected."""
+    """Pid, parent and session of every process that is not a zombie."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, parent, _, session = path.read_text().rpartition(")")[2].split()[:4]
@@ -45,7 +45,7 @@ def members(sessions: set[int]) -> set[int]:
 
 
 class Run:
-    """A running `uellm run`: its lines as they come, and the sessions of its children."""
+    """A running `uellm run`: its output lines, and the sessions of its children."""
 
     def __init__(self, service: Path, description: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -72,7 +72,7 @@ class Run:
             self._told.notify_all()
 
     def until(self, text: str) -> str:
-        """The first line that holds the text."""
+        """The first line that contains the text."""
 
         def found() -> str | None:
             return next((line for line in self.lines if text in line or line == "(end)"), None)
@@ -84,7 +84,7 @@ class Run:
         return line
 
     def sessions(self) -> set[int]:
-        """The sessions that its children lead, while they live."""
+        """The sessions of its children while they are alive."""
         parents = {pid: (parent, session) for pid, parent, session in processes()}
         return {session for parent, session in parents.values() if parent == self.process.pid}
 
@@ -126,7 +126,7 @@ def running(tmp_path: Path) -> Iterator[Run]:
         port = free.getsockname()[1]
     run = Run(tmp_path / "service.yaml", tmp_path / "description.yaml", port)
     yield run
-    if run.process.poll() is None:  # a test that failed
+    if run.process.poll() is None:  # after a failed test
         for pid in (*members(run.sessions()), run.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

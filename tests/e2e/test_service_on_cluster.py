@@ -1,4 +1,4 @@
-"""One LLMService on real kubelets with the real engine: the promises that no smaller test can show."""
+"""One LLMService on real kubelets with the real engine: the guarantees that no smaller test can show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uellm_devcluster.demo import readback, traffic
 
 PROMPTS = ("Tell me about placement.", "What is a pipeline?", "Name three layers.")
 
-# Asked from inside the engine's container, where the engine itself listens on loopback.
+# Requests from inside the engine's container, where the engine listens on loopback.
 STRAIGHT_FROM_THE_ENGINE = """
 import json, sys, urllib.request
 model, *prompts = sys.argv[1:]
@@ -26,9 +26,9 @@ for prompt in prompts:
 print(json.dumps(texts))
 """
 
-# A client inside the cluster, on the Service's own address: each request a new connection, one after the other, until
-# it is told to stop. What did not come back whole is counted and shown. It pauses between requests, because an engine
-# that answers all the time leaves one that starts beside it on the same cores too little to start with.
+# A client inside the cluster, on the Service's own address. It opens a new connection for each request, one after the
+# other, until it is stopped. Incomplete answers are counted and printed. It pauses between requests, because an engine
+# that answers all the time leaves too little CPU for one that starts beside it on the same cores.
 CLIENT = """
 import json, os, sys, time, urllib.request
 address, model = sys.argv[1:]
@@ -97,11 +97,11 @@ def test_a_rollout_of_two_replicas_loses_no_request(service):
 
 @contextmanager
 def client_in_cluster(service) -> Iterator:
-    """A pod that sends requests to the Service until the function it yields is called, which gives the counts."""
+    """A pod that sends requests to the Service. The block gets a function that stops it and returns the counts."""
     shell = service.shell
     name = f"client-{service.name}"
     address = shell.json(f"kubectl get service/{service.name}")["spec"]["clusterIP"]
-    # The client is on the other node: its requests cross the network as a user's would.
+    # The client is on the other node, so its requests cross the network as a user's would.
     overrides = {
         "spec": {
             "nodeName": "node-2",

@@ -1,4 +1,4 @@
-"""The official client gets the same from the sidecar as from vLLM itself: one real engine, asked both ways."""
+"""The official client gets the same answers from the sidecar and from vLLM: one real engine behind both addresses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ENVIRONMENT = {
 
 @dataclass
 class Both:
-    """The two addresses, and what the sidecar told."""
+    """The two addresses, and the sidecar's metrics."""
 
     engine: str
     sidecar: str
@@ -57,17 +57,17 @@ class Both:
     vocabulary: dict[str, int]
     numbers: Iterator[int] = field(default_factory=count)
     first: dict[str, float] = field(default_factory=dict)
-    """What was counted of the very first answers, each of one token and passed as it is."""
+    """Counts after the first answers, each of one token and passed on unchanged."""
 
     def ask(self, path: str, body: dict[str, Any] | bytes) -> tuple[Answer, Answer]:
-        """The engine's own answer and the sidecar's to the same request under the same id."""
+        """The engine's own answer and the sidecar's answer to the same request with the same id."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "X-Request-Id": f"both-{next(self.numbers)}"}
         headers["Authorization"] = f"Bearer {PLANTED_KEY}"
         return tuple(fetch(urllib.request.Request(base + path, raw, headers)) for base in (self.engine, self.sidecar))
 
     def counted(self) -> dict[str, float]:
-        """The figures of requests, by outcome and in hand."""
+        """Numbers of requests by outcome, and in progress."""
         text = fetch(urllib.request.Request(f"{self.metrics}/metrics")).body.decode()
         found: dict[str, float] = {}
         for name, _, value in (line.rpartition(" ") for line in text.splitlines()):
@@ -85,7 +85,7 @@ class Both:
         )
 
     def same(self, call: Callable[[openai.OpenAI], Any]) -> Any:
-        """What the official client makes of both, which must be the same; but for ids and times."""
+        """The official client's result for both, which must be equal except for ids and times."""
         direct, through = (timeless(call(client)) for client in self.clients())
         assert through == direct
         return direct
@@ -111,7 +111,7 @@ def fetch(request: urllib.request.Request) -> Answer:
 
 
 def timeless(value: Any) -> Any:
-    """Of the client's objects, errors and lists of them: the fields, without what is new in every answer."""
+    """The fields of the client's objects, errors and lists of them, without those that are new in every answer."""
     if isinstance(value, openai.APIStatusError):
         return value.status_code, type(value).__name__, value.body
     if isinstance(value, list):
@@ -143,7 +143,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """The process and whatever it started, by its own group."""
+    """End the process and all processes that it started, by its process group."""
     try:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
@@ -183,7 +183,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
         wait_for(f"http://{engine}/health", processes[0], scratch / "engine.log")
         wait_for(f"http://{metrics}/readyz", processes[1], scratch / "sidecar.log")
         found = Both(f"http://{engine}", f"http://{sidecar}", f"http://{metrics}", scratch / "sidecar.log", vocabulary)
-        # The engine's first answers show the sidecar what answers look like.
+        # The first answers show the sidecar the format of the engine's answers.
         for path, body in ((CHAT, {"messages": ASKED}), (COMPLETIONS, {"prompt": "a"})):
             found.ask(path, GREEDY | body | {"max_tokens": 1})
         found.first = found.counted()
@@ -198,10 +198,10 @@ WHOLE = [
     *({"logit_bias": {"100": 50}}, {"min_tokens": 3, "stop_token_ids": [5], "allowed_token_ids": [100, 200, 300]}),
     *(DRAWN, DRAWN | {"n": 3}, DRAWN | {"temperature": 1.5, "max_tokens": 64}, DRAWN | {"top_p": 0.5, "top_k": 3}),
     *({"stream": False, "response_format": {"type": "text"}}, {"bad_words": ["width"]}, {"user": "me"}),
-    # What the engine refuses, before it begins or after.
+    # Requests that the engine refuses before or after its answer begins.
     *({"n": 2}, {"max_tokens": 5000}, {"model": "nope"}, {"temperature": -1}, {"allowed_token_ids": [99999999]}),
     *({"logit_bias": {"99999999": 1}}, {"allowed_token_ids": []}, {"max_tokens": 0}, {"n": 0}, {"seed": "x"}),
-    # What goes as it came.
+    # Answers that are passed on unchanged.
     *({"echo": True}, {"prompt_logprobs": 1}, {"return_token_ids": True}, {"use_beam_search": True, "n": 2}),
 ]
 IN_CHATS = [
@@ -269,7 +269,7 @@ def test_a_whole_answer_of_one_token_completes_and_gives_its_place_back(both, pa
 
 @pytest.mark.parametrize("fields", [{"logit_bias": {"99999999": 1}}, {"allowed_token_ids": [99999999]}])
 @pytest.mark.parametrize(("path", "body"), [(CHAT, {"messages": ASKED}), (COMPLETIONS, {"prompt": "a b"})])
-def test_what_the_engine_refuses_inside_a_stream_was_not_completed(both, path, body, fields):
+def test_an_error_inside_a_stream_is_not_a_completion(both, path, body, fields):
     before = both.counted()
     direct, through = both.ask(path, GREEDY | body | fields | {"stream": True})
     assert (through.status, through.content_type) == (direct.status, direct.content_type)
@@ -284,7 +284,7 @@ def test_what_the_engine_refuses_inside_a_stream_was_not_completed(both, path, b
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"messages": 5, "n": "x"}', b"\xff", b'{"stream": 1}'])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, RESPONSES, MESSAGES, "/v1/embeddings", "/tokenize", "/v1/nothing"])
-def test_what_cannot_be_read_gets_the_engines_own_error(both, path, body):
+def test_an_unreadable_request_gets_the_engines_own_error(both, path, body):
     direct, through = both.ask(path, body)
     assert direct.status >= 400
     assert through.timeless() == direct.timeless()
@@ -297,7 +297,7 @@ def events(body: bytes) -> list[Any]:
 
 
 def merged(body: bytes) -> Any:
-    """A stream without the borders of its events: the engine may put two tokens into one when it is busy."""
+    """A stream without the borders of its events, because a busy engine may put two tokens into one event."""
     texts: dict[int, list[str]] = {}
     rest = []
     for event in events(body):
@@ -350,7 +350,7 @@ def test_the_official_clients_two_choices_are_the_same(both):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_official_clients_tool_calls_are_the_same(both, stream):
-    # A model of random weights would never come to the end of a call by itself.
+    # A model with random weights would never finish a tool call by itself.
     closing = {str(both.vocabulary['"']): 100, str(both.vocabulary["}"]): 50}
 
     def call(client: openai.OpenAI) -> Any:

@@ -1,4 +1,4 @@
-"""Memory of each stage of a real vLLM, uneven layers on two CPU processes, against the planner's budget."""
+"""Memory of each stage of a real vLLM with an uneven split over two CPU processes, against the planner's budget."""
 
 from __future__ import annotations
 

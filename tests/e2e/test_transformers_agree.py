@@ -1,7 +1,7 @@
-"""Bytes by layer against the models that transformers builds from the same configuration, on the meta device.
+"""Bytes by layer against the models that transformers builds from the same configuration on the meta device.
 
-Among the tests that take long because importing torch and transformers takes seconds; each model takes milliseconds.
-ChatGLM is no part of transformers: its published counts stand in tests/data/published-models.json.
+It is among the slow tests because importing torch and transformers takes seconds; each model takes milliseconds.
+transformers does not include ChatGLM: its published counts are in tests/data/published-models.json.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from helpers.models import LATENT_ATTENTION
 from uellm.models import Architecture, read_architecture, read_directory
 
 SMALL = {
@@ -31,15 +32,7 @@ SMALL = {
 QWEN_MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 LATENT = {
     "num_key_value_heads": 4,
-    "q_lora_rank": 28,
-    "kv_lora_rank": 40,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
+    **LATENT_ATTENTION,
     "first_k_dense_replace": 2,
     "n_group": 2,
     "topk_group": 1,
@@ -113,7 +106,7 @@ TOWER = re.compile("vision|visual|projector|image_")
 
 
 def built(kind: str, fields: Mapping[str, Any], *, wrapper: bool = False) -> tuple[Any, Any]:
-    """The configuration and the model of transformers, without memory for weights."""
+    """The configuration and the transformers model, without memory for weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -124,7 +117,7 @@ def built(kind: str, fields: Mapping[str, Any], *, wrapper: bool = False) -> tup
 
 
 def tallied(model: Any) -> tuple[list[int], int, int]:
-    """Numbers of each layer, of what lies around the layers, and of the tower."""
+    """Numbers of each layer, of the parts outside the layers, and of the tower."""
     layers: dict[int, int] = {}
     ends = tower = 0
     corrections = [each for each in model.named_buffers() if each[0].endswith("e_score_correction_bias")]
@@ -140,7 +133,7 @@ def tallied(model: Any) -> tuple[list[int], int, int]:
 
 
 def numbers(model: Architecture) -> list[int]:
-    """Numbers of each layer of ours, which holds the bias of DeepSeek V3's router in twice the width."""
+    """Our numbers of each layer. DeepSeek V3's router bias counts twice, because it is stored in 32 bits."""
     wide = model.experts if model.name.startswith("DeepseekV3") else 0
     pairs = zip(model.layer_weight_bytes, model.layer_expert_bytes, strict=True)
     return [weights // 2 - wide * bool(experts) for weights, experts in pairs]
@@ -160,22 +153,23 @@ def test_each_layer_weighs_what_transformers_builds(kind: str, fields: dict[str,
 
 
 @pytest.mark.parametrize(("kind", "fields"), FAMILIES, ids=lambda value: value if isinstance(value, str) else "")
-def test_the_headers_of_a_saved_model_tell_what_the_formula_reckons(
-    kind: str, fields: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_headers_of_a_saved_model_agree_with_the_formula(kind: str, fields: dict[str, Any], tmp_path: Path) -> None:
     config, model = built(kind, fields)
     model.to_empty(device="cpu").half().save_pretrained(tmp_path)
     written = {**config.to_dict(), "dtype": "float16"}
-    reckoned, told = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
-    assert told.measured
-    # transformers saves DeepSeek V3's bias in the model's dtype, where the engine holds it in 32 bits.
+    by_formula, by_headers = read_architecture(written), read_architecture(written, tensors=read_directory(tmp_path))
+    assert by_headers.measured
+    # transformers saves DeepSeek V3's bias in the model's dtype, but the engine holds it in 32 bits.
     if kind != "deepseek_v3":
-        assert told.layer_weight_bytes == reckoned.layer_weight_bytes
-        assert told.weight_bytes == reckoned.weight_bytes
-    assert told.layer_expert_bytes == reckoned.layer_expert_bytes
-    assert told.token_embedding_bytes == reckoned.token_embedding_bytes
-    assert (told.final_norm_bytes, told.lm_head_bytes) == (reckoned.final_norm_bytes, reckoned.lm_head_bytes)
-    assert told.parameters == reckoned.parameters
+        assert by_headers.layer_weight_bytes == by_formula.layer_weight_bytes
+        assert by_headers.weight_bytes == by_formula.weight_bytes
+    assert by_headers.layer_expert_bytes == by_formula.layer_expert_bytes
+    assert by_headers.token_embedding_bytes == by_formula.token_embedding_bytes
+    assert (by_headers.final_norm_bytes, by_headers.lm_head_bytes) == (
+        by_formula.final_norm_bytes,
+        by_formula.lm_head_bytes,
+    )
+    assert by_headers.parameters == by_formula.parameters
 
 
 @pytest.mark.parametrize(

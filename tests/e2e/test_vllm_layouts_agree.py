@@ -1,4 +1,4 @@
-"""Bytes of quantised matrices against those that vLLM allocates for the same quantization_config (meta device)."""
+"""Bytes of quantised matrices against vLLM's own allocation for the same quantization_config (meta device)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uellm.models.weights import WeightMatrix
 
 ROWS, COLUMNS = 1536, 1024
 PATH = "model.layers.0.mlp.up_proj"
-# A shape that compressed-tensors keeps beside packed weights, and the bound of FBGEMM's inputs: bytes a matrix.
+# A shape that compressed-tensors stores beside packed weights, and the bound of FBGEMM's inputs: bytes per matrix.
 ODDMENTS = 16
 DYNAMIC = {"num_bits": 8, "strategy": "token", "symmetric": True, "dynamic": True}
 
@@ -44,7 +44,7 @@ SECTIONS = {
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[None]:
-    """vLLM's idea of a world of one process, which its layers ask for."""
+    """vLLM's distributed state for one process, which its layers need."""
     from vllm.config import VllmConfig, set_current_vllm_config
     from vllm.distributed import (
         cleanup_dist_env_and_memory,
@@ -66,7 +66,7 @@ def engine() -> Iterator[None]:
 
 
 def allocated(section: dict[str, Any]) -> int:
-    """Bytes of the parameters that vLLM makes for one linear layer."""
+    """Bytes of the parameters that vLLM creates for one linear layer."""
     import torch
     from vllm.model_executor.layers.linear import ReplicatedLinear
     from vllm.model_executor.layers.quantization import get_quantization_config

@@ -1,7 +1,7 @@
-"""Golden plans: what the planner made of some hundred generated services, kept to compare later code with.
+"""Golden plans: the planner's results for several hundred generated services, stored to compare later code with.
 
-services.py   the services and the nodes they meet, by seed
-outputs.py    plan, pod annotation, plan.json and manifests of one service; the only importer of the planner
-compare.py    what counts as the same: see the lists of masked and changed fields
-plans.json.xz the record; `make golden` writes it again from the code as it is
+services.py   the services and their nodes, by seed
+outputs.py    plan, pod annotation, plan.json and manifests of one service; the only module that imports the planner
+compare.py    the comparison: see the lists of masked and changed fields
+plans.json.xz the record; `make golden` writes it with the current code
 """

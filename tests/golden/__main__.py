@@ -1,4 +1,4 @@
-"""Records the plans of the code as it is: `make golden`."""
+"""Records the current code's plans: `make golden`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""When today's output is the one on record: the same text line by line, save what the lists below name.
+"""Compares today's output with the record line by line, except for the lists below.
 
-A document is compared as lines `path = value`, in its own order. JSON and YAML inside of strings (plan.json, the pod's
-annotation, sidecar.yaml) is opened. Patterns are those of `fnmatch`; `[]` stands for any place in a list.
+A document is compared as lines `path = value`, in its own order. JSON and YAML inside strings (plan.json, the pod's
+annotation, sidecar.yaml) is parsed. Patterns are those of `fnmatch`; `[]` matches any index of a list.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-# Fields that the record lacks, and fields that it has and the code no longer writes.
+# Fields that are missing in the record, and recorded fields that the code no longer writes.
 ADDED: tuple[str, ...] = ("*sidecar.yaml.version", "*annotations.uellm.io/plan.version")
 REMOVED: tuple[str, ...] = (
     "*plan.json.instance.workPerByte",
@@ -35,9 +35,9 @@ SENTENCES = (
     "*plan.slo.change",
     "*plan.reason",
 )
-# Digests over texts that hold sentences.
+# Digests of texts that contain sentences.
 DIGESTS = ("*metadata.annotations.uellm.io/applied",)
-# What another placement of the same cost may change.
+# Fields that may differ with another placement of the same cost.
 PLACEMENT = ("*plan.layers[]", "*plan.stages[]*")
 
 MASK = "..."
@@ -46,7 +46,7 @@ _TOLERANCE = 1e-9
 
 
 def differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
-    """Lines of a diff; none where the two are the same."""
+    """Lines of a diff; empty if the two are equivalent."""
     before, after = _lines(recorded, ADDED + REMOVED), _lines(today, ADDED + REMOVED)
     if before == after:
         return []
@@ -57,7 +57,7 @@ def differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
 
 
 def _same_predictions(recorded: dict[str, Any], today: dict[str, Any]) -> bool:
-    """Whether both do the same, to the rounding of sums: then their placements have the same cost."""
+    """Whether both have the same predictions, up to rounding. If so, their placements have the same cost."""
     before, after = recorded.get("predicted"), today.get("predicted")
     if before is None or after is None:
         return False

@@ -1,10 +1,11 @@
-"""What is made of a service today: the plan, and every object that the operator would write for it.
+"""Today's output for a service: the plan, and every object that the operator would write for it.
 
 `plan.json` and the pod's annotation are inside the objects, as the launcher and the extender read them.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from golden.services import Case
@@ -13,7 +14,7 @@ from uellm.errors import PlanError
 from uellm.hardware import Node
 from uellm.planner import plan
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.children import DesiredState, Images, children
+from uellm.reconcile.children import DesiredState, Images, children, make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
@@ -21,7 +22,7 @@ IMAGES = Images("engine:1", "sidecar:1", "launcher:1")
 
 
 def outputs(case: Case) -> dict[str, Any]:
-    """`{"error": ..}`, or plan, unrounded predictions and manifests, as JSON has them."""
+    """`{"error": ..}`, or plan, unrounded predictions and manifests, in JSON types."""
     service = parse_service(case.service)
     try:
         request = plan_request(service, architecture_of(service), tuple(_offers(case)))
@@ -34,8 +35,12 @@ def outputs(case: Case) -> dict[str, Any]:
     return {
         "plan": made.to_dict(),
         "predicted": [predicted.ttft_ms, predicted.tpot_ms, predicted.requests_per_s],
-        "manifests": {child["kind"]: child for child in children(desired)},
+        "manifests": {_key(child): child for child in children(replace(desired, revision=make_revision(desired)))},
     }
+
+
+def _key(child: dict[str, Any]) -> str:
+    return "Revision" if child.get("immutable") else str(child["kind"])
 
 
 def _offers(case: Case) -> list[NodeOffer]:

@@ -13,6 +13,6 @@ RECORD = Path(__file__).with_name("plans.json.xz")
 
 @cache
 def recorded() -> dict[str, dict[str, Any]]:
-    """By case, what `outputs` gave when it was recorded."""
+    """The recorded `outputs` of each case."""
     found: dict[str, dict[str, Any]] = json.loads(lzma.decompress(RECORD.read_bytes()))
     return found

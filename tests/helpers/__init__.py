@@ -1,1 +1,1 @@
-"""What tests of several directories share: sizes, models, documents, set-ups of the scheduler."""
+"""Shared by tests of several directories: sizes, models, documents, scheduler fixtures."""

@@ -1,4 +1,4 @@
-"""An LLMService that is valid, and changed copies of it as tests/data/llmservice-cases.yaml describes them."""
+"""A valid LLMService, and changed copies of it as tests/data/llmservice-cases.yaml describes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VALID_SERVICE: dict[str, Any] = {
 
 
 def changed_service(case: dict[str, Any]) -> dict[str, Any]:
-    """`VALID_SERVICE` with the paths of `set` set and those of `drop` removed."""
+    """`VALID_SERVICE` with the values of `set` and without the paths of `drop`."""
     document = copy.deepcopy(VALID_SERVICE)
     for path, value in case.get("set", {}).items():
         part, last = _parent(document, path)

@@ -1,4 +1,4 @@
-"""Configurations of models, as their config.json has them."""
+"""Configurations of models, in the form of their config.json."""
 
 from __future__ import annotations
 
@@ -28,4 +28,17 @@ SMALLEST_LLAMA: dict[str, Any] = {
     "max_position_embeddings": 64,
     "torch_dtype": "float16",
 }
-"""For tests that need a model which can be read, and do not care which."""
+"""For tests that need any readable model."""
+
+LATENT_ATTENTION: dict[str, Any] = {
+    "q_lora_rank": 28,
+    "kv_lora_rank": 40,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 24,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
+"""The fields of a small DeepSeek that are not those of a plain model."""

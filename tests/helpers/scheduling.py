@@ -1,4 +1,4 @@
-"""Set-ups of the sidecar's scheduler: an engine's step times, a scheduler before it, requests that wait."""
+"""Fixtures for the sidecar's scheduler: an engine's step times, a scheduler in front of it, waiting requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TASK = Targets("task", e2e_s=10.0)
 BATCH = Targets("batch", e2e_s=120.0)
 
 STEP_MODEL = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
-"""About an 8B model on one GPU."""
+"""Roughly an 8B model on one GPU."""
 
 
 def scheduler_before(state: EngineState, options: Options, model: StepTime | None = None) -> Scheduler:

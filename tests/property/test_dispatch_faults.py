@@ -1,4 +1,4 @@
-"""Whatever call of the scheduler raises, before or after it did its work: every wait ends and the books are empty."""
+"""Whichever call of the scheduler raises, before or after its work: every wait ends and no bookkeeping remains."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ READY = EngineState(ready=True, kv_tokens=20_000, max_num_batched_tokens=512)
 
 
 class Planted(Exception):
-    """What is raised."""
+    """The exception that is raised."""
 
 
 class Saboteur:
-    """Counts the calls of all parts while it is at work; those whose numbers are in `at` raise."""
+    """Counts calls of all parts while it is active. Calls with a number in `at` raise."""
 
     def __init__(self) -> None:
         self.plan(set(), after=False)
 
     def plan(self, at: set[int], *, after: bool) -> None:
-        """Count from 0 again; `after`: what raises does its work before that."""
+        """Restart the count; `after`: the raising calls do their work first."""
         self.at, self.after, self.calls = at, after, 0
 
     def wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +93,7 @@ def saboteur() -> Iterator[Saboteur]:
 
 
 async def request(dispatcher: Dispatcher, number: int, kind: str) -> None:
-    """One request as the proxy handles it, of one of the ways in which one can go."""
+    """One request as the proxy handles it, with one of the possible outcomes."""
     loop = asyncio.get_running_loop()
     ticket = Ticket(CLASSES[number % 3], loop.time(), 100, Lengths(20, 40), tenant="ab"[number % 2], sequences=1)
     try:
@@ -138,7 +138,7 @@ async def scenario(kinds: list[str]) -> Dispatcher:
 
 
 def look(dispatcher: Dispatcher) -> None:
-    """All books are empty."""
+    """Check that all bookkeeping is empty."""
     core = dispatcher._core
     view = core._view
     assert (dispatcher.in_flight, dispatcher.queued, dispatcher.queued_by_class()) == (0, 0, {})
@@ -153,7 +153,7 @@ def look(dispatcher: Dispatcher) -> None:
 
 
 async def serves(dispatcher: Dispatcher) -> None:
-    """It schedules the next request, and measures its steps."""
+    """Check that it schedules the next request and measures its steps."""
     while dispatcher._pause is not None:  # noqa: ASYNC110 - the end of a pause has no event
         await asyncio.sleep(0.001)
     ticket = Ticket(CLASSES[0], asyncio.get_running_loop().time(), 100)
@@ -183,11 +183,11 @@ async def run(saboteur: Saboteur, kinds: list[str], at: set[int], *, after: bool
     after=st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_the_books_are_empty_after_any_few_faults(saboteur, kinds, at, after):
+def test_no_bookkeeping_remains_after_a_few_faults(saboteur, kinds, at, after):
     asyncio.run(run(saboteur, kinds, at, after=after))
 
 
-def test_the_books_are_empty_whichever_single_call_fails(saboteur):
+def test_no_bookkeeping_remains_whichever_single_call_fails(saboteur):
     async def every() -> None:
         saboteur.plan(set(), after=False)
         (await scenario(KINDS)).close()

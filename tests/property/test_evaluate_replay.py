@@ -1,4 +1,4 @@
-"""Every policy over random small traces, on an engine of a few lines in place of vLLM's (tests/e2e has that one)."""
+"""Every policy over small random traces, with a minimal engine in place of vLLM's (tests/e2e uses that one)."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_twice_the_load_of_the_highest_goodput_leaves_nine_tenths_of_it() -> Non
         some.append(TraceRequest(at_s, generator.randint(20, 300), generator.randint(2, 40), generator.choice("ab")))
 
     def goodput(name: str, speed: float) -> float:
-        """Requests on time for each second of arrivals: those that wait at the end are none of the load's doing."""
+        """Requests on time for each second of arrivals. Requests that still wait at the end do not count."""
         jobs, outcome = replayed(Trace("t", tuple(some)), name, speed=speed)
         return measure(jobs, outcome)["attainment"]["all"] * len(jobs) / (jobs[-1].arrival_s / speed)
 
@@ -161,7 +161,7 @@ def test_twice_the_load_of_the_highest_goodput_leaves_nine_tenths_of_it() -> Non
 
 
 class Hoarder(DirectFront):
-    """Keeps everything back."""
+    """A policy that sends nothing."""
 
     queued = 1
 
@@ -169,7 +169,7 @@ class Hoarder(DirectFront):
         return Reaction()
 
 
-def test_a_policy_that_stops_sending_is_told_instead_of_waited_for() -> None:
+def test_a_policy_that_stops_sending_is_an_error() -> None:
     policy = find_policy("engine-FCFS")
     assert policy.priority is not None
     jobs = draw_jobs(Trace("t", (TraceRequest(0.0, 1, 1),)), CLASSES, seed=1, limit=None, max_tokens=100)

@@ -1,4 +1,4 @@
-"""However old a node's profile is, the snapshot counts its free GPUs right, as long as the pods' events arrive."""
+"""However old a node's profile is, the snapshot counts its free GPUs correctly as long as pod events arrive."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from hypothesis import strategies as st
 
 from uellm.extender.decide import Judge, scores
 from uellm.extender.snapshot import Snapshot
+from uellm.hardware import GPU_RESOURCE
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
 from uellm.planner.handover.annotation import PlanAnnotation
 
-GPU = "nvidia.com/gpu"
 TASK = Task((1,) * 8, (0,) * 8, 0, 0, fixed_bytes=0, margin="0", tensor=1, costs=Costs())
 DEVICES = 8
 NODES = ("a", "b")
 
 
 def annotation(gpus: int, *nodes: str) -> str:
-    return PlanAnnotation(gpus, GPU, gpus, TASK, nodes, "default/llama").to_json()
+    return PlanAnnotation(gpus, GPU_RESOURCE, gpus, TASK, "default/llama").to_json()
 
 
 class World:
-    """Nodes whose kubelets hand out devices at once, whose profiles are written when a step says so."""
+    """Nodes whose kubelets allocate devices at once, and whose profiles are only written by a step of the test."""
 
     def __init__(self) -> None:
         self.snapshot = Snapshot()
@@ -98,12 +98,12 @@ def take(world: World, step: tuple) -> None:
 
 
 @given(st.lists(STEP, max_size=40))
-def test_free_less_promised_is_what_is_really_free(steps):
+def test_free_minus_promised_is_the_true_number_of_free_gpus(steps):
     world = World()
     for step in steps:
         take(world, step)
         for name in NODES:
-            offer = world.snapshot.offer(name, GPU)
+            offer = world.snapshot.offer(name, GPU_RESOURCE)
             assert len(offer.free) - offer.promised == len(world.free(name))
 
 
@@ -114,7 +114,7 @@ def test_once_all_is_reported_the_free_devices_are_the_real_ones_and_nothing_is_
         take(world, step)
     for name in NODES:
         world.report(name)
-        offer = world.snapshot.offer(name, GPU)
+        offer = world.snapshot.offer(name, GPU_RESOURCE)
         assert offer.free == tuple(f"{name}-{index}" for index in world.free(name))
         assert offer.promised == 0
     assert world.snapshot._gone == {}

@@ -1,4 +1,4 @@
-"""More clients than an engine can serve, with the official clients' retries: it serves as many as it can."""
+"""More clients than an engine can serve, with the official clients' retries: it still serves at capacity."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from uellm.sidecar.request.retry_after import RetryTimes
 
 RETRIES = 2
-"""Of OpenAI's and Anthropic's clients, unless they are told otherwise."""
+"""Default of OpenAI's and Anthropic's clients."""
 
 
 @dataclass
@@ -24,9 +24,10 @@ class Ended:
 
 
 class Service:
-    """An engine with so many places, a queue of a bound before it, and clients that come back when they are told.
+    """An engine with a number of places, a bounded queue in front of it, and clients that retry when they are asked to.
 
-    Under a virtual clock; the sidecar's own `RetryTimes` says when. The time of one answer varies by half.
+    It has a virtual clock. The sidecar's own `RetryTimes` gives the retry times. The duration of an answer varies by
+    half.
     """
 
     def __init__(self, places: int, service_s: float, bound: int, seed: int) -> None:
@@ -81,7 +82,7 @@ class Service:
 
 
 def warm(service: Service) -> float:
-    """It has had a queue before; returns when the clients of that are gone."""
+    """It has already had a queue; returns when the clients of that queue are gone."""
     for _ in range(service.places + service.bound):
         service.at(0.0, "ask")
     service.run()

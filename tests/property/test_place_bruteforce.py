@@ -1,4 +1,4 @@
-"""The placement solver against brute force, written from the contract's text alone."""
+"""The placement solver against brute force, which follows only the text of the contract."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEIGHTS = {"HE": (0.0, 1.0), "LR": (10.0, 1.0)}
 
 
 def placements(data: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Every order of every set of devices with every split that fits."""
+    """Every order of every set of devices, with every split that fits."""
     layers, room = data["layers"], [device["memoryBytes"] - device["reservedBytes"] for device in data["devices"]]
     for count in range(1, min(layers, len(data["devices"])) + 1):
         for cuts in itertools.combinations(range(1, layers), count - 1):
@@ -216,11 +216,11 @@ def test_a_pinned_number_of_stages_is_kept(data: dict[str, Any], stages: int) ->
         assert answer.cost == pytest.approx(min(costs))
 
 
-# The searches for larger instances, on small ones: against all orders tried, and against brute force.
+# The searches for larger instances, run on small ones and compared with the enumeration of orders and with brute force.
 
 POLICIES = st.sampled_from(["HELR", "HE", "LR"])
 OBJECTIVES = st.sampled_from(["latency", "bottleneck"])
-# All tables over sets of devices; or none, so that the search state by state has to do it.
+# With tables over all sets of devices, or with none, so that the search over states must solve it.
 WAYS = st.sampled_from([{}, {"MOST_TABLED_SETS": 0}, {"MOST_TABLED_SETS": 0, "MOST_CODES": 10**6}])
 
 
@@ -240,7 +240,7 @@ def solved(data: dict[str, Any], *how: str, stages: int | None = None, **limits:
 
 @st.composite
 def clusters(draw: st.DrawFn) -> dict[str, Any]:
-    """Up to three nodes of up to three identical GPUs; nodes may be built alike."""
+    """Up to three nodes of up to three identical GPUs; nodes may be identical, too."""
     data = draw(instances())
     count, size = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     kinds = [draw(st.sampled_from(data["devices"])) for _ in range(count)]
@@ -297,7 +297,7 @@ def test_no_placement_is_better_than_what_the_searches_find(
 
 @settings(max_examples=150, deadline=None)
 @given(instances(), OBJECTIVES, st.integers(1, 3))
-def test_a_search_that_is_cut_off_tells_a_bound_that_holds(data: dict[str, Any], objective: str, codes: int) -> None:
+def test_a_search_that_is_cut_off_has_a_valid_bound(data: dict[str, Any], objective: str, codes: int) -> None:
     best = solve(Instance.from_dict(data), "HELR", objective)
     cells = codes * (data["layers"] + 1) * len(data["devices"]) ** 2
     answer = solved(data, "HELR", objective, MOST_TABLED_SETS=0, MOST_CODES=codes, MOST_STEPS=0, CUT_STEPS=cells)

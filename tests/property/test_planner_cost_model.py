@@ -1,4 +1,4 @@
-"""What holds of the cost model whatever the hardware, the model and the load."""
+"""Properties of the cost model for any hardware, model and load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL = read_architecture(
         "torch_dtype": "bfloat16",
     }
 )
-# A thousandth: the number of running sequences is found by halving.
+# A thousandth, because the number of running sequences is found by bisection.
 SLACK = 1 + 1e-3
 
 rates = st.tuples(st.floats(1e13, 1e15), st.floats(1e11, 4e12))
@@ -85,7 +85,7 @@ def test_faster_links_never_make_a_request_slower(measured: list[tuple[float, fl
 
 @settings(max_examples=100, deadline=None)
 @given(devices, st.floats(0.01, 100.0), st.floats(0.005, 0.5))
-def test_times_are_finite_and_the_rate_told_keeps_a_target_that_can_be_kept(
+def test_times_are_finite_and_the_reported_rate_meets_every_feasible_target(
     measured: list[tuple[float, float]], rate: float, tpot_s: float
 ) -> None:
     alone = times(measured, 1e10, None, None).tpot_s

@@ -1,4 +1,4 @@
-"""The every-subset rule against looking at every subset; and what must hold of any plan."""
+"""The every-subset rule against a check of every subset, and properties of any plan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uellm.errors import PlanError
-from uellm.hardware import Device, Node
+from uellm.hardware import GPU_RESOURCE, Device, Node
 from uellm.models import read_architecture
 from uellm.planner import Plan, plan
 from uellm.planner.assignment.assign import Task, assign
 from uellm.planner.assignment.every_subset import admits_some, refusal
 from uellm.planner.cost.rates import Costs
+from uellm.planner.handover.device_facts import facts_of
 from uellm.planner.handover.late_binding import bind
 from uellm.planner.handover.publish import plan_document
 from uellm.planner.nodes.pools import Pool
@@ -31,7 +32,7 @@ def pools(draw: st.DrawFn) -> Pool:
     kinds = draw(st.lists(st.integers(0, 2), min_size=1, max_size=6))
     memory = [draw(st.integers(2, 14)) for _ in range(3)]
     devices = tuple(Device(f"g{index}", index, f"kind-{kind}", memory[kind]) for index, kind in enumerate(kinds))
-    return Pool("n", "nvidia.com/gpu", devices, (), promised=draw(st.integers(0, 2)))
+    return Pool("n", GPU_RESOURCE, devices, (), promised=draw(st.integers(0, 2)))
 
 
 @st.composite
@@ -66,7 +67,7 @@ def holds(devices: tuple[Device, ...], task: Task, stages: int) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(pools(), tasks())
-def test_the_rule_is_what_looking_at_every_subset_says(pool: Pool, question: tuple[Task, int]) -> None:
+def test_the_rule_agrees_with_a_check_of_every_subset(pool: Pool, question: tuple[Task, int]) -> None:
     task, stages = question
     count = task.tensor * stages
     sure = len(pool.devices) - pool.promised
@@ -144,7 +145,7 @@ def test_every_plan_places_every_layer_once_within_memory_on_any_devices_a_pod_m
     for offer in request.nodes:
         if offer.node.name in made.nodes:
             for uuids in itertools.combinations(offer.free, made.gpus_per_replica):
-                binding = bind(document, uuids)
+                binding = bind(document, uuids, advice=facts_of(offer.node for offer in request.nodes))
                 assert sorted(binding.order) == sorted(uuids)
                 assert sum(binding.layers) == request.architecture.layers
 

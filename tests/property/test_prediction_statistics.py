@@ -1,4 +1,4 @@
-"""The predictor's statistics against definitions that are too slow to use."""
+"""The predictor's statistics against their plain definitions, which are too slow for use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ values = st.integers(0, 6)
 
 
 @given(st.lists(st.tuples(values, values), min_size=2, max_size=30))
-def test_kendalls_tau_is_what_its_definition_says(pairs):
+def test_kendalls_tau_agrees_with_its_definition(pairs):
     one, other = zip(*pairs, strict=True)
     net = sum(((a[0] > b[0]) - (a[0] < b[0])) * ((a[1] > b[1]) - (a[1] < b[1])) for a, b in combinations(pairs, 2))
     untied = [sum(a[side] != b[side] for a, b in combinations(pairs, 2)) for side in (0, 1)]

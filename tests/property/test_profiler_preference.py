@@ -1,4 +1,4 @@
-"""What the device plugin advises, for any devices and any question of the kubelet."""
+"""The device plugin's preferred allocation, for any devices and any request of the kubelet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def questions(draw):
 
 
 @given(questions())
-def test_the_advice_is_a_set_of_the_size_asked_for_of_what_is_available_with_all_that_is_required(question):
+def test_the_preferred_allocation_has_the_requested_size_and_all_required_devices(question):
     devices, available, required, size = question
     advice = preferred(devices, available, required, size)
     assert len(advice) == len(set(advice)) == size
@@ -28,14 +28,14 @@ def test_the_advice_is_a_set_of_the_size_asked_for_of_what_is_available_with_all
 
 
 @given(questions(), st.randoms())
-def test_the_advice_does_not_depend_on_the_order_of_the_question(question, random):
+def test_the_preferred_allocation_does_not_depend_on_the_order_of_the_request(question, random):
     devices, available, required, size = question
     shuffled = random.sample(available, len(available))
     assert preferred(devices, shuffled, required, size) == preferred(devices, available, required, size)
 
 
 @given(questions())
-def test_the_advice_crosses_numa_nodes_only_where_it_must(question):
+def test_the_preferred_allocation_crosses_numa_nodes_only_if_necessary(question):
     devices, available, required, size = question
     node = {device.uuid: device.numa_node for device in devices}
     groups = [[uuid for uuid in available if node[uuid] == one] for one in {node[uuid] for uuid in available}]

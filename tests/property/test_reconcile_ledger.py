@@ -1,4 +1,4 @@
-"""Whatever order services come, bind, grow and go in, no GPU is counted on twice."""
+"""Services may come, bind, grow and go in any order: no GPU is counted twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("one", "two", "three", "four")
 
 
 class Cluster(RuleBasedStateMachine):
-    """Services with one replica; pods that take devices at once, and profiles that learn of it later."""
+    """Services with one replica. Their pods take devices at once, and profiles show that later."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), gpus=st.integers(1, 3))
     def plan(self, name, gpus):
-        """As the planner would: wherever the number is free for sure."""
+        """Plan as the planner would: on a node where the number of GPUs is certain to be free."""
         key = Key("ns", name)
         if self.ledger.get(key) is None:
             nodes = tuple(o.node.name for o in self.offered(name) if len(o.free) - o.promised >= gpus)
@@ -52,7 +52,7 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), last=st.booleans())
     def bind(self, name, last):
-        """The scheduler takes the first place that the pod may have, the kubelet any of its devices."""
+        """The scheduler takes the first node that the pod may have, the kubelet any of its devices."""
         commitment = self.ledger.get(Key("ns", name))
         if commitment is None or name in self.pods:
             return
@@ -66,7 +66,7 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.pods)
     @rule(data=st.data())
     def show(self, data):
-        """A profiler looks."""
+        """A profiler observes a node."""
         self.shown.add(data.draw(st.sampled_from(sorted(self.pods))))
 
     @precondition(lambda self: self.ledger.items())
@@ -95,7 +95,7 @@ class Cluster(RuleBasedStateMachine):
 
 
 def _all_fit(plans, room):
-    """Whether some way of giving each plan one of its nodes exists."""
+    """Whether each plan can be given one of its nodes."""
     if not plans:
         return True
     first, *rest = plans

@@ -1,4 +1,4 @@
-"""SLO-ODBS decides as it would with plain lists: its trees and heaps are only faster."""
+"""SLO-ODBS makes the same decisions as an implementation with plain lists; its trees and heaps are only faster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLASSES = (
 
 
 class PlainOnTimeSet:
-    """The plan as a list that is gone through from its start every time."""
+    """The on-time set as a list that is scanned from the start every time."""
 
     def __init__(self, start_s: float) -> None:
         self.start_s = start_s
@@ -77,7 +77,7 @@ class PlainOnTimeSet:
 
 
 class PlainBestEffortQueue:
-    """The tail as a list."""
+    """The best-effort queue as a list."""
 
     def __init__(self) -> None:
         self._waiting: dict[Ticket, tuple[float, float]] = {}
@@ -134,7 +134,7 @@ class PlainBestEffortQueue:
 
 
 def decisions(seed: int) -> list[tuple[int | str, ...]]:
-    """What a scheduler does under events that are drawn with the seed."""
+    """The decisions of a scheduler under random events drawn with the seed."""
     random = Random(seed)
     options = Options(fairness=random.random() < 0.7, tpot_guard=random.random() < 0.7, shedding=random.random() < 0.7)
     core = Scheduler(options)

@@ -1,4 +1,4 @@
-"""The plan of requests that can all be on time, against every choice there is."""
+"""The on-time set, where all requests in it can be on time, against every possible choice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ jobs_of = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), max_size=9
 
 
 def late(jobs: list[Job]) -> int:
-    """Late jobs when all run in the order of their deadlines: EDF."""
+    """Number of late jobs when all run in order of their deadlines: EDF."""
     at = 0
     count = 0
     for deadline, work in sorted(jobs):
@@ -28,7 +28,7 @@ def late(jobs: list[Job]) -> int:
 
 
 def most_on_time(jobs: list[Job]) -> int:
-    """By trying every set."""
+    """The best result over all subsets."""
     for size in range(len(jobs), 0, -1):
         if any(late(list(chosen)) == 0 for chosen in combinations(jobs, size)):
             return size
@@ -36,13 +36,13 @@ def most_on_time(jobs: list[Job]) -> int:
 
 
 def planned(jobs: list[Job]) -> list[Job]:
-    """What the plan keeps, the longest giving way."""
+    """The jobs that the plan keeps; the longest are dropped first."""
     plan = OnTimeSet(0.0)
     kept = {}
     for number, (deadline, work) in enumerate(jobs):
         ticket = Ticket(ANY, 0.0)
         ticket.sequence = number
-        # The middle of a leaf, for rounding not to matter; half a leaf is added to the engine's time below.
+        # The middle of a leaf, to avoid rounding; half a leaf is added to the engine's time below.
         plan.add(ticket, (deadline + 0.5) * LEAF_S, work * LEAF_S, 1.0 / work)
         kept[ticket] = (deadline, work)
         while (out := plan.give_way(-1e-6)) is not None:
@@ -67,7 +67,7 @@ def test_no_more_jobs_are_late_than_under_edf(jobs):
 
 @settings(max_examples=300, deadline=None)
 @given(jobs_of)
-def test_in_whatever_order_they_come_nobody_in_the_plan_is_late(jobs):
+def test_no_request_in_the_plan_is_late_in_any_order_of_arrival(jobs):
     assert late(planned(jobs)) == 0
 
 

@@ -1,9 +1,9 @@
-"""A wrong lesson about the engine does not throttle it: work goes on as fast as if first come were first served.
+"""Wrong measurements of the engine do not throttle it: throughput stays that of first come, first served.
 
-Clients that ask again as soon as they are answered, in front of an engine of a few lines: chunks of prompts, a step's
-time by the model's form, and a time that each request takes to reach it. Every case teaches the scheduler something
-wrong first. From two seconds on after the clients came, the tokens done in a second are then compared with those of the
-same engine without a scheduler. No target binds: a step with a full chunk takes half of the TPOT target.
+Closed-loop clients run against a minimal engine: chunked prompts, a step time by the model's formula, and a delay on
+each request's way to it. Every case first teaches the scheduler something wrong. From two seconds after the clients'
+arrival, the tokens per second are compared with those of the same engine without a scheduler. No target is limiting: a
+step with a full chunk takes half of the TPOT target.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Running:
 
 @dataclass
 class Engine:
-    """`work` counts the tokens of prompts and answers that it did."""
+    """`work` counts the prompt and answer tokens that it has computed."""
 
     core: Scheduler
     times: float = 1.0
@@ -77,7 +77,7 @@ class Engine:
             heapq.heappush(self._on_the_way, (at_s, next(self._numbers), ticket))
 
     def turn(self) -> None:
-        """One step; without anything to do, the time until there is."""
+        """Run one step, or return the time until there is something to do."""
         self._take(self.now_s)
         if not self._running:
             self._pass(min(self._on_the_way[0][0] if self._on_the_way else FAR_S, self._alarm_s()))
@@ -112,7 +112,7 @@ class Engine:
             self._running.append(self._waiting.pop(0))
 
     def _schedule(self) -> tuple[list[Running], float]:
-        """The requests that get a token in the next step, and its time."""
+        """The requests that get a token in the next step, and the step's time."""
         decoding = [r for r in self._running if not r.prompt_left]
         room = self.chunk - len(decoding)
         prefill, done = 0, decoding
@@ -147,18 +147,18 @@ class Engine:
             self.core.on_tokens(ticket, ticket.tokens + 1, self.now_s)
 
     def drop_all(self) -> None:
-        """The process dies, and with it what it had."""
+        """The process dies with all its requests."""
         for ticket in [t for _, _, t in self._on_the_way] + [r.ticket for r in self._waiting + self._running]:
             self.core.on_abort(ticket, self.now_s)
         self._on_the_way, self._waiting, self._running = [], [], []
 
     def run(self, until_s: float = FAR_S) -> None:
-        """Until then, or until nothing is left to do."""
+        """Run until that time, or until nothing is left to do."""
         while self.busy and self.now_s < until_s:
             self.turn()
 
     def alone(self, prompt_tokens: int, output_tokens: int = 2, times: int = 1) -> None:
-        """Requests one after the other."""
+        """Run requests one after the other."""
         for _ in range(times):
             self.ask(prompt_tokens, output_tokens)
             self.run()
@@ -222,7 +222,7 @@ def a_jump_back(engine: Engine) -> None:
 
 
 def restarted(before: float, *, noticed: bool) -> Poison:
-    """The engine took so many times as long before its restart as after it."""
+    """Before its restart the engine was slower by this factor."""
 
     def poison(engine: Engine) -> None:
         after, engine.times = engine.times, before
@@ -257,7 +257,7 @@ def old_figures(engine: Engine) -> None:
 
 
 def learnt(**wrong: float) -> Poison:
-    """Figures of the estimate as no observation should ever make them."""
+    """Figures of the estimate that no real observation would produce."""
 
     def poison(engine: Engine) -> None:
         for name, value in wrong.items():
@@ -302,7 +302,7 @@ LOADS: dict[str, Callable[[Random], tuple[int, int]]] = {
 
 
 def clients(engine: Engine, load: str, **others: object) -> Iterator[tuple[float, int]]:
-    """The clients at their work: times since they came, and the work done since then."""
+    """Run the clients: times since their arrival, and the work done since then."""
     draw, random = LOADS[load], Random(4)
     start_s, start, asked = engine.now_s, engine.work, 0
     others_there = len(engine.ended) + len(engine.lost)
@@ -315,7 +315,7 @@ def clients(engine: Engine, load: str, **others: object) -> Iterator[tuple[float
 
 
 def rate(engine: Engine, load: str, **others: object) -> float:
-    """Tokens a second, of prompts and answers, once the clients have been there for `SETTLED_S`."""
+    """Tokens per second, prompts and answers, from `SETTLED_S` after the clients' arrival."""
     seen = [(at_s, work) for at_s, work in clients(engine, load, **others) if at_s >= SETTLED_S]
     (first_s, first), (last_s, last) = seen[0], seen[-1]
     return (last - first) / (last_s - first_s)

@@ -1,4 +1,4 @@
-"""Under an overload that does not end, whoever nobody prefers is served all the same, and within a known time."""
+"""Under an overload that does not end, requests that no policy prefers are still served, and within a known time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ victims_of = st.lists(
 
 
 def served(options: Options, victims: list[Ticket], until_s: float) -> None:
-    """An engine that takes one prompt after the other, and nearly twice as many preferred ones as it can take."""
+    """An engine that takes one prompt after the other, and nearly twice as many preferred prompts as it can take."""
     core = scheduler_before(READY, options, STEP_MODEL)
     for _ in range(BACKLOG):
         core.submit(Ticket(PREFERRED, 0.0, PROMPT_TOKENS, Lengths(1, 1)), 0.0)
@@ -43,7 +43,7 @@ def served(options: Options, victims: list[Ticket], until_s: float) -> None:
 
 
 def shared_s(victims: list[Ticket]) -> float:
-    """SLO-ODBS: those that wait long have their share of the engine, the oldest first."""
+    """SLO-ODBS: requests that have waited long get their share of the engine, oldest first."""
     step = StepEstimate(STEP_MODEL)
     work_s = [
         STEP_MODEL.per_prefill_token_s * each.prompt_tokens + step.answer_s(each.prompt_tokens, each.length.p50)
@@ -53,14 +53,14 @@ def shared_s(victims: list[Ticket]) -> float:
 
 
 def passed_s(victims: list[Ticket]) -> float:
-    """EDF and FCFS: whoever comes after one's deadline comes after oneself."""
+    """EDF and FCFS: a request with a later deadline goes later."""
     return 1.1 * (FAR_DEADLINE_S / GAP_S + BACKLOG) * STEP_S + 2.0
 
 
 @pytest.mark.parametrize(("policy", "bound_s"), [("SLO-ODBS", shared_s), ("EDF", passed_s), ("FCFS", passed_s)])
 @settings(max_examples=8, deadline=None)
 @given(wanted=victims_of)
-def test_whoever_always_gives_way_is_served_within_a_known_time(policy, bound_s, wanted):
+def test_a_request_that_always_gives_way_is_served_within_a_known_time(policy, bound_s, wanted):
     victims = [Ticket(targets, 0.0, prompt, Lengths(output, 2 * output)) for targets, prompt, output in wanted]
     served(Options(policy, max_queued=10**6, shedding=False), victims, bound_s(victims))
     assert [ticket for ticket in victims if ticket.first_token_s is None] == []

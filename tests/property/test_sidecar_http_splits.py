@@ -1,4 +1,4 @@
-"""However a network cuts what is sent, the same bytes come out: request heads and bodies, and answers."""
+"""However a network splits the bytes, the result is the same: request heads and bodies, and answers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_body_arrives_whole_and_leaves_what_follows_it(body, chunks, at, chunk
     parser, budget = HeadParser(), Budget()
     framing = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
     length = parser.parse(HEAD + framing).length
-    received = Body(length, parser, LIMITS, budget)
+    received = Body(length, parser, LIMITS.body_bytes, budget)
     left = b""
     for piece in cut(in_chunks(body, chunks) if chunked else body + b"NEXT", at):
         left += piece if received.complete else received.feed(piece)
@@ -60,7 +60,7 @@ def test_a_body_arrives_whole_and_leaves_what_follows_it(body, chunks, at, chunk
 
 
 class Wire:
-    """A transport that remembers."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -85,9 +85,9 @@ class Wire:
 
 
 async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | None = None) -> tuple[bytes, bool]:
-    """What comes out of an answer that arrives in these pieces, and whether it counts as whole.
+    """The relayed bytes of an answer that arrives in these pieces, and whether it counts as complete.
 
-    `passed`: take whole chunks as they came, and put them here too.
+    `passed`: also pass on whole chunks unchanged, and collect them here.
     """
     connection = ClientConnection(EnginePool(EngineAddress("h", 1)))
     connection.connection_made(Wire())
@@ -96,7 +96,7 @@ async def relayed(pieces: list[bytes], *, close: bool, passed: list[bytes] | Non
 
     def take(chunk: bytes) -> bool:
         if len(received) % 5 == 4:
-            return False  # as whoever wants a look at it does
+            return False  # as a reader of the answer does
         passed.append(chunk)
         received.append(chunk.partition(b"\r\n")[2][:-2])
         return True
@@ -152,7 +152,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 @settings(max_examples=120)
 @given(st.lists(st.one_of(plain, plain, plain, odd()), max_size=12), cuts, st.booleans(), st.booleans())
-def test_whatever_passes_unparsed_is_what_the_parser_would_have_made_of_it(chunks, at, recut, ends):
+def test_unparsed_chunks_equal_the_parsers_result(chunks, at, recut, ends):
     whole = [CHUNKED, *chunks, *([b"0\r\n\r\n"] if ends else [])]
     pieces = cut(b"".join(whole), at) if recut else whole
     passed: list[bytes] = []
@@ -168,7 +168,7 @@ def test_the_rest_of_a_size_line_and_what_follows_is_not_taken_for_a_chunk():
     event = b"data: {" + b"x" * 84 + b"}\n\n"
     chunk = b"5e\r\n" + event + b"\r\n"
     content = event + b"\r\n" + b"y" * 254
-    # A chunk of 0x15e bytes, cut behind the first digit: what comes next looks like one of 0x5e.
+    # A chunk of 0x15e bytes, split after the first digit: the rest looks like a chunk of 0x5e.
     pieces = [CHUNKED, chunk, chunk + b"1", chunk, content[96:] + b"\r\n0\r\n\r\n"]
     passed: list[bytes] = []
     assert asyncio.run(relayed(pieces, close=False, passed=passed)) == (event + event + content, True)
@@ -181,13 +181,13 @@ def test_whole_chunks_of_events_pass_unparsed(chunks):
     passed: list[bytes] = []
     _, complete = asyncio.run(relayed([CHUNKED, chunks[0], *chunks, b"0\r\n\r\n"], close=False, passed=passed))
     assert complete
-    # The first chunk tells the parser's place; every fifth piece is not taken.
+    # The first chunk shows the parser's position; every fifth piece is not passed on.
     assert passed == [chunk for place, chunk in enumerate(chunks, 1) if place % 5 != 4]
 
 
 @settings(max_examples=150)
 @given(st.binary(min_size=1, max_size=3000), cuts, cuts, st.booleans(), st.data())
-def test_an_answer_that_breaks_off_is_a_beginning_and_never_whole(body, chunks, at, chunked, data):
+def test_a_truncated_answer_is_a_prefix_and_never_complete(body, chunks, at, chunked, data):
     head = b"HTTP/1.1 200 OK\r\n"
     if chunked:
         whole = head + b"Transfer-Encoding: chunked\r\n\r\n" + in_chunks(body, chunks)

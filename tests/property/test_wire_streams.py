@@ -1,4 +1,4 @@
-"""Streams cut anywhere: counted, stripped and put together the same."""
+"""Streams that are split anywhere: tokens are counted, chunks stripped and reassembled in the same way."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def event(document: Any) -> bytes:
 
 
 class Stream:
-    """A chat's answer by vLLM's rules, both as it is with the usage asked for and as it is without."""
+    """A chat's answer in vLLM's format, with the requested usage and without it."""
 
     def __init__(self, texts: list[list[str]], fingerprint: str | None, comments: bool) -> None:
         head = {"id": "x", "object": "chat.completion.chunk", "created": 7, "model": "tiny"}
@@ -107,7 +107,7 @@ def test_a_stream_that_breaks_off_loses_nothing_that_came(found, at):
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=8))
-def test_bytes_that_are_no_stream_pass_unchanged(data, borders):
+def test_bytes_that_are_not_a_stream_pass_unchanged(data, borders):
     borders = sorted(min(border, len(data)) for border in borders)
     pieces = [data[start:end] for start, end in zip([0, *borders], [*borders, len(data)], strict=True)]
     strip = UsageStrip()
@@ -121,7 +121,7 @@ def test_tokens_are_counted_however_the_stream_is_cut(found):
     counter = TokenCounter(RouteKind.CHAT)
     events = sum(counter.feed(piece) for piece in pieces)
     assert counter.usage() == stream.usage
-    # A chunk for each token, the role's, the usage's, and not the comments, nor [DONE].
+    # One chunk for each token, the role's and the usage's, but not the comments or [DONE].
     assert events == stream.usage.output_tokens + 2
     assert counter.tokens == stream.usage.output_tokens + 1
 

@@ -1,4 +1,4 @@
-"""The cluster's programs: found in a directory, downloaded with their checksum, or built from pinned Go modules.
+"""The cluster's programs: taken from a directory, downloaded and checked, or built from pinned Go modules.
 
     ensure({"kubectl", "etcd"}) -> a directory that holds executables of these names
 

@@ -1,4 +1,4 @@
-"""`python -m uellm_devcluster.binaries [PROGRAM ...]`: make the programs ready (default: all), showing progress."""
+"""`python -m uellm_devcluster.binaries [PROGRAM ...]`: provide the programs (default: all) and show progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uellm_devcluster.errors import ClusterError
 
 
 def main(programs: list[str]) -> int:
-    """Print the directory that holds them."""
+    """Provide the programs and print the directory that holds them."""
     try:
         print(ensure(programs or [program for release in RELEASES for program in release.programs]))
     except (ClusterError, KeyError) as error:

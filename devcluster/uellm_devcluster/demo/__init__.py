@@ -1,1 +1,1 @@
-"""`make demo`: the main job, end to end, on whatever this machine has."""
+"""`make demo`: the main job end to end, adapted to this machine."""

@@ -1,4 +1,4 @@
-"""`python -m uellm_devcluster.demo`: on a real cluster where one can be had, else the same service by `uellm run`."""
+"""`python -m uellm_devcluster.demo`: on a real cluster where possible, else the same service by `uellm run`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from uellm_devcluster.errors import ClusterError
 
 
 def main() -> int:
-    """Run the demo; exit status 0 only if every step came out."""
+    """Run the demo. Exit status 0 only if every step succeeded."""
     signal.signal(signal.SIGTERM, _interrupt)
     story = Story()
     try:
         try:
             _on_a_cluster(story)
         except cluster.NoCluster as reason:
-            print(f"No cluster can be had here: {reason}. The same service runs on this machine alone, by `uellm run`.")
+            print(f"This machine cannot run a cluster: {reason}. The same service runs without one, by `uellm run`.")
             local.run(story)
     except (StepFailed, ClusterError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
@@ -38,7 +38,10 @@ def _on_a_cluster(story: Story) -> None:
         cluster.run(story, programs)
     finally:
         if cluster.wants_to_keep():
-            print("\nKEEP is set: the cluster stays. export KUBECONFIG=$(uellm cluster kubeconfig); uellm cluster down")
+            print(
+                "\nKEEP is set: the cluster keeps running. "
+                "export KUBECONFIG=$(uellm cluster kubeconfig); uellm cluster down"
+            )
         else:
             with story.step("cluster down"):
                 cluster.down()

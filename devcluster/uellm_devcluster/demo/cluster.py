@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from uellm.hardware import GPU_RESOURCE
 from uellm_devcluster import binaries, images, install, tinymodel
 from uellm_devcluster.demo import readback, traffic
 from uellm_devcluster.demo.shell import Shell
@@ -34,27 +35,27 @@ PROGRAMS = {
     "ctr",
     "helm",
 }
-# node-2 has too few for the model: only node-1 can take it.
+# node-2 has too few GPUs for the model, so only node-1 can hold it.
 GPUS = {"node-1": 4, "node-2": 1}
 _READY_TIMEOUT_S = 300.0
 
 
 class NoCluster(Exception):
-    """No control plane can be had on this machine; the message says why."""
+    """This machine cannot run a control plane; the message says why."""
 
 
 def run(story: Story, programs: Path) -> None:
-    """Every step, in order; the first that fails ends the story."""
+    """Run every step in order. The first failure ends the demo."""
     shell = bring_up(story, programs)
     try:
         _serve(story, shell)
     except StepFailed:
-        tell_what_is_there(shell, SERVICE)
+        print_diagnostics(shell, SERVICE)
         raise
 
 
 def bring_up(story: Story, programs: Path) -> Shell:
-    """Everything up to an installed operator; the end-to-end tests begin with these steps too."""
+    """Everything up to an installed operator. The end-to-end tests begin with these steps too."""
     with story.step("a small random-weight Llama"):
         tinymodel.make(MODELS / SERVICE)
     with story.step("images"):
@@ -72,12 +73,12 @@ def bring_up(story: Story, programs: Path) -> Shell:
 
 
 def find_programs(story: Story) -> Path:
-    """The directory of the cluster's programs. Raises NoCluster where they can be had in no way."""
+    """The directory of the cluster's programs. Raises NoCluster where they cannot be provided."""
     with story.step("programs: from the cache, downloaded or built") as step:
         try:
             programs = binaries.ensure(PROGRAMS)
         except ClusterError as error:
-            step.note = reason = f"cannot be had: {error}"
+            step.note = reason = f"no programs: {error}"
         else:
             step.note = "Kubernetes " + binaries.RELEASES[0].version
             return programs
@@ -85,12 +86,12 @@ def find_programs(story: Story) -> Path:
 
 
 def wait_for_profiles(shell: Shell) -> None:
-    """Until every node's GPUs are in its profile and advertised to its kubelet."""
+    """Wait until every node's GPUs are in its profile and advertised to its kubelet."""
     until(lambda: _profiled(shell) == GPUS, 60, lambda: f"profiles: {_profiled(shell)}, wanted: {GPUS}")
 
 
 def down() -> None:
-    """End the cluster; the story's last step."""
+    """End the cluster: the demo's last step."""
     _uellm("cluster", "down")
 
 
@@ -155,17 +156,17 @@ def _profiled(shell: Shell) -> dict[str, int]:
     done = shell.attempt("kubectl get gpunodeprofiles -o json")
     profiles = json.loads(done.stdout)["items"] if done.returncode == 0 else []
     allocatable = {
-        node["metadata"]["name"]: int(node["status"]["allocatable"].get("nvidia.com/gpu", 0))
+        node["metadata"]["name"]: int(node["status"]["allocatable"].get(GPU_RESOURCE, 0))
         for node in shell.json("kubectl get nodes")["items"]
     }
     counts = {profile["metadata"]["name"]: len(profile.get("status", {}).get("devices", [])) for profile in profiles}
-    # Known to the profiler and advertised to the kubelet: both are needed before anything can be placed.
+    # Before anything can be placed, the profiler must have found the GPUs and the kubelet must advertise them.
     return {name: count for name, count in counts.items() if allocatable.get(name) == count}
 
 
 def _clear_what_a_killed_demo_left(shell: Shell) -> None:
     if children(shell, SERVICE):
-        print("a demo before this one was cut short: its service goes first")
+        print("an earlier demo was interrupted: its service is deleted first")
         shell.show(f"kubectl delete llmservice/{SERVICE} --ignore-not-found --timeout=60s")
         until(lambda: not children(shell, SERVICE), 150, lambda: f"still there: {children(shell, SERVICE)}")
 
@@ -196,14 +197,14 @@ def _uellm_quietly(*arguments: str) -> str:
 
 
 def _watch_until_ready(shell: Shell, *, replicas: int) -> None:
-    """Print the service's line whenever it changes, until as many replicas as wanted are ready."""
+    """Print the service's row whenever it changes, until the requested number of replicas is ready."""
     shown = ""
     deadline_s = time.monotonic() + _READY_TIMEOUT_S
     print("$ kubectl get llmservices --watch", flush=True)
     while True:
         header, *rest = shell.run("kubectl get llmservices").splitlines()
         line = rest[0] if rest else ""
-        if line.split()[:-1] != shown.split()[:-1]:  # all but the age
+        if line.split()[:-1] != shown.split()[:-1]:  # all columns but the age
             print(line if shown else f"{header}\n{line}", flush=True)
             shown = line
         service = shell.json(f"kubectl get llmservice/{SERVICE}")
@@ -215,7 +216,7 @@ def _watch_until_ready(shell: Shell, *, replicas: int) -> None:
 
 
 def is_ready(service: dict[str, Any], replicas: int) -> bool:
-    """Whether status speaks of this generation, says Ready, and counts as many replicas."""
+    """Whether the status belongs to this generation, is Ready, and counts the requested number of replicas."""
     status = service.get("status", {})
     current = status.get("observedGeneration") == service["metadata"]["generation"]
     ready = _condition(service, "Ready").get("status") == "True"
@@ -228,7 +229,7 @@ def _condition(service: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _check_placement(shell: Shell) -> str:
-    """Status, the processes' environments and the kubelet's PodResources must tell the same of every pod."""
+    """Check that status, process environments and the kubelet's PodResources agree about every pod."""
     found = []
 
     def agreed() -> bool:
@@ -236,7 +237,7 @@ def _check_placement(shell: Shell) -> str:
         found = [readback.of_pod(shell, SERVICE, pod) for pod in install.pods(shell, SERVICE)]
         return all(placement.agrees for placement in found)
 
-    # Status follows the pod's report by a moment.
+    # Status is updated shortly after the pod's report.
     until(agreed, 30, lambda: "; ".join(placement.difference for placement in found))
     print(readback.table(found))
     return "; ".join(f"{placement.partition} on {', '.join(placement.products)}" for placement in found)
@@ -261,7 +262,7 @@ def children(shell: Shell, service: str) -> list[str]:
 
 
 def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
-    """Ask until `holds()`; StepFailed with `otherwise()` when it does not within `seconds`."""
+    """Poll until `holds()`. Raises StepFailed with `otherwise()` when that takes more than `seconds`."""
     deadline_s = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline_s:
@@ -269,9 +270,9 @@ def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str
         time.sleep(0.5)
 
 
-def tell_what_is_there(shell: Shell, service: str) -> None:
-    """What a person would look at next, before the cluster goes."""
-    print("\n--- what is there, for whoever looks into it")
+def print_diagnostics(shell: Shell, service: str) -> None:
+    """Print what a person would look at after a failure, before the cluster is removed."""
+    print("\n--- state of the cluster, for debugging")
     for command in (
         "kubectl get pods --all-namespaces -o wide",
         "kubectl get llmservices -o yaml",

@@ -1,4 +1,4 @@
-"""The demo without a cluster: the same LLMService through `uellm run`, on this machine alone."""
+"""The demo without a cluster: the same LLMService through `uellm run` on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _END_TIMEOUT_S = 60.0
 
 
 def why_no_cluster() -> str:
-    """Why neither provider can work here, or nothing where one can."""
+    """Why neither provider can work here; empty where one can."""
     if shutil.which("docker") and shutil.which("kind"):
         return ""
     if not sys.platform.startswith("linux"):
@@ -37,7 +37,7 @@ def why_no_cluster() -> str:
 
 
 def run(story: Story) -> None:
-    """Plan, launch, serve and ask, all in child processes of `uellm run`."""
+    """Plan, launch, serve and send requests, all in child processes of `uellm run`."""
     with story.step("a small random-weight Llama"):
         tinymodel.make(cluster.MODELS / cluster.SERVICE)
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,7 +50,7 @@ def run(story: Story) -> None:
 
 
 def _documents(scratch: Path) -> tuple[Path, Path]:
-    """The sample with this machine's own path of the model, and the first simulated node of the chart's values."""
+    """The sample with this machine's path of the model, and the first simulated node of the chart's values."""
     service = yaml.safe_load(cluster.SAMPLE.read_text())
     service["spec"]["model"]["uri"] = f"file://{cluster.MODELS / cluster.SERVICE}"
     service["spec"].pop("template", None)
@@ -93,10 +93,10 @@ def _until_ready(port: int) -> None:
         try:
             readback.fetch(f"http://127.0.0.1:{port}/v1/models")
         except (urllib.error.URLError, OSError):
-            time.sleep(3)  # each question is a line of the sidecar's log
+            time.sleep(3)  # each request is a line of the sidecar's log
         else:
             return
-    raise StepFailed(f"no engine within {_READY_TIMEOUT_S:g} s")
+    raise StepFailed(f"the engine is not ready within {_READY_TIMEOUT_S:g} s")
 
 
 def _ask(story: Story, port: int) -> None:

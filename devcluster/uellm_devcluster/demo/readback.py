@@ -1,7 +1,7 @@
-"""What a pod really got, from three witnesses: its processes' environments, the kubelet, and the status.
+"""A pod's actual placement from three sources: its processes' environments, the kubelet, and the status.
 
-The processes are asked by `kubectl exec` in the engine's container; the kubelet through its PodResources API, by the
-profiler's own client in the profiler's pod on the same node.
+The environments are read by `kubectl exec` in the engine's container. The kubelet is asked through its PodResources
+API, by the profiler's own client in the profiler's pod on the same node.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from uellm_devcluster.demo.shell import Shell
 from uellm_devcluster.install import PROFILER_NAMESPACE
 
-# Every process of the engine that carries a partition, so that a worker with another one would show.
+# All processes of the engine that have a partition, so that a worker with a different one would be noticed.
 _ENVIRONMENTS = """
 import glob, json
 found = []
@@ -47,7 +47,7 @@ print(json.dumps(asyncio.run(devices(*sys.argv[1:]))))
 
 @dataclass(frozen=True)
 class Placement:
-    """One pod, as its three witnesses tell it."""
+    """One pod's placement as the three sources report it."""
 
     pod: str
     partition: str
@@ -59,12 +59,12 @@ class Placement:
 
     @property
     def agrees(self) -> bool:
-        """Whether all witnesses say the same."""
+        """Whether all sources agree."""
         return not self.difference
 
 
 def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
-    """Ask the witnesses about one pod."""
+    """Read one pod's placement from the three sources."""
     name = pod["metadata"]["name"]
     environments = json.loads(shell.python(f"{name} --container engine", _ENVIRONMENTS))
     partitions = sorted({partition for partition, _ in environments})
@@ -85,7 +85,7 @@ def of_pod(shell: Shell, service: str, pod: dict[str, Any]) -> Placement:
 
 
 def table(placements: list[Placement]) -> str:
-    """A line a pod and witness."""
+    """One line for each pod and source."""
     lines = []
     for placement in placements:
         lines += [
@@ -99,7 +99,7 @@ def table(placements: list[Placement]) -> str:
 
 
 def fetch(url: str) -> str:
-    """GET on loopback, past any proxy."""
+    """GET on loopback, without a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=10) as response:
         return str(response.read().decode())

@@ -1,4 +1,4 @@
-"""The commands of the demo, run and shown as a person would type them."""
+"""The demo's commands, run and printed as a person would type them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shell:
 
     def __init__(self, programs: Path, kubeconfig: Path) -> None:
         self._programs = programs
-        # Addresses of the cluster are on this machine: no proxy is to see them.
+        # The cluster's addresses are on this machine, so no proxy may be used.
         proxies = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
         self._env = {name: value for name, value in os.environ.items() if name.lower() not in proxies}
         self._env["KUBECONFIG"] = str(kubeconfig)
@@ -34,30 +34,30 @@ class Shell:
         return self._checked(command, self.attempt(command, timeout_s=timeout_s))
 
     def attempt(self, command: str, *, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run the command, whatever comes of it."""
+        """Run the command and ignore a failure."""
         return self._finish(self.arguments(command), timeout_s=timeout_s)
 
     def start(self, command: str) -> subprocess.Popen[str]:
-        """Start the command with its standard output to read from."""
+        """Start the command; its standard output is a pipe."""
         return subprocess.Popen(
             self.arguments(command), env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     def call(self, arguments: list[str], *, timeout_s: float = 60) -> str:
-        """A command whose words are split already; its standard output."""
+        """Run a command given as a list of words; return its standard output."""
         return self._checked(" ".join(arguments[1:4]), self._finish(arguments, timeout_s=timeout_s))
 
     def python(self, where: str, program: str, *arguments: str) -> str:
-        """Run a Python program in a container; `where` is what `kubectl exec` takes before `--`."""
+        """Run a Python program in a container. `where` are the arguments of `kubectl exec` before `--`."""
         command = [*self.arguments(f"kubectl exec {where}"), "--", "python3", "-c", program, *arguments]
         return self.call(command, timeout_s=180)
 
     def json(self, command: str) -> Any:
-        """What `kubectl ... -o json` says."""
+        """The parsed output of `kubectl ... -o json`."""
         return json.loads(self.run(f"{command} -o json"))
 
     def arguments(self, command: str) -> list[str]:
-        """Split the command and give its program by its full path."""
+        """Split the command, and replace its program by the full path."""
         name, *rest = shlex.split(command)
         return [str(self._programs / name), *rest]
 
@@ -67,7 +67,7 @@ class Shell:
                 arguments, env=self._env, capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise StepFailed(f"{' '.join(arguments[1:4])}: no end within {timeout_s:g} s") from error
+            raise StepFailed(f"{' '.join(arguments[1:4])}: not finished within {timeout_s:g} s") from error
 
     @staticmethod
     def _checked(command: str, done: subprocess.CompletedProcess[str]) -> str:

@@ -1,4 +1,4 @@
-"""The demo as a story: named steps, each timed, a table at the end that says what happened."""
+"""The demo's steps: named and timed, with a table of results at the end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 
 class StepFailed(Exception):
-    """A step did not come out as it should; the message says what was seen instead."""
+    """A step did not have the expected result; the message says what happened instead."""
 
 
 @dataclass
 class Step:
-    """One line of the closing table."""
+    """One row of the closing table."""
 
     title: str
     seconds: float
@@ -23,7 +23,7 @@ class Step:
 
 
 class Story:
-    """Collects the steps; everything is printed as it happens."""
+    """Collects the steps and prints each as it happens."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -31,7 +31,7 @@ class Story:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Run one step. Whoever is in it may set `note`, which the table shows beside the outcome."""
+        """Run one step. The body may set `note`, which the table shows beside the result."""
         print(f"\n--- {title}", flush=True)
         began_s = time.monotonic()
         step = Step(title, 0.0, "failed")
@@ -47,11 +47,11 @@ class Story:
 
     @property
     def went_well(self) -> bool:
-        """Whether there was a step and every one came out."""
+        """Whether at least one step ran and all succeeded."""
         return bool(self.steps) and all(step.outcome == "ok" for step in self.steps)
 
     def table(self) -> str:
-        """The closing table, one line a step."""
+        """The closing table, one row for each step."""
         width = max((len(step.title) for step in self.steps), default=0)
         lines = [f"{'what happened'.ljust(width)}  result  seconds"]
         for step in self.steps:

@@ -1,4 +1,4 @@
-"""Requests as a client sends them: a port forward, a streamed chat, a few requests of two SLO classes."""
+"""Requests as a client sends them: a port forward, a streamed chat, and a few requests of two SLO classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request."""
 
     slo_class: str
     status: int
@@ -32,7 +32,7 @@ class Answer:
 
 @contextmanager
 def port_forward(shell: Shell, resource: str, port: int) -> Iterator[int]:
-    """A loopback port that leads to `port` of a Service or pod, by kubectl, for as long as the block runs."""
+    """Forward a loopback port to `port` of a Service or pod with kubectl while the block runs."""
     process = shell.start(f"kubectl port-forward --address 127.0.0.1 {resource} :{port}")
     try:
         yield _forwarded_port(process, resource)
@@ -53,7 +53,7 @@ def _forwarded_port(process: subprocess.Popen[str], resource: str) -> int:
 def stream_chat(
     port: int, model: str, prompt: str, *, slo_class: str = "", max_tokens: int = 24, show: bool = False
 ) -> Answer:
-    """One streamed chat completion; `show` prints the tokens as they come."""
+    """One streamed chat completion. `show` prints the tokens as they arrive."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -88,7 +88,7 @@ def _read_stream(response: http.client.HTTPResponse, began_s: float, show: bool)
             break
         event = json.loads(data)
         if "error" in event:
-            raise StepFailed(f"the stream says: {event['error']}")
+            raise StepFailed(f"the stream reports an error: {event['error']}")
         tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
         for choice in event["choices"]:
             first_s = first_s or time.monotonic() - began_s
@@ -102,7 +102,7 @@ def _read_stream(response: http.client.HTTPResponse, began_s: float, show: bool)
 
 
 def of_two_classes(port: int, model: str, classes: tuple[str, str], *, requests: int = 8) -> list[Answer]:
-    """`requests` chat completions at once, the classes in turn."""
+    """Send `requests` chat completions at once, alternating between the classes."""
     with ThreadPoolExecutor(requests) as pool:
         futures = [
             pool.submit(
@@ -114,7 +114,7 @@ def of_two_classes(port: int, model: str, classes: tuple[str, str], *, requests:
 
 
 def answers_table(answers: list[Answer]) -> str:
-    """A line a request."""
+    """One line for each request."""
     lines = [f"{'CLASS':12} {'STATUS':>6} {'TOKENS':>6} {'TTFT ms':>8} {'E2E ms':>8}"]
     for answer in answers:
         times = f"{answer.ttft_s * 1e3:8.0f} {answer.e2e_s * 1e3:8.0f}"

@@ -1,6 +1,6 @@
 """The base of every API type: camelCase names, and validation rules for the API server and for Python.
 
-A rule is written twice, side by side: as CEL for the API server, and as a Python predicate for commands that read a
+Each rule is written twice, side by side: in CEL for the API server, and as a Python predicate for commands that read a
 file without a cluster. `tests/cluster` gives the same documents to both and expects the same answer.
 """
 
@@ -24,9 +24,9 @@ class ValidationRule:
     holds: Callable[[Any], bool]
     """The same rule in Python."""
     message: str
-    """What the value must be; it follows the field's path in a refusal."""
+    """What the value must be. In an error it follows the field's path."""
     field: str = ""
-    """Path below the value that a refusal names, such as `.min`; empty for the value itself."""
+    """Path below the value that an error names, such as `.min`; empty for the value itself."""
     required: bool = False
     """The rule fails because something is missing, not because a value is wrong."""
 
@@ -56,13 +56,13 @@ RULES_KEY = "x-kubernetes-validations"
 
 
 def camel(name: str) -> str:
-    """`max_model_len` -> `maxModelLen`; pydantic's own alias generator would make `e2E` of `e2e`."""
+    """`max_model_len` -> `maxModelLen`. pydantic's alias generator would turn `e2e` into `e2E`."""
     first, *rest = name.split("_")
     return first + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 class Model(BaseModel):
-    """A part of a resource: immutable, without unknown fields, every field described by the docstring under it."""
+    """A part of a resource: immutable, without unknown fields; the docstring under a field describes it."""
 
     model_config = ConfigDict(
         alias_generator=camel,
@@ -74,7 +74,7 @@ class Model(BaseModel):
     rules: ClassVar[tuple[ValidationRule, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The document: camelCase names, without unset fields."""
+        """The document: camelCase names, unset fields left out."""
         return self.model_dump(by_alias=True, exclude_none=True, mode="json")
 
     @model_validator(mode="after")

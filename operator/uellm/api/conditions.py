@@ -1,4 +1,4 @@
-"""metav1.Condition, as every status carries it."""
+"""metav1.Condition, used in every status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ConditionStatus(StatusModel):
     last_transition_time: Timestamp
     """When `status` last changed."""
     observed_generation: Annotated[int | None, Field(ge=0)] = None
-    """The generation of the spec that this was found for."""
+    """The generation of the spec that the condition refers to."""
 
 
 Conditions = Annotated[tuple[ConditionStatus, ...], Field(max_length=16), MapBy("type")]

@@ -11,7 +11,7 @@ from uellm.api.llmservice import MAX_NAME_LENGTH, LLMService
 from uellm.api.names import GROUP, VERSION
 
 Schema = dict[str, Any]
-# The order in which a schema's keys are written: what a reader looks for first comes first.
+# The order of a schema's keys: the most important for a reader first.
 _KEY_ORDER = (
     *("description", "type", "format", "enum", "default"),
     *("minimum", "maximum", "minLength", "maxLength", "pattern"),
@@ -29,7 +29,7 @@ class Column(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """What a CRD says besides the schema."""
+    """The contents of a CRD besides the schema."""
 
     model: type[Model]
     plural: str
@@ -51,7 +51,7 @@ LLMSERVICES = Definition(
     short_name="llm",
     scope="Namespaced",
     scalable=True,
-    # What lets a rule on the name be costed and name its field.
+    # With these, the API server can estimate the cost of a rule on the name and name its field.
     name_schema={"type": "string", "maxLength": MAX_NAME_LENGTH},
     columns=(
         Column("MODEL", ".spec.model.uri", "The model's source"),
@@ -59,8 +59,8 @@ LLMSERVICES = Definition(
         Column("LAYERS", ".status.summary.layers", "Layers of each stage"),
         Column("NODES", ".status.summary.nodes", "Nodes on which replicas run"),
         Column("SLO", ".status.summary.slo", "Whether the targets are predicted to be met"),
-        Column("READY", ".status.summary.ready", "Ready and wanted replicas"),
-        Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready, or not yet"),
+        Column("READY", ".status.summary.ready", "Ready and desired replicas"),
+        Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready or not"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
     ),
 )
@@ -70,13 +70,13 @@ GPUNODEPROFILES = Definition(
     short_name="gnp",
     scope="Cluster",
     columns=(
-        Column("READY", ".status.conditions[?(@.type=='Ready')].status", "Whether plans may rely on it"),
-        Column("SOURCE", ".status.source", "Asked of the driver, or described"),
+        Column("READY", ".status.conditions[?(@.type=='Ready')].status", "Whether plans may use it"),
+        Column("SOURCE", ".status.source", "NVML (read from the driver) or Simulated"),
         Column("GPUS", ".status.summary.gpus", "The node's GPUs"),
-        Column("FREE", ".status.summary.free", "Healthy GPUs that nobody has"),
+        Column("FREE", ".status.summary.free", "Healthy GPUs that no pod has"),
         Column("PRODUCTS", ".status.summary.products", "What they are"),
         Column("DRIVER", ".status.driverVersion", "Version of the GPU driver"),
-        Column("OBSERVED", ".status.observedAt", "When the profiler last looked", "date"),
+        Column("OBSERVED", ".status.observedAt", "When the profiler last observed the node", "date"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
     ),
 )
@@ -122,6 +122,10 @@ def _subresources(definition: Definition) -> dict[str, Any]:
     return {"status": {}, **({"scale": scale} if definition.scalable else {})}
 
 
+_ABSENT = object()
+"""Stands for the default of a field that may be absent, until the defaults are settled."""
+
+
 def resource_schema(definition: Definition) -> Schema:
     """The whole resource's structural schema."""
     document = definition.model.model_json_schema(by_alias=True, mode="validation")
@@ -139,7 +143,7 @@ def resource_schema(definition: Definition) -> Schema:
 
 
 def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
-    """The node with every reference in its place and every optional field as its plain type."""
+    """The schema with every reference resolved and every optional field as its plain type."""
     merged = _resolved(node, definitions)
     schema = {key: value for key, value in merged.items() if key not in _DROPPED}
     if "const" in merged:
@@ -155,12 +159,12 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Sche
     if schema.get("type") == "integer":
         schema["format"] = "int32" if schema.get("maximum", 2**63) < 2**31 else "int64"
     if schema.get("default", 0) is None:
-        del schema["default"]
+        schema["default"] = _ABSENT
     return _ordered(schema)
 
 
 def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema:
-    """Follow `$ref` and `anyOf: [X, null]`; what stands beside them (a description) wins over what they hold."""
+    """Follow `$ref` and `anyOf: [X, null]`. Keys beside them, such as a description, override the keys inside."""
     beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
     if "$ref" in node:
         return _merged(_resolved(definitions[node["$ref"].rsplit("/", 1)[1]], definitions), beside)
@@ -181,12 +185,16 @@ def _ordered(schema: Schema) -> Schema:
 
 
 def _keep_useful_defaults(schema: Schema) -> None:
-    """Drop the defaults that say nothing (empty lists and texts), and default an object to the defaults of its parts.
+    """Drop empty defaults (empty lists and strings), and give each object the defaults of its parts as its own default.
 
-    In full, not as `{}`: the API server holds a default against the rules before it fills in the parts' own.
+    The object's default is written in full, not as `{}`: the API server checks it against the rules before it fills in
+    the defaults of the parts. An object that may be absent has none: that it is absent means something.
     """
     for child in _children(schema):
         _keep_useful_defaults(child)
+    if schema.get("default") is _ABSENT:
+        del schema["default"]
+        return
     if schema.get("default") in ([], "", {}):
         del schema["default"]
     parts = {name: p["default"] for name, p in schema.get("properties", {}).items() if "default" in p}
@@ -195,7 +203,7 @@ def _keep_useful_defaults(schema: Schema) -> None:
 
 
 def _without_defaults(schema: Schema) -> None:
-    """A status holds what its writer wrote, and no more."""
+    """The schema without defaults: a status contains only what its writer wrote."""
     schema.pop("default", None)
     for child in _children(schema):
         _without_defaults(child)

@@ -1,4 +1,4 @@
-"""Parses documents, as users write them and the API server sends them, with errors that name the field."""
+"""Parses documents as users write them and as the API server sends them. Errors name the field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from uellm.errors import BadInput
 PASSED_ON = frozenset({"metadata", "config", "template"})
 """Fields whose content this API does not describe."""
 
-# libyaml, where the package was built with it: the profiles of a hundred nodes are several megabytes.
+# libyaml, if the package was built with it, because the profiles of a hundred nodes are several megabytes.
 LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 T = TypeVar("T", bound=Model)
@@ -59,7 +59,7 @@ def read_documents(path: str | Path) -> list[dict[str, Any]]:
     try:
         documents = list(yaml.load_all(text, Loader=LOADER))
     except yaml.YAMLError as error:
-        raise BadInput(str(path), "is no YAML: " + " ".join(str(error).split())) from error
+        raise BadInput(str(path), "is not YAML: " + " ".join(str(error).split())) from error
     return [item for document in documents if document is not None for item in _items(document, str(path))]
 
 
@@ -89,7 +89,7 @@ def _parse(model: type[T], document: Mapping[str, Any]) -> T:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Drop fields that are null, as the API server does, except in parts that are only passed on."""
+    """Drop fields that are null, as the API server does, except in parts that are passed on unchanged."""
     if isinstance(value, Mapping):
         return {
             key: part if key in PASSED_ON else _without_nulls(part) for key, part in value.items() if part is not None
@@ -109,7 +109,7 @@ def _refusal(error: ErrorDetails) -> tuple[str, str]:
     if error["type"] == "rule":
         return (path + error["ctx"]["field"]).lstrip("."), str(error["msg"])
     if error["type"] == "extra_forbidden":
-        return path, "is no field of this resource"
+        return path, "is not a field of this resource"
     if error["type"] == "missing":
         return path, "is required"
     return path, f"{error['msg']}, not {_short(error['input'])}"

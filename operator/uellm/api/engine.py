@@ -22,36 +22,36 @@ class EnvVar(Model):
 _NO_GPUS = ValidationRule(
     cel="self.all(name, !name.startsWith('nvidia.com/'))",
     holds=lambda resources: not any(name.startswith("nvidia.com/") for name in resources),
-    message="must not count GPUs, for the plan does: pin their number by spec.placement.gpus",
+    message="must not contain GPUs, because the plan sets their number: pin it by spec.placement.gpus",
 )
 ResourceList = Annotated[dict[str, Quantity], Field(max_length=16), _NO_GPUS]
 
 
 class Resources(Model):
-    """Resources of the engine's container besides its GPUs."""
+    """Resources of the engine's container other than GPUs."""
 
     requests: ResourceList | None = None
-    """What the container asks for."""
+    """Requests of the container."""
     limits: ResourceList | None = None
-    """What it may not exceed."""
+    """Limits of the container."""
 
 
 class EngineSpec(Model):
-    """The engine's container, in short; everything else goes into `template`."""
+    """The engine's container, in short form. `template` sets everything else."""
 
     image: Annotated[str | None, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$", max_length=512)] = None
-    """Image with vLLM; the operator's own choice where not set."""
+    """Image with vLLM; the operator's default where not set."""
     args: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=1024)], ...],
         Field(max_length=64, json_schema_extra=dict(ATOMIC)),
     ] = ()
-    """Further arguments of `vllm serve`; they win over the planner's and are shown in the plan."""
+    """Further arguments of `vllm serve`. They override the planner's and are shown in the plan."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64), MapBy("name")] = ()
     """Further environment variables."""
     resources: Resources | None = None
     """Memory, CPU and storage of the container."""
     startup_timeout: Duration = "30m"
-    """How long the engine may take to load the model and answer before it is started again."""
+    """Time that the engine may take to load the model and answer; after that it is restarted."""
 
     @property
     def startup_timeout_s(self) -> float:
@@ -60,7 +60,7 @@ class EngineSpec(Model):
 
 
 class PodTemplate(Model):
-    """A pod template that is merged over the operator's; containers go by name (`engine`, `sidecar`)."""
+    """A pod template that is merged over the operator's. Containers are matched by name (`engine`, `sidecar`)."""
 
     metadata: Annotated[dict[str, Any] | None, Field(max_length=8, json_schema_extra=dict(PRESERVED))] = None
     """Labels and annotations of the pods."""

@@ -1,4 +1,4 @@
-"""GPUNodeProfile: the GPUs of one node, as the profiler found and measured them. It has its node's name."""
+"""GPUNodeProfile: the GPUs of one node, as the profiler found and measured them. Its name is the node's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
 
 
 class ExcludedDevice(Model):
-    """A device that a person takes out of use."""
+    """A device that the user excludes."""
 
     uuid: DeviceUuid
-    """The device."""
+    """UUID of the device."""
     reason: Sentence = ""
-    """Why."""
+    """Reason for the exclusion."""
 
 
 class GPUNodeProfileSpec(Model):
-    """A person's word about the node."""
+    """The user's settings for the node."""
 
     excluded_devices: Annotated[tuple[ExcludedDevice, ...], Field(max_length=64), MapBy("uuid")] = ()
     """Devices that no plan may use."""
@@ -35,7 +35,7 @@ class DeviceHealth(StatusModel):
     """Whether the device may be used."""
 
     state: Literal["Healthy", "Quarantined"] = "Healthy"
-    """Quarantined: no plan uses it."""
+    """State of the device. No plan uses a device that is Quarantined."""
     reason: Text | None = None
     """The cause in one word."""
     message: Sentence | None = None
@@ -45,20 +45,20 @@ class DeviceHealth(StatusModel):
 
 
 class Measured(StatusModel):
-    """What the device was measured to do; what is missing was not measured."""
+    """The device's measured performance. Missing figures were not measured."""
 
     bf16_gigaflops_per_second: Gigaflops = None
-    """Matrix products in bfloat16."""
+    """Throughput of matrix products in bfloat16."""
     fp16_gigaflops_per_second: Gigaflops = None
-    """Matrix products in float16."""
+    """Throughput of matrix products in float16."""
     memory_bytes_per_second: BytesPerSecond = None
-    """Reading and writing its own memory."""
+    """Bandwidth of the device's memory, read and written."""
     measured_at: Timestamp | None = None
-    """When."""
+    """Time of the measurement."""
 
 
 class Allocation(StatusModel):
-    """Who has the device, as the kubelet says."""
+    """The pod that has the device, as the kubelet reports it."""
 
     pod_uid: Annotated[str, StringConstraints(max_length=64), Field(alias="podUID")]
     """UID of the pod."""
@@ -68,94 +68,94 @@ class DeviceProfile(StatusModel):
     """One GPU."""
 
     index: Annotated[int, Field(ge=0, le=1023)] = 0
-    """The driver's number for it."""
+    """Index that the driver assigns."""
     uuid: DeviceUuid
-    """The driver's identity for it."""
+    """UUID that the driver assigns."""
     product: Text = ""
     """Product name."""
     compute_capability: Annotated[str | None, StringConstraints(max_length=16)] = None
     """CUDA compute capability, as in `9.0`."""
     memory_bytes: Bytes
-    """All its memory."""
+    """Total memory."""
     memory_free_bytes: Bytes | None = None
-    """Memory that nobody uses at the moment."""
+    """Memory that is free at the moment."""
     numa_node: Annotated[int | None, Field(ge=-1, le=1023)] = None
-    """The processor socket's memory that it is near to; -1 where unknown."""
+    """NUMA node that the device is attached to; -1 where unknown."""
     pci_bus_id: Annotated[str | None, StringConstraints(max_length=32)] = None
-    """Its place on the PCI bus."""
+    """Address on the PCI bus."""
     resource_name: Annotated[str, StringConstraints(max_length=317)] = GPU_RESOURCE
-    """The resource by which pods ask for it."""
+    """Extended resource by which pods request it."""
     mig: bool = False
-    """True for a slice of a GPU."""
+    """Whether it is a MIG slice of a GPU."""
     power_limit_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None
-    """The power that it may draw."""
+    """Power limit."""
     health: DeviceHealth | None = None
     """Whether it may be used."""
     measured: Measured | None = None
-    """What it was measured to do."""
+    """Measured performance."""
     allocated_to: Allocation | None = None
-    """Who has it; nobody where not set."""
+    """The pod that has it; not set while it is free."""
 
 
 class LinkProfile(StatusModel):
-    """The way from one device to another, in that direction."""
+    """The link from one device to another, in that direction."""
 
     a: DeviceUuid
-    """From."""
+    """The device that sends."""
     b: DeviceUuid
-    """To."""
+    """The device that receives."""
     kind: LinkKind = "SYS"
-    """What lies between, in nvidia-smi's words."""
+    """Kind of the link, in the terms of `nvidia-smi topo -m`."""
     bytes_per_second: BytesPerSecond = None
     """Throughput of large copies."""
     latency_nanoseconds: Annotated[int | None, Field(ge=0, le=10**10)] = None
-    """Time of the smallest copy."""
+    """Duration of the smallest copy."""
 
 
 class ProfileSummary(StatusModel):
-    """The node's GPUs in a line, for the printer columns."""
+    """A summary of the node's GPUs for the printer columns."""
 
     gpus: Text | None = None
-    """How many there are."""
+    """Number of GPUs."""
     free: Text | None = None
-    """How many of them are healthy and nobody's."""
+    """Number of GPUs that are healthy and not allocated."""
     products: Text | None = None
-    """Which products, each with its count."""
+    """Products, each with its count."""
 
 
 class GPUNodeProfileStatus(StatusModel):
-    """What was found on the node."""
+    """What the profiler found on the node."""
 
     observed_at: Timestamp | None = None
-    """When the profiler last looked."""
+    """When the profiler last observed the node."""
     source: Literal["NVML", "Simulated"] = "NVML"
-    """NVML: asked of the driver; Simulated: read from a description."""
+    """NVML: read from the driver; Simulated: read from a description."""
     driver_version: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Version of the GPU driver."""
     cuda_version: Annotated[str | None, StringConstraints(max_length=64)] = None
-    """Newest CUDA that the driver supports."""
+    """Newest CUDA version that the driver supports."""
     profiler_version: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Version of the profiler."""
     summary: ProfileSummary | None = None
-    """The GPUs in a line."""
+    """Summary of the GPUs."""
     devices: Annotated[tuple[DeviceProfile, ...], Field(max_length=64), MapBy("uuid")] = ()
     """The node's GPUs."""
     links: Annotated[tuple[LinkProfile, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()
-    """The ways between them."""
+    """The links between them."""
     conditions: Conditions = ()
     """Aspects of the profile's state."""
 
 
 class GPUNodeProfile(Model):
-    """The GPUs of a node: what they are, what they can do, who has them."""
+    """The GPUs of a node: what they are, how fast they are, and which pod has each."""
 
     api_version: Literal["uellm.io/v1alpha1"] = "uellm.io/v1alpha1"
     """Version of this schema."""
     kind: Literal["GPUNodeProfile"] = "GPUNodeProfile"
     """Kind of the resource."""
     metadata: dict[str, Any]
-    """The usual metadata; the name is the node's."""
+    """Standard metadata. The name is the node's."""
     spec: GPUNodeProfileSpec = Field(default_factory=GPUNodeProfileSpec)
-    """A person's word about the node."""
+    """The user's settings for the node."""
     status: GPUNodeProfileStatus | None = None
-    """What was found there."""
+    """What the profiler found."""

@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.llmservice_status import LLMServiceStatus
+from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
 from uellm.placement_policies import PlacementPolicy
@@ -32,7 +33,7 @@ class SecretKey(Model):
 
 
 class ModelSource(Model):
-    """Which model, from where, and what the planner must know of it."""
+    """Which model to serve, where its weights are, and what the planner must know about it."""
 
     rules = (
         ValidationRule(
@@ -50,8 +51,7 @@ class ModelSource(Model):
         ValidationRule(
             cel=" || ".join(f"self.matches('{pattern}')" for pattern in (HF_URI, PVC_URI, FILE_URI)),
             holds=lambda uri: any(re.fullmatch(pattern, uri) for pattern in (HF_URI, PVC_URI, FILE_URI)),
-            message="must be hf://organisation/model, pvc://claim/path or file:///path, without a part that "
-            "begins with a dot",
+            message="must be hf://organisation/model, pvc://claim/path or file:///path; no part may begin with a dot",
         ),
     ]
     """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, or `file:///path` inside the engine's
@@ -61,26 +61,26 @@ class ModelSource(Model):
     served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
         None
     )
-    """The name by which requests ask for the model; the resource's name where not set."""
+    """The model's name in requests; the resource's name where not set."""
     config: Annotated[dict[str, Any] | None, Field(max_length=256, json_schema_extra=dict(PRESERVED))] = None
     """The model's config.json. Required for `pvc://` and `file://`; optional for `hf://`."""
     token_secret_ref: SecretKey | None = None
     """A token for gated `hf://` models."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Type of weights and activations; `auto` is what config.json says."""
+    """Type of weights and activations; `auto` means that of config.json."""
     quantization: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)] = "auto"
-    """Quantization of the weights, by vLLM's name for it; `auto` is what config.json says, `none` is none."""
+    """Quantization of the weights, by vLLM's name for it. `auto` means that of config.json, `none` means none."""
     max_model_len: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Longest prompt and answer together, in tokens; what config.json allows where not set."""
+    """Longest prompt and answer together, in tokens; the maximum of config.json where not set."""
 
 
 class Parallelism(Model):
-    """Overrides of the planner: each is optional, always wins and is always shown."""
+    """Overrides of the planner. Each is optional, always takes precedence, and is always shown."""
 
     tensor: Annotated[int | None, Field(ge=1, le=64)] = None
-    """GPUs that share each layer."""
+    """Number of GPUs that share each layer."""
     pipeline: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Stages that share out the layers."""
+    """Number of pipeline stages that the layers are divided into."""
     layers: Annotated[
         tuple[Annotated[int, Field(ge=1, le=10_000)], ...] | None,
         Field(min_length=1, max_length=64, json_schema_extra=dict(ATOMIC)),
@@ -89,7 +89,7 @@ class Parallelism(Model):
 
 
 class GpuRange(Model):
-    """How many GPUs a replica may have; min equal to max pins the count."""
+    """Number of GPUs of a replica. If min and max are equal, the number is fixed."""
 
     rules = (
         ValidationRule(
@@ -103,34 +103,43 @@ class GpuRange(Model):
     min: Annotated[int, Field(ge=1, le=64)] = 1
     """Fewest GPUs of a replica."""
     max: Annotated[int | None, Field(ge=1, le=64)] = None
-    """Most GPUs of a replica; what a node has where not set."""
+    """Most GPUs of a replica; all GPUs of a node where not set."""
 
 
 class PlacementSpec(Model):
     """Where and how replicas are placed."""
 
     policy: PlacementPolicy = "HELR"
-    """How layers are put on GPUs: HELR weighs speed against devices used, HE uses the fewest devices, LR the
-    fastest, BGS is greedy best fit, Even is vLLM's own even split."""
+    """How layers are placed on GPUs: HELR weighs speed against devices used, HE uses the fewest devices, LR
+    favours speed, BGS is greedy best fit, Even is vLLM's own even split.
+    """
     gpus: GpuRange = Field(default_factory=GpuRange)
     """GPUs of each replica."""
+    replan: Literal["IfBroken", "WhenBetter"] = "IfBroken"
+    """When a plan whose pods run is replaced, which loads the model anew. IfBroken: when the nodes no longer hold it;
+    a better one is told by the condition BetterPlan. WhenBetter: also when another meets targets that it misses, or is
+    better by 10 % at the objective, at most every 30 minutes."""
     allocation: Literal["DevicePlugin"] = "DevicePlugin"
-    """How a pod gets its devices."""
-    scheduler_name: DnsSubdomain = "uellm-scheduler"
-    """The scheduler of the engine's pods. With another one than UELLM's nobody refuses nodes that cannot hold the
-    plan at the moment of scheduling."""
+    """How a pod is given its devices."""
+    scheduler_name: DnsSubdomain = SCHEDULER_NAME
+    """The scheduler of the engine's pods. With a scheduler other than UELLM's, nodes that cannot hold the plan are
+    not ruled out when a pod is scheduled.
+    """
 
 
 class Scheduling(Model):
-    """How the sidecar orders and bounds what waits."""
+    """How the sidecar orders and limits waiting requests."""
 
     policy: Literal["SLO-ODBS", "EDF", "SJF", "FCFS"] = "SLO-ODBS"
-    """SLO-ODBS: as many requests as can be meet their targets, by deadline and predicted length; EDF: earliest
-    deadline first; SJF: shortest predicted answer first; FCFS: in order of arrival."""
+    """SLO-ODBS: lets as many requests as possible meet their targets, by deadline and predicted length; EDF:
+    earliest deadline first; SJF: shortest predicted answer first; FCFS: in order of arrival.
+    """
     max_queued_requests: Annotated[int, Field(ge=1, le=100_000)] = 1024
-    """Requests that may wait in a replica; more are refused with status 429."""
+    """Most requests that may wait in a replica; further ones are refused with status 429."""
     predictor: Literal["Online", "Off"] = "Online"
-    """Whether the length of answers is predicted from what came before; it orders requests and never cuts an answer."""
+    """Whether answer lengths are predicted from earlier requests. A prediction only orders requests; it never cuts
+    an answer.
+    """
 
 
 class SecretName(Model):
@@ -141,10 +150,10 @@ class SecretName(Model):
 
 
 class AuthSpec(Model):
-    """Who may ask."""
+    """Who may send requests."""
 
     api_keys_secret_ref: SecretName
-    """A Secret each of whose values is an API key that is taken; a changed one is in force within a minute or two."""
+    """A Secret; each of its values is a valid API key. A change takes effect within two minutes."""
 
 
 class Rollout(Model):
@@ -154,19 +163,19 @@ class Rollout(Model):
         ValidationRule(
             cel="self.maxSurge > 0 || self.maxUnavailable > 0",
             holds=lambda rollout: rollout.max_surge > 0 or rollout.max_unavailable > 0,
-            message="must not be 0 together with maxSurge: no replica could ever be replaced",
+            message="must not be 0 if maxSurge is 0: no replica could be replaced",
             field=".maxUnavailable",
         ),
     )
 
     max_surge: Annotated[int, Field(ge=0, le=100)] = 0
-    """Replicas that may run besides the wanted number; each needs GPUs of its own."""
+    """Replicas that may run in addition to the desired number; each needs GPUs of its own."""
     max_unavailable: Annotated[int, Field(ge=0, le=100)] = 1
-    """Replicas that may be missing meanwhile."""
+    """Replicas that may be unavailable during a rollout."""
 
 
 class LLMServiceSpec(Model):
-    """What is wanted."""
+    """The desired state."""
 
     model: ModelSource
     """The model."""
@@ -181,15 +190,16 @@ class LLMServiceSpec(Model):
     scheduling: Scheduling = Field(default_factory=Scheduling)
     """The queue in front of the engine."""
     auth: AuthSpec | None = None
-    """API keys that requests must show; anybody who reaches the service may ask where not set."""
+    """API keys that requests must carry; everybody who can reach the service may send requests where not set."""
     engine: EngineSpec = Field(default_factory=EngineSpec)
     """The engine's container."""
     template: PodTemplate = Field(default_factory=PodTemplate)
     """Pod template merged over the operator's."""
-    rollout: Rollout = Field(default_factory=Rollout)
-    """How replicas are replaced."""
+    rollout: Rollout | None = None
+    """How replicas are replaced. Where not set, one more replica starts first if the cluster has GPUs for it at that
+    moment; if not, or if its pod is Pending for a minute, they are replaced in place, one at a time."""
     suspend: bool = False
-    """True: no pods run, and the plan is kept."""
+    """True: no pods run, but the plan is kept."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Copies of the model, each with GPUs of its own."""
 
@@ -203,8 +213,8 @@ class LLMService(Model):
             holds=lambda service: (
                 len(service.name) <= MAX_NAME_LENGTH and re.fullmatch(_NAME, service.name) is not None
             ),
-            message=f"must be a DNS label of at most {MAX_NAME_LENGTH} characters that begins with a letter, for a "
-            "Service is named after it",
+            message=f"must be a DNS label of at most {MAX_NAME_LENGTH} characters that begins with a letter, because "
+            "a Service has the same name",
             field=".metadata.name",
         ),
     )
@@ -214,11 +224,11 @@ class LLMService(Model):
     kind: Literal["LLMService"] = "LLMService"
     """Kind of the resource."""
     metadata: dict[str, Any]
-    """The usual metadata."""
+    """Standard metadata."""
     spec: LLMServiceSpec
-    """What is wanted."""
+    """The desired state."""
     status: LLMServiceStatus | None = None
-    """What was decided and what is."""
+    """The plan and the observed state."""
 
     @property
     def name(self) -> str:
@@ -227,7 +237,7 @@ class LLMService(Model):
 
     @property
     def namespace(self) -> str:
-        """Its namespace; `default` in a file that names none."""
+        """Its namespace; `default` if the file names none."""
         return str(self.metadata.get("namespace") or "default")
 
     @property

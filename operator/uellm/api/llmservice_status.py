@@ -8,10 +8,10 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, MapBy, StatusModel
 from uellm.api.conditions import Conditions
-from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text
+from uellm.api.scalars import Bytes, Count, DeviceUuid, DnsLabel, DnsSubdomain, Sentence, Text, Timestamp
 
 Figure = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}(\.[0-9]{1,9})?$", max_length=26)]
-"""A decimal number as text: the Kubernetes API knows no floats."""
+"""A decimal number as text, because the Kubernetes API avoids floats."""
 Milliseconds = Annotated[int | None, Field(ge=0, le=2**53)]
 Devices = Annotated[tuple[DeviceUuid, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))]
 LayerCounts = Annotated[
@@ -21,7 +21,7 @@ NodeNames = Annotated[tuple[DnsSubdomain, ...], Field(max_length=1024, json_sche
 
 
 class Summary(StatusModel):
-    """The decision in a line, for the printer columns."""
+    """A summary of the plan for the printer columns."""
 
     gpus: Text = ""
     """GPUs of a replica and their use, as in `4 = tp2 x pp2`."""
@@ -30,36 +30,38 @@ class Summary(StatusModel):
     nodes: Text = ""
     """Nodes on which replicas run."""
     slo: Text = ""
-    """Share of requests that met their targets, such as `99.2%`; while there are none, whether that is predicted:
-    `feasible` or `infeasible`; empty where nothing can be said."""
+    """Share of requests that met their targets, such as `99.2%`. Before there are requests, the prediction:
+    `feasible` or `infeasible`. Empty where neither is known. `(1 of 3 replicas)` follows where the load needs more
+    replicas than `spec.replicas`.
+    """
     ready: Text = ""
-    """Ready and wanted replicas, as in `1/2`."""
+    """Ready and desired replicas, as in `1/2`."""
 
 
 class StageRequirement(StatusModel):
-    """What a stage needs of each of its devices."""
+    """The requirements of a stage for each of its devices."""
 
     memory_bytes: Bytes
-    """Memory."""
+    """Memory of the device."""
     product: Text | None = None
-    """Product, where the plan depends on it."""
+    """Product of the device, where the plan depends on it."""
 
 
 class StageMemory(StatusModel):
-    """What fills the memory of each device of a stage, in bytes."""
+    """Use of each device's memory in a stage, in bytes."""
 
     weights: Bytes = 0
     """Model weights."""
     kv: Bytes = 0
-    """Keys and values of running requests."""
+    """KV cache."""
     activations: Bytes = 0
-    """Peak of activations."""
+    """Peak of the activations."""
     graphs: Bytes = 0
     """CUDA graphs."""
     context: Bytes = 0
-    """Context of the driver and libraries."""
+    """Context of the driver and of libraries."""
     free: Bytes = 0
-    """What is left."""
+    """Remaining memory."""
 
 
 class StageStatus(StatusModel):
@@ -68,48 +70,48 @@ class StageStatus(StatusModel):
     devices: Devices = ()
     """Devices intended for the first replica, by tensor rank."""
     requires: StageRequirement | None = None
-    """What any other device must have to take their place."""
+    """Requirements for a device that replaces one of these."""
     memory: StageMemory | None = None
-    """What fills them."""
+    """Use of the devices' memory."""
 
 
 class PredictionStatus(StatusModel):
-    """What a replica is expected to do."""
+    """The predicted performance of a replica."""
 
     ttft_milliseconds: Milliseconds = None
     """Time to the first token."""
     tpot_milliseconds: Milliseconds = None
     """Time for each further token."""
     requests_per_second: Figure | None = None
-    """Requests that it can serve within the targets."""
+    """Rate of requests that it can serve within the targets."""
     kv_cache_tokens: Annotated[int | None, Field(ge=0, le=2**53)] = None
-    """Tokens whose keys and values it holds at a time."""
+    """Tokens that its KV cache holds."""
 
 
 class AlternativeStatus(StatusModel):
-    """A shape that was weighed and not taken."""
+    """A shape that was considered and rejected."""
 
     gpus_per_replica: Count = 0
     """GPUs of a replica."""
     tensor: Count = 0
     """GPUs that share each layer."""
     pipeline: Count = 0
-    """Stages."""
+    """Number of pipeline stages."""
     layers: LayerCounts = ()
     """Layers of each stage, where a split exists."""
     nodes: NodeNames = ()
-    """Nodes that it was weighed for."""
+    """Nodes for which it was considered."""
     rejected: Sentence
-    """Why not."""
+    """Why it was rejected."""
 
 
 class SloVerdictStatus(StatusModel):
-    """Whether the plan is predicted to keep the targets."""
+    """Whether the plan is predicted to meet the targets."""
 
     feasible: bool
-    """False: nothing that is there can keep them, and the plan is the nearest that can be had."""
+    """False: the targets cannot be met on these nodes, and the plan is the nearest possible."""
     constraint: Sentence | None = None
-    """What cannot be had, and the best that can."""
+    """Which targets cannot be met, and the best that is possible."""
     change: Sentence | None = None
     """The smallest change that would make the targets feasible."""
 
@@ -118,15 +120,15 @@ class SearchFiguresStatus(StatusModel):
     """How the plan was found."""
 
     shapes: Count = 0
-    """Ways to use so many GPUs that there are."""
+    """Number of possible shapes (tensor x pipeline)."""
     left_out: Count = 0
-    """Those of them that were proven to be no better without a look at every node."""
+    """Number of shapes that were pruned: proven to be no better without an evaluation on every node."""
     placements: Count = 0
-    """Placements that were worked out."""
+    """Number of placements computed."""
     optimal: bool = False
-    """True where no split of the layers is better."""
+    """Whether the split of the layers is proven to be optimal."""
     gap_percent: Figure | None = None
-    """How far the split's cost may be above the best one's at most."""
+    """Upper bound of the gap between the split's cost and the optimal cost, in percent."""
 
 
 class PlanStatus(StatusModel):
@@ -137,90 +139,113 @@ class PlanStatus(StatusModel):
     tensor: Count
     """GPUs that share each layer."""
     pipeline: Count
-    """Stages."""
+    """Number of pipeline stages."""
     layers: LayerCounts
     """Layers of each stage, in pipeline order."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
-    """Tokens that the engine computes in one step."""
+    """Most tokens that the engine computes in one step."""
     max_num_seqs: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
-    """Requests that the engine runs at a time."""
+    """Most requests that the engine runs at the same time."""
     kv_cache_bytes: Bytes | None = None
-    """Memory that the engine is told to keep for keys and values, on each GPU."""
+    """Size of the KV cache on each GPU, as the engine's flag sets it."""
     kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None
-    """Tokens whose keys and values any devices in the place of the planned ones must hold at a time."""
+    """Tokens that the KV cache must hold on any devices that replace the planned ones."""
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
     """The stages, in pipeline order."""
     nodes: NodeNames = ()
     """Nodes that can hold a replica, best first."""
     predicted: PredictionStatus | None = None
-    """What a replica is expected to do."""
+    """Predicted performance of a replica."""
     recommended_replicas: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     """Replicas that the workload needs."""
     assumptions: Annotated[tuple[Sentence, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
-    """What was assumed because nobody said it."""
+    """Assumptions, and what the user set."""
     alternatives: Annotated[tuple[AlternativeStatus, ...], Field(max_length=8, json_schema_extra=dict(ATOMIC))] = ()
-    """What else was weighed."""
+    """Shapes that were considered and rejected."""
     profile_hash: Annotated[str | None, StringConstraints(max_length=64)] = None
     """Digest of the facts about the nodes that the plan depends on."""
     binding: Sentence | None = None
-    """The limit that the plan runs into first."""
+    """The limit that the plan reaches first."""
     slo: SloVerdictStatus | None = None
-    """Whether the targets are predicted to be met; not set where there are none or nothing is predicted."""
+    """Whether the targets are predicted to be met; not set if there are no targets or no predictions."""
     search: SearchFiguresStatus | None = None
-    """How it was found."""
+    """How the plan was found."""
     reason: Sentence | None = None
-    """Why it was made, or why it took the place of the plan before it."""
+    """Why the plan was made, or why it replaced the previous one."""
+
+
+RevisionName = Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{10}$", max_length=10)]
 
 
 class PodPlacement(StatusModel):
-    """What a pod was meant to use and what it uses."""
+    """The planned and the actual placement of a pod."""
 
     pod: DnsSubdomain
     """Name of the pod."""
     node: DnsSubdomain | None = None
     """Its node."""
+    revision: RevisionName = None
+    """The revision that it was started from."""
     planned: Devices = ()
     """Devices intended for it; none for replicas after the first."""
     actual: Devices = ()
-    """Devices that it uses, in pipeline order."""
+    """Devices that the pod uses, in pipeline order."""
     layers: LayerCounts = ()
-    """Layers on each stage, as the engine was started."""
+    """Layers of each stage with which the engine was started."""
     matches_plan: Literal["True", "False", "Unknown"] = "Unknown"
-    """Whether both agree."""
+    """Whether planned and actual devices agree."""
 
 
 class ClassAttainment(StatusModel):
-    """How the requests of a class fared lately, over all pods."""
+    """Recent results of a class of requests, over all pods."""
 
     name: DnsLabel
     """Name of the class."""
     attainment: Text | None = None
-    """Share of its requests that met every target, such as 99.2%; a refused request is a miss."""
+    """Share of its requests that met every target, such as 99.2%. A refused request counts as a miss."""
     p99_ttft_milliseconds: Milliseconds = None
-    """Time to the first token that 99 of 100 requests did not exceed, in the pod where it is longest."""
+    """99th percentile of the time to the first token, in the slowest pod."""
     p99_tpot_milliseconds: Milliseconds = None
-    """Time for each further token that 99 of 100 requests did not exceed, in the pod where it is longest."""
+    """99th percentile of the time for each further token, in the slowest pod."""
     requests: Annotated[int | None, Field(ge=0, le=2**53)] = None
-    """Requests that this is about, to two digits."""
+    """Number of requests measured, rounded to two digits."""
+
+
+class PodFailuresStatus(StatusModel):
+    """Pods that failed for good within the last hour: evicted, not admitted, or lost with their node."""
+
+    count: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """How many."""
+    reason: Annotated[str, StringConstraints(max_length=63)]
+    """The last one's reason, in the kubelet's word, such as `Evicted`."""
+    message: Annotated[str, StringConstraints(max_length=1024)]
+    """The last one: pod, node, and the kubelet's words."""
+    last_failed_at: Timestamp
+    """When the last one was seen."""
+    pods: Annotated[tuple[DnsSubdomain, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
+    """Those that are still there; the operator deletes them."""
 
 
 class LLMServiceStatus(StatusModel):
-    """What was decided and what is."""
+    """The plan and the observed state."""
 
     observed_generation: Annotated[int | None, Field(ge=0)] = None
-    """The generation of the spec that this status is about."""
+    """The generation of the spec that this status refers to."""
     replicas: Annotated[int | None, Field(ge=0, le=1000)] = None
-    """Pods that exist."""
+    """Number of pods."""
     ready_replicas: Annotated[int | None, Field(ge=0, le=1000)] = None
-    """Pods that serve."""
+    """Number of pods that serve requests."""
     selector: Annotated[str | None, StringConstraints(max_length=512)] = None
     """Label selector of the pods, for autoscalers."""
     endpoint: Annotated[str | None, StringConstraints(max_length=512)] = None
     """Address of the OpenAI-compatible API inside the cluster."""
     summary: Summary | None = None
-    """The decision in a line."""
+    """Summary of the plan."""
     plan: PlanStatus | None = None
     """The shape of every replica."""
+    revision: RevisionName = None
+    """What every pod is to be started from: the digest of everything that its processes depend on, and the end of the
+    name of the ConfigMap that holds it."""
     placements: Annotated[
         tuple[PodPlacement, ...],
         Field(max_length=32),
@@ -228,8 +253,10 @@ class LLMServiceStatus(StatusModel):
     ] = ()
     """Planned and actual devices of each pod."""
     slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
-    """What was measured over the last minutes, by class; written at most once a minute."""
+    """Measurements of the last minutes, by class; updated at most once a minute."""
+    pod_failures: PodFailuresStatus | None = None
+    """Pods that failed for good within the last hour."""
     placements_omitted: Count | None = None
-    """Pods beyond the first 32."""
+    """Number of pods beyond the first 32, whose placements are not listed."""
     conditions: Conditions = ()
-    """Aspects of the state: Ready, Reconciling and Stalled as kstatus reads them, and UELLM's own."""
+    """Conditions: Ready, Reconciling and Stalled as in kstatus, and UELLM's own."""

@@ -11,20 +11,29 @@ LLMSERVICE_KIND = "LLMService"
 SERVICE_LABEL = "uellm.io/service"
 """On every child and pod: the name of its LLMService."""
 
+REVISION_LABEL = "uellm.io/revision"
+"""On pods and on the ConfigMaps that they are started from: the name of their revision."""
+
+SCHEDULER_NAME = "uellm-scheduler"
+"""The scheduler that asks our extender; the default of `placement.schedulerName`."""
+
 PLAN_ANNOTATION = "uellm.io/plan"
-"""On pods: the plan as the scheduler extender reads it, as JSON."""
+"""On pods: the plan for the scheduler extender, as JSON."""
 
 EFFICIENCY_ANNOTATION = "uellm.io/efficiency"
-"""On an LLMService: a calibration, the `efficiency` object that `uellm calibrate` writes, as JSON."""
+"""On an LLMService: a calibration as JSON, the `efficiency` object that `uellm calibrate` writes."""
 
 SERVICE_PORT = 80
 """Port of the Service, for clients in the cluster."""
 
 SIDECAR_PORT = 8000
-"""Port of the pod for requests."""
+"""The pod's port for requests."""
 
 ENGINE_PORT = 8001
 """vLLM's port, on the pod's loopback address."""
 
 METRICS_PORT = 8002
-"""Port of the sidecar for metrics, probes and reports."""
+"""The sidecar's port for metrics, probes and reports."""
+
+PROBE_PORT = 8003
+"""Port of the engine's parent for the kubelet's probes of the engine."""

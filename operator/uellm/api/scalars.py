@@ -1,6 +1,6 @@
 """The API's scalars and their values: durations, quantities, names.
 
-The Kubernetes API has no floats: a rate is a quantity ("4", "500m"), and a time is a duration as in the Gateway API
+The Kubernetes API avoids floats. A rate is a quantity ("4", "500m"), and a time is a duration as in the Gateway API
 (GEP-2257: "500ms", "1h30m").
 """
 
@@ -35,33 +35,33 @@ def duration_s(text: str) -> float:
     60.5
     """
     if not re.fullmatch(DURATION, text):
-        raise BadInput("", f"{text!r} is no duration: write for example 500ms, 2s or 1h30m")
+        raise BadInput("", f"{text!r} is not a duration: write for example 500ms, 2s or 1h30m")
     parts = re.findall(r"([0-9]+)(ms|h|m|s)", text)
     return sum(int(number) * _UNIT_S[unit] for number, unit in parts)
 
 
 def quantity(text: str) -> Decimal:
-    """The number that a Kubernetes quantity stands for, exactly. Raises BadInput.
+    """The exact value of a Kubernetes quantity. Raises BadInput.
 
     >>> quantity("500m"), quantity("2Gi")
     (Decimal('0.500'), Decimal('2147483648'))
     """
     match = re.fullmatch(QUANTITY, text)
     if match is None:
-        raise BadInput("", f"{text!r} is no quantity: write for example 4, 500m or 16Gi")
+        raise BadInput("", f"{text!r} is not a quantity: write for example 4, 500m or 16Gi")
     suffix = match.group(2) or ""
     number = Decimal(text.removesuffix(suffix))
     return number * 2 ** _BINARY[suffix] if suffix in _BINARY else number.scaleb(_SUFFIX[suffix])
 
 
 def share(percent: str) -> float:
-    """The share that a percentage such as `99.5%` stands for. Raises BadInput.
+    """The share for a percentage such as `99.5%`. Raises BadInput.
 
     >>> share("99.5%")
     0.995
     """
     if not re.fullmatch(PERCENT, percent):
-        raise BadInput("", f"{percent!r} is no percentage: write for example 99% or 99.5%")
+        raise BadInput("", f"{percent!r} is not a percentage: write for example 99% or 99.5%")
     return float(Decimal(percent[:-1]) / 100)
 
 

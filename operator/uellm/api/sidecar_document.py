@@ -1,11 +1,16 @@
-"""`sidecar.yaml`: what the operator publishes for the sidecar.
+"""`sidecar.yaml` and `engine.yaml`: what the operator publishes for the sidecar.
 
-The operator writes the document and the sidecar reads it, and either may be the newer one. So unknown keys are ignored,
-only `classes` is required, and `version` changes only where an older sidecar would misread the document.
+`sidecar.yaml` is about the service and is reloaded. `engine.yaml` is about one pod and its engine, which it is started
+with: it takes the place of the sections `model`, `engine` and `auth` of `sidecar.yaml`, which a sidecar without a
+cluster is given in one file.
+
+The operator writes the documents and the sidecar reads them, and either may be the newer one. So unknown keys are
+ignored, only `classes` is required, and `version` changes only where an older sidecar would misread a document.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,10 +19,12 @@ from pydantic import ConfigDict, Field, model_validator
 
 from uellm.api.base import Model
 from uellm.api.llmservice import Scheduling
+from uellm.api.scalars import Duration, duration_s
 from uellm.api.slo import ServiceClass
 
 VERSION = 1
 DEFAULT_CLASS = "default"
+_DIGEST_LENGTH = 16
 
 _LENIENT = ConfigDict(extra="ignore")
 
@@ -29,11 +36,12 @@ class SidecarClass(ServiceClass):
 
 
 class SidecarQueue(Scheduling):
-    """The queue's order and bound, as in `spec.scheduling`."""
+    """Order and limit of the queue, as in `spec.scheduling`."""
 
     model_config = _LENIENT
 
 
+BodyBytes = Annotated[int, Field(ge=1, le=256 * 1024 * 1024)]
 _Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
@@ -48,7 +56,7 @@ class SidecarStepSeconds(Model):
     per_prefill_token: Annotated[_Seconds, Field(gt=0)]
     """Time for each prompt token."""
     per_kv_token: _Seconds
-    """Time for each token whose keys and values are read."""
+    """Time for each token of KV cache that is read."""
     per_sequence: _Seconds
     """Time for each sequence."""
     overhead: _Seconds
@@ -62,7 +70,7 @@ class SidecarStepSeconds(Model):
 
 
 class SidecarEngine(Model):
-    """What the sidecar must know about the engine."""
+    """The sidecar's information about the engine."""
 
     model_config = _LENIENT
 
@@ -71,9 +79,9 @@ class SidecarEngine(Model):
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
     """Tokens that it computes in one step, vLLM's `--max-num-batched-tokens`."""
     accepts_priority: bool = False
-    """It runs with `--scheduling-policy priority`: requests carry their deadline as priority."""
+    """Whether it runs with `--scheduling-policy priority`; if so, requests carry their deadline as priority."""
     step_seconds: SidecarStepSeconds | None = None
-    """Step times until they are measured; not set: about those of an 8B model on one GPU."""
+    """Step times until they are measured; where not set, roughly those of an 8B model on one GPU."""
 
 
 class SidecarAuth(Model):
@@ -82,7 +90,7 @@ class SidecarAuth(Model):
     model_config = _LENIENT
 
     keys_directory: Path | None = None
-    """Directory of API key files, one key a line; not set: no key is required."""
+    """Directory of API key files with one key per line; where not set, no key is required."""
 
 
 class SidecarPrediction(Model):
@@ -91,7 +99,57 @@ class SidecarPrediction(Model):
     model_config = _LENIENT
 
     learned: bool = False
-    """Use a learned model too, in its own process: needs the extra `predictor` and 110 MB."""
+    """Whether to use a learned model as well, in its own process. It needs the extra `predictor` and 110 MB."""
+
+
+class SidecarRoute(Model):
+    """What is different for one route."""
+
+    model_config = _LENIENT
+
+    path: str
+    """The route, such as `/v1/audio/transcriptions`."""
+    max_body_bytes: BodyBytes
+    """Bytes of one request's body."""
+
+
+class SidecarHttp(Model):
+    """What clients may send, and how long connections stay open."""
+
+    model_config = _LENIENT
+
+    idle_timeout: Duration = "70m"
+    """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
+    max_body_bytes: BodyBytes = 256 * 1024 * 1024
+    """Bytes of one request's body. All bodies together have 256 MiB."""
+    routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
+    """Other limits for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds that a connection may be unused."""
+        return duration_s(self.idle_timeout)
+
+
+class EngineDocument(Model):
+    """`engine.yaml`."""
+
+    model_config = _LENIENT
+
+    version: Annotated[int, Field(ge=1)] = VERSION
+    """Version of the format."""
+    revision: str = ""
+    """Name of the revision that the pod was started from; the sidecar reports it."""
+    model: str = ""
+    """The model's served name, for the metrics."""
+    engine: SidecarEngine = SidecarEngine()
+    """The engine."""
+    auth: SidecarAuth = SidecarAuth()
+    """Who may send requests."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document, without what was not set in its sections, and without empty ones."""
+        return _sparse(super().to_dict(), self, ("engine", "auth"), optional=("revision", "auth"))
 
 
 class SidecarDocument(Model):
@@ -104,19 +162,21 @@ class SidecarDocument(Model):
     model: str = ""
     """The model's served name, for the metrics."""
     classes: Annotated[tuple[SidecarClass, ...], Field(max_length=64)]
-    """SLO classes; empty: one class `default` without targets."""
+    """SLO classes. If empty, there is one class `default` without targets."""
     default_class: str | None = None
-    """Class of requests that name none; not set: the first."""
+    """Class of requests that name none; the first where not set."""
     scheduling: SidecarQueue = SidecarQueue()
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
     """The engine."""
+    http: SidecarHttp = SidecarHttp()
+    """Connections and bodies."""
     auth: SidecarAuth = SidecarAuth()
     """Who may send requests."""
     prediction: SidecarPrediction = SidecarPrediction()
     """How answer lengths are predicted."""
     allowed_routes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """Administrative routes of the engine, such as `/sleep`, that are served all the same."""
+    """Administrative routes of the engine to serve nevertheless, such as `/sleep`."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> SidecarDocument:
@@ -124,19 +184,29 @@ class SidecarDocument(Model):
         if len(set(names)) < len(names):
             raise ValueError("two classes have the same name")
         if self.default_class is not None and self.default_class not in names:
-            raise ValueError(f"defaultClass {self.default_class!r} is none of the classes {', '.join(names)}")
+            raise ValueError(f"defaultClass {self.default_class!r} is not one of the classes {', '.join(names)}")
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The document, without what was not set in `engine`, `auth` and `prediction`, and without empty sections."""
-        document = super().to_dict()
-        for section in ("engine", "auth", "prediction"):
-            part: Model = getattr(self, section)
-            document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
-        optional = ("auth", "prediction", "allowedRoutes")
-        return {name: value for name, value in document.items() if value or name not in optional}
+        """The document without empty sections and without unset fields in its sections."""
+        optional = ("model", "engine", "http", "auth", "prediction", "allowedRoutes")
+        return _sparse(super().to_dict(), self, ("engine", "http", "auth", "prediction"), optional=optional)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises pydantic's ValidationError."""
         return cls.model_validate(document)
+
+
+def content_digest(content: bytes) -> str:
+    """Digest of `sidecar.yaml`, by which the operator recognises that a sidecar has it in force."""
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _sparse(
+    document: dict[str, Any], model: Model, sections: tuple[str, ...], *, optional: tuple[str, ...]
+) -> dict[str, Any]:
+    for section in sections:
+        part: Model = getattr(model, section)
+        document[section] = part.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json")
+    return {name: value for name, value in document.items() if value or name not in optional}

@@ -16,7 +16,7 @@ class ServiceClass(Model):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
     """Name of the class."""
     priority: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Among requests that cannot all meet their targets, the higher goes first."""
+    """If not all requests can meet their targets, those with a higher priority go first."""
     ttft: Duration | None = None
     """Target: time to the first token."""
     tpot: Duration | None = None
@@ -24,7 +24,7 @@ class ServiceClass(Model):
     e2e: Duration | None = None
     """Target: time to the last token."""
     on_deadline: Literal["Serve", "Reject"] = "Serve"
-    """What becomes of a request whose deadline passes in the queue: served late, or rejected."""
+    """What happens to a request whose deadline passes in the queue: it is served late, or rejected."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -43,12 +43,12 @@ class ServiceClass(Model):
 
     @property
     def has_target(self) -> bool:
-        """True where at least one latency target is set."""
+        """Whether at least one latency target is set."""
         return bool(self.ttft or self.tpot or self.e2e)
 
 
 class Slo(Model):
-    """What the service must keep to."""
+    """The latency targets of the service."""
 
     rules = (
         ValidationRule(
@@ -75,15 +75,15 @@ class Slo(Model):
     default_class: DnsLabel | None = None
     """Class of requests that name none; the first where not set."""
     classes: Annotated[tuple[ServiceClass, ...], Field(max_length=16), MapBy("name")] = ()
-    """Classes of requests. None: one class `default` without targets, sized by `objective`."""
+    """Classes of requests. If empty, there is one class `default` without targets, which is sized by `objective`."""
     attainment: Percent = "99%"
-    """Share of requests that are to meet every target of their class; what `SLOMet` is judged by."""
+    """Share of requests that should meet every target of their class; `SLOMet` compares with it."""
     objective: Literal["Efficiency", "Latency", "Throughput"] = "Efficiency"
-    """What to aim for where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
+    """What to optimise where the targets leave a choice: fewest GPUs, shortest times, most tokens."""
 
     @property
     def effective_classes(self) -> tuple[ServiceClass, ...]:
-        """The classes, or the one class `default` without targets that stands for none."""
+        """The classes, or one class `default` without targets if there are none."""
         return self.classes or (ServiceClass(name="default"),)
 
     @property
@@ -102,10 +102,12 @@ class Tokens(Model):
 
 
 class WorkloadSpec(Model):
-    """The load that the whole service is sized for. What is not said is assumed, and listed in the plan."""
+    """The load for which the whole service is sized. What is not given is assumed, and the plan lists the
+    assumptions.
+    """
 
     requests_per_second: Rate | None = None
-    """Arriving requests, as a quantity: "4", "500m"."""
+    """Rate of arriving requests, as a quantity: "4", "500m"."""
     prompt_tokens: Tokens | None = None
     """Length of the prompts."""
     output_tokens: Tokens | None = None

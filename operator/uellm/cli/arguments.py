@@ -1,4 +1,4 @@
-"""Types of arguments that several commands take, and their `-o`."""
+"""Argument types that several commands use, and the option `-o`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,33 @@ def not_negative(text: str) -> float:
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return number
+
+
+def listen_address(text: str, flag: str, example: str) -> tuple[str | None, int]:
+    """Parse `HOST:PORT`, `[IPv6]:PORT` or `:PORT`; the host is None for every address of the machine, of either family.
+
+    Raises BadInput.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not bracketed):
+        raise BadInput(flag, f"{text!r} is not HOST:PORT, [IPV6]:PORT or :PORT, such as {example}")
+    return host.removeprefix("[").removesuffix("]") or None, int(port)
+
+
+def metrics_listen(text: str | None, example: str) -> tuple[str | None, int] | None:
+    """The value of `--metrics-listen`, or None where it was not given. Raises BadInput."""
+    return None if text is None else listen_address(text, "--metrics-listen", example)
+
+
+def add_log_level(parser: argparse.ArgumentParser) -> None:
+    """The option `--log-level` of a process that runs in the cluster."""
+    parser.add_argument(
+        "--log-level",
+        default="INFO",
+        choices=("DEBUG", "INFO", "WARNING", "ERROR"),
+        help="the least severe lines that are logged (default: %(default)s)",
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, *formats: str) -> None:

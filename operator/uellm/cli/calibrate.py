@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit, write the engine's file and print predicted against measured."""
+    """Fit, write the engine file, and print predicted against measured times."""
     found = calibrate(read_json(args.measurements), args.measurements)
     try:
         Path(args.output).write_text(json.dumps(found.to_dict(), indent=2) + "\n")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report_document(found: Calibration) -> dict[str, object]:
-    """The content of the table, as a document."""
+    """The table's content as a document."""
     stages = {} if found.stages is None else {"stages": found.stages.to_dict()}
     return {**found.to_dict(), "report": {"steps": found.steps.to_dict(), **stages}}
 

@@ -8,17 +8,19 @@ import logging
 import os
 from pathlib import Path
 
+from uellm.cli.arguments import add_log_level, listen_address
 from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
 from uellm.reconcile.children import Images
 
+DEFAULT_HEALTH_LISTEN = ":8080"
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line; every option can be given by the environment as well."""
+    """Declare the options. Each can also be set by an environment variable."""
     environment = os.environ.get
     parser.add_argument(
         "--engine-image",
@@ -37,28 +39,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--health-listen",
-        default="0.0.0.0:8080",
-        metavar="HOST:PORT",
-        help="address of /healthz and /readyz (default: %(default)s)",
+        default=DEFAULT_HEALTH_LISTEN,
+        metavar="[HOST]:PORT",
+        help="address of /healthz, /readyz and /metrics (default: %(default)s, on every address of the machine)",
     )
-    parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until a signal ends it."""
+    """Run until a signal."""
     for role in ("sidecar", "launcher"):
         if not getattr(args, f"{role}_image"):
             raise BadInput(f"--{role}-image", f"is required: the image of the {role} that goes into the engine's pods")
-    host, _, port = args.health_listen.rpartition(":")
-    if not port.isdecimal():
-        raise BadInput("--health-listen", f"must be HOST:PORT, not {args.health_listen!r}")
+    host, port = listen_address(args.health_listen, "--health-listen", DEFAULT_HEALTH_LISTEN)
     _log(args.log_level)
     options = ControllerOptions(
         images=Images(args.engine_image, args.sidecar_image, args.launcher_image),
         namespace=args.namespace or _own_namespace(),
         identity=default_identity(),
         health_host=host,
-        health_port=int(port),
+        health_port=port,
     )
     asyncio.run(serve(options))
     return 0
@@ -71,5 +71,5 @@ def _own_namespace() -> str:
 def _log(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for noisy in ("kopf", "httpx", "httpcore", "aiohttp", "asyncio"):
-        # Each of them has a line for every request or event.
+        # These would log a line for every request or event.
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

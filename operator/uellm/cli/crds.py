@@ -1,4 +1,4 @@
-"""`uellm crds`: the CustomResourceDefinitions, to apply or to commit."""
+"""`uellm crds`: prints the CustomResourceDefinitions, or writes them to directories."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write each CRD into a file of its own below the directory, and return their paths."""
+    """Write each CRD to its own file in the directory, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for definition in DEFINITIONS:
@@ -57,7 +57,7 @@ def write(directory: Path) -> list[Path]:
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        return True  # anchors would save nothing that a reader of a CRD wants saved
+        return True  # YAML anchors make a CRD harder to read
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)

@@ -1,6 +1,6 @@
-"""`uellm device-plugin --simulate PATH --node NAME`: a described node's GPUs, through the kubelet's own API.
+"""`uellm device-plugin --simulate PATH --node NAME`: offers simulated GPUs to the kubelet, as a device plugin.
 
-What its pod needs (its own DaemonSet, off by default: it is for nodes whose GPUs are described, not real):
+Its pod's requirements (a DaemonSet of its own, off by default; only for nodes with simulated GPUs):
 
     args      device-plugin --simulate /etc/uellm/simulate --node $(NODE_NAME)
               [--plugin-dir /var/lib/kubelet/device-plugins]
@@ -10,8 +10,8 @@ What its pod needs (its own DaemonSet, off by default: it is for nodes whose GPU
               profiler at /etc/uellm/simulate, readOnly.
     security  runAsUser 0 (the directory belongs to root), runAsNonRoot false, drop ALL capabilities,
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault.
-    RBAC      none; automountServiceAccountToken false: it speaks with the kubelet alone.
-    update    terminationGracePeriodSeconds 10; RollingUpdate with maxSurge 0 (one plugin a node at a time).
+    RBAC      none; automountServiceAccountToken false: it only talks to the kubelet.
+    update    terminationGracePeriodSeconds 10; RollingUpdate with maxSurge 0 (one plugin per node at a time).
 
 Devices keep running in their pods while the plugin is away; the kubelet then counts the resource as zero for new pods.
 """
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.simulate).is_dir() and not args.node:
         raise BadInput("--node", "is required for a directory of descriptions (or the variable NODE_NAME)")
     if not Path(args.plugin_dir).is_dir():
-        raise BadInput("--plugin-dir", f"{args.plugin_dir} is no directory: is the kubelet's directory mounted here?")
+        raise BadInput("--plugin-dir", f"{args.plugin_dir} is not a directory: mount the kubelet's directory there")
     log_to_stderr()
     source = SimulatedSource(args.simulate, args.node)
     run_until_signal(DevicePluginServer(source.sample, plugin_dir=args.plugin_dir, resource=args.resource).run())

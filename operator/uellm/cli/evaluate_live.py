@@ -1,4 +1,4 @@
-"""`uellm evaluate live`: a trace against real endpoints, one after the other, judged as under the virtual clock."""
+"""`uellm evaluate live`: replays a trace against real endpoints. The figures are those of `uellm evaluate queue`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def _replay_all(args: argparse.Namespace, drawn: dict[int, list[Job]]) -> 
         raise BadInput("--url", "two endpoints have the same name")
     unknown = set(args.priority) - {endpoint.name for endpoint in endpoints}
     if unknown:
-        raise BadInput("--priority", f"--url names no endpoint {', '.join(sorted(unknown))}")
+        raise BadInput("--priority", f"no --url names the endpoint {', '.join(sorted(unknown))}")
     results = []
     for speed in args.speed or [1.0]:
         pace = LiveOptions(speed, args.timeout_seconds)

@@ -1,4 +1,4 @@
-"""`uellm evaluate placement`: the placement policies side by side over random clusters, or over given instances."""
+"""`uellm evaluate placement`: compares the placement policies on random clusters or on given instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`uellm evaluate queue`: policies side by side over a trace, on vLLM's own scheduler under a virtual clock."""
+"""`uellm evaluate queue`: compares policies on a trace, on vLLM's own scheduler under a virtual clock."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=duration,
         default=0.0,
         metavar="TIME",
-        help="time that every request spends before it reaches the engine, such as 10ms: its API server (default: 0)",
+        help="time that every request spends in the API server before it reaches the engine, such as 10ms (default: 0)",
     )
     parser.add_argument(
         "--jitter",
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="noise of the overheads and of the step times: the sigma of a lognormal distribution (default: 0)",
     )
     parser.add_argument(
-        "--max-queued", type=count, metavar="N", help="length of the sidecar's queue at most (default: unbounded)"
+        "--max-queued", type=count, metavar="N", help="limit on the length of the sidecar's queue (default: none)"
     )
     parser.add_argument(
         "--guards",
@@ -167,13 +167,13 @@ def _scenario(args: argparse.Namespace) -> Scenario:
 
 
 def check_plot(file: str | None) -> None:
-    """Check that the plot can be written, if one is wanted. Raises BadInput, CannotBeDone."""
+    """Check that the requested plot can be written. Raises BadInput, CannotBeDone."""
     if file:
         check(Path(file))
 
 
 def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:
-    """Write the plot, if one is wanted. Raises BadInput."""
+    """Write the plot if it is requested. Raises BadInput."""
     if file:
         plot(document, Path(file))
 

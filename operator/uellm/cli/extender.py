@@ -1,15 +1,15 @@
-"""`uellm extender`: answers kube-scheduler's filter and prioritize calls for pods that carry a plan.
+"""`uellm extender`: answers kube-scheduler's filter and prioritize calls for pods that have a plan.
 
-What its pod needs (beside kube-scheduler, over loopback):
+Its pod's requirements (beside kube-scheduler, over loopback):
 
-    args      extender --listen 127.0.0.1:8888
+    args      extender --listen 127.0.0.1:8888 [--metrics-listen :8889] (only the scheduler may ask for decisions)
     RBAC      core pods and uellm.io gpunodeprofiles: list, watch (all namespaces)
-    probes    GET /healthz (the process lives), GET /readyz (its view of the cluster is complete and fresh)
+    probes    GET /healthz (the process is alive), GET /readyz (its view of the cluster is complete and fresh)
     scheduler `extenders: [{urlPrefix: http://127.0.0.1:8888, filterVerb: filter, prioritizeVerb: prioritize,
               weight: 10, nodeCacheCapable: true, httpTimeout: 5s}]`, `percentageOfNodesToScore: 100`; and the flag
-              `--pod-max-in-unschedulable-pods-duration=5s`: a refused pod is tried again when something happens that
-              kube-scheduler watches, which a changed GPUNodeProfile is not, and else by this clock (default 5 min;
-              looked at every 30 s).
+              `--pod-max-in-unschedulable-pods-duration=5s`. kube-scheduler retries a refused pod after an event that
+              it watches, which does not include a changed GPUNodeProfile, or else after this time (default 5 min;
+              checked every 30 s).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import asyncio
 import logging
 import sys
 
-from uellm.errors import BadInput
-from uellm.extender.process import serve
+from uellm.cli.arguments import add_log_level, listen_address, metrics_listen
+from uellm.extender.process import ExtenderOptions, serve
 from uellm.planner.handover.annotation import refusal_on
 
 DEFAULT_LISTEN = "127.0.0.1:8888"
@@ -35,21 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"address to listen on (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
+        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8889 (default: none)"
+    )
+    parser.add_argument(
         "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
     )
+    add_log_level(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM. Raises BadInput for a bad address, CannotBeDone where it is taken or no cluster is named."""
-    host, port = _address(args.listen)
+    options = ExtenderOptions(
+        listen=listen_address(args.listen, "--listen", DEFAULT_LISTEN),
+        metrics_listen=metrics_listen(args.metrics_listen, ":8889"),
+        kubeconfig=args.kubeconfig,
+    )
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("uellm").setLevel(logging.INFO)
-    asyncio.run(serve(host, port, refusal_on, kubeconfig=args.kubeconfig))
+    logging.getLogger("uellm").setLevel(args.log_level)
+    asyncio.run(serve(options, refusal_on))
     return 0
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise BadInput("--listen", f"{text!r} is not HOST:PORT, such as {DEFAULT_LISTEN}")
-    return host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port)

@@ -1,4 +1,4 @@
-"""Reads the files that commands are given; every error names the file."""
+"""Reads the files that commands take. Every error names the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.errors import BadInput
 
 
 def read_text(name: str) -> str:
-    """A file's text, standard input's for `-`. Raises BadInput naming the file."""
+    """A file's text; `-` is standard input. Raises BadInput naming the file."""
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

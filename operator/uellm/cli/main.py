@@ -28,6 +28,7 @@ COMMANDS = {
     "place": Command("uellm.cli.place", "", "run the layer-placement solver on one instance"),
     "model": Command("uellm.cli.model", "", "show the bytes of each layer of a model"),
     "calibrate": Command("uellm.cli.calibrate", "", "fit the step-time model of an engine to measured steps"),
+    "predict": Command("uellm.cli.predict", "", "predict times and memory of engines under given loads"),
     "crds": Command("uellm.cli.crds", "", "print the CustomResourceDefinitions"),
     "profile": Command("uellm.cli.profile", "profiler", "show this node's GPUs and their links"),
     "profiler": Command(
@@ -49,7 +50,7 @@ def plugin() -> int:
 
 
 def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
-    """Run one command and return its exit status: 0 done, 1 it cannot be done, 2 bad input."""
+    """Run one command and return its exit status: 0 success, 1 failure, 2 bad input."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in COMMANDS else None
     parser = argparse.ArgumentParser(
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None, *, program: str = "uellm") -> int:
         print(f"{program} {args.command}: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # The reader (`| head`) closed the pipe.
+        # The reader (such as `| head`) closed the pipe.
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`uellm model`: bytes by layer of a model, from its config.json or its whole checkpoint."""
+"""`uellm model`: bytes of each layer of a model, from its config.json or its whole checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ORIGINS = {
     "engine": " (as vLLM's own class has them)",
 }
 FEW_RUNS = 4
-"""Runs of equal layers that a table lists; the rest is abbreviated."""
+"""The most runs of equal layers that a table lists; more are abbreviated."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ def document(model: Architecture) -> dict[str, Any]:
 
 
 def table(model: Architecture) -> str:
-    """For a person: one line a kind of layer."""
+    """A table for people: one row for each kind of layer."""
     quantization = f", {model.quantization}" if model.quantization != "none" else ""
     active = f" ({model.active_parameters:,} for a token)" if model.experts else ""
     origin = ORIGINS[model.source]
@@ -155,7 +155,7 @@ def _rows(model: Architecture) -> list[str]:
 
 
 def _kinds(model: Architecture) -> dict[tuple[str, int, int], list[int]]:
-    """Layers by what they are, how much they weigh and what a token adds to their KV cache."""
+    """Layers grouped by kind, weight bytes and KV-cache bytes per token."""
     found: dict[tuple[str, int, int], list[int]] = {}
     for index in range(model.layers):
         label = "dense"
@@ -187,7 +187,7 @@ def _numbered(numbers: list[int]) -> str:
 
 
 def _beyond(model: Architecture) -> str:
-    """What a token adds once the windows are full."""
+    """KV-cache bytes of a token beyond the sliding windows."""
     inside = [bool(window) for window in model.layer_window_tokens]
     if not any(inside):
         return ""

@@ -1,4 +1,4 @@
-"""`uellm place`: the layer-placement solver alone, on a JSON instance."""
+"""`uellm place`: only the layer-placement solver, on a JSON instance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve and print. Status 1 where nothing fits, with the reason."""
+    """Solve and print. If nothing fits, the status is 1 and the reason is printed."""
     instance = Instance.from_dict(read_json(args.instance))
     placement = solve(instance, args.policy, args.objective)
     if args.output == "json":

@@ -1,7 +1,4 @@
-"""`uellm plan`: plans an LLMService on the nodes of a file of GPUNodeProfiles, or of a live cluster. Applies nothing.
-
-`kubectl uellm plan` is the same command.
-"""
+"""`uellm plan`: plans an LLMService on the nodes of a file or of a live cluster. It changes nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan and print. Status 1 where there is no plan, with the reason."""
+    """Plan and print. If there is no plan, the status is 1 and the reason is printed."""
     service = _service(args.file, args.model_config, args.namespace)
     try:
         architecture = architecture_of(service)
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_efficiency(path: str) -> Efficiency:
-    """The calibration that an engine's file holds. Raises BadInput."""
+    """The calibration in an engine file. Raises BadInput."""
     document = read_json(path)
     return Efficiency.from_dict(
         document.get("efficiency") if isinstance(document, dict) else None, f"{path}: efficiency"
@@ -89,7 +86,7 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
         return offered_by_cluster(service, kubeconfig=args.kubeconfig, context=args.context)
     for name in ("kubeconfig", "context"):
         if getattr(args, name) is not None:
-            raise BadInput(f"--{name}", "names a cluster, and --profiles a file to plan with instead: give one of them")
+            raise BadInput(f"--{name}", "names a cluster, but --profiles replaces the cluster: give only one of them")
     return Offered(_offers(args.profiles), ())
 
 
@@ -111,16 +108,16 @@ def _with_config(document: dict[str, Any], config: Any, name: str) -> dict[str, 
         raise BadInput(name, "must be a JSON object")
     spec = document.get("spec")
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), dict):
-        return document  # the schema says what is missing
+        return document  # the schema check reports what is missing
     return {**document, "spec": {**spec, "model": {**spec["model"], "config": config}}}
 
 
 def _offers(path: str) -> tuple[NodeOffer, ...]:
-    """Every profiled node with its usable devices that nobody holds."""
+    """Every profiled node with its usable devices that are not allocated."""
     offers: dict[str, NodeOffer] = {}
     for document in read_documents(path):
         if document.get("kind") != "GPUNodeProfile":
-            raise BadInput(path, f"holds a document of kind {document.get('kind')!r}; wanted are GPUNodeProfiles")
+            raise BadInput(path, f"holds a {document.get('kind')!r} document; it must hold only GPUNodeProfiles")
         parse_profile(document)
         node = Node.from_profile(document)
         if node.name in offers:

@@ -1,4 +1,4 @@
-"""What a live cluster offers a service: its profiles, and what others hold or have been promised. Only reads."""
+"""What a live cluster offers a service: its profiles, and the GPUs that others hold or are promised. Only reads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from uellm.planner.request import NodeOffer
 
 
 class Offered(NamedTuple):
-    """The nodes that the service's pods may go to as they stand for it, and sentences about the others."""
+    """The nodes that the service's pods may go to, as offered to this service, and sentences about the others."""
 
     nodes: tuple[NodeOffer, ...]
     left_out: tuple[str, ...]
 
 
 def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
-    """Ask the API server, as the operator would see it. Raises KubeError; CannotBeDone where no cluster is known."""
+    """Read the cluster as the operator observes it. Raises KubeError; CannotBeDone if no cluster is configured."""
     try:
         import uellm.kube  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The links of a node in a drawing: thin between all GPUs, thick where the plan sends something over them."""
+"""The links of a node in a drawing: thin between all GPUs, thick if the plan sends data over them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LINKS = {
     "SYS": "#8e3b46",
 }
 
-Spots = dict[str, tuple[float, float]]  # by uuid, the upper left corner of its card
+Spots = dict[str, tuple[float, float]]  # upper left corner of each GPU's card, by uuid
 
 
 class Role(NamedTuple):
-    """What a GPU does in the plan."""
+    """The role of a GPU in the plan."""
 
     stage: int
     first: int
@@ -38,7 +38,7 @@ class Role(NamedTuple):
 
 
 def roles_of(plan: Plan) -> dict[str, Role]:
-    """By uuid, what each device of the first replica does."""
+    """The role of each device of the first replica, by uuid."""
     roles = {}
     for index, (stage, (first, end)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         for rank, uuid in enumerate(stage.devices):
@@ -77,7 +77,7 @@ def group_lines(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
 
 
 def hops(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
-    """Arrows from stage to stage, each from the first GPU of the one to that of the other."""
+    """Arrows from each stage to the next, from the first GPU of one to the first GPU of the other."""
     ways = _between(node)
     heads = sorted((uuid for uuid in spots if uuid in roles and roles[uuid].rank == 0), key=lambda u: roles[u].stage)
     parts = []
@@ -89,7 +89,7 @@ def hops(node: Node, roles: dict[str, Role], spots: Spots) -> list[str]:
 
 
 def _way(a: tuple[float, float], b: tuple[float, float]) -> list[tuple[float, float]]:
-    """Above the cards of a row; from one row to another through the space between."""
+    """The path of an arrow: above the cards within a row, and through the space between two rows."""
     (ax, _), (bx, _) = _centre(a), _centre(b)
     if a[1] == b[1]:
         side = 26 if bx > ax else -26

@@ -1,9 +1,9 @@
-"""A plan drawn: the node it is best placed on, with every GPU's memory, layers and links, and the other nodes.
+"""A drawing of a plan: the best node with the memory, layers and links of every GPU, and the other nodes.
 
-title      what was decided, what is predicted, whether the targets are kept
-best node  a card for each GPU: stage and layers, the memory by kind; grey where the plan leaves it alone
+title      the plan, the predictions, and whether the targets are met
+best node  a card for each GPU: stage, layers and memory by kind; grey if the plan does not use it
 links      thin between all GPUs, by kind; thick arrows from stage to stage, thick lines inside a stage
-the rest   small: nodes that would do as well, and those that would not
+the rest   small: nodes that would do as well, and nodes that would not
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _tooltip(device: Device, role: Role | None) -> str:
 
 
 def _memory(memory: MemoryUse, device: Device, x: float, y: float) -> list[str]:
-    """The bar, and its largest parts in words."""
+    """The memory bar, and its largest parts as text."""
     width, parts, at = CARD[0] - 16, [], x
     for kind, count in memory.to_dict().items():
         share = count / device.memory_bytes * width

@@ -1,4 +1,4 @@
-"""A plan for a person: what was decided, the memory of every device, what is predicted, and the reasons."""
+"""A plan as text for people: the decision, the memory of every device, the predictions and the reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`uellm profile`: this node's GPUs, for a person; as YAML or JSON a document that `uellm plan --profiles` takes."""
+"""`uellm profile`: shows this node's GPUs. YAML and JSON output can be passed to `uellm plan --profiles`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look once and print. Raises CannotBeDone where there is no GPU, BadInput for a bad description."""
+    """Observe once and print. Raises CannotBeDone if there is no GPU, BadInput for a bad description."""
     node = args.node or (args.simulate and Path(args.simulate).is_file() and described_name(args.simulate))
     node = node or socket.gethostname()
     source = SimulatedSource(args.simulate, node) if args.simulate else NVMLSource()
@@ -59,7 +59,7 @@ def _profile(node: str, sample: Sample, *, described: bool) -> dict[str, Any]:
 
 
 async def _pods() -> dict[str, str]:
-    """Who has which device, by namespace and name; nobody where the kubelet does not answer us."""
+    """The pod that has each device, by namespace and name; empty if the kubelet does not answer."""
     kubelet = podresources.PodResources()
     try:
         return dict(allocations(await kubelet.held(), (), {}).pod_uids)

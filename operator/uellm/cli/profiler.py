@@ -1,15 +1,15 @@
-"""`uellm profiler --node NAME`: the DaemonSet's process; keeps the node's GPUNodeProfile true until SIGTERM.
+"""`uellm profiler --node NAME`: the DaemonSet's process. It keeps the node's GPUNodeProfile up to date until SIGTERM.
 
-What its pod needs:
+Its pod's requirements:
 
     args      profiler --node $(NODE_NAME) [--simulate /etc/uellm/simulate] [--interval 10]
-              `--simulate` takes a directory of `<nodeName>.yaml` files (the ConfigMap) or one file. A node that the
-              directory does not name is measured by NVML; where there is no driver either, the process says so once
-              and looks again every interval: it neither crash-loops nor writes a profile for a node without GPUs.
+              `--simulate` takes a directory of `<nodeName>.yaml` files (the ConfigMap) or one file. A node without a
+              file in the directory is measured by NVML. If it has no driver either, the process logs that once and
+              tries again every interval. It neither crash-loops nor writes a profile for a node without GPUs.
     env       NODE_NAME from fieldRef spec.nodeName. On real GPU nodes NVIDIA_VISIBLE_DEVICES=all and
-              NVIDIA_DRIVER_CAPABILITIES=utility (compute,utility where the image carries torch), and never
-              NVIDIA_MIG_MONITOR_DEVICES: NVIDIA's runtime starts no container with it that lacks CAP_SYS_ADMIN.
-              No `nvidia.com/gpu` request: it looks at all, it takes none.
+              NVIDIA_DRIVER_CAPABILITIES=utility (compute,utility if the image contains torch). Never
+              NVIDIA_MIG_MONITOR_DEVICES: with it, NVIDIA's runtime refuses containers without CAP_SYS_ADMIN.
+              No `nvidia.com/gpu` request: the profiler observes all GPUs and allocates none.
     pod       runtimeClassName nvidia on real GPU nodes (a value of the chart; none in the dev cluster), tolerations for
               GPU taints, terminationGracePeriodSeconds 10.
     mounts    hostPath directory /var/lib/kubelet/pod-resources at the same path, readOnly (the directory, not the
@@ -18,7 +18,7 @@ What its pod needs:
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
               core nodes: get; core pods: list (field selector spec.nodeName, for the pods' UIDs).
-    probes    none: a process that cannot go on ends with status 1.
+    probes    none: on a fatal error the process exits with status 1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 from uellm import __version__
+from uellm.cli.arguments import add_log_level, metrics_listen
 from uellm.errors import BadInput
 from uellm.kube import Kube
+from uellm.metrics.server import MetricsServer
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.podresources import SOCKET, PodResources
 from uellm.profiler.process import log_to_stderr, run_until_signal
@@ -62,18 +65,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kubelet's PodResources socket (default: %(default)s)",
     )
     parser.add_argument(
+        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8004 (default: none)"
+    )
+    add_log_level(parser)
+    parser.add_argument(
         "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until SIGTERM. Raises BadInput for bad arguments or a bad description, CannotBeDone where it cannot go on."""
+    """Run until SIGTERM. Raises BadInput for bad arguments or a bad description, CannotBeDone on a fatal error."""
     if not args.node:
         raise BadInput("--node", "is required (or the variable NODE_NAME)")
     if not args.interval > 0:
         raise BadInput("--interval", f"must be more than 0 seconds, not {args.interval:g}")
     source = _source(args)
-    log_to_stderr()
+    log_to_stderr(args.log_level)
     run_until_signal(_keep(args, source))
     return 0
 
@@ -82,17 +89,22 @@ def _source(args: argparse.Namespace) -> Source:
     if args.simulate is None:
         return NVMLSource()
     described = SimulatedSource(args.simulate, args.node)
-    with suppress(NoGPUs):  # of a directory that names other nodes
-        described.sample()  # a bad description ends the process now; one that turns bad later becomes a condition
+    # A bad description at the start is fatal; one that becomes bad later is reported as a condition.
+    with suppress(NoGPUs):  # the directory has no file for this node
+        described.sample()
     return SimulatedSource(args.simulate, args.node, otherwise=NVMLSource())
 
 
 async def _keep(args: argparse.Namespace, source: Source) -> None:
     logger.info("uellm profiler %s keeps the profile of node %s", __version__, args.node)
+    metrics = ProfilerMetrics(args.node)
     kubelet = PodResources(args.pod_resources)
-    try:
-        async with await Kube.connect(kubeconfig=args.kubeconfig) as kube:
-            periods = replace(Periods(), interval_s=args.interval)
-            await Keeper(Store(kube, args.node), source, kubelet, periods=periods).run()
-    finally:
-        await kubelet.close()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(kubelet.close)
+        if (address := metrics_listen(args.metrics_listen, ":8004")) is not None:
+            await stack.enter_async_context(MetricsServer(*address, metrics.registry))
+        kube = await stack.enter_async_context(
+            await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)
+        )
+        periods = replace(Periods(), interval_s=args.interval)
+        await Keeper(Store(kube, args.node), source, kubelet, metrics, periods=periods).run()

@@ -1,4 +1,4 @@
-"""`uellm run`: an LLMService on this one machine: plan, launcher, vLLM and sidecar, without a cluster."""
+"""`uellm run`: serves an LLMService on this machine without a cluster: plan, launcher, vLLM and sidecar."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM. Raises BadInput, PlanError, or CannotBeDone where a process ends by itself."""
+    """Serve until Ctrl-C or SIGTERM. Raises BadInput, PlanError, or CannotBeDone if a process ends by itself."""
     ports = choose_ports(args.port)
     machine = _machine(args)
     _say("uellm", machine.description)
@@ -59,5 +59,5 @@ def _say(name: str, line: str) -> None:
 
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
     return int(text)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from uellm.http.loop import run as run_loop
+from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.connection import engine_address
 from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
@@ -29,20 +30,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="configuration file; changes take effect while it runs",
     )
     parser.add_argument(
+        "--engine-config",
+        type=Path,
+        metavar="FILE",
+        help="file with this pod's model, engine and API keys, in place of those sections of the configuration file",
+    )
+    parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=float,
+        default=GRACE_S,
+        metavar="SECONDS",
+        help=f"how long a drain waits for requests in flight (default {GRACE_S:g})",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal arrives."""
+    """Serve until a signal."""
     placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
     options = SidecarOptions(
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,
+        engine_config=args.engine_config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
         state=Path(state) if state else None,
+        grace_s=args.drain_seconds,
     )
     _log_as_json()
     run_loop(serve(options, _announce))
@@ -60,7 +76,7 @@ class _JsonLine(logging.Formatter):
 
 
 def _log_as_json() -> None:
-    """The access log to standard output, its lines as they are; everything else to standard error."""
+    """Write the access log unchanged to standard output, everything else to standard error."""
     general = logging.StreamHandler(sys.stderr)
     general.setFormatter(_JsonLine())
     logging.basicConfig(level=logging.INFO, handlers=[general])

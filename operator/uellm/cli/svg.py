@@ -1,4 +1,4 @@
-"""The few elements of an SVG that drawings here are made of: plain text, no dependency, everything escaped."""
+"""The few SVG elements that the drawings use: plain text, no dependency, everything escaped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from xml.sax.saxutils import escape
 
 FONT = "DejaVu Sans, Helvetica, Arial, sans-serif"
-# What a character of this font takes on average, in parts of its size: enough to cut a text before it leaves its box.
+# Average width of a character of this font, relative to its size: exact enough to cut a text to its box.
 CHARACTER = 0.56
-# What XML 1.0 does not allow even when escaped.
+# Characters that XML 1.0 does not allow even when escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -23,7 +23,7 @@ def document(width: float, height: float, parts: list[str], title: str) -> str:
 
 
 def clean(content: str) -> str:
-    """Content as it may stand between tags."""
+    """Escaped text content."""
     return escape(_FORBIDDEN.sub("?", content))
 
 
@@ -38,7 +38,7 @@ def rect(x: float, y: float, width: float, height: float, fill: str, *, stroke: 
 def text(
     x: float, y: float, content: str, *, size: float = 12, fill: str = "#1f2933", bold: bool = False, room: float = 0
 ) -> str:
-    """A line of text from x on, cut with an ellipsis where it would take more than `room`."""
+    """A line of text that starts at x. It is cut with an ellipsis if it exceeds `room`."""
     most = int(room / (size * CHARACTER)) if room else len(content)
     shown = content if len(content) <= most else content[: max(1, most - 1)] + "…"
     weight = ' font-weight="bold"' if bold else ""
@@ -54,7 +54,7 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str, *, width: floa
 
 
 def arrow(points: list[tuple[float, float]], stroke: str, *, width: float = 3) -> str:
-    """A smooth way through the middle point, with a head at its end."""
+    """A smooth curve towards the middle point, with an arrowhead at its end."""
     (ax, ay), (bx, by), (cx, cy) = points
     way = f"M {ax:.1f} {ay:.1f} Q {bx:.1f} {by:.1f} {cx:.1f} {cy:.1f}"
     span = max(1e-9, ((cx - bx) ** 2 + (cy - by) ** 2) ** 0.5)
@@ -68,5 +68,5 @@ def arrow(points: list[tuple[float, float]], stroke: str, *, width: float = 3) -
 
 
 def group(parts: list[str], tooltip: str) -> str:
-    """Parts with a text that a browser shows when one points at them."""
+    """Elements with a tooltip."""
     return f"<g><title>{clean(tooltip)}</title>{''.join(parts)}</g>"

@@ -12,25 +12,30 @@ import kopf
 
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
+from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.probes import ProbeServer
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.transport import REQUEST_TIMEOUT_S
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.planning import Planning
-from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, WorkerProcess
+from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
+from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
 
-# Passes at a time. Most of the time they wait for the API server or the planner.
-WORKERS = 8
-# Every pass may have to wait for its turn at the planner.
-LONGEST_PASS_S = WORKERS * PLANNING_TIMEOUT_S + 60.0
+# Passes at a time. Most of the time they wait for the API server, or for a pod that a network policy hides.
+WORKERS = 32
+# Planners at a time, each in a process of its own.
+PLANNERS = 2
+# A pass waits for no search, but it may wait for several calls of the API server, and for one rendering.
+LONGEST_PASS_S = 5 * REQUEST_TIMEOUT_S + PLANNING_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class ControllerOptions:
     namespace: str
     """Namespace of the Lease."""
     identity: str
-    health_host: str = "0.0.0.0"
+    health_host: str | None = None
+    """Address of the probes and metrics; None for every one of the machine."""
     health_port: int = 8080
 
 
@@ -67,27 +73,43 @@ class _Operator:
         self._watching = asyncio.Event()
 
     async def run(self) -> None:
-        kube = await self._stack.enter_async_context(await Kube.connect())
-        lease = Lease(kube, self._options.namespace, self._options.identity)
+        # The lease has a client of its own: its renewals wait for no other request, and its writes take the lease.
+        metrics = ControllerMetrics()
+        observe = metrics.api_calls.observe
+        lease_kube = await self._stack.enter_async_context(await Kube.connect(observe=observe))
+        lease = Lease(lease_kube, self._options.namespace, self._options.identity)
+        kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s, observe=observe))
         fetch = await self._stack.enter_async_context(HttpReports())
-        worker = self._stack.enter_context(WorkerProcess())
-        planning = Planning(self._cache, worker)
+        worker = self._stack.enter_context(Workers(PLANNERS))
+        planning = Planning(
+            self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
+        )
         clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
         reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)
-        reconciler = Reconciler(self._cache, planning, reports, measurements, applier, self._options.images)
-        queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile)
+        running = Running(fetch.running, clock)
+        reconciler = Reconciler(self._cache, planning, reports, measurements, running, applier, self._options.images)
+        queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
-        await self._stack.enter_async_context(self._health(lease, queue))
+        state = ControllerState(
+            self._cache,
+            queue_depth=lambda: len(queue),
+            plans_waiting=lambda: planning.in_line,
+            is_leader=lambda: lease.writable_s() > 0,
+            cache_ages_s=watcher.ages_s,
+        )
+        metrics.show(state)
+        await self._stack.enter_async_context(self._health(lease, queue, metrics))
         await lease.acquire()
         self._stack.push_async_callback(lease.release)
         logger.info("lease held by %s", lease.identity)
         await resync.fill_first(kube, self._cache)
+        watcher.on_lists()
         planning.restore()
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
-            _resync(kube, self._cache, watcher, (reports, measurements)),
+            _resync(kube, self._cache, watcher, (reports, measurements, running)),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -100,7 +122,7 @@ class _Operator:
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key]) -> ProbeServer:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> ProbeServer:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -109,17 +131,23 @@ class _Operator:
             longest_s = queue.longest_work_s
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
+        def is_ready() -> bool:
+            # One that waits for its turn is ready: it takes over at once.
+            return self._watching.is_set() or lease.standing_by
+
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
-        return ProbeServer(self._options.health_host, self._options.health_port, checks, self._watching.is_set)
+        host, port = self._options.health_host, self._options.health_port
+        return ProbeServer(host, port, checks, is_ready, metrics.registry)
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements]) -> None:
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements, Running]) -> None:
     # The first resync comes early, to find what vanished between the first lists and the first events.
     delay_s = resync.FIRST_S
     while True:
         await asyncio.sleep(delay_s)
         delay_s = resync.next_in_s()
         await resync.fill_first(kube, cache)
+        watcher.on_lists()
         pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
         for each in collected:
             each.keep(pods)

@@ -1,7 +1,14 @@
 """The Lease that lets one operator work at a time.
 
-The holder renews it. If it cannot for a while, it stops working before another may start. Clocks of two machines
-differ, so another holder's lease has expired when our own clock has not seen it change for its duration.
+The holder renews it. If it cannot for a while, it stops working before another may start:
+
+    0 s   DEADLINE_S        DURATION_S
+    |---- writes ---|-- gap --|-- another may hold it from here on
+    sent the renewal that succeeded last
+
+`writable_s` says how much of the first part is left, and the API client asks it before every write. Clocks of two
+machines differ, so another holder's lease has expired when our own clock has not seen it change for its duration. Our
+clock goes on while this process or the machine is stopped.
 """
 
 from __future__ import annotations
@@ -9,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 import uuid
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,11 +29,11 @@ from uellm.kube.config import in_cluster
 logger = logging.getLogger(__name__)
 
 NAME = "uellm-controller"
-DURATION_S = 15.0
-RENEW_S = 4.0
-# We give up this early, so that a write under way ends before another operator takes the lease.
-DEADLINE_S = 10.0
-RETRY_S = 2.0
+DURATION_S = 8.0
+RENEW_S = 2.0
+# Writes end this early, so that the API server has done what was sent before another operator takes the lease.
+DEADLINE_S = 5.5
+RETRY_S = 1.0
 
 
 class LeaseLost(CannotBeDone):
@@ -36,56 +45,74 @@ def default_identity() -> str:
     return socket.gethostname() if in_cluster() else f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
 
 
-class Lease:
-    """A lease in one namespace."""
+def clock_s() -> float:
+    """Seconds since the machine started, those included in which it was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
-    def __init__(self, kube: Kube, namespace: str, identity: str, *, name: str = NAME) -> None:
+
+class Lease:
+    """A lease in one namespace. `kube` must not depend on `writable_s`, or the lease could never be taken."""
+
+    def __init__(
+        self, kube: Kube, namespace: str, identity: str, *, name: str = NAME, clock: Callable[[], float] = clock_s
+    ) -> None:
         self._kube = kube
         self._namespace = namespace
         self._name = name
+        self._clock = clock
         self.identity = identity
         self._seen: tuple[str, float] = ("", 0.0)
         """Resource version, and when we saw it first."""
         self._renewed_s: float | None = None
+        self.standing_by = False
+        """True while another operator holds it, and we wait."""
 
     @property
     def age_s(self) -> float | None:
         """Seconds since the last renewal; None while we do not hold it."""
-        return None if self._renewed_s is None else asyncio.get_running_loop().time() - self._renewed_s
+        return None if self._renewed_s is None else self._clock() - self._renewed_s
+
+    def writable_s(self) -> float:
+        """Seconds for which we may still write; 0 where another operator may hold the lease."""
+        age_s = self.age_s
+        return 0.0 if age_s is None else max(0.0, DEADLINE_S - age_s)
 
     async def acquire(self) -> None:
         """Wait until we hold it."""
-        waited_for = None
+        said = None
+        while True:
+            waits_for = await self._try()
+            if waits_for is None:
+                return
+            if waits_for != said:
+                logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, waits_for)
+                said = waits_for
+            await asyncio.sleep(RETRY_S)
+
+    async def _try(self) -> str | None:
+        """Take it where it is free. None where we hold it now, else what we wait for."""
+        self.standing_by = False
         while True:
             try:
-                holder = await self._try()
+                holder = await self._take()
             except Conflict:
                 continue  # another operator was faster; find out which
             except KubeError as error:
                 if not error.transient:
                     raise
-                holder = f"the API server: {error}"
-            if holder is None:
-                return
-            if holder != waited_for:
-                logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, holder)
-                waited_for = holder
-            await asyncio.sleep(RETRY_S)
+                return f"the API server: {error}"
+            self.standing_by = holder is not None
+            return holder
 
     async def keep(self) -> None:
         """Renew it until it is lost. Raises LeaseLost."""
-        while True:
-            await asyncio.sleep(RENEW_S)
-            try:
-                async with asyncio.timeout(DEADLINE_S - RENEW_S):
-                    holder = await self._try()
-            except (KubeError, TimeoutError) as error:
-                holder = None
-                logger.warning("lease %s/%s not renewed: %s", self._namespace, self._name, error or "no answer in time")
-            if holder is not None:
-                raise LeaseLost(f"lease {self._namespace}/{self._name} was taken by {holder}")
-            if (self.age_s or 0.0) > DEADLINE_S:
-                raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {self.age_s:.0f} s")
+        try:
+            while True:
+                await asyncio.sleep(RENEW_S)
+                await self._renew_in_time()
+        except LeaseLost:
+            self._renewed_s = None
+            raise
 
     async def release(self) -> None:
         """Release it, so that the next operator need not wait until it expires."""
@@ -94,24 +121,42 @@ class Lease:
         self._renewed_s = None
         try:
             lease = await self._kube.get(LEASE, self._name, self._namespace)
-            if lease is not None and lease["spec"].get("holderIdentity") == self.identity:
+            if lease is not None and _holder(lease) == self.identity:
                 await self._write(lease, holder="")
         except KubeError as error:
             logger.warning("lease %s/%s not released: %s", self._namespace, self._name, error)
 
-    async def _try(self) -> str | None:
-        """Take or renew it. None where we hold it now, else the holder."""
-        asked_s = asyncio.get_running_loop().time()
+    async def _take(self) -> str | None:
+        """Take it where it is free. None where we hold it now, else the holder."""
+        asked_s = self._clock()
         lease = await self._kube.get(LEASE, self._name, self._namespace)
-        holder = str(((lease or {}).get("spec") or {}).get("holderIdentity") or "")
-        if lease is not None and holder not in ("", self.identity) and not self._has_run_out(lease):
-            return holder
+        if lease is not None and _holder(lease) not in ("", self.identity) and not self._has_run_out(lease):
+            return _holder(lease)
         await self._write(lease, holder=self.identity)
         self._renewed_s = asked_s
         return None
 
+    async def _renew_in_time(self) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S - RENEW_S):
+                await self._renew()
+        except (KubeError, TimeoutError) as error:
+            logger.warning("lease %s/%s not renewed: %s", self._namespace, self._name, error or "no answer in time")
+        if not self.writable_s():
+            raise LeaseLost(f"lease {self._namespace}/{self._name} could not be renewed for {self.age_s or 0.0:.0f} s")
+
+    async def _renew(self) -> None:
+        asked_s = self._clock()
+        lease = await self._kube.get(LEASE, self._name, self._namespace)
+        holder = "" if lease is None else _holder(lease)
+        if holder != self.identity:
+            # Even a lease that is free again is lost: another operator may have held it and written meanwhile.
+            raise LeaseLost(f"lease {self._namespace}/{self._name} was taken by {holder or 'another operator'}")
+        await self._write(lease, holder=self.identity)
+        self._renewed_s = asked_s
+
     def _has_run_out(self, lease: dict[str, Any]) -> bool:
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._clock()
         version = lease["metadata"]["resourceVersion"]
         if self._seen[0] != version:
             self._seen = (version, now_s)
@@ -139,3 +184,7 @@ class Lease:
         # Compare and swap: two who take it at the same moment do not both get it.
         document["metadata"]["resourceVersion"] = lease["metadata"]["resourceVersion"]
         await self._kube.apply(document, manager=NAME)
+
+
+def _holder(lease: Mapping[str, Any]) -> str:
+    return str((lease.get("spec") or {}).get("holderIdentity") or "")

@@ -1,10 +1,13 @@
-"""GET /healthz: whether this process works; GET /readyz: whether it has started to."""
+"""GET /healthz: whether this process works; GET /readyz: whether it has started to; GET /metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from uellm.metrics.server import metrics_route
 
 PATH = "/healthz"
 READY_PATH = "/readyz"
@@ -14,16 +17,22 @@ class ProbeServer:
     """Serves named checks; each returns None, or what is wrong. An async context manager.
 
     It reports ready once `ready()` is true, so that an installation waits until the operator watches the cluster.
+    `host`: None for every address of the machine.
     """
 
     def __init__(
-        self, host: str, port: int, checks: Mapping[str, Callable[[], str | None]], ready: Callable[[], bool]
+        self,
+        host: str | None,
+        port: int,
+        checks: Mapping[str, Callable[[], str | None]],
+        ready: Callable[[], bool],
+        registry: CollectorRegistry,
     ) -> None:
         self._checks = checks
         self._ready = ready
         self._address = (host, port)
         app = web.Application()
-        app.add_routes([web.get(PATH, self._answer), web.get(READY_PATH, self._answer_ready)])
+        app.add_routes([web.get(PATH, self._answer), web.get(READY_PATH, self._answer_ready), metrics_route(registry)])
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
 
     async def __aenter__(self) -> ProbeServer:
@@ -45,5 +54,5 @@ class ProbeServer:
 
     async def _answer_ready(self, request: web.Request) -> web.Response:
         if not self._ready():
-            return web.json_response({"status": "waiting for the lease or for the first lists"}, status=503)
+            return web.json_response({"status": "waiting for the API server or for the first lists"}, status=503)
         return await self._answer(request)

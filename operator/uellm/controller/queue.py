@@ -11,7 +11,7 @@ import itertools
 import logging
 import random
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
+FIRST = -1.0
+"""In place of seconds: at once, and ahead of everything that is due."""
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 60.0
 
@@ -44,12 +46,18 @@ class Schedule(Generic[K]):
         self._counter = itertools.count()
         self._working_since_s: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        # Keys that go ahead of all others, in their order.
+        self._first: dict[K, None] = {}
+        self.waited_s = 0.0
+        """For how long the key that was taken last was due."""
 
     def __len__(self) -> int:
         return len(self._due_s) + len(self._working_since_s)
 
-    def mark(self, key: K, at_s: float) -> None:
-        """Make a key due at a time, unless it is due earlier already."""
+    def mark(self, key: K, at_s: float, *, first: bool = False) -> None:
+        """Make a key due at a time, unless it is due earlier already. `first`: and then ahead of every other."""
+        if first:
+            self._first[key] = None
         if self._due_s.get(key, float("inf")) > at_s:
             self._due_s[key] = at_s
             heapq.heappush(self._heap, (at_s, next(self._counter), key))
@@ -64,9 +72,13 @@ class Schedule(Generic[K]):
         self._drop_stale()
         if not self._heap or self._heap[0][0] > now_s:
             return None
-        _, _, key = heapq.heappop(self._heap)
-        del self._due_s[key]
+        ahead = next(filter(lambda key: self._is_due(key, now_s), self._first), None)
+        key = self._heap[0][2] if ahead is None else ahead
+        self._first.pop(key, None)
+        # What is left of it in the heap is skipped as stale.
+        due_s = self._due_s.pop(key)
         self._working_since_s[key] = now_s
+        self.waited_s = now_s - due_s
         return key
 
     def done(self, key: K) -> None:
@@ -88,6 +100,9 @@ class Schedule(Generic[K]):
         """Age of the longest-running work in seconds; 0 where there is none."""
         return now_s - min(self._working_since_s.values(), default=now_s)
 
+    def _is_due(self, key: K, now_s: float) -> bool:
+        return key not in self._working_since_s and self._due_s.get(key, float("inf")) <= now_s
+
     def _put_back(self, key: K) -> None:
         del self._working_since_s[key]
         if key in self._due_s:
@@ -101,11 +116,30 @@ class Schedule(Generic[K]):
             heapq.heappop(self._heap)
 
 
-class DirtyQueue(Generic[K]):
-    """A Schedule that runs on the event loop."""
+class QueueObserver(Protocol):
+    """Is told how a queue goes."""
 
-    def __init__(self, handle: Callable[[K], Awaitable[float | None]]) -> None:
+    def waited(self, seconds: float) -> None:
+        """A key that was due waited so long."""
+
+    def passed(self, result: str, seconds: float) -> None:
+        """A key was handled: `done`, `retried` after a failure that may go by itself, or `failed`."""
+
+
+class _Unobserved:
+    def waited(self, seconds: float) -> None:
+        pass
+
+    def passed(self, result: str, seconds: float) -> None:
+        pass
+
+
+class DirtyQueue(Generic[K]):
+    """A Schedule that runs on the event loop. `observer` is told how it goes."""
+
+    def __init__(self, handle: Callable[[K], Awaitable[float | None]], observer: QueueObserver | None = None) -> None:
         self._handle = handle
+        self._observer = observer or _Unobserved()
         self._schedule: Schedule[K] = Schedule()
         self._marked = asyncio.Event()
 
@@ -118,8 +152,9 @@ class DirtyQueue(Generic[K]):
         return self._schedule.longest_work_s(asyncio.get_running_loop().time())
 
     def mark(self, key: K, after_s: float = 0.0) -> None:
-        """Let a key be handled, at once or after a while."""
-        self._schedule.mark(key, asyncio.get_running_loop().time() + after_s)
+        """Let a key be handled, at once or after a while; FIRST: ahead of all others."""
+        now_s = asyncio.get_running_loop().time()
+        self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
         self._marked.set()
 
     def mark_all(self, keys: Iterable[K], after_s: float = 0.0) -> None:
@@ -135,6 +170,7 @@ class DirtyQueue(Generic[K]):
             if key is None:
                 await self._wait()
             else:
+                self._observer.waited(self._schedule.waited_s)
                 await self._work(key)
 
     async def _wait(self) -> None:
@@ -149,11 +185,15 @@ class DirtyQueue(Generic[K]):
 
     async def _work(self, key: K) -> None:
         loop = asyncio.get_running_loop()
+        start_s = loop.time()
         try:
             again_s = await self._handle(key)
         except Exception as error:
+            result = "retried" if getattr(error, "transient", False) else "failed"
+            self._observer.passed(result, loop.time() - start_s)
             self._fail(key, error)
         else:
+            self._observer.passed("done", loop.time() - start_s)
             self._schedule.done(key)
             if again_s is not None:
                 self._schedule.mark(key, loop.time() + again_s)

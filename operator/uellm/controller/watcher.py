@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from uellm.controller.queue import FIRST
 from uellm.kube import DELETED
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
-from uellm.reconcile.cache import Cache
+from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
 # Profiles change in bursts (profilers start, a pod takes four devices): one pass after the burst is enough.
@@ -19,13 +21,18 @@ Mark = Callable[[Key, float], None]
 class Watcher:
     """Receives events. `waiting` lists the services that wait for GPUs of others."""
 
-    def __init__(self, cache: Cache, mark: Mark, waiting: Callable[[], list[Key]]) -> None:
+    def __init__(
+        self, cache: Cache, mark: Mark, waiting: Callable[[], list[Key]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._cache = cache
         self._mark = mark
         self._waiting = waiting
+        self._clock = clock
+        self._heard_s: dict[Kind, float] = {}
 
     def on_event(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:
         """One event. `event` is DELETED, or anything else for an object that exists."""
+        self._heard_s[kind] = self._clock()
         if kind == GPUNODEPROFILE:
             self._on_profile(event, obj)
         elif kind == NODE:
@@ -35,17 +42,31 @@ class Watcher:
         else:
             self._on_child(kind, event, obj)
 
+    def on_lists(self) -> None:
+        """The cache was filled by full lists of every kind."""
+        self._heard_s = dict.fromkeys(WATCHED_KINDS, self._clock())
+
+    def ages_s(self) -> dict[str, float]:
+        """Seconds since the last event or full list, by kind."""
+        return {kind.plural: self._clock() - at_s for kind, at_s in self._heard_s.items()}
+
     def mark_all(self, after_s: float = 0.0) -> None:
         """Let every service be reconciled."""
         for key in self._cache.service_keys():
             self._mark(key, after_s)
 
     def _on_profile(self, event: str | None, obj: Mapping[str, Any]) -> None:
-        before = self._cache.profiled_nodes()
+        name = obj["metadata"]["name"]
+        before = self._cache.profiled_node(name)
         self._store(GPUNODEPROFILE, event, obj)
+        after = self._cache.profiled_node(name)
         # A profile is written every few seconds, but what a plan depends on seldom changes.
-        if self._cache.profiled_nodes() != before:
-            self.mark_all(SETTLE_S)
+        if before is None or after is None or before.facts != after.facts:
+            if before is not after:
+                self.mark_all(SETTLE_S)
+        elif not before.holders.items() <= after.holders.items():
+            # A GPU was freed, or went from one pod to another. One that was taken makes room for nobody.
+            self._others_may_fit()
 
     def _on_node(self, event: str | None, obj: Mapping[str, Any]) -> None:
         name = obj["metadata"]["name"]
@@ -59,9 +80,11 @@ class Watcher:
         key = key_of(obj)
         before = self._cache.service(key)
         self._store(LLMSERVICE, event, obj)
-        self._mark(key, 0.0)
         after = self._cache.service(key)
-        if before is not None and (after is None or _generation(after) != _generation(before)):
+        changed = before is not None and (after is None or _generation(after) != _generation(before))
+        # What a person has just changed waits for no resync and no cold start.
+        self._mark(key, FIRST if changed else 0.0)
+        if changed:
             self._others_may_fit()
 
     def _on_child(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:

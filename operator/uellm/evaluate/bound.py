@@ -1,21 +1,22 @@
 """An upper bound on the attainment of any policy: a linear programme over seconds of the engine.
 
-The engine is taken as one machine that can be given to any requests in any shares at any time, by someone who knows
-every arrival and length beforehand (fluid, preemptive, clairvoyant). A request that meets its targets takes from it at
-least its least work, which is what it adds to the time of the steps that it is in:
+The bound treats the engine as one machine that can be shared between requests in any proportion at any time, by a
+scheduler that knows all arrivals and lengths beforehand (fluid, preemptive, clairvoyant). A request that meets its
+targets needs at least its minimum work, which is the time that it adds to the steps it takes part in:
 
     before the first token   perPrefillToken * prompt + perKvToken * prompt + perSequence
     after it                 perKvToken * sum of (prompt + j) for j = 1 .. output - 1  +  perSequence * (output - 1)
 
-The first part lies between arrival and the first token's deadline, the second between arrival and the end's, which
-for a TTFT with a TPOT is arrival + TTFT + TPOT * (output - 1). The floor and the overhead of steps are nobody's and
-left out; prefill that another request's prefix may have saved is left out too. A request that could not meet its
-targets even alone in the engine is not counted. The programme chooses, in fractions, which requests to serve.
+The first part lies between arrival and the first token's deadline. The second lies between arrival and the deadline of
+the end, which for a TTFT with a TPOT is arrival + TTFT + TPOT * (output - 1). The floor and the overhead of steps
+belong to no single request and are not counted; nor is prefill that the prefix of another request may have saved. A
+request that could not meet its targets even alone in the engine is excluded. The programme chooses, in fractions, which
+requests to serve.
 
-Time is cut into cells, and windows are widened to whole cells. That only adds room, so the value stays a bound.
-Parts whose windows have the same number of cells form a chain: within one, deadlines have the order of releases, so
-the work done by each time need only lie between the work due and the work released. That is exact, and keeps the
-programme at a few variables for each cell and chain, instead of one for each cell and request.
+Time is divided into cells, and windows are widened to whole cells. That only adds room, so the value remains a bound.
+Parts whose windows have the same number of cells form a chain. Within a chain, deadlines have the order of releases, so
+it suffices that the work done by each time lies between the work due and the work released. That is exact, and it needs
+only a few variables for each cell and chain instead of one for each cell and request.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from uellm.planner.cost.engine_file import EngineFile
 from uellm.step_time import StepTime
 
 MAX_CELLS = 800
-"""Cells that the time is cut into at most: half a minute of HiGHS for 12,000 requests."""
+"""The largest number of cells: HiGHS takes half a minute for 12,000 requests."""
 
 MIN_CELL_S = 0.5
-"""Width of a cell at least; a chat's first token commonly has 1 s."""
+"""The smallest width of a cell; a chat's TTFT target is typically 1 s."""
 
 _TOLERANCE = 1e-7
-"""What HiGHS leaves open in a constraint, and so in the value of each request."""
+"""HiGHS's tolerance for a constraint, and so for the value of each request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Work of request `job` in seconds of the engine, to be done in the cells `first` to `last`, both included."""
+class WorkPart:
+    """Work of request `job` in seconds of the engine, to be done in the cells `first` to `last` inclusive."""
 
     job: int
     work_s: float
@@ -71,7 +72,7 @@ class _Rows:
 
 
 def bound(jobs: Sequence[Job], engine: EngineFile, speed: float) -> float:
-    """The largest share of the requests that any policy can let meet their targets, 0 to 1, from above.
+    """An upper bound, 0 to 1, on the share of requests that can meet their targets under any policy.
 
     Raises CannotBeDone where scipy is missing or the solver fails.
     """
@@ -83,7 +84,7 @@ def bound(jobs: Sequence[Job], engine: EngineFile, speed: float) -> float:
     end_s = max((until_s for parts in windows.values() for _, _, until_s in parts), default=0.0)
     cell_s = max(MIN_CELL_S, end_s / MAX_CELLS)
     parts = [
-        Part(index, work_s, int(from_s / cell_s), int(until_s / cell_s))
+        WorkPart(index, work_s, int(from_s / cell_s), int(until_s / cell_s))
         for index, of_job in windows.items()
         for work_s, from_s, until_s in of_job
     ]
@@ -92,13 +93,13 @@ def bound(jobs: Sequence[Job], engine: EngineFile, speed: float) -> float:
 
 
 def _shared(jobs: Sequence[Job]) -> set[int]:
-    """Prefix blocks that more than one request has: any of them may find them computed."""
+    """Prefix blocks that more than one request has. Any of these requests may find them in the cache."""
     counts = Counter(block for job in jobs for block in set(job.blocks))
     return {block for block, count in counts.items() if count > 1}
 
 
 def _parts_s(job: Job, arrival_s: float, step: StepTime, shared: set[int]) -> list[tuple[float, float, float]]:
-    """The request's least work with its window: (work, from, until) in seconds; parts without a deadline left out."""
+    """Its minimum work with its windows: (work, from, until) in seconds. Parts without a deadline are omitted."""
     first_s, end_s = deadlines_s(job)
     prompt, after = job.prompt_tokens, job.output_tokens - 1
     saved = min(prompt - 1, PREFIX_BLOCK_TOKENS * sum(block in shared for block in job.blocks))
@@ -111,7 +112,7 @@ def _parts_s(job: Job, arrival_s: float, step: StepTime, shared: set[int]) -> li
 
 
 def deadlines_s(job: Job) -> tuple[float, float]:
-    """How long after its arrival a request's first token and its end may come; infinite where no target says."""
+    """Seconds from a request's arrival to the deadlines of its first token and its end; infinite without a target."""
     targets = job.request_class.targets
     ttft_s = math.inf if targets.ttft_s is None else targets.ttft_s
     end_s = math.inf if targets.e2e_s is None else targets.e2e_s
@@ -123,7 +124,7 @@ def deadlines_s(job: Job) -> tuple[float, float]:
 
 
 def _alone_in_time(job: Job, engine: EngineFile) -> bool:
-    """Whether it could meet its targets with the engine to itself, its prompt in the cache: a floor for each token."""
+    """Whether it could meet its targets alone in the engine, with a cached prompt and one floor for each token."""
     step, targets, tokens = engine.step, job.request_class.targets, job.output_tokens
     first_s, end_s = deadlines_s(job)
     token_s = step.step_s(0, job.prompt_tokens, 1)
@@ -135,7 +136,7 @@ Releases = dict[int, list[tuple[int, float]]]
 """By cell: the requests' columns, and the work that each releases there, in seconds."""
 
 
-def _most_served(parts: Sequence[Part], cell_s: float) -> float:
+def _most_served(parts: Sequence[WorkPart], cell_s: float) -> float:
     """The value of the programme: requests served, in fractions."""
     column_of = {job: column for column, job in enumerate(sorted({part.job for part in parts}))}
     chains: dict[int, Releases] = defaultdict(lambda: defaultdict(list))
@@ -149,7 +150,7 @@ def _most_served(parts: Sequence[Part], cell_s: float) -> float:
 
 
 def _stretches(length: int, releases: Releases) -> list[tuple[int, int]]:
-    """Cells, first and last, in which some window of the chain is open without a break."""
+    """Runs of cells, as first and last, in which some window of the chain is open throughout."""
     stretches: list[tuple[int, int]] = []
     for start in sorted(releases):
         if stretches and start <= stretches[-1][1] + 1:
@@ -160,7 +161,7 @@ def _stretches(length: int, releases: Releases) -> list[tuple[int, int]]:
 
 
 class _Programme:
-    """The linear programme. Its first `choices` variables say, 0 to 1, how far each request is served."""
+    """The linear programme. Its first `choices` variables, 0 to 1, are the fraction of each request that is served."""
 
     def __init__(self, choices: int) -> None:
         self._choices = choices
@@ -169,7 +170,7 @@ class _Programme:
         self._work: dict[int, list[tuple[int, float]]] = defaultdict(list)
 
     def add_stretch(self, first: int, last: int, length: int, releases: Releases) -> None:
-        """Two variables for each cell: work done and work released, from the stretch's begin to the cell's end."""
+        """Add two variables for each cell: work done and work released from the stretch's start to the cell's end."""
         for cell in range(first, last + 1):
             done, released = self._columns, self._columns + 1
             done_before = [] if cell == first else [(done - 2, -1.0)]
@@ -184,7 +185,7 @@ class _Programme:
             self._columns += 2
 
     def solve(self, cell_s: float) -> float:
-        """The largest sum of the choices, each cell holding so many seconds of work. Raises CannotBeDone."""
+        """The largest sum of the choices, where each cell holds the given seconds of work. Raises CannotBeDone."""
         for work in self._work.values():
             self._most.add(work, cell_s)
         try:

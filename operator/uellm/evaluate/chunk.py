@@ -1,4 +1,4 @@
-"""The engine's chunk size as the planner chooses it, from the trace's own mean lengths and the classes' targets."""
+"""The chunk size that the planner chooses for the trace's mean lengths and the classes' targets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uellm.planner.request import SloClass
 
 
 def chunk_for(scenario: Scenario) -> Chunk:
-    """What `--max-batched-tokens auto` stands for. Raises CannotBeDone where the trace has no request to replay."""
-    # Lengths do not depend on the seed, which draws the classes alone.
+    """The chunk size for `--max-batched-tokens auto`. Raises CannotBeDone where the trace has no request to replay."""
+    # Lengths do not depend on the seed, which only draws the classes.
     jobs = scenario.jobs(seed=1)
     targets = [request_class.targets for request_class in scenario.classes.classes if request_class.share > 0]
     sequences = scenario.engine.max_num_seqs
@@ -27,5 +27,5 @@ def chunk_for(scenario: Scenario) -> Chunk:
     if chunk.tokens >= sequences:
         return chunk
     return replace(
-        chunk, tokens=sequences, reason=f"{chunk.reason}; a token for each of {sequences} sequences at least"
+        chunk, tokens=sequences, reason=f"{chunk.reason}; at least one token for each of {sequences} sequences"
     )

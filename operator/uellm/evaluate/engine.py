@@ -1,12 +1,12 @@
 """vLLM's own scheduler and KV-cache manager under a virtual clock: what a real engine would do, without a model.
 
-Every decision (who is in a step, how many tokens, which blocks, whom to preempt, what the prefix cache holds) is
-vLLM's. What is ours is the time that a step takes (`StepTime`) and the tokens, which are all alike, for nobody reads
-them. Prefix caching is on, vLLM's default. A block's hash is made from the trace's prefix ids instead of its tokens:
-equal hashes then stand for equal prefixes, as in vLLM, and two prompts without ids have nothing in common.
+All decisions are vLLM's: which requests are in a step, how many tokens, which blocks, which request to preempt, what
+the prefix cache holds. Ours are the duration of a step (`StepTime`) and the tokens, which are all alike because nobody
+reads them. Prefix caching is on, as is vLLM's default. A block's hash is computed from the trace's prefix ids instead
+of its tokens: equal hashes then mean equal prefixes, as in vLLM, and two prompts without ids share nothing.
 
-`leap` runs many steps at once where vLLM has nothing to decide: every running request decodes, none can join,
-every block is to be had. The outcome, to the last digit of the clock, is that of the single steps.
+`leap` runs many steps at once while vLLM has nothing to decide: every running request decodes, none can join, and
+enough blocks are free. The result is identical to that of single steps, to the last digit of the clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uellm.planner.cost.engine_file import EngineFile
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A request as the engine gets it. `key` names it; a lower `priority` goes first under PRIORITY."""
+    """A request for the engine. `key` identifies it; a lower `priority` goes first under PRIORITY."""
 
     key: int
     arrival_s: float
@@ -35,7 +35,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step gave when it ended: the requests that got a token each, and those of them that are complete."""
+    """The result of a step at its end: the requests that got a token each, and those of them that are complete."""
 
     end_s: float
     tokens: list[int]
@@ -52,12 +52,12 @@ class VirtualEngine:
         max_num_batched_tokens: int | None = None,
         step_s: Callable[[float, float, float], float] | None = None,
     ) -> None:
-        """`step_s`: seconds of a step in place of the engine's own, of the same loads; asked once for each step."""
+        """`step_s` replaces the engine's own step time. It is called once for each step."""
         self.engine = engine
         self.max_num_batched_tokens = max_num_batched_tokens or engine.max_num_batched_tokens
         self.preemptions = 0
         self._scheduler = build_scheduler(engine, policy, self.max_num_batched_tokens)
-        # The worker's view of a step is built from this; there is no worker.
+        # vLLM builds the worker's view of a step from this; there is no worker here.
         self._scheduler._make_cached_request_data = lambda *_args: None
         self._scheduler.kv_cache_manager.allocate_slots = _in_place(
             self._scheduler.kv_cache_manager, engine.block_tokens
@@ -68,26 +68,26 @@ class VirtualEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether it holds any request."""
+        """Whether it has any request."""
         return bool(self._requests)
 
     @property
     def running(self) -> int:
-        """Requests that run."""
+        """Number of running requests."""
         return len(self._scheduler.running)
 
     @property
     def waiting(self) -> int:
-        """Requests in its own queue."""
+        """Number of requests in its queue."""
         return len(self._scheduler.waiting)
 
     @property
     def kv_used_share(self) -> float:
-        """Used share of the KV cache, 0 to 1, as vLLM's gauge has it."""
+        """Used share of the KV cache, 0 to 1, as in vLLM's gauge."""
         return float(self._scheduler.get_kv_cache_usage())
 
     def add(self, work: Work) -> None:
-        """Give it a request."""
+        """Add a request."""
         v = vllm()
         request = v.Request(
             str(work.key),
@@ -102,16 +102,16 @@ class VirtualEngine:
         self._scheduler.add_request(request)
 
     def abort(self, key: int) -> None:
-        """Its client left."""
+        """Abort a request, because its client disconnected."""
         self._scheduler.finish_requests(str(key), vllm().RequestStatus.FINISHED_ABORTED)
         del self._requests[str(key)]
 
     def step(self, now_s: float) -> Step:
-        """Run one step from `now_s` on."""
+        """Run one step that starts at `now_s`."""
         scheduled = self._scheduler.schedule()
         counts: dict[str, int] = scheduled.num_scheduled_tokens
         if not counts:
-            raise CannotBeDone("the engine cannot go on: a request needs more KV cache than there is")
+            raise CannotBeDone("the engine is stuck: a request needs more KV cache than there is")
         prefill = kv = 0
         sampled = []
         requests = self._requests
@@ -120,7 +120,7 @@ class VirtualEngine:
             request = requests[name]
             computed = request.num_computed_tokens
             kv += computed
-            # More than one token beyond the prompt: an answer that was preempted is computed anew.
+            # More than one token beyond the prompt: the answer of a preempted request is recomputed.
             if count > 1 or computed - count < request.num_prompt_tokens:
                 prefill += count
             sampled.append([] if request.is_prefill_chunk else [1])
@@ -148,9 +148,9 @@ class VirtualEngine:
         return Step(end_s, tokens, finished)
 
     def leap(self, now_s: float, until_s: float) -> tuple[list[float], list[int]]:
-        """Steps that start before `until_s` and in which vLLM decides nothing: their ends, and who got a token in each.
+        """Run the steps that start before `until_s` and in which vLLM decides nothing.
 
-        Empty where the next step is one to decide on; `step` then.
+        Returns their ends, and who got a token in each.
         """
         running = self._scheduler.running
         count = self._free_steps(running)
@@ -166,7 +166,7 @@ class VirtualEngine:
         return ends, [int(request.request_id) for request in running]
 
     def _free_steps(self, running: list[Any]) -> int:
-        """How many steps at least are certain to give each running request one token and nothing else."""
+        """A lower bound on the number of steps that give each running request one token and change nothing else."""
         scheduler = self._scheduler
         if not running or (scheduler.waiting and len(running) < scheduler.max_num_running_reqs):
             return 0
@@ -174,7 +174,7 @@ class VirtualEngine:
             return 0
         if any(request.num_tokens - request.num_computed_tokens != 1 for request in running):
             return 0
-        # The last token is left to a step of vLLM's own, which ends the request.
+        # The last token is left to a normal step, in which vLLM ends the request.
         count = min(request.max_tokens - request.num_output_tokens for request in running) - 1
         blocks = scheduler.kv_cache_manager.block_pool.get_num_free_blocks() // len(running) - 1
         return int(min(count, blocks * self.engine.block_tokens))
@@ -189,9 +189,9 @@ class VirtualEngine:
 
 
 def _in_place(manager: Any, block_tokens: int) -> Callable[..., Any]:
-    """The manager's `allocate_slots`, with a short way for one more token in a block that it does not fill.
+    """The manager's `allocate_slots` with a shortcut for one more token in a block that it does not fill.
 
-    vLLM finds nothing to allocate and nothing to cache then, after a third of a step's time.
+    vLLM would find nothing to allocate or to cache, but take a third of a step's time for it.
     """
     allocate_slots, nothing = manager.allocate_slots, manager.empty_kv_cache_blocks
 
@@ -206,8 +206,8 @@ def _in_place(manager: Any, block_tokens: int) -> Callable[..., Any]:
 def block_hasher(work: Work, block_tokens: int) -> Callable[[Any], list[bytes]]:
     """Hashes of a request's full blocks, for vLLM's prefix cache.
 
-    A block that lies within blocks whose prefix ids are known has a hash of the last of these ids, which stands for
-    the whole prefix, and of its place; every other block a hash of the request's own.
+    The hash of a block inside blocks with known prefix ids consists of the last of these ids, which identifies the
+    whole prefix, and the block's position. The hash of any other block is unique to the request.
     """
     known = len(work.blocks) * PREFIX_BLOCK_TOKENS if work.blocks else 0
     known = min(known, work.prompt_tokens)

@@ -1,4 +1,4 @@
-"""What stands in front of the virtual engine: nothing, or the sidecar's scheduler."""
+"""The policy in front of the virtual engine: none, or the sidecar's scheduler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EngineGauges:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """Requests to send now, each with its priority in the engine; refused requests; time of the next look."""
+    """Requests to send now, each with its priority in the engine; refused requests; the time of the next `react`."""
 
     sent: list[tuple[Job, int]] = field(default_factory=list)
     refused: list[Job] = field(default_factory=list)
@@ -43,13 +43,13 @@ class Front(Protocol):
 
     @property
     def queued(self) -> int:
-        """Requests that are held back."""
+        """Number of requests that are held back."""
 
     def submit(self, job: Job, now_s: float) -> bool:
-        """A request arrives; False: it is refused."""
+        """A request arrives. False if it is refused."""
 
     def react(self, now_s: float) -> Reaction:
-        """What to do now."""
+        """Decide what to do now."""
 
     def progress(self, step: Step) -> None:
         """A step ended."""
@@ -58,11 +58,11 @@ class Front(Protocol):
         """The engine's gauges were read."""
 
     def cost(self) -> tuple[float, int]:
-        """CPU seconds spent so far, and decisions made."""
+        """CPU seconds spent so far, and number of decisions made."""
 
 
 class DirectFront:
-    """Everything goes straight to the engine."""
+    """Sends every request to the engine at once."""
 
     polls = False
     queued = 0
@@ -83,18 +83,18 @@ class DirectFront:
         return Reaction(arrived)
 
     def progress(self, step: Step) -> None:
-        """Nothing depends on it."""
+        """Does nothing."""
 
     def poll(self, gauges: EngineGauges, now_s: float) -> None:
-        """Nothing depends on it."""
+        """Does nothing."""
 
     def cost(self) -> tuple[float, int]:
-        """There is nothing that could cost."""
+        """It costs nothing."""
         return 0.0, 0
 
 
 class Stopwatch:
-    """CPU time of code, sampled every `EVERY` runs, because reading the clock can cost more than the code."""
+    """CPU time of a piece of code, sampled every `EVERY` runs: reading the clock can cost more than the code."""
 
     EVERY = 8
 
@@ -117,19 +117,19 @@ class Stopwatch:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of CPU, of all runs."""
+        """CPU seconds of all runs."""
         return self._timed_ns / 1e9 * self.calls / self._timed if self._timed else 0.0
 
 
 @cache
 def _clock_ns() -> int:
-    """What reading the clock adds to a measured time."""
+    """The time that reading the clock adds to a measurement."""
     readings = [time.thread_time_ns() for _ in range(101)]
     return sorted(after - before for before, after in pairwise(readings))[50]
 
 
 class SidecarFront:
-    """The sidecar's scheduler, given everything that the live sidecar would observe."""
+    """The sidecar's scheduler with the inputs that the live sidecar would observe."""
 
     polls = True
 
@@ -157,7 +157,7 @@ class SidecarFront:
         return self._core.queued
 
     def submit(self, job: Job, now_s: float) -> bool:
-        """A request arrives; False: the queue is full."""
+        """A request arrives. False if the queue is full."""
         ticket = Ticket(
             job.request_class.targets,
             now_s,
@@ -186,7 +186,7 @@ class SidecarFront:
         return Reaction([(self._jobs[ticket], 0) for ticket in sent], refused, again_s)
 
     def progress(self, step: Step) -> None:
-        """The tokens of a step, as the live sidecar counts them by events."""
+        """Count the tokens of a step, as the live sidecar counts them by events."""
         core, tickets, end_s = self._core, self._tickets, step.end_s
         with self._hearing:
             for key in step.tokens:
@@ -219,12 +219,12 @@ class SidecarFront:
             self._core.on_engine_state(state, now_s)
 
     def cost(self) -> tuple[float, int]:
-        """CPU seconds in the scheduler's calls, and how often it was asked what to send."""
+        """CPU seconds in the scheduler's calls, and the number of times it was asked what to send."""
         watches = (self._submitting, self._hearing, self._deciding)
         return sum(watch.spent_s for watch in watches), self._deciding.calls
 
     def _lengths(self, job: Job) -> Lengths | None:
-        """The prediction of the live sidecar's predictor from the trace, or the drawn one."""
+        """The length prediction: the live sidecar's predictor run on the trace, or the drawn one."""
         if self._online is None:
             return job.lengths
         question = LengthQuestion("/v1/chat/completions", job.client, 0, job.prompt_tokens, "")

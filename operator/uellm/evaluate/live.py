@@ -1,7 +1,7 @@
-"""Replays a trace against a real endpoint: open-loop arrivals, prompts of the trace's lengths, answers read as streams.
+"""Replays a trace against a real endpoint: open-loop arrivals, the trace's prompt lengths, streamed answers.
 
-A prompt is a list of token ids, so that its length is exact whatever the tokeniser; equal prefix ids of a trace become
-equal tokens. The answer's length is asked for with `max_tokens` and `ignore_eos`, and counted by `usage`.
+A prompt is a list of token ids, so its length is exact for every tokenizer. Equal prefix ids of a trace become equal
+tokens. `max_tokens` and `ignore_eos` set the answer's length, and `usage` counts it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uellm.evaluate.scenario import Job
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS
 
 LOWEST_ID, HIGHEST_ID = 10, 250
-"""Token ids for prompts: every tokeniser has them, and they are above the usual special tokens."""
+"""Range of token ids for prompts: every tokenizer has them, and they are above the usual special tokens."""
 
 _PREEMPTIONS = re.compile(rb"^vllm:num_preemptions(?:_total)?(?:\{[^}]*\})? +([0-9.e+]+)$", re.MULTILINE)
 
@@ -41,7 +41,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LiveOptions:
-    """`speed`: factor on the arrival rate. `timeout_s`: a request that takes longer has failed."""
+    """`speed`: factor on the arrival rate. `timeout_s`: a request that takes longer counts as failed."""
 
     speed: float = 1.0
     timeout_s: float = 600.0
@@ -57,7 +57,9 @@ async def served_model(url: str, api_key: str | None = None) -> str:
             response.raise_for_status()
             return str((await response.json())["data"][0]["id"])
     except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
-        raise CannotBeDone(f"{url}/v1/models gives no model ({error!r}): is it up? Or name one by --model") from error
+        raise CannotBeDone(
+            f"{url}/v1/models lists no model ({error!r}): check that the endpoint is up, or name the model by --model"
+        ) from error
 
 
 async def replay_live(
@@ -79,7 +81,7 @@ async def replay_live(
 
 
 class _Client:
-    """Sends requests to one endpoint; times are relative to `start_s` of the event loop's clock."""
+    """Sends requests to one endpoint. Times are relative to `start_s` on the event loop's clock."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, pace: LiveOptions, start_s: float) -> None:
         self._session, self._endpoint, self._pace, self._start_s = session, endpoint, pace, start_s
@@ -111,10 +113,10 @@ class _Client:
         raise ValueError("the stream ended without [DONE]")
 
     def _event(self, data: bytes, fate: Fate) -> bool:
-        """Record an event; True for the last one. Raises ValueError for an error in the stream."""
+        """Record an event; True for the last one. Raises ValueError for an error event."""
         if data == b"[DONE]":
             if fate.first_token_s is None:
-                raise ValueError("the stream held no token")
+                raise ValueError("the stream contained no token")
             return True
         event = json.loads(data)
         if "error" in event:
@@ -133,7 +135,7 @@ class _Client:
 
 
 def request_headers(job: Job, endpoint: Endpoint) -> dict[str, str]:
-    """The class and the tenant for the sidecar; a bare engine ignores them."""
+    """Class and tenant for the sidecar; an engine without a sidecar ignores them."""
     headers = {"content-type": "application/json", "x-slo-class": job.request_class.name}
     if job.client:
         headers["x-llm-d-inference-fairness-id"] = job.client
@@ -145,7 +147,7 @@ def _authorization(api_key: str | None) -> dict[str, str]:
 
 
 def request_body(job: Job, endpoint: Endpoint, arrival_s: float) -> dict[str, Any]:
-    """A streamed completion of exactly the job's lengths."""
+    """A streamed completion with exactly the job's lengths."""
     body: dict[str, Any] = {
         "model": endpoint.model,
         "prompt": prompt_ids(job),
@@ -161,7 +163,7 @@ def request_body(job: Job, endpoint: Endpoint, arrival_s: float) -> dict[str, An
 
 
 def prompt_ids(job: Job) -> list[int]:
-    """Token ids of the prompt: those of a prefix block follow from its id, all others from the request."""
+    """Token ids of the prompt: those of a prefix block are derived from its id, all others from the request."""
     ids: list[int] = []
     for block in job.blocks:
         ids += _ids(f"block {block}", PREFIX_BLOCK_TOKENS)

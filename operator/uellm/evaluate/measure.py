@@ -24,12 +24,13 @@ class Timing:
 def measure(jobs: Sequence[Job], outcome: ReplayResult) -> dict[str, Any]:
     """The figures of a replay.
 
-    attainment             share of requests that met every target of their class; refused and unfinished ones did not
+    attainment             share of requests that met every target of their class; refused and unfinished ones count as
+    missed
     goodputPerSecond       requests that met every target, per second from the first arrival to the last end
     ttft-, tpot-, e2eSeconds   percentiles over the requests that finished
-    outputTokensPerSecond  of all requests, met or not, over the same time
+    outputTokensPerSecond  of all requests, whether they met their targets or not, over the same time
     shed, preempted        requests refused; preemptions in the engine
-    jain                   Jain's index of the tenants' attainments: 1 where all tenants fare alike
+    jain                   Jain's index of the tenants' attainments: 1 where all tenants attain the same
     schedulerMicroseconds  CPU time of the sidecar's scheduler for each time it was asked what to send
     """
     met = [_met(job, fate) for job, fate in zip(jobs, outcome.fates, strict=True)]
@@ -68,7 +69,7 @@ def _attainment(jobs: Sequence[Job], met: Sequence[bool]) -> dict[str, float]:
 
 
 def _by(met: Sequence[bool], keys: Iterable[str]) -> dict[str, float]:
-    """The share that is met, by key."""
+    """Share of the requests that met their targets, by key."""
     groups = defaultdict(list)
     for good, key in zip(met, keys, strict=True):
         groups[key].append(good)

@@ -1,8 +1,9 @@
 """`uellm evaluate placement`: the placement policies over random clusters, or over given instances.
 
-A cluster is some nodes, each with GPUs of one kind that is on the market, joined by NVLink or PCIe within a node and
-by a network of a drawn latency between nodes. Part of the memory may be taken. The model is drawn as well. Decoding
-reads every weight once for a token, so a stage's time is its bytes over the memory's bandwidth.
+A cluster is a number of nodes, each with GPUs of one commercially available kind. GPUs are connected by NVLink or PCIe
+within a node, and by a network with a random latency between nodes. Part of the memory may be taken. The model is drawn
+as well. Decoding reads every weight once for each token, so a stage's time is its bytes divided by the memory
+bandwidth.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class GpuKind:
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """A model: its layers, bytes of one in 16 bits, KV cache of a layer for about 32,000 tokens."""
+    """A model: its layers, the bytes of one in 16 bits, and a layer's KV cache for about 32,000 tokens."""
 
     name: str
     layers: int
@@ -57,7 +58,7 @@ MODELS = (
 WITHIN_NODE_S = (6e-6, 25e-6)
 BETWEEN_NODES_S = (40e-6, 400e-6)
 DEVICE_WORTH_S = 2e-3
-"""HELR's cost of a further GPU: it is used if it saves more time per token than this."""
+"""HELR's cost of an additional GPU: the GPU is used if it saves more time per token than this."""
 TAKEN_SHARES = (0.0, 0.0, 0.08, 0.25, 0.5)
 
 
@@ -93,10 +94,10 @@ def _device(generator: random.Random, index: int, kind: GpuKind) -> PlaceDevice:
 
 
 def compare(instances: Sequence[Instance], objective: str, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Every policy over every instance: one entry of `results` for each.
+    """Every policy over every instance: one entry of `results` for each policy.
 
-    latencyRatio      seconds of a token over the least possible, mean over instances that every policy could place
-    bottleneckRatio   the same of the slowest stage, which sets the throughput
+    latencyRatio      seconds per token over the least possible, mean over the instances that every policy could place
+    bottleneckRatio   the same for the slowest stage, which limits the throughput
     devices           GPUs used, mean over the same instances
     placed            share of the instances that the policy could place
     solveSeconds      CPU time, mean and largest
@@ -129,14 +130,14 @@ def compare(instances: Sequence[Instance], objective: str, progress: Callable[[s
 
 
 def _least(instance: Instance) -> tuple[float, float]:
-    """The least latency, and the least time of the slowest stage, of any placement; seconds a token."""
+    """The least latency and the least time of the slowest stage over all placements, in seconds per token."""
     latency = solve(replace(instance, a1=1.0, a2=0.0), "HELR", "latency")
     bottleneck = solve(instance, "HELR", "bottleneck")
     return stage_times(instance, latency)[0], stage_times(instance, bottleneck)[1]
 
 
 def stage_times(instance: Instance, placement: Placement) -> tuple[float, float]:
-    """Seconds of a token through all stages, and of the slowest stage with its hop to the next."""
+    """Seconds per token through all stages, and of the slowest stage with its hop to the next."""
     index_of = {device.id: index for index, device in enumerate(instance.devices)}
     order = [index_of[name] for name in placement.order]
     stages = []

@@ -1,4 +1,4 @@
-"""The plot of `uellm evaluate queue`: attainment, and p99 of the times, against the load."""
+"""The plot of `uellm evaluate queue`: attainment and p99 latencies against the load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _KINDS = (".svg", ".png", ".pdf")
 
 
 def check(path: Path) -> None:
-    """Check before hours of replay that the plot can be written. Raises BadInput, CannotBeDone."""
+    """Check that the plot can be written before hours of replay. Raises BadInput, CannotBeDone."""
     if path.suffix.lower() not in _KINDS:
         raise BadInput("--plot", f"{path} must end in {', '.join(_KINDS)}")
     if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
@@ -37,7 +37,7 @@ def _pyplot() -> Any:
 
 
 def plot(document: dict[str, Any], path: Path) -> None:
-    """Write the plot, averaged over the seeds. Raises BadInput if the file cannot be written."""
+    """Write the plot of the means over the seeds. Raises BadInput if the file cannot be written."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 8), sharex=True, layout="constrained")
     for mark, (policy, by_speed) in zip(_MARKS * 9, _by_policy(document["results"]).items(), strict=False):

@@ -2,8 +2,8 @@
 
 engine-FCFS, engine-EDF, engine-SJF    all requests go straight to the engine, which orders them: vLLM's FCFS, or
                                        its `priority` policy with the deadline or the predicted length as priority
-engine-EDF-targets                     as engine-EDF, the deadline being the bare target: that of the first token, else
-                                       that of the whole answer, however long it will be
+engine-EDF-targets                     as engine-EDF, but the deadline is the plain target: that of the first token,
+                                       else that of the whole answer, whatever its length
 engine-only                            the same as engine-FCFS
 all others                             the sidecar's scheduler with that policy, in front of an engine that runs FCFS
 """
@@ -19,14 +19,14 @@ from uellm.evaluate.vllm_scheduler import FCFS, PRIORITY
 from uellm.sidecar.scheduling import FAR_DEADLINE_S, POLICIES
 
 EDF_TPOT_S = 0.03
-"""Time an output token is assumed to take when an end-to-end target is turned into a deadline of the first token."""
+"""Assumed seconds per output token when an end-to-end target is turned into a deadline of the first token."""
 
 Priority = Callable[[Job, float], int]
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedPolicy:
-    """How a policy is run. `priority`: of (request, arrival in seconds); None: a policy of the sidecar."""
+    """How a policy is run. `priority` is a function of (request, arrival in seconds); None: a policy of the sidecar."""
 
     name: str
     engine_policy: str = FCFS
@@ -34,12 +34,12 @@ class ComparedPolicy:
 
     @property
     def in_sidecar(self) -> bool:
-        """Whether the sidecar's scheduler stands in front of the engine."""
+        """Whether the sidecar's scheduler runs in front of the engine."""
         return self.priority is None
 
 
 def first_token_deadline_s(job: Job, arrival_s: float) -> float:
-    """Deadline of the first token, if the answer has the P80 of the predicted length."""
+    """Deadline of the first token, assuming that the answer has the P80 of the predicted length."""
     targets = job.request_class.targets
     length = job.lengths.p80 if job.lengths is not None else 0.0
     deadlines = [] if targets.ttft_s is None else [targets.ttft_s]
@@ -80,7 +80,7 @@ def policy_names() -> list[str]:
 
 
 def find_policy(name: str) -> ComparedPolicy:
-    """The policy of a name. Raises BadInput."""
+    """The policy with this name. Raises BadInput for an unknown one."""
     known = _ENGINE.get(_ALIASES.get(name, name))
     if known is None and name not in POLICIES:
         raise BadInput("--policy", f"{name!r} is none of {', '.join(policy_names())}")

@@ -1,4 +1,4 @@
-"""`uellm evaluate queue`: every policy at every speed with every seed, each in a process of its own if wanted."""
+"""`uellm evaluate queue`: every policy at every speed with every seed, optionally each in its own process."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from uellm.sidecar.scheduling import Options, StepEstimate
 from uellm.step_time import StepTime
 
 UNBOUNDED = 1_000_000_000
-"""A queue as long as any trace: policies are compared, not bounds on memory."""
+"""Longer than any trace: the comparison is about policies, not about limits of the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is the same in every cell.
+    """The parameters that all cells share.
 
-    `limit`: requests to replay, None for all. `max_tokens`: longest request, prompt and output. `engine_error`: what
-    the sidecar believes of the engine's times, as a multiple of the truth. `reaction_s`: how long what the sidecar
-    sends takes to reach the engine. `request_overhead_s`: what any request takes to reach it, however it comes: the API
-    server, the tokeniser, the network. `jitter`: noise of that and of every step, a lognormal's sigma with mean 1,
-    drawn by the cell's seed. `guards`: those switched off or on by name; others are as the sidecar has them.
-    `online`: lengths are predicted by the sidecar's own predictor, which begins with nothing learnt.
+    `limit`: requests to replay, None for all. `max_tokens`: longest request, prompt and output. `engine_error`: the
+    sidecar's belief about the engine's times, as a multiple of the truth. `reaction_s`: delay of requests from the
+    sidecar to the engine. `request_overhead_s`: delay of any request on its way into the engine: API server, tokenizer,
+    network. `jitter`: noise of that delay and of every step, the sigma of a lognormal with mean 1, drawn by the cell's
+    seed. `guards`: guards switched on or off by name; others have the sidecar's defaults. `online`: lengths are
+    predicted by the sidecar's own predictor, which starts untrained.
     """
 
     trace: Trace
@@ -72,7 +72,7 @@ class Cell:
 
 
 def cells(policies: Sequence[str], speeds: Sequence[float], seeds: Sequence[int], chunk: int) -> list[Cell]:
-    """Every combination, speeds first. Raises BadInput for a policy that is not known."""
+    """Every combination, speeds first. Raises BadInput for an unknown policy."""
     found = [find_policy(name) for name in policies]
     return [Cell(policy, speed, seed, chunk) for speed in speeds for policy in found for seed in seeds]
 
@@ -84,7 +84,7 @@ def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
 
 
 def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> ReplayResult:
-    """Replay the jobs under the cell's policy. Raises CannotBeDone where it stops sending."""
+    """Replay the jobs under the cell's policy. Raises CannotBeDone where the policy stops sending."""
     noise = Noise(scenario.jitter, cell.seed)
     step_s = noise.of_steps(scenario.engine.step)
     engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens, step_s)
@@ -94,20 +94,20 @@ def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> ReplayResult:
 
 
 class Noise:
-    """Factors with mean 1 and a lognormal distribution; steps and delays draw from generators of their own."""
+    """Lognormal factors with mean 1. Steps and delays use separate generators."""
 
     def __init__(self, sigma: float, seed: int) -> None:
         self._sigma = sigma
         self._steps, self._delays = Random(f"steps {seed}"), Random(f"delays {seed}")
 
     def of_steps(self, step: StepTime) -> Callable[[float, float, float], float]:
-        """Seconds of a step, as `StepTime.step_s` but for the noise."""
+        """Seconds of a step: `StepTime.step_s` times the noise."""
         if not self._sigma:
             return step.step_s
         return lambda *loads: step.step_s(*loads) * self._factor(self._steps)
 
     def of_delays(self, constant_s: float, noisy_s: float) -> Callable[[], float]:
-        """Seconds from sending a request until the engine has it."""
+        """Seconds between sending a request and its arrival in the engine."""
         if not self._sigma or not noisy_s:
             return lambda: constant_s + noisy_s
         return lambda: constant_s + noisy_s * self._factor(self._delays)
@@ -117,7 +117,7 @@ class Noise:
 
 
 def describe(cell: Cell, jobs: Sequence[Job], outcome: ReplayResult) -> dict[str, Any]:
-    """An outcome as an entry of `results`."""
+    """A replay's result as an entry of `results`."""
     return {
         "policy": cell.policy.name,
         "speed": cell.speed,
@@ -140,7 +140,7 @@ def _front(scenario: Scenario, cell: Cell) -> Front:
 
 
 def believed(engine: EngineFile, error: float) -> StepEstimate:
-    """What the sidecar takes for the engine's times before it has measured any: the truth times `error`."""
+    """The sidecar's initial belief about the engine's times: the truth times `error`."""
     return StepEstimate(StepTime(*(figure * error for figure in astuple(engine.step))))
 
 
@@ -151,7 +151,7 @@ def run_cells(
     processes: int = 1,
     progress: Callable[[str], None] = lambda _line: None,
 ) -> list[dict[str, Any]]:
-    """The results in the cells' order; `progress` gets a line for each that is done."""
+    """The results in the order of the cells. `progress` gets a line for each finished cell."""
     results = []
     for number, (cell, result) in enumerate(_each(scenario, todo, processes), 1):
         progress(f"{number}/{len(todo)}: {cell}: {result['attainment']['all']:.4f}")
@@ -164,7 +164,7 @@ def _each(scenario: Scenario, todo: Sequence[Cell], processes: int) -> Iterator[
         for cell in todo:
             yield cell, run_cell(scenario, cell)
         return
-    # Loaded once and inherited: importing vLLM takes longer than a short replay.
+    # Imported once and inherited by the workers: importing vLLM takes longer than a short replay.
     vllm()
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_keep, initargs=(scenario,)) as pool:
@@ -172,7 +172,7 @@ def _each(scenario: Scenario, todo: Sequence[Cell], processes: int) -> Iterator[
 
 
 _kept: list[Scenario] = []
-"""A worker process's scenario: sent once, not with every cell."""
+"""The scenario of a worker process: sent once instead of with every cell."""
 
 
 def _keep(scenario: Scenario) -> None:

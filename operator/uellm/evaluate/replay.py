@@ -1,9 +1,9 @@
-"""Replays requests through a policy and the virtual engine: one loop over steps, and what happens between them.
+"""Replays requests through a policy and the virtual engine: one loop over steps and the events between them.
 
-While a step runs, requests arrive, timers ring and the engine's gauges are read; at its end its tokens reach the
-sidecar, which may send more. What is sent, by the sidecar or by clients, reaches the engine after a delay, and joins
-at the next step that begins then. The gauges are those of the last step that ended, read every `POLL_S`, as the live
-sidecar does.
+While a step runs, requests arrive, timers fire and the engine's gauges are polled. At the end of the step its tokens
+reach the sidecar, which may send more requests. A request reaches the engine some delay after the sidecar or client has
+sent it, and joins the next step that begins after that. The gauges are those of the last finished step, polled every
+`POLL_S` as in the live sidecar.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POLL_S = 0.1
 """Interval of reading the engine's metrics."""
 
 STALL_S = 600.0
-"""An engine that is idle for this long while requests wait counts as abandoned by its policy."""
+"""If the engine is idle for this long while requests wait, the policy has stopped sending."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Fate:
 
 @dataclass(slots=True)
 class ReplayResult:
-    """A replay's result: the fates in the jobs' order, preemptions in the engine, and the sidecar's CPU time."""
+    """A replay's result: the fates in the jobs' order, the engine's preemptions, and the sidecar's CPU time."""
 
     fates: list[Fate]
     preempted: int = 0
@@ -47,13 +47,13 @@ class ReplayResult:
 
 
 def no_delay() -> float:
-    """What is sent reaches the engine at once."""
+    """Requests reach the engine at once."""
     return 0.0
 
 
 @dataclass
 class Replay:
-    """One run; `run` once. `delay_s` is asked of each request that is sent how long it takes to reach the engine."""
+    """One replay; call `run` once. `delay_s` gives the delay of a sent request on its way to the engine."""
 
     jobs: Sequence[Job]
     engine: VirtualEngine
@@ -88,7 +88,7 @@ class Replay:
         return ReplayResult(self.fates, self.engine.preemptions, scheduler_s, decisions)
 
     def _advance(self, now_s: float) -> float:
-        """Run the engine for a step, or for as many as are free of decisions; returns when it is done."""
+        """Run the engine for one step, or for as many as need no decision. Returns the time at the end."""
         if not self.front.queued and not self._sent:
             ends, keys = self.engine.leap(now_s, self._next_event_s())
             if ends:
@@ -97,7 +97,7 @@ class Replay:
                 self._gauge()
                 return ends[-1]
         step = self.engine.step(now_s)
-        # The step's end comes before whatever else happens in the same instant.
+        # The step's end comes before other events at the same time.
         self._happen(math.nextafter(step.end_s, 0.0))
         self._deliver(step)
         self._gauge()
@@ -108,7 +108,7 @@ class Replay:
         """Advance the time of an idle engine to the next event."""
         if not self.front.queued:
             if not self._sent:
-                # Nothing waits and nothing runs: only an arrival can change that.
+                # Nothing waits and nothing runs, so only an arrival can change the state.
                 arrival_s = self.fates[self._next_job].arrival_s
                 self._next_poll_s = max(self._next_poll_s, arrival_s)
             self._idle_since_s = now_s
@@ -125,7 +125,7 @@ class Replay:
         return min(arrival_s, sent_s, poll_s, self._timer_s)
 
     def _happen(self, until_s: float) -> None:
-        """All arrivals, timers and polls until then, in order."""
+        """Process all arrivals, timers and polls until then, in order."""
         while (at_s := self._next_event_s()) <= until_s:
             if self._sent and self._sent[0][0] <= at_s:
                 self._enter(*heapq.heappop(self._sent)[2:])
@@ -144,7 +144,7 @@ class Replay:
             self.fates[job.index].refused = True
 
     def _react(self, now_s: float) -> None:
-        """Let the policy send and refuse, and ask when to look again."""
+        """Let the policy send and refuse, and set the timer for its next decision."""
         reaction = self.front.react(now_s)
         for job in reaction.refused:
             self.fates[job.index].refused = True
@@ -155,7 +155,7 @@ class Replay:
                 heapq.heappush(self._sent, (now_s + delay_s, self._sends, job, priority))
             else:
                 self._enter(job, priority)
-        # A timer for now has just been served: it rings again a moment later at the earliest.
+        # The timer for this time has just fired, so the next one must be later.
         self._timer_s = math.inf if reaction.again_s is None else max(reaction.again_s, now_s + 1e-3)
 
     def _enter(self, job: Job, priority: int) -> None:

@@ -1,8 +1,8 @@
-"""A replay's input: the classes of requests, and the requests of a trace with class and predicted length.
+"""A replay's input: the request classes, and a trace's requests with class and predicted length.
 
-The order of the steps is part of the contract, for the random numbers depend on it: the trace is filtered by length,
-cut to the limit, and then, in order of arrival, each request draws its class from `random.Random(seed).random()`, and
-one Gaussian for the noise of the length prediction where the predictor is a noisy oracle.
+The order of the steps is part of the contract, because the random numbers depend on it. The trace is filtered by length
+and cut to the limit. Then each request, in order of arrival, draws its class from `random.Random(seed).random()`, and,
+where the predictor is a noisy oracle, one Gaussian for the noise of the length prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ P80_GAUSSIAN = 0.84
 NOISY_ORACLE = "noisy-oracle"
 
 ALL = "all"
-"""Name for all classes together in figures by class."""
+"""Name of all classes together in figures by class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RequestClass:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes' file. `sigma`: the noise of the length prediction; None: lengths are not predicted."""
+    """The classes file. `sigma`: the noise of the length prediction; None: lengths are not predicted."""
 
     classes: tuple[RequestClass, ...]
     sigma: float | None = None
@@ -132,7 +132,7 @@ def _sigma(predictor: Any, where: str) -> float | None:
 
 
 def draw_jobs(trace: Trace, classes: Classes, *, seed: int, limit: int | None, max_tokens: int) -> list[Job]:
-    """The requests to replay: those of at most `max_tokens` in all, the first `limit` of them, each with its class.
+    """The requests to replay: the first `limit` of those with at most `max_tokens`, each with its class.
 
     Raises CannotBeDone where none is left.
     """
@@ -158,7 +158,7 @@ def _class_at(classes: tuple[RequestClass, ...], drawn: float) -> RequestClass:
         end += request_class.share
         if drawn < end:
             return request_class
-    # The shares' sum may fall short of 1 by a rounding error.
+    # The sum of the shares may be below 1 by a rounding error.
     return classes[-1]
 
 

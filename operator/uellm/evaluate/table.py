@@ -11,7 +11,7 @@ _COLUMNS = ("SPEED", "POLICY", "SEED", "CHUNK", "ATTAINED", "GOODPUT/S", "TTFT p
 
 
 def table(document: dict[str, Any]) -> str:
-    """One line for each result, the bound behind it, and the classes' attainment below."""
+    """One line for each result, the upper bound, and then the attainment by class."""
     results = document["results"]
     rows = [list(_COLUMNS), *(_row(result) for result in results)]
     lines = [f"{document['trace']}: {document['requests']} requests", *aligned(rows)]
@@ -57,7 +57,7 @@ def _times(seconds: dict[str, float | None]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time in the unit that suits it."""
+    """A time in a readable unit."""
     if seconds is None:
         return "-"
     return f"{seconds * 1e3:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"

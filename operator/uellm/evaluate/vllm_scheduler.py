@@ -1,4 +1,4 @@
-"""vLLM's scheduler itself, as the virtual engine uses it: found where it is installed, and built without a model."""
+"""vLLM's scheduler for the virtual engine: imported where it is installed, and built without a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRIORITY = "priority"
 
 @cache
 def vllm() -> Any:
-    """The names of vLLM that are used here. Raises CannotBeDone where it is not installed."""
+    """The vLLM names used here. Raises CannotBeDone where vLLM is not installed."""
     for variable, value in {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}.items():
         os.environ.setdefault(variable, value)
     logging.getLogger("vllm").setLevel(logging.ERROR)
@@ -45,7 +45,7 @@ def vllm() -> Any:
 
 
 def _hf_config(max_model_len: int) -> dict[str, Any]:
-    """The smallest model that vLLM knows: its scheduler asks for no more than the longest context."""
+    """The smallest model that vLLM supports; its scheduler only needs the longest context."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -82,7 +82,7 @@ def build_scheduler(engine: EngineFile, policy: str, max_num_batched_tokens: int
         model_config=model, scheduler_config=scheduling, cache_config=cache_config, device_config=v.DeviceConfig("cpu")
     )
     spec = v.FullAttentionSpec(block_size=engine.block_tokens, num_kv_heads=1, head_size=1, dtype=v.float16)
-    # One block is vLLM's own null block and never holds a token.
+    # vLLM reserves one block, the null block, which never holds a token.
     cache_config.num_gpu_blocks = engine.kv_blocks
     blocks = v.KVCacheConfig(
         num_blocks=engine.kv_blocks, kv_cache_tensors=[], kv_cache_groups=[v.KVCacheGroupSpec(["layer"], spec)]

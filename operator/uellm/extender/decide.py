@@ -1,25 +1,30 @@
 """The two decisions: which nodes cannot hold a plan, and how good the others are. Pure functions of a snapshot.
 
-    score = 6 * (1 - rank / nodes in the plan)      the planner's order: it knows speed and links
-          + 4 * gpus / (free - promised)            tightness: GPUs that stay together can serve bigger plans later
+    score = 4 * memory rate / best memory rate     the slowest free GPU: decoding is as fast as memory
+          + 2 * link rate / best link rate         the slowest link between free GPUs; all of it for plans of one GPU
+          + 4 * gpus / (free - promised)           tightness: GPUs that stay together can serve bigger plans later
 
-rounded down to 0..10; a node that the plan does not name has no share of the first part.
+rounded to 0..10. Rates are those of the profiles; the best ones are those among the nodes that are asked about. Rates
+within a tenth of the best count as the best, so that noise does not spread replicas over loose nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from uellm.documents import UnreadableDocument
 from uellm.extender.protocol import HIGHEST_SCORE
-from uellm.extender.snapshot import ResourceOffer, Snapshot
+from uellm.extender.snapshot import NodeSpeed, ResourceOffer, Snapshot
 from uellm.hardware import Node
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
-ORDER_POINTS = 6
-TIGHTNESS_POINTS = HIGHEST_SCORE - ORDER_POINTS
+MEMORY_POINTS = 4
+LINK_POINTS = 2
+TIGHTNESS_POINTS = HIGHEST_SCORE - MEMORY_POINTS - LINK_POINTS
+AS_GOOD = 0.9
 
 # The scheduler puts every distinct sentence into the pod's condition; this keeps it short with a thousand nodes.
 MOST_SENTENCES = 12
@@ -33,52 +38,72 @@ RefusalOn = Callable[[PlanAnnotation, Node, Sequence[str]], PlanRefusal | None]
 """Why a plan does not fit on any choice of a node's free devices; None where it does."""
 
 
+class NodeRefusal(NamedTuple):
+    """Why a node is refused: a word to count by, and the sentence for people."""
+
+    reason: str
+    sentence: str
+
+
+Verdicts = dict[str, NodeRefusal | None]
+"""By the shape of a node; None where the plan fits on it."""
+
+
+def uncounted(reason: str) -> None:
+    """Nobody counts refusals."""
+
+
 class Judge:
     """Judges whether plans fit on nodes, and remembers the planner's verdicts.
 
     Whether a plan fits depends on the kinds and the number of a node's free GPUs alone, so identical nodes are judged
-    once; the sentence that refuses them names the first of them.
+    once; the sentence that refuses them names the first of them. `count` is called with the reason of every refusal.
     """
 
-    def __init__(self, refusal_on: RefusalOn) -> None:
+    def __init__(self, refusal_on: RefusalOn, count: Callable[[str], None] = uncounted) -> None:
         self._refusal_on = refusal_on
-        self._verdicts: dict[str, dict[str, str | None]] = {}  # plan -> shape -> sentence or None
+        self._count = count
+        self._verdicts: dict[str, Verdicts] = {}
+        """By plan."""
 
     def refusals(self, text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, str]:
         """Why the plan `text` cannot be held, for each of the nodes that cannot hold it."""
         try:
             plan = PlanAnnotation.from_json(text)
         except UnreadableDocument as error:
+            self._count("UnreadablePlan")
             return dict.fromkeys(names, str(error))
         verdicts = self._verdicts_on(text)
         said: set[str] = set()
         refused = {}
         for name in names:
-            sentence = self._refusal(plan, snapshot.offer(name, plan.resource_name), verdicts)
-            if sentence is not None:
+            refusal = self._refusal(plan, snapshot.offer(name, plan.resource_name), verdicts)
+            if refusal is not None:
+                reason, sentence = refusal
+                self._count(reason)
                 if sentence not in said and len(said) >= MOST_SENTENCES:
                     sentence = ONE_MORE
                 said.add(sentence)
                 refused[name] = sentence
         return refused
 
-    def _verdicts_on(self, text: str) -> dict[str, str | None]:
+    def _verdicts_on(self, text: str) -> Verdicts:
         if text not in self._verdicts and len(self._verdicts) >= MOST_PLANS:
             del self._verdicts[next(iter(self._verdicts))]
         return self._verdicts.setdefault(text, {})
 
-    def _refusal(
-        self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: dict[str, str | None]
-    ) -> str | None:
+    def _refusal(self, plan: PlanAnnotation, offer: ResourceOffer | None, verdicts: Verdicts) -> NodeRefusal | None:
         if offer is None:
-            return NO_PROFILE
+            return NodeRefusal("NoProfile", NO_PROFILE)
         free, promised = len(offer.free), offer.promised
         if plan.gpus > free - promised:
             taken = f", {promised} of them promised to pods that start" if promised else ""
-            return f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}"
+            unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
+            said = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
+            return NodeRefusal("TooFewFree", said)
         if offer.shape not in verdicts:
             refusal = self._refusal_on(plan, offer.node, offer.free)
-            verdicts[offer.shape] = None if refusal is None else sentence(refusal)
+            verdicts[offer.shape] = None if refusal is None else NodeRefusal(type(refusal).__name__, sentence(refusal))
         return verdicts[offer.shape]
 
 
@@ -88,13 +113,26 @@ def scores(text: str, names: Iterable[str], snapshot: Snapshot) -> dict[str, int
         plan = PlanAnnotation.from_json(text)
     except UnreadableDocument:
         return {}
-    order = {name: rank for rank, name in enumerate(plan.nodes)}
-    return {name: _score(plan, order, name, snapshot.offer(name, plan.resource_name)) for name in names}
+    offers = {name: snapshot.offer(name, plan.resource_name) for name in names}
+    speeds = [offer.speed for offer in offers.values() if offer is not None]
+    best = NodeSpeed(
+        max((speed.memory_bytes_per_s for speed in speeds), default=0.0),
+        max((speed.link_bytes_per_s for speed in speeds), default=0.0),
+    )
+    return {name: _score(plan, best, offer) for name, offer in offers.items()}
 
 
-def _score(plan: PlanAnnotation, order: Mapping[str, int], name: str, offer: ResourceOffer | None) -> int:
-    points = ORDER_POINTS * (1 - order[name] / len(order)) if name in order else 0.0
-    left = len(offer.free) - offer.promised if offer else 0
+def _score(plan: PlanAnnotation, best: NodeSpeed, offer: ResourceOffer | None) -> int:
+    if offer is None:
+        return 0
+    points = MEMORY_POINTS * _share(offer.speed.memory_bytes_per_s, best.memory_bytes_per_s)
+    points += LINK_POINTS * (1.0 if plan.gpus == 1 else _share(offer.speed.link_bytes_per_s, best.link_bytes_per_s))
+    left = len(offer.free) - offer.promised
     if left > 0:
         points += TIGHTNESS_POINTS * min(1.0, plan.gpus / left)
-    return min(HIGHEST_SCORE, int(points))
+    return min(HIGHEST_SCORE, round(points))
+
+
+def _share(rate: float, best: float) -> float:
+    share = rate / best if best else 1.0
+    return 1.0 if share >= AS_GOOD else share

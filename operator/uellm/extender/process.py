@@ -6,44 +6,62 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from uellm.errors import CannotBeDone
 from uellm.extender.decide import RefusalOn
+from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import Kube
+from uellm.metrics.server import MetricsServer
 
 GRACE_S = 5.0
 
 logger = logging.getLogger(__name__)
 
 
+Address = tuple[str | None, int]
+"""Host, or None for every address of the machine, and port."""
+
+
+@dataclass(frozen=True)
+class ExtenderOptions:
+    """How the extender runs."""
+
+    listen: Address
+    metrics_listen: Address | None = None
+    """Address of /metrics alone; None for none."""
+    kubeconfig: str | None = None
+
+
 async def serve(
-    host: str,
-    port: int,
-    refusal_on: RefusalOn,
-    *,
-    kubeconfig: str | None = None,
-    on_listen: Callable[[int], None] | None = None,
+    options: ExtenderOptions, refusal_on: RefusalOn, *, on_listen: Callable[[int], None] | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT. Raises CannotBeDone where the address is taken or no cluster is named."""
-    async with await Kube.connect(kubeconfig=kubeconfig) as kube:
+    """Serve until SIGTERM or SIGINT. Raises CannotBeDone where an address is taken or no cluster is named."""
+    metrics = ExtenderMetrics()
+    async with AsyncExitStack() as stack:
+        kube = await stack.enter_async_context(
+            await Kube.connect(kubeconfig=options.kubeconfig, observe=metrics.api_calls.observe)
+        )
         view = View(kube)
-        runner = web.AppRunner(make_app(view, refusal_on), access_log=None, shutdown_timeout=GRACE_S)
+        metrics.show_age_of(view)
+        if options.metrics_listen is not None:
+            await stack.enter_async_context(MetricsServer(*options.metrics_listen, metrics.registry))
+        runner = web.AppRunner(make_app(view, refusal_on, metrics), access_log=None, shutdown_timeout=GRACE_S)
         await runner.setup()
-        try:
-            port = await _listen(runner, host, port)
-            logger.info("extender on %s port %d, cluster %s", host, port, kube.host)
-            if on_listen is not None:
-                on_listen(port)
-            await _until_signal(view)
-        finally:
-            await runner.cleanup()
+        stack.push_async_callback(runner.cleanup)
+        host, port = options.listen[0], await _listen(runner, *options.listen)
+        logger.info("extender on %s port %d, cluster %s", host or "all addresses", port, kube.host)
+        if on_listen is not None:
+            on_listen(port)
+        await _until_signal(view)
 
 
-async def _listen(runner: web.AppRunner, host: str, port: int) -> int:
+async def _listen(runner: web.AppRunner, host: str | None, port: int) -> int:
     try:
         await web.TCPSite(runner, host, port).start()
     except OSError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from aiohttp import web
 
 from uellm.extender.decide import Judge, RefusalOn, scores
+from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.protocol import (
     BadRequest,
     ExtenderArgs,
@@ -25,9 +27,9 @@ BODY_DEADLINE_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-def make_app(view: View, refusal_on: RefusalOn) -> web.Application:
+def make_app(view: View, refusal_on: RefusalOn, metrics: ExtenderMetrics) -> web.Application:
     """The extender over a view of the cluster."""
-    handlers = _Handlers(view, refusal_on)
+    handlers = _Handlers(view, refusal_on, metrics)
     app = web.Application(client_max_size=LARGEST_BODY_BYTES)
     app.router.add_post("/filter", handlers.filter)
     app.router.add_post("/prioritize", handlers.prioritize)
@@ -37,28 +39,37 @@ def make_app(view: View, refusal_on: RefusalOn) -> web.Application:
 
 
 class _Handlers:
-    def __init__(self, view: View, refusal_on: RefusalOn) -> None:
+    def __init__(self, view: View, refusal_on: RefusalOn, metrics: ExtenderMetrics) -> None:
         self._view = view
-        self._judge = Judge(refusal_on)
+        self._metrics = metrics
+        self._judge = Judge(refusal_on, metrics.refused)
 
     async def filter(self, request: web.Request) -> web.Response:
         question = await _question(request)
+        start_s = time.monotonic()
         plan = question.plan
         if plan is None:
             return web.json_response(filter_answer(question, {}))
         stale = self._view.staleness()
         if stale:
+            self._metrics.refused("Stale")
             return web.json_response(filter_error(stale))
         refused = self._judge.refusals(plan, question.names, self._view.snapshot)
         if len(refused) == len(question.names):
+            self._metrics.found_no_node()
             metadata = question.pod.get("metadata") or {}
             pod, example = f"{metadata.get('namespace')}/{metadata.get('name')}", next(iter(refused.values()), "none")
             logger.info("no node of %d can hold pod %s: %s", len(question.names), pod, example)
+        self._metrics.answered("filter", time.monotonic() - start_s)
         return web.json_response(filter_answer(question, refused))
 
     async def prioritize(self, request: web.Request) -> web.Response:
         question = await _question(request)
-        ranked = scores(question.plan, question.names, self._view.snapshot) if question.plan is not None else {}
+        ranked = {}
+        if question.plan is not None:
+            start_s = time.monotonic()
+            ranked = scores(question.plan, question.names, self._view.snapshot)
+            self._metrics.answered("prioritize", time.monotonic() - start_s)
         return web.json_response(prioritize_answer(question.names, ranked))
 
     async def healthz(self, _: web.Request) -> web.Response:

@@ -25,6 +25,13 @@ from uellm.planner.handover.annotation import PlanAnnotation
 FINISHED = ("Succeeded", "Failed")
 
 
+class NodeSpeed(NamedTuple):
+    """How fast a node's free devices are, by the slowest of them; 0 where that is not measured."""
+
+    memory_bytes_per_s: float = 0.0
+    link_bytes_per_s: float = 0.0
+
+
 class ResourceOffer(NamedTuple):
     """What a node offers of one extended resource. `shape` says what the free devices are, whichever they are."""
 
@@ -32,6 +39,9 @@ class ResourceOffer(NamedTuple):
     free: tuple[str, ...]
     promised: int
     shape: str
+    unusable: int = 0
+    """Devices of the resource that are quarantined or excluded."""
+    speed: NodeSpeed = NodeSpeed()
 
 
 class PodWithPlan(NamedTuple):
@@ -118,7 +128,9 @@ class Snapshot:
             for uid, holding in self._holdings.get(node.name, {}).items()
             if holding.resource_name == resource_name and uid not in reported
         )
-        return ResourceOffer(node, tuple(device.uuid for device in free), promised, _shape(free))
+        unusable = sum(not device.usable and device.resource_name == resource_name for device in node.devices)
+        uuids = tuple(device.uuid for device in free)
+        return ResourceOffer(node, uuids, promised, _shape(free), unusable, _speed(node, free))
 
     def _forget_offers(self, name: str) -> None:
         entry = self._entries.get(name)
@@ -136,6 +148,12 @@ def _holding(pod: Mapping[str, Any]) -> PodWithPlan | None:
     except UnreadableDocument:
         return None  # somebody else put it there; the profile will show what it holds
     return PodWithPlan(node, plan.resource_name, plan.gpus)
+
+
+def _speed(node: Node, free: list[Device]) -> NodeSpeed:
+    own = {device.uuid for device in free}
+    links = [link.bytes_per_s or 0.0 for link in node.links if link.a in own and link.b in own]
+    return NodeSpeed(min((device.memory_bytes_per_s or 0.0 for device in free), default=0.0), min(links, default=0.0))
 
 
 def _shape(devices: list[Device]) -> str:

@@ -36,10 +36,14 @@ class View:
         """None while the snapshot is fresh, else a sentence that says why it is not."""
         if len(self._synced) < 2:
             return "the extender has not read the cluster yet"
-        age_s = self._clock() - min(self._heard.values())
+        age_s = self.age_s()
         if age_s > STALE_S:
             return f"the extender has had no contact with the API server for {age_s:.0f} s"
         return None
+
+    def age_s(self) -> float:
+        """Seconds since the API server was heard of; infinite before the first time."""
+        return self._clock() - min(self._heard.values(), default=float("-inf"))
 
     async def _follow(self, kind: Kind, label_selector: str, put: Callable[[Event], None]) -> None:
         def heard() -> None:

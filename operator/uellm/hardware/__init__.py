@@ -1,10 +1,24 @@
-"""What a node's GPUs are: plain, frozen types with units in their names, and their JSON form.
+"""A node's GPUs: plain, frozen types with units in their names, and their JSON form.
 
-The JSON form is that of `GPUNodeProfile.status` (camelCase, integers with the unit in the name), here on plain
-dicts, so that the launcher reads it inside an engine's image without pydantic.
+The JSON form is that of `GPUNodeProfile.status`: camelCase, integers with the unit in the name. It uses plain dicts, so
+the launcher can read it in an engine's image without pydantic.
 """
 
-from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, LinkKind
+from uellm.hardware.device_class import DeviceClass, classes_of
+from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, SIMULATED_DEVICES_VARIABLE, LinkKind
+from uellm.hardware.node_needs import NodeNeeds
 from uellm.hardware.types import Device, Link, Node
 
-__all__ = ["GPU_RESOURCE", "LINK_KINDS", "NVLINK", "Device", "Link", "LinkKind", "Node"]
+__all__ = [
+    "GPU_RESOURCE",
+    "LINK_KINDS",
+    "NVLINK",
+    "SIMULATED_DEVICES_VARIABLE",
+    "Device",
+    "DeviceClass",
+    "Link",
+    "LinkKind",
+    "Node",
+    "NodeNeeds",
+    "classes_of",
+]

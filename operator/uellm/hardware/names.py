@@ -1,4 +1,4 @@
-"""The names that Kubernetes and NVIDIA's tools give to GPUs and to the links between them."""
+"""The names that Kubernetes and NVIDIA's tools use for GPUs and for the links between them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Literal, get_args
 GPU_RESOURCE = "nvidia.com/gpu"
 """The extended resource by which pods request whole GPUs; MIG slices may have one of their own."""
 
+SIMULATED_DEVICES_VARIABLE = "UELLM_SIMULATED_DEVICES"
+"""In a container on a simulated node: what its devices are, as JSON. Set by the device plugin; no driver knows them."""
+
 LinkKind = Literal["NVLink", "PIX", "PXB", "PHB", "NODE", "SYS"]
-"""Links between GPUs as `nvidia-smi topo -m` names them."""
+"""Links between GPUs, with the names of `nvidia-smi topo -m`."""
 
 LINK_KINDS: tuple[str, ...] = get_args(LinkKind)
-"""The fastest first."""
+"""Fastest first."""
 
-NVLINK = "NVLink"
+NVLINK: LinkKind = "NVLink"
 SLOWEST_LINK = "SYS"

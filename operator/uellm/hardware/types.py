@@ -13,7 +13,7 @@ HEALTHY = "Healthy"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One GPU as the node's profile tells it. Unmeasured figures are None, never a guess."""
+    """One GPU as the node's profile describes it. Figures that were not measured are None, never a guess."""
 
     uuid: str
     index: int
@@ -28,17 +28,20 @@ class Device:
     memory_free_bytes: int | None = None
     bf16_flops_per_s: float | None = None
     fp16_flops_per_s: float | None = None
+    fp8_flops_per_s: float | None = None
     memory_bytes_per_s: float | None = None
+    rated: bool = False
+    """Whether the rates are those of the product, because nobody measured this device."""
     measured_at: str = ""
     health_state: str = HEALTHY
     health_reason: str = ""
     allocated_to_pod_uid: str = ""
     excluded_reason: str = ""
-    """Why a person excluded the device; from the profile's spec."""
+    """The user's reason for excluding the device, from the profile's spec."""
 
     @property
     def usable(self) -> bool:
-        """Healthy and not excluded; whether it is also free is the question of who asks."""
+        """Healthy and not excluded. Says nothing about whether it is free."""
         return self.health_state == HEALTHY and not self.excluded_reason
 
     @classmethod
@@ -60,6 +63,7 @@ class Device:
             memory_free_bytes=data.get("memoryFreeBytes"),
             bf16_flops_per_s=_giga(measured.get("bf16GigaflopsPerSecond")),
             fp16_flops_per_s=_giga(measured.get("fp16GigaflopsPerSecond")),
+            fp8_flops_per_s=_giga(measured.get("fp8GigaflopsPerSecond")),
             memory_bytes_per_s=_number(measured.get("memoryBytesPerSecond")),
             measured_at=measured.get("measuredAt", ""),
             health_state=health.get("state", HEALTHY),
@@ -69,10 +73,11 @@ class Device:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry of `GPUNodeProfile.status.devices`; what is not known is left out."""
+        """The entry of `GPUNodeProfile.status.devices`, without unknown fields."""
         measured = {
             "bf16GigaflopsPerSecond": _ungiga(self.bf16_flops_per_s),
             "fp16GigaflopsPerSecond": _ungiga(self.fp16_flops_per_s),
+            "fp8GigaflopsPerSecond": _ungiga(self.fp8_flops_per_s),
             "memoryBytesPerSecond": None if self.memory_bytes_per_s is None else int(self.memory_bytes_per_s),
             "measuredAt": self.measured_at or None,
         }
@@ -134,7 +139,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node and its GPUs, in the order of their index."""
+    """A node and its GPUs, in order of index."""
 
     name: str
     devices: tuple[Device, ...]
@@ -146,7 +151,7 @@ class Node:
 
     @property
     def simulated(self) -> bool:
-        """True where the GPUs are described by a file instead of measured."""
+        """Whether the GPUs come from a file instead of a measurement."""
         return self.source == "Simulated"
 
     @classmethod

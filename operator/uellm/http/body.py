@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from uellm.http.head import HeadParser
-from uellm.http.message import Budget, Fault, RequestLimits
+from uellm.http.message import Budget, Fault
 
 FRAMING_BYTES = 64 * 1024
 """Limit on chunk extensions and trailers between two bytes of the body."""
@@ -15,20 +15,21 @@ class Body:
     """The bytes of one request, counted in the budget until `release`."""
 
     __slots__ = (
-        *("_budget", "_chunks", "_content", "_fault", "_framing_bytes", "_held_bytes", "_left", "_limits", "_waiter"),
+        *("_budget", "_chunks", "_content", "_fault", "_framing_bytes", "_left", "_limit_bytes", "_waiter"),
+        "held_bytes",
     )
 
-    def __init__(self, length: int, chunks: HeadParser, limits: RequestLimits, budget: Budget) -> None:
+    def __init__(self, length: int, chunks: HeadParser, limit_bytes: int, budget: Budget) -> None:
         self._left = length
         self._chunks = chunks if length < 0 else None
-        self._limits = limits
+        self._limit_bytes = limit_bytes
         self._budget = budget
         self._content: bytes | bytearray = b""
-        self._held_bytes = self._framing_bytes = 0
+        self.held_bytes = self._framing_bytes = 0
         self._fault: Fault | None = None
         self._waiter: asyncio.Future[None] | None = None
-        if length > limits.body_bytes:
-            self._fault = _too_long(limits)
+        if length > limit_bytes:
+            self._fault = _too_long(limit_bytes)
 
     @property
     def complete(self) -> bool:
@@ -76,8 +77,8 @@ class Body:
 
     def release(self) -> None:
         """Free the bytes."""
-        self._budget.give_back(self._held_bytes)
-        self._held_bytes = 0
+        self._budget.give_back(self.held_bytes)
+        self.held_bytes = 0
         self._content = b""
 
     def _counted(self, data: bytes) -> bytes:
@@ -97,11 +98,11 @@ class Body:
         return b""
 
     def _hold(self, piece: bytes) -> None:
-        if self._held_bytes + len(piece) > self._limits.body_bytes:
-            raise _too_long(self._limits)
+        if self.held_bytes + len(piece) > self._limit_bytes:
+            raise _too_long(self._limit_bytes)
         if not self._budget.take(len(piece)):
             raise Fault(429, "waiting requests use all memory for request bodies; retry later")
-        self._held_bytes += len(piece)
+        self.held_bytes += len(piece)
         if not self._content:
             self._content = piece
         else:
@@ -114,5 +115,5 @@ class Body:
             self._waiter.set_result(None)
 
 
-def _too_long(limits: RequestLimits) -> Fault:
-    return Fault(413, f"the body is longer than {limits.body_bytes} bytes")
+def _too_long(limit_bytes: int) -> Fault:
+    return Fault(413, f"the body is longer than {limit_bytes} bytes")

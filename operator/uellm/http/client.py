@@ -70,11 +70,14 @@ class EnginePool:
         """Connections with a request in progress."""
         return len(self.connections) - len(self._idle)
 
-    async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
+    async def send(
+        self, method: str, target: bytes, headers: Pairs, body: bytes, *, switches: bool = False
+    ) -> Upstream:
         """Send a request; return when the head of the answer is there. Raises EngineUnreachable, EngineLost.
 
         `headers` contains neither Content-Length nor Transfer-Encoding: `body` is complete. The caller reads the answer
-        to its end or aborts it.
+        to its end or aborts it. `switches`: the headers ask for another protocol. If the answer is 101, its body is
+        what the server sends in that protocol, and `Upstream.write` sends to the server.
         """
         connection = self._rested() or await self._connect()
         lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target)]
@@ -83,7 +86,9 @@ class EnginePool:
             lines.append(f"Host: {self._address.host}:{self._address.port}".encode())
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append(b"Content-Length: %d" % len(body))
-        upstream = connection.ask(b"\r\n".join(lines) + b"\r\n\r\n", body, head_only=method == "HEAD")
+        upstream = connection.ask(
+            b"\r\n".join(lines) + b"\r\n\r\n", body, head_only=method == "HEAD", switches=switches
+        )
         try:
             await upstream.head()
         except BaseException:

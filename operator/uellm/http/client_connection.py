@@ -33,8 +33,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         *("_between", "_complete", "_fields", "_head_bytes", "_head_only", "_in_body", "_last_pieces", "_parser"),
-        *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_upstream", "closed", "idle_alarm"),
-        *("on_body", "take_chunk", "transport"),
+        *("_paused", "_pieces", "_pool", "_reason", "_reusable", "_sized", "_switched", "_switches", "_upstream"),
+        *("closed", "idle_alarm", "on_body", "take_chunk", "transport"),
     )
 
     transport: asyncio.Transport
@@ -45,17 +45,17 @@ class ClientConnection(asyncio.Protocol):
         self._paused = False
         self.idle_alarm: TimerHandle | None = None
         self.closed = False
-        self._expect(head_only=False)
+        self._expect(head_only=False, switches=False)
 
-    def ask(self, head: bytes, body: bytes, *, head_only: bool) -> Upstream:
-        """Send a request."""
-        self._expect(head_only=head_only)
+    def ask(self, head: bytes, body: bytes, *, head_only: bool, switches: bool = False) -> Upstream:
+        """Send a request. `switches`: it asks for another protocol, so 101 is an answer."""
+        self._expect(head_only=head_only, switches=switches)
         upstream = self._upstream = Upstream(self)
         self.transport.writelines((head, body) if body else (head,))
         return upstream
 
-    def _expect(self, *, head_only: bool) -> None:
-        self._head_only = head_only
+    def _expect(self, *, head_only: bool, switches: bool) -> None:
+        self._head_only, self._switches, self._switched = head_only, switches, False
         self._reason = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
@@ -78,6 +78,11 @@ class ClientConnection(asyncio.Protocol):
         if self._paused and not self.closed:
             self._paused = False
             self.transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes in the protocol that the connection switched to."""
+        if not self.closed:
+            self.transport.write(data)
 
     def cut(self) -> None:
         """Close at once; vLLM then aborts the request."""
@@ -113,9 +118,19 @@ class ClientConnection(asyncio.Protocol):
                 self._parse(upstream, data)
 
     def _parse(self, upstream: Upstream, data: bytes) -> None:
+        if self._switched:
+            self._pieces.append(data)
+            self._deliver(upstream)
+            return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._in_body and self._switches and not self._complete:
+                self._switched = True
+                self._pieces[:] = [data[upgrade.args[0] :]] if upgrade.args[0] < len(data) else []
+            else:
+                self._reusable = False
+        except httptools.HttpParserError:
             if not self._complete:
                 self._lost("the answer cannot be read as HTTP")
                 return
@@ -146,6 +161,16 @@ class ClientConnection(asyncio.Protocol):
         self._deliver(upstream)
         if self._upstream is upstream:
             self._done(upstream)
+
+    def pause_writing(self) -> None:
+        """The write buffer is full."""
+        if self._upstream is not None and self._upstream.on_pause is not None:
+            self._upstream.on_pause()
+
+    def resume_writing(self) -> None:
+        """The write buffer has drained."""
+        if self._upstream is not None and self._upstream.on_resume is not None:
+            self._upstream.on_resume()
 
     def eof_received(self) -> None:
         """The engine closes the connection; it takes no further request."""
@@ -182,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self._complete:
             return
-        if status < 200:
+        if status < 200 and not (status == 101 and self._switches):
             self._reason, self._fields = b"", []
             return
         self._in_body = True
@@ -204,7 +229,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is complete, unless it was an informational one."""
-        if self._in_body and not self._complete:
+        if self._in_body and not self._complete and self._parser.get_status_code() != 101:
             self._complete = True
             self._last_pieces = len(self._pieces)
 

@@ -26,11 +26,11 @@ _ONCE = (b"host", b"content-length", b"transfer-encoding")
 class HeadFinder:
     """Finds the end of a head in bytes that arrive in pieces; each byte is examined once."""
 
-    __slots__ = ("_checked", "_limits", "_line_bytes")
+    __slots__ = ("_checked", "_fields", "_limits", "_line_bytes")
 
     def __init__(self, limits: RequestLimits) -> None:
         self._limits = limits
-        self._checked = self._line_bytes = 0
+        self._checked = self._line_bytes = self._fields = 0
 
     def find(self, data: bytes) -> int:
         """Length of the head at the start of `data`; 0 while it is incomplete. Raises Fault for a bad line.
@@ -44,10 +44,10 @@ class HeadFinder:
                 self._begin(line)
             elif line == b"\r\n":
                 self._measure(end)
-                self._checked = self._line_bytes = 0
+                self._checked = self._line_bytes = self._fields = 0
                 return end
-            elif _FIELD_LINE.fullmatch(line) is None:
-                raise Fault(400, _BROKEN)
+            else:
+                self._count(line)
         self._measure(len(data))
         return 0
 
@@ -57,6 +57,13 @@ class HeadFinder:
         if _REQUEST_LINE.fullmatch(line) is None:
             raise Fault(400, _BROKEN)
         self._line_bytes = len(line)
+
+    def _count(self, line: bytes) -> None:
+        self._fields += 1
+        if self._fields > self._limits.headers:
+            raise Fault(431, f"there are more than {self._limits.headers} headers")
+        if _FIELD_LINE.fullmatch(line) is None:
+            raise Fault(400, _BROKEN)
 
     def _measure(self, size_bytes: int) -> None:
         limits = self._limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -12,6 +13,9 @@ LOG = logging.getLogger("uellm.sidecar")
 BACKLOG = 4096
 AT_ONCE = 64
 """Connections accepted per iteration: enough for a burst, few enough not to delay the open streams."""
+
+NO_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT))
+"""What a kernel without IPv6, or without IPv4, answers."""
 
 RETRY_S = 1.0
 """Pause after an error, such as running out of file descriptors."""
@@ -27,25 +31,37 @@ class Listener:
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def open(self, host: str, port: int) -> int:
-        """Listen on every address of the name; return the port (0 picks a free one). Raises OSError."""
-        found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+        """Listen on every address of the name; return the port (0 picks a free one). Raises OSError.
+
+        An empty name: every address of the machine, of IPv4 and IPv6, as far as it has them.
+        """
+        found = await self._loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        missing: OSError | None = None
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            try:
                 port = self._bind(family, (address[0], port, *address[2:]))
-        except OSError:
-            self.close()
-            raise
+            except OSError as error:
+                if host or error.errno not in NO_FAMILY:
+                    self.close()
+                    raise
+                missing = error
+        if missing is not None and not self._sockets:
+            raise missing
         return port
 
     def _bind(self, family: int, address: tuple[object, ...]) -> int:
         listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(BACKLOG)
+        except OSError:
+            listening.close()
+            raise
         self._sockets.append(listening)
-        listening.setblocking(False)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
         self._loop.add_reader(listening.fileno(), self._take, listening)
         port: int = listening.getsockname()[1]
         return port

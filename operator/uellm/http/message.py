@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Pairs = Sequence[tuple[bytes, bytes]]
 """Header fields in their order, as they are on the wire."""
@@ -31,15 +31,26 @@ class Fault(Exception):
 class RequestLimits:
     """Bounds on what a client may send and how long it may take. Bytes and seconds."""
 
-    line_bytes: int = 8 * KIB
-    headers_bytes: int = 16 * KIB
-    body_bytes: int = 10 * MIB
+    line_bytes: int = 65 * KIB
+    """vLLM's parser takes targets of up to 65,534 bytes."""
+    headers_bytes: int = 4 * MIB
+    """vLLM's `--h11-max-incomplete-event-size`."""
+    headers: int = 1024
+    """Number of header fields."""
+    body_bytes: int = 256 * MIB
+    """vLLM has no limit of its own, so a body may take all the memory that there is for bodies."""
+    body_bytes_of: dict[str, int] = field(default_factory=dict)
+    """Other limits by path."""
     ahead_bytes: int = 64 * KIB
-    """Bytes a client may send during a request for the next one; beyond that the socket is not read."""
+    """Bytes a client may send during a request for the next one; beyond that the socket is not read. A longer head
+    counts in the memory budget."""
     header_deadline_s: float = 10.0
-    """From the connection's begin, or the next request's first byte, to the end of its head."""
+    """From the request's first byte to the end of its head."""
     body_deadline_s: float = 30.0
-    idle_s: float = 75.0
+    """For a body. A longer one has more time while it arrives at `body_bytes_per_s` or faster."""
+    body_bytes_per_s: float = 64.0 * KIB
+    idle_s: float = 4200.0
+    """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
     linger_s: float = 2.0
     """How long further data is read and dropped after an answer that was sent before the request was complete."""
     flush_s: float = 60.0

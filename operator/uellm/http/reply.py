@@ -25,6 +25,15 @@ class _ReplyConnection(Protocol):
 
     def abort(self) -> None: ...
 
+    def tunnel(self, take: Callable[[bytes], None]) -> None: ...
+
+    def pause_tunnel(self) -> None: ...
+
+    def resume_tunnel(self) -> None: ...
+
+
+_VERSION = b"HTTP/1.1 "
+
 
 class Reply:
     """One answer: `start`, any number of `write`, `finish`; or `send` for all of it; or `abort`.
@@ -34,7 +43,7 @@ class Reply:
     """
 
     __slots__ = (
-        *("_head", "_head_only", "_http_10", "_send", "_waiter", "chunked", "close", "finished"),
+        *("_head", "_head_only", "_http_10", "_probed_bytes", "_send", "_waiter", "chunked", "close", "finished"),
         *("link", "on_pause", "on_resume", "started"),
     )
 
@@ -47,6 +56,7 @@ class Reply:
         self.chunked = False
         """The body goes in chunks; known from `start` on."""
         self._head = b""
+        self._probed_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self.close = close
         """The connection is closed after this answer. May be set until `start`."""
@@ -83,7 +93,7 @@ class Reply:
         self._head_only = not has_body
         self.started = True
         # The head is sent together with the first bytes of the body if they are there by then.
-        self._head = b"\r\n".join(lines) + b"\r\n\r\n"
+        self._head = (b"\r\n".join(lines) + b"\r\n\r\n")[self._probed_bytes :]
         asyncio.get_running_loop().call_soon(self._put, b"")
 
     def write(self, piece: bytes) -> None:
@@ -108,6 +118,26 @@ class Reply:
         self.start(status, own)
         self.write(body)
         self.finish()
+
+    def switch(self, headers: Pairs, reason: bytes, take: Callable[[bytes], None]) -> None:
+        """Answer 101. From now on `write` sends bytes as they are, and the client's go to `take`."""
+        lines = [b"HTTP/1.1 101 " + reason, *(b"%b: %b" % field for field in headers)]
+        self.started = self.close = True
+        self._put(b"\r\n".join(lines) + b"\r\n\r\n")
+        self.link.tunnel(take)
+
+    def probe(self) -> None:
+        """Send a byte of the answer early, so that a client that has left answers with a reset.
+
+        Of the status line, or of the next chunk's size, which may begin with zeros.
+        """
+        if self.link.closed or self.finished or self._head:
+            return
+        if not self.started and self._probed_bytes < len(_VERSION):
+            self._send(_VERSION[self._probed_bytes : self._probed_bytes + 1])
+            self._probed_bytes += 1
+        elif self.started and self.chunked:
+            self._send(b"0")
 
     def abort(self) -> None:
         """Cut the connection, so that a partial answer is not taken for a complete one."""

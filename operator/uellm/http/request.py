@@ -13,15 +13,13 @@ from uellm.http.reply import Reply
 class Request:
     """A client's request. `body` is there after `read` was awaited, and until `release`."""
 
-    __slots__ = ("_body", "_go_on", "_head", "body", "peer")
+    __slots__ = ("_body", "_go_on", "_head", "body")
 
-    def __init__(self, head: Head, body: Body, peer: str, go_on: Callable[[], None]) -> None:
+    def __init__(self, head: Head, body: Body, go_on: Callable[[], None]) -> None:
         self._head = head
         self._body = body
         self._go_on = go_on
         self.body = b""
-        self.peer = peer
-        """The client's address; empty: not known."""
 
     @property
     def method(self) -> str:

@@ -22,6 +22,16 @@ class Server:
         self.port = 0
 
     @property
+    def limits(self) -> RequestLimits:
+        """The limits in force."""
+        return self._service.limits
+
+    @limits.setter
+    def limits(self, limits: RequestLimits) -> None:
+        """Those of bodies and idle connections are in force at once, the others for new connections."""
+        self._service.limits = limits
+
+    @property
     def connections(self) -> set[ServerConnection]:
         """The open connections."""
         return self._service.connections

@@ -19,8 +19,13 @@ LOG = logging.getLogger("uellm.sidecar")
 
 WRITE_BUFFER_BYTES = 64 * 1024
 
+PROBES_S = (0.02, 0.1, 0.5, 2.0, 5.0)
+"""Times after a client closed its side at which it is probed again."""
 
-@dataclass(frozen=True)
+_IDLE_TOO_LONG = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+@dataclass
 class ServerContext:
     """What all connections of one port share."""
 
@@ -48,9 +53,12 @@ class ServerConnection(asyncio.Protocol):
         self._body: Body | None = None
         self._reply: Reply | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tunnel: Callable[[bytes], None] | None = None
         self._alarm: TimerHandle | None = None
         self._body_alarm: TimerHandle | None = None
-        self._started = self._reading_paused = self._ending = False
+        self._head_bytes = 0
+        """Bytes of the buffer that count in the budget."""
+        self._started = self._reading_paused = self._ending = self._half_closed = False
         self.writing_paused = self.closed = False
 
     @property
@@ -61,18 +69,21 @@ class ServerConnection(asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; the deadline of its first head starts."""
+        """A client connected. It may send its first request later, as those of load balancers do."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._service.connections.add(self)
         if len(self._service.connections) > self._service.limits.connections:
             self._refuse(Fault(503, "too many connections; retry later"))
         else:
-            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+            self._set_alarm(self._service.limits.idle_s, self._idle_too_long)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a head, of a body, of the next request, or of a request that was refused."""
         if self._ending:
+            return
+        if self._tunnel is not None:
+            self._tunnel(data)
             return
         if self._body is not None and not self._body.complete:
             data = self._body.feed(data)
@@ -89,10 +100,18 @@ class ServerConnection(asyncio.Protocol):
         self._buffer += data
         self._next()
 
-    def eof_received(self) -> None:
-        """The client disconnected. One that only half-closes looks the same and is treated alike."""
-        if self.busy:
-            self.drop()
+    def eof_received(self) -> bool:
+        """The client closed its side: it left, or it only has nothing more to send. Probes tell which.
+
+        Both look the same until something is sent: a client that left answers with a reset.
+        """
+        if not self.busy or self._tunnel is not None or (self._body is not None and not self._body.complete):
+            if self.busy:
+                self.drop()
+            return False
+        self._half_closed = True
+        self._probe(PROBES_S)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed. A running handler is cancelled."""
@@ -100,7 +119,7 @@ class ServerConnection(asyncio.Protocol):
         if not self._service.connections:
             self._service.empty.set()
         self._stop_alarms()
-        self._buffer = b""
+        self._forget_buffer()
         if not self.closed:
             self._leave()
 
@@ -130,20 +149,26 @@ class ServerConnection(asyncio.Protocol):
             if end:
                 parser = HeadParser()
                 self._begin(parser.parse(self._buffer[:end]), parser, end)
+            else:
+                self._hold_head()
         except Fault as fault:
             self._refuse(fault)
 
     def _begin(self, head: Head, parser: HeadParser, end: int) -> None:
         service = self._service
         self._stop_alarms()
-        rest, self._buffer = self._buffer[end:], b""
-        body = self._body = Body(head.length, parser, service.limits, service.budget)
+        rest = self._buffer[end:]
+        self._forget_buffer()
+        limit_bytes = service.limits.body_bytes_of.get(head.path, service.limits.body_bytes)
+        body = self._body = Body(head.length, parser, limit_bytes, service.budget)
         if rest and not body.complete:
             rest = body.feed(rest)
         self._buffer = rest
         if not body.complete:
-            self._body_alarm = self._loop.call_later(service.limits.body_deadline_s, self._body_late, body)
-        request = Request(head, body, self._peer(), self._continue)
+            self._body_alarm = self._loop.call_later(
+                service.limits.body_deadline_s, self._body_late, body, self._loop.time()
+            )
+        request = Request(head, body, self._continue)
         close = not head.keep_alive
         self._reply = Reply(self, http_10=head.http_10, head_only=head.method == "HEAD", close=close)
         self._started = False
@@ -160,7 +185,7 @@ class ServerConnection(asyncio.Protocol):
             LOG.error("a request's handler failed by %s", type(error).__name__)
         finally:
             request.release()
-            self._task = self._reply = self._body = None
+            self._task = self._reply = self._body = self._tunnel = None
             if self._body_alarm is not None:
                 self._body_alarm.cancel()
                 self._body_alarm = None
@@ -173,10 +198,10 @@ class ServerConnection(asyncio.Protocol):
             self.abort()
         elif not body.complete or body.surplus or body.failed:
             self._linger()
-        elif reply.close:
+        elif reply.close or (self._half_closed and not self._buffer):
             self._flush()
         else:
-            self._set_alarm(self._service.limits.idle_s, self.abort)
+            self._set_alarm(self._service.limits.idle_s, self._idle_too_long)
             if self._reading_paused:
                 self._reading_paused = False
                 self.transport.resume_reading()
@@ -184,7 +209,54 @@ class ServerConnection(asyncio.Protocol):
                 self._set_alarm(self._service.limits.header_deadline_s, self.abort)
                 self._next()
 
+    def _hold_head(self) -> None:
+        """Count a long head that is not complete yet in the budget. Raises Fault."""
+        over_bytes = len(self._buffer) - self._service.limits.ahead_bytes - self._head_bytes
+        if over_bytes > 0:
+            if not self._service.budget.take(over_bytes):
+                raise Fault(429, "waiting requests use all memory; retry later")
+            self._head_bytes += over_bytes
+
+    def _forget_buffer(self) -> None:
+        self._buffer = b""
+        self._service.budget.give_back(self._head_bytes)
+        self._head_bytes = 0
+
+    def _probe(self, times_s: tuple[float, ...]) -> None:
+        if self.closed or self._reply is None:
+            return
+        self._reply.probe()
+        if times_s:
+            self._loop.call_later(times_s[0], self._probe, times_s[1:])
+
+    # Tunnels.
+
+    def tunnel(self, take: Callable[[bytes], None]) -> None:
+        """From now on the client's bytes go to `take`, until the handler ends."""
+        self._tunnel = take
+        data, self._buffer = self._buffer, b""
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        if data:
+            take(data)
+
+    def pause_tunnel(self) -> None:
+        """Stop reading from the client."""
+        if not self.closed:
+            self.transport.pause_reading()
+
+    def resume_tunnel(self) -> None:
+        """Resume reading from the client."""
+        if not self.closed:
+            self.transport.resume_reading()
+
     # Ends.
+
+    def _idle_too_long(self) -> None:
+        """Say so before the end: a request that is just on its way gets an answer after which it can be sent again."""
+        self.transport.write(_IDLE_TOO_LONG)
+        self._linger()
 
     def abort(self) -> None:
         """Cut the connection; a running handler continues."""
@@ -218,7 +290,7 @@ class ServerConnection(asyncio.Protocol):
     def _linger(self) -> None:
         """Close after the client has the answer: closing a socket with unread bytes would discard the answer."""
         self._ending = True
-        self._buffer = b""
+        self._forget_buffer()
         self._stop_alarms()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -235,12 +307,12 @@ class ServerConnection(asyncio.Protocol):
         if not self.closed:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _body_late(self, body: Body) -> None:
-        body.fail(Fault(408, f"the body did not arrive within {self._service.limits.body_deadline_s:g} s"))
-
-    def _peer(self) -> str:
-        peer = self.transport.get_extra_info("peername")
-        return str(peer[0]) if isinstance(peer, tuple) and peer else ""
+    def _body_late(self, body: Body, started_s: float) -> None:
+        limits, taken_s = self._service.limits, self._loop.time() - started_s
+        if body.held_bytes >= taken_s * limits.body_bytes_per_s:
+            self._body_alarm = self._loop.call_later(limits.body_deadline_s, self._body_late, body, started_s)
+        else:
+            body.fail(Fault(408, f"the body did not arrive within {taken_s:.3g} s"))
 
     def _set_alarm(self, seconds: float, call: Callable[[], None]) -> None:
         if self._alarm is not None:

@@ -28,19 +28,28 @@ class _AnswerConnection(Protocol):
 
     def cut(self) -> None: ...
 
+    def write(self, data: bytes) -> None: ...
+
     take_chunk: Callable[[bytes], bool] | None
 
 
 class Upstream:
     """One answer. Its body is read by `pipe`, or piece by piece by `next_piece`; `abort` ends it early."""
 
-    __slots__ = ("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "reason", "sink", "status")
+    __slots__ = (
+        *("_connection", "_error", "_pieces", "_waiter", "ended", "headers", "on_pause", "on_resume", "reason"),
+        *("sink", "status"),
+    )
 
     def __init__(self, connection: _AnswerConnection) -> None:
         self._connection: _AnswerConnection | None = connection
         self._pieces: list[bytes] = []
         self.sink: Callable[[bytes], None] | None = None
         """Receives the pieces. Set by `pipe`; the sink itself may set another one."""
+        self.on_pause: Callable[[], None] | None = None
+        """Called when what `write` sends fills the write buffer."""
+        self.on_resume: Callable[[], None] | None = None
+        """Called when the write buffer has drained."""
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self.ended = False
@@ -82,6 +91,11 @@ class Upstream:
         """
         if self._connection is not None:
             self._connection.take_chunk = take
+
+    def write(self, data: bytes) -> None:
+        """Send bytes in the protocol that a 101 switched to."""
+        if self._connection is not None:
+            self._connection.write(data)
 
     def hold(self) -> None:
         """Stop reading until `go_on`."""

@@ -12,6 +12,7 @@ from uellm.kube.errors import (
     Unauthorized,
     Unavailable,
 )
+from uellm.kube.fence import Fenced
 from uellm.kube.kinds import (
     CONFIGMAP,
     CRD,
@@ -51,6 +52,7 @@ __all__ = [
     "AlreadyExists",
     "Conflict",
     "Event",
+    "Fenced",
     "Forbidden",
     "Gone",
     "Invalid",

@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from uellm.kube.errors import Conflict, NotFound
+from uellm.kube.fence import WritableFor, always
 from uellm.kube.kinds import POD, Kind, kind_of
-from uellm.kube.transport import Transport
+from uellm.kube.transport import Observe, Transport, unobserved
 from uellm.kube.watch import SESSION_S, SILENCE_S, Event, Watch, lean, list_all
 
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
+MERGE = "application/merge-patch+json"
 
 
 class Kube:
@@ -24,9 +26,20 @@ class Kube:
         self._transport = transport
 
     @classmethod
-    async def connect(cls, *, kubeconfig: str | None = None, context: str | None = None) -> Kube:
-        """Read the credentials from the file, else from the pod, else from KUBECONFIG. Sends nothing yet."""
-        return cls(await Transport.open(kubeconfig, context))
+    async def connect(
+        cls,
+        *,
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        writable_for: WritableFor = always,
+        observe: Observe = unobserved,
+    ) -> Kube:
+        """Read the credentials from the file, else from the pod, else from KUBECONFIG. Sends nothing yet.
+
+        `writable_for`: seconds for which this process may write from now on; without, it always may. `observe` is
+        called after every request.
+        """
+        return cls(await Transport.open(kubeconfig, context, writable_for, observe))
 
     async def close(self) -> None:
         """Close every connection; watches end."""
@@ -80,9 +93,37 @@ class Kube:
         """Server-side apply of the status subresource; the object must exist. Raises NotFound."""
         return await self._apply(obj, "status", manager, True, False)
 
-    async def delete(self, kind: Kind, name: str, namespace: str | None = None, *, uid: str | None = None) -> bool:
-        """Delete an object and, in the background, what it owns. False where no such object (of this uid) exists."""
+    async def annotate(
+        self, kind: Kind, name: str, namespace: str | None, annotations: Mapping[str, str | None], *, uid: str
+    ) -> bool:
+        """Set annotations of an object, and remove those that are None. False where no such object of this uid exists.
+
+        Server-side apply could not remove what another manager has set.
+        """
+        body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        path = kind.path(namespace=namespace, name=name)
+        try:
+            await self._transport.call("PATCH", path, body=body, content_type=MERGE)
+        except (NotFound, Conflict):
+            return False
+        return True
+
+    async def delete(
+        self,
+        kind: Kind,
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        grace_s: int | None = None,
+    ) -> bool:
+        """Delete an object and, in the background, what it owns. False where no such object (of this uid) exists.
+
+        `grace_s`: a pod's grace period instead of its own; 0 does not wait for its kubelet.
+        """
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if grace_s is not None:
+            body["gracePeriodSeconds"] = grace_s
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         try:

@@ -53,6 +53,8 @@ DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", True)
 REPLICASET = Kind("apps/v1", "ReplicaSet", "replicasets", True)
 PDB = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", True)
 EVENT = Kind("events.k8s.io/v1", "Event", "events", True)
+CORE_EVENT = Kind("v1", "Event", "events", True)
+"""The same objects by their older name, by which they can be selected by the object that they are about."""
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
@@ -70,6 +72,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         REPLICASET,
         PDB,
         EVENT,
+        CORE_EVENT,
         LEASE,
         CRD,
     )

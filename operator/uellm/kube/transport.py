@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from uellm.errors import UellmError
-from uellm.kube import config
+from uellm.kube import config, fence
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
 
 REQUEST_TIMEOUT_S = 60.0
@@ -26,6 +27,13 @@ CONNECT_TIMEOUT_S = 10.0
 USER_AGENT = "uellm-operator"
 
 logger = logging.getLogger(__name__)
+
+Observe = Callable[[str, int, float], None]
+"""Called after every request with its verb (a method or WATCH), the status code (0: no answer) and its seconds."""
+
+
+def unobserved(verb: str, code: int, seconds: float) -> None:
+    """Nobody counts requests."""
 
 
 class _Request(NamedTuple):
@@ -39,22 +47,42 @@ class _Request(NamedTuple):
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
 
+    @property
+    def verb(self) -> str:
+        return "WATCH" if "watch" in self.query else self.method
+
 
 class Transport:
     """A connection pool to one API server. `close` it at the end."""
 
-    def __init__(self, api: Any, reload: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        api: Any,
+        reload: Callable[[], Awaitable[Any]],
+        writable_for: fence.WritableFor = fence.always,
+        observe: Observe = unobserved,
+    ) -> None:
         self._api = api
         self._reload = reload
+        self._writable_for = writable_for
+        self._observe = observe
         self._renewing = asyncio.Lock()
 
     @classmethod
-    async def open(cls, kubeconfig: str | None, context: str | None = None) -> Transport:
+    async def open(
+        cls,
+        kubeconfig: str | None,
+        context: str | None = None,
+        writable_for: fence.WritableFor = fence.always,
+        observe: Observe = unobserved,
+    ) -> Transport:
         """Read the credentials; nothing is sent yet."""
         configuration = await config.load(kubeconfig, context)
+        traces = {"trace_configs": [fence.trace_config(writable_for)]}
+        configuration.client_session_kwargs = {**(configuration.client_session_kwargs or {}), **traces}
         from kubernetes.aio.client import ApiClient
 
-        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context))
+        return cls(ApiClient(configuration), lambda: config.load(kubeconfig, context), writable_for, observe)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -74,8 +102,10 @@ class Transport:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        """Send one request and read the whole answer. Raises KubeError."""
-        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
+        """Send one request and read the whole answer. Raises KubeError; Fenced for a write that is not allowed now."""
+        fence.check(method, self._writable_for)
+        total_s = REQUEST_TIMEOUT_S if method == "GET" else min(REQUEST_TIMEOUT_S, self._writable_for())
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
         request = _Request(method, path, query or {}, body, content_type, timeout)
         async with self._exchange(request) as response:
             answer = await response.read()
@@ -128,10 +158,15 @@ class Transport:
         if token:
             headers["Authorization"] = token
         url = self.host + request.path + ("?" + urlencode(request.query) if request.query else "")
-        answer = await self._api.call_api(
-            request.method, url, header_params=headers, body=request.body, _request_timeout=request.timeout
-        )
-        response: aiohttp.ClientResponse = answer.response
+        start_s, code = time.monotonic(), 0
+        try:
+            answer = await self._api.call_api(
+                request.method, url, header_params=headers, body=request.body, _request_timeout=request.timeout
+            )
+            response: aiohttp.ClientResponse = answer.response
+            code = response.status
+        finally:
+            self._observe(request.verb, code, time.monotonic() - start_s)
         if not response.ok:
             raise await _error(response, str(request))
         return response

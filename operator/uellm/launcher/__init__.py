@@ -4,7 +4,7 @@ Shipped as a zipapp of `uellm.{errors,hardware,models,planner,launcher}` (`pytho
 by the engine image's own interpreter (Python >= 3.10). Of other packages it needs numpy alone, which vLLM depends on:
 
     python3 /uellm-bin/launcher.pyz --plan /etc/uellm/plan.json --placement /run/uellm/placement.json \
-            --listen 127.0.0.1:8001
+            --listen 127.0.0.1:8001 --probe-port 8003 --sidecar 127.0.0.1:8002
     python3 /uellm-bin/launcher.pyz --drain http://127.0.0.1:8002/uellm/drain          (the preStop hook)
 
 What it needs of the pod:
@@ -23,6 +23,10 @@ environment does not: VLLM_HOST_IP and GLOO_SOCKET_IFNAME (loopback: the ranks a
 VLLM_NO_USAGE_STATS, HF_HUB_OFFLINE (a model that lies on a mounted path), and on the CPU engine
 VLLM_CPU_OMP_THREADS_BIND.
 
-Exit status: it becomes the engine. Where it cannot, 1: the reason is in the placement report (`error.reason`,
-`error.message`), on standard error and in /dev/termination-log.
+A parent stays behind, as the container's first process: it passes the engine's output on, answers the kubelet's probes
+at --probe-port, hands signals on, and ends with the engine's status. Of an engine that fails it writes the cause and
+the last lines to /dev/termination-log.
+
+Exit status: the engine's. Where the launcher cannot become the engine, 1: the reason is in the placement report
+(`error.reason`, `error.message`), on standard error and in /dev/termination-log.
 """

@@ -1,4 +1,4 @@
-"""The launcher's command line: bind and become the engine, or drain."""
+"""The launcher's command line: bind and become the engine, with a parent that watches it; or drain."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from uellm.errors import PlanError, UellmError
-from uellm.launcher import report
-from uellm.launcher.drain import drain
+from uellm.launcher import probes, report
+from uellm.launcher.drain import TIMEOUT_S, drain
+from uellm.launcher.engine_version import check_engine
 from uellm.launcher.init import stand_by
 from uellm.placement_report import LaunchFailure
 
@@ -20,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns only where there is no engine to become: 1 it cannot be launched, 2 bad command line."""
     args = _parser().parse_args(argv)
     if args.drain:
-        return drain(args.drain)
-    stand_by()
+        return drain(args.drain, args.placement.parent, timeout_s=args.drain_timeout)
+    stand_by(serve=_probes(args))
     environment = dict(os.environ)
     plan_hash = ""
     try:
@@ -40,7 +42,7 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
     """Become the engine. Raises PlanError, or OSError where the engine cannot be executed."""
     try:
         # numpy comes with the engine's image. Imported here, a missing one can be reported, and `--drain` needs none.
-        from uellm.launcher.bind import announce, prepare
+        from uellm.launcher.bind import announce, prepare, read_advice
         from uellm.planner.handover.plan_document import PlanDocument
     except ModuleNotFoundError as error:
         if error.name != "numpy":
@@ -51,10 +53,18 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
             "image, or add numpy to yours",
         ) from error
     document = PlanDocument.from_json(content, str(args.plan))
-    found, binding, command = prepare(document, listen=args.listen, environment=environment)
-    report.write(args.placement, report.started(document, plan_hash, found, binding, command))
+    advice = read_advice(args.devices)
+    found, binding, command = prepare(document, advice, listen=args.listen, environment=environment)
+    check_engine(command.argv)
+    report.write(args.placement, report.started(document, advice, plan_hash, found, binding, command))
     announce(found, binding, command)
     os.execve(command.argv[0], command.argv, dict(command.environment))
+
+
+def _probes(args: argparse.Namespace) -> Callable[[], None] | None:
+    if args.probe_port is None:
+        return None
+    return partial(probes.serve, args.probe_port, args.listen, args.sidecar)
 
 
 def _read(path: Path) -> bytes:
@@ -74,9 +84,22 @@ def _listen(value: str) -> tuple[str, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description="Binds a plan to this container's devices; runs vLLM")
     parser.add_argument("--plan", type=Path, default=Path("/etc/uellm/plan.json"), help="plan.json of the ConfigMap")
+    parser.add_argument(
+        "--devices",
+        type=Path,
+        default=Path("/etc/uellm-devices/devices.json"),
+        help="devices.json, facts of single GPUs; it may be missing",
+    )
     parser.add_argument("--placement", type=Path, default=Path("/run/uellm/placement.json"), help="report to write")
     parser.add_argument("--listen", type=_listen, default=("127.0.0.1", 8001), metavar="HOST:PORT", help="the engine's")
+    parser.add_argument("--probe-port", type=int, metavar="PORT", help="answer the kubelet's probes of the engine here")
+    parser.add_argument(
+        "--sidecar", type=_listen, default=("127.0.0.1", 8002), metavar="HOST:PORT", help="the sidecar's metrics port"
+    )
     parser.add_argument("--drain", metavar="URL", help="ask the sidecar at URL to drain, wait, and do nothing else")
+    parser.add_argument(
+        "--drain-timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="how long to wait for it"
+    )
     return parser
 
 

@@ -6,21 +6,35 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
+from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher.command import EngineCommand, engine_command
 from uellm.launcher.devices import FoundDevices, find_devices
 from uellm.planner.handover import late_binding
+from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 from uellm.planner.handover.late_binding import Binding
 from uellm.planner.handover.plan_document import PlanDocument
 
 
+def read_advice(path: Path) -> DeviceFacts:
+    """devices.json; nothing where it is missing or of another version, for an engine must start without it."""
+    try:
+        return DeviceFacts.from_json(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return NO_FACTS
+    except (OSError, UnreadableDocument) as error:
+        print(f"uellm launcher: going on without {path}: {error}", file=sys.stderr, flush=True)
+        return NO_FACTS
+
+
 def prepare(
-    document: PlanDocument, *, listen: tuple[str, int], environment: Mapping[str, str]
+    document: PlanDocument, advice: DeviceFacts, *, listen: tuple[str, int], environment: Mapping[str, str]
 ) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document.platform == "cpu")
-    binding = late_binding.bind(document, found.uuids)
+    binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts)
     check(binding, found, layers=len(document.task.layer_bytes))
     command = engine_command(
         document.engine,

@@ -1,29 +1,28 @@
-"""Which devices this container really has, by uuid.
+"""Which devices this container really has, by uuid, and what they are.
 
 `nvidia-smi -L` is asked first: it tells what the driver shows to this container, whichever way the devices came in
 (environment variable, CDI, DRA). NVIDIA_VISIBLE_DEVICES is what it is checked against where it holds uuids, and the
-only source on a simulated node, whose devices no driver knows.
+only source on a simulated node, whose devices no driver knows: there the device plugin also hands over what they are.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
+from uellm.hardware import SIMULATED_DEVICES_VARIABLE, Device
+from uellm.launcher.driver import device_facts, parse_nvidia_smi, run_nvidia_smi
+from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 
 VARIABLE = "NVIDIA_VISIBLE_DEVICES"
 NVIDIA_SMI = "nvidia-smi"
-# The driver's first start on a node without persistence mode takes seconds a GPU.
-NVIDIA_SMI_TIMEOUT_S = 60.0
 
-_GPU_LINE = re.compile(r"^GPU \d+:.*\(UUID: (?P<uuid>[^)\s]+)\)")
 # Begins with no slash and holds no `=`: the device plugin's way by mounts sets a path, and CDI has qualified names.
 _UUID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/]*-[A-Za-z0-9._:/-]*")
-_MIG_LINE = re.compile(r"^\s+MIG .*\(UUID: (?P<uuid>[^)\s]+)\)")
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class FoundDevices:
     uuids: tuple[str, ...]
     source: str
     """`nvidia-smi` or `NVIDIA_VISIBLE_DEVICES`."""
+    facts: DeviceFacts = NO_FACTS
+    """What the source says of the devices; it may know nothing of some."""
 
 
 def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:
@@ -42,56 +43,46 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDev
     """
     variable = environment.get(VARIABLE)
     if simulated:
-        return FoundDevices(
-            _uuids_of_variable(variable, driver="not asked: the plan's devices are simulated"), VARIABLE
-        )
+        uuids = _uuids_of_variable(variable, driver="not asked: the plan's devices are simulated")
+        return FoundDevices(uuids, VARIABLE, _handed_over(environment))
     listed, problem = _ask_nvidia_smi(environment)
     if not listed:
         return FoundDevices(_uuids_of_variable(variable, driver=problem), VARIABLE)
+    known = {device.uuid: device for device in listed}
     allocated = _uuids(variable)
-    if not allocated:
-        return FoundDevices(listed, NVIDIA_SMI)
-    missing = [uuid for uuid in allocated if uuid not in listed]
+    missing = [uuid for uuid in allocated if uuid not in known]
     if missing:
         raise PlanError(
             "NoDevices",
-            f"{VARIABLE} names {missing[0]}, which `nvidia-smi -L` does not list (it has {', '.join(listed)}): "
+            f"{VARIABLE} names {missing[0]}, which `nvidia-smi -L` does not list (it has {', '.join(known)}): "
             "the GPU has left the driver or the container was started without it; check the node's GPU",
         )
     # A privileged container sees every GPU of its node; only the allocated ones are its own.
-    return FoundDevices(tuple(uuid for uuid in listed if uuid in allocated), NVIDIA_SMI)
+    own = tuple(uuid for uuid in known if not allocated or uuid in allocated)
+    # Without the driver's figures a device is known by its uuid alone.
+    told = {uuid: known[uuid] for uuid in own if known[uuid].product}
+    return FoundDevices(own, NVIDIA_SMI, DeviceFacts(told))
 
 
-def parse_nvidia_smi(text: str) -> tuple[str, ...]:
-    """The uuids of `nvidia-smi -L`; a GPU that is cut into MIG devices is listed by those, not by itself."""
-    uuids: list[str] = []
-    parent: str | None = None
-    for line in text.splitlines():
-        if match := _GPU_LINE.match(line):
-            parent = match["uuid"]
-            uuids.append(parent)
-        elif match := _MIG_LINE.match(line):
-            if parent in uuids:
-                uuids.remove(parent)
-            uuids.append(match["uuid"])
-    return tuple(uuids)
+def _handed_over(environment: Mapping[str, str]) -> DeviceFacts:
+    text = environment.get(SIMULATED_DEVICES_VARIABLE)
+    if not text:
+        return NO_FACTS
+    try:
+        return DeviceFacts.from_json(text, SIMULATED_DEVICES_VARIABLE)
+    except UnreadableDocument as error:
+        raise PlanError("NoDevices", str(error)) from error
 
 
-def _ask_nvidia_smi(environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """The uuids, or none and what stood in the way."""
+def _ask_nvidia_smi(environment: Mapping[str, str]) -> tuple[tuple[Device, ...], str]:
+    """The devices, or none and what stood in the way."""
     program = shutil.which(NVIDIA_SMI, path=environment.get("PATH"))
     if program is None:
         return (), "not found in PATH"
-    try:
-        answer = subprocess.run(
-            [program, "-L"], capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return (), str(error)
-    if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout).strip().splitlines()
-        return (), f"exit status {answer.returncode}" + (f", {said[0]}" if said else "")
-    return parse_nvidia_smi(answer.stdout), "lists no GPU"
+    listing, problem = run_nvidia_smi(program, "-L")
+    if problem:
+        return (), problem
+    return device_facts(program, parse_nvidia_smi(listing)), "lists no GPU"
 
 
 def _uuids(variable: str | None) -> tuple[str, ...]:

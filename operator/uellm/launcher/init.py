@@ -1,45 +1,177 @@
-"""A container's first process, which the kernel treats unlike any other.
+"""The engine's parent: a container's first process, which the kernel treats unlike any other.
 
 It ignores signals that it has no handler for. An engine that is still loading has none yet, and would use up the whole
 grace period. It also becomes the parent of every orphaned process.
+
+Because it outlives the engine, it answers the kubelet's probes, and says why the engine failed: it passes the engine's
+output on and keeps the last lines.
 """
 
 from __future__ import annotations
 
 import os
+import selectors
 import signal
+import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
+from uellm.launcher.cause import find_cause
+from uellm.launcher.output import LastLines, Tee
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+# For what the engine's other processes still print once it has ended.
+AFTERWORDS_S = 1.0
+TERMINATION_LOG = Path("/dev/termination-log")
+MESSAGE_BYTES = 4096
+"""What the kubelet takes of a termination message."""
 
 
-def stand_by(*, first: bool | None = None) -> None:
-    """As the first process, stay behind as init and return in a child only; as any other, just return.
+def stand_by(
+    *,
+    first: bool | None = None,
+    serve: Callable[[], None] | None = None,
+    termination_log: Path = TERMINATION_LOG,
+) -> None:
+    """As the first process, stay behind as the engine's parent and return in a child only; as any other, just return.
 
-    Init hands signals on to the child, collects what has died, and ends when the child does, with its status (128 and
-    the signal's number where a signal ended it, as shells have it). `first`: whether we are it, where not known by id.
+    The parent hands signals on to the child, collects what has died, and ends when the child does, with its status (128
+    and the signal's number where a signal ended it, as shells have it). `first`: whether we are it, where not known by
+    id; a process that is to `serve` (start answering probes, in the background) stays behind in any case.
     """
-    if not (os.getpid() == 1 if first is None else first):
+    stays = os.getpid() == 1 if first is None else first
+    if not stays and serve is None:
         return
     # Blocked until there is somebody to hand them on to: none may be lost in between.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    (out, child_out), (errors, child_errors) = os.pipe(), os.pipe()
     child = os.fork()
     if child:
-        os._exit(_serve(child))
+        os.close(child_out)
+        os.close(child_errors)
+        parent = _Parent(child, (out, errors), termination_log)
+        os._exit(parent.run(serve))
+    for source, target in ((child_out, 1), (child_errors, 2)):
+        os.dup2(source, target)
+    for descriptor in (out, errors, child_out, child_errors):
+        os.close(descriptor)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
 
 
-def _serve(child: int) -> int:
-    def hand_on(number: int, _: FrameType | None) -> None:
+class _Parent:
+    def __init__(self, child: int, outputs: tuple[int, int], termination_log: Path) -> None:
+        self._child = child
+        self._lines = LastLines()
+        self._tees = [Tee(source, target, self._lines.add) for source, target in zip(outputs, (1, 2), strict=True)]
+        self._termination_log = termination_log
+        self._stopped = False
+
+    def run(self, serve: Callable[[], None] | None) -> int:
+        """Until the child has ended; its exit status."""
+        wake, woken = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in FORWARDED:
+            signal.signal(number, self._hand_on)
+        if serve is not None:
+            # Threads inherit the mask: the signals are for this one, which handles them.
+            _serve_or_say(serve)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        with selectors.DefaultSelector() as selector:
+            selector.register(wake, selectors.EVENT_READ, None)
+            for tee in self._tees:
+                os.set_blocking(tee.source, False)
+                selector.register(tee.source, selectors.EVENT_READ, tee)
+            status = self._until_it_ends(selector, wake)
+            self._afterwords(selector)
+        for tee in self._tees:
+            tee.finish()
+        if status and not self._stopped:
+            self._explain(status)
+        return status
+
+    def _hand_on(self, number: int, _: FrameType | None) -> None:
+        self._stopped = self._stopped or number in (signal.SIGTERM, signal.SIGINT)
         with suppress(ProcessLookupError):
-            os.kill(child, number)
+            os.kill(self._child, number)
 
-    for number in FORWARDED:
-        signal.signal(number, hand_on)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    while True:
-        process, status = os.waitpid(-1, 0)
-        if process == child:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+    def _until_it_ends(self, selector: selectors.BaseSelector, wake: int) -> int:
+        while True:
+            for key, _ in selector.select():
+                if key.data is None:
+                    with suppress(BlockingIOError):
+                        os.read(wake, 4096)
+                elif not key.data.pump():
+                    selector.unregister(key.fd)
+            if (status := self._collect()) is not None:
+                return status
+
+    def _collect(self) -> int | None:
+        """Collect what has died; the child's exit status where it is among it."""
+        ended = None
+        with suppress(ChildProcessError):
+            while True:
+                process, status = os.waitpid(-1, os.WNOHANG)
+                if not process:
+                    break
+                if process == self._child:
+                    code = os.waitstatus_to_exitcode(status)
+                    ended = code if code >= 0 else 128 - code
+        return ended
+
+    def _afterwords(self, selector: selectors.BaseSelector) -> None:
+        """What is still in the pipes, and what processes that outlive the engine's first one say."""
+        until_s = time.monotonic() + AFTERWORDS_S
+        while len(selector.get_map()) > 1 and (left_s := until_s - time.monotonic()) > 0:
+            for key, _ in selector.select(left_s):
+                if key.data is not None and not key.data.pump():
+                    selector.unregister(key.fd)
+
+    def _explain(self, status: int) -> None:
+        """Write the cause where the kubelet takes it from, unless the launcher has written one itself."""
+        try:
+            if self._termination_log.exists() and not self._termination_log.stat().st_size:
+                self._termination_log.write_bytes(message(self._lines.all(), status))
+        except OSError as problem:
+            print(f"uellm launcher: {self._termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)
+
+
+def message(lines: list[str], status: int) -> bytes:
+    """The termination message: the cause, then as many of the last lines as fit."""
+    last = lines[-1].strip() if lines else "it printed nothing"
+    head = f"uellm launcher: EngineFailed: {find_cause(lines) or _ended_by(status) or last}\n\n".encode()[
+        :MESSAGE_BYTES
+    ]
+    tail: list[bytes] = []
+    room = MESSAGE_BYTES - len(head)
+    for line in reversed(lines):
+        encoded = line.encode() + b"\n"
+        room -= len(encoded)
+        if room < 0:
+            break
+        tail.append(encoded)
+    return head + b"".join(reversed(tail))
+
+
+def _ended_by(status: int) -> str:
+    """In words, where a signal ended the engine."""
+    if status <= 128:
+        return ""
+    try:
+        name = signal.Signals(status - 128).name
+    except ValueError:
+        return ""
+    hint = ": most likely for want of memory" if name == "SIGKILL" else ""
+    return f"it was ended by {name}{hint}"
+
+
+def _serve_or_say(serve: Callable[[], None]) -> None:
+    try:
+        serve()
+    except OSError as problem:
+        print(f"uellm launcher: nobody answers the kubelet's probes: {problem}", file=sys.stderr, flush=True)

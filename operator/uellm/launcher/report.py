@@ -14,6 +14,7 @@ from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
 if TYPE_CHECKING:  # these need numpy, and a missing numpy has to be reported
     from uellm.launcher.command import EngineCommand
     from uellm.launcher.devices import FoundDevices
+    from uellm.planner.handover.device_facts import DeviceFacts
     from uellm.planner.handover.late_binding import Binding
     from uellm.planner.handover.plan_document import PlanDocument
 
@@ -21,20 +22,24 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 
 def started(
-    document: PlanDocument, plan_hash: str, found: FoundDevices, binding: Binding, command: EngineCommand
+    document: PlanDocument,
+    advice: DeviceFacts,
+    plan_hash: str,
+    found: FoundDevices,
+    binding: Binding,
+    command: EngineCommand,
 ) -> PlacementReport:
     """The report of a binding that succeeded."""
-    bound = [document.devices[uuid].device for uuid in binding.order]
     return PlacementReport(
         **_identity(command.environment),
         plan_hash=plan_hash,
         source=found.source,
         platform=document.platform,
-        devices=tuple(BoundDevice(device.uuid, device.product, device.memory_bytes) for device in bound),
+        devices=tuple(BoundDevice(device.uuid, device.product, device.memory_bytes) for device in binding.devices),
         layers=binding.layers,
         tensor=binding.tensor,
         pipeline=binding.pipeline,
-        planned=document.plan.devices,
+        planned=advice.planned,
         env=command.settings,
         argv=command.argv,
     )

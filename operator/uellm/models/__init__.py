@@ -1,6 +1,6 @@
-"""Models: from a config.json, and a checkpoint's headers, to bytes by layer. Standard library alone.
+"""Models: from a config.json and a checkpoint's headers to bytes by layer. Standard library only.
 
-All is pure but `find_tensors` and `read_directory`, which read files.
+Everything is pure except `find_tensors` and `read_directory`, which read files.
 """
 
 from uellm.models.architecture import Architecture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
 
 
@@ -70,6 +71,12 @@ class Architecture:
     """The family that the user says the model is built like; empty: it is read by its class and fields."""
     exact: bool = True
     """Whether the formula is known to be exact for this model; a note says why not."""
+    layer_expert_flops_per_token: tuple[float, ...] = ()
+    """The part of layer_flops_per_token in routed experts."""
+    linear_kernel: Kernel = "16-bit"
+    """The format in which most matrices outside routed experts are multiplied."""
+    expert_kernel: Kernel = "16-bit"
+    """The same of the routed experts."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"
@@ -98,7 +105,7 @@ class Architecture:
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
 
     def layer_read_bytes(self, index: int, tokens: int) -> float:
-        """Expected weight bytes of a layer that a step over so many tokens reads.
+        """Expected weight bytes of a layer that a step over this many tokens reads.
 
         A step reads all dense weights. Of E experts with k per token, it reads E * (1 - (1 - k/E)^tokens) on average,
         if the router chooses uniformly.

@@ -56,7 +56,7 @@ def checked(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise BadInput(SECTION, f"{shown(pattern)} is no regular expression: {error}") from error
+        raise BadInput(SECTION, f"{shown(pattern)} is not a regular expression: {error}") from error
     return pattern
 
 

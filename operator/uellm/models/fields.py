@@ -1,4 +1,4 @@
-"""Reads numbers, flags and lists out of a config.json and names the field where one is missing or absurd."""
+"""Reads numbers, flags and lists from a config.json. Errors name the field that is missing or absurd."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uellm.models.shown import shown
 # Larger than any existing model. A typing error above it is refused.
 LARGEST = 1 << 40
 MOST_LAYERS = 4096
-# Ways of scaling RoPE whose max_position_embeddings is the scaled length already (vllm/config/model.py).
+# RoPE scalings for which max_position_embeddings is already the scaled length (vllm/config/model.py).
 UNSTRETCHED = ("default", "llama3", "longrope", "su", "mrope", "deepseek_yarn", None)
 # Names of the longest context, in the order in which the engine looks for them.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-# The engine's default if none of them is given.
+# The engine's default if none of them is present.
 ASSUMED_LENGTH = 2048
 
 
@@ -29,7 +29,7 @@ class MissingField(BadInput):
 class Config:
     """A config.json, or the part of it that describes the text model.
 
-    `defaults` are those of the family's own configuration class: a nested config leaves out what equals them.
+    `defaults` are those of the family's own configuration class, because a nested config omits values that equal them.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Config:
         self.assumed: list[str] = []
 
     def size(self, *names: str, default: int | None = None) -> int:
-        """The first of `names` that is given, a positive integer. Raises BadInput naming the field."""
+        """The first of `names` that is present, a positive integer. Raises BadInput naming the field."""
         for name in names:
             value = self.fields.get(name)
             if value is not None:
@@ -100,7 +100,7 @@ class Config:
         rope = self.fields.get("rope_parameters") or self.fields.get("rope_scaling")
         if isinstance(rope, Mapping) and isinstance(rope.get("full_attention"), Mapping):
             rope = rope["full_attention"]
-        # Gemma 3 states the scaled length, though its kind of scaling is one that stretches elsewhere.
+        # Gemma 3 gives the scaled length, although other models with its kind of scaling give the original length.
         if not isinstance(rope, Mapping) or "gemma3" in str(self.fields.get("model_type")):
             return positions
         return _stretched(positions, rope)
@@ -117,7 +117,7 @@ class Config:
         return value
 
     def list_of(self, name: str, length: int) -> Sequence[Any] | None:
-        """A list with one entry per layer; None if it is not given."""
+        """A list with one entry per layer; None if it is absent."""
         value = self.fields.get(name)
         if value is None or value == []:
             return None
@@ -128,7 +128,7 @@ class Config:
         return value
 
     def indices(self, name: str, length: int) -> frozenset[int] | None:
-        """A list of layer numbers; None if it is not given."""
+        """A list of layer numbers; None if it is absent."""
         value = self.fields.get(name)
         if value is None:
             return None
@@ -143,7 +143,7 @@ class Config:
     def _whole(self, name: str, value: Any, least: int) -> int:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if isinstance(value, float) and value.is_integer():
-            # JSON that went through YAML or a CRD may write 4096.0.
+            # JSON that was converted by YAML or a CRD may contain 4096.0.
             value, whole = int(value), True
         if not whole or not least <= value < LARGEST:
             kind = "positive whole number" if least else "whole number, 0 or more"
@@ -155,10 +155,10 @@ def _stretched(positions: int, rope: Mapping[str, Any]) -> int:
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor", 1.0)
     if kind in UNSTRETCHED or isinstance(factor, bool) or not isinstance(factor, int | float):
         return positions
-    if not 1 <= factor < LARGEST:  # nor what is no number
+    if not 1 <= factor < LARGEST:  # nor for something that is not a number
         return positions
     original = rope.get("original_max_position_embeddings")
     if kind == "yarn" and isinstance(original, int):
-        # Older engines stretch the original length; newer ones take the stated one, which is then the longer.
+        # Older engines scale the original length; newer ones use the given one, which is then the longer.
         return max(positions, int(original * factor))
     return int(positions * factor)

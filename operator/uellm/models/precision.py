@@ -8,6 +8,7 @@ from typing import Any
 
 from uellm.errors import BadInput
 from uellm.models.exempt import Exempt, read_exempt
+from uellm.models.kernels import Kernel
 from uellm.models.schemes import METHODS, ROUTED_ALONE, SAME, Layouts
 from uellm.models.shown import shown
 from uellm.models.storage import SECTION, Storage
@@ -64,6 +65,11 @@ class Precision:
         layout = self.layout(linear, path)
         matrix = linear.weights * width if layout is None else layout.size(linear)
         return matrix + linear.biases * width
+
+    def kernel(self, linear: WeightMatrix, path: str) -> Kernel:
+        """The format in which a matrix is multiplied."""
+        layout = self.layout(linear, path)
+        return "16-bit" if layout is None else layout.kernel
 
     def layout(self, linear: WeightMatrix, path: str) -> Storage | None:
         """The layout of a matrix; None: it is not quantised."""

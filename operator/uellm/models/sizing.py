@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from uellm.models.architecture import Architecture
 from uellm.models.classes import supports_pipeline
+from uellm.models.kernels import Kernel
 from uellm.models.limits import split_limits
 from uellm.models.precision import Precision
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
@@ -54,8 +57,22 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         kv_shared_by_tensor=plan.kv_shared_by_tensor,
         tensor_widths=plan.tensor_widths,
         split_limits=split_limits(plan, precision),
+        layer_expert_flops_per_token=tuple(layer.expert_flops for layer in layers),
+        linear_kernel=_kernel(precision, plan, routed=False),
+        expert_kernel=_kernel(precision, plan, routed=True),
         notes=(*plan.notes, *notes, *precision.notes),
     )
+
+
+def _kernel(precision: Precision, plan: Blueprint, *, routed: bool) -> Kernel:
+    """The format of most of the weights that a token uses, of routed experts or of all other matrices."""
+    used: Counter[Kernel] = Counter()
+    for index, layer in enumerate(plan.layers):
+        for linear in layer.linears:
+            if linear.routed == routed:
+                weights = linear.weights * linear.used // linear.copies
+                used[precision.kernel(linear, f"{plan.layer_path}.{index}.{linear.name}")] += weights
+    return max(used, key=lambda kernel: used[kernel], default="16-bit")
 
 
 def _layer(precision: Precision, layer: Layer, path: str) -> tuple[int, int]:

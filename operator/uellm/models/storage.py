@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
+from uellm.models.kernels import Kernel
 from uellm.models.shown import shown
 from uellm.models.weights import WeightMatrix
 
@@ -41,6 +42,15 @@ class Storage:
     """Further data per column of the matrix."""
     matrix_bytes: int = 0
     """Further data per matrix."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The format of the kernel that multiplies such matrices."""
+        if self.bits >= 8:
+            return "fp8-block" if self.rows > 1 else "fp8"
+        if self.scale_bytes == 1:  # microscaling: one byte for 16 or 32 numbers
+            return "nvfp4" if self.columns == NVFP4_GROUP else "mxfp4"
+        return "int4"
 
     def size(self, linear: WeightMatrix) -> int:
         """Bytes of all copies of a matrix, without biases."""

@@ -71,6 +71,11 @@ class Layer:
         """FLOPs of a token in the matrices: two for each weight used."""
         return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears)
 
+    @property
+    def expert_flops(self) -> float:
+        """The part of them in routed experts."""
+        return 2.0 * sum(each.weights * each.used // each.copies for each in self.linears if each.routed)
+
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:

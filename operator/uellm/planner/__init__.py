@@ -1,6 +1,6 @@
-"""The planner: measured devices, a model and a load in; a placement with its reasons out. Always the same answer.
+"""The planner: from measured devices, a model and a load to a placement with its reasons. It is deterministic.
 
-No I/O, no clock, no randomness. It needs numpy and nothing else, for the launcher runs it inside the engine's image.
+No I/O, no clock, no randomness. It depends only on numpy, because the launcher runs it inside the engine's image.
 """
 
 from uellm.planner.decision import plan

@@ -1,8 +1,9 @@
-"""Every figure of the planner that is not measured: its unit is in its name, its source beside it.
+"""Every figure of the planner that is not measured, with its unit in its name and its source beside it.
 
-They are defaults; `uellm calibrate` and measurements on the node replace them. Three kinds of figures stay elsewhere:
-limits of an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
-(uellm/placement_policies.py), and what vLLM supports on which GPU (nodes/capability.py).
+They are defaults; `uellm calibrate` and measurements on the node replace them. Other figures stay elsewhere: limits of
+an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
+(uellm/placement_policies.py), rates by number format (kernels.py) and by GPU product (hardware/products.py), and
+what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
 """
 
 from __future__ import annotations
@@ -12,65 +13,85 @@ import math
 # vLLM's default of --gpu-memory-utilization (vllm/config/cache.py); it refuses to start where less is free.
 GPU_MEMORY_UTILIZATION = "0.92"
 
-# Driver context and what libraries allocate outside of torch, measured on H100s with tensor size 1 and 2.
+# Driver context and allocations of libraries outside of torch, measured on H100s with tensor size 1 and 2.
 CONTEXT_BYTES = 136 << 20  # 0.13 GiB
-TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more: NCCL's buffers and the custom all-reduce
+TENSOR_PARALLEL_CONTEXT_BYTES = 430 << 20  # 0.42 GiB more, over NVLink: the buffers of the custom all-reduce
 
-# CUDA graphs. Measured between -0.9 and +1.0 GiB on H100s, so this is a cautious middle: 0.5 GiB for 32 layers.
-CUDA_GRAPH_BYTES_PER_LAYER = 16 << 20
+# CUDA graphs: start-up logs of Qwen3-14B on L4 and L40S leave 0.3 GiB for those of 40 layers.
+CUDA_GRAPH_BYTES_PER_LAYER = 8 << 20
 
-# Peak of activations, in numbers of the model's dtype per token of a step. The widest moment of a layer is its MLP:
-# gate and up projections side by side, and their product (3 x intermediate); around it the residual, the normed input,
-# q, k, v and the attention's output (6 x hidden).
+# Peak of activations, in numbers of the model's dtype per token of a step. A layer's peak is in its MLP: gate and up
+# projections side by side, and their product (3 x intermediate); beside them the residual, the normed input, q, k, v
+# and the attention's output (6 x hidden).
 ACTIVATIONS_PER_HIDDEN = 6
 ACTIVATIONS_PER_INTERMEDIATE = 3
 
-# Sampling on the last stage, bytes per sequence and vocabulary entry: logits in 16 bits, their copy and the
-# probabilities in float32, the sorted values in float32 and their indices in int64 (vllm/v1/sample).
-SAMPLER_BYTES_PER_LOGIT = 22
+# Kernels for MXFP4 experts fill whole tiles: the hidden size is rounded up to the first of these, and an expert's width
+# on a GPU to the second. Start-up logs of gpt-oss show 5 to 6 % more weights than the checkpoint, 12 % with tensor 4.
+MXFP4_HIDDEN_TILE = 256
+MXFP4_WIDTH_TILE = 64
 
-# vLLM's defaults for --max-num-batched-tokens and --max-num-seqs by device memory (vllm/engine/arg_utils.py).
-GIB = 1 << 30
-ENGINE_DEFAULTS = ((160 * GIB, 16384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
-
-# vLLM hands out KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
+# vLLM allocates KV cache in blocks of 16 tokens on GPUs and 128 on CPUs, and keeps one block for itself.
 BLOCK_TOKENS = 128
 
-# The CPU engine really allocates its KV cache on the machine that plays the GPUs.
+# The CPU engine really allocates its KV cache, in the memory of the machine that simulates the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
+# What a load on one engine is taken for where it is not told (cost/replay.py, cost/open_loop.py): so many prompts for
+# each client, as in benchmarks of engines; at a rate, enough requests for a queue to show. Answers differ from their
+# mean by this share at most, evenly spread: lengths of 0.8 to 1 of a limit.
+PROMPTS_PER_CLIENT = 10
+REQUESTS_AT_A_RATE = 500
+OUTPUT_SPREAD = 1 / 9
+
 # Chunks to choose from, in tokens a step. A step within this share of the TPOT target leaves room for what a mean
-# hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a like margin).
+# hides: longer contexts, and requests that wait a step (llm-d's and Sarathi's guards keep a similar margin).
 CHUNKS = (64, 128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
 CHUNK_TPOT_SHARE = 0.85
-# Where no class has a target for the next token: vLLM's default for large GPUs; more only costs memory.
+# Without a TPOT or E2E target: vLLM's default for large GPUs. More would only cost memory.
 CHUNK_WITHOUT_PACE = 8192
-# The step around which the step-time model is taken while neither layers nor KV cache are known: a chunk of some
-# hundred tokens beside some dozen sequences. Fewer sequences than the last are no engine worth a GPU.
+# The step around which the step-time model is linearised while layers and KV cache are unknown: a chunk of some hundred
+# tokens beside some dozen sequences. An engine that can run fewer sequences than the last figure is not worth a GPU.
 TYPICAL_CHUNK = 512
 TYPICAL_SEQUENCES = 64
 LEAST_SEQUENCES = 8
+# Places for sequences that a plan has in any case, and for each request in flight on average: bursts need more.
+ENOUGH_SEQUENCES = 256
+PLACES_PER_REQUEST = 4
+# How many times as large a chunk is tried where the one chosen makes a plan miss its targets.
+LARGER_CHUNKS = (2, 4, 16)
 
-# The share of requests that keep a predicted TTFT: status tells the measured p99 beside it. Prompts may keep the engine
-# busy so far, for a queue at 1 never ends (and at .95 it holds 19 prompts).
+# The share of requests that meet a predicted TTFT; status reports the measured p99 beside it. The second figure limits
+# the engine's utilisation by prompts, because at 1 a queue grows without limit (and at .95 it holds 19 prompts).
 TTFT_QUANTILE = 0.99
 MOST_UTILISATION = 0.95
 
-# What is assumed of a workload that nobody describes; each use becomes a sentence of the plan.
+# Assumptions about a workload that is not described. The plan states each one that it uses.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256
 ASSUMED_TPOT_S = 0.05
 ASSUMED_TTFT_S = 1.0
 
-# Roofline: the share of the measured rates of plain matrix products and copies that a transformer's layers reach.
-COMPUTE_EFFICIENCY = 0.7
-MEMORY_EFFICIENCY = 0.8
-# Time of a step that no model size explains: scheduling, sampling, launching (vLLM V1, one sequence, small models).
-STEP_OVERHEAD_S = 0.002
-# What a sequence adds to a step besides its bytes: its row in scheduler, sampler and output (reference engine: 15 us).
-PER_SEQUENCE_S = 15e-6
+# What follows is fitted to published measurements of vLLM on GPUs (bench/published.py fits and prints it; the rates by
+# number format are in kernels.py). Shares of the measured rates of plain matrix products and copies:
+COMPUTE_EFFICIENCY = 0.808
+ATTENTION_EFFICIENCY = 0.514  # attention of a prompt's tokens
+MEMORY_EFFICIENCY = 0.946
+# Time of a step besides its FLOPs and bytes: of its own, for each layer, for each sequence (its row in scheduler,
+# sampler and output), and for each layer if the step has tokens of a prompt, which CUDA graphs do not cover.
+STEP_OVERHEAD_S = 0.377e-3
+LAYER_S = 37.6e-6
+EXPERT_LAYER_S = 9.05e-6  # with routed experts, besides
+EAGER_LAYER_S = 300e-6  # with --enforce-eager, besides
+PER_SEQUENCE_S = 7.96e-6
+SERIAL_PER_SEQUENCE_S = 98.6e-6  # in versions that do not overlap this with the GPU's work (vllm/version.py)
+PROMPT_LAYER_S = 300e-6
+SERIAL_PROMPT_LAYER_S = 957e-6
+# Time before a request's prompt is in the engine, and what each token of it adds: HTTP, template, tokeniser.
+REQUEST_S = 10.4e-3
+PROMPT_TOKEN_S = 11.3e-6
 
-# A hop between devices whose link nobody measured: a small copy over PCIe through host memory.
+# A hop over a link that was not measured: a small copy over PCIe through host memory.
 UNMEASURED_LATENCY_S = 2e-5
 UNMEASURED_BYTES_PER_S = 1e10
 
@@ -78,35 +99,48 @@ UNMEASURED_BYTES_PER_S = 1e10
 # layers.
 SPEED_TOLERANCE = 0.05
 
-# Predictions this close to a target meet it: the last digits of a float decide nothing.
+# Predictions this close to a target meet it, so that float rounding decides nothing.
 TARGET_TOLERANCE = 1e-9
-# A gap to the lower bound up to this is the rounding of sums of floats.
+# A gap to the lower bound of up to this is rounding in sums of floats.
 GAP_TOLERANCE = 1e-9
-# Rates and numbers of sequences are bisected to this share; what differs by less is equal.
+# Bisection over rates and numbers of sequences stops at this relative difference.
 BISECTION_TOLERANCE = 1e-5
 
-# The solver minimises measures of a pipeline, so on a faster node its split may serve a mean request this much later.
+# The solver minimises a measure of the pipeline, so on a faster node its split may serve a mean request later by up to
+# this much.
 IDEAL_SLACK = 0.95
-# A replica that carries one of so many parts of the workload carries next to nothing: what it cannot do, none can.
+# A replica that carries such a small part of the workload has next to no load: what it cannot do, no replica can.
 MOST_REPLICAS = 1 << 20
-# Up to so many GPUs of one kind in a node every choice of tensor-parallel groups is considered (2**12 sets).
+# Up to this many GPUs of one kind in a node, every choice of tensor-parallel groups is considered (2**12 sets).
 MOST_EXACT_GROUPING = 12
 
-# Where targets cannot be met, the plan is for so many times the best possible: that holds only for a lone request, so
-# there is 10 % headroom at least.
+# If targets cannot be met, the plan is made for this multiple of the best possible. The best possible holds only for a
+# lone request, so there is at least 10 % headroom.
 LEEWAYS = (1.1, 1.5, 4.0, math.inf)
 # Placements whose worst target is within this factor of the best count as equal, and the fewest GPUs decide.
 NEARLY_BEST = 1.05
-# GPUs more than so many times as fast are not proposed; the factor is found to the step.
+# Faster GPUs are proposed up to this factor; the factor is determined to this step.
 MOST_FASTER = 16.0
 FASTER_STEP = 0.05
-# Where nothing fits: shorter model lengths and more GPUs in a node than these are not proposed.
+# If nothing fits: smaller model lengths and more GPUs in a node than these are not proposed.
 LEAST_LENGTH = 256
 MOST_GPUS_OF_A_NODE = 16
 
 # Alternatives that a plan lists.
 MOST_ALTERNATIVES = 8
-# Nodes that a sentence names before it counts the others.
+# Nodes that a sentence names before it only counts the others.
 MOST_NODES_NAMED = 3
-# Devices and links in plan.json: some hundred bytes each, and a ConfigMap holds 1 MiB.
+# The most devices and links in plan.json: each takes some hundred bytes, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
+
+# Nodes in devices.json. With eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have.
+MOST_NODES = 64
+
+# The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
+SAME_CLASS = 0.02
+
+# The largest tensor parallelism that a refusal suggests.
+MOST_SUGGESTED = 16
+
+# Bytes of a number in a KV cache of bfloat16 or float16.
+WIDE_BYTES = 2

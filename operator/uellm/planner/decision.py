@@ -1,6 +1,8 @@
-"""The plan: what the search found, with its reasons, in the form in which it is kept."""
+"""The plan: the search's result with its reasons, in the form in which it is stored."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from uellm.errors import PlanError
 from uellm.planner import constants as c
@@ -22,10 +24,12 @@ from uellm.planner.search.search import PlacedShape, Search, SearchResult
 def plan(request: PlanRequest) -> Plan:
     """The plan for a service.
 
-    Targets that cannot be met still give a plan, for the nearest that is possible; its `slo` says so. Raises
-    PlanError: NoProfile (no node is profiled), InvalidOverride (what the user decided cannot work), NoFit (nothing is
-    large or free enough), NeedsExactDevices (it would fit if the devices were ours to choose).
+    If the targets cannot be met, the plan is for the nearest possible ones, and its `slo` says so. Raises PlanError:
+    NoProfile (no node is profiled), InvalidOverride (an override of the user cannot work), NoFit (no node has enough
+    room or free GPUs), NeedsExactDevices (it would fit only on devices of our choice).
     """
+    # Nodes that take no new pods are known, but nothing is planned on them.
+    request = replace(request, nodes=tuple(offer for offer in request.nodes if not offer.closed))
     check(request)
     if not request.nodes and request.left_out:
         raise PlanError("NoFit", f"none of the profiled nodes may run the pods: {'; '.join(request.left_out)}")
@@ -42,7 +46,7 @@ def plan(request: PlanRequest) -> Plan:
 
 
 def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchResult, SloVerdict | None]:
-    """The plan for the nearest targets that are possible, and what is wrong with those of the request."""
+    """The plan for the nearest possible targets, and which of the requested ones cannot be met."""
     best = best_effort.nearest(search)
     if best is None or not best.missed:
         return search, found, None
@@ -55,7 +59,7 @@ def _best_effort(search: Search, found: SearchResult) -> tuple[Search, SearchRes
 
 
 def _verdict(request: PlanRequest, best: Candidate) -> SloVerdict | None:
-    """None where there is no target, or nothing is predicted."""
+    """None if there is no target or no prediction."""
     if best.times is None or not outcomes(best.times, request.classes, 1):
         return None
     return SloVerdict(True)
@@ -90,7 +94,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
 
 
 def _alike(chosen: PlacedShape) -> list[tuple[str, Candidate]]:
-    """Every node that works with the best one's step sizes and KV cache (all pods share a template), the best first."""
+    """Every node that works with the best one's step sizes and KV cache (all pods share a template), best first."""
     best = chosen.best
     entries: list[tuple[ranking.Key, str, Candidate]] = []
     for entry, candidate in chosen.members:
@@ -120,7 +124,7 @@ def _with_sizes_of(best: Candidate, other: Candidate) -> Candidate | None:
 
 
 def _writable(like: list[tuple[str, Candidate]]) -> list[tuple[str, Candidate]]:
-    """As many of the best nodes as plan.json can hold the devices and links of."""
+    """As many of the best nodes as plan.json has room for, counting their devices and links."""
     entries, kept = 0, list[tuple[str, Candidate]]()
     for name, candidate in like:
         entries += len(candidate.pool.devices) + len(candidate.pool.links)

@@ -1,4 +1,4 @@
-"""What a plan is made from: one value that holds all of it, so that the same value gives the same plan."""
+"""The planner's input as one value: the same value always gives the same plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALLOCATIONS = ("DevicePlugin", "DRA")
 
 @dataclass(frozen=True, slots=True)
 class SloClass:
-    """One class of `spec.slo.classes`; a target that is None is not asked for."""
+    """One class of `spec.slo.classes`. None: no such target."""
 
     name: str
     ttft_s: float | None = None
@@ -25,7 +25,7 @@ class SloClass:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`spec.workload`: what the whole service is sized for. None: not told, and then assumed in the open."""
+    """`spec.workload`: the load of the whole service. None: not given; the plan states its assumption."""
 
     requests_per_s: float | None = None
     prompt_tokens_mean: int | None = None
@@ -36,7 +36,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """`spec.parallelism`: what the user decided. Always wins, always checked, always shown."""
+    """`spec.parallelism`: the user's choices. They always take precedence, and are always checked and shown."""
 
     tensor: int | None = None
     pipeline: int | None = None
@@ -45,30 +45,32 @@ class Overrides:
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """How the engine is to be started, apart from the placement."""
+    """How to start the engine, apart from the placement."""
 
     model: str = ""
-    """What `vllm serve` gets: a Hugging Face id or a path."""
+    """The argument of `vllm serve`: a Hugging Face id or a path."""
     revision: str = ""
     served_name: str = ""
     args: tuple[str, ...] = ()
-    """The user's, `spec.engine.args`"""
+    """The user's arguments, `spec.engine.args`."""
     dtype: str = "auto"
-    """Passed on where not auto."""
+    """Passed on unless it is auto."""
     quantization: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOffer:
-    """A node as it stands for this service.
+    """A node as it is available to this service.
 
-    `free`: uuids of the usable devices that are unallocated or this service's own. `promised`: devices planned for
-    other services on this node that no pod of theirs holds yet; which ones the kubelet will take is not known.
+    `free`: uuids of the usable devices that are unallocated or this service's own. `promised`: number of devices
+    planned for other services on this node that none of their pods holds yet; the kubelet will choose which.
     """
 
     node: Node
     free: tuple[str, ...]
     promised: int = 0
+    closed: str = ""
+    """Why the node takes no new pods at the moment, such as a cordon; it then offers nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class PlanRequest:
     """Everything that a plan depends on."""
 
     service: str
-    """namespace/name"""
+    """`namespace/name`."""
     architecture: Architecture
     max_model_len: int
     nodes: tuple[NodeOffer, ...]
@@ -87,15 +89,15 @@ class PlanRequest:
     policy: str = DEFAULT_PLACEMENT_POLICY
     gpus_min: int = 1
     gpus_max: int | None = None
-    """None: what a node has."""
+    """None: no limit but the node's GPUs."""
     allocation: str = "DevicePlugin"
     engine: EngineRequest = field(default_factory=EngineRequest)
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)
     """Fitted to measurements, or the defaults."""
-    # The same model with its weights quantised, by the name of the quantization: what is proposed where it has no room.
+    # The same model with quantised weights, by the name of the quantization. One is proposed if the model has no room.
     variants: tuple[tuple[str, Architecture], ...] = ()
     left_out: tuple[str, ...] = ()
     """Sentences about profiled nodes that the service's pods may not go to."""
     notes: tuple[str, ...] = ()
-    """Sentences of the caller for the plan's `assumptions`"""
+    """Sentences of the caller for the plan's `assumptions`."""

@@ -11,7 +11,7 @@ from uellm.planner import constants as c
 
 @dataclass(frozen=True, slots=True)
 class SloVerdict:
-    """Whether the targets are predicted to be met; if not, what cannot be had, and the smallest change that helps."""
+    """Whether the targets are predicted to be met. If not: what is impossible, and the smallest change that helps."""
 
     feasible: bool
     constraint: str = ""
@@ -34,14 +34,17 @@ class SloVerdict:
 
 @dataclass(frozen=True, slots=True)
 class SearchFigures:
-    """How the plan was found: shapes there are, those proven to be no better without a look at every node, placements
-    worked out, and how far the split of layers may be from the best one at most."""
+    """How the plan was found.
+
+    The number of shapes, those pruned by a bound without a look at every node, the placements evaluated, and the gap
+    between the split of layers and the best one.
+    """
 
     shapes: int
     left_out: int
     placements: int
     gap: float
-    """Of the split's cost, to its proven lower bound; 0: it is the best."""
+    """Relative difference of the split's cost to its proven lower bound; 0: it is optimal."""
 
     def to_dict(self) -> dict[str, Any]:
         """`status.plan.search`."""
@@ -55,15 +58,18 @@ class SearchFigures:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SearchFigures:
-        """The inverse of `to_dict`, to its rounding."""
+        """The inverse of `to_dict`, up to its rounding."""
         gap = float(data.get("gapPercent", 0)) / 100
         return cls(int(data["shapes"]), int(data["leftOut"]), int(data["placements"]), gap)
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Bytes on each GPU of one stage, by kind. `kv` is the KV cache that the engine allocates; `free` is what is left
-    of the device's whole memory, the margin that vLLM's utilisation leaves included."""
+    """Bytes on each GPU of one stage, by kind.
+
+    `kv` is the KV cache that the engine allocates. `free` is the rest of the device's whole memory, including the
+    margin that vLLM's utilisation leaves.
+    """
 
     weights: int
     kv: int
@@ -97,13 +103,13 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One pipeline stage: `tensor` devices (those meant for the first replica) that hold the same layers."""
+    """One pipeline stage: the `tensor` devices (intended for the first replica) that hold the same layers."""
 
     devices: tuple[str, ...]
     memory_bytes: int
-    """What each device must have at least, all told."""
+    """The least memory of each device, everything included."""
     product: str
-    """Empty where the plan does not name one."""
+    """Empty if the plan does not name one."""
     memory: MemoryUse
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +133,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a replica should do; times and rates are None where the devices are not measured."""
+    """The predicted performance of a replica. Times and rates are None where devices are not measured."""
 
     kv_cache_tokens: int
     ttft_ms: float | None = None
@@ -147,7 +153,7 @@ class Predicted:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Predicted:
-        """The inverse of `to_dict`, to its rounding."""
+        """The inverse of `to_dict`, up to its rounding."""
         return cls(
             kv_cache_tokens=int(data.get("kvCacheTokens", 0)),
             ttft_ms=_float(data.get("ttftMilliseconds")),
@@ -158,15 +164,15 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A shape that was looked at and not taken, and why."""
+    """A shape that was considered and rejected, and why."""
 
     gpus: int
     tensor: int
     pipeline: int
     layers: tuple[int, ...]
-    """() where no split exists."""
+    """Empty if no split exists."""
     nodes: tuple[str, ...]
-    """Those it was looked at for."""
+    """The nodes for which it was considered."""
     rejected: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,7 +201,7 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one replica is placed: the shape of every replica, and the devices meant for the first."""
+    """How one replica is placed: the shape of every replica, and the devices intended for the first."""
 
     gpus_per_replica: int
     tensor: int
@@ -204,10 +210,10 @@ class Plan:
     max_num_batched_tokens: int
     max_num_seqs: int
     kv_cache_bytes: int
-    """Per GPU, told to the engine."""
+    """Per GPU; the engine's flag."""
     stages: tuple[Stage, ...]
     nodes: tuple[str, ...]
-    """Every node that admits the shape, the best first."""
+    """Every node that admits the shape, best first."""
     predicted: Predicted
     recommended_replicas: int | None
     """None: no rate was given, or nothing is measured."""
@@ -215,18 +221,18 @@ class Plan:
     alternatives: tuple[Alternative, ...] = ()
     profile_hash: str = ""
     kv_cache_tokens_required: int = 0
-    """What any devices in the place of these must have room for."""
+    """The KV cache that devices in place of these must have room for, in tokens."""
     binding: str = ""
-    """What it runs into first."""
+    """The limit that it reaches first."""
     slo: SloVerdict | None = None
-    """None: nothing was asked for, or nothing is predicted."""
+    """None: there is no target, or nothing is predicted."""
     search: SearchFigures | None = None
     reason: str = ""
-    """Why it was made or took the place of another."""
+    """Why it was made, or why it replaced another one."""
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Uuids meant for the first replica, in rank order."""
+        """Uuids of the devices intended for the first replica, in rank order."""
         return tuple(uuid for stage in self.stages for uuid in stage.devices)
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,7 +263,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_dict`. Raises KeyError or ValueError for what is not a plan."""
+        """The inverse of `to_dict`. Raises KeyError or ValueError if the document is not a plan."""
         return cls(
             gpus_per_replica=int(data["gpusPerReplica"]),
             tensor=int(data["tensor"]),

@@ -1,4 +1,4 @@
-"""The parallel shape of a replica, and the sizes of its steps: what memory and time follow from."""
+"""The parallel shape of a replica and the sizes of its steps, from which memory and time follow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many GPUs share a layer, and how many stages share out the layers."""
+    """How many GPUs share a layer (tensor), and how many stages the layers are divided into (pipeline)."""
 
     tensor: int
     pipeline: int
@@ -23,7 +23,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The sizes of the engine's steps, and in words where they come from."""
+    """The sizes of the engine's steps, and the reason as text."""
 
     batched_tokens: int
     sequences: int

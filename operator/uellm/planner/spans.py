@@ -1,4 +1,4 @@
-"""From layers per stage to the layers themselves."""
+"""From the number of layers per stage to layer ranges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 
 
 def spans(layers: Iterable[int]) -> list[tuple[int, int]]:
-    """For each stage its first layer and the one after its last.
+    """For each stage, its first layer and the one after its last.
 
     >>> spans((5, 3))
     [(0, 5), (5, 8)]

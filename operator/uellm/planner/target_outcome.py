@@ -1,4 +1,4 @@
-"""One target beside what is predicted for it."""
+"""One target with its predicted value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm.planner import constants as c
 
 
 class TargetOutcome(NamedTuple):
-    """One target of one class beside what is predicted; seconds."""
+    """One target of one class with its predicted value, in seconds."""
 
     name: str
     """TTFT, TPOT or E2E."""
@@ -18,7 +18,7 @@ class TargetOutcome(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Predicted over target: above 1 the target is missed."""
+        """Predicted over target. Above 1 the target is missed."""
         return self.predicted_s / self.target_s
 
     @property

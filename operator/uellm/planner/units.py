@@ -1,4 +1,4 @@
-"""Quantities as people read them."""
+"""Quantities formatted for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def size(count: int) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """For a person, and never rounded to a figure that would look met.
+    """Milliseconds for a person, rounded up, so that a missed target never looks met.
 
     >>> milliseconds(0.8123), milliseconds(0.0076), milliseconds(12.0)
     ('813 ms', '7.6 ms', '12000 ms')

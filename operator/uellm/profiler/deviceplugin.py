@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from uellm.errors import BadInput
-from uellm.hardware import GPU_RESOURCE
+from uellm.hardware import GPU_RESOURCE, SIMULATED_DEVICES_VARIABLE, Device, Link
+from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts, facts_among
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
 from uellm.profiler.podresources import CHANNEL_OPTIONS
@@ -80,10 +81,14 @@ def preferred(
 
 
 class Servicer(stubs.DevicePluginServicer):
-    """Answers the kubelet from `devices`. `streams`: its open calls of ListAndWatch."""
+    """Answers the kubelet from `devices`. `streams`: its open calls of ListAndWatch.
+
+    `facts`: what the devices are. A container is handed those of its own, because no driver could tell it.
+    """
 
     def __init__(self) -> None:
         self.streams = 0
+        self.facts = NO_FACTS
         self.devices: tuple[OfferedDevice, ...] = ()
         self._changed = asyncio.Event()
 
@@ -128,10 +133,14 @@ class Servicer(stubs.DevicePluginServicer):
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no such device: {', '.join(unknown)}")
             logger.info("allocated %s", ",".join(one.devices_ids))
         answers = [
-            api.ContainerAllocateResponse(envs={VISIBLE_DEVICES: ",".join(one.devices_ids)})
+            api.ContainerAllocateResponse(envs=self._environment(tuple(one.devices_ids)))
             for one in request.container_requests
         ]
         return api.AllocateResponse(container_responses=answers)
+
+    def _environment(self, uuids: tuple[str, ...]) -> dict[str, str]:
+        facts = facts_among(uuids, self.facts.devices, self.facts.links)
+        return {VISIBLE_DEVICES: ",".join(uuids), SIMULATED_DEVICES_VARIABLE: facts.to_json()}
 
 
 class DevicePluginServer:
@@ -156,7 +165,7 @@ class DevicePluginServer:
     async def run(self) -> None:
         """Offer the devices. Raises BadInput if the description is bad at the start; later the last good one stays."""
         with suppress(NoGPUs):
-            self._servicer.offer(offers(self._sample(), self._resource))
+            self._offer(self._sample())
         while True:
             self._refresh()
             # Without devices nothing is registered: an empty offer would take the resource from another plugin.
@@ -217,12 +226,17 @@ class DevicePluginServer:
 
     def _refresh(self) -> None:
         try:
-            devices = offers(self._sample(), self._resource)
+            sample = self._sample()
         except (BadInput, NoGPUs) as error:
             self._say(f"{error}; the offered devices stay" if self._servicer.devices else str(error))
             return
-        if self._servicer.offer(devices):
+        if self._offer(sample):
+            devices = self._servicer.devices
             logger.info("offering %d devices, %d healthy", len(devices), sum(device.healthy for device in devices))
+
+    def _offer(self, sample: Sample) -> bool:
+        self._servicer.facts = _facts(sample)
+        return self._servicer.offer(offers(sample, self._resource))
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -233,6 +247,11 @@ class DevicePluginServer:
 def options() -> Any:
     """Options of this plugin: it supports preferred allocations."""
     return api.DevicePluginOptions(get_preferred_allocation_available=True)
+
+
+def _facts(sample: Sample) -> DeviceFacts:
+    devices = [Device.from_dict(entry) for entry in sample.devices]
+    return DeviceFacts({device.uuid: device for device in devices}, tuple(map(Link.from_dict, sample.links)))
 
 
 def _device(device: OfferedDevice) -> Any:

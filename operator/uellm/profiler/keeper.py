@@ -19,14 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from uellm.api.node_labels import own_labels
 from uellm.errors import BadInput
-from uellm.kube import KubeError
+from uellm.hardware import Device
+from uellm.kube import Forbidden, KubeError, NotFound
 from uellm.profiler import bench
 from uellm.profiler.allocations import Allocations, allocations
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import Held, KubeletSilent
 from uellm.profiler.process import in_daemon_thread, now
-from uellm.profiler.sample import NVML, DriverChanged, Sample, Source, SourceError
-from uellm.profiler.status import Seen, changes, compose, facts, pod_uids_of, sample_of
+from uellm.profiler.sample import NVML, SIMULATED, DriverChanged, Sample, Source, SourceError
+from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
@@ -60,7 +63,10 @@ class Periods:
 class Keeper:
     """Keeps one node's profile. `run` ends only if cancelled, or with an error that needs a new process."""
 
-    def __init__(self, store: Store, source: Source, kubelet: Kubelet, *, periods: Periods = Periods()) -> None:
+    def __init__(
+        self, store: Store, source: Source, kubelet: Kubelet, metrics: ProfilerMetrics, *, periods: Periods = Periods()
+    ) -> None:
+        self._metrics = metrics
         self._store = store
         self._source = source
         self._kubelet = kubelet
@@ -79,6 +85,7 @@ class Keeper:
         self._resolved: Held | None = None
         self._before: dict[str, Any] = {}
         self._written_at: float | None = None
+        self._labels: dict[str, str] | None = None
         self._failures = 0
 
     async def run(self) -> None:
@@ -119,6 +126,7 @@ class Keeper:
                 self._in_trouble(SourceError("BadDescription", str(error)))
             else:
                 self._trouble = None
+                self._metrics.source_fails(False)
                 self._looked_at = now()
                 self._bench.check(self._sample)
                 self._recovered("source")
@@ -153,12 +161,15 @@ class Keeper:
             target = self._target()
             if target is None:
                 continue
+            start_s = time.monotonic()
             try:
                 figures = await bench.run(target)
             except bench.NotMeasured as error:
+                self._metrics.measured(time.monotonic() - start_s, failed=True)
                 logger.warning("%s not measured: %s", " -> ".join(target), error)
                 self._bench.record(target, None, now())
                 continue
+            self._metrics.measured(time.monotonic() - start_s, failed=False)
             if self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
                 # Otherwise a pod started meanwhile, and the figures are those of a shared GPU.
                 self._bench.record(target, figures, now())
@@ -179,6 +190,7 @@ class Keeper:
             try:
                 await self._write_once()
             except KubeError as error:
+                self._metrics.not_written()
                 wait_s = self._retry_s(error)
             else:
                 self._recovered("API server")
@@ -193,13 +205,33 @@ class Keeper:
         heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s
         await self._resolve(self._held, heartbeat)
         status = compose(self._seen(sample), self._before, now(), observed_at=self._looked_at)
-        if not heartbeat and facts(status) == facts(self._before):
+        if heartbeat or facts(status) != facts(self._before):
+            await self._store.write(status)
+            self._metrics.written(device_states(status))
+            for change in changes(self._before, status):
+                logger.info(change)
+            self._before = status
+            self._written_at = time.monotonic()
+        await self._label(status, again=heartbeat)
+
+    async def _label(self, status: Status, *, again: bool) -> None:
+        """After the profile: the labels are the event that makes the scheduler try pods with it.
+
+        `again`: also where they have not changed, in case that somebody removed them.
+        """
+        labels = own_labels(map(Device.from_dict, status["devices"]), simulated=status["source"] == SIMULATED)
+        if labels == self._labels and not again:
             return
-        await self._store.write(status)
-        for change in changes(self._before, status):
-            logger.info(change)
-        self._before = status
-        self._written_at = time.monotonic()
+        try:
+            await self._store.label(labels)
+        except (Forbidden, NotFound) as error:
+            # Where GPU Feature Discovery labels the nodes, alike GPUs need no labels of ours.
+            self._say("node labels", f"{error}; nodes with unlike or simulated GPUs take no pods without them")
+        else:
+            self._recovered("node labels")
+            if labels != self._labels:
+                logger.info("labelled the node: %s", ", ".join(f"{key}={value}" for key, value in labels.items()))
+        self._labels = labels
 
     async def _resolve(self, held: Held, heartbeat: bool) -> None:
         same = self._resolved is not None and self._resolved.devices == held.devices
@@ -220,6 +252,7 @@ class Keeper:
 
     def _in_trouble(self, error: SourceError) -> None:
         self._trouble = error
+        self._metrics.source_fails(True)
         self._say("source", str(error))
         self._wake.set()
 

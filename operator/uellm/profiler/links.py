@@ -36,10 +36,8 @@ def links(nvml: Any, handles: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     bus_ids = {uuid: bus_id(nvml.nvmlDeviceGetPciInfo(handle).busId) for uuid, handle in handles.items()}
     for a, b in permutations(handles, 2):
         direct = bus_ids[b] in nvlinks[a].peers
-        if direct or (nvlinks[a].switch and nvlinks[b].switch):
-            kind = NVLINK
-        else:
-            kind = _common_ancestor(nvml, handles[a], handles[b])
+        connected = direct or (nvlinks[a].switch and nvlinks[b].switch)
+        kind = NVLINK if connected else _common_ancestor(nvml, handles[a], handles[b])
         yield {"a": a, "b": b, "kind": kind}
 
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def log_to_stderr() -> None:
-    """Log one line per event; libraries log from level WARNING on."""
+def log_to_stderr(level: str = "INFO") -> None:
+    """Log one line per event, from `level` on; libraries log from level WARNING on."""
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("uellm").setLevel(logging.INFO)
+    logging.getLogger("uellm").setLevel(level)
 
 
 def run_until_signal(main: Coroutine[Any, Any, None]) -> None:

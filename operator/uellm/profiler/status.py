@@ -101,6 +101,15 @@ def changes(before: Status, after: Status) -> Iterator[str]:
         yield f"{READY}={ready['status']} ({ready['reason']})"
 
 
+def device_states(status: Status) -> dict[str, int]:
+    """How many devices are free, allocated to a pod, or unhealthy."""
+    counts = dict.fromkeys(("free", "allocated", "unhealthy"), 0)
+    for device in status.get("devices") or ():
+        healthy = (device.get("health") or {}).get("state", "Healthy") == "Healthy"
+        counts["unhealthy" if not healthy else "allocated" if "allocatedTo" in device else "free"] += 1
+    return counts
+
+
 def _lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
     seen = {entry["uuid"] for entry in sample.devices}
     for device in before.get("devices") or ():

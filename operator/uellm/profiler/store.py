@@ -1,9 +1,9 @@
-"""The node's GPUNodeProfile in the cluster: read, write, and watch for its deletion."""
+"""The node's GPUNodeProfile: read, write, and watch for its deletion; and the profiler's labels on the node."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -44,6 +44,12 @@ class Store:
             except NotFound:
                 self._there = False
                 raise
+
+    async def label(self, labels: Mapping[str, str]) -> None:
+        """Make these the profiler's labels on its own node; others that it wrote before are removed."""
+        node = {"apiVersion": NODE.api_version, "kind": NODE.kind, "metadata": {"name": self._node, "labels": labels}}
+        async with _in_time():
+            await self._kube.apply(node, manager=MANAGER)
 
     async def deletions(self) -> AsyncIterator[None]:
         """Yield each time the profile is deleted, without end."""

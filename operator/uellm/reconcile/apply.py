@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
-from uellm.kube.kinds import DEPLOYMENT, kind_of
+from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.names import (
@@ -23,10 +25,12 @@ from uellm.reconcile.names import (
     Key,
     belonged_to_namesake,
     belongs_to,
+    config_name,
     controller_of,
 )
 from uellm.reconcile.observe import Observed, child_names
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.pods.pod_failures import Removal
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +89,7 @@ class Applier:
     async def write_children(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Apply the manifests in this order."""
         for manifest in manifests:
-            live = _live(observed, manifest)
+            live = await self._replaceable(manifest, _live(observed, manifest))
             written = await self._kube.apply(_against(manifest, live), manager=MANAGER)
             kind = kind_of(manifest)
             self._cache.put(kind, written)
@@ -93,6 +97,51 @@ class Applier:
                 self._equal[_identity(manifest)] = (digest(manifest), content(written))
             else:
                 logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
+
+    async def delete(self, kind: Kind, obj: Mapping[str, Any]) -> None:
+        """Delete a child, if it still is this very object."""
+        metadata = obj["metadata"]
+        await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+        self._cache.remove(kind, obj)
+
+    async def replicasets(self, key: Key) -> list[dict[str, Any]]:
+        """The ReplicaSets of a service's Deployment."""
+        return await self._kube.list(REPLICASET, key.namespace, label_selector=f"{SERVICE_LABEL}={key.name}")
+
+    async def _replaceable(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The live object; None where it was in the way and has been deleted.
+
+        An immutable ConfigMap with other content than its name stands for was put there by hand.
+        """
+        if live is None or not manifest.get("immutable") or live.get("data") == manifest["data"]:
+            return live
+        await self.delete(kind_of(manifest), live)
+        return None
+
+    async def remove_pods(self, observed: Observed, removals: Iterable[Removal]) -> None:
+        """Delete these pods. One that is gone already, or has another uid, is left alone."""
+        for each in removals:
+            grace_s = 0 if each.force else None
+            if await self._kube.delete(POD, each.pod, observed.key.namespace, uid=each.uid, grace_s=grace_s):
+                logger.info("%s deleted pod %s", observed.key, each.pod)
+
+    async def lift_marks(self, observed: Observed, marked: Iterable[MarkedPod]) -> None:
+        """Take autoscalers' marks off these pods."""
+        for each in marked:
+            marks = dict.fromkeys(each.marks)
+            if await self._kube.annotate(POD, each.pod, observed.key.namespace, marks, uid=each.uid):
+                logger.info("%s pod %s may be disrupted: it serves, or cannot", observed.key, each.pod)
+
+    async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """The Events about a pod; none where they cannot be read: a pass does not fail for want of an explanation."""
+        metadata = pod["metadata"]
+        try:
+            return await self._kube.list(
+                CORE_EVENT, metadata["namespace"], field_selector=f"involvedObject.uid={metadata['uid']}"
+            )
+        except KubeError as error:
+            logger.warning("no Events about pod %s: %s", metadata["name"], error)
+            return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
         """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""
@@ -105,7 +154,8 @@ class Applier:
 
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""
-        for kind, name in child_names(key).items():
+        names = {*child_names(key).items(), (CONFIGMAP, config_name(key.name))}
+        for kind, name in names:
             self._equal.pop((kind, key.namespace, name), None)
 
     def _same(self, manifest: Manifest, live: Mapping[str, Any] | None) -> bool:
@@ -181,7 +231,7 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:
-    return observed.children.get(kind_of(manifest))
+    return observed.child(kind_of(manifest), manifest["metadata"]["name"])
 
 
 def _identity(manifest: Manifest) -> tuple[Kind, str, str]:

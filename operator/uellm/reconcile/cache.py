@@ -14,14 +14,23 @@ from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
 from uellm.documents import UnreadableDocument
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.children.disruption import MARKS
+from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE, *CHILD_KINDS, POD)
 
-_POD_METADATA = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
+_POD_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "labels",
+    "creationTimestamp",
+    "deletionTimestamp",
+)
 _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
 
 
@@ -31,7 +40,14 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self._profiled: tuple[ProfiledNode, ...] | None = None
+        self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._profiled: dict[str, ProfiledNode] = {}
+        """As far as they were asked for."""
+        self._all_profiled: tuple[ProfiledNode, ...] | None = None
+        self.hardware_version = 0
+        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is worth a look."""
+        self.room_version = 0
+        """Grows when GPUs may have become free or taken: then plans that wait for room are worth a look."""
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
         """Store an object. False where it is no newer than the stored one."""
@@ -39,13 +55,16 @@ class Cache:
         known = self._objects[kind].get(place)
         if known is not None and not _newer(obj, known):
             return False
+        facts = self._profiled.get(place[1]) if kind == GPUNODEPROFILE else None
         if known is not None:
             self._drop(kind, place)
         kept = _LEANER.get(kind, _lean)(obj)
         self._objects[kind][place] = kept
-        self._index(kind)
-        if kind == POD and (service := _service_of_pod(kept)):
-            self._pods[service][place[1]] = kept
+        self._index(kind, place)
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, kept):
+                grouped[service][place[1]] = kept
+        self._count_versions(kind, place, known, kept, facts)
         return True
 
     def remove(self, kind: Kind, obj: Mapping[str, Any]) -> None:
@@ -53,6 +72,7 @@ class Cache:
         known = self._objects[kind].get(_place(obj))
         if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
             self._drop(kind, _place(obj))
+            self._count_versions(kind, _place(obj), known, None, None)
 
     def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
         """All objects of a kind; taken before a full list is requested."""
@@ -67,6 +87,7 @@ class Cache:
             # An object that changed since the snapshot is newer than the list.
             if place not in listed and self._objects[kind].get(place) is known:
                 self._drop(kind, place)
+                self._count_versions(kind, place, known, None, None)
         for obj in listed.values():
             self.put(kind, obj)
 
@@ -88,10 +109,19 @@ class Cache:
 
     def profiled_nodes(self) -> tuple[ProfiledNode, ...]:
         """Every profiled node, in the order of their names."""
-        if self._profiled is None:
-            profiles = self._objects[GPUNODEPROFILE]
-            self._profiled = tuple(profiled_node(profiles[place]) for place in sorted(profiles))
-        return self._profiled
+        if self._all_profiled is None:
+            found = (self.profiled_node(name) for _, name in sorted(self._objects[GPUNODEPROFILE]))
+            self._all_profiled = tuple(node for node in found if node is not None)
+        return self._all_profiled
+
+    def profiled_node(self, name: str) -> ProfiledNode | None:
+        """One profiled node, or None where it has no profile."""
+        profile = self._objects[GPUNODEPROFILE].get(("", name))
+        if profile is None:
+            return None
+        if name not in self._profiled:
+            self._profiled[name] = profiled_node(profile)
+        return self._profiled[name]
 
     def node(self, name: str) -> Object | None:
         """A Node's labels and taints, or None."""
@@ -102,26 +132,61 @@ class Cache:
         pods = self._pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
-    def _index(self, kind: Kind) -> None:
+    def configmaps(self, key: Key) -> list[Object]:
+        """The ConfigMaps that may be a service's, in the order of their names."""
+        found = self._configmaps.get(key, {})
+        return [found[name] for name in sorted(found)]
+
+    def _grouped(self, kind: Kind) -> defaultdict[Key, dict[str, Object]] | None:
+        return {POD: self._pods, CONFIGMAP: self._configmaps}.get(kind)
+
+    def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
-            self._profiled = None
+            self._profiled.pop(place[1], None)
+            self._all_profiled = None
+
+    def _count_versions(
+        self,
+        kind: Kind,
+        place: tuple[str, str],
+        before: Object | None,
+        after: Object | None,
+        known: ProfiledNode | None,
+    ) -> None:
+        """`known`: what the profile said before, where it was asked for."""
+        if kind == GPUNODEPROFILE:
+            now = None if after is None or known is None else self.profiled_node(place[1])
+            if now is not None and known is not None and now.facts == known.facts:
+                now = self._profiled[place[1]] = known.with_holders(now.holders)
+            self.hardware_version += now is None or known is None or now.facts != known.facts
+            self.room_version += now is None or known is None or now.holders != known.holders
+        elif kind == NODE:
+            self.hardware_version += _unversioned(before) != _unversioned(after)
+        elif kind == POD:
+            self.room_version += _seat(before) != _seat(after)
+        elif kind == LLMSERVICE:
+            self.room_version += _generation(before) != _generation(after)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
-        self._index(kind)
-        if kind == POD and (service := _service_of_pod(obj)):
-            self._pods[service].pop(place[1], None)
-            if not self._pods[service]:
-                del self._pods[service]
+        self._index(kind, place)
+        if (grouped := self._grouped(kind)) is not None:
+            for service in _services_of(kind, obj):
+                grouped[service].pop(place[1], None)
+                if not grouped[service]:
+                    del grouped[service]
 
 
 def _place(obj: Mapping[str, Any]) -> tuple[str, str]:
     return obj["metadata"].get("namespace") or "", obj["metadata"]["name"]
 
 
-def _service_of_pod(pod: Mapping[str, Any]) -> Key | None:
-    name = (pod["metadata"].get("labels") or {}).get(SERVICE_LABEL)
-    return Key(pod["metadata"]["namespace"], name) if name else None
+def _services_of(kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+    """The services under which an object is looked up: a pod by its label alone, for its owner is a ReplicaSet."""
+    if kind != POD:
+        return possible_owners(obj)
+    name = (obj["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    return {Key(obj["metadata"]["namespace"], name)} if name else set()
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
@@ -130,6 +195,20 @@ def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
         return int(obj["metadata"]["resourceVersion"]) > int(known["metadata"]["resourceVersion"])
     except (KeyError, ValueError):
         return True
+
+
+def _unversioned(node: Object | None) -> Any:
+    metadata = {} if node is None else {**node["metadata"], "resourceVersion": ""}
+    return node and {**node, "metadata": metadata}
+
+
+def _seat(pod: Object | None) -> Any:
+    """Where a pod sits, as long as it needs GPUs there."""
+    return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"))
+
+
+def _generation(service: Object | None) -> Any:
+    return service and (service["metadata"].get("uid"), service["metadata"].get("generation"))
 
 
 def _lean(obj: Mapping[str, Any]) -> Object:
@@ -144,10 +223,16 @@ def _lean_pod(pod: Mapping[str, Any]) -> Object:
     spec = pod.get("spec") or {}
     return {
         "gpus": _planned_gpus(metadata),
-        "metadata": {name: metadata[name] for name in _POD_METADATA if name in metadata},
+        "metadata": {**{name: metadata[name] for name in _POD_METADATA if name in metadata}, **_marks(metadata)},
         "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
         "status": {name: status[name] for name in _POD_STATUS if name in status},
     }
+
+
+def _marks(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away."""
+    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in MARKS}
+    return {"annotations": kept} if kept else {}
 
 
 def _lean_node(node: Mapping[str, Any]) -> Object:

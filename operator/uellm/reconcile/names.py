@@ -15,11 +15,19 @@ OWNER_ANNOTATION = "uellm.io/owner"
 APPLIED_ANNOTATION = "uellm.io/applied"
 """Digest of the manifest that was applied last."""
 SPEC_ANNOTATION = "uellm.io/spec"
-"""On the Deployment: generation and digest of the spec that it was built for."""
+"""On a revision: generation and digest of the spec that it was made for. Before revisions, on the Deployment."""
+INPUTS_ANNOTATION = "uellm.io/inputs"
+"""On a revision: digest of the plan that it was made for."""
 IMAGES_ANNOTATION = "uellm.io/images"
-"""On the Deployment: the images that it was built with."""
+"""On a Deployment of a release without revisions: the images that it was built with."""
 TEMPLATE_ANNOTATION = "uellm.io/template"
-"""On the Deployment: the pod template as it was built, and for which shape of plan."""
+"""On a Deployment of a release without revisions: its pod template, and for which shape of plan it was built."""
+
+ROLLOUT_ANNOTATION = "uellm.io/rollout"
+"""On the Deployment: how its replicas are replaced, and why; only where the spec leaves that to the operator."""
+
+STAND_IN_ANNOTATION = "uellm.io/stand-in"
+"""On the Deployment: the nodes that are being emptied, for whose replica there is a stand-in, or was none to be had."""
 
 
 class Key(NamedTuple):
@@ -43,8 +51,18 @@ def deployment_name(service_name: str) -> str:
 
 
 def config_name(service_name: str) -> str:
-    """Name of the ConfigMap."""
+    """Name of the ConfigMap that the sidecars reload."""
     return f"{service_name}-config"
+
+
+def revision_name(service_name: str, revision: str) -> str:
+    """Name of the ConfigMap of a revision. A revision's name has no hyphen, so no two services share one."""
+    return f"{service_name}-{revision}"
+
+
+def devices_name(service_name: str) -> str:
+    """Name of the ConfigMap of devices.json."""
+    return f"{service_name}-devices"
 
 
 def endpoint(key: Key) -> str:
@@ -120,7 +138,7 @@ def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
     """Every service that an object may belong to, by its label, its owner reference or its name."""
     metadata = obj["metadata"]
     namespace, name = metadata.get("namespace", ""), metadata["name"]
-    names = {name, name.removesuffix("-engine"), name.removesuffix("-config")}
+    names = {name, name.removesuffix("-engine"), name.rpartition("-")[0] or name}
     if label := (metadata.get("labels") or {}).get(SERVICE_LABEL):
         names.add(label)
     controller = controller_of(obj)

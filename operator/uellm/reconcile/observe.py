@@ -8,11 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from uellm.api import LLMService, parse_service
+from uellm.api.names import REVISION_LABEL
 from uellm.errors import BadInput
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache, Object
-from uellm.reconcile.drift import digest
+from uellm.reconcile.children.former import FormerConfig, former_spec_digest
+from uellm.reconcile.children.revision import Revision
+from uellm.reconcile.field_effects import rolling_digest
 from uellm.reconcile.names import (
     IMAGES_ANNOTATION,
     SPEC_ANNOTATION,
@@ -25,10 +28,14 @@ from uellm.reconcile.names import (
 from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
+from uellm.reconcile.pods.pod_failures import NodeState
+from uellm.reconcile.pods.running import RunningConfig
 from uellm.reconcile.profiled_node import ProfiledNode
 
-# Fields of the spec that are not part of the pod template, or are reloaded while the pods run.
-_OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling")
+# Set by Kubernetes where a kubelet has been silent for 40 s.
+_UNREACHABLE = "node.kubernetes.io/unreachable"
+# Set by the Cluster Autoscaler and by Karpenter on a node that they are about to drain.
+_LEAVING = {"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"}
 
 
 @dataclass(frozen=True)
@@ -42,15 +49,25 @@ class Observed:
     invalid: str = ""
     """Why it cannot be parsed."""
     children: Mapping[Kind, Object] = field(default_factory=dict)
-    """Its existing children."""
+    """Its existing children, but for ConfigMaps."""
+    configmaps: Mapping[str, Object] = field(default_factory=dict)
+    """Its existing ConfigMaps, by name."""
+    revisions: Mapping[str, Revision] = field(default_factory=dict)
+    """Its revisions, by name; also one whose ConfigMap somebody deleted while it is in use."""
     pods: tuple[Object, ...] = ()
     """Its pods."""
     reports: Mapping[str, ReportedPlacement] = field(default_factory=dict)
     """What the pods' launchers report, by pod uid."""
+    running: Mapping[str, RunningConfig] = field(default_factory=dict)
+    """Which configuration the pods' sidecars report to run with, by pod uid."""
     measurements: Mapping[str, tuple[ClassMeasurement, ...]] = field(default_factory=dict)
     """What the pods' sidecars measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
+    node_states: Mapping[str, NodeState] = field(default_factory=dict)
+    """The state of the pods' nodes, by name."""
+    kubelets_words: Mapping[str, str] = field(default_factory=dict)
+    """What the kubelets say of pods that they cannot start, by pod uid."""
 
     @property
     def key(self) -> Key:
@@ -78,6 +95,11 @@ class Observed:
         return bool(self.document["spec"].get("suspend"))
 
     @property
+    def leaving_nodes(self) -> frozenset[str]:
+        """Nodes of its pods that are being emptied."""
+        return frozenset(name for name, state in self.node_states.items() if state is NodeState.LEAVING)
+
+    @property
     def deployment(self) -> Object | None:
         """The engine's Deployment, or None."""
         return self.children.get(DEPLOYMENT)
@@ -91,41 +113,78 @@ class Observed:
             return None
 
     @cached_property
+    def revision(self) -> Revision | None:
+        """The revision in force: the one that was decided on last; None where there is none yet."""
+        template = self.deployment["spec"]["template"] if self.deployment else {}
+        deployed = ((template.get("metadata") or {}).get("labels") or {}).get(REVISION_LABEL)
+        known = (self.revisions.get(name) for name in (self.status.get("revision"), deployed) if name)
+        return next(filter(None, known), None)
+
+    @property
+    def is_former(self) -> bool:
+        """True where the pods are those of a release without revisions, and none has been decided on since."""
+        return self.revision is None and self.pinned_template is not None
+
+    @cached_property
+    def former_config(self) -> FormerConfig | None:
+        """What pods of a release without revisions read, for as long as there may be any."""
+        live = self.configmaps.get(config_name(self.key.name))
+        rolled_out = all(REVISION_LABEL in (pod["metadata"].get("labels") or {}) for pod in self.pods)
+        if live is None or (rolled_out and not self.is_former and not self._replaces_pods()):
+            return None
+        return FormerConfig.of(live.get("data") or {})
+
+    @cached_property
     def spec_digest(self) -> str:
         """Digest of the part of the spec that pods are built from."""
-        spec = self.document["spec"]
-        return digest({name: value for name, value in spec.items() if name not in _OUTSIDE_PODS})
+        return rolling_digest(self.service) if self.service is not None else ""
 
     @property
     def spec_mark(self) -> str:
-        """Stored on the Deployment, to distinguish a changed spec from a changed operator."""
-        return f"{self.generation}/{self.spec_digest}"
+        """Stored with what is built, to distinguish a changed spec from a changed operator."""
+        return f"{self.generation}/{self._spec_digest_as_stored()}"
 
     @property
     def spec_changed(self) -> bool:
-        """True where the Deployment was built for another spec, or does not exist.
+        """True where the pods were built for another spec, or nothing was built yet.
 
-        The same generation means the same spec, even if a newer CRD has added defaults to it. With another generation
-        the digest decides, because a change of replicas counts as a generation too.
+        The same generation means the same spec, whatever a newer operator takes for a part of it. With another
+        generation the digest decides, because a change of replicas counts as a generation too.
         """
-        mark = self._annotation(SPEC_ANNOTATION)
+        mark = self._annotation(SPEC_ANNOTATION) if self.is_former else self.revision and self.revision.spec_mark
         generation, _, spec_digest = (mark or "").partition("/")
-        return mark is None or (generation != str(self.generation) and spec_digest != self.spec_digest)
+        if not mark or generation == str(self.generation):
+            return not mark
+        # A spec that cannot be parsed has no digest.
+        return not spec_digest or spec_digest != self._spec_digest_as_stored()
+
+    def _spec_digest_as_stored(self) -> str:
+        return former_spec_digest(self.document["spec"]) if self.is_former else self.spec_digest
 
     @property
     def pinned_images(self) -> str | None:
-        """The images that the Deployment was built with, as stored on it."""
+        """The images of pods of a release without revisions, as it stored them."""
         return self._annotation(IMAGES_ANNOTATION)
 
     @property
     def pinned_template(self) -> str | None:
-        """The pod template that the Deployment was built with, as stored on it."""
+        """The pod template of a release without revisions, as it stored it."""
         return self._annotation(TEMPLATE_ANNOTATION)
 
     @property
     def unschedulable_since(self) -> str | None:
         """Since when the longest-waiting pod has found no node (RFC 3339), or None."""
         return min(filter(None, (unschedulable_since(pod) for pod in self.pods)), default=None)
+
+    def child(self, kind: Kind, name: str) -> Object | None:
+        """An existing child, or None."""
+        return self.configmaps.get(name) if kind == CONFIGMAP else self.children.get(kind)
+
+    def _replaces_pods(self) -> bool:
+        """True while pods of an older template exist or may come back."""
+        status, metadata = (self.deployment or {}).get("status") or {}, (self.deployment or {}).get("metadata") or {}
+        seen = int(status.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
+        return not seen or int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)
 
     def _annotation(self, name: str) -> str | None:
         annotations = (self.deployment or {}).get("metadata", {}).get("annotations") or {}
@@ -139,14 +198,27 @@ def observe(cache: Cache, key: Key) -> Observed | None:
     if document is None or "deletionTimestamp" in document["metadata"]:
         return None
     service, invalid = _read(document)
+    pods = tuple(cache.pods(key))
     return Observed(
         document,
         service,
         invalid,
         children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
-        pods=tuple(cache.pods(key)),
+        configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
+        pods=pods,
         nodes=cache.profiled_nodes(),
+        node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
     )
+
+
+def _node_state(node: Object | None) -> NodeState:
+    if node is None:
+        return NodeState.GONE
+    taints = {taint.get("key") for taint in node["spec"].get("taints") or ()}
+    if _UNREACHABLE in taints:
+        return NodeState.UNREACHABLE
+    leaving = node["spec"].get("unschedulable") or taints & _LEAVING
+    return NodeState.LEAVING if leaving else NodeState.THERE
 
 
 def wanted_replicas(document: Mapping[str, Any]) -> int:
@@ -163,9 +235,8 @@ def _read(document: Object) -> tuple[LLMService | None, str]:
 
 
 def child_names(key: Key) -> dict[Kind, str]:
-    """The name of each child."""
+    """The name of each child, but for ConfigMaps."""
     return {
-        CONFIGMAP: config_name(key.name),
         SERVICE: key.name,
         PDB: key.name,
         DEPLOYMENT: deployment_name(key.name),

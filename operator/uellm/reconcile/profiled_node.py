@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from uellm.hardware import Node
+from uellm.planner.handover.device_facts import NodeJson
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,22 @@ class ProfiledNode:
     def usable(self) -> tuple[str, ...]:
         """Devices that are healthy and not excluded, whoever holds them."""
         return tuple(device.uuid for device in self.facts.devices if device.usable)
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[int, str], ...]:
+        """Memory in bytes and product of the usable devices, the smallest first."""
+        return tuple(sorted((device.memory_bytes, device.product) for device in self.facts.devices if device.usable))
+
+    def with_holders(self, holders: Mapping[str, str]) -> ProfiledNode:
+        """The same node with other holders; what was worked out from its facts is kept."""
+        other = ProfiledNode(self.facts, holders)
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name != "holders"})
+        return other
+
+    @cached_property
+    def json(self) -> NodeJson:
+        """Its part of devices.json."""
+        return NodeJson.of(self.facts)
 
     def free_for(self, pods: set[str]) -> tuple[str, ...]:
         """Usable devices that are held by nobody, or by one of these pods."""

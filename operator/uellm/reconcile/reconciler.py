@@ -8,16 +8,26 @@ from datetime import UTC, datetime
 
 from uellm.errors import BadInput
 from uellm.kube import LLMSERVICE, NotFound
-from uellm.kube.kinds import DEPLOYMENT, kind_of
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, kind_of
+from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.children import DesiredState, Images, PinnedTemplate, children, frozen
+from uellm.reconcile.children import Images, children, config_digest
+from uellm.reconcile.children.disruption import marks_to_lift
+from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
+from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.improve import improvable_in_s
 from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
+from uellm.reconcile.pods.running import Running, WantedConfig
+from uellm.reconcile.revisions import KnownRevisions, needed_by, revision_label, superseded
 from uellm.reconcile.status.decide import decide
 
 # A raised quota or a changed admission policy causes no event on our watches.
@@ -30,6 +40,18 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Writable:
+    """What a pass may write."""
+
+    manifests: Sequence[Manifest] = ()
+    """Children that differ from the cluster."""
+    refusal: Obstacle | None = None
+    """Why the spec's own children cannot be written."""
+    wanted: WantedConfig | None = None
+    """What every pod is to run with; None where the pods are left alone."""
+
+
 class Reconciler:
     """Brings services to what their specs ask for, in passes. Passes of different services may overlap."""
 
@@ -39,6 +61,7 @@ class Reconciler:
         planning: Planning,
         reports: Reports,
         measurements: Measurements,
+        running: Running,
         applier: Applier,
         images: Images,
         *,
@@ -48,7 +71,10 @@ class Reconciler:
         self._planning = planning
         self._reports = reports
         self._measurements = measurements
+        self._running = running
+        self._revisions = KnownRevisions()
         self._applier = applier
+        self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._clock = clock
 
@@ -58,29 +84,45 @@ class Reconciler:
         if observed is None:
             self._planning.forget(key)
             self._applier.forget(key)
+            self._revisions.forget(key)
+            self._kubelet_events.forget(key)
             return None
         unreported = await self._reports.refresh(observed.pods)
         measure_in_s = await self._measurements.refresh(observed.pods)
         now = self._clock()
+        ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
         observed = dataclasses.replace(
-            observed, reports=self._reports.of(observed.pods), measurements=self._measurements.of(observed.pods)
+            observed,
+            reports=self._reports.of(observed.pods),
+            measurements=self._measurements.of(observed.pods),
+            revisions=self._revisions.of(observed),
+            kubelets_words=self._kubelet_events.of(key),
         )
         planned = await self._planning.plan(observed, now)
+        if planned is None:
+            return None  # it is being planned, and is marked when that is done
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
-        return min(filter(None, (recheck_s, measure_in_s)), default=None) if recheck_s != 0.0 else recheck_s
+        if recheck_s == 0.0:
+            return recheck_s
+        return min(filter(None, (recheck_s, measure_in_s, ask_in_s)), default=None)
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
     ) -> float | None:
         deferred = self._planning.should_defer_pods(observed, now)
-        manifests, refusal = ([], None) if deferred else await self._writable(observed, planned)
+        writable = _Writable() if deferred else await self._writable(observed, planned)
+        confirm_in_s = None
+        if writable.wanted is not None:
+            confirm_in_s = await self._running.refresh(observed.pods, writable.wanted)
+            observed = dataclasses.replace(observed, running=self._running.of(observed.pods))
         decision = decide(
             observed,
             planned.choice,
-            change=_change(observed, manifests),
-            refusal=refusal,
+            change=_change(observed, writable.manifests),
+            refusal=writable.refusal,
             unreported=unreported,
             now=now,
+            wanted=writable.wanted,
         )
         try:
             await self._applier.write_status(observed, decision.status)
@@ -88,61 +130,66 @@ class Reconciler:
             # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
-        await self._applier.write_children(observed, manifests)
+        await self._applier.remove_pods(observed, decision.removals)
+        if observed.service is not None:
+            marked = marks_to_lift(observed.service, living(observed.pods))
+            await self._applier.lift_marks(observed, marked)
+        await self._applier.write_children(observed, writable.manifests)
+        await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
-        stranded_in_s = self._planning.stranded_in_s(observed, now)
         rechecks = (
             decision.recheck_s,
-            stranded_in_s,
-            REFUSED_RECHECK_S if refusal else None,
+            confirm_in_s,
+            self._planning.stranded_in_s(observed, now),
+            improvable_in_s(observed, now) if planned.choice.better else None,
+            REFUSED_RECHECK_S if writable.refusal else None,
             DEFERRED_RECHECK_S if deferred else None,
         )
         return min(filter(None, rechecks), default=None)
 
-    async def _writable(self, observed: Observed, planned: Planned) -> tuple[list[Manifest], Obstacle | None]:
-        """The manifests to write; where they are refused, the frozen Deployment's and the reason."""
+    async def _writable(self, observed: Observed, planned: Planned) -> _Writable:
+        """The children to write; where they are refused, those that may be written all the same, and the reason."""
+        if planned.choice.plan is None or observed.service is None:
+            return self._left_alone(observed, None)
         try:
-            manifests = _manifests(observed, planned, self._images)
+            surge = self._surge(observed, planned.choice.plan)
+            desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
         except BadInput as error:
-            return self._frozen_children(observed), Obstacle("InvalidTemplate", str(error))
-        differing = self._applier.differing(observed, manifests)
-        refusal = await self._applier.refusal(observed, differing) if planned.choice.plan else None
-        return (self._frozen_children(observed), refusal) if refusal else (differing, None)
+            return self._left_alone(observed, Obstacle("InvalidTemplate", str(error)))
+        differing = self._applier.differing(observed, children(desired))
+        refusal = await self._applier.refusal(observed, differing)
+        if refusal is not None:
+            return self._left_alone(observed, refusal)
+        if desired.revision is not None:
+            self._revisions.put(observed.key, desired.revision)
+        wanted = None if desired.revision is None else WantedConfig(desired.revision.name, config_digest(desired))
+        return _Writable(differing, wanted=wanted)
 
-    def _frozen_children(self, observed: Observed) -> list[Manifest]:
+    def _surge(self, observed: Observed, plan: Plan) -> Surge:
+        if observed.deployment is None:
+            return NO_SURGE
+        rollout = observed.service.spec.rollout if observed.service is not None else None
+        if rollout is not None and not rollout.max_surge:
+            return NO_SURGE
+        room = self._planning.room_for_another(observed)
+        return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
+
+    def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:
         if observed.deployment is None:
             self._planning.withdraw(observed.key)
-        return self._applier.differing(observed, _frozen(observed))
+        wanted = None
+        if observed.revision is not None and observed.service is not None:
+            wanted = WantedConfig(observed.revision.name, config_digest(reloaded(observed)))
+        return _Writable(self._applier.differing(observed, left_alone(observed)), refusal, wanted)
 
-
-def _manifests(observed: Observed, planned: Planned, images: Images) -> Sequence[Manifest]:
-    if planned.rendered is None or observed.service is None:
-        return _frozen(observed)
-    return children(
-        DesiredState(
-            observed.document,
-            observed.service,
-            planned.rendered,
-            _pinned(observed, images),
-            observed.replicas,
-            observed.spec_mark,
-            None if observed.spec_changed else PinnedTemplate.from_json(observed.pinned_template or ""),
-        )
-    )
-
-
-def _frozen(observed: Observed) -> Sequence[Manifest]:
-    if observed.deployment is None:
-        return ()
-    return (frozen(observed.document, observed.deployment, observed.replicas),)
-
-
-def _pinned(observed: Observed, current: Images) -> Images:
-    """The Deployment's images until the spec changes: an upgrade of the operator restarts no engine."""
-    pinned = None if observed.spec_changed else Images.from_json(observed.pinned_images or "")
-    images = pinned or current
-    chosen = observed.service.spec.engine.image if observed.service else None
-    return images._replace(engine=chosen) if chosen else images
+    async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
+        """Delete revisions that nothing needs any more, once everything else is as it should be."""
+        if writable.manifests or writable.refusal is not None or not (old := superseded(observed)):
+            return
+        needed = needed_by(await self._applier.replicasets(observed.key))
+        for configmap in old:
+            if revision_label(configmap) not in needed:
+                await self._applier.delete(CONFIGMAP, configmap)
 
 
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
@@ -151,8 +198,10 @@ def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:
     if deployment is None or observed.deployment is None:
         return ""
     wanted, live = deployment["spec"], observed.deployment["spec"]
-    if observed.spec_changed or not holds(wanted["template"], live["template"]):
-        return "the Deployment is being brought up to date"
-    if wanted["replicas"] != live.get("replicas", 1):
-        return f"replicas go from {live.get('replicas', 1)} to {wanted['replicas']}"
+    if not holds(wanted["template"], live["template"]):
+        how = rollout_reason(deployment)
+        return f"the Deployment is being brought up to date{f', {how}' if how else ''}"
+    before, after = live.get("replicas", 1) - has_stand_in(observed.deployment), observed.replicas
+    if before != after:
+        return f"replicas go from {before} to {after}"
     return ""

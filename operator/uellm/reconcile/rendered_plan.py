@@ -5,19 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.hardware import NodeNeeds
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A plan and the documents that carry it to the launcher, the scheduler extender and the sidecar."""
 
-    shape: str
-    """What the pods are built from, as one string: a pod template is kept for as long as this stays the same."""
-    nodes: tuple[str, ...]
-    """Nodes that can hold a replica, best first."""
+    node_needs: NodeNeeds
+    """What a node must be to hold a replica."""
     gpus_per_replica: int
     resource_name: str
     """The extended resource by which a pod asks for its GPUs."""
+    weight_bytes: int
+    """The model's weights as they are stored."""
+    host_memory_bytes: int
+    """Memory of the node that a replica needs."""
+    host_millicores: int
+    """CPU of the node that a replica needs."""
     annotation: str
     """The pod annotation for the scheduler extender, as JSON."""
     plan_json: str

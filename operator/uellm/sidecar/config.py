@@ -7,6 +7,8 @@
 
 Only `classes` is required; an empty list means one class `default` without targets. Unknown keys are ignored, because
 the operator that writes the file may be newer than the sidecar that reads it.
+
+In a pod, a second file takes the place of `model`, `engine` and `auth`. It is read once, for it belongs to the pod.
 """
 
 from __future__ import annotations
@@ -14,18 +16,34 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from uellm.api.sidecar_document import DEFAULT_CLASS, SidecarClass, SidecarDocument, SidecarStepSeconds
+from uellm.api.sidecar_document import (
+    DEFAULT_CLASS,
+    EngineDocument,
+    SidecarClass,
+    SidecarDocument,
+    SidecarStepSeconds,
+    content_digest,
+)
 from uellm.errors import BadInput
 from uellm.sidecar.scheduling import DEFAULT_STEP_TIME, Options, Targets
 from uellm.step_time import StepTime
 
+T = TypeVar("T", bound=BaseModel)
+
 
 class SidecarConfig(SidecarDocument):
     """The document as the scheduler takes it."""
+
+    def of_pod(self, pod: EngineDocument) -> SidecarConfig:
+        """With the sections of the pod's own file. An engine orders by priority only where the queue has an order."""
+        accepts_priority = pod.engine.accepts_priority and self.scheduling.policy != "FCFS"
+        engine = pod.engine.model_copy(update={"accepts_priority": accepts_priority})
+        return self.model_copy(update={"model": pod.model, "engine": engine, "auth": pod.auth})
 
     def targets(self) -> Mapping[str, Targets]:
         """Every class by name, as the scheduler takes it; the default class first."""
@@ -56,16 +74,44 @@ def _step_model(seconds: SidecarStepSeconds) -> StepTime:
     )
 
 
+class LoadedConfig(NamedTuple):
+    """A checked configuration, and the file that it came from."""
+
+    config: SidecarConfig
+    digest: str
+    """Of the file's content."""
+
+
 def load(path: Path) -> SidecarConfig:
     """Read and check the file. Raises BadInput that names the field, or the file if it cannot be read."""
+    return load_with_digest(path).config
+
+
+def load_with_digest(path: Path) -> LoadedConfig:
+    """The same, with the digest of the content that was read."""
+    content = _read(path)
+    return LoadedConfig(_parse(SidecarConfig, content, path), content_digest(content))
+
+
+def load_engine(path: Path) -> EngineDocument:
+    """Read and check the pod's own file. Raises BadInput as `load` does."""
+    return _parse(EngineDocument, _read(path), path)
+
+
+def _read(path: Path) -> bytes:
     try:
-        document = yaml.safe_load(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def _parse(model: type[T], content: bytes, path: Path) -> T:
+    try:
+        document: Any = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(str(path), f"is not YAML: {' '.join(str(error).split())}") from error
     try:
-        return SidecarConfig.from_dict(document)
+        return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(_where(first["loc"]) or path.name, first["msg"].removeprefix("Value error, ")) from error
@@ -76,12 +122,16 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 
 class ConfigFile:
-    """The file and its changes. A ConfigMap volume swaps a symbolic link, so the resolved path is compared."""
+    """The file and its changes. A ConfigMap volume swaps a symbolic link, so the resolved path is compared.
 
-    def __init__(self, path: Path) -> None:
+    `pod`: the content of the pod's own file, where there is one.
+    """
+
+    def __init__(self, path: Path, pod: EngineDocument | None = None) -> None:
         self._path = path
+        self._pod = pod
         self._seen = self._version()
-        self.current = load(path)
+        self.current, self.digest = self._load()
         self.error: BadInput | None = None
 
     def poll(self) -> bool:
@@ -91,12 +141,16 @@ class ConfigFile:
             return False
         self._seen = version
         try:
-            self.current = load(self._path)
+            self.current, self.digest = self._load()
         except BadInput as error:
             self.error = error
             return False
         self.error = None
         return True
+
+    def _load(self) -> LoadedConfig:
+        loaded = load_with_digest(self._path)
+        return loaded if self._pod is None else loaded._replace(config=loaded.config.of_pod(self._pod))
 
     def _version(self) -> tuple[str, int, int, int] | None:
         try:

@@ -24,6 +24,7 @@ class Drain:
         """`on_refusing` is called when new requests begin to be refused."""
         self.active = 0
         self.draining = False
+        self._since_s = 0.0
         self._on_refusing = on_refusing
         self.over = False
         """The process ends now: requests still in progress are cut."""
@@ -38,6 +39,11 @@ class Drain:
     def refusing(self) -> bool:
         """Whether new requests are refused."""
         return self._refusing.is_set()
+
+    @property
+    def draining_s(self) -> float:
+        """Seconds since it began; 0 while it has not."""
+        return asyncio.get_running_loop().time() - self._since_s if self.draining else 0.0
 
     def enter(self) -> None:
         """A request begins."""
@@ -58,7 +64,8 @@ class Drain:
 
     def begin(self, *, lame_duck_s: float = 0.0, final: bool = False) -> None:
         """Become not ready now and refuse new requests after `lame_duck_s`; `final`: for good."""
-        self.draining = True
+        if not self.draining:
+            self.draining, self._since_s = True, asyncio.get_running_loop().time()
         self._final |= final
         if not lame_duck_s:
             self._refuse()

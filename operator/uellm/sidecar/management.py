@@ -1,16 +1,17 @@
 """The metrics port: metrics, the placement report, probes of engine and sidecar, and the drain request.
 
-The kubelet cannot reach an engine on loopback, so it probes the engine here.
+The engine's parent, which answers the kubelet's probes of the engine, asks here whether the engine hangs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from uellm import drain_token
 from uellm.http import Fault, Pairs, Reply, Request
 from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
@@ -29,6 +30,7 @@ class Management:
         proxy: Proxy,
         engine: EngineConnection,
         placement: Path | None,
+        running: Callable[[], Mapping[str, str]],
         *,
         grace_s: float = GRACE_S,
         lame_duck_s: float = LAME_DUCK_S,
@@ -36,12 +38,14 @@ class Management:
         self._proxy = proxy
         self._engine = engine
         self._placement = placement
+        self._running = running
         self._grace_s = grace_s
         self._lame_duck_s = lame_duck_s
 
         self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
             ("GET", "/metrics"): self._metrics,
             ("GET", "/uellm/placement"): self._report,
+            ("GET", "/uellm/running"): self._what_runs,
             ("GET", "/uellm/slo"): self._slo,
             ("POST", "/uellm/drain"): self._drain,
             ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
@@ -76,12 +80,16 @@ class Management:
         else:
             reply.send(200, _JSON, report)
 
+    async def _what_runs(self, request: Request, reply: Reply) -> None:
+        reply.send(200, _JSON, json.dumps(dict(self._running())).encode())
+
     async def _slo(self, request: Request, reply: Reply) -> None:
         reply.send(200, _JSON, json.dumps(self._proxy.attainment()).encode())
 
     async def _drain(self, request: Request, reply: Reply) -> None:
-        if not _from_this_pod(request):
-            _error(reply, 403, "only the pod's own preStop hook may drain it")
+        if not self._from_this_pod(request):
+            message = f"only the pod's own preStop hook may drain it: send the content of {drain_token.FILE} as "
+            _error(reply, 403, f"{message}{drain_token.HEADER}")
             return
         started_s = asyncio.get_running_loop().time()
         self._proxy.drain.begin(lame_duck_s=self._lame_duck_s)
@@ -93,13 +101,28 @@ class Management:
         }
         reply.send(200, _JSON, json.dumps(answer).encode())
 
+    def _from_this_pod(self, request: Request) -> bool:
+        """Whether the request has the secret that only this pod's containers can read and write."""
+        given = request.headers.get(drain_token.HEADER)
+        if not given or self._placement is None:
+            return False
+        try:
+            expected = (self._placement.parent / drain_token.FILE).read_bytes()
+        except OSError:
+            return False
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected)
+
     def _live(self) -> bool:
         """Starting counts as alive: the startup probe judges an engine that has never answered."""
         return self._engine.health in (EngineHealth.STARTING, EngineHealth.READY)
 
     def _probe(self, good: Callable[[], bool]) -> Callable[[Request, Reply], Awaitable[None]]:
         async def answer(request: Request, reply: Reply) -> None:
-            document = {"engine": str(self._engine.health), "draining": self._proxy.drain.draining}
+            document = {
+                "engine": str(self._engine.health),
+                "hanging": self._engine.hanging,
+                "draining": self._proxy.drain.draining,
+            }
             reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())
 
         return answer
@@ -111,14 +134,6 @@ def _error(reply: Reply, status: int, message: str) -> None:
 
 def _error_body(message: str) -> bytes:
     return json.dumps({"error": {"message": message}}).encode()
-
-
-def _from_this_pod(request: Request) -> bool:
-    """Whether the peer is on loopback. Anyone in the cluster can reach this port, but only the pod may drain itself."""
-    try:
-        return ipaddress.ip_address(request.peer).is_loopback
-    except ValueError:
-        return False
 
 
 def _read(path: Path | None) -> bytes | None:

@@ -36,7 +36,7 @@ class RequestOutcome(StrEnum):
     DRAINING = "draining"
     """503: the pod is about to stop. A cut answer: the pod stopped before it was complete."""
     BAD_REQUEST = "bad_request"
-    """400, 405 or 501: not HTTP, an unknown class, an unusable path or header, or WebSocket."""
+    """400 or 405: not HTTP, an unknown class, or an unusable path."""
     UNAUTHORIZED = "unauthorized"
     """401: no API key, or a wrong one."""
     FORBIDDEN = "forbidden"
@@ -87,7 +87,7 @@ DROPPED = {
 }
 """Reasons why a valid request is not served, as in llm-d's flow control (`RequestDroppedReason`)."""
 
-_UNREAD = frozenset((405, 408, 413, 414, 431, 501))
+_UNREAD = frozenset((405, 408, 413, 414, 431))
 
 _FAULTS = {
     408: RequestOutcome.CLIENT_SLOW,

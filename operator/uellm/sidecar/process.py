@@ -26,10 +26,11 @@ from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
 from uellm.sidecar.telemetry.metrics import Labels
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
+from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
 
 LOG = logging.getLogger("uellm.sidecar")
 
-_LIMITS = RequestLimits()
+_LIMITS = RequestLimits(body_bytes_of=dict.fromkeys(AUDIO, AUDIO_BODY_BYTES))
 
 COLLECT_AFTER = 20_000
 """Objects more than before until the youngest generation is looked through; Python's own value is 700."""
@@ -47,11 +48,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, field: str) -> Address:
-        """`127.0.0.1:8000`, `[::1]:8000`, or `:8000` for every address. Raises BadInput."""
+        """`127.0.0.1:8000`, `[::1]:8000`, or `:8000` for every address of IPv4 and IPv6. Raises BadInput."""
         host, colon, port = text.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
             raise BadInput(field, f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000")
-        return cls(host.removeprefix("[").removesuffix("]") or "0.0.0.0", int(port))
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class SidecarOptions:
     listen: Address
     engine: EngineAddress
     config: Path
+    engine_config: Path | None = None
+    """The pod's own file."""
     metrics_listen: Address | None = None
     placement: Path | None = None
     state: Path | None = None
@@ -79,7 +82,7 @@ class Sidecar:
 
     def __init__(self, options: SidecarOptions) -> None:
         self._options = options
-        self.settings = LiveSettings(options.config)
+        self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
         self.dispatcher = Dispatcher(current.options, current.step_model, self.figures.faults)
@@ -110,9 +113,15 @@ class Sidecar:
             tracing=tracing.from_environment(),
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=options.limits, budget=bodies)
+        limits = current.limits(options.limits)
+        self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=limits, budget=bodies)
         self._management = Management(
-            self.proxy, self.engine, options.placement, grace_s=options.grace_s, lame_duck_s=options.lame_duck_s
+            self.proxy,
+            self.engine,
+            options.placement,
+            self.settings.running,
+            grace_s=options.grace_s,
+            lame_duck_s=options.lame_duck_s,
         )
         self._management_server = Server(self._management.handle, self._management.unreadable)
         self._add_gauges()
@@ -160,10 +169,17 @@ class Sidecar:
         """Where the figures are; 0: nowhere."""
         return self._management_server.port
 
-    async def drain(self) -> bool:
-        """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time."""
-        self.proxy.drain.begin(final=True)
-        return await self.proxy.drain.wait(self._options.grace_s)
+    async def drain(self, *, linger: bool) -> bool:
+        """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.
+
+        `linger`: some clients still come after the pod's end began; for a while they are answered that it ends.
+        """
+        drain = self.proxy.drain
+        drain.begin(final=True)
+        done = await drain.wait(self._options.grace_s)
+        if linger:
+            await asyncio.sleep(max(0.0, self._options.lame_duck_s - drain.draining_s))
+        return done
 
     def _close_idle(self) -> None:
         for connection in tuple(self.connections):
@@ -200,6 +216,7 @@ class Sidecar:
             current = self.settings.current
             self.lengths.learned.switch(on=current.uses_learned_model)
             self.dispatcher.reconfigure(current.options, current.step_model)
+            self._server.limits = current.limits(self._options.limits)
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         if found.refused is not None:
@@ -216,9 +233,9 @@ class Sidecar:
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
         gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.proxy.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
-        self.figures.gauges("uellm_predictor_", help_texts.PREDICTOR, self.lengths.figures)
-        self.figures.gauges("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
-        self.figures.gauges("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
+        self.figures.figures("uellm_predictor_", help_texts.PREDICTOR, self.lengths.figures)
+        self.figures.figures("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
+        self.figures.figures("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.settings.error is not None)
 
@@ -238,18 +255,25 @@ class Sidecar:
 
 
 async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:
-    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once."""
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. Only after SIGTERM it lingers."""
     _spare_the_collector()
     _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
+    received: list[signal.Signals] = []
+
+    def receive(number: signal.Signals) -> None:
+        received.append(number)
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+        loop.add_signal_handler(number, receive, number)
     async with Sidecar(options) as sidecar:
         on_started(sidecar)
         await stop.wait()
         LOG.info("draining %d requests", sidecar.proxy.drain.active)
-        drained, hurried = asyncio.create_task(sidecar.drain()), asyncio.create_task(hurry.wait())
+        lingers = received[0] is signal.SIGTERM
+        drained, hurried = asyncio.create_task(sidecar.drain(linger=lingers)), asyncio.create_task(hurry.wait())
         await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, hurried):
             task.cancel()

@@ -7,11 +7,13 @@ setting, so a reload cannot leave some parts with old settings and others with n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from uellm.api.sidecar_document import SidecarHttp
 from uellm.errors import BadInput
-from uellm.sidecar.config import ConfigFile, SidecarConfig
+from uellm.http import RequestLimits
+from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.wire.keys import Keys
@@ -42,6 +44,8 @@ class Settings:
     """API keys that are accepted."""
     predicts_lengths: bool
     """Output lengths are predicted."""
+    http: SidecarHttp
+    """Connections and bodies."""
     uses_learned_model: bool
     """The learned model is asked as well; implies `predicts_lengths`."""
 
@@ -60,7 +64,18 @@ class Settings:
             allowed_routes=config.allowed_routes,
             keys=keys,
             predicts_lengths=predicts,
+            http=config.http,
             uses_learned_model=predicts and config.prediction.learned,
+        )
+
+    def limits(self, base: RequestLimits) -> RequestLimits:
+        """`base` with what the configuration sets."""
+        http, given = self.http, self.http.model_fields_set
+        return replace(
+            base,
+            idle_s=http.idle_timeout_s if "idle_timeout" in given else base.idle_s,
+            body_bytes=http.max_body_bytes if "max_body_bytes" in given else base.body_bytes,
+            body_bytes_of=base.body_bytes_of | {route.path: route.max_body_bytes for route in http.routes},
         )
 
 
@@ -79,11 +94,23 @@ class Reload:
 class LiveSettings:
     """The settings in force, and how they follow the file and the key directory."""
 
-    def __init__(self, path: Path) -> None:
-        """Read the file. Raises BadInput."""
-        self._file = ConfigFile(path)
+    def __init__(self, path: Path, engine_path: Path | None = None) -> None:
+        """Read the file, and the pod's own one where there is one. Raises BadInput."""
+        pod = None if engine_path is None else load_engine(engine_path)
+        self.revision = "" if pod is None else pod.revision
+        self._file = ConfigFile(path, pod)
         self._directory = KeyDirectory(self._file.current.auth.keys_directory)
         self.current = Settings.of(self._file.current, self._directory.keys)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the file that is in force."""
+        return self._file.digest
+
+    def running(self) -> dict[str, str]:
+        """What the sidecar runs with: the pod's revision, the file in force, and why a newer file is refused."""
+        report = {"revision": self.revision, "configDigest": self.digest}
+        return report if self.error is None else {**report, "refused": str(self.error)}
 
     @property
     def error(self) -> BadInput | None:

@@ -1,6 +1,6 @@
-"""The reconciler driven by hand against the real API server: no watches, no time, each pass sees what is there.
+"""The reconciler called pass by pass against the real API server: no watches, no clock, each pass reads the state.
 
-operator   test   makes an Operator in the test's namespace; two of them are an operator and the one after it
+operator   test   makes an Operator in the test's namespace; a second one is the operator after a restart
 service    test   creates an LLMService in the test's namespace
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
+from uellm.api.sidecar_document import content_digest
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
@@ -28,6 +31,7 @@ from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, an
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.pods.reports import Measurements, Reports
+from uellm.reconcile.pods.running import Running
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
 
@@ -38,18 +42,18 @@ MODEL_CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embedding
 
 
 class Killed(BaseException):
-    """The operator's process died here."""
+    """Simulates that the operator's process is killed."""
 
 
 class Watched:
-    """A Kube that counts writes, and can be told to fail at one of them."""
+    """A Kube that counts writes, and that can fail at a given one."""
 
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self.writes: list[str] = []
-        self.die_after: int | None = None  # so many writes, the last of which is done
+        self.die_after: int | None = None  # the number of writes before it fails; the last of them is done
         self.die_before: int | None = None
-        self.conflicts = 0  # so many of the next writes end in a Conflict
+        self.conflicts = 0  # the number of next writes that end in a Conflict
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         return await self._kube.get(kind, name, namespace)
@@ -68,6 +72,12 @@ class Watched:
     async def apply_status(self, obj: Mapping[str, Any], **options: Any) -> dict[str, Any]:
         return await self._write(f"status {obj['kind']}", self._kube.apply_status, obj, **options)
 
+    async def annotate(self, kind: Kind, name: str, *args: Any, **options: Any) -> bool:
+        return bool(await self._write(f"annotate {kind.kind}", self._kube.annotate, kind, name, *args, **options))
+
+    async def delete(self, kind: Kind, name: str, namespace: str | None = None, **options: Any) -> bool:
+        return bool(await self._write(f"delete {kind.kind}", self._kube.delete, kind, name, namespace, **options))
+
     async def _write(self, what: str, call: Callable[..., Awaitable[Any]], *args: Any, **options: Any) -> Any:
         if self.die_before is not None and len(self.writes) >= self.die_before:
             raise Killed(what)
@@ -82,7 +92,7 @@ class Watched:
 
 
 class Operator:
-    """An operator's memory and hands. A new one is a restarted one."""
+    """An operator's memory and its passes. A new one is a restarted operator."""
 
     def __init__(self, kube: Kube, namespace: str, *, images: Images = IMAGES) -> None:
         self.kube = Watched(kube)
@@ -96,13 +106,16 @@ class Operator:
         self.measured_at_s = 0.0
         measurements = Measurements(self._measured, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
+        self.running: dict[str, Mapping[str, Any] | None] = {}  # by pod IP, where a sidecar is not as it should be
+        self.asked_at_s = 0.0
+        running = Running(self._sidecar, lambda: self.asked_at_s)
         self.reconciler = Reconciler(
-            self.cache, self._planning, reports, measurements, applier, images, clock=lambda: self.now
+            self.cache, self._planning, reports, measurements, running, applier, images, clock=lambda: self.now
         )
         self._started = False
 
     async def observe(self) -> None:
-        """See the cluster as it is."""
+        """Read the state of the cluster."""
         for kind in WATCHED_KINDS:
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
@@ -112,14 +125,14 @@ class Operator:
             self._started = True
 
     async def step(self, name: str) -> list[str]:
-        """One pass over one service; what it wrote."""
+        """One pass over one service. Returns what it wrote."""
         await self.observe()
         before = len(self.kube.writes)
         await self.reconciler.reconcile(Key(self.namespace, name))
         return self.kube.writes[before:]
 
     async def settle(self, *names: str) -> None:
-        """Passes over the services in turn until none of them writes, and Kubernetes' own controllers are done too."""
+        """Passes over all services in turn until none of them writes and Kubernetes' own controllers are done."""
         passes = 0
         async for _ in _patiently():
             written = [write for name in names for write in await self.step(name)]
@@ -129,7 +142,7 @@ class Operator:
                 return
 
     async def _is_carried_out(self, name: str) -> bool:
-        """Whether the Deployment's controller has made of it what it says."""
+        """Whether the Deployment controller has carried out the Deployment's spec."""
         deployment = self.cache.get(DEPLOYMENT, f"{name}-engine", self.namespace)
         if deployment is None or controller_of(deployment) is None:
             return True
@@ -139,8 +152,20 @@ class Operator:
         return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == pods == replicas)
 
     def later(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clock."""
         self.now += timedelta(seconds=seconds)
+        self.asked_at_s += seconds
+
+    async def _sidecar(self, address: str) -> Mapping[str, Any] | None:
+        """What a sidecar would answer, played by the test: its pod's revision, and the configuration of its service."""
+        if address in self.running:
+            return self.running[address]
+        pods = (pod for key in self.cache.service_keys() for pod in self.cache.pods(key))
+        labels = next(pod["metadata"]["labels"] for pod in pods if pod["status"].get("podIP") == address)
+        config = self.cache.get(CONFIGMAP, f"{labels['uellm.io/service']}-config", self.namespace)
+        assert config is not None
+        digest = content_digest(config["data"]["sidecar.yaml"].encode())
+        return {"revision": labels["uellm.io/revision"], "configDigest": digest}
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
         return self.measurements.get(address)
@@ -150,7 +175,7 @@ class Operator:
 
 
 async def _patiently() -> AsyncIterator[None]:
-    """Again and again, for a while."""
+    """Retry for some time."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         yield
@@ -159,7 +184,7 @@ async def _patiently() -> AsyncIterator[None]:
 
 
 class InProcess:
-    """The planning worker without a process of its own."""
+    """The planning worker without its own process."""
 
     async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
         return answer(question)
@@ -215,17 +240,30 @@ class Service:
         }
         return await self.kube.get(kind, names[kind], self.namespace)
 
+    async def revision(self) -> dict[str, Any]:
+        """The ConfigMap of the revision in force."""
+        name = f"{self.name}-{(await self.status())['revision']}"
+        found = await self.kube.get(CONFIGMAP, name, self.namespace)
+        assert found is not None
+        return found
+
+    async def revisions(self) -> set[str]:
+        """The names of all revisions that there are."""
+        selector = f"uellm.io/service={self.name},uellm.io/revision"
+        found = await self.kube.list(CONFIGMAP, self.namespace, label_selector=selector)
+        return {each["metadata"]["labels"]["uellm.io/revision"] for each in found}
+
     async def deployment(self) -> dict[str, Any]:
         found = await self.child(DEPLOYMENT)
         assert found is not None
         return found
 
     async def children(self) -> list[str]:
-        """The kinds of the children that are there."""
+        """The kinds of the existing children."""
         return [kind.kind for kind in CHILD_KINDS if await self.child(kind)]
 
     async def state(self) -> dict[str, Any]:
-        """Everything that belongs to it, without what differs from one time or name to the next."""
+        """Everything that belongs to it, without fields that differ between runs."""
         parts = {kind.kind: _timeless(await self.child(kind)) for kind in CHILD_KINDS}
         return _renamed({**parts, "status": _timeless(await self.status())}, self.name)
 
@@ -285,7 +323,7 @@ async def service(kube: Kube, namespace: str) -> AsyncIterator[Callable[..., Awa
         return await Service(kube, namespace, name).create(**spec)
 
     yield make
-    # A namespace takes its time to go, and what is left in it would compete for the next test's GPUs.
+    # Deleting a namespace takes time, and its remaining pods would compete for the next test's GPUs.
     for document in await kube.list(LLMSERVICE, namespace):
         await kube.delete(LLMSERVICE, document["metadata"]["name"], namespace)
 
@@ -293,3 +331,34 @@ async def service(kube: Kube, namespace: str) -> AsyncIterator[Callable[..., Awa
 @pytest.fixture
 def killed() -> type[Killed]:
     return Killed
+
+
+@pytest.fixture
+def controller(kubeconfig, namespace, tmp_path):
+    started = []
+
+    def start():
+        started.append(Process(kubeconfig, namespace, tmp_path / f"controller-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if not process.ended:
+            process.end(signal.SIGKILL)
+
+
+@pytest.fixture
+def planned(eventually):
+    async def wait(llama):
+        async def is_planned():
+            conditions = (await llama.status()).get("conditions") or []
+            return any(entry["type"] == "Planned" and entry["status"] == "True" for entry in conditions)
+
+        await eventually(is_planned, timeout_s=40)
+        await eventually(lambda: _complete(llama), timeout_s=20)
+
+    return wait
+
+
+async def _complete(llama):
+    return len(await llama.children()) == 4

@@ -1,4 +1,4 @@
-"""An operator that dies at any write, or whose writes collide, is continued as if nothing had been."""
+"""After an operator is killed at any write, or its writes conflict, the next one continues without a trace."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from uellm.kube import Conflict
 
 
 async def life(operator, llama, killed, arm):
-    """A service is planned, scaled and changed; whenever the operator dies another takes its place.
+    """A service is planned, scaled and changed. Whenever the operator is killed, another one takes over.
 
-    `arm` prepares the Kube of each operator. Returns the end state and how many writes it took altogether.
+    `arm` prepares the Kube of each operator. Returns the final state and the total number of writes.
     """
     operators = []
 
@@ -35,7 +35,7 @@ async def life(operator, llama, killed, arm):
 
 
 def _ours(state):
-    """Without how far Kubernetes' own controllers are."""
+    """The state without the progress of Kubernetes' own controllers."""
     state["Deployment"].pop("status", None)
     state["Deployment"]["metadata"]["annotations"].pop("deployment.kubernetes.io/revision", None)
     status = state["status"]
@@ -43,7 +43,7 @@ def _ours(state):
 
 
 def never(kube, so_far):
-    """Nobody is killed."""
+    """No operator is killed."""
 
 
 @pytest.mark.timeout(300)
@@ -57,14 +57,14 @@ async def test_killed_between_any_two_writes_the_end_is_the_same(operator, servi
         kills = KillsAt(n)
         llama = await service(f"killed-{n}")
         state, made = await life(operator, llama, killed, kills)
-        # How many statuses are written on the way depends on how quick Kubernetes' own controllers are.
+        # The number of status writes depends on the speed of Kubernetes' own controllers.
         assert kills.done or len(made) <= n
         assert state == wanted, f"killed before write {n} ({writes[n]})"
         await llama.delete()
 
 
 class KillsAt:
-    """Arms operators until one of them has been about to make the n-th of all writes."""
+    """Arms operators until one of them is about to make the n-th of all writes."""
 
     def __init__(self, n):
         self.n, self.done = n, False
@@ -75,7 +75,7 @@ class KillsAt:
         self.done = so_far >= self.n
 
 
-async def test_writes_that_collide_are_tried_again_until_they_do_not(operator, service, gpu_node):
+async def test_conflicting_writes_are_retried_until_they_succeed(operator, service, gpu_node):
     await gpu_node([24 * GIB])
     llama = await service()
     watching = operator()

@@ -1,4 +1,4 @@
-"""Deleting an LLMService, at whatever point, leaves nothing of it."""
+"""Deleting an LLMService at any point leaves nothing of it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_deleted_while_a_pass_is_under_way(operator, service, gpu_node, no
     watching = operator()
     await watching.observe()
     await llama.delete()
-    # This operator does not know yet, and goes on.
+    # This operator has not seen the deletion yet and continues.
     await watching.reconciler.reconcile(Key(llama.namespace, "llama"))
     await watching.step("llama")
     await nothing_left()

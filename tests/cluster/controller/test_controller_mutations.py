@@ -1,4 +1,4 @@
-"""Whatever the API server accepts ends in children or in a condition: no crash, nothing stuck, no write without end."""
+"""Every document that the API server accepts leads to children or a condition: no crash, deadlock or endless writes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ SPECS: list[dict[str, Any]] = [
 
 
 def documents(base):
-    """The base with one change each."""
+    """The base document with one change each."""
     for case in CASES:
         if "metadata.name" not in case.get("set", {}):
             yield case["name"], _changed(base, case)

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -18,83 +12,6 @@ from uellm.kube import GPUNODEPROFILE, LEASE
 from uellm.kube.kinds import CONFIGMAP
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class Process:
-    """`uellm controller` with a health port of its own."""
-
-    def __init__(self, kubeconfig: str, namespace: str, log: Path) -> None:
-        self.log = log
-        self.port = _free_port()
-        command = [str(Path(sys.executable).with_name("uellm")), "controller"]
-        options = {"health-listen": f"127.0.0.1:{self.port}", "namespace": namespace}
-        images = {"engine-image": "engine:1", "sidecar-image": "sidecar:1", "launcher-image": "launcher:1"}
-        command += [f"--{name}={value}" for name, value in (options | images).items()]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, env={**os.environ, "KUBECONFIG": kubeconfig}, stdout=output, stderr=output
-            )
-
-    def healthy(self) -> bool:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, ConnectionError):
-            return False
-
-    def end(self, number: int = signal.SIGTERM, *, timeout_s: float = 10.0) -> int:
-        self._process.send_signal(number)
-        return self._process.wait(timeout=timeout_s)
-
-    def children(self) -> list[int]:
-        """Process ids of the processes under it: the planner's among them."""
-        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return [int(pid) for pid in listed.split()]
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-
-def _free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        return int(each.getsockname()[1])
-
-
-@pytest.fixture
-def controller(kubeconfig, namespace, tmp_path):
-    started = []
-
-    def start():
-        started.append(Process(kubeconfig, namespace, tmp_path / f"controller-{len(started)}.log"))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if not process.ended:
-            process.end(signal.SIGKILL)
-
-
-@pytest.fixture
-def planned(eventually):
-    async def wait(llama):
-        async def is_planned():
-            conditions = (await llama.status()).get("conditions") or []
-            return any(entry["type"] == "Planned" and entry["status"] == "True" for entry in conditions)
-
-        await eventually(is_planned, timeout_s=40)
-        await eventually(lambda: _complete(llama), timeout_s=20)
-
-    return wait
-
-
-async def _complete(llama):
-    return len(await llama.children()) == 4
 
 
 async def test_it_plans_repairs_follows_profiles_and_ends_in_time(
@@ -120,7 +37,7 @@ async def test_it_plans_repairs_follows_profiles_and_ends_in_time(
     assert lease["spec"].get("holderIdentity", "") == ""
 
 
-async def test_a_profile_that_changes_plans_a_service_anew(controller, service, gpu_node, kube, planned, eventually):
+async def test_a_changed_profile_replans_a_service(controller, service, gpu_node, kube, planned, eventually):
     node = await gpu_node([24 * GIB])
     controller()
     llama = await service()
@@ -156,7 +73,7 @@ async def test_two_at_a_time_only_one_works_and_the_other_takes_over(
     assert await held() != holder
 
 
-async def test_killed_outright_nothing_stays_and_the_next_one_goes_on(
+async def test_a_killed_controller_leaves_no_process_and_the_next_one_continues(
     controller, service, gpu_node, planned, eventually
 ):
     await gpu_node([24 * GIB])

@@ -1,4 +1,4 @@
-"""What only the controller can know to be wrong becomes a condition, before any pod exists."""
+"""Errors that only the controller can detect become a condition before any pod exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uellm.kube import POD, Invalid
 
 @pytest.fixture
 async def refused(operator, service, gpu_node):
-    """Apply a spec on a node with two GPUs and look at what becomes of it."""
+    """Apply a spec on a node with two GPUs and return the resulting condition."""
 
     async def look(**spec):
         await gpu_node([24 * GIB, 24 * GIB])
@@ -30,7 +30,7 @@ def model(**config):
     return {"uri": "pvc://models/llama", "config": {"architectures": ["LlamaForCausalLM"], **config}}
 
 
-async def test_an_unknown_architecture(refused):
+async def test_an_unknown_architecture_is_an_invalid_model(refused):
     reason, message, stalled, llama = await refused(model=model(architectures=["MambaForCausalLM"]))
     assert (reason, stalled) == ("InvalidModel", "True")
     assert "MambaForCausalLM" in message
@@ -38,7 +38,7 @@ async def test_an_unknown_architecture(refused):
     assert (await llama.condition("Planned"))[1] == "InvalidModel"
 
 
-async def test_a_config_that_cannot_be_read(refused):
+async def test_an_unreadable_config_is_an_invalid_model(refused):
     reason, message, _, _ = await refused(model=model(hidden_size="many"))
     assert reason == "InvalidModel"
     assert "hidden_size" in message
@@ -50,7 +50,7 @@ async def test_an_hf_model_without_a_config_says_to_give_it(refused):
     assert "spec.model.config" in message
 
 
-async def test_nothing_that_is_large_enough(operator, service, gpu_node):
+async def test_no_node_is_large_enough(operator, service, gpu_node):
     await gpu_node([4 * GIB])
     llama = await service()
     await operator().settle("llama")
@@ -64,7 +64,7 @@ async def test_nothing_that_is_large_enough(operator, service, gpu_node):
     [{"layers": [1, 2]}, {"pipeline": 3, "layers": [16, 16]}, {"tensor": 5}],
     ids=["wrong sum", "wrong count", "indivisible"],
 )
-async def test_an_override_that_cannot_work(refused, parallelism):
+async def test_an_impossible_override_is_refused(refused, parallelism):
     reason, _, stalled, _ = await refused(parallelism=parallelism)
     assert (reason, stalled) == ("InvalidOverride", "True")
 
@@ -82,7 +82,7 @@ async def test_an_override_that_cannot_work(refused, parallelism):
     ],
     ids=["volume", "no image", "policy", "unknown field", "quantity", "type", "unmergeable"],
 )
-async def test_a_template_that_is_no_pod_in_the_servers_words(refused, spec, part):
+async def test_a_template_that_is_not_a_pod_has_the_servers_message(refused, spec, part):
     reason, message, stalled, llama = await refused(template={"spec": spec})
     assert (reason, stalled) == ("InvalidTemplate", "True")
     assert part in message
@@ -125,7 +125,7 @@ async def test_a_wrong_change_leaves_the_pods_and_may_still_suspend_them(operato
     assert (await llama.deployment())["spec"]["template"] == before
 
 
-async def test_what_the_schema_refuses_never_reaches_the_operator(service, kube, namespace):
+async def test_documents_that_the_schema_refuses_never_reach_the_operator(service, kube, namespace):
     with pytest.raises(Invalid, match=r"spec\.rollout"):
         await service(rollout={"maxSurge": 0, "maxUnavailable": 0})
     assert await kube.list(POD, namespace) == []

@@ -1,4 +1,4 @@
-"""Children that are deleted, edited or taken away come back; what is somebody else's is left alone."""
+"""Children that are deleted, edited or taken over are restored. Objects and fields of others are left unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def settled(operator, service, gpu_node):
 
 
 async def edited(kube, child, manager="somebody"):
-    """Apply a change as another manager, taking the fields over."""
+    """Apply a change as another field manager and take over the fields."""
     kept = {name: child["metadata"][name] for name in ("name", "namespace", "uid")}
     return await kube.apply(
         {
@@ -49,14 +49,14 @@ async def test_a_deleted_child_comes_back(settled, kube, kind, eventually):
 @pytest.mark.parametrize(
     ("kind", "edit"),
     [
-        (CONFIGMAP, lambda child: child["data"].update({"plan.json": "{}"})),
+        (CONFIGMAP, lambda child: child["data"].update({"sidecar.yaml": "{}"})),
         (SERVICE, lambda child: child["spec"].update(selector={"app": "other"})),
         (PDB, lambda child: child["spec"].update(maxUnavailable=0)),
         (DEPLOYMENT, lambda child: child["spec"].update(replicas=3)),
         (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"]["containers"][0].update(image="other:1")),
         (DEPLOYMENT, lambda child: child["spec"]["template"]["spec"].update(schedulerName="other")),
     ],
-    ids=["plan", "selector", "budget", "replicas", "image", "scheduler"],
+    ids=["configuration", "selector", "budget", "replicas", "image", "scheduler"],
 )
 async def test_an_edited_child_is_put_right(settled, kube, kind, edit):
     llama, watching = settled
@@ -89,7 +89,7 @@ async def test_a_child_whose_owner_was_removed_is_owned_again(settled, kube, kin
     llama, watching = settled
     child = await llama.child(kind)
     orphan = {**child, "metadata": {**child["metadata"], "changed": {"ownerReferences": []}}}
-    # Only the manager that set the reference can take it away by applying.
+    # Only the manager that set the reference can remove it by applying.
     await edited(kube, orphan, manager="uellm")
     assert not (await llama.child(kind))["metadata"].get("ownerReferences")
     child["metadata"]["changed"] = {"annotations": child["metadata"]["annotations"]}

@@ -1,4 +1,4 @@
-"""Plans that change with the hardware and with what others have taken, and those that do not."""
+"""Plans that change with the hardware and with the GPUs that others take, and plans that do not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ async def test_a_quarantined_device_of_the_plan_makes_another_plan(operator, ser
     assert (await llama.condition("Planned"))[0] == "True"
 
 
-async def test_hardware_that_no_longer_holds_the_plan_is_told_and_pods_are_left(operator, service, gpu_node, profile):
+async def test_hardware_that_no_longer_holds_the_plan_is_reported_and_pods_are_kept(
+    operator, service, gpu_node, profile
+):
     node = await gpu_node([24 * GIB])
     llama = await service()
     watching = operator()
@@ -114,7 +116,7 @@ async def test_another_node_that_would_do_as_well_moves_nothing(operator, servic
     assert (await llama.deployment())["spec"] == before["spec"]
 
 
-async def test_two_services_never_count_on_the_same_gpu(operator, service, gpu_node):
+async def test_two_services_are_never_planned_onto_the_same_gpu(operator, service, gpu_node):
     await gpu_node([24 * GIB])
     first, second = await service("first"), await service("second")
     watching = operator()
@@ -169,14 +171,15 @@ async def test_a_service_keeps_its_plan_when_its_own_pod_has_taken_the_gpus(
     assert (await llama.status())["placements"][0]["actual"] == [f"GPU-{node}-0"]
 
 
-async def test_a_stranger_on_the_gpus_breaks_no_plan_until_a_pod_finds_no_place_for_a_minute(
+async def test_a_pod_whose_node_is_full_takes_another_that_fits_without_another_plan(
     operator, service, gpu_node, profile, kube, namespace, eventually
 ):
     taken = await gpu_node([24 * GIB])
-    llama = await service(placement={"schedulerName": "default-scheduler"})
+    llama = await service(**BY_KWOK)
     watching = operator()
     await watching.step("llama")
-    assert (await llama.plan())["nodes"] == [taken]
+    plan = await llama.plan()
+    assert plan["nodes"] == [taken]
     await kube.apply_status(
         {
             "apiVersion": "v1",
@@ -191,6 +194,35 @@ async def test_a_stranger_on_the_gpus_breaks_no_plan_until_a_pod_finds_no_place_
     await profile(taken, lambda devices: devices[0].update(allocatedTo={"podUID": "stranger"}))
     free = await gpu_node([24 * GIB])
 
+    async def bound_elsewhere():
+        await watching.step("llama")
+        return free in [pod["spec"].get("nodeName") for pod in await kube.list(POD, namespace)]
+
+    await eventually(bound_elsewhere)
+    assert await llama.plan() == plan
+
+
+async def test_a_pod_that_no_node_can_hold_for_a_minute_calls_for_another_plan(
+    operator, service, gpu_node, profile, kube, namespace, eventually
+):
+    taken = await gpu_node([24 * GIB])
+    llama = await service(**BY_KWOK)
+    watching = operator()
+    await watching.step("llama")
+    await kube.apply_status(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": taken},
+            "status": {"allocatable": {"nvidia.com/gpu": "0"}, "capacity": {"nvidia.com/gpu": "0"}},
+        },
+        manager="kubelet",
+    )
+    for pod in await kube.list(POD, namespace):
+        await kube.delete(POD, pod["metadata"]["name"], namespace)
+    await profile(taken, lambda devices: devices[0].update(allocatedTo={"podUID": "stranger"}))
+    smaller = await gpu_node([12 * GIB, 12 * GIB])
+
     async def unschedulable():
         await watching.step("llama")
         return (await llama.condition("Ready"))[1] == "Unschedulable"
@@ -199,10 +231,10 @@ async def test_a_stranger_on_the_gpus_breaks_no_plan_until_a_pod_finds_no_place_
     assert (await llama.plan())["nodes"] == [taken]
     watching.later(120)
     await watching.settle("llama")
-    assert (await llama.plan())["nodes"] == [free]
+    assert (await llama.plan())["nodes"] == [smaller]
 
 
-async def test_a_plan_says_why_it_was_made_and_why_it_took_anothers_place(operator, service, gpu_node, kube, namespace):
+async def test_a_plan_has_the_reason_why_it_was_made_or_replaced_another(operator, service, gpu_node, kube, namespace):
     await gpu_node([12 * GIB, 12 * GIB])
     llama = await service()
     watching = operator()
@@ -220,8 +252,8 @@ async def test_a_plan_says_why_it_was_made_and_why_it_took_anothers_place(operat
     assert told == [second["reason"]]
 
 
-async def test_nothing_takes_turns_when_measurements_waver(operator, service, gpu_node, profile):
-    """Two nodes as good as each other, whose figures go up and down by some percent."""
+async def test_plans_do_not_alternate_when_measurements_vary(operator, service, gpu_node, profile):
+    """Two equally good nodes whose measurements vary by some percent."""
     nodes = [await gpu_node([24 * GIB]), await gpu_node([24 * GIB])]
     llama = await service()
     watching = operator()
@@ -242,7 +274,7 @@ async def test_nothing_takes_turns_when_measurements_waver(operator, service, gp
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
-async def test_targets_that_cannot_be_kept_are_planned_for_as_well_as_can_be_and_told(operator, service, gpu_node):
+async def test_infeasible_targets_get_the_nearest_plan_and_are_reported(operator, service, gpu_node):
     node = await gpu_node([24 * GIB, 24 * GIB])
     classes = [{"name": "chat", "tpot": "8ms"}]
     llama = await service(slo={"classes": classes})

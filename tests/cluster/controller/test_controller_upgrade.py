@@ -1,4 +1,4 @@
-"""A newer operator, which makes pods in another way, leaves those that run alone until the spec changes."""
+"""A newer operator that renders pods differently leaves running pods unchanged until the spec changes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import importlib
 
 from helpers.sizes import GIB
 
-# The package's function `deployment` hides the module of that name.
-deployment_module = importlib.import_module("uellm.reconcile.children.deployment")
+revision_module = importlib.import_module("uellm.reconcile.children.revision")
 
 
 def newer_pod_template(monkeypatch):
-    """From here on templates come out with one more environment variable, as from an operator of a later version."""
-    made = deployment_module.pod_template
+    """From now on pod templates contain one more environment variable, as from a later version of the operator."""
+    made = revision_module.pod_template
 
-    def with_news(wanted):
-        template = made(wanted)
+    def with_news(*arguments):
+        template = made(*arguments)
         template["spec"]["containers"][0]["env"].append({"name": "NEWS", "value": "1"})
         return template
 
-    monkeypatch.setattr(deployment_module, "pod_template", with_news)
+    monkeypatch.setattr(revision_module, "pod_template", with_news)
 
 
 def environment(deployment) -> set[str]:
@@ -42,7 +41,7 @@ async def test_a_newer_operator_keeps_the_pod_template_until_the_spec_changes(op
     assert "NEWS" in environment(await llama.deployment())
 
 
-async def test_a_pod_template_that_somebody_edited_is_repaired_by_a_newer_operator_to_what_it_was(
+async def test_a_newer_operator_repairs_an_edited_pod_template_to_its_former_state(
     operator, service, gpu_node, kube, namespace, monkeypatch
 ):
     await gpu_node([24 * GIB])

@@ -1,4 +1,4 @@
-"""`kubectl uellm plan -f svc.yaml`: what the operator would decide in this cluster, without anything being applied."""
+"""`kubectl uellm plan -f svc.yaml`: what the operator would decide in this cluster, without applying anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uellm_devcluster.binaries import ensure
 
 @pytest.fixture
 def kubectl_plan(tmp_path: Path, kubeconfig: str, namespace: str):
-    """Runs `kubectl uellm plan -f <document>` as a user would; returns status, output, error."""
+    """Run `kubectl uellm plan -f <document>` as a user would; returns status, output, error."""
     plugin = tmp_path / "kubectl-uellm"
     plugin.write_text(f"#!{sys.executable}\nfrom uellm.cli.main import plugin\nraise SystemExit(plugin())\n")
     plugin.chmod(0o755)
@@ -40,7 +40,7 @@ def kubectl_plan(tmp_path: Path, kubeconfig: str, namespace: str):
 
 @pytest.fixture
 def nameless(service, namespace):
-    """A service as it stands in a file: without a namespace."""
+    """A service as in a file: without a namespace."""
 
     async def make(name: str, **spec: Any) -> dict[str, Any]:
         made = await service(name, **spec)

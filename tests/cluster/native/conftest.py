@@ -1,7 +1,7 @@
 """Clusters with real nodes, for tests that need root. No other cluster on the machine is touched.
 
-commands  session   `uellm cluster` with a state directory of its own, and what is on this machine
-web       session   a cluster of two real nodes and a played one, with a web server on each real one
+commands  session   `uellm cluster` with a state directory of its own, and the state of this machine
+web       session   a cluster of two real nodes and a simulated one, with a web server on each real one
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from uellm_devcluster.state import State
 NAME = "native-test"
 IMAGE = "uellm.local/busybox:test"
 SHOWN = "/opt/uellm-test/shown"
-# Everything that containerd, kubelet and kube-proxy would make on a machine of their own.
+# Everything that containerd, kubelet and kube-proxy would create on a machine of their own.
 THEIR_PATHS = [
     *mount_points([]),
     "/run/nri",
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Commands:
-    """`uellm cluster ...`, and the world around it."""
+    """`uellm cluster ...`, and the state of the machine around it."""
 
     def __init__(self, directory: Path) -> None:
         self.environment = {**os.environ, "UELLM_CLUSTER_DIR": str(directory), "UELLM_CLUSTER_NAME": NAME}
@@ -67,7 +67,7 @@ class Commands:
         return json.loads(done.stdout)
 
     def interrupt_up(self, moment: str, number: signal.Signals) -> int:
-        """Send `up` a signal as soon as it announces the step that begins with `moment`; return its exit status."""
+        """Send `up` a signal when it announces the step that begins with `moment`; return its exit status."""
         argv = [*self._argv, "up"]
         with subprocess.Popen(argv, env=self.environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
@@ -78,7 +78,7 @@ class Commands:
         raise AssertionError(f"`up` never came to {moment!r}")
 
     def world(self) -> dict[str, set[str]]:
-        """What a cluster could leave behind on this machine, by kind."""
+        """Everything that a cluster could leave on this machine, by kind."""
         routes = subprocess.run(
             ["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True
         )
@@ -100,7 +100,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     try:
         check_ranges_free(routes())
     except ClusterError as error:
-        # A person keeps a cluster; nobody does in CI, where nothing is skipped.
+        # A developer may want to keep a cluster that runs. In CI nothing is skipped.
         if os.environ.get("CI") != "true":
             pytest.skip(str(error))
     made = Commands(tmp_path_factory.mktemp("clusters"))
@@ -109,7 +109,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 
 
 class Web:
-    """A cluster with a web server on each of two nodes, which answers with the node's name."""
+    """A cluster with a web server on each of two nodes that answers with the node's name."""
 
     def __init__(self, commands: Commands, shown: Path) -> None:
         self.up_arguments = ("up", "--nodes", "2", "--kwok", "1", "--mount", f"{shown}:{SHOWN}")
@@ -123,20 +123,22 @@ class Web:
         return done.stdout
 
     def sh(self, pod: str, script: str) -> str:
-        """What a shell script in the pod says."""
+        """Output of a shell script in the pod."""
         return self.kubectl("exec", pod, "--container", "web", "--", "/bin/busybox", "sh", "-c", script).strip()
 
     @staticmethod
     def until(done: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Ask until it is so."""
+        """Poll until the condition holds."""
         deadline_s = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
 
     def serves(self) -> bool:
-        """Whether both pods tell their logs and reach both by the Service: a kubelet that has just started again, and
-        kube-proxy's rules, are a moment behind what the API server says."""
+        """Whether both pods have logs and reach both pods by the Service.
+
+        A restarted kubelet and kube-proxy's rules are slightly behind the API server.
+        """
         ask = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do /bin/busybox wget -q -O - http://10.96.0.80/; done"
         try:
             pods = self.pods()
@@ -144,11 +146,11 @@ class Web:
                 self.kubectl("logs", pod, "--container", "web").strip() and set(self.sh(pod, ask).split()) == set(pods)
                 for pod in pods.values()
             )
-        except AssertionError:  # of a kubectl that failed
+        except AssertionError:  # output of a kubectl that failed
             return False
 
     def pods(self) -> dict[str, str]:
-        """Pod by the node it is on."""
+        """The pod on each node."""
         items = json.loads(self.kubectl("get", "pods", "--selector=app=web", "--output=json"))["items"]
         return {item["spec"]["nodeName"]: item["metadata"]["name"] for item in items}
 

@@ -1,4 +1,4 @@
-"""What runs on real nodes, and what they survive."""
+"""What runs on real nodes, and which failures they survive."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_api_server_is_at_its_service_address(web: Any) -> None:
 
 
 def test_pods_reach_no_other_machine(web: Any) -> None:
-    # 203.0.113.0/24 is for documentation: it is nobody's, and packets to it would still leave.
+    # 203.0.113.0/24 is reserved for documentation. No machine has these addresses, but packets to them would leave.
     for pod in web.pods().values():
         said = web.sh(pod, "/bin/busybox nc -w 5 203.0.113.1 80 < /dev/null 2>&1 || true")
         assert "unreachable" in said
@@ -51,7 +51,7 @@ def test_the_kubelets_own_sockets_are_at_their_default_paths(web: Any, commands:
             subprocess.run(native.entering(node, test, state=commands.state), check=True)
 
 
-def test_up_again_is_harmless_and_starts_what_ended(web: Any, commands: Any) -> None:
+def test_a_repeated_up_restarts_ended_parts(web: Any, commands: Any) -> None:
     before = {part["name"]: part["pid"] for part in commands.status()["components"]}
     victims = {"node-2-kubelet", "kube-controller-manager", "forwarder", "node-1-containerd", "kwok"}
     for victim in victims:
@@ -61,7 +61,7 @@ def test_up_again_is_harmless_and_starts_what_ended(web: Any, commands: Any) -> 
     after = {part["name"]: part["pid"] for part in commands.status()["components"]}
     assert commands.status()["running"]
     assert {name for name in before if before[name] != after[name]} == victims
-    # The tests after this one find it whole.
+    # Restore the cluster for the next tests.
     web.until(web.serves)
 
 

@@ -1,4 +1,4 @@
-"""What LLMService accepts and refuses, and how a refusal reads."""
+"""What LLMService accepts and refuses, and the text of a refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (spec.model.dtype, spec.model.quantization, spec.model.revision) == ("auto", "auto", "main")
     assert spec.slo.objective == "Efficiency"
     assert (spec.placement.policy, spec.placement.gpus.min, spec.placement.gpus.max) == ("HELR", 1, None)
-    assert (spec.rollout.max_surge, spec.rollout.max_unavailable) == (0, 1)
+    assert spec.rollout is None  # decided at each change
     assert (spec.replicas, spec.suspend) == (1, False)
 
 
@@ -123,13 +123,13 @@ def test_a_file_is_read_with_lists_and_empty_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("- 1", "must hold Kubernetes objects, not list"),
         ("kind: Pod", "must hold one LLMService; it holds 0"),
-        ("\x80", "is no YAML"),
+        ("\x80", "is not YAML"),
     ],
 )
-def test_a_file_that_is_no_service_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_service_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "service.yaml"
     path.write_text(text)
     with pytest.raises(BadInput, match=says) as refusal:

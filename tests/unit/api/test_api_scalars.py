@@ -21,8 +21,8 @@ def test_a_duration_is_the_sum_of_its_parts(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "1.5s", "-1s", "s", "1d", "1h1h1h1h1h", "123456s", "1s\n", " 1s"])
-def test_what_the_gateway_api_calls_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="is no duration"):
+def test_an_invalid_gateway_api_duration_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="is not a duration"):
         duration_s(text)
 
 
@@ -41,6 +41,6 @@ def test_a_quantity_is_exact(text: str, number: Decimal) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1 Gi", "1e3", "four", "1gi", ".5"])
-def test_what_is_no_quantity_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="is no quantity"):
+def test_an_invalid_quantity_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="is not a quantity"):
         quantity(text)

@@ -1,4 +1,4 @@
-"""The status's schema holds all that the planner and the hardware types write."""
+"""The status's schema accepts everything that the planner and the hardware types write."""
 
 from __future__ import annotations
 

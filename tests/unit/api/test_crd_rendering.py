@@ -1,4 +1,4 @@
-"""The CRDs: the committed files are the rendered ones, and every field is described and bounded."""
+"""The CRDs: the committed files are up to date, and every field has a description and bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ each_definition = pytest.mark.parametrize("definition", DEFINITIONS, ids=lambda 
 
 
 def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part of a schema with its path, metadata left out."""
+    """Every part of a schema with its path, except metadata."""
     yield path or ".", schema
     for name, child in schema.get("properties", {}).items():
         if (path, name) != ("", "metadata"):
@@ -40,7 +40,7 @@ def test_the_committed_crds_are_the_rendered_ones(directory: str, tmp_path: Path
 
 @each_definition
 def test_every_field_is_described(definition: Definition) -> None:
-    # What an element is stands at its list; a scalar element has no description of its own.
+    # The list describes its elements; a scalar element has no description of its own.
     bare = [
         p for p, node in nodes(resource_schema(definition)) if "description" not in node and p[-2:] not in ("[]", "{}")
     ]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 CHART = Path(__file__).parents[3] / "charts" / "uellm"
-# libyaml where it is there: the CRDs are long.
+# libyaml if it is installed, because the CRDs are long.
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Render = Callable[..., list[dict[str, Any]]]
 
@@ -29,7 +29,7 @@ def _installed_helm() -> str | None:
 
 @pytest.fixture(scope="session")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs helm with a home of its own: no plugin or repository of whoever runs the tests takes part."""
+    """Runs helm with a home directory of its own, without the user's plugins and repositories."""
     program = _installed_helm()
     if program is None and os.environ.get("CI") != "true":
         pytest.skip("no helm: set UELLM_HELM, or run `make test`, which gets one")

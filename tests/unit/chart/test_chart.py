@@ -1,4 +1,4 @@
-"""The chart: what it makes for which values, and that it asks for no more than it needs."""
+"""The chart: the objects for given values, and that they need no more rights than necessary."""
 
 from __future__ import annotations
 
@@ -36,6 +36,17 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
     "profiler in a namespace that exists": ({"profiler": {"namespace": {"name": "gpu", "create": False}}}, False),
     "every node, no runtime class": (
         {"profiler": {"nodeLabels": {"nvidia.com/gpu.present": None}, "runtimeClassName": ""}},
+        False,
+    ),
+    "monitored": (
+        {
+            "monitoring": {
+                "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+                "serviceMonitors": {"enabled": True},
+                "rules": {"enabled": True},
+                "dashboards": {"enabled": True, "namespace": "grafana"},
+            }
+        },
         False,
     ),
     "no CRDs": ({"crds": {"install": False}}, False),
@@ -154,12 +165,23 @@ def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Ren
     assert ("uellm.io", "llmservices", "patch") not in may
 
 
-def test_only_one_operator_runs_at_a_time(render: Render) -> None:
-    spec = named(render(), "Deployment", "uellm-operator")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+def test_a_second_operator_stands_by_on_another_node_and_a_drain_takes_one_at_a_time(render: Render) -> None:
+    objects = render()
+    spec = named(objects, "Deployment", "uellm-operator")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    budget = named(objects, "PodDisruptionBudget", "uellm-operator")["spec"]
+    assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
 
 
-def test_the_engine_is_upstreams_unless_somebody_says_otherwise(render: Render) -> None:
+def test_a_single_operator_has_no_disruption_budget(render: Render) -> None:
+    objects = render({"operator": {"replicas": 1}})
+    assert not any(each["kind"] == "PodDisruptionBudget" for each in objects)
+
+
+def test_the_engine_image_is_upstreams_by_default(render: Render) -> None:
     def images(objects: list[dict[str, Any]]) -> dict[str, str]:
         (container,) = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
         return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
@@ -199,7 +221,7 @@ def test_several_schedulers_elect_a_leader(render: Render) -> None:
     assert "strategy" not in named(several, "Deployment", "uellm-scheduler")["spec"]
 
 
-def test_a_changed_configuration_starts_the_scheduler_anew(render: Render) -> None:
+def test_a_changed_configuration_restarts_the_scheduler(render: Render) -> None:
     def digest(objects: list[dict[str, Any]]) -> str:
         template = named(objects, "Deployment", "uellm-scheduler")["spec"]["template"]
         return str(template["metadata"]["annotations"]["uellm.io/configuration"])
@@ -224,7 +246,7 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
     pod = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]["spec"]
     assert pod["runtimeClassName"] == "nvidia"
-    # NVIDIA's runtime refuses a container with it that lacks CAP_SYS_ADMIN.
+    # NVIDIA's runtime refuses a container with this variable that lacks CAP_SYS_ADMIN.
     assert "NVIDIA_MIG_MONITOR_DEVICES" not in {entry["name"] for entry in pod["containers"][0]["env"]}
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
@@ -243,7 +265,7 @@ def test_the_described_nodes_are_whole_profiles(render: Render) -> None:
     for text in data.values():
         status = yaml.safe_load(text)
         parsed = parse(GPUNodeProfileStatus, status)
-        # What the types do not know they pass over: nothing may have been misspelt.
+        # The types ignore unknown fields, so check that no field is misspelt.
         assert parsed.model_dump(by_alias=True, exclude_unset=True, mode="json") == status
 
 
@@ -258,7 +280,7 @@ def test_the_demo_has_four_unlike_gpus_on_one_node_and_one_on_the_other() -> Non
     assert len(pairs) == 12
 
 
-def test_crds_are_installed_and_kept_unless_somebody_says_otherwise(render: Render) -> None:
+def test_crds_are_installed_and_kept_by_default(render: Render) -> None:
     crds = of_kind(render(), "CustomResourceDefinition")
     assert sorted(c["metadata"]["name"] for c in crds) == ["gpunodeprofiles.uellm.io", "llmservices.uellm.io"]
     assert all(c["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for c in crds)
@@ -329,7 +351,7 @@ def test_the_schema_and_the_values_name_the_same(render: Render) -> None:
     def in_values(node: dict[str, Any], path: str = "") -> Iterator[str]:
         for name, child in node.items():
             yield f"{path}.{name}"
-            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels"}:
+            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels", "labels"}:
                 yield from in_values(child, f"{path}.{name}")
 
     assert set(in_values(values)) == set(in_schema(schema))
@@ -345,7 +367,7 @@ def test_every_value_is_described() -> None:
         elif not text:
             described = False
         else:
-            # Values that stand together share the comment above them.
+            # Adjacent values share the comment above them.
             assert described, f"no comment above {text!r}"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from uellm.cli.local.children import ChildCommand, Children, Ended
 
-# A child that starts a grandchild which minds no SIGTERM and keeps the child's output open.
+# A child with a grandchild that ignores SIGTERM and keeps the child's output open.
 WITH_GRANDCHILD = """
     import signal, subprocess, sys
     grandchild = "import os, signal; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); signal.pause()"
@@ -53,13 +53,13 @@ async def within(children: Children, body: Callable[[Children], Awaitable[None]]
 
 
 class Watched:
-    """A process that is not ours to collect. Made while it lives, so that its end can be told from a reused pid."""
+    """A process that is not ours to reap. Created while it is alive, so that a reused pid is not mistaken for it."""
 
     def __init__(self, pid: int) -> None:
         self._descriptor = os.pidfd_open(pid)
 
     def ended(self, within_s: float = 0.0) -> bool:
-        """A killed process closes its files, which is what its relay waits for, a moment before it is gone."""
+        """Wait for the end. A killed process closes its files, which ends its relay, slightly before it is gone."""
         readable, _, _ = select.select([self._descriptor], [], [], within_s)
         return bool(readable)
 
@@ -92,7 +92,7 @@ async def test_the_others_end_when_the_body_does():
     assert grandchild.ended(within_s=5)
 
 
-async def test_a_child_has_ended_though_what_it_left_behind_holds_its_output():
+async def test_a_child_counts_as_ended_even_if_its_descendants_hold_its_output():
     log = Log()
     async with Children(log) as children:
         await children.start(python("a", WITH_GRANDCHILD.removesuffix("    signal.pause()\n")))
@@ -115,14 +115,14 @@ async def test_children_end_also_when_the_body_fails():
     assert watched[0].ended(within_s=5)
 
 
-async def test_a_child_that_minds_no_sigterm_is_killed_in_the_end():
+async def test_a_child_that_ignores_sigterm_is_finally_killed():
     log = Log()
     async with Children(log, end_timeout_s=0.1) as children:
         await children.start(python("a", STUBBORN))
         await log.until(lambda line: line[1] == "up")
 
 
-async def test_hurry_waits_for_nobody():
+async def test_hurry_does_not_wait():
     log = Log()
     async with asyncio.timeout(10):
         async with Children(log, end_timeout_s=3600) as children:
@@ -131,7 +131,7 @@ async def test_hurry_waits_for_nobody():
             children.hurry()
 
 
-async def test_a_child_that_was_killed_is_told_by_its_signal():
+async def test_a_killed_child_is_reported_with_its_signal():
     log = Log()
     async with Children(log) as children:
         await children.start(python("a", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))

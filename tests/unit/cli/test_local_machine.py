@@ -14,7 +14,7 @@ OTHER = {"index": 1, "uuid": "GPU-b", "product": "NVIDIA T4", "memoryBytes": 16 
 
 
 class Driver:
-    """A source that says what it is told to."""
+    """A source with a given answer."""
 
     def __init__(self, answer: Sample | Exception) -> None:
         self._answer = answer
@@ -42,11 +42,11 @@ def test_the_drivers_gpus_are_planned_on_except_those_that_others_compute_on():
     [offer] = found.offers
     assert offer.free == ("GPU-b",)
     assert not offer.node.simulated
-    assert "2 GPUs of this machine, 1 of them busy and left alone: NVIDIA L4, NVIDIA T4" in found.description
+    assert "2 GPUs of this machine, 1 of them busy and not used: NVIDIA L4, NVIDIA T4" in found.description
 
 
 @pytest.mark.parametrize("answer", [NoGPUs("NoDriver", "no driver is loaded"), Sample(NVML, ())])
-def test_without_a_gpu_the_cpu_is_one_device_and_that_is_said(answer):
+def test_without_a_gpu_the_cpu_is_one_device_and_the_description_says_so(answer):
     found = machine.this_machine(Driver(answer))
     [offer] = found.offers
     [device] = offer.node.devices
@@ -54,7 +54,7 @@ def test_without_a_gpu_the_cpu_is_one_device_and_that_is_said(answer):
     assert offer.node.simulated
     assert 0 < device.memory_bytes < machine.available_memory_bytes()
     assert found.description.startswith("no GPU: ")
-    assert "The CPU serves: " in found.description
+    assert "The CPU is used: " in found.description
 
 
 def test_a_machine_with_neither_gpu_nor_memory_cannot_serve(monkeypatch):
@@ -69,7 +69,7 @@ def test_described_gpus_are_simulated_whatever_the_description_says(tmp_path):
     assert offer.node.name == "desk"
     assert offer.node.simulated
     assert offer.free == ("GPU-a", "GPU-b")
-    assert "played by this machine's CPU" in found.description
+    assert "simulated on this machine's CPU" in found.description
 
 
 def test_a_profile_keeps_its_source_and_what_it_excludes(tmp_path):

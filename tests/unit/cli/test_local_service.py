@@ -1,4 +1,4 @@
-"""`uellm run` with everything real but the engine: a package named vllm that answers like one."""
+"""`uellm run` with everything real except the engine: a package named vllm answers in its place."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def prepared(tmp_path: Path, service: dict[str, Any]) -> Any:
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a package named vllm before every other; its main is the program given."""
+    """Put a package named vllm first on the path; its main is the given program."""
 
     def install(program: str) -> None:
         package = tmp_path / "site" / "vllm" / "entrypoints" / "cli"
@@ -111,12 +111,15 @@ def ports() -> Ports:
 
 def test_the_pods_own_documents_are_written_for_the_processes(prepared, tmp_path):
     service = prepared()
-    plan_file, sidecar_file = service.write(tmp_path)
-    plan = json.loads(plan_file.read_text())
+    files = service.write(tmp_path)
+    plan = json.loads(files.plan.read_text())
     assert plan["platform"] == "cpu"
     assert plan["plan"]["layers"] == [5, 3]
     assert plan["engine"]["model"] == f"{tmp_path}/model"
-    assert [each["name"] for each in yaml.safe_load(sidecar_file.read_text())["classes"]] == ["interactive"]
+    found = json.loads(files.devices.read_text())["devices"]
+    assert [each["uuid"] for each in found] == list(service.plan.devices)
+    assert [each["name"] for each in yaml.safe_load(files.sidecar.read_text())["classes"]] == ["interactive"]
+    assert yaml.safe_load(files.engine.read_text())["model"] == service.service.served_name
 
 
 def test_the_sidecar_starts_from_what_the_measured_gpus_make_of_a_step(prepared, tmp_path, monkeypatch):
@@ -130,7 +133,7 @@ def test_the_sidecar_starts_from_what_the_measured_gpus_make_of_a_step(prepared,
     (tmp_path / "profile.yaml").write_text(yaml.safe_dump(profile | {"status": {"source": "NVML", "devices": devices}}))
     monkeypatch.setattr(preparing.importlib.metadata, "version", lambda name: "0.32.0")
     served = prepare(str(tmp_path / "service.yaml"), profiled_machine(str(tmp_path / "profile.yaml")))
-    told = [yaml.safe_load(each.files["sidecar.yaml"])["engine"] for each in (played, served)]
+    told = [yaml.safe_load(each.files["engine.yaml"])["engine"] for each in (played, served)]
     assert "stepSeconds" not in told[0]
     assert set(told[1]["stepSeconds"]) == {"floor", "perPrefillToken", "perKvToken", "perSequence", "overhead"}
 
@@ -141,16 +144,16 @@ def test_the_cpu_engines_float32_is_planned_with(prepared):
     assert weights[0] == 2 * weights[1]
 
 
-def test_the_models_own_files_tell_what_its_layers_weigh(prepared, tmp_path):
-    reckoned = sum(stage.memory.weights for stage in prepared().plan.stages)
+def test_layer_sizes_come_from_the_models_own_files(prepared, tmp_path):
+    by_formula = sum(stage.memory.weights for stage in prepared().plan.stages)
     tensors = {f"model.layers.{index}.all.weight": np.zeros(1000, np.float16) for index in range(8)}
     save_file({**tensors, "model.embed_tokens.weight": np.zeros(500, np.float16)}, tmp_path / "model/model.safetensors")
-    told = sum(stage.memory.weights for stage in prepared().plan.stages)
-    assert told != reckoned
-    assert told == 4 * (8 * 1000 + 500)  # in float32, as the CPU computes
+    by_headers = sum(stage.memory.weights for stage in prepared().plan.stages)
+    assert by_headers != by_formula
+    assert by_headers == 4 * (8 * 1000 + 500)  # in float32, as the CPU computes
 
 
-def test_what_only_a_cluster_can_do_is_said(prepared):
+def test_fields_that_need_a_cluster_are_noted(prepared):
     notes = prepared(
         replicas=2, engine__image="vllm/vllm-openai", model__tokenSecretRef={"name": "a", "key": "b"}
     ).notes
@@ -164,25 +167,25 @@ def test_a_claim_needs_a_cluster(prepared):
 
 
 def test_a_model_that_is_not_there_is_named(prepared):
-    with pytest.raises(BadInput, match=r"spec\.model\.uri: /nonexistent/model holds no config\.json"):
+    with pytest.raises(BadInput, match=r"spec\.model\.uri: /nonexistent/model has no config\.json"):
         prepared(model__uri="file:///nonexistent/model")
 
 
-def test_what_does_not_fit_is_a_plan_error(prepared):
+def test_a_model_that_does_not_fit_is_a_plan_error(prepared):
     with pytest.raises(PlanError):
         prepared(parallelism={"pipeline": 3})
 
 
 @pytest.mark.parametrize(
-    ("version", "on_cpu", "sentence"), [("0.32.0", True, "no CPU build"), ("0.32.0+cpu", False, "is the CPU build")]
+    ("version", "on_cpu", "sentence"), [("0.32.0", True, "not a CPU build"), ("0.32.0+cpu", False, "is the CPU build")]
 )
-def test_a_vllm_for_other_devices_is_told_before_it_starts(monkeypatch, version, on_cpu, sentence):
+def test_a_vllm_for_other_devices_is_refused_before_it_starts(monkeypatch, version, on_cpu, sentence):
     monkeypatch.setattr(preparing.importlib.metadata, "version", lambda name: version)
     with pytest.raises(CannotBeDone, match=sentence):
         preparing._check_engine(on_cpu=on_cpu)
 
 
-def test_a_port_in_use_is_told_before_anything_starts():
+def test_a_port_in_use_is_refused_before_anything_starts():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -215,7 +218,7 @@ async def test_it_says_where_it_serves_and_ends_on_sigint(prepared, engine, port
         await asyncio.open_connection("127.0.0.1", ports.service)
 
 
-async def test_an_engine_that_dies_ends_the_sidecar_and_is_told(prepared, engine, ports, tmp_path):
+async def test_an_engine_that_dies_ends_the_sidecar_and_is_reported(prepared, engine, ports, tmp_path):
     engine(DYING_ENGINE)
     lines: list[tuple[str, str]] = []
     with pytest.raises(CannotBeDone, match="the engine ended with exit status 7; its last lines are above"):
@@ -230,7 +233,7 @@ async def test_a_launcher_that_cannot_bind_gives_its_reason(prepared, engine, po
         await serve(refused, tmp_path, ports, lambda name, line: None)
 
 
-async def test_an_engine_that_never_serves_is_given_up(prepared, engine, ports, tmp_path):
+async def test_waiting_for_an_engine_that_never_serves_ends(prepared, engine, ports, tmp_path):
     engine("import signal; signal.pause()")
     with pytest.raises(CannotBeDone, match=r"does not serve after spec\.engine\.startupTimeout, 1 s"):
         await serve(prepared(engine__startupTimeout="1s"), tmp_path, ports, lambda name, line: None)

@@ -66,7 +66,7 @@ def written(tmp_path: Path, config: dict) -> str:
     return str(path)
 
 
-def test_layers_are_told_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_groups_layers_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, written(tmp_path, DEEPSEEK))
     assert status == 0
     rows = [line.split("  ")[0] for line in out.splitlines()]
@@ -76,7 +76,7 @@ def test_layers_are_told_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "671,026,419,200 (37,552,297,472 for a token)" in out
 
 
-def test_layers_in_turn_are_one_line_a_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alternating_layers_are_one_line_per_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, written(tmp_path, GEMMA))
     assert "layers 0, 2, 4, 6 ... 24 (13)  dense, window 4,096" in out
     assert "layers 1, 3, 5, 7 ... 25 (13)  dense" in out
@@ -108,7 +108,9 @@ def test_a_directory_is_read_with_the_headers_of_its_weights(
     assert "from the safetensors headers" in run(capsys, str(tmp_path))[1]
 
 
-def test_weights_may_lie_elsewhere_than_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_may_be_in_another_directory_than_the_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
     tensors = {"model.embed_tokens.weight": np.zeros((32, 16)), "model.layers.0.a.weight": np.zeros(3)}
@@ -124,7 +126,7 @@ def test_weights_may_lie_elsewhere_than_the_config(tmp_path: Path, capsys: pytes
         ({"architectures": ["Nope"]}, "'Nope' is not known here"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_status_2(
+def test_an_error_is_one_line_and_exit_status_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict, words: str
 ) -> None:
     status, out, err = run(capsys, written(tmp_path, {**LLAMA, **change}))

@@ -13,7 +13,7 @@ def schedule():
     return Schedule(jitter=lambda: 1.0)
 
 
-def test_a_key_marked_twice_is_worked_on_once(schedule):
+def test_a_key_marked_twice_is_processed_once(schedule):
     schedule.mark("a", 0)
     schedule.mark("a", 0)
     assert schedule.take(0) == "a"
@@ -21,7 +21,7 @@ def test_a_key_marked_twice_is_worked_on_once(schedule):
     assert schedule.take(0) is None
 
 
-def test_a_key_is_never_worked_on_twice_at_a_time_and_comes_again_after(schedule):
+def test_a_key_is_never_processed_twice_at_a_time_and_comes_again_afterwards(schedule):
     schedule.mark("a", 0)
     assert schedule.take(0) == "a"
     schedule.mark("a", 1)
@@ -43,7 +43,7 @@ def test_nothing_is_taken_before_it_is_due(schedule):
     assert schedule.next_due_s() == 5
 
 
-def test_an_earlier_mark_wins_and_a_later_one_does_not(schedule):
+def test_the_earlier_of_two_marks_applies(schedule):
     schedule.mark("a", 5)
     schedule.mark("a", 9)
     assert schedule.next_due_s() == 5
@@ -78,7 +78,7 @@ def test_marks_that_came_during_a_failing_pass_wait_for_the_backoff(schedule):
     assert schedule.take(0.5) == "a"
 
 
-def test_news_end_a_backoff_early(schedule):
+def test_an_event_ends_a_backoff_early(schedule):
     schedule.mark("a", 0)
     schedule.take(0)
     schedule.failed("a", 0, at_least_s=30)
@@ -94,7 +94,7 @@ def test_the_age_of_the_oldest_work_is_known(schedule):
 
 
 class Handler:
-    """Answers each pass with the next of `answers`; tells when there are none left."""
+    """Returns the next of `answers` in each pass, and sets an event when none is left."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -139,3 +139,25 @@ async def test_a_pass_that_fails_comes_again(caplog):
 async def test_a_mistake_in_a_pass_ends_no_worker(caplog):
     assert await run(Handler(ValueError("oops"), None), "a") == ["a", "a"]
     assert "oops" in caplog.text
+
+
+def test_a_key_that_goes_first_is_taken_before_all_that_are_due():
+    schedule = Schedule()
+    for key in ("a", "b", "c"):
+        schedule.mark(key, 0)
+    schedule.mark("c", 5, first=True)
+    schedule.mark("d", 1, first=True)
+    assert [schedule.take(5) for _ in range(5)] == ["c", "d", "a", "b", None]
+
+
+def test_a_key_that_goes_first_still_waits_until_its_work_is_done():
+    schedule = Schedule()
+    schedule.mark("a", 0)
+    assert schedule.take(0) == "a"
+    schedule.mark("b", 0)
+    schedule.mark("a", 1, first=True)
+    assert schedule.take(1) == "b"
+    assert schedule.take(1) is None
+    schedule.done("a")
+    assert schedule.take(1) == "a"
+    assert schedule.take(9) is None

@@ -20,7 +20,7 @@ class Server:
         self.events = {}
 
     def happened(self, what, times):
-        """An event that is set when this has happened so often."""
+        """An event that is set when this has happened that many times."""
         self.events[what, times] = asyncio.Event()
         return self.events[what, times].wait()
 
@@ -35,6 +35,7 @@ class Server:
 
     async def get(self, kind, name, namespace):
         self._check()
+        self._count("read")
         return copy.deepcopy(self.lease)
 
     async def create(self, obj):
@@ -73,7 +74,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """A lease's seconds are milliseconds here."""
+    """Turns the lease's seconds into milliseconds."""
     for name in ("RENEW_S", "RETRY_S", "DEADLINE_S", "DURATION_S"):
         monkeypatch.setattr(module, name, getattr(module, name) / 100)
 
@@ -139,6 +140,65 @@ async def test_it_is_lost_when_the_server_is_gone_for_too_long(server):
     server.down = True
     with pytest.raises(LeaseLost, match="could not be renewed"):
         await one.keep()
+
+
+async def test_one_that_is_free_again_is_lost_for_another_may_have_written_meanwhile(server):
+    one = lease(server, "one")
+    await one.acquire()
+    server.lease["spec"]["holderIdentity"] = ""
+    with pytest.raises(LeaseLost, match="taken by another operator"):
+        await one.keep()
+    assert one.writable_s() == 0
+
+
+async def test_writes_are_allowed_from_the_first_renewal_on_and_end_before_another_may_take_it(server):
+    now_s = 100.0
+    one = Lease(server, "ns", "one", clock=lambda: now_s)
+    assert one.writable_s() == 0
+    await one.acquire()
+    assert one.writable_s() == pytest.approx(module.DEADLINE_S)
+    now_s += module.DEADLINE_S * 0.99
+    assert 0 < one.writable_s() < module.DEADLINE_S / 50
+    now_s += module.DEADLINE_S * 0.02
+    assert one.writable_s() == 0
+    assert module.DEADLINE_S < module.DURATION_S
+
+
+async def test_an_answer_that_came_late_counts_from_when_it_was_asked_for(server):
+    now_s = 100.0
+
+    class Slow(Server):
+        async def create(self, obj):
+            nonlocal now_s
+            now_s += module.DEADLINE_S / 2
+            return await super().create(obj)
+
+    one = Lease(Slow(), "ns", "one", clock=lambda: now_s)
+    await one.acquire()
+    assert one.writable_s() == pytest.approx(module.DEADLINE_S / 2)
+
+
+async def test_after_it_is_given_back_nothing_may_be_written(server):
+    one = lease(server, "one")
+    await one.acquire()
+    await one.release()
+    assert one.writable_s() == 0
+
+
+async def test_whoever_waits_for_a_holder_stands_by_and_whoever_waits_for_the_server_does_not(server):
+    one, two = lease(server, "one"), lease(server, "two")
+    await one.acquire()
+    read = server.happened("read", 2)
+    waiting = asyncio.create_task(two.acquire())
+    async with asyncio.timeout(5):
+        await read
+        assert two.standing_by
+        refused = server.happened("refusal", 2)
+        server.down = True
+        await refused
+        assert not two.standing_by
+    waiting.cancel()
+    assert not one.standing_by
 
 
 async def test_whoever_waits_outlives_an_outage(server):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from uellm.controller.queue import FIRST
 from uellm.controller.watcher import SETTLE_S, Watcher
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, POD
 from uellm.reconcile.cache import Cache
@@ -11,7 +12,7 @@ A, B = Key("ns", "a"), Key("ns", "b")
 
 
 class World:
-    """Two services and what is marked when something happens to them."""
+    """Two services, and the keys that are marked when something happens to them."""
 
     def __init__(self):
         self.cache = Cache()
@@ -49,8 +50,8 @@ def child(name, *, version=1, labels=None, owner=None):
     return {"metadata": metadata, "spec": {}, "status": {}}
 
 
-def profile(*, version, holder=None, free_bytes=5):
-    device = {"index": 0, "uuid": "g0", "memoryBytes": 9, "memoryFreeBytes": free_bytes}
+def profile(*, version, holder=None, memory_bytes=9, free_bytes=5):
+    device = {"index": 0, "uuid": "g0", "memoryBytes": memory_bytes, "memoryFreeBytes": free_bytes}
     if holder:
         device["allocatedTo"] = {"podUID": holder}
     metadata = {"name": "node-1", "uid": "n", "resourceVersion": str(version)}
@@ -76,7 +77,11 @@ def test_a_changed_spec_or_a_deletion_marks_those_that_wait_for_gpus(world):
     assert (B, SETTLE_S) in world.heard(LLMSERVICE, "DELETED", service(A, generation=2, version=3))
 
 
-def test_a_status_alone_marks_nobody_else(world):
+def test_a_service_that_somebody_changed_goes_ahead_of_all_others(world):
+    assert world.heard(LLMSERVICE, "MODIFIED", service(A, generation=2, version=2))[0] == (A, FIRST)
+
+
+def test_a_status_change_marks_no_other_service(world):
     world.waiting = [B]
     assert world.heard(LLMSERVICE, "MODIFIED", service(A, version=2)) == [(A, 0.0)]
 
@@ -101,7 +106,7 @@ def test_the_deletion_of_a_child_marks_its_owner(world):
     assert world.cache.get(DEPLOYMENT, "a-engine", "ns") is None
 
 
-def test_a_stranger_marks_nobody(world):
+def test_an_unrelated_object_marks_no_service(world):
     assert world.heard(CONFIGMAP, "ADDED", child("stranger")) == []
 
 
@@ -115,8 +120,16 @@ def test_a_pod_that_is_gone_marks_those_that_wait_for_gpus(world):
 def test_a_profile_marks_all_when_it_is_new_changed_or_gone(world):
     everyone = [(A, SETTLE_S), (B, SETTLE_S)]
     assert world.heard(GPUNODEPROFILE, None, profile(version=1)) == everyone
-    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, holder="pod")) == everyone
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, memory_bytes=8)) == everyone
     assert world.heard(GPUNODEPROFILE, "DELETED", profile(version=3)) == everyone
+
+
+def test_a_gpu_that_somebody_took_marks_nobody_and_one_that_was_freed_those_who_wait(world):
+    world.heard(GPUNODEPROFILE, None, profile(version=1))
+    world.waiting = [B]
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=2, holder="pod")) == []
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=3, holder="other")) == [(B, SETTLE_S)]
+    assert world.heard(GPUNODEPROFILE, "MODIFIED", profile(version=4)) == [(B, SETTLE_S)]
 
 
 def test_a_profile_with_other_time_stamps_and_free_memory_marks_nobody(world):

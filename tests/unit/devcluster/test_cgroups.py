@@ -12,7 +12,7 @@ from uellm_devcluster.errors import ClusterError
 
 @pytest.fixture
 def v1(tmp_path: Path) -> Path:
-    """A tree that looks like version 1: hierarchies by controller, one of them under two names."""
+    """A directory tree in the form of version 1: hierarchies by controller, one of them with two names."""
     for name in ("cpuset", "cpu,cpuacct", "pids"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "cgroup.procs").write_text("1\n")
@@ -44,7 +44,7 @@ def test_version_1_has_the_groups_in_every_hierarchy_once(v1: Path) -> None:
     assert not any(path.startswith("not-a-hierarchy") for path in groups(v1))
 
 
-def test_version_1_gives_each_group_processors_for_without_them_it_admits_nobody(v1: Path) -> None:
+def test_version_1_gives_each_group_cpus_because_it_accepts_no_process_without_them(v1: Path) -> None:
     _empty_cpusets(v1, "x", ["node-1"])
     Cgroups("x", root=v1).create(["node-1"])
     for group in ("uellm-x", "uellm-x/node-1"):
@@ -75,7 +75,7 @@ def test_removal_takes_every_group_of_the_cluster_and_no_other(v1: Path) -> None
     assert groups(v1) == {"pids/uellm-y", "pids/uellm-y/system"}
 
 
-def test_a_process_is_in_its_group_before_it_is_anything_else(v1: Path) -> None:
+def test_a_process_enters_its_group_before_its_program_starts(v1: Path) -> None:
     cgroups = Cgroups("x", root=v1)
     for hierarchy in ("cpuset", "cpu,cpuacct", "pids"):
         (v1 / hierarchy / "uellm-x" / "system").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_a_real_version_2_hierarchy_holds_finds_and_gives_back() -> None:
 
 
 def _empty_cpusets(root: Path, name: str, parts: list[str]) -> None:
-    """The kernel gives every new group of this controller empty files."""
+    """The kernel creates empty files in every new group of this controller."""
     for group in (f"uellm-{name}", *(f"uellm-{name}/{part}" for part in parts)):
         (root / "cpuset" / group).mkdir(parents=True, exist_ok=True)
         for file in ("cpuset.cpus", "cpuset.mems"):

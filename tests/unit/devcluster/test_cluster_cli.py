@@ -44,7 +44,7 @@ def test_bad_input_names_the_option_and_exits_with_2(
     assert named in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_kubeconfig_of_nothing_cannot_be_had(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_clusters_kubeconfig_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "kubeconfig"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -59,7 +59,7 @@ def test_kubeconfig_prints_the_path_and_nothing_else(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == f"{state.kubeconfig}\n"
 
 
-def test_the_status_of_nothing_is_one_json_document_and_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_clusters_status_is_one_json_document_and_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "status", "-o", "json"]) == 1
     status = json.loads(capsys.readouterr().out)
     assert (status["name"], status["running"], status["nodes"]) == ("uellm", False, [])
@@ -71,7 +71,7 @@ def test_a_bad_cluster_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> N
 
 
 class Refusing:
-    """A provider that fails half way."""
+    """A provider whose start fails half way."""
 
     PROVIDER = local.PROVIDER
 
@@ -94,9 +94,7 @@ class Refusing:
 
 
 @pytest.mark.parametrize("error", [ClusterError("no"), KeyboardInterrupt()])
-def test_a_start_that_ends_half_way_is_undone_and_keeps_its_logs(
-    error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_start_is_undone_and_keeps_its_logs(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     provider = Refusing(error)
     monkeypatch.setattr(cluster, "PROVIDERS", {local.PROVIDER: provider})
     monkeypatch.setattr("os.geteuid", lambda: 1000)
@@ -116,7 +114,7 @@ def test_other_options_than_the_running_ones_are_refused_with_the_difference(mon
         cluster.up(provider=local.PROVIDER, kwok=5)
 
 
-def test_auto_takes_kind_where_docker_answers_and_native_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_selects_kind_if_docker_answers_and_native_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
     def machine(*, programs: set[str], docker: bool, user: int) -> None:
         monkeypatch.setattr("shutil.which", lambda name, **_: f"/bin/{name}" if name in programs else None)
         monkeypatch.setattr(cluster, "_docker_answers", lambda: docker)

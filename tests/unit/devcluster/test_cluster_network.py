@@ -11,13 +11,13 @@ from uellm_devcluster.errors import ClusterError
 from uellm_devcluster.network import Network
 
 
-def test_no_node_has_a_way_out() -> None:
+def test_no_node_has_a_default_route() -> None:
     members = nodes(3)
     commands = [line for node in members for line in network.node_commands(node, Path("/net/switch"), members)]
     assert not any("default" in line for line in commands)
 
 
-def test_every_node_knows_the_way_to_the_others_pods_and_not_to_its_own() -> None:
+def test_every_node_has_routes_to_the_other_nodes_pods_only() -> None:
     first, second, third = nodes(3)
     commands = network.node_commands(first, Path("/net/switch"), [first, second, third])
     assert "route add 10.244.2.0/24 via 10.243.0.12" in commands
@@ -43,7 +43,7 @@ def test_a_range_in_use_is_refused_with_its_name(taken: str) -> None:
         network.check_ranges_free([{"dst": taken, "dev": "tun0"}])
 
 
-def test_ordinary_routes_are_in_nobodys_way() -> None:
+def test_ordinary_routes_do_not_conflict() -> None:
     routes: list[dict[str, Any]] = [
         {"dst": "default", "dev": "eth0"},
         {"dst": "192.168.1.0/24", "dev": "eth0"},

@@ -39,7 +39,24 @@ def test_a_component_that_runs_is_not_started_again(state: State) -> None:
     pid = processes.pid_of(state, "etcd")
     processes.ensure(state, "etcd", ["sleep", "100"], binaries=BIN)
     assert processes.pid_of(state, "etcd") == pid
-    assert len(processes.marked(state.directory)) == 1
+    until(lambda: len(processes.marked(state.directory)) == 1)
+
+
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(100,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_still_found_and_ended(state: State) -> None:
+    processes.ensure(state, "etcd", [sys.executable, "-c", LEADERLESS], binaries=BIN)
+    pid = processes.pid_of(state, "etcd")
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    assert processes.pid_of(state, "etcd") == pid
+    assert processes.marked(state.directory) == {pid}
+    processes.end_all(lambda: processes.marked(state.directory))
+    assert processes.pid_of(state, "etcd") is None
 
 
 def test_another_process_with_the_same_number_is_not_taken_for_it(state: State) -> None:
@@ -47,7 +64,7 @@ def test_another_process_with_the_same_number_is_not_taken_for_it(state: State) 
     assert processes.pid_of(state, "etcd") is None
 
 
-def test_all_that_a_component_started_is_found_by_its_mark_even_when_no_note_is_left(state: State) -> None:
+def test_a_components_descendants_are_found_by_their_mark_without_a_record(state: State) -> None:
     processes.ensure(state, "etcd", ["sh", "-c", "sleep 100 & sleep 100"], binaries=BIN)
     until(lambda: len(processes.marked(state.directory)) == 3)
     pid = processes.pid_of(state, "etcd")
@@ -77,7 +94,7 @@ def test_a_component_gets_no_proxy_from_the_environment(state: State, monkeypatc
 def test_a_failing_component_is_reported_with_the_end_of_its_log(state: State) -> None:
     processes.ensure(state, "kwok", ["sleep", "100"], binaries=BIN)
     processes.ensure(state, "etcd", ["sh", "-c", "echo address already in use; exit 3"], binaries=BIN)
-    with pytest.raises(ClusterError, match=r"(?s)etcd ended while.*\| address already in use"):
+    with pytest.raises(ClusterError, match=r"(?s)etcd ended during.*\| address already in use"):
         processes.wait_until(lambda: False, state=state, names=["kwok", "etcd"], timeout_s=20)
 
 

@@ -19,7 +19,7 @@ def test_the_name_comes_from_the_caller_then_the_environment_then_a_default(monk
 
 
 @pytest.mark.parametrize("name", ["Upper", "a/b", "..", "-a", "a" * 41])
-def test_a_name_that_could_not_name_files_and_links_is_refused(name: str) -> None:
+def test_a_name_that_is_not_a_dns_label_is_refused(name: str) -> None:
     with pytest.raises(ClusterError, match="lower case letters"):
         State(name)
 
@@ -40,7 +40,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [each.name for each in clusters(tmp_path)] == ["demo"]
 
 
-def test_a_record_that_cannot_be_read_still_tells_that_something_was_there(tmp_path: Path) -> None:
+def test_an_unreadable_record_still_shows_that_a_cluster_exists(tmp_path: Path) -> None:
     state = State("demo", base=tmp_path)
     state.make()
     (state.directory / "cluster.json").write_text('{"half": ')
@@ -49,7 +49,7 @@ def test_a_record_that_cannot_be_read_still_tells_that_something_was_there(tmp_p
     assert record.phase == "starting"
 
 
-def test_only_the_owner_reads_what_is_kept(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files(tmp_path: Path) -> None:
     state = State("demo", base=tmp_path)
     state.make()
     assert state.directory.stat().st_mode & 0o077 == 0
@@ -73,7 +73,7 @@ def test_removal_after_a_failure_keeps_the_logs_and_nothing_else(tmp_path: Path)
     assert [path.name for path in state.directory.rglob("*")] == ["log", "etcd.log"]
 
 
-def test_empty_logs_are_not_kept(tmp_path: Path) -> None:
+def test_empty_logs_are_removed(tmp_path: Path) -> None:
     state = State("demo", base=tmp_path)
     state.make()
     state.remove(keep_logs=True)
@@ -84,7 +84,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     state = State("demo", base=tmp_path)
     with (
         state.locked(),
-        pytest.raises(ClusterError, match="another command is at work"),
+        pytest.raises(ClusterError, match="another command is working"),
         State("demo", base=tmp_path).locked(),
     ):
         pytest.fail("two commands hold the same cluster")

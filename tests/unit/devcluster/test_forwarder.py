@@ -12,7 +12,7 @@ from uellm_devcluster.local import free_ports
 
 @pytest.fixture
 async def ports() -> AsyncIterator[dict[str, int]]:
-    """A forwarder between two ports of loopback."""
+    """A forwarder between two loopback ports."""
     chosen = free_ports("near", "far")
     task = asyncio.create_task(serve(chosen["near"], "127.0.0.1", chosen["far"]))
     await until_open(chosen["near"])
@@ -22,7 +22,7 @@ async def ports() -> AsyncIterator[dict[str, int]]:
         await task
 
 
-async def test_what_is_said_arrives_on_both_sides_also_after_one_has_finished(ports: dict[str, int]) -> None:
+async def test_data_arrives_in_both_directions_even_after_one_side_has_finished(ports: dict[str, int]) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         everything = await reader.read()
         writer.write(everything.upper())

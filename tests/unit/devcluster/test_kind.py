@@ -10,7 +10,7 @@ from uellm_devcluster.state import Record, State
 
 
 class Kind:
-    """Stands in for the program: remembers what it was told, and which clusters there are."""
+    """Stands in for the program: records its commands and the clusters that exist."""
 
     def __init__(self, *clusters: str) -> None:
         self.clusters = list(clusters)

@@ -111,7 +111,7 @@ def test_kwoks_stages_are_one_file_of_several_documents(tmp_path: Path) -> None:
     assert len(documents) == 5
 
 
-def test_played_nodes_keep_off_pods_that_must_run_where_real_ones_are_beside_them() -> None:
+def test_simulated_nodes_are_tainted_beside_real_ones() -> None:
     assert kwok.node(3, tainted=True)["spec"]["taints"][0]["effect"] == "NoSchedule"
     alone = kwok.node(3, tainted=False)
     assert alone["spec"] == {}

@@ -1,4 +1,4 @@
-"""Debian packages: what is missing is named, with the command that brings it."""
+"""Debian packages: the error names the missing ones and the command that installs them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm_devcluster import packages
 from uellm_devcluster.errors import ClusterError
 
 
-def test_what_is_present_is_not_missing(monkeypatch: pytest.MonkeyPatch):
+def test_installed_packages_are_not_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(packages.PROOFS, "shell", "/bin/sh")
     monkeypatch.setitem(packages.PROOFS, "unicorn", "/no/such/horn")
     assert packages.missing(["shell", "unicorn"]) == ["unicorn"]
@@ -22,7 +22,7 @@ def test_without_root_the_command_to_type_is_given(monkeypatch: pytest.MonkeyPat
         packages.ensure(["unicorn"])
 
 
-def test_a_machine_without_apt_is_told_so(monkeypatch: pytest.MonkeyPatch):
+def test_a_machine_without_apt_gets_its_own_message(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(packages.PROOFS, "unicorn", "/no/such/horn")
     monkeypatch.setattr(packages.shutil, "which", lambda *_, **__: None)
     with pytest.raises(ClusterError, match="no apt-get"):

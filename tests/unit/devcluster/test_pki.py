@@ -38,7 +38,7 @@ def test_the_server_is_trusted_at_its_addresses_and_names(directory: Path) -> No
     assert PolicyBuilder().store(store).build_server_verifier(subject).verify(server, [])
 
 
-def test_a_node_is_who_the_node_authorizer_expects(directory: Path) -> None:
+def test_a_nodes_certificate_has_the_name_that_the_node_authorizer_expects(directory: Path) -> None:
     subject = client_certificate(directory / "node-1.kubeconfig").subject
     assert subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "system:node:node-1"
     assert subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)[0].value == "system:nodes"

@@ -36,7 +36,7 @@ def status(files: dict[str, Path], *options: str) -> int:
         (["--plot", "/nowhere/at/all/plot.svg"], "--plot: /nowhere/at/all/plot.svg cannot be written"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(
+def test_a_wrong_option_is_refused_in_one_line(
     files: dict[str, Path], options: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status(files, *options) == 2
@@ -49,7 +49,7 @@ def test_an_overhead_is_a_duration(files: dict[str, Path], capsys: pytest.Captur
     with pytest.raises(SystemExit) as error:
         status(files, "--request-overhead", "10")
     assert error.value.code == 2
-    assert "argument --request-overhead: '10' is no duration: write for example 500ms" in capsys.readouterr().err
+    assert "argument --request-overhead: '10' is not a duration: write for example 500ms" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_an_overhead_is_a_duration(files: dict[str, Path], capsys: pytest.Captur
     ],
     ids=["trace", "classes", "no classes", "no times", "cut", "deep"],
 )
-def test_a_wrong_file_is_told_in_one_line(
+def test_a_wrong_file_is_refused_in_one_line(
     files: dict[str, Path], name: str, text: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files[name].write_text(text)
@@ -76,7 +76,7 @@ def test_a_wrong_file_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["trace", "classes", "engine"])
-def test_a_file_that_is_not_there_is_told_in_one_line(
+def test_a_missing_file_is_refused_in_one_line(
     files: dict[str, Path], name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files[name].unlink()

@@ -23,7 +23,7 @@ CHAT = RequestClass(Targets("chat", ttft_s=5.0, tpot_s=1.0), 1.0)
 
 
 class Engine:
-    """Streams the tokens asked for; what it does with request n is `acts[n]`, else it answers well."""
+    """Streams the requested tokens. `acts[n]` changes the answer to request n."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, Any], dict[str, str]]] = []
@@ -125,7 +125,7 @@ async def test_arrivals_do_not_wait_for_answers(engine: Engine, url: str) -> Non
     assert all(fate.end_s is None and not fate.refused for fate in outcome.fates)
 
 
-async def test_what_is_refused_broken_or_cut_short_is_missed_and_told_once(engine: Engine, url: str) -> None:
+async def test_refused_broken_and_truncated_answers_are_misses_and_reported_once(engine: Engine, url: str) -> None:
     engine.acts = {0: "refuse", 1: "break", 2: "cut"}
     told: list[str] = []
 
@@ -142,8 +142,8 @@ async def test_an_endpoint_that_orders_by_priority_gets_deadlines(engine: Engine
     assert sorted(body["priority"] for body, _ in engine.seen) == [5000, 5050]
 
 
-async def test_an_endpoint_without_a_model_is_told() -> None:
-    with pytest.raises(CannotBeDone, match="is it up"):
+async def test_an_endpoint_without_a_model_is_an_error() -> None:
+    with pytest.raises(CannotBeDone, match="check that the endpoint is up"):
         await served_model("http://127.0.0.1:1")
 
 
@@ -151,7 +151,7 @@ async def test_an_endpoint_with_keys_is_asked_for_its_model_with_one(engine: Eng
     engine.key = "secret"
 
     assert await served_model(url, "secret") == "toy"
-    with pytest.raises(CannotBeDone, match="gives no model"):
+    with pytest.raises(CannotBeDone, match="lists no model"):
         await served_model(url)
 
 
@@ -177,7 +177,7 @@ async def test_the_command_replays_against_each_endpoint_in_turn(
     ("options", "says"),
     [
         (["--url", "x"], "--url: 'x' must be NAME=URL"),
-        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: --url names no endpoint b"),
+        (["--url", "a=http://h", "--priority", "b", "--model", "m"], "--priority: no --url names the endpoint b"),
         (["--url", "a=http://h", "a=http://i", "--model", "m"], "--url: two endpoints have the same name"),
     ],
 )

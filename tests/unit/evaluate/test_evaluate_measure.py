@@ -53,14 +53,14 @@ def test_an_answer_of_one_token_has_no_time_per_token() -> None:
     assert found["tpotSeconds"] == {"p50": None, "p90": None, "p99": None}
 
 
-def test_where_nothing_ended_every_figure_is_still_there() -> None:
+def test_every_figure_is_present_even_if_no_request_ended() -> None:
     found = figures((job(0, CHAT), Fate(0.0, refused=True)))
 
     assert (found["goodputPerSecond"], found["outputTokensPerSecond"], found["jain"]) == (0.0, 0.0, 1.0)
     assert found["e2eSeconds"]["p99"] is None
 
 
-def test_jain_is_of_the_tenants_attainments() -> None:
+def test_jains_index_is_computed_over_the_tenants_attainments() -> None:
     found = figures(
         (job(0, CHAT, client="a"), Fate(0.0, 0.5, 1.0, 11)),
         (job(1, CHAT, client="b"), Fate(1.0, 9.0, 9.9, 11)),
@@ -70,7 +70,7 @@ def test_jain_is_of_the_tenants_attainments() -> None:
     assert jain([0.7, 0.7, 0.7]) == pytest.approx(1.0)
 
 
-def test_percentiles_lie_on_the_line_between_neighbours() -> None:
+def test_percentiles_interpolate_linearly() -> None:
     assert percentiles([3.0, 1.0, 2.0]) == {"p50": 2.0, "p90": pytest.approx(2.8), "p99": pytest.approx(2.98)}
 
 
@@ -79,7 +79,7 @@ def test_an_end_to_end_target_becomes_a_deadline_of_the_first_token() -> None:
     assert first_token_deadline_s(job(0, TASK), 5.0) == pytest.approx(15.0 - 100 * 0.03)
 
 
-def test_deadlines_by_bare_targets_know_no_lengths() -> None:
+def test_deadlines_by_plain_targets_do_not_depend_on_lengths() -> None:
     policy = find_policy("engine-EDF-targets")
     both = RequestClass(Targets("both", ttft_s=2.0, e2e_s=30.0), 1.0)
     none = RequestClass(Targets("none"), 1.0)
@@ -89,7 +89,7 @@ def test_deadlines_by_bare_targets_know_no_lengths() -> None:
     assert [policy.priority(job(0, of), 5.0) for of in (CHAT, TASK, both, none)] == [6000, 15_000, 7000, 125_000]
 
 
-def test_policies_go_by_name_and_a_wrong_name_is_told_with_the_right_ones() -> None:
+def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
     assert all(find_policy(name).name in (name, "engine-FCFS") for name in policy_names())
     assert find_policy("engine-only").priority is not None
     assert find_policy("SLO-ODBS").in_sidecar
@@ -113,7 +113,7 @@ def test_cells_are_every_combination() -> None:
     ]
 
 
-def test_the_sidecar_can_be_made_to_believe_wrong_times_of_the_engine() -> None:
+def test_the_sidecar_can_be_given_wrong_engine_times() -> None:
     right, wrong = believed(ENGINE, 1.0), believed(ENGINE, 0.5)
 
     assert wrong.step_s(1000, 10_000, 20) == pytest.approx(0.5 * right.step_s(1000, 10_000, 20))
@@ -141,5 +141,5 @@ def test_the_table_has_a_line_for_each_result_and_the_bound() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (0.0123, "12ms"), (1.26, "1.3s")])
-def test_times_have_the_unit_that_suits_them(seconds: float | None, text: str) -> None:
+def test_durations_are_printed_in_a_readable_unit(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text

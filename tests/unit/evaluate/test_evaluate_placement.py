@@ -30,7 +30,7 @@ def test_a_token_takes_the_stages_and_their_hops_and_the_slowest_stage_sets_the_
     assert slowest_s == pytest.approx(3.0)
 
 
-def test_exact_policies_are_never_behind_the_least_and_baselines_never_before_it() -> None:
+def test_exact_policies_reach_the_least_cost_and_baselines_are_never_below_it() -> None:
     generator = random.Random(2)
     document = compare([random_instance(generator, 5) for _ in range(8)], "latency", lambda _line: None)
 

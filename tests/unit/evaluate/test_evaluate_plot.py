@@ -23,7 +23,7 @@ def result(policy: str, speed: float, seed: int, attained: float, p99_s: float |
     }
 
 
-def test_every_policy_is_shown_against_the_load_and_the_bound_beside_them(
+def test_the_plot_shows_every_policy_and_the_bound_over_the_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
@@ -44,7 +44,7 @@ def test_every_policy_is_shown_against_the_load_and_the_bound_beside_them(
         assert f">{text}<" in drawn
 
 
-def test_chunks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plot_distinguishes_chunk_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(matplotlib.rcParams, "svg.fonttype", "none")
     results = [result("FCFS", 1.0, 1, 0.5, 1.0) | {"maxBatchedTokens": chunk} for chunk in (512, 8192)]
 
@@ -54,7 +54,7 @@ def test_chunks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["p", "p.doc", "absent/p.svg"])
-def test_a_plot_that_cannot_be_written_is_told_before_the_replay(tmp_path: Path, name: str) -> None:
+def test_a_plot_that_cannot_be_written_is_refused_before_the_replay(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match="--plot: "):
         check(tmp_path / name)
     check(tmp_path / "p.PDF")

@@ -57,7 +57,7 @@ def test_the_trace_is_filtered_before_it_is_cut_and_starts_at_its_first_request(
     assert [(job.arrival_s, job.prompt_tokens) for job in jobs] == [(0.0, 10), (2.0, 80)]
 
 
-def test_a_trace_of_which_nothing_is_left_says_so() -> None:
+def test_a_trace_without_a_suitable_request_is_an_error() -> None:
     with pytest.raises(CannotBeDone, match="at most 100 tokens"):
         draw_jobs(trace((90, 20)), read_classes(MIXED, "c"), seed=1, limit=None, max_tokens=100)
 

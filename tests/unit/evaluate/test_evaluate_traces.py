@@ -59,7 +59,7 @@ def test_mooncake_counts_in_milliseconds_and_names_prefix_blocks(tmp_path: Path)
     )
 
 
-def test_gzip_is_told_by_content_and_not_by_name(tmp_path: Path) -> None:
+def test_gzip_is_recognised_by_content_and_not_by_name(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_bytes(gzip.compress(VTC.encode()))
 
@@ -121,12 +121,12 @@ def test_a_json_line_that_cannot_be_read_is_left_out_and_named(tmp_path: Path, l
     ],
     ids=["empty", "columns", "a column", "a header", "a number", "a field"],
 )
-def test_a_file_that_is_no_trace_is_refused_with_the_reason(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_not_a_trace_is_refused_with_the_reason(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(BadInput, match=says):
         read_trace(written(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_or_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_trace(tmp_path / "none.csv")
     cut = tmp_path / "cut.gz"

@@ -1,4 +1,4 @@
-"""Profiles, pods and plans as the API server has them, and a stand-in for the planner's verdict."""
+"""Profiles, pods and plans as the API server returns them, and a stand-in for the planner's check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 
 
-def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:
+def plan(gpus: int = 2, **fields: Any) -> str:
     document = {
         "version": 1,
         "gpus": gpus,
@@ -32,7 +32,6 @@ def plan(gpus: int = 2, nodes: Sequence[str] = (), **fields: Any) -> str:
         "reservedBytes": {"fixed": GIB, "fraction": "0.08"},
         "layers": None,
         "layerCount": 8,
-        "nodes": list(nodes),
         "service": "default/llama",
     }
     return json.dumps({**document, **fields})
@@ -72,7 +71,7 @@ def _(refusal: TooSmall) -> str:
 
 
 class RefusalOn:
-    """Refuses the given nodes, and counts how often it is asked."""
+    """Refuses the given nodes, and counts its calls."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = refused

@@ -36,7 +36,7 @@ def test_promised_devices_are_not_given_twice(make):
     assert refusals(make.plan(1), ["n"], snapshot, make.refusal_on()) == {}
 
 
-def test_the_planner_is_asked_once_about_alike_nodes(make):
+def test_the_planner_is_asked_once_about_identical_nodes(make):
     refusal_on = make.refusal_on("c")
     judge = Judge(refusal_on)
     snapshot = make.snapshot(
@@ -51,7 +51,7 @@ def test_the_planner_is_asked_once_about_alike_nodes(make):
     assert refusal_on.asked == ["a", "c", "b", "a"]
 
 
-def test_what_the_planner_said_of_old_plans_is_forgotten(make):
+def test_answers_about_old_plans_are_dropped(make):
     refusal_on = make.refusal_on()
     judge = Judge(refusal_on)
     snapshot = make.snapshot(make.profile("n"))
@@ -98,10 +98,32 @@ def test_a_thousand_different_refusals_are_a_few_sentences(make):
     assert refused["n999"] == ONE_MORE
 
 
-def test_the_plans_order_ranks_first(make):
-    snapshot = make.snapshot(*(make.profile(name, 2) for name in "abc"))
-    ranked = scores(make.plan(2, ["b", "a"]), ["a", "b", "c"], snapshot)
-    assert ranked == {"b": 10, "a": 7, "c": 4}
+def test_the_faster_memory_ranks_first(make):
+    rates = {"fast": 3_000, "nearly": 2_800, "slow": 300}
+    snapshot = make.snapshot(
+        *(make.profile(name, 2, measured={"memoryBytesPerSecond": rate}) for name, rate in rates.items())
+    )
+    ranked = scores(make.plan(2), list(rates), snapshot)
+    assert ranked["fast"] == ranked["nearly"] > ranked["slow"] > 0
+
+
+def test_faster_links_rank_first_where_a_plan_has_several_gpus(make):
+    profiles = [make.profile(name, 2) for name in ("nvlink", "pcie")]
+    for profile, rate in zip(profiles, (200_000, 20_000), strict=True):
+        a, b = (device["uuid"] for device in profile["status"]["devices"])
+        profile["status"]["links"] = [{"a": a, "b": b, "bytesPerSecond": rate}]
+    snapshot = make.snapshot(*profiles)
+    ranked = scores(make.plan(2), ["nvlink", "pcie"], snapshot)
+    assert ranked["nvlink"] > ranked["pcie"]
+    single = scores(make.plan(1), ["nvlink", "pcie"], snapshot)
+    assert single["nvlink"] == single["pcie"]
+
+
+def test_a_quarantined_gpu_is_told_where_it_is_missed(make):
+    profile = make.profile("n", 2)
+    profile["status"]["devices"][1]["health"] = {"state": "Quarantined"}
+    refused = refusals(make.plan(2), ["n"], make.snapshot(profile), make.refusal_on())
+    assert refused == {"n": "the plan needs 2 nvidia.com/gpu, 1 free, 1 quarantined or excluded"}
 
 
 def test_of_equal_nodes_the_tighter_one_ranks_higher(make):
@@ -112,5 +134,5 @@ def test_of_equal_nodes_the_tighter_one_ranks_higher(make):
 
 def test_scores_stay_within_what_the_scheduler_takes(make):
     snapshot = make.snapshot(make.profile("full", 1, taken={0: "x"}), make.profile("n", 1))
-    ranked = scores(make.plan(4, ["n", "full"]), ["n", "full", "unknown"], snapshot)
+    ranked = scores(make.plan(4), ["n", "full", "unknown"], snapshot)
     assert all(0 <= score <= 10 for score in ranked.values())

@@ -63,7 +63,7 @@ def test_priorities_are_a_bare_array_with_a_score_for_every_node():
         b'{"Pod": {}, "Nodes": {"items": 3}}',
     ],
 )
-def test_what_no_scheduler_sends_is_a_bad_request(text):
+def test_an_invalid_call_is_a_bad_request(text):
     with pytest.raises(BadRequest):
         read_args(text)
 

@@ -12,12 +12,13 @@ import pytest
 from aiohttp import web
 
 from uellm.extender import process, server
+from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.view import View
 from uellm.kube import GPUNODEPROFILE, POD, Event
 
 
 class ToldCluster:
-    """A `Kube` whose watches yield what the test tells."""
+    """A `Kube` whose watches yield the events that the test gives."""
 
     def __init__(self) -> None:
         self._events = {GPUNODEPROFILE: asyncio.Queue(), POD: asyncio.Queue()}
@@ -34,7 +35,7 @@ class ToldCluster:
         await self.settled()
 
     async def settled(self) -> None:
-        """Until the watcher asks for more, the event has been dealt with."""
+        """Wait until the watcher asks for the next event, which means that it has handled the last one."""
         await asyncio.gather(*(queue.join() for queue in self._events.values()))
 
     def contact(self) -> None:
@@ -46,13 +47,17 @@ class ToldCluster:
 async def extender(make) -> AsyncIterator[SimpleNamespace]:
     cluster, clock = ToldCluster(), SimpleNamespace(now=1000.0)
     view = View(cluster, clock=lambda: clock.now)
-    runner = web.AppRunner(server.make_app(view, make.refusal_on("small")), access_log=None, shutdown_timeout=0.1)
+    metrics = ExtenderMetrics()
+    app = server.make_app(view, make.refusal_on("small"), metrics)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     watching = asyncio.create_task(view.run())
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     async with aiohttp.ClientSession(url) as client:
-        yield SimpleNamespace(cluster=cluster, clock=clock, client=client, url=url, port=runner.addresses[0][1])
+        yield SimpleNamespace(
+            cluster=cluster, clock=clock, client=client, url=url, port=runner.addresses[0][1], metrics=metrics
+        )
     watching.cancel()
     await runner.cleanup()
 
@@ -131,9 +136,9 @@ async def test_filter_decides_the_same_however_often_it_is_asked(ready, make):
 
 
 async def test_prioritize_answers_a_bare_array(ready, make):
-    ranked = await ask(ready, "prioritize", make.pod(text=make.plan(2, ["big", "small"])), "small", "big")
+    ranked = await ask(ready, "prioritize", make.pod(text=make.plan(2)), "small", "big")
     assert [entry["Host"] for entry in ranked] == ["small", "big"]
-    assert ranked[1]["Score"] > ranked[0]["Score"]
+    assert 0 < ranked[0]["Score"] <= 10
     assert await ask(ready, "prioritize", make.pod(), "big") == [{"Host": "big", "Score": 0}]
 
 
@@ -157,7 +162,7 @@ async def test_a_body_that_never_arrives_is_408(extender, monkeypatch):
     writer.close()
 
 
-async def test_probes_tell_life_from_readiness(ready):
+async def test_liveness_and_readiness_are_separate_probes(ready):
     for path, status in (("/healthz", 200), ("/readyz", 200)):
         async with ready.client.get(path) as response:
             assert response.status == status
@@ -183,4 +188,24 @@ async def test_an_address_that_is_taken_ends_the_process_with_a_sentence(extende
     }
     kubeconfig.write_text(json.dumps(document))
     with pytest.raises(process.CannotBeDone, match="choose another --listen"):
-        await process.serve("127.0.0.1", extender.port, make.refusal_on(), kubeconfig=str(kubeconfig))
+        await process.serve(
+            process.ExtenderOptions(("127.0.0.1", extender.port), kubeconfig=str(kubeconfig)), make.refusal_on()
+        )
+
+
+async def test_calls_and_refusals_are_counted_by_reason(ready, make):
+    def value(name, **labels):
+        return ready.metrics.registry.get_sample_value(name, labels)
+
+    await ask(ready, "filter", make.pod(text=make.plan(2)), "big", "small", "unknown")
+    await ask(ready, "filter", make.pod(text=make.plan(9)), "big")
+    await ask(ready, "filter", make.pod(), "big")
+    await ask(ready, "prioritize", make.pod(text=make.plan(2)), "big")
+    assert value("uellm_extender_request_seconds_count", verb="filter") == 2
+    assert value("uellm_extender_request_seconds_count", verb="prioritize") == 1
+    assert value("uellm_extender_refusals_total", reason="NoProfile") == 1
+    assert value("uellm_extender_refusals_total", reason="TooFewFree") == 1
+    assert value("uellm_extender_unplaceable_pods_total") == 1
+    ready.clock.now += 3600
+    await ask(ready, "filter", make.pod(text=make.plan(2)), "big")
+    assert value("uellm_extender_refusals_total", reason="Stale") == 1

@@ -1,32 +1,32 @@
 from __future__ import annotations
 
-GPU = "nvidia.com/gpu"
+from uellm.hardware import GPU_RESOURCE
 
 
 def free(snapshot, node="n"):
-    return len(snapshot.offer(node, GPU).free)
+    return len(snapshot.offer(node, GPU_RESOURCE).free)
 
 
 def test_devices_of_no_pod_are_free(make):
     snapshot = make.snapshot(make.profile("n", 3, taken={1: "someone"}))
-    assert snapshot.offer("n", GPU).free == ("n-0", "n-2")
+    assert snapshot.offer("n", GPU_RESOURCE).free == ("n-0", "n-2")
 
 
 def test_a_node_without_a_profile_offers_nothing(make):
-    assert make.snapshot().offer("n", GPU) is None
+    assert make.snapshot().offer("n", GPU_RESOURCE) is None
 
 
 def test_a_profile_that_cannot_be_read_is_none(make):
     snapshot = make.snapshot(make.profile("n"))
     snapshot.put_profile({"metadata": {"name": "n"}, "status": {"devices": [{"uuid": "without memory"}]}})
-    assert snapshot.offer("n", GPU) is None
+    assert snapshot.offer("n", GPU_RESOURCE) is None
 
 
 def test_excluded_and_quarantined_devices_are_not_offered(make):
     document = make.profile("n", 3)
     document["spec"] = {"excludedDevices": [{"uuid": "n-0", "reason": "fan"}]}
     document["status"]["devices"][1]["health"] = {"state": "Quarantined", "reason": "XID79"}
-    assert make.snapshot(document).offer("n", GPU).free == ("n-2",)
+    assert make.snapshot(document).offer("n", GPU_RESOURCE).free == ("n-2",)
 
 
 def test_devices_of_another_resource_are_another_offer(make):
@@ -37,22 +37,22 @@ def test_devices_of_another_resource_are_another_offer(make):
 
 def test_a_bound_pod_is_a_promise_until_the_profile_shows_it(make):
     snapshot = make.snapshot(make.profile("n"), pods=[make.pod("p", node="n", text=make.plan(2))])
-    assert (free(snapshot), snapshot.offer("n", GPU).promised) == (4, 2)
+    assert (free(snapshot), snapshot.offer("n", GPU_RESOURCE).promised) == (4, 2)
     snapshot.put_profile(make.profile("n", taken={0: "uid-p", 3: "uid-p"}))
-    assert (free(snapshot), snapshot.offer("n", GPU).promised) == (2, 0)
+    assert (free(snapshot), snapshot.offer("n", GPU_RESOURCE).promised) == (2, 0)
 
 
 def test_a_pod_without_a_node_is_no_promise_and_becomes_one_when_bound(make):
     waiting = make.pod("p", text=make.plan(2))
     snapshot = make.snapshot(make.profile("n"), pods=[waiting])
-    assert snapshot.offer("n", GPU).promised == 0
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0
     snapshot.put_pod(make.pod("p", node="n", text=make.plan(2)))
-    assert snapshot.offer("n", GPU).promised == 2
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 2
 
 
 def test_a_promise_is_of_its_own_resource_alone(make):
     text = make.plan(2, resourceName="nvidia.com/mig-1g.10gb")
-    assert make.snapshot(make.profile("n"), pods=[make.pod(node="n", text=text)]).offer("n", GPU).promised == 0
+    assert make.snapshot(make.profile("n"), pods=[make.pod(node="n", text=text)]).offer("n", GPU_RESOURCE).promised == 0
 
 
 def test_a_pod_that_ends_gives_back_its_promise(make):
@@ -60,7 +60,7 @@ def test_a_pod_that_ends_gives_back_its_promise(make):
     snapshot = make.snapshot(make.profile("n"), pods=pods)
     snapshot.put_pod(make.pod("p", node="n", text=make.plan(2), phase="Failed"))
     snapshot.drop_pod("uid-q")
-    assert snapshot.offer("n", GPU).promised == 0
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0
 
 
 def test_devices_of_a_pod_that_was_seen_going_are_free_before_the_profile_knows(make):
@@ -74,16 +74,16 @@ def test_devices_of_a_pod_that_was_seen_going_are_free_before_the_profile_knows(
     assert free(snapshot) == 3
 
 
-def test_what_went_is_forgotten_with_the_profile_that_no_longer_names_it(make):
+def test_a_deleted_pod_is_forgotten_once_the_profile_no_longer_names_it(make):
     snapshot = make.snapshot(make.profile("n", taken={0: "uid-p"}), pods=[make.pod("p", node="n", text=make.plan(1))])
     snapshot.drop_pod("uid-p")
     snapshot.put_profile(make.profile("n"))
     assert snapshot._gone == {}
 
 
-def test_a_pod_that_never_had_a_plan_says_nothing(make):
+def test_a_pod_without_a_plan_changes_nothing(make):
     snapshot = make.snapshot(make.profile("n"), pods=[make.pod(node="n"), make.pod("q", node="n", text="{not json")])
-    assert snapshot.offer("n", GPU).promised == 0
+    assert snapshot.offer("n", GPU_RESOURCE).promised == 0
 
 
 def test_nodes_with_alike_free_devices_have_one_shape_whichever_devices_these_are(make):
@@ -93,7 +93,7 @@ def test_nodes_with_alike_free_devices_have_one_shape_whichever_devices_these_ar
         make.profile("c", 2),
         make.profile("d", 3, product="B"),
     )
-    shapes = {name: snapshot.offer(name, GPU).shape for name in "abcd"}
+    shapes = {name: snapshot.offer(name, GPU_RESOURCE).shape for name in "abcd"}
     assert shapes["a"] == shapes["b"]
     assert len(set(shapes.values())) == 3
 
@@ -102,4 +102,4 @@ def test_a_deleted_profile_takes_the_node_out(make):
     snapshot = make.snapshot(make.profile("n"))
     snapshot.drop_profile("n")
     snapshot.drop_profile("n")
-    assert snapshot.offer("n", GPU) is None
+    assert snapshot.offer("n", GPU_RESOURCE) is None

@@ -1,4 +1,4 @@
-"""A scripted API server on a loopback socket, and a client that believes in it."""
+"""A scripted API server on a loopback socket, and a client of it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def lists(version: str, *objects: dict) -> Answer:
 
 
 def streams(*events: tuple[str, dict], then: Callable[[], Awaitable[object]] | None = None) -> Answer:
-    """A watch that tells these events, waits for `then`, and ends."""
+    """A watch that sends these events, waits for `then`, and ends."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -110,7 +110,7 @@ def config_map(name: str, version: str, **data: str) -> dict:
 
 @pytest.fixture
 def scripts() -> SimpleNamespace:
-    """The answers above; test modules cannot import a conftest under importlib mode."""
+    """The answers above, as a fixture: test modules cannot import a conftest under importlib mode."""
     return SimpleNamespace(
         says=says,
         refuses=refuses,
@@ -123,7 +123,7 @@ def scripts() -> SimpleNamespace:
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port that nobody listens on: bound, so that nobody else takes it, and never listened to."""
+    """A port that nobody listens on: bound, so that nobody else takes it, but not listening."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]

@@ -70,13 +70,13 @@ async def test_a_server_that_never_answers_is_unavailable(server, kube, scripts,
 
 
 @pytest.mark.parametrize("document", ["a word", ["a list"]])
-async def test_an_answer_that_is_no_object_is_unavailable(server, kube, scripts, document):
+async def test_an_answer_that_is_not_an_object_is_unavailable(server, kube, scripts, document):
     server.script = [scripts.says(document)]
     with pytest.raises(Unavailable, match="not an object"):
         await kube.version()
 
 
-async def test_apply_says_who_applies_and_checks_strictly(server, kube, scripts):
+async def test_apply_names_its_manager_and_validates_strictly(server, kube, scripts):
     obj = scripts.config_map("a", "1", x="y")
     server.script = [scripts.says(obj)]
     await kube.apply(obj, manager="uellm", dry_run=True)
@@ -106,7 +106,7 @@ async def test_a_missing_kubeconfig_says_what_to_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["", "[]", "a: [", "clusters: []\n", "current-context: c\ncontexts: []\nclusters: []\n"]
 )
-async def test_a_file_that_is_no_kubeconfig_is_bad_input_with_its_name(tmp_path, text):
+async def test_a_file_that_is_not_a_kubeconfig_is_bad_input_with_its_name(tmp_path, text):
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(BadInput, match="not a kubeconfig"):

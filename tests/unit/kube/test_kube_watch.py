@@ -42,7 +42,7 @@ async def test_a_watch_that_ended_goes_on_from_the_last_bookmark_without_a_list(
     assert [request.query.get("resourceVersion") for request in server.requests] == [None, "10", "20"]
 
 
-async def test_after_gone_the_second_list_yields_the_differences_alone(server, kube, scripts):
+async def test_after_gone_the_second_list_yields_only_the_differences(server, kube, scripts):
     gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
     server.script = [
         scripts.lists("10", *(scripts.config_map(name, "1") for name in ("same", "changed", "vanished"))),
@@ -55,7 +55,7 @@ async def test_after_gone_the_second_list_yields_the_differences_alone(server, k
     assert (await take(kube, 7))[4:] == [("DELETED", "vanished"), ("MODIFIED", "changed"), ("ADDED", "new")]
 
 
-async def test_an_object_made_anew_under_its_name_unseen_is_told_as_deleted_and_added(server, kube, scripts):
+async def test_an_object_recreated_unseen_is_reported_as_deleted_and_added(server, kube, scripts):
     anew = scripts.config_map("a", "20")
     anew["metadata"]["uid"] = "another"
     server.script = [
@@ -67,7 +67,7 @@ async def test_an_object_made_anew_under_its_name_unseen_is_told_as_deleted_and_
     assert (await take(kube, 4))[2:] == [("DELETED", "a"), ("ADDED", "a")]
 
 
-async def test_an_object_deleted_unseen_is_told_with_its_identity(server, kube, scripts):
+async def test_an_object_deleted_unseen_is_reported_with_its_identity(server, kube, scripts):
     owned = scripts.config_map("a", "1", data="large")
     owned["metadata"] |= {"labels": {"l": "v"}, "ownerReferences": [{"uid": "o"}], "annotations": {"x": "y"}}
     server.script = [scripts.lists("10", owned), scripts.refuses(410, "Gone"), scripts.lists("30")]
@@ -94,11 +94,11 @@ async def take_until(events, kind):
             return
 
 
-async def test_a_silent_connection_is_left_and_the_next_one_tells_what_was_missed(server, kube, scripts):
+async def test_a_silent_connection_is_closed_and_the_next_one_catches_up(server, kube, scripts):
     server.script = [
         scripts.lists("10"),
         scripts.streams(then=for_ever),
-        scripts.lists("12", scripts.config_map("a", "11")),  # asked for its version alone
+        scripts.lists("12", scripts.config_map("a", "11")),  # a list only for its resource version
         scripts.streams(("ADDED", scripts.config_map("a", "11")), then=for_ever),
     ]
     assert await take(kube, 2, silence_s=0.05) == [("SYNCED", ""), ("ADDED", "a")]
@@ -107,9 +107,7 @@ async def test_a_silent_connection_is_left_and_the_next_one_tells_what_was_misse
 
 
 @pytest.mark.parametrize("version_now", ["10", "not a number"])
-async def test_a_watch_without_a_word_is_listed_again_where_the_server_lost_its_history(
-    server, kube, scripts, version_now
-):
+async def test_a_silent_watch_lists_again_if_the_server_lost_its_history(server, kube, scripts, version_now):
     server.script = [
         scripts.lists("1000", scripts.config_map("a", "900")),
         scripts.streams(),
@@ -120,7 +118,7 @@ async def test_a_watch_without_a_word_is_listed_again_where_the_server_lost_its_
     assert (await take(kube, 3))[2] == ("MODIFIED", "a")
 
 
-async def test_errors_of_every_kind_are_waited_out(server, kube, scripts):
+async def test_every_kind_of_error_is_retried(server, kube, scripts):
     server.script = [
         scripts.refuses(403, "Forbidden"),
         scripts.refuses(429, "TooManyRequests"),

@@ -1,4 +1,4 @@
-"""The launcher as a process: a plan in, a report out, and the engine's place taken."""
+"""The launcher as a process: it reads a plan, writes a report, and is replaced by the engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.launch import plan_document
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher import __main__ as launcher
@@ -37,48 +38,24 @@ STARTED = PlacementReport(
 
 
 class Executed(BaseException):
-    """What stands for the launcher's end: an execve that succeeds never returns."""
+    """Stands for the launcher's end, because a successful execve never returns."""
 
 
-def plan_document(**changes) -> dict:
-    devices = {
-        uuid: {"uuid": uuid, "index": index, "product": product, "memoryBytes": memory, "node": "node-1"}
-        for index, (uuid, product, memory) in enumerate(
-            [("GPU-a", "NVIDIA L4", 24 << 30), ("GPU-b", "NVIDIA T4", 16 << 30), ("GPU-c", "NVIDIA T4", 16 << 30)]
-        )
-    }
-    document = {
-        "version": 1,
-        "platform": "cpu",
-        "plan": {
-            "gpusPerReplica": 2,
-            "tensor": 1,
-            "pipeline": 2,
-            "layers": [5, 3],
-            "maxNumBatchedTokens": 2048,
-            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
-        },
-        "instance": {
-            "layers": 8,
-            "layerBytes": [2 << 30] * 8,
-            "layerKvBytes": [1 << 30] * 8,
-            "firstStageBytes": 1 << 30,
-            "lastStageBytes": 1 << 30,
-        },
-        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
-        "policy": "HELR",
-        "layersOverride": [5, 3],
-        "tensor": 1,
-        "devices": devices,
-        "links": {"node-1": []},
-        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": ["--max-num-seqs", "8"]},
-    }
-    return document | changes
+GPUS = {"GPU-a": ("NVIDIA L4", 24 << 30), "GPU-b": ("NVIDIA T4", 16 << 30), "GPU-c": ("NVIDIA T4", 16 << 30)}
+
+
+def facts(*uuids: str, **fields) -> str:
+    """devices.json, or what a simulated node's device plugin hands over."""
+    devices = [
+        {"uuid": uuid, "index": index, "product": GPUS[uuid][0], "memoryBytes": GPUS[uuid][1]}
+        for index, uuid in enumerate(uuids or GPUS)
+    ]
+    return json.dumps({"version": 1, "devices": devices, "links": [], **fields})
 
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run the launcher in this process; returns (exit status, what was executed, the report, the plan's hash)."""
+    """Run the launcher in this process; returns (exit status, the executed command, the report, the plan's hash)."""
     executed: list[tuple] = []
 
     def execute(*call) -> None:
@@ -92,14 +69,19 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("POD_NAME", "llama-engine-x1")
     monkeypatch.setenv("NODE_NAME", "node-1")
 
-    def run(content: str | dict, visible: str = "GPU-b,GPU-a"):
+    def run(content: str | dict, visible: str = "GPU-b,GPU-a", *, advice: str = "", handed_over: str = ""):
         monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", visible)
+        monkeypatch.setenv("UELLM_SIMULATED_DEVICES", handed_over)
+        devices = tmp_path / "devices.json"
+        if advice:
+            devices.write_text(advice)
         plan = tmp_path / "plan.json"
         plan.write_text(content if isinstance(content, str) else json.dumps(content))
         placement = tmp_path / "run" / "placement.json"
         status = None
         with contextlib.suppress(Executed):
-            status = launcher.main(["--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"])
+            files = ["--plan", str(plan), "--devices", str(devices), "--placement", str(placement)]
+            status = launcher.main([*files, "--listen", "127.0.0.1:8001"])
         written = json.loads(placement.read_text()) if placement.exists() else None
         return status, executed, written, hashlib.sha256(plan.read_bytes()).hexdigest()
 
@@ -107,7 +89,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_engine_takes_the_launchers_place_and_the_report_says_on_what(launch):
-    _, executed, written, plan_hash = launch(plan_document())
+    _, executed, written, plan_hash = launch(plan_document(), advice=facts(planned=["GPU-a", "GPU-b"]))
     [(program, argv, environment)] = executed
     assert program == argv[0]
     assert argv[1:5] == ("-m", "vllm.entrypoints.cli.main", "serve", "/models/tiny")
@@ -124,16 +106,32 @@ def test_the_engine_takes_the_launchers_place_and_the_report_says_on_what(launch
 
 
 def test_devices_other_than_planned_are_bound_and_reported(launch):
-    _, executed, written, _ = launch(plan_document(), visible="GPU-c,GPU-a")
+    _, executed, written, _ = launch(plan_document(), "GPU-c,GPU-a", advice=facts(planned=["GPU-a", "GPU-b"]))
     assert executed
     assert sorted(device["uuid"] for device in written["devices"]) == ["GPU-a", "GPU-c"]
     assert written["planned"] == ["GPU-a", "GPU-b"]
 
 
+def test_devices_of_a_node_that_was_unknown_to_the_plan_are_bound_by_what_their_device_plugin_says(launch):
+    _, executed, written, _ = launch(plan_document(), handed_over=facts("GPU-a", "GPU-b"))
+    assert executed
+    assert {device["uuid"]: device["memoryBytes"] for device in written["devices"]} == {
+        "GPU-a": 24 << 30,
+        "GPU-b": 16 << 30,
+    }
+    assert written["planned"] == []
+
+
+def test_an_engine_starts_without_facts_that_it_cannot_read(launch, capfd):
+    _, executed, _, _ = launch(plan_document(), advice='{"version": 2}', handed_over=facts("GPU-a", "GPU-b"))
+    assert executed
+    assert "going on without" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "visible", "reason", "sentence"),
     [
-        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "device GPU-new is on no node of the plan"),
+        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "nothing says what device GPU-new is"),
         (plan_document(), "GPU-a", "WrongDeviceCount", "has 1 GPU and the plan is for 2"),
         (plan_document(), "GPU-a,GPU-b,GPU-c", "WrongDeviceCount", "has 3 GPUs"),
         (plan_document(), "void", "NoDevices", "is `void`"),
@@ -151,7 +149,7 @@ def test_devices_other_than_planned_are_bound_and_reported(launch):
 def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
     launch, capfd, content, visible, reason, sentence
 ):
-    status, executed, written, plan_hash = launch(content, visible)
+    status, executed, written, plan_hash = launch(content, visible, handed_over=facts())
     assert status == 1
     assert executed == []
     assert written["error"]["reason"] == reason
@@ -161,7 +159,7 @@ def test_a_launch_that_cannot_be_done_says_why_in_the_report_and_on_stderr(
     assert line == f"uellm launcher: {reason}: {written['error']['message']}"
 
 
-def test_a_plan_that_is_not_there_is_said(tmp_path, capfd):
+def test_a_missing_plan_is_reported(tmp_path, capfd):
     placement = tmp_path / "placement.json"
     assert launcher.main(["--plan", str(tmp_path / "none.json"), "--placement", str(placement)]) == 1
     assert "No such file" in capfd.readouterr().err
@@ -173,7 +171,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "execve", refuse)
-    status, _, written, _ = launch(plan_document())
+    status, _, written, _ = launch(plan_document(), handed_over=facts())
     assert (status, written["error"]["reason"]) == (1, "LaunchFailed")
 
 
@@ -188,7 +186,7 @@ def test_an_engine_that_cannot_be_executed_is_a_failure_too(launch, monkeypatch)
         (Binding(("GPU-a", "GPU-b"), (5, 4), 1, 2), r"parts \[5, 4\] are not 8 layers"),
     ],
 )
-def test_a_partition_vllm_would_take_and_misread_is_refused(binding, sentence):
+def test_a_partition_that_vllm_would_misread_is_refused(binding, sentence):
     with pytest.raises(PlanError, match=sentence) as caught:
         check(binding, FoundDevices(("GPU-b", "GPU-a"), "nvidia-smi"), layers=8)
     assert caught.value.reason == "BadPartition"

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.launch import plan_document
 from uellm.launcher.build import MODULES, build
+
+ONE_CLASS = [{"product": "NVIDIA L4", "memoryBytes": 24 << 30}]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def fake_vllm(tmp_path: Path) -> Path:
 
 
 def run(zipapp: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """The zipapp without site-packages and without this checkout; PYTHONPATH names what else there is."""
+    """Run the zipapp without site-packages and without this checkout. PYTHONPATH names further packages."""
     return subprocess.run(
         [sys.executable, "-S", str(zipapp), *args],
         env={"PATH": "/nonexistent", **env},
@@ -64,7 +67,7 @@ def test_it_binds_reports_and_becomes_the_engine_with_numpy_and_no_other_package
     zipapp, fake_vllm, packages_alone, tmp_path
 ):
     plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
-    plan.write_text(json.dumps(_document()))
+    plan.write_text(json.dumps(plan_document(layersOverride=None, classes=ONE_CLASS)))
     result = run(
         *(zipapp, "--plan", str(plan), "--placement", str(placement), "--listen", "127.0.0.1:8001"),
         PYTHONPATH=f"{packages_alone(['numpy'])}:{fake_vllm}",
@@ -78,7 +81,7 @@ def test_it_binds_reports_and_becomes_the_engine_with_numpy_and_no_other_package
 
 def test_a_missing_numpy_is_one_line_that_names_the_image_to_use(zipapp, tmp_path):
     plan, placement = tmp_path / "plan.json", tmp_path / "placement.json"
-    plan.write_text(json.dumps(_document()))
+    plan.write_text(json.dumps(plan_document(layersOverride=None, classes=ONE_CLASS)))
     result = run(zipapp, "--plan", str(plan), "--placement", str(placement))
     error = json.loads(placement.read_text())["error"]
     assert result.returncode == 1
@@ -100,35 +103,3 @@ def test_a_failure_is_one_line_and_exit_status_1(zipapp, tmp_path):
 def test_the_file_can_be_executed(zipapp):
     assert os.access(zipapp, os.X_OK)
     assert zipapp.read_bytes().startswith(b"#!/usr/bin/env python3\n")
-
-
-def _document() -> dict:
-    return {
-        "version": 1,
-        "platform": "cpu",
-        "plan": {
-            "gpusPerReplica": 2,
-            "tensor": 1,
-            "pipeline": 2,
-            "layers": [5, 3],
-            "maxNumBatchedTokens": 2048,
-            "stages": [{"devices": ["GPU-a"]}, {"devices": ["GPU-b"]}],
-        },
-        "instance": {
-            "layers": 8,
-            "layerBytes": [2 << 30] * 8,
-            "layerKvBytes": [1 << 30] * 8,
-            "firstStageBytes": 0,
-            "lastStageBytes": 0,
-        },
-        "reservedBytes": {"fixed": 1 << 30, "fraction": "0.08"},
-        "policy": "HELR",
-        "layersOverride": None,
-        "tensor": 1,
-        "devices": {
-            "GPU-a": {"uuid": "GPU-a", "index": 0, "product": "NVIDIA L4", "memoryBytes": 24 << 30, "node": "node-1"},
-            "GPU-b": {"uuid": "GPU-b", "index": 1, "product": "NVIDIA T4", "memoryBytes": 16 << 30, "node": "node-1"},
-        },
-        "links": {"node-1": []},
-        "engine": {"model": "/models/tiny", "revision": "", "servedName": "tiny", "args": []},
-    }

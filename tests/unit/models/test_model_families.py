@@ -66,7 +66,7 @@ def test_deepseek_without_a_query_rank_projects_queries_at_once() -> None:
     assert (straight.layer_weight_bytes[0] - ranked.layer_weight_bytes[0]) == 2 * more
 
 
-def test_layers_of_multi_token_prediction_are_left_out_and_said() -> None:
+def test_layers_of_multi_token_prediction_are_not_counted_and_noted() -> None:
     model = read("deepseek_v3", **LATENT, num_nextn_predict_layers=1)
     assert model.layers == 8
     assert any("multi-token prediction" in note for note in model.notes)
@@ -162,7 +162,7 @@ VISION = {
 }
 
 
-def test_a_known_tower_is_counted_and_any_other_is_said_not_to_be() -> None:
+def test_a_known_tower_is_counted_and_any_other_is_noted() -> None:
     inner = {**SMALL, "model_type": "llama"}
     wrapper = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": inner}
     known = read_architecture({**wrapper, "vision_config": VISION})
@@ -190,7 +190,7 @@ def test_an_unknown_tower_with_width_and_depth_is_reckoned_and_said() -> None:
     assert any("reckoned as those of a plain transformer" in note for note in model.notes)
 
 
-def test_ties_may_stand_at_the_wrappers_level_alone() -> None:
+def test_tied_embeddings_may_be_set_only_at_the_wrappers_level() -> None:
     inner = {**SMALL, "model_type": "qwen2"}
     assert read_architecture({"text_config": inner, "tie_word_embeddings": True}).tied
     assert not read_architecture({"text_config": {**inner, "tie_word_embeddings": False}}).tied
@@ -232,9 +232,7 @@ def test_ties_may_stand_at_the_wrappers_level_alone() -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_a_familys_fields_is_named_in_one_line(
-    family: str, fields: dict, field: str, words: str
-) -> None:
+def test_an_error_in_a_familys_fields_is_one_line(family: str, fields: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read(family, **fields)
     assert raised.value.field == f"config.{field}"

@@ -1,4 +1,4 @@
-"""Parameter counts of published models, from the numbers of their config.json (tests/data/published-models.json)."""
+"""Parameter counts of published models, computed from their config.json (tests/data/published-models.json)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_the_table_has_at_least_25_models_of_many_families_with_a_source_each() 
 
 def test_counts_that_are_published_to_the_last_digit_are_met_to_the_last_digit() -> None:
     exact = [entry for entry in MODELS if read_architecture(entry["config"]).parameters == entry["parameters"]]
-    # The others are rounded, or count tables of RoPE that old checkpoints of Llama 2 hold.
+    # The other counts are rounded, or include RoPE tables that old checkpoints of Llama 2 contain.
     assert len(exact) >= len(MODELS) - 4
 
 
 @pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry["name"])
 def test_the_bytes_of_the_parts_are_the_parameters_in_16_bits(entry: dict) -> None:
     model = read_architecture(entry["config"])
-    # DeepSeek V3 keeps a bias for each expert in 32 bits.
+    # DeepSeek V3 stores a 32-bit bias for each expert.
     wide = sum(model.experts for experts in model.layer_expert_bytes if experts and "V3" in model.name)
     assert model.weight_bytes == 2 * model.parameters + 2 * wide
     assert len(model.layer_weight_bytes) == len(model.layer_kv_bytes_per_token) == model.layers
@@ -43,7 +43,7 @@ def test_the_bytes_of_the_parts_are_the_parameters_in_16_bits(entry: dict) -> No
 @pytest.mark.parametrize(
     ("name", "billions"),
     [
-        # As their model cards and reports print them.
+        # As in their model cards and reports.
         ("mistralai/Mixtral-8x7B-v0.1", 12.9),
         ("mistralai/Mixtral-8x22B-v0.1", 39.0),
         ("Qwen/Qwen3-30B-A3B", 3.3),

@@ -1,4 +1,4 @@
-"""Bytes of quantised matrices, by the layouts that checkpoints of each method have."""
+"""Bytes of quantised matrices, by the checkpoint layout of each method."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_fp8_by_blocks_has_a_float32_scale_a_block() -> None:
 
 
 def test_fp8_blocks_that_do_not_divide_a_matrix_are_rounded_up() -> None:
-    blocks = 4 * 3 * 3 + 3 * 3 * 6  # 256 and 512 by blocks of 100
+    blocks = 4 * 3 * 3 + 3 * 3 * 6  # 256 and 512 in blocks of 100
     assert layer({"quant_method": "fp8", "weight_block_size": [100, 100]}) == SQUARES + WIDES + 4 * blocks
 
 
@@ -139,7 +139,7 @@ def test_modules_that_a_checkpoint_leaves_out_keep_16_bits(section: dict, left_o
     assert layer({**whole, **section}) == SQUARES + WIDES + left_out + 4 * blocks
 
 
-def test_layers_may_become_unlike_by_what_is_left_out() -> None:
+def test_exemptions_may_make_layers_unlike() -> None:
     model = quantised({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.1"]})
     assert model.layer_weight_bytes[1] == 2 * (SQUARES + WIDES) + NORMS
     assert model.layer_weight_bytes[0] < model.layer_weight_bytes[1]
@@ -214,23 +214,21 @@ def test_routers_are_never_quantised() -> None:
         ({"quant_method": "gguf"}, "quant_method", "take the model's safetensors"),
     ],
 )
-def test_what_is_wrong_in_a_quantization_config_is_named(section: dict, field: str, words: str) -> None:
+def test_an_error_in_a_quantization_config_names_the_field(section: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         quantised(section)
     assert raised.value.field == f"config.quantization_config.{field}"
     assert words in str(raised.value)
 
 
-def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
-    with pytest.raises(BadInput, match=r"'\(' is no regular expression"):
+def test_a_pattern_that_is_not_a_regular_expression_is_named() -> None:
+    with pytest.raises(BadInput, match=r"'\(' is not a regular expression"):
         quantised({"quant_method": "fp8", "ignore": ["re:("]})
 
 
 @pytest.mark.parametrize(("layers", "experts", "total"), [(24, 32, 13_761_264_768), (36, 128, 65_248_815_744)])
-def test_gpt_oss_weighs_to_the_byte_what_the_index_of_its_checkpoint_says(
-    layers: int, experts: int, total: int
-) -> None:
-    """20B and 120B; the totals are metadata.total_size of model.safetensors.index.json."""
+def test_gpt_oss_has_exactly_the_bytes_of_its_checkpoints_index(layers: int, experts: int, total: int) -> None:
+    """20B and 120B. The totals are metadata.total_size in model.safetensors.index.json."""
     left_out = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
     model = read_architecture(
         {

@@ -65,7 +65,7 @@ def test_a_missing_field_inside_text_config_is_named_with_its_path() -> None:
         read_architecture({"text_config": {"model_type": "orion"}})
 
 
-def test_a_text_config_leaves_out_what_equals_its_familys_defaults_and_they_are_said() -> None:
+def test_a_text_config_omits_its_familys_defaults_and_a_note_says_so() -> None:
     model = read_architecture({"text_config": {"model_type": "llama", "vocab_size": 32064}, "torch_dtype": "float16"})
     assert (model.hidden_size, model.layers, model.kv_heads) == (4096, 32, 32)
     assert any("leaves out hidden_size 4096" in note for note in model.notes)
@@ -87,7 +87,7 @@ def test_a_float32_checkpoint_is_served_in_bfloat16_as_the_engine_does_and_that_
     assert read_architecture({**LLAMA_8B, "torch_dtype": "float32"}, dtype="float32").weight_dtype_bytes == 4
 
 
-def test_dtype_auto_without_a_word_in_the_config_is_16_bits_and_said() -> None:
+def test_dtype_auto_without_a_dtype_in_the_config_is_16_bits_with_a_note() -> None:
     config = {key: value for key, value in LLAMA_8B.items() if key != "torch_dtype"}
     model = read_architecture(config)
     assert model.weight_dtype_bytes == 2
@@ -109,7 +109,7 @@ def test_awq_counts_scales_and_zero_points_by_group() -> None:
     assert awq.layer_weight_bytes[0] == linear * (0.5 + 2.5 / 128) + 2 * 2 * 4096
 
 
-def test_quantization_none_overrules_the_config() -> None:
+def test_quantization_none_overrides_the_config() -> None:
     config = {**LLAMA_8B, "quantization_config": {"quant_method": "fp8"}}
     assert read_architecture(config).quantization == "fp8"
     assert read_architecture(config, quantization="none").quantization == "none"
@@ -125,7 +125,7 @@ def test_quantization_none_overrules_the_config() -> None:
         ({"type": "dynamic", "factor": "many"}, 131072),
     ],
 )
-def test_the_longest_context_is_stretched_as_the_engine_does(scaling: dict | None, longest: int) -> None:
+def test_the_longest_context_is_scaled_as_in_the_engine(scaling: dict | None, longest: int) -> None:
     assert read_architecture({**LLAMA_8B, "rope_scaling": scaling}).max_position_embeddings == longest
 
 
@@ -178,14 +178,14 @@ def test_qwen_slides_only_where_it_is_switched_on_and_from_a_layer_on() -> None:
         ({"quantization_config": {"bits": 4}}, "config.quantization_config.quant_method", "is missing"),
     ],
 )
-def test_what_is_wrong_in_a_config_is_named(change: dict, field: str, words: str) -> None:
+def test_an_error_in_a_config_names_the_field(change: dict, field: str, words: str) -> None:
     with pytest.raises(BadInput) as raised:
         read_architecture({**LLAMA_8B, "num_key_value_heads": 8, **change})
     assert raised.value.field == field
     assert words in str(raised.value)
 
 
-def test_an_unknown_architecture_says_what_to_give_instead() -> None:
+def test_an_unknown_architecture_is_refused_with_a_remedy() -> None:
     fields = {"architectures": ["SomethingElse"], "model_type": "something", "width": 4096}
     with pytest.raises(BadInput, match=r"'SomethingElse'.* one of llama, .*uellm_family.*spec\.model\.config"):
         read_architecture(fields)
@@ -198,14 +198,14 @@ def test_an_unknown_architecture_with_the_usual_fields_is_reckoned_as_llama_and_
     assert any("not in the registry of vLLM" in note for note in model.notes)
 
 
-def test_a_user_may_say_which_family_an_unknown_class_is_built_like() -> None:
+def test_a_user_may_name_the_family_of_an_unknown_class() -> None:
     told = read_architecture({**LLAMA_8B, "architectures": ["SomethingElse"], "uellm_family": "qwen2"})
     qwen = read_architecture({**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"]})
     assert told.layer_weight_bytes == qwen.layer_weight_bytes
     assert told.name == "SomethingElse"
 
 
-def test_the_family_that_a_user_tells_holds_for_a_text_config_too() -> None:
+def test_the_family_that_a_user_names_applies_to_a_text_config_too() -> None:
     inner = {key: value for key, value in LLAMA_8B.items() if key not in ("architectures", "model_type")}
     wrapper = {"architectures": ["NewVLM"], "uellm_family": "LlamaForCausalLM", "text_config": inner}
     assert read_architecture(wrapper).parameters == read_architecture(LLAMA_8B).parameters
@@ -220,13 +220,13 @@ def test_a_classifier_and_an_embedder_have_no_head_for_text(name: str, rows: int
 
 
 @pytest.mark.parametrize(("given", "field"), [({"dtype": "int4"}, "dtype"), ({"quantization": "exl2"}, "quantization")])
-def test_what_is_wrong_in_the_question_is_named(given: dict, field: str) -> None:
+def test_a_wrong_argument_is_named(given: dict, field: str) -> None:
     with pytest.raises(BadInput) as raised:
         read_architecture(LLAMA_8B, **given)
     assert raised.value.field == field
 
 
-def test_awq_needs_a_checkpoint_made_so() -> None:
+def test_awq_needs_an_awq_checkpoint() -> None:
     with pytest.raises(BadInput, match="quantization: awq needs a checkpoint made with it"):
         read_architecture(LLAMA_8B, quantization="awq")
 
@@ -237,7 +237,7 @@ def test_another_quantisation_than_the_checkpoints_is_refused() -> None:
         read_architecture(config, quantization="awq")
 
 
-def test_a_config_that_is_no_object_is_refused() -> None:
+def test_a_config_that_is_not_an_object_is_refused() -> None:
     with pytest.raises(BadInput, match="config: must be an object"):
         read_architecture(["LlamaForCausalLM"])  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ def parts(model: Architecture) -> tuple[object, ...]:
     return (model.layer_weight_bytes, model.layer_expert_bytes, *ends, model.parameters)
 
 
-def test_a_real_checkpoint_gives_the_bytes_that_the_formula_reckons(tmp_path: Path) -> None:
+def test_a_real_checkpoint_has_the_bytes_of_the_formula(tmp_path: Path) -> None:
     found = measured(tmp_path, whole())
     assert found.measured
     assert parts(found) == parts(read_architecture(CONFIG))
@@ -87,19 +87,19 @@ def test_the_files_of_an_index_are_read_and_no_others(tmp_path: Path) -> None:
     assert parts(read_architecture(CONFIG, tensors=read_directory(tmp_path))) == parts(read_architecture(CONFIG))
 
 
-def test_mistrals_own_copy_of_the_weights_is_left_alone(tmp_path: Path) -> None:
+def test_mistrals_own_copy_of_the_weights_is_ignored(tmp_path: Path) -> None:
     save_file(whole(), tmp_path / "model.safetensors")
     save_file(whole(), tmp_path / "consolidated.safetensors")
     assert len(read_directory(tmp_path)) == len(whole())
 
 
-def test_an_extra_norm_that_the_formula_does_not_know_is_weighed(tmp_path: Path) -> None:
+def test_an_extra_norm_that_the_formula_does_not_have_is_counted(tmp_path: Path) -> None:
     tensors = whole() | {"model.layers.1.extra_norm.weight": np.zeros(5 * HIDDEN, np.float16)}
     found = measured(tmp_path, tensors)
     assert found.layer_weight_bytes[1] - found.layer_weight_bytes[0] == 2 * 5 * HIDDEN
 
 
-def test_a_checkpoint_that_is_far_from_its_config_is_said(tmp_path: Path) -> None:
+def test_a_checkpoint_that_differs_from_its_config_is_noted(tmp_path: Path) -> None:
     tensors = whole() | {"model.layers.1.adapter.weight": np.zeros((64, HIDDEN), np.float16)}
     assert any("of what config.json lets expect" in note for note in measured(tmp_path, tensors).notes)
 
@@ -118,7 +118,7 @@ def test_tables_that_no_engine_loads_and_layers_behind_the_last_are_left_out(tmp
     assert any("beside the model are not counted" in note for note in found.notes)
 
 
-def test_experts_of_a_layer_are_told_from_the_shared_one(tmp_path: Path) -> None:
+def test_routed_experts_are_distinguished_from_the_shared_one(tmp_path: Path) -> None:
     tensors = whole()
     for expert in range(2):
         tensors[f"model.layers.1.mlp.experts.{expert}.up_proj.weight"] = np.zeros((FFN, HIDDEN), np.float16)
@@ -135,7 +135,7 @@ def test_quantised_tensors_keep_their_width_and_their_float32_scales() -> None:
     assert found.layer_weight_bytes[1] - found.layer_weight_bytes[0] == FFN * HIDDEN - 4
 
 
-def test_a_quantisation_of_unknown_layout_is_told_by_its_headers_alone() -> None:
+def test_a_quantisation_of_unknown_layout_is_sized_by_the_headers() -> None:
     tensors = {name: Tensor("F16", array.shape) for name, array in whole().items()}
     config = {**CONFIG, "quantization_config": {"quant_method": "spqr"}}
     with pytest.raises(BadInput, match=r"'spqr' has no known size here.*headers"):
@@ -218,7 +218,7 @@ def test_a_bad_index_is_named_in_one_line(tmp_path: Path, index: str, words: str
         read_directory(tmp_path)
 
 
-def test_a_directory_without_weights_and_a_path_that_is_none_are_named(tmp_path: Path) -> None:
+def test_a_directory_without_weights_and_a_missing_path_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds no \.safetensors file"):
         read_directory(tmp_path)
     with pytest.raises(BadInput, match="is no directory"):

@@ -17,7 +17,7 @@ from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, W
 LLAMA_70B = {**LLAMA_8B, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
 LLAMA_70B["num_attention_heads"] = 64
 
-# memory, bf16 FLOP/s, memory bytes/s: about what the products reach
+# memory, bf16 FLOP/s, memory bytes/s: roughly what the products reach
 PRODUCTS = {
     "L4": (22.5 * GIB, 1.0e14, 2.6e11),
     "T4": (15.0 * GIB, 5.0e13, 2.8e11),
@@ -27,12 +27,12 @@ PRODUCTS = {
 }
 
 
-def gpu(node: str, index: int, product: str = "L4", **changes: Any) -> Device:
-    memory, flops, rate = PRODUCTS[product]
+def gpu(node: str, index: int, kind: str = "L4", **changes: Any) -> Device:
+    memory, flops, rate = PRODUCTS[kind]
     facts = {
         "uuid": f"{node}-gpu-{index}",
         "index": index,
-        "product": product,
+        "product": kind,
         "memory_bytes": int(memory),
         "bf16_flops_per_s": flops,
         "memory_bytes_per_s": rate,
@@ -41,8 +41,8 @@ def gpu(node: str, index: int, product: str = "L4", **changes: Any) -> Device:
 
 
 def unmeasured(node_name: str, index: int, product: str = "L4") -> Device:
-    """A GPU whose speeds nobody knows."""
-    return gpu(node_name, index, product, bf16_flops_per_s=None, memory_bytes_per_s=None)
+    """A GPU whose speeds nobody knows: its product is none that has known rates."""
+    return gpu(node_name, index, product, product="unknown", bf16_flops_per_s=None, memory_bytes_per_s=None)
 
 
 def node(name: str, products: str | Iterable[Any], **facts: Any) -> Node:

@@ -1,4 +1,4 @@
-"""A calibration's way to the plan: the command's option, the service's annotation, and what the plan says of it."""
+"""How a calibration reaches the plan: the command's option, the service's annotation, and the plan's statement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from uellm.planner.handover.plan_document import PlanDocument
 from uellm.planner.handover.publish import plan_document
 from uellm.reconcile.planning.calibration import efficiency_of
 
-MEASURED = Efficiency(0.55, 0.66, 0.004, 2e-5, "llama on L4")
+MEASURED = Efficiency.calibrated(0.55, 0.66, 0.004, 2e-5, "llama on L4")
 
 
 def service(build, **annotations: str) -> dict:
@@ -47,7 +47,7 @@ def test_a_useless_annotation_is_refused_with_its_name(build, text: str, says: s
     assert "uellm.io/efficiency" in str(caught.value)
 
 
-def test_lower_efficiencies_predict_slower_engines_and_the_plan_says_whose_they_are(build) -> None:
+def test_lower_efficiencies_predict_slower_engines_and_the_plan_names_their_source(build) -> None:
     request = build.request(build.node("a", "H100"), classes=build.chat, workload=build.workload)
     plain, calibrated = plan(request), plan(replace(request, efficiency=MEASURED))
     assert calibrated.predicted.tpot_ms > plain.predicted.tpot_ms

@@ -1,4 +1,4 @@
-"""Fitting the step-time model: what went in comes out, noise and outliers bend little, useless input is refused."""
+"""Fitting the step-time model: known figures are recovered, noise changes little, useless input is refused."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_exact_times_give_back_the_model() -> None:
 def test_five_percent_of_noise_and_some_hiccups_leave_the_model_recognisable() -> None:
     rows = measured_steps(noise=0.05, count=300)
     for row in rows[::25]:
-        row["seconds"] *= 8  # the machine did something else
+        row["seconds"] *= 8  # the machine was busy with something else
     found = calibrate(document(steps=rows)).engine.step
     assert found.per_prefill_token_s == pytest.approx(TRUE.per_prefill_token_s, rel=0.03)
     assert found.per_kv_token_s == pytest.approx(TRUE.per_kv_token_s, rel=0.10)
     assert found.floor_s + found.overhead_s == pytest.approx(TRUE.floor_s + TRUE.overhead_s, rel=0.05)
 
 
-def test_the_report_tells_the_error_on_what_was_not_fitted() -> None:
+def test_the_report_has_the_error_on_held_out_measurements() -> None:
     report = calibrate(document(steps=measured_steps(noise=0.05, count=200))).steps
     assert 0.02 < report.median_error < 0.05
     assert report.median_error * 0.9 < report.held_out_median_error < 0.06
@@ -88,8 +88,8 @@ def test_the_report_tells_the_error_on_what_was_not_fitted() -> None:
     assert 0.95 < report.r_squared <= 1.0
 
 
-def test_measured_stages_give_the_efficiencies_that_made_them() -> None:
-    truth = Efficiency(0.62, 0.85, 1.5e-3, 2e-5)
+def test_measured_stages_give_back_their_efficiencies() -> None:
+    truth = Efficiency.calibrated(0.62, 0.85, 1.5e-3, 2e-5)
     found = calibrate(document(stages=measured_stages(truth, noise=0.02))).efficiency
     assert found is not None
     assert found.compute == pytest.approx(truth.compute, rel=0.03)
@@ -145,7 +145,7 @@ def test_the_command_writes_an_engine_that_can_be_read_and_one_json_document(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given, engine = tmp_path / "measured.json", tmp_path / "engine.json"
-    given.write_text(json.dumps(document(stages=measured_stages(Efficiency(0.6, 0.8, 1e-3, 0.0)))))
+    given.write_text(json.dumps(document(stages=measured_stages(Efficiency.calibrated(0.6, 0.8, 1e-3, 0.0)))))
     assert main(["calibrate", str(given), "-o", str(engine), "--format", "json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["report"]["steps"]["measurements"] == 120

@@ -1,4 +1,4 @@
-"""The chunk that an engine is told, from its step times and the tightest target."""
+"""The engine's chunk size, from its step times and the tightest target."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mixed(step: StepTime, classes: tuple[SloClass, ...] = MIXED, load: dict[str,
     return best_chunk(step, classes=classes, **load).tokens
 
 
-def test_60_ms_on_an_h100_asks_for_some_hundred_tokens_and_not_for_vllms_8192() -> None:
+def test_a_60_ms_target_on_an_h100_gives_a_chunk_of_some_hundred_tokens_instead_of_vllms_8192() -> None:
     assert 512 <= chosen(H100_8B, 0.060).tokens <= 1024
 
 
@@ -61,7 +61,7 @@ def test_a_looser_target_never_gets_a_smaller_chunk() -> None:
     assert chunks == sorted(chunks)
 
 
-def test_the_chunk_is_never_under_what_the_floor_computes_for_nothing() -> None:
+def test_the_chunk_is_never_smaller_than_the_tokens_that_the_floor_hides() -> None:
     chunk = chosen(H100_8B, 0.001)
     assert chunk.tokens >= H100_8B.floor_tokens
     assert "a smaller chunk would leave the engine idle" in chunk.reason
@@ -108,7 +108,7 @@ def test_without_a_pace_the_chunk_is_the_engines_large_one() -> None:
     assert mixed(H100_8B, ()) == 8192
 
 
-def test_the_reason_says_when_prompts_cannot_make_the_ttft() -> None:
+def test_the_reason_says_if_prompts_cannot_meet_the_ttft() -> None:
     assert "longer than the tightest TTFT" in chosen(CPU_TINY, 0.3, ttft_s=0.1).reason
     assert "TTFT" not in chosen(H100_8B, 0.06, ttft_s=1.0).reason
 

@@ -62,7 +62,7 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
         ({"stepSeconds": dict.fromkeys(SCENARIO["stepSeconds"], 0)}, "engine.stepSeconds"),
     ],
 )
-def test_what_is_no_engine_is_refused_by_field(change: dict[str, Any], field: str) -> None:
+def test_an_invalid_engine_file_is_refused_by_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(BadInput) as caught:
         EngineFile.from_dict({**SCENARIO, **change})
     assert caught.value.field == field

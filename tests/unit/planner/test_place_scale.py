@@ -1,4 +1,4 @@
-"""Many devices: what is proven there, and the paper's own setting."""
+"""Many devices: what is proven optimal there, and the paper's own setting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.planner.placement.solver import Instance, solve
 
 
 def nodes(count: int, size: int, layers: int, per_device: int) -> dict[str, Any]:
-    """Identical GPUs in nodes that are built alike: 1 a hop inside a node, 10 between nodes."""
+    """Identical GPUs in identical nodes: a hop costs 1 inside a node and 10 between nodes."""
     total = count * size
     return {
         "layers": layers,
@@ -39,7 +39,7 @@ def test_identical_gpus_in_nodes_are_placed_node_by_node_and_proven(count: int, 
 
 def test_sixty_four_gpus_share_layers_so_that_the_slowest_stage_is_proven_the_fastest() -> None:
     answer = solve(Instance.from_dict(nodes(8, 8, 126, 4)), objective="bottleneck")
-    # Stages of one layer would still hold a hop between nodes: seven of them, 11 each.
+    # Even stages of one layer would include a hop between nodes: seven of them, 11 each.
     assert (answer.cost, answer.optimal) == (11.0, True)
 
 
@@ -69,7 +69,7 @@ def test_twelve_unlike_gpus_have_one_best_placement_whichever_way_it_is_found(
     assert by_sets.optimal
 
 
-def test_what_is_dropped_is_decided_by_counting_so_the_answer_is_the_same_every_time() -> None:
+def test_the_search_is_cut_off_by_count_so_the_answer_is_deterministic() -> None:
     instance = Instance.from_dict(unlike(22, 60, 3))
     first, second = solve(instance), solve(instance)
     assert first == second
@@ -77,7 +77,8 @@ def test_what_is_dropped_is_decided_by_counting_so_the_answer_is_the_same_every_
 
 
 def test_the_papers_two_gpus_rank_its_five_splits_and_the_solver_chooses_the_best() -> None:
-    # Table 1 of arXiv 2409.14961: layers 0-15|16-32 11.19 tokens/s .. 0-31|32 22.55: the first GPU is the faster.
+    # Table 1 of arXiv 2409.14961: layers 0-15|16-32 11.19 tokens/s .. 0-31|32 22.55. So the first GPU is the faster
+    # one.
     measured = {(16, 17): 11.19, (20, 13): 13.09, (24, 9): 14.85, (28, 5): 17.23, (32, 1): 22.55}
     data = {
         "layers": 33,

@@ -1,4 +1,4 @@
-"""The placement solver's contract, case by case; brute force has its own file under tests/property."""
+"""The placement solver's contract, case by case. Brute force is in tests/property."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_equal_costs_go_to_the_smaller_ids_whatever_the_order_of_the_list() -> N
 
 
 def test_one_of_many_unlike_devices_must_have_room_for_both_ends_if_it_is_alone() -> None:
-    # Each end alone would fit beside the layers on the fast one.
+    # Each end by itself would fit beside the layers on the fast device.
     others = [device(f"z{index}", 0.5, 9.0 + index) for index in range(5)]
     devices = (device("roomy", 9.0, 1.0), device("fast", 7.0, 2.0), *others)
     answer = place(instance(*devices, firstStageBytes=2.0, lastStageBytes=2.0, hop=9.0))
     assert answer["order"] == ["roomy"]
 
 
-def test_equal_devices_share_layers_so_that_the_fullest_is_the_least_full() -> None:
+def test_equal_devices_share_layers_so_that_the_highest_utilisation_is_lowest() -> None:
     # The last stage carries an LM head of two layers' size, so it gets two layers fewer.
     data = instance(device("a", 9.0), device("b", 9.0), layers=10, lastStageBytes=2.0)
     assert place(data)["layers"] == [6, 4]
@@ -204,14 +204,14 @@ def test_many_unlike_devices_that_are_too_small_together_are_proven_to_be() -> N
         (instance(device("a", 30 * 2.0**30), layers=32, layerBytes=2.0**30), ("32.0 GiB", "30.0 GiB", "2.0 GiB")),
     ],
 )
-def test_why_nothing_fits_is_told_with_device_and_amount(data: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_the_reason_why_nothing_fits_names_device_and_amount(data: dict[str, Any], words: tuple[str, ...]) -> None:
     answer = place(data)
     assert answer["feasible"] is False
     for part in words:
         assert part in answer["reason"]
 
 
-def test_a_baseline_that_finds_nothing_says_what_the_solver_has() -> None:
+def test_a_baseline_that_finds_nothing_names_the_solvers_placement() -> None:
     data = instance(device("a", 9.0), device("b", 3.0), layers=12)
     assert "HELR has one: 9 on a, 3 on b" in place(data, "Even")["reason"]
 
@@ -250,7 +250,7 @@ def test_a_baseline_that_finds_nothing_says_what_the_solver_has() -> None:
         ({"a1": 10**400}, "a1"),
     ],
 )
-def test_what_is_wrong_in_an_instance_is_named_by_its_field(change: dict[str, Any], field: str) -> None:
+def test_an_error_in_an_instance_names_its_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(BadInput) as raised:
         Instance.from_dict({**instance(device("a"), device("b")), **change})
     assert raised.value.field == field
@@ -264,8 +264,8 @@ def test_unknown_policies_and_objectives_are_named(policy: str, objective: str, 
     assert raised.value.field == field
 
 
-def test_a_device_that_nothing_can_follow_in_time_hides_no_other_order() -> None:
-    # b, a, c has stages of one second each; b before c would cost the hop between them.
+def test_a_device_without_a_possible_successor_does_not_hide_other_orders() -> None:
+    # b, a, c has stages of one second each. With b before c their hop would be added.
     hop = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.3], [0.0, 1.3, 0.0]]
     data = instance(device("a", 2.0), device("b", 1.0), device("c", 1.0), layers=3, hop=hop)
     answer = place(data, objective="bottleneck")
@@ -284,10 +284,10 @@ def test_twelve_unlike_devices_reach_what_the_exact_solver_reaches_on_the_ten_th
 
 @pytest.mark.parametrize(("layers", "fullest"), [(32, 11), (40, 14)])
 @pytest.mark.parametrize("fast", [7.77e11, 9.13e11, 1.37e12])
-def test_equal_splits_around_a_slower_stage_leave_the_fullest_device_the_least_full(
+def test_among_equal_splits_around_a_slower_stage_the_highest_utilisation_is_lowest(
     fast: float, layers: int, fullest: int
 ) -> None:
-    # Any split of the layers over the three fast devices costs the same, though the solver's grid rounds their times.
+    # Any split over the three fast devices costs the same, although the solver rounds their times to its grid.
     order = ("a", "b", "slow", "c")
     data = {
         "layers": layers,

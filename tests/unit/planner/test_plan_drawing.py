@@ -1,4 +1,4 @@
-"""`uellm plan -o svg`: well-formed, with every device in it, and nothing of a name that could be markup."""
+"""`uellm plan -o svg`: well-formed, complete, and with escaped names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_drawing_is_well_formed_and_names_every_node_and_device(cases, case: s
             assert device.uuid in told
 
 
-def test_a_drawing_tells_what_was_decided_and_which_layers_lie_where(cases) -> None:
+def test_a_drawing_shows_the_decision_and_the_layers_of_each_device(cases) -> None:
     _, told = drawn(replace(cases["unlike stages"], overrides=Overrides(layers=(20, 12))))
     assert "2 GPUs = tensor 1 x pipeline 2, layers 20,12" in told
     assert "stage 0: layers 0-19" in told
@@ -59,7 +59,7 @@ def test_everything_stays_within_the_drawing(cases) -> None:
             assert 0 <= float(box.get("y")) <= float(box.get("y")) + float(box.get("height")) <= height
 
 
-def test_gpus_that_the_plan_leaves_alone_say_why(build) -> None:
+def test_unused_gpus_show_the_reason(build) -> None:
     devices = [
         build.gpu("a", 0),
         build.gpu("a", 1, health_state="Quarantined", health_reason="XID79"),
@@ -72,7 +72,7 @@ def test_gpus_that_the_plan_leaves_alone_say_why(build) -> None:
         assert words in told
 
 
-def test_links_are_told_by_kind_where_layers_go_over_them(build) -> None:
+def test_links_between_stages_show_their_kind(build) -> None:
     node = build.all_links(build.node("a", "A10 L4"), kind="PHB", bytes_per_s=2e10)
     _, told = drawn(build.request(node, gpus_min=2))
     assert "from stage 0 to stage 1: PHB 20 GB/s" in told
@@ -87,13 +87,13 @@ def test_names_with_markup_in_them_are_text(build) -> None:
     assert not list(root.iter("script"))
 
 
-def test_targets_that_cannot_be_kept_are_in_the_drawing(build) -> None:
+def test_infeasible_targets_are_in_the_drawing(build) -> None:
     _, told = drawn(build.request(build.node("a", "L4"), classes=(replace(build.chat[0], tpot_s=0.001),)))
     assert "not feasible" in told
     assert "It takes a target of TPOT" in told
 
 
-def test_of_very_many_nodes_the_rest_is_counted(build) -> None:
+def test_nodes_beyond_the_limit_are_counted(build) -> None:
     nodes = [build.node(f"n{index:03}", "L4") for index in range(MOST_SMALL_NODES + 6)]
     _, told = drawn(build.request(*nodes))
     assert "and 5 more nodes, 5 of which would do as well" in told

@@ -1,4 +1,4 @@
-"""Byte budgets: what each kind takes, that they add up, and what the engine is told."""
+"""Byte budgets: the size of each kind, their sum, and the engine's flag."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_weights_of_all_stages_are_the_models(build) -> None:
     assert sum(stage.memory.weights for stage in made.stages) == request.architecture.weight_bytes
 
 
-def test_a_tied_head_is_there_twice_once_stages_differ(build) -> None:
+def test_a_tied_head_is_stored_twice_with_several_stages(build) -> None:
     config = {**build.config, "tie_word_embeddings": True}
     one = plan(build.request(build.node("a", "H100"), config=config))
     two = plan(build.request(build.node("a", "H100 H100"), config=config, overrides=Overrides(pipeline=2)))
@@ -86,7 +86,7 @@ def test_a_users_utilization_decides_the_margin(build) -> None:
     assert "--gpu-memory-utilization 0.95 is set" in " ".join(plan(more).assumptions)
 
 
-def test_kv_cache_is_told_so_that_no_stage_allocates_more_than_it_has() -> None:
+def test_the_kv_cache_flag_lets_no_stage_allocate_more_than_it_has() -> None:
     # Stage 0: 10 layers with room for 100; stage 1: 2 layers with room for 30.
     told = kv_cache([100_000, 30_000], [10, 2])
     assert told.tokens == 9984  # whole blocks of min(10000, 15000)
@@ -128,13 +128,13 @@ def test_requests_longer_than_the_model_are_cut(build) -> None:
     assert "2048 and 2048 tokens" in " ".join(made.assumptions)
 
 
-def test_simulated_gpus_are_told_what_is_required_and_no_more(build) -> None:
+def test_simulated_gpus_get_only_the_required_kv_cache(build) -> None:
     real = plan(build.request(build.node("a", "H100"), workload=build.workload, classes=build.chat))
     played = plan(
         build.request(build.node("a", "H100", source="Simulated"), workload=build.workload, classes=build.chat)
     )
     assert real.kv_cache_bytes > 40 * GIB
-    # 41,088 tokens would be 5 GiB of this machine's memory: held to one longest request.
+    # 41,088 tokens would be 5 GiB of this machine's memory, so the cache is limited to one longest request.
     assert played.kv_cache_bytes == (8192 + 128) * 32 * 4096
     assert "limited to 8320 tokens" in " ".join(played.assumptions)
 
@@ -163,7 +163,7 @@ def test_without_targets_steps_are_vllms_defaults(build, product: str, tokens: i
     assert (made.max_num_batched_tokens, made.max_num_seqs) == (tokens, sequences)
 
 
-def test_step_sizes_that_the_user_sets_win(build) -> None:
+def test_a_users_step_sizes_take_precedence(build) -> None:
     engine = EngineRequest(args=("--max-num-batched-tokens=4k", "--max_num_seqs", "32"))
     made = plan(build.request(build.node("a", "H100"), engine=engine, classes=build.chat))
     assert (made.max_num_batched_tokens, made.max_num_seqs) == (4000, 32)
@@ -171,8 +171,8 @@ def test_step_sizes_that_the_user_sets_win(build) -> None:
     assert "--max-num-seqs 32: set in engine.args" in " ".join(made.assumptions)
 
 
-def test_no_more_sequences_are_told_than_decode_within_the_tightest_tpot(build) -> None:
-    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.02),)))
+def test_max_num_seqs_is_at_most_what_decodes_within_the_tightest_tpot(build) -> None:
+    strict = plan(build.request(build.node("a", "H100"), classes=(replace(build.chat[0], tpot_s=0.012),)))
     assert strict.max_num_seqs < 256
     assert "as many as decode together within the tightest TPOT" in " ".join(strict.assumptions)
 
@@ -180,7 +180,7 @@ def test_no_more_sequences_are_told_than_decode_within_the_tightest_tpot(build) 
 def test_larger_steps_leave_less_kv_cache(build) -> None:
     small, large = (
         plan(build.request(build.node("a", "H100"), engine=EngineRequest(args=("--max-num-batched-tokens", tokens))))
-        for tokens in ("2048", "16384")
+        for tokens in ("2048", "65536")
     )
     assert large.stages[0].memory.activations > small.stages[0].memory.activations
     assert large.predicted.kv_cache_tokens < small.predicted.kv_cache_tokens

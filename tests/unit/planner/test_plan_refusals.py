@@ -1,4 +1,4 @@
-"""What a GPU cannot do, and what would fit where nothing does: each remedy is one that works."""
+"""What a GPU cannot do, and what would fit if nothing does: each proposed remedy works."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def turing(build, **changes):
     return build.node("a", [build.gpu("a", index, "T4", compute_capability="7.5", **changes) for index in range(2)])
 
 
-def test_bfloat16_is_left_to_vllm_where_the_user_did_not_insist(build) -> None:
+def test_without_a_users_dtype_vllm_computes_in_float16_on_gpus_without_bfloat16(build) -> None:
     assert "T4 cannot compute in bfloat16: vLLM computes in float16 there" in told(build.request(turing(build)))
 
 
-def test_bfloat16_that_the_user_insists_on_is_refused_on_gpus_without_it(build) -> None:
+def test_a_users_bfloat16_is_refused_on_gpus_without_it(build) -> None:
     error = failure(build.request(turing(build), engine=EngineRequest(dtype="bfloat16")))
     assert error.reason == "NoFit"
     assert "T4 has compute capability 7.5, and vLLM refuses bfloat16 below 8.0: set spec.model.dtype" in str(error)
 
 
-def test_gpus_without_bfloat16_are_passed_over_where_others_have_it(build) -> None:
+def test_gpus_without_bfloat16_are_excluded_if_others_have_it(build) -> None:
     ampere = build.node("b", [build.gpu("b", 0, "L4", compute_capability="8.9")])
     assert plan(build.request(turing(build), ampere, engine=EngineRequest(dtype="bfloat16"))).nodes == ("b",)
 
@@ -71,7 +71,7 @@ def test_a_quantization_that_the_gpu_cannot_run_is_refused(build) -> None:
     assert "V100 has compute capability 7.0, and quantization fp8 needs 7.5 in vLLM" in str(failure(request))
 
 
-def test_fp8_weights_on_gpus_without_fp8_products_are_told(build) -> None:
+def test_fp8_weights_on_gpus_without_fp8_products_are_noted(build) -> None:
     ampere = build.node("a", [replace(build.gpu("a", 0), product="A100", compute_capability="8.0")])
     request = replace(build.request(ampere), architecture=read_architecture(build.config, quantization="fp8"))
     assert "A100 cannot multiply in FP8" in told(request)
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_split_into_stages_is_not(build) -> None:
     assert "vLLM cannot split LlamaForCausalLM into stages" in str(error)
 
 
-def test_nodes_that_the_pods_may_not_go_to_are_told(build) -> None:
+def test_nodes_that_the_pods_may_not_use_are_listed(build) -> None:
     sentences = ("b: cordoned",)
     assert "not considered: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
     small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=sentences)
@@ -142,7 +142,7 @@ def test_the_number_of_gpus_that_is_proposed_fits_and_one_fewer_does_not(build) 
     assert not fits(replace(request, nodes=(build.offer(build.node("b", "L4 " * (count - 1))),)))
 
 
-def test_where_nothing_helps_that_is_said(build) -> None:
+def test_the_refusal_says_if_nothing_helps(build) -> None:
     tiny = build.gpu("a", 0, memory_bytes=1 << 28)
     error = failure(build.request(build.node("a", [tiny]), config=build.large))
     assert "neither a smaller maxModelLen, nor quantization, nor more GPUs" in str(error)

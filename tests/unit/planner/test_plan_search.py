@@ -1,4 +1,4 @@
-"""What is chosen, and what is told of it."""
+"""Which plan is chosen, and what is reported about it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def test_the_fewest_gpus_that_fit_are_taken(build) -> None:
 
 def test_every_node_that_admits_the_shape_is_a_candidate_the_fastest_first(build) -> None:
     made = plan(
-        build.request(build.node("a", "L4"), build.node("b", "H100"), build.node("c", "T4"), build.node("d", "A10"))
+        build.request(
+            *(build.node(name, product) for name, product in zip("abcd", ("L4", "H100", "T4", "A10"), strict=True)),
+            engine=EngineRequest(args=("--max-num-seqs", "256")),
+        )
     )
     assert made.nodes == ("b", "d", "a")  # a T4 is too small
 
@@ -50,7 +53,7 @@ def test_unlike_gpus_get_unlike_numbers_of_layers_by_their_speed(build) -> None:
 
 
 def test_a_larger_model_takes_more_gpus_and_the_end_stages_fewer_layers(build) -> None:
-    """vLLM PR 6920's setting, 70B on 8 L4: fewer layers on the stages that hold embedding and head, more KV cache."""
+    """vLLM PR 6920: 70B on 8 L4. Fewer layers on the stages with embedding and head leave more KV cache."""
     request = build.request(build.node("a", "L4 " * 8), config=build.large, gpus_min=8, overrides=Overrides(tensor=1))
     made, even = plan(request), plan(replace(request, policy="Even"))
     assert even.layers == (10,) * 8
@@ -109,18 +112,18 @@ def test_alternatives_say_why_they_lost(build) -> None:
     assert len(made.alternatives) <= 8
 
 
-def test_no_more_than_eight_alternatives_are_told(build) -> None:
+def test_at_most_eight_alternatives_are_listed(build) -> None:
     made = plan(build.request(build.node("a", "L4 " * 8), config=build.large))
     assert len(made.alternatives) == 8
 
 
-def test_what_nobody_said_is_assumed_in_the_open(build) -> None:
+def test_assumptions_are_listed_in_the_plan(build) -> None:
     told = " ".join(plan(build.request(build.node("a", "L4"))).assumptions)
     for words in ("requestsPerSecond is not given", "promptTokens.mean is not given: 512", "outputTokens.mean is not"):
         assert words in told
 
 
-def test_overrides_win_and_are_shown(build) -> None:
+def test_overrides_take_precedence_and_are_shown(build) -> None:
     overrides = Overrides(tensor=1, pipeline=3, layers=(20, 6, 6))
     made = plan(build.request(build.node("a", "L4 L4 L4 L4"), overrides=overrides))
     assert (made.tensor, made.pipeline, made.layers) == (1, 3, (20, 6, 6))
@@ -190,7 +193,7 @@ def test_no_fit_names_the_amount_the_device_and_what_to_change(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), config=build.large))
     assert error.reason == "NoFit"
     assert re.match(
-        r"needs 136\.\d GiB on one device; the largest free one has 20\.7 GiB \(a gpu-1\), 115\.\d GiB too little; "
+        r"needs 13\d\.\d GiB on one device; the largest free one has 20\.7 GiB \(a gpu-1\), 11\d\.\d GiB too little; "
         r"2 = tp1 x pp2 on",
         str(error),
     )
@@ -203,7 +206,7 @@ def test_no_fit_within_the_allowed_gpus_says_to_allow_more(build) -> None:
     assert "it would fit with placement.gpus.max 2 (now 1): allow more GPUs" in str(error)
 
 
-def test_too_few_free_gpus_for_the_pinned_count_are_told(build) -> None:
+def test_too_few_free_gpus_for_the_pinned_count_are_reported(build) -> None:
     error = failure(build.request(build.node("a", "H100"), gpus_min=2))
     assert error.reason == "NoFit"
     assert "placement.gpus.min is 2, and no node has more than 1 free" in str(error)
@@ -223,7 +226,7 @@ def test_gpus_promised_to_other_services_are_not_counted_on(build) -> None:
     assert error.reason == "NoFit"
 
 
-def test_what_fits_on_chosen_devices_alone_needs_exact_devices(build) -> None:
+def test_a_shape_that_fits_only_on_chosen_devices_needs_exact_devices(build) -> None:
     error = failure(build.request(build.node("a", "T4 L4"), gpus_max=1))
     assert error.reason == "NeedsExactDevices"
     assert "a device plugin may choose any 1 of the 2 free ones" in str(error)
@@ -272,15 +275,21 @@ def test_replicas_follow_from_the_rate_that_one_serves(build) -> None:
 
 
 def test_nothing_is_predicted_of_devices_that_are_not_measured(build) -> None:
-    blank = build.gpu("a", 0, "L4", bf16_flops_per_s=None, memory_bytes_per_s=None)
-    made = plan(build.request(build.node("a", [blank])))
+    made = plan(build.request(build.node("a", [build.unmeasured("a", 0)])))
     assert made.predicted.tpot_ms is None
-    assert "speeds of L4 are not measured" in " ".join(made.assumptions)
+    assert "speeds of unknown are not measured, so nothing is predicted" in " ".join(made.assumptions)
     assert "tpotMilliseconds" not in made.to_dict()["predicted"]
 
 
-def test_equal_unmeasured_gpus_share_the_layers_so_that_their_memory_is_filled_alike(build) -> None:
-    blank = [build.gpu("a", index, "T4", bf16_flops_per_s=None, memory_bytes_per_s=None) for index in range(2)]
+def test_a_known_product_that_nobody_measured_is_planned_with_the_rates_of_the_product(build) -> None:
+    blank = build.gpu("a", 0, "L4", product="NVIDIA L4", bf16_flops_per_s=None, memory_bytes_per_s=None)
+    made = plan(build.request(build.node("a", [blank])))
+    assert made.predicted.tpot_ms == pytest.approx(16.06e9 / (0.255e12 * 0.946) * 1e3, rel=0.1)
+    assert "speeds of NVIDIA L4 are not measured on these nodes: those of the product" in " ".join(made.assumptions)
+
+
+def test_equal_unmeasured_gpus_get_layers_that_fill_their_memory_evenly(build) -> None:
+    blank = [build.unmeasured("a", index, "T4") for index in range(2)]
     made = plan(build.request(build.node("a", blank), overrides=Overrides(pipeline=2)))
     assert made.layers == (17, 15)  # logits and sampling are on the last stage
     assert abs(made.stages[0].memory.free - made.stages[1].memory.free) < GIB
@@ -292,7 +301,7 @@ def test_noise_of_a_percent_in_the_speeds_moves_no_layer(build) -> None:
     assert made.layers == plan(build.request(build.node("a", "T4 T4"), overrides=Overrides(pipeline=2))).layers
 
 
-def test_a_plan_survives_the_way_through_its_document(build) -> None:
+def test_a_plan_is_read_back_from_its_document_unchanged(build) -> None:
     made = plan(build.request(build.node("a", "T4 L4"), workload=build.workload, classes=build.chat))
     again = Plan.from_dict(made.to_dict())
     assert again.to_dict() == made.to_dict()

@@ -1,4 +1,4 @@
-"""Targets decide where speeds are measured: which GPUs, how many in all, and what is said where nothing keeps them."""
+"""Targets decide where speeds are measured: which GPUs, how many in all, and the report if no placement meets them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from uellm.planner import plan
-from uellm.planner.request import SloClass, Workload
+from uellm.planner.request import EngineRequest, SloClass, Workload
 
 LOAD = Workload(requests_per_s=2.0, prompt_tokens_mean=512, output_tokens_mean=128)
 
@@ -18,7 +18,7 @@ def strict(**targets: float) -> tuple[SloClass, ...]:
 
 
 def scaled(request, factor: float):
-    """The same nodes with GPUs whose memory is so many times as fast."""
+    """The same nodes with GPUs whose memory is faster by this factor."""
     nodes = [
         replace(
             offer,
@@ -32,9 +32,10 @@ def scaled(request, factor: float):
     return replace(request, nodes=tuple(nodes))
 
 
-def test_a_node_that_misses_a_target_is_no_candidate_where_another_keeps_it(build) -> None:
+def test_a_node_that_misses_a_target_is_rejected_if_another_meets_it(build) -> None:
     nodes = [build.node("a", "L4"), build.node("b", "H100")]
-    assert plan(build.request(*nodes)).nodes == ("b", "a")
+    same = EngineRequest(args=("--max-num-seqs", "256"))
+    assert plan(build.request(*nodes, engine=same)).nodes == ("b", "a")
     made = plan(build.request(*nodes, classes=strict(tpot_s=0.02)))
     assert made.nodes == ("b",)
     assert made.slo.feasible
@@ -61,20 +62,21 @@ def test_the_fewest_gpus_are_those_of_all_replicas_together(build) -> None:
     assert (both.nodes, both.gpus_per_replica, both.recommended_replicas) == (("b",), 1, 1)
 
 
-def test_replicas_that_find_no_place_now_come_after_those_that_do(build) -> None:
-    """One H100 would be half of what is needed; the L4s are all there."""
-    load = replace(LOAD, requests_per_s=60.0)
+def test_replicas_without_room_now_rank_after_those_with_room(build) -> None:
+    """One H100 would provide half of what is needed; all L4s are free."""
+    load = replace(LOAD, requests_per_s=80.0)
+    same = EngineRequest(args=("--max-num-seqs", "256"))
     fast, slow = build.node("b", "H100"), [build.node(f"a{index}", "L4 " * 8) for index in range(8)]
     alone = plan(build.request(fast, workload=load, classes=strict(tpot_s=0.1)))
     assert alone.recommended_replicas > 1
     assert "have room for 1 now" in " ".join(alone.assumptions)
-    made = plan(build.request(fast, *slow, workload=load, classes=strict(tpot_s=0.1)))
+    made = plan(build.request(fast, *slow, workload=load, classes=strict(tpot_s=0.1), engine=same))
     room = sum(8 // made.gpus_per_replica for name in made.nodes if name != "b") + ("b" in made.nodes)
     assert room >= made.recommended_replicas
 
 
 def test_the_policy_decides_between_equal_numbers_of_gpus(build) -> None:
-    """Two replicas of one GPU or one of two: time counts most to LR, devices of a replica alone to HE."""
+    """Two replicas of one GPU, or one of two: LR weighs time most, HE only the devices of a replica."""
     node = build.all_links(build.node("a", "L4 L4"))
     load = Workload(requests_per_s=5.0, prompt_tokens_mean=512, output_tokens_mean=128)
     made = {
@@ -85,7 +87,7 @@ def test_the_policy_decides_between_equal_numbers_of_gpus(build) -> None:
     assert (made["LR"].gpus_per_replica, made["HE"].gpus_per_replica) == (2, 1)
 
 
-def test_what_nothing_keeps_is_planned_for_as_well_as_can_be(build) -> None:
+def test_infeasible_targets_get_the_nearest_plan(build) -> None:
     node = build.all_links(build.node("a", "L4 L4 L4 L4"))
     made = plan(build.request(node, classes=strict(tpot_s=0.01)))
     assert not made.slo.feasible
@@ -111,7 +113,7 @@ def test_the_smallest_change_of_the_hardware_is_one_that_helps(build) -> None:
     assert not plan(scaled(request, factor - 0.06)).slo.feasible
 
 
-def test_targets_missed_together_are_told_together(build) -> None:
+def test_targets_missed_together_are_reported_together(build) -> None:
     made = plan(build.request(build.node("a", "L4"), classes=strict(ttft_s=0.01, tpot_s=0.01)))
     assert "TTFT 10.0 ms of class chat" in made.slo.constraint
     assert "TPOT 10.0 ms of class chat" in made.slo.constraint
@@ -124,13 +126,13 @@ def test_an_end_to_end_target_counts_too(build) -> None:
     assert not plan(replace(request, classes=strict(e2e_s=0.5))).slo.feasible
 
 
-def test_without_targets_or_measurements_nothing_is_said_of_targets(build) -> None:
+def test_without_targets_or_measurements_there_is_no_verdict(build) -> None:
     assert plan(build.request(build.node("a", "L4"), workload=LOAD)).slo is None
     blank = build.node("a", [build.unmeasured("a", 0)])
     assert plan(build.request(blank, classes=strict(tpot_s=0.001))).slo is None
 
 
-def test_what_is_predicted_to_keep_the_targets_comes_before_what_is_not_measured(build) -> None:
+def test_a_plan_predicted_to_meet_the_targets_precedes_an_unmeasured_one(build) -> None:
     blank = build.node("a", [build.unmeasured("a", 0, "H100")])
     request = build.request(blank, build.node("b", "L4 L4"), classes=strict(tpot_s=0.2))
     assert plan(request).nodes[0] == "b"
@@ -146,7 +148,7 @@ def test_targets_hold_whichever_gpus_the_kubelet_hands_out(build) -> None:
     assert "with the slowest GPUs that the kubelet may choose on a: TTFT" in " ".join(easy.assumptions)
 
 
-def test_the_limit_that_a_plan_runs_into_first_is_told(build) -> None:
+def test_the_plan_names_the_limit_that_it_reaches_first(build) -> None:
     assert "memory of stage 0 (gpu-0): " in plan(build.request(build.node("a", "L4"))).binding
     tight = plan(build.request(build.node("a", "H100"), classes=strict(tpot_s=0.0105)))
     assert tight.binding.startswith("TPOT of class chat: ")
@@ -154,7 +156,7 @@ def test_the_limit_that_a_plan_runs_into_first_is_told(build) -> None:
     assert f"rate for each of {rate.recommended_replicas} replicas" in rate.binding
 
 
-def test_how_the_plan_was_found_is_told(build) -> None:
+def test_the_plan_reports_its_search(build) -> None:
     figures = plan(build.request(build.node("a", "L4 " * 8))).search.to_dict()
     assert figures["optimal"] is True
     assert figures["gapPercent"] == "0.00"
@@ -163,7 +165,7 @@ def test_how_the_plan_was_found_is_told(build) -> None:
 
 
 @pytest.mark.parametrize("nodes", [1, 40])
-def test_nodes_that_are_built_alike_cost_no_further_look(build, nodes: int) -> None:
+def test_identical_nodes_are_evaluated_once(build, nodes: int) -> None:
     request = build.request(
         *(build.node(f"n{index:02}", "L4 L4") for index in range(nodes)), classes=strict(tpot_s=0.2)
     )

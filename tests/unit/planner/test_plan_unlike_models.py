@@ -1,4 +1,4 @@
-"""Plans of models that are no plain stack of like layers: towers, experts, latent attention."""
+"""Plans of models that are not a plain stack of equal layers: towers, experts, latent attention."""
 
 from __future__ import annotations
 

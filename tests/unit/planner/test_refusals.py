@@ -1,4 +1,4 @@
-"""Refusals: every kind has its sentence, with the numbers and the devices that it carries."""
+"""Every kind of refusal has its sentence, with its figures and devices."""
 
 from __future__ import annotations
 
@@ -38,8 +38,13 @@ EXAMPLES = [
     (kinds.NodesTaken(("a", "b"), free=True), "a, b have no room"),
     (kinds.IndivisibleSize(3, "num_attention_heads", 32), "3 does not divide the model's num_attention_heads 32"),
     (
+        kinds.SplitBlocks(4, "mlp.down_proj", 7392, 128, (2,)),
+        "tensor 4 cuts mlp.down_proj into parts of 7392, which the quantisation's blocks of 128 do not divide, and "
+        "vLLM refuses that; tensor 2 would do",
+    ),
+    (
         devices.TimeSlicedShare("GPU-1::0"),
-        "GPU-1::0 is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; turn "
+        "GPU-1::0 is a share of a time-sliced GPU: other programs share its memory, so no plan can rely on it; turn "
         "time-slicing off on the node, or use MIG",
     ),
     (devices.CapabilityTooLow("P4", (6, 1), (7, 0)), "P4 has compute capability 6.1, and vLLM needs 7.0"),

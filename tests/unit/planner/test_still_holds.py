@@ -21,7 +21,7 @@ def request_(build):
 
 @pytest.fixture
 def incumbent(request_) -> Plan:
-    """As read back from the status."""
+    """The current plan, as read from the status."""
     return Plan.from_dict(plan(request_).to_dict())
 
 
@@ -50,10 +50,14 @@ def test_a_plan_without_free_devices_does_not_hold(incumbent, request_) -> None:
     assert still_holds(incumbent, replace(request_, nodes=taken)) == OnNode("a", TooFewGpus(2, 1))
 
 
-def test_a_plan_whose_nodes_are_gone_does_not_hold(incumbent, request_, build) -> None:
-    refusal = still_holds(incumbent, replace(request_, nodes=(build.offer(build.node("z", "H100 H100")),)))
+def test_a_plan_whose_nodes_are_gone_does_not_hold(incumbent, request_) -> None:
+    refusal = still_holds(incumbent, replace(request_, nodes=()))
     assert refusal == NodesTaken(incumbent.nodes, free=False)
     assert sentence(refusal).startswith("no GPU of a")
+
+
+def test_a_plan_holds_on_a_node_that_joined_after_it_was_made(incumbent, request_, build) -> None:
+    assert still_holds(incumbent, replace(request_, nodes=(build.offer(build.node("z", "H100 H100")),))) is None
 
 
 def test_a_quarantined_device_leaves_the_plan_to_the_others(incumbent, request_) -> None:

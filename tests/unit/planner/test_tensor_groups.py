@@ -1,4 +1,4 @@
-"""Which GPUs share layers: the best choice, compared with every choice there is."""
+"""Which GPUs share layers: the best choice, compared with every possible choice."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ def test_the_groups_are_the_best_of_all_choices(size: int, count: int, tensor: i
         assert len({index for group in chosen for index in group}) == count * tensor
 
 
-def test_more_gpus_than_can_be_weighed_still_make_groups() -> None:
+def test_groups_are_found_even_for_too_many_gpus_for_the_exact_search() -> None:
     size = MOST_EXACT_GROUPING + 4
     pairs = tuple(tuple(0 if i == j else 1 + (i // 4 != j // 4) for j in range(size)) for i in range(size))
     assert best_groups(pairs, 4, 4) == tuple(tuple(range(start, start + 4)) for start in range(0, size, 4))
 
 
-def test_groups_that_can_be_had_are_counted_by_kind(build) -> None:
+def test_possible_groups_are_counted_by_kind(build) -> None:
     node = build.node("a", "L4 L4 L4 A10 A10")
     assert [kind[0] for kind in group_kinds(node.devices, 2)] == ["A10", "L4"]
 
 
 def test_gpus_joined_by_nvlink_share_layers_though_another_comes_first(build) -> None:
-    """The first GPU has nobody near; one that takes it and its nearest tears the only NVLink pair apart."""
+    """The first GPU has only slow links. A group of it and its nearest GPU would split the only NVLink pair."""
     given = build.node("a", "L4 L4 L4")
     ids = [device.uuid for device in given.devices]
     links = [Link(ids[1], ids[2], "NVLink", 3e11, 3e-6)]

@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds the profiler: an NVML library, a kubelet on real sockets, a cluster in memory."""
+"""Stand-ins for the profiler's surroundings: an NVML library, a kubelet on real sockets, a cluster in memory."""
 # ruff: noqa: N802 (the names are NVML's and gRPC's)
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from helpers.sizes import GIB
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import GPUNODEPROFILE, NODE, POD, SYNCED, Event, Kind, KubeError, NotFound
 from uellm.profiler.kubelet import deviceplugin_pb2 as dp
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as dp_grpc
@@ -41,7 +42,7 @@ class FakeGPU:
     bus_id: str = "00000000:3B:00.0"
     power_milliwatts: int | None = 300_000
     processes: int = 0
-    mig: list[Any] | None = None  # slices; None: not in MIG mode, or knows none
+    mig: list[Any] | None = None  # slices; None: not in MIG mode, or MIG is unknown
     knows_mig: bool = True
     nvlinks: dict[int, tuple[str, int]] = field(default_factory=dict)  # link: (remote bus id, type of the remote)
     ancestors: dict[str, int] = field(default_factory=dict)  # uuid: level
@@ -164,7 +165,7 @@ class FakeKubelet(dp_grpc.RegistrationServicer, pr_grpc.PodResourcesListerServic
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        # As the real one: whatever socket it finds in the directory of the plugins it removes.
+        # Like the real one, it removes every socket from the plugins' directory.
         for socket in self.directory.glob("*.sock"):
             socket.unlink()
         self._server = grpc.aio.server()
@@ -191,7 +192,7 @@ class FakeKubelet(dp_grpc.RegistrationServicer, pr_grpc.PodResourcesListerServic
     async def GetAllocatableResources(self, request: Any, context: Any) -> Any:
         return pr.AllocatableResourcesResponse(devices=self.allocatable)
 
-    def give(self, namespace: str, name: str, *ids: str, resource: str = "nvidia.com/gpu") -> None:
+    def give(self, namespace: str, name: str, *ids: str, resource: str = GPU_RESOURCE) -> None:
         devices = [pr.ContainerDevices(resource_name=resource, device_ids=ids)] if ids else []
         container = pr.ContainerResources(name="main", devices=devices)
         self.pods.append(pr.PodResources(namespace=namespace, name=name, containers=[container]))
@@ -206,7 +207,7 @@ async def kubelet(tmp_path: Path) -> AsyncIterator[FakeKubelet]:
 
 
 class FakeCluster:
-    """As much of `Kube` as the profiler uses, in memory. `errors` are raised by the next calls, one each."""
+    """The part of `Kube` that the profiler uses, in memory. Each of the next calls raises one of `errors`."""
 
     def __init__(self, node: str = "node-1") -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
@@ -245,7 +246,10 @@ class FakeCluster:
         self._fail()
         assert manager
         known = self.objects.setdefault((obj["kind"], obj["metadata"]["name"]), {})
-        known.update(copy.deepcopy(obj))
+        metadata = {**known.get("metadata", {}), **obj["metadata"]}
+        known.update(copy.deepcopy({**obj, "metadata": metadata}))
+        async with self.changed:
+            self.changed.notify_all()
         return known
 
     async def apply_status(self, obj: dict[str, Any], *, manager: str) -> dict[str, Any]:
@@ -281,7 +285,7 @@ class FakeCluster:
         return [device["uuid"] for device in self.status().get("devices", ())]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Wait for a write after which `holds`."""
+        """Wait for a write after which `holds` is true."""
         async with asyncio.timeout(10), self.changed:
             await self.changed.wait_for(holds)
 
@@ -297,7 +301,7 @@ def cluster() -> FakeCluster:
 
 
 class Log(logging.Handler):
-    """What the profiler has said; `said` waits for it."""
+    """The profiler's log messages; `said` waits for one."""
 
     def __init__(self) -> None:
         super().__init__()

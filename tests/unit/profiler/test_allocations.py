@@ -1,4 +1,4 @@
-"""Kubelet's and API server's words about who has which device, put together."""
+"""Combines the kubelet's and the API server's information about which pod has which device."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_a_device_is_free_when_the_kubelet_lists_its_pod_without_it():
     assert found == ({}, True)
 
 
-def test_a_pod_that_is_gone_ended_or_leaving_keeps_no_device_that_the_kubelet_does_not_list():
+def test_a_missing_ended_or_terminating_pod_keeps_no_device_that_the_kubelet_does_not_list():
     for pods in ([], [pod(ENGINE, "uid-1", phase="Succeeded")], [pod(ENGINE, "uid-1", leaving=True)]):
         assert allocations(Held(), pods, {"a": "uid-1"}) == ({}, True)
 
 
-def test_a_leaving_pod_has_its_device_as_long_as_the_kubelet_says_so():
+def test_a_terminating_pod_has_its_device_as_long_as_the_kubelet_lists_it():
     found = allocations(held(a=ENGINE), [pod(ENGINE, "uid-1", leaving=True)], {})
     assert found == ({"a": "uid-1"}, True)
 

@@ -1,4 +1,4 @@
-"""Which GPU or link is measured next, and what is remembered."""
+"""Which GPU or link is measured next, and which results are stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_cannot_be_measured_is_tried_once():
     assert one.devices == {}
 
 
-def test_allocated_busy_and_sliced_devices_are_left_alone():
+def test_allocated_busy_and_sliced_devices_are_not_measured():
     one = bench.Bench()
     assert one.next_target(SAMPLE, {"GPU-a": "uid-1"}) == ("GPU-b",)
     assert one.next_target(Sample("NVML", (A,), busy=frozenset({"GPU-a"})), {}) is None
@@ -53,7 +53,7 @@ def test_a_new_process_goes_on_with_the_figures_of_the_profile():
     assert one.next_target(SAMPLE, {}) == ("GPU-b",)
 
 
-def test_figures_of_a_description_are_not_taken_for_measured_ones():
+def test_described_figures_do_not_count_as_measured():
     one = bench.Bench()
     one.adopt({"source": "Simulated", "devices": [{**A, "measured": {"bf16GigaflopsPerSecond": 5}}]})
     assert one.devices == {}
@@ -67,7 +67,7 @@ def test_figures_of_a_description_are_not_taken_for_measured_ones():
     ],
     ids=["another driver", "another power limit"],
 )
-def test_figures_are_measured_again_when_their_terms_change(changed):
+def test_figures_are_measured_again_when_their_conditions_change(changed):
     one = bench.Bench()
     one.check(SAMPLE)
     for target in [("GPU-a",), ("GPU-b",), ("GPU-a", "GPU-b"), ("GPU-b", "GPU-a")]:
@@ -80,7 +80,7 @@ def test_figures_are_measured_again_when_their_terms_change(changed):
     assert one.links == {}
 
 
-async def test_figures_come_from_a_process_that_sees_the_target_alone(tmp_path, monkeypatch):
+async def test_figures_come_from_a_process_that_sees_only_the_target(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text("""#!/bin/sh
 echo "{\\"visible\\": \\"$CUDA_VISIBLE_DEVICES\\", \\"arguments\\": \\"$*\\"}"

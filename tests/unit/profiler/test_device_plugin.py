@@ -1,4 +1,4 @@
-"""The device plugin against a kubelet on real sockets, which calls it as the real one does."""
+"""The device plugin against a kubelet on real sockets that calls it as the real one does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from uellm.errors import BadInput
+from uellm.planner.handover.device_facts import DeviceFacts
 from uellm.profiler import deviceplugin
 from uellm.profiler.deviceplugin import DevicePluginServer, OfferedDevice, offers, preferred
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
@@ -24,7 +25,7 @@ C = {"index": 2, "uuid": "GPU-c", "memoryBytes": 1}
 
 
 class Description:
-    """What `sample` gives, or raises."""
+    """The result of `sample`, or the error that it raises."""
 
     def __init__(self, *devices: dict[str, Any]) -> None:
         self.error: Exception | None = None
@@ -51,7 +52,7 @@ def plugin(kubelet, description, background) -> Callable[[], asyncio.Task]:
 
 @asynccontextmanager
 async def called_back(kubelet) -> AsyncIterator[tuple[stubs.DevicePluginStub, Any]]:
-    """The kubelet's connection to the plugin that registers next, and its open ListAndWatch."""
+    """The kubelet's connection to the plugin that registers next, with its open ListAndWatch."""
     async with asyncio.timeout(10):
         request = await kubelet.registered.get()
     async with grpc.aio.insecure_channel(f"unix:{kubelet.directory / request.endpoint}") as channel:
@@ -90,10 +91,12 @@ async def test_allocated_devices_are_named_to_the_container_in_the_order_of_the_
             api.ContainerAllocateRequest(devices_ids=["GPU-b"]),
         ]
         answer = await stub.Allocate(api.AllocateRequest(container_requests=requests))
-    assert [dict(one.envs) for one in answer.container_responses] == [
-        {"NVIDIA_VISIBLE_DEVICES": "GPU-c,GPU-a"},
-        {"NVIDIA_VISIBLE_DEVICES": "GPU-b"},
-    ]
+    given = [dict(one.envs) for one in answer.container_responses]
+    assert [envs["NVIDIA_VISIBLE_DEVICES"] for envs in given] == ["GPU-c,GPU-a", "GPU-b"]
+    # No driver knows what they are, so the plugin says it.
+    facts = [DeviceFacts.from_json(envs["UELLM_SIMULATED_DEVICES"]).devices for envs in given]
+    assert [list(devices) for devices in facts] == [["GPU-c", "GPU-a"], ["GPU-b"]]
+    assert {device.memory_bytes for devices in facts for device in devices.values()} == {1}
 
 
 async def test_a_device_that_is_not_there_is_not_allocated(kubelet, plugin):
@@ -106,7 +109,7 @@ async def test_a_device_that_is_not_there_is_not_allocated(kubelet, plugin):
     assert "GPU-x" in (caught.value.details() or "")
 
 
-async def test_the_kubelet_is_advised_which_devices_to_take(kubelet, plugin):
+async def test_the_kubelet_gets_a_preferred_allocation(kubelet, plugin):
     plugin()
     one = api.ContainerPreferredAllocationRequest(
         available_deviceIDs=["GPU-c", "GPU-a", "GPU-b"], must_include_deviceIDs=["GPU-c"], allocation_size=2
@@ -139,7 +142,7 @@ async def test_the_plugin_registers_again_when_the_kubelet_is_started_again(kube
     async with called_back(kubelet) as (_, stream):
         await listed(stream)
         await kubelet.stop()
-    await kubelet.start()  # which removes the plugin's socket, as the real one does
+    await kubelet.start()  # it removes the plugin's socket, as the real one does
     async with called_back(kubelet) as (_, stream):
         assert len(await listed(stream)) == 3
 
@@ -154,7 +157,7 @@ async def test_the_plugin_waits_for_a_kubelet_that_is_not_there_yet(kubelet, plu
         assert len(await listed(stream)) == 3
 
 
-async def test_a_refused_registration_is_said_once_and_tried_again(kubelet, plugin, log):
+async def test_a_refused_registration_is_logged_once_and_retried(kubelet, plugin, log):
     kubelet.refuse = "not today"
     plugin()
     await log.said("not today")
@@ -164,7 +167,7 @@ async def test_a_refused_registration_is_said_once_and_tried_again(kubelet, plug
     assert log.count("not today") == 1
 
 
-async def test_the_socket_goes_with_the_process(kubelet, plugin):
+async def test_the_socket_is_removed_when_the_process_ends(kubelet, plugin):
     task = plugin()
     async with called_back(kubelet) as (_, stream):
         await listed(stream)
@@ -193,7 +196,7 @@ async def test_a_plugin_that_the_kubelet_never_calls_registers_again(kubelet, pl
         await kubelet.registered.get()
 
 
-async def test_a_node_that_nobody_describes_takes_no_resource_from_anyone(kubelet, plugin, description, log):
+async def test_a_node_without_a_description_registers_no_resource(kubelet, plugin, description, log):
     description.error = NoGPUs("NotDescribed", "no such node")
     plugin()
     await log.said("no such node")

@@ -12,6 +12,7 @@ from uellm.errors import BadInput
 from uellm.kube import Forbidden, Unavailable
 from uellm.profiler import bench
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import Held, KubeletSilent, PodKey
 from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 from uellm.profiler.store import Store
@@ -23,7 +24,7 @@ QUICK = Periods(interval_s=0.02, poll_s=0.01, settle_s=0.02, first_retry_s=0.01,
 
 
 class FakeSource:
-    """Gives `sample`, or raises it; counts."""
+    """Returns `sample` or raises it, and counts the calls."""
 
     def __init__(self, sample: Sample | Exception = SAMPLE) -> None:
         self.answer = sample
@@ -37,7 +38,7 @@ class FakeSource:
 
 
 class FakePodResources:
-    """Gives `now`, or is silent where it is None; `polled` tells of every question."""
+    """Returns `now`, or does not answer if it is None; `polled` reports every call."""
 
     def __init__(self) -> None:
         self.now: Held | None = Held()
@@ -80,9 +81,14 @@ def pod_resources():
 
 
 @pytest.fixture
-def keep(cluster, pod_resources, background):
+def metrics():
+    return ProfilerMetrics("node-1")
+
+
+@pytest.fixture
+def keep(cluster, pod_resources, metrics, background):
     def start(source, periods: Periods = QUICK) -> asyncio.Task:
-        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, periods=periods).run())
+        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, metrics, periods=periods).run())
 
     return start
 
@@ -105,6 +111,23 @@ async def test_the_profile_is_created_and_owned_by_its_node(cluster, keep):
     assert cluster.status()["source"] == "NVML"
 
 
+async def test_what_was_written_and_what_failed_can_be_scraped(cluster, keep, pod_resources, metrics):
+    def value(name, **labels):
+        return metrics.registry.get_sample_value(name, labels)
+
+    source = FakeSource()
+    assert value("uellm_profile_written_timestamp_seconds", node="node-1") == 0
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-a", to="engine-0")
+    keep(source)
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
+    await cluster.until(lambda: value("uellm_profile_devices", node="node-1", state="allocated") == 1)
+    assert value("uellm_profile_written_timestamp_seconds", node="node-1") > 1.6e9
+    assert value("uellm_profiler_source_failing", node="node-1") == 0
+    source.answer = SourceError("NoAnswer", "the driver is gone")
+    await cluster.until(lambda: value("uellm_profiler_source_failing", node="node-1") == 1)
+
+
 async def test_nothing_is_written_as_long_as_nothing_changes(cluster, keep, pod_resources):
     source = FakeSource()
     keep(source)
@@ -115,7 +138,7 @@ async def test_nothing_is_written_as_long_as_nothing_changes(cluster, keep, pod_
     assert source.samples > before
 
 
-async def test_a_sign_of_life_is_written_now_and_then(cluster, keep):
+async def test_a_heartbeat_is_written_from_time_to_time(cluster, keep):
     keep(FakeSource(), Periods(**{**vars(QUICK), "heartbeat_s": 0.05}))
     await cluster.until(lambda: len(cluster.writes) >= 3)
 
@@ -150,7 +173,7 @@ async def test_a_pod_that_the_api_server_names_late_gets_its_uid_late(cluster, k
     await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
 
 
-async def test_no_device_is_called_free_before_the_kubelet_has_spoken(cluster, keep, pod_resources):
+async def test_no_device_counts_as_free_before_the_kubelet_has_answered(cluster, keep, pod_resources):
     pod_resources.now = None
     keep(FakeSource())
     async with no_writes(cluster, pod_resources):
@@ -167,7 +190,7 @@ async def test_a_kubelet_that_is_started_again_frees_nothing(cluster, keep, pod_
     listed, pod_resources.now = pod_resources.now, None
     async with no_writes(cluster, pod_resources):
         await pod_resources.polls_pass(3)
-        pod_resources.now = Held()  # it answers, and knows no pods yet
+        pod_resources.now = Held()  # it answers, but knows no pods yet
         await pod_resources.polls_pass(10)
         pod_resources.now = listed
     assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
@@ -201,7 +224,7 @@ async def test_a_deleted_profile_is_written_again(cluster, keep):
     assert cluster.objects["GPUNodeProfile", "node-1"]["metadata"]["ownerReferences"][0]["uid"] == "another-uid"
 
 
-async def test_an_api_server_that_is_away_is_waited_for(cluster, keep, pod_resources):
+async def test_the_profiler_waits_for_an_unreachable_api_server(cluster, keep, pod_resources):
     cluster.errors = [Unavailable(503, "Unavailable", "away")] * 3
     keep(FakeSource())
     await cluster.until(lambda: len(cluster.uuids()) == 2)
@@ -213,7 +236,7 @@ async def test_an_api_server_that_is_away_is_waited_for(cluster, keep, pod_resou
     assert cluster.failures == 5
 
 
-async def test_a_node_that_the_cluster_does_not_know_is_said_once_and_waited_for(cluster, keep, pod_resources, log):
+async def test_an_unknown_node_is_logged_once_and_waited_for(cluster, keep, pod_resources, log):
     node = cluster.objects.pop(("Node", "node-1"))
     keep(FakeSource())
     await log.said("API server: the cluster has no node 'node-1': check --node")
@@ -228,7 +251,7 @@ async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources)
     keep(source)
     async with no_writes(cluster, pod_resources):
         pass
-    source.answer = SAMPLE  # the driver's own DaemonSet is done
+    source.answer = SAMPLE  # the driver's DaemonSet is done
     await cluster.until(lambda: len(cluster.uuids()) == 2)
 
 
@@ -236,7 +259,7 @@ async def test_a_node_without_gpus_gets_no_profile(cluster, keep, pod_resources)
     ("error", "reason"),
     [(SourceError("NVMLFailed", "it broke"), "NVMLFailed"), (BadInput("n.yaml: status", "bad"), "BadDescription")],
 )
-async def test_trouble_with_the_source_becomes_a_condition_and_passes(cluster, keep, error, reason):
+async def test_a_failure_of_the_source_becomes_a_condition_and_clears(cluster, keep, error, reason):
     source = FakeSource()
     keep(source)
     await cluster.until(lambda: bool(cluster.writes))
@@ -274,7 +297,7 @@ async def test_nvml_that_hangs_stops_neither_the_allocations_nor_the_end(cluster
     source.answers.set()
 
 
-async def test_the_kubelet_names_the_resource_of_a_device_and_its_silence_takes_no_name_back(
+async def test_the_kubelet_names_a_devices_resource_and_its_silence_does_not_remove_the_name(
     cluster, keep, pod_resources
 ):
     pod_resources.names = {"GPU-b": "nvidia.com/mig-1g.10gb"}
@@ -303,7 +326,9 @@ async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep
     assert cluster.device("GPU-a")["measured"]["memoryBytesPerSecond"] == 5
 
 
-async def test_figures_of_a_gpu_that_a_pod_took_meanwhile_are_not_believed(cluster, keep, pod_resources, monkeypatch):
+async def test_figures_of_a_gpu_that_a_pod_took_in_the_meantime_are_discarded(
+    cluster, keep, pod_resources, monkeypatch
+):
     begun, done = asyncio.Event(), asyncio.Event()
 
     async def figures(target):
@@ -334,3 +359,28 @@ async def test_a_described_gpu_is_not_measured(cluster, keep, pod_resources, mon
     await cluster.until(lambda: bool(cluster.writes))
     await pod_resources.polls_pass(20)
     assert not task.done()
+
+
+async def test_the_node_is_labelled_after_its_profile(cluster, keep):
+    keep(FakeSource())
+    await cluster.until(lambda: "labels" in cluster.objects["Node", "node-1"]["metadata"])
+    assert cluster.writes
+    labels = cluster.objects["Node", "node-1"]["metadata"]["labels"]
+    assert labels["uellm.io/gpu.count"] == str(len(cluster.uuids()))
+
+
+async def test_a_profiler_that_may_not_label_its_node_goes_on_with_the_profile(cluster, keep, pod_resources):
+    apply, refused = cluster.apply, asyncio.Event()
+
+    async def apply_all_but_nodes(obj, **more):
+        if obj["kind"] == "Node":
+            refused.set()
+            raise Forbidden(403, "Forbidden", "nodes is forbidden")
+        return await apply(obj, **more)
+
+    cluster.apply = apply_all_but_nodes
+    cluster.pod("engine-0", "uid-1")
+    keep(FakeSource())
+    await asyncio.wait_for(refused.wait(), 10)
+    pod_resources.give("GPU-a", to="engine-0")
+    await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})

@@ -1,4 +1,4 @@
-"""The micro-benchmarks, on the processor: the same code as on a GPU, other figures."""
+"""The micro-benchmarks on the CPU: the same code as on a GPU, with other results."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def test_figures_of_a_link_are_those_of_the_profile(torch):
     assert figures["latencyNanoseconds"] > 0
 
 
-def test_without_its_gpus_the_process_says_what_it_sees(torch, capsys, monkeypatch):
+def test_without_its_gpus_the_process_reports_what_it_sees(torch, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert measure.main(["GPU-a"]) == 1
     assert "sees 0 of GPU-a" in capsys.readouterr().err
 
 
 def test_a_rate_is_that_of_the_calls_and_not_of_starting_them(monkeypatch):
-    """Each call takes 1 ms of a clock of our own, each synchronisation 10 ms: batches hide the latter."""
+    """Each call takes 1 ms of a simulated clock, each synchronisation 10 ms. Batches hide the latter."""
     clock = [0.0]
     monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(measure, "BATCH_SECONDS", 5.0)

@@ -1,4 +1,4 @@
-"""The driver as a source, with a library of NVML's function names in its place."""
+"""The driver as a source, with a stand-in for the NVML library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.sample import DriverChanged, NoGPUs, SourceError
 
 
-def test_a_device_is_described_in_the_words_of_the_profile(nvml, tmp_path: Path):
+def test_a_device_is_described_in_the_terms_of_the_profile(nvml, tmp_path: Path):
     numa = tmp_path / "0000:3b:00.0" / "numa_node"
     numa.parent.mkdir()
     numa.write_text("1\n")
@@ -50,13 +50,13 @@ def test_nvml_is_closed_between_samples_also_after_a_failure(nvml):
     assert (library.open, library.samples) == (0, 2)
 
 
-def test_what_a_board_does_not_know_is_left_out(nvml, tmp_path: Path):
+def test_figures_that_a_board_does_not_have_are_left_out(nvml, tmp_path: Path):
     library = nvml.Library(nvml.GPU("GPU-a", power_milliwatts=None, knows_mig=False))
     (device,) = NVMLSource(library, sysfs_pci=tmp_path).sample().devices
     assert not {"powerLimitWatts", "numaNode", "mig"} & device.keys()
 
 
-def test_no_numa_node_of_the_kernel_is_no_numa_node(nvml, tmp_path: Path):
+def test_the_kernels_value_for_no_numa_node_is_no_numa_node(nvml, tmp_path: Path):
     (tmp_path / "0000:3b:00.0").mkdir()
     (tmp_path / "0000:3b:00.0" / "numa_node").write_text("-1\n")
     (device,) = NVMLSource(nvml.Library(nvml.GPU("GPU-a")), sysfs_pci=tmp_path).sample().devices
@@ -76,7 +76,7 @@ def test_slices_of_a_gpu_in_mig_mode_take_its_place(nvml):
     ]
     assert sample.devices[1]["memoryBytes"] == 10 * GIB
     assert sample.busy == {"MIG-1", "MIG-2"}
-    assert sample.links == ()  # slices do not speak with each other
+    assert sample.links == ()  # slices do not communicate with each other
 
 
 def test_a_gpu_in_mig_mode_without_slices_offers_nothing(nvml):
@@ -92,7 +92,7 @@ def test_a_lost_gpu_is_a_failure_and_the_others_are_still_seen(nvml):
     assert "GPU 0" in sample.failed[0].message
 
 
-def test_a_gpu_that_does_not_tell_its_memory_is_a_failure(nvml):
+def test_a_gpu_that_does_not_report_its_memory_is_a_failure(nvml):
     sample = NVMLSource(nvml.Library(nvml.GPU("GPU-a", memory_known=False))).sample()
     assert sample.failed[0].reason == "NVMLError"
 
@@ -125,7 +125,7 @@ def test_links_are_named_as_nvidia_smi_does(nvml):
         "CD": "NODE",
         "AD": "SYS",
     }
-    assert kinds["DC"] == "SYS"  # the driver cannot tell
+    assert kinds["DC"] == "SYS"  # the driver does not know
     assert len(links) == 12
     for link in links:
         parse(LinkProfile, link)

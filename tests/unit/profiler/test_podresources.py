@@ -17,7 +17,7 @@ async def client(kubelet):
     await client.close()
 
 
-async def test_devices_are_told_with_the_pod_that_has_them(kubelet, client):
+async def test_devices_are_reported_with_the_pod_that_has_them(kubelet, client):
     kubelet.give("default", "engine-0", "GPU-a", "GPU-b")
     kubelet.give("kube-system", "proxy")
     held = await client.held()
@@ -39,7 +39,7 @@ async def test_each_device_has_the_resource_that_the_kubelet_counts_it_under(kub
     assert await client.resource_names() == {"GPU-a": "nvidia.com/gpu", "MIG-1": "nvidia.com/mig-1g.10gb"}
 
 
-async def test_a_silent_kubelet_is_named_by_its_socket_and_heard_again_when_it_is_back(kubelet, client):
+async def test_a_silent_kubelet_is_named_by_its_socket_and_used_again_when_it_is_back(kubelet, client):
     await kubelet.stop()
     with pytest.raises(KubeletSilent, match=r"pod-resources\.sock"):
         await client.held()

@@ -1,4 +1,4 @@
-"""GPUNodeProfile.status from what was seen."""
+"""GPUNodeProfile.status from an observation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def devices(status) -> dict:
     return {device["uuid"]: device for device in status["devices"]}
 
 
-def test_everything_that_was_seen_is_told():
+def test_the_status_contains_everything_observed():
     told = status(
         pod_uids={"GPU-a": "uid-1"},
         resource_names={"GPU-b": "nvidia.com/mig-1g.10gb"},
@@ -87,13 +87,13 @@ def test_the_state_of_a_lost_gpu_dates_from_its_loss_and_ends_when_it_is_back():
     assert devices(back)["GPU-a"]["health"] == {"state": "Healthy", "since": "2026-01-01T00:03:00Z"}
 
 
-def test_a_gpu_that_was_never_seen_well_cannot_be_listed_but_is_mentioned():
+def test_a_gpu_that_was_never_observed_healthy_is_mentioned_but_not_listed():
     told = status(Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "GPU 0 is gone")}))
     assert list(devices(told)) == ["GPU-b"]
     assert "GPU 0 is gone" in told["conditions"][0]["message"]
 
 
-def test_trouble_with_the_source_leaves_the_devices_and_turns_the_condition():
+def test_a_failure_of_the_source_keeps_the_devices_and_changes_the_condition():
     before = status()
     sample = sample_of(before)
     assert sample is not None
@@ -114,13 +114,13 @@ def test_a_sample_made_of_a_status_gives_that_status_again():
     assert sample_of({}) is None
 
 
-def test_time_and_free_memory_are_no_news():
+def test_time_and_free_memory_are_not_changes():
     later = status(Sample("NVML", ({**A, "memoryFreeBytes": 1}, B), (LINK,), "580.1", "13.0"), status(), T1)
     assert facts(later) == facts(status())
     assert list(changes(status(), later)) == []
 
 
-def test_a_change_is_told_in_one_line_each():
+def test_each_change_is_logged_in_one_line():
     after = status(pod_uids={"GPU-b": "uid-9"}, measured={"GPU-a": {"bf16GigaflopsPerSecond": 5}})
     assert list(changes({}, after)) == ["2 devices (NVML)", "GPU-a measured", "GPU-b allocated to pod uid-9"]
     assert list(changes(after, status())) == ["GPU-a to be measured again", "GPU-b free"]

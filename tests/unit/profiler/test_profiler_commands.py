@@ -1,4 +1,4 @@
-"""`uellm profile`, `uellm profiler` and `uellm device-plugin`, as a person and as the kubelet runs them."""
+"""`uellm profile`, `uellm profiler` and `uellm device-plugin`, as a user and as the kubelet runs them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_a_description_becomes_a_sample(tmp_path, document):
     assert sample.links == ({"a": "GPU-a", "b": "GPU-b", "kind": "PHB", "bytesPerSecond": 7},)
 
 
-def test_who_has_a_device_is_never_described(tmp_path):
+def test_a_description_never_contains_allocations(tmp_path):
     sample = SimulatedSource(written(tmp_path / "gpus.yaml", STATUS), "any").sample()
     assert all("allocatedTo" not in device for device in sample.devices)
 
@@ -52,7 +52,7 @@ def test_a_directory_describes_the_nodes_that_it_names(tmp_path):
         SimulatedSource(tmp_path, "n2").sample()
 
 
-def test_a_node_that_the_directory_does_not_name_is_asked_otherwise(tmp_path):
+def test_a_node_without_a_file_in_the_directory_uses_the_other_source(tmp_path):
     class Real:
         def sample(self) -> Sample:
             return Sample("NVML", ())

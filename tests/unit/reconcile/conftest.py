@@ -1,4 +1,4 @@
-"""Objects as the API server would have them: a service, its Deployment, its pods, the nodes' profiles; and plans."""
+"""Objects as the API server returns them: a service, its Deployment, its pods, the nodes' profiles; and plans."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from uellm.planner.result import Plan
+from uellm.reconcile.children import Revision
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 UID = "service-uid"
+REVISION = "0123456789"
 
 
 class Make:
@@ -45,8 +47,13 @@ class Make:
         return Plan.from_dict(entry)
 
     @staticmethod
+    def revision(spec_mark: str, inputs: str = "") -> Revision:
+        """A revision whose content nobody looks at."""
+        return Revision(REVISION, {}, spec_mark, inputs)
+
+    @staticmethod
     def deployment(
-        replicas: int = 1, *, ready: int = 0, observed: bool = True, spec_mark: str = "1/digest"
+        replicas: int = 1, *, ready: int = 0, observed: bool = True, revision: str = REVISION
     ) -> dict[str, Any]:
         return {
             "apiVersion": "apps/v1",
@@ -57,10 +64,16 @@ class Make:
                 "uid": "deployment-uid",
                 "generation": 2,
                 "resourceVersion": "5",
-                "annotations": {"uellm.io/spec": spec_mark},
+                "annotations": {},
                 "ownerReferences": [{"kind": "LLMService", "name": "llama", "uid": UID, "controller": True}],
             },
-            "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "engine"}]}}},
+            "spec": {
+                "replicas": replicas,
+                "template": {
+                    "metadata": {"labels": {"uellm.io/revision": revision}},
+                    "spec": {"containers": [{"name": "engine"}]},
+                },
+            },
             "status": {
                 "observedGeneration": 2 if observed else 1,
                 "replicas": replicas,
@@ -98,7 +111,7 @@ class Make:
 
     @staticmethod
     def profile(name: str, holders: tuple[str | None, ...], *, version: str = "1", **device: Any) -> dict[str, Any]:
-        """One device for each entry: `<name>-g<index>`, held by the pod of this uid, or free."""
+        """One device for each entry: `<name>-g<index>`, held by the pod with this uid, or free."""
         devices = [
             {
                 "index": index,

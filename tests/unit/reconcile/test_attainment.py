@@ -22,7 +22,7 @@ def entry(**fields):
     return {"name": "chat", "requests": 3, "met": 2, "p99TtftSeconds": 0.5, "p99TpotSeconds": None, **fields}
 
 
-def test_what_a_pod_tells_is_read():
+def test_a_pods_figures_are_read():
     assert read_measurements({"windowSeconds": 300, "classes": [entry()]}) == (
         ClassMeasurement("chat", 3, 2, 0.5, None),
     )
@@ -41,27 +41,27 @@ def test_what_a_pod_tells_is_read():
         {"met": 1.5},
     ],
 )
-def test_an_entry_that_makes_no_sense_is_passed_over(bad):
+def test_an_invalid_entry_is_ignored(bad):
     assert read_measurements({"classes": [entry(**bad), entry(name="batch")]}) == (
         ClassMeasurement("batch", 3, 2, 0.5, None),
     )
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, "1", True, 1e300])
-def test_a_time_that_makes_no_sense_is_left_out(seconds):
+def test_an_invalid_time_is_left_out(seconds):
     assert read_measurements({"classes": [entry(p99TtftSeconds=seconds)]})[0].p99_ttft_s is None
 
 
 @pytest.mark.parametrize("document", [{}, {"classes": 1}, {"classes": [1, None, []]}])
-def test_a_document_without_classes_tells_nothing(document):
+def test_a_document_without_classes_has_no_figures(document):
     assert read_measurements(document) == ()
 
 
-def test_no_pod_can_tell_of_more_classes_than_a_service_has():
+def test_no_pod_can_report_more_classes_than_a_service_has():
     assert len(read_measurements({"classes": [entry(name=f"c{index}") for index in range(1000)]})) == 16
 
 
-def test_pods_are_added_up_and_the_slowest_one_is_told():
+def test_pods_are_summed_and_the_slowest_one_is_reported():
     other = ClassMeasurement("chat", 50, 40, 0.9, None)
     assert together([(CHAT,), (BATCH, other)], ["batch", "chat"]) == (
         BATCH,
@@ -69,7 +69,7 @@ def test_pods_are_added_up_and_the_slowest_one_is_told():
     )
 
 
-def test_a_class_that_the_service_does_not_have_any_more_is_left_out():
+def test_a_removed_class_is_left_out():
     assert together([(CHAT, BATCH)], ["batch"]) == (BATCH,)
 
 
@@ -96,7 +96,7 @@ def test_a_share_is_rounded_down_so_that_100_means_all(met, text):
 @pytest.mark.parametrize(
     ("attainment", "status", "reason"), [("99%", "True", "TargetsMet"), ("99.1%", "False", "TargetsMissed")]
 )
-def test_all_requests_together_are_judged_by_the_attainment_asked_for(service, attainment, status, reason):
+def test_all_requests_together_are_compared_with_the_required_attainment(service, attainment, status, reason):
     condition = slo_met((CHAT, BATCH), service(attainment))
     assert (condition.status, condition.reason) == (status, reason)
     assert condition.message == (

@@ -27,12 +27,12 @@ def smaller(make):
     return make.plan(layers=(8,))
 
 
-def chosen(incumbent, evaluation, *, spec_changed=False, stranded=False):
-    return choose(incumbent, evaluation, spec_changed=spec_changed, stranded=stranded)
+def chosen(incumbent, evaluation, *, spec_changed=False, stranded=False, may_improve=True):
+    return choose(incumbent, evaluation, spec_changed=spec_changed, stranded=stranded, may_improve=may_improve)
 
 
 def is_new(choice, plan):
-    """The plan was taken, with its reason in it."""
+    """The new plan was chosen, and contains the reason."""
     return choice.plan == replace(plan, reason=choice.plan.reason) and choice.plan.reason != ""
 
 
@@ -42,8 +42,8 @@ def test_the_first_plan_is_the_fresh_one(other):
     assert (choice.plan.reason, choice.why) == ("the first plan", "")
 
 
-def test_without_any_plan_the_failure_is_told():
-    assert chosen(None, Evaluation(None, NO_FIT)) == (None, NO_FIT, "")
+def test_without_any_plan_the_failure_is_reported():
+    assert chosen(None, Evaluation(None, NO_FIT)) == (None, NO_FIT, "", "")
 
 
 def test_an_incumbent_that_holds_is_kept(incumbent, other):
@@ -70,7 +70,7 @@ def test_hardware_that_holds_the_incumbent_no_longer_replaces_it(incumbent, othe
     assert chosen(incumbent, Evaluation(None, NO_FIT, "x", "x")).failure is NO_FIT
 
 
-def test_devices_that_others_took_break_no_plan_whose_pods_run(incumbent, other):
+def test_devices_taken_by_others_break_no_plan_with_running_pods(incumbent, other):
     assert chosen(incumbent, Evaluation(other, None, "taken", None)).plan is incumbent
 
 
@@ -96,7 +96,7 @@ def outlook(gpus=4.0, seconds=10.0, rate=2.0, *, keeps=True):
 
 def weighed(incumbent, other, before, after, objective="Efficiency"):
     evaluation = Evaluation(other, before=before, after=after)
-    return choose(incumbent, evaluation, spec_changed=False, stranded=False, objective=objective)
+    return choose(incumbent, evaluation, spec_changed=False, stranded=False, may_improve=True, objective=objective)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +114,19 @@ def test_a_better_plan_is_taken_by_a_margin_and_not_for_noise(incumbent, other, 
     assert weighed(incumbent, other, outlook(), hardly, objective).plan is incumbent
 
 
-def test_fewer_gpus_a_replica_are_nothing_where_all_together_are_more(incumbent, smaller):
+def test_fewer_gpus_per_replica_do_not_count_if_the_total_is_higher(incumbent, smaller):
     assert weighed(incumbent, smaller, outlook(gpus=4.0), outlook(gpus=5.0)).plan is incumbent
 
 
-def test_targets_that_the_old_plan_no_longer_keeps_are_worth_a_rollout_and_losing_them_is_not(incumbent, other):
+def test_regaining_targets_is_worth_a_rollout_and_losing_them_is_not(incumbent, other):
     choice = weighed(incumbent, other, outlook(keeps=False), outlook(gpus=8.0))
     assert is_new(choice, other)
     assert "the former plan misses targets" in choice.why
     assert weighed(incumbent, other, outlook(), outlook(gpus=1.0, keeps=False)).plan is incumbent
 
 
-def test_two_plans_never_take_turns(incumbent, other):
-    """Whatever is predicted of them, at most one of the two is worth leaving the other for."""
+def test_two_plans_never_alternate(incumbent, other):
+    """Whatever their predictions, at most one of the two plans is worth replacing the other with."""
     views = [
         outlook(g, s, r, keeps=k) for g in (3.5, 4.0) for s in (8.0, 10.0) for r in (2.0, 3.0) for k in (True, False)
     ]
@@ -136,3 +136,23 @@ def test_two_plans_never_take_turns(incumbent, other):
                 there = weighed(incumbent, other, one, two, objective).why
                 back = weighed(other, incumbent, two, one, objective).why
                 assert not (there and back)
+
+
+def test_a_plan_that_works_is_left_where_nobody_asks_for_a_better_one_and_the_better_one_is_told(incumbent, smaller):
+    choice = chosen(incumbent, Evaluation(smaller), may_improve=False)
+    assert (choice.plan, choice.why) == (incumbent, "")
+    assert choice.better == ("1 GPU a replica (tensor 1 × pipeline 1), layers 8: the former plan took 2 GPUs a replica")
+
+
+def test_a_plan_that_is_broken_is_replaced_although_nobody_asks_for_a_better_one(incumbent, other):
+    assert is_new(chosen(incumbent, Evaluation(other, None, "x", "x"), may_improve=False), other)
+    assert is_new(chosen(incumbent, Evaluation(other, None, "taken", None), stranded=True, may_improve=False), other)
+
+
+def test_nothing_better_is_told_where_there_is_nothing_better(incumbent, other):
+    assert chosen(incumbent, Evaluation(other), may_improve=False).better == ""
+
+
+def test_a_kept_plan_says_what_is_predicted_of_it_now(incumbent, other):
+    revised = replace(incumbent, binding="TPOT 60 ms of class chat")
+    assert chosen(incumbent, Evaluation(other, revised=revised), may_improve=False).plan is revised

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
@@ -48,7 +49,7 @@ def test_a_pod_that_lost_its_label_is_no_longer_found(make):
 
 def test_a_pod_knows_for_how_many_gpus_it_was_made(make):
     task = Task((1,), (0,), 0, 0, fixed_bytes=0, margin="0", tensor=3, costs=Costs())
-    annotation = PlanAnnotation(3, "nvidia.com/gpu", 1, task, ("node-1",), "default/llama")
+    annotation = PlanAnnotation(3, GPU_RESOURCE, 1, task, "default/llama")
     cache = Cache()
     cache.put(POD, versioned(make.pod("a"), 2, annotations={"uellm.io/plan": annotation.to_json()}))
     cache.put(POD, versioned(make.pod("b"), 2, annotations={"uellm.io/plan": "garbage"}))
@@ -78,6 +79,17 @@ def test_the_profiled_nodes_follow_the_profiles(make):
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a", "b"]
     cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
     assert cache.profiled_nodes()[0].holders == {"a-g0": "uid"}
+
+
+def test_a_changed_profile_leaves_what_is_known_of_the_other_nodes(make):
+    cache = Cache()
+    for name in ("a", "b"):
+        cache.put(GPUNODEPROFILE, make.profile(name, (None,)))
+    a, b = cache.profiled_nodes()
+    cache.put(GPUNODEPROFILE, make.profile("a", ("uid",), version="2"))
+    assert cache.profiled_node("b") is b
+    assert cache.profiled_node("a") is not a
+    assert cache.profiled_node("gone") is None
     cache.remove(GPUNODEPROFILE, make.profile("b", ()))
     assert [machine.facts.name for machine in cache.profiled_nodes()] == ["a"]
 
@@ -86,3 +98,31 @@ def test_managed_fields_are_not_kept(make):
     cache = Cache()
     cache.put(DEPLOYMENT, versioned(make.deployment(), 7, managedFields=[{"manager": "uellm"}]))
     assert "managedFields" not in cache.get(DEPLOYMENT, "llama-engine", "ns")["metadata"]
+
+
+def versions(cache, do):
+    before = cache.hardware_version, cache.room_version
+    do()
+    return cache.hardware_version - before[0], cache.room_version - before[1]
+
+
+def test_what_a_plan_depends_on_is_counted_apart_from_what_makes_room(make):
+    cache = Cache()
+    cache.put(GPUNODEPROFILE, make.profile("a", (None,)))
+    cache.profiled_nodes()
+    taken = make.profile("a", ("uid",), version="2")
+    assert versions(cache, lambda: cache.put(GPUNODEPROFILE, taken)) == (0, 1)
+    again = versioned(taken, 3)
+    assert versions(cache, lambda: cache.put(GPUNODEPROFILE, again)) == (0, 0)
+    hardware, room = versions(cache, lambda: cache.remove(GPUNODEPROFILE, again))
+    assert hardware
+    assert room
+
+
+def test_a_pod_counts_when_it_gets_or_leaves_its_place_and_not_when_it_becomes_ready(make):
+    cache = Cache()
+    pod = make.pod("a")
+    assert versions(cache, lambda: cache.put(POD, versioned(pod, 10))) == (0, 1)
+    ready = {**pod, "status": {**pod["status"], "conditions": [{"type": "Ready", "status": "True"}]}}
+    assert versions(cache, lambda: cache.put(POD, versioned(ready, 11))) == (0, 0)
+    assert versions(cache, lambda: cache.remove(POD, versioned(ready, 11))) == (0, 1)

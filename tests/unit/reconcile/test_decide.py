@@ -24,9 +24,9 @@ def observed(make):
         from uellm.kube.kinds import DEPLOYMENT
 
         document = document or make.service()
-        mark = Observed(document, None).spec_mark
+        revision = make.revision(Observed(document, None).spec_mark)
         if deployment is not None:
-            deployment["metadata"]["annotations"]["uellm.io/spec"] = mark
+            fields["revisions"] = {revision.name: revision}
         children = {} if deployment is None else {DEPLOYMENT: deployment}
         return Observed(document, None, children=children, pods=tuple(pods), **fields)
 
@@ -49,11 +49,13 @@ def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
         "Reconciling": ("False", "Ready"),
         "Stalled": ("False", "Ready"),
         "Planned": ("True", "Planned"),
+        "SLOFeasible": ("Unknown", "NoPlan"),
         "PlacementVerified": ("Unknown", "NoReport"),
+        "BetterPlan": ("False", "NoneKnown"),
     }
 
 
-def test_the_status_tells_the_story_in_a_line(make, observed):
+def test_the_status_has_a_one_line_summary(make, observed):
     status = decided(observed(deployment=make.deployment(ready=1), pods=[make.pod()]), Choice(make.plan())).status
     assert status["summary"] == {"ready": "1/1", "gpus": "2 = tp1 x pp2", "layers": "5,3", "nodes": "node-1"}
     assert status["observedGeneration"] == 1
@@ -64,11 +66,22 @@ def test_the_status_tells_the_story_in_a_line(make, observed):
 
 
 @pytest.mark.parametrize(("ttft", "said"), [("1s", "feasible"), ("10ms", "infeasible")])
-def test_the_line_says_whether_the_targets_can_be_met(make, observed, ttft, said):
+def test_the_summary_shows_whether_the_targets_can_be_met(make, observed, ttft, said):
     document = make.service(slo={"classes": [{"name": "chat", "ttft": ttft}]})
     plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
     seen = dataclasses.replace(observed(document), service=parse_service(document))
     assert decided(seen, Choice(plan)).status["summary"]["slo"] == said
+
+
+def test_the_summary_shows_requested_and_needed_replicas(make, observed):
+    document = make.service(
+        slo={"classes": [{"name": "chat", "ttft": "1s"}]}, workload={"requestsPerSecond": "3"}, replicas=1
+    )
+    plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0), recommended_replicas=3)
+    seen = dataclasses.replace(observed(document), service=parse_service(document))
+    assert decided(seen, Choice(plan)).status["summary"]["slo"] == "infeasible (1 of 3 replicas)"
+    measured = dataclasses.replace(seen, measurements={"a": (ClassMeasurement("chat", 10, 10, None, None),)})
+    assert decided(measured, Choice(plan)).status["summary"]["slo"] == "100% (1 of 3 replicas)"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +95,7 @@ def test_the_line_says_whether_the_targets_can_be_met(make, observed, ttft, said
         ("InvalidOverride", True),
     ],
 )
-def test_without_a_plan_planned_and_ready_say_why_and_only_what_waiting_cannot_change_is_stalled(
+def test_without_a_plan_planned_and_ready_have_the_reason_and_only_permanent_ones_are_stalled(
     observed, reason, stalled
 ):
     found = conditions(decided(observed(), Choice(None, Obstacle(reason, "because"))))
@@ -109,7 +122,7 @@ def test_pods_that_serve_stay_ready_when_their_plan_can_no_longer_be_made(make, 
     assert decision.status["plan"] == plan_status(make.plan())
 
 
-def test_a_changed_spec_that_cannot_be_had_is_not_ready_although_old_pods_serve(make, observed):
+def test_an_impossible_change_of_the_spec_is_not_ready_although_old_pods_serve(make, observed):
     seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
     seen.document["metadata"]["generation"] = 2
     seen.document["spec"]["model"] = {"uri": "file:///other"}
@@ -126,7 +139,7 @@ def test_what_is_about_to_be_rolled_out_is_not_ready(make, observed):
 
 
 @pytest.mark.parametrize(("spec", "reason"), [({"suspend": True}, "Suspended"), ({"replicas": 0}, "ScaledToZero")])
-def test_no_pods_where_none_are_wanted_is_ready(make, observed, spec, reason):
+def test_zero_replicas_without_pods_are_ready(make, observed, spec, reason):
     seen = observed(make.service(**spec), deployment=make.deployment(0))
     assert conditions(decided(seen, Choice(make.plan())))["Ready"]["reason"] == reason
     assert conditions(decided(seen, Choice(make.plan())))["Ready"]["status"] == "True"
@@ -141,7 +154,7 @@ def test_the_time_of_a_condition_is_that_of_its_last_change_of_status(make, obse
     assert second["Ready"]["lastTransitionTime"] == "2026-06-01T00:00:00Z"
 
 
-def test_only_transitions_are_told_and_kstatus_conditions_are_not_told_again(make, observed):
+def test_only_transitions_become_events_and_kstatus_conditions_do_not(make, observed):
     first = decided(observed(), Choice(make.plan()))
     assert {note.type for note in first.notes} == {"Planned", "Ready"}
     again = decided(observed(make.service(status=first.status)), Choice(make.plan()))
@@ -169,7 +182,7 @@ def test_more_than_32_placements_are_counted_not_listed(make, observed):
     assert status["placementsOmitted"] == 8
 
 
-def test_measured_attainment_takes_the_place_of_the_prediction(make, observed):
+def test_measured_attainment_replaces_the_prediction(make, observed):
     document = make.service(slo={"classes": [{"name": "chat", "ttft": "1s"}]})
     plan = dataclasses.replace(make.plan(), predicted=Predicted(100, 400.0, 40.0, 2.0))
     measurements = {"uid-a": (ClassMeasurement("chat", 1000, 992, 0.8, None),)}

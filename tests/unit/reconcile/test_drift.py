@@ -35,7 +35,7 @@ def live():
     return obj
 
 
-def test_defaults_normal_forms_and_what_others_add_are_no_difference():
+def test_defaults_normal_forms_and_others_fields_are_not_differences():
     assert holds(MANIFEST, live())
 
 
@@ -67,7 +67,7 @@ def test_the_digest_knows_no_order_of_keys_and_signing_is_stable():
     assert signed({**MANIFEST, "spec": {}}) != signed(MANIFEST)
 
 
-def test_status_and_bookkeeping_are_no_content():
+def test_status_and_bookkeeping_do_not_count_as_content():
     one = {"metadata": {"name": "x", "resourceVersion": "1", "generation": 1}, "spec": {}, "status": {"a": 1}}
     other = {"metadata": {"name": "x", "resourceVersion": "2", "generation": 2}, "spec": {}, "status": {"a": 2}}
     assert content(one) == content(other)

@@ -1,4 +1,4 @@
-"""Nodes that a service's pods may never reach are not planned with, and are told."""
+"""Nodes that a service's pods may not use are excluded from its plan and reported."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.planning.eligible_nodes import ineligible, reachable, summarised
+from uellm.reconcile.planning.eligible_nodes import closed, excluded, reachable, selectable, summarised
 from uellm.reconcile.profiled_node import profiled_node
+
+LABELLED = {"uellm.io/gpu.count": "1", "uellm.io/mig-1g.10gb.count": "1"}
 
 
 def node(name="node-1", *, labels=None, **spec):
-    return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec}
+    return {"metadata": {"name": name, "labels": LABELLED | (labels or {})}, "spec": spec}
+
+
+def ineligible(node, facts, template):
+    return excluded(node, facts, template) or closed(node, facts, template)
 
 
 def facts(make, name="node-1", **device):
@@ -27,12 +33,12 @@ def expression(key, operator, *values):
     return {"matchExpressions": [{"key": key, "operator": operator, "values": list(values)}]}
 
 
-def test_a_plain_node_will_do(make):
+def test_a_plain_node_is_eligible(make):
     assert ineligible(node(), facts(make), None) == ""
     assert ineligible(node(), facts(make), {"metadata": {"labels": {"a": "b"}}}) == ""
 
 
-def test_a_cordoned_node_will_not(make):
+def test_a_cordoned_node_is_not_eligible(make):
     assert ineligible(node(unschedulable=True), facts(make), None) == "cordoned"
 
 
@@ -88,7 +94,7 @@ def test_one_term_of_several_is_enough(make):
         ({"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, [], True),
     ],
 )
-def test_taints_keep_out_whoever_does_not_tolerate_them(make, taint, tolerations, does):
+def test_a_taint_that_is_not_tolerated_excludes_the_node(make, taint, tolerations, does):
     said = ineligible(node(taints=[taint]), facts(make), {"spec": {"tolerations": tolerations}})
     assert (said == "") == does
 
@@ -99,14 +105,48 @@ def test_the_taint_of_the_nodes_own_resource_is_tolerated_by_every_engine(make):
     assert ineligible(node(taints=[taint]), slices, None) == ""
 
 
-def test_nodes_left_out_for_the_same_reason_are_told_together(make):
+def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
     service = parse_service(make.service(template={"spec": {"nodeSelector": {"gpu": "h100"}}}))
     offers = [NodeOffer(facts(make, f"node-{index}"), ()) for index in range(6)]
-    nodes = {"node-2": node("node-2", labels={"gpu": "h100"}), "node-4": node("node-4", unschedulable=True)}
+    h100 = {"gpu": "h100"}
+    nodes = {
+        "node-2": node("node-2", labels=h100),
+        "node-4": node("node-4", labels=h100, unschedulable=True),
+    }
     kept, told = reachable(offers, lambda name: nodes.get(name, node(name)), service)
-    assert [offer.node.name for offer in kept] == ["node-2"]
+    assert [(offer.node.name, offer.closed) for offer in kept] == [("node-2", ""), ("node-4", "cordoned")]
     assert told == (
         "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
         "node-4: cordoned",
     )
     assert len(summarised((str(index), str(index)) for index in range(20))) == 8
+
+
+def test_a_closed_node_is_known_and_offers_nothing(make):
+    service = parse_service(make.service())
+    offer = NodeOffer(facts(make), ("node-1-g0",), promised=1)
+    [kept], told = reachable([offer], lambda name: node(name, unschedulable=True), service)
+    assert (kept.node, kept.free, kept.promised, kept.closed) == (offer.node, (), 0, "cordoned")
+    assert told == ("node-1: cordoned",)
+    assert selectable([offer], lambda name: node(name, unschedulable=True), service) == (offer,)
+
+
+def test_a_node_whose_labels_do_not_say_yet_what_it_is_takes_no_pods(make):
+    bare = {"metadata": {"name": "node-1", "labels": {}}, "spec": {}}
+    assert closed(bare, facts(make), None) == "it has no label uellm.io/gpu.count yet, which its profiler writes"
+
+
+@pytest.mark.parametrize(("simulated", "does"), [(False, True), (True, False)])
+def test_the_labels_of_gpu_feature_discovery_do_for_real_gpus_that_are_alike(make, simulated, does):
+    discovered = {"metadata": {"name": "node-1", "labels": {"nvidia.com/gpu.count": "1"}}, "spec": {}}
+    profile = make.profile("node-1", (None, None))
+    profile["status"]["source"] = "Simulated" if simulated else "NVML"
+    assert (closed(discovered, profiled_node(profile).facts, None) == "") == does
+
+
+def test_of_unlike_gpus_the_labels_of_gpu_feature_discovery_say_too_little(make):
+    discovered = {"metadata": {"name": "node-1", "labels": {"nvidia.com/gpu.count": "2"}}, "spec": {}}
+    profile = make.profile("node-1", (None, None))
+    profile["status"]["source"] = "NVML"
+    profile["status"]["devices"][1]["memoryBytes"] = 2000
+    assert "uellm.io/gpu.count" in closed(discovered, profiled_node(profile).facts, None)

@@ -74,7 +74,7 @@ def test_finished_pods_and_pods_without_a_node_hold_nothing(make):
     assert claim(Commitment(2, ("node-1",)), 2, pods).bound_pods == (BoundPod("uid-c", "node-1", 2),)
 
 
-def test_quarantined_and_excluded_devices_are_offered_to_nobody(make):
+def test_quarantined_and_excluded_devices_are_not_offered(make):
     profile = make.profile("a", (None, None))
     profile["status"]["devices"][0]["health"] = {"state": "Quarantined"}
     nodes = [profiled_node(profile)]
@@ -99,7 +99,7 @@ def test_a_node_that_came_went_or_is_worse_is_other_hardware(make):
     assert hardware_changed(before, offers([], [], []))
 
 
-def test_time_stamps_and_free_memory_are_no_hardware(make):
+def test_time_stamps_and_free_memory_are_not_hardware_changes(make):
     one = profiled_node(make.profile("a", (None,), memoryFreeBytes=5, measured={"measuredAt": "2026-01-01T00:00:00Z"}))
     other = profiled_node(
         make.profile("a", (None,), memoryFreeBytes=9, measured={"measuredAt": "2026-02-01T00:00:00Z"})

@@ -26,7 +26,7 @@ def test_a_pod_on_the_planned_devices_matches(make):
     assert verified([first])[1:3] == ("True", "AsPlanned")
 
 
-def test_other_devices_or_another_order_do_not_match_and_are_no_fault(make):
+def test_other_devices_or_another_order_do_not_match_but_are_not_an_error(make):
     (first,) = placed(make, {"uid-a": report(uuids=("g1", "g2"), layers=(3, 5))}, make.pod("a"))
     condition = verified([first])
     assert first.matches == "False"
@@ -34,7 +34,7 @@ def test_other_devices_or_another_order_do_not_match_and_are_no_fault(make):
     assert "g1,g2 with layers 3,5 instead of g0,g1" in condition.message
 
 
-def test_replicas_after_the_first_are_held_to_the_shape_alone(make):
+def test_replicas_after_the_first_only_need_the_planned_shape(make):
     pods = make.pod("a"), make.pod("b")
     other_devices = report(uuids=("g7", "g8"), layers=(4, 4))
     _, second = placed(make, {"uid-a": report(), "uid-b": other_devices}, *pods)
@@ -43,7 +43,7 @@ def test_replicas_after_the_first_are_held_to_the_shape_alone(make):
     assert second.matches == "False"
 
 
-def test_without_a_report_the_profile_tells_the_devices_and_nothing_is_known_of_the_match(make):
+def test_without_a_report_the_profile_gives_the_devices_and_the_match_is_unknown(make):
     nodes = [make.profiled_node("node-1", None, "uid-a", "uid-a")]
     (first,) = placed(make, {}, make.pod("a"), nodes=nodes)
     assert (first.actual, first.layers, first.matches) == (("node-1-g1", "node-1-g2"), (), "Unknown")
@@ -61,7 +61,7 @@ def test_pods_without_a_node_have_no_placement(make):
     assert verified([])[1:3] == ("Unknown", "NoReport")
 
 
-def test_what_makes_no_sense_in_a_report_is_passed_over():
+def test_invalid_parts_of_a_report_are_ignored():
     nonsense = {
         "devices": [{"uuid": "ok-1"}, "x", {"uuid": 5}, {"uuid": "bad uuid!"}, {"uuid": "u" * 500}],
         "layers": ["3", -1, 4, 10**9],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,7 +21,7 @@ GPUS = 2
 
 
 class World:
-    """A cluster in the cache, and a planner that puts two GPUs on every node with room."""
+    """A cluster in the cache, and a planner that plans two GPUs on every node with room."""
 
     def __init__(self, make):
         self.make = make
@@ -30,15 +31,27 @@ class World:
         self.broken = None
         self.rendered = []
         self.renders_itself = True
-        self.planning = Planning(self.cache, self)
+        self.planning = Planning(self.cache, self, workers=2)
+        self.revisions = {}
         self.version = 100
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._changed = asyncio.Condition()
 
     async def answer(self, question):
         self.requests.append(question.request)
-        await asyncio.sleep(0)  # others get their turn, as with a real worker
+        async with self._changed:
+            self._changed.notify_all()
+        await asyncio.sleep(0)  # other tasks get a turn, as with a real worker
+        await self.gate.wait()
         choice = question.choice(self._evaluation(question.request, question.incumbent))
         rendered = choice.plan and self.renders_itself and self._rendered(choice.plan, question.request)
         return PlanningAnswer(choice, rendered or None)
+
+    async def asked(self, times):
+        """Wait until the planner was asked so often."""
+        async with asyncio.timeout(5), self._changed:
+            await self._changed.wait_for(lambda: len(self.requests) >= times)
 
     async def render(self, plan, request):
         self.rendered.append(plan)
@@ -71,9 +84,11 @@ class World:
         return document
 
     def deployed(self, name, *, replicas=1):
-        """The Deployment that the service's present spec is made of."""
+        """The Deployment of the service's current spec."""
         observed = self.observed(name)
-        deployment = self.make.deployment(replicas, spec_mark=observed.spec_mark)
+        deployment = self.make.deployment(replicas)
+        revision = self.make.revision(observed.spec_mark)
+        self.revisions[name] = {revision.name: revision}
         metadata = {**deployment["metadata"], "name": f"{name}-engine"}
         owner = {"kind": "LLMService", "name": name, "uid": f"uid-{name}", "controller": True}
         self.put(DEPLOYMENT, {**deployment, "metadata": {**metadata, "ownerReferences": [owner]}})
@@ -83,7 +98,8 @@ class World:
         self.put(POD, {**pod, "metadata": metadata})
 
     def observed(self, name):
-        return observe(self.cache, Key("ns", name))
+        found = observe(self.cache, Key("ns", name))
+        return found and dataclasses.replace(found, revisions=self.revisions.get(name, {}))
 
     async def planned(self, name):
         return await self.planning.plan(self.observed(name), self.now)
@@ -105,12 +121,72 @@ async def test_services_planned_at_the_same_time_share_no_gpu(world):
     assert sorted(choice.plan is None for choice in choices) == [False, True]
 
 
-async def test_a_pass_for_another_reason_asks_no_planner(world):
+async def test_a_search_whose_room_was_taken_meanwhile_is_repeated(world):
+    world.node("a", None, None)
+    world.node("b", None, None)
+    for name in ("one", "two"):
+        world.service(name)
+    choices = await asyncio.gather(world.plan("one"), world.plan("two"))
+    assert all(choice.plan for choice in choices)
+    world.service("three")
+    assert (await world.plan("three")).failure.reason == "NoFit"
+
+
+async def test_two_searches_run_at_a_time(world):
+    world.node("a", *[None] * 8)
+    for name in ("one", "two", "three"):
+        world.service(name)
+    world.gate.clear()
+    searches = [asyncio.create_task(world.plan(name)) for name in ("one", "two", "three")]
+    await world.asked(2)
+    assert world.planning.in_line == 1
+    world.gate.set()
+    assert all(choice.plan for choice in await asyncio.gather(*searches))
+
+
+async def test_services_whose_searches_are_long_leave_a_worker_to_the_others(world, monkeypatch):
+    monkeypatch.setattr("uellm.reconcile.planning.planning.SLOW_S", -1.0)
+    world.node("a", *[None] * 8)
+    for name in ("long", "longer"):
+        world.service(name)
+        await world.plan(name)
+    world.node("b", None, None)  # every service is planned again
+    world.service("short")
+    world.gate.clear()
+    asked = len(world.requests)
+    searches = [asyncio.create_task(world.plan(name)) for name in ("long", "longer", "short")]
+    await world.asked(asked + 2)
+    assert {request.service for request in world.requests[asked:]} == {"ns/long", "ns/short"}
+    world.gate.set()
+    await asyncio.gather(*searches)
+
+
+async def test_a_pass_for_another_reason_does_not_plan(world):
     world.node("a", None, None)
     world.service("one")
     first = await world.plan("one")
     assert await world.plan("one") == first
     assert len(world.requests) == 1
+
+
+async def test_a_pass_in_which_nothing_has_changed_walks_over_no_node_and_no_other_service(world, monkeypatch):
+    world.node("a", None, None)
+    world.service("one")
+    world.service("waits")
+    first, without = await world.planned("one"), await world.planned("waits")
+    assert without.choice.failure.reason == "NoFit"
+    for name in ("offers", "hardware_offers", "reachable", "claim"):
+        monkeypatch.delattr(f"uellm.reconcile.planning.planning.{name}")
+    assert await world.planned("one") is first
+    assert await world.planned("waits") is without
+
+
+async def test_what_was_freed_is_offered_to_a_service_that_waits(world):
+    world.node("a", "stranger", None)
+    world.service("waits")
+    assert (await world.plan("waits")).plan is None
+    world.node("a", None, None)
+    assert (await world.plan("waits")).plan is not None
 
 
 async def test_other_hardware_asks_the_planner_at_once(world):
@@ -122,7 +198,7 @@ async def test_other_hardware_asks_the_planner_at_once(world):
     assert len(world.requests) == 2
 
 
-async def test_freed_gpus_are_news_to_a_service_without_a_plan(world):
+async def test_freed_gpus_replan_a_service_without_a_plan(world):
     world.node("a", "x", "y")
     world.service("one")
     assert (await world.plan("one")).failure.reason == "NoFit"
@@ -132,7 +208,7 @@ async def test_freed_gpus_are_news_to_a_service_without_a_plan(world):
     assert (await world.plan("one")).plan is not None
 
 
-async def test_freed_gpus_are_looked_at_now_and_then_by_a_service_that_has_a_plan(world):
+async def test_a_service_with_a_plan_considers_freed_gpus_from_time_to_time(world):
     world.node("a", None, None, "x")
     world.service("one")
     await world.plan("one")
@@ -161,7 +237,7 @@ async def test_a_withdrawn_plan_frees_its_gpus(world):
     assert (await world.plan("two")).plan is not None
 
 
-async def test_services_without_a_plan_are_those_that_wait(world):
+async def test_services_without_a_plan_count_as_waiting(world):
     world.node("a", None, None)
     for name in ("one", "two"):
         world.service(name)
@@ -189,7 +265,7 @@ async def test_a_resumed_service_whose_gpus_were_taken_gets_another_plan(world, 
     assert (await world.plan("one")).plan.nodes == ("b",)
 
 
-async def test_gpus_that_others_took_move_no_pods_until_one_finds_no_place_for_a_minute(world, make):
+async def test_gpus_taken_by_others_move_no_pods_until_one_is_unschedulable_for_a_minute(world, make):
     world.node("a", "x", "y")
     world.node("b", None, None)
     kept = make.plan(nodes=("a",))
@@ -203,7 +279,7 @@ async def test_gpus_that_others_took_move_no_pods_until_one_finds_no_place_for_a
     assert (await world.plan("one")).plan.nodes == ("b",)
 
 
-async def test_a_model_that_cannot_be_read_is_told_without_the_planner(world):
+async def test_an_unreadable_model_is_reported_without_the_planner(world):
     world.service("one")
     document = world.observed("one").document
     document["spec"]["model"] = {"uri": "hf://org/model"}
@@ -243,7 +319,8 @@ async def test_a_variable_that_the_launcher_would_not_take_is_refused_before_any
 async def test_nodes_that_the_pods_cannot_reach_are_no_candidates(world):
     world.node("a", None, None)
     world.node("b", None, None)
-    for name, labels in (("a", {}), ("b", {"gpu": "h100"})):
+    for name, own in (("a", {}), ("b", {"gpu": "h100"})):
+        labels = {"uellm.io/gpu.count": "2", **own}
         world.put(NODE, {"metadata": {"name": name, "uid": f"n-{name}", "labels": labels}, "spec": {}})
     world.service("one", template={"spec": {"nodeSelector": {"gpu": "h100"}}})
     assert (await world.plan("one")).plan.nodes == ("b",)
@@ -262,7 +339,7 @@ async def test_a_pass_for_another_reason_renders_nothing(world):
     world.node("a", None, None, "x")
     world.service("one")
     first = await world.planned("one")
-    world.node("a", None, None, None)  # freed, which no document shows
+    world.node("a", None, None, None)  # freed, but no document shows it
     assert (await world.planned("one")).rendered == first.rendered is not None
     assert world.rendered == []
 
@@ -276,7 +353,7 @@ async def test_a_plan_that_the_worker_chose_without_rendering_it_is_rendered_onc
     assert world.rendered == [first.choice.plan]
 
 
-async def test_a_suspended_services_plan_is_rendered_anew_when_the_facts_of_its_nodes_change(world, make):
+async def test_a_suspended_services_plan_is_rendered_again_when_the_facts_of_its_nodes_change(world, make):
     world.node("a", None, None)
     world.service("one", plan=make.plan(nodes=("a",)), suspend=True)
     world.deployed("one", replicas=0)
@@ -292,3 +369,70 @@ async def test_nothing_is_rendered_for_a_service_without_a_plan(world):
     world.service("one")
     assert await world.planned("one") == (await world.plan("one"), None)
     assert world.rendered == []
+
+
+@pytest.fixture
+def background(world):
+    """The same world, whose passes do not wait for searches; which services were told of the end of one."""
+    world.told = asyncio.Queue()
+    world.planning = Planning(world.cache, world, workers=2, on_planned=world.told.put_nowait)
+    return world
+
+
+async def test_a_pass_does_not_wait_for_a_search_and_is_told_of_its_end(background):
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    assert await background.planned("one") is None
+    assert await background.told.get() == Key("ns", "one")
+    assert (await background.plan("one")).plan is not None
+    assert len(background.requests) == 1
+
+
+async def test_more_replicas_are_had_at_once_while_their_plan_is_sought(background):
+    background.node("a", *[None] * 8)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    chosen = (await background.planned("one")).choice.plan
+    document = background.service("one", plan=chosen, replicas=2)
+    document["metadata"]["generation"] += 1
+    background.put(LLMSERVICE, document)
+    background.deployed("one")
+    background.gate.clear()
+    planned = await background.planned("one")
+    assert planned.choice.plan == chosen
+    assert planned.rendered is not None
+    background.gate.set()
+    await background.told.get()
+
+
+async def test_a_service_that_is_deleted_while_it_is_planned_is_promised_nothing(background):
+    background.node("a", None, None)
+    background.service("one")
+    background.gate.clear()
+    assert await background.planned("one") is None
+    await background.asked(1)
+    background.planning.forget(Key("ns", "one"))
+    await background.told.get()
+    background.gate.set()
+    background.service("two")
+    assert await background.planned("two") is None
+    await background.told.get()
+    assert (await background.plan("two")).plan is not None
+
+
+async def test_a_search_that_failed_is_told_by_the_next_pass(background):
+    class PlannerGone(Exception):
+        pass
+
+    async def gone(_):
+        raise PlannerGone
+
+    background.answer = gone
+    background.node("a", None, None)
+    background.service("one")
+    assert await background.planned("one") is None
+    await background.told.get()
+    with pytest.raises(PlannerGone):
+        await background.planned("one")

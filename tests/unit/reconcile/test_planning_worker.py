@@ -1,4 +1,4 @@
-"""The worker with a thread in the place of its process, and with planning work of the test's choice."""
+"""The worker with a thread in place of its process, and with planning work that the test chooses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Request:
 
 @pytest.fixture
 def worker(monkeypatch):
-    """Builds a worker whose two functions do `work`."""
+    """Creates a worker whose two functions do `work`."""
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda **_: ThreadPoolExecutor(1))
 
     def build(work, timeout_s=10.0):
@@ -32,7 +32,7 @@ def worker(monkeypatch):
 
 @pytest.fixture
 def endless():
-    """Work that goes on until the test is over."""
+    """Work that continues until the test is over."""
     over = threading.Event()
     yield lambda *_: over.wait(30)
     over.set()
@@ -50,7 +50,7 @@ async def test_a_search_that_takes_too_long_says_what_to_narrow(worker, endless)
 async def test_a_search_that_takes_too_long_keeps_the_plan_in_force(worker, endless, make):
     with worker(endless, timeout_s=0.01) as slow:
         answer = await slow.answer(PlanningQuestion(Request(), incumbent=make.plan()))
-    assert answer.choice == (make.plan(), None, "")
+    assert answer.choice == (make.plan(), None, "", "")
 
 
 async def test_a_fault_of_the_planner_is_a_failure_of_this_service_alone(worker):

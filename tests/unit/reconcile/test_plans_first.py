@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 async def crowded(make):
-    """A planner that has planned `first`, is at work on `second`, and has `third` in line."""
+    """A planner that has planned `first`, is planning `second`, and has `third` in its queue."""
     cache, gate = Cache(), asyncio.Event()
     gate.set()
 
@@ -54,12 +54,12 @@ async def test_pods_wait_while_others_wait_for_a_plan(crowded):
     assert not planning.should_defer_pods(observed("first"), NOW)
 
 
-async def test_they_do_not_wait_for_long(crowded):
+async def test_pods_do_not_wait_for_long(crowded):
     planning, observed, _, _ = crowded
     assert not planning.should_defer_pods(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S))
 
 
-async def test_a_service_that_has_its_deployment_waits_for_nobody(crowded, make):
+async def test_a_service_with_a_deployment_does_not_wait(crowded, make):
     planning, observed, _, _ = crowded
     seen = observed("first")
     seen.children[DEPLOYMENT] = make.deployment()

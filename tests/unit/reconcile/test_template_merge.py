@@ -34,7 +34,7 @@ def merged(**spec):
     return merge_template(OURS, {"spec": spec})["spec"]
 
 
-def test_nothing_over_ours_is_ours():
+def test_merging_nothing_keeps_our_template():
     assert merge_template(OURS, {}) == OURS
 
 
@@ -57,18 +57,18 @@ def test_containers_merge_by_name_and_new_ones_are_appended():
     assert containers[0]["securityContext"] == {"readOnlyRootFilesystem": False}
 
 
-def test_an_environment_variable_takes_the_place_of_ours_whole():
+def test_an_environment_variable_replaces_ours_completely():
     source = {"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     (engine,) = merged(containers=[{"name": "engine", "env": [source, {"name": "NEW", "value": "1"}]}])["containers"]
     assert engine["env"] == [source, {"name": "USER", "value": "uellm"}, {"name": "NEW", "value": "1"}]
 
 
-def test_a_volume_takes_the_place_of_ours_whole():
+def test_a_volume_replaces_ours_completely():
     claim = {"name": "cache", "persistentVolumeClaim": {"claimName": "models"}}
     assert merged(volumes=[claim])["volumes"] == [{"name": "tmp", "emptyDir": {}}, claim]
 
 
-def test_volume_mounts_go_by_their_path():
+def test_volume_mounts_are_matched_by_path():
     (engine,) = merged(containers=[{"name": "engine", "volumeMounts": [{"name": "x", "mountPath": "/tmp"}]}])[
         "containers"
     ]
@@ -80,7 +80,7 @@ def test_another_handler_of_a_probe_replaces_ours_and_its_timing_stays():
     assert engine["readinessProbe"] == {"exec": {"command": ["true"]}, "periodSeconds": 2}
 
 
-def test_null_removes_what_is_ours():
+def test_null_removes_our_field():
     (engine,) = merged(containers=[{"name": "engine", "readinessProbe": None}])["containers"]
     assert "readinessProbe" not in engine
 
@@ -125,7 +125,7 @@ def test_pod_affinity_stands_beside_our_node_affinity():
         ({"affinity": "none"}, "spec.template.spec.affinity"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_with_its_path(spec, field):
+def test_an_impossible_merge_is_refused_with_its_path(spec, field):
     with pytest.raises(BadInput) as refused:
         merged(**spec)
     assert refused.value.field == field

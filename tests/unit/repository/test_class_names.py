@@ -1,4 +1,4 @@
-"""One name, one meaning: no top-level class name stands twice in the package."""
+"""No top-level class name is defined twice in the package."""
 
 from __future__ import annotations
 

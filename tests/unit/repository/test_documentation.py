@@ -7,12 +7,15 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from uellm.api.node_labels import OwnLabelKeys
 from uellm.cli.main import COMMANDS, main
+from uellm.hardware import GPU_RESOURCE
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -22,7 +25,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REASON_GIVERS = {"Condition", "EngineReadiness", "Failure", "NoGPUs", "Obstacle", "PlanError", "SourceError"}
 REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
-NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled"}
+NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled", "Pods"}
 
 
 def name_of(page: Path) -> str:
@@ -101,7 +104,7 @@ def test_fields_and_commands_are_documented_as_they_are(rendered, name):
 
 
 def code(page: Path) -> str:
-    """Indented and fenced blocks and backquoted words, without what commands print."""
+    """Indented blocks, fenced blocks and words in backquotes, without the output of commands."""
     text = page.read_text()
     lines = [line.strip() for line in text.splitlines() if line.startswith(("    uellm ", "    kubectl uellm "))]
     return "\n".join([*lines, *re.findall(r"`(uellm [^`]+)`", text)])
@@ -114,7 +117,7 @@ def test_every_command_in_the_documentation_exists():
 
 
 def reasons_given() -> set[str]:
-    """CamelCase words that the code passes where a condition's reason is made."""
+    """CamelCase words that the code passes as the reason of a condition."""
     found = set()
     for path, text in sources().items():
         if path.relative_to(PACKAGE).parts[0] not in REASONING_ROOMS:
@@ -143,16 +146,40 @@ def test_every_label_and_annotation_is_on_the_page_of_interfaces_and_no_other():
     literal = re.compile(r'"(?:(app\.kubernetes\.io|uellm\.io)|\{GROUP\})/([a-z-]+)"')
     found = {match for text in sources().values() for match in literal.findall(text)}
     written = {f"{group or 'uellm.io'}/{name}" for group, name in found}
-    # The component that sends events is named in the same way.
+    # The component that sends events has a name of the same form.
     assert told == written - {"uellm.io/controller"}
+
+
+def test_every_node_label_is_on_the_page_of_interfaces():
+    page = DOCS / "reference" / "interfaces.md"
+    keys = OwnLabelKeys.of(GPU_RESOURCE)
+    assert set(first_cells(section(page, "Node labels"))) == {getattr(keys, each.name) for each in fields(keys)}
 
 
 def test_the_ports_on_the_page_of_interfaces_are_those_of_the_code_and_the_chart():
     rows = section(DOCS / "reference" / "interfaces.md", "Ports").splitlines()[3:]
     ports = {int(number) for row in rows if row for number in re.findall(r"\d+", row.split("|")[2])}
     text = "\n".join([*sources().values(), *(path.read_text() for path in (ROOT / "charts").rglob("*.yaml"))])
-    assert len(ports) == 7
+    assert len(ports) == 10
     assert [port for port in ports if not re.search(rf"\b{port}\b", text)] == []
+
+
+METRICS = ("controller/metrics.py", "extender/metrics.py", "profiler/metrics.py", "metrics/api_calls.py")
+
+
+def test_every_metric_of_the_operator_s_own_processes_is_on_the_page_for_monitoring_and_no_other():
+    text = "\n".join((PACKAGE / path).read_text() for path in METRICS)
+    counters = set(re.findall(r'Counter\(\s*"(uellm_[a-z_]+)"', text))
+    named = {name + "_total" if name in counters else name for name in re.findall(r'"(uellm_[a-z_]+)"', text)}
+    told = first_cells((DOCS / "how-to" / "monitor.md").read_text())
+    assert len(named) > 20
+    assert {name for name in told if name.startswith("uellm_")} == named
+
+
+def test_every_alert_is_on_the_page_for_monitoring_and_no_other():
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "charts" / "uellm" / "files" / "alerts.yaml").read_text())
+    told = first_cells((DOCS / "how-to" / "monitor.md").read_text())
+    assert [name for name in told if name.startswith("UELLM")] == alerts
 
 
 def test_the_example_s_plan_is_the_one_that_the_readme_shows(capsys):

@@ -1,4 +1,4 @@
-"""The solver with exactly the packages that each image has, as images/collect.sh takes them from the lock."""
+"""The solver with exactly the packages of each image, as images/collect.sh takes them from the lock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from uellm.launcher.build import build
 ROOT = Path(__file__).parents[3]
 DEVICES, LAYERS = 12, 80
 PLACE = "import sys; from uellm.cli.main import main; sys.exit(main())"
-# The launcher has no command for it: the zipapp's own solver.
+# The launcher has no command for it, so use the zipapp's own solver.
 LAUNCHER_PLACE = """
 import json, sys
 from uellm.planner.placement.instance import Instance
@@ -31,7 +31,7 @@ with open(sys.argv[2]) as file:
 
 
 def options_of(role: str) -> list[str]:
-    """What images/collect.sh gives to `uv export` for a role."""
+    """The options that images/collect.sh passes to `uv export` for a role."""
     found = re.search(rf"^collect {role} (.*)$", (ROOT / "images" / "collect.sh").read_text(), re.MULTILINE)
     assert found, role
     return shlex.split(found[1])
@@ -59,7 +59,7 @@ def packages_of(role: str) -> list[str]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Path:
-    """Twelve GPUs of which no two are alike."""
+    """Twelve GPUs, all different."""
     rng = random.Random(12)
     data: dict[str, Any] = {
         "layers": LAYERS,

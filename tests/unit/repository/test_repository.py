@@ -1,4 +1,4 @@
-"""What the repository promises about itself."""
+"""What the repository guarantees about itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm_devcluster import tinymodel
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_source_root_is_no_package_for_it_would_hide_the_standard_library_s_operator():
+def test_the_source_root_is_not_a_package_because_it_would_hide_the_standard_librarys_operator():
     assert not (ROOT / "operator" / "__init__.py").exists()
     code = "import operator, uellm; assert operator.add(1, 2) == 3"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""A sidecar on real sockets before a scripted server that stands for vLLM's HTTP, and for nothing else of it."""
+"""A sidecar on real sockets in front of a scripted server that stands in for vLLM's HTTP server only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 from aiohttp import web
 from yarl import URL
 
+from uellm import drain_token
 from uellm.http import EngineAddress, ServerConnection
 from uellm.sidecar.process import Address, Sidecar, SidecarOptions
 
@@ -28,7 +29,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass
 class Received:
-    """A request as the engine saw it; `left` is set when its connection closed before the answer was whole."""
+    """A request as the engine saw it. `left` is set when its connection closed before the answer was complete."""
 
     method: str
     path: str
@@ -39,7 +40,7 @@ class Received:
 
 
 class FakeEngine:
-    """Answers by `script`; can be silent, sick, stopped and started again on the same port."""
+    """Answers by `script`. It can be silent or unhealthy, and can be stopped and restarted on the same port."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -65,7 +66,9 @@ class FakeEngine:
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            max_field_size=65536,
+            max_line_size=2**20,
+            max_field_size=2**20,
+            max_headers=2000,
             shutdown_timeout=0.01,
         )
         await self._runner.setup()
@@ -100,13 +103,13 @@ class FakeEngine:
 
     @staticmethod
     async def on_word(request: web.Request, received: Received) -> web.StreamResponse:
-        """Answer once the test says so."""
+        """Answer once the test signals it."""
         await received.go_on.wait()
         return web.Response(body=b"{}", content_type="application/json")
 
     @staticmethod
     def stream(*pieces: bytes, die: bool = False, hold: bool = False) -> Callable[..., Awaitable[web.StreamResponse]]:
-        """An SSE answer of these pieces; then wait for the test's word, or break the connection."""
+        """An SSE answer of these pieces; then wait for the test's signal, or break the connection."""
 
         async def script(request: web.Request, received: Received) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
@@ -139,18 +142,23 @@ class Harness:
     config: Path
 
     def url(self, path: str) -> URL:
-        """An address that the client sends as it is written."""
+        """An address that the client sends unchanged."""
         return URL(f"http://127.0.0.1:{self.sidecar.port}{path}", encoded=True)
 
     def management(self, path: str) -> URL:
         return URL(f"http://127.0.0.1:{self.sidecar.metrics_port}{path}", encoded=True)
+
+    def drain(self) -> Any:
+        """What the engine's preStop hook asks for."""
+        (self.config.parent / drain_token.FILE).write_text("secret")
+        return self.client.post(self.management("/uellm/drain"), headers={drain_token.HEADER: "secret"})
 
     def post(self, body: bytes = b"{}", *, path: str = CHAT, **headers: str) -> Any:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.client.post(self.url(path), data=body, headers={"Content-Type": "application/json", **named})
 
     def ask(self, body: bytes = b"{}", **headers: str) -> asyncio.Task[tuple[int, bytes]]:
-        """A request in a task of its own: its status and body."""
+        """Send a request in its own task: its status and body."""
 
         async def run() -> tuple[int, bytes]:
             async with self.post(body, **headers) as response:
@@ -162,7 +170,7 @@ class Harness:
         return await asyncio.open_connection("127.0.0.1", self.sidecar.port)
 
     async def raw(self, data: bytes) -> bytes:
-        """Send these bytes and read until the sidecar closes."""
+        """Send these bytes and read until the sidecar closes the connection."""
         reader, writer = await self.connect()
         writer.write(data)
         answer = await reader.read()
@@ -176,7 +184,7 @@ class Harness:
         replacement.rename(self.config)
 
     def connections(self) -> set[ServerConnection]:
-        """The sidecar's side of its clients' connections."""
+        """The sidecar's end of its clients' connections."""
         return self.sidecar.connections
 
     def outcomes(self) -> dict[str, int]:
@@ -188,7 +196,7 @@ class Harness:
 
 
 async def eventually(holds: Callable[[], Any], within_s: float = 5.0) -> None:
-    """Wait for a state that has no event of its own."""
+    """Wait for a state that has no event."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - what a socket's other end knows has no event on this one
             await asyncio.sleep(0.005)
@@ -204,7 +212,7 @@ Launch = Callable[..., Awaitable[Harness]]
 
 @pytest.fixture
 async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
-    """Starts sidecars before the engine, and waits until they know it is ready."""
+    """Starts sidecars in front of the engine, and waits until they know that it is ready."""
     async with AsyncExitStack() as stack:
 
         async def start(document: dict[str, Any] | None = None, *, ready: bool = True, **options: Any) -> Harness:
@@ -216,6 +224,7 @@ async def launch(engine: FakeEngine, tmp_path: Path) -> AsyncIterator[Launch]:
                 "metrics_listen": anywhere,
                 "engine": engine.address,
                 "config": config,
+                "placement": tmp_path / "placement.json",
                 "engine_poll_s": 0.02,
                 "engine_poll_away_s": 0.02,
                 "config_poll_s": 3600.0,

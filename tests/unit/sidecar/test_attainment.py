@@ -1,4 +1,4 @@
-"""Who met their targets, who did not, and who is not to be judged."""
+"""Which requests met their targets, which did not, and which are not judged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALL = Targets("chat", ttft_s=1.0, tpot_s=0.05, e2e_s=10.0)
 
 
 def record(outcome: RequestOutcome = RequestOutcome.COMPLETED, targets: Targets | None = ALL, **fields: Any) -> Record:
-    """A request that arrived at 100 and met everything, but for what `fields` say."""
+    """A request that arrived at 100 and met every target, except for what `fields` change."""
     met: dict[str, Any] = {"first_token_s": 100.5, "last_token_s": 104.0, "end_s": 104.0, "output_tokens": 101}
     return Record("POST", "/v1/chat/completions", 100.0, targets=targets, outcome=outcome, **met | fields)
 
@@ -31,9 +31,9 @@ def test_a_request_that_met_every_target_has_missed_none():
         ({"output_tokens": 11}, ("tpot",)),
         ({"end_s": 111.0}, ("e2e",)),
         ({"first_token_s": 109.0, "last_token_s": 120.0, "end_s": 120.0, "output_tokens": 3}, ("ttft", "tpot", "e2e")),
-        ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # nothing comes after its one token
+        ({"output_tokens": 1, "last_token_s": 109.0}, ()),  # it has only one token
         ({"output_tokens": 202, "sequences": 2}, ()),
-        ({"first_token_s": None}, ("ttft",)),  # no token was seen although each would have been
+        ({"first_token_s": None}, ("ttft",)),  # no token was observed, although each would have been
     ],
 )
 def test_each_target_is_judged_by_itself(fields, late):
@@ -46,9 +46,9 @@ WHOLE = {"blind": True, "first_token_s": None, "last_token_s": None}
 @pytest.mark.parametrize(
     ("fields", "late"),
     [
-        ({"end_s": 100.9, "output_tokens": 100}, ()),  # its first token came no later than its end
-        ({"end_s": 100.9, "output_tokens": 5}, None),  # 0.9 s over 4 tokens: in the worst case too slow
-        ({"end_s": 100.9, "output_tokens": 5, "queue_s": 0.8}, ()),  # 0.1 s over 4 tokens: in time in any case
+        ({"end_s": 100.9, "output_tokens": 100}, ()),  # its first token came at its end at the latest
+        ({"end_s": 100.9, "output_tokens": 5}, None),  # 0.9 s over 4 tokens: too slow in the worst case
+        ({"end_s": 100.9, "output_tokens": 5, "queue_s": 0.8}, ()),  # 0.1 s over 4 tokens: on time in every case
         ({"end_s": 100.9, "output_tokens": 1}, ()),
         ({"end_s": 104.0, "output_tokens": 1, "queue_s": 0.5}, None),  # its token came between 0.5 and 4 s
         ({"end_s": 104.0, "output_tokens": 1, "queue_s": 1.5}, ("ttft",)),  # it waited here for longer than that
@@ -80,7 +80,7 @@ def test_a_client_that_left_before_a_whole_answer_proves_nothing_once_it_was_sen
         *(RequestOutcome.FAILED_BY_ENGINE, RequestOutcome.DRAINING, RequestOutcome.INTERNAL_ERROR),
     ],
 )
-def test_what_was_dropped_has_missed(outcome):
+def test_a_dropped_request_counts_as_missed(outcome):
     assert missed(record(outcome)) == ("dropped",)
 
 
@@ -96,11 +96,11 @@ def test_what_was_dropped_has_missed(outcome):
         *(RequestOutcome.TOO_LARGE, RequestOutcome.CLIENT_SLOW),
     ],
 )
-def test_what_the_client_made_impossible_is_not_judged(outcome):
+def test_requests_that_the_client_made_impossible_are_not_judged(outcome):
     assert missed(record(outcome)) is None
 
 
-def test_what_was_not_scheduled_is_not_judged():
+def test_unscheduled_requests_are_not_judged():
     assert missed(record(targets=None)) is None
 
 
@@ -126,11 +126,11 @@ def test_only_the_last_minutes_count():
     assert (entry["requests"], "p99TtftSeconds" in entry) == (0, False)
 
 
-def test_a_class_without_requests_is_told_too():
+def test_a_class_without_requests_is_reported_too():
     assert Attainment().document(0.0, ["chat"])["classes"] == [{"name": "chat", "requests": 0, "met": 0}]
 
 
-def test_the_99th_percentile_is_told_to_five_percent():
+def test_the_99th_percentile_is_exact_to_five_percent():
     attainment = Attainment()
     for number in range(1000):
         attainment.add(record(first_token_s=100.0 + number / 1000), ())

@@ -1,4 +1,4 @@
-"""A client that leaves, at whatever point, takes its request with it: from the queue, and from the engine."""
+"""A client that disconnects at any point removes its request from the queue and from the engine."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_leaving_in_the_middle_of_a_body_frees_its_memory(engine, harness,
 
 @pytest.mark.timeout(30)
 async def test_hundreds_of_aborted_requests_leave_nothing_behind(engine, launch, eventually):
-    """Queued, before the first byte, in a stream, and at moments that nobody chose."""
+    """Aborted in the queue, before the first byte, in a stream, and at random moments."""
     harness = await launch({"classes": [], "engine": {"maxNumSeqs": 30}})
     stream = engine.stream(b"data: 1\n\n", hold=True)
 
@@ -135,5 +135,5 @@ async def _abandoned(client, harness, *, stream: bool) -> None:
 
 
 def engine_connections(harness) -> int:
-    """Connections to the engine in use: what remains at rest is at most the health check's."""
+    """Connections to the engine in use. At rest only the health check's may remain."""
     return harness.sidecar.engine.pool.in_use

@@ -1,4 +1,4 @@
-"""The engine comes late, breaks, goes and returns; requests wait, or are told, and none runs twice."""
+"""The engine starts late, fails, stops and returns. Requests wait or get an error, and none runs twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_requests_wait_for_an_engine_that_is_still_starting(engine, launch
     assert await asked == (200, b"early")
 
 
-async def test_requests_wait_out_a_restart_of_the_engine(engine, harness, eventually):
+async def test_requests_wait_during_a_restart_of_the_engine(engine, harness, eventually):
     await engine.stop()
     asked = [harness.ask(b"%d" % number) for number in range(5)]
     await eventually(lambda: harness.sidecar.dispatcher.queued == 5)
@@ -32,7 +32,7 @@ async def test_requests_wait_out_a_restart_of_the_engine(engine, harness, eventu
     assert len(engine.received) == 5
 
 
-async def test_an_engine_that_does_not_return_is_told_with_the_time_to_retry(engine, harness, monkeypatch):
+async def test_an_engine_that_does_not_return_is_reported_with_the_time_to_retry(engine, harness, monkeypatch):
     monkeypatch.setattr(scheduler, "ENGINE_WAIT_S", 0.1)
     await engine.stop()
     async with harness.post() as response:
@@ -41,7 +41,7 @@ async def test_an_engine_that_does_not_return_is_told_with_the_time_to_retry(eng
         assert (await response.json())["error"]["code"] == "engine_unavailable"
 
 
-async def test_a_turn_that_did_not_reach_the_engine_is_not_told_as_the_end_of_the_wait(engine, launch, monkeypatch):
+async def test_a_failed_dispatch_does_not_count_as_the_end_of_the_wait(engine, launch, monkeypatch):
     monkeypatch.setattr(scheduler, "ENGINE_WAIT_S", 0.1)
     harness = await launch(engine_poll_s=3600.0)
     await engine.stop()
@@ -50,14 +50,14 @@ async def test_a_turn_that_did_not_reach_the_engine_is_not_told_as_the_end_of_th
         assert "x-uellm-queue-ms" not in response.headers
 
 
-async def test_unscheduled_routes_are_told_at_once_that_the_engine_is_away(engine, harness):
+async def test_unscheduled_routes_fail_at_once_while_the_engine_is_unavailable(engine, harness):
     await engine.stop()
     async with harness.client.get(harness.url("/v1/models")) as response:
         assert response.status == 503
         assert (await response.json())["error"]["code"] == "engine_unavailable"
 
 
-async def test_nothing_is_sent_to_an_engine_that_says_it_is_sick(engine, harness, eventually):
+async def test_nothing_is_sent_to_an_engine_that_reports_itself_unhealthy(engine, harness, eventually):
     engine.healthy = False
     await eventually(lambda: harness.sidecar.engine.health is EngineHealth.UNHEALTHY)
     asked = harness.ask()
@@ -91,7 +91,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event_and_no_done(engine,
     assert harness.outcomes() == {"engine_lost": 1}
 
 
-async def test_a_broken_stream_is_reason_to_look_at_the_engine_at_once(engine, launch, eventually):
+async def test_a_broken_stream_triggers_a_health_check_at_once(engine, launch, eventually):
     harness = await launch(engine_poll_s=3600.0)
     engine.script = engine.stream(b"data: 1\n\n", die=True)
     async with harness.post() as response:
@@ -122,7 +122,7 @@ async def test_anthropics_clients_get_their_own_kind_of_error_event(engine, harn
     assert json.loads(rest.partition(b"data: ")[2])["type"] == "error"
 
 
-async def test_any_other_answer_that_breaks_is_visibly_not_whole(engine, harness):
+async def test_any_other_truncated_answer_is_visibly_incomplete(engine, harness):
     async def half(request, received):
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)

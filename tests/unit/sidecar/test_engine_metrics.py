@@ -48,12 +48,12 @@ def test_ranks_of_one_engine_are_added_up_and_the_fullest_cache_counts():
 @pytest.mark.parametrize(
     "text", ["", "up 1\n", "<html>", "vllm:num_requests_running x\n", "vllm:num_requests_running\n"]
 )
-def test_what_is_not_the_engine_s_tells_nothing(text):
+def test_other_programs_metrics_are_ignored(text):
     assert read(text) is None
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "1e", ""])
-def test_a_value_that_is_no_number_is_passed_over(value):
+def test_a_value_that_is_not_a_number_is_skipped(value):
     metrics = read(
         NEW.replace(
             'vllm:kv_cache_usage_perc{engine="0",model_name="tiny"} 0.25',
@@ -77,16 +77,16 @@ def looks(liveness, times, progress, *, busy=True):
     return [liveness.look(progress, busy=busy, now_s=now_s) for now_s in times]
 
 
-def test_an_engine_that_moves_is_well():
+def test_an_engine_with_progress_is_healthy():
     liveness = Liveness()
     assert {liveness.look(float(t), busy=True, now_s=float(t)) for t in range(1000)} == {Verdict.WELL}
 
 
-def test_an_idle_engine_is_well_however_still():
+def test_an_idle_engine_is_healthy_without_progress():
     assert set(looks(Liveness(), range(0, 1000, 10), 5.0, busy=False)) == {Verdict.WELL}
 
 
-def test_a_busy_engine_that_stands_still_gets_one_canary_and_then_hangs():
+def test_a_busy_engine_without_progress_gets_one_canary_and_then_counts_as_hanging():
     liveness = Liveness()
     liveness.look(5.0, busy=True, now_s=0.0)
     assert liveness.look(5.0, busy=True, now_s=STILL_S - 1) is Verdict.WELL
@@ -95,7 +95,7 @@ def test_a_busy_engine_that_stands_still_gets_one_canary_and_then_hangs():
     assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
 
 
-def test_an_engine_whose_metrics_do_not_come_counts_as_still():
+def test_an_engine_without_metrics_counts_as_without_progress():
     liveness = Liveness()
     liveness.look(5.0, busy=True, now_s=0.0)
     assert liveness.look(None, busy=True, now_s=STILL_S) is Verdict.SEND_CANARY
@@ -117,7 +117,7 @@ def test_a_failed_canary_clears_nothing():
     assert liveness.look(5.0, busy=True, now_s=STILL_S + CANARY_S) is Verdict.HANGS
 
 
-def test_an_engine_that_moves_again_is_well_again():
+def test_an_engine_that_progresses_again_is_healthy_again():
     liveness = Liveness()
     liveness.look(5.0, busy=True, now_s=0.0)
     liveness.look(5.0, busy=True, now_s=STILL_S)

@@ -1,4 +1,4 @@
-"""The sidecar follows the engine's figures, and finds out when it hangs although it says that it is well."""
+"""The sidecar follows the engine's metrics, and detects an engine that hangs although it reports that it is healthy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ vllm:cache_config_info{{block_size="16",num_gpu_blocks="100"}} 1.0
 
 @pytest.fixture
 def telling(engine, launch, eventually):
-    """A sidecar whose engine has told its figures."""
+    """A sidecar whose engine has reported its metrics."""
 
     async def start(**options):
         engine.metrics = FIGURES.format(running=0, tokens=1)
@@ -34,7 +34,7 @@ def telling(engine, launch, eventually):
     return start
 
 
-async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eventually):
+async def test_the_scheduler_knows_how_full_the_engine_is(engine, telling, eventually):
     harness = await telling()
     engine.metrics = FIGURES.format(running=3, tokens=5)
     await eventually(lambda: harness.sidecar.monitor.state().running == 3)
@@ -44,14 +44,14 @@ async def test_the_scheduler_is_told_how_full_the_engine_is(engine, telling, eve
     assert not state.stale
 
 
-async def test_figures_that_are_old_are_told_as_stale(engine, telling, eventually, monkeypatch):
+async def test_old_figures_are_reported_as_stale(engine, telling, eventually, monkeypatch):
     harness = await telling()
     monkeypatch.setattr(monitor, "STALE_S", 0.05)
     engine.metrics = "no figures any more"
     await eventually(lambda: harness.sidecar.monitor.state().stale)
 
 
-async def test_what_an_engine_was_told_at_its_start_comes_from_the_configuration(telling):
+async def test_an_engines_start_options_come_from_the_configuration(telling):
     harness = await telling(
         document={"classes": [], "engine": {"maxNumSeqs": 7, "maxNumBatchedTokens": 512}},
     )
@@ -66,7 +66,7 @@ def impatient(monkeypatch):
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_then_no_more_requests(
+async def test_an_engine_that_hangs_but_reports_healthy_gets_a_canary_and_then_no_more_requests(
     engine, telling, eventually
 ):
     engine.script = engine.on_word
@@ -78,7 +78,9 @@ async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_t
     await eventually(lambda: harness.sidecar.dispatcher.queued == 1)
     async with harness.client.get(harness.management("/engine/live")) as response:
         assert response.status == 503
-    # It comes to itself: tokens move, and what waited goes through.
+        # What the engine's parent, which answers the kubelet, looks for.
+        assert (await response.json())["hanging"] is True
+    # It recovers: tokens are produced, and waiting requests proceed.
     engine.script = engine.echo
     engine.metrics = FIGURES.format(running=1, tokens=2)
     for received in engine.received:
@@ -88,7 +90,7 @@ async def test_an_engine_that_hangs_while_it_says_it_is_well_gets_a_canary_and_t
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_slow_engine_that_answers_its_canary_is_left_alone(engine, telling, eventually):
+async def test_a_slow_engine_that_answers_its_canary_keeps_its_requests(engine, telling, eventually):
     harness = await telling()
 
     async def script(request: web.Request, received) -> web.Response:
@@ -106,7 +108,7 @@ async def test_a_slow_engine_that_answers_its_canary_is_left_alone(engine, telli
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_engine_that_tells_no_figures_is_never_taken_for_hanging(engine, launch, eventually):
+async def test_an_engine_without_metrics_never_counts_as_hanging(engine, launch, eventually):
     engine.metrics, engine.script = "up 1\n", engine.on_word
     harness = await launch(figures_poll_s=0.01)
     asked = harness.ask()

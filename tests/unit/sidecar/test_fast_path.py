@@ -1,4 +1,4 @@
-"""Events that go to the client in the chunks they came in, on real sockets: exact, counted, and never unverified."""
+"""Events are passed to the client in the chunks in which they arrived: exact, counted, always verified."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from uellm.http import EngineAddress
 from uellm.sidecar.request.dispatch import Dispatcher
+from uellm.sidecar.request.fast_path import FastPath
 from uellm.sidecar.scheduling import EngineState, Options, Targets, Ticket
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -40,8 +41,11 @@ def chunk(content: bytes) -> bytes:
 
 
 class RawEngine:
-    """Answers every POST with `pieces`, a write each; the first `steps` of them when `seen` says that the one before
-    has arrived, so that each is read for itself."""
+    """Answers every POST with `pieces`, one write each.
+
+    The first `steps` of them wait for `seen`, which signals that the previous one has arrived, so each is read
+    separately.
+    """
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -84,7 +88,7 @@ async def raw() -> AsyncIterator[RawEngine]:
 
 
 class Client:
-    """Asks, and reads with a parser of its own."""
+    """Sends a request and reads the answer with its own parser."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -104,7 +108,7 @@ class Client:
         return bool(data) and not self.complete
 
     async def rest(self, raw: RawEngine) -> None:
-        """All that comes, while the engine goes on at every piece."""
+        """Read the rest, while the engine continues after every piece."""
         while await self.read():
             raw.seen.release()
 
@@ -134,7 +138,7 @@ async def test_a_stream_in_whole_chunks_arrives_exactly_and_is_counted(raw, laun
     caplog.set_level(logging.INFO, "uellm.sidecar.access")
     harness = await launch(engine=raw.address)
     raw.pieces = [chunk(piece) for piece in (*ANSWER, usage(31), DONE)]
-    raw.steps = len(ANSWER) - 1  # from the finish reason on, not each piece goes on for itself
+    raw.steps = len(ANSWER) - 1  # from the finish reason on, pieces are not passed on individually
     async with asking(harness, **fields) as client:
         await client.rest(raw)
     assert client.body == b"".join([*ANSWER, *([usage(31)] if fields else []), DONE])
@@ -145,7 +149,48 @@ async def test_a_stream_in_whole_chunks_arrives_exactly_and_is_counted(raw, laun
     assert line["tpotMilliseconds"] is not None
 
 
-async def test_events_are_counted_where_nobody_tells_the_usage(raw, launch, caplog, eventually):
+NULL = [event(f"w{n}", usage=None) for n in range(30)]
+CONTINUOUS = [
+    event(f"w{n}", usage={"prompt_tokens": 7, "completion_tokens": n + 1, "total_tokens": n + 8}) for n in range(30)
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({}, NULL), (TOLD, NULL), (TOLD, CONTINUOUS)],
+    ids=["null, taken out", "null, asked for", "in every event"],
+)
+async def test_events_that_name_the_usage_pass_as_they_came_too(
+    raw, launch, caplog, eventually, monkeypatch, fields, words
+):
+    caplog.set_level(logging.INFO, "uellm.sidecar.access")
+    passed: list[bytes] = []
+    take = FastPath.take
+    monkeypatch.setattr(FastPath, "take", lambda path, piece: take(path, piece) and not passed.append(piece))
+    harness = await launch(engine=raw.address)
+    sent = [event(""), *words, event("", "stop", usage=None)]
+    raw.pieces = [chunk(piece) for piece in (*sent, usage(31), DONE)]
+    raw.steps = len(sent) - 1
+    async with asking(harness, **fields) as client:
+        await client.rest(raw)
+    assert client.body == b"".join([*sent, *([usage(31)] if fields else []), DONE])
+    await eventually(lambda: harness.outcomes() == {"completed": 1})
+    assert passed == [chunk(piece) for piece in words]
+    assert (accessed(caplog)["outputTokens"], accessed(caplog)["promptTokens"]) == (31, 7)
+
+
+async def test_the_last_usage_counts_where_a_stream_with_usage_in_every_event_breaks(raw, launch, caplog, eventually):
+    caplog.set_level(logging.INFO, "uellm.sidecar.access")
+    harness = await launch(engine=raw.address)
+    raw.pieces = [chunk(piece) for piece in (event(""), *CONTINUOUS[:10])]
+    raw.pieces.append(b"not a chunk")
+    async with asking(harness, **TOLD) as client:
+        await client.rest(raw)
+    await eventually(lambda: harness.outcomes() == {"engine_lost": 1})
+    assert (accessed(caplog)["outputTokens"], accessed(caplog)["promptTokens"]) == (10, 7)
+
+
+async def test_events_are_counted_if_no_usage_is_reported(raw, launch, caplog, eventually):
     caplog.set_level(logging.INFO, "uellm.sidecar.access")
     harness = await launch(engine=raw.address)
     raw.pieces = [chunk(piece) for piece in (*ANSWER, DONE)]
@@ -153,7 +198,7 @@ async def test_events_are_counted_where_nobody_tells_the_usage(raw, launch, capl
     async with asking(harness, n=2) as client:
         await client.rest(raw)
     await eventually(lambda: harness.outcomes() == {"completed": 1})
-    # Of two choices, each begins with an event that names the role alone.
+    # With two choices, each begins with an event that contains only the role.
     assert accessed(caplog)["outputTokens"] == len(ANSWER) - 2
 
 
@@ -211,7 +256,7 @@ FORGED = event("forged")
     ],
     ids=["too long", "too short", "sign", "blank", "prefix", "negative", "line feed", "no size", "no size line"],
 )
-async def test_a_chunk_that_is_none_is_never_passed_on(raw, launch, eventually, broken):
+async def test_an_invalid_chunk_is_never_passed_on(raw, launch, eventually, broken):
     harness = await launch(engine=raw.address)
     raw.ends, raw.steps = False, 3
     raw.pieces = [chunk(event("")), chunk(event("a")), chunk(event("b")), broken, chunk(event("c")), chunk(event("d"))]
@@ -225,7 +270,7 @@ async def test_a_chunk_that_is_none_is_never_passed_on(raw, launch, eventually, 
     assert harness.sidecar.dispatcher.in_flight == 0
 
 
-async def test_a_client_that_leaves_on_the_short_way_frees_its_place(raw, launch, eventually):
+async def test_a_client_that_disconnects_on_the_fast_path_frees_its_place(raw, launch, eventually):
     harness = await launch(engine=raw.address)
     raw.ends = False
     raw.pieces = [chunk(event(text)) for text in ("", "a", "b")]
@@ -277,7 +322,7 @@ async def test_requests_leave_nothing_behind_that_only_the_collector_can_free(ra
 
 
 class Asked:
-    """A dispatcher with one request at the engine, and what its stream told without anybody reading it."""
+    """A dispatcher with one request at the engine, and the events of its stream that were not read."""
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher(Options("FCFS"))

@@ -1,4 +1,4 @@
-"""Whatever fails while an answer is accounted for: the client gets it, and its place is given back."""
+"""If the accounting of an answer fails, the client still gets the answer, and its place is freed."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_an_answer_outlives_whatever_fails_beside_it(engine, launch, event
     assert not dispatcher._waiting
 
 
-async def test_a_fault_is_counted_and_told_without_what_was_asked(engine, harness, break_it, caplog):
+async def test_a_fault_is_counted_and_logged_without_the_requests_text(engine, harness, break_it, caplog):
     break_it(attainment.Attainment, "add")
     async with harness.post(b'{"secret": 1}') as response:
         assert response.status == 200
@@ -116,7 +116,7 @@ async def test_a_fault_is_counted_and_told_without_what_was_asked(engine, harnes
     assert harness.outcomes() == {"completed": 1}
 
 
-async def test_one_fault_of_the_scheduler_costs_nobody_his_place(engine, launch, eventually, monkeypatch):
+async def test_after_a_fault_of_the_scheduler_every_request_keeps_its_place(engine, launch, eventually, monkeypatch):
     harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}, "scheduling": {"policy": "FCFS"}})
     engine.script = engine.on_word
     asked = [harness.ask(b"0")]
@@ -141,7 +141,7 @@ async def test_one_fault_of_the_scheduler_costs_nobody_his_place(engine, launch,
     assert harness.sidecar.dispatcher.in_flight == 0
 
 
-async def test_a_scheduler_that_goes_on_failing_rests_and_comes_back(engine, launch, eventually, monkeypatch):
+async def test_a_scheduler_that_keeps_failing_is_paused_and_resumes(engine, launch, eventually, monkeypatch):
     monkeypatch.setattr(dispatch, "PAUSE_S", 0.2)
     harness = await launch({"classes": [], "engine": {"maxNumSeqs": 1}})
     dispatcher = harness.sidecar.dispatcher
@@ -164,7 +164,7 @@ async def test_a_scheduler_that_goes_on_failing_rests_and_comes_back(engine, lau
     await asyncio.gather(*asked)
 
 
-async def test_a_request_that_passes_unscheduled_while_the_engine_is_away_is_told(monkeypatch):
+async def test_an_unscheduled_request_during_an_outage_is_reported(monkeypatch):
     dispatcher = dispatch.Dispatcher(Options())
     monkeypatch.setattr(Scheduler, "submit", lambda *args: 1 / 0)
     ticket = Ticket(Targets("chat"), 0.0)

@@ -1,4 +1,4 @@
-"""Connections to the engine: kept while that is safe, and never trusted with more than one answer."""
+"""Connections to the engine: reused while that is safe, and never used for more than one answer at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Upstream:
-    """A server that answers every request with the bytes it is told, and remembers what it got."""
+    """A server that answers every request with the given bytes, and records what it received."""
 
     def __init__(self) -> None:
         self.answer = OK
@@ -102,7 +102,7 @@ async def test_a_connection_of_which_more_could_come_is_not_used_again(upstream,
     await eventually(lambda: not pool.connections)
 
 
-async def test_bytes_that_nobody_asked_for_close_the_connection(upstream, pool, eventually):
+async def test_unsolicited_bytes_close_the_connection(upstream, pool, eventually):
     assert await got(pool) == (200, b"ok")
     (connection,) = pool.connections
     connection.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")
@@ -123,7 +123,7 @@ async def test_the_length_of_an_answer_to_head_is_not_waited_for(upstream, pool)
     assert (answer.headers.get("content-length"), await answer.read()) == ("1000", b"")
 
 
-async def test_announcements_before_an_answer_are_passed_over(upstream, pool):
+async def test_informational_answers_are_skipped(upstream, pool):
     upstream.answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK
     answer = await pool.send("GET", b"/x", (), b"")
     assert (answer.status, answer.reason, "link" in answer.headers) == (200, b"OK", False)
@@ -157,7 +157,7 @@ async def test_an_answer_that_cannot_be_read_is_lost_and_not_asked_for_again(ups
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"])
-async def test_a_body_that_breaks_off_is_had_up_to_there_and_then_told(upstream, pool, framing):
+async def test_a_truncated_body_is_delivered_up_to_the_break_and_then_fails(upstream, pool, framing):
     upstream.answer, upstream.closes = b"HTTP/1.1 200 OK\r\n" + framing, True
     answer = await pool.send("GET", b"/x", (), b"")
     assert await answer.next_piece() == b"ok"
@@ -211,7 +211,7 @@ async def test_an_answer_that_is_given_up_in_its_body_closes_its_connection(upst
     assert not pool.connections
 
 
-async def test_what_is_not_read_is_not_taken_from_the_socket(upstream, pool, eventually):
+async def test_unread_data_stays_in_the_socket(upstream, pool, eventually):
     body = bytes(8 * 1024 * 1024)
     upstream.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     answer = await pool.send("GET", b"/x", (), b"")

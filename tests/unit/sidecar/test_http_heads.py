@@ -1,4 +1,4 @@
-"""Heads of requests: what is taken, what it means, and what is refused before any parser sees it."""
+"""Request heads: what is accepted, what it means, and what is refused before a parser sees it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_chunks_are_not_for_http_1_0():
     assert status_of(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n") == 400
 
 
-def test_too_long_is_told_before_the_end_is_seen():
+def test_too_long_input_is_refused_before_its_end():
     limits = RequestLimits(line_bytes=100, headers_bytes=200)
     for data, status in [(b"GET /" + b"x" * 100, 414), (b"GET / HTTP/1.1\r\nX: " + b"x" * 200, 431)]:
         with pytest.raises(Fault) as fault:

@@ -1,4 +1,4 @@
-"""Connections of clients: in turn, within bounds, and closed so that nobody loses what was meant for him."""
+"""Client connections: handled in order, within limits, and closed without loss of data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b"
 
 
-async def test_requests_sent_ahead_wait_for_their_turn(engine, harness):
+async def test_pipelined_requests_wait_for_their_turn(engine, harness):
     engine.script = engine.on_word
     _, writer = await harness.connect()
     writer.write(POST % (1, b"1") + POST % (1, b"2"))
@@ -25,7 +25,7 @@ async def test_requests_sent_ahead_wait_for_their_turn(engine, harness):
     writer.close()
 
 
-async def test_more_sent_ahead_than_is_kept_waits_in_the_socket_and_is_not_lost(engine, launch):
+async def test_pipelined_requests_beyond_the_buffer_wait_in_the_socket(engine, launch):
     harness = await launch(limits=RequestLimits(ahead_bytes=1000))
     bodies = [bytes([65 + number]) * 100_000 for number in range(5)]
     reader, writer = await harness.connect()
@@ -44,7 +44,7 @@ async def test_blank_lines_between_requests_are_passed_over(harness):
     writer.close()
 
 
-async def test_a_client_beyond_the_bound_on_connections_is_told_and_the_others_stay(launch, eventually):
+async def test_a_client_beyond_the_limit_of_connections_is_refused_and_the_others_stay(launch, eventually):
     harness = await launch(limits=RequestLimits(connections=2))
     held = [await harness.connect() for _ in range(2)]
     await eventually(lambda: len(harness.connections()) == 2)
@@ -72,17 +72,6 @@ async def test_a_refusal_reaches_a_client_that_is_still_sending(harness):
     assert answer.startswith(b"HTTP/1.1 403")
     writer.close()
     await asyncio.gather(sending, return_exceptions=True)
-
-
-async def test_a_client_that_only_closes_its_side_has_left(engine, harness, eventually):
-    engine.script = engine.on_word
-    _, writer = await harness.connect()
-    writer.write(POST % (2, b"{}"))
-    received = await engine.arrivals.get()
-    writer.write_eof()
-    await asyncio.wait_for(received.left.wait(), 1.0)
-    await eventually(lambda: harness.outcomes() == {"client_left": 1})
-    writer.close()
 
 
 async def test_a_body_with_nothing_but_framing_is_refused(harness):
@@ -113,7 +102,7 @@ async def test_the_management_port_knows_its_routes_and_methods(harness, method)
             assert len(await response.read()) == (0 if method == "HEAD" else int(response.headers["Content-Length"]))
 
 
-async def test_what_is_not_http_is_told_so_on_the_management_port(harness):
+async def test_the_management_port_answers_non_http_with_an_error(harness):
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.sidecar.metrics_port)
     writer.write(b"\x16\x03\x01")
     assert (await reader.read()).startswith(b"HTTP/1.1 400")
@@ -121,7 +110,7 @@ async def test_what_is_not_http_is_told_so_on_the_management_port(harness):
 
 
 async def test_an_answer_that_is_done_leaves_before_the_server_closes(eventually):
-    """Its bytes may still wait for a slow reader by then."""
+    """Its bytes may still wait for a slow reader at that time."""
     body = bytes(range(256)) * 30_000
 
     async def handle(request, reply):
@@ -144,7 +133,7 @@ async def test_an_answer_that_is_done_leaves_before_the_server_closes(eventually
     writer.close()
 
 
-async def test_a_server_that_closes_waits_no_longer_than_it_is_told(eventually):
+async def test_a_closing_server_waits_no_longer_than_its_timeout(eventually):
     async def handle(request, reply):
         reply.send(200, [], bytes(8_000_000))
 
@@ -159,7 +148,7 @@ async def test_a_server_that_closes_waits_no_longer_than_it_is_told(eventually):
     writer.close()
 
 
-async def test_a_handler_that_fails_cuts_its_connection_and_tells_the_class_alone(caplog):
+async def test_a_failing_handler_closes_its_connection_and_logs_only_the_error_class(caplog):
     async def handle(request, reply):
         raise RuntimeError("planted")
 

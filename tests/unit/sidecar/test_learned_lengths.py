@@ -1,4 +1,4 @@
-"""The learned model: what it brings, and that nothing else depends on it. The children are real processes."""
+"""The learned model: its benefit, and that nothing else depends on it. The children are real processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ SECRET = "xyzzy"
 
 
 def question(number: int) -> tuple[LengthQuestion, int]:
-    """A poem is long unless it is to be brief; what is no poem is short either way: no sum of words tells that."""
+    """A poem is long unless it must be brief. Other answers are always short, so no sum of words predicts the
+    length.
+    """
     words = [word for bit, word in ((1, "poem"), (2, "brief")) if number & bit]
     text = f"please do for me what I now say {' '.join(words)} {SECRET}"
     return LengthQuestion("/v1/completions", SECRET, 7, 30, text), LONG if words == ["poem"] else SHORT
@@ -52,7 +54,7 @@ async def running(learned: LearnedLengths):
 
 
 class Scripted:
-    """In the child's place: what was sent, and answers by hand."""
+    """Stands in for the child: records what was sent, and answers by hand."""
 
     def __init__(self, took, lost):
         self.took, self.lost = took, lost
@@ -85,7 +87,7 @@ PREDICTION = OnlineLengths().predict(question(1)[0])
 
 
 async def asked_and_answered(learned: LearnedLengths, said: float, became: int, times: int = 1) -> list[float]:
-    """What was used, of so many requests one after the other."""
+    """The predictions used for this number of requests, one after the other."""
     used: list[float] = []
     for _ in range(times):
         asked = learned.ask(PREDICTION, lambda better: used.append(better.p50))
@@ -95,7 +97,7 @@ async def asked_and_answered(learned: LearnedLengths, said: float, became: int, 
     return used
 
 
-async def test_it_tells_answers_apart_that_the_online_model_cannot_and_is_then_believed(eventually):
+async def test_it_distinguishes_answers_that_the_online_model_cannot_and_is_then_used(eventually):
     predictor, used = Predictor(), dict[int, float]()
     learned = predictor.learned
 
@@ -145,7 +147,7 @@ async def test_a_killed_child_is_started_again_and_the_online_model_goes_on_mean
     assert predictor.figures()["requests"] == 3
 
 
-async def test_a_child_that_cannot_be_started_or_talks_nonsense_costs_nothing(eventually):
+async def test_a_child_that_cannot_start_or_answers_nonsense_does_no_harm(eventually):
     for command in (["/nowhere"], ["sh", "-c", "echo nonsense; exec cat"]):
         learned = LearnedLengths(lambda *hooks, command=command: Child(*hooks, command=command, first_pause_s=0.0))
         async with running(learned):
@@ -189,7 +191,7 @@ async def test_nobody_is_asked_before_there_is_a_model(learned):
     assert learned.ask(PREDICTION, lambda _: None) is None
 
 
-async def test_it_is_believed_only_where_it_was_better(learned):
+async def test_it_is_used_only_where_it_was_better(learned):
     learned.child.trained()
     right = round(PREDICTION.p50)
     assert await asked_and_answered(learned, said=right * 0.1, became=right, times=3) == []
@@ -200,7 +202,7 @@ async def test_it_is_believed_only_where_it_was_better(learned):
     assert used[-1] == pytest.approx(20)
 
 
-async def test_its_p80_and_p90_cover_what_they_say(learned):
+async def test_its_p80_and_p90_have_their_nominal_coverage(learned):
     learned.child.trained()
     source, covered80, covered90, count = random.Random(1), 0, 0, 3000
     for _ in range(count):
@@ -227,7 +229,7 @@ async def test_one_batch_is_out_at_a_time_and_those_waiting_are_bounded(learned)
         learned.child.answer(*[100.0] * 256)
 
 
-async def test_a_child_that_takes_nothing_leaves_everybody_with_the_online_model(learned):
+async def test_a_child_that_accepts_nothing_leaves_all_requests_with_the_online_model(learned):
     learned.child.trained()
     learned.child.takes = False
     lost = [learned.ask(PREDICTION, lambda _: None) for _ in range(300)]

@@ -1,4 +1,4 @@
-"""A whole answer of a single token that is passed as it is: counted like any other, and its place given back."""
+"""A complete answer of one token that is passed on unchanged is counted like any other, and its place is freed."""
 
 from __future__ import annotations
 

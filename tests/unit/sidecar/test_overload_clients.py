@@ -1,4 +1,4 @@
-"""The official clients, with the retries that they come with, before a sidecar that refuses: on real sockets."""
+"""The official clients with their default retries, against a sidecar that refuses: on real sockets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def document(*, places: int, bound: int) -> dict[str, Any]:
 
 
 class Places:
-    """A script for the engine: so many answers at a time, each in so many seconds. It counts what it has at once."""
+    """An engine script with a number of concurrent answers, each of a given duration. It counts the concurrent ones."""
 
     def __init__(self, service_s: float) -> None:
         self.service_s = service_s
@@ -70,11 +70,11 @@ def message(client: anthropic.AsyncAnthropic, **headers: str) -> Any:
     return client.messages.create(model="tiny", messages=asked, max_tokens=4, extra_headers=named)
 
 
-async def test_a_burst_of_five_times_the_queue_is_answered_whole_by_default_retries(engine, launch):
+async def test_default_retries_answer_a_burst_of_five_times_the_queue_completely(engine, launch):
     harness = await launch(document(places=4, bound=8))
     engine.script = Places(0.05)
     client, _ = official(harness)
-    await asyncio.gather(*(complete(client) for _ in range(12)))  # from now on the rate is known
+    await asyncio.gather(*(complete(client) for _ in range(12)))  # the rate is known from now on
     before = len(engine.received)
     answers = await asyncio.gather(*(complete(client) for _ in range(40)), return_exceptions=True)
     assert [answer for answer in answers if isinstance(answer, BaseException)] == []
@@ -87,7 +87,9 @@ async def test_a_burst_of_five_times_the_queue_is_answered_whole_by_default_retr
 
 
 @pytest.mark.parametrize("ask", [complete, message])
-async def test_a_full_queue_tells_milliseconds_that_both_clients_wait(engine, launch, eventually, monkeypatch, ask):
+async def test_both_clients_wait_the_milliseconds_that_a_full_queue_answers(
+    engine, launch, eventually, monkeypatch, ask
+):
     monkeypatch.setattr(retry_after, "UNKNOWN_S", (0.4, 0.45))
     harness = await launch(document(places=1, bound=1))
     engine.script = engine.on_word
@@ -125,7 +127,7 @@ async def test_a_passed_deadline_is_not_sent_again(engine, launch, ask, error):
     await waiting
 
 
-async def test_a_lower_class_is_told_to_wait_for_a_higher_one_but_not_the_other_way_round(engine, launch, eventually):
+async def test_a_lower_class_waits_for_a_higher_one_but_not_the_other_way_round(engine, launch, eventually):
     classes = [{"name": "high", "priority": 10}, {"name": "low"}]
     harness = await launch(document(places=1, bound=40) | {"classes": classes})
     engine.script = Places(0.02)
@@ -145,7 +147,7 @@ async def test_a_lower_class_is_told_to_wait_for_a_higher_one_but_not_the_other_
         task.cancel()
 
 
-async def test_an_engine_that_is_away_is_told_with_the_time_of_its_return(engine, harness):
+async def test_an_unavailable_engine_is_reported_with_the_time_to_retry(engine, harness):
     await engine.stop()
     async with harness.client.get(harness.url("/v1/models")) as response:
         assert response.status == 503
@@ -160,7 +162,7 @@ async def test_a_replica_that_stops_sends_its_clients_to_another_one_at_once(har
         assert response.headers["Retry-After"] == "1"
 
 
-async def test_a_full_memory_of_bodies_is_told_with_the_queues_own_time(engine, launch, eventually):
+async def test_full_body_memory_is_refused_with_the_queues_retry_time(engine, launch, eventually):
     harness = await launch(document(places=1, bound=8))
     engine.script = engine.on_word
     harness.sidecar.proxy.bodies.held_bytes = harness.sidecar.proxy.bodies.limit_bytes

@@ -18,7 +18,7 @@ def teach(model, question, lengths):
         model.observe(model.predict(question), tokens)
 
 
-def test_before_anything_was_seen_a_public_guess_is_given():
+def test_before_any_answer_a_default_is_predicted():
     prediction = OnlineLengths().predict(CHAT)
     assert (prediction.p50, prediction.p80) == (UNKNOWN_TOKENS, 2 * UNKNOWN_TOKENS)
 
@@ -40,7 +40,7 @@ def test_a_new_tenant_is_predicted_by_all_others_until_it_has_values_of_its_own(
     assert model.predict(CODE).p50 < 20
 
 
-def test_prompts_of_one_length_are_told_from_those_of_another_where_that_helps():
+def test_prompt_length_is_used_if_it_helps():
     model, source = OnlineLengths(), random.Random(1)
     for _ in range(400):
         short = source.random() < 0.5
@@ -49,7 +49,7 @@ def test_prompts_of_one_length_are_told_from_those_of_another_where_that_helps()
     assert model.predict(LengthQuestion("/v1/completions", prompt_tokens=1500)).p50 == pytest.approx(1000, rel=0.2)
 
 
-def test_words_of_the_prompt_tell_long_answers_from_short_ones_where_nothing_else_does():
+def test_words_of_the_prompt_predict_long_answers_if_nothing_else_does():
     model, source = OnlineLengths(), random.Random(1)
     for _ in range(600):
         essay = source.random() < 0.5
@@ -61,7 +61,7 @@ def test_words_of_the_prompt_tell_long_answers_from_short_ones_where_nothing_els
 
 
 @pytest.mark.parametrize("drift", [1.0, 1.002])
-def test_p80_and_p90_cover_what_they_say_even_while_lengths_drift(drift):
+def test_p80_and_p90_have_their_nominal_coverage_even_while_lengths_drift(drift):
     model, source = OnlineLengths(), random.Random(1)
     covered80 = covered90 = 0
     count, median = 6000, 100.0
@@ -76,7 +76,7 @@ def test_p80_and_p90_cover_what_they_say_even_while_lengths_drift(drift):
     assert covered90 / count == pytest.approx(0.90, abs=0.02)
 
 
-def test_the_request_s_limit_caps_what_the_scheduler_is_told():
+def test_the_requests_limit_caps_the_scheduled_length():
     model = OnlineLengths()
     teach(model, CHAT, [100] * 10)
     lengths = model.predict(CHAT).lengths(16)
@@ -123,7 +123,7 @@ def test_windows_are_bounded_and_the_one_used_least_lately_goes():
     assert (0,) not in windows.by_key
 
 
-def test_a_level_moves_until_its_promise_holds():
+def test_a_level_moves_until_its_coverage_is_right():
     level = ConformalLevel(0.9)
     for _ in range(100):
         level.learn(covered=False)
@@ -201,7 +201,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_track_tells_how_good_the_last_predictions_were():
+def test_the_track_record_measures_the_last_predictions():
     model, track, source = OnlineLengths(), Track(), random.Random(1)
     for _ in range(2000):
         question, tokens = source.choice([(CHAT, 20), (CODE, 500)])
@@ -218,5 +218,5 @@ def test_the_track_tells_how_good_the_last_predictions_were():
     assert accuracy.mean_absolute_error_tokens < 30
 
 
-def test_without_requests_there_is_nothing_to_tell():
+def test_without_requests_there_is_nothing_to_report():
     assert Track().accuracy().tau is None

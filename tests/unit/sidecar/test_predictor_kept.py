@@ -1,4 +1,4 @@
-"""What the predictor learned outlives a restart, and a volume that takes nothing costs nothing else."""
+"""What the predictor has learned survives a restart. A volume that accepts no write does no other harm."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def test_a_restart_begins_where_the_last_one_ended(tmp_path):
     assert Predictor(tmp_path / FILE).predict(QUESTION).p50 == pytest.approx(before.predict(QUESTION).p50, rel=1e-3)
 
 
-async def test_a_file_that_cannot_be_read_is_told_and_forgotten(tmp_path, caplog):
+async def test_an_unreadable_file_is_logged_and_ignored(tmp_path, caplog):
     (tmp_path / FILE).write_text("{")
     assert Predictor(tmp_path / FILE).predict(QUESTION).p50 > 100
     assert "learning starts from nothing" in caplog.text
 
 
-async def test_a_volume_that_takes_nothing_is_told(tmp_path, caplog):
+async def test_a_volume_that_cannot_be_written_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         await taught(tmp_path / "absent" / FILE)
     assert "cannot be saved" in caplog.text

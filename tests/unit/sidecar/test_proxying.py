@@ -1,4 +1,4 @@
-"""What passes through comes out as it went in."""
+"""Requests and answers pass through the sidecar unchanged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_the_engine_decides_what_it_does_not_know(engine, harness):
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_streams_pass_byte_for_byte_however_they_are_cut(engine, harness, seed):
+async def test_streams_pass_byte_for_byte_however_they_are_split(engine, harness, seed):
     rng = random.Random(seed)
     events = [f"data: {json.dumps({'n': n, 'text': 'é' * rng.randrange(9)})}\n\n".encode() for n in range(200)]
     whole = b"".join(events) + rng.randbytes(rng.randrange(70_000)) + b"data: [DONE]\n\n"
@@ -89,7 +89,7 @@ async def test_chunked_requests_arrive_whole(engine, harness):
     assert "Transfer-Encoding" not in engine.received[0].headers
 
 
-async def test_a_client_that_asks_first_is_told_to_go_on(harness):
+async def test_expect_100_continue_is_answered(harness):
     reader, writer = await harness.connect()
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nConnection: close\r\n")
     writer.write(b"Expect: 100-continue\r\n\r\n")
@@ -99,7 +99,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on(harness):
     writer.close()
 
 
-async def test_headers_of_one_hop_go_no_further(engine, harness):
+async def test_hop_by_hop_headers_are_removed(engine, harness):
     async def reply(request, received):
         return web.Response(headers={"Keep-Alive": "timeout=5", "x-private": "1", "Connection": "x-private"})
 
@@ -110,7 +110,7 @@ async def test_headers_of_one_hop_go_no_further(engine, harness):
     assert not {"x-mine", "TE", "Proxy-Authorization", "Connection"} & set(engine.received[0].headers)
 
 
-async def test_a_request_id_is_kept_or_made_and_told_to_both_sides(engine, harness):
+async def test_a_request_id_is_kept_or_created_and_sent_to_both_sides(engine, harness):
     async with harness.post(X_Request_Id="mine-1") as response:
         assert response.headers["X-Request-Id"] == "mine-1"
     async with harness.post(X_Request_Id="not a good one") as response:
@@ -141,7 +141,7 @@ async def test_large_bodies_up_to_the_limit_pass(engine, harness):
     assert harness.sidecar.proxy.bodies.held_bytes == 0
 
 
-async def test_redirects_are_the_clients_business(engine, harness):
+async def test_redirects_are_passed_to_the_client(engine, harness):
     async def redirect(request, received):
         return web.Response(status=307, headers={"Location": f"http://{request.headers['Host']}/v1/models"})
 

@@ -1,4 +1,4 @@
-"""The queue seen from outside: which request reaches the engine when, and what becomes of those that do not."""
+"""The queue seen from outside: when each request reaches the engine, and what happens to those that do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_AT_A_TIME = {
 
 @pytest.fixture
 async def busy(engine, launch):
-    """A sidecar whose engine takes one request at a time and is at work on one; with that request."""
+    """A sidecar whose engine takes one request at a time and is working on one; with that request."""
     engine.script = engine.on_word
     harness = await launch(ONE_AT_A_TIME)
     harness.ask(b"first")
@@ -54,7 +54,7 @@ async def test_no_more_requests_reach_the_engine_than_it_has_places(engine, busy
     assert {status for status, _ in await asyncio.gather(*asked)} == {200}
 
 
-async def test_routes_that_are_not_scheduled_wait_for_nobody(engine, busy):
+async def test_unscheduled_routes_do_not_wait(engine, busy):
     harness, _ = busy
     engine.script = engine.echo
     async with harness.client.get(harness.url("/v1/models")) as response:
@@ -90,7 +90,7 @@ async def test_an_unknown_class_is_refused_with_the_names_of_the_known_ones(engi
     assert engine.received == []
 
 
-async def test_a_full_queue_is_told_with_the_time_to_retry(engine, launch, eventually):
+async def test_a_full_queue_is_refused_with_the_time_to_retry(engine, launch, eventually):
     harness = await launch({**ONE_AT_A_TIME, "scheduling": {"maxQueuedRequests": 1}})
     engine.script = engine.on_word
     first, second = harness.ask(), harness.ask()

@@ -1,4 +1,4 @@
-"""Clients that are too big, too slow, or want what is not theirs."""
+"""Clients whose requests are too large, too slow or not allowed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ def code_of(answer: bytes) -> str:
 
 async def test_a_body_that_says_it_is_too_long_is_refused_unread(engine, harness):
     reader, writer = await harness.connect()
-    writer.write(HEAD + b"Content-Length: 10485761\r\nExpect: 100-continue\r\n\r\n")
+    writer.write(HEAD + b"Content-Length: 268435457\r\nExpect: 100-continue\r\n\r\n")
     answer = await reader.readuntil(b"}}")
     assert (status_of(answer), code_of(answer)) == (413, "too_large")
     writer.close()
 
 
-async def test_a_body_that_turns_out_too_long_is_refused(engine, harness):
+async def test_a_body_that_turns_out_too_long_is_refused(engine, launch):
+    harness = await launch(limits=RequestLimits(body_bytes=1024 * 1024))
+
     async def endless():
         for _ in range(11):
-            yield bytes(1024 * 1024)
+            yield bytes(100 * 1024)
 
     async with harness.client.post(harness.url("/v1/completions"), data=endless()) as response:
         assert response.status == 413
@@ -48,18 +50,14 @@ async def test_a_body_that_turns_out_too_long_is_refused(engine, harness):
     ],
     ids=["many", "one"],
 )
-async def test_headers_beyond_16_kib_are_refused(engine, harness, headers):
+async def test_headers_beyond_their_limit_are_refused(engine, launch, headers):
+    harness = await launch(limits=RequestLimits(headers_bytes=16 * 1024))
     answer = await harness.raw(HEAD + headers + b"Connection: close\r\n\r\n")
     assert (status_of(answer), code_of(answer)) == (431, "too_large")
     assert harness.outcomes() == {"too_large": 1}
 
 
-async def test_headers_below_16_kib_pass(harness):
-    async with harness.post(x_long="x" * 15_000) as response:
-        assert response.status == 200
-
-
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/comple", HEAD + b"x: "], ids=["nothing", "line", "header"])
+@pytest.mark.parametrize("sent", [b"POST /v1/comple", HEAD + b"x: "], ids=["line", "header"])
 async def test_a_peer_that_does_not_finish_its_headers_is_closed(launch, sent):
     harness = await launch(limits=RequestLimits(header_deadline_s=0.1))
     reader, writer = await harness.connect()
@@ -138,7 +136,7 @@ async def test_a_slow_reader_holds_back_the_engine_instead_of_filling_memory(eng
     writer.close()
 
 
-async def test_a_client_that_stops_reading_is_cut_and_its_place_freed(engine, harness, eventually):
+async def test_a_client_that_stops_reading_is_disconnected_and_its_place_freed(engine, harness, eventually):
     async def flood(request, received):
         response = await _event_stream(request)
         while True:
@@ -170,7 +168,7 @@ async def _event_stream(request):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_administrative_routes_are_refused_however_they_are_written(engine, harness, path, method):
+async def test_administrative_routes_are_refused_in_every_spelling(engine, harness, path, method):
     async with harness.client.request(method, harness.url(path)) as response:
         assert response.status == 403
         assert (await response.json())["error"]["code"] == "forbidden"
@@ -182,16 +180,3 @@ async def test_paths_that_mean_something_else_elsewhere_are_refused(engine, harn
     async with harness.client.post(harness.url(path)) as response:
         assert response.status == 400
     assert engine.received == []
-
-
-async def test_websockets_are_refused_clearly(engine, harness):
-    upgrade = (
-        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: YWJj\r\n\r\n"
-    )
-    reader, writer = await harness.connect()
-    writer.write(b"GET /v1/realtime HTTP/1.1\r\nHost: h\r\n" + upgrade)
-    answer = await reader.readuntil(b"}}")
-    assert status_of(answer) == 501
-    assert b"WebSocket is not served here" in answer
-    assert engine.received == []
-    writer.close()

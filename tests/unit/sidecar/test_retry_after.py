@@ -1,4 +1,4 @@
-"""Retry times of refused clients: when there is room, one after the other, within the bounds that clients accept."""
+"""Retry times of refused clients: when there is room, one after the other, within the limits that clients accept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKN
 
 
 def measured(rate: float, in_flight: int = 20) -> RetryTimes:
-    """After 50 completions of `rate` a second while others waited, the last of them at 30."""
+    """After 50 completions at `rate` per second while other requests waited; the last of them is at 30 s."""
     times = RetryTimes()
     times.set_waiting(True, 0.0)
     for number in range(50):
@@ -31,7 +31,7 @@ def test_the_rate_is_known_once_a_few_were_completed_while_others_waited():
     assert times.rate(2.2) == pytest.approx(4.0)
 
 
-def test_what_is_completed_without_a_queue_says_nothing_of_the_rate():
+def test_completions_without_a_queue_do_not_affect_the_rate():
     times = measured(10.0)
     times.set_waiting(False, 30.0)
     for number in range(100):
@@ -47,16 +47,16 @@ def test_a_rate_that_has_changed_is_followed():
     assert times.rate(149.0) == pytest.approx(1.0, rel=0.2)
 
 
-def test_an_engine_that_completes_nothing_any_more_is_told_as_slower_and_slower():
+def test_the_rate_of_an_engine_without_completions_keeps_falling():
     times = measured(10.0)
     assert times.retry_s(20, 0, 30.0, 0.0) < times.retry_s(20, 0, 50.0, 0.0) < times.retry_s(20, 0, 80.0, 0.0)
 
 
-def test_who_is_refused_alone_comes_back_when_half_of_the_queue_is_gone():
+def test_a_single_refused_client_returns_when_half_of_the_queue_is_done():
     assert measured(10.0).retry_s(100, 0, 30.0, 0.0) == pytest.approx(QUEUE_SHARE * 100 / 10.0, rel=0.15)
 
 
-def test_who_is_refused_at_the_same_moment_comes_back_at_the_rate_at_which_room_is_made():
+def test_clients_refused_together_return_at_the_rate_at_which_room_is_made():
     times = measured(10.0)
     times = sorted(times.retry_s(40, 0, 30.0, 0.0) for _ in range(200))
     assert times[0] == pytest.approx(2.0, rel=0.2)
@@ -64,7 +64,7 @@ def test_who_is_refused_at_the_same_moment_comes_back_at_the_rate_at_which_room_
     assert max(later - sooner for sooner, later in itertools.pairwise(times)) < 0.2
 
 
-def test_a_line_of_a_lower_priority_is_nothing_to_a_higher_one():
+def test_lower_priorities_do_not_delay_a_higher_one():
     times = measured(10.0)
     for _ in range(200):
         times.retry_s(40, 0, 30.0, 0.0)
@@ -98,7 +98,7 @@ def test_seconds_are_whole_and_milliseconds_exact(retry_after_s, seconds, millis
     assert "x-should-retry" not in headers
 
 
-def test_what_is_over_is_not_to_be_sent_again():
+def test_an_expired_request_is_not_retried():
     headers = Refusal(RequestOutcome.DEADLINE_PASSED, "late", retry=False).headers()
     assert headers["x-should-retry"] == "false"
     assert "Retry-After" not in headers

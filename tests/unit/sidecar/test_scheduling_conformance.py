@@ -1,4 +1,4 @@
-"""What every policy keeps to, whatever it orders by."""
+"""Guarantees of every policy, whatever its order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tickets(count: int) -> list[Ticket]:
 
 
 class Engine:
-    """Takes whatever it is given, a prompt a step, and gives each request five tokens."""
+    """Accepts everything, computes one prompt per step, and gives each request five tokens."""
 
     def __init__(self, core: Scheduler) -> None:
         self.core = core
@@ -88,7 +88,7 @@ def test_every_request_is_handed_out_once_or_refused(policy):
     assert (core.queued, core.in_flight, core.queued_by_class()) == (0, 0, {})
 
 
-def test_nothing_goes_to_an_engine_that_is_away_and_waiting_for_it_ends(policy):
+def test_nothing_is_sent_to_an_unavailable_engine_and_waiting_for_it_ends(policy):
     core = Scheduler(Options(policy))
     (ticket,) = tickets(1)
     core.submit(ticket, 0.0)

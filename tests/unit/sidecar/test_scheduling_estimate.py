@@ -1,4 +1,4 @@
-"""What the scheduler learns of the engine from when tokens come."""
+"""What the scheduler learns about the engine from the times of tokens."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_an_engine_that_becomes_slower_is_followed():
     assert estimate.step_s(512, 1e5, 100) == pytest.approx(3 * step_s(512, 1e5, 100), rel=0.1)
 
 
-def test_the_models_error_is_told_while_it_is_wrong_and_vanishes_as_it_learns():
+def test_the_models_error_is_reported_and_vanishes_as_it_learns():
     assert observed(StepEstimate(TRUTH)).error_share == pytest.approx(0.0, abs=1e-6)
     wrong = StepEstimate(StepTime(*(value / 2 for value in astuple(TRUTH))))
     wrong.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
@@ -60,7 +60,7 @@ def test_a_pause_is_not_a_step():
     assert estimate.step_s(0, 1e5, 100) < 1.5 * step_s(0, 1e5, 100)
 
 
-def test_steps_that_are_all_alike_leave_the_rest_of_the_model_as_it_was():
+def test_identical_steps_leave_the_other_figures_unchanged():
     estimate = StepEstimate(TRUTH)
     for _ in range(5000):
         estimate.observe(2 * step_s(0, 1e5, 100), 0, 1e5, 100)
@@ -80,7 +80,7 @@ def test_another_model_is_learnt_from_anew_and_the_same_one_is_not():
 
 
 def alone(estimate: StepEstimate, prompts: list[int], late_s: float, times: int, noise: float = 0.0) -> list[float]:
-    """Lone prompts whose first tokens come so much later than a step takes; the prompt factor after each."""
+    """Lone prompts whose first tokens arrive this much later than a step takes; the prompt factor after each."""
     random, factors = Random(1), []
     for _ in range(times):
         prompt = random.choice(prompts)
@@ -98,13 +98,13 @@ def test_first_tokens_that_are_late_by_a_constant_do_not_make_prompts_slow(promp
     assert estimate.request_s == pytest.approx(0.01, rel=0.3)
 
 
-def test_prompts_of_different_lengths_tell_the_constant_from_the_time_per_token():
+def test_prompts_of_different_lengths_separate_the_constant_from_the_time_per_token():
     slow = StepEstimate(StepTime(*(value / 5 for value in astuple(TRUTH))))
     alone(slow, [100, 200, 400, 800, 1500], 0.01, 300, noise=0.1)
     assert slow.prefill_token_s == pytest.approx(TRUTH.per_prefill_token_s, rel=0.1)
 
 
-def test_lengths_that_are_nearly_the_same_tell_little_through_noise():
+def test_similar_lengths_say_little_under_noise():
     assert max(alone(StepEstimate(TRUTH), [126, 140, 200], 0.1, 1000, noise=0.3)) < 4
 
 
@@ -115,10 +115,19 @@ def test_one_late_first_token_of_a_paused_engine_changes_no_factor():
     assert estimate.request_s < 0.1
 
 
-def test_what_no_step_tells_of_any_more_returns_to_the_model():
+def test_figures_without_new_measurements_return_to_the_model():
     estimate = observed(StepEstimate(TRUTH), times=4.0)
     assert estimate.prefill_factor > 3
     for _ in range(5000):
         estimate.observe(step_s(0, 1e5, 100), 0, 1e5, 100)
     assert estimate.prefill_factor == pytest.approx(1.0, abs=0.2)
     assert estimate.decode_factor == pytest.approx(1.0, abs=0.02)
+
+
+def test_gaps_of_next_to_no_time_leave_a_mean_gap_to_divide_by() -> None:
+    step = StepEstimate()
+    step.observe(5e-324, 0.0, 0.0, 1.0)
+    assert step.gap_s > 0.0
+    step.discard_recent_gaps(0.0)
+    assert step.gap_s > 0.0
+    assert step.recent_gap_s > 0.0

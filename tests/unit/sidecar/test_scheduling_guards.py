@@ -1,4 +1,4 @@
-"""The guards, one by one: what each lets through, and when."""
+"""The guards one by one: what each admits, and when."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_gate_opens_by_time_alone_before_a_step_of_the_engine_is_not_full():
 
 
 @pytest.mark.parametrize("policy", ["SLO-ODBS", "EDF", "SJF", "FCFS", "llm-d"])
-def test_an_engine_whose_figures_are_old_counts_as_full_and_is_never_left_idle(policy):
+def test_stale_metrics_count_as_full_but_never_idle_the_engine(policy):
     core = scheduler(replace(READY, stale=True), policy=policy, tpot_guard=False)
     first, second, third = submitted(core, *(Ticket(CHAT, 0.0, 10) for _ in range(3)))
     assert core.dispatchable(0.0) == [first]
@@ -60,7 +60,7 @@ def test_an_engine_whose_figures_are_old_counts_as_full_and_is_never_left_idle(p
     assert core.dispatchable(0.7) == [third]
 
 
-def test_the_answers_of_an_engine_whose_figures_are_old_show_that_it_goes_on():
+def test_with_stale_metrics_the_answers_show_progress():
     core = scheduler(replace(READY, stale=True), tpot_guard=False)
     first, second = submitted(core, Ticket(CHAT, 0.0, 10), Ticket(CHAT, 0.0, 10))
     assert core.dispatchable(0.0) == [first]
@@ -68,7 +68,7 @@ def test_the_answers_of_an_engine_whose_figures_are_old_show_that_it_goes_on():
     assert core.dispatchable(0.1) == [second]
 
 
-def test_without_the_gate_all_goes_to_the_engine():
+def test_without_the_gate_every_request_goes_to_the_engine():
     core = scheduler(gate=False, tpot_guard=False)
     waiting = submitted(core, *(Ticket(CHAT, 0.0, 600) for _ in range(5)))
     assert core.dispatchable(0.0) == waiting
@@ -95,9 +95,9 @@ def test_without_that_guard_the_cache_is_left_to_the_engine():
         assert len(core.dispatchable(0.0)) == sent
 
 
-def test_the_peak_of_the_cache_is_that_of_the_future_played_out():
+def test_the_peak_of_the_cache_equals_that_of_a_simulation():
     def played(loads: list[tuple[int, int]]) -> int:
-        """Every request grows by a token a step and leaves when it is done."""
+        """Every request grows by a token per step and leaves when it is complete."""
         steps = max(remaining for _, remaining in loads)
         return max(sum(now + at for now, remaining in loads if remaining >= at) for at in range(steps + 1))
 
@@ -149,12 +149,12 @@ def test_without_a_tpot_target_nothing_is_paced():
 
 
 def flooded(**options: object) -> tuple[Scheduler, list[Ticket]]:
-    """A queue with far more than an engine can do within the targets."""
+    """A queue with far more work than an engine can do within the targets."""
     core = scheduler(max_queued=10_000, **options)
     return core, submitted(core, *(Ticket(CHAT, n * 1e-3, 2000, Lengths(200, 400)) for n in range(1500)))
 
 
-def test_only_what_is_late_whatever_happens_is_shed_and_only_while_too_much_of_it_waits():
+def test_only_hopeless_requests_are_shed_and_only_while_too_many_wait():
     core, waiting = flooded()
     assert core.expire(1.5) == [] or all(reason is Late.SHED for _, reason in core.expire(1.5))
     late = core.expire(4.0)
@@ -178,7 +178,7 @@ def test_without_shedding_nobody_is_refused():
 
 
 def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Ticket]:
-    """An engine that does 5,000 tokens of prompts a second."""
+    """An engine that computes 5,000 prompt tokens per second."""
     out: list[Ticket] = []
     now_s, index = 0.0, 0
     while now_s < until_s:
@@ -196,7 +196,7 @@ def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Tick
 
 
 def chats_and_one(until_s: float) -> tuple[list[Ticket], Ticket]:
-    """Twice as many short chats as can be served, and one long request among them that nobody will ever prefer."""
+    """Twice as many short chats as can be served, and one long request that no policy prefers."""
     chats = [Ticket(CHAT, n * 0.02, 500, Lengths(1, 1)) for n in range(int(until_s / 0.02))]
     victim = Ticket(CHAT, 0.0, 6000, Lengths(5000, 6000))
     return sorted([*chats, victim], key=lambda ticket: ticket.arrival_s), victim
@@ -220,7 +220,7 @@ def test_fairness_counts_what_each_tenant_had_and_forgets_it():
     assert fairness.weight("greedy") == 1.0
 
 
-def test_a_tenant_that_was_away_has_saved_nothing_up():
+def test_an_idle_tenant_gains_no_credit():
     fairness = Fairness()
     fairness.arrived("busy", 0.0)
     fairness.charge("busy", 10_000, 0, 0.0)
@@ -229,7 +229,7 @@ def test_a_tenant_that_was_away_has_saved_nothing_up():
     assert fairness.weight("late") < 1.0
 
 
-def test_a_tenant_that_floods_does_not_push_out_one_that_does_not():
+def test_a_flooding_tenant_does_not_displace_others():
     def share(fair: bool) -> float:
         flood = [Ticket(CHAT, n * 0.02, 200 + 37 * n % 600, Lengths(50, 90), tenant="flood") for n in range(5000)]
         modest = [Ticket(CHAT, n * 0.5, 600, Lengths(60, 100), tenant="modest") for n in range(200)]
@@ -242,7 +242,7 @@ def test_a_tenant_that_floods_does_not_push_out_one_that_does_not():
     assert share(False) < share(True)
 
 
-def test_what_the_prefix_cache_holds_is_not_computed_again():
+def test_cached_prefixes_do_not_count_as_work():
     prefixes = CachedPrefixes()
     ticket = Ticket(CHAT, 0.0, 1200, prefix=(1, 2))
     assert prefixes.uncached_tokens(ticket) == 1200
@@ -254,27 +254,27 @@ def test_what_the_prefix_cache_holds_is_not_computed_again():
 
 
 def counted(prefixes: CachedPrefixes, rounds: int, found: float, start: float = 0.0) -> None:
-    """As if the engine got prompts that the table knows but for a third, and found so many tokens of each."""
+    """The engine's counters after prompts of which two thirds are expected in the cache; it finds `found` of each."""
     for number in range(rounds):
         prefixes.record_dispatch(Ticket(CHAT, 0.0, 1536, prefix=(1, 2)), 384_000)
         prompts = start + 1536.0 * number
         prefixes.on_engine_state(EngineState(ready=True, prompt_tokens=prompts, cached_tokens=found * prompts / 1536.0))
 
 
-def test_what_the_engines_prefix_cache_does_not_hold_is_not_counted_on():
+def test_prefix_hits_that_the_engine_does_not_confirm_are_not_expected():
     prefixes, asked = CachedPrefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
     counted(prefixes, 100, 1024.0)
     assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
     counted(prefixes, 500, 512.0, start=1e6)
     assert prefixes.uncached_tokens(asked) == pytest.approx(1024, abs=16)
-    # A new process counts from the start, and this one has no such cache.
+    # A new process counts from zero, and this one has no such cache.
     counted(prefixes, 500, 0.0)
     assert prefixes.uncached_tokens(asked) == pytest.approx(1536, abs=16)
     counted(prefixes, 1000, 1024.0)
     assert prefixes.uncached_tokens(asked) == pytest.approx(512, abs=16)
 
 
-def test_few_prompts_or_an_engine_that_counts_nothing_leave_the_foreseen_hits_as_they_are():
+def test_few_prompts_or_missing_counters_leave_the_expected_hits_unchanged():
     prefixes, asked = CachedPrefixes(), Ticket(CHAT, 0.0, 1536, prefix=(1, 2))
     counted(prefixes, 10, 0.0)
     assert prefixes.uncached_tokens(asked) == 512

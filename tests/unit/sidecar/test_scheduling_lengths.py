@@ -1,4 +1,4 @@
-"""A prediction that comes while the request waits moves it to where it belongs, and loses nothing."""
+"""A prediction that arrives while the request waits moves it to its new position, and loses nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def queued(scheduler: Scheduler, *p50: float) -> list[Ticket]:
 
 
 def handed_out(scheduler: Scheduler, now_s: float = 0.0) -> list[Ticket]:
-    """Each is done before the next one is asked for."""
+    """The requests in the order of sending; each is complete before the next is asked for."""
     scheduler.on_engine_state(READY, now_s)
     out: list[Ticket] = []
     while taken := scheduler.dispatchable(now_s):

@@ -1,4 +1,4 @@
-"""The order, the gate and the ends of waiting, on a clock that is a number."""
+"""Order, admission and the ways in which waiting ends, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def submitted(core: Scheduler, *arrivals: tuple[Targets, float]) -> list[Ticket]
 
 
 def handed_out(core: Scheduler, now_s: float = 0.0) -> list[Ticket]:
-    """What goes to an engine that is free for the next as soon as it has the last."""
+    """The requests sent to an engine that is free for the next one as soon as it has the previous one."""
     out = core.dispatchable(now_s)
     for ticket in out:
         core.on_first_token(ticket, now_s)
@@ -67,13 +67,13 @@ def test_the_first_token_decides_where_a_class_has_both_targets():
     assert both.deadline_s == 11.0
 
 
-def test_waiting_alone_brings_a_request_without_targets_to_the_front():
+def test_waiting_moves_a_request_without_targets_to_the_front():
     core = scheduler()
     patient, late = submitted(core, (NONE, 0.0), (FAST, FAR_DEADLINE_S + 1.0))
     assert handed_out(core) == [patient, late]
 
 
-def test_no_more_are_out_than_the_gate_lets_through():
+def test_at_most_as_many_requests_are_in_the_engine_as_the_gate_admits():
     core = scheduler(max_in_flight=2)
     tickets = submitted(core, *[(FAST, float(n)) for n in range(3)])
     assert handed_out(core) == tickets[:2]
@@ -82,7 +82,7 @@ def test_no_more_are_out_than_the_gate_lets_through():
     assert handed_out(core) == tickets[2:]
 
 
-def test_nothing_goes_out_while_the_engine_is_away():
+def test_nothing_is_sent_while_the_engine_is_unavailable():
     core = Scheduler(Options("EDF"))
     (ticket,) = submitted(core, (FAST, 0.0))
     assert core.dispatchable(0.0) == []
@@ -144,7 +144,7 @@ def test_the_far_deadline_of_a_class_without_targets_rejects_nothing():
     assert core.expire(10 * FAR_DEADLINE_S) == []
 
 
-def test_a_request_that_is_out_is_not_expired():
+def test_a_sent_request_does_not_expire():
     core = scheduler()
     submitted(core, (STRICT, 0.0))
     assert core.dispatchable(0.0)
@@ -164,7 +164,7 @@ def test_the_wait_for_an_engine_counts_from_its_leaving_or_the_arrival():
     assert core.dispatchable(0.0) == [after]
 
 
-def test_a_changed_policy_reorders_what_waits_and_loses_nothing():
+def test_a_changed_policy_reorders_the_queue_and_loses_nothing():
     core = scheduler()
     slow, fast = submitted(core, (SLOW, 0.0), (FAST, 1.0))
     core.reconfigure(Options("FCFS", max_queued=1), 2.0)
@@ -173,7 +173,7 @@ def test_a_changed_policy_reorders_what_waits_and_loses_nothing():
     assert handed_out(core) == [slow, fast]
 
 
-def test_depths_are_told_by_class():
+def test_depths_are_reported_by_class():
     core = scheduler()
     submitted(core, (SLOW, 0.0), (FAST, 0.0), (FAST, 0.0))
     assert core.queued_by_class() == {"slow": 1, "fast": 2}
@@ -188,10 +188,10 @@ def test_memory_follows_the_requests_that_wait_not_those_that_left():
     assert len(core._order) + len(core._queued.arrivals) + len(core._queued.deadlines) < 200
 
 
-def test_the_alarm_for_an_absent_engine_rings_when_somebody_is_due_however_the_sum_is_rounded():
+def test_the_timer_for_an_unavailable_engine_fires_when_a_request_is_due_despite_rounding():
     core = Scheduler(Options("EDF"))
     arrival_s = 68.2224235513494
     ticket = Ticket(Targets("fast"), arrival_s)
     core.submit(ticket, ticket.arrival_s)
-    # 128.2224... - 60 is a little less than the arrival.
+    # 128.2224... - 60 is slightly less than the arrival.
     assert core.expire(core.next_event_s(0.0)) == [(ticket, Late.ENGINE)]

@@ -36,6 +36,7 @@ def test_it_needs_no_package_but_those_of_its_extra():
         "uellm.http",
         "uellm.models",
         "uellm.placement_policies",
+        "uellm.drain_token",
         "uellm.step_time",
     }
 
@@ -89,7 +90,7 @@ async def ports(process: Process) -> tuple[int, int]:
     raise AssertionError("it ended before it served")
 
 
-async def test_sigterm_lets_the_stream_in_hand_finish_and_then_ends_the_process(engine, process):
+async def test_sigterm_lets_the_stream_in_hand_finish_and_refuses_late_clients_for_a_while(engine, process):
     engine.script = engine.stream(b"data: 1\n\n", hold=True)
     port, metrics_port = await ports(process)
     async with (
@@ -105,9 +106,14 @@ async def test_sigterm_lets_the_stream_in_hand_finish_and_then_ends_the_process(
             assert ready.status == 503
         (await engine.arrivals.get()).go_on.set()
         assert await response.read() == b""
-    assert await asyncio.wait_for(process.wait(), 5) == 0
-    (line,) = (await process.stdout.read()).splitlines()
-    assert json.loads(line)["outcome"] == "completed"
+    async with (
+        aiohttp.ClientSession() as other,
+        other.post(f"http://127.0.0.1:{port}/v1/completions", data=b"{}") as late,
+    ):
+        assert (late.status, late.headers["x-uellm-outcome"]) == (503, "draining")
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    lines = (await process.stdout.read()).splitlines()
+    assert [json.loads(line)["outcome"] for line in lines] == ["completed", "draining"]
 
 
 async def test_a_second_signal_ends_it_at_once(engine, process):

@@ -1,4 +1,4 @@
-"""The configuration file: what is taken, what is refused, and what a change of it does to a running sidecar."""
+"""The configuration file: what is accepted, what is refused, and the effect of a change on a running sidecar."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_only_classes_is_required_and_may_be_empty(tmp_path):
     assert config.options() == Options("SLO-ODBS", 1024, 256)
 
 
-def test_keys_of_a_newer_operator_are_passed_over(tmp_path):
+def test_keys_of_a_newer_operator_are_ignored(tmp_path):
     text = "classes: [{name: a, ttft: 1s, later: 1}]\nscheduling: {predictor: Online}\nengine: {x: 1}\ny: 2"
     assert list(load(written(tmp_path, text)).targets()) == ["a"]
 
@@ -179,8 +179,8 @@ async def test_more_places_at_the_engine_are_used_at_once(engine, launch, eventu
 
 
 @pytest.mark.parametrize(("prompt_s", "first"), [(50e-6, "long"), (1e-3, "short")])
-async def test_the_first_decision_already_goes_by_the_step_times_of_the_file(prompt_s, first, eventually):
-    # At the second pace the long prompt alone is later than its target: nothing is lost if it gives way.
+async def test_the_first_decision_already_uses_the_step_times_of_the_file(prompt_s, first, eventually):
+    # At the second pace only the long prompt misses its target, so nothing is lost if it is dropped.
     dispatcher, turns = Dispatcher(Options(), replace(DEFAULT_STEP_TIME, per_prefill_token_s=prompt_s)), []
 
     async def turn(name: str, ticket: Ticket) -> None:

@@ -1,4 +1,4 @@
-"""docs/reference/sidecar.md documents everything that a user can set, send, receive or read, and nothing else."""
+"""docs/reference/sidecar.md documents exactly what a user can set, send, receive or read."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from uellm.sidecar.scheduling import ENGINE_WAIT_S, Options, Scheduler, Targets
 from uellm.sidecar.telemetry import help_texts
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.attainment import WINDOW_S
-from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, NamedGauges
+from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Gauge, Histogram, NamedFigures
 from uellm.sidecar.telemetry.tracing import ENDPOINTS
+from uellm.sidecar.wire.read import MAX_PARSED_BYTES
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "reference" / "sidecar.md").read_text()
@@ -48,7 +49,7 @@ def section(title: str) -> str:
 
 
 def rows(title: str) -> list[list[str]]:
-    """The cells of a section's table, without its head."""
+    """The cells of a section's table, without its header."""
     lines = [line for line in section(title).splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -132,7 +133,7 @@ async def test_every_metric_is_there_with_its_labels(harness):
     documented = {name: row[1] for row in rows("Metrics") for name in named(row[0])}
     figures = harness.sidecar.figures.metrics
     single = {each.name: ", ".join(each.labels) for each in figures if isinstance(each, Counter | Gauge | Histogram)}
-    groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, NamedGauges)}
+    groups = {f"{each.prefix}*": "" for each in figures if isinstance(each, NamedFigures)}
     assert len(groups) == 3
     assert documented == single | groups
 
@@ -147,14 +148,20 @@ async def test_every_metric_is_there_with_its_labels(harness):
 async def test_every_figure_that_is_looked_up_says_what_it_is(prefix, described, there):
     (row,) = (row for row in rows("Metrics") if f"`{prefix}*`" in row[0])
     assert set(described) == there
-    assert set(named(row[2])) == there
+    assert set(named(row[2])) == exposed(there)
     assert all(text.endswith(".") for text in described.values())
+
+
+def exposed(names: set[str]) -> set[str]:
+    return {f"{name}_total" if name in help_texts.COUNTERS else name for name in names}
 
 
 async def test_every_figure_of_the_learned_model_says_what_it_is(harness):
     harness.sidecar.lengths.learned.child.wanted = True
     (row,) = (row for row in rows("Metrics") if "`uellm_learned_predictor_*`" in row[0])
-    assert set(help_texts.LEARNED) == set(harness.sidecar.lengths.learned.figures()) == set(named(row[2]))
+    there = set(harness.sidecar.lengths.learned.figures())
+    assert set(help_texts.LEARNED) == there
+    assert set(named(row[2])) == exposed(there)
 
 
 async def test_a_scrape_says_of_every_metric_what_it_is(harness):
@@ -189,6 +196,10 @@ def test_every_limit_is_there_as_it_is():
     documented = " ".join(section("Limits").split())
     for text in (
         f"Request line {limits.line_bytes // kib} KiB, headers {limits.headers_bytes // kib} KiB",
+        f"{limits.headers} of them",
+        f"Headers beyond {limits.ahead_bytes // kib} KiB",
+        f"body above {MAX_PARSED_BYTES // mib} MiB",
+        f"at {limits.body_bytes_per_s / kib:g} KiB/s",
         f"body {limits.body_bytes // mib} MiB, all bodies together {Budget().limit_bytes // mib} MiB",
         f"{limits.connections:,} connections",
         f"headers must be there within {limits.header_deadline_s:g} s, its body within {limits.body_deadline_s:g} s",

@@ -13,7 +13,7 @@ KEYED = {"classes": [{"name": "a", "ttft": "1s"}]}
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """As the kubelet mounts a Secret: the names point through `..data`, which is swapped as a whole."""
+    """In the kubelet's layout of a Secret: the names point through `..data`, which is replaced as a whole."""
     directory = tmp_path / "keys"
     directory.mkdir()
     put(directory, "v1", team="sk-team-a\n", other="\n  sk-one \nsk-two\n")
@@ -64,14 +64,14 @@ async def test_a_refusal_is_in_openais_form_and_is_counted(keyed):
     assert keyed.outcomes() == {"unauthorized": 1}
 
 
-async def test_keys_are_taken_over_and_taken_away_while_it_runs(keyed, secret):
+async def test_keys_are_added_and_removed_while_it_runs(keyed, secret):
     put(secret, "v2", team="sk-new\n", other="")
     keyed.sidecar.reload()
     assert await status(keyed, "sk-new") == 200
     assert await status(keyed, "sk-team-a") == 401
 
 
-async def test_while_there_is_no_key_nobody_is_let_in(launch, tmp_path):
+async def test_without_any_key_every_request_is_refused(launch, tmp_path):
     harness = await launch(KEYED | {"auth": {"keysDirectory": str(tmp_path / "absent")}})
     assert await status(harness, "anything") == 401
 

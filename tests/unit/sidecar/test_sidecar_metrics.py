@@ -1,4 +1,4 @@
-"""The metrics port: figures in Prometheus' form, probes, the placement report; and the access log beside them."""
+"""The metrics port (Prometheus metrics, probes, the placement report), and the access log."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_without_the_engine_our_figures_are_there_alone(engine, harness, e
     assert "vllm:" not in text
 
 
-async def test_only_streams_tell_when_the_first_token_came(engine, harness):
+async def test_only_streams_show_the_time_of_the_first_token(engine, harness):
     assert (await harness.ask())[0] == 200
     engine.script = engine.stream(b'data: {"choices": []}\n\n', b"data: [DONE]\n\n")
     assert (await harness.ask())[0] == 200
@@ -206,7 +206,7 @@ async def probes(harness) -> list[int]:
     return [await probe(harness, path) for path in PROBES]
 
 
-async def test_probes_tell_a_starting_engine_from_a_dead_one(engine, launch, eventually):
+async def test_probes_distinguish_a_starting_engine_from_a_dead_one(engine, launch, eventually):
     await engine.stop()
     harness = await launch(ready=False)
     assert await probes(harness) == [200, 503, 503, 200, 503]

@@ -29,6 +29,7 @@ def after(keys: Path) -> dict[str, Any]:
         "prediction": {"learned": True},
         "auth": {"keysDirectory": str(keys)},
         "allowedRoutes": ["/sleep"],
+        "http": {"idleTimeout": "9s"},
     }
 
 
@@ -99,7 +100,7 @@ def test_other_keys_in_the_directory_replace_the_settings_without_a_new_configur
     assert live.current.classes == before.classes
 
 
-async def test_a_running_sidecar_takes_over_all_of_a_file_or_nothing_of_it(engine, launch, keys):
+async def test_a_running_sidecar_applies_a_file_completely_or_not_at_all(engine, launch, keys):
     harness = await launch(BEFORE)
     harness.configure(after(keys) | {"scheduling": {"policy": "Magic"}, "prediction": {}})
     harness.sidecar.reload()

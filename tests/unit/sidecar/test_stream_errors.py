@@ -1,4 +1,4 @@
-"""An engine that fails behind a status of 200: what it says is a failure, on every route, however it is cut."""
+"""An error of the engine in a stream with status 200 counts as a failure, on every route, however it is split."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_an_error_inside_a_stream_is_a_failure_everywhere(
     assert harness.sidecar.dispatcher.in_flight == 0
 
 
-async def test_an_error_that_is_the_requests_own_fault_is_told_as_such(engine, harness, eventually):
+async def test_an_error_caused_by_the_request_is_reported_as_such(engine, harness, eventually):
     engine.script = engine.stream(CHAT_EVENT, error(400), DONE)
     async with harness.post(b'{"stream": true, "messages": []}') as response:
         await response.read()
@@ -85,7 +85,7 @@ async def test_a_client_that_hangs_up_on_done_after_an_error_was_not_served(engi
 
 
 @pytest.mark.parametrize(("path", "kind", "good", "bad"), STREAMS.values(), ids=STREAMS)
-def test_an_error_is_found_wherever_the_pieces_are_cut(path, kind, good, bad):
+def test_an_error_is_found_wherever_the_stream_is_split(path, kind, good, bad):
     stream = b"".join([*good, *bad])
     for at in range(len(stream)):
         found = StreamErrorScanner(kind)
@@ -95,7 +95,7 @@ def test_an_error_is_found_wherever_the_pieces_are_cut(path, kind, good, bad):
 
 
 @pytest.mark.parametrize(("path", "kind", "good", "bad"), STREAMS.values(), ids=STREAMS)
-def test_text_that_quotes_an_error_is_none(path, kind, good, bad):
+def test_text_that_quotes_an_error_is_not_an_error(path, kind, good, bad):
     found = StreamErrorScanner(kind)
     assert not any(found.feed(piece) for piece in (*good, DONE))
     assert found.status == 0
@@ -111,7 +111,7 @@ def test_text_that_quotes_an_error_is_none(path, kind, good, bad):
         (data({"error": "no"}), 500),
     ],
 )
-def test_the_status_is_the_engines_own_where_it_tells_one(event, status):
+def test_the_status_is_the_engines_own_if_it_reports_one(event, status):
     found = StreamErrorScanner(RouteKind.CHAT)
     assert found.feed(event)
     assert found.status == status

@@ -1,4 +1,4 @@
-"""Spans, where they are asked for; without them a client's context goes on as it came."""
+"""Spans if tracing is on. If it is off, a client's trace context is passed on unchanged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_our_span_is_between_the_clients_and_the_engines(engine, traced, s
     assert f"{span.parent.span_id:016x}" == "b7ad6b7169203331"
 
 
-async def test_a_span_tells_what_became_of_a_request_and_nothing_that_was_said(engine, traced, spans):
+async def test_a_span_has_the_requests_outcome_and_none_of_its_text(engine, traced, spans):
     engine.script = engine.stream(b'data: {"choices": []}\n\n', b"data: [DONE]\n\n")
     body = json.dumps({"messages": [{"role": "user", "content": PLANTED}], "stream": True}).encode()
     async with traced.post(body, authorization=f"Bearer {PLANTED}", x_llm_d_inference_fairness_id=PLANTED):
@@ -86,7 +86,7 @@ def test_nothing_is_asked_for_by_default(monkeypatch):
     assert from_environment() is None
 
 
-def test_an_endpoint_without_the_extra_is_told_and_changes_nothing(monkeypatch, caplog):
+def test_an_endpoint_without_the_extra_is_logged_and_changes_nothing(monkeypatch, caplog):
     monkeypatch.setenv(ENDPOINTS[0], "http://127.0.0.1:9/v1/traces")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     assert from_environment() is None

@@ -1,4 +1,4 @@
-"""Every route of the vLLM that is installed is known: work, administration, or one that simply passes."""
+"""Every route of the installed vLLM is classified: work, administration, or simply passed on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASSING = {
     *("/v1/chat/completions/derender", "/v1/completions/derender", "/cohere/v2/chat/render"),
 }
 REFUSED_AS_WEBSOCKET = {"/v1/realtime"}
-OF_OTHER_PROCESSES = {"/ready", "/readyz"}  # the supervisor's of several data-parallel servers
+OF_OTHER_PROCESSES = {"/ready", "/readyz"}  # of the supervisor of several data-parallel servers
 
 
 def test_every_route_of_the_installed_vllm_is_known():

@@ -1,4 +1,4 @@
-"""Streams and whole answers of vLLM 0.32.0, as recorded; and of engines that do otherwise."""
+"""Recorded streams and whole answers of vLLM 0.32.0, and answers of engines that differ."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_other_apis_streams_are_counted_by_their_own_events(kind, stream, tokens
         assert (counter.tokens, counter.usage()) == (tokens, usage)
 
 
-def test_a_whole_answer_tells_its_usage_at_its_end():
+def test_a_whole_answer_has_its_usage_at_its_end():
     counter = TokenCounter(RouteKind.CHAT)
     counter.feed(json.dumps(WHOLE | {"choices": ["x" * 100_000]}).encode())
     assert (counter.tokens, counter.usage()) == (0, Usage(21, 5))
@@ -99,14 +99,14 @@ def altered(**fields: Any) -> dict[str, Any]:
         altered(something_new=1),
     ],
 )
-def test_an_engine_that_tells_more_than_a_stream_does_is_left_to_answer_by_itself(document):
+def test_an_engine_that_reports_more_than_a_stream_does_answers_by_itself(document):
     shapes = AnswerShapes()
     shapes.learn(RouteKind.CHAT, document)
     assert (shapes.get(RouteKind.CHAT), shapes.wanted(RouteKind.CHAT)) == (None, False)
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"choices": []}, {"error": {}}, {**WHOLE, "choices": [1]}])
-def test_what_is_no_answer_teaches_nothing(document):
+def test_anything_but_an_answer_is_not_learned_from(document):
     shapes = AnswerShapes()
     shapes.learn(RouteKind.CHAT, document)
     assert shapes.wanted(RouteKind.CHAT)
@@ -156,7 +156,7 @@ def test_log_probabilities_get_the_defaults_that_a_stream_leaves_out():
     assert entry == {"token": "a", "logprob": -9999.0, "bytes": [97], "top_logprobs": []}
 
 
-def test_thoughts_that_come_unexpectedly_are_told_and_not_lost():
+def test_unexpected_reasoning_is_reported_and_not_lost():
     together = aggregator()
     assert not together.reasons
     thoughts = event({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
@@ -166,7 +166,7 @@ def test_thoughts_that_come_unexpectedly_are_told_and_not_lost():
 
 
 @pytest.mark.parametrize("stream", [b"", part("a"), part("a") + DONE, part("a") + END, END + DONE, b": ping\n\n"])
-def test_half_a_stream_is_no_answer(stream):
+def test_a_truncated_stream_is_not_an_answer(stream):
     together = aggregator()
     together.feed(stream)
     with pytest.raises(ValueError, match="before its usage"):

@@ -7,7 +7,7 @@ from uellm.sidecar.outcome import Refusal, RequestOutcome
 from uellm.sidecar.wire.keys import Keys, key_of
 
 
-def test_without_keys_everybody_may_ask():
+def test_without_keys_every_request_is_accepted():
     Keys().check("POST", "/v1/chat/completions", None)
 
 
@@ -18,7 +18,7 @@ def test_one_of_the_keys_is_enough():
 
 
 @pytest.mark.parametrize("key", [None, "", "sk-firs", "sk-first ", "SK-FIRST", "sk-third", "\udcff"])
-def test_any_other_is_refused_without_a_word_of_it(key):
+def test_any_other_key_is_refused_without_being_quoted(key):
     with pytest.raises(Refusal) as refused:
         Keys(["sk-first"]).check("GET", "/v1/models", key)
     assert (refused.value.outcome, refused.value.status) == (RequestOutcome.UNAUTHORIZED, 401)
@@ -26,7 +26,7 @@ def test_any_other_is_refused_without_a_word_of_it(key):
     assert not key or key.encode("utf-8", "replace") not in refused.value.body()
 
 
-def test_while_the_keys_are_not_there_yet_nobody_may_ask():
+def test_before_the_keys_exist_every_request_is_refused():
     with pytest.raises(Refusal):
         Keys([]).check("POST", "/v1/chat/completions", "anything")
 

@@ -1,4 +1,4 @@
-"""What is read from a request, and what of it the engine gets."""
+"""What the sidecar reads from a request, and which parts of it reach the engine."""
 
 from __future__ import annotations
 
@@ -104,13 +104,13 @@ def test_a_field_is_never_there_twice(terms, given):
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
     ],
 )
-def test_what_a_stream_may_tell_otherwise_goes_as_it_came(terms, fields):
+def test_requests_whose_stream_may_differ_are_passed_on_unchanged(terms, fields):
     raw = json.dumps(chat(**fields)).encode()
     read = call(terms, raw)
     assert (read.mode, read.upstream_body()) == (Mode.AS_IS, raw)
 
 
-def test_nothing_is_put_together_before_the_engine_has_shown_an_answer(terms):
+def test_no_answer_is_assembled_before_the_engine_has_sent_one(terms):
     terms.shapes.forget()
     plain = call(terms, chat())
     assert (plain.mode, plain.teaches) == (Mode.AS_IS, True)
@@ -123,7 +123,7 @@ def test_whole_answers_with_a_load_report_in_their_headers_are_the_engines_own(t
     assert call(terms, chat(), endpoint_load_metrics_format="TEXT").mode is Mode.AS_IS
 
 
-def test_several_choices_are_streamed_as_they_come(terms):
+def test_several_choices_are_streamed_unchanged(terms):
     assert call(terms, chat(stream=True, n=2)).mode is Mode.STREAM_AS_IS
     assert call(terms, {"prompt": ["a", "b"], "stream": True}, COMPLETIONS).mode is Mode.STREAM_AS_IS
     assert call(terms, chat(n=3)).sequences == 3
@@ -146,7 +146,7 @@ def test_several_choices_are_streamed_as_they_come(terms):
     ],
 )
 @pytest.mark.parametrize("path", sorted(SCHEDULED))
-def test_a_body_that_cannot_be_read_goes_as_it_came(terms, body, path):
+def test_an_unreadable_body_is_passed_on_unchanged(terms, body, path):
     read = call(terms, body, path, accepts_priority=True)
     assert (read.mode, read.upstream_body(5), read.prompt_tokens >= 1) == (Mode.AS_IS, body, True)
 
@@ -165,7 +165,7 @@ def test_values_of_the_wrong_type_are_the_engines_to_refuse(terms, value, path):
 
 
 @pytest.mark.parametrize("text", ["字äö", "\\ud83d", "\\ud83d\\ude00", "\\u0000", '\\"', "1e999"])
-def test_a_body_that_is_written_anew_says_the_same(terms, text):
+def test_a_rewritten_body_has_the_same_meaning(terms, text):
     body = f'{{"stream": false, "seed": 12345678901234567890, "user": "{text}", "top_p": 0.1}}'.encode()
     sent = call(terms, body)
     assert sent.mode is Mode.AGGREGATE
@@ -180,7 +180,7 @@ def test_an_empty_object_stays_json(terms):
     }
 
 
-def test_priority_is_set_where_the_engine_goes_by_it_and_taken_from_clients(terms):
+def test_priority_is_set_if_the_engine_uses_it_and_removed_from_clients_requests(terms):
     assert "priority" not in json.loads(call(terms, chat()).upstream_body(5))
     assert json.loads(call(terms, chat(priority=-9)).upstream_body(5))["priority"] == -9
     for fields in ({}, {"priority": -9}, {"stream": True}, {"tools": []}):
@@ -267,7 +267,7 @@ def test_targets_in_milliseconds_are_the_requests_own(terms):
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "fast", "", "1e99"])
 @pytest.mark.parametrize("header", ["x_llm_d_slo_ttft_ms", "x_llm_d_slo_tpot_ms"])
-def test_targets_that_are_none_are_refused_in_one_line(terms, header, value):
+def test_invalid_targets_are_refused_in_one_line(terms, header, value):
     with pytest.raises(Refusal) as refused:
         call(terms, chat(), **{header: value})
     assert refused.value.status == 400
@@ -275,7 +275,7 @@ def test_targets_that_are_none_are_refused_in_one_line(terms, header, value):
     assert "\n" not in refused.value.message
 
 
-def test_the_tenant_is_the_fairness_id_else_the_keys_hash_else_nobody(terms):
+def test_the_tenant_is_the_fairness_id_else_the_keys_hash_else_none(terms):
     assert call(terms, chat()).tenant == ""
     keyed = call(terms, chat(), authorization="Bearer sk-planted-1234").tenant
     assert keyed

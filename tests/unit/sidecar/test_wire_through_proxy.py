@@ -1,4 +1,4 @@
-"""Reading and counting in the sidecar itself: what the engine is asked, what the client gets, what is told of it."""
+"""Reading and counting in the sidecar itself: what the engine gets, what the client gets, and what is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def whole() -> dict[str, Any]:
 
 
 class Vllm:
-    """Answers chats as vLLM 0.32.0 does: `WORDS`, whole or as a stream, with the usage if asked for it."""
+    """Answers chats like vLLM 0.32.0: `WORDS`, whole or as a stream, with usage if it is requested."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -97,7 +97,7 @@ async def test_the_second_whole_answer_was_a_stream_and_is_the_same_to_the_byte(
     assert answers == [(200, json.dumps(whole(), separators=(",", ":")).encode())] * 3
 
 
-async def test_an_answer_put_together_says_that_it_is_json_and_how_long(vllm, harness):
+async def test_an_assembled_answer_has_its_content_type_and_length(vllm, harness):
     await ask(harness)
     async with harness.post(json.dumps(BODY).encode()) as response:
         body = await response.read()
@@ -107,7 +107,7 @@ async def test_an_answer_put_together_says_that_it_is_json_and_how_long(vllm, ha
     assert "Transfer-Encoding" not in response.headers
 
 
-async def test_an_engine_that_was_started_anew_is_learned_anew(engine, vllm, harness, eventually):
+async def test_a_restarted_engine_is_learned_again(engine, vllm, harness, eventually):
     await ask(harness)
     await engine.stop()
     await eventually(lambda: not harness.sidecar.engine.ready)
@@ -142,14 +142,14 @@ async def test_a_rejection_within_a_stream_becomes_the_status_that_it_names(vllm
     assert (await ask(harness, stream=True)) == (200, b"".join(vllm.events(True)))
 
 
-async def test_an_engine_lost_before_the_answer_is_together_is_a_503_and_no_half_answer(vllm, harness):
+async def test_losing_the_engine_before_the_answer_is_complete_is_a_503_without_a_partial_answer(vllm, harness):
     await ask(harness)
     vllm.dies = True
     status, body = await ask(harness)
     assert (status, json.loads(body)["error"]["code"]) == (503, "engine_lost")
 
 
-async def test_a_stream_that_is_none_is_told_once_and_never_put_together_again(engine, vllm, harness):
+async def test_an_invalid_stream_is_logged_once_and_streams_are_no_longer_assembled(engine, vllm, harness):
     await ask(harness)
     engine.script = engine.stream(b"data: {broken\n\n")
     assert (await ask(harness))[0] == 503
@@ -158,7 +158,7 @@ async def test_a_stream_that_is_none_is_told_once_and_never_put_together_again(e
     assert not vllm.asked[-1].get("stream")
 
 
-async def test_a_client_that_leaves_while_its_answer_is_put_together_frees_the_engine(
+async def test_a_client_that_disconnects_while_its_answer_is_assembled_frees_the_engine(
     engine, vllm, harness, eventually
 ):
     await ask(harness)
@@ -188,7 +188,7 @@ async def test_a_predictor_that_fails_costs_the_request_nothing(vllm, harness, m
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_headers_tell_class_wait_and_predicted_length(vllm, harness):
+async def test_headers_report_class_wait_and_predicted_length(vllm, harness):
     async with harness.post(json.dumps(BODY).encode(), x_slo_class="batch") as response:
         assert response.headers["x-uellm-class"] == "batch"
         assert response.headers["x-uellm-queue-ms"].isdecimal()
@@ -210,7 +210,7 @@ async def test_the_predictor_can_be_switched_off(vllm, launch):
         assert "x-uellm-predicted-tokens" not in response.headers
 
 
-async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(engine, vllm, launch):
+async def test_deadlines_become_priorities_for_an_engine_that_uses_them(engine, vllm, launch):
     classes = [{"name": "quick", "ttft": "1s"}, {"name": "slow", "ttft": "60s"}]
     harness = await launch({"classes": classes, "engine": {"acceptsPriority": True}})
     for name in ("slow", "quick"):
@@ -221,7 +221,7 @@ async def test_deadlines_become_priorities_for_an_engine_that_goes_by_them(engin
     assert [received.headers.getall("X-Vllm-Priority") for received in engine.received] == [[str(slow)], [str(quick)]]
 
 
-async def test_attainment_is_told_by_class(vllm, launch):
+async def test_attainment_is_reported_by_class(vllm, launch):
     classes = [{"name": "easy", "ttft": "60s", "e2e": "60s"}, {"name": "hard", "e2e": "1ms"}]
     harness = await launch({"classes": classes})
     vllm.after_first.clear()
@@ -251,7 +251,7 @@ async def test_targets_in_headers_are_what_a_request_is_judged_by(vllm, harness)
         assert (await response.json())["error"]["message"].startswith("x-llm-d-slo-ttft-ms must be")
 
 
-async def test_what_is_dropped_says_why_in_llm_ds_words(engine, launch, eventually):
+async def test_a_dropped_request_has_llm_ds_reason(engine, launch, eventually):
     document = {"classes": [], "scheduling": {"maxQueuedRequests": 1}, "engine": {"maxNumSeqs": 1}}
     harness = await launch(document)
     engine.script = engine.on_word

@@ -1,1 +1,1 @@
-"""The parts of `uellm run`: this machine as a node, the plan's files, and the processes that serve it."""
+"""The parts of `uellm run`: this machine as a node, the plan's files, and the processes that serve the model."""

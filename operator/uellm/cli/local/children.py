@@ -1,7 +1,7 @@
-"""Child processes that end together, and their output as one log.
+"""Child processes that end together, with their output as one log.
 
-Each child leads a session of its own: a Ctrl-C at the terminal reaches this process alone, which then ends them in
-order, and what a child leaves behind is found by its process group.
+Each child leads its own session: a Ctrl-C at the terminal only reaches this process, which then ends the children in
+order. A child's remaining processes are found by its process group.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-# The engine lets streams in flight finish for 20 s, then frees its workers.
+# The engine lets open streams finish for 20 s, then frees its workers.
 END_TIMEOUT_S = 35.0
-# Output of a process that is gone; longer only where something that left its group holds the pipe.
+# Time to read the output of a process that has ended. It takes longer only if a process outside its group holds the
+# pipe.
 OUTPUT_TIMEOUT_S = 2.0
 LONGEST_LINE = 65536
 
@@ -28,7 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class ChildCommand:
-    """What to start, and under which name its lines appear."""
+    """A command to start, and the name under which its lines appear."""
 
     name: str
     argv: Sequence[str]
@@ -37,7 +38,7 @@ class ChildCommand:
 
 @dataclass(frozen=True)
 class Ended:
-    """A child that is gone. `status` as `subprocess` has it: negative for a signal."""
+    """A child that has ended. `status` as in `subprocess`: negative for a signal."""
 
     name: str
     status: int
@@ -49,9 +50,9 @@ class Ended:
 
 
 class Children:
-    """An async context manager: on exit every child has ended, whatever became of the body.
+    """An async context manager. On exit every child has ended, even if the body failed.
 
-    `say(name, line)` gets every line of their output.
+    `say(name, line)` is called for every line of their output.
     """
 
     def __init__(self, say: Callable[[str, str], None], *, end_timeout_s: float = END_TIMEOUT_S) -> None:
@@ -70,9 +71,9 @@ class Children:
         await self._end()
 
     async def start(self, command: ChildCommand) -> None:
-        """Start a child. Raises OSError where its program cannot be run."""
-        # A pipe of our own: asyncio's would have `wait` wait for everyone who holds it, workers that outlive a killed
-        # engine included.
+        """Start a child. Raises OSError if its program cannot be run."""
+        # A pipe of our own: with asyncio's, `wait` would wait for everyone who holds it, including workers that outlive
+        # a killed engine.
         reader, writer = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -104,7 +105,7 @@ class Children:
                 wait.cancel()
 
     def hurry(self) -> None:
-        """Let nobody finish what it has in hand."""
+        """Make all children end without finishing their requests."""
         self._hurry.set()
 
     async def _end(self) -> None:
@@ -114,7 +115,7 @@ class Children:
         gone = asyncio.create_task(self._all_gone())
         hurried = asyncio.create_task(self._hurry.wait())
         await asyncio.wait((gone, hurried), timeout=self._end_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        # Also after a clean end: an engine that was killed leaves its workers.
+        # Also after a clean end, because an engine that was killed leaves its workers.
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -155,5 +156,5 @@ class Children:
 
 
 def _end_with_parent() -> None:
-    """Runs in the child: a parent that is killed outright can end nobody, so the kernel does."""
+    """Runs in the child: asks the kernel to kill it when its parent is killed."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

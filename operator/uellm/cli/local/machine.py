@@ -1,4 +1,4 @@
-"""This machine as a node of one: its GPUs, a description in their place, or its memory as a device of its own."""
+"""This machine as a node: its GPUs, a description of simulated ones, or its CPU as one device."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from uellm.profiler.sample import SIMULATED, NoGPUs, Sample, Source
 from uellm.profiler.simulated import SimulatedSource, described_name
 from uellm.profiler.status import Seen, compose
 
-# Resident memory of the engine's API server and scheduler, with libraries, measured with vLLM 0.32 on a CPU; the
-# workers' own is what the plan counts.
+# Resident memory of the engine's API server and scheduler with libraries, measured with vLLM 0.32 on a CPU. The plan
+# counts the workers' memory.
 ENGINE_PROCESSES_BYTES = 1 << 30
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -27,14 +27,14 @@ MEMINFO = Path("/proc/meminfo")
 
 
 class LocalMachine(NamedTuple):
-    """What there is to plan on, and a sentence that says so."""
+    """The node to plan on, and a sentence that describes it."""
 
     offers: tuple[NodeOffer, ...]
     description: str
 
 
 def this_machine(source: Source | None = None) -> LocalMachine:
-    """The GPUs that the driver shows, else the CPU. Raises CannotBeDone where neither will do."""
+    """The GPUs that the driver shows, else the CPU. Raises CannotBeDone if neither can be used."""
     name = socket.gethostname()
     try:
         sample = (source or NVMLSource()).sample()
@@ -44,30 +44,30 @@ def this_machine(source: Source | None = None) -> LocalMachine:
         return _cpu(name, "the driver shows no GPU")
     node = _node(name, sample)
     free = tuple(device.uuid for device in node.devices if device.usable and device.uuid not in sample.busy)
-    busy = f", {len(sample.busy)} of them busy and left alone" if sample.busy else ""
+    busy = f", {len(sample.busy)} of them busy and not used" if sample.busy else ""
     return LocalMachine((NodeOffer(node, free),), f"{len(node.devices)} GPUs of this machine{busy}: {_products(node)}")
 
 
 def described_machine(path: str) -> LocalMachine:
-    """The GPUs that a file describes, played by this machine's CPU. Raises BadInput."""
+    """The GPUs that a file describes, simulated on this machine's CPU. Raises BadInput."""
     name = described_name(path) or socket.gethostname()
     node = _node(name, SimulatedSource(path, name).sample())
-    description = f"{len(node.devices)} GPUs as {path} describes them, played by this machine's CPU: {_products(node)}"
+    description = f"{len(node.devices)} GPUs of {path}, simulated on this machine's CPU: {_products(node)}"
     return LocalMachine((_offer(node),), description)
 
 
 def profiled_machine(path: str) -> LocalMachine:
-    """The machine as `uellm profile -o yaml` wrote it down. Raises BadInput."""
+    """The machine as described by the output of `uellm profile -o yaml`. Raises BadInput."""
     documents = [document for document in read_documents(path) if document.get("kind") == "GPUNodeProfile"]
     if len(documents) != 1:
         raise BadInput(path, f"must hold the GPUNodeProfile of this machine; it holds {len(documents)}")
     parse_profile(documents[0])
     node = Node.from_profile(documents[0])
-    return LocalMachine((_offer(node),), f"{len(node.devices)} GPUs by {path}: {_products(node)}")
+    return LocalMachine((_offer(node),), f"{len(node.devices)} GPUs of {path}: {_products(node)}")
 
 
 def available_memory_bytes(*, meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """What this process can still take: the machine's available memory or what its cgroup leaves, the less."""
+    """Memory that this process can still use: the machine's or its cgroup's, whichever is less."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
     available = int(fields["MemAvailable"].split()[0]) * 1024
     try:
@@ -88,7 +88,7 @@ def _cpu(name: str, why: str) -> LocalMachine:
     cpus = len(os.sched_getaffinity(0))
     device = {"index": 0, "uuid": f"CPU-{name}", "product": f"CPU, {cpus} cores", "memoryBytes": memory}
     node = _node(name, Sample(source=SIMULATED, devices=(device,)))
-    description = f"no GPU: {why}. The CPU serves: {cpus} cores, {memory >> 20} MiB of memory"
+    description = f"no GPU: {why}. The CPU is used: {cpus} cores, {memory >> 20} MiB of memory"
     return LocalMachine((_offer(node),), description)
 
 

@@ -1,4 +1,4 @@
-"""From the LLMService's file to what its processes are given: the same documents as in a pod."""
+"""From the LLMService's file to the files of its processes: the same documents as in a pod."""
 
 from __future__ import annotations
 
@@ -6,42 +6,54 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
 from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
 from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
+from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
-from uellm.reconcile.children.configmap import PLAN_FILE, SIDECAR_FILE, configmap
+from uellm.reconcile.children.configmap import SIDECAR_FILE, config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
+from uellm.reconcile.children.devices import DEVICES_FILE
+from uellm.reconcile.children.revision import ENGINE_FILE, PLAN_FILE, make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
-# Of what a cluster adds to a resource, that which children are named and owned by.
+# The fields that a cluster adds to a resource and that its children are named after and owned by.
 _AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}
 _NOT_HERE = ("template", "replicas", "suspend", "rollout")
 
 
+class WrittenFiles(NamedTuple):
+    """What launcher and sidecar are started with."""
+
+    plan: Path
+    devices: Path
+    sidecar: Path
+    engine: Path
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A planned service. `files`: content by name, of the ConfigMap it would have in a cluster."""
+    """A planned service. `files`: content by name, of the ConfigMaps that its pods would have in a cluster."""
 
     service: LLMService
     plan: Plan
     files: Mapping[str, str]
     notes: tuple[str, ...]
 
-    def write(self, directory: Path) -> tuple[Path, Path]:
-        """Write plan and sidecar configuration; returns their paths."""
+    def write(self, directory: Path) -> WrittenFiles:
+        """Write the files; return their paths."""
         for name, content in self.files.items():
             (directory / name).write_text(content, encoding="utf-8")
-        return directory / PLAN_FILE, directory / SIDECAR_FILE
+        return WrittenFiles(*(directory / name for name in (PLAN_FILE, DEVICES_FILE, SIDECAR_FILE, ENGINE_FILE)))
 
 
 def prepare(path: str, machine: LocalMachine) -> Prepared:
-    """Read, check and plan. Raises BadInput for what is wrong in the file, PlanError where nothing fits."""
+    """Read, check and plan. Raises BadInput for errors in the file, PlanError if nothing fits."""
     document = _document(path)
     on_cpu = machine.offers[0].node.simulated
     if on_cpu:
@@ -51,9 +63,14 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     _check_engine(on_cpu=on_cpu)
     request = plan_request(service, architecture_of(service, _tensors(service)), machine.offers)
     plan = make_plan(request)
-    images = Images(engine="", sidecar="", launcher="")  # no containers here
+    images = Images(engine="", sidecar="", launcher="")  # there are no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
-    return Prepared(service, plan, configmap(desired)["data"], tuple(_notes(document)))
+    revision = make_revision(desired)
+    nodes = {offer.node.name: offer.node for offer in machine.offers}
+    facts = facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices)
+    started_with = {name: revision.files[name] for name in (PLAN_FILE, ENGINE_FILE)}
+    files = {**config_files(desired), **started_with, DEVICES_FILE: facts.to_json()}
+    return Prepared(service, plan, files, tuple(_notes(document)))
 
 
 def _document(path: str) -> dict[str, Any]:
@@ -68,7 +85,7 @@ def _document(path: str) -> dict[str, Any]:
 
 
 def _as_float32(document: dict[str, Any]) -> None:
-    """The CPU engine computes in float32 unless told otherwise, so the plan must count with its bytes."""
+    """The CPU engine computes in float32 by default, so the plan must use the sizes of float32."""
     spec = document.get("spec")
     model = spec.get("model") if isinstance(spec, dict) else None
     if isinstance(model, dict) and model.get("dtype", "auto") == "auto":
@@ -80,11 +97,11 @@ def _check_model(service: LLMService) -> None:
     if scheme == "pvc":
         raise BadInput("spec.model.uri", "a pvc:// model needs a cluster: give file:///path or hf://organisation/model")
     if scheme == "file" and not (Path(rest) / "config.json").is_file():
-        raise BadInput("spec.model.uri", f"{rest} holds no config.json on this machine")
+        raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
 
 
 def _tensors(service: LLMService) -> Mapping[str, Tensor] | None:
-    """The headers of the model's files, where they lie on this machine: they tell the bytes better than a formula."""
+    """The headers of the model's files if they are on this machine: their sizes are more exact than a formula."""
     scheme, _, rest = service.spec.model.uri.partition("://")
     return find_tensors(Path(rest)) if scheme == "file" else None
 
@@ -96,11 +113,11 @@ def _check_engine(*, on_cpu: bool) -> None:
         extra = "'uellm-operator[engine-cpu]'" if on_cpu else "vllm"
         raise CannotBeDone(f"vLLM is not installed beside uellm: pip install {extra}") from error
     if on_cpu and "cpu" not in version:
-        raise CannotBeDone(f"the vLLM installed here ({version}) is no CPU build: install uellm-operator[engine-cpu]")
+        raise CannotBeDone(f"the installed vLLM ({version}) is not a CPU build: install uellm-operator[engine-cpu]")
     if not on_cpu and "cpu" in version:
         raise CannotBeDone(
-            f"the vLLM installed here ({version}) is the CPU build: install vllm for these GPUs, or describe GPUs for "
-            "the CPU to play (--simulate)"
+            f"the installed vLLM ({version}) is the CPU build: install vllm for these GPUs, or "
+            "simulate GPUs on the CPU (--simulate)"
         )
 
 
@@ -108,7 +125,7 @@ def _notes(document: Mapping[str, Any]) -> list[str]:
     ignored = [f"spec.{name}" for name in _NOT_HERE if name in document["spec"]]
     engine = document["spec"].get("engine") or {}
     ignored += [f"spec.engine.{name}" for name in ("image", "resources") if name in engine]
-    notes = [f"without a cluster these say nothing: {', '.join(ignored)}"] if ignored else []
+    notes = [f"without a cluster these have no effect: {', '.join(ignored)}"] if ignored else []
     if document["spec"]["model"].get("tokenSecretRef"):
         notes.append("spec.model.tokenSecretRef names a Secret of a cluster: HF_TOKEN of this environment is used")
     return notes

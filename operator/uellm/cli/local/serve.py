@@ -1,4 +1,4 @@
-"""Runs a prepared service: the launcher that becomes the engine, the sidecar, and the wait until they serve."""
+"""Runs a prepared service: starts the launcher (which becomes the engine) and the sidecar, and waits for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Say = Callable[[str, str], None]
 
 
 class Ports(NamedTuple):
-    """Ports on loopback. Clients know `service` alone."""
+    """Ports on loopback. Clients only need `service`."""
 
     service: int
     engine: int
@@ -35,9 +35,9 @@ class Ports(NamedTuple):
 
 
 def choose_ports(service: int) -> Ports:
-    """The port asked for and two free ones. Raises CannotBeDone where the first is taken."""
+    """The requested port and two free ones. Raises CannotBeDone if the first is taken."""
     with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-        # As the sidecar will: a port whose last connections are closing is free.
+        # As the sidecar does: a port whose last connections are still closing counts as free.
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             first.bind((LOOPBACK, service))
@@ -49,7 +49,7 @@ def choose_ports(service: int) -> Ports:
 
 
 async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> None:
-    """Serve until SIGINT or SIGTERM; a second one ends at once. Raises CannotBeDone where a process ends by itself."""
+    """Serve until SIGINT or SIGTERM; a second signal ends at once. Raises CannotBeDone if a process ends by itself."""
     stop = asyncio.Event()
     placement = directory / "placement.json"
     async with Children(say) as children:
@@ -68,14 +68,14 @@ async def serve(prepared: Prepared, directory: Path, ports: Ports, say: Say) -> 
                 await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
             if not stop.is_set():
                 raise CannotBeDone(_why(ended.result(), placement))
-            say("uellm", "ending: requests in hand are finished first; Ctrl-C again to end at once")
+            say("uellm", "ending after the requests in progress; press Ctrl-C again to end at once")
         finally:
             for task in (ended, stopped, announced):
                 task.cancel()
 
 
 def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports) -> tuple[ChildCommand, ChildCommand]:
-    plan_file, sidecar_file = prepared.write(directory)
+    files = prepared.write(directory)
     inherited = {**os.environ, "PYTHONUNBUFFERED": "1"}
     theirs = {each.name: each.value for each in prepared.service.spec.engine.env}
     engine_environment = {
@@ -85,10 +85,11 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
         "POD_NAME": prepared.service.name,
         "NODE_NAME": prepared.plan.nodes[0],
     }
-    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(plan_file), "--placement", str(placement)]
-    launcher += ["--listen", f"{LOOPBACK}:{ports.engine}"]
+    launcher = [sys.executable, "-m", "uellm.launcher", "--plan", str(files.plan), "--devices", str(files.devices)]
+    launcher += ["--placement", str(placement), "--listen", f"{LOOPBACK}:{ports.engine}"]
     sidecar = [sys.executable, "-m", "uellm.cli.main", "sidecar", "--listen", f"{LOOPBACK}:{ports.service}"]
-    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(sidecar_file)]
+    sidecar += ["--engine", f"http://{LOOPBACK}:{ports.engine}", "--config", str(files.sidecar)]
+    sidecar += ["--engine-config", str(files.engine)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]
     return (
         ChildCommand(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),
@@ -97,7 +98,7 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
 
 
 async def _announce(prepared: Prepared, placement: Path, ports: Ports, say: Say) -> None:
-    """Wait until the engine serves, then say where and on what. Raises CannotBeDone after the startup timeout."""
+    """Wait until the engine serves, then print endpoint and devices. Raises CannotBeDone after the startup timeout."""
     started_s = time.monotonic()
     timeout_s = prepared.service.spec.engine.startup_timeout_s
     url = f"http://{LOOPBACK}:{ports.metrics}/engine/ready"
@@ -130,7 +131,7 @@ def _why(ended: Ended, placement: Path) -> str:
 
 
 def _read(placement: Path) -> PlacementReport:
-    """The launcher's report; an empty one while there is none."""
+    """The launcher's report; an empty one until it exists."""
     try:
         return PlacementReport.from_dict(json.loads(placement.read_text()))
     except (OSError, ValueError):

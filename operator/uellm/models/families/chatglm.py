@@ -1,4 +1,4 @@
-"""ChatGLM2, ChatGLM3 and GLM-4 9B, by the names of their own configuration."""
+"""ChatGLM2, ChatGLM3 and GLM-4 9B, with the field names of their own configuration."""
 
 from __future__ import annotations
 

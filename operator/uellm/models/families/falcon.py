@@ -1,4 +1,4 @@
-"""Falcon 7B, 40B, 180B, 11B and RefinedWeb models: LayerNorm, attention beside the MLP, few or one KV head."""
+"""Falcon 7B, 40B, 180B, 11B and RefinedWeb models: LayerNorm, attention parallel to the MLP, one or few KV heads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _heads(config: Config, hidden: int) -> Heads:
 
 
 def _norms(config: Config) -> int:
-    """LayerNorms of a layer: one where attention and MLP share it."""
+    """LayerNorms of a layer: one if attention and MLP share it."""
     if config.flag("new_decoder_architecture", default=False):
         norms = config.size("num_ln_in_parallel_attn", default=2)
         if norms > 2:

@@ -6,11 +6,11 @@ from uellm.models.families.parts import Heads, attention, even_width
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
-OPT_POSITION_OFFSET = 2  # OPTLearnedPositionalEmbedding keeps two rows that no position uses
+OPT_POSITION_OFFSET = 2  # OPTLearnedPositionalEmbedding has two rows that no position uses
 
 
 def opt(config: Config) -> Blueprint:
-    """OPT; 350M embeds in half the width and has no final norm."""
+    """OPT. The 350M model embeds in half the width and has no final norm."""
     hidden, ffn = config.size("hidden_size"), config.size("ffn_dim")
     query, positions = config.size("num_attention_heads"), config.size("max_position_embeddings")
     width = config.size("word_embed_proj_dim", default=hidden)
@@ -43,7 +43,7 @@ def opt(config: Config) -> Blueprint:
 
 
 def gpt2(config: Config) -> Blueprint:
-    """GPT-2, with its own names of the fields; q, k and v lie in one matrix."""
+    """GPT-2, with its own field names; q, k and v are one matrix."""
     hidden, query = config.size("n_embd", "hidden_size"), config.size("n_head", "num_attention_heads")
     positions = config.size("n_positions", "max_position_embeddings")
     ffn = config.size("n_inner", default=4 * hidden)

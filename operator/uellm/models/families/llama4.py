@@ -1,4 +1,4 @@
-"""Llama 4, text: experts on some layers with a shared one beside them, and attention in chunks on most."""
+"""Llama 4, text: experts beside a shared one on some layers, and chunked attention on most."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def gated_mlp(hidden: int, width: int, *, path: str = "mlp", bias: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """The experts of a layer, how many of them a token uses, and the width of one."""
+    """The experts of a layer, the number that a token uses, and the width of one."""
 
     total: int
     per_token: int
@@ -83,15 +83,12 @@ class Experts:
     """The name of the width in the config."""
 
 
-# transformers 5 writes one name for all families; older checkpoints have each family's own.
+# transformers 5 uses one name for all families; older checkpoints use each family's own.
 TOTALS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def experts(config: Config, total: str, width: str) -> Experts:
-    """How many experts (by `total`, or another family's name of it), how wide, and how many a token uses.
-
-    Raises BadInput where a token would use more than there are.
-    """
+    """Number and width of the experts (by `total`, or another family's name for it), and how many a token uses."""
     found = Experts(config.size(total, *TOTALS), config.size("num_experts_per_tok"), config.size(width), width)
     if found.per_token > found.total:
         raise BadInput(
@@ -120,7 +117,7 @@ def routed(
 
 
 def window(config: Config, field: str = "sliding_window") -> int | None:
-    """The tokens of a window; None if the field is null or 0, as in the engine."""
+    """The window in tokens; None if the field is null or 0, as in the engine."""
     return config.size(field) if config.fields.get(field) or field in config.defaults else None
 
 

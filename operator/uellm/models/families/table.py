@@ -174,6 +174,7 @@ TABLE: dict[str, Traits] = {
         mlp_bias=True,
         gated=False,
         layer_path="gpt_neox.layers",
+        defaults={"attention_bias": True},
     ),
     "bloom": Traits(
         layer_norm=True,

@@ -1,6 +1,6 @@
-"""From devices to stages: the layers of a model placed on the GPUs of one node.
+"""From devices to stages: places the layers of a model on the GPUs of one node.
 
-The planner and the launcher both come here, so that a pod which gets the planned devices gets the planned split.
+Planner and launcher both use it, so a pod that gets the planned devices also gets the planned split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uellm.planner.vllm.partition import even_split
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be placed: everything of a placement but the devices. Sizes are those on each GPU."""
+    """Everything that a placement needs except the devices. Sizes are those on each GPU."""
 
     layer_bytes: tuple[int, ...]
     layer_kv_bytes: tuple[int, ...]
@@ -40,7 +40,7 @@ class Task:
     layers_override: tuple[int, ...] | None = None
 
     def fixed_layers(self, stages: int) -> tuple[int, ...] | None:
-        """The split where it is not the solver's to choose: the user's, or vLLM's own under policy Even."""
+        """The split, where the solver does not choose it: the user's, or vLLM's own under policy Even."""
         if self.layers_override is not None:
             return self.layers_override
         return even_split(len(self.layer_bytes), stages) if self.policy == "Even" else None
@@ -50,7 +50,8 @@ class Task:
 class Assignment:
     """Stages in pipeline order: the devices of each, and its layers. `cost` is the solver's, in seconds.
 
-    `lower_bound` is what no placement on so many of the devices can beat; the cost itself where that is proven.
+    No placement on this number of the devices costs less than `lower_bound`; it equals the cost where that is proven
+    optimal.
     """
 
     groups: tuple[tuple[Device, ...], ...]
@@ -86,7 +87,7 @@ def assign(devices: Sequence[Device], links: Sequence[Link], task: Task, stages:
 
 
 def explain(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> PlanRefusal:
-    """Why no placement exists, without searching for one."""
+    """Why no placement exists, without a search for one."""
     if refusal := _too_few_groups(devices, task, stages):
         return refusal
     groups = next(group_choices(devices, links, task.tensor, stages, task.costs))
@@ -104,18 +105,18 @@ def _too_few_groups(devices: Sequence[Device], task: Task, stages: int) -> PlanR
 
 
 def settled(devices: Sequence[Device], links: Sequence[Link], task: Task, stages: int) -> Assignment | PlanRefusal:
-    """`assign`, and once more on the chosen devices alone: exactly what a pod with those devices will find."""
+    """`assign`, repeated on the chosen devices only: the result that a pod with exactly those devices will compute."""
     first = assign(devices, links, task, stages)
     return first if isinstance(first, PlanRefusal) else assign(first.devices, links, task, stages)
 
 
 def _position(index: int) -> str:
-    """The id of a device in an instance: its position alone, so that nodes built alike share a solution."""
+    """A device's id in an instance: its position, so that nodes of the same build share a cached solution."""
     return f"{index:04d}"
 
 
 def _names(groups: Sequence[tuple[Device, ...]]) -> dict[str, str]:
-    """By id in the instance, the name of each group's first device."""
+    """The name of each group's first device, by its id in the instance."""
     return {_position(index): f"gpu-{group[0].index} ({group[0].uuid})" for index, group in enumerate(groups)}
 
 
@@ -153,7 +154,7 @@ def _solved(instance: Instance, policy: str, objective: str, stages: int, layers
     if layers is not None:
         return place_fixed(instance, layers, objective)
     if policy == "BGS":
-        # Greedy may miss what fits; a pod that holds such devices must run all the same.
+        # Greedy may find nothing where something fits. A pod that already has these devices must still run.
         greedy = solve(instance, "BGS", objective, stages=stages)
         return greedy if greedy.feasible else solve(instance, DEFAULT_PLACEMENT_POLICY, objective, stages=stages)
     return solve(instance, policy, objective, stages=stages)

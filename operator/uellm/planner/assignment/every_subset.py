@@ -1,8 +1,8 @@
-"""The every-subset rule: with a device plugin the kubelet picks the devices, so every choice it has must do.
+"""The every-subset rule: with a device plugin the kubelet picks the devices, so every possible choice must work.
 
-A count n is planned on a node only if n of its free GPUs are sure to be there and every n of them admit a placement.
-Room is all that counts and more never hurts (feasibility.py), so the n smallest decide; with tensor parallelism a
-choice of unlike GPUs can always be made unless all are alike or all are taken.
+A count n is planned on a node only if n of its free GPUs are certain to be free and every n of them admit a placement.
+Only room matters, and more room never hurts (feasibility.py), so the n smallest GPUs decide. With tensor parallelism
+the kubelet can always choose unlike GPUs, unless all are alike or all are taken.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def refusal(pool: Pool, task: Task, stages: int) -> PlanRefusal | None:
 
 
 def admits_some(pool: Pool, task: Task, stages: int) -> bool:
-    """Whether some choice of devices does, were it ours to make."""
+    """Whether some choice of devices admits it, if it were ours to make."""
     count = task.tensor * stages
     if pool.sure < count or (count > 1 and any(device.mig for device in pool.devices)):
         return False
@@ -44,17 +44,17 @@ def admits_some(pool: Pool, task: Task, stages: int) -> bool:
 
 
 def room(device: Device, task: Task) -> int:
-    """Bytes of a device that are there for layers, their KV cache and what the end stages add."""
+    """Bytes of a device that are available to layers, their KV cache and the additions of the end stages."""
     return memory_room(device.memory_bytes, task)
 
 
 def memory_room(memory_bytes: int, task: Task) -> int:
-    """The same by the device's memory."""
+    """The same, from the device's memory."""
     return memory_bytes - reserved_bytes(task.fixed_bytes, task.margin, memory_bytes)
 
 
 def _group_rooms(devices: Sequence[Device], task: Task) -> list[int]:
-    """Room on each GPU of every group that can be had at the same time; memory is a part of a group's kind."""
+    """Room on each GPU of all groups that can be formed at the same time. Memory is part of a group's kind."""
     return [memory_room(memory_bytes, task) for _, memory_bytes, _ in group_kinds(devices, task.tensor)]
 
 
@@ -67,7 +67,7 @@ def _unlike_choice(pool: Pool, tensor: int, count: int) -> PlanRefusal | None:
 
 
 def _choice(pool: Pool, hardest: Sequence[Device]) -> tuple[int, ...]:
-    """The indices of the hardest devices; none where any choice is as hard."""
+    """The indices of the hardest devices; empty where every choice is equally hard."""
     if len(hardest) == len(pool.devices) or len({device.memory_bytes for device in pool.devices}) == 1:
         return ()
     return tuple(sorted(device.index for device in hardest))

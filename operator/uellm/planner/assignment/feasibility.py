@@ -1,7 +1,7 @@
-"""Whether layers fit on devices at all, without looking for the best placement: a yes or no, fast.
+"""Whether layers fit on devices at all, without a search for the best placement: a fast yes or no.
 
-More room never hurts: a placement stays one when a device is exchanged for a larger one. So of all sets of n devices
-the n smallest are the hardest, and one look at them answers for every set.
+More room never hurts: a placement remains valid when a device is exchanged for a larger one. So of all sets of n
+devices the n smallest are the hardest, and checking them decides for every set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uellm.planner.spans import spans
 
 
 def holds(rooms: Sequence[int], task: Task) -> bool:
-    """True where the layers fit on exactly these devices, each with so many bytes of room, in some order."""
+    """Whether the layers fit on exactly these devices, each with its bytes of room, in some order."""
     stages = len(rooms)
     if stages > len(task.layer_bytes):
         return False
@@ -30,12 +30,12 @@ def holds(rooms: Sequence[int], task: Task) -> bool:
 
 
 def _fixed(rooms: Sequence[int], task: Task, layers: Sequence[int]) -> bool:
-    """Given layers fit where the largest need meets the largest room, and so on down."""
+    """A given split fits if its stages, by falling need, fit in the rooms by falling size."""
     return all(need <= room for need, room in zip(sorted(needs(task, layers)), sorted(rooms), strict=True))
 
 
 def needs(task: Task, layers: Sequence[int]) -> list[int]:
-    """Bytes that each stage of a given split takes."""
+    """Bytes that each stage of a given split needs."""
     last = len(task.layer_bytes)
     return [
         sum(task.layer_bytes[a:b])

@@ -8,10 +8,10 @@ MEASUREMENTS.json:
      "stages": [{"flops": 1.1e9, "weightBytes": 5.4e7, "otherBytes": 1.2e6, "sequences": 7, "flopsPerSecond": 4.0e10,
                  "memoryBytesPerSecond": 1.1e10, "seconds": 0.024}, ...]}
 
-`steps` are steps of an engine: tokens of prompts computed, KV tokens held by its sequences, sequences, time. `stages`,
-which may be absent, are steps of one stage: its FLOPs, its layers' weight bytes, bytes read besides (KV cache, LM head)
-and the rates that the profiler measured of its device. From `steps` come the five figures of the step-time model, from
-`stages` the efficiencies:
+`steps` are steps of an engine: prompt tokens computed, KV tokens held by its sequences, sequences, time. `stages` is
+optional. It contains steps of one stage: its FLOPs, its layers' weight bytes, other bytes read (KV cache, LM head), and
+the rates that the profiler measured on its device. The five figures of the step-time model are fitted to `steps`, and
+the efficiencies to `stages`:
 
     stage = max(flops / (rate * compute), weightBytes / (rate * memory)) + otherBytes / (rate * memory)
             + perSequence * sequences + stepOverhead
@@ -34,17 +34,17 @@ from uellm.step_time import StepTime
 
 STEP_FIELDS = ("prefillTokens", "kvTokens", "sequences", "seconds")
 STAGE_FIELDS = ("flops", "weightBytes", "otherBytes", "sequences", "flopsPerSecond", "memoryBytesPerSecond", "seconds")
-# Each of five figures wants a few measurements of its own; every FOLDS-th is held out in turn to tell the error on
-# what was not fitted.
+# Each of the five figures needs a few measurements. Every FOLDS-th measurement is held out in turn, to measure the
+# error on data that was not fitted.
 LEAST_MEASUREMENTS = 15
 FOLDS = 5
-# Where columns are so nearly multiples of one another, noise decides which of them gets the time.
+# If columns are so nearly proportional, noise decides which of them gets the time.
 MOST_CORRELATION = 0.9995
 
 
 @dataclass(frozen=True, slots=True)
 class FitReport:
-    """Predicted against measured; errors are relative to the measured time."""
+    """Predicted against measured times; errors are relative to the measured time."""
 
     measurements: int
     median_error: float
@@ -67,7 +67,7 @@ class FitReport:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """An engine's file, with how well it fits; efficiencies where stages were measured."""
+    """An engine's file and the quality of the fit; efficiencies where stages were measured."""
 
     engine: EngineFile
     steps: FitReport
@@ -81,7 +81,7 @@ class Calibration:
 
 
 def calibrate(data: Any, where: str = "measurements") -> Calibration:
-    """The calibration of a document of measurements. Raises BadInput, with the field and what to measure instead."""
+    """The calibration for a document of measurements. Raises BadInput with the field and what to measure instead."""
     if not isinstance(data, Mapping):
         raise BadInput(where, "is not a JSON object")
     name = str(data.get("name") or "engine")
@@ -115,7 +115,7 @@ def _steps(table: Array, where: str) -> tuple[StepTime, FitReport]:
 
 
 def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Efficiency, FitReport]:
-    """The efficiencies of a list of measured `stages`, and how well they fit. `name`: of what was measured."""
+    """The efficiencies of a list of measured `stages`, and the quality of the fit. `name`: what was measured."""
     table = _table(rows, STAGE_FIELDS, where)
     flops, weights, other, sequences, compute, memory, seconds = table.T
     if not (compute.min() > 0 and memory.min() > 0):
@@ -133,7 +133,7 @@ def calibrate_stages(rows: Any, name: str, where: str = "stages") -> tuple[Effic
     if not (slow_compute and slow_memory):
         missing = "compute" if not slow_compute else "memory"
         raise BadInput(where, f"no stage is bound by {missing}: measure both long prompts and steps that only decode")
-    efficiency = Efficiency(1 / slow_compute, 1 / slow_memory, overhead, per_sequence, name)
+    efficiency = Efficiency.calibrated(1 / slow_compute, 1 / slow_memory, overhead, per_sequence, name)
     return efficiency, _report(first, second, seconds, order, found)
 
 
@@ -157,31 +157,34 @@ def _number(row: Any, field: str, where: str) -> float:
 
 
 def _independent(columns: Mapping[str, Array], where: str) -> None:
-    """Refuse figures that vary only together, or not at all: their times cannot be told apart."""
+    """Refuse figures that vary only together or not at all, because their times cannot be separated."""
     for name, column in columns.items():
         if np.ptp(column) == 0:
-            raise BadInput(where, f"{name} is the same in every step, so what it costs cannot be told: vary it")
+            raise BadInput(where, f"{name} is the same in every step, so its cost cannot be determined: vary it")
     (one, left), (other, right) = columns.items()
     if abs(float(np.corrcoef(left, right)[0, 1])) > MOST_CORRELATION:
-        raise BadInput(where, f"{one} and {other} vary only together: measure short and long contexts with as many")
+        raise BadInput(
+            where,
+            f"{one} and {other} vary only together: vary the context at the same number of sequences",
+        )
 
 
 def _report(first: Array, second: Array, seconds: Array, order: Array, found: Fit) -> FitReport:
-    told = predicted(first, second, found.values)
-    errors = np.abs(told - seconds) / seconds
+    predicted_s = predicted(first, second, found.values)
+    errors = np.abs(predicted_s - seconds) / seconds
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
     return FitReport(
         measurements=len(seconds),
         median_error=float(np.median(errors)),
         p90_error=float(np.quantile(errors, 0.9)),
-        r_squared=1.0 - float(np.sum((told - seconds) ** 2)) / spread if spread else 0.0,
-        rank_correlation=rank_correlation(told, seconds),
+        r_squared=1.0 - float(np.sum((predicted_s - seconds) ** 2)) / spread if spread else 0.0,
+        rank_correlation=rank_correlation(predicted_s, seconds),
         held_out_median_error=_held_out(first, second, seconds, order),
     )
 
 
 def _held_out(first: Array, second: Array, seconds: Array, order: Array) -> float:
-    """The median error on every fifth measurement in turn, of a fit to the others."""
+    """The median error on every fifth measurement in turn, with a fit to the others."""
     fold = np.arange(len(seconds)) % FOLDS
     errors = []
     for index in range(FOLDS):
@@ -192,7 +195,7 @@ def _held_out(first: Array, second: Array, seconds: Array, order: Array) -> floa
 
 
 def rank_correlation(one: Array, other: Array) -> float:
-    """Spearman's: the correlation of the ranks, ties at their mean rank; 0 where either is constant."""
+    """Spearman's rank correlation: ties get their mean rank; 0 where either side is constant."""
     left, right = _ranks(one), _ranks(other)
     if not (np.ptp(left) and np.ptp(right)):
         return 0.0

@@ -2,11 +2,12 @@
 
     seconds = max(u . t, v . t) + e,   t >= 0;   u and v are two rows of figures for each measurement
 
-If it were known which of the two each measurement shows, this would be plain non-negative least squares. So the two
-steps take turns (the "max-affine" alternation of Magnani and Boyd, 2009): fit t for the sides as they are, then let
-each measurement take the side that is larger under t. Each start, a threshold on an ordering of the measurements, ends
-in a local optimum; the best of them counts. Errors are relative, and beyond HUBER of their median absolute deviation
-they count linearly and not squared (Huber 1964), so that a step which met a hiccup of the machine bends nothing.
+If it were known which of the two models determines each measurement, this would be plain non-negative least squares. So
+two steps alternate (the "max-affine" alternation of Magnani and Boyd, 2009): fit t for the current choice of models,
+then let each measurement choose the model that is larger under t. Each start, a threshold on an ordering of the
+measurements, ends in a local optimum, and the best one is used. Errors are relative. Beyond HUBER times their median
+absolute deviation they count linearly instead of squared (Huber 1964), so a step that was slowed by an interruption
+does not distort the fit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ STARTS = 8
 
 @dataclass(frozen=True)
 class Fit:
-    """The figures t, and for each measurement whether it shows u."""
+    """The figures t, and for each measurement whether u determines it."""
 
     values: Array
     shows_first: NDArray[np.bool_]
@@ -34,7 +35,11 @@ class Fit:
 
 
 def fit(first: Array, second: Array, seconds: Array, order: Array) -> Fit:
-    """The best t. `first`, `second`: (measurements, figures); `order` (measurements,): u shows where it is small."""
+    """The best t.
+
+    `first`, `second`: (measurements, figures). `order` (measurements,): u determines the measurements where it is
+    small.
+    """
     thresholds = np.unique(np.quantile(np.unique(order), np.linspace(0.0, 1.0, STARTS)))
     fits = [_alternate(first, second, seconds, order <= threshold) for threshold in thresholds]
     return min(fits, key=lambda found: found.loss)
@@ -62,7 +67,7 @@ def _alternate(first: Array, second: Array, seconds: Array, side: NDArray[np.boo
 
 
 def _robust(rows: Array, seconds: Array) -> Array:
-    """Reweighted until the weights stand: a measurement far off counts less."""
+    """Fit and reweight until the weights converge: outliers count less."""
     weights = np.ones(len(seconds))
     values = np.zeros(rows.shape[1])
     for _ in range(MOST_TURNS):
@@ -84,12 +89,13 @@ def _huber(errors: Array) -> float:
 
 
 def non_negative(rows: Array, wanted: Array) -> Array:
-    """The t >= 0 that minimises |rows t - wanted|: of all sets of figures above 0, the best whose solution is so.
+    """The t >= 0 that minimises |rows t - wanted|: the best unconstrained solution over all sets of positive figures.
 
-    With at most five figures that is at most 31 systems of five rows, after one QR: exact, and no step size to choose.
+    With at most five figures that is at most 31 systems of five rows, after one QR decomposition: exact, without a step
+    size.
     """
     scale = np.linalg.norm(rows, axis=0)
-    scale[scale == 0] = 1.0  # no measurement shows the figure: it stays 0
+    scale[scale == 0] = 1.0  # no measurement depends on the figure, so it stays 0
     q, triangle = np.linalg.qr(rows / scale)
     target, width = q.T @ wanted, rows.shape[1]
     best, least = np.zeros(width), float(target @ target)
@@ -103,6 +109,6 @@ def non_negative(rows: Array, wanted: Array) -> Array:
                 least, best = error, np.zeros(width)
                 best[list(columns)] = found
         if size == width and best.any():
-            break  # what needs no bound is best without
+            break  # an unconstrained solution that is not negative is the best
     answer: Array = best / scale
     return answer

@@ -41,7 +41,7 @@ class Demand:
     ttft_s: float | None
     """The tightest target."""
     kv_tokens: int
-    """What the KV cache must hold at least."""
+    """The least number of tokens that the KV cache must hold."""
     assumptions: tuple[str, ...]
     """As sentences."""
     classes: tuple[SloClass, ...] = ()

@@ -7,10 +7,12 @@
                latencies (Thakur, Rabenseifner and Gropp 2005, doi:10.1177/1094342005051521). With NVLink also in one
                shot: n-1 times the size and one latency, as in vLLM's kernel for small messages. The faster one counts.
     hop        to the next stage: latency + 2 * tokens * hidden_size * bytes per number / link rate
-    overhead   a constant, and one per sequence: each stage's process prepares, launches and samples every batch
+    overhead   constants per batch, sequence and layer, and another per layer for tokens of a prompt: each stage's
+               process prepares, launches and samples every batch
 
-Rates are the measured ones times the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when
-it has passed all stages, and not before the slowest stage has served all batches:
+Matrices of routed experts are counted separately, with their own rates (kernels.py). Rates are the measured ones times
+the efficiencies. A pipeline of m stages has m batches in flight. A batch returns when it has passed all stages, and not
+before the slowest stage has served all batches:
 
     round = max(sum of the stages' times, m * the slowest stage's time)
 
@@ -20,12 +22,15 @@ batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from uellm.hardware import NVLINK
+from uellm.hardware import NVLINK, Device
+from uellm.models.kernels import Kernel
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.work import StageLoad
+from uellm.planner.efficiency import Efficiency
+from uellm.planner.kernels import KernelName, KernelShare, rates
 from uellm.step_time import StepTime
 
 
@@ -44,61 +49,88 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class Matrices:
+    """The matrices of a stage that one kind of kernel multiplies."""
+
+    flops: float
+    """Per token."""
+    size_bytes: float
+    compute_per_s: float
+    memory_per_s: float
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds to compute one token."""
+        return self.flops / self.compute_per_s
+
+    @property
+    def memory_s(self) -> float:
+        """Seconds to read all of them."""
+        return self.size_bytes / self.memory_per_s
+
+
+@dataclass(frozen=True, slots=True)
 class StageTimes:
     """A stage with its rates, for mean requests: a prompt token attends to half the prompt, on average."""
 
     load: StageLoad
     compute_per_s: float
+    """Of the LM head and of the next tokens' attention."""
+    attention_per_s: float
+    """Of the attention of a prompt's tokens."""
     memory_per_s: float
-    weight_bytes: float
-    """Of all layers, experts included."""
-    expert_bytes: float
-    token_flops: float
-    """FLOPs of the layers' matrices per token."""
+    linear: Matrices
+    """All but the routed experts."""
+    experts: Matrices
     seen_flops: float
     """FLOPs of the attention of a prompt token."""
     held_flops: float
     """FLOPs of the attention of a sequence's next token."""
     held_bytes: float
     """Bytes of KV cache that a sequence's next token reads."""
+    layer_overhead_s: float
+    """Of every step, for all layers together."""
+    prompt_overhead_s: float
+    """Of a step with tokens of a prompt, besides."""
     traffic: tuple[tuple[float, float], ...]
     """Ring all-reduces (if GPUs share layers), then the hop (if a stage follows): seconds, and seconds per token."""
     shot: tuple[float, float] | None
     """One-shot all-reduces, which replace the ring if they are faster: seconds, and seconds per token."""
 
     def parts(self, prefill_tokens: float, sequences: float) -> Parts:
-        """The time of a step with so many prompt tokens and so many sequences."""
+        """The time of a step with the given prompt tokens and sequences."""
         tokens, load = prefill_tokens + sequences, self.load
         rows = sequences + (1.0 if prefill_tokens else 0.0)  # outputs of the LM head
         compute = memory = 0.0
-        for flops, size in (
-            (tokens * self.token_flops, self.read_bytes(tokens)),
-            (rows * load.head_flops, load.head_bytes),
-            (sequences * self.held_flops, sequences * self.held_bytes),
-            (prefill_tokens * self.seen_flops, 0.0),
+        for computing, reading in (
+            (tokens * self.linear.compute_s, self.linear.memory_s),
+            (tokens * self.experts.compute_s, self.experts.memory_s * self.touched(tokens)),
+            (rows * load.head_flops / self.compute_per_s, load.head_bytes / self.memory_per_s),
+            (sequences * self.held_flops / self.compute_per_s, sequences * self.held_bytes / self.memory_per_s),
+            (prefill_tokens * self.seen_flops / self.attention_per_s, 0.0),
         ):
-            computing, reading = flops / self.compute_per_s, size / self.memory_per_s
             if computing > reading:
                 compute += computing
             else:
                 memory += reading
         return Parts(compute, memory, self._link_s(tokens))
 
-    def read_bytes(self, tokens: float) -> float:
-        """Weight bytes of the layers that a step over so many tokens reads: see Architecture.layer_read_bytes."""
-        if not self.expert_bytes:
-            return self.weight_bytes
+    def touched(self, tokens: float) -> float:
+        """The share of the experts that a step over so many tokens reads: see Architecture.layer_read_bytes."""
+        if not self.experts.size_bytes:
+            return 0.0
         untouched: float = (1.0 - self.load.routed_share) ** tokens
-        return self.weight_bytes - self.expert_bytes * untouched
+        return 1.0 - untouched
 
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
-        """Seconds of a step with so many prompt tokens and so many sequences."""
-        return self.parts(prefill_tokens, sequences).total_s
+        """Seconds of a step with so many prompt tokens and so many sequences, without the engine's constant parts."""
+        overhead = self.layer_overhead_s + (self.prompt_overhead_s if prefill_tokens else 0.0)
+        return self.parts(prefill_tokens, sequences).total_s + overhead
 
     @property
     def weights_s(self) -> float:
         """Seconds to read all weights of the layers: the least time of their matrices in a busy engine."""
-        return self.weight_bytes / self.memory_per_s
+        return self.linear.memory_s + self.experts.memory_s
 
     def _link_s(self, tokens: float) -> float:
         times = [fixed + per_token * tokens for fixed, per_token in self.traffic]
@@ -116,13 +148,13 @@ class Pipeline:
         self.stages = tuple(_stage(loads, index, links, costs) for index in range(len(loads)))
 
     def stage_times(self, prefill_tokens: float, sequences: float) -> list[float]:
-        """[stages]: the time of one batch with so many prompt tokens and so many sequences."""
+        """[stages]: the time of one batch with the given prompt tokens and sequences."""
         efficiency = self.costs.efficiency
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
         return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
 
     def round_s(self, prefill_tokens: float, sequences: float) -> float:
-        """The time in which every sequence gets a token and all batches together compute so many prompt tokens."""
+        """The time in which every sequence gets a token and all batches together compute the given prompt tokens."""
         batches = self.batches(sequences)
         times = self.stage_times(prefill_tokens / batches, sequences / batches)
         return max(sum(times), batches * max(times))
@@ -142,20 +174,20 @@ class Pipeline:
         return max(parts, key=lambda part: part.total_s)
 
     def step_time(self, chunk: float, sequences: float) -> StepTime:
-        """The step-time model of the filled pipeline, exact near steps of `chunk` prompt tokens and so many sequences.
-
-        A decoded token takes compute time only if compute limits the step. The model's time per sequence is that of
-        steps with a chunk, so it overestimates steps without one a little.
-        """
+        """The step-time model of the filled pipeline, exact near `chunk` prompt tokens and so many sequences."""
         m, held = float(len(self.stages)), self.costs.held_tokens
         filled = max(sequences, m)
-        full = self.round_s(chunk, filled)
         floor = self._filled([stage.weights_s for stage in self.stages])
-        per_token = (self.round_s(2 * chunk, filled) - full) / chunk
         per_kv_token = self._filled([stage.held_bytes / held / stage.memory_per_s for stage in self.stages]) / m
-        overhead = max(0.0, self.round_s(0.0, m) - floor - per_kv_token * m * held)
-        rest = full - max(floor, per_token * chunk) - overhead
-        return StepTime(floor, per_token, per_kv_token, max(0.0, rest / filled - per_kv_token * held), overhead)
+        lone, many = self.round_s(0.0, m), self.round_s(0.0, filled)
+        overhead = max(0.0, lone - floor - per_kv_token * m * held)
+        rest = max(0.0, many - floor - overhead)
+        per_sequence = max(0.0, rest / filled - per_kv_token * held)
+        without = overhead + (per_kv_token * held + per_sequence) * filled
+        full = self.round_s(chunk, filled)
+        per_token = (self.round_s(2 * chunk, filled) - full) / chunk
+        prompt = max(0.0, full - max(floor, per_token * chunk) - without)
+        return StepTime(floor, per_token, per_kv_token, per_sequence, overhead, prompt)
 
     def _filled(self, times: Sequence[float]) -> float:
         return max(sum(times), len(times) * max(times))
@@ -181,19 +213,54 @@ def _stage(loads: Sequence[StageLoad], index: int, links: Links | None, costs: C
         ]
         traffic.append(max(hops))
     held, seen = costs.held_tokens, costs.prompt_tokens / 2
+    efficiency = costs.efficiency
+    compute = min(flops_per_s(device) or 0.0 for device in load.devices)
     return StageTimes(
         load=load,
-        compute_per_s=min(flops_per_s(device) or 0.0 for device in load.devices) * costs.efficiency.compute,
-        memory_per_s=min(device.memory_bytes_per_s or 0.0 for device in load.devices) * costs.efficiency.memory,
-        weight_bytes=load.weight_bytes,
-        expert_bytes=load.expert_bytes,
-        token_flops=load.flops_per_token,
+        compute_per_s=compute * efficiency.compute,
+        attention_per_s=compute * efficiency.attention,
+        memory_per_s=min(device.memory_bytes_per_s or 0.0 for device in load.devices) * efficiency.memory,
+        linear=_matrices(
+            load.devices,
+            efficiency,
+            load.linear_kernel,
+            efficiency.kernels.linear,
+            load.flops_per_token - load.expert_flops_per_token,
+            load.weight_bytes - load.expert_bytes,
+        ),
+        experts=_matrices(
+            load.devices,
+            efficiency,
+            load.expert_kernel,
+            efficiency.kernels.experts,
+            load.expert_flops_per_token,
+            load.expert_bytes,
+        ),
         seen_flops=load.attention_flops(seen),
         held_flops=load.attention_flops(held),
         held_bytes=load.kv_bytes(held),
+        layer_overhead_s=efficiency.layer_s * load.layers + efficiency.expert_layer_s * load.expert_layers,
+        prompt_overhead_s=efficiency.prompt_layer_s * load.layers,
         traffic=tuple(traffic),
         shot=shot,
     )
+
+
+def _matrices(
+    devices: Sequence[Device],
+    efficiency: Efficiency,
+    kernel: Kernel,
+    shares: Mapping[KernelName, KernelShare],
+    flops: float,
+    size_bytes: float,
+) -> Matrices:
+    """Matrices of one format on the slowest of the devices."""
+    compute, memory = [], []
+    for device in devices:
+        flops_rate, share = rates(device, flops_per_s(device) or 0.0, shares, kernel)
+        compute.append(flops_rate * efficiency.compute)
+        memory.append((device.memory_bytes_per_s or 0.0) * efficiency.memory * share)
+    return Matrices(flops, size_bytes, min(compute), min(memory))
 
 
 def _all_reduce(load: StageLoad, links: Links, costs: Costs) -> tuple[tuple[float, float], tuple[float, float] | None]:

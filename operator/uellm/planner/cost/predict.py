@@ -11,7 +11,7 @@ the variance of an exponential distribution:
 
     mean wait W = S * r / (1 - r),    P(wait > t) = r * exp(-t * r / W)    (exact for M/M/1; heavy traffic otherwise)
 
-    TTFT = quantile of the wait + a round in progress (T) + the prompt's own passage through all stages
+    TTFT = before the engine + quantile of the wait + a round in progress (T) + the prompt's passage through all stages
 
 All these are explicit in n and grow with it. The largest rate at which the targets hold is found by bisection over n.
 """
@@ -97,7 +97,7 @@ class EngineModel:
         return without + min(1.0, owed / carried) * (full - without)
 
     def rate(self, running: float) -> float:
-        """Requests per second that keep so many sequences running."""
+        """Requests per second that keep this many sequences running."""
         return running / (self.output * self.tpot_s(running))
 
     def utilisation(self, running: float, rate: float) -> float:
@@ -110,6 +110,7 @@ class EngineModel:
         others = running if rate else 0.0
         passage = self.pipeline.passage_s(chunk, others)
         passage += max(0.0, self.prompt / chunk - 1) * self.pipeline.round_s(chunk, others)
+        passage += self.pipeline.costs.before_engine_s
         if not rate:
             return passage
         busy, service = self.utilisation(running, rate), self._service_s(running)
@@ -154,7 +155,8 @@ class EngineModel:
 
     def step_time(self, running: float) -> StepTime:
         """The step-time model around so many running sequences, with full chunks."""
-        return self.pipeline.step_time(self.room(running), running)
+        room = self.room(running)
+        return self.pipeline.step_time(room, running).folded(room)
 
     def _service_s(self, running: float) -> float:
         room = self.room(running)

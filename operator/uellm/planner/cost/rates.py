@@ -36,6 +36,11 @@ class Costs:
         """KV tokens that the request holds on average while it decodes."""
         return self.prompt_tokens + self.output_tokens / 2
 
+    @property
+    def before_engine_s(self) -> float:
+        """Seconds from a request's arrival to its prompt's, as tokens, in the engine."""
+        return self.efficiency.request_s + self.efficiency.prompt_token_s * self.prompt_tokens
+
     @classmethod
     def of(
         cls, model: Architecture, prompt_tokens: int, output_tokens: int, efficiency: Efficiency | None = None
@@ -69,8 +74,8 @@ class Costs:
             float(data.get("flopsPerWeightByte", 1.0)),
             int(data.get("hopBytesPerToken", 0)),
             Efficiency(
-                float(data.get("computeEfficiency", c.COMPUTE_EFFICIENCY)),
-                float(data.get("memoryEfficiency", c.MEMORY_EFFICIENCY)),
+                compute=float(data.get("computeEfficiency", c.COMPUTE_EFFICIENCY)),
+                memory=float(data.get("memoryEfficiency", c.MEMORY_EFFICIENCY)),
             ),
         )
 

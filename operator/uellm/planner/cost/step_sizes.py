@@ -22,6 +22,7 @@ from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.request import SloClass
 from uellm.planner.shape import Shape, Steps
+from uellm.planner.vllm.defaults import MOST_SEQUENCES, default_steps
 from uellm.planner.vllm.flags import BATCHED_TOKENS, SEQUENCES, UserArgs
 from uellm.planner.vllm.partition import even_split
 from uellm.step_time import StepTime
@@ -39,9 +40,14 @@ def steps(
     links: Links | None = None,
 ) -> Steps:
     """The step sizes for a shape on any of these devices. The slowest and the smallest device decide."""
-    smallest = min(device.memory_bytes for device in devices)
-    tokens, sequences = next((tokens, seqs) for least, tokens, seqs in c.ENGINE_DEFAULTS if smallest >= least)
+    smallest = min(devices, key=lambda device: device.memory_bytes)
+    tokens, sequences = default_steps(smallest.product, smallest.memory_bytes)
     why_tokens = why_sequences = "vLLM's default for GPUs of this memory"
+    if demand.concurrency is not None:
+        # A place that no request takes costs memory for its logits.
+        enough = max(c.ENOUGH_SEQUENCES, math.ceil(demand.concurrency * c.PLACES_PER_REQUEST / 8) * 8)
+        if enough < sequences:
+            sequences, why_sequences = enough, "more are never in flight at this load"
     if demand.tpot_s is not None and len(devices) >= shape.gpus and all(measured(device) for device in devices):
         step = step_time(model, devices, shape, costs, links)
         if (most := most_sequences(step, costs, demand.tpot_s)) < sequences:
@@ -59,6 +65,21 @@ def steps(
         sequences, why_sequences = own, SET
     reason = f"{BATCHED_TOKENS} {tokens}: {why_tokens}; {SEQUENCES} {sequences}: {why_sequences}"
     return Steps(tokens, sequences, reason)
+
+
+def enlarged(sizes: Steps, factor: int, most_tokens: int, user: UserArgs) -> Steps:
+    """Steps with so many times the prompt tokens, for prompts that would wait too long; the same if the user set them.
+
+    A chunk is chosen for steps that are all full. At the load of a plan most are not, and a larger one may keep the
+    targets with fewer GPUs: a prompt then takes fewer steps, each of which costs a constant.
+    """
+    tokens = min(sizes.batched_tokens * factor, most_tokens)
+    if user.number(BATCHED_TOKENS) is not None or tokens == sizes.batched_tokens:
+        return sizes
+    reason = (
+        f"{BATCHED_TOKENS} {tokens}: smaller ones make prompts wait longer at this load; {SEQUENCES} {sizes.sequences}"
+    )
+    return Steps(tokens, sizes.sequences, reason)
 
 
 def step_time(
@@ -81,7 +102,7 @@ def most_sequences(step: StepTime, costs: Costs, tpot_s: float) -> int:
     """
     each = step.per_sequence_s + step.per_kv_token_s * costs.held_tokens
     spare = tpot_s - step.floor_s - step.overhead_s
-    most, default = spare / each if each > 0 else math.inf, c.ENGINE_DEFAULTS[0][2]
+    most, default = spare / each if each > 0 else math.inf, MOST_SEQUENCES
     return default if most < c.LEAST_SEQUENCES else int(min(most // 8 * 8, default))
 
 

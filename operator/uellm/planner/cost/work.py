@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from uellm.hardware import Device
 from uellm.models import Architecture
+from uellm.models.kernels import Kernel
 from uellm.planner.spans import spans
 
 
@@ -27,6 +28,8 @@ class LayerKind(NamedTuple):
     weight_bytes: int
     expert_bytes: int
     flops_per_token: float
+    expert_flops: float
+    """The part of them in routed experts."""
     attention_flops: float
     """Per token and per token of context."""
     window_tokens: int | None
@@ -44,6 +47,8 @@ class StageLoad:
     devices: tuple[Device, ...]
     kinds: tuple[tuple[LayerKind, int], ...]
     """Kinds of layers, and how many there are of each."""
+    linear_kernel: Kernel
+    expert_kernel: Kernel
     routed_share: float
     """Share of the experts to which one token is routed, 0 to 1; 0: dense."""
     kv_share: float
@@ -62,6 +67,16 @@ class StageLoad:
     def flops_per_token(self) -> float:
         """FLOPs of the layers' matrices per token."""
         return sum(count * kind.flops_per_token for kind, count in self.kinds) / len(self.devices)
+
+    @property
+    def expert_flops_per_token(self) -> float:
+        """The part of them in routed experts."""
+        return sum(count * kind.expert_flops for kind, count in self.kinds) / len(self.devices)
+
+    @property
+    def expert_layers(self) -> int:
+        """Number of layers with routed experts."""
+        return sum(count for kind, count in self.kinds if kind.expert_bytes)
 
     @property
     def weight_bytes(self) -> float:
@@ -103,6 +118,8 @@ def stage_loads(
             StageLoad(
                 devices=group,
                 kinds=_kinds(model, first, end),
+                linear_kernel=model.linear_kernel,
+                expert_kernel=model.expert_kernel,
                 routed_share=model.experts_per_token / model.experts if model.experts else 0.0,
                 kv_share=kv_width * float(kv_share(model, tensor)),
                 head_bytes=head / tensor if last else 0.0,
@@ -124,6 +141,7 @@ def _kinds(model: Architecture, first: int, end: int) -> tuple[tuple[LayerKind, 
         model.layer_weight_bytes[first:end],
         model.layer_expert_bytes[first:end],
         model.layer_flops_per_token[first:end],
+        (model.layer_expert_flops_per_token or (0.0,) * model.layers)[first:end],
         model.layer_attention_flops_per_token[first:end],
         model.layer_window_tokens[first:end],
         model.layer_kv_bytes_per_token[first:end],

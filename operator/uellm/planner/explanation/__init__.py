@@ -1,1 +1,1 @@
-"""Reasons for people: what limits a plan, why an alternative lost, the best that can be had."""
+"""Explanations for people: what limits a plan, why an alternative was rejected, the best that is possible."""

@@ -1,4 +1,4 @@
-"""Targets that cannot be met here: the best that is possible, and the smallest change that would meet them."""
+"""For targets that cannot be met: the best that is possible, and the smallest change that would meet them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NearestPlacement(NamedTuple):
 
 
 def nearest(search: Search) -> NearestPlacement | None:
-    """The placement that comes nearest to the targets; None where nothing is predicted of any."""
+    """The placement that comes nearest to the targets; None if nothing is predicted."""
     ideals = [
         (ratio, shape, family)
         for shape in search.every_shape()
@@ -57,7 +57,7 @@ def nearest(search: Search) -> NearestPlacement | None:
 
 
 def relaxed(request: PlanRequest, best: NearestPlacement) -> Iterator[PlanRequest]:
-    """The request with the missed targets set to what is possible, with ever more headroom; last without them."""
+    """The request with the missed targets relaxed to what is possible, with growing headroom; finally without them."""
     missed = {(entry.class_name, entry.name): entry.predicted_s for entry in best.missed}
 
     def loosened(each: SloClass, leeway: float) -> SloClass:
@@ -102,7 +102,7 @@ def change(best: NearestPlacement) -> str:
 
 
 def _hardware(best: NearestPlacement) -> str:
-    """How much faster GPUs would have to be in the one rate where the smallest factor is enough."""
+    """How much faster GPUs would have to be in one rate: the rate that needs the smallest factor."""
     kinds: tuple[tuple[str, Callable[[Device, float], Device]], ...] = (
         ("compute", lambda device, factor: _faster(device, compute=factor)),
         ("memory bandwidth", lambda device, factor: _faster(device, memory=factor)),
@@ -140,6 +140,7 @@ def _faster(device: Device, *, compute: float = 1.0, memory: float = 1.0) -> Dev
         device,
         bf16_flops_per_s=times(device.bf16_flops_per_s, compute),
         fp16_flops_per_s=times(device.fp16_flops_per_s, compute),
+        fp8_flops_per_s=times(device.fp8_flops_per_s, compute),
         memory_bytes_per_s=times(device.memory_bytes_per_s, memory),
     )
 
@@ -151,6 +152,6 @@ def _outcomes(candidate: Candidate) -> list[TargetOutcome]:
 
 
 def _ratio(candidate: Candidate | PlanRefusal) -> float | None:
-    """Predicted over target of the target that is missed most; None where nothing is predicted."""
+    """Predicted over target for the target that is missed most; None if nothing is predicted."""
     hardest = None if isinstance(candidate, PlanRefusal) else worst(_outcomes(candidate))
     return None if hardest is None else hardest.ratio

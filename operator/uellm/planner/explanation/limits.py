@@ -12,7 +12,7 @@ from uellm.planner.units import milliseconds, size
 
 
 def binding(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> str:
-    """A sentence: a stage's memory, a target of the classes, or the rate."""
+    """That limit as a sentence: a stage's memory, a target of the classes, or the rate."""
     share, sentence = max(_limits(best, replicas, classes), key=lambda entry: entry[0])
     return f"{sentence} ({share:.0%})"
 
@@ -40,7 +40,7 @@ def _limits(best: Candidate, replicas: int, classes: Sequence[SloClass]) -> Iter
 
 
 def _memory(best: Candidate) -> tuple[float, str]:
-    """The memory that a device needs (with the required KV cache, not all that is free) of what it may use."""
+    """The memory that a device needs, with the required KV cache only, compared with what it may use."""
     found = []
     for index, stage in enumerate(best.stages()):
         group = best.assignment.groups[index]

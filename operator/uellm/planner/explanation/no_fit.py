@@ -1,4 +1,4 @@
-"""Why no plan exists: the device, the amount that is missing, and computed (not guessed) changes that would fit."""
+"""Why no plan exists: the device, the missing amount, and changes that would fit, computed and not guessed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from uellm.text import counted
 
 def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
     """NoFit or NeedsExactDevices, with the device and the amount."""
-    # Room is all that counts here, and that is the same on all nodes of a family.
+    # Only room matters here, and it is the same on all nodes of a family.
     request, pools = search.request, [family.ideal for family in search.families]
     if not pools:
         return PlanError("NoFit", _nothing_free(request))
@@ -71,7 +71,7 @@ def _exact(search: Search, pools: Sequence[Pool], rejections: Sequence[Rejection
 
 
 def _amount(search: Search, pools: Sequence[Pool]) -> str:
-    """What one device would need, what the largest one has, and what is missing."""
+    """What one device would need, what the largest one has, and the difference."""
     pool, device = max(
         ((pool, device) for pool in pools for device in pool.devices), key=lambda entry: entry[1].memory_bytes
     )
@@ -110,7 +110,7 @@ def _remedy(search: Search, pools: Sequence[Pool]) -> str:
 
 
 def _more_allowed(search: Search, pools: Sequence[Pool], most: int) -> Iterator[str]:
-    """More of the free GPUs, which placement.gpus.max forbids."""
+    """More of the free GPUs, if placement.gpus.max excludes them."""
     request = search.request
     if request.gpus_max is not None and request.gpus_max < most:
         fewest = fewest_gpus(replace(request, gpus_max=None), pools)
@@ -160,14 +160,14 @@ def _more_gpus(request: PlanRequest, pools: Sequence[Pool]) -> Iterator[str]:
 
 
 def imagined(pool: Pool, device: Device, count: int) -> Pool:
-    """A node with so many of the device."""
+    """A node with this number of the device."""
     devices = tuple(replace(device, uuid=f"{device.uuid}#{index}", index=index) for index in range(count))
     links: tuple[Link, ...] = ()
     return replace(pool, devices=devices, links=links, promised=0)
 
 
 def fewest_gpus(request: PlanRequest, pools: Sequence[Pool]) -> int | None:
-    """The fewest GPUs on which the model has room with next to no load, whatever the targets; None: nowhere."""
+    """The fewest GPUs with room for the model under next to no load, ignoring targets; None if no number is enough."""
     sizer = Sizer(request)
     most = max(pool.sure for pool in pools)
     for gpus in range(request.gpus_min, min(most, request.gpus_max or most) + 1):

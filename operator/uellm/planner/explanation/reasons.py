@@ -36,6 +36,12 @@ def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> t
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured, so nothing is predicted")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
+    rated = sorted({device.product for device in best.assignment.devices if device.rated})
+    if rated:
+        notes.append(
+            f"speeds of {', '.join(rated)} are not measured on these nodes: those of the product are assumed, "
+            "as measured elsewhere or taken from the data sheet"
+        )
     slowest = evaluator.slowest(best)
     if slowest is not None:
         notes.append(

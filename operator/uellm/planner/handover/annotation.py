@@ -1,7 +1,7 @@
 """The pod's annotation `uellm.io/plan`: what a node must have for the pod's plan.
 
-Written by reconcile into the pod template, read by the scheduler extender. It depends on the plan and the spec alone: a
-new measurement must not change a byte of the template.
+Written by reconcile into the pod template, read by the scheduler extender. It depends on the shape of the plan and on
+the spec alone: neither a new node nor a new measurement may change a byte of the template.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ class PlanAnnotation:
     pipeline: int
     task: Task
     """What is placed on the GPUs; its costs and policy are not part of the annotation."""
-    nodes: tuple[str, ...]
-    """The plan's nodes, the best first."""
     service: str
     """namespace/name"""
 
@@ -59,7 +57,6 @@ class PlanAnnotation:
             "reservedBytes": {"fixed": task.fixed_bytes, "fraction": task.margin},
             "layers": None if task.layers_override is None else list(task.layers_override),
             "layerCount": len(task.layer_bytes),
-            "nodes": list(self.nodes),
             "service": self.service,
         }
 
@@ -91,7 +88,6 @@ class PlanAnnotation:
                     costs=Costs(),
                     layers_override=None if layers is None else tuple(int(number) for number in layers),
                 ),
-                nodes=tuple(data["nodes"]),
                 service=str(data["service"]),
             )
 

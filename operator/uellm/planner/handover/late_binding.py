@@ -1,25 +1,28 @@
-"""Late binding: the layers placed on the devices that a pod really got, from plan.json alone.
+"""Late binding: the layers placed on the devices that a pod really got.
 
-The kubelet picks devices, so a pod may hold others than those meant for it. Where it holds the planned ones it gets
-the planned split; otherwise the planner's own solver decides on what is there, for the same policy.
+The kubelet picks devices, and the scheduler may pick a node that joined after the plan was made. So what a device is
+comes from the first of these that knows it: devices.json; the driver, or on a simulated node its device plugin; the
+plan's class of GPUs, where there is only one. A pod that has the devices meant for the first replica gets the planned
+split; otherwise the planner's own solver decides on what is there, for the same policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from uellm.errors import PlanError
-from uellm.hardware import Device
-from uellm.planner.assignment.assign import Assignment, Task, assign
+from uellm.hardware import Device, DeviceClass
+from uellm.planner.assignment.assign import Assignment, assign
 from uellm.planner.assignment.every_subset import room
 from uellm.planner.assignment.feasibility import needs
-from uellm.planner.handover.plan_document import PlanDocument, PlannedDevice, PlannedEngine
+from uellm.planner.constants import SAME_CLASS
+from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
+from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
 from uellm.planner.memory.kv_cache import kv_cache
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
-from uellm.planner.result import Plan
 from uellm.planner.spans import spans
 from uellm.planner.vllm.flags import KV_CACHE_BYTES
 from uellm.planner.vllm.refused_flags import flag_name
@@ -36,30 +39,85 @@ class Binding:
     pipeline: int
     kv_cache_bytes: int | None = None
     """What every rank allocates; None: as the plan's own flags say."""
+    devices: tuple[Device, ...] = ()
+    """What the devices are, in rank order."""
 
 
-def bind(document: PlanDocument, uuids: Sequence[str]) -> Binding:
-    """The binding of these devices. Raises PlanError: UnknownDevice, WrongDeviceCount, or NoFit with the amount."""
-    plan, task = document.plan, document.task
-    planned = [_known(document, uuid) for uuid in dict.fromkeys(uuids)]
-    devices = [entry.device for entry in planned]
-    stages = plan.gpus_per_replica // task.tensor
-    if len(devices) != stages * task.tensor:
+def bind(
+    document: PlanDocument,
+    uuids: Sequence[str],
+    *,
+    advice: DeviceFacts = NO_FACTS,
+    seen: DeviceFacts = NO_FACTS,
+) -> Binding:
+    """The binding of these devices. Raises PlanError: UnknownDevice, WrongDeviceCount, or NoFit with the amount.
+
+    `advice`: devices.json; `seen`: what the driver or a simulated node's device plugin says of the devices.
+    """
+    task = document.task
+    unique = tuple(dict.fromkeys(uuids))
+    stages = document.gpus // task.tensor
+    if len(unique) != stages * task.tensor:
         raise PlanError(
             "WrongDeviceCount",
-            f"the pod has {counted(len(devices), 'GPU')} and the plan is for {stages * task.tensor} (tensor "
+            f"the pod has {counted(len(unique), 'GPU')} and the plan is for {stages * task.tensor} (tensor "
             f"{task.tensor} x pipeline {stages}): request as many GPUs as the plan has",
         )
-    assignment = _as_planned(plan, devices, task)
+    devices = [device_of(document, uuid, index, advice, seen) for index, uuid in enumerate(unique)]
+    assignment = _as_planned(document, devices, advice.planned)
     if assignment is None:
-        nodes = sorted({entry.node for entry in planned})
-        links = [link for node in nodes for link in document.links.get(node, ())]
-        answer = assign(devices, links, task, stages)
+        answer = assign(devices, (*seen.links, *advice.links), task, stages)
         if isinstance(answer, PlanRefusal):
             raise PlanError("NoFit", f"the pod's GPUs cannot hold the plan: {sentence(answer)}")
         assignment = answer
     order = tuple(device.uuid for device in assignment.devices)
-    return Binding(order, assignment.layers, task.tensor, stages, _kv_cache_bytes(document, assignment))
+    kv_cache_bytes = _kv_cache_bytes(document, assignment)
+    return Binding(order, assignment.layers, task.tensor, stages, kv_cache_bytes, assignment.devices)
+
+
+def device_of(document: PlanDocument, uuid: str, index: int, advice: DeviceFacts, seen: DeviceFacts) -> Device:
+    """What a device is. Raises PlanError UnknownDevice where nothing knows it."""
+    if (known := advice.devices.get(uuid)) is not None:
+        return known
+    if (device := seen.devices.get(uuid)) is not None:
+        device = _with_rates(device, document.classes)
+        if device.memory_bytes:
+            return device
+    if len(document.classes) == 1:
+        return replace(document.classes[0].typical, uuid=uuid, index=index)
+    products = ", ".join(each.typical.product or "unnamed GPUs" for each in document.classes) or "no GPU"
+    raise PlanError(
+        "UnknownDevice",
+        f"nothing says what device {uuid} is: the driver does not, devices.json has no entry, and the plan is for "
+        f"several products ({products}); see that nvidia-smi is in the image",
+    )
+
+
+def _with_rates(device: Device, classes: Sequence[DeviceClass]) -> Device:
+    """The device as it was seen; what was not measured on it is taken from its class."""
+    near = [(share, each) for each in classes if (share := _difference(each, device)) is not None]
+    if not near:
+        return device
+    share, nearest = min(near, key=lambda entry: entry[0])
+    typical = nearest.typical
+    if share > SAME_CLASS:
+        return device
+    return replace(
+        device,
+        # The driver rounds to MiB; the class has the bytes.
+        memory_bytes=device.memory_bytes or typical.memory_bytes,
+        compute_capability=device.compute_capability or typical.compute_capability,
+        bf16_flops_per_s=device.bf16_flops_per_s or typical.bf16_flops_per_s,
+        fp16_flops_per_s=device.fp16_flops_per_s or typical.fp16_flops_per_s,
+        memory_bytes_per_s=device.memory_bytes_per_s or typical.memory_bytes_per_s,
+    )
+
+
+def _difference(of: DeviceClass, device: Device) -> float | None:
+    """A slice whose memory the driver does not tell is of the class of its product."""
+    if not device.memory_bytes:
+        return 0.0 if device.product == of.typical.product else None
+    return of.differs_by(device.product, device.memory_bytes)
 
 
 def engine_args(engine: PlannedEngine, binding: Binding) -> tuple[str, ...]:
@@ -73,23 +131,18 @@ def engine_args(engine: PlannedEngine, binding: Binding) -> tuple[str, ...]:
     return tuple(args)
 
 
-def _known(document: PlanDocument, uuid: str) -> PlannedDevice:
-    planned = document.devices.get(uuid)
-    if planned is None:
-        raise PlanError("UnknownDevice", f"device {uuid} is on no node of the plan")
-    return planned
-
-
-def _as_planned(plan: Plan, devices: Sequence[Device], task: Task) -> Assignment | None:
+def _as_planned(document: PlanDocument, devices: Sequence[Device], planned: Sequence[str]) -> Assignment | None:
     """The plan's own split, where the pod has the very devices meant for it and they hold it."""
     by_uuid = {device.uuid: device for device in devices}
-    if len(plan.stages) != len(plan.layers) or sorted(plan.devices) != sorted(by_uuid):
+    task, layers = document.task, document.layers
+    if len(layers) * task.tensor != len(planned) or sorted(planned) != sorted(by_uuid):
         return None
-    groups = tuple(tuple(by_uuid[uuid] for uuid in stage.devices) for stage in plan.stages)
-    wanted = needs(task, plan.layers)
+    ordered = [by_uuid[uuid] for uuid in planned]
+    groups = tuple(tuple(ordered[at : at + task.tensor]) for at in range(0, len(ordered), task.tensor))
+    wanted = needs(task, layers)
     if any(need > room(device, task) for group, need in zip(groups, wanted, strict=True) for device in group):
         return None
-    return Assignment(groups, plan.layers, 0.0)
+    return Assignment(groups, layers, 0.0)
 
 
 def _kv_cache_bytes(document: PlanDocument, assignment: Assignment) -> int | None:

@@ -1,6 +1,7 @@
-"""plan.json: the plan, the placement task, and the facts of every device that a pod may get.
+"""plan.json: the plan's shape, the placement task, and the facts of the classes of GPUs that it was made for.
 
-Written by the controller into the service's ConfigMap, read by the launcher in the engine's container.
+Written by the controller into a ConfigMap of the service, read by the launcher in the engine's container. It names no
+node and no device, so that it stays the same for as long as the plan does.
 """
 
 from __future__ import annotations
@@ -11,24 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.documents import VERSION, parsed, reading
-from uellm.hardware import Device, Link
+from uellm.hardware import DeviceClass
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
-from uellm.planner.result import Plan
 
 NAME = "plan.json"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedDevice:
-    """A device of a candidate node, without the facts that change all the time."""
-
-    node: str
-    device: Device
-
-    def to_dict(self) -> dict[str, Any]:
-        """`devices.UUID`."""
-        return {**self.device.to_dict(), "node": self.node}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +54,23 @@ class PlannedEngine:
 class PlanDocument:
     """The content of plan.json."""
 
-    plan: Plan
+    gpus: int
+    """Of each replica."""
+    layers: tuple[int, ...]
+    """By stage, on the devices meant for the first replica."""
     platform: str
     """cuda, or cpu where a CPU plays simulated GPUs."""
     task: Task
     engine: PlannedEngine
-    devices: Mapping[str, PlannedDevice]
-    """By uuid, the devices of the plan's nodes."""
-    links: Mapping[str, tuple[Link, ...]]
-    """By node."""
+    classes: tuple[DeviceClass, ...]
+    """Of the GPUs on the plan's nodes."""
     kv_tokens: int = 0
     """Tokens for which the task has KV cache; 0: the user set the engine's KV cache."""
     kv_factor: int = 1
     """Width of the engine's KV cache over that of the plan."""
 
     def to_json(self) -> str:
-        """Without indentation: the devices of many nodes share a ConfigMap of at most 1 MiB."""
+        """Without indentation."""
         return json.dumps(self.to_dict(), separators=(",", ":"), ensure_ascii=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +78,12 @@ class PlanDocument:
         task = self.task
         return {
             "version": VERSION,
-            "plan": self.plan.to_dict(),
+            "plan": {
+                "gpusPerReplica": self.gpus,
+                "tensor": task.tensor,
+                "pipeline": len(self.layers),
+                "layers": list(self.layers),
+            },
             "platform": self.platform,
             "instance": {
                 "layers": len(task.layer_bytes),
@@ -106,8 +100,7 @@ class PlanDocument:
             "costs": task.costs.to_dict(),
             "kvTokens": self.kv_tokens,
             "kvFactor": self.kv_factor,
-            "devices": {uuid: planned.to_dict() for uuid, planned in self.devices.items()},
-            "links": {node: [link.to_dict() for link in links] for node, links in self.links.items()},
+            "classes": [each.to_dict() for each in self.classes],
             "engine": self.engine.to_dict(),
         }
 
@@ -121,15 +114,12 @@ class PlanDocument:
         """The inverse of `to_dict`. Raises UnreadableDocument."""
         with reading(name, document) as data:
             return cls(
-                plan=Plan.from_dict(data["plan"]),
+                gpus=int(data["plan"]["gpusPerReplica"]),
+                layers=tuple(int(count) for count in data["plan"]["layers"]),
                 platform=data["platform"],
                 task=_task(data),
                 engine=PlannedEngine.from_dict(data["engine"]),
-                devices={
-                    uuid: PlannedDevice(facts["node"], Device.from_dict(facts))
-                    for uuid, facts in data["devices"].items()
-                },
-                links={node: tuple(map(Link.from_dict, links)) for node, links in data["links"].items()},
+                classes=tuple(map(DeviceClass.from_dict, data["classes"])),
                 kv_tokens=int(data.get("kvTokens") or 0),
                 kv_factor=int(data.get("kvFactor", 1)),
             )

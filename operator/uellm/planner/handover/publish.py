@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from uellm.hardware import GPU_RESOURCE
+from uellm.hardware import classes_of
 from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.planner.handover.plan_document import PlanDocument, PlannedDevice, PlannedEngine
-from uellm.planner.handover.revalidate import task_of
-from uellm.planner.nodes.facts import lasting, ordered_links
+from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
+from uellm.planner.handover.revalidate import resource_name, task_of
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.vllm import flags
@@ -19,13 +18,14 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
     """plan.json for a plan of the request."""
     nodes = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
     own_cache = flags.KV_CACHE_BYTES in UserArgs(request.engine.args).flags
+    resource = resource_name(plan, request)
     return PlanDocument(
-        plan=plan,
+        gpus=plan.gpus_per_replica,
+        layers=plan.layers,
         platform="cpu" if nodes and all(node.simulated for node in nodes) else "cuda",
         task=task_of(plan, request),
         engine=planned_engine(plan, request),
-        devices={device.uuid: PlannedDevice(node.name, lasting(device)) for node in nodes for device in node.devices},
-        links={node.name: ordered_links(node) for node in nodes},
+        classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
         kv_tokens=0 if own_cache else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
     )
@@ -39,7 +39,6 @@ def plan_annotation(plan: Plan, request: PlanRequest) -> PlanAnnotation:
         resource_name=resource_name(plan, request),
         pipeline=plan.pipeline,
         task=replace(task, layers_override=task.fixed_layers(plan.pipeline)),
-        nodes=plan.nodes,
         service=request.service,
     )
 
@@ -68,13 +67,3 @@ def kv_factor(request: PlanRequest) -> int:
     if not simulated or request.engine.dtype != "auto":
         return 1
     return max(1, 4 // request.architecture.kv_dtype_bytes)
-
-
-def resource_name(plan: Plan, request: PlanRequest) -> str:
-    """The resource by which the pod requests its GPUs: that of the planned devices, else that of their nodes."""
-    names: dict[bool, str] = {}
-    for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
-        for device in offer.node.devices:
-            if device.uuid in plan.devices or offer.node.name in plan.nodes:
-                names.setdefault(device.uuid in plan.devices, device.resource_name)
-    return names.get(True) or names.get(False) or GPU_RESOURCE

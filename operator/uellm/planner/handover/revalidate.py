@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from uellm.hardware import GPU_RESOURCE
 from uellm.planner.assignment.assign import Task
 from uellm.planner.assignment.every_subset import refusal
 from uellm.planner.cost.demand import demand
@@ -41,18 +42,33 @@ def task_of(plan: Plan, request: PlanRequest) -> Task:
     return evaluator_of(plan, request).task(shape_of(plan), _steps(plan))
 
 
+def resource_name(plan: Plan, request: PlanRequest) -> str:
+    """The resource by which the pod requests its GPUs: that of the planned devices, else that of their nodes."""
+    names: dict[bool, str] = {}
+    for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
+        for device in offer.node.devices:
+            if device.uuid in plan.devices or offer.node.name in plan.nodes:
+                names.setdefault(device.uuid in plan.devices, device.resource_name)
+    return names.get(True) or names.get(False) or GPU_RESOURCE
+
+
 def _steps(plan: Plan) -> Steps:
     return Steps(plan.max_num_batched_tokens, plan.max_num_seqs)
 
 
 def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
-    """None where the plan's nodes still have room for the service's replicas, else why they have not."""
+    """None where some nodes have room for the service's replicas, else why they have not.
+
+    Any node counts, also one that the plan does not name: pods go wherever their plan fits.
+    """
     layers = request.architecture.layers
     if sum(plan.layers) != layers:
         return OtherLayers(sum(plan.layers), layers)
     task, room, refusals = task_of(plan, request), 0, list[PlanRefusal]()
-    pools = [pool for pool in pools_of(request) if pool.node in plan.nodes]
-    for pool in pools:
+    resource = resource_name(plan, request)
+    pools = [pool for pool in pools_of(request) if pool.resource_name == resource]
+    # The refusal of a node that the plan was made for says more than that of any other.
+    for pool in sorted(pools, key=lambda pool: pool.node not in plan.nodes):
         cause = refusal(pool, task, plan.pipeline)
         if cause is None:
             room += pool.sure // plan.gpus_per_replica
@@ -60,8 +76,9 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
             refusals.append(OnNode(pool.node, cause))
     if room >= max(1, request.replicas):
         return None
+    nodes = tuple(sorted({pool.node for pool in pools}))
     if room:
-        return TooFewReplicas(plan.nodes, room, request.replicas)
+        return TooFewReplicas(nodes, room, request.replicas)
     return refusals[0] if refusals else NodesTaken(plan.nodes, free=bool(pools))
 
 
@@ -79,11 +96,11 @@ class Outlook(NamedTuple):
 
 
 def outlook(plan: Plan, request: PlanRequest) -> Outlook | None:
-    """The plan on the best of its nodes as they are measured now; None where it has no place or nothing is measured."""
+    """The plan on the best of the nodes as they are measured now; None where it has no place or nothing is measured."""
     evaluator, shape, sizes = evaluator_of(plan, request), shape_of(plan), _steps(plan)
-    found = []
+    found, resource = [], resource_name(plan, request)
     for pool in pools_of(request):
-        if pool.node in plan.nodes and evaluator.refusal(pool, shape, sizes) is None:
+        if pool.resource_name == resource and evaluator.refusal(pool, shape, sizes) is None:
             candidate = evaluator.candidate(pool, shape, sizes)
             if isinstance(candidate, Candidate) and candidate.times is not None:
                 found.append(_outlook(candidate, candidate.times))

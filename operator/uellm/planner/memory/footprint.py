@@ -18,6 +18,10 @@ from uellm.planner import constants as c
 from uellm.planner.cost.work import kv_share
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
+from uellm.planner.vllm.version import CURRENT, EngineVersion
+
+WIDE = ("bfloat16", "float16")
+"""Data types of a KV cache in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Footprint:
     head_bytes: int
     """Final norm and LM head, on the last stage."""
     sampler_bytes: int
-    """Logits and the sampler's copies of them, on the last stage."""
+    """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
     graph_bytes: int
     context_bytes: int
@@ -46,12 +50,12 @@ class Footprint:
 
     @property
     def fixed_bytes(self) -> int:
-        """What every GPU needs besides layers."""
+        """Bytes that every GPU needs besides layers."""
         return self.tower_bytes + self.activation_bytes + self.graph_bytes + self.context_bytes
 
     @property
     def last_bytes(self) -> int:
-        """What the last stage needs besides that."""
+        """Further bytes that the last stage needs."""
         return self.head_bytes + self.sampler_bytes
 
     def reserved_bytes(self, memory_bytes: int) -> int:
@@ -72,12 +76,15 @@ def footprint(
     user: UserArgs,
     *,
     request_tokens: int | None = None,
+    engine: EngineVersion = CURRENT,
+    nvlink: bool = True,
 ) -> Footprint:
     """The footprint of a model in a shape.
 
     `kv_tokens`: tokens that the KV cache must hold at least. `request_tokens`: prompt and output of a mean request;
     they decide how much of it a layer with a sliding window keeps. None: all of it. The constant state of a sequence
-    lies in the same cache, so it is spread over the tokens of its request.
+    is in the same cache, so it is spread over the tokens of its request. `engine`: its version. `nvlink`: whether the
+    GPUs that share a layer have it, and with it buffers for vLLM's own all-reduce.
     """
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
@@ -90,17 +97,19 @@ def footprint(
     )
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
+    body = _activations(model, tensor, steps.batched_tokens)
+    sampler = math.ceil(steps.sequences * model.vocab_size * engine.sampler_bytes_per_logit)
     return Footprint(
-        layer_bytes=tuple(math.ceil(weights / tensor) for weights in model.layer_weight_bytes),
+        layer_bytes=_layer_bytes(model, tensor),
         layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),
         layer_kv_bytes_per_token=per_token,
         tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
         head_bytes=math.ceil(head / tensor) + model.final_norm_bytes,
-        sampler_bytes=steps.sequences * model.vocab_size * c.SAMPLER_BYTES_PER_LOGIT,
-        activation_bytes=_activations(model, tensor, steps.batched_tokens),
-        graph_bytes=_graphs(model, shape, user),
-        context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 else 0),
+        sampler_bytes=max(0, sampler - body),
+        activation_bytes=body,
+        graph_bytes=_graphs(model, shape, user) if engine.counts_graphs else 0,
+        context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 and nvlink else 0),
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
     )
 
@@ -110,8 +119,8 @@ def kv_width(model: Architecture, user: UserArgs) -> Fraction:
     asked = user.text("--kv-cache-dtype") or "auto"
     if asked.startswith("fp8"):
         return Fraction(1, model.kv_dtype_bytes)
-    # A checkpoint may declare FP8; the flag then asks for the wider cache of its data type.
-    return Fraction(model.weight_dtype_bytes, model.kv_dtype_bytes) if asked == model.dtype else Fraction(1)
+    # A checkpoint may declare FP8; the flag then asks for the wider cache.
+    return Fraction(c.WIDE_BYTES, model.kv_dtype_bytes) if asked in WIDE else Fraction(1)
 
 
 def _within(window: int | None, batched_tokens: int, request_tokens: int | None) -> Fraction:
@@ -122,6 +131,26 @@ def _within(window: int | None, batched_tokens: int, request_tokens: int | None)
     if window is None or request_tokens is None:
         return Fraction(1)
     return min(Fraction(1), Fraction(window + batched_tokens, request_tokens))
+
+
+def _layer_bytes(model: Architecture, tensor: int) -> tuple[int, ...]:
+    """[L]: weights on each GPU. MXFP4 kernels pad the two sides of an expert's matrices, so that they fill tiles."""
+    padded = 1.0
+    if model.expert_kernel == "mxfp4":
+        width = max(1, _expert_width(model) // tensor)
+        padded = _padded(model.hidden_size, c.MXFP4_HIDDEN_TILE) * _padded(width, c.MXFP4_WIDTH_TILE)
+    return tuple(
+        math.ceil((whole + experts * (padded - 1)) / tensor)
+        for whole, experts in zip(model.layer_weight_bytes, model.layer_expert_bytes, strict=True)
+    )
+
+
+def _expert_width(model: Architecture) -> int:
+    return min((width for _, width in model.tensor_widths), default=model.intermediate_size)
+
+
+def _padded(size: int, tile: int) -> float:
+    return math.ceil(size / tile) * tile / size
 
 
 def _activations(model: Architecture, tensor: int, tokens: int) -> int:

@@ -60,6 +60,15 @@ def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None
     return _capability_refusal(device.product or device.uuid, own, request)
 
 
+def least_capability(request: PlanRequest) -> tuple[int, int]:
+    """The least compute capability with which `device_refusal` refuses no GPU."""
+    model = request.architecture
+    least = [LEAST_CAPABILITY, LEAST_FOR_QUANTIZATION.get(model.quantization, LEAST_CAPABILITY)]
+    if model.dtype == "bfloat16" and (request.engine.dtype != "auto" or model.name.startswith(NO_FLOAT16)):
+        least.append(LEAST_FOR_BFLOAT16)
+    return max(least)
+
+
 def _capability_refusal(name: str, own: tuple[int, int], request: PlanRequest) -> DeviceRefusal | None:
     model = request.architecture
     if own < LEAST_CAPABILITY:

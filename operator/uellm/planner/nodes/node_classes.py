@@ -29,7 +29,7 @@ class PoolClass:
         return self.pools[0]
 
     def room(self, gpus: int) -> int:
-        """The number of replicas with so many GPUs each that fit now."""
+        """The number of replicas with this many GPUs each that fit now."""
         return sum(pool.sure // gpus for pool in self.pools)
 
 

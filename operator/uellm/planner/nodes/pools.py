@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
 from uellm.planner.nodes.capability import device_refusal
+from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
 
 
@@ -25,19 +26,19 @@ def pools_of(request: PlanRequest) -> tuple[Pool, ...]:
 
 def pools_of_offer(offer: NodeOffer) -> list[Pool]:
     """The pools of one node. Promised GPUs count against every pool: which devices they will be is not known."""
-    free = set(offer.free)
+    free, node = set(offer.free), with_product_rates(offer.node)
     devices = sorted(
-        (device for device in offer.node.devices if device.uuid in free and device.usable),
+        (device for device in node.devices if device.uuid in free and device.usable),
         key=lambda device: (device.index, device.uuid),
     )
     return [
         Pool(
-            node=offer.node.name,
+            node=node.name,
             resource_name=name,
             devices=tuple(device for device in devices if device.resource_name == name),
-            links=offer.node.links,
+            links=node.links,
             promised=offer.promised,
-            simulated=offer.node.simulated,
+            simulated=node.simulated,
         )
         for name in sorted({device.resource_name for device in devices})
     ]

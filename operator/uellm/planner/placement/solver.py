@@ -149,7 +149,7 @@ class _PolicySearch:
         for size in self.sizes:
             least = self._cost_key(heuristic.latency_bound(self.problem, size), size)
             if best is not None and not bottleneck and least >= best[0][1]:
-                continue  # no placement on so many devices can be better
+                continue  # no placement on this many devices can be better
             for solution, bound in heuristic.candidates(self.problem, size, bottleneck=bottleneck):
                 key = (bound, self._cost_key(self._latency_units(solution), size), solution.classes)
                 if best is None or key < best[0]:

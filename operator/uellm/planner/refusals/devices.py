@@ -25,7 +25,7 @@ class CapabilityTooLow(DeviceRefusal):
     """vLLM does not support the GPU."""
 
     gpu: str
-    """Product, or the UUID of a GPU without one; so below."""
+    """Product, or the UUID of a GPU without one. The same holds below."""
     capability: tuple[int, int]
     needed: tuple[int, int]
 

@@ -1,4 +1,4 @@
-"""What a refusal of the planner is, and its kinds on the level of nodes and services. Sizes are in bytes."""
+"""The type of all refusals, and those about nodes and services. Sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uellm.planner.target_outcome import TargetOutcome
 
 
 class PlanRefusal:
-    """Why something cannot be had. `sentence` in sentences.py turns every kind into text."""
+    """Why something is refused. `sentence` in sentences.py turns every kind into text."""
 
     __slots__ = ()
 
@@ -32,16 +32,16 @@ class NoGpuOfResource(PlanRefusal):
 
 @dataclass(frozen=True, slots=True)
 class MigSlicesAlone(PlanRefusal):
-    """Several MIG slices would be needed, and they cannot be combined."""
+    """Several MIG slices would be needed, but they cannot be combined."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnlikeGpus(PlanRefusal):
-    """GPUs that share layers must be identical, and the kubelet may choose unlike ones."""
+    """GPUs that share layers must be identical, but the kubelet may choose unlike ones."""
 
     tensor: int
     products: tuple[tuple[str, int], ...]
-    """Products of the node's free GPUs, each with its number; "" for one without a name."""
+    """Products of the node's free GPUs with their counts; "" for a GPU without a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class NoRoom(PlanRefusal):
 
     cause: PlanRefusal
     tensor: int
-    """GPUs that share each layer; the sizes of `cause` are those on each of them."""
+    """GPUs that share each layer. The sizes in `cause` are per GPU."""
     choice: tuple[int, ...] = ()
-    """Indices of the GPUs that the kubelet may choose; empty where every choice is alike."""
+    """Indices of the GPUs that the kubelet may choose; empty if every choice is equivalent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class OnNode(PlanRefusal):
 
 @dataclass(frozen=True, slots=True)
 class OtherLayers(PlanRefusal):
-    """A kept plan places another number of layers than the model has."""
+    """A kept plan places a different number of layers than the model has."""
 
     planned: int
     model: int
@@ -121,7 +121,7 @@ class OtherLayers(PlanRefusal):
 
 @dataclass(frozen=True, slots=True)
 class TooFewReplicas(PlanRefusal):
-    """A kept plan's nodes have room for fewer replicas than the service wants."""
+    """A kept plan's nodes have room for fewer replicas than the service needs."""
 
     nodes: tuple[str, ...]
     room: int

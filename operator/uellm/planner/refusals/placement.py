@@ -1,4 +1,4 @@
-"""Why layers cannot be placed on given devices. Sizes are in bytes; devices are named by their id in the instance."""
+"""Why layers cannot be placed on given devices. Sizes are in bytes. Devices have their ids in the instance."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ class LayerTooLarge(PlacementRefusal):
 
 @dataclass(frozen=True, slots=True)
 class MemoryShort(PlacementRefusal):
-    """The largest devices together have less room than everything needs; `device` is the largest."""
+    """The largest devices together have less room than is needed. `device` is the largest."""
 
     need_bytes: int
     have_bytes: int
     missing_bytes: int
     devices: int
     of: int
-    """Devices there are."""
+    """Number of devices that exist."""
     device: str
 
     def renamed(self, names: Mapping[str, str]) -> MemoryShort:
@@ -77,7 +77,7 @@ class MemoryShort(PlacementRefusal):
 
 @dataclass(frozen=True, slots=True)
 class NoSplit(PlacementRefusal):
-    """The devices have enough room in all, but whole layers leave gaps; `device` is the largest."""
+    """The devices have enough room in total, but whole layers leave gaps. `device` is the largest."""
 
     need_bytes: int
     have_bytes: int
@@ -96,7 +96,7 @@ class NoSplit(PlacementRefusal):
 
 @dataclass(frozen=True, slots=True)
 class StageTooLarge(PlacementRefusal):
-    """A stage of a given split fits on none of the devices that are left for it."""
+    """A stage of a given split fits on none of the remaining devices."""
 
     stage: int
     layers: int
@@ -106,7 +106,7 @@ class StageTooLarge(PlacementRefusal):
 
 @dataclass(frozen=True, slots=True)
 class SearchCutShort(PlacementRefusal):
-    """The search was cut short: no placement was found, and none is proven impossible."""
+    """The search was cut short: it found no placement, but did not prove that there is none."""
 
     kinds: int
     """Kinds of devices."""
@@ -119,7 +119,7 @@ class SearchCutShort(PlacementRefusal):
 
 @dataclass(frozen=True, slots=True)
 class BaselineFails(PlacementRefusal):
-    """A baseline policy finds no placement where the optimal policy has one."""
+    """A baseline policy finds no placement although the optimal policy has one."""
 
     policy: str
     devices: tuple[str, ...]

@@ -108,7 +108,7 @@ def _(refusal: kinds.SplitBlocks) -> str:
 @sentence.register
 def _(refusal: devices.TimeSlicedShare) -> str:
     return (
-        f"{refusal.uuid} is a share of a time-sliced GPU: its memory is everybody's, so no plan can count on it; "
+        f"{refusal.uuid} is a share of a time-sliced GPU: other programs share its memory, so no plan can rely on it; "
         "turn time-slicing off on the node, or use MIG"
     )
 

@@ -1,4 +1,4 @@
-"""One shape on one node, worked out: which devices, which layers, how much KV cache, how fast."""
+"""One shape evaluated on one node: which devices, which layers, how much KV cache, how fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uellm.planner.assignment.every_subset import admits_some, refusal
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
-from uellm.planner.cost.step_sizes import steps
+from uellm.planner.cost.step_sizes import enlarged, steps
 from uellm.planner.cost.work import stage_loads
 from uellm.planner.memory.footprint import Footprint, footprint, kv_width
 from uellm.planner.memory.kv_cache import KvCache, kv_cache, tokens_of_flag
@@ -26,18 +26,19 @@ from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
+from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """What all candidates of one search have in common."""
+    """The data that all candidates of one search share."""
 
     request: PlanRequest
     demand: Demand
     user: UserArgs
     costs: Costs = field(init=False)
-    # By shape and step sizes; alike on every node.
+    # By shape and step sizes; the same on every node.
     _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -47,12 +48,12 @@ class Evaluator:
         object.__setattr__(self, "costs", costs)
 
     def steps(self, devices: Sequence[Device], shape: Shape, links: Sequence[Link] = ()) -> Steps:
-        """Step sizes for any of these devices; without links, what they say to one another counts nothing."""
+        """Step sizes for any of these devices. Without `links`, communication takes no time."""
         known = Links(links) if links else None
         return steps(self.request.architecture, self.demand, devices, shape, self.user, self.costs, known)
 
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
-        """Bytes of the shape."""
+        """Memory of the shape."""
         known = self._footprints.get((shape, sizes))
         if known is None:
             model, wanted = self.request.architecture, self.demand
@@ -79,40 +80,44 @@ class Evaluator:
         )
 
     def objective(self, shape: Shape) -> str:
-        """What the solver minimises: a filled pipeline is as fast as its slowest stage, an idle one as all together."""
+        """What the solver minimises: the slowest stage limits a filled pipeline, the sum of all stages an idle one."""
         if self.request.objective == "Latency":
             return "latency"
         filled = (self.demand.service_concurrency or 0.0) >= max(2, shape.pipeline)
         return "bottleneck" if filled or self.request.objective == "Throughput" else "latency"
 
     def refusal(self, pool: Pool, shape: Shape, sizes: Steps) -> PlanRefusal | None:
-        """Why the shape cannot be had on the node, None where it can."""
+        """Why the shape is refused on the node; None if it is not."""
         task = self.task(shape, sizes)
         if self.request.allocation == "DRA" and admits_some(pool, task, shape.pipeline):
             return None
         return refusal(pool, task, shape.pipeline)
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
-        """Whether the shape could be had if the devices were ours to choose."""
+        """Whether the shape would be possible if we could choose the devices."""
         return admits_some(pool, self.task(shape, self.steps(pool.devices, shape, pool.links)), shape.pipeline)
 
-    def fit(self, pool: Pool, shape: Shape) -> Candidate | PlanRefusal:
-        """The shape on the node with its own step sizes, or why it cannot be had there."""
+    def fit(self, pool: Pool, shape: Shape, larger: int = 1) -> Candidate | PlanRefusal:
+        """The shape on the node with its own step sizes, or why it cannot be had there.
+
+        `larger`: so many times the chunk, up to vLLM's default; where the user has set it, it stays.
+        """
         sizes = self.steps(pool.devices, shape, pool.links)
+        if larger > 1:
+            smallest = min(pool.devices, key=lambda device: device.memory_bytes)
+            most = max(sizes.batched_tokens, default_steps(smallest.product, smallest.memory_bytes)[0])
+            sizes = enlarged(sizes, larger, most, self.user)
         return self.refusal(pool, shape, sizes) or self.candidate(pool, shape, sizes)
 
     def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | PlanRefusal:
-        """The shape on the node that admits it, or why it cannot be had after all."""
+        """The shape on a node that admits it, or why it is refused after all."""
         assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
         if isinstance(assignment, PlanRefusal):
             return assignment
         return Candidate(self, pool, shape, sizes, assignment)
 
     def slowest(self, found: Candidate) -> Times | None:
-        """The times with the slowest devices that a pod may get instead: a device plugin hands out any of them.
-
-        None where nothing is measured, or no device is slower by more than measurements of equal ones differ by.
-        """
+        """The times with the slowest devices that a device plugin may allocate instead."""
         pool, count = found.pool, found.shape.gpus
         if self.request.allocation == "DRA" or count >= len(pool.devices) or found.times is None:
             return None
@@ -148,12 +153,12 @@ class Candidate:
 
     @property
     def measured(self) -> bool:
-        """Whether all its devices are."""
+        """Whether all its devices are measured."""
         return all(measured(device) for device in self.assignment.devices)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """First layer and the one after the last, by stage."""
+        """First layer, and the one after the last, by stage."""
         return spans(self.assignment.layers)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -173,7 +178,7 @@ class Candidate:
             context=sizes.context_bytes,
             free=0,
         )
-        # What another device must have: the same with the KV cache that is required, and vLLM's margin.
+        # Requirement for a replacement device: the same with the required KV cache and vLLM's margin.
         required = used.required - kv + self.kv_required(index)
         least = math.ceil(required / (1 - Fraction(sizes.margin)))
         product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
@@ -183,7 +188,7 @@ class Candidate:
         return Stage(tuple(device.uuid for device in group), least, product, memory)
 
     def kv_required(self, index: int) -> int:
-        """Bytes of KV cache that each GPU of a stage must hold at least."""
+        """The least bytes of KV cache on each GPU of a stage."""
         a, b = self.spans[index]
         return sum(self.footprint.layer_kv_bytes[a:b])
 
@@ -219,7 +224,10 @@ class Candidate:
 
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:
-    """The user's figure, held against what fits and what one request needs. Raises PlanError InvalidOverride."""
+    """The user's KV cache size, checked against the available room and the need of one request.
+
+    Raises PlanError InvalidOverride.
+    """
     tokens = tokens_of_flag(own, per_token)
     where = f"spec.engine.args: {KV_CACHE_BYTES} {own}"
     if tokens > most.tokens:

@@ -10,11 +10,11 @@ from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.vllm.flags import UserArgs, check_args
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
-"""Flags by which a user makes a model longer than its config.json says."""
+"""Flags that extend a model's length beyond that in its config.json."""
 
 
 def check(request: PlanRequest) -> None:
-    """Refuse what cannot work, before anything is searched. Raises PlanError InvalidOverride naming the field."""
+    """Refuse impossible overrides before the search. Raises PlanError InvalidOverride naming the field."""
     for value, known, field in (
         (request.policy, PLACEMENT_POLICIES, "spec.placement.policy"),
         (request.objective, OBJECTIVES, "spec.slo.objective"),

@@ -1,10 +1,11 @@
-"""Which of two placements is better: keys to compare, and lower bounds of a key.
+"""Which of two placements is better: keys for comparison, and lower bounds of a key.
 
-    Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time
-    Latency     the policy's weight of time and GPUs
+    Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time. A replica's GPUs count as the next
+                power of two, for the rest of them in a node is of little use
+    Latency     time with the fewest replicas that do, then GPUs in all (policy HE: as Efficiency)
     Throughput  requests a second of a replica, then GPUs in all
 
-Before all of that, a plan that is predicted to meet its targets precedes one that cannot be predicted, and replicas
+Two criteria come before these. A plan that is predicted to meet its targets precedes one without a prediction. Replicas
 that have room now precede those that do not. The policy's weights are those of placement_policies.py, for the seconds
 of a mean request and the GPUs of a replica.
 """
@@ -24,7 +25,7 @@ Key = tuple[Any, ...]
 
 
 def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
-    """Smaller is better. `placed`: there is room for that many replicas now."""
+    """Smaller is better. `placed`: there is room for all replicas now."""
     request, times = candidate.evaluator.request, candidate.times
     seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
     rate = times.requests_per_s if times else 0.0
@@ -34,7 +35,7 @@ def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
 
 
 def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
-    """No candidate of the shape has a smaller key on a node of which `ideal` is the ideal one."""
+    """A lower bound of the key of any candidate of the shape on the nodes for which `ideal` is the ideal one."""
     request, times = ideal.evaluator.request, ideal.times
     seconds = rate = math.inf
     if times is not None:
@@ -46,7 +47,7 @@ def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
 
 
 def least(request: PlanRequest, gpus: int) -> Key:
-    """The same before anything is known of a shape but its GPUs."""
+    """A lower bound of the key if only the GPUs of a shape are known."""
     return (0, False, *_body(request, gpus, 1, 0.0, math.inf))
 
 
@@ -60,9 +61,14 @@ def _body(request: PlanRequest, gpus: int, replicas: int, seconds: float, rate: 
     total = gpus * replicas
     weights = policy_weights(request.policy)
     # Without a prediction `seconds` is infinite, and 0 times infinity is no number.
-    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * gpus
+    weight = (weights.time * seconds if weights.time else 0.0) + weights.devices * _occupied(gpus)
     if request.objective == "Throughput":
         return (-rate, total)
     if request.objective == "Latency" and request.policy != "HE":
-        return (weights.time * seconds + weights.devices * total, seconds)
-    return (total, weight, seconds)
+        return (seconds, total)
+    return (_occupied(gpus) * replicas, weight, seconds)
+
+
+def _occupied(gpus: int) -> int:
+    """GPUs that a replica leaves of no use to another of its size: 3, 5, 6 or 7 of a node's 8 count as 4 or 8."""
+    return 1 << (gpus - 1).bit_length()

@@ -1,10 +1,10 @@
-"""How many replicas of a shape the workload needs on a node, and what each of them then does.
+"""How many replicas of a shape the workload needs on a node, and the figures of each.
 
 A replica that carries 1/r of the workload must hold its KV cache, meet every class's targets, and serve its share of
 the rate. All three become easier with more replicas, so bisection finds the smallest r.
 
-Where speeds are measured, KV cache is sized for the predicted pace. Elsewhere (nothing is measured, or a CPU stands in
-for the GPUs at its own pace) it is sized for the slowest pace that the targets allow.
+Where speeds are measured, KV cache is sized for the predicted pace. Otherwise (nothing is measured, or a CPU with its
+own pace simulates the GPUs) it is sized for the slowest pace that the targets allow.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ class Refused(NamedTuple):
 
     cause: PlanRefusal
     by_load: bool = False
-    """Whether fewer requests for each replica would help."""
+    """Whether fewer requests per replica would help."""
 
     @property
     def missed(self) -> tuple[TargetOutcome, ...]:
-        """The targets that would be missed; none where something else is the cause."""
+        """The targets that would be missed; empty if there is another cause."""
         return self.cause.missed if isinstance(self.cause, MissedTargets) else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """The least number of replicas that does, and what each of them is."""
+    """The least sufficient number of replicas, and the candidate for each of them."""
 
     candidate: Candidate
     replicas: int
 
 
 class Sizer:
-    """Sizes shapes for one request; keeps the evaluators that candidates share."""
+    """Sizes shapes for one request. It caches the evaluators that candidates share."""
 
     def __init__(self, request: PlanRequest) -> None:
         self.request = request
@@ -58,7 +58,7 @@ class Sizer:
         self.attempts = 0
 
     def evaluator(self, *, simulated: bool, replicas: int = 1, pace: RequestPace | None = None) -> Evaluator:
-        """What one of so many replicas is to do."""
+        """The evaluator for one of this number of replicas."""
         key = (simulated, replicas, pace)
         if key not in self._evaluators:
             wanted = demand(self.request, simulated=simulated, share=replicas, pace=pace)
@@ -66,7 +66,7 @@ class Sizer:
         return self._evaluators[key]
 
     def least(self, pool: Pool, shape: Shape, floor: int = 1) -> Sized | Refused:
-        """The fewest replicas that do; `floor` is known to be no more than that."""
+        """The least sufficient number of replicas; `floor` is a known lower bound."""
         first = self.attempt(pool, shape, floor)
         if isinstance(first, Candidate):
             return Sized(first, floor)
@@ -83,20 +83,20 @@ class Sizer:
         return self._lightest[key]
 
     def alone(self, pool: Pool, shape: Shape) -> Candidate | PlanRefusal:
-        """The shape with next to no load, whatever the targets; or why it has no room even so."""
+        """The shape with next to no load, ignoring targets; or why even that has no room."""
         return self._alone(pool, c.MOST_REPLICAS).fit(pool, shape)
 
     def refusal(self, pool: Pool, shape: Shape) -> PlanRefusal | None:
-        """Why the shape has no room even with next to no load; None where it has."""
+        """Why the shape has no room even with next to no load; None if it has."""
         evaluator = self._alone(pool, c.MOST_REPLICAS)
         return evaluator.refusal(pool, shape, evaluator.steps(pool.devices, shape, pool.links))
 
     def needs_exact(self, pool: Pool, shape: Shape) -> bool:
-        """Whether it would have room if the devices were ours to choose."""
+        """Whether it would have room if we could choose the devices."""
         return self._alone(pool, c.MOST_REPLICAS).needs_exact(pool, shape)
 
     def footprint(self, pool: Pool, shape: Shape) -> Footprint:
-        """Bytes of the shape with KV cache for one request."""
+        """Memory of the shape with KV cache for one request."""
         evaluator = self._alone(pool, c.MOST_REPLICAS)
         return evaluator.footprint(shape, evaluator.steps(pool.devices, shape, pool.links))
 
@@ -110,18 +110,28 @@ class Sizer:
         return self._evaluators[key]
 
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
-        """One of so many replicas, or why so few do not do."""
+        """One of so many replicas, or why so few do not do. Chunks are tried from the one that steps call for on."""
+        first = self._attempt(pool, shape, replicas, 1)
+        if isinstance(first, Candidate) or not _waits(first):
+            return first
+        for larger in c.LARGER_CHUNKS:
+            found = self._attempt(pool, shape, replicas, larger)
+            if isinstance(found, Candidate):
+                return found
+        return first
+
+    def _attempt(self, pool: Pool, shape: Shape, replicas: int, larger: int) -> Candidate | Refused:
         self.attempts += 1
         evaluator = self.evaluator(simulated=pool.simulated, replicas=replicas)
         sized_by_pace = self.request.workload.requests_per_s is not None and not pool.simulated
         if not sized_by_pace:
-            return self._judged(evaluator.fit(pool, shape), evaluator)
+            return self._judged(evaluator.fit(pool, shape, larger), evaluator)
         alone = self._alone(pool, replicas)
-        light = alone.fit(pool, shape)
+        light = alone.fit(pool, shape, larger)
         if isinstance(light, PlanRefusal):
             return Refused(light)
         if light.times is None:
-            return self._judged(evaluator.fit(pool, shape), evaluator)
+            return self._judged(evaluator.fit(pool, shape, larger), evaluator)
         verdict = self._judged(light, alone)
         if isinstance(verdict, Refused) and verdict.missed:
             return verdict
@@ -130,7 +140,7 @@ class Sizer:
             replicas=replicas,
             pace=RequestPace(_rounded(light.times.ttft_s), _rounded(light.times.tpot_s)),
         )
-        return self._judged(paced.fit(pool, shape), paced)
+        return self._judged(paced.fit(pool, shape, larger), paced)
 
     def _judged(self, found: Candidate | PlanRefusal, evaluator: Evaluator) -> Candidate | Refused:
         wanted = evaluator.demand
@@ -149,7 +159,7 @@ class Sizer:
         return found
 
     def _halved(self, pool: Pool, shape: Shape, light: Candidate, floor: int) -> Sized:
-        """From a guess by doubled steps to where it changes, then by halves. `floor` replicas are known not to do."""
+        """Double the steps from a guess until the result changes, then bisect. `floor` replicas do not suffice."""
         low, high, best, step = floor, c.MOST_REPLICAS, light, 1
         probe = min(max(_guess(light, self.request), floor + 1), c.MOST_REPLICAS - 1)
         while high - low > 1:
@@ -166,6 +176,13 @@ class Sizer:
         return Sized(best, high)
 
 
+def _waits(refused: Refused) -> bool:
+    """Whether prompts wait too long: a larger chunk helps them, and no other target."""
+    if isinstance(refused.cause, MissedTargets):
+        return all(entry.name == "TTFT" for entry in refused.missed)
+    return isinstance(refused.cause, TooFewRequests)
+
+
 def _guess(light: Candidate, request: PlanRequest) -> int:
     rate, times = request.workload.requests_per_s, light.times
     if rate is None or times is None or not times.requests_per_s:
@@ -174,7 +191,7 @@ def _guess(light: Candidate, request: PlanRequest) -> int:
 
 
 def _rounded(seconds: float) -> float:
-    """Up to three digits, so that nodes that are nearly alike ask the same evaluator."""
+    """Rounded to three digits, so that similar nodes share an evaluator."""
     if not 0 < seconds < math.inf:
         return seconds
     scale = 10.0 ** (2 - math.floor(math.log10(seconds)))

@@ -1,11 +1,11 @@
-"""The search: every shape that the model and the overrides allow, on every node, and how many replicas of it.
+"""The search over all shapes that the model and the overrides allow, all nodes, and the number of replicas.
 
     the plan = the best (shape, replicas, node) by ranking.py: fewest GPUs in all for the workload, within the targets
 
 A shape gets the smallest number r of replicas for which the nodes that can carry 1/r of the workload have room for r.
 Shapes are examined in the order of their bounds: first by their number of GPUs, then on the ideal node of each family
 (node_classes.py), then on every node. The search ends when a shape that was examined on every node beats all other
-bounds. Most shapes are pruned by their bound; none is that could win.
+bounds. Most shapes are pruned by their bound; a shape that could be the best never is.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from uellm.planner.shape import Shape
 
 
 class PlacedShape(NamedTuple):
-    """A shape with the number of its replicas, and on each class of nodes that does what one of them is."""
+    """A shape with its number of replicas, and one replica's candidate on each class of nodes that can carry it."""
 
     shape: Shape
     replicas: int
     members: tuple[tuple[PoolClass, Candidate], ...]
-    """The best first."""
+    """Best first."""
     placed: bool
-    """So many replicas find a place now."""
+    """Whether that many replicas have room now."""
 
     @property
     def best(self) -> Candidate:
-        """On the best node."""
+        """The candidate on the best node."""
         return self.members[0][1]
 
     @property
     def gpus(self) -> int:
-        """In all."""
+        """GPUs of all replicas."""
         return self.shape.gpus * self.replicas
 
     @property
@@ -52,7 +52,7 @@ class PlacedShape(NamedTuple):
 
 
 class Rejection(NamedTuple):
-    """A shape that no node admits, with the reason of the node that comes nearest to it."""
+    """A shape that no node admits, with the reason on the node that comes nearest to it."""
 
     shape: Shape
     node: str
@@ -61,7 +61,7 @@ class Rejection(NamedTuple):
 
 @dataclass(slots=True)
 class SearchResult:
-    """What a search came upon. `bounded`: shapes left out, with the fewest GPUs in all that they would take."""
+    """The result of a search. `bounded`: pruned shapes, with a lower bound of their GPUs in all."""
 
     best: PlacedShape | None = None
     others: list[PlacedShape] = field(default_factory=list)
@@ -84,7 +84,7 @@ class Search:
         return (entry for family in self.families for entry in family.classes)
 
     def run(self) -> SearchResult:
-        """The best of all."""
+        """The best placed shape."""
         found = SearchResult()
         heap: list[tuple[ranking.Key, int, int, PlacedShape | Shape]] = []
         for order, shape in enumerate(self.every_shape()):
@@ -110,7 +110,7 @@ class Search:
         return found
 
     def every_shape(self) -> Iterator[Shape]:
-        """The shapes that some node has GPUs for, the fewest GPUs first."""
+        """The shapes for which some node has enough GPUs, fewest GPUs first."""
         most = max((entry.pool.sure for entry in self.classes), default=0)
         if self.request.gpus_max is not None:
             most = min(most, self.request.gpus_max)
@@ -122,7 +122,7 @@ class Search:
         return self.sizer.least(pool, shape)
 
     def _ideal(self, shape: Shape) -> ranking.Key | PlacedShape | Rejection:
-        """What the shape can be at best; at once what it is, where every node is as good as the ideal one."""
+        """An upper bound of what the shape can do. It is exact where every node is as good as the ideal one."""
         sized = [(family, self.sizer.least(family.ideal, shape)) for family in self.families]
         self._ideals[shape] = sized
         admitted = [(family, outcome) for family, outcome in sized if isinstance(outcome, Sized)]
@@ -135,7 +135,7 @@ class Search:
         return min(ranking.bound(outcome.candidate, outcome.replicas, placed=placed) for _, outcome in admitted)
 
     def _on_nodes(self, shape: Shape) -> PlacedShape | Rejection:
-        """The shape on every node of the families whose ideal node does."""
+        """The shape on every node of the families whose ideal node admits it."""
         sized: list[tuple[PoolClass, Sized]] = []
         refused: list[tuple[Pool, Sized | Refused]] = []
         for family, ideal in self._ideals[shape]:
@@ -177,13 +177,13 @@ class Search:
         return Rejection(shape, nearest[0].node, nearest[1])
 
     def _fewest(self, shape: Shape) -> int:
-        """GPUs in all that the shape takes at least."""
+        """A lower bound of the shape's GPUs in all."""
         ideals = [outcome.replicas for _, outcome in self._ideals.get(shape, ()) if isinstance(outcome, Sized)]
         return shape.gpus * min(ideals, default=1)
 
 
 def _replicas(shape: Shape, sized: Sequence[tuple[PoolClass, Sized]]) -> tuple[int, bool]:
-    """The least number of replicas that the nodes which do with it have room for; else the least that would do."""
+    """The least sufficient number of replicas that the nodes have room for; else the least sufficient number."""
     for replicas in sorted({outcome.replicas for _, outcome in sized}):
         room = sum(entry.room(shape.gpus) for entry, outcome in sized if outcome.replicas <= replicas)
         if room >= replicas:

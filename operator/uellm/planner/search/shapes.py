@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from uellm.models import Architecture
-from uellm.planner import constants as c
+from uellm.planner.constants import MOST_SUGGESTED
 from uellm.planner.refusals.kinds import IndivisibleSize, SplitBlocks
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
 
 
 def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
-    """The shapes with so many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
+    """The shapes with this many GPUs that the model and the overrides allow, by ascending tensor parallelism."""
     own = request.overrides
     stages = len(own.layers) if own.layers is not None else own.pipeline
     for tensor in range(1, gpus + 1):
@@ -46,7 +46,7 @@ def _split_blocks(model: Architecture, tensor: int) -> SplitBlocks | None:
         return None
     others = tuple(
         other
-        for other in range(1, c.MOST_GPUS_OF_A_NODE + 1)
+        for other in range(1, MOST_SUGGESTED + 1)
         if all(each.admits(other) for each in model.split_limits) and _divides(model, other)
     )
     return SplitBlocks(tensor, limit.name, limit.part(tensor), limit.multiple, others)

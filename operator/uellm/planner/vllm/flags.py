@@ -1,4 +1,4 @@
-"""The engine's flags: those a user set, read back, and those the plan adds. What the user set wins."""
+"""The engine's flags: those that the user set, and those that the plan adds. The user's take precedence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uellm.errors import PlanError
 from uellm.planner.vllm.refused_flags import flag_name, refused_args
 
-# vLLM's human-readable numbers: lower case decimal, upper case binary (vllm/engine/arg_utils.py).
+# vLLM's human-readable numbers: lower case is decimal, upper case is binary (vllm/engine/arg_utils.py).
 _NUMBER = re.compile(r"^(\d+(?:\.\d+)?)([kKmMgGtT]?)$")
 _FACTORS = {
     "": 1,
@@ -31,14 +31,14 @@ SCHEDULING_POLICY = "--scheduling-policy"
 
 
 class UserArgs:
-    """`spec.engine.args`, readable by flag."""
+    """`spec.engine.args` by flag."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self.args = tuple(args)
         self.flags = frozenset(flag_name(argument) for argument in args)
 
     def text(self, flag: str) -> str | None:
-        """The value of the last such flag, None where it is not there, "" where it has none."""
+        """The value of the last such flag; None if it is absent, "" if it has no value."""
         found = None
         for index, argument in enumerate(self.args):
             if flag_name(argument) == flag:
@@ -59,7 +59,7 @@ class UserArgs:
         return int(value)
 
     def share(self, flag: str) -> str | None:
-        """A share between 0 and 1, as it was written. Raises PlanError InvalidOverride."""
+        """A share between 0 and 1, as written. Raises PlanError InvalidOverride."""
         text = self.text(flag)
         if text is None:
             return None
@@ -69,12 +69,12 @@ class UserArgs:
 
 
 def check_args(args: Sequence[str]) -> None:
-    """Refuse what would contradict the plan or the pod. Raises PlanError InvalidOverride with what to do instead."""
+    """Refuse flags that contradict the plan or the pod. Raises PlanError InvalidOverride with what to do instead."""
     for flag, instead in refused_args(args):
         raise PlanError("InvalidOverride", f"spec.engine.args: {flag} is not allowed: {instead}")
 
 
 def resolve(user: UserArgs, planned: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """The planner's flags that the user did not set, then the user's own."""
+    """The planner's flags that the user did not set, then the user's own flags."""
     added = [part for flag, value in planned if flag not in user.flags for part in (flag, value)]
     return (*added, *user.args)

@@ -1,6 +1,6 @@
-"""vLLM's flags and variables that a user may not set, for the operator's own contract hangs on them, and what instead.
+"""vLLM's flags and variables that a user may not set, because the operator depends on them, and what to do instead.
 
-Looked at twice: by the controller before any pod exists, and by the launcher before it execs the engine.
+They are checked twice: by the controller before a pod exists, and by the launcher before it execs the engine.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ REFUSED: Mapping[str, str] = {
 
 REFUSED_ENVIRONMENT: Mapping[str, str] = {"VLLM_API_KEY": _KEYS}
 
-# Set by the launcher whatever they were. A user who sets them means something, and is told instead of overruled; in the
-# container's environment they may also come from the image.
+# The launcher always sets these. A user who sets them has a purpose, so the controller refuses them with a message
+# instead of silently replacing them. In the container's environment they may also come from the image.
 DECIDED_ENVIRONMENT: Mapping[str, str] = {
     "CUDA_VISIBLE_DEVICES": "the launcher sets it to the devices that the pod got, in the order of the stages",
     "VLLM_PP_LAYER_PARTITION": "use spec.parallelism.layers, which is checked before any pod exists",
@@ -79,10 +79,10 @@ DECIDED_ENVIRONMENT: Mapping[str, str] = {
 
 
 def refused_args(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The flags of `args` that are refused, as the user wrote them, each with what to do instead.
+    """The refused flags in `args`, as the user wrote them, each with what to do instead.
 
-    vLLM's parser takes abbreviations (`--por 1`) and underscores (`--api_key`), so a flag is refused as well where it
-    is the beginning of a refused one. No flag of vLLM that a user may set begins a refused one.
+    vLLM's parser accepts abbreviations (`--por 1`) and underscores (`--api_key`), so a prefix of a refused flag is
+    refused, too. No permitted flag of vLLM is a prefix of a refused one.
 
     >>> list(refused_args(["--max-num-seqs", "8", "--por=80"]))
     [('--por', 'the engine listens on loopback, behind the sidecar')]
@@ -102,7 +102,7 @@ def _means(flag: str, refused: str) -> bool:
 
 
 def flag_name(argument: str) -> str:
-    """The flag of one argument as vLLM's parser knows it, without a value; empty where the argument is a value.
+    """The flag in one argument, in the form of vLLM's parser and without a value; empty if the argument is a value.
 
     >>> flag_name("--max_model_len=8k"), flag_name("-cc.mode=2"), flag_name("-1"), flag_name("16")
     ('--max-model-len', '-cc', '', '')

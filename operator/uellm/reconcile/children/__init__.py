@@ -7,19 +7,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from uellm.reconcile.children.configmap import configmap
+from uellm.reconcile.children.configmap import config_digest, config_files, configmap
 from uellm.reconcile.children.deployment import deployment, frozen
 from uellm.reconcile.children.desired_state import DesiredState, Images, PinnedTemplate
+from uellm.reconcile.children.devices import devices_configmap
+from uellm.reconcile.children.former import FormerConfig
 from uellm.reconcile.children.pdb import pdb
+from uellm.reconcile.children.revision import Revision, make_revision, read_revision
 from uellm.reconcile.children.service import service
 from uellm.reconcile.drift import signed
 
-__all__ = ["DesiredState", "Images", "PinnedTemplate", "children", "frozen"]
+__all__ = [
+    "DesiredState",
+    "FormerConfig",
+    "Images",
+    "PinnedTemplate",
+    "Revision",
+    "children",
+    "config_digest",
+    "config_files",
+    "configmap",
+    "frozen",
+    "make_revision",
+    "read_revision",
+]
 
 
 def children(desired: DesiredState) -> tuple[dict[str, Any], ...]:
     """Every child in the order of writing: the Deployment last, because its pods need the others.
 
-    Raises BadInput where the user's pod template cannot be merged.
+    `desired` holds a revision, or the pinned template of pods that have none.
     """
-    return tuple(signed(child) for child in (configmap(desired), service(desired), pdb(desired), deployment(desired)))
+    revisions = () if desired.revision is None else (desired.revision.manifest(desired.document),)
+    advice = (devices_configmap(desired),) if desired.devices_json else ()
+    made = (configmap(desired), *revisions, *advice, service(desired), pdb(desired), deployment(desired))
+    return tuple(signed(child) for child in made)

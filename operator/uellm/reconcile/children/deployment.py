@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from uellm.reconcile.children.desired_state import DesiredState, PinnedTemplate
-from uellm.reconcile.children.pod import pod_template
+from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.rollout import rolling_update
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     IMAGES_ANNOTATION,
     OWNER_ANNOTATION,
+    ROLLOUT_ANNOTATION,
     SPEC_ANNOTATION,
+    STAND_IN_ANNOTATION,
     TEMPLATE_ANNOTATION,
     child_metadata,
     deployment_name,
@@ -26,35 +28,44 @@ _PROGRESS_MARGIN_S = 600
 def deployment(desired: DesiredState) -> dict[str, Any]:
     """The pods of the plan, replaced by the service's own rollout rules when their template changes."""
     spec, metadata = desired.service.spec, child_metadata(desired.document, deployment_name(desired.service.name))
-    pinned = _template(desired)
+    template = _template(desired)
+    update = rolling_update(desired.service, desired.live, template, desired.surge)
     metadata["annotations"] |= {
-        SPEC_ANNOTATION: desired.spec_mark,
-        IMAGES_ANNOTATION: desired.images.to_json(),
-        TEMPLATE_ANNOTATION: pinned.to_json(),
+        **({ROLLOUT_ANNOTATION: update.why} if update.why else {}),
+        **({STAND_IN_ANNOTATION: desired.stand_in.note} if desired.stand_in.note else {}),
+        **_former_annotations(desired),
     }
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata,
         "spec": {
-            "replicas": desired.replicas,
+            "replicas": desired.replicas + desired.stand_in.extra,
             "selector": {"matchLabels": selector(desired.service.name)},
-            "strategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": {"maxSurge": spec.rollout.max_surge, "maxUnavailable": spec.rollout.max_unavailable},
-            },
+            "strategy": update.strategy(),
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": int(spec.engine.startup_timeout_s) + _PROGRESS_MARGIN_S,
-            "template": pinned.template,
+            "template": template,
         },
     }
 
 
-def _template(desired: DesiredState) -> PinnedTemplate:
-    shape = desired.plan.shape
-    if desired.pinned is not None and desired.pinned.shape == shape:
-        return desired.pinned
-    return PinnedTemplate(shape, pod_template(desired))
+def _template(desired: DesiredState) -> Mapping[str, Any]:
+    if desired.revision is not None:
+        return desired.revision.template
+    assert desired.pinned is not None, "pods without a revision keep their template"
+    return desired.pinned.template
+
+
+def _former_annotations(desired: DesiredState) -> dict[str, str]:
+    """What a release without revisions stored on the Deployment, while its pods are left alone."""
+    if desired.revision is not None or desired.pinned is None:
+        return {}
+    return {
+        SPEC_ANNOTATION: desired.spec_mark,
+        IMAGES_ANNOTATION: desired.images.to_json(),
+        TEMPLATE_ANNOTATION: desired.pinned.to_json(),
+    }
 
 
 def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) -> dict[str, Any]:
@@ -66,7 +77,7 @@ def frozen(document: Mapping[str, Any], live: Mapping[str, Any], replicas: int) 
     kept = live["metadata"].get("annotations") or {}
     metadata["annotations"] |= {
         name: kept[name]
-        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION)
+        for name in (SPEC_ANNOTATION, IMAGES_ANNOTATION, TEMPLATE_ANNOTATION, OWNER_ANNOTATION, ROLLOUT_ANNOTATION)
         if name in kept
     }
     manifest = {

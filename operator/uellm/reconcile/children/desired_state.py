@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
+from uellm.reconcile.children.rollout import NO_SURGE, Surge
+from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.rendered_plan import RenderedPlan
+
+if TYPE_CHECKING:
+    from uellm.reconcile.children.former import FormerConfig
+    from uellm.reconcile.children.revision import Revision
 
 
 class Images(NamedTuple):
@@ -33,10 +39,9 @@ class Images(NamedTuple):
 
 
 class PinnedTemplate(NamedTuple):
-    """A pod template as it was built, and the shape of the plan that it was built for.
+    """A pod template of a release without revisions, and the shape of the plan that it was built for.
 
-    A newer operator may build templates differently. It keeps the old one until the spec or the shape changes, because
-    an upgrade of the operator is no reason to load a model again.
+    It is kept until the spec or the shape changes: an upgrade of the operator is no reason to load a model again.
     """
 
     shape: str
@@ -58,19 +63,39 @@ class PinnedTemplate(NamedTuple):
 
 @dataclass(frozen=True)
 class DesiredState:
-    """A service, its plan, and what the operator adds."""
+    """A service, what its pods are made of, and what the operator adds."""
 
     document: Mapping[str, Any]
     """The LLMService as the API server has it."""
     service: LLMService
     """The same, parsed."""
-    plan: RenderedPlan
-    """The plan for its pods."""
+    rendered: RenderedPlan | None
+    """The plan for its pods; None where they keep the revision that they have."""
     images: Images
     """Images of the pods' containers."""
     replicas: int
     """Pods that are to run."""
     spec_mark: str
     """Generation and digest of the spec that this is built for."""
+    live: Mapping[str, Any] | None = None
+    """The Deployment as it is; None where there is none yet."""
+    surge: Surge = NO_SURGE
+    """Whether one more replica could start before an old one ends."""
+    stand_in: StandIn = NO_STAND_IN
+    """For a replica whose node is being emptied."""
+    devices_json: str = ""
+    """Facts of single GPUs, for the launcher."""
+    inputs: str = ""
+    """Digest of the plan that this is built for."""
+    revision: Revision | None = None
+    """The revision that the pods keep; None: it is made from the plan."""
     pinned: PinnedTemplate | None = None
-    """The Deployment's pod template, where it was built for this very spec."""
+    """The pod template of pods of a release without revisions, where they are to be left alone."""
+    former: FormerConfig | None = None
+    """What pods of such a release read; None where there are none."""
+
+    @property
+    def plan(self) -> RenderedPlan:
+        """The plan, where a revision is made from it."""
+        assert self.rendered is not None, "a revision that is kept needs no plan"
+        return self.rendered

@@ -9,14 +9,17 @@ from uellm.reconcile.names import child_metadata, selector
 
 
 def pdb(desired: DesiredState) -> dict[str, Any]:
-    """At most one replica may be evicted at a time; a pod that is not ready may always be."""
+    """At most one replica may be evicted at a time, and none that is to wait for its stand-in; see `stand_in`.
+
+    A pod that is not ready may always be evicted.
+    """
     name = desired.service.name
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": child_metadata(desired.document, name),
         "spec": {
-            "maxUnavailable": 1,
+            "maxUnavailable": desired.stand_in.budget,
             "selector": {"matchLabels": selector(name)},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },

@@ -5,25 +5,37 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from uellm.api.names import ENGINE_PORT, METRICS_PORT, PLAN_ANNOTATION, SIDECAR_PORT
+from uellm.api.names import (
+    ENGINE_PORT,
+    METRICS_PORT,
+    PLAN_ANNOTATION,
+    PROBE_PORT,
+    REVISION_LABEL,
+    SCHEDULER_NAME,
+    SIDECAR_PORT,
+)
 from uellm.hardware import GPU_RESOURCE
+from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.disruption import MARKS
+from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
+from uellm.reconcile.children.node_affinity import node_affinity
 from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
-from uellm.reconcile.names import config_name, labels
+from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
 ENGINE_ADDRESS = f"127.0.0.1:{ENGINE_PORT}"
 USER = 65532
 LAUNCHER = "/uellm-bin/launcher.pyz"
 CONFIG_DIRECTORY = "/etc/uellm"
+REVISION_DIRECTORY = "/etc/uellm-revision"
+DEVICES_DIRECTORY = "/etc/uellm-devices"
 PLACEMENT_FILE = "/run/uellm/placement.json"
 STATE_DIRECTORY = "/var/lib/uellm"
 # Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
 KEYS_DIRECTORY = "/etc/uellm-auth"
 HOME = "/var/cache/uellm"
-# preStop waits up to 60 s for requests in flight; the rest is for the engine's own shutdown.
-GRACE_PERIOD_S = 90
 STARTUP_PERIOD_S = 5
 SHARED_MEMORY = "2Gi"
 """For what NCCL and vLLM's workers of one pod exchange."""
@@ -35,46 +47,40 @@ _CONTAINER_SECURITY = {
 }
 
 
-def pod_template(desired: DesiredState) -> dict[str, Any]:
-    """The pod template with the user's own merged over it. Raises BadInput where that is impossible."""
+def pod_template(desired: DesiredState, revision: str) -> dict[str, Any]:
+    """The pod template of a revision, the user's own merged over ours. Raises BadInput where that is impossible."""
     ours = {
         "metadata": {
             "labels": labels(desired.service.name),
-            "annotations": {PLAN_ANNOTATION: desired.plan.annotation},
+            "annotations": {PLAN_ANNOTATION: desired.plan.annotation, **MARKS},
         },
         "spec": {
             "schedulerName": desired.service.spec.placement.scheduler_name,
             "automountServiceAccountToken": False,
             # Links of a Service named `vllm` would set VLLM_PORT to an address, which vLLM cannot parse.
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+            "terminationGracePeriodSeconds": grace_period(desired.service).whole_s,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": USER,
                 "runAsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "affinity": {"nodeAffinity": _on_nodes(desired.plan.nodes)},
+            "affinity": {"nodeAffinity": node_affinity(desired.plan.node_needs, extender=_asks_extender(desired))},
             "tolerations": _tolerations(desired.plan.resource_name),
             "initContainers": [_launcher(desired), _sidecar(desired)],
             "containers": [_engine(desired)],
-            "volumes": _volumes(desired),
+            "volumes": _volumes(desired, revision),
         },
     }
-    return merge_template(ours, desired.service.spec.template.to_dict())
+    merged = merge_template(ours, desired.service.spec.template.to_dict())
+    merged["metadata"].setdefault("labels", {})[REVISION_LABEL] = revision
+    return merged
 
 
-def _on_nodes(nodes: tuple[str, ...]) -> dict[str, Any]:
-    """Only on these nodes, the earlier the better. The ledger counts replicas without a node in the same order."""
-    # By the node's name: a cloud may set the hostname label to something else.
-    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    weights = range(100, 0, -10)
-    return {
-        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
-        "preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": weight, "preference": term} for weight, term in zip(weights, terms, strict=False)
-        ],
-    }
+def _asks_extender(desired: DesiredState) -> bool:
+    """True for our own scheduler; any other may not ask the extender."""
+    return desired.service.spec.placement.scheduler_name == SCHEDULER_NAME
 
 
 def _tolerations(resource_name: str) -> list[dict[str, Any]]:
@@ -87,7 +93,7 @@ def _launcher(desired: DesiredState) -> dict[str, Any]:
     return {
         "name": "launcher",
         "image": desired.images.launcher,
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        "resources": resources.LAUNCHER,
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "uellm-bin", "mountPath": "/uellm-bin"}],
@@ -101,10 +107,12 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
         "restartPolicy": "Always",
         "args": [
             "sidecar",
-            f"--listen=0.0.0.0:{SIDECAR_PORT}",
+            f"--listen=:{SIDECAR_PORT}",
             f"--engine=http://{ENGINE_ADDRESS}",
             f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
-            f"--metrics-listen=0.0.0.0:{METRICS_PORT}",
+            f"--engine-config={REVISION_DIRECTORY}/engine.yaml",
+            f"--metrics-listen=:{METRICS_PORT}",
+            f"--drain-seconds={grace_period(desired.service).drain_s}",
         ],
         "env": [
             {"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE},
@@ -118,7 +126,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
         "startupProbe": {"httpGet": _get("/livez"), "periodSeconds": 1, "failureThreshold": 60},
         "livenessProbe": {"httpGet": _get("/livez"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "readinessProbe": {"httpGet": _get("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 1},
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+        "resources": resources.SIDECAR,
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _sidecar_mounts(desired),
@@ -128,6 +136,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
 def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
         {"name": "state", "mountPath": STATE_DIRECTORY},
     ]
@@ -137,45 +146,65 @@ def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
 
 
 def _engine(desired: DesiredState) -> dict[str, Any]:
+    grace = grace_period(desired.service)
+    drain = f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"
     return {
         "name": "engine",
         "image": desired.images.engine,
         "command": [
             "python3",
             LAUNCHER,
-            f"--plan={CONFIG_DIRECTORY}/plan.json",
+            f"--plan={REVISION_DIRECTORY}/plan.json",
             f"--placement={PLACEMENT_FILE}",
             f"--listen={ENGINE_ADDRESS}",
+            f"--probe-port={PROBE_PORT}",
+            f"--sidecar=127.0.0.1:{METRICS_PORT}",
         ],
         "env": _environment(desired),
-        # The engine listens on loopback, out of the kubelet's reach: the sidecar answers for it.
-        "startupProbe": {
-            "httpGet": _get("/engine/startup"),
-            "periodSeconds": STARTUP_PERIOD_S,
-            "timeoutSeconds": 3,
-            "failureThreshold": math.ceil(desired.service.spec.engine.startup_timeout_s / STARTUP_PERIOD_S),
-        },
-        "livenessProbe": {
-            "httpGet": _get("/engine/live"),
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
-        "readinessProbe": {
-            "httpGet": _get("/engine/ready"),
-            "periodSeconds": 2,
-            "timeoutSeconds": 2,
-            "failureThreshold": 2,
-        },
+        "ports": [{"name": "probes", "containerPort": PROBE_PORT, "protocol": "TCP"}],
+        **_engine_probes(desired.service.spec.engine.startup_timeout_s, min(grace.whole_s, SHORTEST_S)),
         "lifecycle": {
             "preStop": {
-                "exec": {"command": ["python3", LAUNCHER, "--drain", f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"]}
+                "exec": {
+                    # The sidecar answers first.
+                    "command": ["python3", LAUNCHER, "--drain", drain, f"--drain-timeout={grace.drain_s + 10}"]
+                }
             }
         },
-        "resources": _resources(desired),
+        "resources": resources.engine_resources(desired),
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _engine_mounts(desired),
+    }
+
+
+def _engine_probes(startup_timeout_s: float, restart_grace_s: int) -> dict[str, Any]:
+    """The engine listens on loopback, out of the kubelet's reach: its parent answers for it.
+
+    `restart_grace_s`: an engine that fails a probe answers no request, so a restart need not wait for the longest.
+    """
+    port = {"port": PROBE_PORT}
+    return {
+        "startupProbe": {
+            "httpGet": {"path": "/startup", **port},
+            "periodSeconds": STARTUP_PERIOD_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": math.ceil(startup_timeout_s / STARTUP_PERIOD_S),
+            "terminationGracePeriodSeconds": max(1, restart_grace_s),
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/live", **port},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+            "terminationGracePeriodSeconds": max(1, restart_grace_s),
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", **port},
+            "periodSeconds": 2,
+            "timeoutSeconds": 5,
+            "failureThreshold": 2,
+        },
     }
 
 
@@ -214,18 +243,11 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
     return [*(entry for entry in entries if entry["name"] not in names), *theirs]
 
 
-def _resources(desired: DesiredState) -> dict[str, Any]:
-    gpus = {desired.plan.resource_name: str(desired.plan.gpus_per_replica)}
-    theirs = desired.service.spec.engine.resources
-    requests = dict((theirs and theirs.requests) or {})
-    limits = dict((theirs and theirs.limits) or {})
-    return {"requests": {**requests, **gpus}, "limits": {**limits, **gpus}}
-
-
 def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
-        {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
+        {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
+        {"name": "devices", "mountPath": DEVICES_DIRECTORY, "readOnly": True},
         {"name": "run-uellm", "mountPath": "/run/uellm"},
         {"name": "cache", "mountPath": HOME},
         {"name": "tmp", "mountPath": "/tmp"},
@@ -236,12 +258,17 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     return mounts
 
 
-def _volumes(desired: DesiredState) -> list[dict[str, Any]]:
+def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [
         {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
-    volumes.append({"name": "config", "configMap": {"name": config_name(desired.service.name)}})
+    name, files = desired.service.name, ("plan.json", "engine.yaml")
+    volumes.append({"name": "config", "configMap": {"name": config_name(name)}})
+    items = [{"key": file, "path": file} for file in files]
+    # It is advice: a pod starts without it too.
+    volumes.append({"name": "devices", "configMap": {"name": devices_name(name), "optional": True}})
+    volumes.append({"name": "revision", "configMap": {"name": revision_name(name, revision), "items": items}})
     if auth := desired.service.spec.auth:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
     if claim := claim_name(desired.service):

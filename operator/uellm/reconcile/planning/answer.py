@@ -24,12 +24,17 @@ class PlanningQuestion:
     request: PlanRequest
     incumbent: Plan | None = None
     """The plan in force."""
-    hardware: tuple[NodeOffer, ...] = ()
-    """The same nodes as if every GPU were free; empty without an incumbent."""
+    hardware: tuple[NodeOffer, ...] | None = None
+    """The nodes as if every GPU were free and every node open; None where it does not matter whether the incumbent
+    would still fit: there is none, or all its replicas have their places."""
     spec_changed: bool = False
     """The pods run another spec, so they are replaced in any case."""
     stranded: bool = False
     """A replica finds no place."""
+    may_improve: bool = False
+    """A better plan may take the place of one that works."""
+    revise: bool = False
+    """The spec is another than the one that the plan in force was predicted for."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
         """The plan to use, given what the planner says."""
@@ -38,6 +43,7 @@ class PlanningQuestion:
             evaluation,
             spec_changed=self.spec_changed,
             stranded=self.stranded,
+            may_improve=self.may_improve,
             objective=self.request.objective,
         )
 
@@ -53,6 +59,6 @@ class PlanningAnswer:
 
 def answer(question: PlanningQuestion) -> PlanningAnswer:
     """Plan, choose and render."""
-    evaluation = evaluate(question.request, question.incumbent, question.hardware)
+    evaluation = evaluate(question.request, question.incumbent, question.hardware, revise=question.revise)
     choice = question.choice(evaluation)
     return PlanningAnswer(choice, None if choice.plan is None else render(choice.plan, question.request))

@@ -2,12 +2,15 @@
 
 A new plan restarts pods, which costs a model load. So the incumbent is kept unless
 
-    the spec changed           the pods are replaced in any case,
+    the spec changed           in a field that pods are started with: they are replaced in any case,
     the hardware changed       and no longer holds the incumbent,
     a replica is stranded      it has found no place for a minute, because other services took the devices,
-    the fresh plan is better   it meets targets that the incumbent misses, or beats it by MARGIN at the objective:
-                               GPUs for the whole load, with objective Latency the time of a request, with Throughput
-                               the request rate. Both are predicted from today's measurements.
+    the fresh plan is better   and the service says `placement.replan: WhenBetter`, or no pod runs. Better: it meets
+                               targets that the incumbent misses, or beats it by MARGIN at the objective: GPUs for the
+                               whole load, with objective Latency the time of a request, with Throughput the request
+                               rate. Both are predicted from today's measurements.
+
+A better plan that is not taken is told.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class Choice(NamedTuple):
     failure: Obstacle | None = None
     why: str = ""
     """Why the plan replaced the incumbent; empty where it did not."""
+    better: str = ""
+    """The better plan that could be had, and why it is better; empty where none is known."""
 
 
 def choose(
@@ -42,9 +47,13 @@ def choose(
     *,
     spec_changed: bool,
     stranded: bool,
+    may_improve: bool = False,
     objective: str = "Efficiency",
 ) -> Choice:
-    """Keep the incumbent or take the fresh plan. `stranded`: a replica finds no place."""
+    """Keep the incumbent or take the fresh plan.
+
+    `stranded`: a replica finds no place; `may_improve`: a better plan may take the place of one that works.
+    """
     fresh = evaluation.plan
     if incumbent is None:
         return Choice(_with_reason(fresh, "the first plan"), evaluation.failure)
@@ -55,12 +64,14 @@ def choose(
         why = f"the former plan no longer fits: {evaluation.broken_hardware}"
         return Choice(_replacing(incumbent, fresh, why), evaluation.failure, why)
     if fresh is None:
-        return Choice(incumbent)
+        return Choice(evaluation.revised or incumbent)
     if stranded and evaluation.broken is not None:
         why = f"a replica found no place for the former plan: {evaluation.broken}"
     else:
         why = _worth(incumbent, fresh, evaluation, objective)
-    return Choice(_replacing(incumbent, fresh, why), why=why) if why else Choice(incumbent)
+        if why and not may_improve:
+            return Choice(evaluation.revised or incumbent, better=f"{_described(fresh)}: {why}")
+    return Choice(_replacing(incumbent, fresh, why), why=why) if why else Choice(evaluation.revised or incumbent)
 
 
 def _with_reason(plan: Plan | None, reason: str) -> Plan | None:
@@ -96,6 +107,13 @@ def _worth(incumbent: Plan, fresh: Plan, evaluation: Evaluation, objective: str)
     if better < MARGIN:
         return ""
     return f"the former plan took {former}; the new one is {better:.0%} better"
+
+
+def _described(plan: Plan) -> str:
+    layers = ",".join(str(count) for count in plan.layers)
+    return (
+        f"{_gpus(plan.gpus_per_replica)} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), layers {layers}"
+    )
 
 
 def _share(small: float, large: float) -> float:

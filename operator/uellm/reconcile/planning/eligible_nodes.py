@@ -1,14 +1,20 @@
-"""Which nodes the pods of a service may run on, by the user's pod template and the node's taints. Pure.
+"""Which nodes the pods of a service may run on, by the user's pod template and the node's own state. Pure.
 
-A plan for a node that the scheduler refuses would leave its pods Pending for ever.
+A plan for a node that the scheduler refuses would leave its pods Pending for ever. Two kinds of nodes are told apart:
+
+    other     the user's template excludes them: they are no part of the service's cluster,
+    closed    they take no new pods at the moment (cordoned, tainted, not labelled yet). They offer nothing to a new
+              plan, but pods that run there stay, and the plan that they run is none the worse for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from uellm.api import LLMService
+from uellm.api.node_labels import LabelKeys, OwnLabelKeys
 from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.request import NodeOffer
 from uellm.text import and_more
@@ -19,33 +25,55 @@ _NAMED = 3
 MOST_SENTENCES = 8
 
 
-def ineligible(node: Object | None, facts: Node, template: Object | None) -> str:
-    """Why pods of this template cannot run on the node; empty where they can.
+def excluded(node: Object | None, facts: Node, template: Object | None) -> str:
+    """Why the user's template keeps pods off the node for good; empty where it does not.
 
     `node`: the Node object, None where the cluster has none of this name; `template`: `spec.template`.
     """
-    pod: Object = (template or {}).get("spec") or {}
+    pod = _pod(template)
     if node is None:
         return "" if not pod.get("nodeSelector") else "no Node of this name, so its labels are not known"
+    labels: Mapping[str, str] = node["metadata"].get("labels") or {}
+    return _unselected(labels, pod.get("nodeSelector") or {}) or _unaffine(
+        labels, facts.name, pod.get("affinity") or {}
+    )
+
+
+def closed(node: Object | None, facts: Node, template: Object | None) -> str:
+    """Why the node takes no new pods of this template at the moment; empty where it does."""
+    if node is None:
+        return ""
     spec: Object = node.get("spec") or {}
     if spec.get("unschedulable"):
         return "cordoned"
-    labels: Mapping[str, str] = node["metadata"].get("labels") or {}
-    return (
-        _unselected(labels, pod.get("nodeSelector") or {})
-        or _unaffine(labels, facts.name, pod.get("affinity") or {})
-        or _tainted(spec.get("taints") or (), _tolerations(facts, pod))
-    )
+    tainted = _tainted(spec.get("taints") or (), _tolerations(facts, _pod(template)))
+    return tainted or _unlabelled(node["metadata"].get("labels") or {}, facts)
 
 
 def reachable(
     offers: Sequence[NodeOffer], node_named: Callable[[str], Object | None], service: LLMService
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
-    """The offers of the nodes that the service's pods may run on, and sentences about the other nodes."""
+    """The offers of the nodes that the service's pods may run on, and sentences about the other and closed nodes."""
     template = service.spec.template.to_dict()
-    reasons = {offer.node.name: ineligible(node_named(offer.node.name), offer.node, template) for offer in offers}
-    kept = tuple(offer for offer in offers if not reasons[offer.node.name])
-    return kept, summarised((name, reason) for name, reason in reasons.items() if reason)
+    kept: list[NodeOffer] = []
+    reasons: list[tuple[str, str]] = []
+    for offer in offers:
+        name, node = offer.node.name, node_named(offer.node.name)
+        other = excluded(node, offer.node, template)
+        reason = other or closed(node, offer.node, template)
+        if reason:
+            reasons.append((name, reason))
+        if not other:
+            kept.append(replace(offer, free=(), promised=0, closed=reason) if reason else offer)
+    return tuple(kept), summarised(reasons)
+
+
+def selectable(
+    offers: Sequence[NodeOffer], node_named: Callable[[str], Object | None], service: LLMService
+) -> tuple[NodeOffer, ...]:
+    """The offers of the nodes that the user's template does not exclude, closed ones included."""
+    template = service.spec.template.to_dict()
+    return tuple(offer for offer in offers if not excluded(node_named(offer.node.name), offer.node, template))
 
 
 def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -56,6 +84,22 @@ def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(
         f"{and_more(names, _NAMED, 'node')}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES]
     )
+
+
+def _pod(template: Object | None) -> Object:
+    pod: Object = (template or {}).get("spec") or {}
+    return pod
+
+
+def _unlabelled(labels: Mapping[str, str], facts: Node) -> str:
+    """Why the pods' own node affinity does not match the node yet; empty where its labels say what its GPUs are."""
+    for resource in sorted({device.resource_name for device in facts.devices}):
+        own = OwnLabelKeys.of(resource)
+        alike = len({(device.product, device.memory_bytes) for device in facts.devices}) == 1
+        discovered = LabelKeys.of_gfd(resource).count in labels and alike and not facts.simulated
+        if own.count not in labels and not discovered:
+            return f"it has no label {own.count} yet, which its profiler writes"
+    return ""
 
 
 def _unselected(labels: Mapping[str, str], selector: Mapping[str, str]) -> str:

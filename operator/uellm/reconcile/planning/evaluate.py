@@ -10,6 +10,7 @@ from uellm.planner import Outlook, outlook, plan, still_holds
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
+from uellm.planner.revised import revised
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.plan_status import recorded
 
@@ -24,24 +25,34 @@ class Evaluation(NamedTuple):
     broken: str | None = None
     """Why the incumbent does not fit on what is free now; None where it fits."""
     broken_hardware: str | None = None
-    """Why the incumbent would not fit even if every GPU were free; None where it would."""
+    """Why the incumbent would not fit even if every GPU were free; None where it would, or where nobody asked."""
     before: Outlook | None = None
     """What the incumbent is predicted to do now; None where nothing is measured."""
     after: Outlook | None = None
     """What the fresh plan is predicted to do; None where nothing is measured."""
+    revised: Plan | None = None
+    """The incumbent with what is predicted of it now; None where that has not changed."""
 
 
-def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeOffer, ...]) -> Evaluation:
-    """Plan anew, and check the incumbent against what is offered and against the bare `hardware`.
+def evaluate(
+    request: PlanRequest,
+    incumbent: Plan | None,
+    hardware: tuple[NodeOffer, ...] | None,
+    *,
+    revise: bool = False,
+) -> Evaluation:
+    """Plan anew, and check the incumbent against what is offered and against the bare `hardware`; None: not checked.
 
     The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
+    `revise`: predict the incumbent anew, for the spec has changed.
     Errors are returned as values, because an exception with two arguments cannot be pickled.
     """
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
         broken = _broken(incumbent, alone)
-        broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware)) if broken else None
+        if broken and hardware is not None:
+            broken_hardware = _broken(incumbent, dataclasses.replace(alone, nodes=hardware))
     failed = Evaluation(None, None, broken, broken_hardware)
     try:
         fresh = plan(request)
@@ -54,10 +65,18 @@ def evaluate(request: PlanRequest, incumbent: Plan | None, hardware: tuple[NodeO
     except BadInput as error:
         return failed._replace(failure=Obstacle("InvalidOverride", str(error)))
     try:
-        return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after)
+        kept = None
+        if incumbent is not None and (revise or _judged_otherwise(incumbent, before)):
+            kept = recorded(revised(incumbent, request, fresh))
+        return Evaluation(recorded(fresh), None, broken, broken_hardware, before, after, kept)
     except ValueError as error:
         message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
         return failed._replace(failure=Obstacle("PlannerFailed", message))
+
+
+def _judged_otherwise(incumbent: Plan, now: Outlook | None) -> bool:
+    """True where the plan's verdict on the targets no longer is what today's measurements give."""
+    return now is not None and incumbent.slo is not None and incumbent.slo.feasible != now.keeps
 
 
 def _broken(incumbent: Plan, request: PlanRequest) -> str | None:

@@ -5,14 +5,15 @@ counted here, as numbers, because nobody knows which devices the kubelet will pi
 
     free      are usable, and held by nobody or by the service itself,
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
-              not show yet, and GPUs of their replicas without a node, each counted on the first node of its plan that
-              has room.
+              not show yet, and GPUs of their replicas without a node, each counted on the first node that suits the
+              plan and has room: the nodes that the plan names come first, but a pod may go to any that suits.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from uellm.planner.request import NodeOffer
@@ -30,6 +31,19 @@ class Commitment(NamedTuple):
     """GPUs of each replica."""
     nodes: tuple[str, ...]
     """Nodes that can hold a replica, best first."""
+    needs: tuple[int, ...] = ()
+    """Bytes that each GPU of a replica must have, ascending: what makes other nodes suit. Empty: no other does."""
+    alike: bool = False
+    """GPUs share layers, so they must be of one product."""
+    simulated: bool = False
+
+
+def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
+    """What a plan promises. `nodes`: the profiled nodes by name."""
+    needs = sorted(stage.memory_bytes for stage in plan.stages for _ in range(plan.tensor))
+    own = [nodes[name].facts for name in plan.nodes if name in nodes]
+    simulated = bool(own) and all(node.simulated for node in own)
+    return Commitment(plan.gpus_per_replica, plan.nodes, tuple(needs), plan.tensor > 1, simulated)
 
 
 class Ledger:
@@ -37,14 +51,17 @@ class Ledger:
 
     def __init__(self) -> None:
         self._commitments: dict[Key, Commitment] = {}
+        self.version = 0
+        """Grows with every change."""
 
     def commit(self, key: Key, commitment: Commitment) -> None:
         """Enter a plan. A plan that replaces another of the same service keeps its place in the order."""
+        self.version += self._commitments.get(key) != commitment
         self._commitments[key] = commitment
 
     def release(self, key: Key) -> None:
         """Remove a plan."""
-        self._commitments.pop(key, None)
+        self.version += self._commitments.pop(key, None) is not None
 
     def get(self, key: Key) -> Commitment | None:
         """A service's plan, or None."""
@@ -70,11 +87,31 @@ class Claim(NamedTuple):
     replicas: int
     bound_pods: tuple[BoundPod, ...]
 
-    @property
-    def unplaced(self) -> int:
+    def unplaced(self, nodes: Mapping[str, ProfiledNode]) -> int:
         """Replicas without a node. A pod of an earlier plan counts as placed where its node and GPUs suit this plan."""
-        settled = sum(pod.gpus == self.commitment.gpus and pod.node in self.commitment.nodes for pod in self.bound_pods)
+        settled = sum(
+            pod.gpus == self.commitment.gpus and suits(self.commitment, pod.node, nodes) for pod in self.bound_pods
+        )
         return max(0, self.replicas - settled)
+
+
+def suits(commitment: Commitment, name: str, nodes: Mapping[str, ProfiledNode]) -> bool:
+    """Whether a node may hold a replica, whoever has its GPUs now: the plan names it, or its GPUs are large enough."""
+    if name in commitment.nodes:
+        return True
+    node = nodes.get(name)
+    if node is None or not commitment.needs or node.facts.simulated != commitment.simulated:
+        return False
+    return _suits(commitment.needs, commitment.alike, node.kinds)
+
+
+@lru_cache(maxsize=4096)
+def _suits(needs: tuple[int, ...], alike: bool, kinds: tuple[tuple[int, str], ...]) -> bool:
+    """The smallest GPUs decide, because the kubelet may choose them."""
+    smallest = kinds[: len(needs)]
+    if len(smallest) < len(needs) or (alike and len({product for _, product in kinds}) > 1):
+        return False
+    return all(memory_bytes >= need for (memory_bytes, _), need in zip(smallest, needs, strict=True))
 
 
 def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any]]) -> Claim:
@@ -87,18 +124,19 @@ def claim(commitment: Commitment, replicas: int, pods: Iterable[Mapping[str, Any
     return Claim(commitment, replicas, bound_pods)
 
 
-def commitment_of(document: Mapping[str, Any]) -> Commitment | None:
+def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]) -> Commitment | None:
     """What the plan in a service's status promises; None where it has none."""
     try:
         plan = Plan.from_dict((document.get("status") or {})["plan"])
     except (KeyError, ValueError, TypeError):
         return None
-    return Commitment(plan.gpus_per_replica, plan.nodes)
+    return commitment_to(plan, nodes)
 
 
 def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
     """The claims of all services but one, as their statuses have them."""
-    promised = [(key_of(document), document, commitment_of(document)) for document in cache.services()]
+    nodes = by_name(cache.profiled_nodes())
+    promised = [(key_of(document), document, commitment_of(document, nodes)) for document in cache.services()]
     return [
         claim(commitment, wanted_replicas(document), cache.pods(other))
         for other, document, commitment in promised
@@ -114,15 +152,21 @@ def offers(
     # Devices that this service holds are free to itself, but not to the others.
     unheld = {node.facts.name: len(node.free_for(set())) for node in nodes}
     promised = _not_shown_yet(nodes, claims)
+    named = by_name(nodes)
     for each in claims:
-        for _ in range(each.unplaced):
-            home = _first_with_room(each.commitment, unheld, promised)
+        for _ in range(each.unplaced(named)):
+            home = _first_with_room(each.commitment, named, unheld, promised)
             if home is not None:
                 promised[home] += each.commitment.gpus
     return tuple(
         NodeOffer(node.facts, node.free_for(own), min(promised[name], unheld[name]))
         for name, node in ((node.facts.name, node) for node in nodes)
     )
+
+
+def by_name(nodes: Iterable[ProfiledNode]) -> dict[str, ProfiledNode]:
+    """The nodes by their names."""
+    return {node.facts.name: node for node in nodes}
 
 
 def hardware_offers(nodes: Sequence[ProfiledNode]) -> tuple[NodeOffer, ...]:
@@ -139,10 +183,16 @@ def _not_shown_yet(nodes: Sequence[ProfiledNode], claims: Iterable[Claim]) -> Co
     return promised
 
 
-def _first_with_room(commitment: Commitment, unheld: Mapping[str, int], promised: Mapping[str, int]) -> str | None:
-    return next(
-        (node for node in commitment.nodes if unheld.get(node, 0) - promised.get(node, 0) >= commitment.gpus), None
-    )
+def _first_with_room(
+    commitment: Commitment, nodes: Mapping[str, ProfiledNode], unheld: Mapping[str, int], promised: Mapping[str, int]
+) -> str | None:
+    def has_room(name: str) -> bool:
+        return unheld.get(name, 0) - promised.get(name, 0) >= commitment.gpus
+
+    planned = next(filter(has_room, commitment.nodes), None)
+    if planned is not None or not commitment.needs:
+        return planned
+    return next((name for name in nodes if has_room(name) and suits(commitment, name, nodes)), None)
 
 
 def hardware_changed(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:

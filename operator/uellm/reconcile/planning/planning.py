@@ -1,22 +1,27 @@
-"""Planning of all services together: one at a time, each against what was promised to the others.
+"""Planning of all services together, each against what was promised to the others.
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
-with it. A service is planned again when its spec changed, when the hardware changed, when a node offers more than
-before, or when a replica of it finds no place. A pass for any other reason keeps the last choice.
+with it. Several searches may run at a time. Where another one has taken the room meanwhile, the search is repeated: the
+ledger is never promised twice. Services are served in the order in which they came; one whose last search was long
+leaves a worker to the others.
+ A service is planned again when its spec changed, when the hardware changed, when a node offers more than
+before, or when a replica of it finds no place. While all its replicas have places, lost hardware calls for no new plan.
+A pass for any other reason keeps the last choice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+import time
+from collections.abc import AsyncIterator, Callable, Container, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
-from uellm.planner.request import PlanRequest
+from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
@@ -24,30 +29,46 @@ from uellm.reconcile.observe import Observed, wanted_replicas
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
-from uellm.reconcile.planning.eligible_nodes import reachable
+from uellm.reconcile.planning.eligible_nodes import reachable, selectable
+from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.ledger import (
     Claim,
-    Commitment,
     Ledger,
+    by_name,
     claim,
     commitment_of,
+    commitment_to,
     hardware_changed,
     hardware_offers,
     offers,
     offers_more,
+    suits,
 )
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
+from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.revisions import kept_revision
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
+# A search is long above this.
+SLOW_S = 2.0
 # The longest time for which pods are held back while other services wait to be planned.
 DEFER_PODS_S = 5
 
 
+Observe = Callable[[str, float], None]
+"""Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
+
+
+def unobserved(outcome: str, seconds: float) -> None:
+    """Nobody counts searches."""
+
+
 class Planned(NamedTuple):
-    """The choice, and the chosen plan for its pods; None where there is no plan."""
+    """The choice, and the chosen plan for its pods; None where there is no plan, or the pods keep their revision."""
 
     choice: Choice
     rendered: RenderedPlan | None
@@ -59,7 +80,18 @@ class _Standing(NamedTuple):
     spec_digest: str
     request: PlanRequest
     stranded: bool
+    may_improve: bool
+    placed: bool
+    """Every replica had a place, so it was not asked whether the hardware still holds the plan."""
     choice: Choice
+    since: datetime
+
+
+class _Known(NamedTuple):
+    """What the last pass came to, and from what."""
+
+    inputs: Inputs
+    planned: Planned
     since: datetime
 
 
@@ -78,23 +110,91 @@ class _Rendering(NamedTuple):
 class Planning:
     """Plans of all services. Call `restore` before the first `plan`."""
 
-    def __init__(self, cache: Cache, worker: PlanningWorker) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        worker: PlanningWorker,
+        *,
+        count: Observe = unobserved,
+        workers: int = 1,
+        on_planned: Callable[[Key], None] | None = None,
+    ) -> None:
+        """`count` is told of every search; `workers`: searches at a time.
+
+        With `on_planned` a pass waits for no search: it is called at the end of one.
+        """
         self._cache = cache
         self._worker = worker
+        self._count = count
         self._ledger = Ledger()
         self._standing: dict[Key, _Standing] = {}
         self._renderings: dict[Key, _Rendering] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._known: dict[Key, _Known] = {}
+        self._on_planned = on_planned
+        self._searches: dict[Key, asyncio.Task[None]] = {}
+        self._rooms: dict[Key, tuple[tuple[int, int, int], str]] = {}
+        """The last answers of `room_for_another`, and at which versions."""
+        self._asked: dict[Key, Observed] = {}
+        """What the last pass has seen of the services that wait for their turn."""
+        self._errors: dict[Key, Exception] = {}
+        """Of searches that ended without an answer, until a pass has been told."""
+        self._turns = asyncio.Semaphore(workers)
+        self._slow_turns = asyncio.Semaphore(max(1, workers - 1))
+        self._slow: set[Key] = set()
+        """Services whose last search was long."""
         self._in_line = 0
+
+    @property
+    def in_line(self) -> int:
+        """Services that wait for the planner."""
+        return self._in_line
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
+        nodes = by_name(self._cache.profiled_nodes())
         for document in self._cache.services():
-            if (commitment := commitment_of(document)) is not None:
+            if (commitment := commitment_of(document, nodes)) is not None:
                 self._ledger.commit(key_of(document), commitment)
 
-    async def plan(self, observed: Observed, now: datetime) -> Planned:
-        """The plan to use for a service."""
+    async def plan(self, observed: Observed, now: datetime) -> Planned | None:
+        """The plan to use for a service; None while it is being planned, after which `on_planned` is called.
+
+        Where nothing has changed since the last pass, it costs next to nothing.
+        """
+        if (error := self._errors.pop(observed.key, None)) is not None:
+            raise error
+        known = self._known.get(observed.key)
+        if known is not None and self._still_holds(known, observed, now):
+            choice, rendered = known.planned
+            if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+                return known.planned if rendered is None else Planned(choice, None)
+            if choice.plan is None or rendered is not None:
+                return known.planned
+        return await self._plan(observed, now)
+
+    def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
+        standing = self._standing.get(observed.key)
+        if standing and standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return False
+        recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
+        return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now)
+
+    def _inputs(self, observed: Observed, chosen: Plan | None, now: datetime) -> Inputs:
+        standing = self._standing.get(observed.key)
+        return inputs_of(
+            observed,
+            chosen,
+            stranded=self._stranded(observed, now),
+            lost_place=standing is not None and standing.placed and not _placed(observed),
+            hardware=self._cache.hardware_version,
+            room=(self._cache.room_version, self._ledger.version),
+        )
+
+    def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:
+        self._known[observed.key] = _Known(self._inputs(observed, planned.choice.plan, now), planned, now)
+        return planned
+
+    async def _plan(self, observed: Observed, now: datetime) -> Planned | None:
         if observed.service is None:
             return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
@@ -102,13 +202,60 @@ class Planning:
             architecture = architecture_of(observed.service)
         except PlanError as error:
             return self._failed(observed.key, Obstacle(error.reason, str(error)))
+        if self._on_planned is None:
+            return await self._plan_now(observed, architecture, now)
+        if observed.key in self._standing or observed.suspended:
+            request = self._request(observed, architecture)
+            if (choice := self._earlier_choice(observed, request, now)) is not None:
+                return await self._finished(observed, request, choice, now)
+        self._asked[observed.key] = observed
+        if observed.key not in self._searches:
+            self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
+        return self._stand_in(observed)
+
+    async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
         request = self._request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
-            async with self._turn():
-                request = self._request(observed, architecture)  # others may have been planned meanwhile
-                choice = await self._ask(observed, request, now)
-        return Planned(choice, await self._rendered(observed.key, choice.plan, request))
+            async with self._turn(observed.key):
+                request, choice = await self._search(observed, architecture, now)
+        return await self._finished(observed, request, choice, now)
+
+    async def _finished(self, observed: Observed, request: PlanRequest, choice: Choice, now: datetime) -> Planned:
+        if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
+            self._renderings.pop(observed.key, None)
+            return self._remember(observed, Planned(choice, None), now)
+        planned = Planned(choice, await self._rendered(observed.key, choice.plan, request))
+        return self._remember(observed, planned, now)
+
+    async def _plan_later(self, key: Key, asked: datetime) -> None:
+        """Plan a service as it is when its turn has come, then tell."""
+        start_s = time.monotonic()
+        try:
+            async with self._turn(key):
+                observed = self._asked.pop(key, None)
+                if observed is not None and observed.service is not None:
+                    now = asked + timedelta(seconds=time.monotonic() - start_s)
+                    request, choice = await self._search(observed, architecture_of(observed.service), now)
+                    await self._finished(observed, request, choice, now)
+        except PlanError:
+            pass  # the spec changed meanwhile, and the next pass tells
+        except Exception as error:
+            self._errors[key] = error
+        finally:
+            self._searches.pop(key, None)
+            self._asked.pop(key, None)
+            if self._on_planned is not None:
+                self._on_planned(key)
+
+    def _stand_in(self, observed: Observed) -> Planned | None:
+        """The plan in force, for what can be done by it while another one is sought, such as more replicas."""
+        plan, rendering = observed.incumbent, self._renderings.get(observed.key)
+        if plan is None or observed.spec_changed:
+            return None
+        if kept_revision(observed, plan) is not None:
+            return Planned(Choice(plan), None)
+        return Planned(Choice(plan), rendering.rendered) if rendering is not None and rendering.plan == plan else None
 
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
         """True while other services wait to be planned: creating pods now would only delay them."""
@@ -121,11 +268,17 @@ class Planning:
         """The plan cannot be carried out: its GPUs are no longer promised."""
         self._ledger.release(key)
         self._standing.pop(key, None)
+        self._known.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self.withdraw(key)
         self._renderings.pop(key, None)
+        self._slow.discard(key)
+        self._errors.pop(key, None)
+        self._rooms.pop(key, None)
+        if (search := self._searches.pop(key, None)) is not None:
+            search.cancel()  # its answer must not promise GPUs to a service that is gone
 
     def waiting(self) -> list[Key]:
         """Services without a plan that may get one when others leave."""
@@ -137,6 +290,32 @@ class Planning:
         if since is None:
             return None
         return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
+
+    def room_for_another(self, observed: Observed) -> str:
+        """A node that has room for a replica besides those that run; empty for none."""
+        assert observed.service is not None
+        versions = (self._cache.hardware_version, self._cache.room_version, self._ledger.version)
+        known = self._rooms.get(observed.key)
+        if known is None or known[0] != versions:
+            known = self._rooms[observed.key] = (versions, self._room_for_another(observed))
+        return known[1]
+
+    def _room_for_another(self, observed: Observed) -> str:
+        assert observed.service is not None
+        commitment = self._ledger.get(observed.key)
+        if commitment is None:
+            return ""
+        everyone = offers(
+            observed.nodes, [*self._claims(observed.key), claim(commitment, observed.replicas, observed.pods)], ()
+        )
+        nodes, _ = reachable(everyone, self._cache.node, observed.service)
+        known = by_name(observed.nodes)
+        fitting = (
+            offer.node.name
+            for offer in nodes
+            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
+        )
+        return next(fitting, "")
 
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
@@ -156,6 +335,12 @@ class Planning:
             return None
         if not _same_but_for_offers(before, request):
             return None
+        if chosen is None and before.left_out != request.left_out:
+            return None
+        if standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+            return None
+        if standing.placed and not _placed(observed):
+            return None
         if stranded and (not standing.stranded or request.nodes != before.nodes):
             return None
         # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
@@ -164,14 +349,37 @@ class Planning:
         recent = (now - standing.since).total_seconds() < patience_s
         return standing.choice if recent or not offers_more(before.nodes, request.nodes) else None
 
-    async def _ask(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice:
-        """Ask the planner, in a turn, and enter its answer."""
+    async def _search(
+        self, observed: Observed, architecture: Architecture, now: datetime
+    ) -> tuple[PlanRequest, Choice]:
+        """Ask the planner, in a turn, until its answer can be entered."""
+        while True:
+            version, request = self._ledger.version, self._request(observed, architecture)
+            choice = await self._ask(observed, request, now, version)
+            if choice is not None:
+                return request, choice
+
+    async def _ask(self, observed: Observed, request: PlanRequest, now: datetime, version: int) -> Choice | None:
+        """Ask the planner and enter its answer; None where another service has taken the room meanwhile.
+
+        `version`: of the ledger, when the request was made.
+        """
         incumbent, stranded = observed.incumbent, self._stranded(observed, now)
-        hardware = hardware_offers(observed.nodes) if incumbent is not None else ()
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded)
+        placed = incumbent is not None and _placed(observed)
+        hardware = None if incumbent is None or placed else self._hardware(observed)
+        improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
+        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve, revise)
+        start_s = time.monotonic()
         answer = await self._worker.answer(question)
+        failure = answer.choice.failure
+        seconds = time.monotonic() - start_s
+        self._count(failure.reason if failure else "Planned", seconds)
+        (self._slow.add if seconds > SLOW_S else self._slow.discard)(observed.key)
         choice, rendered = answer.choice, answer.rendered
-        self._enter(observed.key, _Standing(observed.spec_digest, request, stranded, choice, now))
+        if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
+            return None
+        standing = _Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
+        self._enter(observed.key, standing)
         if choice.plan is not None and rendered is not None:
             self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
         return choice
@@ -183,22 +391,33 @@ class Planning:
             return None
         rendering = self._renderings.get(key)
         if rendering is None or not rendering.is_of(plan, request):
-            async with self._turn():
+            async with self._turn(key):
                 rendering = _Rendering(plan, request, await self._worker.render(plan, request))
             self._renderings[key] = rendering
         return rendering.rendered
 
+    def _room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
+        """Whether fewer replicas of a new plan find room than when it was asked for, and too few for the service."""
+        if plan is None or plan == observed.incumbent:
+            return False
+        nodes = by_name(observed.nodes)
+        commitment = commitment_to(plan, nodes)
+        everyone = offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
+        named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
+        before, after = _homes(request.nodes, plan, named), _homes(everyone, plan, named)
+        return after < min(before, max(1, observed.replicas))
+
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        self._in_line += 1
-        try:
-            await self._one_at_a_time.acquire()
-        finally:
-            self._in_line -= 1
-        try:
+    async def _turn(self, key: Key) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            self._in_line += 1
+            try:
+                if key in self._slow:
+                    await stack.enter_async_context(self._slow_turns)
+                await stack.enter_async_context(self._turns)
+            finally:
+                self._in_line -= 1
             yield
-        finally:
-            self._one_at_a_time.release()
 
     def _stranded(self, observed: Observed, now: datetime) -> bool:
         deployment = observed.deployment
@@ -212,6 +431,11 @@ class Planning:
         nodes, left_out = reachable(everyone, self._cache.node, observed.service)
         return plan_request(observed.service, architecture, nodes, left_out=left_out)
 
+    def _hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
+        """The nodes of the service's cluster as if every GPU were free and every node open."""
+        assert observed.service is not None
+        return selectable(hardware_offers(observed.nodes), self._cache.node, observed.service)
+
     def _claims(self, key: Key) -> list[Claim]:
         claims = []
         for other, commitment in self._ledger.items():
@@ -223,7 +447,8 @@ class Planning:
     def _enter(self, key: Key, standing: _Standing) -> None:
         self._standing[key] = standing
         if standing.choice.plan is not None:
-            self._ledger.commit(key, _commitment(standing.choice.plan))
+            nodes = by_name(self._cache.profiled_nodes())
+            self._ledger.commit(key, commitment_to(standing.choice.plan, nodes))
         else:
             self._give_up(key)
 
@@ -236,20 +461,27 @@ class Planning:
         """Pods that run keep their GPUs; nothing is promised to other replicas any more."""
         commitment = self._ledger.get(key)
         if commitment is not None and self._cache.pods(key):
-            self._ledger.commit(key, commitment._replace(nodes=()))
+            self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
         else:
             self._ledger.release(key)
 
 
+def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:
+    """How many replicas of a plan find room on the nodes of these names."""
+    room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
+    return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)
+
+
 def _same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
-    """True where the requests differ at most in which GPUs of the nodes are free or promised."""
+    """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon."""
     if hardware_changed(before.nodes, after.nodes):
         return False
-    return dataclasses.replace(before, nodes=()) == dataclasses.replace(after, nodes=())
+    return dataclasses.replace(before, nodes=(), left_out=()) == dataclasses.replace(after, nodes=(), left_out=())
 
 
-def _commitment(plan: Plan) -> Commitment:
-    return Commitment(plan.gpus_per_replica, plan.nodes)
+def _placed(observed: Observed) -> bool:
+    """True where every replica has a node."""
+    return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas
 
 
 def _moment(text: str) -> datetime:

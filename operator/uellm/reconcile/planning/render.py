@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.handover.sidecar_prior import step_time
 from uellm.planner.request import PlanRequest
-from uellm.planner.result import Plan
+from uellm.planner.result import Plan, Predicted
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
+from uellm.reconcile.planning.host_needs import host_memory_bytes, host_millicores
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
 def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     """The plan as its pods read it.
 
-    It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free.
+    It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free; and not on the plan's
+    explanations, so that two plans that start the same pods are rendered to the same bytes.
     """
-    document, annotation = plan_document(plan, request), plan_annotation(plan, request)
-    step = step_time(plan, request)
+    document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
+    step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
-        shape=shape_of(plan),
-        nodes=plan.nodes,
+        node_needs=node_needs(plan, request, annotation.resource_name),
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
+        weight_bytes=request.architecture.weight_bytes,
+        host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated, kv_factor=document.kv_factor),
+        host_millicores=host_millicores(plan, simulated=simulated),
         annotation=annotation.to_json(),
         plan_json=document.to_json(),
         max_num_seqs=plan.max_num_seqs,
@@ -32,7 +39,17 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     )
 
 
-def shape_of(plan: Plan) -> str:
-    """The part of a plan that pods are built from, in a form that every version of the operator writes alike."""
-    layers = ",".join(str(count) for count in plan.layers)
-    return f"tp{plan.tensor} pp{plan.pipeline} layers {layers} on {','.join(plan.nodes)}"
+def _bare(plan: Plan) -> Plan:
+    """The plan without its reasons, alternatives and predictions: the launcher needs none of them."""
+    return replace(
+        plan,
+        predicted=Predicted(plan.predicted.kv_cache_tokens),
+        recommended_replicas=None,
+        assumptions=(),
+        alternatives=(),
+        profile_hash="",
+        binding="",
+        slo=None,
+        search=None,
+        reason="",
+    )

@@ -7,9 +7,10 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from uellm.errors import CannotBeDone
@@ -35,7 +36,7 @@ class RenderTimeout(CannotBeDone):
 
 
 class PlanningWorker(Protocol):
-    """Does the work of planning, wherever it runs. One call at a time."""
+    """Does the work of planning, wherever it runs."""
 
     async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
         """Plan, choose and render; see `uellm.reconcile.planning.answer`."""
@@ -103,9 +104,46 @@ class WorkerProcess:
         pool, self._pool = self._pool, None
         if pool is None:
             return
+        # The pool of another worker must live on, and a pool tells its processes in no other way.
+        processes = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in processes:
             process.terminate()
+
+
+class Workers:
+    """Several PlanningWorkers as one that does as many calls at a time. A context manager."""
+
+    def __init__(self, count: int) -> None:
+        self._workers = [WorkerProcess() for _ in range(count)]
+        self._idle = list(self._workers)
+        self._free = asyncio.Semaphore(count)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.__exit__()
+
+    async def answer(self, question: PlanningQuestion) -> PlanningAnswer:
+        """Plan, choose and render."""
+        async with self._any() as worker:
+            return await worker.answer(question)
+
+    async def render(self, plan: Plan, request: PlanRequest) -> RenderedPlan:
+        """Render a plan that was chosen earlier. Raises RenderTimeout."""
+        async with self._any() as worker:
+            return await worker.render(plan, request)
+
+    @asynccontextmanager
+    async def _any(self) -> AsyncIterator[WorkerProcess]:
+        async with self._free:
+            worker = self._idle.pop()
+            try:
+                yield worker
+            finally:
+                self._idle.append(worker)
 
 
 def _no_fresh_plan(question: PlanningQuestion, failure: Obstacle) -> PlanningAnswer:

@@ -7,10 +7,19 @@ as failing until its pod is ready, so that the condition does not flap with the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from uellm.reconcile.children.rollout import rollout_reason
+from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.pods.pod_failures import PodFailures
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
 STALLED_RESTARTS = 3
+
+# How the termination messages of `uellm.launcher` begin.
+LAUNCHER_SAYS = "uellm launcher: "
+TOO_OLD = "EngineTooOld: "
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -41,32 +50,55 @@ def living(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def engine_readiness(
-    deployment: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], replicas: int
+    deployment: Mapping[str, Any],
+    pods: Sequence[Mapping[str, Any]],
+    replicas: int,
+    failures: PodFailures | None = None,
+    kubelets_words: Mapping[str, str] = MappingProxyType({}),
 ) -> EngineReadiness:
-    """The readiness of an up-to-date Deployment with `replicas` pods."""
+    """The readiness of an up-to-date Deployment with `replicas` pods.
+
+    `failures`: pods that failed for good lately; `kubelets_words`: why pods do not start, by uid.
+    """
     alive = living(pods)
     if _rolled_out(deployment, replicas):
-        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve")
+        more = "; a stand-in is there for a replica whose node is being emptied" if has_stand_in(deployment) else ""
+        return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{more}")
     if refused := _refused_by_server(deployment):
         return refused
-    troubles = sorted((trouble for pod in alive for trouble in _troubles(pod)), key=lambda trouble: trouble.rank)
-    if troubles:
+    found = [trouble for pod in alive for trouble in _troubles(pod, kubelets_words.get(pod["metadata"]["uid"], ""))]
+    if failures is not None:
+        found.append(_failures_trouble(failures))
+    if troubles := sorted(found, key=lambda trouble: trouble.rank):
         return troubles[0].state
     ready = int((deployment.get("status") or {}).get("readyReplicas") or 0)
-    if len(alive) > replicas or len(alive) < len(pods):
-        return EngineReadiness(False, "RollingOut", f"replicas are being replaced, {ready} of {replicas} serve")
+    leaving = [pod for pod in pods if "deletionTimestamp" in pod["metadata"]]
+    if len(alive) > replicas or leaving:
+        how = rollout_reason(deployment)
+        message = f"replicas are being replaced{f', {how}' if how else ''}; {ready} of {replicas} serve"
+        return EngineReadiness(False, "RollingOut", message)
     return EngineReadiness(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
 
 
+def _failures_trouble(failures: PodFailures) -> _Trouble:
+    """Pods that failed for good. Where it goes on, that comes before the state of the pod that is tried next."""
+    times = "1 pod has failed" if failures.total == 1 else f"{failures.total} pods have failed"
+    message = f"{times} for good within the last hour, last {failures.message}"
+    state = EngineReadiness(False, "PodFailed", message, stalled=failures.repeated)
+    return _Trouble(0 if failures.repeated else 4, state)
+
+
 def _rolled_out(deployment: Mapping[str, Any], replicas: int) -> bool:
-    status = deployment.get("status") or {}
+    """Whether the wanted replicas serve. A stand-in, which may still be starting, is one more of them."""
+    status, extra = deployment.get("status") or {}, int(has_stand_in(deployment))
     return (
         int(status.get("observedGeneration") or 0) >= int(deployment["metadata"].get("generation") or 0)
-        and int(deployment["spec"].get("replicas", 1)) == replicas
+        and int(deployment["spec"].get("replicas", 1)) == replicas + extra
         and all(
-            int(status.get(field) or 0) == replicas
+            replicas <= int(status.get(field) or 0) <= replicas + extra
             for field in ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
         )
+        and status.get("replicas") == status.get("updatedReplicas")
     )
 
 
@@ -91,8 +123,11 @@ def _scheduled(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((condition for condition in conditions if condition.get("type") == "PodScheduled"), None)
 
 
-def _troubles(pod: Mapping[str, Any]) -> Iterator[_Trouble]:
+def _troubles(pod: Mapping[str, Any], kubelet_says: str) -> Iterator[_Trouble]:
     name = pod["metadata"]["name"]
+    if kubelet_says:
+        message = f"pod {name} cannot be started on node {pod['spec'].get('nodeName')}: {kubelet_says}"
+        yield _Trouble(2, EngineReadiness(False, "PodNotStarting", message))
     statuses = [
         *(pod["status"].get("initContainerStatuses") or ()),
         *(pod["status"].get("containerStatuses") or ()),
@@ -119,8 +154,11 @@ def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
     ended = _last_failure(status)
     if ended is None:
         return None
-    restarts = int(status.get("restartCount") or 0)
-    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {_last_words(ended)}"
+    restarts, cause = int(status.get("restartCount") or 0), _cause(ended)
+    if cause.startswith(TOO_OLD):
+        message = f"{who}, image {status.get('image', '')}: {cause.removeprefix(TOO_OLD)}"
+        return _Trouble(0, EngineReadiness(False, "EngineTooOld", message, stalled=True))
+    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {cause}"
     return _Trouble(0, EngineReadiness(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
 
 
@@ -138,10 +176,14 @@ def _how(ended: Mapping[str, Any]) -> str:
     return status if reason in ("", "Error") else f"{status} ({reason})"
 
 
-def _last_words(ended: Mapping[str, Any]) -> str:
-    """The last line that is not empty: a program prints its error after traceback and progress."""
+def _cause(ended: Mapping[str, Any]) -> str:
+    """The cause that the engine's parent wrote; else the last line, for a program prints its error at the end."""
     lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no message; see its log"
+    if not lines:
+        return "no message; see its log"
+    if lines[0].startswith(LAUNCHER_SAYS):
+        return lines[0].removeprefix(LAUNCHER_SAYS).removeprefix("EngineFailed: ")
+    return lines[-1]
 
 
 def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:

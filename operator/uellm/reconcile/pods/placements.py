@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from uellm.api.names import REVISION_LABEL
 from uellm.api.scalars import UUID
 from uellm.documents import UnreadableDocument
 from uellm.placement_report import PlacementReport
@@ -70,12 +71,14 @@ class PlacementCheck(NamedTuple):
     matches: str
     """True, False or Unknown."""
     error: tuple[str, str] | None = None
+    revision: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The entry; empty fields are left out."""
         entry = {
             "pod": self.pod,
             "node": self.node,
+            "revision": self.revision,
             "planned": list(self.planned),
             "actual": list(self.actual),
             "layers": list(self.layers),
@@ -93,7 +96,17 @@ def placements(
     """The placement of each pod that has a node, in the given order. Only the first was planned on exact devices."""
     bound = [pod for pod in living(pods) if pod["spec"].get("nodeName")]
     held = _held(nodes, {pod["metadata"]["uid"] for pod in bound})
-    return [_placed(plan, pod, reports.get(pod["metadata"]["uid"]), held, first=pod is bound[0]) for pod in bound]
+    checks = ((pod, reports.get(pod["metadata"]["uid"])) for pod in bound)
+    return [
+        _placed(plan, pod, report, held, first=pod is bound[0])._replace(revision=_revision(pod))
+        for pod, report in checks
+    ]
+
+
+def _revision(pod: Mapping[str, Any]) -> str:
+    """By its label; empty where somebody wrote something else there."""
+    name = str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL) or "")
+    return name if re.search(r"^[0-9a-f]{10}$", name) else ""
 
 
 def _held(nodes: Sequence[ProfiledNode], pods: set[str]) -> dict[str, tuple[str, ...]]:

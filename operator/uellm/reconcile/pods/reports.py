@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -22,6 +23,13 @@ TIMEOUT_S = 2.0
 REFRESH_S = 600.0
 # New measurements are written to the status at most this often.
 MEASURE_S = 60.0
+# Requests at a time: fewer than the controller has passes at a time.
+MOST_OPEN = 16
+# How long an address that has kept silent is left alone, growing from the first to the second.
+FIRST_SILENCE_S = 5.0
+LONGEST_SILENCE_S = 300.0
+# Addresses of which silence is remembered.
+MOST_SILENT = 10_000
 _LARGEST_BYTES = 256 * 1024
 
 Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]
@@ -123,9 +131,18 @@ def engine_start(pod: Mapping[str, Any]) -> str | None:
 
 
 class HttpReports:
-    """GET from the metrics port of a pod's sidecar. An async context manager."""
+    """GET from the metrics port of a pod's sidecar. An async context manager.
 
-    def __init__(self) -> None:
+    A network policy may let no packet through, so that every request runs into its timeout. Passes must not wait for
+    that: few requests are open at a time, the rest is left for a later pass, and an address that has kept silent is
+    asked less and less often.
+    """
+
+    def __init__(self, *, port: int = METRICS_PORT, clock: Callable[[], float] = time.monotonic) -> None:
+        self._port = port
+        self._clock = clock
+        self._open = 0
+        self._silent: dict[str, _Silence] = {}
         # Pod addresses are not reachable through a proxy.
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
 
@@ -143,14 +160,43 @@ class HttpReports:
         """How its requests fared; None where the pod does not answer or is too old to report it."""
         return await self._get(pod_ip, "/uellm/slo")
 
+    async def running(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """Revision and configuration that it runs with; None where the pod does not answer or is too old to tell."""
+        return await self._get(pod_ip, "/uellm/running")
+
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
+        silence = self._silent.get(pod_ip)
+        if self._open >= MOST_OPEN or (silence is not None and self._clock() < silence.ask_again_s):
+            return None
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        self._open += 1
         try:
-            response = await self._client.get(f"http://{host}:{METRICS_PORT}{path}")
+            response = await self._client.get(f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S)
+        except httpx.TimeoutException:
+            self._note_silence(pod_ip)
+            return None
         except httpx.HTTPError as error:
             logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
             return None
+        finally:
+            self._open -= 1
+        self._silent.pop(pod_ip, None)
         return parse(response.status_code, response.content)
+
+    def _note_silence(self, pod_ip: str) -> None:
+        before = self._silent.pop(pod_ip, None)
+        wait_s = FIRST_SILENCE_S if before is None else min(2 * before.wait_s, LONGEST_SILENCE_S)
+        while len(self._silent) >= MOST_SILENT:
+            del self._silent[next(iter(self._silent))]
+        self._silent[pod_ip] = _Silence(self._clock() + wait_s, wait_s)
+        logger.debug("no packet from %s; asked again in %.0f s", pod_ip, wait_s)
+
+
+class _Silence(NamedTuple):
+    """An address from which nothing came."""
+
+    ask_again_s: float
+    wait_s: float
 
 
 def parse(status: int, body: bytes) -> Mapping[str, Any] | None:

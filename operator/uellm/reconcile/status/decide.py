@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.api import LLMService
+from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -14,8 +16,12 @@ from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
+from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, failed_pods, removals, tally
+from uellm.reconcile.pods.running import WantedConfig, unconfirmed
+from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
+from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of, timestamp
-from uellm.reconcile.status.slo_feasible import feasible
+from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.text import and_more
 
 # Reasons that waiting does not remove: a person has to change the spec or another object. NoFit and NoProfile are not
@@ -46,43 +52,76 @@ class Decision:
     status: dict[str, Any]
     notes: tuple[Condition, ...]
     recheck_s: float | None
+    removals: tuple[Removal, ...] = ()
+    """Pods to delete once the status is written."""
 
 
 def decide(
-    observed: Observed, choice: Choice, *, change: str = "", refusal: Obstacle | None, unreported: bool, now: datetime
+    observed: Observed,
+    choice: Choice,
+    *,
+    change: str = "",
+    refusal: Obstacle | None,
+    unreported: bool,
+    now: datetime,
+    wanted: WantedConfig | None = None,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
-    written; `unreported`: a running pod has not reported its placement yet.
+    written; `unreported`: a running pod has not reported its placement yet; `wanted`: what every pod is to run with,
+    None where the pods are of a release whose sidecars do not report it, or nothing is wanted.
     """
-    engine = _readiness(observed, choice, change=change, refusal=refusal)
+    found = failed_pods(observed.pods, observed.node_states, now)
+    failures = tally(PodFailures.from_status(observed.status), found, now)
+    engine = _readiness(observed, choice, failures, change=change, refusal=refusal)
+    if engine.ready and wanted is not None:
+        engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
     placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
-    slo = feasible(plan, observed.service) if plan is not None and observed.service is not None else None
     service = observed.service
+    slo = feasible(plan, service, no_plan=choice.failure.message if choice.failure else "")
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [*filter(None, (slo, met)), *([verified(placed)] if plan is not None else [])]
+    about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
     conditions = [*_kstatus(engine), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
-    status = status_of(observed, plan, placed, measured)
-    if slo is not None:
-        status["summary"].setdefault("slo", "feasible" if slo.status == "True" else "infeasible")
+    revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
+    status = status_of(observed, plan, placed, measured, revision=revision)
+    if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
+        status["summary"]["slo"] = words
+    if failures is not None:
+        status["podFailures"] = failures.to_dict()
     status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
     notes = [
         note
         for note in transitions(conditions, before)
-        # "Not known yet" is not worth an Event.
-        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown"
+        # Neither "not known yet" nor "nothing better" is worth an Event.
+        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != (BETTER_PLAN, "False")
     ]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
-    return Decision(status, tuple(notes), REPORT_POLL_S if unreported else None)
+    notes += _failure_notes(failures, found, observed.status)
+    removed, more_in_s = removals(failures, found, now)
+    recheck_s = min(filter(None, (REPORT_POLL_S if unreported else None, more_in_s)), default=None)
+    return Decision(status, tuple(notes), recheck_s, removed)
 
 
-def _readiness(observed: Observed, choice: Choice, *, change: str, refusal: Obstacle | None) -> EngineReadiness:
+def _failure_notes(
+    failures: PodFailures | None, found: Sequence[PodFailure], status: Mapping[str, Any]
+) -> list[Condition]:
+    """An Event for failures that were not counted before."""
+    before = PodFailures.from_status(status)
+    known = before.pods if before is not None else ()
+    if failures is None or all(each.pod in known for each in found):
+        return []
+    return [Condition("Pods", "False", failures.reason, failures.message)]
+
+
+def _readiness(
+    observed: Observed, choice: Choice, failures: PodFailures | None, *, change: str, refusal: Obstacle | None
+) -> EngineReadiness:
     """The condition Ready: an obstacle to the spec comes before the state of the pods."""
     obstacle = refusal or (choice.failure if observed.spec_changed or not living(observed.pods) else None)
     if obstacle is not None:
@@ -91,7 +130,7 @@ def _readiness(observed: Observed, choice: Choice, *, change: str, refusal: Obst
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas)
+    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelets_words)
     if state.ready and observed.replicas == 0:
         reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
         return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
@@ -119,6 +158,13 @@ def _planned(choice: Choice) -> Condition:
         f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     )
     return Condition("Planned", "True", "Planned", message)
+
+
+def _slo_column(slo: Condition, plan: Plan | None, service: LLMService | None, measured: str) -> str:
+    """The share that was measured, else whether the targets are predicted to be met; and replicas that are missing."""
+    words = measured or {"True": "feasible", "False": "infeasible"}.get(slo.status, "")
+    needed = missing_replicas(plan, service) if plan is not None and service is not None else 0
+    return f"{words} ({service.spec.replicas} of {needed} replicas)" if needed and service is not None else words
 
 
 def _text(holds: bool) -> str:

@@ -23,7 +23,12 @@ def timestamp(moment: datetime) -> str:
 
 
 def status_of(
-    observed: Observed, plan: Plan | None, placed: Sequence[PlacementCheck], measured: Sequence[ClassMeasurement] = ()
+    observed: Observed,
+    plan: Plan | None,
+    placed: Sequence[PlacementCheck],
+    measured: Sequence[ClassMeasurement] = (),
+    *,
+    revision: str = "",
 ) -> dict[str, Any]:
     """The status but for its conditions; unknown fields are left out."""
     deployed = (observed.deployment or {}).get("status") or {}
@@ -38,6 +43,8 @@ def status_of(
     }
     if plan is not None:
         status["plan"] = plan_status(plan)
+    if revision:
+        status["revision"] = revision
     if measured:
         status["slo"] = [each.to_dict() for each in measured]
     if requests := sum(each.requests for each in measured):

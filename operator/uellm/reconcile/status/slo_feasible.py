@@ -12,22 +12,50 @@ from uellm.reconcile.conditions import Condition
 TYPE = "SLOFeasible"
 
 
-def feasible(plan: Plan, service: LLMService) -> Condition | None:
-    """The condition SLOFeasible; None where nothing is predicted, or there are neither targets nor a load."""
+def feasible(plan: Plan | None, service: LLMService | None, *, no_plan: str = "") -> Condition:
+    """The condition SLOFeasible; Unknown where nothing is predicted. `no_plan`: why there is no plan."""
+    if service is None or plan is None:
+        return _unknown("NoPlan", f"there is no plan to predict from: {no_plan or 'none was made'}")
     predicted, spec = plan.predicted, service.spec
-    if predicted.ttft_ms is None or predicted.tpot_ms is None:
-        return None
     if not spec.slo.classes and spec.workload.requests_per_s is None:
-        return None
+        return _unknown(
+            "NothingAsked",
+            "neither a target nor a load is given: set spec.slo.classes or spec.workload.requestsPerSecond",
+        )
+    if predicted.ttft_ms is None or predicted.tpot_ms is None:
+        return _unknown(
+            "NotMeasured",
+            "the speed of the planned GPUs is not measured, so no time can be predicted: look at "
+            "status.devices[].measured of the GPUNodeProfile",
+        )
     if plan.slo is not None and not plan.slo.feasible:
         return Condition(TYPE, "False", "TargetsTooTight", f"{plan.slo.constraint}; it takes {plan.slo.change}")
     # A plan by an older operator, which holds no verdict.
     if plan.slo is None and (missed := "; ".join(_missed(plan, service))):
         return Condition(TYPE, "False", "TargetsTooTight", f"the best that can be had: {missed}")
-    if short := _too_few(plan, service):
-        return Condition(TYPE, "False", "TooFewReplicas", short)
+    if needed := missing_replicas(plan, service):
+        return Condition(TYPE, "False", "TooFewReplicas", _too_few(needed, service))
     message = f"predicted: TTFT {predicted.ttft_ms:.0f} ms, TPOT {predicted.tpot_ms:.0f} ms"
     return Condition(TYPE, "True", "Predicted", message)
+
+
+def missing_replicas(plan: Plan, service: LLMService) -> int:
+    """The number of replicas that the load needs, where `spec.replicas` is below it; else 0.
+
+    A service that is to run no pods is short of none.
+    """
+    rate, replicas = service.spec.workload.requests_per_s, service.spec.replicas
+    if rate is None or service.spec.suspend or not replicas:
+        return 0
+    needed = plan.recommended_replicas
+    if needed is None:  # a plan by an older operator
+        each_per_s = plan.predicted.requests_per_s
+        needed = math.ceil(rate / each_per_s) if each_per_s else 0
+    return needed if needed > replicas else 0
+
+
+def _unknown(reason: str, message: str) -> Condition:
+    return Condition(TYPE, "Unknown", reason, message)
 
 
 def _missed(plan: Plan, service: LLMService) -> Iterator[str]:
@@ -46,15 +74,10 @@ def _times(plan: Plan, service: LLMService, each: ServiceClass) -> Iterator[tupl
         yield "end to end", ttft_s + output.mean * tpot_s, each.e2e_s
 
 
-def _too_few(plan: Plan, service: LLMService) -> str:
-    rate, each = service.spec.workload.requests_per_s, plan.predicted.requests_per_s
-    replicas = service.spec.replicas
-    if plan.recommended_replicas is not None and replicas >= plan.recommended_replicas:
-        return ""
-    if rate is None or not each or rate <= each * replicas or service.spec.suspend or not replicas:
-        return ""
-    needed = plan.recommended_replicas or math.ceil(rate / each)
+def _too_few(needed: int, service: LLMService) -> str:
+    rate, replicas = service.spec.workload.requests_per_s or 0.0, service.spec.replicas
+    targets = " within the targets" if service.spec.slo.classes else ""
     return (
-        f"{rate:g} requests a second need {needed} replicas of {each:.2f} each, and spec.replicas is {replicas}: "
+        f"{rate:g} requests a second need {needed} replicas{targets}, and spec.replicas is {replicas}: "
         f"kubectl scale llmservice/{service.name} --replicas={needed}"
     )

@@ -62,13 +62,15 @@ class EngineConnection:
         """Whether requests can be sent."""
         return self.health is EngineHealth.READY
 
-    async def send(self, method: str, target: bytes, headers: Pairs, body: bytes) -> Upstream:
+    async def send(
+        self, method: str, target: bytes, headers: Pairs, body: bytes, *, switches: bool = False
+    ) -> Upstream:
         """Send a request; return when the head of the answer is there. The caller reads to the end or aborts.
 
-        Raises EngineUnreachable, EngineLost.
+        `switches`: it asks for another protocol, as in `EnginePool.send`. Raises EngineUnreachable, EngineLost.
         """
         try:
-            return await self.pool.send(method, target, headers, body)
+            return await self.pool.send(method, target, headers, body, switches=switches)
         except EngineUnreachable:
             self._lost()
             raise

@@ -82,7 +82,10 @@ class Exchange:
         if self._answer.whole is not None:
             await self._send_whole(self._answer, reply, upstream, own)
         else:
-            self._answer.fast_path = FastPath(reply, self._answer.counter, self._dispatcher, self._ticket)
+            strips = self.call.mode is Mode.STREAM_STRIP_USAGE
+            self._answer.fast_path = FastPath(
+                reply, self._answer.counter, self._dispatcher, self._ticket, strips=strips
+            )
             await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
         if record.outcome is RequestOutcome.COMPLETED:
             with self._faults.guard("answer", record.id):

@@ -7,7 +7,7 @@ import asyncio
 from uellm.http import Reply
 from uellm.sidecar.request.dispatch import MAX_TOKEN_UPDATES, Dispatcher
 from uellm.sidecar.scheduling import Ticket
-from uellm.sidecar.wire.events import USAGE, TokenCounter
+from uellm.sidecar.wire.events import NO_USAGE, USAGE, TokenCounter, has_usage
 from uellm.sidecar.wire.failure import ERROR, ERROR_EVENT
 from uellm.sidecar.wire.strip import FINISHED
 
@@ -21,6 +21,7 @@ class FastPath:
         "_dispatcher",
         "_mark",
         "_news",
+        "_strips",
         "_ticket",
         "_time",
         "_write",
@@ -28,7 +29,10 @@ class FastPath:
         "sent_bytes",
     )
 
-    def __init__(self, reply: Reply, counter: TokenCounter, dispatcher: Dispatcher, ticket: Ticket) -> None:
+    def __init__(
+        self, reply: Reply, counter: TokenCounter, dispatcher: Dispatcher, ticket: Ticket, *, strips: bool
+    ) -> None:
+        """`strips`: usage is to be removed from the stream, which the normal path does."""
         self._closing = reply.link.transport.is_closing
         self._write = reply.link.transport.write
         self._counter = counter
@@ -36,6 +40,7 @@ class FastPath:
         self._dispatcher = dispatcher
         self._news = dispatcher.token_updates
         self._ticket = ticket
+        self._strips = strips
         self._time = asyncio.get_running_loop().time
         self.last_s: float | None = None
         """When the last event with a token passed."""
@@ -47,9 +52,13 @@ class FastPath:
         found, start = chunk.count(self._mark), chunk.index(b"\r") + 2
         # Nearly every chunk is one event, and checking its start is cheaper than a search.
         failed = chunk.startswith(ERROR_EVENT, start) if found == 1 else not found or ERROR in chunk
-        if failed or FINISHED in chunk or USAGE in chunk:
+        if failed or FINISHED in chunk:
             return False
         counter = self._counter
+        if USAGE in chunk and (NO_USAGE not in chunk if found == 1 else has_usage(chunk)):
+            if self._strips:
+                return False
+            counter.take_usage(chunk)
         counter.events = events = counter.events + found
         self.last_s = now_s = self._time()
         self._news.append((self._ticket, events, now_s))

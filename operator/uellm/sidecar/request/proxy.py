@@ -13,7 +13,8 @@ from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
 from uellm.sidecar.request.relay import STALL_S, Relay
-from uellm.sidecar.request.routes import Way, check_headers, end_to_end, path_of, request_id, way_of
+from uellm.sidecar.request.routes import Way, end_to_end, path_of, request_id, way_of
+from uellm.sidecar.request.tunnel import SWITCHING, UPGRADE, Tunnel, asks_for_websocket
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry.access_log import Record
@@ -120,7 +121,6 @@ class Proxy:
     async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
         headers, settings = request.headers, self._settings.current
         record.id = request_id(headers)
-        check_headers(headers)
         path = path_of(request.method, request.path)
         settings.keys.check(request.method, path, key_of(headers))
         way = way_of(request.method, path, settings.allowed_routes)
@@ -170,25 +170,34 @@ class Proxy:
             return unread(record.route, request.headers, request.body, targets)
 
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
+        switches = asks_for_websocket(request.method, request.headers)
         try:
-            upstream = await self._send(request, record, request.body)
+            upstream = await self._send(request, record, request.body, switches=switches)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
             raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
+        own = pairs(_own_headers(record))
         try:
-            await Relay(reply, upstream, record, stall_s=self.stall_s).run(pairs(_own_headers(record)))
+            if upstream.status == SWITCHING:
+                await Tunnel(reply, upstream, record).run(own)
+            else:
+                await Relay(reply, upstream, record, stall_s=self.stall_s).run(own)
         finally:
             self._over(record, upstream)
 
-    async def _send(self, request: Request, record: Record, body: bytes, priority: int = 0) -> Upstream:
+    async def _send(
+        self, request: Request, record: Record, body: bytes, priority: int = 0, *, switches: bool = False
+    ) -> Upstream:
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
         if self._settings.current.accepts_priority:
             # For bodies without a priority field. The header overrides the body, so no client may set it.
             own.append((b"X-Vllm-Priority", b"%d" % priority))
+        if switches:
+            own += UPGRADE
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         try:
-            upstream = await self._engine.send(request.method, request.target, headers, body)
+            upstream = await self._engine.send(request.method, request.target, headers, body, switches=switches)
         except EngineLost as error:
             message = "the engine stopped before it answered; whether it ran the request is unknown"
             raise Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error

@@ -56,25 +56,6 @@ def way_of(method: str, path: str, allowed: Collection[str] = ()) -> Way:
     return Way.METRICS if method == "GET" and path == "/metrics" else Way.PASS
 
 
-def check_headers(headers: Headers) -> None:
-    """Refuse headers that could not be passed on unchanged, or that ask for a WebSocket."""
-    for name, value in headers.raw:
-        if not value.isascii():
-            _check_utf8(name, value)
-    if any(value.lower().startswith("websocket") for value in headers.get_all("upgrade")):
-        raise Refusal(
-            RequestOutcome.BAD_REQUEST, "WebSocket is not served here: use the streaming HTTP routes", status=501
-        )
-
-
-def _check_utf8(name: bytes, value: bytes) -> None:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        shown = name.decode("ascii", "replace")
-        raise Refusal(RequestOutcome.BAD_REQUEST, f"header {shown} is neither ASCII nor UTF-8") from None
-
-
 def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
     """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
     dropped = _HOP_BY_HOP

@@ -30,6 +30,9 @@ attributed to a slow API server before it is attributed to slow prompts."""
 
 MOST_REQUEST_SCALES = 50.0
 
+SHORTEST_GAP_S = 1e-6
+"""Shorter gaps are of the transport, not of a step; the mean gap is a divisor and must not vanish."""
+
 OUTLIER = 4.0
 """A longer gap is cut to this many times the expected one: it was a pause, not a step."""
 
@@ -72,7 +75,7 @@ class StepEstimate:
 
     def discard_recent_gaps(self, gap_s: float) -> None:
         """Discard recent gaps that were not the engine's. Its gap is now taken to be `gap_s`."""
-        self.gap_s = self.recent_gap_s = gap_s
+        self.gap_s = self.recent_gap_s = max(gap_s, SHORTEST_GAP_S)
         self.forget_observations()
 
     @property
@@ -113,7 +116,7 @@ class StepEstimate:
             return
         x0, x1 = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
         expected_s = self.prefill_factor * x0 + self.decode_factor * x1
-        gap_s = min(gap_s, OUTLIER * max(expected_s, self.gap_s))
+        gap_s = max(min(gap_s, OUTLIER * max(expected_s, self.gap_s)), SHORTEST_GAP_S)
         self._gaps += 1
         self.gap_s += max(GAP_WEIGHT, 1.0 / self._gaps) * (gap_s - self.gap_s)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)

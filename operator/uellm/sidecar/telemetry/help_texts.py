@@ -1,8 +1,11 @@
-"""HELP texts of the gauges that are read by name."""
+"""HELP texts of the figures that are read by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+COUNTERS = frozenset(("shed", "gave_way", "starts", "trainings", "answers", "answers_used", "answer_seconds"))
+"""Figures that only grow."""
 
 SCHEDULER: Mapping[str, str] = {
     "queued_bytes": "Bytes of the bodies that wait in the queue.",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -78,19 +78,30 @@ class Gauge:
             yield _sample(self.name, self.labels, key, value)
 
 
-class NamedGauges:
-    """Numbers without labels whose names are read at every scrape as well; `texts` has the HELP text by name."""
+class NamedFigures:
+    """Numbers without labels whose names are read at every scrape as well; `texts` has the HELP text by name.
 
-    def __init__(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
-        self.prefix, self.texts = prefix, texts
+    Those in `counters` only grow, and their names end in `_total`; the others are gauges.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        texts: Mapping[str, str],
+        counters: Collection[str],
+        read: Callable[[], Mapping[str, float | None]],
+    ) -> None:
+        self.prefix, self.texts, self._counters = prefix, texts, counters
         self._read = read
 
     def lines(self) -> Iterator[str]:
         """Their lines, HELP and TYPE included."""
         for name, value in self._read().items():
             if value is not None:
-                yield from _head(f"{self.prefix}{name}", self.texts.get(name, ""), "gauge")
-                yield _sample(f"{self.prefix}{name}", (), (), value)
+                counts = name in self._counters
+                full = f"{self.prefix}{name}_total" if counts else f"{self.prefix}{name}"
+                yield from _head(full, self.texts.get(name, ""), "counter" if counts else "gauge")
+                yield _sample(full, (), (), value)
 
 
 class Histogram:

@@ -9,7 +9,16 @@ from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
 from uellm.sidecar.telemetry.attainment import Attainment, missed
 from uellm.sidecar.telemetry.faults import Faults
-from uellm.sidecar.telemetry.metrics import FINE_SECONDS_BUCKETS, Counter, Gauge, Histogram, Labels, Metric, NamedGauges
+from uellm.sidecar.telemetry.help_texts import COUNTERS
+from uellm.sidecar.telemetry.metrics import (
+    FINE_SECONDS_BUCKETS,
+    Counter,
+    Gauge,
+    Histogram,
+    Labels,
+    Metric,
+    NamedFigures,
+)
 
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 
@@ -66,9 +75,9 @@ class SidecarMetrics:
         """Add a gauge that is read at every scrape."""
         self.metrics.append(Gauge(name, text, read, *labels))
 
-    def gauges(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
-        """Add gauges whose names are read at every scrape as well; None is left out."""
-        self.metrics.append(NamedGauges(prefix, texts, read))
+    def figures(self, prefix: str, texts: Mapping[str, str], read: Callable[[], Mapping[str, float | None]]) -> None:
+        """Add figures whose names are read at every scrape as well; None is left out."""
+        self.metrics.append(NamedFigures(prefix, texts, COUNTERS, read))
 
     def count(self, record: Record) -> None:
         """Count a request that ended, and log it. Raises nothing: its client has its answer."""

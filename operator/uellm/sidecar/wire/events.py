@@ -27,6 +27,15 @@ USAGE = b'"usage":'
 """Contained in every event with usage."""
 
 
+NO_USAGE = b'"usage":null'
+"""Contained in every event of a streamed completion that has no usage."""
+
+
+def has_usage(data: bytes) -> bool:
+    """Whether bytes of an answer contain usage that is not null, or its name without a value yet."""
+    return USAGE in data and data.count(USAGE) > data.count(NO_USAGE)
+
+
 @dataclass(frozen=True)
 class Usage:
     """Tokens as the engine counted them."""
@@ -62,10 +71,14 @@ class TokenCounter:
         joined = self._carry + piece
         found = joined.count(self.mark)
         self._carry = joined[self._keep :]
-        if self._tail or USAGE in joined:
+        if self._tail or has_usage(joined):
             self._remember(piece if self._tail else joined)
         self.events += found
         return found
+
+    def take_usage(self, events: bytes) -> None:
+        """Take whole events with usage that are counted elsewhere. Usage in earlier ones does not matter any more."""
+        self._tail, self._tail_bytes = [events], len(events)
 
     @property
     def tokens(self) -> int:

@@ -34,7 +34,7 @@ class Keys:
             raise Refusal(
                 RequestOutcome.UNAUTHORIZED, "this service needs an API key: send it as `Authorization: Bearer KEY`"
             )
-        given = sha256(key.encode("utf-8", "replace")).digest()
+        given = sha256(key.encode("utf-8", "surrogateescape")).digest()
         good = False
         for each in self._hashes:
             good |= hmac.compare_digest(given, each)

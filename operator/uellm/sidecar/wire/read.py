@@ -25,6 +25,9 @@ COMPLETION_TOKENS = 16
 UNREAD_TOKENS = 256
 """Assumed prompt length of a request that is not parsed."""
 
+MAX_PARSED_BYTES = 16 * 1024 * 1024
+"""Longer bodies, such as those with images, are sent unparsed: parsing them would hold up all streams."""
+
 MAX_SEQUENCES = 4096
 
 _SAMPLING = frozenset(
@@ -66,7 +69,8 @@ def read(
     `accepts_priority`: the engine orders requests by a `priority` in the body.
     """
     kind = SCHEDULED[path]
-    document = _parse(body) if kind is not RouteKind.OTHER else None
+    parsed = kind is not RouteKind.OTHER and len(body) <= MAX_PARSED_BYTES
+    document = _parse(body) if parsed else None
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, keys.key_of(headers))
@@ -77,7 +81,7 @@ def read(
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    call.takes_priority = accepts_priority and kind in _PLAIN
+    call.takes_priority = accepts_priority and kind in _PLAIN and _is_priority(document.get("priority", 0))
     _change(call, document)
     return call
 
@@ -113,6 +117,11 @@ def _sequences(document: Mapping[str, Any], found: Prompt) -> int:
 
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_priority(value: Any) -> bool:
+    """Whether vLLM takes it. Any other value stays in the body, so that the client gets vLLM's own error."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _max_tokens(kind: RouteKind, document: Mapping[str, Any]) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from uellm.sidecar.wire.events import USAGE, Splitter, data_of
+from uellm.sidecar.wire.events import USAGE, Splitter, data_of, has_usage
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """A longer event is passed on piece by piece, and so is the rest of the stream."""
@@ -34,7 +34,7 @@ class UsageStrip:
     def feed(self, piece: bytes) -> bytes:
         """The bytes that can be sent now."""
         # Whole events without finish or usage while nothing is held: nearly every piece.
-        if not self.holding and piece.endswith(b"\n\n") and FINISHED not in piece and USAGE not in piece:
+        if not self.holding and piece.endswith(b"\n\n") and FINISHED not in piece and not has_usage(piece):
             return piece
         if self._open:
             return piece

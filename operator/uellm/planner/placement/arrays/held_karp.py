@@ -75,10 +75,10 @@ class Subsets:
         first = last = table[:, codes].argmin(axis=0)
         rest = codes - self.grid.weight[first]
         while (rest > 0).any():
-            onward = (table[:, rest] + self.grid.hop[last].T).argmin(axis=0)
-            more = rest > 0
-            last = np.where(more, onward, last)
-            rest = np.where(more, rest - self.grid.weight[last], 0)
+            following = (table[:, rest] + self.grid.hop[last].T).argmin(axis=0)
+            unfinished = rest > 0
+            last = np.where(unfinished, following, last)
+            rest = np.where(unfinished, rest - self.grid.weight[last], 0)
         return first, last
 
     def _grown(self, table: Costs, hop: Costs, levels: list[Ints]) -> Costs:
@@ -87,11 +87,11 @@ class Subsets:
             # The rows of one level fit in the processor's cache; those of all subsets do not.
             level = np.take(table, codes, axis=1)
             for c, weight in enumerate(self.grid.weight):
-                free = np.flatnonzero(self.used[c, codes] < self.grid.count[c])
-                if len(free):
-                    onward = np.take(level, free, axis=1)
-                    onward += hop[c][:, None]
-                    table[c, codes[free] + weight] = onward.min(axis=0)
+                extendable = np.flatnonzero(self.used[c, codes] < self.grid.count[c])
+                if len(extendable):
+                    costs = np.take(level, extendable, axis=1)
+                    costs += hop[c][:, None]
+                    table[c, codes[extendable] + weight] = costs.min(axis=0)
         return table
 
     def filled(self, codes: Ints, first: Ints | int = -1, last: Ints | int = -1) -> Costs:
@@ -109,9 +109,9 @@ class Subsets:
                 room -= (first == c) * self.lost_first[c]
             if self.lost_last[c]:
                 room -= (last == c) * self.lost_last[c]
-            taken = np.minimum(room, left)
-            left -= taken
-            cost += (used + taken) * self.layer_time[c]
+            added = np.minimum(room, left)
+            left -= added
+            cost += (used + added) * self.layer_time[c]
             if self.room[c] < 1:
                 cost[used > 0] = INFINITE
         cost[left > 0] = INFINITE
@@ -138,111 +138,120 @@ class UniformSearch:
     def __init__(self, grid: Grid, sizes: Sequence[int]) -> None:
         self.grid, self.sizes, self.sets = grid, sizes, Subsets(grid, max(sizes))
         self.best = INFINITE
-        self.good: list[_Candidates] = []
+        self.candidates: list[_Candidates] = []
 
     def order(self, rank: Sequence[int]) -> tuple[list[int], float] | None:
         """Classes in pipeline order of the cheapest placement, and its cost; None if nothing fits.
 
         Of equal costs it has the fewest devices, then the first order by the ids (`rank` [n]).
         """
-        sets, free = self.sets, self.sets.paths()
-        codes = np.concatenate([sets.by_size[size] for size in self.sizes])
-        own = self._cost(codes)
+        subsets, forward = self.sets, self.sets.paths()
+        codes = np.concatenate([subsets.by_size[size] for size in self.sizes])
+        filling = self._cost(codes)
         # A single device holds both ends. They may fit one by one and not together.
         for c, weight in enumerate(self.grid.weight):
             if not self.grid.problem.fits(c, 0, self.grid.layers):
-                own[codes == weight] = INFINITE
-        codes, own = codes[own < INFINITE], own[own < INFINITE]
-        base = own + free[:, codes].min(axis=0)
-        able = sets.room > 0
-        if not (sets.lost_first[able].any() or sets.lost_last[able].any()):
-            close = base <= base.min(initial=INFINITE) + self.grid.tolerance
+                filling[codes == weight] = INFINITE
+        codes, filling = codes[filling < INFINITE], filling[filling < INFINITE]
+        bounds = filling + forward[:, codes].min(axis=0)
+        usable = subsets.room > 0
+        if not (subsets.lost_first[usable].any() or subsets.lost_last[usable].any()):
+            near_best = bounds <= bounds.min(initial=INFINITE) + self.grid.tolerance
             for first in range(len(self.grid.count)):
-                self._keep(free, first, codes[close], own[close] + free[first, codes[close]])
+                self._keep(forward, first, codes[near_best], filling[near_best] + forward[first, codes[near_best]])
         else:
-            self._ends(free, codes, base)
-        return self._walk(rank) if self.best < INFINITE else None
+            self._ends(forward, codes, bounds)
+        return self._traceback(rank) if self.best < INFINITE else None
 
-    def _ends(self, free: Costs, codes: Ints, base: Costs) -> None:
+    def _ends(self, forward: Costs, codes: Ints, bounds: Costs) -> None:
         """If the ends take room: try every last class that can still be optimal, then every first class."""
-        self._alone()
-        more = self.sets.size[codes] > 1
-        codes, base = codes[more], base[more]
+        self._on_one_device()
+        multiple = self.sets.size[codes] > 1
+        codes, bounds = codes[multiple], bounds[multiple]
         backward = self.sets.paths(backward=True)
-        few = codes[np.argsort(base, kind="stable")[:FIRST_PASS]]
-        first, last = self.sets.ends(free, few)
-        known = self.sets.filled(few, first, last) + self.grid.device_cost * self.sets.size[few] + free[first, few]
-        known[(self.sets.free_first[first] < 1) | (self.sets.free_last[last] < 1)] = INFINITE
-        self.best = min(self.best, float(known.min(initial=INFINITE)))
-        close = codes[base <= self.best + self.grid.tolerance]
-        ends = self._both(free, backward, close)
-        for end, held in self._sifted(free, backward, ends).items():
-            self._first(self.sets.anchored(end), end, held)
+        best_bounds = codes[np.argsort(bounds, kind="stable")[:FIRST_PASS]]
+        first, last = self.sets.ends(forward, best_bounds)
+        costs = (
+            self.sets.filled(best_bounds, first, last)
+            + self.grid.device_cost * self.sets.size[best_bounds]
+            + forward[first, best_bounds]
+        )
+        costs[(self.sets.free_first[first] < 1) | (self.sets.free_last[last] < 1)] = INFINITE
+        self.best = min(self.best, float(costs.min(initial=INFINITE)))
+        near_best = codes[bounds <= self.best + self.grid.tolerance]
+        ends = self._with_both_ends(forward, backward, near_best)
+        for end, subset_codes in self._by_last_class(forward, backward, ends).items():
+            self._try_first_classes(self.sets.anchored(end), end, subset_codes)
 
-    def _both(self, free: Costs, backward: Costs, codes: Ints) -> tuple[Costs, Ints, Ints, Ints, Costs]:
+    def _with_both_ends(self, forward: Costs, backward: Costs, codes: Ints) -> tuple[Costs, Ints, Ints, Ints, Costs]:
         """The subsets with both ends that may still be optimal.
 
         Five arrays of one length: lower bound on the cost, subset, first class, last class, cost without hops.
         """
-        none = np.zeros(0, np.int64)
-        found = [(np.zeros(0), none, none, none, np.zeros(0))]
-        limit, own = self.best + self.grid.tolerance, self._cost(codes)
+        empty = np.zeros(0, np.int64)
+        found = [(np.zeros(0), empty, empty, empty, np.zeros(0))]
+        limit, filling = self.best + self.grid.tolerance, self._cost(codes)
         for last in range(len(self.grid.count)):
             # Loose bounds first: the filling takes the most time to compute.
-            some = codes[own + backward[last, codes] <= limit]
-            ended = self._cost(some, last=last)
-            hops = np.maximum(free[:, some], backward[last, some])
+            possible = codes[filling + backward[last, codes] <= limit]
+            with_last = self._cost(possible, last=last)
+            hops = np.maximum(forward[:, possible], backward[last, possible])
             for first in range(len(self.grid.count)):
-                few = (ended + hops[first] <= limit) & (self.sets.used[last, some] > (first == last))
-                if few.any():
-                    held = some[few]
-                    costs = self._cost(held, first, last)
-                    least = costs + hops[first, few]
-                    kept = (least <= limit) & (least < INFINITE)
+                with_both = (with_last + hops[first] <= limit) & (self.sets.used[last, possible] > (first == last))
+                if with_both.any():
+                    kept_codes = possible[with_both]
+                    costs = self._cost(kept_codes, first, last)
+                    bounds = costs + hops[first, with_both]
+                    kept = (bounds <= limit) & (bounds < INFINITE)
                     count = int(kept.sum())
-                    found.append((least[kept], held[kept], np.full(count, first), np.full(count, last), costs[kept]))
-        least, sets, firsts, lasts, owns = (np.concatenate(part) for part in zip(*found, strict=True))
-        return least, sets, firsts, lasts, owns
+                    found.append(
+                        (bounds[kept], kept_codes[kept], np.full(count, first), np.full(count, last), costs[kept])
+                    )
+        bounds, subsets, firsts, lasts, fillings = (np.concatenate(part) for part in zip(*found, strict=True))
+        return bounds, subsets, firsts, lasts, fillings
 
-    def _sifted(self, free: Costs, backward: Costs, ends: tuple[Costs, Ints, Ints, Ints, Costs]) -> dict[int, Ints]:
+    def _by_last_class(
+        self, forward: Costs, backward: Costs, ends: tuple[Costs, Ints, Ints, Ints, Costs]
+    ) -> dict[int, Ints]:
         """By last class, the subsets that may be optimal. If they are few, their paths are searched one by one."""
-        least, codes, firsts, lasts, owns = ends
-        if len(least) > MOST_ENDS:
+        bounds, codes, firsts, lasts, fillings = ends
+        if len(bounds) > MOST_ENDS:
             return {int(last): np.unique(codes[lasts == last]) for last in np.unique(lasts)}
-        good: list[tuple[float, int, int]] = []
-        for index in np.argsort(least, kind="stable"):
+        found: list[tuple[float, int, int]] = []
+        for index in np.argsort(bounds, kind="stable"):
             limit = self.best + self.grid.tolerance
-            if least[index] > limit:
+            if bounds[index] > limit:
                 break
-            code, first, last, own = int(codes[index]), int(firsts[index]), int(lasts[index]), float(owns[index])
-            hops = shortest_between(self.sets, free, backward, (code, first, last), limit - own)
+            code, first, last = int(codes[index]), int(firsts[index]), int(lasts[index])
+            filling = float(fillings[index])
+            hops = shortest_between(self.sets, forward, backward, (code, first, last), limit - filling)
             if hops is not None:
-                self.best = min(self.best, own + hops)
-                good.append((own + hops, last, code))
-        kept = [(last, code) for cost, last, code in good if cost <= self.best + self.grid.tolerance]
+                self.best = min(self.best, filling + hops)
+                found.append((filling + hops, last, code))
+        kept = [(last, code) for cost, last, code in found if cost <= self.best + self.grid.tolerance]
         return {
             last: np.unique([code for end, code in kept if end == last])
             for last in dict.fromkeys(end for end, _ in kept)
         }
 
-    def _alone(self) -> None:
+    def _on_one_device(self) -> None:
         """Placements on one device."""
         for c in self.grid.problem.classes:
             if 1 in self.sizes and self.grid.problem.fits(c, 0, self.grid.layers):
-                one = np.array([self.grid.weight[c]])
+                code = np.array([self.grid.weight[c]])
                 cost = np.array([self.grid.time[c, -1] + self.grid.device_cost])
-                self._keep(_single(self.grid, c, len(self.sets.size)), c, one, cost)
+                self._keep(_single_device_paths(self.grid, c, len(self.sets.size)), c, code, cost)
 
-    def _first(self, paths: Costs, last: int, codes: Ints) -> None:
+    def _try_first_classes(self, paths: Costs, last: int, codes: Ints) -> None:
         for first in range(len(self.grid.count)):
-            held = codes[paths[first, codes] < INFINITE]
-            self._keep(paths, first, held, self._cost(held, first, last) + paths[first, held])
+            reachable = codes[paths[first, codes] < INFINITE]
+            self._keep(paths, first, reachable, self._cost(reachable, first, last) + paths[first, reachable])
 
     def _cost(self, codes: Ints, first: int = -1, last: int = -1) -> Costs:
-        sets = self.sets
-        if (last >= 0 and sets.free_last[last] < 1) or (first >= 0 and sets.free_first[first] < 1):
+        subsets = self.sets
+        if (last >= 0 and subsets.free_last[last] < 1) or (first >= 0 and subsets.free_first[first] < 1):
             return np.full(len(codes), INFINITE)
-        result: Costs = sets.filled(codes, first, last) + self.grid.device_cost * sets.size[codes]
+        result: Costs = subsets.filled(codes, first, last) + self.grid.device_cost * subsets.size[codes]
         return result
 
     def _keep(self, paths: Costs, first: int, codes: Ints, totals: Costs) -> None:
@@ -251,17 +260,20 @@ class UniformSearch:
         self.best = min(self.best, float(totals.min()))
         kept = totals <= self.best + self.grid.tolerance
         if kept.any() and self.best < INFINITE:
-            self.good.append(_Candidates(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
+            self.candidates.append(_Candidates(paths, codes[kept], np.full(int(kept.sum()), first), totals[kept]))
 
-    def _walk(self, rank: Sequence[int]) -> tuple[list[int], float]:
-        grid, sets, budget = self.grid, self.sets, self.best + self.grid.tolerance
-        size = min(int(sets.size[good.codes[good.totals <= budget]].min(initial=grid.most + 1)) for good in self.good)
+    def _traceback(self, rank: Sequence[int]) -> tuple[list[int], float]:
+        grid, subsets, budget = self.grid, self.sets, self.best + self.grid.tolerance
+        size = min(
+            int(subsets.size[candidates.codes[candidates.totals <= budget]].min(initial=grid.most + 1))
+            for candidates in self.candidates
+        )
         states: list[tuple[Costs, int, Ints, Costs]] = []
-        for good in self.good:
-            kept = (good.totals <= budget) & (sets.size[good.codes] == size)
-            first = int(good.firsts[0])
-            hops = budget - good.totals[kept] + good.paths[first, good.codes[kept]]
-            states.append((good.paths, first, good.codes[kept], hops))
+        for candidates in self.candidates:
+            kept = (candidates.totals <= budget) & (subsets.size[candidates.codes] == size)
+            first = int(candidates.firsts[0])
+            hops = budget - candidates.totals[kept] + candidates.paths[first, candidates.codes[kept]]
+            states.append((candidates.paths, first, candidates.codes[kept], hops))
         used, order = [0] * len(grid.count), list[int]()
         while states:
             states = [state for state in states if len(state[2])]
@@ -270,10 +282,10 @@ class UniformSearch:
             chosen = min({state[1] for state in states}, key=lambda c: rank[grid.problem.members[c][used[c]]])
             order.append(chosen)
             used[chosen] += 1
-            states = [onward for state in states if state[1] == chosen for onward in self._onward(state)]
+            states = [following for state in states if state[1] == chosen for following in self._following(state)]
         return order, self.best
 
-    def _onward(self, state: tuple[Costs, int, Ints, Costs]) -> list[tuple[Costs, int, Ints, Costs]]:
+    def _following(self, state: tuple[Costs, int, Ints, Costs]) -> list[tuple[Costs, int, Ints, Costs]]:
         paths, c, codes, hops = state
         rest, result = codes - self.grid.weight[c], []
         for d in range(len(self.grid.count)):
@@ -285,34 +297,34 @@ class UniformSearch:
 
 
 def shortest_between(
-    sets: Subsets, free: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
+    sets: Subsets, forward: Costs, backward: Costs, ends: tuple[int, int, int], limit: float
 ) -> float | None:
     """The length of the shortest path through a subset between two classes; None if it exceeds `limit`.
 
     `ends`: subset, first class and last class. A* (Hart, Nilsson and Raphael 1968, doi:10.1109/TSSC.1968.300136) from
-    the last device; the shortest paths with one free end, `free` and `backward` [C, S], are the lower bound.
+    the last device; the shortest paths with one free end, `forward` and `backward` [C, S], are the lower bound.
     """
     code, first, last = ends
     weight = [int(value) for value in sets.grid.weight]
-    queue, known = [(0.0, 0.0, last, code)], dict[tuple[int, int], float]()
+    queue, least = [(0.0, 0.0, last, code)], dict[tuple[int, int], float]()
     while queue:
-        _, spent, c, left = heappop(queue)
-        rest = left - weight[c]
+        _, spent, c, remaining = heappop(queue)
+        rest = remaining - weight[c]
         if rest == 0:
             return spent
-        from_first = float(free[first, rest])
+        from_first = float(forward[first, rest])
         for d in np.flatnonzero(sets.used[:, rest]).tolist():
             if d == first and sets.used[d, rest] == 1 and rest != weight[d]:
                 continue
             cost = spent + float(sets.grid.hop[d, c])
             bound = cost + max(from_first, float(backward[d, rest]))
-            if bound <= limit and cost < known.get((d, rest), INFINITE):
-                known[d, rest] = cost
+            if bound <= limit and cost < least.get((d, rest), INFINITE):
+                least[d, rest] = cost
                 heappush(queue, (bound, cost, d, rest))
     return None
 
 
-def _single(grid: Grid, c: int, codes: int) -> Costs:
+def _single_device_paths(grid: Grid, c: int, codes: int) -> Costs:
     table = np.full((len(grid.count), codes), INFINITE)
     table[c, grid.weight[c]] = 0.0
     return table

@@ -1,6 +1,6 @@
 """Lower bounds on the cost of a placement, by Lagrangian relaxation (Fisher 1981, doi:10.1287/mnsc.27.1.1).
 
-The relaxed constraint is that a class has only so many devices. Without it, a placement is a shortest walk over
+The relaxed constraint is that a class has a limited number of devices. Without it, a placement is a shortest walk over
 classes that may visit a class too often; dynamic programming solves it for every number of stages, class and layer
 position. Each visit of a class costs a price (its multiplier), and `price @ count` is subtracted from the total. For
 all prices >= 0 this is a lower bound. Subgradient steps raise it.

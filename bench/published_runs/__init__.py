@@ -1,0 +1,1 @@
+"""Published measurements of vLLM beside what the cost model predicts of them: rows, fit, report."""

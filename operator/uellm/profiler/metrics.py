@@ -1,0 +1,63 @@
+"""The profiler's metrics."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from uellm.metrics.api_calls import ApiCalls
+
+
+class ProfilerMetrics:
+    """Counters and gauges of the profiler of one node, in a registry of its own."""
+
+    def __init__(self, node: str) -> None:
+        self.registry = CollectorRegistry()
+        self.api_calls = ApiCalls(self.registry)
+        self._node = node
+        self._written = Gauge(
+            "uellm_profile_written_timestamp_seconds",
+            "When the node's GPUNodeProfile was written last; 0 before the first time.",
+            ["node"],
+            registry=self.registry,
+        )
+        self._devices = Gauge(
+            "uellm_profile_devices", "GPUs of the node, by state.", ["node", "state"], registry=self.registry
+        )
+        self._trouble = Gauge(
+            "uellm_profiler_source_failing",
+            "1 while the GPUs cannot be observed, else 0.",
+            ["node"],
+            registry=self.registry,
+        )
+        self._measurements = Histogram(
+            "uellm_profiler_measurement_seconds",
+            "Time of a micro-benchmark, by result: `measured` or `failed`.",
+            ["result"],
+            buckets=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "uellm_profile_write_failures", "Writes of the profile that failed.", registry=self.registry
+        )
+        self._written.labels(node).set(0)
+        self._trouble.labels(node).set(0)
+
+    def written(self, states: dict[str, int]) -> None:
+        """The profile was written; `states`: its GPUs by state."""
+        self._written.labels(self._node).set(time.time())
+        for state, count in states.items():
+            self._devices.labels(self._node, state).set(count)
+
+    def not_written(self) -> None:
+        """The profile could not be written."""
+        self._failures.inc()
+
+    def source_fails(self, fails: bool) -> None:
+        """Whether the GPUs could be observed the last time."""
+        self._trouble.labels(self._node).set(fails)
+
+    def measured(self, seconds: float, *, failed: bool) -> None:
+        """A micro-benchmark ended."""
+        self._measurements.labels("failed" if failed else "measured").observe(seconds)

@@ -1,0 +1,104 @@
+"""The node affinity of an engine's pod: what a node must be, as predicates over labels. It names no node.
+
+    (GPU Feature Discovery's labels say enough)  or  (the profiler's own labels say enough)
+
+Labels decide alone where a node's GPUs are all alike. A node with unlike GPUs carries the profiler's mark. It is left
+to the scheduler extender, which knows every GPU; any other scheduler takes such a node whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from uellm.api.node_labels import (
+    CAPABILITY_MAJOR,
+    CAPABILITY_MINOR,
+    SHARED,
+    SHARING_STRATEGY,
+    LabelKeys,
+    OwnLabelKeys,
+    label_value,
+)
+from uellm.hardware import NodeNeeds
+
+Requirement = dict[str, Any]
+
+
+def node_affinity(needs: NodeNeeds, *, extender: bool) -> dict[str, Any]:
+    """`spec.affinity.nodeAffinity`. `extender`: the pod's scheduler asks the extender."""
+    own = OwnLabelKeys.of(needs.resource_name)
+    terms = [
+        [*_alike(needs, own, LabelKeys(own.count, own.memory, own.product)), *_own_capability(needs, own)],
+        [*_unlike(needs, own, extender=extender), *_own_capability(needs, own)],
+    ]
+    if not needs.simulated:
+        gfd = _alike(needs, own, LabelKeys.of_gfd(needs.resource_name))
+        terms += [[*gfd, *capability] for capability in _gfd_capabilities(needs)]
+    return {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": term} for term in terms]
+        }
+    }
+
+
+def _alike(needs: NodeNeeds, own: OwnLabelKeys, keys: LabelKeys) -> list[Requirement]:
+    return [
+        _more_than(keys.count, needs.gpus - 1),
+        _more_than(keys.memory, needs.memory_mib - 1),
+        *_products(needs, keys.product),
+        {"key": own.unlike, "operator": "DoesNotExist"},
+        *_kind(needs, own),
+    ]
+
+
+def _unlike(needs: NodeNeeds, own: OwnLabelKeys, *, extender: bool) -> list[Requirement]:
+    count = _more_than(own.count, needs.gpus - 1) if extender else _one_of(own.count, [str(needs.gpus)])
+    return [
+        count,
+        _more_than(own.memory, needs.smallest_mib - 1),
+        *_products(needs, own.product),
+        _one_of(own.unlike, ["true"]),
+        *_kind(needs, own),
+    ]
+
+
+def _kind(needs: NodeNeeds, own: OwnLabelKeys) -> list[Requirement]:
+    """Real GPUs that nobody shares, or simulated ones."""
+    if needs.simulated:
+        return [_one_of(own.simulated, ["true"])]
+    return [
+        {"key": own.simulated, "operator": "DoesNotExist"},
+        {"key": SHARING_STRATEGY, "operator": "NotIn", "values": list(SHARED)},
+    ]
+
+
+def _products(needs: NodeNeeds, key: str) -> list[Requirement]:
+    return [_one_of(key, [label_value(product) for product in needs.products])] if needs.products else []
+
+
+def _own_capability(needs: NodeNeeds, own: OwnLabelKeys) -> list[Requirement]:
+    if needs.capability is None:
+        return []
+    major, minor = needs.capability
+    return [_more_than(own.capability, major * 10 + minor - 1)]
+
+
+def _gfd_capabilities(needs: NodeNeeds) -> list[list[Requirement]]:
+    """Alternatives: a greater major version, or the same with at least the minor one."""
+    if needs.capability is None:
+        return [[]]
+    major, minor = needs.capability
+    if minor == 0:
+        return [[_more_than(CAPABILITY_MAJOR, major - 1)]]
+    same = [_one_of(CAPABILITY_MAJOR, [str(major)]), _more_than(CAPABILITY_MINOR, minor - 1)]
+    return [[_more_than(CAPABILITY_MAJOR, major)], same]
+
+
+def _more_than(key: str, value: int) -> Requirement:
+    # The API has no "at least"; a negative bound is not allowed everywhere.
+    return {"key": key, "operator": "Gt", "values": [str(max(0, value))]}
+
+
+def _one_of(key: str, values: Sequence[str]) -> Requirement:
+    return {"key": key, "operator": "In", "values": list(values)}

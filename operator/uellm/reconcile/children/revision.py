@@ -1,0 +1,120 @@
+"""A revision: everything that a pod's processes are started with, as an immutable ConfigMap named by its content.
+
+    plan.json       the launcher's plan
+    engine.yaml     what the sidecar believes of its engine
+    template.json   the pod template
+
+The pod template refers to the ConfigMap by name. So a change of any part replaces the pods, and a pod that restarts
+finds the files that it was made for. A revision is read back, and never rendered again, for as long as it is in force:
+neither a new measurement nor a newer operator changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from uellm.api.names import REVISION_LABEL
+from uellm.api.sidecar_document import EngineDocument, SidecarAuth, SidecarEngine
+from uellm.reconcile.children.desired_state import DesiredState
+from uellm.reconcile.children.pod import KEYS_DIRECTORY, pod_template
+from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
+
+PLAN_FILE = "plan.json"
+ENGINE_FILE = "engine.yaml"
+TEMPLATE_FILE = "template.json"
+_FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
+
+_OWN_NAME = "@revision@"
+"""Stands for the revision's name while the name is worked out from the content that carries it."""
+_NAME_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A revision as it was frozen."""
+
+    name: str
+    """Ten hexadecimal digits: the digest of the content."""
+    files: Mapping[str, str]
+    """Content by file name."""
+    spec_mark: str
+    """Generation and digest of the spec that it is for."""
+    inputs: str
+    """Digest of the plan that it is for."""
+
+    @property
+    def template(self) -> Mapping[str, Any]:
+        """The pod template."""
+        template: Mapping[str, Any] = json.loads(self.files[TEMPLATE_FILE])
+        return template
+
+    def marked(self, spec_mark: str, inputs: str) -> Revision:
+        """The same content, made for another spec or plan."""
+        return replace(self, spec_mark=spec_mark, inputs=inputs)
+
+    def manifest(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Its ConfigMap, owned by the LLMService `document`."""
+        metadata = child_metadata(document, revision_name(document["metadata"]["name"], self.name))
+        metadata["labels"] |= {REVISION_LABEL: self.name}
+        metadata["annotations"] |= {SPEC_ANNOTATION: self.spec_mark, INPUTS_ANNOTATION: self.inputs}
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "immutable": True,
+            "data": dict(self.files),
+        }
+
+
+def make_revision(desired: DesiredState) -> Revision:
+    """Render and freeze the revision of a planned service. Raises BadInput where the pod template cannot be merged."""
+    files = {
+        PLAN_FILE: desired.plan.plan_json,
+        ENGINE_FILE: yaml.safe_dump(engine_document(desired).to_dict(), sort_keys=False),
+        TEMPLATE_FILE: json.dumps(pod_template(desired, _OWN_NAME), sort_keys=True, separators=(",", ":")),
+    }
+    name = _digest(files)
+    named = {file: text.replace(_OWN_NAME, name) for file, text in files.items()}
+    return Revision(name, named, desired.spec_mark, desired.inputs)
+
+
+def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
+    """The revision in a ConfigMap; None for any other ConfigMap, and for content that its name does not stand for."""
+    metadata, data = configmap["metadata"], configmap.get("data") or {}
+    name = (metadata.get("labels") or {}).get(REVISION_LABEL) or metadata["name"].rpartition("-")[2]
+    if sorted(data) != sorted(_FILES):
+        return None
+    if _digest({file: text.replace(name, _OWN_NAME) for file, text in data.items()}) != name:
+        return None
+    annotations = metadata.get("annotations") or {}
+    return Revision(name, data, annotations.get(SPEC_ANNOTATION, ""), annotations.get(INPUTS_ANNOTATION, ""))
+
+
+def engine_document(desired: DesiredState) -> EngineDocument:
+    """What the sidecar of a pod has to know of the pod and its engine."""
+    plan = desired.plan
+    engine = {
+        "max_num_seqs": plan.max_num_seqs,
+        "max_num_batched_tokens": plan.max_num_batched_tokens,
+        "accepts_priority": plan.priority_scheduling,
+        "step_seconds": plan.step_seconds,
+    }
+    # The keys' directory is mounted by the pod template: a pod that was made without it must not look for keys.
+    auth = {} if desired.service.spec.auth is None else {"keys_directory": KEYS_DIRECTORY}
+    return EngineDocument(
+        revision=_OWN_NAME,
+        model=desired.service.served_name,
+        engine=SidecarEngine.model_validate({name: value for name, value in engine.items() if value}),
+        auth=SidecarAuth.model_validate(auth),
+    )
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    text = json.dumps(dict(files), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:_NAME_LENGTH]

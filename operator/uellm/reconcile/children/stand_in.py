@@ -1,0 +1,71 @@
+"""A stand-in for a replica whose node is being emptied, and how many replicas may be evicted meanwhile. Pure.
+
+`kubectl drain`, the Cluster Autoscaler and Karpenter mark a node first and then evict its pods. Where the cluster has
+GPUs for one more replica, that one starts first, and until it serves the budget allows no eviction; then it allows one,
+and the evicted pod's place stays empty. Where there are none, or the stand-in is Pending for a minute, an eviction is
+allowed at once: no drain waits for GPUs that are not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from uellm.reconcile.children.rollout import Surge
+from uellm.reconcile.names import STAND_IN_ANNOTATION
+from uellm.reconcile.pods.pod_state import is_ready
+
+_FOR, _GIVEN_UP = "for ", "given up for "
+
+
+class StandIn(NamedTuple):
+    """What is made of it."""
+
+    extra: int = 0
+    """Replicas besides the wanted number: 1 or 0."""
+    budget: int = 1
+    """Replicas that may be evicted at a time."""
+    note: str = ""
+    """Kept on the Deployment: for which nodes there is a stand-in, or was none to be had."""
+
+
+NO_STAND_IN = StandIn()
+
+
+def stand_in(
+    live: Mapping[str, Any] | None,
+    replicas: int,
+    pods: Iterable[Mapping[str, Any]],
+    leaving: frozenset[str],
+    surge: Surge,
+) -> StandIn:
+    """What to do now. `live`: the Deployment; `pods`: living ones; `leaving`: nodes that are being emptied."""
+    pods = tuple(pods)
+    if live is None or not replicas or _is_rolling(live):
+        return NO_STAND_IN
+    nodes = ",".join(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName") in leaving}))
+    if not nodes:
+        # An eviction comes within milliseconds of its node's mark, so the budget is closed before.
+        return StandIn(0, 0 if surge.room else 1)
+    before = note_of(live)
+    if before == _GIVEN_UP + nodes or (before.startswith(_FOR) and surge.pending):
+        return StandIn(0, 1, _GIVEN_UP + nodes)
+    if not before.startswith(_FOR) and not surge.room:
+        return NO_STAND_IN
+    serving = sum(is_ready(pod) for pod in pods)
+    return StandIn(1, 1 if serving > replicas else 0, _FOR + nodes)
+
+
+def note_of(live: Mapping[str, Any] | None) -> str:
+    """What was noted on the Deployment."""
+    return str((((live or {}).get("metadata") or {}).get("annotations") or {}).get(STAND_IN_ANNOTATION) or "")
+
+
+def has_stand_in(live: Mapping[str, Any]) -> bool:
+    """Whether one of the Deployment's replicas is a stand-in."""
+    return note_of(live).startswith(_FOR)
+
+
+def _is_rolling(live: Mapping[str, Any]) -> bool:
+    status = live.get("status") or {}
+    return int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)

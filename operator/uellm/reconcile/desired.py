@@ -1,0 +1,115 @@
+"""From what was observed and planned to the desired state of a service's children. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from uellm.planner.handover.device_facts import joined, names_for_facts
+from uellm.planner.result import Plan
+from uellm.reconcile.children import (
+    DesiredState,
+    Images,
+    PinnedTemplate,
+    configmap,
+    frozen,
+    make_revision,
+)
+from uellm.reconcile.children.former import FORMER_SECTIONS, FormerConfig
+from uellm.reconcile.children.revision import engine_document
+from uellm.reconcile.children.rollout import Surge
+from uellm.reconcile.children.stand_in import stand_in
+from uellm.reconcile.drift import signed
+from uellm.reconcile.names import config_name, revision_name
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.revisions import inputs_of, kept_revision, shape_of
+
+
+def desired_state(
+    observed: Observed, plan: Plan, rendered: RenderedPlan | None, images: Images, surge: Surge
+) -> DesiredState:
+    """The children of a service with this plan. Raises BadInput where the user's pod template cannot be merged.
+
+    The pods keep their revision where spec and plan call for no other; else one is made from the rendered plan.
+    """
+    assert observed.service is not None
+    inputs = inputs_of(plan)
+    desired = DesiredState(
+        observed.document,
+        observed.service,
+        rendered,
+        _images(observed, images),
+        observed.replicas,
+        observed.spec_mark,
+        observed.deployment,
+        surge,
+        stand_in(observed.deployment, observed.replicas, living(observed.pods), observed.leaving_nodes, surge),
+        devices_json=_devices_json(observed, plan),
+        inputs=inputs,
+        former=observed.former_config,
+    )
+    if (pinned := _pinned(observed, plan)) is not None:
+        former_images = Images.from_json(observed.pinned_images or "") or images
+        former = desired.former or _former(desired)
+        return dataclasses.replace(desired, pinned=pinned, images=former_images, former=former)
+    kept = kept_revision(observed, plan)
+    if kept is not None:
+        return dataclasses.replace(desired, revision=kept.marked(observed.spec_mark, inputs))
+    return dataclasses.replace(desired, revision=make_revision(desired))
+
+
+def left_alone(observed: Observed) -> list[dict[str, Any]]:
+    """The children while the spec cannot be carried out: the pods stay, but what reloads still reaches them.
+
+    A wrong spec does not take down pods that serve. Nothing is created, for a name may have been taken.
+    """
+    if observed.deployment is None:
+        return []
+    manifests = []
+    if observed.service is not None and config_name(observed.key.name) in observed.configmaps:
+        manifests.append(signed(configmap(reloaded(observed))))
+    revision = observed.revision
+    if revision is not None and revision_name(observed.key.name, revision.name) in observed.configmaps:
+        manifests.append(signed(revision.manifest(observed.document)))
+    return [*manifests, frozen(observed.document, observed.deployment, observed.replicas)]
+
+
+def _devices_json(observed: Observed, plan: Plan) -> str:
+    """Facts of the GPUs of nodes on which a replica runs or may run."""
+    nodes = {each.facts.name: each for each in observed.nodes}
+    own = sorted({pod["spec"].get("nodeName") or "" for pod in observed.pods})
+    chosen = names_for_facts([*own, *plan.nodes], nodes)
+    return joined({name: nodes[name].json for name in chosen}, plan.devices)
+
+
+def reloaded(observed: Observed) -> DesiredState:
+    """As far as what reloads is concerned: the spec as it is now, whatever becomes of its plan."""
+    assert observed.service is not None
+    no_images = Images("", "", "")
+    return DesiredState(
+        observed.document, observed.service, None, no_images, observed.replicas, "", former=observed.former_config
+    )
+
+
+def _images(observed: Observed, current: Images) -> Images:
+    chosen = observed.service.spec.engine.image if observed.service else None
+    return current._replace(engine=chosen) if chosen else current
+
+
+def _pinned(observed: Observed, plan: Plan) -> PinnedTemplate | None:
+    """The template of pods of a release without revisions, where spec and plan still are those of the pods."""
+    if not observed.is_former or observed.spec_changed:
+        return None
+    pinned = PinnedTemplate.from_json(observed.pinned_template or "")
+    if pinned is None:
+        return None
+    # The shape named nodes too; now no pod is bound to a node by name.
+    return pinned if pinned.shape.partition(" on ")[0] == shape_of(plan) else None
+
+
+def _former(desired: DesiredState) -> FormerConfig:
+    """The files of such pods, written anew because somebody deleted them."""
+    document = engine_document(desired).to_dict()
+    return FormerConfig(desired.plan.plan_json, {name: document[name] for name in FORMER_SECTIONS if name in document})

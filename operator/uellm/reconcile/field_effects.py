@@ -1,0 +1,90 @@
+"""What a change of each field of the spec does to pods that run. The one place that says so: the code goes by it.
+
+rolls     the pods are replaced, for their processes are started with it,
+reloads   the sidecars take it over while they run,
+neither   it concerns the plan, the number of pods or how they are replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from uellm.api.llmservice import LLMService
+from uellm.reconcile.drift import digest
+
+Effect = Literal["rolls", "reloads", "neither"]
+
+FIELD_EFFECTS: Mapping[str, Effect] = {
+    "model.uri": "rolls",
+    "model.revision": "rolls",
+    "model.servedName": "rolls",
+    "model.config": "rolls",
+    "model.tokenSecretRef.name": "rolls",
+    "model.tokenSecretRef.key": "rolls",
+    "model.dtype": "rolls",
+    "model.quantization": "rolls",
+    "model.maxModelLen": "rolls",
+    "slo.attainment": "neither",
+    "slo.defaultClass": "reloads",
+    "slo.classes[].name": "reloads",
+    "slo.classes[].priority": "reloads",
+    "slo.classes[].ttft": "reloads",
+    "slo.classes[].tpot": "reloads",
+    "slo.classes[].e2e": "reloads",
+    "slo.classes[].onDeadline": "reloads",
+    "slo.objective": "neither",
+    "workload.requestsPerSecond": "neither",
+    "workload.promptTokens.mean": "neither",
+    "workload.promptTokens.p95": "neither",
+    "workload.outputTokens.mean": "neither",
+    "workload.outputTokens.p95": "neither",
+    "parallelism.tensor": "rolls",
+    "parallelism.pipeline": "rolls",
+    "parallelism.layers": "rolls",
+    "placement.policy": "rolls",
+    "placement.gpus.min": "rolls",
+    "placement.gpus.max": "rolls",
+    "placement.allocation": "rolls",
+    "placement.schedulerName": "rolls",
+    "placement.replan": "neither",
+    "scheduling.policy": "reloads",
+    "scheduling.maxQueuedRequests": "reloads",
+    "scheduling.predictor": "reloads",
+    "auth.apiKeysSecretRef.name": "rolls",
+    "engine.image": "rolls",
+    "engine.args": "rolls",
+    "engine.env[].name": "rolls",
+    "engine.env[].value": "rolls",
+    "engine.resources.requests": "rolls",
+    "engine.resources.limits": "rolls",
+    "engine.startupTimeout": "rolls",
+    "template.metadata": "rolls",
+    "template.spec": "rolls",
+    "rollout.maxSurge": "neither",
+    "rollout.maxUnavailable": "neither",
+    "suspend": "neither",
+    "replicas": "neither",
+}
+"""By path in the spec; `[]` stands for an entry of a list."""
+
+
+def rolling_digest(service: LLMService) -> str:
+    """Digest of the fields that roll. A field at its default counts as absent, so a new field changes no digest."""
+    spec = service.spec.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    return digest(_rolling(spec, ""))
+
+
+def _rolling(value: Any, path: str) -> Any:
+    """The part of the spec at `path` that rolls; None for none."""
+    if path in FIELD_EFFECTS:
+        return value if FIELD_EFFECTS[path] == "rolls" else None
+    if isinstance(value, list):
+        parts = [_rolling(each, f"{path}[]") for each in value]
+        return parts if any(part is not None for part in parts) else None
+    if isinstance(value, Mapping):
+        prefix = f"{path}." if path else ""
+        kept = {name: _rolling(part, f"{prefix}{name}") for name, part in value.items()}
+        return {name: part for name, part in kept.items() if part is not None} or None
+    # A field without a row: the pods are replaced rather than left with an old value.
+    return value

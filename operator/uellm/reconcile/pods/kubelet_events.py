@@ -1,0 +1,109 @@
+"""What the kubelet says of pods that it cannot start: failed mounts, networks that are not ready.
+
+Only its Events tell. They are asked for when a pod has been bound for a while and no container of it has started: a
+watch would bring every Event of the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from uellm.reconcile.conditions import clip
+from uellm.reconcile.names import Key
+from uellm.reconcile.pods.engine_readiness import living
+
+Object = Mapping[str, Any]
+Fetch = Callable[[Object], Awaitable[Sequence[Object]]]
+"""Pod -> the Events about it (v1)."""
+
+PATIENCE_S = 15.0
+ASK_EVERY_S = 20.0
+_WORDS = 1024
+# Told by the pod's own status, or before it was bound.
+_TOLD_ELSEWHERE = frozenset({"FailedScheduling", "BackOff", "Failed", "Unhealthy", "FailedPreStopHook"})
+
+
+class _Answer(NamedTuple):
+    at: datetime
+    said: str
+
+
+class KubeletEvents:
+    """The last warning about each pod that does not start, by pod uid."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._known: dict[Key, dict[str, _Answer]] = {}
+
+    async def refresh(self, key: Key, pods: Sequence[Object], now: datetime) -> float | None:
+        """Ask about a service's pods that do not start. Returns in how many seconds to ask again; None: all have."""
+        before = self._known.get(key, {})
+        waiting = {pod["metadata"]["uid"]: pod for pod in living(pods) if _waits_for_its_kubelet(pod)}
+        due = [uid for uid, pod in waiting.items() if _due_in_s(pod, before.get(uid), now) <= 0]
+        answers = await asyncio.gather(*(self._ask(waiting[uid], before.get(uid), now) for uid in due))
+        known = {uid: before[uid] for uid in waiting if uid in before} | dict(zip(due, answers, strict=True))
+        self._known[key] = known
+        if not known:
+            del self._known[key]
+        return min((_due_in_s(pod, known.get(uid), now) for uid, pod in waiting.items()), default=None)
+
+    def of(self, key: Key) -> dict[str, str]:
+        """What is said of the service's pods, by uid."""
+        return {uid: answer.said for uid, answer in self._known.get(key, {}).items() if answer.said}
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self._known.pop(key, None)
+
+    async def _ask(self, pod: Object, before: _Answer | None, now: datetime) -> _Answer:
+        said = last_warning(await self._fetch(pod))
+        # Events live for an hour; the pod still waits.
+        return _Answer(now, said or (before.said if before is not None else ""))
+
+
+def _waits_for_its_kubelet(pod: Object) -> bool:
+    return bound_since(pod) is not None and not _has_started(pod)
+
+
+def _due_in_s(pod: Object, answer: _Answer | None, now: datetime) -> float:
+    if answer is not None:
+        return ASK_EVERY_S - (now - answer.at).total_seconds()
+    bound = bound_since(pod)
+    assert bound is not None
+    return PATIENCE_S - (now - bound).total_seconds()
+
+
+def last_warning(events: Sequence[Object]) -> str:
+    """The newest warning that only an Event tells: its reason and message; empty where there is none."""
+    warnings = [
+        event for event in events if event.get("type") == "Warning" and event.get("reason") not in _TOLD_ELSEWHERE
+    ]
+    newest = max(warnings, key=_moment, default=None)
+    if newest is None:
+        return ""
+    return clip(f"{newest.get('reason')}: {' '.join(str(newest.get('message') or '').split())}", _WORDS)
+
+
+def bound_since(pod: Object) -> datetime | None:
+    """When the pod was given its node; None where it has none."""
+    for condition in pod["status"].get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "True":
+            return datetime.fromisoformat(str(condition["lastTransitionTime"]).replace("Z", "+00:00"))
+    return None
+
+
+def _has_started(pod: Object) -> bool:
+    """Whether any container runs or has run: volumes and network are there."""
+    status = pod["status"]
+    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    return any({"running", "terminated"} & (each.get("state") or {}).keys() for each in statuses) or any(
+        each.get("restartCount") for each in statuses
+    )
+
+
+def _moment(event: Object) -> str:
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")

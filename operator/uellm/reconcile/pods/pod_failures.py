@@ -1,0 +1,217 @@
+"""Pods that have failed for good: found, counted, and removed. Pure; the time is an argument.
+
+A container that crashes is started again in its pod. These are not: a pod that its kubelet evicted or did not admit,
+one that a node took down with it, and one on devices that cannot hold the plan. Their Deployment makes another pod at
+once; what is left is litter, and if it goes on like that, a person has to know.
+
+The count is kept in the status, with the names of the pods that it includes, so that an operator that dies after
+writing it counts no pod twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, NamedTuple
+
+from uellm.reconcile.conditions import clip
+
+# One failure may be bad luck, such as a node that is rebooted. The third in an hour is not.
+REPEATED = 3
+FORGOTTEN_AFTER_S = 3600.0
+# The newest failed pod stays this long, for whoever wants to look at it.
+SHOWN_S = 600.0
+# A kubelet that works has a pod gone soon after its grace period.
+STUCK_AFTER_S = 60.0
+# Before another pod is tried, devices may be given back.
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10.0, 300.0
+MOST_NAMED = 32
+_WORDS = 1024
+
+# What a launcher says whose devices cannot hold the plan: another node, or other devices, may.
+MISPLACED = ("NoFit", "UnknownDevice")
+_LAUNCHER_SAYS = "uellm launcher: "
+
+
+class NodeState(Enum):
+    """A pod's node, as far as the pod's end depends on it."""
+
+    THERE = "there"
+    LEAVING = "leaving"
+    """It is cordoned, or an autoscaler is about to remove it."""
+    UNREACHABLE = "unreachable"
+    GONE = "gone"
+
+
+class PodFate(Enum):
+    """What has become of a pod."""
+
+    FAILED = "failed"
+    """Its phase is Failed."""
+    STUCK = "stuck"
+    """It is being deleted, and nobody is there to end it."""
+    MISPLACED = "misplaced"
+    """Its launcher cannot place the layers on its devices."""
+
+
+class PodFailure(NamedTuple):
+    """A pod that will never serve."""
+
+    pod: str
+    uid: str
+    node: str
+    fate: PodFate
+    reason: str
+    """In one word: the kubelet's own, where it has one."""
+    words: str
+    """The kubelet's or the launcher's."""
+    created: str
+
+
+class PodFailures(NamedTuple):
+    """The failures of the last hour: `status.podFailures`."""
+
+    total: int
+    reason: str
+    message: str
+    last_failed_at: datetime
+    pods: tuple[str, ...] = ()
+    """Those that the count includes and that are still there."""
+
+    @property
+    def repeated(self) -> bool:
+        """True where waiting will not help."""
+        return self.total >= REPEATED
+
+    @classmethod
+    def from_status(cls, status: Mapping[str, Any]) -> PodFailures | None:
+        """As it was written; None where there is none that can be read."""
+        try:
+            entry = status["podFailures"]
+            moment = datetime.fromisoformat(entry["lastFailedAt"].replace("Z", "+00:00")).astimezone(UTC)
+            return cls(int(entry["count"]), entry["reason"], entry["message"], moment, tuple(entry.get("pods") or ()))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """`status.podFailures`."""
+        moment = self.last_failed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        entry = {"count": self.total, "reason": self.reason, "message": self.message, "lastFailedAt": moment}
+        return {**entry, "pods": list(self.pods)} if self.pods else entry
+
+
+class Removal(NamedTuple):
+    """A pod to delete; at once, without its kubelet, where `force`."""
+
+    pod: str
+    uid: str
+    force: bool
+
+
+def failed_pods(
+    pods: Iterable[Mapping[str, Any]], nodes: Mapping[str, NodeState], now: datetime
+) -> tuple[PodFailure, ...]:
+    """Those of the pods that will never serve. `nodes`: the state of their nodes, by name."""
+    found = (_failure(pod, nodes.get(pod["spec"].get("nodeName", ""), NodeState.THERE), now) for pod in pods)
+    return tuple(failure for failure in found if failure is not None)
+
+
+def tally(before: PodFailures | None, found: Sequence[PodFailure], now: datetime) -> PodFailures | None:
+    """The failures with those that were found now; None where there were none for an hour."""
+    counted = before.pods if before is not None else ()
+    known = tuple(failure.pod for failure in found if failure.pod in counted)
+    # No more than can be named: the rest is counted when these are gone.
+    fresh = [failure for failure in found if failure.pod not in counted][: MOST_NAMED - len(known)]
+    there = (*known, *(failure.pod for failure in fresh))
+    if fresh:
+        last = max(fresh, key=lambda failure: failure.created)
+        recent = before is not None and (now - before.last_failed_at).total_seconds() < FORGOTTEN_AFTER_S
+        count = (before.total if before is not None and recent else 0) + len(fresh)
+        return PodFailures(count, last.reason, clip(_sentence(last), _WORDS), now.replace(microsecond=0), there)
+    if before is None or (now - before.last_failed_at).total_seconds() >= FORGOTTEN_AFTER_S:
+        return None
+    return before._replace(pods=there)
+
+
+def removals(
+    failures: PodFailures | None, found: Sequence[PodFailure], now: datetime
+) -> tuple[tuple[Removal, ...], float | None]:
+    """The pods to delete now, and in how many seconds there are others; None: not before something happens."""
+    if failures is None:
+        return (), None
+    age_s = (now - failures.last_failed_at).total_seconds()
+    newest = max((each for each in found if each.fate is PodFate.FAILED), key=lambda each: each.created, default=None)
+    due_s = {each: _due_s(each, failures.total, shown=each is newest) for each in found if each.pod in failures.pods}
+    gone = tuple(
+        Removal(each.pod, each.uid, each.fate is PodFate.STUCK) for each, at_s in due_s.items() if age_s >= at_s
+    )
+    later = [at_s - age_s for at_s in due_s.values() if age_s < at_s < float("inf")]
+    return gone, min(later, default=None)
+
+
+def _due_s(failure: PodFailure, count: int, *, shown: bool) -> float:
+    """How long after the last failure the pod is deleted."""
+    if failure.fate is PodFate.MISPLACED:
+        return float(min(FIRST_BACKOFF_S * 2 ** min(count - 1, 16), LONGEST_BACKOFF_S))
+    if failure.fate is PodFate.STUCK:
+        # As long as the Node is there, its kubelet may come back and still run the pod.
+        return 0.0 if failure.reason == "NodeGone" else float("inf")
+    return SHOWN_S if shown else 0.0
+
+
+def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
+    status = pod["status"]
+    if status.get("phase") == "Failed":
+        reason = str(status.get("reason") or _disruption(status) or "Failed")
+        return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
+    if "deletionTimestamp" in pod["metadata"]:
+        return _stuck(pod, node, now)
+    if said := _misplaced(pod):
+        reason, _, words = said.partition(": ")
+        return _made(pod, PodFate.MISPLACED, reason, words)
+    return None
+
+
+def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
+    """A pod whose grace period is over, on a node that cannot end it."""
+    deadline = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
+    if node in (NodeState.THERE, NodeState.LEAVING) or now < deadline + timedelta(seconds=STUCK_AFTER_S):
+        return None
+    if node is NodeState.GONE:
+        return _made(
+            pod, PodFate.STUCK, "NodeGone", "it is being deleted, and its node is gone; it is removed by force"
+        )
+    words = (
+        "it is being deleted, and its node does not answer: bring the node back, delete the Node, or taint it with "
+        "node.kubernetes.io/out-of-service"
+    )
+    return _made(pod, PodFate.STUCK, "NodeUnreachable", words)
+
+
+def _misplaced(pod: Mapping[str, Any]) -> str:
+    """What the launcher said of devices that cannot hold the plan; empty where it did not."""
+    for status in pod["status"].get("containerStatuses") or ():
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            said = str((state.get("terminated") or {}).get("message") or "").strip()
+            if said.startswith(tuple(f"{_LAUNCHER_SAYS}{reason}: " for reason in MISPLACED)):
+                return said.splitlines()[0].removeprefix(_LAUNCHER_SAYS)
+    return ""
+
+
+def _made(pod: Mapping[str, Any], fate: PodFate, reason: str, words: str) -> PodFailure:
+    metadata = pod["metadata"]
+    node = str(pod["spec"].get("nodeName") or "")
+    created = str(metadata.get("creationTimestamp") or "")
+    return PodFailure(metadata["name"], metadata["uid"], node, fate, clip(reason, 63), words.strip(), created)
+
+
+def _disruption(status: Mapping[str, Any]) -> str:
+    conditions = status.get("conditions") or ()
+    found = (each for each in conditions if each.get("type") == "DisruptionTarget" and each.get("status") == "True")
+    return str(next((each.get("reason") for each in found), ""))
+
+
+def _sentence(failure: PodFailure) -> str:
+    where = f" on node {failure.node}" if failure.node else ""
+    return f"pod {failure.pod}{where}: {failure.reason}: {failure.words}"

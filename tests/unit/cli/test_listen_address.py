@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import socket
+
+import aiohttp
+import pytest
+
+from uellm.cli.arguments import listen_address
+from uellm.controller.metrics import ControllerMetrics
+from uellm.controller.probes import ProbeServer
+from uellm.errors import BadInput
+from uellm.metrics.server import MetricsServer
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("[::1]:80", ("::1", 80)),
+        ("[::]:80", ("::", 80)),
+        ("localhost:80", ("localhost", 80)),
+        (":80", (None, 80)),
+    ],
+)
+def test_a_host_of_either_family_or_none_is_read(text, address):
+    assert listen_address(text, "--listen", ":80") == address
+
+
+@pytest.mark.parametrize("text", ["80", "::1:80", "host", "host:", "host:x", "host:65536"])
+def test_anything_else_is_refused_with_an_example(text):
+    with pytest.raises(BadInput, match=r"--listen: .* is not HOST:PORT, \[IPV6\]:PORT or :PORT, such as :8080"):
+        listen_address(text, "--listen", ":8080")
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+async def test_probes_and_metrics_answer_on_a_machine_with_ipv6_only(unused_tcp_port):
+    registry = ControllerMetrics().registry
+    probes = ProbeServer("::1", unused_tcp_port, {}, lambda: True, registry)
+    metrics = MetricsServer("::1", 0, registry)
+    async with probes, metrics, aiohttp.ClientSession() as client:
+        for url in (f"http://[::1]:{unused_tcp_port}/healthz", f"http://[::1]:{metrics.port}/metrics"):
+            async with client.get(url) as response:
+                assert response.status == 200
