@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from uellm.models import Architecture
+from uellm.planner import constants as c
 from uellm.planner.refusals.kinds import IndivisibleSize, SplitBlocks
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
@@ -45,7 +46,7 @@ def _split_blocks(model: Architecture, tensor: int) -> SplitBlocks | None:
         return None
     others = tuple(
         other
-        for other in range(1, MOST_SUGGESTED + 1)
+        for other in range(1, c.MOST_GPUS_OF_A_NODE + 1)
         if all(each.admits(other) for each in model.split_limits) and _divides(model, other)
     )
     return SplitBlocks(tensor, limit.name, limit.part(tensor), limit.multiple, others)
