@@ -90,7 +90,7 @@ def test_a_rollout_of_two_replicas_loses_no_request(service):
     with client_in_cluster(service) as finish:
         service.document["spec"].setdefault("engine", {})["env"] = [{"name": "ROLLED", "value": "once"}]
         service.apply()
-        # A start takes one to five minutes on two cores beside an engine that answers: its workers spin while they wait.
+        # A start takes up to five minutes on two cores beside an engine that answers: its workers spin while waiting.
         service.wait_ready(2, starts=4)
         after = {pod["metadata"]["uid"] for pod in service.pods()}
         result = finish()
