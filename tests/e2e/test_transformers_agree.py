@@ -134,7 +134,7 @@ def tallied(model: Any) -> tuple[list[int], int, int]:
 
 def numbers(model: Architecture) -> list[int]:
     """Our numbers of each layer. DeepSeek V3's router bias counts twice, because it is stored in 32 bits."""
-    wide = model.experts if model.name.startswith("DeepseekV3") else 0
+    wide = model.experts if model.name in ("DeepseekV3ForCausalLM", "deepseek_v3") else 0
     pairs = zip(model.layer_weight_bytes, model.layer_expert_bytes, strict=True)
     return [weights // 2 - wide * bool(experts) for weights, experts in pairs]
 

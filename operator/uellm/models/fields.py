@@ -60,6 +60,14 @@ class Config:
         value = self.value(name)
         return default if value is None else self._whole(name, value, 0)
 
+    def first_of(self, names: Sequence[str]) -> str | None:
+        """The first of these names that the config has with a value, else the first that the family has a default for.
+
+        Families and versions of transformers have several names for one field: a default never wins over a value.
+        """
+        found = next((name for name in names if self.fields.get(name)), None)
+        return found or next((name for name in names if name not in self.fields and self.defaults.get(name)), None)
+
     def value(self, name: str) -> Any:
         """The field as it is, else the family's default for it, else None."""
         value = self.fields.get(name)

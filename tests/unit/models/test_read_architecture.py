@@ -244,3 +244,9 @@ def test_a_config_that_is_not_an_object_is_refused() -> None:
 
 def test_whole_numbers_written_as_floats_are_read() -> None:
     assert read_architecture({**LLAMA_8B, "hidden_size": 4096.0}).hidden_size == 4096
+
+
+def test_a_field_under_another_name_wins_over_the_default_of_its_first_name() -> None:
+    config = {**LLAMA_8B, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
+    config |= {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 512}
+    assert read_architecture(config).experts == 4

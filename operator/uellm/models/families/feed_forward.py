@@ -58,14 +58,14 @@ def _adjusted(config: Config, width: int) -> int:
 
 def experts_of(config: Config) -> Experts | None:
     """The experts of a layer; None where the model has none. Raises BadInput where a token would use more."""
-    name = next((name for name in names.EXPERTS if config.value(name)), None)
+    name = config.first_of(names.EXPERTS)
     if name is None:
         return None
     total = config.size(name)
     if total == 1 and not any(config.value(each) for each in names.EXPERTS_USED):
         return None
     used = config.size(*names.EXPERTS_USED)
-    field = next((each for each in names.EXPERT_WIDTH if config.value(each)), names.EXPERT_WIDTH[0])
+    field = config.first_of(names.EXPERT_WIDTH) or names.EXPERT_WIDTH[0]
     width = config.size(field) if not isinstance(config.value(field), list | tuple) else _first(config, field)
     if used > total:
         raise BadInput(f"{config.prefix}.num_experts_per_tok", f"{used} is more than the {total} experts of {name}")
@@ -81,8 +81,8 @@ def _first(config: Config, field: str) -> int:
 
 def shared_width(config: Config, of: Experts) -> int:
     """The width of the experts that every token uses; 0: none."""
-    name = next((name for name in names.SHARED_WIDTH if config.value(name)), None)
-    count = next((config.count(name) for name in names.SHARED_EXPERTS if config.value(name)), 0)
+    name, counted = config.first_of(names.SHARED_WIDTH), config.first_of(names.SHARED_EXPERTS)
+    count = config.count(counted) if counted else 0
     if name:
         return config.size(name) * (count or 1 if name == names.SHARED_WIDTH[1] else 1)
     return count * of.width
