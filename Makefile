@@ -3,11 +3,12 @@ PYTHON3 ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint unit cluster-test e2e bench crds golden reference clean
+.PHONY: help setup demo test test-full lint unit cluster-test e2e bench crds golden reference clean
 
 help:
 	@echo "make demo    one LLMService, end to end, on a real cluster that this machine runs itself"
 	@echo "make test    every test that needs no GPU"
+	@echo "make test-full   the same, and what takes too long for every change: vLLM's own classes of 18 model families"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make bench   the benchmarks: tables, and JSON under build/bench/"
 	@echo "make setup   only the set-up: .venv with everything"
@@ -25,6 +26,9 @@ test: setup
 		"unit and property" "$(BIN)/pytest -q -n auto tests/unit tests/property tests/plans" \
 		"cluster: real API server" "$(BIN)/pytest -q tests/cluster" \
 		"e2e: real kubelets, real vLLM" "$(BIN)/pytest -q tests/e2e"
+
+test-full: test
+	@$(BIN)/pytest -q tests/full
 
 lint:
 	@$(BIN)/ruff check .

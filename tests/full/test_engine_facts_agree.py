@@ -16,6 +16,8 @@ import pytest
 from uellm.cli.model import document
 from uellm.models import read_architecture, with_engine_facts
 
+pytestmark = pytest.mark.timeout(1800)
+
 SMALL = {
     "vocab_size": 512,
     "hidden_size": 128,
