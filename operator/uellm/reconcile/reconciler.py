@@ -22,7 +22,8 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
-from uellm.reconcile.planning.planning import Planned, Planning
+from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.planning.records import Planned
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports

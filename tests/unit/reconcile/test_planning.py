@@ -145,7 +145,7 @@ async def test_two_searches_run_at_a_time(world):
 
 
 async def test_services_whose_searches_are_long_leave_a_worker_to_the_others(world, monkeypatch):
-    monkeypatch.setattr("uellm.reconcile.planning.planning.SLOW_S", -1.0)
+    monkeypatch.setattr("uellm.reconcile.planning.turns.SLOW_S", -1.0)
     world.node("a", *[None] * 8)
     for name in ("long", "longer"):
         world.service(name)
@@ -436,3 +436,38 @@ async def test_a_search_that_failed_is_told_by_the_next_pass(background):
     await background.told.get()
     with pytest.raises(PlannerGone):
         await background.planned("one")
+
+
+async def test_a_plan_that_its_search_did_not_render_is_rendered_after_the_search_has_given_up_its_turn(world):
+    world.told = asyncio.Queue()
+    world.planning = Planning(world.cache, world, workers=1, on_planned=world.told.put_nowait)
+    world.renders_itself = False
+    world.node("a", None, None)
+    world.service("one")
+    assert await world.planned("one") is None
+    async with asyncio.timeout(5):
+        assert await world.told.get() == Key("ns", "one")
+    assert (await world.planned("one")).rendered is not None
+    assert len(world.rendered) == 1
+
+
+async def test_a_service_that_is_made_again_while_its_former_search_ends_has_one_search(world):
+    world.told = asyncio.Queue()
+    world.planning = Planning(world.cache, world, workers=2, on_planned=world.told.put_nowait)
+    world.node("a", None, None)
+    document = world.service("one")
+    world.gate.clear()
+    assert await world.planned("one") is None
+    await world.asked(1)
+    world.cache.remove(LLMSERVICE, document)
+    world.planning.forget(Key("ns", "one"))
+    world.service("one")
+    assert await world.planned("one") is None
+    await world.asked(2)
+    assert await world.planned("one") is None
+    world.gate.set()
+    async with asyncio.timeout(5):
+        while (planned := await world.planned("one")) is None:
+            await world.told.get()
+    assert planned.choice.plan is not None
+    assert len(world.requests) == 2

@@ -2,22 +2,19 @@
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
 with it. Several searches may run at a time. Where another one has taken the room meanwhile, the search is repeated: the
-ledger is never promised twice. Services are served in the order in which they came; one whose last search was long
-leaves a worker to the others.
- A service is planned again when its spec changed, when the hardware changed, when a node offers more than
-before, or when a replica of it finds no place. While all its replicas have places, lost hardware calls for no new plan.
-A pass for any other reason keeps the last choice.
+ledger is never promised twice (`turns` says who may search).
+
+A service is planned again when its spec changed, when the hardware changed, when a node offers more than before, or
+when a replica of it finds no place. While all its replicas have nodes, lost hardware calls for no new plan. A pass for
+any other reason keeps the last choice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Container, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
@@ -38,13 +35,14 @@ from uellm.reconcile.planning.ledger import (
     claim,
     commitment_of,
     commitment_to,
-    hardware_changed,
     hardware_offers,
     offers,
     offers_more,
     suits,
 )
+from uellm.reconcile.planning.records import LastPass, Planned, Rendering, Standing, same_but_for_offers
 from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.turns import Turns
 from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.pods.engine_readiness import living
@@ -53,8 +51,6 @@ from uellm.reconcile.revisions import kept_revision
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
-# A search is long above this.
-SLOW_S = 2.0
 # The longest time for which pods are held back while other services wait to be planned.
 DEFER_PODS_S = 5
 
@@ -65,46 +61,6 @@ Observe = Callable[[str, float], None]
 
 def unobserved(outcome: str, seconds: float) -> None:
     """Nobody counts searches."""
-
-
-class Planned(NamedTuple):
-    """The choice, and the chosen plan for its pods; None where there is no plan, or the pods keep their revision."""
-
-    choice: Choice
-    rendered: RenderedPlan | None
-
-
-class _Standing(NamedTuple):
-    """The last choice for a service, and what it was made for."""
-
-    spec_digest: str
-    request: PlanRequest
-    stranded: bool
-    may_improve: bool
-    placed: bool
-    """Every replica had a place, so it was not asked whether the hardware still holds the plan."""
-    choice: Choice
-    since: datetime
-
-
-class _Known(NamedTuple):
-    """What the last pass came to, and from what."""
-
-    inputs: Inputs
-    planned: Planned
-    since: datetime
-
-
-class _Rendering(NamedTuple):
-    """A rendered plan, and what it was rendered from."""
-
-    plan: Plan
-    request: PlanRequest
-    rendered: RenderedPlan
-
-    def is_of(self, plan: Plan, request: PlanRequest) -> bool:
-        """True where rendering these would give the same: it does not depend on which GPUs are free."""
-        return self.plan == plan and _same_but_for_offers(self.request, request)
 
 
 class Planning:
@@ -127,9 +83,9 @@ class Planning:
         self._worker = worker
         self._count = count
         self._ledger = Ledger()
-        self._standing: dict[Key, _Standing] = {}
-        self._renderings: dict[Key, _Rendering] = {}
-        self._known: dict[Key, _Known] = {}
+        self._standing: dict[Key, Standing] = {}
+        self._renderings: dict[Key, Rendering] = {}
+        self._known: dict[Key, LastPass] = {}
         self._on_planned = on_planned
         self._searches: dict[Key, asyncio.Task[None]] = {}
         self._rooms: dict[Key, tuple[tuple[int, int, int], str]] = {}
@@ -138,16 +94,12 @@ class Planning:
         """What the last pass has seen of the services that wait for their turn."""
         self._errors: dict[Key, Exception] = {}
         """Of searches that ended without an answer, until a pass has been told."""
-        self._turns = asyncio.Semaphore(workers)
-        self._slow_turns = asyncio.Semaphore(max(1, workers - 1))
-        self._slow: set[Key] = set()
-        """Services whose last search was long."""
-        self._in_line = 0
+        self._turns = Turns(workers)
 
     @property
     def in_line(self) -> int:
         """Services that wait for the planner."""
-        return self._in_line
+        return self._turns.waiting
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
@@ -172,7 +124,7 @@ class Planning:
                 return known.planned
         return await self._plan(observed, now)
 
-    def _still_holds(self, known: _Known, observed: Observed, now: datetime) -> bool:
+    def _still_holds(self, known: LastPass, observed: Observed, now: datetime) -> bool:
         standing = self._standing.get(observed.key)
         if standing and standing.choice.better and may_improve(observed, now) and not standing.may_improve:
             return False
@@ -191,7 +143,7 @@ class Planning:
         )
 
     def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:
-        self._known[observed.key] = _Known(self._inputs(observed, planned.choice.plan, now), planned, now)
+        self._known[observed.key] = LastPass(self._inputs(observed, planned.choice.plan, now), planned, now)
         return planned
 
     async def _plan(self, observed: Observed, now: datetime) -> Planned | None:
@@ -211,13 +163,13 @@ class Planning:
         self._asked[observed.key] = observed
         if observed.key not in self._searches:
             self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
-        return self._stand_in(observed)
+        return self._meanwhile(observed)
 
     async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
         request = self._request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
-            async with self._turn(observed.key):
+            async with self._turns.turn(observed.key):
                 request, choice = await self._search(observed, architecture, now)
         return await self._finished(observed, request, choice, now)
 
@@ -229,26 +181,30 @@ class Planning:
         return self._remember(observed, planned, now)
 
     async def _plan_later(self, key: Key, asked: datetime) -> None:
-        """Plan a service as it is when its turn has come, then tell."""
+        """Plan a service as it is when its turn has come, then call `on_planned`."""
         start_s = time.monotonic()
         try:
-            async with self._turn(key):
+            async with self._turns.turn(key):
                 observed = self._asked.pop(key, None)
-                if observed is not None and observed.service is not None:
-                    now = asked + timedelta(seconds=time.monotonic() - start_s)
-                    request, choice = await self._search(observed, architecture_of(observed.service), now)
-                    await self._finished(observed, request, choice, now)
+                if observed is None or observed.service is None:
+                    return
+                now = asked + timedelta(seconds=time.monotonic() - start_s)
+                request, choice = await self._search(observed, architecture_of(observed.service), now)
+            # After the turn, because rendering may need one of its own.
+            await self._finished(observed, request, choice, now)
         except PlanError:
-            pass  # the spec changed meanwhile, and the next pass tells
+            pass  # the spec changed meanwhile, and the next pass reports it
         except Exception as error:
             self._errors[key] = error
         finally:
-            self._searches.pop(key, None)
-            self._asked.pop(key, None)
+            # A service of the same name may have been made meanwhile, with a search of its own.
+            if self._searches.get(key) is asyncio.current_task():
+                del self._searches[key]
+                self._asked.pop(key, None)
             if self._on_planned is not None:
                 self._on_planned(key)
 
-    def _stand_in(self, observed: Observed) -> Planned | None:
+    def _meanwhile(self, observed: Observed) -> Planned | None:
         """The plan in force, for what can be done by it while another one is sought, such as more replicas."""
         plan, rendering = observed.incumbent, self._renderings.get(observed.key)
         if plan is None or observed.spec_changed:
@@ -260,7 +216,7 @@ class Planning:
     def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
         """True while other services wait to be planned: creating pods now would only delay them."""
         standing = self._standing.get(observed.key)
-        if observed.deployment is not None or standing is None or not self._in_line:
+        if observed.deployment is not None or standing is None or not self._turns.waiting:
             return False
         return (now - standing.since).total_seconds() < DEFER_PODS_S
 
@@ -274,7 +230,8 @@ class Planning:
         """The service is gone."""
         self.withdraw(key)
         self._renderings.pop(key, None)
-        self._slow.discard(key)
+        self._turns.forget(key)
+        self._asked.pop(key, None)
         self._errors.pop(key, None)
         self._rooms.pop(key, None)
         if (search := self._searches.pop(key, None)) is not None:
@@ -333,7 +290,7 @@ class Planning:
         before, chosen = standing.request, standing.choice.plan
         if chosen is not None and observed.incumbent not in (None, chosen):
             return None
-        if not _same_but_for_offers(before, request):
+        if not same_but_for_offers(before, request):
             return None
         if chosen is None and before.left_out != request.left_out:
             return None
@@ -374,14 +331,14 @@ class Planning:
         failure = answer.choice.failure
         seconds = time.monotonic() - start_s
         self._count(failure.reason if failure else "Planned", seconds)
-        (self._slow.add if seconds > SLOW_S else self._slow.discard)(observed.key)
+        self._turns.record(observed.key, seconds)
         choice, rendered = answer.choice, answer.rendered
         if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
             return None
-        standing = _Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
+        standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
         self._enter(observed.key, standing)
         if choice.plan is not None and rendered is not None:
-            self._renderings[observed.key] = _Rendering(choice.plan, request, rendered)
+            self._renderings[observed.key] = Rendering(choice.plan, request, rendered)
         return choice
 
     async def _rendered(self, key: Key, plan: Plan | None, request: PlanRequest) -> RenderedPlan | None:
@@ -391,8 +348,8 @@ class Planning:
             return None
         rendering = self._renderings.get(key)
         if rendering is None or not rendering.is_of(plan, request):
-            async with self._turn(key):
-                rendering = _Rendering(plan, request, await self._worker.render(plan, request))
+            async with self._turns.turn(key):
+                rendering = Rendering(plan, request, await self._worker.render(plan, request))
             self._renderings[key] = rendering
         return rendering.rendered
 
@@ -406,18 +363,6 @@ class Planning:
         named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
         before, after = _homes(request.nodes, plan, named), _homes(everyone, plan, named)
         return after < min(before, max(1, observed.replicas))
-
-    @asynccontextmanager
-    async def _turn(self, key: Key) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            self._in_line += 1
-            try:
-                if key in self._slow:
-                    await stack.enter_async_context(self._slow_turns)
-                await stack.enter_async_context(self._turns)
-            finally:
-                self._in_line -= 1
-            yield
 
     def _stranded(self, observed: Observed, now: datetime) -> bool:
         deployment = observed.deployment
@@ -444,7 +389,7 @@ class Planning:
                 claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
         return claims
 
-    def _enter(self, key: Key, standing: _Standing) -> None:
+    def _enter(self, key: Key, standing: Standing) -> None:
         self._standing[key] = standing
         if standing.choice.plan is not None:
             nodes = by_name(self._cache.profiled_nodes())
@@ -470,13 +415,6 @@ def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> i
     """How many replicas of a plan find room on the nodes of these names."""
     room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
     return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)
-
-
-def _same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
-    """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon."""
-    if hardware_changed(before.nodes, after.nodes):
-        return False
-    return dataclasses.replace(before, nodes=(), left_out=()) == dataclasses.replace(after, nodes=(), left_out=())
 
 
 def _placed(observed: Observed) -> bool:
