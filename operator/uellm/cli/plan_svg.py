@@ -16,6 +16,7 @@ from uellm.hardware import Device, Node
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import MemoryUse, Plan
 from uellm.planner.units import size
+from uellm.text import counted
 
 WIDTH = 960
 MARGIN = 24
@@ -56,7 +57,7 @@ def draw(plan: Plan, request: PlanRequest) -> str:
 
 
 def _decided(plan: Plan) -> str:
-    gpus = "1 GPU" if plan.gpus_per_replica == 1 else f"{plan.gpus_per_replica} GPUs"
+    gpus = counted(plan.gpus_per_replica, "GPU")
     layers = ",".join(str(count) for count in plan.layers)
     return f"{gpus} = tensor {plan.tensor} x pipeline {plan.pipeline}, layers {layers}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from uellm.api.names import API_VERSION, LLMSERVICE_KIND, SERVICE_LABEL
+from uellm.api.names import API_VERSION, LLMSERVICE_KIND, REVISION_LABEL, SERVICE_LABEL
 
 MANAGER = "uellm"
 """The field manager of every server-side apply."""
@@ -145,3 +145,14 @@ def possible_owners(obj: Mapping[str, Any]) -> set[Key]:
     if controller is not None and controller.get("kind") == LLMSERVICE_KIND:
         names.add(controller["name"])
     return {Key(namespace, each) for each in names}
+
+
+def revision_label(obj: Mapping[str, Any]) -> str:
+    """The revision of a ConfigMap, pod or pod template by its label; empty for none."""
+    return str(((obj.get("metadata") or {}).get("labels") or {}).get(REVISION_LABEL) or "")
+
+
+def uid_of(obj: Mapping[str, Any]) -> str:
+    """An object's uid."""
+    uid: str = obj["metadata"]["uid"]
+    return uid

@@ -18,7 +18,7 @@ from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollo
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
-from uellm.reconcile.names import Key
+from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
@@ -28,7 +28,7 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
 from uellm.reconcile.pods.running import Running, WantedConfig
-from uellm.reconcile.revisions import KnownRevisions, needed_by, revision_label, superseded
+from uellm.reconcile.revisions import KnownRevisions, needed_by, superseded
 from uellm.reconcile.status.decide import decide
 
 # A raised quota or a changed admission policy causes no event on our watches.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from uellm.api.names import REVISION_LABEL
 from uellm.planner.result import Plan
 from uellm.reconcile.children.revision import Revision, read_revision
 from uellm.reconcile.drift import digest
-from uellm.reconcile.names import Key
+from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.observe import Observed
 
 HISTORY = 3
@@ -95,8 +94,3 @@ def needed_by(replicasets: Iterable[Mapping[str, Any]]) -> set[str]:
         each for each in replicasets if each["spec"].get("replicas") or (each.get("status") or {}).get("replicas")
     )
     return {name for each in wanted if (name := revision_label(each["spec"]["template"]))}
-
-
-def revision_label(obj: Mapping[str, Any]) -> str:
-    """The revision of a ConfigMap, pod or pod template; empty for none."""
-    return str(((obj.get("metadata") or {}).get("labels") or {}).get(REVISION_LABEL) or "")

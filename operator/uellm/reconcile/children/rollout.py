@@ -8,12 +8,14 @@ moment, or where the additional pod finds none within a minute after all, replic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import ROLLOUT_ANNOTATION
+from uellm.reconcile.times import moment
+from uellm.text import counted
 
 PENDING_AFTER_S = 60.0
 
@@ -76,13 +78,13 @@ def pending_pod(pods: Iterable[Mapping[str, Any]], now: datetime) -> str:
         if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"]:
             continue
         created = pod["metadata"].get("creationTimestamp")
-        if created and (now - _moment(created)).total_seconds() >= PENDING_AFTER_S:
+        if created and (now - moment(created)).total_seconds() >= PENDING_AFTER_S:
             return str(pod["metadata"]["name"])
     return ""
 
 
 def _for_a_change(surge: Surge) -> RollingUpdate:
-    gpus = "1 free GPU" if surge.gpus == 1 else f"{surge.gpus} free GPUs"
+    gpus = counted(surge.gpus, "free GPU")
     if surge.room:
         return RollingUpdate(1, 0, f"surge: node {surge.room} has the {gpus} for one more replica meanwhile")
     return RollingUpdate(0, 1, f"in place: no node has the {gpus} for one more replica meanwhile")
@@ -94,7 +96,3 @@ def _of(live: Mapping[str, Any]) -> RollingUpdate | None:
     shape = (found.get("maxSurge"), found.get("maxUnavailable"))
     why = rollout_reason(live)
     return RollingUpdate(*shape, why) if why and shape in ((1, 0), (0, 1)) else None
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

@@ -24,6 +24,7 @@ from uellm.reconcile.conditions import clip
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.evaluate import Evaluation
 from uellm.reconcile.planning.plan_status import MAX_SENTENCE
+from uellm.text import counted
 
 STRANDED_AFTER_S = 60
 # A new plan must be better by this share. Measurements of the same GPU differ by about half as much.
@@ -70,7 +71,7 @@ def choose(
     else:
         why = _worth(incumbent, fresh, evaluation, objective)
         if why and not may_improve:
-            return Choice(evaluation.revised or incumbent, better=f"{_described(fresh)}: {why}")
+            return Choice(evaluation.revised or incumbent, better=f"{described(fresh)}: {why}")
     return Choice(_replacing(incumbent, fresh, why), why=why) if why else Choice(evaluation.revised or incumbent)
 
 
@@ -90,7 +91,7 @@ def _worth(incumbent: Plan, fresh: Plan, evaluation: Evaluation, objective: str)
     before, after = evaluation.before, evaluation.after
     if before is None or after is None:
         if fresh.gpus_per_replica < incumbent.gpus_per_replica:
-            return f"the former plan took {_gpus(incumbent.gpus_per_replica)} a replica"
+            return f"the former plan took {counted(incumbent.gpus_per_replica, 'GPU')} a replica"
         return ""
     if before.keeps != after.keeps:
         return (
@@ -103,23 +104,21 @@ def _worth(incumbent: Plan, fresh: Plan, evaluation: Evaluation, objective: str)
     elif objective == "Throughput":
         better, former = _share(before.requests_per_s, after.requests_per_s), f"{before.requests_per_s:.2f} requests/s"
     else:
-        better, former = _share(after.gpus_in_all, before.gpus_in_all), _gpus(math.ceil(before.gpus_in_all - 1e-9))
+        better, former = (
+            _share(after.gpus_in_all, before.gpus_in_all),
+            counted(math.ceil(before.gpus_in_all - 1e-9), "GPU"),
+        )
     if better < MARGIN:
         return ""
     return f"the former plan took {former}; the new one is {better:.0%} better"
 
 
-def _described(plan: Plan) -> str:
-    layers = ",".join(str(count) for count in plan.layers)
-    return (
-        f"{_gpus(plan.gpus_per_replica)} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), layers {layers}"
-    )
+def described(plan: Plan) -> str:
+    """A plan's shape and layers, for a condition."""
+    gpus, layers = counted(plan.gpus_per_replica, "GPU"), ",".join(str(count) for count in plan.layers)
+    return f"{gpus} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), layers {layers}"
 
 
 def _share(small: float, large: float) -> float:
     """The difference, as a share of the larger."""
     return 1 - small / large if large else 0.0
-
-
-def _gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"

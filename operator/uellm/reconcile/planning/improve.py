@@ -6,6 +6,7 @@ from datetime import datetime
 
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.times import moment
 
 COOLDOWN_S = 1800
 """The shortest time between two replacements of a plan that works: each loads the model anew."""
@@ -27,7 +28,7 @@ def improvable_in_s(observed: Observed, now: datetime) -> float | None:
         each["metadata"].get("creationTimestamp") for each in observed.configmaps.values() if each.get("immutable")
     )
     newest = max(filter(None, times), default=None)
-    return 0.0 if newest is None else max(0.0, COOLDOWN_S - (now - datetime.fromisoformat(newest)).total_seconds())
+    return 0.0 if newest is None else max(0.0, COOLDOWN_S - (now - moment(newest)).total_seconds())
 
 
 def _is_asked_for(observed: Observed) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Container, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
@@ -48,6 +48,7 @@ from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
+from uellm.reconcile.times import moment
 
 # How often a service with a plan is planned again because GPUs became free.
 IMPROVE_EVERY_S = 300
@@ -246,7 +247,7 @@ class Planning:
         since = observed.unschedulable_since
         if since is None:
             return None
-        return max(0.0, STRANDED_AFTER_S - (now - _moment(since)).total_seconds())
+        return max(0.0, STRANDED_AFTER_S - (now - moment(since)).total_seconds())
 
     def room_for_another(self, observed: Observed) -> str:
         """A node that has room for a replica besides those that run; empty for none."""
@@ -420,7 +421,3 @@ def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> i
 def _placed(observed: Observed) -> bool:
     """True where every replica has a node."""
     return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).astimezone(UTC)

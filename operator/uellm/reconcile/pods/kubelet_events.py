@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import Key
 from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.times import moment
 
 Object = Mapping[str, Any]
 Fetch = Callable[[Object], Awaitable[Sequence[Object]]]
@@ -81,7 +82,7 @@ def last_warning(events: Sequence[Object]) -> str:
     warnings = [
         event for event in events if event.get("type") == "Warning" and event.get("reason") not in _TOLD_ELSEWHERE
     ]
-    newest = max(warnings, key=_moment, default=None)
+    newest = max(warnings, key=_last_seen, default=None)
     if newest is None:
         return ""
     return clip(f"{newest.get('reason')}: {' '.join(str(newest.get('message') or '').split())}", _WORDS)
@@ -91,7 +92,7 @@ def bound_since(pod: Object) -> datetime | None:
     """When the pod was given its node; None where it has none."""
     for condition in pod["status"].get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "True":
-            return datetime.fromisoformat(str(condition["lastTransitionTime"]).replace("Z", "+00:00"))
+            return moment(str(condition["lastTransitionTime"]))
     return None
 
 
@@ -104,6 +105,6 @@ def _has_started(pod: Object) -> bool:
     )
 
 
-def _moment(event: Object) -> str:
+def _last_seen(event: Object) -> str:
     series = event.get("series") or {}
     return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")

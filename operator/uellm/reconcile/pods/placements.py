@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from uellm.api.names import REVISION_LABEL
 from uellm.api.scalars import UUID
 from uellm.documents import UnreadableDocument
 from uellm.placement_report import PlacementReport
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition
+from uellm.reconcile.names import revision_label
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.profiled_node import ProfiledNode
 
@@ -105,7 +105,7 @@ def placements(
 
 def _revision(pod: Mapping[str, Any]) -> str:
     """By its label; empty where somebody wrote something else there."""
-    name = str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL) or "")
+    name = revision_label(pod)
     return name if re.search(r"^[0-9a-f]{10}$", name) else ""
 
 

@@ -11,11 +11,12 @@ writing it counts no pod twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
 from uellm.reconcile.conditions import clip
+from uellm.reconcile.times import moment, timestamp
 
 # One failure may be bad luck, such as a node that is rebooted. The third in an hour is not.
 REPEATED = 3
@@ -89,15 +90,15 @@ class PodFailures(NamedTuple):
         """As it was written; None where there is none that can be read."""
         try:
             entry = status["podFailures"]
-            moment = datetime.fromisoformat(entry["lastFailedAt"].replace("Z", "+00:00")).astimezone(UTC)
-            return cls(int(entry["count"]), entry["reason"], entry["message"], moment, tuple(entry.get("pods") or ()))
+            last = moment(entry["lastFailedAt"])
+            return cls(int(entry["count"]), entry["reason"], entry["message"], last, tuple(entry.get("pods") or ()))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
     def to_dict(self) -> dict[str, Any]:
         """`status.podFailures`."""
-        moment = self.last_failed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-        entry = {"count": self.total, "reason": self.reason, "message": self.message, "lastFailedAt": moment}
+        last = timestamp(self.last_failed_at)
+        entry = {"count": self.total, "reason": self.reason, "message": self.message, "lastFailedAt": last}
         return {**entry, "pods": list(self.pods)} if self.pods else entry
 
 
@@ -175,7 +176,7 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
 
 def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure | None:
     """A pod whose grace period is over, on a node that cannot end it."""
-    deadline = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"].replace("Z", "+00:00"))
+    deadline = moment(pod["metadata"]["deletionTimestamp"])
     if node in (NodeState.THERE, NodeState.LEAVING) or now < deadline + timedelta(seconds=STUCK_AFTER_S):
         return None
     if node is NodeState.GONE:

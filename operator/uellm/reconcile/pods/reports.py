@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from uellm.api.names import METRICS_PORT
+from uellm.reconcile.names import uid_of
 from uellm.reconcile.pods.attainment import ClassMeasurement, read_measurements
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.placements import ReportedPlacement, read_report
@@ -53,7 +54,7 @@ class Reports:
 
     def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, ReportedPlacement]:
         """The reports of these pods, by uid."""
-        return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
+        return {uid: self._known[uid] for pod in pods if (uid := uid_of(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
         """Drop the reports of all pods but these."""
@@ -63,17 +64,17 @@ class Reports:
 
     def _is_missing(self, pod: Mapping[str, Any]) -> bool:
         start = engine_start(pod)
-        report = self._known.get(_uid(pod))
+        report = self._known.get(uid_of(pod))
         return start is not None and (report is None or report.start != start)
 
     def _is_due(self, pod: Mapping[str, Any]) -> bool:
         if not pod["status"].get("podIP") or engine_start(pod) is None:
             return False
-        asked = self._asked_at_s.get(_uid(pod))
+        asked = self._asked_at_s.get(uid_of(pod))
         return self._is_missing(pod) or asked is None or self._clock() - asked > REFRESH_S
 
     async def _ask(self, pod: Mapping[str, Any]) -> None:
-        uid, start = _uid(pod), engine_start(pod)
+        uid, start = uid_of(pod), engine_start(pod)
         self._asked_at_s[uid] = self._clock()
         document = await self._fetch(pod["status"]["podIP"])
         if document is not None and start is not None:
@@ -93,13 +94,13 @@ class Measurements:
         """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run."""
         running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
         now_s = self._clock()
-        due = [pod for pod in running if now_s - self._asked_at_s.get(_uid(pod), -MEASURE_S) >= MEASURE_S]
+        due = [pod for pod in running if now_s - self._asked_at_s.get(uid_of(pod), -MEASURE_S) >= MEASURE_S]
         await asyncio.gather(*(self._ask(pod, now_s) for pod in due))
-        return min((self._asked_at_s[_uid(pod)] + MEASURE_S - now_s for pod in running), default=None)
+        return min((self._asked_at_s[uid_of(pod)] + MEASURE_S - now_s for pod in running), default=None)
 
     def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, tuple[ClassMeasurement, ...]]:
         """The measurements of these pods, by uid."""
-        return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
+        return {uid: self._known[uid] for pod in pods if (uid := uid_of(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
         """Drop the measurements of all pods but these."""
@@ -108,17 +109,12 @@ class Measurements:
             self._known.pop(uid, None)
 
     async def _ask(self, pod: Mapping[str, Any], now_s: float) -> None:
-        self._asked_at_s[_uid(pod)] = now_s
+        self._asked_at_s[uid_of(pod)] = now_s
         document = await self._fetch(pod["status"]["podIP"])
         # Measurements of a pod that no longer answers are out of date.
-        self._known.pop(_uid(pod), None)
+        self._known.pop(uid_of(pod), None)
         if document is not None:
-            self._known[_uid(pod)] = read_measurements(document)
-
-
-def _uid(pod: Mapping[str, Any]) -> str:
-    uid: str = pod["metadata"]["uid"]
-    return uid
+            self._known[uid_of(pod)] = read_measurements(document)
 
 
 def engine_start(pod: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from uellm.api.names import REVISION_LABEL
+from uellm.reconcile.names import revision_label, uid_of
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, living
 from uellm.reconcile.pods.reports import Fetch
 
@@ -61,15 +61,15 @@ class Running:
 
         Pods of another revision are about to go: they are not asked.
         """
-        asked = [pod for pod in serving(pods) if pod["status"].get("podIP") and _revision(pod) == wanted.revision]
+        asked = [pod for pod in serving(pods) if pod["status"].get("podIP") and revision_label(pod) == wanted.revision]
         await asyncio.gather(*(self._ask(pod, wanted) for pod in asked if self._is_due(pod, wanted)))
-        late = [uid for pod in asked if not self._is_as_wanted(uid := _uid(pod), wanted)]
+        late = [uid for pod in asked if not self._is_as_wanted(uid := uid_of(pod), wanted)]
         now_s = self._clock()
         return min((self._asked[uid].at_s + self._asked[uid].again_in_s - now_s for uid in late), default=None)
 
     def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, RunningConfig]:
         """The reports of these pods, by uid."""
-        return {uid: self._known[uid] for pod in pods if (uid := _uid(pod)) in self._known}
+        return {uid: self._known[uid] for pod in pods if (uid := uid_of(pod)) in self._known}
 
     def keep(self, uids: set[str]) -> None:
         """Drop the reports of all pods but these."""
@@ -82,14 +82,14 @@ class Running:
         return known is not None and known[:2] == wanted
 
     def _is_due(self, pod: Mapping[str, Any], wanted: WantedConfig) -> bool:
-        uid = _uid(pod)
+        uid = uid_of(pod)
         asked = self._asked.get(uid)
         if asked is None or self._wanted.get(uid) != wanted:
             return True
         return self._clock() - asked.at_s >= asked.again_in_s
 
     async def _ask(self, pod: Mapping[str, Any], wanted: WantedConfig) -> None:
-        uid, now_s = _uid(pod), self._clock()
+        uid, now_s = uid_of(pod), self._clock()
         before = self._asked.get(uid) if self._wanted.get(uid) == wanted else None
         self._wanted[uid] = wanted
         self._asked[uid] = _Asked(now_s, POLL_S if before is None else min(2 * before.again_in_s, LONGEST_POLL_S))
@@ -110,9 +110,9 @@ def unconfirmed(
 ) -> EngineReadiness | None:
     """Why pods that serve do not yet run what is wanted; None where every one of them reports that it does."""
     for pod in serving(pods):
-        name, report = pod["metadata"]["name"], reports.get(_uid(pod))
-        if _revision(pod) != wanted.revision:
-            return _rolling_out(name, _revision(pod), wanted)
+        name, report = pod["metadata"]["name"], reports.get(uid_of(pod))
+        if revision_label(pod) != wanted.revision:
+            return _rolling_out(name, revision_label(pod), wanted)
         if report is None:
             return EngineReadiness(
                 False,
@@ -138,15 +138,6 @@ def unconfirmed(
 def _rolling_out(pod: str, revision: str, wanted: WantedConfig) -> EngineReadiness:
     message = f"pod {pod} runs revision {revision or 'of an earlier release'}, and {wanted.revision} is wanted"
     return EngineReadiness(False, "RollingOut", message)
-
-
-def _revision(pod: Mapping[str, Any]) -> str:
-    return str((pod["metadata"].get("labels") or {}).get(REVISION_LABEL) or "")
-
-
-def _uid(pod: Mapping[str, Any]) -> str:
-    uid: str = pod["metadata"]["uid"]
-    return uid
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:

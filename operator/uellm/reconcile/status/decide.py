@@ -12,7 +12,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
-from uellm.reconcile.planning.choose import Choice
+from uellm.reconcile.planning.choose import Choice, described
 from uellm.reconcile.pods.attainment import slo_met, together
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, engine_readiness, living
 from uellm.reconcile.pods.placements import placements, verified
@@ -20,8 +20,9 @@ from uellm.reconcile.pods.pod_failures import PodFailure, PodFailures, Removal, 
 from uellm.reconcile.pods.running import WantedConfig, unconfirmed
 from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
 from uellm.reconcile.status.better_plan import better_plan
-from uellm.reconcile.status.fields import status_of, timestamp
+from uellm.reconcile.status.fields import status_of
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
+from uellm.reconcile.times import timestamp
 from uellm.text import and_more
 
 # Reasons that waiting does not remove: a person has to change the spec or another object. NoFit and NoProfile are not
@@ -152,11 +153,7 @@ def _planned(choice: Choice) -> Condition:
         failure = choice.failure or Obstacle("NotPlanned", "no plan was made")
         return Condition("Planned", "False", failure.reason, failure.message)
     plan = choice.plan
-    gpus = "1 GPU" if plan.gpus_per_replica == 1 else f"{plan.gpus_per_replica} GPUs"
-    message = (
-        f"{gpus} a replica (tensor {plan.tensor} × pipeline {plan.pipeline}), "
-        f"layers {','.join(str(count) for count in plan.layers)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
-    )
+    message = f"{described(plan)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
     return Condition("Planned", "True", "Planned", message)
 
 

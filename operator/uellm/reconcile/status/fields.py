@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from uellm.planner.result import Plan
@@ -15,11 +14,6 @@ from uellm.reconcile.pods.attainment import ClassMeasurement, percent
 from uellm.reconcile.pods.placements import MAX_PLACEMENTS, PlacementCheck
 
 _TEXT = 256
-
-
-def timestamp(moment: datetime) -> str:
-    """RFC 3339 to the second, as conditions carry it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def status_of(
