@@ -37,7 +37,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def test_every_stages_weights_and_kv_cache_are_what_the_plan_says(measured: dict) -> None:
-    model = read_architecture(tinymodel.config())
+    model = read_architecture(tinymodel.config(), dtype="float32")
     budget = footprint(model, Shape(1, 2), Steps(256, 16), 1024, UserArgs(()))
     first = sum(budget.layer_bytes[: LAYERS[0]]) + budget.embedding_bytes
     last = sum(budget.layer_bytes[LAYERS[0] :]) + budget.head_bytes

@@ -131,6 +131,12 @@ class Operator:
         await self.reconciler.reconcile(Key(self.namespace, name))
         return self.kube.writes[before:]
 
+    async def write_out(self, name: str) -> None:
+        """Passes over one service until one writes nothing. Whether its pods can start does not matter."""
+        async for _ in _patiently():
+            if not await self.step(name):
+                return
+
     async def settle(self, *names: str) -> None:
         """Passes over all services in turn until none of them writes and Kubernetes' own controllers are done."""
         passes = 0

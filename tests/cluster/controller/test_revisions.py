@@ -95,7 +95,7 @@ async def test_a_change_of_a_field_rolls_or_reloads_as_its_row_says(settled, pat
     llama, watching = settled
     template, reloaded = await running(llama)
     await llama.change(CHANGES[path])
-    await watching.settle("llama")
+    await watching.write_out("llama")
     assert (await llama.condition("Planned"))[0] == "True"
     after, reloaded_after = await running(llama)
     if path not in MAY_COME_OUT_THE_SAME:
