@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure's report shows the cluster, which is removed afterwards."""
+    report = yield
+    service = getattr(item, "funcargs", {}).get("service")
+    if call.when == "call" and report.failed and isinstance(service, Service):
+        report.sections.append(("the cluster", cluster.diagnostics(service.shell, service.name)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +75,7 @@ def service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Itera
         own.wait_ready(1)
         yield own
     except BaseException:
-        cluster.print_diagnostics(installed, own.name)
+        print(cluster.diagnostics(installed, own.name), flush=True)
         raise
     finally:
         own.delete()

@@ -50,7 +50,7 @@ def run(story: Story, programs: Path) -> None:
     try:
         _serve(story, shell)
     except StepFailed:
-        print_diagnostics(shell, SERVICE)
+        print(diagnostics(shell, SERVICE), flush=True)
         raise
 
 
@@ -270,9 +270,9 @@ def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str
         time.sleep(0.5)
 
 
-def print_diagnostics(shell: Shell, service: str) -> None:
-    """Print what a person would look at after a failure, before the cluster is removed."""
-    print("\n--- state of the cluster, for debugging")
+def diagnostics(shell: Shell, service: str) -> str:
+    """What a person would look at after a failure, before the cluster is removed."""
+    parts = ["\n--- state of the cluster, for debugging"]
     for command in (
         "kubectl get pods --all-namespaces -o wide",
         "kubectl get llmservices -o yaml",
@@ -281,7 +281,8 @@ def print_diagnostics(shell: Shell, service: str) -> None:
         f"kubectl logs --selector uellm.io/service={service} --all-containers --tail=60 --prefix",
     ):
         done = shell.attempt(command)
-        print(f"$ {command}\n{done.stdout}{done.stderr}", flush=True)
+        parts.append(f"$ {command}\n{done.stdout}{done.stderr}")
+    return "\n".join(parts)
 
 
 def wants_to_keep() -> bool:
