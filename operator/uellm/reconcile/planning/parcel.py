@@ -84,21 +84,25 @@ class _Pickler(pickle.Pickler):
 
 
 class _Store:
-    """What this process has met in the series at hand."""
+    """What a worker has met in the series at hand."""
 
-    series = 0
-    objects: dict[int, object] = {}
+    def __init__(self) -> None:
+        self.series = 0
+        self.objects: dict[int, object] = {}
+
+
+_store = _Store()
 
 
 def run(parcel: Parcel) -> Any:
     """Run in the worker process: do the call, and return its result."""
-    if _Store.series != parcel.series:
-        _Store.series, _Store.objects = parcel.series, {}
+    if _store.series != parcel.series:
+        _store.series, _store.objects = parcel.series, {}
     for number, content in parcel.shared:
-        _Store.objects[number] = pickle.loads(content)
+        _store.objects[number] = pickle.loads(content)
     function, arguments = pickle.loads(parcel.call)
     return function(*arguments)
 
 
 def _shared(number: int) -> object:
-    return _Store.objects[number]
+    return _store.objects[number]
