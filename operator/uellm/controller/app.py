@@ -13,11 +13,12 @@ import kopf
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.metrics import ControllerMetrics, ControllerState
-from uellm.controller.probes import ProbeServer
+from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
 from uellm.kube.transport import REQUEST_TIMEOUT_S
+from uellm.metrics.server import Listener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
@@ -120,7 +121,7 @@ class _Operator:
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> ProbeServer:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> Listener:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -130,12 +131,12 @@ class _Operator:
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
         def is_ready() -> bool:
-            # One that waits for its turn is ready: it takes over at once.
+            # An operator that stands by is ready: it takes over at once.
             return self._watching.is_set() or lease.standing_by
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
         host, port = self._options.health_host, self._options.health_port
-        return ProbeServer(host, port, checks, is_ready, metrics.registry)
+        return Listener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors) -> None:
