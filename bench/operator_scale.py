@@ -195,6 +195,8 @@ async def planned(kube: Kube, services: int) -> bool:
 
 async def scale(kube: Kube) -> float:
     """Seconds from a change of the replicas of one service to that of its Deployment, in the middle of all else."""
+    # Pods are held back for a moment while other services wait to be planned.
+    await until(lambda: kube.list(DEPLOYMENT, "default"))
     deployments = await kube.list(DEPLOYMENT, "default")
     name = deployments[0]["metadata"]["name"]
     key = name.removesuffix("-engine")
