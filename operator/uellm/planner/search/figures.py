@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from uellm.hardware import Device
 from uellm.planner.assignment.assign import Assignment
@@ -20,6 +20,8 @@ from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 
 MOST_FIGURES = 4096
+
+V = TypeVar("V")
 
 
 class Figures(NamedTuple):
@@ -69,22 +71,22 @@ class Essence:
         return isinstance(other, Essence) and self._values == other._values
 
 
-class Known:
-    """Results by build of node and what else they depend on; the least recently used are dropped."""
+class Known(Generic[V]):
+    """Results by what they depend on; the least recently used are dropped."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[Hashable, Worked] = OrderedDict()
+        self._results: OrderedDict[Hashable, V] = OrderedDict()
 
-    def get(self, key: Hashable) -> Worked | None:
+    def get(self, key: Hashable) -> V | None:
         """An earlier result."""
         found = self._results.get(key)
         if found is not None:
             self._results.move_to_end(key)
         return found
 
-    def put(self, key: Hashable, worked: Worked) -> None:
+    def put(self, key: Hashable, result: V) -> None:
         """Keep a result."""
-        self._results[key] = worked
+        self._results[key] = result
         if len(self._results) > MOST_FIGURES:
             self._results.popitem(last=False)
 
