@@ -26,7 +26,7 @@ LONGEST_DELAY_S = 60.0
 
 
 def backoff_s(failures: int, jitter: float) -> float:
-    """Seconds to wait after so many failures in a row. `jitter`, from 0 to 1, spreads keys that fail together.
+    """Seconds to wait after this number of failures in a row. `jitter`, from 0 to 1, spreads keys that fail together.
 
     >>> backoff_s(1, 1.0), backoff_s(4, 0.0), backoff_s(100, 1.0)
     (0.5, 2.0, 60.0)
@@ -41,13 +41,13 @@ class Schedule(Generic[K]):
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._due_s: dict[K, float] = {}
-        # A key that was given an earlier due time leaves a stale entry here, which is skipped.
         self._heap: list[tuple[float, int, K]] = []
+        """Due times. A key that was given an earlier one leaves a stale entry here, which is skipped."""
         self._counter = itertools.count()
         self._working_since_s: dict[K, float] = {}
         self._failures: dict[K, int] = {}
-        # Keys that go ahead of all others, in their order.
         self._first: dict[K, None] = {}
+        """Keys that go ahead of all others, in their order."""
         self.waited_s = 0.0
         """For how long the key that was taken last was due."""
 
@@ -117,13 +117,13 @@ class Schedule(Generic[K]):
 
 
 class QueueObserver(Protocol):
-    """Is told how a queue goes."""
+    """Counts what a queue does."""
 
     def waited(self, seconds: float) -> None:
-        """A key that was due waited so long."""
+        """A key that was due waited for this time."""
 
     def passed(self, result: str, seconds: float) -> None:
-        """A key was handled: `done`, `retried` after a failure that may go by itself, or `failed`."""
+        """A key was handled: `done`, `retried` after a failure that may pass by itself, or `failed`."""
 
 
 class _Unobserved:
@@ -135,7 +135,7 @@ class _Unobserved:
 
 
 class DirtyQueue(Generic[K]):
-    """A Schedule that runs on the event loop. `observer` is told how it goes."""
+    """A Schedule that runs on the event loop. `observer` counts what it does."""
 
     def __init__(self, handle: Callable[[K], Awaitable[float | None]], observer: QueueObserver | None = None) -> None:
         self._handle = handle
@@ -210,6 +210,6 @@ class DirtyQueue(Generic[K]):
             key,
             delay_s,
             error,
-            # Our own errors say all in one sentence; any other is a bug, so its traceback is logged.
+            # Our own errors are complete sentences; any other error is a bug, so its traceback is logged.
             exc_info=None if isinstance(error, UellmError) else error,
         )

@@ -3,8 +3,9 @@
 The engine's parent does it, not the sidecar: a sidecar that crashes is no reason to restart a healthy engine.
 
 GET /startup, /ready   200 once the engine's /health is 200
-GET /live              the same, unless the sidecar says that the engine hangs: vLLM's /health is 200 while a worker
-                       hangs, and only the sidecar knows which requests are waiting. No sidecar, no objection.
+GET /live              the same, unless the sidecar reports that the engine hangs: vLLM's /health is 200 while a
+                       worker hangs, and only the sidecar knows which requests are waiting. Without a sidecar there is
+                       no objection.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Observed:
     """Every profiled node of the cluster."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
-    kubelets_words: Mapping[str, str] = field(default_factory=dict)
-    """What the kubelets say of pods that they cannot start, by pod uid."""
+    kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    """Warnings of the kubelets about pods that they cannot start, by pod uid."""
 
     @property
     def key(self) -> Key:

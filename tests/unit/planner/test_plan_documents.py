@@ -304,7 +304,7 @@ def test_a_slice_whose_memory_the_driver_does_not_tell_is_of_its_products_class(
     binding = late_binding.bind(received(request), ("MIG-new",), seen=DeviceFacts({"MIG-new": seen}))
     assert binding.devices[0].memory_bytes == 40 << 30
     unknown = replace(seen, product="NVIDIA H100 MIG 1g.10gb")
-    with pytest.raises(PlanError, match="nothing says what device MIG-new is"):
+    with pytest.raises(PlanError, match="device MIG-new is unknown"):
         late_binding.bind(received(request), ("MIG-new",), seen=DeviceFacts({"MIG-new": unknown}))
 
 

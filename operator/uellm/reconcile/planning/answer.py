@@ -19,7 +19,7 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 
 @dataclass(frozen=True, slots=True)
 class PlanningQuestion:
-    """What the worker needs to know of a service."""
+    """What the worker needs to know about a service."""
 
     request: PlanRequest
     incumbent: Plan | None = None
@@ -37,7 +37,7 @@ class PlanningQuestion:
     """The spec is another than the one that the plan in force was predicted for."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
-        """The plan to use, given what the planner says."""
+        """The plan to use, given the planner's answer."""
         return choose(
             self.incumbent,
             evaluation,

@@ -1,6 +1,6 @@
 """Which nodes the pods of a service may run on, by the user's pod template and the node's own state. Pure.
 
-A plan for a node that the scheduler refuses would leave its pods Pending for ever. Two kinds of nodes are told apart:
+A plan for a node that the scheduler refuses would leave its pods Pending for ever. There are two kinds of such nodes:
 
     other     the user's template excludes them: they are no part of the service's cluster,
     closed    they take no new pods at the moment (cordoned, tainted, not labelled yet). They offer nothing to a new
@@ -92,7 +92,7 @@ def _pod(template: Object | None) -> Object:
 
 
 def _unlabelled(labels: Mapping[str, str], facts: Node) -> str:
-    """Why the pods' own node affinity does not match the node yet; empty where its labels say what its GPUs are."""
+    """Why the pods' own node affinity does not match the node yet; empty where its labels describe its GPUs."""
     for resource in sorted({device.resource_name for device in facts.devices}):
         own = OwnLabelKeys.of(resource)
         alike = len({(device.product, device.memory_bytes) for device in facts.devices}) == 1

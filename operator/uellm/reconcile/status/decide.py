@@ -131,7 +131,7 @@ def _readiness(
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelets_words)
+    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
     if state.ready and observed.replicas == 0:
         reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
         return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
