@@ -20,7 +20,8 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     None where they are not all known and measured, or are simulated. None also where a step's time does not depend on
     its prompt tokens, because chunks are so small that reading the weights hides them.
     """
-    offers = [offer for offer in request.nodes if offer.node.name in plan.nodes]
+    named = set(plan.nodes)
+    offers = [offer for offer in request.nodes if offer.node.name in named]
     known = {device.uuid: (device, offer.node) for offer in offers for device in offer.node.devices}
     if not plan.devices or not all(uuid in known for uuid in plan.devices):
         return None
