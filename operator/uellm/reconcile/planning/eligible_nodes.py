@@ -48,8 +48,8 @@ def closed(node: Object | None, facts: Node, template: Object | None) -> str:
     return tainted or _unlabelled(node["metadata"].get("labels") or {}, facts)
 
 
-class Verdict(NamedTuple):
-    """Why a service's pods do not start on a node."""
+class IneligibleNode(NamedTuple):
+    """A node on which a service's pods do not start, and why."""
 
     reason: str
     instead: NodeOffer | None
@@ -58,20 +58,20 @@ class Verdict(NamedTuple):
 
 def verdicts(
     nodes: Iterable[Node], node_named: Callable[[str], Object | None], template: Object
-) -> Mapping[str, Verdict]:
+) -> Mapping[str, IneligibleNode]:
     """The nodes on which pods of this template do not start, by name."""
-    found: dict[str, Verdict] = {}
+    found: dict[str, IneligibleNode] = {}
     for facts in nodes:
         node = node_named(facts.name)
         if other := excluded(node, facts, template):
-            found[facts.name] = Verdict(other, None)
+            found[facts.name] = IneligibleNode(other, None)
         elif reason := closed(node, facts, template):
-            found[facts.name] = Verdict(reason, NodeOffer(facts, (), closed=reason))
+            found[facts.name] = IneligibleNode(reason, NodeOffer(facts, (), closed=reason))
     return found
 
 
 def reachable(
-    offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]
+    offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
     """The offers of the nodes that the service's pods may run on, and sentences about the other and closed nodes."""
     if not judged:
@@ -89,7 +89,7 @@ def reachable(
     return tuple(kept), summarised(reasons)
 
 
-def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]) -> tuple[NodeOffer, ...]:
+def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]) -> tuple[NodeOffer, ...]:
     """The offers of the nodes that the user's template does not exclude, closed ones included."""
     others = {name for name, verdict in judged.items() if verdict.instead is None}
     return tuple(offer for offer in offers if offer.node.name not in others)
