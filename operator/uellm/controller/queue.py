@@ -189,7 +189,7 @@ class DirtyQueue(Generic[K]):
         try:
             again_s = await self._handle(key)
         except Exception as error:
-            result = "retried" if getattr(error, "transient", False) else "failed"
+            result = "retried" if _is_transient(error) else "failed"
             self._observer.passed(result, loop.time() - start_s)
             self._fail(key, error)
         else:
@@ -201,11 +201,10 @@ class DirtyQueue(Generic[K]):
         self._marked.set()
 
     def _fail(self, key: K, error: Exception) -> None:
-        requested_s = getattr(error, "retry_after_s", None) or 0.0
+        requested_s = (error.retry_after_s if isinstance(error, UellmError) else None) or 0.0
         delay_s = self._schedule.failed(key, asyncio.get_running_loop().time(), at_least_s=requested_s)
-        transient = getattr(error, "transient", False)
         logger.log(
-            logging.INFO if transient else logging.ERROR,
+            logging.INFO if _is_transient(error) else logging.ERROR,
             "%s failed, again in %.1f s: %s",
             key,
             delay_s,
@@ -213,3 +212,7 @@ class DirtyQueue(Generic[K]):
             # Our own errors are complete sentences; any other error is a bug, so its traceback is logged.
             exc_info=None if isinstance(error, UellmError) else error,
         )
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, UellmError) and error.transient

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
+from uellm.errors import UellmError
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE
 from uellm.metrics.server import WebListener
 from uellm.reconcile.cache import Cache
@@ -71,7 +72,7 @@ def test_a_services_metrics_are_its_conditions_and_replicas(metrics):
 
 
 async def test_passes_are_counted_by_how_they_ended(metrics):
-    class Busy(Exception):
+    class Busy(UellmError):
         transient = True
 
     errors = {"good": None, "busy": Busy("later"), "bad": ValueError("a bug")}
