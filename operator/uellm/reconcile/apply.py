@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from uellm.api.names import SERVICE_LABEL
+from uellm.api.names import GROUP, SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
@@ -258,7 +258,7 @@ def _event(observed: Observed, note: Condition, now: datetime, instance: str) ->
         "reason": note.reason,
         "action": "Reconcile",
         "note": (note.message or note.reason).encode()[:_NOTE_BYTES].decode(errors="ignore"),
-        "reportingController": "uellm.io/controller",
+        "reportingController": f"{GROUP}/controller",
         "reportingInstance": instance,
         "regarding": {
             "apiVersion": LLMSERVICE.api_version,
