@@ -66,6 +66,9 @@ LARGER_CHUNKS = (2, 4, 16)
 TTFT_QUANTILE = 0.99
 MOST_UTILISATION = 0.95
 
+# Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
+MOST_PLACEMENTS = 4000
+
 # Assumptions about a workload that is not described. The plan states each one that it uses.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256
