@@ -1,13 +1,14 @@
 """The resources of group `uellm.io` as pydantic types, from which the CRDs are rendered, and other shared documents.
 
-llmservice, llmservice_status, gpunodeprofile   the resources; engine, slo, conditions are their parts
+llmservice, llmservice_status, gpunodeprofile, gpunodeclass   the resources; engine, slo, conditions are their parts
 sidecar_document                                sidecar.yaml: the operator writes it, the sidecar reads it
 names                                           labels, annotations and ports that several programs share
 scalars, base                                   durations, quantities, validation rules
 documents, crd                                  parsing; rendering of the CRDs
 """
 
-from uellm.api.documents import parse, parse_profile, parse_service, read_documents, read_service
+from uellm.api.documents import parse, parse_node_class, parse_profile, parse_service, read_documents, read_service
+from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import LLMService, LLMServiceSpec, Scheduling
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
@@ -19,6 +20,7 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "VERSION",
+    "GPUNodeClass",
     "GPUNodeProfile",
     "LLMService",
     "LLMServiceSpec",
@@ -29,6 +31,7 @@ __all__ = [
     "Slo",
     "duration_s",
     "parse",
+    "parse_node_class",
     "parse_profile",
     "parse_service",
     "quantity",

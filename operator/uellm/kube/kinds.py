@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 LLMSERVICE = Kind("uellm.io/v1alpha1", "LLMService", "llmservices", True)
 GPUNODEPROFILE = Kind("uellm.io/v1alpha1", "GPUNodeProfile", "gpunodeprofiles", False)
+GPUNODECLASS = Kind("uellm.io/v1alpha1", "GPUNodeClass", "gpunodeclasses", False)
 NODE = Kind("v1", "Node", "nodes", False)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", False)
 POD = Kind("v1", "Pod", "pods", True)
@@ -63,6 +64,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
     for kind in (
         LLMSERVICE,
         GPUNODEPROFILE,
+        GPUNODECLASS,
         NODE,
         NAMESPACE,
         POD,
