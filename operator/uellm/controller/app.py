@@ -105,7 +105,7 @@ class _Operator:
         logger.info("lease held by %s", lease.identity)
         await resync.fill_first(kube, self._cache)
         watcher.on_lists()
-        planning.restore()
+        planning.promises.restore()
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),

@@ -24,6 +24,7 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.records import Planned
+from uellm.reconcile.planning.stranded import stranded_in_s
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.reports import Measurements, Reports
@@ -141,7 +142,7 @@ class Reconciler:
         rechecks = (
             decision.recheck_s,
             confirm_in_s,
-            self._planning.stranded_in_s(observed, now),
+            stranded_in_s(observed, now),
             improvable_in_s(observed, now) if planned.choice.better else None,
             REFUSED_RECHECK_S if writable.refusal else None,
             DEFERRED_RECHECK_S if deferred else None,
@@ -172,7 +173,7 @@ class Reconciler:
         rollout = observed.service.spec.rollout if observed.service is not None else None
         if rollout is not None and not rollout.max_surge:
             return NO_SURGE
-        room = self._planning.room_for_another(observed)
+        room = self._planning.promises.room_for_another(observed)
         return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:

@@ -121,7 +121,7 @@ class Operator:
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)
         if not self._started:
-            self._planning.restore()
+            self._planning.promises.restore()
             self._started = True
 
     async def step(self, name: str) -> list[str]:
