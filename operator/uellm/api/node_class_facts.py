@@ -9,7 +9,7 @@ from typing import Any
 
 from uellm.api.gpunodeclass import GPUNodeClass, GPUNodeClassSpec
 from uellm.api.node_labels import gpu_labels
-from uellm.hardware import Device, Link, Node
+from uellm.hardware import Device, Link, Node, class_place
 
 _LONGEST_NAME = 63
 
@@ -46,7 +46,7 @@ def _device(device: Device, position: int) -> dict[str, Any]:
 
 def class_node(node_class: GPUNodeClass) -> Node:
     """A node of the class, with made-up uuids. Its name cannot be that of a node, for it has a blank."""
-    spec, name = node_class.spec, place_of(str(node_class.metadata["name"]))
+    spec, name = node_class.spec, class_place(str(node_class.metadata["name"]))
     uuids = {device.index: f"{name}#{device.index}" for device in spec.devices}
     devices = [Device.from_dict({**device.to_dict(), "uuid": uuids[device.index]}) for device in spec.devices]
     links = [Link.from_dict({**link.to_dict(), "a": uuids[link.a], "b": uuids[link.b]}) for link in spec.links]
@@ -57,11 +57,6 @@ def class_node(node_class: GPUNodeClass) -> Node:
         source="Simulated" if spec.simulated else "NVML",
         labels=dict(spec.labels),
     )
-
-
-def place_of(class_name: str) -> str:
-    """The name under which a node of this class is planned on."""
-    return f"class {class_name}"
 
 
 def class_summary(spec: GPUNodeClassSpec) -> dict[str, str]:

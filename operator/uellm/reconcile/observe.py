@@ -25,6 +25,7 @@ from uellm.reconcile.names import (
     config_name,
     deployment_name,
 )
+from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
@@ -64,6 +65,8 @@ class Observed:
     """What the pods' sidecars measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
+    node_classes: tuple[NodeClass, ...] = ()
+    """Every class of nodes that may join."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
     kubelets_words: Mapping[str, str] = field(default_factory=dict)
@@ -207,6 +210,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
         pods=pods,
         nodes=cache.profiled_nodes(),
+        node_classes=cache.node_classes(),
         node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
+from uellm.planner.constants import MOST_REPLICAS
 from uellm.planner.nodes.capability import device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -39,6 +40,7 @@ def pools_of_offer(offer: NodeOffer) -> list[Pool]:
             links=node.links,
             promised=offer.promised,
             simulated=node.simulated,
+            copies=MOST_REPLICAS if offer.node_class else 1,
         )
         for name in sorted({device.resource_name for device in devices})
     ]
@@ -56,6 +58,8 @@ class Pool:
     promised: int = 0
     """How many of the devices other services will take."""
     simulated: bool = False
+    copies: int = 1
+    """How many such nodes there may be: more than one where the node would join."""
 
     @property
     def sure(self) -> int:

@@ -7,6 +7,7 @@ host memory is what the device's would be.
 
 from __future__ import annotations
 
+from uellm.planner.handover.publish import kv_factor
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 
@@ -24,12 +25,12 @@ _FRONT_MILLICORES, _RANK_MILLICORES = 500, 500
 _CPU_MILLICORES = 100
 
 
-def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool, kv_factor: int) -> int:
+def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
     """Host memory of a replica."""
     ranks, weight_bytes = plan.gpus_per_replica, request.architecture.weight_bytes
     if simulated:
         # Weights may be widened to float32.
-        return _FRONT_BYTES + ranks * (_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor) + 2 * weight_bytes
+        return _FRONT_BYTES + ranks * (_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor(request)) + 2 * weight_bytes
     piece_bytes = min(weight_bytes // max(1, ranks), _PIECE_BYTES)
     return _FRONT_BYTES + ranks * _RANK_BYTES + piece_bytes + _SHARED_BYTES
 
