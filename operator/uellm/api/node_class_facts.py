@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uellm.api.gpunodeclass import GPUNodeClass, GPUNodeClassSpec
+from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.node_labels import gpu_labels
 from uellm.hardware import Device, Link, Node, class_place
 
@@ -59,8 +59,8 @@ def class_node(node_class: GPUNodeClass) -> Node:
     )
 
 
-def class_summary(spec: GPUNodeClassSpec) -> dict[str, str]:
+def device_summary(devices: Sequence[Device]) -> dict[str, str]:
     """`status.summary`."""
-    counts = Counter(device.product or "GPU" for device in spec.devices)
+    counts = Counter(device.product or "GPU" for device in devices)
     products = ", ".join(f"{count} x {product}" for product, count in counts.items())
-    return {"gpus": str(len(spec.devices)), "products": products[:256]}
+    return {"gpus": str(len(devices)), "products": products[:256]}

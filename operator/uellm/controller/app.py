@@ -13,15 +13,18 @@ import kopf
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.metrics import ControllerMetrics, ControllerState
+from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import ProbeServer
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.kinds import NODEPOOL
 from uellm.kube.transport import REQUEST_TIMEOUT_S
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
+from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
@@ -49,6 +52,8 @@ class ControllerOptions:
     health_host: str | None = None
     """Address of the probes and metrics; None for every one of the machine."""
     health_port: int = 8080
+    remember_node_classes: bool = False
+    """Make a GPUNodeClass of every kind of node that is seen."""
 
 
 async def serve(options: ControllerOptions) -> None:
@@ -88,7 +93,9 @@ class _Operator:
         applier = Applier(kube, self._cache, instance=self._options.identity)
         reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)
         running = Running(fetch.running, clock)
-        reconciler = Reconciler(self._cache, planning, reports, measurements, running, applier, self._options.images)
+        pools = NodePools(lambda: kube.list(NODEPOOL), clock)
+        observers = (reports, measurements, running)
+        reconciler = Reconciler(self._cache, planning, *observers, applier, self._options.images, node_pools=pools)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(
@@ -109,7 +116,8 @@ class _Operator:
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
-            _resync(kube, self._cache, watcher, (reports, measurements, running)),
+            NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
+            _resync(kube, self._cache, watcher, observers),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),

@@ -67,6 +67,8 @@ class Observed:
     """Every profiled node of the cluster."""
     node_classes: tuple[NodeClass, ...] = ()
     """Every class of nodes that may join."""
+    pool_labels: tuple[frozenset[str], ...] = ()
+    """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
     kubelets_words: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from uellm.api import parse_node_class
-from uellm.api.node_class_facts import class_document, class_name, class_node, class_summary
+from uellm.api.node_class_facts import class_document, class_name, class_node, device_summary
 from uellm.api.node_labels import describes_gpus, gpu_labels
 from uellm.errors import BadInput
 from uellm.hardware import Device, Link, Node
@@ -82,5 +82,5 @@ def test_labels_of_gpus_are_told_from_labels_of_the_node():
 
 
 def test_the_summary_counts_the_products():
-    spec = parse_node_class(document()).spec
-    assert class_summary(spec) == {"gpus": "2", "products": "2 x GPU"}
+    node = class_node(parse_node_class(document()))
+    assert device_summary(node.devices) == {"gpus": "2", "products": "2 x GPU"}
