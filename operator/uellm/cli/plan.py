@@ -23,7 +23,7 @@ from uellm.planner.efficiency import Efficiency
 from uellm.planner.joining import as_joined
 from uellm.planner.request import NodeOffer
 from uellm.reconcile.node_class import node_class
-from uellm.reconcile.planning.node_classes import would_join
+from uellm.reconcile.planning.node_classes import doubts, would_join
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
 
@@ -101,7 +101,8 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
 
 
 def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[str, ...], tuple[NodeOffer, ...]]:
-    offers, left_out = would_join([node_class(document) for document in classes], (), service)
+    read = [node_class(document) for document in classes]
+    offers, left_out = would_join(read, doubts(read, ()), service)
     return left_out, offers
 
 

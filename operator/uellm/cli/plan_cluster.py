@@ -36,9 +36,9 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     from uellm.kube import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
     from uellm.reconcile.names import Key
-    from uellm.reconcile.planning.eligible_nodes import reachable
+    from uellm.reconcile.planning.eligible_nodes import reachable, verdicts
     from uellm.reconcile.planning.ledger import claims_of_others, offers
-    from uellm.reconcile.planning.node_classes import would_join
+    from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 
     cache = Cache()
     async with await Kube.connect(kubeconfig=kubeconfig, context=context) as kube:
@@ -46,8 +46,10 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
         for kind, selector in kinds:
             cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
     key = Key(service.namespace, service.name)
-    everyone = offers(cache.profiled_nodes(), claims_of_others(cache, key), cache.pods(key))
-    nodes, left_out = reachable(everyone, cache.node, service)
-    present = [(each, cache.node(each.facts.name)) for each in cache.profiled_nodes()]
-    classes, unusable = would_join(cache.node_classes(), present, service)
-    return Offered(nodes, (*left_out, *unusable), classes)
+    nodes = cache.profiled_nodes()
+    everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
+    judged = verdicts((node.facts for node in nodes), cache.node, service.spec.template.to_dict())
+    offered, left_out = reachable(everyone, judged)
+    doubted = doubts(cache.node_classes(), with_nodes(nodes, cache.node))
+    classes, unusable = would_join(cache.node_classes(), doubted, service)
+    return Offered(offered, (*left_out, *unusable), classes)

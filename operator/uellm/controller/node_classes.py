@@ -9,8 +9,9 @@ from datetime import datetime
 from uellm.kube import GPUNODECLASS, AlreadyExists, Kube, KubeError, NotFound
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import MANAGER
+from uellm.reconcile.planning.node_classes import with_nodes
 from uellm.reconcile.reconciler import utc_now
-from uellm.reconcile.status.node_classes import class_status, to_remember, with_nodes
+from uellm.reconcile.status.node_classes import class_status, to_remember
 from uellm.reconcile.times import timestamp
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from uellm.api import parse_node_class, quantity
@@ -11,6 +12,7 @@ from uellm.api.node_class_facts import class_node
 from uellm.api.node_labels import describes_gpus
 from uellm.errors import BadInput
 from uellm.hardware import Node, class_place
+from uellm.planner.request import NodeOffer
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,17 @@ class NodeClass:
     host_millicores: int | None = None
     invalid: str = ""
     """Why this version of the operator cannot read it."""
+
+    @cached_property
+    def offer(self) -> NodeOffer:
+        """A node of the class, as it would be offered to every service."""
+        return NodeOffer(
+            self.node,
+            tuple(device.uuid for device in self.node.devices),
+            node_class=self.name,
+            host_memory_bytes=self.host_memory_bytes,
+            host_millicores=self.host_millicores,
+        )
 
     def is_class_of(self, labels: Mapping[str, str]) -> bool:
         """Whether a node with these labels is of this class.

@@ -19,7 +19,7 @@ from uellm.reconcile.observe import observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import answer
 from uellm.reconcile.planning.choose import Choice
-from uellm.reconcile.planning.node_classes import less_than_its_class, would_join
+from uellm.reconcile.planning.node_classes import doubts, less_than_its_class, would_join
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
@@ -229,6 +229,11 @@ async def test_a_restarted_operator_keeps_a_plan_that_waits(world):
     )
 
 
+def joining(document, wanted):
+    classes = [node_class(document)]
+    return would_join(classes, doubts(classes, []), wanted)
+
+
 @pytest.mark.parametrize(
     ("spec", "template", "reason"),
     [
@@ -243,7 +248,7 @@ async def test_a_restarted_operator_keeps_a_plan_that_waits(world):
 )
 def test_a_class_that_the_pods_may_not_use_or_that_cannot_be_read_is_left_out_in_one_line(spec, template, reason):
     wanted = parse_service(service(template={"spec": template}))
-    offers, left_out = would_join([node_class(class_document(**spec))], [], wanted)
+    offers, left_out = joining(class_document(**spec), wanted)
     assert offers == ()
     assert left_out == (f"class p5: {reason}",)
 
@@ -251,7 +256,7 @@ def test_a_class_that_the_pods_may_not_use_or_that_cannot_be_read_is_left_out_in
 def test_the_taint_of_gpu_nodes_is_tolerated_and_the_selector_matched_on_the_labels_of_the_class():
     taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
     wanted = parse_service(service(template={"spec": {"nodeSelector": INSTANCE}}))
-    offers, left_out = would_join([node_class(class_document(taints=[taint]))], [], wanted)
+    offers, left_out = joining(class_document(taints=[taint]), wanted)
     assert [offer.node_class for offer in offers] == ["p5"]
     assert left_out == ()
 

@@ -177,7 +177,7 @@ async def test_a_pass_in_which_nothing_has_changed_walks_over_no_node_and_no_oth
     world.service("waits")
     first, without = await world.planned("one"), await world.planned("waits")
     assert without.choice.failure.reason == "NoFit"
-    for name in ("offers", "hardware_offers", "reachable", "claim"):
+    for name in ("hardware_offers", "reachable", "claim"):
         monkeypatch.delattr(f"uellm.reconcile.planning.promises.{name}")
     assert await world.planned("one") is first
     assert await world.planned("waits") is without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from uellm.api import LLMService
@@ -15,31 +15,33 @@ from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.planning.eligible_nodes import excluded, tainted
 from uellm.reconcile.profiled_node import ProfiledNode
 
-Profiled = Iterable[tuple[ProfiledNode, Mapping[str, Any] | None]]
-"""Profiled nodes with their Node objects."""
+Seen = tuple[ProfiledNode, Mapping[str, Any] | None]
+"""A profiled node with its Node object."""
+
+
+def with_nodes(nodes: Iterable[ProfiledNode], node_named: Callable[[str], Mapping[str, Any] | None]) -> list[Seen]:
+    """Profiled nodes with their Node objects."""
+    return [(each, node_named(each.facts.name)) for each in nodes]
+
+
+def doubts(classes: Sequence[NodeClass], nodes: Sequence[Seen]) -> dict[str, str]:
+    """Why no plan may use a class, by the class's name: it cannot be read, or a node is less than it says."""
+    found = ((each.name, each.invalid or less_than_its_class(each, nodes)) for each in classes)
+    return {name: reason for name, reason in found if reason}
 
 
 def would_join(
-    classes: Sequence[NodeClass], nodes: Profiled, service: LLMService
+    classes: Sequence[NodeClass], doubted: Mapping[str, str], service: LLMService
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
     """A node of each class that the service's pods may run on, and sentences about the other classes."""
-    template, present = service.spec.template.to_dict(), list(nodes)
+    template = service.spec.template.to_dict()
     kept, reasons = list[NodeOffer](), list[str]()
     for each in classes:
-        reason = each.invalid or _unreachable(each, template) or less_than_its_class(each, present)
+        reason = doubted.get(each.name) or _unreachable(each, template)
         if reason:
             reasons.append(f"{each.node.name}: {reason}")
         else:
-            uuids = tuple(device.uuid for device in each.node.devices)
-            kept.append(
-                NodeOffer(
-                    each.node,
-                    uuids,
-                    node_class=each.name,
-                    host_memory_bytes=each.host_memory_bytes,
-                    host_millicores=each.host_millicores,
-                )
-            )
+            kept.append(each.offer)
     return tuple(kept), tuple(reasons)
 
 
@@ -48,7 +50,7 @@ def _unreachable(each: NodeClass, template: Mapping[str, Any]) -> str:
     return excluded(node, each.node, template) or tainted(each.taints, each.node, template)
 
 
-def less_than_its_class(each: NodeClass, nodes: Profiled) -> str:
+def less_than_its_class(each: NodeClass, nodes: Iterable[Seen]) -> str:
     """A node that carries the labels of the class and has less than it says, as a sentence; empty for none."""
     for profiled, node in nodes:
         labels = (node or {}).get("metadata", {}).get("labels") or {}

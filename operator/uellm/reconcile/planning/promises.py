@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import json
+from collections.abc import Container, Iterable, Mapping
 
 from uellm.models import Architecture
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -10,7 +11,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
-from uellm.reconcile.planning.eligible_nodes import reachable, selectable
+from uellm.reconcile.planning.eligible_nodes import Verdict, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
     Ledger,
@@ -20,11 +21,11 @@ from uellm.reconcile.planning.ledger import (
     commitment_to,
     hardware_offers,
     known_nodes,
-    offers,
     suits,
 )
-from uellm.reconcile.planning.node_classes import would_join
+from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 from uellm.reconcile.planning.request import plan_request
+from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
 
 
@@ -34,7 +35,16 @@ class Promises:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._ledger = Ledger()
-        self._rooms: dict[Key, tuple[tuple[int, int, int], str]] = {}
+        self._rooms = Rooms()
+        self._verdicts: dict[str, Mapping[str, Verdict]] = {}
+        """Of the nodes as they are, by pod template."""
+        self._verdicts_of = -1
+        """The version of the hardware that they are about."""
+        self._doubts: Mapping[str, str] = {}
+        """Of classes of nodes, by name."""
+        self._doubts_of = -1
+        """The version of the hardware that they are about."""
+        self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
         """The last answers of `room_for_another`, and the versions that they were given at."""
 
     @property
@@ -68,12 +78,12 @@ class Promises:
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self.withdraw(key)
-        self._rooms.pop(key, None)
+        self._another.pop(key, None)
 
     def request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
         """The planner's request for a service, with what the nodes offer to it now."""
         assert observed.service is not None
-        nodes, left_out = reachable(self._offers(observed), self._cache.node, observed.service)
+        nodes, left_out = reachable(self._offers(observed), self._judged(observed))
         # A service whose pods all have nodes does not wait for one, and a new class is nothing to it.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
         classes, unusable = ((), ()) if on_nodes and all_placed(observed) else self._classes(observed)
@@ -82,13 +92,15 @@ class Promises:
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
         """The classes of nodes that may join for the service, and sentences about the others."""
         assert observed.service is not None
-        nodes = [(each, self._cache.node(each.facts.name)) for each in observed.nodes]
-        return would_join(self._cache.node_classes(), nodes, observed.service)
+        classes = self._cache.node_classes()
+        if self._doubts_of != self._cache.hardware_version:
+            self._doubts = doubts(classes, with_nodes(observed.nodes, self._cache.node))
+            self._doubts_of = self._cache.hardware_version
+        return would_join(classes, self._doubts, observed.service)
 
     def hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
         """The nodes of the service's cluster as if every GPU were free and every node open."""
-        assert observed.service is not None
-        return selectable(hardware_offers(observed.nodes), self._cache.node, observed.service)
+        return selectable(hardware_offers(observed.nodes), self._judged(observed))
 
     def room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
         """Whether fewer replicas of a new plan find room than at the time of its request, and too few for the service.
@@ -106,20 +118,17 @@ class Promises:
     def room_for_another(self, observed: Observed) -> str:
         """A node that has room for a replica besides those that run; empty for none."""
         versions = (self._cache.hardware_version, self._cache.room_version, self._ledger.version)
-        known = self._rooms.get(observed.key)
+        known = self._another.get(observed.key)
         if known is None or known[0] != versions:
-            known = self._rooms[observed.key] = (versions, self._room_for_another(observed))
+            known = self._another[observed.key] = (versions, self._room_for_another(observed))
         return known[1]
 
     def _room_for_another(self, observed: Observed) -> str:
-        assert observed.service is not None
         commitment = self._ledger.get(observed.key)
         if commitment is None:
             return ""
-        own = claim(commitment, observed.replicas, observed.pods)
-        nodes, _ = reachable(
-            offers(observed.nodes, [*self._claims(observed.key), own], ()), self._cache.node, observed.service
-        )
+        self._count_changes()
+        nodes, _ = reachable(self._rooms.offers_beside_all(), self._judged(observed))
         known = by_name(observed.nodes)
         fitting = (
             offer.node.name
@@ -130,16 +139,36 @@ class Promises:
 
     def _offers(self, observed: Observed) -> tuple[NodeOffer, ...]:
         """What every node offers to the service."""
-        return offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
+        self._count_changes()
+        return self._rooms.offers(observed.key, self._cache.pods(observed.key))
 
-    def _claims(self, key: Key) -> list[Claim]:
-        """The claims of all services but this one."""
-        claims = []
-        for other, commitment in self._ledger.items():
-            document = self._cache.service(other)
-            if other != key and document is not None:
-                claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
-        return claims
+    def _count_changes(self) -> None:
+        """Count anew what has changed in the cluster and in the ledger."""
+        changes = self._cache.take_changes()
+        if changes.nodes:
+            self._rooms.set_nodes(self._cache.profiled_nodes(), changes.nodes)
+        for key in changes.services:
+            self._rooms.set_claim(key, self._claim(key))
+        # In the order in which they were made.
+        for key in self._ledger.take_changed():
+            self._rooms.set_claim(key, self._claim(key))
+
+    def _claim(self, key: Key) -> Claim | None:
+        commitment, document = self._ledger.get(key), self._cache.service(key)
+        if commitment is None or document is None:
+            return None
+        return claim(commitment, wanted_replicas(document), self._cache.pods(key))
+
+    def _judged(self, observed: Observed) -> Mapping[str, Verdict]:
+        """The nodes on which the service's pods do not start."""
+        assert observed.service is not None
+        if self._verdicts_of != self._cache.hardware_version:
+            self._verdicts, self._verdicts_of = {}, self._cache.hardware_version
+        template = json.dumps(observed.document["spec"].get("template"), sort_keys=True)
+        if template not in self._verdicts:
+            facts = (node.facts for node in observed.nodes)
+            self._verdicts[template] = verdicts(facts, self._cache.node, observed.service.spec.template.to_dict())
+        return self._verdicts[template]
 
 
 def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:

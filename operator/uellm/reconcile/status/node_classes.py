@@ -11,8 +11,7 @@ from uellm.api.node_class_facts import class_document, class_name, device_summar
 from uellm.hardware import Node
 from uellm.reconcile.conditions import Condition, condition_entries
 from uellm.reconcile.node_class import NodeClass
-from uellm.reconcile.planning.node_classes import Profiled, less_than_its_class
-from uellm.reconcile.profiled_node import ProfiledNode
+from uellm.reconcile.planning.node_classes import Seen, less_than_its_class
 
 MOST_REMEMBERED = 64
 _INSTANCE_TYPE = "node.kubernetes.io/instance-type"
@@ -21,7 +20,7 @@ _LONGEST_NAME = 56
 
 
 def class_status(
-    node_class: NodeClass, nodes: Profiled, before: Mapping[str, Any], *, generation: int, now: str
+    node_class: NodeClass, nodes: Iterable[Seen], before: Mapping[str, Any], *, generation: int, now: str
 ) -> dict[str, Any]:
     """The status of a class. `nodes`: the profiled nodes with their Node objects; `before`: the last status."""
     present = list(nodes)
@@ -37,7 +36,7 @@ def class_status(
     return {"nodes": count, "summary": device_summary(node_class.node.devices), "conditions": entries}
 
 
-def to_remember(nodes: Profiled, classes: Sequence[NodeClass]) -> list[dict[str, Any]]:
+def to_remember(nodes: Iterable[Seen], classes: Sequence[NodeClass]) -> list[dict[str, Any]]:
     """The classes of nodes for which there is none, as documents; at most as many as there is room for."""
     known = {_kind(each.node) for each in classes}
     found: dict[Any, dict[str, Any]] = {}
@@ -64,8 +63,3 @@ def _digest(kind: Any) -> str:
 def _labels(node: Mapping[str, Any] | None) -> Mapping[str, str]:
     labels: Mapping[str, str] = (node or {}).get("metadata", {}).get("labels") or {}
     return labels
-
-
-def with_nodes(nodes: Iterable[ProfiledNode], node_named: Any) -> list[tuple[ProfiledNode, Mapping[str, Any] | None]]:
-    """Profiled nodes with their Node objects."""
-    return [(each, node_named(each.facts.name)) for each in nodes]
