@@ -7,22 +7,10 @@ host memory is what the device's would be.
 
 from __future__ import annotations
 
+from uellm.planner import constants as c
 from uellm.planner.handover.publish import kv_factor
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
-
-GIB = 1 << 30
-# API server and engine core: two Python processes with torch. 2 GB were resident in a vLLM 0.32 with a tiny model.
-_FRONT_BYTES = 2 * GIB
-# A CUDA process with torch and NCCL.
-_RANK_BYTES = 2 * GIB
-# The pieces in which weights are loaded: at most one file of a sharded checkpoint (Hugging Face writes 5 GB).
-_PIECE_BYTES = 5 * 10**9
-# NCCL and vLLM's message queues in /dev/shm.
-_SHARED_BYTES = GIB // 2
-_CPU_RANK_BYTES = GIB // 2
-_FRONT_MILLICORES, _RANK_MILLICORES = 500, 500
-_CPU_MILLICORES = 100
 
 
 def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
@@ -30,12 +18,20 @@ def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> i
     ranks, weight_bytes = plan.gpus_per_replica, request.architecture.weight_bytes
     if simulated:
         # Weights may be widened to float32.
-        return _FRONT_BYTES + ranks * (_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor(request)) + 2 * weight_bytes
-    piece_bytes = min(weight_bytes // max(1, ranks), _PIECE_BYTES)
-    return _FRONT_BYTES + ranks * _RANK_BYTES + piece_bytes + _SHARED_BYTES
+        return (
+            c.HOST_FRONT_BYTES
+            + ranks * (c.HOST_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor(request))
+            + 2 * weight_bytes
+        )
+    piece_bytes = min(weight_bytes // max(1, ranks), c.HOST_PIECE_BYTES)
+    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES
 
 
 def host_millicores(plan: Plan, *, simulated: bool) -> int:
     """Thousandths of CPU cores that a replica cannot do without; it uses more where there is more."""
-    front, rank = (_CPU_MILLICORES, _CPU_MILLICORES) if simulated else (_FRONT_MILLICORES, _RANK_MILLICORES)
+    front, rank = (
+        (c.HOST_CPU_MILLICORES, c.HOST_CPU_MILLICORES)
+        if simulated
+        else (c.HOST_FRONT_MILLICORES, c.HOST_RANK_MILLICORES)
+    )
     return front + plan.gpus_per_replica * rank
