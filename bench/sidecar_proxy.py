@@ -10,7 +10,7 @@
     short             256 clients, one short answer after the other: CPU time for one. nginx relays whole answers here,
                       the sidecar streams of one event
     first byte        256 streams of 20 to 60 events, one after the other: time to the first byte of the body
-    100 at once       100 requests in the same moment, on connections that are open or new: the same
+    100 at once       100 of these streams begin in the same moment, on connections that are open or new: the same
     memory            10,000 requests of 32 KiB in the sidecar's queue: resident bytes
 
 The TARGET of a CPU time is a multiple of nginx's, that of a time to the first byte is milliseconds on top of the p99 of
@@ -42,9 +42,9 @@ from uellm.http.loop import factory
 from uellm.text import aligned
 
 STREAMS, CLIENTS = 256, 32
-AT_ONCE, BURSTS = 100, 10
-WARM_S = 4.0
-"""Streams that began together have lengths of their own: by then they begin and end at moments of their own."""
+AT_ONCE, BURSTS = 100, 3
+WARM_S, SPREAD_S = 1.0, 4.0
+"""Streams that began together have lengths of their own: after `SPREAD_S` they begin and end at different moments."""
 QUEUED, QUEUED_BYTES = 10_000, 32 * 1024
 EVENT, ANSWER, FIRST, LAST = "eventMicroseconds", "answerMicroseconds", "p50Milliseconds", "p99Milliseconds"
 
@@ -63,6 +63,8 @@ class Case:
 def loaded(path: str, connections: int, *, whole: bool = False) -> Callable[[Way, float], dict[str, float]]:
     """Clients that ask again and again. `whole`: the sidecar's ask for whole answers."""
 
+    warm_s = SPREAD_S if path == ENDING_STREAM else WARM_S
+
     def measure(way: Way, seconds: float) -> dict[str, float]:
         before_s = 0.0
 
@@ -72,7 +74,7 @@ def loaded(path: str, connections: int, *, whole: bool = False) -> Callable[[Way
 
         with asyncio.Runner(loop_factory=factory()) as runner:
             asked_whole = whole and way.name == "sidecar"
-            seen = runner.run(load(way.port, path, connections, seconds, warm_s=WARM_S, mark=mark, whole=asked_whole))
+            seen = runner.run(load(way.port, path, connections, seconds, warm_s=warm_s, mark=mark, whole=asked_whole))
         return figures(way, seen, way.cpu_s() - before_s, seconds)
 
     return measure
@@ -84,7 +86,7 @@ def at_once(*, fresh: bool) -> Callable[[Way, float], dict[str, float]]:
     def measure(way: Way, seconds: float) -> dict[str, float]:
         with asyncio.Runner(loop_factory=factory()) as runner:
             before_s, began_s = way.cpu_s(), time.monotonic()
-            seen = runner.run(burst(way.port, "/v1/chat/completions?events=4", AT_ONCE, BURSTS, fresh=fresh))
+            seen = runner.run(burst(way.port, ENDING_STREAM, AT_ONCE, BURSTS, fresh=fresh))
         return figures(way, seen, way.cpu_s() - before_s, time.monotonic() - began_s)
 
     return measure
