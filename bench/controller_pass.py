@@ -31,8 +31,10 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import WorkerProcess
-from uellm.reconcile.pods.reports import Measurements, Reports
-from uellm.reconcile.pods.running import Running
+from uellm.reconcile.pods.collectors import Collectors
+from uellm.reconcile.pods.measurements import Measurements
+from uellm.reconcile.pods.placement_reports import PlacementReports
+from uellm.reconcile.pods.running import RunningReports
 from uellm.reconcile.reconciler import Reconciler
 
 GIB = 2**30
@@ -130,15 +132,15 @@ async def nothing(_: str) -> None:
 
 async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
     cache, kube = filled(nodes, gpus), MemoryKube()
-    reports, measurements = Reports(nothing, time.monotonic), Measurements(nothing, time.monotonic)
-    running = Running(nothing, time.monotonic)
+    clock = time.monotonic
+    collectors = Collectors(
+        PlacementReports(nothing, clock), Measurements(nothing, clock), RunningReports(nothing, clock)
+    )
     with WorkerProcess() as worker:
         reconciler = Reconciler(
             cache,
             Planning(cache, worker),
-            reports,
-            measurements,
-            running,
+            collectors,
             Applier(kube, cache),  # type: ignore[arg-type] # the part of Kube that a pass uses
             Images("engine:1", "sidecar:1", "launcher:1"),
         )

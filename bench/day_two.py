@@ -3,9 +3,9 @@
     python bench/day_two.py [--json FILE] [--only ACTION ...] [--keep]
 
 The development cluster with two real nodes runs one LLMService of one replica on one GPU, so every node has room for
-a second one. A client in the cluster sends one short streamed completion after the other to the Service, each on a
-new connection. Every action lasts until its effect is complete: the service is Ready for the new generation and its
-pods run what was asked for.
+a second one. A client in the cluster sends one request after the other to the Service, each on a new connection: a
+short streamed completion every six seconds, and the list of models in between. Every action lasts until its effect is
+complete: the service is Ready for the new generation and its pods run what was asked for.
 
     SECONDS     from the action until its effect is complete
     LONGEST GAP the longest time between the ends of two successful answers
@@ -40,24 +40,36 @@ NAME = "day-two"
 PATIENCE_S = 600.0
 ENGINE_IMAGE, OTHER_IMAGE = "uellm.local/engine-cpu:dev", "uellm.local/engine-cpu:other"
 OPERATORS = f"--namespace {install.NAMESPACE} --selector app.kubernetes.io/name=uellm-operator"
-# `model` is left out, because the served name is one of the things that change.
+# `model` is left out, because the served name is one of the things that change. Tokens are asked for now and then only:
+# an engine on CPUs spins for a second after each step, and on two cores one that is kept busy starves one that starts.
+# In between the engine is asked for its models, which costs it nothing.
 CLIENT = """
 import json, sys, time, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-body = json.dumps({"prompt": "Once", "max_tokens": 4, "temperature": 0, "ignore_eos": True, "stream": True}).encode()
+BODY = json.dumps({"prompt": "Once", "max_tokens": 4, "temperature": 0, "ignore_eos": True, "stream": True}).encode()
+
+
+def call(path, body):
+    url = f"http://{sys.argv[1]}/v1/{path}"
+    try:
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        text = opener.open(request, timeout=120).read().decode()
+        whole = text.rstrip().endswith("data: [DONE]") and '"error"' not in text if body else '"object"' in text
+        return "" if whole else text[-200:]
+    except Exception as error:
+        return path + ": " + repr(error) + (error.read().decode()[:200] if hasattr(error, "read") else "")
+
+
+tokens_at = 0.0
 with open("/tmp/requests", "w", buffering=1) as out:
     while True:
-        request = urllib.request.Request(f"http://{sys.argv[1]}/v1/completions", body,
-                                         {"Content-Type": "application/json"})
-        began, why = time.time(), ""
-        try:
-            text = opener.open(request, timeout=120).read().decode()
-            if not text.rstrip().endswith("data: [DONE]") or '"error"' in text:
-                why = text[-200:]
-        except Exception as error:
-            why = repr(error) + (error.read().decode()[:200] if hasattr(error, "read") else "")
+        body = BODY if time.monotonic() > tokens_at else None
+        if body:
+            tokens_at = time.monotonic() + 6
+        began = time.time()
+        why = call("completions" if body else "models", body)
         print(json.dumps([began, time.time(), why]), file=out)
-        time.sleep(0.25)
+        time.sleep(0.2)
 """
 
 

@@ -27,6 +27,7 @@ import aiohttp
 from aiohttp import web
 
 from uellm.api.names import PLAN_ANNOTATION
+from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.hardware import GPU_RESOURCE
@@ -115,7 +116,7 @@ async def measure(nodes: int, seconds: float) -> list[dict[str, Any]]:
     rng = random.Random(nodes)
     view = View(WrittenCluster([profile(index, rng) for index in range(nodes)]))  # type: ignore[arg-type]
     watching = asyncio.create_task(view.run())
-    runner = web.AppRunner(make_app(view, refusal_on), access_log=None)
+    runner = web.AppRunner(make_app(view, refusal_on, ExtenderMetrics()), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     names = [f"node-{index}" for index in range(nodes)]

@@ -1,12 +1,13 @@
 """Forwards a port of the host's loopback to the API server in its namespace: `forward.py PORT HOST PORT`.
 
 So the clients' kubeconfig names a loopback address, which means nothing on another machine or after the cluster has
-ended. It runs as a separate script that imports only asyncio.
+ended. It runs as a separate script that imports only the standard library.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 
 _CHUNK_BYTES = 1 << 16
@@ -20,8 +21,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.write_eof()
 
 
-async def serve(port: int, host: str, host_port: int) -> None:
-    """Forward connections to 127.0.0.1:`port` until cancelled."""
+async def serve(listening: socket.socket, host: str, host_port: int) -> None:
+    """Forward connections to `listening` until cancelled."""
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -40,10 +41,10 @@ async def serve(port: int, host: str, host_port: int) -> None:
             writer.close()
             far_writer.close()
 
-    server = await asyncio.start_server(connect, "127.0.0.1", port)
+    server = await asyncio.start_server(connect, sock=listening)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    asyncio.run(serve(socket.create_server(("127.0.0.1", int(sys.argv[1]))), sys.argv[2], int(sys.argv[3])))

@@ -1,10 +1,12 @@
 """/run/uellm/placement.json: which devices and layers a pod's engine really runs on, or why it could not start.
 
-Written by the launcher, passed on unread by the sidecar (GET /uellm/placement), read by the controller.
+Written by the launcher, passed on unread by the sidecar (GET /uellm/placement), read by the controller. A failure is
+also the container's termination message, which the controller reads from the pod's status.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +29,16 @@ class BoundDevice:
         return {"uuid": self.uuid, "product": self.product, "memoryBytes": self.memory_bytes}
 
 
+LOG_PREFIX = "uellm launcher: "
+"""How the launcher begins its lines in the log and its termination message."""
+
+ENGINE_FAILED = "EngineFailed"
+"""The reason where the engine was started and ended by itself."""
+ENGINE_TOO_OLD = "EngineTooOld"
+
+_FAILURE = re.compile(rf"{LOG_PREFIX}(?P<reason>[A-Z][A-Za-z0-9]*): (?P<message>.*)")
+
+
 @dataclass(frozen=True, slots=True)
 class LaunchFailure:
     """Why there is no engine."""
@@ -34,6 +46,16 @@ class LaunchFailure:
     reason: str
     """In CamelCase, as a condition has it."""
     message: str
+
+    def to_line(self) -> str:
+        """The first line of the container's termination message."""
+        return f"{LOG_PREFIX}{self.reason}: {self.message}"
+
+    @classmethod
+    def from_termination_message(cls, text: str) -> LaunchFailure | None:
+        """The failure that a termination message begins with; None where the launcher did not write it."""
+        found = _FAILURE.match(text.strip())
+        return None if found is None else cls(found["reason"], found["message"].strip())
 
 
 @dataclass(frozen=True, slots=True)

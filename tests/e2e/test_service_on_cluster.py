@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,6 +92,43 @@ def test_the_partition_in_the_engine_s_environment_is_the_one_in_status(service)
     assert sum(layers) == 8
     assert len(layers) == 2
     assert placement.processes >= 2
+
+
+def test_a_changed_scheduling_field_is_in_force_in_the_pods_that_run(service):
+    before = instances(service)
+    service.document["spec"]["slo"]["defaultClass"] = "batch"
+    service.apply()
+    service.wait_ready(len(before))
+    pod = service.pods()[0]["metadata"]["name"]
+    counted = 'uellm_requests_total{class="batch",'
+    with traffic.port_forward(service.shell, f"pod/{pod}", 8002) as metrics:
+        assert counted not in page(metrics)
+        with traffic.port_forward(service.shell, f"pod/{pod}", 8000) as port:
+            traffic.stream_chat(port, service.name, "Which class am I in?", max_tokens=4)
+        assert counted in page(metrics)
+    assert instances(service) == before
+
+
+def test_a_changed_load_leaves_the_pods_alone(service):
+    before, load = instances(service), service.document["spec"]["workload"]
+    for rate in ("3", load["requestsPerSecond"]):
+        load["requestsPerSecond"] = rate
+        service.apply()
+        service.wait_ready(len(before))
+        assert instances(service) == before
+
+
+def instances(service) -> set[tuple[str, int]]:
+    """The pods and how often their containers started."""
+    return {
+        (pod["metadata"]["uid"], sum(each["restartCount"] for each in pod["status"]["containerStatuses"]))
+        for pod in service.pods()
+    }
+
+
+def page(port: int) -> str:
+    """The sidecar's metrics."""
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30).read().decode()
 
 
 @pytest.mark.timeout(1800)

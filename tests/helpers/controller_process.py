@@ -9,19 +9,22 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Process:
-    """`uellm controller` with its own health port."""
+    """`uellm controller` with its own health port. `enter`: a command that starts it elsewhere."""
 
-    def __init__(self, kubeconfig: str, namespace: str, log: Path) -> None:
+    def __init__(
+        self, kubeconfig: str, namespace: str, log: Path, *, listen: str = "127.0.0.1:", enter: Sequence[str] = ()
+    ) -> None:
         self.log = log
         self.port = _free_port()
-        command = [str(Path(sys.executable).with_name("uellm")), "controller"]
-        options = {"health-listen": f"127.0.0.1:{self.port}", "namespace": namespace}
+        command = [*enter, str(Path(sys.executable).with_name("uellm")), "controller"]
+        options = {"health-listen": f"{listen}{self.port}", "namespace": namespace}
         images = {"engine-image": "engine:1", "sidecar-image": "sidecar:1", "launcher-image": "launcher:1"}
         command += [f"--{name}={value}" for name, value in (options | images).items()]
         with log.open("ab") as output:

@@ -2,7 +2,8 @@
 
 llmservice, llmservice_status, gpunodeprofile   the resources; engine, slo, conditions are their parts
 sidecar_document                                sidecar.yaml: the operator writes it, the sidecar reads it
-names                                           labels, annotations and ports that several programs share
+attainment_report, running_report               what a sidecar reports to the operator
+names                                           labels and annotations that several programs share
 scalars, base                                   durations, quantities, validation rules
 documents, crd                                  parsing; rendering of the CRDs
 """

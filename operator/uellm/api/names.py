@@ -1,6 +1,7 @@
-"""Names and numbers that several programs must agree on: labels, annotations, ports.
+"""Names in the cluster that several programs must agree on: group, labels, annotations.
 
-The resource name of GPUs is in `uellm.hardware`, which the launcher and the planner may import too.
+Ports, paths and files of the pod are in `uellm.pod_interface`, the resource name of GPUs is in `uellm.hardware`: the
+launcher imports these too.
 """
 
 GROUP = "uellm.io"
@@ -22,18 +23,3 @@ PLAN_ANNOTATION = "uellm.io/plan"
 
 EFFICIENCY_ANNOTATION = "uellm.io/efficiency"
 """On an LLMService: a calibration as JSON, the `efficiency` object that `uellm calibrate` writes."""
-
-SERVICE_PORT = 80
-"""Port of the Service, for clients in the cluster."""
-
-SIDECAR_PORT = 8000
-"""The pod's port for requests."""
-
-ENGINE_PORT = 8001
-"""vLLM's port, on the pod's loopback address."""
-
-METRICS_PORT = 8002
-"""The sidecar's port for metrics, probes and reports."""
-
-PROBE_PORT = 8003
-"""Port of the engine's parent for the kubelet's probes of the engine."""

@@ -34,7 +34,7 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
     from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
     from uellm.reconcile.names import Key
-    from uellm.reconcile.planning.eligible_nodes import reachable
+    from uellm.reconcile.planning.eligible_nodes import reachable, verdicts
     from uellm.reconcile.planning.ledger import claims_of_others, offers
 
     cache = Cache()
@@ -43,5 +43,7 @@ async def _ask(service: LLMService, kubeconfig: str | None, context: str | None)
         for kind, selector in kinds:
             cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
     key = Key(service.namespace, service.name)
-    everyone = offers(cache.profiled_nodes(), claims_of_others(cache, key), cache.pods(key))
-    return Offered(*reachable(everyone, cache.node, service))
+    nodes = cache.profiled_nodes()
+    everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
+    judged = verdicts((node.facts for node in nodes), cache.node, service.spec.template.to_dict())
+    return Offered(*reachable(everyone, judged))

@@ -33,7 +33,7 @@ from uellm import __version__
 from uellm.cli.arguments import add_log_level, metrics_listen
 from uellm.errors import BadInput
 from uellm.kube import Kube
-from uellm.metrics.server import MetricsServer
+from uellm.metrics.server import Listener, metrics_app
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.nvml import NVMLSource
@@ -102,7 +102,7 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kubelet.close)
         if (address := metrics_listen(args.metrics_listen, ":8004")) is not None:
-            await stack.enter_async_context(MetricsServer(*address, metrics.registry))
+            await stack.enter_async_context(Listener(metrics_app(metrics.registry), *address, purpose="metrics"))
         kube = await stack.enter_async_context(
             await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)
         )

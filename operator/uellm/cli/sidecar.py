@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from uellm.http.loop import run as run_loop
+from uellm.pod_interface import PLACEMENT_VARIABLE, STATE_VARIABLE
 from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.connection import engine_address
 from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal."""
-    placement, state = os.environ.get("UELLM_PLACEMENT"), os.environ.get("UELLM_STATE_DIRECTORY")
+    placement, state = os.environ.get(PLACEMENT_VARIABLE), os.environ.get(STATE_VARIABLE)
     options = SidecarOptions(
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),

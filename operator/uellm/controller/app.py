@@ -13,19 +13,20 @@ import kopf
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.metrics import ControllerMetrics, ControllerState
-from uellm.controller.probes import ProbeServer
+from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
 from uellm.kube.transport import REQUEST_TIMEOUT_S
+from uellm.metrics.server import Listener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
-from uellm.reconcile.pods.reports import HttpReports, Measurements, Reports
-from uellm.reconcile.pods.running import Running
+from uellm.reconcile.pods.collectors import Collectors
+from uellm.reconcile.pods.sidecar_client import SidecarClient
 from uellm.reconcile.reconciler import Reconciler
 
 logger = logging.getLogger(__name__)
@@ -79,16 +80,14 @@ class _Operator:
         lease_kube = await self._stack.enter_async_context(await Kube.connect(observe=observe))
         lease = Lease(lease_kube, self._options.namespace, self._options.identity)
         kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s, observe=observe))
-        fetch = await self._stack.enter_async_context(HttpReports())
+        sidecars = await self._stack.enter_async_context(SidecarClient())
         worker = self._stack.enter_context(Workers(PLANNERS))
         planning = Planning(
             self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
         )
-        clock = asyncio.get_running_loop().time
         applier = Applier(kube, self._cache, instance=self._options.identity)
-        reports, measurements = Reports(fetch.placement, clock), Measurements(fetch.measurements, clock)
-        running = Running(fetch.running, clock)
-        reconciler = Reconciler(self._cache, planning, reports, measurements, running, applier, self._options.images)
+        collectors = Collectors.of(sidecars, asyncio.get_running_loop().time)
+        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(
@@ -105,11 +104,11 @@ class _Operator:
         logger.info("lease held by %s", lease.identity)
         await resync.fill_first(kube, self._cache)
         watcher.on_lists()
-        planning.restore()
+        planning.promises.restore()
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
-            _resync(kube, self._cache, watcher, (reports, measurements, running)),
+            _resync(kube, self._cache, watcher, collectors),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -122,7 +121,7 @@ class _Operator:
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> ProbeServer:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> Listener:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -132,15 +131,15 @@ class _Operator:
             return f"a pass has been at work for {longest_s:.0f} s" if longest_s > LONGEST_PASS_S else None
 
         def is_ready() -> bool:
-            # One that waits for its turn is ready: it takes over at once.
+            # An operator that stands by is ready: it takes over at once.
             return self._watching.is_set() or lease.standing_by
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
         host, port = self._options.health_host, self._options.health_port
-        return ProbeServer(host, port, checks, is_ready, metrics.registry)
+        return Listener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[Reports, Measurements, Running]) -> None:
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors) -> None:
     # The first resync comes early, to find what vanished between the first lists and the first events.
     delay_s = resync.FIRST_S
     while True:
@@ -149,8 +148,7 @@ async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collected: tuple[R
         await resync.fill_first(kube, cache)
         watcher.on_lists()
         pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
-        for each in collected:
-            each.keep(pods)
+        collectors.keep(pods)
         watcher.mark_all()
 
 

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from aiohttp import web
-
-from uellm.errors import CannotBeDone
 from uellm.extender.decide import RefusalOn
 from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import Kube
-from uellm.metrics.server import MetricsServer
+from uellm.metrics.server import Listener, metrics_app
 
 GRACE_S = 5.0
 
@@ -50,23 +47,15 @@ async def serve(
         view = View(kube)
         metrics.show_age_of(view)
         if options.metrics_listen is not None:
-            await stack.enter_async_context(MetricsServer(*options.metrics_listen, metrics.registry))
-        runner = web.AppRunner(make_app(view, refusal_on, metrics), access_log=None, shutdown_timeout=GRACE_S)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        host, port = options.listen[0], await _listen(runner, *options.listen)
-        logger.info("extender on %s port %d, cluster %s", host or "all addresses", port, kube.host)
+            app = metrics_app(metrics.registry)
+            await stack.enter_async_context(Listener(app, *options.metrics_listen, purpose="metrics"))
+        app = make_app(view, refusal_on, metrics)
+        listener = Listener(app, *options.listen, purpose="extender", grace_s=GRACE_S)
+        port = (await stack.enter_async_context(listener)).port
+        logger.info("extender on %s port %d, cluster %s", options.listen[0] or "all addresses", port, kube.host)
         if on_listen is not None:
             on_listen(port)
         await _until_signal(view)
-
-
-async def _listen(runner: web.AppRunner, host: str | None, port: int) -> int:
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        raise CannotBeDone(f"cannot listen on {host} port {port}: {error.strerror}; choose another --listen") from error
-    return int(runner.addresses[0][1])
 
 
 async def _until_signal(view: View) -> None:

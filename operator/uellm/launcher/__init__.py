@@ -3,15 +3,15 @@
 Shipped as a zipapp of `uellm.{errors,hardware,models,planner,launcher}` (`python -m uellm.launcher.build OUT.pyz`), run
 by the engine image's own interpreter (Python >= 3.10). Of other packages it needs numpy alone, which vLLM depends on:
 
-    python3 /uellm-bin/launcher.pyz --plan /etc/uellm/plan.json --placement /run/uellm/placement.json \
+    python3 /uellm-bin/launcher.pyz --plan /etc/uellm-revision/plan.json --placement /run/uellm/placement.json \
             --listen 127.0.0.1:8001 --probe-port 8003 --sidecar 127.0.0.1:8002
     python3 /uellm-bin/launcher.pyz --drain http://127.0.0.1:8002/uellm/drain          (the preStop hook)
 
 What it needs of the pod:
 
-mounts   `/uellm-bin` (the zipapp), `/etc/uellm` (plan.json, read-only), `/run/uellm` (writable, shared with the
-         sidecar: the placement report), `/tmp` and $HOME writable, `/dev/shm` of 2 GiB at least (the ranks talk
-         through it).
+mounts   `/uellm-bin` (the zipapp), `/etc/uellm-revision` (plan.json, read-only), `/run/uellm` (writable, shared
+         with the sidecar: the placement report), `/tmp` and $HOME writable, `/dev/shm` of 2 GiB at least (the ranks
+         communicate through it).
 env      POD_NAME and NODE_NAME (into the report; optional). NVIDIA_VISIBLE_DEVICES as the device plugin or the
          container runtime sets it; the pod template never sets it.
          HOME, XDG_CACHE_HOME, HF_HOME, VLLM_CACHE_ROOT, USER and LOGNAME: the engine's, not the launcher's; a numeric

@@ -16,6 +16,15 @@ from uellm.launcher.drain import TIMEOUT_S, drain
 from uellm.launcher.engine_version import check_engine
 from uellm.launcher.init import stand_by
 from uellm.placement_report import LaunchFailure
+from uellm.pod_interface import (
+    DEVICES_DIRECTORY,
+    DEVICES_FILE,
+    ENGINE_PORT,
+    METRICS_PORT,
+    PLACEMENT_FILE,
+    PLAN_FILE,
+    REVISION_DIRECTORY,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,18 +92,26 @@ def _listen(value: str) -> tuple[str, int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description="Binds a plan to this container's devices; runs vLLM")
-    parser.add_argument("--plan", type=Path, default=Path("/etc/uellm/plan.json"), help="plan.json of the ConfigMap")
+    parser.add_argument(
+        "--plan", type=Path, default=Path(REVISION_DIRECTORY, PLAN_FILE), help="plan.json of the ConfigMap"
+    )
     parser.add_argument(
         "--devices",
         type=Path,
-        default=Path("/etc/uellm-devices/devices.json"),
+        default=Path(DEVICES_DIRECTORY, DEVICES_FILE),
         help="devices.json, facts of single GPUs; it may be missing",
     )
-    parser.add_argument("--placement", type=Path, default=Path("/run/uellm/placement.json"), help="report to write")
-    parser.add_argument("--listen", type=_listen, default=("127.0.0.1", 8001), metavar="HOST:PORT", help="the engine's")
+    parser.add_argument("--placement", type=Path, default=Path(PLACEMENT_FILE), help="report to write")
+    parser.add_argument(
+        "--listen", type=_listen, default=("127.0.0.1", ENGINE_PORT), metavar="HOST:PORT", help="the engine's"
+    )
     parser.add_argument("--probe-port", type=int, metavar="PORT", help="answer the kubelet's probes of the engine here")
     parser.add_argument(
-        "--sidecar", type=_listen, default=("127.0.0.1", 8002), metavar="HOST:PORT", help="the sidecar's metrics port"
+        "--sidecar",
+        type=_listen,
+        default=("127.0.0.1", METRICS_PORT),
+        metavar="HOST:PORT",
+        help="the sidecar's metrics port",
     )
     parser.add_argument("--drain", metavar="URL", help="ask the sidecar at URL to drain, wait, and do nothing else")
     parser.add_argument(

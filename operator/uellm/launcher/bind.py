@@ -12,6 +12,7 @@ from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher.command import EngineCommand, engine_command
 from uellm.launcher.devices import FoundDevices, find_devices
+from uellm.placement_report import LOG_PREFIX
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 from uellm.planner.handover.late_binding import Binding
@@ -25,7 +26,7 @@ def read_advice(path: Path) -> DeviceFacts:
     except FileNotFoundError:
         return NO_FACTS
     except (OSError, UnreadableDocument) as error:
-        print(f"uellm launcher: going on without {path}: {error}", file=sys.stderr, flush=True)
+        print(f"{LOG_PREFIX}going on without {path}: {error}", file=sys.stderr, flush=True)
         return NO_FACTS
 
 
@@ -66,8 +67,8 @@ def announce(found: FoundDevices, binding: Binding, command: EngineCommand) -> N
     """Log what was decided, on standard error."""
     parts = ",".join(str(count) for count in binding.layers)
     print(
-        f"uellm launcher: devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "
+        f"{LOG_PREFIX}devices by {found.source}, in rank order: {', '.join(binding.order)}; layers {parts}; "
         f"tensor {binding.tensor}, pipeline {binding.pipeline}",
         file=sys.stderr,
     )
-    print("uellm launcher: exec " + json.dumps(list(command.argv)), file=sys.stderr, flush=True)
+    print(f"{LOG_PREFIX}exec " + json.dumps(list(command.argv)), file=sys.stderr, flush=True)

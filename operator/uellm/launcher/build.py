@@ -16,6 +16,7 @@ MODULES = (
     "errors.py",
     "placement_policies.py",
     "placement_report.py",
+    "pod_interface.py",
     "drain_token.py",
     "step_time.py",
     "text.py",

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from uellm import drain_token
+from uellm.placement_report import LOG_PREFIX
 
 # The sidecar answers after 60 s at the latest; the pod's grace period is 90 s.
 TIMEOUT_S = 75.0
@@ -41,11 +42,11 @@ def drain(url: str, directory: Path, *, timeout_s: float = TIMEOUT_S) -> int:
 
 def _new_token(path: Path) -> str:
     token = secrets.token_urlsafe(32)
-    with suppress(OSError):  # then the sidecar refuses, and its answer is told
+    with suppress(OSError):  # then the sidecar refuses, and its answer is logged
         path.write_text(token)
     return token
 
 
 def _failed(url: str, what: str) -> int:
-    print(f"uellm launcher: drain: {url}: {what}", file=sys.stderr, flush=True)
+    print(f"{LOG_PREFIX}drain: {url}: {what}", file=sys.stderr, flush=True)
     return 1

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from uellm.errors import PlanError
+from uellm.placement_report import ENGINE_TOO_OLD
 
 # The flags that the planner and the launcher add. A user's own are the user's matter: vLLM names one it does not know.
 ADDED_FLAGS = frozenset(
@@ -47,7 +48,7 @@ def check_engine(argv: Sequence[str], *, package: Path | None = None, version: s
     if not unknown:
         return
     raise PlanError(
-        "EngineTooOld",
+        ENGINE_TOO_OLD,
         f"vLLM {version or _version()} of the engine's image does not know {', '.join(unknown)}, which the plan needs: "
         f"set spec.engine.image to a newer one, such as vllm/vllm-openai:v{TRIED}",
     )

@@ -21,6 +21,7 @@ from types import FrameType
 
 from uellm.launcher.cause import find_cause
 from uellm.launcher.output import LastLines, Tee
+from uellm.placement_report import ENGINE_FAILED, LOG_PREFIX, LaunchFailure
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 # For what the engine's other processes still print once it has ended.
@@ -138,15 +139,14 @@ class _Parent:
             if self._termination_log.exists() and not self._termination_log.stat().st_size:
                 self._termination_log.write_bytes(message(self._lines.all(), status))
         except OSError as problem:
-            print(f"uellm launcher: {self._termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)
+            print(f"{LOG_PREFIX}{self._termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)
 
 
 def message(lines: list[str], status: int) -> bytes:
     """The termination message: the cause, then as many of the last lines as fit."""
     last = lines[-1].strip() if lines else "it printed nothing"
-    head = f"uellm launcher: EngineFailed: {find_cause(lines) or _ended_by(status) or last}\n\n".encode()[
-        :MESSAGE_BYTES
-    ]
+    failure = LaunchFailure(ENGINE_FAILED, find_cause(lines) or _ended_by(status) or last)
+    head = f"{failure.to_line()}\n\n".encode()[:MESSAGE_BYTES]
     tail: list[bytes] = []
     room = MESSAGE_BYTES - len(head)
     for line in reversed(lines):
@@ -174,4 +174,4 @@ def _serve_or_say(serve: Callable[[], None]) -> None:
     try:
         serve()
     except OSError as problem:
-        print(f"uellm launcher: nobody answers the kubelet's probes: {problem}", file=sys.stderr, flush=True)
+        print(f"{LOG_PREFIX}nobody answers the kubelet's probes: {problem}", file=sys.stderr, flush=True)

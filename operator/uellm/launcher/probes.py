@@ -17,6 +17,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from uellm.pod_interface import ENGINE_LIVE_PATH
+
 # Below the probes' own time-outs, so that the kubelet gets an answer.
 ENGINE_TIMEOUT_S = 4.0
 SIDECAR_TIMEOUT_S = 0.5
@@ -33,7 +35,7 @@ def objection(path: str, engine: Address, sidecar: Address) -> str:
     if status != 200:
         return f"the engine's /health: {f'status {status}' if status else 'no answer'}"
     if path == "/live":
-        _, document = _get(sidecar, "/engine/live", SIDECAR_TIMEOUT_S)
+        _, document = _get(sidecar, ENGINE_LIVE_PATH, SIDECAR_TIMEOUT_S)
         if document.get("hanging") is True:
             return "the engine hangs: it has requests, and generates no token"
     return ""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uellm.placement_report import BoundDevice, LaunchFailure, PlacementReport
+from uellm.placement_report import LOG_PREFIX, BoundDevice, LaunchFailure, PlacementReport
 
 if TYPE_CHECKING:  # these need numpy, and a missing numpy has to be reported
     from uellm.launcher.command import EngineCommand
@@ -67,14 +67,14 @@ def write(path: Path, report: PlacementReport) -> None:
 def fail(path: Path, report: PlacementReport, *, termination_log: Path = TERMINATION_LOG) -> None:
     """Report a failure wherever people look for one: the report, standard error, the container's status."""
     assert report.error is not None
-    line = f"uellm launcher: {report.error.reason}: {report.error.message}"
+    line = report.error.to_line()
     print(line, file=sys.stderr, flush=True)
     try:
         write(path, report)
     except OSError as problem:
-        print(f"uellm launcher: the placement report cannot be written: {problem}", file=sys.stderr, flush=True)
+        print(f"{LOG_PREFIX}the placement report cannot be written: {problem}", file=sys.stderr, flush=True)
     if termination_log.exists():
         try:
             termination_log.write_text(line + "\n")
         except OSError as problem:
-            print(f"uellm launcher: {termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)
+            print(f"{LOG_PREFIX}{termination_log} cannot be written: {problem}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""GET /metrics over HTTP."""
+"""The HTTP listeners of operator, extender and profiler, and the route that shows a registry."""
 
 from __future__ import annotations
 
@@ -21,16 +21,28 @@ def metrics_route(registry: CollectorRegistry) -> web.RouteDef:
     return web.get(PATH, answer)
 
 
-class MetricsServer:
-    """Serves a registry, and nothing else. An async context manager. Raises CannotBeDone where the port is taken."""
+def metrics_app(registry: CollectorRegistry) -> web.Application:
+    """An application that shows a registry, and nothing else."""
+    app = web.Application()
+    app.add_routes([metrics_route(registry)])
+    return app
 
-    def __init__(self, host: str | None, port: int, registry: CollectorRegistry) -> None:
+
+class Listener:
+    """Serves an application at one address. An async context manager. Raises CannotBeDone where the port is taken.
+
+    `host`: None for every address of the machine; `port` 0: any free one. `purpose` begins the error. `grace_s`: how
+    long open requests may take at the end.
+    """
+
+    def __init__(
+        self, app: web.Application, host: str | None, port: int, *, purpose: str, grace_s: float = 1.0
+    ) -> None:
         self._address = (host, port)
-        app = web.Application()
-        app.add_routes([metrics_route(registry)])
-        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+        self._purpose = purpose
+        self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=grace_s)
 
-    async def __aenter__(self) -> MetricsServer:
+    async def __aenter__(self) -> Listener:
         await self._runner.setup()
         host, port = self._address
         try:
@@ -38,7 +50,9 @@ class MetricsServer:
         except OSError as error:
             await self._runner.cleanup()
             where = f"{host or 'all addresses'} port {port}"
-            raise CannotBeDone(f"metrics: cannot listen on {where}: {error.strerror}; choose another port") from error
+            raise CannotBeDone(
+                f"{self._purpose}: cannot listen on {where}: {error.strerror}; choose another port"
+            ) from error
         return self
 
     async def __aexit__(self, *_: object) -> None:

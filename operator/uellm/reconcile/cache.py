@@ -34,6 +34,15 @@ _POD_METADATA = (
 _POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
 
 
+class Changes:
+    """What may matter to plans and has changed since it was last looked at."""
+
+    def __init__(self) -> None:
+        self.nodes: set[str] = set()
+        self.services: dict[Key, None] = {}
+        """Services whose replicas or pods have changed, in the order of the first change."""
+
+
 class Cache:
     """Objects by kind, namespace and name."""
 
@@ -48,6 +57,12 @@ class Cache:
         """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is worth a look."""
         self.room_version = 0
         """Grows when GPUs may have become free or taken: then plans that wait for room are worth a look."""
+        self._changes = Changes()
+
+    def take_changes(self) -> Changes:
+        """The changes since the last call. There is one caller."""
+        taken, self._changes = self._changes, Changes()
+        return taken
 
     def put(self, kind: Kind, obj: Mapping[str, Any]) -> bool:
         """Store an object. False where it is no newer than the stored one."""
@@ -157,15 +172,23 @@ class Cache:
         if kind == GPUNODEPROFILE:
             now = None if after is None or known is None else self.profiled_node(place[1])
             if now is not None and known is not None and now.facts == known.facts:
-                now = self._profiled[place[1]] = known.with_holders(now.holders)
-            self.hardware_version += now is None or known is None or now.facts != known.facts
-            self.room_version += now is None or known is None or now.holders != known.holders
+                # Whoever has worked something out from these facts knows them again.
+                now = known if now.holders == known.holders else known.with_holders(now.holders)
+                self._profiled[place[1]] = now
+            if now is None or now is not known:
+                self.hardware_version += now is None or known is None or now.facts is not known.facts
+                self.room_version += now is None or known is None or now.holders != known.holders
+                self._changes.nodes.add(place[1])
         elif kind == NODE:
             self.hardware_version += _unversioned(before) != _unversioned(after)
         elif kind == POD:
-            self.room_version += _seat(before) != _seat(after)
-        elif kind == LLMSERVICE:
-            self.room_version += _generation(before) != _generation(after)
+            if _seat(before) != _seat(after):
+                self.room_version += 1
+                for pod in filter(None, (before, after)):
+                    self._changes.services.update(dict.fromkeys(_services_of(POD, pod)))
+        elif kind == LLMSERVICE and _generation(before) != _generation(after):
+            self.room_version += 1
+            self._changes.services[Key(*place)] = None
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
@@ -204,7 +227,7 @@ def _unversioned(node: Object | None) -> Any:
 
 def _seat(pod: Object | None) -> Any:
     """Where a pod sits, as long as it needs GPUs there."""
-    return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"))
+    return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"), pod["gpus"])
 
 
 def _generation(service: Object | None) -> Any:

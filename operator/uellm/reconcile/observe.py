@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from uellm.api import LLMService, parse_service
+from uellm.api.attainment_report import ClassMeasurement
 from uellm.api.names import REVISION_LABEL
+from uellm.api.running_report import RunningReport
 from uellm.errors import BadInput
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
@@ -25,11 +27,9 @@ from uellm.reconcile.names import (
     config_name,
     deployment_name,
 )
-from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
-from uellm.reconcile.pods.running import RunningConfig
 from uellm.reconcile.profiled_node import ProfiledNode
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
@@ -58,7 +58,7 @@ class Observed:
     """Its pods."""
     reports: Mapping[str, ReportedPlacement] = field(default_factory=dict)
     """What the pods' launchers report, by pod uid."""
-    running: Mapping[str, RunningConfig] = field(default_factory=dict)
+    running: Mapping[str, RunningReport] = field(default_factory=dict)
     """Which configuration the pods' sidecars report to run with, by pod uid."""
     measurements: Mapping[str, tuple[ClassMeasurement, ...]] = field(default_factory=dict)
     """What the pods' sidecars measured, by pod uid."""

@@ -24,10 +24,11 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.records import Planned
+from uellm.reconcile.planning.stranded import stranded_in_s
+from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
-from uellm.reconcile.pods.reports import Measurements, Reports
-from uellm.reconcile.pods.running import Running, WantedConfig
+from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, needed_by, superseded
 from uellm.reconcile.status.decide import decide
 
@@ -60,9 +61,7 @@ class Reconciler:
         self,
         cache: Cache,
         planning: Planning,
-        reports: Reports,
-        measurements: Measurements,
-        running: Running,
+        collectors: Collectors,
         applier: Applier,
         images: Images,
         *,
@@ -70,9 +69,7 @@ class Reconciler:
     ) -> None:
         self._cache = cache
         self._planning = planning
-        self._reports = reports
-        self._measurements = measurements
-        self._running = running
+        self._collectors = collectors
         self._revisions = KnownRevisions()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
@@ -88,14 +85,14 @@ class Reconciler:
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
             return None
-        unreported = await self._reports.refresh(observed.pods)
-        measure_in_s = await self._measurements.refresh(observed.pods)
+        unreported = await self._collectors.placements.refresh(observed.pods)
+        measure_in_s = await self._collectors.measurements.refresh(observed.pods)
         now = self._clock()
         ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
         observed = dataclasses.replace(
             observed,
-            reports=self._reports.of(observed.pods),
-            measurements=self._measurements.of(observed.pods),
+            reports=self._collectors.placements.of(observed.pods),
+            measurements=self._collectors.measurements.of(observed.pods),
             revisions=self._revisions.of(observed),
             kubelets_words=self._kubelet_events.of(key),
         )
@@ -114,8 +111,8 @@ class Reconciler:
         writable = _Writable() if deferred else await self._writable(observed, planned)
         confirm_in_s = None
         if writable.wanted is not None:
-            confirm_in_s = await self._running.refresh(observed.pods, writable.wanted)
-            observed = dataclasses.replace(observed, running=self._running.of(observed.pods))
+            confirm_in_s = await self._collectors.running.refresh(observed.pods, writable.wanted)
+            observed = dataclasses.replace(observed, running=self._collectors.running.of(observed.pods))
         decision = decide(
             observed,
             planned.choice,
@@ -141,7 +138,7 @@ class Reconciler:
         rechecks = (
             decision.recheck_s,
             confirm_in_s,
-            self._planning.stranded_in_s(observed, now),
+            stranded_in_s(observed, now),
             improvable_in_s(observed, now) if planned.choice.better else None,
             REFUSED_RECHECK_S if writable.refusal else None,
             DEFERRED_RECHECK_S if deferred else None,
@@ -172,7 +169,7 @@ class Reconciler:
         rollout = observed.service.spec.rollout if observed.service is not None else None
         if rollout is not None and not rollout.max_surge:
             return NO_SURGE
-        room = self._planning.room_for_another(observed)
+        room = self._planning.promises.room_for_another(observed)
         return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:

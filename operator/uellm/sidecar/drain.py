@@ -13,8 +13,6 @@ from collections.abc import Callable
 from uellm.sidecar.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 
 GRACE_S = 60.0
-LAME_DUCK_S = 5.0
-"""How long requests are accepted after the pod is not ready: a few rounds of endpoint controller and kube-proxy."""
 
 
 class Drain:

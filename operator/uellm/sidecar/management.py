@@ -8,12 +8,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from uellm import drain_token
+from uellm.api.running_report import RunningReport
 from uellm.http import Fault, Pairs, Reply, Request
-from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
+from uellm.pod_interface import (
+    ATTAINMENT_PATH,
+    DRAIN_PATH,
+    ENGINE_LIVE_PATH,
+    ENGINE_READY_PATH,
+    LAME_DUCK_S,
+    PLACEMENT_PATH,
+    RUNNING_PATH,
+)
+from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
@@ -30,7 +40,7 @@ class Management:
         proxy: Proxy,
         engine: EngineConnection,
         placement: Path | None,
-        running: Callable[[], Mapping[str, str]],
+        running: Callable[[], RunningReport],
         *,
         grace_s: float = GRACE_S,
         lame_duck_s: float = LAME_DUCK_S,
@@ -44,13 +54,13 @@ class Management:
 
         self._routes: dict[tuple[str, str], Callable[[Request, Reply], Awaitable[None]]] = {
             ("GET", "/metrics"): self._metrics,
-            ("GET", "/uellm/placement"): self._report,
-            ("GET", "/uellm/running"): self._what_runs,
-            ("GET", "/uellm/slo"): self._slo,
-            ("POST", "/uellm/drain"): self._drain,
+            ("GET", PLACEMENT_PATH): self._report,
+            ("GET", RUNNING_PATH): self._what_runs,
+            ("GET", ATTAINMENT_PATH): self._slo,
+            ("POST", DRAIN_PATH): self._drain,
             ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
-            ("GET", "/engine/live"): self._probe(self._live),
-            ("GET", "/engine/ready"): self._probe(lambda: engine.ready),
+            ("GET", ENGINE_LIVE_PATH): self._probe(self._live),
+            ("GET", ENGINE_READY_PATH): self._probe(lambda: engine.ready),
             ("GET", "/livez"): self._probe(lambda: True),
             ("GET", "/readyz"): self._probe(lambda: engine.ready and not proxy.drain.draining),
         }
@@ -81,10 +91,10 @@ class Management:
             reply.send(200, _JSON, report)
 
     async def _what_runs(self, request: Request, reply: Reply) -> None:
-        reply.send(200, _JSON, json.dumps(dict(self._running())).encode())
+        reply.send(200, _JSON, json.dumps(self._running().to_dict()).encode())
 
     async def _slo(self, request: Request, reply: Reply) -> None:
-        reply.send(200, _JSON, json.dumps(self._proxy.attainment()).encode())
+        reply.send(200, _JSON, json.dumps(self._proxy.attainment().to_dict()).encode())
 
     async def _drain(self, request: Request, reply: Reply) -> None:
         if not self._from_this_pod(request):

@@ -15,7 +15,8 @@ from types import TracebackType
 from uellm import __version__
 from uellm.errors import BadInput, CannotBeDone
 from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
-from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S, Drain
+from uellm.pod_interface import LAME_DUCK_S
+from uellm.sidecar.drain import GRACE_S, Drain
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management

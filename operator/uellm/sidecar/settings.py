@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from uellm.api.running_report import RunningReport
 from uellm.api.sidecar_document import SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
@@ -107,10 +108,9 @@ class LiveSettings:
         """Digest of the file that is in force."""
         return self._file.digest
 
-    def running(self) -> dict[str, str]:
+    def running(self) -> RunningReport:
         """What the sidecar runs with: the pod's revision, the file in force, and why a newer file is refused."""
-        report = {"revision": self.revision, "configDigest": self.digest}
-        return report if self.error is None else {**report, "refused": str(self.error)}
+        return RunningReport(self.revision, self.digest, "" if self.error is None else str(self.error))
 
     @property
     def error(self) -> BadInput | None:

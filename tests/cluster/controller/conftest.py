@@ -30,8 +30,10 @@ from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
-from uellm.reconcile.pods.reports import Measurements, Reports
-from uellm.reconcile.pods.running import Running
+from uellm.reconcile.pods.collectors import Collectors
+from uellm.reconcile.pods.measurements import Measurements
+from uellm.reconcile.pods.placement_reports import PlacementReports
+from uellm.reconcile.pods.running import RunningReports
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
 
@@ -101,17 +103,16 @@ class Operator:
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
         self._planning = Planning(self.cache, InProcess())
-        reports = Reports(self._report, lambda: 0.0)
+        placements = PlacementReports(self._report, lambda: 0.0)
         self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.measured_at_s = 0.0
         measurements = Measurements(self._measured, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
         self.running: dict[str, Mapping[str, Any] | None] = {}  # by pod IP, where a sidecar is not as it should be
         self.asked_at_s = 0.0
-        running = Running(self._sidecar, lambda: self.asked_at_s)
-        self.reconciler = Reconciler(
-            self.cache, self._planning, reports, measurements, running, applier, images, clock=lambda: self.now
-        )
+        running = RunningReports(self._sidecar, lambda: self.asked_at_s)
+        collectors = Collectors(placements, measurements, running)
+        self.reconciler = Reconciler(self.cache, self._planning, collectors, applier, images, clock=lambda: self.now)
         self._started = False
 
     async def observe(self) -> None:
@@ -121,7 +122,7 @@ class Operator:
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)
         if not self._started:
-            self._planning.restore()
+            self._planning.promises.restore()
             self._started = True
 
     async def step(self, name: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-
 from clients.compare import compared, differences, masked
 from clients.environments import Unavailable, install, last_line
 from clients.report import FEATURES, Row, table

@@ -7,9 +7,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from uellm.controller.metrics import ControllerMetrics, ControllerState
-from uellm.controller.probes import ProbeServer
+from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE
+from uellm.metrics.server import Listener
 from uellm.reconcile.cache import Cache
 
 
@@ -102,7 +103,7 @@ async def test_requests_to_the_api_server_are_counted_by_verb_and_code(metrics):
 
 
 async def test_they_are_served_beside_the_probes_in_the_format_of_prometheus(metrics, unused_tcp_port):
-    probes = ProbeServer("127.0.0.1", unused_tcp_port, {}, lambda: True, metrics.registry)
+    probes = Listener(probes_app({}, lambda: True, metrics.registry), "127.0.0.1", unused_tcp_port, purpose="probes")
     url = f"http://127.0.0.1:{unused_tcp_port}/metrics"
     async with probes, aiohttp.ClientSession() as client, client.get(url) as response:
         assert response.content_type == "text/plain"

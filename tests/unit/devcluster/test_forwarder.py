@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,8 +15,8 @@ from uellm_devcluster.local import free_ports
 async def ports() -> AsyncIterator[dict[str, int]]:
     """A forwarder between two loopback ports."""
     chosen = free_ports("near", "far")
-    task = asyncio.create_task(serve(chosen["near"], "127.0.0.1", chosen["far"]))
-    await until_open(chosen["near"])
+    listening = socket.create_server(("127.0.0.1", chosen["near"]))
+    task = asyncio.create_task(serve(listening, "127.0.0.1", chosen["far"]))
     yield chosen
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -42,12 +43,3 @@ async def test_a_connection_that_leads_nowhere_is_closed(ports: dict[str, int]) 
     reader, writer = await asyncio.open_connection("127.0.0.1", ports["near"])
     assert await reader.read() == b""
     writer.close()
-
-
-async def until_open(port: int) -> None:
-    while True:
-        with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.close()
-            return
-        await asyncio.sleep(0.01)

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from uellm.errors import CannotBeDone
 from uellm.extender import process, server
 from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.view import View
@@ -187,7 +188,7 @@ async def test_an_address_that_is_taken_ends_the_process_with_a_sentence(extende
         "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
     }
     kubeconfig.write_text(json.dumps(document))
-    with pytest.raises(process.CannotBeDone, match="choose another --listen"):
+    with pytest.raises(CannotBeDone, match=r"extender: cannot listen on .*; choose another port"):
         await process.serve(
             process.ExtenderOptions(("127.0.0.1", extender.port), kubeconfig=str(kubeconfig)), make.refusal_on()
         )

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from uellm.api import parse_service
-from uellm.reconcile.pods.attainment import ClassMeasurement, percent, read_measurements, slo_met, together
+from uellm.api.attainment_report import AttainmentReport, ClassMeasurement
+from uellm.reconcile.pods.attainment import percent, read_measurements, slo_met, status_entry, together
 
 CHAT = ClassMeasurement("chat", 200, 197, 0.4123, 0.0311)
 BATCH = ClassMeasurement("batch", 100, 100, None, None)
@@ -61,6 +62,16 @@ def test_no_pod_can_report_more_classes_than_a_service_has():
     assert len(read_measurements({"classes": [entry(name=f"c{index}") for index in range(1000)]})) == 16
 
 
+@pytest.mark.parametrize("times", [(), (0.5, None), (0.5, 0.03)])
+def test_a_report_is_read_as_it_was_written(times):
+    report = AttainmentReport((ClassMeasurement("chat", 3, 2, *times), BATCH), 300)
+    assert AttainmentReport.from_dict(report.to_dict()) == report
+
+
+def test_a_report_of_another_version_has_no_figures():
+    assert read_measurements({"version": 2, "classes": [entry()]}) == ()
+
+
 def test_pods_are_summed_and_the_slowest_one_is_reported():
     other = ClassMeasurement("chat", 50, 40, 0.9, None)
     assert together([(CHAT,), (BATCH, other)], ["batch", "chat"]) == (
@@ -74,18 +85,18 @@ def test_a_removed_class_is_left_out():
 
 
 def test_an_entry_of_the_status_is_rounded():
-    assert CHAT.to_dict() == {
+    assert status_entry(CHAT) == {
         "name": "chat",
         "requests": 200,
         "attainment": "98.5%",
         "p99TtftMilliseconds": 410,
         "p99TpotMilliseconds": 31,
     }
-    assert ClassMeasurement("chat", 12345, 12345, None, None).to_dict()["requests"] == 12000
+    assert status_entry(ClassMeasurement("chat", 12345, 12345))["requests"] == 12000
 
 
 def test_a_class_without_requests_has_no_attainment():
-    assert ClassMeasurement("chat", 0, 0, None, None).to_dict() == {"name": "chat", "requests": 0}
+    assert status_entry(ClassMeasurement("chat", 0, 0)) == {"name": "chat", "requests": 0}
 
 
 @pytest.mark.parametrize(("met", "text"), [(1000, "100%"), (999, "99.9%"), (0, "0.0%"), (9999, "100%")])

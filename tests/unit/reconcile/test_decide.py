@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from uellm.api import parse_service
+from uellm.api.attainment_report import ClassMeasurement
 from uellm.planner.result import Predicted
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.plan_status import plan_status
-from uellm.reconcile.pods.attainment import ClassMeasurement
 from uellm.reconcile.status.decide import decide
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

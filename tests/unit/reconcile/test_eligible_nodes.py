@@ -6,7 +6,7 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.planner.request import NodeOffer
-from uellm.reconcile.planning.eligible_nodes import closed, excluded, reachable, selectable, summarised
+from uellm.reconcile.planning.eligible_nodes import closed, excluded, reachable, selectable, summarised, verdicts
 from uellm.reconcile.profiled_node import profiled_node
 
 LABELLED = {"uellm.io/gpu.count": "1", "uellm.io/mig-1g.10gb.count": "1"}
@@ -113,7 +113,10 @@ def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
         "node-2": node("node-2", labels=h100),
         "node-4": node("node-4", labels=h100, unschedulable=True),
     }
-    kept, told = reachable(offers, lambda name: nodes.get(name, node(name)), service)
+    judged = verdicts(
+        (offer.node for offer in offers), lambda name: nodes.get(name, node(name)), service.spec.template.to_dict()
+    )
+    kept, told = reachable(offers, judged)
     assert [(offer.node.name, offer.closed) for offer in kept] == [("node-2", ""), ("node-4", "cordoned")]
     assert told == (
         "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
@@ -123,12 +126,18 @@ def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
 
 
 def test_a_closed_node_is_known_and_offers_nothing(make):
-    service = parse_service(make.service())
     offer = NodeOffer(facts(make), ("node-1-g0",), promised=1)
-    [kept], told = reachable([offer], lambda name: node(name, unschedulable=True), service)
+    judged = verdicts([offer.node], lambda name: node(name, unschedulable=True), {})
+    [kept], told = reachable([offer], judged)
     assert (kept.node, kept.free, kept.promised, kept.closed) == (offer.node, (), 0, "cordoned")
     assert told == ("node-1: cordoned",)
-    assert selectable([offer], lambda name: node(name, unschedulable=True), service) == (offer,)
+    assert selectable([offer], judged) == (offer,)
+
+
+def test_where_no_node_is_closed_the_offers_themselves_are_passed_on(make):
+    offers = (NodeOffer(facts(make), ("node-1-g0",)),)
+    assert reachable(offers, {}) == (offers, ())
+    assert reachable(offers, {})[0] is offers
 
 
 def test_a_node_whose_labels_do_not_say_yet_what_it_is_takes_no_pods(make):

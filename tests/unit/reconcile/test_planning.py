@@ -15,7 +15,9 @@ from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningAnswer
 from uellm.reconcile.planning.evaluate import Evaluation
 from uellm.reconcile.planning.plan_status import plan_status
-from uellm.reconcile.planning.planning import IMPROVE_EVERY_S, Planning
+from uellm.reconcile.planning.planning import Planning
+from uellm.reconcile.planning.records import IMPROVE_EVERY_S
+from uellm.reconcile.planning.stranded import stranded_in_s
 
 GPUS = 2
 
@@ -175,8 +177,8 @@ async def test_a_pass_in_which_nothing_has_changed_walks_over_no_node_and_no_oth
     world.service("waits")
     first, without = await world.planned("one"), await world.planned("waits")
     assert without.choice.failure.reason == "NoFit"
-    for name in ("offers", "hardware_offers", "reachable", "claim"):
-        monkeypatch.delattr(f"uellm.reconcile.planning.planning.{name}")
+    for name in ("hardware_offers", "reachable", "claim"):
+        monkeypatch.delattr(f"uellm.reconcile.planning.promises.{name}")
     assert await world.planned("one") is first
     assert await world.planned("waits") is without
 
@@ -224,7 +226,7 @@ async def test_a_restarted_operator_knows_what_was_promised(world, make):
     world.node("a", None, None)
     world.service("one", plan=make.plan(nodes=("a",)))
     world.service("two")
-    world.planning.restore()
+    world.planning.promises.restore()
     assert (await world.plan("two")).failure.reason == "NoFit"
 
 
@@ -250,7 +252,7 @@ async def test_a_suspended_service_keeps_its_plan_without_asking_and_promises_no
     kept = make.plan(nodes=("a",))
     world.service("one", plan=kept, suspend=True)
     world.deployed("one", replicas=0)
-    world.planning.restore()
+    world.planning.promises.restore()
     assert (await world.plan("one")).plan == kept
     assert world.requests == []
     world.service("two")
@@ -274,7 +276,7 @@ async def test_gpus_taken_by_others_move_no_pods_until_one_is_unschedulable_for_
     since = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
     world.pod("one", "p", make.unschedulable(since=since))
     assert (await world.plan("one")).plan == kept
-    assert world.planning.stranded_in_s(world.observed("one"), world.now) == 60
+    assert stranded_in_s(world.observed("one"), world.now) == 60
     world.now += timedelta(seconds=61)
     assert (await world.plan("one")).plan.nodes == ("b",)
 
@@ -296,7 +298,7 @@ async def test_a_plan_that_is_lost_gives_up_its_unplaced_replicas_and_keeps_its_
     world.service("one", plan=make.plan(nodes=("a",)), replicas=2)
     world.deployed("one", replicas=2)
     world.pod("one", "p", make.pod(node="a"))
-    world.planning.restore()
+    world.planning.promises.restore()
     world.broken = "quarantined"
     world.node("a", "uid-p", "uid-p", health={"state": "Quarantined"})
     assert (await world.plan("one")).failure is not None

@@ -21,6 +21,9 @@ class Request:
 def worker(monkeypatch):
     """Creates a worker whose two functions do `work`."""
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda **_: ThreadPoolExecutor(1))
+    # A thread can do work that cannot be pickled.
+    monkeypatch.setattr(module.Sender, "pack", lambda _, function, *arguments: (function, arguments))
+    monkeypatch.setattr(module.parcel, "run", lambda sent: sent[0](*sent[1]))
 
     def build(work, timeout_s=10.0):
         monkeypatch.setattr(module, "answer", work)

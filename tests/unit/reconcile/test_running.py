@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from uellm.reconcile.pods.running import Running, RunningConfig, WantedConfig, read_running, unconfirmed
+from uellm.api.running_report import RunningReport
+from uellm.reconcile.pods.running import RunningReports, WantedConfig, read_running, unconfirmed
 
 REVISION, OLD = "0123456789", "9876543210"
 WANTED = WantedConfig(REVISION, "new")
@@ -29,7 +30,7 @@ class Sidecars:
         self.answers = {}
         self.asked = []
         self.now_s = 0.0
-        self.running = Running(self._fetch, lambda: self.now_s)
+        self.running = RunningReports(self._fetch, lambda: self.now_s)
 
     async def _fetch(self, address):
         self.asked.append(address)
@@ -47,16 +48,16 @@ def reason(pods, reports):
 
 
 def test_pods_that_report_what_is_wanted_are_confirmed(pod):
-    assert reason([pod("a"), pod("b")], {"a": RunningConfig(*WANTED), "b": RunningConfig(*WANTED)}) is None
+    assert reason([pod("a"), pod("b")], {"a": RunningReport(*WANTED), "b": RunningReport(*WANTED)}) is None
 
 
 @pytest.mark.parametrize(
     ("report", "told"),
     [
-        (RunningConfig(REVISION, "old"), ("Reloading", "pod a has not taken over the new configuration yet")),
-        (RunningConfig(REVISION, "old", "classes: Field required"), ("ReloadRefused", "refuses: classes: Field req")),
-        (RunningConfig(OLD, "new"), ("RollingOut", f"runs revision {OLD}, and {REVISION} is wanted")),
-        (RunningConfig("", "new"), ("NotReported", "too old to report its revision")),
+        (RunningReport(REVISION, "old"), ("Reloading", "pod a has not taken over the new configuration yet")),
+        (RunningReport(REVISION, "old", "classes: Field required"), ("ReloadRefused", "refuses: classes: Field req")),
+        (RunningReport(OLD, "new"), ("RollingOut", f"runs revision {OLD}, and {REVISION} is wanted")),
+        (RunningReport("", "new"), ("NotReported", "too old to report its revision")),
         (None, ("NotReported", "allow the operator to reach port 8002")),
     ],
 )
@@ -108,7 +109,7 @@ async def test_a_pod_keeps_its_last_report_while_it_does_not_answer(pod, sidecar
     sidecars.answers.clear()
     sidecars.now_s = 700.0
     assert await sidecars.running.refresh([pod("a")], WANTED) is None
-    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningConfig(*WANTED)}
+    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningReport(*WANTED)}
 
 
 async def test_pods_of_another_revision_are_not_asked(pod, sidecars):
@@ -125,4 +126,14 @@ async def test_reports_of_pods_that_are_gone_are_dropped(pod, sidecars):
 
 @pytest.mark.parametrize("document", [{}, {"revision": 5, "configDigest": None, "refused": ["x"]}])
 def test_a_report_of_wrong_types_counts_as_empty(document):
-    assert read_running(document) == RunningConfig()
+    assert read_running(document) == RunningReport()
+
+
+@pytest.mark.parametrize("refused", ["", "classes: Field required"])
+def test_a_report_is_read_as_it_was_written(refused):
+    report = RunningReport(REVISION, "new", refused)
+    assert read_running(report.to_dict()) == report
+
+
+def test_a_report_of_another_version_counts_as_empty():
+    assert read_running({"version": 2, **AS_WANTED}) == RunningReport()

@@ -120,22 +120,23 @@ def test_only_the_last_minutes_count():
     attainment = Attainment()
     for end_s in (100.0, 200.0, 399.0):
         attainment.add(record(end_s=end_s), ())
-    (entry,) = attainment.document(100.0 + WINDOW_S + SLOT_S)["classes"]
-    assert entry["requests"] == 2
-    (entry,) = attainment.document(399.0 + WINDOW_S + SLOT_S)["classes"]
-    assert (entry["requests"], "p99TtftSeconds" in entry) == (0, False)
+    (chat,) = attainment.report(100.0 + WINDOW_S + SLOT_S).classes
+    assert chat.requests == 2
+    (chat,) = attainment.report(399.0 + WINDOW_S + SLOT_S).classes
+    assert (chat.requests, chat.p99_ttft_s) == (0, None)
 
 
 def test_a_class_without_requests_is_reported_too():
-    assert Attainment().document(0.0, ["chat"])["classes"] == [{"name": "chat", "requests": 0, "met": 0}]
+    report = Attainment().report(0.0, ["chat"]).to_dict()
+    assert report == {"version": 1, "windowSeconds": 300, "classes": [{"name": "chat", "requests": 0, "met": 0}]}
 
 
 def test_the_99th_percentile_is_exact_to_five_percent():
     attainment = Attainment()
     for number in range(1000):
         attainment.add(record(first_token_s=100.0 + number / 1000), ())
-    (entry,) = attainment.document(104.0)["classes"]
-    assert 0.99 <= entry["p99TtftSeconds"] <= 0.99 * 1.06
+    (chat,) = attainment.report(104.0).classes
+    assert 0.99 <= chat.p99_ttft_s <= 0.99 * 1.06
 
 
 def test_the_window_is_small_however_many_requests_there_are():

@@ -60,10 +60,8 @@ async def test_an_error_inside_a_stream_is_a_failure_everywhere(
     figures = harness.sidecar.figures
     assert figures.missed.value("interactive", "dropped") == 1
     assert (figures.met.value("interactive"), figures.good_tokens.value("interactive")) == (0, 0)
-    assert (
-        harness.sidecar.proxy.attainment()["classes"][0] | {"requests": 1, "met": 0}
-        == (harness.sidecar.proxy.attainment()["classes"][0])
-    )
+    measured = harness.sidecar.proxy.attainment().classes[0]
+    assert (measured.requests, measured.met) == (1, 0)
     (line,) = [json.loads(record.message) for record in caplog.records if record.name == "uellm.sidecar.access"]
     assert (line["outcome"], line["status"]) == ("failed_by_engine", 200)
     assert harness.sidecar.dispatcher.in_flight == 0

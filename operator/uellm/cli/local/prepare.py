@@ -15,10 +15,10 @@ from uellm.models import Tensor, find_tensors
 from uellm.planner import plan as make_plan
 from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
-from uellm.reconcile.children.configmap import SIDECAR_FILE, config_files
+from uellm.pod_interface import DEVICES_FILE, ENGINE_FILE, PLAN_FILE, SIDECAR_FILE
+from uellm.reconcile.children.configmap import config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
-from uellm.reconcile.children.devices import DEVICES_FILE
-from uellm.reconcile.children.revision import ENGINE_FILE, PLAN_FILE, make_revision
+from uellm.reconcile.children.revision import make_revision
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.planning.request import architecture_of, plan_request
 

@@ -19,6 +19,7 @@ from uellm.cli.local.children import ChildCommand, Children, Ended
 from uellm.cli.local.prepare import Prepared
 from uellm.errors import CannotBeDone
 from uellm.placement_report import PlacementReport
+from uellm.pod_interface import ENGINE_READY_PATH, PLACEMENT_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 ENGINE, SIDECAR = "engine", "sidecar"
@@ -92,7 +93,7 @@ def _commands(prepared: Prepared, directory: Path, placement: Path, ports: Ports
     sidecar += ["--engine-config", str(files.engine)]
     sidecar += ["--metrics-listen", f"{LOOPBACK}:{ports.metrics}"]
     return (
-        ChildCommand(SIDECAR, sidecar, {**inherited, "UELLM_PLACEMENT": str(placement)}),
+        ChildCommand(SIDECAR, sidecar, {**inherited, PLACEMENT_VARIABLE: str(placement)}),
         ChildCommand(ENGINE, launcher, engine_environment),
     )
 
@@ -101,7 +102,7 @@ async def _announce(prepared: Prepared, placement: Path, ports: Ports, say: Say)
     """Wait until the engine serves, then print endpoint and devices. Raises CannotBeDone after the startup timeout."""
     started_s = time.monotonic()
     timeout_s = prepared.service.spec.engine.startup_timeout_s
-    url = f"http://{LOOPBACK}:{ports.metrics}/engine/ready"
+    url = f"http://{LOOPBACK}:{ports.metrics}{ENGINE_READY_PATH}"
     while not await asyncio.to_thread(_answers, url):
         if time.monotonic() - started_s > timeout_s:
             raise CannotBeDone(f"the engine does not serve after spec.engine.startupTimeout, {timeout_s:g} s")

@@ -28,10 +28,20 @@ def refusal(pool: Pool, task: Task, stages: int) -> PlanRefusal | None:
         return MigSlicesAlone()
     if task.tensor > 1 and (unlike := _unlike_choice(pool, task.tensor, count)):
         return unlike
-    hardest = sorted(pool.devices, key=lambda device: (room(device, task), device.index))[:count]
+    hardest = _hardest(pool, task, count)
     if holds(_group_rooms(hardest, task), task):
         return None
     return NoRoom(explain(hardest, pool.links, task, stages), task.tensor, _choice(pool, hardest))
+
+
+def admits_every(pool: Pool, task: Task, stages: int) -> bool:
+    """Whether `refusal` gives None; without the reason, which costs more than the answer."""
+    count = task.tensor * stages
+    if count > pool.sure or (count > 1 and any(device.mig for device in pool.devices)):
+        return False
+    if task.tensor > 1 and _unlike_choice(pool, task.tensor, count):
+        return False
+    return holds(_group_rooms(_hardest(pool, task, count), task), task)
 
 
 def admits_some(pool: Pool, task: Task, stages: int) -> bool:
@@ -41,6 +51,10 @@ def admits_some(pool: Pool, task: Task, stages: int) -> bool:
         return False
     rooms = sorted(_group_rooms(pool.devices, task))
     return len(rooms) >= stages and holds(rooms[-stages:], task)
+
+
+def _hardest(pool: Pool, task: Task, count: int) -> list[Device]:
+    return sorted(pool.devices, key=lambda device: (room(device, task), device.index))[:count]
 
 
 def room(device: Device, task: Task) -> int:

@@ -14,8 +14,7 @@ from typing import Any
 from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import Device, Link, Node
 from uellm.planner.constants import MOST_NODES
-
-NAME = "devices.json"
+from uellm.pod_interface import DEVICES_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class DeviceFacts:
         return _compact(document)
 
     @classmethod
-    def from_json(cls, text: str | bytes, name: str = NAME) -> DeviceFacts:
+    def from_json(cls, text: str | bytes, name: str = DEVICES_FILE) -> DeviceFacts:
         """The inverse of `to_json`. Raises UnreadableDocument, which begins with `name`."""
         with reading(name, parsed(name, text)) as data:
             devices = [Device.from_dict(entry) for entry in data["devices"]]

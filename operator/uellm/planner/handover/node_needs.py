@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 
 from uellm.hardware import Node, NodeNeeds
 from uellm.planner.assignment.assign import Task
-from uellm.planner.assignment.every_subset import memory_room, refusal
+from uellm.planner.assignment.every_subset import admits_every, memory_room
 from uellm.planner.assignment.feasibility import holds
 from uellm.planner.handover.revalidate import task_of
 from uellm.planner.nodes.capability import least_capability
-from uellm.planner.nodes.pools import pools_of_offer
+from uellm.planner.nodes.pools import known_pools
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 
@@ -22,7 +22,7 @@ from uellm.planner.result import Plan
 def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeeds:
     """What a node must be for the plan."""
     task = task_of(plan, request)
-    own = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
+    own = _own_nodes(plan, request)
     simulated = bool(own) and all(node.simulated for node in own)
     known = [device.memory_bytes for node in own for device in node.devices if device.resource_name == resource_name]
     most = max([*known, *(stage.memory_bytes for stage in plan.stages)], default=0) >> 20
@@ -65,16 +65,23 @@ def _least(most: int, enough: Callable[[int], bool]) -> int:
 
 def _products(plan: Plan, request: PlanRequest, task: Task, resource_name: str) -> tuple[str, ...]:
     """The products on the plan's nodes, if some other node would hold the plan and was left out: it is too slow."""
-    own = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
+    own = _own_nodes(plan, request)
     chosen, others = _products_on(own, resource_name), set[str]()
-    simulated = any(node.simulated for node in own)
+    simulated, named = any(node.simulated for node in own), set(plan.nodes)
     for offer in request.nodes:
-        if offer.node.name in plan.nodes or offer.closed or offer.node.simulated != simulated:
+        if offer.node.name in named or offer.closed or offer.node.simulated != simulated:
             continue
-        for pool in pools_of_offer(offer):
-            if pool.resource_name == resource_name and refusal(pool, task, plan.pipeline) is None:
-                others |= {device.product for device in pool.devices}
+        for pool in known_pools(offer):
+            # A pool of products that are known to do already tells nothing new.
+            products = {device.product for device in pool.devices}
+            if pool.resource_name == resource_name and not products <= others | chosen:
+                others |= products if admits_every(pool, task, plan.pipeline) else set()
     return tuple(sorted(chosen)) if others - chosen and "" not in chosen else ()
+
+
+def _own_nodes(plan: Plan, request: PlanRequest) -> list[Node]:
+    named = set(plan.nodes)
+    return [offer.node for offer in request.nodes if offer.node.name in named]
 
 
 def _products_on(nodes: Iterable[Node], resource_name: str) -> set[str]:

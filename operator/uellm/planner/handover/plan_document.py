@@ -15,8 +15,7 @@ from uellm.documents import VERSION, parsed, reading
 from uellm.hardware import DeviceClass
 from uellm.planner.assignment.assign import Task
 from uellm.planner.cost.rates import Costs
-
-NAME = "plan.json"
+from uellm.pod_interface import PLAN_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +104,12 @@ class PlanDocument:
         }
 
     @classmethod
-    def from_json(cls, text: str | bytes, name: str = NAME) -> PlanDocument:
+    def from_json(cls, text: str | bytes, name: str = PLAN_FILE) -> PlanDocument:
         """The inverse of `to_json`. Raises UnreadableDocument, which begins with `name`."""
         return cls.from_dict(parsed(name, text), name)
 
     @classmethod
-    def from_dict(cls, document: Any, name: str = NAME) -> PlanDocument:
+    def from_dict(cls, document: Any, name: str = PLAN_FILE) -> PlanDocument:
         """The inverse of `to_dict`. Raises UnreadableDocument."""
         with reading(name, document) as data:
             return cls(

@@ -16,7 +16,8 @@ from uellm.planner.vllm.flags import UserArgs, resolve
 
 def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
     """plan.json for a plan of the request."""
-    nodes = [offer.node for offer in request.nodes if offer.node.name in plan.nodes]
+    named = set(plan.nodes)
+    nodes = [offer.node for offer in request.nodes if offer.node.name in named]
     own_cache = flags.KV_CACHE_BYTES in UserArgs(request.engine.args).flags
     resource = resource_name(plan, request)
     return PlanDocument(

@@ -45,10 +45,13 @@ def task_of(plan: Plan, request: PlanRequest) -> Task:
 def resource_name(plan: Plan, request: PlanRequest) -> str:
     """The resource by which the pod requests its GPUs: that of the planned devices, else that of their nodes."""
     names: dict[bool, str] = {}
+    own, named = set(plan.devices), set(plan.nodes)
     for offer in sorted(request.nodes, key=lambda offer: offer.node.name):
         for device in offer.node.devices:
-            if device.uuid in plan.devices or offer.node.name in plan.nodes:
-                names.setdefault(device.uuid in plan.devices, device.resource_name)
+            if device.uuid in own or offer.node.name in named:
+                names.setdefault(device.uuid in own, device.resource_name)
+        if True in names:
+            break
     return names.get(True) or names.get(False) or GPU_RESOURCE
 
 
@@ -64,11 +67,11 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     layers = request.architecture.layers
     if sum(plan.layers) != layers:
         return OtherLayers(sum(plan.layers), layers)
-    task, room, refusals = task_of(plan, request), 0, list[PlanRefusal]()
+    task, room, refusals, named = task_of(plan, request), 0, list[PlanRefusal](), set(plan.nodes)
     resource = resource_name(plan, request)
     pools = [pool for pool in pools_of(request) if pool.resource_name == resource]
     # The refusal of a node that the plan was made for says more than that of any other.
-    for pool in sorted(pools, key=lambda pool: pool.node not in plan.nodes):
+    for pool in sorted(pools, key=lambda pool: pool.node not in named):
         cause = refusal(pool, task, plan.pipeline)
         if cause is None:
             room += pool.sure // plan.gpus_per_replica

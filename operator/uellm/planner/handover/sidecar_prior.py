@@ -20,7 +20,8 @@ def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     None where they are not all known and measured, or the CPU plays them; and where a step's time does not depend on
     its prompt tokens, as with chunks so small that reading the weights hides them: then it says nothing of prompts.
     """
-    offers = [offer for offer in request.nodes if offer.node.name in plan.nodes]
+    named = set(plan.nodes)
+    offers = [offer for offer in request.nodes if offer.node.name in named]
     known = {device.uuid: (device, offer.node) for offer in offers for device in offer.node.devices}
     if not plan.devices or not all(uuid in known for uuid in plan.devices):
         return None

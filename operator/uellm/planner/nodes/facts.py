@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from uellm.hardware import Device, Link, Node
+from uellm.planner.memo import MOST_NODES, by_identity
 
 
 def lasting(device: Device) -> Device:
@@ -25,16 +26,19 @@ def ordered_links(node: Node) -> tuple[Link, ...]:
 
 def profile_hash(nodes: Iterable[Node]) -> str:
     """A digest of these nodes' facts; it does not depend on their order. 16 hexadecimal digits of SHA-256."""
-    facts = [
-        {
-            "node": node.name,
-            "source": node.source,
-            "devices": [
-                {**lasting(device).to_dict(), "excluded": device.excluded_reason}
-                for device in sorted(node.devices, key=lambda device: device.uuid)
-            ],
-            "links": [link.to_dict() for link in ordered_links(node)],
-        }
-        for node in sorted(nodes, key=lambda node: node.name)
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+    facts = ",".join(map(_facts_json, sorted(nodes, key=lambda node: node.name)))
+    return hashlib.sha256(f"[{facts}]".encode()).hexdigest()[:16]
+
+
+@by_identity(MOST_NODES)
+def _facts_json(node: Node) -> str:
+    facts = {
+        "node": node.name,
+        "source": node.source,
+        "devices": [
+            {**lasting(device).to_dict(), "excluded": device.excluded_reason}
+            for device in sorted(node.devices, key=lambda device: device.uuid)
+        ],
+        "links": [link.to_dict() for link in ordered_links(node)],
+    }
+    return json.dumps(facts, sort_keys=True, separators=(",", ":"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
-from uellm.planner.nodes.capability import device_refusal
+from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
 
@@ -17,21 +18,24 @@ def pools_of(request: PlanRequest) -> tuple[Pool, ...]:
     pool is left out. With allocation DRA, only that GPU is left out.
     """
     pools = []
-    for pool in (pool for offer in request.nodes for pool in pools_of_offer(offer)):
+    for pool in (pool for offer in request.nodes for pool in known_pools(offer)):
+        if all(device_refusal(device, request) is None for device in _unlike(pool)):
+            pools.append(pool)
+            continue
         able = tuple(device for device in pool.devices if device_refusal(device, request) is None)
-        if len(able) == len(pool.devices) or (able and request.allocation == "DRA"):
+        if able and request.allocation == "DRA":
             pools.append(replace(pool, devices=able))
     return tuple(sorted(pools, key=lambda pool: (pool.node, pool.resource_name)))
 
 
-def pools_of_offer(offer: NodeOffer) -> list[Pool]:
+def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:
     """The pools of one node. Promised GPUs count against every pool: which devices they will be is not known."""
     free, node = set(offer.free), with_product_rates(offer.node)
     devices = sorted(
         (device for device in node.devices if device.uuid in free and device.usable),
         key=lambda device: (device.index, device.uuid),
     )
-    return [
+    return tuple(
         Pool(
             node=node.name,
             resource_name=name,
@@ -41,7 +45,11 @@ def pools_of_offer(offer: NodeOffer) -> list[Pool]:
             simulated=node.simulated,
         )
         for name in sorted({device.resource_name for device in devices})
-    ]
+    )
+
+
+known_pools = by_identity(MOST_NODES)(pools_of_offer)
+"""The same, kept for offers that are asked about again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +69,13 @@ class Pool:
     def sure(self) -> int:
         """The number of GPUs that are free whichever devices other services take."""
         return max(0, len(self.devices) - self.promised)
+
+
+@by_identity(MOST_NODES)
+def _unlike(pool: Pool) -> tuple[Device, ...]:
+    """One device of each sort that `device_refusal` distinguishes."""
+    sorts = {
+        (device.product, device.compute_capability, device.resource_name, SHARE_MARK in device.uuid): device
+        for device in pool.devices
+    }
+    return tuple(sorts.values())

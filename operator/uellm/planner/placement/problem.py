@@ -81,10 +81,9 @@ def canonical(instance: Instance) -> Problem:
         for index, device in enumerate(instance.devices)
     }
     scale = _cost_scale(instance, byte)
-    rate = {
-        index: _rounded(exact(instance.work_per_byte) / exact(device.performance) / byte * scale)
-        for index, device in enumerate(instance.devices)
-    }
+    work = exact(instance.work_per_byte)
+    rate_of = {speed: _rounded(work / exact(speed) / byte * scale) for speed in _distinct_speeds(instance)}
+    rate = {index: rate_of[device.performance] for index, device in enumerate(instance.devices)}
     # There are few distinct latencies, and rationals are slow: each value is converted once.
     cost_of = {value: _rounded(exact(value) * scale) for value in _distinct_hops(instance)}
     hop = [[cost_of[value] for value in row] for row in instance.latency_s]
@@ -111,16 +110,20 @@ def _byte_scale(instance: Instance) -> int:
     values = [*instance.layer_bytes, *instance.layer_kv_bytes, instance.first_stage_bytes, instance.last_stage_bytes]
     for device in instance.devices:
         values += [device.memory_bytes, device.reserved_bytes]
-    return math.lcm(*(exact(value).denominator for value in set(values)))
+    return math.lcm(*(exact(value).denominator for value in set(values) if not isinstance(value, int)))
 
 
 def _cost_scale(instance: Instance, byte: int) -> Fraction:
     work = exact(instance.work_per_byte)
-    rates = [work / exact(speed) / byte for speed in {device.performance for device in instance.devices}]
+    rates = [work / exact(speed) / byte for speed in _distinct_speeds(instance)]
     hops = [exact(value) for value in _distinct_hops(instance)]
     smallest = min((value for value in (*rates, *hops) if value), default=Fraction(1))
     exponent = COST_BITS + smallest.denominator.bit_length() - smallest.numerator.bit_length()
     return Fraction(2) ** exponent
+
+
+def _distinct_speeds(instance: Instance) -> set[Number]:
+    return {device.performance for device in instance.devices}
 
 
 def _distinct_hops(instance: Instance) -> set[Number]:
@@ -154,7 +157,8 @@ def _prefix_sums(values: list[int]) -> tuple[int, ...]:
 
 
 def _whole(value: Number, scale: int) -> int:
-    return int(exact(value) * scale)
+    # Whole bytes are the rule, and rationals are slow.
+    return value * scale if isinstance(value, int) else int(exact(value) * scale)
 
 
 def _rounded(value: Fraction) -> int:

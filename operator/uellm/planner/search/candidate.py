@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from fractions import Fraction
 
 from uellm.errors import PlanError
@@ -24,10 +24,13 @@ from uellm.planner.nodes.tensor_groups import kind_of
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import MemoryUse, Stage
+from uellm.planner.search.figures import Essence, Figures, Known, Worked, build_of
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
+
+_known = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,15 @@ class Evaluator:
     costs: Costs = field(init=False)
     # By shape and step sizes; the same on every node.
     _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
+    _essence: Essence = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_footprints", {})
         request, demand = self.request, self.demand
         costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
         object.__setattr__(self, "costs", costs)
+        essence = Essence(request.architecture, demand, self.user.args, request.max_model_len)
+        object.__setattr__(self, "_essence", essence)
 
     def steps(self, devices: Sequence[Device], shape: Shape, links: Sequence[Link] = ()) -> Steps:
         """Step sizes for any of these devices. Without `links`, communication takes no time."""
@@ -111,10 +117,16 @@ class Evaluator:
 
     def candidate(self, pool: Pool, shape: Shape, sizes: Steps) -> Candidate | PlanRefusal:
         """The shape on a node that admits it, or why it is refused after all."""
-        assignment = settled(pool.devices, pool.links, self.task(shape, sizes), shape.pipeline)
+        task = self.task(shape, sizes)
+        key = build_of(pool), task, shape, sizes, self._essence
+        if (worked := _known.get(key)) is not None:
+            return Candidate(self, pool, shape, sizes, worked.on(pool), worked.figures)
+        assignment = settled(pool.devices, pool.links, task, shape.pipeline)
         if isinstance(assignment, PlanRefusal):
             return assignment
-        return Candidate(self, pool, shape, sizes, assignment)
+        found = Candidate(self, pool, shape, sizes, assignment)
+        _known.put(key, Worked.of(pool, assignment, Figures(found.footprint, found.kv, found.times)))
+        return found
 
     def slowest(self, found: Candidate) -> Times | None:
         """The times with the slowest devices that a device plugin may allocate instead."""
@@ -142,14 +154,19 @@ class Candidate:
     shape: Shape
     sizes: Steps
     assignment: Assignment
+    known: InitVar[Figures | None] = None
+    """Its figures, if they were worked out on a node of the same build."""
     footprint: Footprint = field(init=False)
     kv: KvCache = field(init=False)
     times: Times | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "footprint", self.evaluator.footprint(self.shape, self.sizes))
-        object.__setattr__(self, "kv", self._kv_cache())
-        object.__setattr__(self, "times", self._times())
+    def __post_init__(self, known: Figures | None) -> None:
+        object.__setattr__(self, "footprint", known.footprint if known else self._footprint())
+        object.__setattr__(self, "kv", known.kv if known else self._kv_cache())
+        object.__setattr__(self, "times", known.times if known else self._times())
+
+    def _footprint(self) -> Footprint:
+        return self.evaluator.footprint(self.shape, self.sizes)
 
     @property
     def measured(self) -> bool:

@@ -9,10 +9,9 @@ import yaml
 
 from uellm.api.llmservice import LLMService
 from uellm.api.sidecar_document import SidecarClass, SidecarDocument, SidecarHttp, SidecarQueue, content_digest
+from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, config_name
-
-SIDECAR_FILE = "sidecar.yaml"
 
 
 def configmap(desired: DesiredState) -> dict[str, Any]:

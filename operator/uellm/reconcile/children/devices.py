@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from uellm.pod_interface import DEVICES_FILE
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, devices_name
-
-DEVICES_FILE = "devices.json"
 
 
 def devices_configmap(desired: DesiredState) -> dict[str, Any]:

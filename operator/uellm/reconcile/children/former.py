@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from uellm.api.sidecar_document import SidecarDocument
+from uellm.pod_interface import PLAN_FILE, SIDECAR_FILE
 from uellm.reconcile.drift import digest
 
-_PLAN_FILE, _SIDECAR_FILE = "plan.json", "sidecar.yaml"
 FORMER_SECTIONS = ("model", "engine", "auth")
 """Sections of `sidecar.yaml` that belong to a revision today."""
 # Fields of the spec that such a release did not build pods from, or that its sidecar reloads.
@@ -31,8 +31,8 @@ class FormerConfig:
     def of(cls, data: Mapping[str, str]) -> FormerConfig | None:
         """From the ConfigMap's data; None where a release without revisions did not write it."""
         try:
-            plan_json = data[_PLAN_FILE]  # first: today's ConfigMaps have none, and YAML takes its time
-            document = yaml.safe_load(data[_SIDECAR_FILE])
+            plan_json = data[PLAN_FILE]  # first: today's ConfigMaps have none, and YAML takes its time
+            document = yaml.safe_load(data[SIDECAR_FILE])
             sections = {name: document[name] for name in FORMER_SECTIONS if name in document}
             return cls(plan_json, sections)
         except (KeyError, TypeError, yaml.YAMLError):
@@ -44,7 +44,7 @@ class FormerConfig:
         if accepts_priority and self._orders_by_priority():
             engine["acceptsPriority"] = True
         merged = {**document.to_dict(), **self.sections, "engine": engine}
-        return {_SIDECAR_FILE: yaml.safe_dump(merged, sort_keys=False), _PLAN_FILE: self.plan_json}
+        return {SIDECAR_FILE: yaml.safe_dump(merged, sort_keys=False), PLAN_FILE: self.plan_json}
 
     def _orders_by_priority(self) -> bool:
         try:

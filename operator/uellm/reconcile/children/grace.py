@@ -11,14 +11,13 @@ import math
 from typing import NamedTuple
 
 from uellm.api import LLMService
+from uellm.pod_interface import LAME_DUCK_S
 
 SHORTEST_S = 90
 """Without targets: a minute for requests in flight, and the rest for the engine's own shutdown."""
 LONGEST_S = 3600
 AFTER_DRAIN_S = 30
 """The engine's --shutdown-timeout of 20 s, and a margin."""
-LAME_DUCK_S = 5
-"""How long a draining sidecar still takes requests; see `uellm.sidecar.drain`."""
 
 
 class GracePeriod(NamedTuple):
@@ -40,4 +39,4 @@ def grace_period(service: LLMService) -> GracePeriod:
 
 def _needed_s(service: LLMService) -> int:
     longest_s = max((each.e2e_s or 0.0 for each in service.spec.slo.classes), default=0.0)
-    return min(max(SHORTEST_S, math.ceil(longest_s) + LAME_DUCK_S + AFTER_DRAIN_S), LONGEST_S)
+    return min(max(SHORTEST_S, math.ceil(longest_s) + math.ceil(LAME_DUCK_S) + AFTER_DRAIN_S), LONGEST_S)

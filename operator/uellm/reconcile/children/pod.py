@@ -5,16 +5,29 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from uellm.api.names import (
-    ENGINE_PORT,
-    METRICS_PORT,
-    PLAN_ANNOTATION,
-    PROBE_PORT,
-    REVISION_LABEL,
-    SCHEDULER_NAME,
-    SIDECAR_PORT,
-)
+from uellm.api.names import PLAN_ANNOTATION, REVISION_LABEL, SCHEDULER_NAME
 from uellm.hardware import GPU_RESOURCE
+from uellm.pod_interface import (
+    BIN_DIRECTORY,
+    CONFIG_DIRECTORY,
+    DEVICES_DIRECTORY,
+    DRAIN_PATH,
+    ENGINE_FILE,
+    ENGINE_PORT,
+    KEYS_DIRECTORY,
+    LAUNCHER_FILE,
+    METRICS_PORT,
+    PLACEMENT_FILE,
+    PLACEMENT_VARIABLE,
+    PLAN_FILE,
+    PROBE_PORT,
+    REVISION_DIRECTORY,
+    RUN_DIRECTORY,
+    SIDECAR_FILE,
+    SIDECAR_PORT,
+    STATE_DIRECTORY,
+    STATE_VARIABLE,
+)
 from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.disruption import MARKS
@@ -27,14 +40,6 @@ from uellm.reconcile.names import config_name, devices_name, labels, revision_na
 HTTP_PORT_NAME = "http"
 ENGINE_ADDRESS = f"127.0.0.1:{ENGINE_PORT}"
 USER = 65532
-LAUNCHER = "/uellm-bin/launcher.pyz"
-CONFIG_DIRECTORY = "/etc/uellm"
-REVISION_DIRECTORY = "/etc/uellm-revision"
-DEVICES_DIRECTORY = "/etc/uellm-devices"
-PLACEMENT_FILE = "/run/uellm/placement.json"
-STATE_DIRECTORY = "/var/lib/uellm"
-# Not below the ConfigMap's directory: that is read-only, so nothing can be mounted into it.
-KEYS_DIRECTORY = "/etc/uellm-auth"
 HOME = "/var/cache/uellm"
 STARTUP_PERIOD_S = 5
 SHARED_MEMORY = "2Gi"
@@ -96,7 +101,7 @@ def _launcher(desired: DesiredState) -> dict[str, Any]:
         "resources": resources.LAUNCHER,
         "securityContext": _CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [{"name": "uellm-bin", "mountPath": "/uellm-bin"}],
+        "volumeMounts": [{"name": "uellm-bin", "mountPath": BIN_DIRECTORY}],
     }
 
 
@@ -109,14 +114,14 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
             "sidecar",
             f"--listen=:{SIDECAR_PORT}",
             f"--engine=http://{ENGINE_ADDRESS}",
-            f"--config={CONFIG_DIRECTORY}/sidecar.yaml",
-            f"--engine-config={REVISION_DIRECTORY}/engine.yaml",
+            f"--config={CONFIG_DIRECTORY}/{SIDECAR_FILE}",
+            f"--engine-config={REVISION_DIRECTORY}/{ENGINE_FILE}",
             f"--metrics-listen=:{METRICS_PORT}",
             f"--drain-seconds={grace_period(desired.service).drain_s}",
         ],
         "env": [
-            {"name": "UELLM_PLACEMENT", "value": PLACEMENT_FILE},
-            {"name": "UELLM_STATE_DIRECTORY", "value": STATE_DIRECTORY},
+            {"name": PLACEMENT_VARIABLE, "value": PLACEMENT_FILE},
+            {"name": STATE_VARIABLE, "value": STATE_DIRECTORY},
         ],
         "ports": [
             {"name": HTTP_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"},
@@ -137,7 +142,7 @@ def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
         {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
         {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
-        {"name": "run-uellm", "mountPath": "/run/uellm", "readOnly": True},
+        {"name": "run-uellm", "mountPath": RUN_DIRECTORY, "readOnly": True},
         {"name": "state", "mountPath": STATE_DIRECTORY},
     ]
     if desired.service.spec.auth is not None:
@@ -147,14 +152,14 @@ def _sidecar_mounts(desired: DesiredState) -> list[dict[str, Any]]:
 
 def _engine(desired: DesiredState) -> dict[str, Any]:
     grace = grace_period(desired.service)
-    drain = f"http://127.0.0.1:{METRICS_PORT}/uellm/drain"
+    drain = f"http://127.0.0.1:{METRICS_PORT}{DRAIN_PATH}"
     return {
         "name": "engine",
         "image": desired.images.engine,
         "command": [
             "python3",
-            LAUNCHER,
-            f"--plan={REVISION_DIRECTORY}/plan.json",
+            LAUNCHER_FILE,
+            f"--plan={REVISION_DIRECTORY}/{PLAN_FILE}",
             f"--placement={PLACEMENT_FILE}",
             f"--listen={ENGINE_ADDRESS}",
             f"--probe-port={PROBE_PORT}",
@@ -167,7 +172,7 @@ def _engine(desired: DesiredState) -> dict[str, Any]:
             "preStop": {
                 "exec": {
                     # The sidecar answers first.
-                    "command": ["python3", LAUNCHER, "--drain", drain, f"--drain-timeout={grace.drain_s + 10}"]
+                    "command": ["python3", LAUNCHER_FILE, "--drain", drain, f"--drain-timeout={grace.drain_s + 10}"]
                 }
             }
         },
@@ -245,10 +250,10 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
 
 def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [
-        {"name": "uellm-bin", "mountPath": "/uellm-bin", "readOnly": True},
+        {"name": "uellm-bin", "mountPath": BIN_DIRECTORY, "readOnly": True},
         {"name": "revision", "mountPath": REVISION_DIRECTORY, "readOnly": True},
         {"name": "devices", "mountPath": DEVICES_DIRECTORY, "readOnly": True},
-        {"name": "run-uellm", "mountPath": "/run/uellm"},
+        {"name": "run-uellm", "mountPath": RUN_DIRECTORY},
         {"name": "cache", "mountPath": HOME},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
@@ -263,7 +268,7 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
         {"name": name, "emptyDir": {}} for name in ("uellm-bin", "run-uellm", "state", "cache", "tmp")
     ]
     volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHARED_MEMORY}})
-    name, files = desired.service.name, ("plan.json", "engine.yaml")
+    name, files = desired.service.name, (PLAN_FILE, ENGINE_FILE)
     volumes.append({"name": "config", "configMap": {"name": config_name(name)}})
     items = [{"key": file, "path": file} for file in files]
     # It is advice: a pod starts without it too.

@@ -21,12 +21,11 @@ import yaml
 
 from uellm.api.names import REVISION_LABEL
 from uellm.api.sidecar_document import EngineDocument, SidecarAuth, SidecarEngine
+from uellm.pod_interface import ENGINE_FILE, KEYS_DIRECTORY, PLAN_FILE
 from uellm.reconcile.children.desired_state import DesiredState
-from uellm.reconcile.children.pod import KEYS_DIRECTORY, pod_template
+from uellm.reconcile.children.pod import pod_template
 from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
 
-PLAN_FILE = "plan.json"
-ENGINE_FILE = "engine.yaml"
 TEMPLATE_FILE = "template.json"
 _FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uellm.api.names import SERVICE_PORT
+from uellm.pod_interface import SERVICE_PORT
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import HTTP_PORT_NAME
 from uellm.reconcile.names import child_metadata, selector

@@ -10,7 +10,7 @@ A new plan restarts pods, which costs a model load. So the incumbent is kept unl
                                whole load, with objective Latency the time of a request, with Throughput the request
                                rate. Both are predicted from today's measurements.
 
-A better plan that is not taken is told.
+A better plan that is not taken is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from uellm.reconcile.planning.evaluate import Evaluation
 from uellm.reconcile.planning.plan_status import MAX_SENTENCE
 from uellm.text import counted
 
-STRANDED_AFTER_S = 60
 # A new plan must be better by this share. Measurements of the same GPU differ by about half as much.
 MARGIN = 0.1
 

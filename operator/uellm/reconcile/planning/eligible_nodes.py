@@ -10,10 +10,8 @@ A plan for a node that the scheduler refuses would leave its pods Pending for ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from uellm.api import LLMService
 from uellm.api.node_labels import LabelKeys, OwnLabelKeys
 from uellm.hardware import GPU_RESOURCE, Node
 from uellm.planner.request import NodeOffer
@@ -50,30 +48,51 @@ def closed(node: Object | None, facts: Node, template: Object | None) -> str:
     return tainted or _unlabelled(node["metadata"].get("labels") or {}, facts)
 
 
+class Verdict(NamedTuple):
+    """Why a service's pods do not start on a node."""
+
+    reason: str
+    instead: NodeOffer | None
+    """The offer of a closed node; None for a node that is no part of the service's cluster."""
+
+
+def verdicts(
+    nodes: Iterable[Node], node_named: Callable[[str], Object | None], template: Object
+) -> Mapping[str, Verdict]:
+    """The nodes on which pods of this template do not start, by name."""
+    found: dict[str, Verdict] = {}
+    for facts in nodes:
+        node = node_named(facts.name)
+        if other := excluded(node, facts, template):
+            found[facts.name] = Verdict(other, None)
+        elif reason := closed(node, facts, template):
+            found[facts.name] = Verdict(reason, NodeOffer(facts, (), closed=reason))
+    return found
+
+
 def reachable(
-    offers: Sequence[NodeOffer], node_named: Callable[[str], Object | None], service: LLMService
+    offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
     """The offers of the nodes that the service's pods may run on, and sentences about the other and closed nodes."""
-    template = service.spec.template.to_dict()
+    if not judged:
+        return tuple(offers), ()
     kept: list[NodeOffer] = []
     reasons: list[tuple[str, str]] = []
     for offer in offers:
-        name, node = offer.node.name, node_named(offer.node.name)
-        other = excluded(node, offer.node, template)
-        reason = other or closed(node, offer.node, template)
-        if reason:
-            reasons.append((name, reason))
-        if not other:
-            kept.append(replace(offer, free=(), promised=0, closed=reason) if reason else offer)
+        verdict = judged.get(offer.node.name)
+        if verdict is None:
+            kept.append(offer)
+            continue
+        reasons.append((offer.node.name, verdict.reason))
+        if verdict.instead is not None:
+            kept.append(verdict.instead)
     return tuple(kept), summarised(reasons)
 
 
-def selectable(
-    offers: Sequence[NodeOffer], node_named: Callable[[str], Object | None], service: LLMService
-) -> tuple[NodeOffer, ...]:
+def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]) -> tuple[NodeOffer, ...]:
     """The offers of the nodes that the user's template does not exclude, closed ones included."""
-    template = service.spec.template.to_dict()
-    return tuple(offer for offer in offers if not excluded(node_named(offer.node.name), offer.node, template))
+    others = {name for name, verdict in judged.items() if verdict.instead is None}
+    return tuple(offer for offer in offers if offer.node.name not in others)
 
 
 def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:

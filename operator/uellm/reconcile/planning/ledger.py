@@ -53,19 +53,29 @@ class Ledger:
         self._commitments: dict[Key, Commitment] = {}
         self.version = 0
         """Grows with every change."""
+        self._changed: dict[Key, None] = {}
 
     def commit(self, key: Key, commitment: Commitment) -> None:
         """Enter a plan. A plan that replaces another of the same service keeps its place in the order."""
-        self.version += self._commitments.get(key) != commitment
-        self._commitments[key] = commitment
+        if self._commitments.get(key) != commitment:
+            self._commitments[key] = commitment
+            self.version += 1
+            self._changed[key] = None
 
     def release(self, key: Key) -> None:
         """Remove a plan."""
-        self.version += self._commitments.pop(key, None) is not None
+        if self._commitments.pop(key, None) is not None:
+            self.version += 1
+            self._changed[key] = None
 
     def get(self, key: Key) -> Commitment | None:
         """A service's plan, or None."""
         return self._commitments.get(key)
+
+    def take_changed(self) -> list[Key]:
+        """The services whose promise has changed since the last call, in the order of the changes."""
+        taken, self._changed = list(self._changed), {}
+        return taken
 
     def items(self) -> list[tuple[Key, Commitment]]:
         """Every plan, the oldest first."""
@@ -155,7 +165,7 @@ def offers(
     named = by_name(nodes)
     for each in claims:
         for _ in range(each.unplaced(named)):
-            home = _first_with_room(each.commitment, named, unheld, promised)
+            home = first_with_room(each.commitment, named, unheld, promised)
             if home is not None:
                 promised[home] += each.commitment.gpus
     return tuple(
@@ -183,9 +193,11 @@ def _not_shown_yet(nodes: Sequence[ProfiledNode], claims: Iterable[Claim]) -> Co
     return promised
 
 
-def _first_with_room(
+def first_with_room(
     commitment: Commitment, nodes: Mapping[str, ProfiledNode], unheld: Mapping[str, int], promised: Mapping[str, int]
 ) -> str | None:
+    """The node on which a replica is counted. `unheld`: devices that nobody holds; `promised`: of these, to others."""
+
     def has_room(name: str) -> bool:
         return unheld.get(name, 0) - promised.get(name, 0) >= commitment.gpus
 
@@ -203,6 +215,6 @@ def hardware_changed(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) ->
 def offers_more(before: Sequence[NodeOffer], after: Sequence[NodeOffer]) -> bool:
     """True where a node offers more than before, on the same hardware: only then can there be a better plan."""
     return any(
-        not set(new.free) <= set(old.free) or new.promised < old.promised
+        new is not old and (not set(new.free) <= set(old.free) or new.promised < old.promised)
         for old, new in zip(before, after, strict=True)
     )

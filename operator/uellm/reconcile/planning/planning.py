@@ -13,48 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from uellm.errors import PlanError
 from uellm.models import Architecture
-from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.names import Key
+from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
-from uellm.reconcile.planning.choose import STRANDED_AFTER_S, Choice
-from uellm.reconcile.planning.eligible_nodes import reachable, selectable
+from uellm.reconcile.planning.choose import Choice
 from uellm.reconcile.planning.improve import may_improve
-from uellm.reconcile.planning.ledger import (
-    Claim,
-    Ledger,
-    by_name,
-    claim,
-    commitment_of,
-    commitment_to,
-    hardware_offers,
-    offers,
-    offers_more,
-    suits,
-)
-from uellm.reconcile.planning.records import LastPass, Planned, Rendering, Standing, same_but_for_offers
-from uellm.reconcile.planning.request import architecture_of, check_environment, plan_request
+from uellm.reconcile.planning.promises import Promises
+from uellm.reconcile.planning.records import IMPROVE_EVERY_S, LastPass, Planned, Rendering, Standing
+from uellm.reconcile.planning.request import architecture_of, check_environment
+from uellm.reconcile.planning.stranded import all_placed, is_stranded
 from uellm.reconcile.planning.turns import Turns
 from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
-from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
-from uellm.reconcile.times import moment
 
-# How often a service with a plan is planned again because GPUs became free.
-IMPROVE_EVERY_S = 300
 # The longest time for which pods are held back while other services wait to be planned.
 DEFER_PODS_S = 5
-
 
 Observe = Callable[[str, float], None]
 """Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
@@ -65,7 +49,7 @@ def unobserved(outcome: str, seconds: float) -> None:
 
 
 class Planning:
-    """Plans of all services. Call `restore` before the first `plan`."""
+    """Plans of all services. Call `promises.restore` before the first `plan`."""
 
     def __init__(
         self,
@@ -76,38 +60,29 @@ class Planning:
         workers: int = 1,
         on_planned: Callable[[Key], None] | None = None,
     ) -> None:
-        """`count` is told of every search; `workers`: searches at a time.
+        """`count` is called after every search; `workers`: searches at a time.
 
         With `on_planned` a pass waits for no search: it is called at the end of one.
         """
         self._cache = cache
         self._worker = worker
         self._count = count
-        self._ledger = Ledger()
+        self.promises = Promises(cache)
         self._standing: dict[Key, Standing] = {}
         self._renderings: dict[Key, Rendering] = {}
         self._known: dict[Key, LastPass] = {}
         self._on_planned = on_planned
         self._searches: dict[Key, asyncio.Task[None]] = {}
-        self._rooms: dict[Key, tuple[tuple[int, int, int], str]] = {}
-        """The last answers of `room_for_another`, and at which versions."""
         self._asked: dict[Key, Observed] = {}
-        """What the last pass has seen of the services that wait for their turn."""
+        """The services that wait for their turn, as the last pass observed them."""
         self._errors: dict[Key, Exception] = {}
-        """Of searches that ended without an answer, until a pass has been told."""
+        """Of searches that ended without an answer; the next pass raises them."""
         self._turns = Turns(workers)
 
     @property
     def in_line(self) -> int:
         """Services that wait for the planner."""
         return self._turns.waiting
-
-    def restore(self) -> None:
-        """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
-        nodes = by_name(self._cache.profiled_nodes())
-        for document in self._cache.services():
-            if (commitment := commitment_of(document, nodes)) is not None:
-                self._ledger.commit(key_of(document), commitment)
 
     async def plan(self, observed: Observed, now: datetime) -> Planned | None:
         """The plan to use for a service; None while it is being planned, after which `on_planned` is called.
@@ -117,7 +92,7 @@ class Planning:
         if (error := self._errors.pop(observed.key, None)) is not None:
             raise error
         known = self._known.get(observed.key)
-        if known is not None and self._still_holds(known, observed, now):
+        if known is not None and self._is_unchanged(known, observed, now):
             choice, rendered = known.planned
             if choice.plan is not None and kept_revision(observed, choice.plan) is not None:
                 return known.planned if rendered is None else Planned(choice, None)
@@ -125,9 +100,9 @@ class Planning:
                 return known.planned
         return await self._plan(observed, now)
 
-    def _still_holds(self, known: LastPass, observed: Observed, now: datetime) -> bool:
+    def _is_unchanged(self, known: LastPass, observed: Observed, now: datetime) -> bool:
         standing = self._standing.get(observed.key)
-        if standing and standing.choice.better and may_improve(observed, now) and not standing.may_improve:
+        if standing is not None and standing.may_be_improved_now(observed, now):
             return False
         recent = known.planned.choice.plan is None or (now - known.since).total_seconds() < IMPROVE_EVERY_S
         return recent and known.inputs == self._inputs(observed, known.planned.choice.plan, now)
@@ -137,10 +112,10 @@ class Planning:
         return inputs_of(
             observed,
             chosen,
-            stranded=self._stranded(observed, now),
-            lost_place=standing is not None and standing.placed and not _placed(observed),
+            stranded=is_stranded(observed, now),
+            lost_place=standing is not None and standing.placed and not all_placed(observed),
             hardware=self._cache.hardware_version,
-            room=(self._cache.room_version, self._ledger.version),
+            room=(self._cache.room_version, self.promises.version),
         )
 
     def _remember(self, observed: Observed, planned: Planned, now: datetime) -> Planned:
@@ -158,7 +133,7 @@ class Planning:
         if self._on_planned is None:
             return await self._plan_now(observed, architecture, now)
         if observed.key in self._standing or observed.suspended:
-            request = self._request(observed, architecture)
+            request = self.promises.request(observed, architecture)
             if (choice := self._earlier_choice(observed, request, now)) is not None:
                 return await self._finished(observed, request, choice, now)
         self._asked[observed.key] = observed
@@ -167,7 +142,7 @@ class Planning:
         return self._meanwhile(observed)
 
     async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
-        request = self._request(observed, architecture)
+        request = self.promises.request(observed, architecture)
         choice = self._earlier_choice(observed, request, now)
         if choice is None:
             async with self._turns.turn(observed.key):
@@ -223,7 +198,7 @@ class Planning:
 
     def withdraw(self, key: Key) -> None:
         """The plan cannot be carried out: its GPUs are no longer promised."""
-        self._ledger.release(key)
+        self.promises.withdraw(key)
         self._standing.pop(key, None)
         self._known.pop(key, None)
 
@@ -234,7 +209,7 @@ class Planning:
         self._turns.forget(key)
         self._asked.pop(key, None)
         self._errors.pop(key, None)
-        self._rooms.pop(key, None)
+        self.promises.forget(key)
         if (search := self._searches.pop(key, None)) is not None:
             search.cancel()  # its answer must not promise GPUs to a service that is gone
 
@@ -242,77 +217,21 @@ class Planning:
         """Services without a plan that may get one when others leave."""
         return [key for key, standing in self._standing.items() if standing.choice.plan is None]
 
-    def stranded_in_s(self, observed: Observed, now: datetime) -> float | None:
-        """Seconds until a pod that finds no place calls for another plan; None where no pod waits."""
-        since = observed.unschedulable_since
-        if since is None:
-            return None
-        return max(0.0, STRANDED_AFTER_S - (now - moment(since)).total_seconds())
-
-    def room_for_another(self, observed: Observed) -> str:
-        """A node that has room for a replica besides those that run; empty for none."""
-        assert observed.service is not None
-        versions = (self._cache.hardware_version, self._cache.room_version, self._ledger.version)
-        known = self._rooms.get(observed.key)
-        if known is None or known[0] != versions:
-            known = self._rooms[observed.key] = (versions, self._room_for_another(observed))
-        return known[1]
-
-    def _room_for_another(self, observed: Observed) -> str:
-        assert observed.service is not None
-        commitment = self._ledger.get(observed.key)
-        if commitment is None:
-            return ""
-        everyone = offers(
-            observed.nodes, [*self._claims(observed.key), claim(commitment, observed.replicas, observed.pods)], ()
-        )
-        nodes, _ = reachable(everyone, self._cache.node, observed.service)
-        known = by_name(observed.nodes)
-        fitting = (
-            offer.node.name
-            for offer in nodes
-            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
-        )
-        return next(fitting, "")
-
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
         if observed.suspended and observed.incumbent is not None and not observed.spec_changed:
             # It needs no GPUs now. Whether there are some is asked when it is resumed.
             self._standing.pop(observed.key, None)
             return Choice(observed.incumbent)
-        return self._last_choice(observed, request, now)
-
-    def _last_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
-        """The choice of an earlier pass, where nothing has happened since that could change it."""
-        standing, stranded = self._standing.get(observed.key), self._stranded(observed, now)
-        if standing is None or standing.spec_digest != observed.spec_digest:
-            return None
-        before, chosen = standing.request, standing.choice.plan
-        if chosen is not None and observed.incumbent not in (None, chosen):
-            return None
-        if not same_but_for_offers(before, request):
-            return None
-        if chosen is None and before.left_out != request.left_out:
-            return None
-        if standing.choice.better and may_improve(observed, now) and not standing.may_improve:
-            return None
-        if standing.placed and not _placed(observed):
-            return None
-        if stranded and (not standing.stranded or request.nodes != before.nodes):
-            return None
-        # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
-        # mean a better plan, and GPUs come and go all the time.
-        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
-        recent = (now - standing.since).total_seconds() < patience_s
-        return standing.choice if recent or not offers_more(before.nodes, request.nodes) else None
+        standing = self._standing.get(observed.key)
+        return standing.choice if standing is not None and standing.still_holds(observed, request, now) else None
 
     async def _search(
         self, observed: Observed, architecture: Architecture, now: datetime
     ) -> tuple[PlanRequest, Choice]:
         """Ask the planner, in a turn, until its answer can be entered."""
         while True:
-            version, request = self._ledger.version, self._request(observed, architecture)
+            version, request = self.promises.version, self.promises.request(observed, architecture)
             choice = await self._ask(observed, request, now, version)
             if choice is not None:
                 return request, choice
@@ -320,11 +239,11 @@ class Planning:
     async def _ask(self, observed: Observed, request: PlanRequest, now: datetime, version: int) -> Choice | None:
         """Ask the planner and enter its answer; None where another service has taken the room meanwhile.
 
-        `version`: of the ledger, when the request was made.
+        `version`: of the promises, when the request was made.
         """
-        incumbent, stranded = observed.incumbent, self._stranded(observed, now)
-        placed = incumbent is not None and _placed(observed)
-        hardware = None if incumbent is None or placed else self._hardware(observed)
+        incumbent, stranded = observed.incumbent, is_stranded(observed, now)
+        placed = incumbent is not None and all_placed(observed)
+        hardware = None if incumbent is None or placed else self.promises.hardware(observed)
         improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
         question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve, revise)
         start_s = time.monotonic()
@@ -334,7 +253,7 @@ class Planning:
         self._count(failure.reason if failure else "Planned", seconds)
         self._turns.record(observed.key, seconds)
         choice, rendered = answer.choice, answer.rendered
-        if version != self._ledger.version and self._room_is_gone(observed, request, choice.plan):
+        if version != self.promises.version and self.promises.room_is_gone(observed, request, choice.plan):
             return None
         standing = Standing(observed.spec_digest, request, stranded, improve, placed, choice, now)
         self._enter(observed.key, standing)
@@ -354,70 +273,14 @@ class Planning:
             self._renderings[key] = rendering
         return rendering.rendered
 
-    def _room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
-        """Whether fewer replicas of a new plan find room than when it was asked for, and too few for the service."""
-        if plan is None or plan == observed.incumbent:
-            return False
-        nodes = by_name(observed.nodes)
-        commitment = commitment_to(plan, nodes)
-        everyone = offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
-        named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
-        before, after = _homes(request.nodes, plan, named), _homes(everyone, plan, named)
-        return after < min(before, max(1, observed.replicas))
-
-    def _stranded(self, observed: Observed, now: datetime) -> bool:
-        deployment = observed.deployment
-        if deployment is not None and observed.replicas and deployment["spec"].get("replicas") == 0:
-            return True  # it is being resumed: its GPUs may have been taken
-        return self.stranded_in_s(observed, now) == 0.0
-
-    def _request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
-        assert observed.service is not None
-        everyone = offers(observed.nodes, self._claims(observed.key), self._cache.pods(observed.key))
-        nodes, left_out = reachable(everyone, self._cache.node, observed.service)
-        return plan_request(observed.service, architecture, nodes, left_out=left_out)
-
-    def _hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
-        """The nodes of the service's cluster as if every GPU were free and every node open."""
-        assert observed.service is not None
-        return selectable(hardware_offers(observed.nodes), self._cache.node, observed.service)
-
-    def _claims(self, key: Key) -> list[Claim]:
-        claims = []
-        for other, commitment in self._ledger.items():
-            document = self._cache.service(other)
-            if other != key and document is not None:
-                claims.append(claim(commitment, wanted_replicas(document), self._cache.pods(other)))
-        return claims
-
     def _enter(self, key: Key, standing: Standing) -> None:
         self._standing[key] = standing
         if standing.choice.plan is not None:
-            nodes = by_name(self._cache.profiled_nodes())
-            self._ledger.commit(key, commitment_to(standing.choice.plan, nodes))
+            self.promises.enter(key, standing.choice.plan)
         else:
-            self._give_up(key)
+            self.promises.end(key)
 
     def _failed(self, key: Key, failure: Obstacle) -> Planned:
         self._standing.pop(key, None)
-        self._give_up(key)
+        self.promises.end(key)
         return Planned(Choice(None, failure), None)
-
-    def _give_up(self, key: Key) -> None:
-        """Pods that run keep their GPUs; nothing is promised to other replicas any more."""
-        commitment = self._ledger.get(key)
-        if commitment is not None and self._cache.pods(key):
-            self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
-        else:
-            self._ledger.release(key)
-
-
-def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:
-    """How many replicas of a plan find room on the nodes of these names."""
-    room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
-    return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)
-
-
-def _placed(observed: Observed) -> bool:
-    """True where every replica has a node."""
-    return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas

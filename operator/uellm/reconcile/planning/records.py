@@ -8,10 +8,16 @@ from typing import NamedTuple
 
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
+from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.choose import Choice
-from uellm.reconcile.planning.ledger import hardware_changed
+from uellm.reconcile.planning.improve import may_improve
+from uellm.reconcile.planning.ledger import hardware_changed, offers_more
+from uellm.reconcile.planning.stranded import all_placed, is_stranded
 from uellm.reconcile.planning.unchanged import Inputs
 from uellm.reconcile.rendered_plan import RenderedPlan
+
+IMPROVE_EVERY_S = 300
+"""How often a service with a plan is planned again because GPUs became free."""
 
 
 class Planned(NamedTuple):
@@ -32,6 +38,29 @@ class Standing(NamedTuple):
     """Every replica had a node, so nobody asked whether the hardware still holds the plan."""
     choice: Choice
     since: datetime
+
+    def still_holds(self, observed: Observed, request: PlanRequest, now: datetime) -> bool:
+        """True where nothing has happened since that could change the choice. `request`: the one to be made now."""
+        chosen, stranded = self.choice.plan, is_stranded(observed, now)
+        if self.spec_digest != observed.spec_digest or not same_but_for_offers(self.request, request):
+            return False
+        if chosen is not None and observed.incumbent not in (None, chosen):
+            return False
+        if chosen is None and self.request.left_out != request.left_out:
+            return False
+        if self.may_be_improved_now(observed, now) or (self.placed and not all_placed(observed)):
+            return False
+        if stranded and (not self.stranded or request.nodes != self.request.nodes):
+            return False
+        # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
+        # mean a better plan, and GPUs come and go all the time.
+        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
+        recent = (now - self.since).total_seconds() < patience_s
+        return recent or not offers_more(self.request.nodes, request.nodes)
+
+    def may_be_improved_now(self, observed: Observed, now: datetime) -> bool:
+        """True where a better plan is known that may be taken now and might not then."""
+        return bool(self.choice.better) and not self.may_improve and may_improve(observed, now)
 
 
 class LastPass(NamedTuple):

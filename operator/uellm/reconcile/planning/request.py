@@ -35,9 +35,16 @@ def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = 
             "config.json into spec.model.config",
         )
     try:
+        if tensors is None:
+            return _architecture(json.dumps(model.config, sort_keys=True), model.dtype, model.quantization)
         return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization, tensors=tensors)
     except BadInput as error:
         raise PlanError("InvalidModel", f"spec.model.{error}") from error
+
+
+@lru_cache(maxsize=256)
+def _architecture(config: str, dtype: str, quantization: str) -> Architecture:
+    return read_architecture(json.loads(config), dtype=dtype, quantization=quantization)
 
 
 def check_environment(service: LLMService) -> None:
@@ -94,7 +101,7 @@ def _variants(service: LLMService, architecture: Architecture) -> tuple[tuple[st
     return _quantized(json.dumps(service.spec.model.config, sort_keys=True), service.spec.model.dtype)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _quantized(config: str, dtype: str) -> tuple[tuple[str, Architecture], ...]:
     found = []
     for name, section in _QUANTIZATIONS:

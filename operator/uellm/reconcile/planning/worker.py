@@ -17,8 +17,10 @@ from uellm.errors import CannotBeDone
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning import parcel
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.evaluate import Evaluation
+from uellm.reconcile.planning.parcel import Sender
 from uellm.reconcile.planning.render import render
 from uellm.reconcile.rendered_plan import RenderedPlan
 
@@ -53,6 +55,7 @@ class WorkerProcess:
     def __init__(self, *, timeout_s: float = PLANNING_TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._pool: ProcessPoolExecutor | None = None
+        self._sender = Sender()
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -92,12 +95,19 @@ class WorkerProcess:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_end_with_parent)
         loop = asyncio.get_running_loop()
+        delivered = False
         try:
+            sent = self._sender.pack(function, *arguments)
             async with asyncio.timeout(self._timeout_s):
-                return await loop.run_in_executor(self._pool, function, *arguments)
+                result: T = await loop.run_in_executor(self._pool, parcel.run, sent)
+            delivered = True
+            return result
         except (TimeoutError, BrokenProcessPool):
             self._end()
             raise
+        finally:
+            # Whoever was cancelled does not know whether the parcel arrived.
+            self._sender.delivered() if delivered else self._sender.start_over()
 
     def _end(self) -> None:
         """End the process, even in the middle of a search."""

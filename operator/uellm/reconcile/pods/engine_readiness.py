@@ -10,16 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from uellm.placement_report import ENGINE_FAILED, ENGINE_TOO_OLD, LaunchFailure
 from uellm.reconcile.children.rollout import rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.pods.pod_failures import PodFailures
 
 # One failed start may be bad luck (a download, a device still being released); three in a row are not.
 STALLED_RESTARTS = 3
-
-# How the termination messages of `uellm.launcher` begin.
-LAUNCHER_SAYS = "uellm launcher: "
-TOO_OLD = "EngineTooOld: "
 
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -154,11 +151,11 @@ def _container_trouble(pod: str, status: Mapping[str, Any]) -> _Trouble | None:
     ended = _last_failure(status)
     if ended is None:
         return None
-    restarts, cause = int(status.get("restartCount") or 0), _cause(ended)
-    if cause.startswith(TOO_OLD):
-        message = f"{who}, image {status.get('image', '')}: {cause.removeprefix(TOO_OLD)}"
-        return _Trouble(0, EngineReadiness(False, "EngineTooOld", message, stalled=True))
-    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {cause}"
+    restarts, failure = int(status.get("restartCount") or 0), _launch_failure(ended)
+    if failure is not None and failure.reason == ENGINE_TOO_OLD:
+        message = f"{who}, image {status.get('image', '')}: {failure.message}"
+        return _Trouble(0, EngineReadiness(False, ENGINE_TOO_OLD, message, stalled=True))
+    message = f"{who} failed {_how(ended)}, {restarts} restarts so far: {_cause(ended, failure)}"
     return _Trouble(0, EngineReadiness(False, "EngineFailing", message, stalled=restarts >= STALLED_RESTARTS))
 
 
@@ -176,14 +173,16 @@ def _how(ended: Mapping[str, Any]) -> str:
     return status if reason in ("", "Error") else f"{status} ({reason})"
 
 
-def _cause(ended: Mapping[str, Any]) -> str:
-    """The cause that the engine's parent wrote; else the last line, for a program prints its error at the end."""
+def _launch_failure(ended: Mapping[str, Any]) -> LaunchFailure | None:
+    return LaunchFailure.from_termination_message(str(ended.get("message") or ""))
+
+
+def _cause(ended: Mapping[str, Any], failure: LaunchFailure | None) -> str:
+    """The launcher's message; without one the last line, because a program prints its error at the end."""
+    if failure is not None:
+        return failure.message if failure.reason == ENGINE_FAILED else f"{failure.reason}: {failure.message}"
     lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
-    if not lines:
-        return "no message; see its log"
-    if lines[0].startswith(LAUNCHER_SAYS):
-        return lines[0].removeprefix(LAUNCHER_SAYS).removeprefix("EngineFailed: ")
-    return lines[-1]
+    return lines[-1] if lines else "no message; see its log"
 
 
 def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:

@@ -1,8 +1,8 @@
 """Pods that have failed for good: found, counted, and removed. Pure; the time is an argument.
 
-A container that crashes is started again in its pod. These are not: a pod that its kubelet evicted or did not admit,
-one that a node took down with it, and one on devices that cannot hold the plan. Their Deployment makes another pod at
-once; what is left is litter, and if it goes on like that, a person has to know.
+A container that crashes is started again in its pod. A pod is not: one that its kubelet evicted or did not admit, one
+that was lost with its node, and one on devices that cannot hold the plan. The Deployment makes another pod at once. The
+failed one is removed, and repeated failures are reported.
 
 The count is kept in the status, with the names of the pods that it includes, so that an operator that dies after
 writing it counts no pod twice.
@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, NamedTuple
 
+from uellm.placement_report import LaunchFailure
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.times import moment, timestamp
 
@@ -28,11 +29,10 @@ STUCK_AFTER_S = 60.0
 # Before another pod is tried, devices may be given back.
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 10.0, 300.0
 MOST_NAMED = 32
-_WORDS = 1024
+_MESSAGE_LENGTH = 1024
 
-# What a launcher says whose devices cannot hold the plan: another node, or other devices, may.
+# The launcher's reasons where its devices cannot hold the plan: another node, or other devices, may.
 MISPLACED = ("NoFit", "UnknownDevice")
-_LAUNCHER_SAYS = "uellm launcher: "
 
 
 class NodeState(Enum):
@@ -64,8 +64,8 @@ class PodFailure(NamedTuple):
     node: str
     fate: PodFate
     reason: str
-    """In one word: the kubelet's own, where it has one."""
-    words: str
+    """In CamelCase: the kubelet's own, where it gives one."""
+    message: str
     """The kubelet's or the launcher's."""
     created: str
 
@@ -129,7 +129,9 @@ def tally(before: PodFailures | None, found: Sequence[PodFailure], now: datetime
         last = max(fresh, key=lambda failure: failure.created)
         recent = before is not None and (now - before.last_failed_at).total_seconds() < FORGOTTEN_AFTER_S
         count = (before.total if before is not None and recent else 0) + len(fresh)
-        return PodFailures(count, last.reason, clip(_sentence(last), _WORDS), now.replace(microsecond=0), there)
+        return PodFailures(
+            count, last.reason, clip(_sentence(last), _MESSAGE_LENGTH), now.replace(microsecond=0), there
+        )
     if before is None or (now - before.last_failed_at).total_seconds() >= FORGOTTEN_AFTER_S:
         return None
     return before._replace(pods=there)
@@ -168,9 +170,8 @@ def _failure(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailu
         return _made(pod, PodFate.FAILED, reason, str(status.get("message") or "its kubelet gives no reason"))
     if "deletionTimestamp" in pod["metadata"]:
         return _stuck(pod, node, now)
-    if said := _misplaced(pod):
-        reason, _, words = said.partition(": ")
-        return _made(pod, PodFate.MISPLACED, reason, words)
+    if (failure := _misplaced(pod)) is not None:
+        return _made(pod, PodFate.MISPLACED, failure.reason, failure.message)
     return None
 
 
@@ -183,28 +184,29 @@ def _stuck(pod: Mapping[str, Any], node: NodeState, now: datetime) -> PodFailure
         return _made(
             pod, PodFate.STUCK, "NodeGone", "it is being deleted, and its node is gone; it is removed by force"
         )
-    words = (
+    message = (
         "it is being deleted, and its node does not answer: bring the node back, delete the Node, or taint it with "
         "node.kubernetes.io/out-of-service"
     )
-    return _made(pod, PodFate.STUCK, "NodeUnreachable", words)
+    return _made(pod, PodFate.STUCK, "NodeUnreachable", message)
 
 
-def _misplaced(pod: Mapping[str, Any]) -> str:
-    """What the launcher said of devices that cannot hold the plan; empty where it did not."""
+def _misplaced(pod: Mapping[str, Any]) -> LaunchFailure | None:
+    """The failure of a launcher whose devices cannot hold the plan; None for any other pod."""
     for status in pod["status"].get("containerStatuses") or ():
         for state in (status.get("state") or {}, status.get("lastState") or {}):
-            said = str((state.get("terminated") or {}).get("message") or "").strip()
-            if said.startswith(tuple(f"{_LAUNCHER_SAYS}{reason}: " for reason in MISPLACED)):
-                return said.splitlines()[0].removeprefix(_LAUNCHER_SAYS)
-    return ""
+            message = str((state.get("terminated") or {}).get("message") or "")
+            failure = LaunchFailure.from_termination_message(message)
+            if failure is not None and failure.reason in MISPLACED:
+                return failure
+    return None
 
 
-def _made(pod: Mapping[str, Any], fate: PodFate, reason: str, words: str) -> PodFailure:
+def _made(pod: Mapping[str, Any], fate: PodFate, reason: str, message: str) -> PodFailure:
     metadata = pod["metadata"]
     node = str(pod["spec"].get("nodeName") or "")
     created = str(metadata.get("creationTimestamp") or "")
-    return PodFailure(metadata["name"], metadata["uid"], node, fate, clip(reason, 63), words.strip(), created)
+    return PodFailure(metadata["name"], metadata["uid"], node, fate, clip(reason, 63), message.strip(), created)
 
 
 def _disruption(status: Mapping[str, Any]) -> str:
@@ -215,4 +217,4 @@ def _disruption(status: Mapping[str, Any]) -> str:
 
 def _sentence(failure: PodFailure) -> str:
     where = f" on node {failure.node}" if failure.node else ""
-    return f"pod {failure.pod}{where}: {failure.reason}: {failure.words}"
+    return f"pod {failure.pod}{where}: {failure.reason}: {failure.message}"

@@ -1,4 +1,4 @@
-"""What a pod's status says, in one word. Pure."""
+"""Single facts of a pod's status. Pure."""
 
 from __future__ import annotations
 
@@ -10,3 +10,12 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether the pod serves, by its own condition Ready."""
     conditions = pod["status"].get("conditions") or ()
     return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+
+
+def engine_start(pod: Mapping[str, Any]) -> str | None:
+    """Identifies a start of the engine's container; None before the first."""
+    for status in pod["status"].get("containerStatuses") or ():
+        state = status.get("state") or {}
+        if status["name"] == "engine" and ("running" in state or "terminated" in state or status.get("restartCount")):
+            return str(status.get("restartCount", 0))
+    return None

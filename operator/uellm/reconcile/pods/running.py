@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from uellm.api.running_report import RunningReport
+from uellm.documents import UnreadableDocument
+from uellm.pod_interface import METRICS_PORT
 from uellm.reconcile.names import revision_label, uid_of
+from uellm.reconcile.pods.collector import Collector, Fetch
 from uellm.reconcile.pods.engine_readiness import EngineReadiness, living
-from uellm.reconcile.pods.reports import Fetch
+from uellm.reconcile.pods.pod_state import is_ready
 
 POLL_S = 3.0
 LONGEST_POLL_S = 60.0
 REFRESH_S = 600.0
-_TEXT_LENGTH = 1024
 
 
 class WantedConfig(NamedTuple):
@@ -25,35 +27,20 @@ class WantedConfig(NamedTuple):
     """Of `sidecar.yaml`."""
 
 
-class RunningConfig(NamedTuple):
-    """What a pod's sidecar reports to run with."""
-
-    revision: str = ""
-    config_digest: str = ""
-    refused: str = ""
-    """Why it refuses the `sidecar.yaml` that it has now; empty where it has it in force."""
-
-
-def read_running(document: Mapping[str, Any]) -> RunningConfig:
-    """Parse a report. Pods are not trusted: a field of the wrong type counts as absent."""
-    texts = (document.get(name) for name in ("revision", "configDigest", "refused"))
-    return RunningConfig(*(text[:_TEXT_LENGTH] if isinstance(text, str) else "" for text in texts))
+def read_running(document: Mapping[str, Any]) -> RunningReport:
+    """A sidecar's report; an empty one where it is of another version."""
+    try:
+        return RunningReport.from_dict(document)
+    except UnreadableDocument:
+        return RunningReport()
 
 
-@dataclass
-class _Asked:
-    at_s: float
-    again_in_s: float
-
-
-class Running:
-    """Reports by pod uid: asked for until they are as wanted, less and less often, and then every ten minutes."""
+class RunningReports(Collector[RunningReport]):
+    """What sidecars run with: asked for until it is as wanted, less and less often, and then every ten minutes."""
 
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
-        self._fetch = fetch
-        self._clock = clock
-        self._known: dict[str, RunningConfig] = {}
-        self._asked: dict[str, _Asked] = {}
+        super().__init__(fetch, clock)
+        self._ask_again_in_s: dict[str, float] = {}
         self._wanted: dict[str, WantedConfig] = {}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]], wanted: WantedConfig) -> float | None:
@@ -61,52 +48,50 @@ class Running:
 
         Pods of another revision are about to go: they are not asked.
         """
-        asked = [pod for pod in serving(pods) if pod["status"].get("podIP") and revision_label(pod) == wanted.revision]
-        await asyncio.gather(*(self._ask(pod, wanted) for pod in asked if self._is_due(pod, wanted)))
-        late = [uid for pod in asked if not self._is_as_wanted(uid := uid_of(pod), wanted)]
+        current = [
+            pod for pod in serving(pods) if pod["status"].get("podIP") and revision_label(pod) == wanted.revision
+        ]
+        due = [pod for pod in current if self._is_due(uid_of(pod), wanted)]
+        for pod in due:
+            self._back_off(uid_of(pod), wanted)
+        await self._ask(due)
+        late = [uid for pod in current if not self._is_as_wanted(uid := uid_of(pod))]
         now_s = self._clock()
-        return min((self._asked[uid].at_s + self._asked[uid].again_in_s - now_s for uid in late), default=None)
+        return min((self._asked_at_s[uid] + self._ask_again_in_s[uid] - now_s for uid in late), default=None)
 
-    def of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, RunningConfig]:
-        """The reports of these pods, by uid."""
-        return {uid: self._known[uid] for pod in pods if (uid := uid_of(pod)) in self._known}
-
-    def keep(self, uids: set[str]) -> None:
-        """Drop the reports of all pods but these."""
-        for kept in (self._known, self._asked, self._wanted):
-            for uid in kept.keys() - uids:
-                del kept[uid]
-
-    def _is_as_wanted(self, uid: str, wanted: WantedConfig) -> bool:
-        known = self._known.get(uid)
-        return known is not None and known[:2] == wanted
-
-    def _is_due(self, pod: Mapping[str, Any], wanted: WantedConfig) -> bool:
-        uid = uid_of(pod)
-        asked = self._asked.get(uid)
-        if asked is None or self._wanted.get(uid) != wanted:
+    def _is_due(self, uid: str, wanted: WantedConfig) -> bool:
+        if self._wanted.get(uid) != wanted:
             return True
-        return self._clock() - asked.at_s >= asked.again_in_s
+        return self._clock() - self._asked_at_s.get(uid, -math.inf) >= self._ask_again_in_s[uid]
 
-    async def _ask(self, pod: Mapping[str, Any], wanted: WantedConfig) -> None:
-        uid, now_s = uid_of(pod), self._clock()
-        before = self._asked.get(uid) if self._wanted.get(uid) == wanted else None
+    def _back_off(self, uid: str, wanted: WantedConfig) -> None:
+        before_s = self._ask_again_in_s[uid] if self._wanted.get(uid) == wanted else POLL_S / 2
         self._wanted[uid] = wanted
-        self._asked[uid] = _Asked(now_s, POLL_S if before is None else min(2 * before.again_in_s, LONGEST_POLL_S))
-        document = await self._fetch(pod["status"]["podIP"])
+        self._ask_again_in_s[uid] = min(2 * before_s, LONGEST_POLL_S)
+
+    def _is_as_wanted(self, uid: str) -> bool:
+        known, wanted = self._known.get(uid), self._wanted[uid]
+        return known is not None and (known.revision, known.config_digest) == wanted
+
+    def _take(self, pod: Mapping[str, Any], document: Mapping[str, Any] | None) -> None:
         if document is not None:
+            uid = uid_of(pod)
             self._known[uid] = read_running(document)
             # It answers: the kubelet writes the file within a minute or two, and the sidecar takes it up in seconds.
-            self._asked[uid].again_in_s = REFRESH_S if self._is_as_wanted(uid, wanted) else POLL_S
+            self._ask_again_in_s[uid] = REFRESH_S if self._is_as_wanted(uid) else POLL_S
+
+    def _drop(self, uid: str) -> None:
+        super()._drop(uid)
+        del self._ask_again_in_s[uid], self._wanted[uid]
 
 
 def serving(pods: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The living pods that the kubelet calls ready."""
-    return [pod for pod in living(pods) if _is_ready(pod)]
+    return [pod for pod in living(pods) if is_ready(pod)]
 
 
 def unconfirmed(
-    pods: Sequence[Mapping[str, Any]], reports: Mapping[str, RunningConfig], wanted: WantedConfig
+    pods: Sequence[Mapping[str, Any]], reports: Mapping[str, RunningReport], wanted: WantedConfig
 ) -> EngineReadiness | None:
     """Why pods that serve do not yet run what is wanted; None where every one of them reports that it does."""
     for pod in serving(pods):
@@ -117,8 +102,8 @@ def unconfirmed(
             return EngineReadiness(
                 False,
                 "NotReported",
-                f"pod {name} serves, and its sidecar does not tell the operator what it runs: allow the operator to "
-                "reach port 8002 of the pods",
+                f"pod {name} serves, and its sidecar does not report to the operator what it runs: allow the operator "
+                f"to reach port {METRICS_PORT} of the pods",
             )
         if report.refused and report.config_digest != wanted.config_digest:
             return EngineReadiness(False, "ReloadRefused", f"the sidecar of pod {name} refuses: {report.refused}")
@@ -138,8 +123,3 @@ def unconfirmed(
 def _rolling_out(pod: str, revision: str, wanted: WantedConfig) -> EngineReadiness:
     message = f"pod {pod} runs revision {revision or 'of an earlier release'}, and {wanted.revision} is wanted"
     return EngineReadiness(False, "RollingOut", message)
-
-
-def _is_ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod["status"].get("conditions") or ()
-    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from uellm.api.attainment_report import ClassMeasurement
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import endpoint, selector
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
-from uellm.reconcile.pods.attainment import ClassMeasurement, percent
+from uellm.reconcile.pods.attainment import percent, status_entry
 from uellm.reconcile.pods.placements import MAX_PLACEMENTS, PlacementCheck
 
 _TEXT = 256
@@ -40,7 +41,7 @@ def status_of(
     if revision:
         status["revision"] = revision
     if measured:
-        status["slo"] = [each.to_dict() for each in measured]
+        status["slo"] = [status_entry(each) for each in measured]
     if requests := sum(each.requests for each in measured):
         status["summary"]["slo"] = percent(sum(each.met for each in measured), requests)
     if placed:

@@ -36,7 +36,7 @@ class AnswerTap:
         self.counter = TokenCounter(call.kind, call.sequences)
         self.failure = StreamErrorScanner(call.kind)
         self.fast_path: FastPath | None = None
-        """Takes most events of a stream that is relayed unchanged."""
+        """Takes most events of a stream."""
         self._begun = False
         good = upstream.status == 200
         streams = streams_events(upstream)

@@ -12,10 +12,11 @@ from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.fast_path import FastPath
-from uellm.sidecar.request.relay import Relay, streams_events
+from uellm.sidecar.request.relay import BLANK, Relay, streams_events
 from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.scheduling import Lengths, Ticket
 from uellm.sidecar.telemetry.access_log import Record
+from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms
 from uellm.sidecar.wire.routes import RouteKind
@@ -79,13 +80,18 @@ class Exchange:
         guard = self._faults.guard("answer", record.id)
         self._answer = AnswerTap(self.call, upstream, self._terms.shapes, self._on_tokens, guard)
         record.blind &= not streams_events(upstream)
-        if self._answer.whole is not None:
-            await self._send_whole(self._answer, reply, upstream, own)
+        whole = self._answer.whole
+        self._answer.fast_path = FastPath(
+            reply,
+            self._answer.counter,
+            self._dispatcher,
+            self._ticket,
+            strips=whole is not None or self.call.mode is Mode.STREAM_STRIP_USAGE,
+            write=None if whole is None else whole.take_chunk,
+        )
+        if whole is not None:
+            await self._send_whole(whole, self._answer, reply, upstream, own)
         else:
-            strips = self.call.mode is Mode.STREAM_STRIP_USAGE
-            self._answer.fast_path = FastPath(
-                reply, self._answer.counter, self._dispatcher, self._ticket, strips=strips
-            )
             await Relay(reply, upstream, record, stall_s=stall_s, tap=self._answer).run(own)
         if record.outcome is RequestOutcome.COMPLETED:
             with self._faults.guard("answer", record.id):
@@ -110,13 +116,15 @@ class Exchange:
         else:
             self._dispatcher.abort(self._ticket)
 
-    async def _send_whole(self, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs) -> None:
-        whole, record = answer.whole, self._record
-        assert whole is not None
+    async def _send_whole(
+        self, whole: Aggregator, answer: AnswerTap, reply: Reply, upstream: Upstream, own: Pairs
+    ) -> None:
+        record = self._record
 
         def take(piece: bytes) -> None:
             answer.piece(piece)
             answer.count(piece)
+            upstream.pass_chunks(answer.chunk_sink() if piece.endswith(BLANK) else None)
 
         try:
             await upstream.pipe(take)
@@ -154,7 +162,8 @@ class Exchange:
             record.outcome = of_engine_status(record.failed_status)
         if (fast_path := answer.fast_path) is not None and fast_path.last_s is not None:
             record.last_token_s = max(fast_path.last_s, record.last_token_s or 0.0)
-            record.bytes_out += fast_path.sent_bytes
+            if answer.whole is None:
+                record.bytes_out += fast_path.passed_bytes
         if answer.tokens:
             record.output_tokens = answer.tokens
         if self.call.kind is RouteKind.POOLING and record.outcome is RequestOutcome.COMPLETED:

@@ -1,8 +1,9 @@
-"""The fast path of a stream's events: count an event, and send it to the client in the chunk that it came in."""
+"""The fast path of a stream's events: count an event, and pass it on in the chunk that it came in."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from uellm.http import Reply
 from uellm.sidecar.request.dispatch import MAX_TOKEN_UPDATES, Dispatcher
@@ -26,15 +27,22 @@ class FastPath:
         "_time",
         "_write",
         "last_s",
-        "sent_bytes",
+        "passed_bytes",
     )
 
     def __init__(
-        self, reply: Reply, counter: TokenCounter, dispatcher: Dispatcher, ticket: Ticket, *, strips: bool
+        self,
+        reply: Reply,
+        counter: TokenCounter,
+        dispatcher: Dispatcher,
+        ticket: Ticket,
+        *,
+        strips: bool,
+        write: Callable[[bytes], None] | None = None,
     ) -> None:
-        """`strips`: usage is to be removed from the stream, which the normal path does."""
+        """`strips`: events with usage need the normal path. `write` takes the chunks instead of the client."""
         self._closing = reply.link.transport.is_closing
-        self._write = reply.link.transport.write
+        self._write = write or reply.link.transport.write
         self._counter = counter
         self._mark = counter.mark
         self._dispatcher = dispatcher
@@ -44,11 +52,11 @@ class FastPath:
         self._time = asyncio.get_running_loop().time
         self.last_s: float | None = None
         """When the last event with a token passed."""
-        self.sent_bytes = 0
-        """Bytes of the events that were sent, without chunk framing."""
+        self.passed_bytes = 0
+        """Bytes of the events that were passed on, without chunk framing."""
 
     def take(self, chunk: bytes) -> bool:
-        """Send a chunk of whole events, including its framing. False: the chunk needs the normal path."""
+        """Pass on a chunk of whole events, including its framing. False: the chunk needs the normal path."""
         found, start = chunk.count(self._mark), chunk.index(b"\r") + 2
         # Nearly every chunk is one event, and checking its start is cheaper than a search.
         failed = chunk.startswith(ERROR_EVENT, start) if found == 1 else not found or ERROR in chunk
@@ -64,7 +72,7 @@ class FastPath:
         self._news.append((self._ticket, events, now_s))
         if len(self._news) > MAX_TOKEN_UPDATES:
             self._dispatcher.catch_up()
-        self.sent_bytes += len(chunk) - len(b"\r\n") - start
+        self.passed_bytes += len(chunk) - len(b"\r\n") - start
         if not self._closing():
             self._write(chunk)
         return True

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+from uellm.api.attainment_report import AttainmentReport
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine.connection import EngineConnection
@@ -67,9 +67,9 @@ class Proxy:
         own = exposition(self._figures.metrics)
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
-    def attainment(self) -> dict[str, Any]:
+    def attainment(self) -> AttainmentReport:
         """Attainment over the last minutes for every class, even without requests."""
-        return self._figures.attainment.document(_now_s(), self._settings.current.classes)
+        return self._figures.attainment.report(_now_s(), self._settings.current.classes)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
         """Count a message that is not HTTP. Returns headers and body of the answer."""

@@ -17,7 +17,8 @@ STALL_S = 60.0
 
 _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
-_BLANK = b"\n\n"
+BLANK = b"\n\n"
+"""End of an event."""
 
 
 class Tap(Protocol):
@@ -104,7 +105,7 @@ class Relay:
             self._put(sent)
         tap.count(piece)
         if self._chunks_allowed:
-            self._upstream.pass_chunks(tap.chunk_sink() if sent and piece.endswith(_BLANK) else None)
+            self._upstream.pass_chunks(tap.chunk_sink() if sent and piece.endswith(BLANK) else None)
 
     def _put(self, piece: bytes) -> None:
         size = len(piece)

@@ -15,8 +15,8 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from uellm.api.attainment_report import AttainmentReport, ClassMeasurement
 from uellm.sidecar.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
@@ -115,25 +115,21 @@ class Attainment:
             if seconds is not None:
                 times[_power(seconds)] += 1
 
-    def document(self, now_s: float, names: Iterable[str] = ()) -> dict[str, Any]:
-        """Report to the operator: {windowSeconds, classes: [{name, requests, met, p99TtftSeconds, p99TpotSeconds}]}."""
-        classes = []
-        for name in dict.fromkeys((*names, *self._classes)):
-            slots = self._classes.get(name, deque())
-            _forget(slots, now_s)
-            entry: dict[str, Any] = {
-                "name": name,
-                "requests": sum(slot.requests for slot in slots),
-                "met": sum(slot.met for slot in slots),
-            }
-            for key, parts in (
-                ("p99TtftSeconds", [s.ttft for s in slots]),
-                ("p99TpotSeconds", [s.tpot for s in slots]),
-            ):
-                if (seconds := _quantile(parts, 0.99)) is not None:
-                    entry[key] = seconds
-            classes.append(entry)
-        return {"windowSeconds": int(WINDOW_S), "classes": classes}
+    def report(self, now_s: float, names: Iterable[str] = ()) -> AttainmentReport:
+        """The report to the operator: these classes, and every other class that had requests."""
+        known = dict.fromkeys((*names, *self._classes))
+        return AttainmentReport(tuple(self._measurement(name, now_s) for name in known), int(WINDOW_S))
+
+    def _measurement(self, name: str, now_s: float) -> ClassMeasurement:
+        slots = self._classes.get(name, deque())
+        _forget(slots, now_s)
+        return ClassMeasurement(
+            name,
+            sum(slot.requests for slot in slots),
+            sum(slot.met for slot in slots),
+            _quantile([slot.ttft for slot in slots], 0.99),
+            _quantile([slot.tpot for slot in slots], 0.99),
+        )
 
 
 def _forget(slots: deque[_Slot], now_s: float) -> None:

@@ -19,6 +19,9 @@ _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "
 
 _REASONING = ("reasoning", "reasoning_content")
 
+UNREAD_BYTES = 16 * 1024
+"""Chunks that wait to be read: reading many at once takes a third of the time."""
+
 
 class _Choice:
     """One choice, assembled so far."""
@@ -61,11 +64,14 @@ class Aggregator:
         self._end: Mapping[str, Any] = {}
         self._error: Mapping[str, Any] | None = None
         self._choices: dict[int, _Choice] = {}
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
         self.done = False
         """`[DONE]` was received."""
 
     def feed(self, piece: bytes) -> None:
         """Take the next bytes."""
+        self._read_chunks()
         for event in self._events.feed(piece):
             data = data_of(event)
             if data == b"[DONE]":
@@ -73,8 +79,25 @@ class Aggregator:
             elif data is not None:
                 self._take(json.loads(data))
 
+    def take_chunk(self, chunk: bytes) -> None:
+        """Take an HTTP chunk of whole events, framing included, when all bytes before it were whole events."""
+        self._unread.append(chunk)
+        self._unread_bytes += len(chunk)
+        if self._unread_bytes > UNREAD_BYTES:
+            self._read_chunks()
+
+    def _read_chunks(self) -> None:
+        if not self._unread:
+            return
+        chunks, self._unread, self._unread_bytes = self._unread, [], 0
+        text = b"".join([chunk[chunk.index(b"\n") + 1 : -2] for chunk in chunks])
+        found = [data for event in text.split(b"\n\n") if (data := data_of(event)) is not None]
+        for document in json.loads(b"[%b]" % b",".join(found)):
+            self._take(document)
+
     def answer(self) -> tuple[int, bytes]:
         """HTTP status and body. Raises ValueError if the stream was incomplete."""
+        self._read_chunks()
         if self._error is not None:
             # The engine failed after the stream began. Without a stream it would have answered with this status.
             status = self._error["error"].get("code")
@@ -89,9 +112,9 @@ class Aggregator:
         return any(choice.reasoning for choice in self._choices.values())
 
     def _take(self, document: Any) -> None:
-        if not isinstance(document, Mapping):
+        if not isinstance(document, dict):
             raise ValueError("an event is not an object")
-        if isinstance(document.get("error"), Mapping):
+        if isinstance(document.get("error"), dict):
             self._error = self._error or document
             return
         self._head = self._head or document

@@ -1,0 +1,158 @@
+"""The GPUs that each service was promised, and what the nodes offer to a service beside those. It plans nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Mapping
+
+from uellm.models import Architecture
+from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.result import Plan
+from uellm.reconcile.cache import Cache
+from uellm.reconcile.names import Key, key_of
+from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.planning.eligible_nodes import Verdict, reachable, selectable, verdicts
+from uellm.reconcile.planning.ledger import (
+    Claim,
+    Ledger,
+    by_name,
+    claim,
+    commitment_of,
+    commitment_to,
+    hardware_offers,
+    suits,
+)
+from uellm.reconcile.planning.request import plan_request
+from uellm.reconcile.planning.rooms import Rooms
+
+
+class Promises:
+    """The ledger, and the cluster that it is about."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._ledger = Ledger()
+        self._rooms = Rooms()
+        self._verdicts: dict[str, Mapping[str, Verdict]] = {}
+        """Of the nodes as they are, by pod template."""
+        self._verdicts_of = -1
+        """The version of the hardware that they are about."""
+        self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
+        """The last answers of `room_for_another`, and the versions that they were given at."""
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of a promise."""
+        return self._ledger.version
+
+    def restore(self) -> None:
+        """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
+        nodes = by_name(self._cache.profiled_nodes())
+        for document in self._cache.services():
+            if (commitment := commitment_of(document, nodes)) is not None:
+                self._ledger.commit(key_of(document), commitment)
+
+    def enter(self, key: Key, plan: Plan) -> None:
+        """Promise the GPUs of a plan to a service."""
+        self._ledger.commit(key, commitment_to(plan, by_name(self._cache.profiled_nodes())))
+
+    def end(self, key: Key) -> None:
+        """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas."""
+        commitment = self._ledger.get(key)
+        if commitment is not None and self._cache.pods(key):
+            self._ledger.commit(key, commitment._replace(nodes=(), needs=()))
+        else:
+            self._ledger.release(key)
+
+    def withdraw(self, key: Key) -> None:
+        """Promise nothing to the service, whatever its pods hold."""
+        self._ledger.release(key)
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self.withdraw(key)
+        self._another.pop(key, None)
+
+    def request(self, observed: Observed, architecture: Architecture) -> PlanRequest:
+        """The planner's request for a service, with what the nodes offer to it now."""
+        assert observed.service is not None
+        nodes, left_out = reachable(self._offers(observed), self._judged(observed))
+        return plan_request(observed.service, architecture, nodes, left_out=left_out)
+
+    def hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
+        """The nodes of the service's cluster as if every GPU were free and every node open."""
+        return selectable(hardware_offers(observed.nodes), self._judged(observed))
+
+    def room_is_gone(self, observed: Observed, request: PlanRequest, plan: Plan | None) -> bool:
+        """Whether fewer replicas of a new plan find room than at the time of its request, and too few for the service.
+
+        `plan`: the answer to `request`.
+        """
+        if plan is None or plan == observed.incumbent:
+            return False
+        nodes = by_name(observed.nodes)
+        commitment = commitment_to(plan, nodes)
+        named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
+        before, after = _homes(request.nodes, plan, named), _homes(self._offers(observed), plan, named)
+        return after < min(before, max(1, observed.replicas))
+
+    def room_for_another(self, observed: Observed) -> str:
+        """A node that has room for a replica besides those that run; empty for none."""
+        versions = (self._cache.hardware_version, self._cache.room_version, self._ledger.version)
+        known = self._another.get(observed.key)
+        if known is None or known[0] != versions:
+            known = self._another[observed.key] = (versions, self._room_for_another(observed))
+        return known[1]
+
+    def _room_for_another(self, observed: Observed) -> str:
+        commitment = self._ledger.get(observed.key)
+        if commitment is None:
+            return ""
+        self._count_changes()
+        nodes, _ = reachable(self._rooms.offers_beside_all(), self._judged(observed))
+        known = by_name(observed.nodes)
+        fitting = (
+            offer.node.name
+            for offer in nodes
+            if len(offer.free) - offer.promised >= commitment.gpus and suits(commitment, offer.node.name, known)
+        )
+        return next(fitting, "")
+
+    def _offers(self, observed: Observed) -> tuple[NodeOffer, ...]:
+        """What every node offers to the service."""
+        self._count_changes()
+        return self._rooms.offers(observed.key, self._cache.pods(observed.key))
+
+    def _count_changes(self) -> None:
+        """Count anew what has changed in the cluster and in the ledger."""
+        changes = self._cache.take_changes()
+        if changes.nodes:
+            self._rooms.set_nodes(self._cache.profiled_nodes(), changes.nodes)
+        for key in changes.services:
+            self._rooms.set_claim(key, self._claim(key))
+        # In the order in which they were made.
+        for key in self._ledger.take_changed():
+            self._rooms.set_claim(key, self._claim(key))
+
+    def _claim(self, key: Key) -> Claim | None:
+        commitment, document = self._ledger.get(key), self._cache.service(key)
+        if commitment is None or document is None:
+            return None
+        return claim(commitment, wanted_replicas(document), self._cache.pods(key))
+
+    def _judged(self, observed: Observed) -> Mapping[str, Verdict]:
+        """The nodes on which the service's pods do not start."""
+        assert observed.service is not None
+        if self._verdicts_of != self._cache.hardware_version:
+            self._verdicts, self._verdicts_of = {}, self._cache.hardware_version
+        template = json.dumps(observed.document["spec"].get("template"), sort_keys=True)
+        if template not in self._verdicts:
+            facts = (node.facts for node in observed.nodes)
+            self._verdicts[template] = verdicts(facts, self._cache.node, observed.service.spec.template.to_dict())
+        return self._verdicts[template]
+
+
+def _homes(offered: Iterable[NodeOffer], plan: Plan, names: Container[str]) -> int:
+    """Replicas of a plan for which there is room on the nodes of these names."""
+    room = (len(offer.free) - offer.promised for offer in offered if offer.node.name in names)
+    return sum(max(0, gpus) // plan.gpus_per_replica for gpus in room)

@@ -1,0 +1,105 @@
+"""GETs reports from the metrics ports of the pods' sidecars."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import httpx
+
+from uellm.pod_interface import ATTAINMENT_PATH, METRICS_PORT, PLACEMENT_PATH, RUNNING_PATH
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 2.0
+# Requests at a time: fewer than the controller has passes at a time.
+MOST_OPEN = 16
+# How long a silent address is left alone, growing from the first to the second.
+FIRST_SILENCE_S = 5.0
+LONGEST_SILENCE_S = 300.0
+# Addresses whose silence is remembered.
+MOST_SILENT = 10_000
+_LARGEST_BYTES = 256 * 1024
+
+
+class SidecarClient:
+    """Asks sidecars for their reports. An async context manager.
+
+    A network policy may let no packet through, so that every request runs into its timeout. Passes must not wait for
+    that: few requests are open at a time, the rest is left for a later pass, and a silent address is asked less and
+    less often.
+    """
+
+    def __init__(self, *, port: int = METRICS_PORT, clock: Callable[[], float] = time.monotonic) -> None:
+        self._port = port
+        self._clock = clock
+        self._open = 0
+        self._silent: dict[str, _Silence] = {}
+        # Pod addresses are not reachable through a proxy.
+        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+
+    async def __aenter__(self) -> SidecarClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def placement(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """The placement report; None where there is none yet or the pod does not answer."""
+        return await self._get(pod_ip, PLACEMENT_PATH)
+
+    async def measurements(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """How its requests fared; None where the pod does not answer or is too old to report it."""
+        return await self._get(pod_ip, ATTAINMENT_PATH)
+
+    async def running(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """What it runs with; None where the pod does not answer or is too old to report it."""
+        return await self._get(pod_ip, RUNNING_PATH)
+
+    async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
+        silence = self._silent.get(pod_ip)
+        if self._open >= MOST_OPEN or (silence is not None and self._clock() < silence.ask_again_s):
+            return None
+        host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
+        self._open += 1
+        try:
+            response = await self._client.get(f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S)
+        except httpx.TimeoutException:
+            self._note_silence(pod_ip)
+            return None
+        except httpx.HTTPError as error:
+            logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
+            return None
+        finally:
+            self._open -= 1
+        self._silent.pop(pod_ip, None)
+        return parse(response.status_code, response.content)
+
+    def _note_silence(self, pod_ip: str) -> None:
+        before = self._silent.pop(pod_ip, None)
+        wait_s = FIRST_SILENCE_S if before is None else min(2 * before.wait_s, LONGEST_SILENCE_S)
+        while len(self._silent) >= MOST_SILENT:
+            del self._silent[next(iter(self._silent))]
+        self._silent[pod_ip] = _Silence(self._clock() + wait_s, wait_s)
+        logger.debug("no packet from %s; asked again in %.0f s", pod_ip, wait_s)
+
+
+class _Silence(NamedTuple):
+    """An address from which nothing came."""
+
+    ask_again_s: float
+    wait_s: float
+
+
+def parse(status: int, body: bytes) -> Mapping[str, Any] | None:
+    """The report in an answer; None for anything else. Pods are not trusted."""
+    if status != 200 or len(body) > _LARGEST_BYTES:
+        return None
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None

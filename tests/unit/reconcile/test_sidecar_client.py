@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from uellm.reconcile.pods import sidecar_client as module
+from uellm.reconcile.pods.sidecar_client import SidecarClient, parse
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000])
+def test_an_answer_that_is_not_a_report_is_ignored(body):
+    assert parse(200, body) is None
+
+
+def test_only_a_good_answer_is_a_report():
+    assert parse(404, json.dumps({"error": "absent"}).encode()) is None
+    assert parse(200, b'{"layers": [1]}') == {"layers": [1]}
+
+
+HIDDEN = [f"127.0.0.{number}" for number in range(1, 41)]
+
+
+class Silent:
+    """A pod behind a network policy: nothing answers, as long as it is `hidden`. Counts connections."""
+
+    def __init__(self):
+        self.hidden = True
+        self.asked = 0
+        self.over = asyncio.Event()
+
+    async def serve(self, reader, writer):
+        self.asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if self.hidden:
+            await self.over.wait()
+        else:
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"layers": 1}')
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def silent():
+    pod = Silent()
+    first = await asyncio.start_server(pod.serve, HIDDEN[0], 0)
+    pod.port = first.sockets[0].getsockname()[1]
+    others = await asyncio.start_server(pod.serve, HIDDEN[1:], pod.port)
+    yield pod
+    pod.over.set()
+    for server in (first, others):
+        server.close()
+
+
+async def test_a_pod_from_which_no_packet_comes_is_asked_less_and_less_often(silent, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
+    now_s = 0.0
+    async with SidecarClient(port=silent.port, clock=lambda: now_s) as sidecars:
+        for wait_s in (5.0, 10.0, 20.0):
+            asked = silent.asked
+            assert await sidecars.placement("127.0.0.1") is None
+            assert await sidecars.placement("127.0.0.1") is None
+            assert silent.asked == asked + 1
+            now_s += wait_s
+        silent.hidden = False
+        assert await sidecars.placement("127.0.0.1") == {"layers": 1}
+        assert await sidecars.placement("127.0.0.1") == {"layers": 1}
+
+
+async def test_however_many_pods_are_hidden_few_requests_wait_for_them(silent, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.3)
+    async with SidecarClient(port=silent.port) as sidecars:
+        pending = [asyncio.create_task(sidecars.placement(address)) for address in HIDDEN]
+        done, waiting = await asyncio.wait(pending, timeout=0.1)
+        assert len(waiting) == module.MOST_OPEN
+        assert {task.result() for task in done} == {None}
+        await asyncio.gather(*waiting)
