@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.sizes import MIB
 from uellm.errors import PlanError
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
@@ -22,7 +23,6 @@ from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.replicas import Sizer
 from uellm.planner.search.search import Search, ranking
 
-MIB = 1 << 20
 CASES = 120
 MOST_REPLICAS = 4
 

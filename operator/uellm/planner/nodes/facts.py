@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from uellm.hardware import Device, Link, Node
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner import constants as c
+from uellm.planner.memo import by_identity
 
 
 def lasting(device: Device) -> Device:
@@ -30,7 +31,7 @@ def profile_hash(nodes: Iterable[Node]) -> str:
     return hashlib.sha256(f"[{facts}]".encode()).hexdigest()[:16]
 
 
-@by_identity(MOST_NODES)
+@by_identity(c.MOST_REMEMBERED)
 def _facts_json(node: Node) -> str:
     facts = {
         "node": node.name,

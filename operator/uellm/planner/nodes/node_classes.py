@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from uellm.hardware import NVLINK, Device, Link
+from uellm.planner import constants as c
 from uellm.planner.cost.rates import measured
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.memo import by_identity
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 
@@ -31,7 +32,7 @@ class PoolClass:
 
     def room(self, gpus: int) -> int:
         """The number of replicas with this many GPUs each that fit now."""
-        return sum(pool.sure // gpus for pool in self.pools)
+        return sum(pool.sure // gpus * pool.copies for pool in self.pools)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
     return tuple(PoolFamily(tuple(classes), _ideal(classes)) for classes in by_kind.values())
 
 
-@by_identity(MOST_NODES)
+@by_identity(c.MOST_REMEMBERED)
 def _build(pool: Pool) -> Any:
     position = {device.uuid: index for index, device in enumerate(pool.devices)}
     links = sorted(
@@ -72,7 +73,7 @@ def _build(pool: Pool) -> Any:
     return _offer(pool), tuple(map(_facts, pool.devices)), tuple(links)
 
 
-@by_identity(MOST_NODES)
+@by_identity(c.MOST_REMEMBERED)
 def _kinds(pool: Pool) -> Any:
     kinds = sorted((kind_of(device), device.mig, measured(device)) for device in pool.devices)
     linked = frozenset(link.kind for link in pool.links), all(link.bytes_per_s for link in pool.links)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner import constants as c
+from uellm.planner.constants import MOST_REPLICAS
+from uellm.planner.memo import by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -43,12 +45,13 @@ def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:
             links=node.links,
             promised=offer.promised,
             simulated=node.simulated,
+            copies=MOST_REPLICAS if offer.node_class else 1,
         )
         for name in sorted({device.resource_name for device in devices})
     )
 
 
-known_pools = by_identity(MOST_NODES)(pools_of_offer)
+known_pools = by_identity(c.MOST_REMEMBERED)(pools_of_offer)
 """The same, kept for offers that are asked about again."""
 
 
@@ -64,6 +67,8 @@ class Pool:
     promised: int = 0
     """How many of the devices other services will take."""
     simulated: bool = False
+    copies: int = 1
+    """How many such nodes there may be: more than one where the node would join."""
 
     @property
     def sure(self) -> int:
@@ -71,7 +76,7 @@ class Pool:
         return max(0, len(self.devices) - self.promised)
 
 
-@by_identity(MOST_NODES)
+@by_identity(c.MOST_REMEMBERED)
 def _unlike(pool: Pool) -> tuple[Device, ...]:
     """One device of each sort that `device_refusal` distinguishes."""
     sorts = {

@@ -105,7 +105,7 @@ class Evaluator:
     def fit(self, pool: Pool, shape: Shape, larger: int = 1) -> Candidate | PlanRefusal:
         """The shape on the node with its own step sizes, or why it cannot be had there.
 
-        `larger`: so many times the chunk, up to vLLM's default; where the user has set it, it stays.
+        `larger`: the factor by which the chunk grows, up to vLLM's default; a chunk that the user set stays.
         """
         sizes = self.steps(pool.devices, shape, pool.links)
         if larger > 1:
