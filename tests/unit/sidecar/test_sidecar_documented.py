@@ -19,8 +19,9 @@ from uellm.evaluate.policies import policy_names
 from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import Job, RequestClass
 from uellm.http import Budget, RequestLimits
+from uellm.pod_interface import LAME_DUCK_S
 from uellm.sidecar.config import SidecarConfig
-from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
+from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS, RequestOutcome
@@ -124,7 +125,7 @@ def test_every_header_of_ours_is_there():
         name for source in SOURCES for name in re.findall(r'"(x-(?:uellm|llm-d|slo|gateway)[a-z-]*)"', source)
     }
     assert len(named_in_code) >= 12
-    documented = set(first_cells("What an answer carries")) | set(named(section("What a request may say")))
+    documented = set(first_cells("Headers of an answer")) | set(named(section("Headers of a request")))
     assert named_in_code <= documented
     assert {name for name in documented if name.startswith(("x-uellm", "x-llm-d", "x-slo"))} <= named_in_code
 
