@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
+from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
@@ -189,6 +190,8 @@ class LLMServiceSpec(Model):
     """Where and how replicas are placed."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
     """The queue in front of the engine."""
+    http: HttpSpec = Field(default_factory=HttpSpec)
+    """Connections and bodies of requests."""
     auth: AuthSpec | None = None
     """API keys that requests must carry; everybody who can reach the service may send requests where not set."""
     engine: EngineSpec = Field(default_factory=EngineSpec)

@@ -13,16 +13,19 @@ import kopf
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.metrics import ControllerMetrics, ControllerState
+from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.kinds import NODEPOOL
 from uellm.kube.transport import REQUEST_TIMEOUT_S
 from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
+from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.collectors import Collectors
@@ -50,6 +53,8 @@ class ControllerOptions:
     health_host: str | None = None
     """Address of the probes and metrics; None for every one of the machine."""
     health_port: int = 8080
+    remember_node_classes: bool = False
+    """Make a GPUNodeClass of every kind of node that is seen."""
 
 
 async def serve(options: ControllerOptions) -> None:
@@ -86,8 +91,9 @@ class _Operator:
             self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
         )
         applier = Applier(kube, self._cache, instance=self._options.identity)
-        collectors = Collectors.of(sidecars, asyncio.get_running_loop().time)
-        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images)
+        clock = asyncio.get_running_loop().time
+        collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
+        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images, node_pools=pools)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(
@@ -108,6 +114,7 @@ class _Operator:
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
+            NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
             _resync(kube, self._cache, watcher, collectors),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(

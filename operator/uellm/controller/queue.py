@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
+from uellm.kube.slots import urgent
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Schedule(Generic[K]):
         """Keys that go ahead of all others, in their order."""
         self.waited_s = 0.0
         """For how long the key that was taken last was due."""
+        self.went_first = False
+        """Whether the key that was taken last went ahead of others."""
 
     def __len__(self) -> int:
         return len(self._due_s) + len(self._working_since_s)
@@ -74,6 +77,7 @@ class Schedule(Generic[K]):
             return None
         ahead = next(filter(lambda key: self._is_due(key, now_s), self._first), None)
         key = self._heap[0][2] if ahead is None else ahead
+        self.went_first = key in self._first
         self._first.pop(key, None)
         # What is left of it in the heap is skipped as stale.
         due_s = self._due_s.pop(key)
@@ -171,7 +175,8 @@ class DirtyQueue(Generic[K]):
                 await self._wait()
             else:
                 self._observer.waited(self._schedule.waited_s)
-                await self._work(key)
+                with urgent(self._schedule.went_first):
+                    await self._work(key)
 
     async def _wait(self) -> None:
         self._marked.clear()

@@ -66,6 +66,9 @@ LARGER_CHUNKS = (2, 4, 16)
 TTFT_QUANTILE = 0.99
 MOST_UTILISATION = 0.95
 
+# Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
+MOST_PLACEMENTS = 4000
+
 # Assumptions about a workload that is not described. The plan states each one that it uses.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256
@@ -138,3 +141,17 @@ MOST_NODES = 64
 
 # The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
 SAME_CLASS = 0.02
+
+# What an engine takes of its node besides GPUs. API server and engine core are two Python processes with torch: 2 GB
+# were resident in a vLLM 0.32 with a tiny model.
+HOST_FRONT_BYTES = 2 << 30
+# A CUDA process with torch and NCCL.
+HOST_RANK_BYTES = 2 << 30
+# The pieces in which weights are loaded: at most one file of a sharded checkpoint (Hugging Face writes 5 GB).
+HOST_PIECE_BYTES = 5 * 10**9
+# NCCL and vLLM's message queues in /dev/shm.
+HOST_SHARED_BYTES = 1 << 29
+HOST_CPU_RANK_BYTES = 1 << 29
+HOST_FRONT_MILLICORES = 500
+HOST_RANK_MILLICORES = 500
+HOST_CPU_MILLICORES = 100

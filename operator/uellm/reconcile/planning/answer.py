@@ -35,9 +35,14 @@ class PlanningQuestion:
     """A better plan may take the place of one that works."""
     revise: bool = False
     """The spec is another than the one that the plan in force was predicted for."""
+    unprofiled: bool = False
+    """A pod is on a node that has no profile yet."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
         """The plan to use, given the planner's answer."""
+        waits = self.incumbent is not None and self.incumbent.node_classes and not self.spec_changed
+        if waits and self.unprofiled and evaluation.broken is None and evaluation.joined is None:
+            return Choice(self.incumbent)  # the node has joined, and its profile tells whether it holds the plan
         return choose(
             self.incumbent,
             evaluation,

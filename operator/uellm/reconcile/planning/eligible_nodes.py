@@ -44,8 +44,18 @@ def closed(node: Object | None, facts: Node, template: Object | None) -> str:
     spec: Object = node.get("spec") or {}
     if spec.get("unschedulable"):
         return "cordoned"
-    tainted = _tainted(spec.get("taints") or (), _tolerations(facts, _pod(template)))
-    return tainted or _unlabelled(node["metadata"].get("labels") or {}, facts)
+    return tainted(spec.get("taints") or (), facts, template) or _unlabelled(
+        node["metadata"].get("labels") or {}, facts
+    )
+
+
+def tainted(taints: Sequence[Object], facts: Node, template: Object | None) -> str:
+    """Why taints keep pods of this template off a node; empty where they do not."""
+    tolerations = _tolerations(facts, _pod(template))
+    for taint in taints:
+        if taint.get("effect") in _EXCLUDING and not any(_tolerates(each, taint) for each in tolerations):
+            return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated by spec.template.spec.tolerations"
+    return ""
 
 
 class IneligibleNode(NamedTuple):
@@ -163,13 +173,6 @@ def _tolerations(facts: Node, pod: Object) -> list[Object]:
     resources = {GPU_RESOURCE, *(device.resource_name for device in facts.devices)}
     ours = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in sorted(resources)]
     return [*ours, *(pod.get("tolerations") or ())]
-
-
-def _tainted(taints: Sequence[Object], tolerations: Sequence[Object]) -> str:
-    for taint in taints:
-        if taint.get("effect") in _EXCLUDING and not any(_tolerates(each, taint) for each in tolerations):
-            return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated by spec.template.spec.tolerations"
-    return ""
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:
