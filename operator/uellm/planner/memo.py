@@ -11,6 +11,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
+KEPT_NODES = 4096
+"""Nodes, or what they offer, of which something is kept at a time."""
+
 A = TypeVar("A")
 R = TypeVar("R")
 

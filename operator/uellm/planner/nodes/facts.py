@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from uellm.hardware import Device, Link, Node
-from uellm.planner import constants as c
-from uellm.planner.memo import by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 
 
 def lasting(device: Device) -> Device:
@@ -31,7 +30,7 @@ def profile_hash(nodes: Iterable[Node]) -> str:
     return hashlib.sha256(f"[{facts}]".encode()).hexdigest()[:16]
 
 
-@by_identity(c.MOST_REMEMBERED)
+@by_identity(KEPT_NODES)
 def _facts_json(node: Node) -> str:
     facts = {
         "node": node.name,

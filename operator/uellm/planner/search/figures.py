@@ -11,14 +11,15 @@ from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from uellm.hardware import Device
-from uellm.planner import constants as c
 from uellm.planner.assignment.assign import Assignment
 from uellm.planner.cost.predict import Times
-from uellm.planner.memo import by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.memory.kv_cache import KvCache
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
+
+KEPT_FIGURES = 4096
 
 V = TypeVar("V")
 
@@ -86,11 +87,11 @@ class Known(Generic[V]):
     def put(self, key: Hashable, result: V) -> None:
         """Keep a result."""
         self._results[key] = result
-        if len(self._results) > c.MOST_REMEMBERED:
+        if len(self._results) > KEPT_FIGURES:
             self._results.popitem(last=False)
 
 
-@by_identity(c.MOST_REMEMBERED)
+@by_identity(KEPT_NODES)
 def build_of(pool: Pool) -> Hashable:
     """Equal for pools whose devices and links differ in nothing but names. Devices are ordered by index already."""
     position = {device.uuid: index for index, device in enumerate(pool.devices)}
