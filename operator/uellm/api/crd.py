@@ -138,7 +138,7 @@ def _subresources(definition: Definition) -> dict[str, Any]:
 
 
 _ABSENT = object()
-"""Stands for the default of a field that may be absent, until the defaults are settled."""
+"""Placeholder for the default of a field that may be absent, until the defaults are settled."""
 
 
 def resource_schema(definition: Definition) -> Schema:

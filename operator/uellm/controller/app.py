@@ -20,7 +20,7 @@ from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
 from uellm.kube.kinds import NODEPOOL
 from uellm.kube.transport import REQUEST_TIMEOUT_S
-from uellm.metrics.server import Listener
+from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
@@ -128,7 +128,7 @@ class _Operator:
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> Listener:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> WebListener:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -143,7 +143,7 @@ class _Operator:
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
         host, port = self._options.health_host, self._options.health_port
-        return Listener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
+        return WebListener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors) -> None:

@@ -2,7 +2,7 @@
 
 On GPUs each rank is a process with a CUDA context; its part of the weights passes through pinned host memory in pieces.
 The file's own pages are page cache, which the kernel takes back. On the CPU engine, which stands in for simulated GPUs,
-host memory is what the device's would be.
+host memory takes the place of device memory.
 """
 
 from __future__ import annotations

@@ -101,8 +101,9 @@ class PlanRequest:
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)
     """Fitted to measurements, or the defaults."""
-    # The same model with quantised weights, by the name of the quantization. One is proposed if the model has no room.
     variants: tuple[tuple[str, Architecture], ...] = ()
+    """The same model with quantised weights, by the name of the quantization. One is proposed if the model does not
+    fit."""
     left_out: tuple[str, ...] = ()
     """Sentences about profiled nodes that the service's pods may not go to."""
     notes: tuple[str, ...] = ()

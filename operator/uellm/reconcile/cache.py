@@ -63,14 +63,14 @@ class Cache:
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
-        """As far as they were asked for."""
+        """Parsed when first asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
         self._node_classes: tuple[NodeClass, ...] | None = None
         """As far as they were asked for."""
         self.hardware_version = 0
-        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is worth a look."""
+        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is checked again."""
         self.room_version = 0
-        """Grows when GPUs may have become free or taken: then plans that wait for room are worth a look."""
+        """Grows when GPUs may have become free or taken: then plans that wait for room are checked again."""
         self._changes = Changes()
 
     def take_changes(self) -> Changes:
@@ -191,7 +191,7 @@ class Cache:
         after: Object | None,
         known: ProfiledNode | None,
     ) -> None:
-        """`known`: what the profile said before, where it was asked for."""
+        """`known`: the profile as it was parsed before; None where it was not."""
         if kind == GPUNODEPROFILE:
             now = None if after is None or known is None else self.profiled_node(place[1])
             if now is not None and known is not None and now.facts == known.facts:

@@ -71,8 +71,8 @@ class Observed:
     """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
-    kubelets_words: Mapping[str, str] = field(default_factory=dict)
-    """What the kubelets say of pods that they cannot start, by pod uid."""
+    kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    """Warnings of the kubelets about pods that they cannot start, by pod uid."""
 
     @property
     def key(self) -> Key:

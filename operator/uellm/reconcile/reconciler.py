@@ -53,7 +53,7 @@ class _Writable:
     refusal: Obstacle | None = None
     """Why the spec's own children cannot be written."""
     wanted: WantedConfig | None = None
-    """What every pod is to run with; None where the pods are left alone."""
+    """The configuration that every pod should run; None where the pods are left alone."""
 
 
 class Reconciler:
@@ -99,7 +99,7 @@ class Reconciler:
             reports=self._collectors.placements.of(observed.pods),
             measurements=self._collectors.measurements.of(observed.pods),
             revisions=self._revisions.of(observed),
-            kubelets_words=self._kubelet_events.of(key),
+            kubelet_warnings=self._kubelet_events.of(key),
         )
         waits = waits_for_node(observed.incumbent, observed)
         if self._node_pools is not None and waits:

@@ -40,7 +40,7 @@ class Choice(NamedTuple):
     why: str = ""
     """Why the plan replaced the incumbent; empty where it did not."""
     better: str = ""
-    """The better plan that could be had, and why it is better; empty where none is known."""
+    """A better plan that was not taken, and why it is better; empty where none is known."""
 
 
 def choose(

@@ -26,13 +26,13 @@ class Evaluation(NamedTuple):
     broken: str | None = None
     """Why the incumbent does not fit on what is free now; None where it fits."""
     broken_hardware: str | None = None
-    """Why the incumbent would not fit even if every GPU were free; None where it would, or where nobody asked."""
+    """Why the incumbent would not fit even if every GPU were free; None where it would, or was not checked."""
     before: Outlook | None = None
     """What the incumbent is predicted to do now; None where nothing is measured."""
     after: Outlook | None = None
     """What the fresh plan is predicted to do; None where nothing is measured."""
     revised: Plan | None = None
-    """The incumbent with what is predicted of it now; None where that has not changed."""
+    """The incumbent with a new prediction; None where the prediction has not changed."""
     joined: Plan | None = None
     """The incumbent, which was planned for a node that had not joined, on a node that is there and holds it."""
 
@@ -47,7 +47,7 @@ def evaluate(
     """Plan anew, and check the incumbent against what is offered and against the bare `hardware`; None: not checked.
 
     The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
-    `revise`: predict the incumbent anew, for the spec has changed.
+    `revise`: predict the incumbent anew, because the spec has changed.
     Errors are returned as values, because an exception with two arguments cannot be pickled.
     """
     if incumbent is not None and incumbent.node_classes:

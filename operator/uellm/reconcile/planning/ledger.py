@@ -1,7 +1,7 @@
-"""Who was promised which GPUs, and so what each node offers to a service that is planned now. Pure; `Ledger` has state.
+"""How many GPUs each service was promised, and what each node therefore offers to others. Pure; `Ledger` has state.
 
 A plan promises devices before any pod holds them, and a pod holds devices before the node's profile shows it. Both are
-counted here, as numbers, because nobody knows which devices the kubelet will pick. Of the devices of a node
+counted here, as numbers, because it is not known which devices the kubelet will pick. Of the devices of a node
 
     free      are usable, and held by nobody or by the service itself,
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
@@ -88,7 +88,7 @@ class Ledger:
 
 
 class BoundPod(NamedTuple):
-    """A pod that has a node: it holds devices there, or will, until it is gone."""
+    """A pod that has a node: it holds devices there, or is about to."""
 
     uid: str
     node: str
@@ -96,7 +96,7 @@ class BoundPod(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What another service than the one being planned was promised."""
+    """What a service other than the one being planned was promised."""
 
     commitment: Commitment
     replicas: int

@@ -2,7 +2,7 @@
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
 with it. Several searches may run at a time. Where another one has taken the room meanwhile, the search is repeated: the
-ledger is never promised twice (`turns` says who may search).
+same GPUs are never promised twice (`turns` decides who may search).
 
 A service is planned again when its spec changed, when the hardware changed, when a node offers more than before, or
 when a replica of it finds no place. While all its replicas have nodes, lost hardware calls for no new plan. A pass for

@@ -11,7 +11,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
-from uellm.reconcile.planning.eligible_nodes import Verdict, reachable, selectable, verdicts
+from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
     Ledger,
@@ -36,7 +36,7 @@ class Promises:
         self._cache = cache
         self._ledger = Ledger()
         self._rooms = Rooms()
-        self._verdicts: dict[str, Mapping[str, Verdict]] = {}
+        self._verdicts: dict[str, Mapping[str, IneligibleNode]] = {}
         """Of the nodes as they are, by pod template."""
         self._verdicts_of = -1
         """The version of the hardware that they are about."""
@@ -159,7 +159,7 @@ class Promises:
             return None
         return claim(commitment, wanted_replicas(document), self._cache.pods(key))
 
-    def _judged(self, observed: Observed) -> Mapping[str, Verdict]:
+    def _judged(self, observed: Observed) -> Mapping[str, IneligibleNode]:
         """The nodes on which the service's pods do not start."""
         assert observed.service is not None
         if self._verdicts_of != self._cache.hardware_version:

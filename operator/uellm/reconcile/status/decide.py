@@ -135,7 +135,7 @@ def _readiness(
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelets_words)
+    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
     if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
         return waits
     if state.ready and observed.replicas == 0:
