@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
+from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
@@ -117,7 +118,7 @@ class PlacementSpec(Model):
     """GPUs of each replica."""
     replan: Literal["IfBroken", "WhenBetter"] = "IfBroken"
     """When a plan whose pods run is replaced, which loads the model anew. IfBroken: when the nodes no longer hold it;
-    a better one is told by the condition BetterPlan. WhenBetter: also when another meets targets that it misses, or is
+    the condition BetterPlan reports a better one. WhenBetter: also when another meets targets that it misses, or is
     better by 10 % at the objective, at most every 30 minutes."""
     allocation: Literal["DevicePlugin"] = "DevicePlugin"
     """How a pod is given its devices."""
@@ -189,6 +190,8 @@ class LLMServiceSpec(Model):
     """Where and how replicas are placed."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
     """The queue in front of the engine."""
+    http: HttpSpec = Field(default_factory=HttpSpec)
+    """Connections and bodies of requests."""
     auth: AuthSpec | None = None
     """API keys that requests must carry; everybody who can reach the service may send requests where not set."""
     engine: EngineSpec = Field(default_factory=EngineSpec)

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from uellm.api.base import Model
+from uellm.api.http import HttpRoute, HttpSpec
 from uellm.api.llmservice import Scheduling
-from uellm.api.scalars import Duration, duration_s
 from uellm.api.slo import ServiceClass
 
 VERSION = 1
@@ -41,7 +41,6 @@ class SidecarQueue(Scheduling):
     model_config = _LENIENT
 
 
-BodyBytes = Annotated[int, Field(ge=1, le=256 * 1024 * 1024)]
 _Seconds = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
 
 
@@ -102,33 +101,19 @@ class SidecarPrediction(Model):
     """Whether to use a learned model as well, in its own process. It needs the extra `predictor` and 110 MB."""
 
 
-class SidecarRoute(Model):
-    """What is different for one route."""
+class SidecarRoute(HttpRoute):
+    """As in `spec.http.routes`."""
 
     model_config = _LENIENT
 
-    path: str
-    """The route, such as `/v1/audio/transcriptions`."""
-    max_body_bytes: BodyBytes
-    """Bytes of one request's body."""
 
-
-class SidecarHttp(Model):
-    """What clients may send, and how long connections stay open."""
+class SidecarHttp(HttpSpec):
+    """Connections and bodies, as in `spec.http`."""
 
     model_config = _LENIENT
 
-    idle_timeout: Duration = "70m"
-    """How long a connection may be unused. Load balancers keep theirs for up to 4000 s, and should close first."""
-    max_body_bytes: BodyBytes = 256 * 1024 * 1024
-    """Bytes of one request's body. All bodies together have 256 MiB."""
     routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
-    """Other limits for single routes. Routes for audio have 26 MiB without it: vLLM takes files of 25 MiB."""
-
-    @property
-    def idle_timeout_s(self) -> float:
-        """Seconds that a connection may be unused."""
-        return duration_s(self.idle_timeout)
+    """Other limits for single routes."""
 
 
 class EngineDocument(Model):

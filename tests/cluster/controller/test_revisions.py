@@ -44,6 +44,10 @@ CHANGES = {
     "scheduling.policy": lambda spec: spec.update(scheduling={"policy": "FCFS"}),
     "scheduling.maxQueuedRequests": lambda spec: spec.update(scheduling={"maxQueuedRequests": 7}),
     "scheduling.predictor": lambda spec: spec.update(scheduling={"predictor": "Off"}),
+    "http.idleTimeout": lambda spec: spec.update(http={"idleTimeout": "10m"}),
+    "http.maxBodyBytes": lambda spec: spec.update(http={"maxBodyBytes": 1000}),
+    "http.routes[].path": lambda spec: spec["http"]["routes"][0].update(path="/v1/audio/translations"),
+    "http.routes[].maxBodyBytes": lambda spec: spec["http"]["routes"][0].update(maxBodyBytes=2000),
     "auth.apiKeysSecretRef.name": lambda spec: spec.update(auth={"apiKeysSecretRef": {"name": "keys"}}),
     "placement.schedulerName": lambda spec: spec["placement"].update(schedulerName="other"),
     "engine.image": lambda spec: spec.update(engine={"image": "other:1"}),
@@ -74,7 +78,9 @@ MAY_COME_OUT_THE_SAME = {"model.revision", "model.dtype", "placement.policy", "p
 async def settled(operator, service, gpu_node):
     await gpu_node([24 * GIB] * 4)
     classes = [{"name": "chat", "ttft": "5s"}, {"name": "batch", "e2e": "5m"}]
-    llama = await service(**BY_KWOK, slo={"classes": classes}, engine={"env": [{"name": "A", "value": "1"}]})
+    http = {"routes": [{"path": "/v1/audio/transcriptions", "maxBodyBytes": 1000}]}
+    env = [{"name": "A", "value": "1"}]
+    llama = await service(**BY_KWOK, slo={"classes": classes}, http=http, engine={"env": env})
     watching = operator()
     await watching.settle("llama")
     return llama, watching

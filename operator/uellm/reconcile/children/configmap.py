@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from uellm.api.llmservice import LLMService
-from uellm.api.sidecar_document import SidecarClass, SidecarDocument, SidecarQueue, content_digest
+from uellm.api.sidecar_document import SidecarClass, SidecarDocument, SidecarHttp, SidecarQueue, content_digest
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, config_name
@@ -38,12 +38,13 @@ def config_digest(desired: DesiredState) -> str:
 
 
 def sidecar_document(service: LLMService) -> SidecarDocument:
-    """What the sidecar has to know of the service."""
+    """`sidecar.yaml`: what the sidecar needs to know about the service."""
     spec = service.spec
     return SidecarDocument(
         classes=tuple(SidecarClass.model_validate(each.to_dict()) for each in spec.slo.effective_classes),
         default_class=spec.slo.effective_default_class,
         scheduling=SidecarQueue.model_validate(spec.scheduling.to_dict()),
+        http=SidecarHttp.model_validate(spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json")),
     )
 
 

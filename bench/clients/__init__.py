@@ -1,0 +1,1 @@
+"""Real client libraries in front of vLLM, directly and through the sidecar."""
