@@ -2,8 +2,8 @@
 
     python bench/operator_scale.py [--json FILE] [--services 100 300 1000] [--nodes 200] [--gpus 8] [--log FILE]
 
-The control plane is real, the nodes are played by kwok; each has GPUs of unlike sizes in its GPUNodeProfile. All
-services exist when the operator starts. Measured are
+The control plane is real, the nodes are played by kwok; each has eight GPUs in its GPUNodeProfile. All services exist
+when the operator starts. Measured are
 
     planned      until the last of them is planned (target 60 s at 1,000)
     scaled       meanwhile, from `kubectl scale` of one service to its Deployment (1 s)
@@ -40,20 +40,20 @@ GIB = 2**30
 TARGET_S = 60.0
 OBSERVED_S = 10.0
 MANAGER = "uellm-bench"
-# Half of the nodes have large GPUs and small ones, the others middling ones.
-SIZES_GIB = (80, 80, 24, 24, 48, 48, 24, 24), (40, 40, 40, 40, 24, 24, 16, 16)
+# The nodes are of three kinds. GPUs of a node are alike, so that any scheduler can place pods on it.
+SIZES_GIB = (80, 48, 24)
 LAYERS = (16, 32, 48, 64)  # of four models: 4 to 15 billion parameters
 LONGEST_S = 400.0
 
 
 def profile(node: str, index: int, gpus: int) -> dict[str, Any]:
-    sizes = SIZES_GIB[index % 2]
+    size_gib = SIZES_GIB[index % len(SIZES_GIB)]
     devices = [
         {
             "index": number,
             "uuid": f"GPU-{node}-{number}",
-            "product": f"Simulated {sizes[number % len(sizes)]}",
-            "memoryBytes": sizes[number % len(sizes)] * GIB,
+            "product": f"Simulated {size_gib}",
+            "memoryBytes": size_gib * GIB,
             "resourceName": "nvidia.com/gpu",
             "health": {"state": "Healthy"},
             "measured": {"bf16GigaflopsPerSecond": 150_000, "memoryBytesPerSecond": 10**12},
@@ -98,19 +98,23 @@ async def prepare(kube: Kube, nodes: int, gpus: int) -> None:
         crd = yaml.safe_load(path.read_text())
         await kube.apply(crd, manager=MANAGER)
         await until(lambda crd=crd: established(kube, crd["metadata"]["name"]))
-    for index in range(nodes):
-        node, count = f"kwok-{index}", {"nvidia.com/gpu": str(gpus)}
-        status = {"status": {"capacity": count, "allocatable": count}}
-        await kube.apply_status(
-            {"apiVersion": "v1", "kind": NODE.kind, "metadata": {"name": node}, **status}, manager=MANAGER
-        )
-        document = profile(node, index, gpus)
-        labels = own_labels(Node.from_profile(document).devices, simulated=False)
-        await kube.apply(
-            {"apiVersion": "v1", "kind": NODE.kind, "metadata": {"name": node, "labels": labels}}, manager=MANAGER
-        )
-        await kube.apply({name: document[name] for name in ("apiVersion", "kind", "metadata")}, manager=MANAGER)
-        await kube.apply_status(document, manager=MANAGER)
+    await each_of(prepare_node(kube, index, gpus) for index in range(nodes))
+
+
+async def prepare_node(kube: Kube, index: int, gpus: int) -> None:
+    """GPUs for one of kwok's nodes, its labels and its profile."""
+    node, count = f"kwok-{index}", {"nvidia.com/gpu": str(gpus)}
+    status = {"status": {"capacity": count, "allocatable": count}}
+    await kube.apply_status(
+        {"apiVersion": "v1", "kind": NODE.kind, "metadata": {"name": node}, **status}, manager=MANAGER
+    )
+    document = profile(node, index, gpus)
+    labels = own_labels(Node.from_profile(document).devices, simulated=False)
+    await kube.apply(
+        {"apiVersion": "v1", "kind": NODE.kind, "metadata": {"name": node, "labels": labels}}, manager=MANAGER
+    )
+    await kube.apply({name: document[name] for name in ("apiVersion", "kind", "metadata")}, manager=MANAGER)
+    await kube.apply_status(document, manager=MANAGER)
 
 
 async def established(kube: Kube, name: str) -> bool:
@@ -191,6 +195,8 @@ async def planned(kube: Kube, services: int) -> bool:
 
 async def scale(kube: Kube) -> float:
     """Seconds from a change of the replicas of one service to that of its Deployment, in the middle of all else."""
+    # Pods are held back for a moment while other services wait to be planned.
+    await until(lambda: kube.list(DEPLOYMENT, "default"))
     deployments = await kube.list(DEPLOYMENT, "default")
     name = deployments[0]["metadata"]["name"]
     key = name.removesuffix("-engine")

@@ -1,4 +1,4 @@
-"""Render docs/reference/{llmservice,gpunodeprofile,commands,models}.md from the schema, the command line, the models.
+"""Render docs/reference: the resources from their schemas, the commands from their arguments, the models.
 
 `make reference` runs it. A test compares the committed pages with its output.
 """

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, RECORDED, SHORT
+from sidecar_load.upstream import COMPLETION, DONE, ENDING_STREAM, RECORDED, SHORT, WHOLE
 
 CHAT = json.dumps({"model": "m", "stream": True, "messages": [{"role": "user", "content": "x" * 2000}]}).encode()
 PROMPT = json.dumps({"model": "m", "prompt": "x" * 2000, "max_tokens": 1}).encode()
@@ -35,10 +35,10 @@ class Seen:
 
 
 class Asking(asyncio.Protocol):
-    """One connection: asks, waits for the answer's end, asks again, until `stop`."""
+    """One connection: asks, waits for the answer's end, then calls `then` or asks again, until `stop`."""
 
-    def __init__(self, message: bytes, ends: bytes, seen: Seen) -> None:
-        self.message, self.ends, self.seen = message, ends, seen
+    def __init__(self, message: bytes, ends: bytes, seen: Seen, then: Callable[[], None] | None = None) -> None:
+        self.message, self.ends, self.seen, self.then = message, ends, seen, then or self.ask
         self.stopped = False
         self.tail = b""
 
@@ -66,26 +66,81 @@ class Asking(asyncio.Protocol):
         if self.ends in self.tail:
             self.seen.answers += 1
             if not self.stopped:
-                self.ask()
+                self.then()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.seen.failed += not self.stopped
+        if not self.stopped:
+            self.seen.failed += 1
+            if self.then != self.ask:
+                self.then()
 
     def stop(self) -> None:
         self.stopped = True
         self.transport.abort()
 
 
+def _ends(path: str) -> bytes:
+    """The last bytes of an answer; of one without end, bytes that never come."""
+    if path == ENDING_STREAM or "?events=" in path:
+        return DONE + b"\r\n0\r\n\r\n"
+    return SHORT[-32:] if path == COMPLETION else b"\0"
+
+
+async def burst(port: int, path: str, count: int, bursts: int, *, fresh: bool) -> Seen:
+    """So many requests at once, so often. `fresh`: on new connections each time, else on those of a burst before."""
+    seen, warm, done = Seen(), Seen(), asyncio.Semaphore(0)
+    asking = await _ask_at_once(port, path, count, warm, done.release)
+    for _ in range(bursts):
+        for _ in range(count):
+            await done.acquire()
+        if fresh:
+            _stop(asking)
+            asking = await _ask_at_once(port, path, count, seen, done.release)
+            continue
+        for one in asking:
+            one.seen = seen
+            one.ask()
+    for _ in range(count):
+        await done.acquire()
+    _stop(asking)
+    return seen
+
+
+async def _ask_at_once(port: int, path: str, count: int, seen: Seen, then: Callable[[], None]) -> list[Asking]:
+    loop, message = asyncio.get_running_loop(), request(path)
+    made = [
+        loop.create_connection(lambda: Asking(message, _ends(path), seen, then), "127.0.0.1", port)
+        for _ in range(count)
+    ]
+    return [one for _, one in await asyncio.gather(*made)]
+
+
+def _stop(asking: list[Asking]) -> None:
+    for one in asking:
+        one.stop()
+
+
 async def load(
-    port: int, path: str, connections: int, seconds: float, *, warm_s: float = 1.0, mark: Callable[[], None]
+    port: int,
+    path: str,
+    connections: int,
+    seconds: float,
+    *,
+    warm_s: float = 1.0,
+    mark: Callable[[], None],
+    whole: bool = False,
 ) -> Seen:
-    """So many connections for so long. The first `warm_s` count for nothing; `mark` is called at their end."""
+    """So many connections for so long. The first `warm_s` count for nothing; `mark` is called at their end.
+
+    `whole`: what can be had as a stream or whole is asked for whole.
+    """
     loop = asyncio.get_running_loop()
-    ends = {COMPLETION: SHORT[-32:], ENDING_STREAM: DONE + b"\r\n0\r\n\r\n"}.get(path, b"\0")
+    body = CHAT.replace(b'"stream": true, ', b"") if whole else None
+    ends = WHOLE[-32:] if whole else _ends(path)
     seen = Seen()
     asking = []
     for _ in range(connections):
-        _, one = await loop.create_connection(lambda: Asking(request(path), ends, seen), "127.0.0.1", port)
+        _, one = await loop.create_connection(lambda: Asking(request(path, body), ends, seen), "127.0.0.1", port)
         asking.append(one)
     await asyncio.sleep(warm_s)
     counted = Seen()

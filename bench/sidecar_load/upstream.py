@@ -5,6 +5,7 @@
 /v1/chat/completions?ends   a stream of 20 to 60 events, in the end the finish reason and, where asked for, the usage
 /v1/embeddings              no answer at all
 ROUTE?play=NAME             a stream without end as real vLLM sent it on that route (tests/data/recorded-streams.json)
+/v1/chat/completions?events=N   a recorded chat of N events, one each 10 ms; whole where no stream is asked for
 /health, /metrics           as vLLM answers them
 """
 
@@ -22,6 +23,10 @@ from uellm.http.loop import run
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "tests/data/recorded-streams.json").read_text()
 )
+for _name in ("completions", "completions-usage"):
+    # Other versions of vLLM write the usage into every event of a completion, mostly as null.
+    _chunks = [text.replace("}]}", '}],"usage":null}') for text in RECORDED[_name]["chunks"]]
+    RECORDED[_name.replace("completions", "completions-null")] = RECORDED[_name] | {"chunks": _chunks}
 PLAYED = {
     name: f"{each['path']}?play={name}"
     for name, each in RECORDED.items()
@@ -30,6 +35,7 @@ PLAYED = {
 """The target of each recorded stream."""
 
 INTERVAL_S = 0.05
+SHORT_INTERVAL_S = 0.01
 EVENTS = range(20, 61)
 EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
@@ -55,6 +61,8 @@ vllm:num_requests_waiting{engine="0",model_name="m"} 0.0
 vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.1
 """
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+WHOLE = RECORDED["whole-chat"]["chunks"][0].encode()
+WHOLE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(WHOLE)
 _SHORT_EVENTS = [b"data: %b\n\n" % (_ANSWER % parts) for parts in ((_CHOICE, b""), (b"", _USAGE))]
 _SHORT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(SHORT), SHORT)
 
@@ -92,7 +100,9 @@ class Engine(asyncio.Protocol):
         if "?play=" in path:
             self.play(path.partition("?play=")[2], body)
             return
-        if path in (STREAM, ENDING_STREAM):
+        if "?events=" in path:
+            self.exchange(int(path.partition("?events=")[2]), body)
+        elif path in (STREAM, ENDING_STREAM):
             self.left = random.choice(EVENTS) if path == ENDING_STREAM else sys.maxsize
             self.ends = (FINISH, USAGE, DONE) if b"include_usage" in body else (FINISH, DONE)
             self.transport.write(_STREAM + _chunk(EVENT))
@@ -109,6 +119,23 @@ class Engine(asyncio.Protocol):
         middle = len(chunks) // 2
         self.transport.write(_STREAM + b"".join(_chunk(text.encode()) for text in chunks[:middle]))
         self.again(_chunk(chunks[middle].encode()), random.random() * INTERVAL_S)
+
+    def exchange(self, events: int, body: bytes) -> None:
+        if not json.loads(body).get("stream"):
+            self.transport.write(WHOLE_HEAD + WHOLE)
+            return
+        first, *middle = RECORDED["chat"]["chunks"][:-2]
+        last = RECORDED["chat-usage" if b"include_usage" in body else "chat"]["chunks"][len(middle) + 1 :]
+        pieces = [first, *(middle[number % len(middle)] for number in range(events - 2))]
+        self.pieces = [_chunk(text.encode()) for text in pieces]
+        self.pieces.append(b"".join(_chunk(text.encode()) for text in last) + b"0\r\n\r\n")
+        self.transport.write(_STREAM)
+        self.next_piece()
+
+    def next_piece(self) -> None:
+        self.transport.write(self.pieces.pop(0))
+        if self.pieces:
+            self.timer = self.loop.call_later(SHORT_INTERVAL_S, self.next_piece)
 
     def again(self, piece: bytes, delay_s: float = INTERVAL_S) -> None:
         self.timer = self.loop.call_later(delay_s, self.once_more, piece)

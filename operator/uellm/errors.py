@@ -13,6 +13,10 @@ class UellmError(Exception):
     """A failure that its user can act on; the message is one complete line."""
 
     exit_status = 1
+    transient = False
+    """True where the same call may succeed later although nobody changes anything."""
+    retry_after_s: float | None = None
+    """When to try again, where the failure says so."""
 
 
 class BadInput(UellmError):

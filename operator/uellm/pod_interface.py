@@ -25,6 +25,8 @@ RUNNING_PATH = "/uellm/running"
 ATTAINMENT_PATH = "/uellm/slo"
 DRAIN_PATH = "/uellm/drain"
 ENGINE_LIVE_PATH = "/engine/live"
+HANGING_FIELD = "hanging"
+"""Of the answers at the paths of the engine: true where it has requests and makes no progress."""
 ENGINE_READY_PATH = "/engine/ready"
 
 # Files that the operator publishes in ConfigMaps, by name.

@@ -53,7 +53,7 @@ class StepTime:
         return self.floor_s / self.per_prefill_token_s if self.per_prefill_token_s > 0 else math.inf
 
     def folded(self, prefill_tokens: float) -> StepTime:
-        """The five figures alone: `prompt_s` spread over so many tokens of prompts."""
+        """The five figures alone: `prompt_s` spread over this number of prompt tokens."""
         if not self.prompt_s or prefill_tokens <= 0:
             return self
         prompts_s = max(self.floor_s, self.per_prefill_token_s * prefill_tokens) + self.prompt_s

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.sizes import MIB
 from uellm.errors import PlanError
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
@@ -22,7 +23,6 @@ from uellm.planner.search.candidate import Candidate
 from uellm.planner.search.replicas import Sizer
 from uellm.planner.search.search import Search, ranking
 
-MIB = 1 << 20
 CASES = 120
 MOST_REPLICAS = 4
 
@@ -204,3 +204,27 @@ def test_the_same_request_in_any_order_gives_the_same_plan() -> None:
             free = tuple(chance.sample(offer.free, len(offer.free)))
             offers.append(replace(offer, node=replace(node, devices=devices, links=links), free=free))
         assert outcome(replace(request, nodes=tuple(offers))) == outcome(request), seed
+
+
+def test_a_search_whose_budget_is_spent_ends_with_a_plan_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    unproven = 0
+    for seed in range(60):
+        request = a_request(seed)
+        monkeypatch.setattr("uellm.planner.constants.MOST_PLACEMENTS", 10**9)
+        whole = Search(request, pools_of(request)).run()
+        monkeypatch.setattr("uellm.planner.constants.MOST_PLACEMENTS", 0)
+        short = Search(request, pools_of(request)).run()
+        assert whole.proven
+        assert (short.best is None) == (whole.best is None), seed
+        if whole.best is None or short.best is None:
+            continue
+        assert short.best.key >= whole.best.key, seed
+        if short.best.shape != whole.best.shape:
+            assert not short.proven, seed
+        if not short.proven:
+            unproven += 1
+            assert any(
+                note.startswith("best found, not proven: the search ended") for note in plan(request).assumptions
+            )
+            assert plan(request) == plan(request)
+    assert unproven

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.sizes import MIB
 from uellm.errors import PlanError
 from uellm.hardware import GPU_RESOURCE, Device, Node
 from uellm.models import read_architecture
@@ -23,8 +24,6 @@ from uellm.planner.handover.publish import plan_document
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.request import NodeOffer, Overrides, PlanRequest, SloClass, Workload
-
-MIB = 1 << 20
 
 
 @st.composite

@@ -1,4 +1,7 @@
-"""`python -m uellm_devcluster.binaries [PROGRAM ...]`: provide the programs (default: all) and show progress."""
+"""`python -m uellm_devcluster.binaries [PROGRAM ...]`: provide the programs and show progress.
+
+Without names, those that `make test` needs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from uellm_devcluster.errors import ClusterError
 def main(programs: list[str]) -> int:
     """Provide the programs and print the directory that holds them."""
     try:
-        print(ensure(programs or [program for release in RELEASES for program in release.programs]))
+        needed = [program for release in RELEASES if not release.optional for program in release.programs]
+        print(ensure(programs or needed))
     except (ClusterError, KeyError) as error:
         print(f"binaries: {error.args[0]}", file=sys.stderr)
         return 1

@@ -24,13 +24,15 @@ class Download:
 @dataclass(frozen=True)
 class Build:
     """A Go build. `module` is a directory beside this file with our go.mod and go.sum. `packages` are installed at the
-    release's version and checked against Go's checksum database.
+    release's version, in the order of its programs, and checked against Go's checksum database.
     """
 
     module: str = ""
     packages: tuple[str, ...] = ()
     tags: str = ""
     ldflags: str = ""
+    files: tuple[str, ...] = ()
+    """Patterns of further files of the packages' module, which are put beside the programs."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Release:
     build: Build
     build_minutes: float
     download: Download | None = None
+    optional: bool = False
+    """Only `make test-full` needs it."""
 
 
 def _kubernetes_stamps(version: str) -> str:
@@ -110,6 +114,15 @@ RELEASES = (
         programs=("kwok",),
         build=Build(packages=("sigs.k8s.io/kwok/cmd/kwok",)),
         build_minutes=1,
+    ),
+    # Karpenter publishes container images only. This is its provider whose nodes are played by kwok.
+    Release(
+        name="karpenter",
+        version="v1.13.0",
+        programs=("karpenter",),
+        build=Build(packages=("sigs.k8s.io/karpenter/kwok",), files=("pkg/apis/crds/*.yaml", "kwok/apis/crds/*.yaml")),
+        build_minutes=4,
+        optional=True,
     ),
     Release(
         name="helm",

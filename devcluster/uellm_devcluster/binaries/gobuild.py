@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -84,13 +85,28 @@ def _install_packages(go: Path, release: Release, directory: Path) -> None:
         flags += ["-tags", release.build.tags]
     packages = [f"{package}@{release.version}" for package in release.build.packages]
     _go(go, ["install", *flags, *packages], cwd=str(directory), GOBIN=str(directory))
+    for package, program in zip(release.build.packages, release.programs, strict=True):
+        (directory / package.rpartition("/")[2]).rename(directory / program)
+    _copy_files(go, release, directory)
 
 
-def _go(go: Path, arguments: list[str], *, cwd: str, **environment: str) -> None:
+def _copy_files(go: Path, release: Release, directory: Path) -> None:
+    """Copy the release's further files from the module that its first package belongs to."""
+    if not release.build.files:
+        return
+    module = "/".join(release.build.packages[0].split("/")[:2])
+    answer = _go(go, ["mod", "download", "-json", f"{module}@{release.version}"], cwd=str(directory))
+    source = Path(json.loads(answer)["Dir"])
+    for path in sorted(each for pattern in release.build.files for each in source.glob(pattern)):
+        shutil.copyfile(path, directory / path.name)
+
+
+def _go(go: Path, arguments: list[str], *, cwd: str, **environment: str) -> str:
     env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", **environment}
     done = subprocess.run([str(go), *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"go {arguments[0]} failed: {_tail(done.stderr)}")
+    return done.stdout
 
 
 def _tail(text: str) -> str:

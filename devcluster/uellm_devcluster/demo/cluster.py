@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.hardware import GPU_RESOURCE
+from uellm.pod_interface import METRICS_PORT
 from uellm_devcluster import binaries, images, install, tinymodel
 from uellm_devcluster.demo import readback, traffic
 from uellm_devcluster.demo.shell import Shell
@@ -245,7 +246,7 @@ def _check_placement(shell: Shell) -> str:
 
 def _show_metrics(shell: Shell) -> str:
     pod = install.pods(shell, SERVICE)[0]["metadata"]["name"]
-    with traffic.port_forward(shell, f"pod/{pod}", 8002) as port:
+    with traffic.port_forward(shell, f"pod/{pod}", METRICS_PORT) as port:
         text = readback.fetch(f"http://127.0.0.1:{port}/metrics")
     lines = [line for line in text.splitlines() if line.startswith("uellm_") and "_bucket" not in line]
     print("\n".join(lines))

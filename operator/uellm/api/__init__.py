@@ -1,6 +1,6 @@
 """The resources of group `uellm.io` as pydantic types, from which the CRDs are rendered, and other shared documents.
 
-llmservice, llmservice_status, gpunodeprofile   the resources; engine, slo, conditions are their parts
+llmservice, llmservice_status, gpunodeprofile, gpunodeclass   the resources; engine, slo, conditions are their parts
 sidecar_document                                sidecar.yaml: the operator writes it, the sidecar reads it
 attainment_report, running_report               what a sidecar reports to the operator
 names                                           labels and annotations that several programs share
@@ -8,7 +8,8 @@ scalars, base                                   durations, quantities, validatio
 documents, crd                                  parsing; rendering of the CRDs
 """
 
-from uellm.api.documents import parse, parse_profile, parse_service, read_documents, read_service
+from uellm.api.documents import parse, parse_node_class, parse_profile, parse_service, read_documents, read_service
+from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import LLMService, LLMServiceSpec, Scheduling
 from uellm.api.llmservice_status import LLMServiceStatus, PlanStatus
@@ -20,6 +21,7 @@ __all__ = [
     "API_VERSION",
     "GROUP",
     "VERSION",
+    "GPUNodeClass",
     "GPUNodeProfile",
     "LLMService",
     "LLMServiceSpec",
@@ -30,6 +32,7 @@ __all__ = [
     "Slo",
     "duration_s",
     "parse",
+    "parse_node_class",
     "parse_profile",
     "parse_service",
     "quantity",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from uellm.api.base import RULES_KEY, Model
+from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import MAX_NAME_LENGTH, LLMService
 from uellm.api.names import GROUP, VERSION
@@ -80,7 +81,21 @@ GPUNODEPROFILES = Definition(
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
     ),
 )
-DEFINITIONS = (LLMSERVICES, GPUNODEPROFILES)
+GPUNODECLASSES = Definition(
+    model=GPUNodeClass,
+    plural="gpunodeclasses",
+    short_name="gnc",
+    scope="Cluster",
+    columns=(
+        Column("GPUS", ".status.summary.gpus", "GPUs of such a node"),
+        Column("PRODUCTS", ".status.summary.products", "What they are"),
+        Column("NODES", ".status.nodes", "Nodes of this class in the cluster", "integer"),
+        Column("READY", ".status.conditions[?(@.type=='Ready')].status", "Whether plans may use it"),
+        Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why they may or may not"),
+        Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
+    ),
+)
+DEFINITIONS = (LLMSERVICES, GPUNODEPROFILES, GPUNODECLASSES)
 
 
 def render(definition: Definition) -> dict[str, Any]:
@@ -123,7 +138,7 @@ def _subresources(definition: Definition) -> dict[str, Any]:
 
 
 _ABSENT = object()
-"""Stands for the default of a field that may be absent, until the defaults are settled."""
+"""Placeholder for the default of a field that may be absent, until the defaults are settled."""
 
 
 def resource_schema(definition: Definition) -> Schema:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from uellm.api.base import Model
+from uellm.api.gpunodeclass import GPUNodeClass
 from uellm.api.gpunodeprofile import GPUNodeProfile
 from uellm.api.llmservice import LLMService
 from uellm.errors import BadInput
@@ -34,6 +35,11 @@ def parse_service(document: Mapping[str, Any]) -> LLMService:
 def parse_profile(document: Mapping[str, Any]) -> GPUNodeProfile:
     """Parse a GPUNodeProfile. Raises BadInput with the field's path."""
     return _parse(GPUNodeProfile, document)
+
+
+def parse_node_class(document: Mapping[str, Any]) -> GPUNodeClass:
+    """Parse a GPUNodeClass. Raises BadInput with the field's path."""
+    return _parse(GPUNodeClass, document)
 
 
 def parse(model: type[T], document: Mapping[str, Any], *, at: str = "") -> T:

@@ -119,7 +119,7 @@ class PlacementSpec(Model):
     """GPUs of each replica."""
     replan: Literal["IfBroken", "WhenBetter"] = "IfBroken"
     """When a plan whose pods run is replaced, which loads the model anew. IfBroken: when the nodes no longer hold it;
-    a better one is told by the condition BetterPlan. WhenBetter: also when another meets targets that it misses, or is
+    the condition BetterPlan reports a better one. WhenBetter: also when another meets targets that it misses, or is
     better by 10 % at the objective, at most every 30 minutes."""
     allocation: Literal["DevicePlugin"] = "DevicePlugin"
     """How a pod is given its devices."""

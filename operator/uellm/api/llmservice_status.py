@@ -17,6 +17,7 @@ Devices = Annotated[tuple[DeviceUuid, ...], Field(max_length=64, json_schema_ext
 LayerCounts = Annotated[
     tuple[Annotated[int, Field(ge=0, le=10_000)], ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))
 ]
+ClassNames = Annotated[tuple[DnsSubdomain, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))]
 NodeNames = Annotated[tuple[DnsSubdomain, ...], Field(max_length=1024, json_schema_extra=dict(ATOMIC))]
 
 
@@ -154,6 +155,8 @@ class PlanStatus(StatusModel):
     """The stages, in pipeline order."""
     nodes: NodeNames = ()
     """Nodes that can hold a replica, best first."""
+    node_classes: ClassNames | None = None
+    """Classes of nodes, where it was planned for a node that has not joined yet, best first."""
     predicted: PredictionStatus | None = None
     """Predicted performance of a replica."""
     recommended_replicas: Annotated[int | None, Field(ge=0, le=1_000_000)] = None

@@ -7,7 +7,7 @@ not run. Health and measurements are not among them, because they change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from uellm.api.names import GROUP
@@ -70,6 +70,43 @@ def own_labels(devices: Iterable[Device], *, simulated: bool) -> dict[str, str]:
         if simulated:
             labels[OwnLabelKeys.of(resource_name).simulated] = "true"
     return labels
+
+
+def gfd_labels(devices: Iterable[Device]) -> dict[str, str]:
+    """The labels that GPU Feature Discovery gives a node with these devices, as far as pods ask for them.
+
+    It describes one product only, so a resource with unlike GPUs has none here.
+    """
+    by_resource: dict[str, list[Device]] = {}
+    for device in devices:
+        by_resource.setdefault(device.resource_name, []).append(device)
+    labels: dict[str, str] = {}
+    for resource_name, own in sorted(by_resource.items()):
+        if len({(device.product, device.memory_bytes, device.compute_capability) for device in own}) > 1:
+            continue
+        keys, (major, _, minor) = LabelKeys.of_gfd(resource_name), own[0].compute_capability.partition(".")
+        labels |= {keys.count: str(len(own)), keys.memory: str(own[0].memory_bytes // MIB)}
+        if product := label_value(own[0].product):
+            labels[keys.product] = product
+        if major.isdecimal() and minor.isdecimal():
+            labels |= {CAPABILITY_MAJOR: major, CAPABILITY_MINOR: minor}
+    return labels
+
+
+def gpu_labels(devices: Sequence[Device], *, simulated: bool) -> dict[str, str]:
+    """The labels by which pods find a node with these devices before its profiler has run.
+
+    GPU Feature Discovery's where they say enough, else the profiler's own.
+    """
+    found = {} if simulated else gfd_labels(devices)
+    described = all(LabelKeys.of_gfd(device.resource_name).count in found for device in devices)
+    return found if described else own_labels(devices, simulated=simulated)
+
+
+def describes_gpus(key: str) -> bool:
+    """Whether a label's key is one by which nodes tell their GPUs."""
+    domain, _, name = key.partition("/")
+    return domain in (GPU_RESOURCE.partition("/")[0], GROUP) and "." in name
 
 
 def _of_resource(keys: OwnLabelKeys, devices: list[Device]) -> dict[str, str]:

@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[HOST]:PORT",
         help="address of /healthz, /readyz and /metrics (default: %(default)s, on every address of the machine)",
     )
+    parser.add_argument(
+        "--remember-node-classes",
+        action="store_true",
+        help="make a GPUNodeClass of every kind of GPU node that is seen: for clusters whose nodes come and go",
+    )
     add_log_level(parser)
 
 
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         identity=default_identity(),
         health_host=host,
         health_port=port,
+        remember_node_classes=args.remember_node_classes,
     )
     asyncio.run(serve(options))
     return 0

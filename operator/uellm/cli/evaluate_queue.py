@@ -25,9 +25,18 @@ GUARDS = ("gate", "past_future", "tpot_guard", "shedding", "fairness", "ageing")
 DEFAULT_POLICIES = ["engine-FCFS", "engine-EDF", "SLO-ODBS"]
 
 
+_SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    some: dict[str, Any] = {"nargs": "+", "action": "extend"}
+    """Declare the command's arguments."""
+    _add_inputs(parser)
+    _add_cells(parser)
+    _add_errors(parser)
+    _add_queue(parser)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace",
         required=True,
@@ -40,15 +49,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", required=True, metavar="FILE", help="JSON file of the engine's step times and limits"
     )
-    parser.add_argument("--speed", type=positive, metavar="X", help="factor on the arrival rate (default: 1)", **some)
+
+
+def _add_cells(parser: argparse.ArgumentParser) -> None:
+    """What is compared, and on which part of the trace."""
+    parser.add_argument(
+        "--speed", type=positive, metavar="X", help="factor on the arrival rate (default: 1)", **_SEVERAL
+    )
     parser.add_argument(
         "--policy",
         metavar="P",
         help=f"policies to compare (default: {', '.join(DEFAULT_POLICIES)}): {', '.join(policy_names())}",
-        **some,
+        **_SEVERAL,
     )
     parser.add_argument(
-        "--seed", type=int, metavar="S", help="seed of classes and predicted lengths (default: 1)", **some
+        "--seed", type=int, metavar="S", help="seed of classes and predicted lengths (default: 1)", **_SEVERAL
     )
     parser.add_argument(
         "--limit", type=count, default=3000, metavar="N", help="requests to replay (default: 3000; 0: all)"
@@ -68,6 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bound", action="store_true", help="also compute an upper bound on the attainment of any policy"
     )
+
+
+def _add_errors(parser: argparse.ArgumentParser) -> None:
+    """By what the sidecar's knowledge and the engine differ from the ideal."""
     parser.add_argument(
         "--predictor",
         choices=("drawn", "online"),
@@ -106,6 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="noise of the overheads and of the step times: the sigma of a lognormal distribution (default: 0)",
     )
+
+
+def _add_queue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-queued", type=count, metavar="N", help="limit on the length of the sidecar's queue (default: none)"
     )

@@ -32,8 +32,8 @@ def engine_facts(config: Mapping[str, Any]) -> Mapping[str, Any]:
             raise CannotBeDone("EngineSilent", f"--exact: vLLM gave no answer in {PATIENCE_S:.0f} s") from error
     facts = _last_document(done.stdout)
     if facts is None:
-        said = done.stderr.strip().splitlines() or ["no reason given"]
-        raise CannotBeDone("EngineFailed", f"--exact: vLLM ended without an answer: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise CannotBeDone("EngineFailed", f"--exact: vLLM ended without an answer: {lines[-1]}")
     if "error" in facts:
         raise CannotBeDone("EngineRefuses", f"--exact: vLLM cannot build the model: {facts['error']}")
     return facts

@@ -24,6 +24,7 @@ from uellm.extender.process import ExtenderOptions, serve
 from uellm.planner.handover.annotation import refusal_on
 
 DEFAULT_LISTEN = "127.0.0.1:8888"
+METRICS_LISTEN = ":8889"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"address to listen on (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
-        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8889 (default: none)"
+        "--metrics-listen", metavar="[HOST]:PORT", help=f"address of /metrics, such as {METRICS_LISTEN} (default: none)"
     )
     parser.add_argument(
         "--kubeconfig", help="kubeconfig of the cluster (default: the pod's service account, else KUBECONFIG)"
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM. Raises BadInput for a bad address, CannotBeDone where it is taken or no cluster is named."""
     options = ExtenderOptions(
         listen=listen_address(args.listen, "--listen", DEFAULT_LISTEN),
-        metrics_listen=metrics_listen(args.metrics_listen, ":8889"),
+        metrics_listen=metrics_listen(args.metrics_listen, METRICS_LISTEN),
         kubeconfig=args.kubeconfig,
     )
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from uellm.api import LLMService, parse_profile, parse_service, read_documents
+from uellm.api import LLMService, parse_node_class, parse_profile, parse_service, read_documents
 from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
 from uellm.cli.hub import SCHEME, model_facts
@@ -23,7 +23,10 @@ from uellm.hardware import Node
 from uellm.models import Tensor
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
+from uellm.planner.joining import as_joined
 from uellm.planner.request import NodeOffer
+from uellm.reconcile.node_class import node_class
+from uellm.reconcile.planning.node_classes import doubts, would_join
 from uellm.reconcile.planning.request import architecture_of, plan_request
 
 
@@ -33,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profiles",
         metavar="PROFILES.yaml",
-        help="file of GPUNodeProfiles to plan on (default: those of the current cluster, without the GPUs that other "
-        "services hold or are promised)",
+        help="file of GPUNodeProfiles to plan on, and of GPUNodeClasses of nodes that may join (default: those of the "
+        "current cluster, without the GPUs that other services hold or are promised)",
     )
     parser.add_argument(
         "--model-config",
@@ -62,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         architecture = architecture_of(service, tensors)
         offered = _offered(args, service)
-        request = plan_request(service, architecture, offered.nodes, left_out=offered.left_out)
+        request = plan_request(
+            service, architecture, offered.nodes, left_out=offered.left_out, would_join=offered.would_join
+        )
         if args.calibration:
             request = replace(request, efficiency=read_efficiency(args.calibration))
         plan = make_plan(request)
@@ -72,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"uellm plan: {error.reason}: {error}", file=sys.stderr)
         return 1
     if args.output == "svg":
-        print(draw(plan, request))
+        print(draw(*as_joined(plan, request)))
     elif args.output == "table":
-        print(render(plan, request))
+        print(render(*as_joined(plan, request)))
     else:
         _print(plan.to_dict(), args.output)
     return 0
@@ -94,7 +99,18 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
     for name in ("kubeconfig", "context"):
         if getattr(args, name) is not None:
             raise BadInput(f"--{name}", "names a cluster, but --profiles replaces the cluster: give only one of them")
-    return Offered(_offers(args.profiles), ())
+    documents = read_documents(args.profiles)
+    classes = [document for document in documents if document.get("kind") == "GPUNodeClass"]
+    for document in classes:
+        parse_node_class(document)
+    profiles = [document for document in documents if document.get("kind") != "GPUNodeClass"]
+    return Offered(_offers(args.profiles, profiles), *_joining(classes, service))
+
+
+def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[str, ...], tuple[NodeOffer, ...]]:
+    read = [node_class(document) for document in classes]
+    offers, left_out = would_join(read, doubts(read, ()), service)
+    return left_out, offers
 
 
 def _model(source: str | None) -> tuple[Any, Mapping[str, Tensor] | None]:
@@ -129,12 +145,15 @@ def _with_config(document: dict[str, Any], config: Any, name: str) -> dict[str, 
     return {**document, "spec": {**spec, "model": {**spec["model"], "config": config}}}
 
 
-def _offers(path: str) -> tuple[NodeOffer, ...]:
+def _offers(path: str, documents: list[dict[str, Any]]) -> tuple[NodeOffer, ...]:
     """Every profiled node with its usable devices that are not allocated."""
     offers: dict[str, NodeOffer] = {}
-    for document in read_documents(path):
+    for document in documents:
         if document.get("kind") != "GPUNodeProfile":
-            raise BadInput(path, f"holds a {document.get('kind')!r} document; it must hold only GPUNodeProfiles")
+            raise BadInput(
+                path,
+                f"holds a {document.get('kind')!r} document; it must hold only GPUNodeProfiles and GPUNodeClasses",
+            )
         parse_profile(document)
         node = Node.from_profile(document)
         if node.name in offers:

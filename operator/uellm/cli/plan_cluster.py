@@ -15,6 +15,8 @@ class Offered(NamedTuple):
 
     nodes: tuple[NodeOffer, ...]
     left_out: tuple[str, ...]
+    would_join: tuple[NodeOffer, ...] = ()
+    """Classes of nodes that may join."""
 
 
 def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: str | None) -> Offered:
@@ -31,19 +33,23 @@ def offered_by_cluster(service: LLMService, *, kubeconfig: str | None, context: 
 
 async def _ask(service: LLMService, kubeconfig: str | None, context: str | None) -> Offered:
     from uellm.api.names import SERVICE_LABEL
-    from uellm.kube import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
+    from uellm.kube import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kube
     from uellm.reconcile.cache import Cache
     from uellm.reconcile.names import Key
     from uellm.reconcile.planning.eligible_nodes import reachable, verdicts
     from uellm.reconcile.planning.ledger import claims_of_others, offers
+    from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 
     cache = Cache()
     async with await Kube.connect(kubeconfig=kubeconfig, context=context) as kube:
-        kinds = ((GPUNODEPROFILE, ""), (LLMSERVICE, ""), (NODE, ""), (POD, SERVICE_LABEL))
+        kinds = ((GPUNODEPROFILE, ""), (GPUNODECLASS, ""), (LLMSERVICE, ""), (NODE, ""), (POD, SERVICE_LABEL))
         for kind, selector in kinds:
             cache.replace(kind, await kube.list(kind, label_selector=selector), before={})
     key = Key(service.namespace, service.name)
     nodes = cache.profiled_nodes()
     everyone = offers(nodes, claims_of_others(cache, key), cache.pods(key))
     judged = verdicts((node.facts for node in nodes), cache.node, service.spec.template.to_dict())
-    return Offered(*reachable(everyone, judged))
+    offered, left_out = reachable(everyone, judged)
+    doubted = doubts(cache.node_classes(), with_nodes(nodes, cache.node))
+    classes, unusable = would_join(cache.node_classes(), doubted, service)
+    return Offered(offered, (*left_out, *unusable), classes)

@@ -1,22 +1,32 @@
-"""`uellm profile`: shows this node's GPUs. YAML and JSON output can be passed to `uellm plan --profiles`."""
+"""`uellm profile`: shows this node's GPUs. YAML and JSON output can be passed to `uellm plan --profiles`.
+
+Output `class` is the GPUNodeClass of nodes like this one, for `kubectl apply -f -`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from uellm.api import parse_node_class
+from uellm.api.gpunodeclass import LABEL_KEY, LABEL_VALUE
+from uellm.api.node_class_facts import class_document, class_name
 from uellm.cli.arguments import add_output
+from uellm.errors import BadInput
+from uellm.hardware import Node
 from uellm.profiler import podresources
 from uellm.profiler.allocations import allocations
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.process import now
-from uellm.profiler.sample import Sample
+from uellm.profiler.sample import NVML, SIMULATED, Sample
 from uellm.profiler.simulated import SimulatedSource, described_name
 from uellm.profiler.status import Seen, compose
 from uellm.profiler.table import table
@@ -28,7 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--simulate", metavar="PROFILE.yaml", help="description of simulated GPUs, instead of this machine's"
     )
     parser.add_argument("--node", help="the node's name (default: the description's, else this machine's)")
-    add_output(parser, "table", "yaml", "json")
+    add_output(parser, "table", "yaml", "json", "class")
+    parser.add_argument(
+        "--class-name", metavar="NAME", help="with -o class: its name (default: made from the products)"
+    )
+    parser.add_argument(
+        "--label",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="with -o class: a label that its nodes carry, such as their instance type (may be given several times)",
+    )
+    parser.add_argument(
+        "--simulated",
+        action="store_true",
+        help="with -o class: its nodes have simulated GPUs (default: real ones, also where --simulate describes them)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     node = node or socket.gethostname()
     source = SimulatedSource(args.simulate, node) if args.simulate else NVMLSource()
     profile = _profile(node, source.sample(), described=bool(args.simulate))
-    if args.output == "json":
+    if args.output == "class":
+        print(yaml.safe_dump(_class(profile, args), sort_keys=False), end="")
+    elif args.output == "json":
         print(json.dumps(profile, indent=2))
     elif args.output == "yaml":
         print(yaml.safe_dump(profile, sort_keys=False), end="")
@@ -56,6 +83,20 @@ def _profile(node: str, sample: Sample, *, described: bool) -> dict[str, Any]:
         "metadata": {"name": node},
         "status": compose(Seen(sample, pods), {}, time, observed_at=time),
     }
+
+
+def _class(profile: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    node = replace(Node.from_profile(profile), source=SIMULATED if args.simulated else NVML)
+    document = class_document(node, args.class_name or class_name(node), dict(map(_label, args.label)))
+    parse_node_class(document)
+    return document
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not re.fullmatch(LABEL_KEY, key) or not equals or not re.fullmatch(LABEL_VALUE, value):
+        raise BadInput("--label", f"{text!r} is not KEY=VALUE, such as node.kubernetes.io/instance-type=p5.48xlarge")
+    return key, value
 
 
 async def _pods() -> dict[str, str]:

@@ -33,7 +33,7 @@ from uellm import __version__
 from uellm.cli.arguments import add_log_level, metrics_listen
 from uellm.errors import BadInput
 from uellm.kube import Kube
-from uellm.metrics.server import Listener, metrics_app
+from uellm.metrics.server import WebListener, metrics_app
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.nvml import NVMLSource
@@ -42,6 +42,8 @@ from uellm.profiler.process import log_to_stderr, run_until_signal
 from uellm.profiler.sample import NoGPUs, Source
 from uellm.profiler.simulated import SimulatedSource
 from uellm.profiler.store import Store
+
+METRICS_LISTEN = ":8004"
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the kubelet's PodResources socket (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics-listen", metavar="[HOST]:PORT", help="address of /metrics, such as :8004 (default: none)"
+        "--metrics-listen", metavar="[HOST]:PORT", help=f"address of /metrics, such as {METRICS_LISTEN} (default: none)"
     )
     add_log_level(parser)
     parser.add_argument(
@@ -101,8 +103,8 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
     kubelet = PodResources(args.pod_resources)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(kubelet.close)
-        if (address := metrics_listen(args.metrics_listen, ":8004")) is not None:
-            await stack.enter_async_context(Listener(metrics_app(metrics.registry), *address, purpose="metrics"))
+        if (address := metrics_listen(args.metrics_listen, METRICS_LISTEN)) is not None:
+            await stack.enter_async_context(WebListener(metrics_app(metrics.registry), *address, purpose="metrics"))
         kube = await stack.enter_async_context(
             await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)
         )

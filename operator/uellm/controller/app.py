@@ -13,16 +13,19 @@ import kopf
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.metrics import ControllerMetrics, ControllerState
+from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
+from uellm.kube.kinds import NODEPOOL
 from uellm.kube.transport import REQUEST_TIMEOUT_S
-from uellm.metrics.server import Listener
+from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.names import Key
+from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.collectors import Collectors
@@ -50,6 +53,8 @@ class ControllerOptions:
     health_host: str | None = None
     """Address of the probes and metrics; None for every one of the machine."""
     health_port: int = 8080
+    remember_node_classes: bool = False
+    """Make a GPUNodeClass of every kind of node that is seen."""
 
 
 async def serve(options: ControllerOptions) -> None:
@@ -86,8 +91,9 @@ class _Operator:
             self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
         )
         applier = Applier(kube, self._cache, instance=self._options.identity)
-        collectors = Collectors.of(sidecars, asyncio.get_running_loop().time)
-        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images)
+        clock = asyncio.get_running_loop().time
+        collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
+        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images, node_pools=pools)
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(
@@ -108,6 +114,7 @@ class _Operator:
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
+            NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
             _resync(kube, self._cache, watcher, collectors),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
@@ -121,7 +128,7 @@ class _Operator:
             ),
         )
 
-    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> Listener:
+    def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> WebListener:
         def lease_is_fresh() -> str | None:
             age_s = lease.age_s
             return f"not renewed for {age_s:.0f} s" if age_s is not None and age_s > DURATION_S else None
@@ -136,7 +143,7 @@ class _Operator:
 
         checks = {"lease": lease_is_fresh, "queue": no_pass_hangs}
         host, port = self._options.health_host, self._options.health_port
-        return Listener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
+        return WebListener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
 
 
 async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import kopf
 
+from uellm.api.names import GROUP
 from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kind
 from uellm.reconcile.cache import WATCHED_KINDS
-
-PREFIX = "uellm.io"
 
 
 def registry(watcher: Watcher) -> kopf.OperatorRegistry:
@@ -75,8 +74,8 @@ def settings() -> kopf.OperatorSettings:
     """kopf's settings: quiet, bounded in time, and without any trace on objects."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
-    chosen.persistence.finalizer = f"{PREFIX}/unused"
-    chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
+    chosen.persistence.finalizer = f"{GROUP}/unused"
+    chosen.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     chosen.persistence.diffbase_storage = _NoEssence()
     chosen.networking.request_timeout = 60
     chosen.networking.connect_timeout = 10

@@ -6,7 +6,7 @@ The holder renews it. If it cannot for a while, it stops working before another 
     |---- writes ---|-- gap --|-- another may hold it from here on
     sent the renewal that succeeded last
 
-`writable_s` says how much of the first part is left, and the API client asks it before every write. Clocks of two
+`writable_s` is what is left of the first part, and the API client checks it before every write. Clocks of two
 machines differ, so another holder's lease has expired when our own clock has not seen it change for its duration. Our
 clock goes on while this process or the machine is stopped.
 """
@@ -79,14 +79,14 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until we hold it."""
-        said = None
+        logged = None
         while True:
             waits_for = await self._try()
             if waits_for is None:
                 return
-            if waits_for != said:
+            if waits_for != logged:
                 logger.info("lease %s/%s: waiting for %s", self._namespace, self._name, waits_for)
-                said = waits_for
+                logged = waits_for
             await asyncio.sleep(RETRY_S)
 
     async def _try(self) -> str | None:

@@ -1,4 +1,4 @@
-"""The controller's metrics. What happens is counted; what is, is read at every scrape."""
+"""The controller's metrics. Events are counted as they happen; the state is read at every scrape."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class ControllerMetrics:
         )
 
     def passed(self, result: str, seconds: float) -> None:
-        """A pass ended: `done`, `retried` after a failure that may go by itself, or `failed`."""
+        """A pass ended: `done`, `retried` after a failure that may pass by itself, or `failed`."""
         self._passes.labels(result).inc()
         self._pass_seconds.observe(seconds)
 
     def waited(self, seconds: float) -> None:
-        """A service that was due waited so long."""
+        """A service that was due waited for this time."""
         self._wait_seconds.observe(seconds)
 
     def planned(self, outcome: str, seconds: float) -> None:

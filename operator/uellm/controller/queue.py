@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
+from uellm.kube.slots import urgent
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ LONGEST_DELAY_S = 60.0
 
 
 def backoff_s(failures: int, jitter: float) -> float:
-    """Seconds to wait after so many failures in a row. `jitter`, from 0 to 1, spreads keys that fail together.
+    """Seconds to wait after this number of failures in a row. `jitter`, from 0 to 1, spreads keys that fail together.
 
     >>> backoff_s(1, 1.0), backoff_s(4, 0.0), backoff_s(100, 1.0)
     (0.5, 2.0, 60.0)
@@ -41,15 +42,17 @@ class Schedule(Generic[K]):
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._due_s: dict[K, float] = {}
-        # A key that was given an earlier due time leaves a stale entry here, which is skipped.
         self._heap: list[tuple[float, int, K]] = []
+        """Due times. A key that was given an earlier one leaves a stale entry here, which is skipped."""
         self._counter = itertools.count()
         self._working_since_s: dict[K, float] = {}
         self._failures: dict[K, int] = {}
-        # Keys that go ahead of all others, in their order.
         self._first: dict[K, None] = {}
+        """Keys that go ahead of all others, in their order."""
         self.waited_s = 0.0
         """For how long the key that was taken last was due."""
+        self.went_first = False
+        """Whether the key that was taken last went ahead of others."""
 
     def __len__(self) -> int:
         return len(self._due_s) + len(self._working_since_s)
@@ -74,6 +77,7 @@ class Schedule(Generic[K]):
             return None
         ahead = next(filter(lambda key: self._is_due(key, now_s), self._first), None)
         key = self._heap[0][2] if ahead is None else ahead
+        self.went_first = key in self._first
         self._first.pop(key, None)
         # What is left of it in the heap is skipped as stale.
         due_s = self._due_s.pop(key)
@@ -117,13 +121,13 @@ class Schedule(Generic[K]):
 
 
 class QueueObserver(Protocol):
-    """Is told how a queue goes."""
+    """Counts what a queue does."""
 
     def waited(self, seconds: float) -> None:
-        """A key that was due waited so long."""
+        """A key that was due waited for this time."""
 
     def passed(self, result: str, seconds: float) -> None:
-        """A key was handled: `done`, `retried` after a failure that may go by itself, or `failed`."""
+        """A key was handled: `done`, `retried` after a failure that may pass by itself, or `failed`."""
 
 
 class _Unobserved:
@@ -135,7 +139,7 @@ class _Unobserved:
 
 
 class DirtyQueue(Generic[K]):
-    """A Schedule that runs on the event loop. `observer` is told how it goes."""
+    """A Schedule that runs on the event loop. `observer` counts what it does."""
 
     def __init__(self, handle: Callable[[K], Awaitable[float | None]], observer: QueueObserver | None = None) -> None:
         self._handle = handle
@@ -171,7 +175,8 @@ class DirtyQueue(Generic[K]):
                 await self._wait()
             else:
                 self._observer.waited(self._schedule.waited_s)
-                await self._work(key)
+                with urgent(self._schedule.went_first):
+                    await self._work(key)
 
     async def _wait(self) -> None:
         self._marked.clear()
@@ -189,7 +194,7 @@ class DirtyQueue(Generic[K]):
         try:
             again_s = await self._handle(key)
         except Exception as error:
-            result = "retried" if getattr(error, "transient", False) else "failed"
+            result = "retried" if _is_transient(error) else "failed"
             self._observer.passed(result, loop.time() - start_s)
             self._fail(key, error)
         else:
@@ -201,15 +206,18 @@ class DirtyQueue(Generic[K]):
         self._marked.set()
 
     def _fail(self, key: K, error: Exception) -> None:
-        requested_s = getattr(error, "retry_after_s", None) or 0.0
+        requested_s = (error.retry_after_s if isinstance(error, UellmError) else None) or 0.0
         delay_s = self._schedule.failed(key, asyncio.get_running_loop().time(), at_least_s=requested_s)
-        transient = getattr(error, "transient", False)
         logger.log(
-            logging.INFO if transient else logging.ERROR,
+            logging.INFO if _is_transient(error) else logging.ERROR,
             "%s failed, again in %.1f s: %s",
             key,
             delay_s,
             error,
-            # Our own errors say all in one sentence; any other is a bug, so its traceback is logged.
+            # Our own errors are complete sentences; any other error is a bug, so its traceback is logged.
             exc_info=None if isinstance(error, UellmError) else error,
         )
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, UellmError) and error.transient

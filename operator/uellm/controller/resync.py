@@ -9,7 +9,7 @@ import random
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import Kube, KubeError, NotFound
-from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, Kind
+from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
-WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE)
+WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE)
 """Kinds of which every object matters; of the others, those with the service label."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from uellm.controller.queue import FIRST
 from uellm.kube import DELETED
-from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
+from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
@@ -35,6 +35,8 @@ class Watcher:
         self._heard_s[kind] = self._clock()
         if kind == GPUNODEPROFILE:
             self._on_profile(event, obj)
+        elif kind == GPUNODECLASS:
+            self._on_node_class(event, obj)
         elif kind == NODE:
             self._on_node(event, obj)
         elif kind == LLMSERVICE:
@@ -67,6 +69,14 @@ class Watcher:
         elif not before.holders.items() <= after.holders.items():
             # A GPU was freed, or went from one pod to another. One that was taken makes room for nobody.
             self._others_may_fit()
+
+    def _on_node_class(self, event: str | None, obj: Mapping[str, Any]) -> None:
+        before = self._cache.get(GPUNODECLASS, obj["metadata"]["name"])
+        self._store(GPUNODECLASS, event, obj)
+        after = self._cache.get(GPUNODECLASS, obj["metadata"]["name"])
+        # Of a class, only the spec is planned on; its status is the operator's own.
+        if (before or {}).get("spec") != (after or {}).get("spec"):
+            self.mark_all(SETTLE_S)
 
     def _on_node(self, event: str | None, obj: Mapping[str, Any]) -> None:
         name = obj["metadata"]["name"]

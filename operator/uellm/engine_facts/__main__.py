@@ -107,8 +107,8 @@ def answer(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return facts(config)
     except Exception as error:  # whatever vLLM raises is its answer
-        said = " ".join(line.strip() for line in str(error).strip().splitlines())
-        return {"error": f"{type(error).__name__}: {said[:LONGEST_REASON]}"}
+        text = " ".join(line.strip() for line in str(error).strip().splitlines())
+        return {"error": f"{type(error).__name__}: {text[:LONGEST_REASON]}"}
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from typing import Any
 from uellm.errors import BadInput
 
 PREFIX_BLOCK_TOKENS = 512
-"""Tokens that one of Mooncake's `hash_ids` stands for."""
+"""Tokens per entry of Mooncake's `hash_ids`."""
 
 _GZIP = b"\x1f\x8b"
 _ARRIVAL = ("timestamp", "arrival_s", "arrival_time", "arrival")

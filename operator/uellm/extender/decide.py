@@ -74,16 +74,16 @@ class Judge:
             self._count("UnreadablePlan")
             return dict.fromkeys(names, str(error))
         verdicts = self._verdicts_on(text)
-        said: set[str] = set()
+        given: set[str] = set()
         refused = {}
         for name in names:
             refusal = self._refusal(plan, snapshot.offer(name, plan.resource_name), verdicts)
             if refusal is not None:
                 reason, sentence = refusal
                 self._count(reason)
-                if sentence not in said and len(said) >= MOST_SENTENCES:
+                if sentence not in given and len(given) >= MOST_SENTENCES:
                     sentence = ONE_MORE
-                said.add(sentence)
+                given.add(sentence)
                 refused[name] = sentence
         return refused
 
@@ -99,8 +99,8 @@ class Judge:
         if plan.gpus > free - promised:
             taken = f", {promised} of them promised to pods that start" if promised else ""
             unusable = f", {offer.unusable} quarantined or excluded" if offer.unusable else ""
-            said = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
-            return NodeRefusal("TooFewFree", said)
+            message = f"the plan needs {plan.gpus} {plan.resource_name}, {free} free{taken}{unusable}"
+            return NodeRefusal("TooFewFree", message)
         if offer.shape not in verdicts:
             refusal = self._refusal_on(plan, offer.node, offer.free)
             verdicts[offer.shape] = None if refusal is None else NodeRefusal(type(refusal).__name__, sentence(refusal))

@@ -36,7 +36,7 @@ class ExtenderMetrics:
         self._seconds.labels(verb).observe(seconds)
 
     def refused(self, reason: str, nodes: int = 1) -> None:
-        """So many nodes were refused for a reason."""
+        """This number of nodes was refused for a reason."""
         self._refusals.labels(reason).inc(nodes)
 
     def found_no_node(self) -> None:

@@ -14,7 +14,7 @@ from uellm.extender.metrics import ExtenderMetrics
 from uellm.extender.server import make_app
 from uellm.extender.view import View
 from uellm.kube import Kube
-from uellm.metrics.server import Listener, metrics_app
+from uellm.metrics.server import WebListener, metrics_app
 
 GRACE_S = 5.0
 
@@ -48,9 +48,9 @@ async def serve(
         metrics.show_age_of(view)
         if options.metrics_listen is not None:
             app = metrics_app(metrics.registry)
-            await stack.enter_async_context(Listener(app, *options.metrics_listen, purpose="metrics"))
+            await stack.enter_async_context(WebListener(app, *options.metrics_listen, purpose="metrics"))
         app = make_app(view, refusal_on, metrics)
-        listener = Listener(app, *options.listen, purpose="extender", grace_s=GRACE_S)
+        listener = WebListener(app, *options.listen, purpose="extender", grace_s=GRACE_S)
         port = (await stack.enter_async_context(listener)).port
         logger.info("extender on %s port %d, cluster %s", options.listen[0] or "all addresses", port, kube.host)
         if on_listen is not None:

@@ -76,7 +76,7 @@ def filter_answer(question: ExtenderArgs, refusals: Mapping[str, str]) -> dict[s
 
 
 def filter_error(message: str) -> dict[str, Any]:
-    """`ExtenderFilterResult` of an extender that cannot tell: the scheduler tries the pod again later."""
+    """`ExtenderFilterResult` of an extender that cannot decide: the scheduler tries the pod again later."""
     return {
         "NodeNames": None,
         "Nodes": None,

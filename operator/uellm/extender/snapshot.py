@@ -64,9 +64,12 @@ class Snapshot:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
-        self._holdings: dict[str, dict[str, PodWithPlan]] = {}  # node -> uid -> what it holds
-        self._node_of: dict[str, str] = {}  # uid -> node
-        self._gone: dict[str, str] = {}  # uid -> node of pods that went, while a profile may still name them
+        self._holdings: dict[str, dict[str, PodWithPlan]] = {}
+        """Bound pods, by node and uid."""
+        self._node_of: dict[str, str] = {}
+        """The node of each bound pod, by uid."""
+        self._gone: dict[str, str] = {}
+        """The node of pods that are gone, by uid, while a profile may still name them."""
 
     def put_profile(self, profile: Mapping[str, Any]) -> None:
         """A profile is new or has changed. One whose devices cannot be read counts as absent."""

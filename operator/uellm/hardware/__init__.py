@@ -5,7 +5,7 @@ the launcher can read it in an engine's image without pydantic.
 """
 
 from uellm.hardware.device_class import DeviceClass, classes_of
-from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, SIMULATED_DEVICES_VARIABLE, LinkKind
+from uellm.hardware.names import GPU_RESOURCE, LINK_KINDS, NVLINK, SIMULATED_DEVICES_VARIABLE, LinkKind, class_place
 from uellm.hardware.node_needs import NodeNeeds
 from uellm.hardware.types import Device, Link, Node
 
@@ -20,5 +20,6 @@ __all__ = [
     "LinkKind",
     "Node",
     "NodeNeeds",
+    "class_place",
     "classes_of",
 ]

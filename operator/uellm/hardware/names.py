@@ -18,3 +18,8 @@ LINK_KINDS: tuple[str, ...] = get_args(LinkKind)
 
 NVLINK: LinkKind = "NVLink"
 SLOWEST_LINK = "SYS"
+
+
+def class_place(node_class: str) -> str:
+    """The name under which a class of nodes is planned on. It cannot be a node's own name, for it has a blank."""
+    return f"class {node_class}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Pairs = Sequence[tuple[bytes, bytes]]
 """Header fields in their order, as they are on the wire."""
@@ -77,6 +78,12 @@ class Budget:
         self.held_bytes -= size_bytes
 
 
+@lru_cache(maxsize=256)
+def _key(name: str) -> bytes:
+    """A name as `Headers` compares it. The code asks for the same few names at every request."""
+    return name.lower().encode("latin-1")
+
+
 class Headers:
     """Header fields: `raw` has them in order and as sent; the methods read them by name."""
 
@@ -88,18 +95,18 @@ class Headers:
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of that name, in any case."""
-        value = self._index().get(name.lower().encode("latin-1"))
+        value = self._index().get(_key(name))
         return default if value is None else value.decode("utf-8", "surrogateescape")
 
     def get_all(self, name: str) -> list[str]:
         """Every field of that name."""
-        wanted = name.lower().encode("latin-1")
+        wanted = _key(name)
         if wanted not in self._index():
             return []
         return [value.decode("utf-8", "surrogateescape") for field, value in self.raw if field.lower() == wanted]
 
     def __contains__(self, name: str) -> bool:
-        return name.lower().encode("latin-1") in self._index()
+        return _key(name) in self._index()
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)

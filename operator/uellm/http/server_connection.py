@@ -95,10 +95,11 @@ class ServerConnection(asyncio.Protocol):
                 self._reading_paused = True
                 self.transport.pause_reading()
             return
-        if not self._buffer:
-            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
+        begins = not self._buffer
         self._buffer += data
         self._next()
+        if begins and self._buffer and not self.busy and not self._ending:  # nearly every head arrives in one piece
+            self._set_alarm(self._service.limits.header_deadline_s, self.abort)
 
     def eof_received(self) -> bool:
         """The client closed its side: it left, or it only has nothing more to send. Probes tell which.

@@ -67,10 +67,13 @@ class Upstream:
     async def pipe(self, sink: Callable[[bytes], None]) -> None:
         """Give every piece to `sink` as it arrives; return at the end. Raises EngineLost, or what `sink` raises."""
         self.sink = sink
-        if self._pieces:
-            sink(self._take())
-        if not self.ended:
-            await self._wait()
+        try:
+            if self._pieces:
+                sink(self._take())
+            if not self.ended:
+                await self._wait()
+        finally:
+            self.sink = None  # it knows us: left so, only the collector could free the two
         if self._error is not None:
             raise self._error
 

@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 LLMSERVICE = Kind("uellm.io/v1alpha1", "LLMService", "llmservices", True)
 GPUNODEPROFILE = Kind("uellm.io/v1alpha1", "GPUNodeProfile", "gpunodeprofiles", False)
+GPUNODECLASS = Kind("uellm.io/v1alpha1", "GPUNodeClass", "gpunodeclasses", False)
 NODE = Kind("v1", "Node", "nodes", False)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", False)
 POD = Kind("v1", "Pod", "pods", True)
@@ -55,6 +56,8 @@ PDB = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", True)
 EVENT = Kind("events.k8s.io/v1", "Event", "events", True)
 CORE_EVENT = Kind("v1", "Event", "events", True)
 """The same objects by their older name, by which they can be selected by the object that they are about."""
+NODEPOOL = Kind("karpenter.sh/v1", "NodePool", "nodepools", False)
+"""Karpenter's, where it is installed."""
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
@@ -63,6 +66,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
     for kind in (
         LLMSERVICE,
         GPUNODEPROFILE,
+        GPUNODECLASS,
         NODE,
         NAMESPACE,
         POD,
@@ -73,6 +77,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         PDB,
         EVENT,
         CORE_EVENT,
+        NODEPOOL,
         LEASE,
         CRD,
     )

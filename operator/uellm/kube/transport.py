@@ -20,6 +20,7 @@ import aiohttp
 from uellm.errors import UellmError
 from uellm.kube import config, fence
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
+from uellm.kube.slots import Slots
 
 REQUEST_TIMEOUT_S = 60.0
 """The API server itself gives up on an ordinary request after 60 s."""
@@ -67,6 +68,7 @@ class Transport:
         self._writable_for = writable_for
         self._observe = observe
         self._renewing = asyncio.Lock()
+        self._writes = Slots()
 
     @classmethod
     async def open(
@@ -103,12 +105,13 @@ class Transport:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         """Send one request and read the whole answer. Raises KubeError; Fenced for a write that is not allowed now."""
-        fence.check(method, self._writable_for)
-        total_s = REQUEST_TIMEOUT_S if method == "GET" else min(REQUEST_TIMEOUT_S, self._writable_for())
-        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
-        request = _Request(method, path, query or {}, body, content_type, timeout)
-        async with self._exchange(request) as response:
-            answer = await response.read()
+        arguments = method, path, query or {}, body, content_type
+        if method == "GET":
+            answer = await self._answer(*arguments)
+        else:
+            async with self._writes.slot():
+                answer = await self._answer(*arguments)
+        request = f"{method} {path}"
         try:
             document = json.loads(answer)
         except ValueError as error:
@@ -116,6 +119,13 @@ class Transport:
         if not isinstance(document, dict):
             raise Unavailable(0, "NotJSON", f"{request}: the answer is not an object: {answer[:200]!r}")
         return document
+
+    async def _answer(self, method: str, path: str, query: Mapping[str, str], body: Any, content_type: str) -> bytes:
+        fence.check(method, self._writable_for)
+        total_s = REQUEST_TIMEOUT_S if method == "GET" else min(REQUEST_TIMEOUT_S, self._writable_for())
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
+        async with self._exchange(_Request(method, path, query, body, content_type, timeout)) as response:
+            return await response.read()
 
     async def lines(
         self, path: str, *, query: Mapping[str, str], silence_s: float, on_open: Callable[[], None]

@@ -17,7 +17,7 @@ env      POD_NAME and NODE_NAME (into the report; optional). NVIDIA_VISIBLE_DEVI
          HOME, XDG_CACHE_HOME, HF_HOME, VLLM_CACHE_ROOT, USER and LOGNAME: the engine's, not the launcher's; a numeric
          user without a passwd entry needs them.
 
-What it sets for the engine, whatever the container's environment says: CUDA_VISIBLE_DEVICES (uuids in rank order;
+What it sets for the engine, whatever the container's environment has: CUDA_VISIBLE_DEVICES (uuids in rank order;
 absent on the CPU engine) and VLLM_PP_LAYER_PARTITION (absent with one stage). What it sets only where the container's
 environment does not: VLLM_HOST_IP and GLOO_SOCKET_IFNAME (loopback: the ranks are all in this pod),
 VLLM_NO_USAGE_STATS, HF_HUB_OFFLINE (a model that lies on a mounted path), and on the CPU engine

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan_hash = hashlib.sha256(content).hexdigest()
         _launch(content, plan_hash, args, environment)
     except UellmError as error:
-        reason, message = getattr(error, "reason", "BadPlan"), str(error)
+        reason, message = error.reason if isinstance(error, PlanError) else "BadPlan", str(error)
     except OSError as error:
         reason, message = "LaunchFailed", str(error)
     report.fail(args.placement, report.failed(environment, plan_hash, LaunchFailure(reason, message)))

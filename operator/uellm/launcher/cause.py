@@ -27,7 +27,7 @@ _CRASH = re.compile(
     r"^(?:Fatal Python error: |terminate called after|.*Segmentation fault|Illegal instruction|\*\*\* stack smashing)"
 )
 
-# What follows from a failure somewhere else, in any process.
+# Consequences of a failure somewhere else, in any process.
 _CONSEQUENCES = re.compile(
     r"see (?:the )?(?:root cause|stack trace)"
     r"|Engine core initialization failed"
@@ -42,7 +42,7 @@ _CONSEQUENCES = re.compile(
     r"|^(?:SystemExit|KeyboardInterrupt|BrokenPipeError|ConnectionResetError|EOFError|asyncio\.exceptions\.CancelledError)\b",
     re.IGNORECASE,
 )
-# What a library says for people at the end of a chain of errors, the first of which is only how it found out.
+# A library's message for people at the end of a chain of errors, the first of which only shows how it found out.
 _PLAINER = re.compile(
     r"access a gated repo|specific connection error when trying to load|is not a valid model identifier"
     r"|outgoing traffic has been disabled|couldn't connect to"
@@ -56,7 +56,7 @@ class OutputLine(NamedTuple):
     """A line of the engine's output, taken apart."""
 
     process: str
-    """Kind of the process that printed it: APIServer, EngineCore, Worker ...; empty where it does not say."""
+    """Kind of the process that printed it: APIServer, EngineCore, Worker ...; empty where the line does not name it."""
     level: str
     """Level of a logged line, else empty."""
     text: str
@@ -75,24 +75,24 @@ def parse(line: str) -> OutputLine:
 
 
 def find_cause(lines: Iterable[str]) -> str:
-    """The cause in one line; empty where the output tells none."""
+    """The cause in one line; empty where the output shows none."""
     parsed = [parse(line) for line in lines]
-    errors = [(line.process, said) for line, said in _errors(parsed)]
-    causes = [(process, said) for process, said in errors if not _CONSEQUENCES.search(said)]
+    errors = [(line.process, text) for line, text in _errors(parsed)]
+    causes = [(process, text) for process, text in errors if not _CONSEQUENCES.search(text)]
     if causes:
         deepest = max(_depth(process) for process, _ in causes)
-        innermost = [said for process, said in causes if _depth(process) == deepest]
-        plainer = [said for said in innermost if _PLAINER.search(said)]
+        innermost = [text for process, text in causes if _depth(process) == deepest]
+        plainer = [text for text in innermost if _PLAINER.search(text)]
         return _clipped(_plainly(plainer[-1] if plainer else innermost[0]))
     if crashes := [line.text for line in parsed if _CRASH.match(line.text)]:
         return _clipped(crashes[0])
     logged = [line.text.strip() for line in parsed if line.level in ("ERROR", "CRITICAL") and line.text.strip()]
-    told = [text for text in logged if not _CONSEQUENCES.search(text) and not _is_of_traceback(text)]
-    return _clipped((told or [said for _, said in errors] or [""])[0])
+    own = [text for text in logged if not _CONSEQUENCES.search(text) and not _is_of_traceback(text)]
+    return _clipped((own or [text for _, text in errors] or [""])[0])
 
 
 def _errors(lines: Sequence[OutputLine]) -> Iterable[tuple[OutputLine, str]]:
-    """Lines that name an error: exceptions at the end of a traceback, and what an argument parser says."""
+    """Lines that name an error: exceptions at the end of a traceback, and errors of an argument parser."""
     for index, line in enumerate(lines):
         if match := _EXCEPTION.match(line.text):
             yield line, _with_continuation(lines, index, match)
@@ -111,11 +111,11 @@ def _with_continuation(lines: Sequence[OutputLine], index: int, match: re.Match[
     return f"{match['name']}: {text} {more.split(' [type=')[0]}".replace(":  ", ": ").strip()
 
 
-def _plainly(said: str) -> str:
-    """Hugging Face takes a path that is not there for the name of a repository, and says so."""
-    if "HFValidationError" in said and (match := _NO_SUCH_PATH.search(said)):
+def _plainly(text: str) -> str:
+    """Hugging Face takes a path that is not there for the name of a repository."""
+    if "HFValidationError" in text and (match := _NO_SUCH_PATH.search(text)):
         return f"the model's path {match['path']} does not exist in the engine's container"
-    return said
+    return text
 
 
 def _is_heading(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What differs on the CPU engine, where worker processes of this machine play the plan's simulated GPUs."""
+"""What differs on the CPU engine, where each worker process takes the place of a simulated GPU."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which devices this container really has, by uuid, and what they are.
 
-`nvidia-smi -L` is asked first: it tells what the driver shows to this container, whichever way the devices came in
-(environment variable, CDI, DRA). NVIDIA_VISIBLE_DEVICES is what it is checked against where it holds uuids, and the
-only source on a simulated node, whose devices no driver knows: there the device plugin also hands over what they are.
+`nvidia-smi -L` is asked first: it lists what the driver shows to this container, whichever way the devices came in
+(environment variable, CDI, DRA). It is checked against NVIDIA_VISIBLE_DEVICES where that holds uuids. On a simulated
+node, whose devices no driver knows, the variable is the only source, and the device plugin also passes what they are.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class FoundDevices:
     source: str
     """`nvidia-smi` or `NVIDIA_VISIBLE_DEVICES`."""
     facts: DeviceFacts = NO_FACTS
-    """What the source says of the devices; it may know nothing of some."""
+    """What the source knows about the devices; it may know nothing about some."""
 
 
 def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDevices:
-    """The container's devices. Raises PlanError NoDevices, with what each source said, where there are none.
+    """The container's devices. Raises PlanError NoDevices, with the answer of each source, where there are none.
 
     `simulated` devices exist in the plan alone, so the machine's own driver is not asked about them.
     """
@@ -60,8 +60,8 @@ def find_devices(environment: Mapping[str, str], *, simulated: bool) -> FoundDev
     # A privileged container sees every GPU of its node; only the allocated ones are its own.
     own = tuple(uuid for uuid in known if not allocated or uuid in allocated)
     # Without the driver's figures a device is known by its uuid alone.
-    told = {uuid: known[uuid] for uuid in own if known[uuid].product}
-    return FoundDevices(own, NVIDIA_SMI, DeviceFacts(told))
+    described = {uuid: known[uuid] for uuid in own if known[uuid].product}
+    return FoundDevices(own, NVIDIA_SMI, DeviceFacts(described))
 
 
 def _handed_over(environment: Mapping[str, str]) -> DeviceFacts:
@@ -75,7 +75,7 @@ def _handed_over(environment: Mapping[str, str]) -> DeviceFacts:
 
 
 def _ask_nvidia_smi(environment: Mapping[str, str]) -> tuple[tuple[Device, ...], str]:
-    """The devices, or none and what stood in the way."""
+    """The devices, or none and the reason."""
     program = shutil.which(NVIDIA_SMI, path=environment.get("PATH"))
     if program is None:
         return (), "not found in PATH"
@@ -104,7 +104,7 @@ def _why_no_uuids(variable: str | None) -> str:
     if not value:
         return "is empty: the container was given no GPU"
     if value in ("void", "none") or value.startswith("/") or "=" in value:
-        how = "(CDI, mounts), which only nvidia-smi tells: add it to the image"
+        how = "(CDI, mounts), which only nvidia-smi lists: add it to the image"
         return f"is `{value}`: the devices come in another way {how}"
     if value == "all":
         return "is `all`: that is every GPU of the node, not those of this pod; request GPUs by their resource name"

@@ -1,4 +1,4 @@
-"""What `nvidia-smi` says of the devices: their uuids, and what each of them is."""
+"""The devices as `nvidia-smi` lists them: their uuids, and what each of them is."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _MIG_LINE = re.compile(r"^\s+(?P<slice>MIG \S+).*\(UUID: (?P<uuid>[^)\s]+)\)")
 
 
 def run_nvidia_smi(program: str, *arguments: str) -> tuple[str, str]:
-    """What it prints, and what stood in the way; one of them is empty."""
+    """Its output, and the problem that prevented one; one of them is empty."""
     try:
         answer = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "", str(error)
     if answer.returncode != 0:
-        said = (answer.stderr or answer.stdout).strip().splitlines()
-        return "", f"exit status {answer.returncode}" + (f", {said[0]}" if said else "")
+        lines = (answer.stderr or answer.stdout).strip().splitlines()
+        return "", f"exit status {answer.returncode}" + (f", {lines[0]}" if lines else "")
     return answer.stdout, ""
 
 
 def parse_nvidia_smi(text: str) -> tuple[Device, ...]:
-    """The devices of `nvidia-smi -L`, with memory 0, which it does not tell.
+    """The devices of `nvidia-smi -L`, with memory 0, which it does not list.
 
     A GPU that is cut into MIG slices is listed by those, named as NVML names them, and not by itself.
     """
@@ -49,7 +49,7 @@ def parse_nvidia_smi(text: str) -> tuple[Device, ...]:
 
 
 def device_facts(program: str, listed: Sequence[Device]) -> tuple[Device, ...]:
-    """The devices with memory and compute capability, as far as the driver tells them."""
+    """The devices with memory and compute capability, as far as the driver reports them."""
     output, _ = run_nvidia_smi(program, *QUERY)
     figures = parse_query(output)
     return tuple(

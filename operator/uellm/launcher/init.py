@@ -3,8 +3,8 @@
 It ignores signals that it has no handler for. An engine that is still loading has none yet, and would use up the whole
 grace period. It also becomes the parent of every orphaned process.
 
-Because it outlives the engine, it answers the kubelet's probes, and says why the engine failed: it passes the engine's
-output on and keeps the last lines.
+Because it outlives the engine, it answers the kubelet's probes and reports why the engine failed. It passes the
+engine's output on and keeps the last lines.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from uellm.launcher.output import LastLines, Tee
 from uellm.placement_report import ENGINE_FAILED, LOG_PREFIX, LaunchFailure
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-# For what the engine's other processes still print once it has ended.
-AFTERWORDS_S = 1.0
+# For what the engine's other processes still print after its end.
+LAST_OUTPUT_S = 1.0
 TERMINATION_LOG = Path("/dev/termination-log")
 MESSAGE_BYTES = 4096
 """What the kubelet takes of a termination message."""
@@ -39,14 +39,14 @@ def stand_by(
 ) -> None:
     """As the first process, stay behind as the engine's parent and return in a child only; as any other, just return.
 
-    The parent hands signals on to the child, collects what has died, and ends when the child does, with its status (128
-    and the signal's number where a signal ended it, as shells have it). `first`: whether we are it, where not known by
-    id; a process that is to `serve` (start answering probes, in the background) stays behind in any case.
+    The parent forwards signals to the child, collects what has died, and ends when the child does, with its status (128
+    plus the signal's number where a signal ended it, as in shells). `first`: whether this is the first process; None:
+    its id decides. A process that has to `serve` (start answering probes, in the background) stays behind in any case.
     """
     stays = os.getpid() == 1 if first is None else first
     if not stays and serve is None:
         return
-    # Blocked until there is somebody to hand them on to: none may be lost in between.
+    # Blocked until there is a child to forward them to: none may be lost in between.
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     (out, child_out), (errors, child_errors) = os.pipe(), os.pipe()
     child = os.fork()
@@ -78,10 +78,10 @@ class _Parent:
         signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in FORWARDED:
-            signal.signal(number, self._hand_on)
+            signal.signal(number, self._forward)
         if serve is not None:
-            # Threads inherit the mask: the signals are for this one, which handles them.
-            _serve_or_say(serve)
+            # Threads inherit the mask, so that only this one gets the signals.
+            _serve_or_log(serve)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         with selectors.DefaultSelector() as selector:
             selector.register(wake, selectors.EVENT_READ, None)
@@ -89,14 +89,14 @@ class _Parent:
                 os.set_blocking(tee.source, False)
                 selector.register(tee.source, selectors.EVENT_READ, tee)
             status = self._until_it_ends(selector, wake)
-            self._afterwords(selector)
+            self._read_last_output(selector)
         for tee in self._tees:
             tee.finish()
         if status and not self._stopped:
             self._explain(status)
         return status
 
-    def _hand_on(self, number: int, _: FrameType | None) -> None:
+    def _forward(self, number: int, _: FrameType | None) -> None:
         self._stopped = self._stopped or number in (signal.SIGTERM, signal.SIGINT)
         with suppress(ProcessLookupError):
             os.kill(self._child, number)
@@ -113,7 +113,7 @@ class _Parent:
                 return status
 
     def _collect(self) -> int | None:
-        """Collect what has died; the child's exit status where it is among it."""
+        """Collect what has died; the exit status of the child, if it is among them."""
         ended = None
         with suppress(ChildProcessError):
             while True:
@@ -125,9 +125,9 @@ class _Parent:
                     ended = code if code >= 0 else 128 - code
         return ended
 
-    def _afterwords(self, selector: selectors.BaseSelector) -> None:
-        """What is still in the pipes, and what processes that outlive the engine's first one say."""
-        until_s = time.monotonic() + AFTERWORDS_S
+    def _read_last_output(self, selector: selectors.BaseSelector) -> None:
+        """Pass on what is still in the pipes, and the output of processes that outlive the engine's first one."""
+        until_s = time.monotonic() + LAST_OUTPUT_S
         while len(selector.get_map()) > 1 and (left_s := until_s - time.monotonic()) > 0:
             for key, _ in selector.select(left_s):
                 if key.data is not None and not key.data.pump():
@@ -166,12 +166,12 @@ def _ended_by(status: int) -> str:
         name = signal.Signals(status - 128).name
     except ValueError:
         return ""
-    hint = ": most likely for want of memory" if name == "SIGKILL" else ""
+    hint = ", most likely because memory ran out" if name == "SIGKILL" else ""
     return f"it was ended by {name}{hint}"
 
 
-def _serve_or_say(serve: Callable[[], None]) -> None:
+def _serve_or_log(serve: Callable[[], None]) -> None:
     try:
         serve()
     except OSError as problem:
-        print(f"{LOG_PREFIX}nobody answers the kubelet's probes: {problem}", file=sys.stderr, flush=True)
+        print(f"{LOG_PREFIX}the kubelet's probes cannot be answered: {problem}", file=sys.stderr, flush=True)

@@ -3,8 +3,9 @@
 The engine's parent does it, not the sidecar: a sidecar that crashes is no reason to restart a healthy engine.
 
 GET /startup, /ready   200 once the engine's /health is 200
-GET /live              the same, unless the sidecar says that the engine hangs: vLLM's /health is 200 while a worker
-                       hangs, and only the sidecar knows which requests are waiting. No sidecar, no objection.
+GET /live              the same, unless the sidecar reports that the engine hangs: vLLM's /health is 200 while a
+                       worker hangs, and only the sidecar knows which requests are waiting. Without a sidecar there is
+                       no objection.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from uellm.pod_interface import ENGINE_LIVE_PATH
+from uellm.pod_interface import ENGINE_LIVE_PATH, HANGING_FIELD
 
 # Below the probes' own time-outs, so that the kubelet gets an answer.
 ENGINE_TIMEOUT_S = 4.0
@@ -36,7 +37,7 @@ def objection(path: str, engine: Address, sidecar: Address) -> str:
         return f"the engine's /health: {f'status {status}' if status else 'no answer'}"
     if path == "/live":
         _, document = _get(sidecar, ENGINE_LIVE_PATH, SIDECAR_TIMEOUT_S)
-        if document.get("hanging") is True:
+        if document.get(HANGING_FIELD) is True:
             return "the engine hangs: it has requests, and generates no token"
     return ""
 

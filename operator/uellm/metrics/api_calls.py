@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-# A watch lasts as long as it may, so its seconds say nothing.
+# A watch lasts as long as it may, so its duration means nothing.
 WATCH = "WATCH"
 
 

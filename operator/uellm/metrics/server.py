@@ -28,7 +28,7 @@ def metrics_app(registry: CollectorRegistry) -> web.Application:
     return app
 
 
-class Listener:
+class WebListener:
     """Serves an application at one address. An async context manager. Raises CannotBeDone where the port is taken.
 
     `host`: None for every address of the machine; `port` 0: any free one. `purpose` begins the error. `grace_s`: how
@@ -42,7 +42,7 @@ class Listener:
         self._purpose = purpose
         self._runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=grace_s)
 
-    async def __aenter__(self) -> Listener:
+    async def __aenter__(self) -> WebListener:
         await self._runner.setup()
         host, port = self._address
         try:

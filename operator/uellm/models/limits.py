@@ -36,13 +36,13 @@ class SplitLimit:
     """Whether it holds on one GPU, too: the engine merges the matrix with others."""
 
     def part(self, tensor: int) -> int:
-        """The width on each of so many GPUs."""
+        """The width on each of `tensor` GPUs."""
         if self.heads:
             return max(1, self.heads // tensor) * (self.width // self.heads)
         return self.width // tensor
 
     def admits(self, tensor: int) -> bool:
-        """Whether so many GPUs can share the matrix."""
+        """Whether `tensor` GPUs can share the matrix."""
         return (tensor == 1 and not self.always) or self.part(tensor) % self.multiple == 0
 
 

@@ -3,8 +3,8 @@
 No I/O, no clock, no randomness. It depends only on numpy, because the launcher runs it inside the engine's image.
 """
 
-from uellm.planner.decision import plan
 from uellm.planner.handover.revalidate import Outlook, outlook, still_holds
+from uellm.planner.joining import plan
 from uellm.planner.result import Plan
 
 __all__ = ["Outlook", "Plan", "outlook", "plan", "still_holds"]

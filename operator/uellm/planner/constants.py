@@ -37,9 +37,9 @@ BLOCK_TOKENS = 128
 # The CPU engine really allocates its KV cache, in the memory of the machine that simulates the GPUs.
 CPU_KV_CACHE_BYTES = 256 << 20
 
-# What a load on one engine is taken for where it is not told (cost/replay.py, cost/open_loop.py): so many prompts for
-# each client, as in benchmarks of engines; at a rate, enough requests for a queue to show. Answers differ from their
-# mean by this share at most, evenly spread: lengths of 0.8 to 1 of a limit.
+# Defaults of a described load (cost/replay.py, cost/open_loop.py): prompts per client, as in benchmarks of engines; at
+# a rate, enough requests for a queue to show. Lengths of answers are evenly spread by up to this share around their
+# mean: 0.8 to 1 of a limit.
 PROMPTS_PER_CLIENT = 10
 REQUESTS_AT_A_RATE = 500
 OUTPUT_SPREAD = 1 / 9
@@ -66,6 +66,9 @@ LARGER_CHUNKS = (2, 4, 16)
 TTFT_QUANTILE = 0.99
 MOST_UTILISATION = 0.95
 
+# Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
+MOST_PLACEMENTS = 4000
+
 # Assumptions about a workload that is not described. The plan states each one that it uses.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256
@@ -77,8 +80,8 @@ ASSUMED_TTFT_S = 1.0
 COMPUTE_EFFICIENCY = 0.808
 ATTENTION_EFFICIENCY = 0.514  # attention of a prompt's tokens
 MEMORY_EFFICIENCY = 0.946
-# Time of a step besides its FLOPs and bytes: of its own, for each layer, for each sequence (its row in scheduler,
-# sampler and output), and for each layer if the step has tokens of a prompt, which CUDA graphs do not cover.
+# Time of a step besides its FLOPs and bytes: per step, per layer, per sequence (its row in scheduler, sampler and
+# output), and per layer of a step with tokens of a prompt, which CUDA graphs do not cover.
 STEP_OVERHEAD_S = 0.377e-3
 LAYER_S = 37.6e-6
 EXPERT_LAYER_S = 9.05e-6  # with routed experts, besides
@@ -109,7 +112,7 @@ BISECTION_TOLERANCE = 1e-5
 # The solver minimises a measure of the pipeline, so on a faster node its split may serve a mean request later by up to
 # this much.
 IDEAL_SLACK = 0.95
-# A replica that carries such a small part of the workload has next to no load: what it cannot do, no replica can.
+# A replica with this small a share of the workload has next to no load: what it cannot do, no replica can.
 MOST_REPLICAS = 1 << 20
 # Up to this many GPUs of one kind in a node, every choice of tensor-parallel groups is considered (2**12 sets).
 MOST_EXACT_GROUPING = 12
@@ -138,3 +141,17 @@ MOST_NODES = 64
 
 # The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
 SAME_CLASS = 0.02
+
+# What an engine takes of its node besides GPUs. API server and engine core are two Python processes with torch: 2 GB
+# were resident in a vLLM 0.32 with a tiny model.
+HOST_FRONT_BYTES = 2 << 30
+# A CUDA process with torch and NCCL.
+HOST_RANK_BYTES = 2 << 30
+# The pieces in which weights are loaded: at most one file of a sharded checkpoint (Hugging Face writes 5 GB).
+HOST_PIECE_BYTES = 5 * 10**9
+# NCCL and vLLM's message queues in /dev/shm.
+HOST_SHARED_BYTES = 1 << 29
+HOST_CPU_RANK_BYTES = 1 << 29
+HOST_FRONT_MILLICORES = 500
+HOST_RANK_MILLICORES = 500
+HOST_CPU_MILLICORES = 100

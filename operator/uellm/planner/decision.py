@@ -84,7 +84,12 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         nodes=tuple(name for name, _ in nodes),
         predicted=_predicted(best),
         recommended_replicas=None if request.workload.requests_per_s is None else found.best.replicas,
-        assumptions=reasons.assumptions(best, found.best, left_out=len(like) - len(nodes)),
+        assumptions=reasons.assumptions(
+            best,
+            found.best,
+            left_out=len(like) - len(nodes),
+            unproven_after=None if found.proven else search.sizer.attempts,
+        ),
         alternatives=reasons.alternatives(search, found),
         profile_hash=profile_hash(offer.node for offer in request.nodes),
         binding=limits,

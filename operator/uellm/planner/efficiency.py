@@ -12,6 +12,7 @@ from uellm.planner import constants as c
 from uellm.planner.kernels import DEFAULT, Kernels
 from uellm.planner.vllm.version import engine_version
 
+_PUBLISHED = "fitted to published measurements of vLLM"
 _KEYS = ("compute", "memory", "stepOverheadSeconds", "perSequenceSeconds")
 
 
@@ -53,7 +54,7 @@ class Efficiency:
     def calibrated(
         cls, compute: float, memory: float, step_overhead_s: float, per_sequence_s: float, source: str = ""
     ) -> Efficiency:
-        """Fitted to whole steps, whose overhead has that of their layers in it."""
+        """Fitted to whole steps: the overhead of a step includes that of its layers."""
         return cls(
             compute=compute,
             attention=min(compute, c.ATTENTION_EFFICIENCY),
@@ -69,10 +70,10 @@ class Efficiency:
     @property
     def sentence(self) -> str:
         """The plan's statement about its predictions."""
-        where = f"calibrated by measurements of {self.source}" if self.source else "not calibrated"
+        basis = f"calibrated by measurements of {self.source}" if self.source else _PUBLISHED
         return (
             f"predictions are a roofline at {self.compute:.0%} of the measured compute and {self.memory:.0%} of the "
-            f"measured memory rates, {where}"
+            f"measured memory rates, {basis}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class KernelShare(NamedTuple):
     memory: float
 
 
-# Fitted together with the figures of constants.py (bench/published.py). A share of memory above 1 says that tokens
+# Fitted together with the figures of constants.py (bench/published.py). A share of memory above 1 means that tokens
 # choose the same experts more often than by chance, so that a step reads fewer of them.
 LINEAR: Mapping[KernelName, KernelShare] = {
     "16-bit": KernelShare(1.0, 1.0),
@@ -51,9 +51,9 @@ LEAST_CAPABILITY: Mapping[Kernel, tuple[int, int]] = {
     "mxfp4": (10, 0),
     "int4": (99, 0),
 }
-# A GPU that does not tell its compute capability counts as Hopper.
+# A GPU whose compute capability is unknown counts as Hopper.
 ASSUMED_CAPABILITY = (9, 0)
-# FP8 products take at most this share of the time of 16-bit ones, where nobody measured them.
+# FP8 products are at least this many times as fast as 16-bit ones where they were not measured.
 LEAST_FP8_RATIO = 1.4
 
 

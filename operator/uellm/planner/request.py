@@ -71,6 +71,12 @@ class NodeOffer:
     promised: int = 0
     closed: str = ""
     """Why the node takes no new pods at the moment, such as a cordon; it then offers nothing."""
+    node_class: str = ""
+    """Not a node but a class of nodes that may join, as many as are needed; empty for a node that is there."""
+    host_memory_bytes: int | None = None
+    """Memory of a node of the class for pods; None: not known."""
+    host_millicores: int | None = None
+    """Thousandths of CPU cores of a node of the class for pods; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,12 @@ class PlanRequest:
     replicas: int = 1
     efficiency: Efficiency = field(default_factory=Efficiency)
     """Fitted to measurements, or the defaults."""
-    # The same model with quantised weights, by the name of the quantization. One is proposed if the model has no room.
     variants: tuple[tuple[str, Architecture], ...] = ()
+    """The same model with quantised weights, by the name of the quantization. One is proposed if the model does not
+    fit."""
     left_out: tuple[str, ...] = ()
     """Sentences about profiled nodes that the service's pods may not go to."""
     notes: tuple[str, ...] = ()
     """Sentences of the caller for the plan's `assumptions`."""
+    would_join: tuple[NodeOffer, ...] = ()
+    """Classes of nodes to plan on where no plan is possible on the nodes that are there."""

@@ -229,6 +229,9 @@ class Plan:
     search: SearchFigures | None = None
     reason: str = ""
     """Why it was made, or why it replaced another one."""
+    node_classes: tuple[str, ...] = ()
+    """Classes whose nodes hold it, best first, where it was planned for a node that has not joined; it then has no
+    nodes and no devices."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -248,6 +251,7 @@ class Plan:
             "kvCacheTokensRequired": self.kv_cache_tokens_required,
             "stages": [stage.to_dict() for stage in self.stages],
             "nodes": list(self.nodes),
+            **({"nodeClasses": list(self.node_classes)} if self.node_classes else {}),
             "predicted": self.predicted.to_dict(),
             "assumptions": list(self.assumptions),
             "alternatives": [alternative.to_dict() for alternative in self.alternatives],
@@ -284,6 +288,7 @@ class Plan:
             slo=SloVerdict.from_dict(data["slo"]) if data.get("slo") else None,
             search=SearchFigures.from_dict(data["search"]) if data.get("search") else None,
             reason=data.get("reason", ""),
+            node_classes=tuple(data.get("nodeClasses") or ()),
         )
 
 

@@ -73,14 +73,14 @@ class Keeper:
         self._periods = periods
         self._wake = asyncio.Event()
         self._bench = bench.Bench()
-        self._said: dict[str, str] = {}
-        # What was seen.
+        self._logged: dict[str, str] = {}
+        # Observed.
         self._sample: Sample | None = None
         self._looked_at = ""
         self._trouble: SourceError | None = None
         self._held: Held | None = None
         self._resource_names: dict[str, str] = {}
-        # What was made of it.
+        # Derived and written.
         self._allocations = Allocations({}, settled=False)
         self._resolved: Held | None = None
         self._before: dict[str, Any] = {}
@@ -263,12 +263,12 @@ class Keeper:
         return max(error.retry_after_s or 0.0, longest_s * random.uniform(0.5, 1.0))
 
     def _say(self, who: str, text: str) -> None:
-        if self._said.get(who) != text:
-            self._said[who] = text
+        if self._logged.get(who) != text:
+            self._logged[who] = text
             logger.warning("%s: %s", who, text)
 
     def _recovered(self, who: str) -> None:
         if who == "API server":
             self._failures = 0
-        if self._said.pop(who, None) is not None:
+        if self._logged.pop(who, None) is not None:
             logger.info("%s: answers again", who)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from uellm.api.names import SERVICE_LABEL
+from uellm.api.names import GROUP, SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
@@ -111,7 +111,7 @@ class Applier:
     async def _replaceable(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The live object; None where it was in the way and has been deleted.
 
-        An immutable ConfigMap with other content than its name stands for was put there by hand.
+        An immutable ConfigMap whose content does not match its name was put there by hand.
         """
         if live is None or not manifest.get("immutable") or live.get("data") == manifest["data"]:
             return live
@@ -126,14 +126,14 @@ class Applier:
                 logger.info("%s deleted pod %s", observed.key, each.pod)
 
     async def lift_marks(self, observed: Observed, marked: Iterable[MarkedPod]) -> None:
-        """Take autoscalers' marks off these pods."""
+        """Remove autoscalers' marks from these pods."""
         for each in marked:
             marks = dict.fromkeys(each.marks)
             if await self._kube.annotate(POD, each.pod, observed.key.namespace, marks, uid=each.uid):
                 logger.info("%s pod %s may be disrupted: it serves, or cannot", observed.key, each.pod)
 
     async def pod_events(self, pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """The Events about a pod; none where they cannot be read: a pass does not fail for want of an explanation."""
+        """The Events about a pod; none where they cannot be read: a pass can do without an explanation."""
         metadata = pod["metadata"]
         try:
             return await self._kube.list(
@@ -258,7 +258,7 @@ def _event(observed: Observed, note: Condition, now: datetime, instance: str) ->
         "reason": note.reason,
         "action": "Reconcile",
         "note": (note.message or note.reason).encode()[:_NOTE_BYTES].decode(errors="ignore"),
-        "reportingController": "uellm.io/controller",
+        "reportingController": f"{GROUP}/controller",
         "reportingInstance": instance,
         "regarding": {
             "apiVersion": LLMSERVICE.api_version,

@@ -12,15 +12,27 @@ from typing import Any
 
 from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
 from uellm.documents import UnreadableDocument
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, NODE, PDB, POD, SERVICE, Kind
+from uellm.kube.kinds import (
+    CONFIGMAP,
+    DEPLOYMENT,
+    GPUNODECLASS,
+    GPUNODEPROFILE,
+    LLMSERVICE,
+    NODE,
+    PDB,
+    POD,
+    SERVICE,
+    Kind,
+)
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.names import Key, key_of, possible_owners
+from uellm.reconcile.node_class import NodeClass, node_class
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
-WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, NODE, *CHILD_KINDS, POD)
+WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, POD)
 
 _POD_METADATA = (
     "name",
@@ -51,12 +63,14 @@ class Cache:
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
-        """As far as they were asked for."""
+        """Parsed when first asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
+        self._node_classes: tuple[NodeClass, ...] | None = None
+        """As far as they were asked for."""
         self.hardware_version = 0
-        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is worth a look."""
+        """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is checked again."""
         self.room_version = 0
-        """Grows when GPUs may have become free or taken: then plans that wait for room are worth a look."""
+        """Grows when GPUs may have become free or taken: then plans that wait for room are checked again."""
         self._changes = Changes()
 
     def take_changes(self) -> Changes:
@@ -138,6 +152,13 @@ class Cache:
             self._profiled[name] = profiled_node(profile)
         return self._profiled[name]
 
+    def node_classes(self) -> tuple[NodeClass, ...]:
+        """Every class of nodes that may join, in the order of their names."""
+        if self._node_classes is None:
+            documents = (each for _, each in sorted(self._objects[GPUNODECLASS].items()))
+            self._node_classes = tuple(map(node_class, documents))
+        return self._node_classes
+
     def node(self, name: str) -> Object | None:
         """A Node's labels and taints, or None."""
         return self.get(NODE, name)
@@ -159,6 +180,8 @@ class Cache:
         if kind == GPUNODEPROFILE:
             self._profiled.pop(place[1], None)
             self._all_profiled = None
+        elif kind == GPUNODECLASS:
+            self._node_classes = None
 
     def _count_versions(
         self,
@@ -168,7 +191,7 @@ class Cache:
         after: Object | None,
         known: ProfiledNode | None,
     ) -> None:
-        """`known`: what the profile said before, where it was asked for."""
+        """`known`: the profile as it was parsed before; None where it was not."""
         if kind == GPUNODEPROFILE:
             now = None if after is None or known is None else self.profiled_node(place[1])
             if now is not None and known is not None and now.facts == known.facts:
@@ -181,6 +204,8 @@ class Cache:
                 self._changes.nodes.add(place[1])
         elif kind == NODE:
             self.hardware_version += _unversioned(before) != _unversioned(after)
+        elif kind == GPUNODECLASS:
+            self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
             if _seat(before) != _seat(after):
                 self.room_version += 1

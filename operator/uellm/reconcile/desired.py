@@ -85,7 +85,7 @@ def _devices_json(observed: Observed, plan: Plan) -> str:
 
 
 def reloaded(observed: Observed) -> DesiredState:
-    """As far as what reloads is concerned: the spec as it is now, whatever becomes of its plan."""
+    """The state of the parts that reload: the spec as it is now, whether or not it can be planned."""
     assert observed.service is not None
     no_images = Images("", "", "")
     return DesiredState(

@@ -1,7 +1,7 @@
-"""What a change of each field of the spec does to pods that run. The one place that says so: the code goes by it.
+"""What a change of each field of the spec does to running pods. The code reads it from here.
 
-rolls     the pods are replaced, for their processes are started with it,
-reloads   the sidecars take it over while they run,
+rolls     the pods are replaced, because their processes are started with it,
+reloads   the sidecars reload it while they run,
 neither   it concerns the plan, the number of pods or how they are replaced.
 """
 
@@ -70,7 +70,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "suspend": "neither",
     "replicas": "neither",
 }
-"""By path in the spec; `[]` stands for an entry of a list."""
+"""By path in the spec; `[]` means each entry of a list."""
 
 
 def rolling_digest(service: LLMService) -> str:

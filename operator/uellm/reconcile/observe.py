@@ -27,6 +27,7 @@ from uellm.reconcile.names import (
     config_name,
     deployment_name,
 )
+from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
@@ -64,10 +65,14 @@ class Observed:
     """What the pods' sidecars measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
+    node_classes: tuple[NodeClass, ...] = ()
+    """Every class of nodes that may join."""
+    pool_labels: tuple[frozenset[str], ...] = ()
+    """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
-    kubelets_words: Mapping[str, str] = field(default_factory=dict)
-    """What the kubelets say of pods that they cannot start, by pod uid."""
+    kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    """Warnings of the kubelets about pods that they cannot start, by pod uid."""
 
     @property
     def key(self) -> Key:
@@ -207,6 +212,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
         pods=pods,
         nodes=cache.profiled_nodes(),
+        node_classes=cache.node_classes(),
         node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
     )
 

@@ -19,6 +19,7 @@ from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
 from uellm.reconcile.names import Key, revision_label
+from uellm.reconcile.node_pools import FRESH_S, NodePools
 from uellm.reconcile.observe import Observed, observe
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.improve import improvable_in_s
@@ -31,6 +32,7 @@ from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, needed_by, superseded
 from uellm.reconcile.status.decide import decide
+from uellm.reconcile.status.waiting_for_node import waits_for_node
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
@@ -51,7 +53,7 @@ class _Writable:
     refusal: Obstacle | None = None
     """Why the spec's own children cannot be written."""
     wanted: WantedConfig | None = None
-    """What every pod is to run with; None where the pods are left alone."""
+    """The configuration that every pod should run; None where the pods are left alone."""
 
 
 class Reconciler:
@@ -66,7 +68,9 @@ class Reconciler:
         images: Images,
         *,
         clock: Callable[[], datetime] = utc_now,
+        node_pools: NodePools | None = None,
     ) -> None:
+        """`node_pools`: Karpenter's, to tell why no node joins; None: they are not looked at."""
         self._cache = cache
         self._planning = planning
         self._collectors = collectors
@@ -75,6 +79,7 @@ class Reconciler:
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._clock = clock
+        self._node_pools = node_pools
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns after how many seconds the next is due; None: not before something changes."""
@@ -94,15 +99,19 @@ class Reconciler:
             reports=self._collectors.placements.of(observed.pods),
             measurements=self._collectors.measurements.of(observed.pods),
             revisions=self._revisions.of(observed),
-            kubelets_words=self._kubelet_events.of(key),
+            kubelet_warnings=self._kubelet_events.of(key),
         )
+        waits = waits_for_node(observed.incumbent, observed)
+        if self._node_pools is not None and waits:
+            observed = dataclasses.replace(observed, pool_labels=await self._node_pools.labels())
         planned = await self._planning.plan(observed, now)
         if planned is None:
             return None  # it is being planned, and is marked when that is done
         recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
         if recheck_s == 0.0:
             return recheck_s
-        return min(filter(None, (recheck_s, measure_in_s, ask_in_s)), default=None)
+        look_in_s = FRESH_S if observed.pool_labels else None
+        return min(filter(None, (recheck_s, measure_in_s, ask_in_s, look_in_s)), default=None)
 
     async def _carry_out(
         self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime

@@ -19,6 +19,7 @@ from uellm.pod_interface import (
     DRAIN_PATH,
     ENGINE_LIVE_PATH,
     ENGINE_READY_PATH,
+    HANGING_FIELD,
     LAME_DUCK_S,
     PLACEMENT_PATH,
     RUNNING_PATH,
@@ -130,7 +131,7 @@ class Management:
         async def answer(request: Request, reply: Reply) -> None:
             document = {
                 "engine": str(self._engine.health),
-                "hanging": self._engine.hanging,
+                HANGING_FIELD: self._engine.hanging,
                 "draining": self._proxy.drain.draining,
             }
             reply.send(200 if good() else 503, _JSON, json.dumps(document).encode())

@@ -24,5 +24,6 @@ def test_nothing_of_a_plan_is_pruned() -> None:
         alternatives=(Alternative(1, 1, 1, (), ("node-2",), "needs 2 GiB more"),),
         profile_hash="f" * 64,
         kv_cache_tokens_required=4096,
+        node_classes=("p5",),
     )
     assert parse(PlanStatus, plan.to_dict()).to_dict() == plan.to_dict()

@@ -91,9 +91,9 @@ def test_the_columns_are_those_of_the_design() -> None:
     assert names == ["MODEL", "GPUS", "LAYERS", "NODES", "SLO", "READY", "STATUS", "AGE"]
 
 
-def test_the_short_names_are_llm_and_gnp() -> None:
-    short = [render(d)["spec"]["names"]["shortNames"] for d in (LLMSERVICES, GPUNODEPROFILES)]
-    assert short == [["llm"], ["gnp"]]
+def test_the_short_names_are_llm_gnp_and_gnc() -> None:
+    short = [render(d)["spec"]["names"]["shortNames"] for d in DEFINITIONS]
+    assert short == [["llm"], ["gnp"], ["gnc"]]
 
 
 def test_replicas_scale() -> None:
@@ -107,4 +107,8 @@ def test_the_command_prints_documents_in_yaml_or_json(capsys: pytest.CaptureFixt
     from_yaml = list(yaml.safe_load_all(capsys.readouterr().out))
     assert command.main(["crds", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["items"] == from_yaml
-    assert [d["metadata"]["name"] for d in from_yaml] == ["llmservices.uellm.io", "gpunodeprofiles.uellm.io"]
+    assert [d["metadata"]["name"] for d in from_yaml] == [
+        "llmservices.uellm.io",
+        "gpunodeprofiles.uellm.io",
+        "gpunodeclasses.uellm.io",
+    ]

@@ -282,7 +282,11 @@ def test_the_demo_has_four_unlike_gpus_on_one_node_and_one_on_the_other() -> Non
 
 def test_crds_are_installed_and_kept_by_default(render: Render) -> None:
     crds = of_kind(render(), "CustomResourceDefinition")
-    assert sorted(c["metadata"]["name"] for c in crds) == ["gpunodeprofiles.uellm.io", "llmservices.uellm.io"]
+    assert sorted(c["metadata"]["name"] for c in crds) == [
+        "gpunodeclasses.uellm.io",
+        "gpunodeprofiles.uellm.io",
+        "llmservices.uellm.io",
+    ]
     assert all(c["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"} for c in crds)
     specs = {c["metadata"]["name"]: c["spec"] for c in crds}
     assert specs == {d["metadata"]["name"]: d["spec"] for d in map(render_crd, DEFINITIONS)}

@@ -9,7 +9,7 @@ from uellm.cli.arguments import listen_address
 from uellm.controller.metrics import ControllerMetrics
 from uellm.controller.probes import probes_app
 from uellm.errors import BadInput, CannotBeDone
-from uellm.metrics.server import Listener, metrics_app
+from uellm.metrics.server import WebListener, metrics_app
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def has_ipv6() -> bool:
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
 async def test_probes_and_metrics_answer_on_a_machine_with_ipv6_only(unused_tcp_port):
     registry = ControllerMetrics().registry
-    probes = Listener(probes_app({}, lambda: True, registry), "::1", unused_tcp_port, purpose="probes")
-    metrics = Listener(metrics_app(registry), "::1", 0, purpose="metrics")
+    probes = WebListener(probes_app({}, lambda: True, registry), "::1", unused_tcp_port, purpose="probes")
+    metrics = WebListener(metrics_app(registry), "::1", 0, purpose="metrics")
     async with probes, metrics, aiohttp.ClientSession() as client:
         for url in (f"http://[::1]:{unused_tcp_port}/healthz", f"http://[::1]:{metrics.port}/metrics"):
             async with client.get(url) as response:
@@ -54,6 +54,6 @@ async def test_probes_and_metrics_answer_on_a_machine_with_ipv6_only(unused_tcp_
 
 async def test_a_taken_port_is_named_with_its_purpose(unused_tcp_port):
     app, address = metrics_app(ControllerMetrics().registry), ("127.0.0.1", unused_tcp_port)
-    async with Listener(app, *address, purpose="probes"):
+    async with WebListener(app, *address, purpose="probes"):
         with pytest.raises(CannotBeDone, match=rf"metrics: .* port {unused_tcp_port}: .*; choose another"):
-            await Listener(metrics_app(ControllerMetrics().registry), *address, purpose="metrics").__aenter__()
+            await WebListener(metrics_app(ControllerMetrics().registry), *address, purpose="metrics").__aenter__()

@@ -9,8 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
+from uellm.errors import UellmError
 from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE
-from uellm.metrics.server import Listener
+from uellm.metrics.server import WebListener
 from uellm.reconcile.cache import Cache
 
 
@@ -71,7 +72,7 @@ def test_a_services_metrics_are_its_conditions_and_replicas(metrics):
 
 
 async def test_passes_are_counted_by_how_they_ended(metrics):
-    class Busy(Exception):
+    class Busy(UellmError):
         transient = True
 
     errors = {"good": None, "busy": Busy("later"), "bad": ValueError("a bug")}
@@ -103,7 +104,7 @@ async def test_requests_to_the_api_server_are_counted_by_verb_and_code(metrics):
 
 
 async def test_they_are_served_beside_the_probes_in_the_format_of_prometheus(metrics, unused_tcp_port):
-    probes = Listener(probes_app({}, lambda: True, metrics.registry), "127.0.0.1", unused_tcp_port, purpose="probes")
+    probes = WebListener(probes_app({}, lambda: True, metrics.registry), "127.0.0.1", unused_tcp_port, purpose="probes")
     url = f"http://127.0.0.1:{unused_tcp_port}/metrics"
     async with probes, aiohttp.ClientSession() as client, client.get(url) as response:
         assert response.content_type == "text/plain"

@@ -16,6 +16,7 @@ import pytest
 
 from uellm_devcluster import binaries
 from uellm_devcluster.binaries import download, gobuild
+from uellm_devcluster.binaries.__main__ import main as provide
 from uellm_devcluster.binaries.catalogue import RELEASES, Build, Download, Release, releases_for
 from uellm_devcluster.errors import ClusterError
 
@@ -167,6 +168,35 @@ def test_a_failing_build_reports_the_compilers_error(tmp_path: Path, monkeypatch
     release = replace(RELEASES[-1], download=None)
     with pytest.raises(ClusterError, match=r"go install failed: main\.go:1: no such thing"):
         gobuild.build(release, tmp_path)
+
+
+def test_a_package_becomes_the_program_of_its_release_with_the_files_of_its_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    module = tmp_path / "module"
+    (module / "crds").mkdir(parents=True)
+    (module / "crds" / "a.yaml").write_text("kind: A")
+    script = f"""#!/bin/sh
+case "$1" in
+  install) echo built > "$GOBIN/kwok" ;;
+  mod) echo '{{"Dir": "{module}"}}'; echo "$4" > "{tmp_path}/asked" ;;
+esac
+"""
+    monkeypatch.setattr(gobuild, "find_go", lambda: executable(tmp_path / "go", script))
+    build = Build(packages=("sigs.k8s.io/karpenter/kwok",), files=("crds/*.yaml",))
+    home = tmp_path / "home"
+    home.mkdir()
+    gobuild.build(Release("karpenter", "v1", ("karpenter",), build, 1), home)
+    assert {path.name: path.read_text() for path in home.iterdir()} == {"karpenter": "built\n", "a.yaml": "kind: A"}
+    assert (tmp_path / "asked").read_text() == "sigs.k8s.io/karpenter@v1\n"
+
+
+def test_programs_that_only_the_full_tests_need_are_not_provided_for_the_others(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr("uellm_devcluster.binaries.__main__.ensure", asked.extend)
+    assert provide([]) == 0
+    assert "karpenter" not in asked
+    assert {"kwok", "kubectl", "etcd"} <= set(asked)
 
 
 def test_a_go_that_is_too_old_is_not_used(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -130,7 +130,7 @@ def test_a_signal_that_ends_a_silent_engine_is_named(log):
     program += f"stand_by(first=True, termination_log=Path({str(log)!r})); os.kill(os.getpid(), signal.SIGKILL)"
     assert run(program).returncode == 128 + signal.SIGKILL
     assert log.read_text().strip() == (
-        "uellm launcher: EngineFailed: it was ended by SIGKILL: most likely for want of memory"
+        "uellm launcher: EngineFailed: it was ended by SIGKILL, most likely because memory ran out"
     )
 
 

@@ -131,7 +131,7 @@ def test_an_engine_starts_without_facts_that_it_cannot_read(launch, capfd):
 @pytest.mark.parametrize(
     ("content", "visible", "reason", "sentence"),
     [
-        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "nothing says what device GPU-new is"),
+        (plan_document(), "GPU-a,GPU-new", "UnknownDevice", "device GPU-new is unknown"),
         (plan_document(), "GPU-a", "WrongDeviceCount", "has 1 GPU and the plan is for 2"),
         (plan_document(), "GPU-a,GPU-b,GPU-c", "WrongDeviceCount", "has 3 GPUs"),
         (plan_document(), "void", "NoDevices", "is `void`"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.models import LATENT_ATTENTION
 from uellm.errors import BadInput
 from uellm.models import Architecture, read_architecture
 
@@ -18,18 +19,7 @@ SMALL = {
     "torch_dtype": "bfloat16",
 }
 MOE = {"num_experts": 16, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-LATENT = {
-    **SMALL,
-    "kv_lora_rank": 40,
-    "q_lora_rank": 28,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 16,
-    "v_head_dim": 24,
-    "n_routed_experts": 8,
-    "n_shared_experts": 2,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 48,
-}
+LATENT = {**SMALL, **LATENT_ATTENTION}
 
 
 def read(family: str, **fields: object) -> Architecture:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from helpers.models import LLAMA_8B
+from helpers.plan_documents import ENGINE
 from helpers.sizes import GIB
 from uellm.hardware import Device, Link, Node
 from uellm.models import read_architecture
@@ -91,3 +93,14 @@ def build() -> SimpleNamespace:
         chat=(SloClass("chat", ttft_s=0.5, tpot_s=0.05),),
         workload=Workload(requests_per_s=4, prompt_tokens_mean=512, output_tokens_mean=256),
     )
+
+
+@pytest.fixture
+def unlike(build):
+    """Four unlike GPUs; any two of them can hold the model."""
+    devices = [build.gpu("a", index, product) for index, product in enumerate(["L4", "A10", "L4", "A10"])]
+    devices[2] = replace(devices[2], memory_bytes=20 << 30)
+    node = build.all_links(build.node("a", devices), "PIX")
+    # A load and a pace that any two of them can serve.
+    load, pace = replace(build.workload, requests_per_s=1), (replace(build.chat[0], tpot_s=0.1),)
+    return build.request(node, build.node("b", "T4"), gpus_min=2, workload=load, classes=pace, engine=ENGINE)

@@ -52,7 +52,7 @@ def test_lower_efficiencies_predict_slower_engines_and_the_plan_names_their_sour
     plain, calibrated = plan(request), plan(replace(request, efficiency=MEASURED))
     assert calibrated.predicted.tpot_ms > plain.predicted.tpot_ms
     assert "calibrated by measurements of llama on L4" in " ".join(calibrated.assumptions)
-    assert "not calibrated" in " ".join(plain.assumptions)
+    assert "fitted to published measurements of vLLM" in " ".join(plain.assumptions)
 
 
 def test_the_launcher_weighs_devices_by_the_same_efficiencies(build) -> None:

@@ -213,10 +213,31 @@ def test_files_of_the_wrong_kind_are_named(command, build) -> None:
     status, _, error = command("plan", "-f", profile("n", "L4"), "--profiles", profile("n", "L4"))
     assert (status, "must hold one LLMService; it holds 0" in error) == (2, True)
     status, _, error = command("plan", "-f", service(build), "--profiles", service(build))
-    assert (status, "'LLMService' document; it must hold only GPUNodeProfiles" in error) == (2, True)
+    assert (status, "'LLMService' document; it must hold only GPUNodeProfiles and GPUNodeClasses" in error) == (2, True)
     twice = {"kind": "List", "items": [profile("n", "L4"), profile("n", "L4")]}
     status, _, error = command("plan", "-f", service(build), "--profiles", twice)
     assert (status, "two GPUNodeProfiles named 'n'" in error) == (2, True)
+
+
+def test_plan_takes_classes_of_nodes_that_may_join(command, build) -> None:
+    busy = profile("n", "L4")
+    busy["status"]["devices"][0]["allocatedTo"] = {"podUID": "some-pod"}
+    joining = {
+        "apiVersion": "uellm.io/v1alpha1",
+        "kind": "GPUNodeClass",
+        "metadata": {"name": "g6"},
+        "spec": {"devices": [{"index": 0, "product": "L4", "memoryBytes": 24 << 30}]},
+    }
+    both = {"kind": "List", "items": [busy, joining]}
+    status, output, _ = command("plan", "-f", service(build), "--profiles", both, "-o", "json")
+    assert (status, json.loads(output)["nodeClasses"], json.loads(output)["nodes"]) == (0, ["g6"], [])
+    status, output, _ = command("plan", "-f", service(build), "--profiles", both)
+    assert status == 0
+    assert "nodes      class g6 (best first)" in output
+    assert [line.split()[-1] for line in output.splitlines() if line.startswith("    0 ")] == ["any"]
+    joining["spec"]["devices"][0]["index"] = 1
+    status, _, error = command("plan", "-f", service(build), "--profiles", joining)
+    assert (status, error) == (2, "uellm plan: spec.devices: must be numbered from 0 on, without gaps\n")
 
 
 def test_plan_draws(command, build) -> None:

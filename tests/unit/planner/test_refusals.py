@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.planner.refusals import devices, kinds, placement
 from uellm.planner.refusals.kinds import PlanRefusal
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.target_outcome import TargetOutcome
 
-GIB = 1 << 30
 LARGE = placement.LayerTooLarge(layer=3, need_bytes=2 * GIB, have_bytes=GIB, device="gpu-0 (GPU-a)")
 
 EXAMPLES = [

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from uellm.api import parse_profile
+from uellm.api import parse_node_class, parse_profile
+from uellm.api.node_class_facts import class_node
 from uellm.cli.main import main
 from uellm.profiler.nvml import NVMLSource
 
@@ -55,6 +56,44 @@ def test_profile_prints_a_document_that_the_planner_takes(file, capsys, output, 
     assert profile.metadata["name"] == "n1"
     assert profile.status is not None
     assert [device.uuid for device in profile.status.devices] == ["GPU-a", "GPU-b"]
+
+
+def test_profile_prints_the_class_of_nodes_like_this_one(file, capsys):
+    label = "node.kubernetes.io/instance-type=g5.12xlarge"
+    assert main(["profile", "--simulate", str(file), "-o", "class", "--label", label]) == 0
+    document = yaml.safe_load(capsys.readouterr().out)
+    node = class_node(parse_node_class(document))
+    assert document["metadata"]["name"] == "1x-nvidia-a-1x-nvidia-b"
+    assert (node.name, node.simulated) == ("class 1x-nvidia-a-1x-nvidia-b", False)
+    assert [(device.product, device.memory_bytes) for device in node.devices] == [
+        ("NVIDIA A", 24 * 2**30),
+        ("NVIDIA B", 16 * 2**30),
+    ]
+    assert node.devices[0].bf16_flops_per_s == 120e12
+    assert [(link.a, link.b, link.bytes_per_s) for link in node.links] == [
+        (node.devices[0].uuid, node.devices[1].uuid, 12e9)
+    ]
+    # GPU Feature Discovery cannot describe unlike GPUs, so these are the profiler's own labels.
+    assert node.labels == {
+        "node.kubernetes.io/instance-type": "g5.12xlarge",
+        "uellm.io/gpu.count": "2",
+        "uellm.io/gpu.memory": "16384",
+        "uellm.io/gpu.unlike": "true",
+    }
+
+
+def test_the_class_of_simulated_gpus_is_asked_for_by_name(file, capsys):
+    assert main(["profile", "--simulate", str(file), "-o", "class", "--simulated", "--class-name", "sim"]) == 0
+    node = class_node(parse_node_class(yaml.safe_load(capsys.readouterr().out)))
+    assert (node.name, node.simulated) == ("class sim", True)
+    assert node.labels["uellm.io/gpu.simulated"] == "true"
+
+
+def test_a_label_of_a_class_that_is_none_is_one_clear_line(file, capsys):
+    assert main(["profile", "--simulate", str(file), "-o", "class", "--label", "no label"]) == 2
+    assert capsys.readouterr().err == (
+        "uellm profile: --label: 'no label' is not KEY=VALUE, such as node.kubernetes.io/instance-type=p5.48xlarge\n"
+    )
 
 
 def test_profile_shows_real_gpus_and_what_failed(nvml, capsys, monkeypatch):

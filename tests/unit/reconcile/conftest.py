@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 
+from helpers.children import CONFIG, IMAGES
+from helpers.sizes import GIB
+from uellm.api import parse_service
+from uellm.planner import plan
 from uellm.planner.result import Plan
-from uellm.reconcile.children import Revision
+from uellm.reconcile.children import DesiredState, Revision, children, config_files, make_revision
+from uellm.reconcile.planning.ledger import offers
+from uellm.reconcile.planning.render import render
+from uellm.reconcile.planning.request import architecture_of, plan_request
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 UID = "service-uid"
@@ -138,3 +146,26 @@ class Make:
 @pytest.fixture
 def make() -> type[Make]:
     return Make
+
+
+@pytest.fixture
+def made(make):
+    """The children of a service with this spec, by kind."""
+
+    def build(
+        *, replicas=1, uri="hf://org/model", model=None, holders=(None, None), device=None, source="Simulated", **spec
+    ):
+        document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
+        service = parse_service(document)
+        profile = make.profile("node-1", holders, **{"memoryBytes": 24 * GIB, **(device or {})})
+        profile["status"]["source"] = source
+        nodes = [profiled_node(profile)]
+        request = plan_request(service, architecture_of(service), offers(nodes, [], []))
+        desired = DesiredState(document, service, render(plan(request), request), IMAGES, replicas, "1/digest")
+        revision = make_revision(desired)
+        made = children(dataclasses.replace(desired, revision=revision))
+        files = {**config_files(desired), **revision.files}
+        kinds = {("Revision" if child.get("immutable") else child["kind"]): child for child in made}
+        return kinds | {"files": files}
+
+    return build

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.sizes import GIB
 from uellm.api.node_labels import own_labels
 from uellm.hardware import Device, Node, NodeNeeds
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.node_affinity import node_affinity
 from uellm.reconcile.planning.eligible_nodes import excluded
 
-GIB = 1 << 30
 NEEDS = NodeNeeds("nvidia.com/gpu", gpus=2, memory_mib=20 * 1024, smallest_mib=8 * 1024, capability=(7, 5))
 DISCOVERED = {
     "nvidia.com/gpu.count": "2",

@@ -29,11 +29,13 @@ class Silent:
         self.hidden = True
         self.asked = 0
         self.over = asyncio.Event()
+        self.waiting = asyncio.Semaphore(0)
 
     async def serve(self, reader, writer):
         self.asked += 1
         await reader.readuntil(b"\r\n\r\n")
         if self.hidden:
+            self.waiting.release()
             await self.over.wait()
         else:
             writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"layers": 1}')
@@ -73,6 +75,20 @@ async def test_however_many_pods_are_hidden_few_requests_wait_for_them(silent, m
     async with SidecarClient(port=silent.port) as sidecars:
         pending = [asyncio.create_task(sidecars.placement(address)) for address in HIDDEN]
         done, waiting = await asyncio.wait(pending, timeout=0.1)
-        assert len(waiting) == module.MOST_OPEN
+        assert len(waiting) == module.MOST_UNPROVEN
         assert {task.result() for task in done} == {None}
         await asyncio.gather(*waiting)
+
+
+async def test_however_many_pods_are_hidden_one_that_answers_is_asked(silent, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.3)
+    async with SidecarClient(port=silent.port) as sidecars:
+        silent.hidden = False
+        assert await sidecars.placement(HIDDEN[0]) == {"layers": 1}
+        silent.hidden = True
+        pending = [asyncio.create_task(sidecars.placement(address)) for address in HIDDEN[1:]]
+        for _ in range(module.MOST_UNPROVEN):
+            await asyncio.wait_for(silent.waiting.acquire(), 5)
+        silent.hidden = False
+        assert await sidecars.placement(HIDDEN[0]) == {"layers": 1}
+        await asyncio.gather(*pending)

@@ -97,7 +97,7 @@ def rendered() -> dict[str, str]:
     return module.pages()
 
 
-@pytest.mark.parametrize("name", ["llmservice.md", "gpunodeprofile.md", "commands.md"])
+@pytest.mark.parametrize("name", ["llmservice.md", "gpunodeprofile.md", "gpunodeclass.md", "commands.md"])
 def test_fields_and_commands_are_documented_as_they_are(rendered, name):
     committed = (DOCS / "reference" / name).read_text()
     assert committed == rendered[name], f"docs/reference/{name} is out of date: run `make reference`"

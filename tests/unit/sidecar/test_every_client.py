@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from helpers.sizes import MIB
 from uellm import drain_token
 from uellm.http import RequestLimits
 from uellm.sidecar.process import Address
 from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
 
-MIB = 1024 * 1024
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 CHAT, COMPLETIONS = b"/v1/chat/completions", b"/v1/completions"

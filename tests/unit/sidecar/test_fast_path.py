@@ -52,6 +52,8 @@ class RawEngine:
         self.steps = 10**9
         self.seen = asyncio.Semaphore(0)
         self.ends = True
+        self.at_once = False
+        """Send the whole answer in one write."""
         self.left = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -61,6 +63,9 @@ class RawEngine:
                 await reader.readexactly(length)
                 if not head.startswith(b"POST"):
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
+                if self.at_once:
+                    writer.write(b"".join((HEAD, *self.pieces, END)))
                     continue
                 writer.write(HEAD)
                 for number, piece in enumerate(self.pieces):
@@ -300,9 +305,11 @@ async def test_a_slow_reader_of_events_holds_back_the_engine(raw, launch, eventu
     assert client.body == event("") + event("x" * 3000) * 6000
 
 
-async def test_requests_leave_nothing_behind_that_only_the_collector_can_free(raw, launch, eventually):
+@pytest.mark.parametrize("at_once", [False, True], ids=["in pieces", "complete before it is relayed"])
+async def test_requests_leave_nothing_behind_that_only_the_collector_can_free(raw, launch, eventually, at_once):
     harness = await launch(engine=raw.address)
     raw.steps = 0
+    raw.at_once = at_once
     raw.pieces = [chunk(piece) for piece in (*ANSWER, usage(31), DONE)]
     gc.collect()
     gc.disable()

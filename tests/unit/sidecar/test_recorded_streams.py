@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from uellm.http import EngineAddress
+from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.fast_path import FastPath
+from uellm.sidecar.wire.aggregate import Aggregator
 
 RECORDED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "data" / "recorded-streams.json").read_text()
 )
 STREAMS = [name for name, each in RECORDED.items() if each["request"].get("stream")]
+STREAM_OF = {"whole-chat": "chat-usage", "whole-completion": "completions-usage"}
+"""The stream of the same answer."""
 FAST_EVENTS = {"responses": 4}
 """Events on the fast path at least, if not 9. Each stream has 12 tokens; the first and the last take the normal path.
 `/v1/responses` had several tokens in some events."""
@@ -44,6 +48,8 @@ class Player:
     async def play(self, body: bytes, writer: asyncio.StreamWriter) -> None:
         more = f"{self.name}-usage"
         recorded = RECORDED[more if more in RECORDED and b'"include_usage":true' in body else self.name]
+        if not recorded["request"]["stream"] and b'"stream":true' in body:
+            recorded = RECORDED[STREAM_OF[self.name]]
         fields = "".join(f"{name}: {value}\r\n" for name, value in recorded["headers"])
         writer.write(f"HTTP/1.1 200 OK\r\n{fields}Transfer-Encoding: chunked\r\n\r\n".encode())
         for number, text in enumerate(recorded["chunks"]):
@@ -79,4 +85,35 @@ async def test_a_stream_of_real_vllm_arrives_as_vllm_sends_it_and_on_the_fast_pa
     assert timeless(received.decode()) == timeless("".join(recorded["chunks"]))
     await eventually(lambda: harness.outcomes() == {"completed": 1})
     assert len(passed) >= FAST_EVENTS.get(name, 9)
+    server.close()
+
+
+@pytest.mark.parametrize("name", STREAM_OF)
+async def test_a_whole_answer_that_is_put_together_on_the_fast_path_equals_vllms_own(launch, monkeypatch, name):
+    player = Player()
+    server = await asyncio.start_server(player.serve, "127.0.0.1", 0)
+    passed: list[bytes] = []
+    count, take_chunk = AnswerTap.count, Aggregator.take_chunk
+
+    def counted(tap: AnswerTap, piece: bytes) -> None:
+        count(tap, piece)
+        player.seen.release()
+
+    def taken(whole: Aggregator, chunk: bytes) -> None:
+        take_chunk(whole, chunk)
+        passed.append(chunk)
+        player.seen.release()
+
+    monkeypatch.setattr(AnswerTap, "count", counted)
+    monkeypatch.setattr(Aggregator, "take_chunk", taken)
+    harness = await launch(engine=EngineAddress("127.0.0.1", server.sockets[0].getsockname()[1]))
+    player.name, recorded = name, RECORDED[name]
+    body = json.dumps(recorded["request"], separators=(",", ":")).encode()
+    answers = []
+    for _ in range(2):  # the first answer is vllm's own, which shows the shape
+        player.seen = asyncio.Semaphore(0)
+        async with harness.post(body, path=recorded["path"]) as response:
+            answers.append(timeless(await response.text()))
+    assert answers == [timeless(recorded["chunks"][0])] * 2
+    assert len(passed) >= 9
     server.close()

@@ -165,6 +165,32 @@ def test_unexpected_reasoning_is_reported_and_not_lost():
     assert (message["content"], message["reasoning"], together.reasons) == ("a", "hmhm", True)
 
 
+def chunk(*events: bytes) -> bytes:
+    content = b"".join(events)
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+@pytest.mark.parametrize("words", [3, 500], ids=["read at the end", "read in between"])
+def test_chunks_and_pieces_in_turn_make_the_same_answer_as_pieces(words):
+    parts = [part(f" Zeit {number} \u00fc\n\n") for number in range(words)]
+    pieces, mixed = aggregator(), aggregator()
+    pieces.feed(b"".join(parts) + END + DONE)
+    mixed.feed(parts[0])
+    for each in parts[1:-1]:
+        mixed.take_chunk(chunk(each))
+    mixed.feed(parts[-1])
+    mixed.take_chunk(chunk(b": still there\n\n", END))
+    mixed.feed(DONE)
+    assert mixed.answer() == pieces.answer()
+
+
+def test_a_chunk_that_is_not_json_is_no_answer():
+    together = aggregator()
+    together.take_chunk(chunk(b'data: {"choices": [}\n\n'))
+    with pytest.raises(ValueError, match="Expecting"):
+        together.answer()
+
+
 @pytest.mark.parametrize("stream", [b"", part("a"), part("a") + DONE, part("a") + END, END + DONE, b": ping\n\n"])
 def test_a_truncated_stream_is_not_an_answer(stream):
     together = aggregator()

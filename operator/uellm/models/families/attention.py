@@ -10,7 +10,7 @@ from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
 from uellm.models.weights import WeightMatrix
 
-# The indexer's cache holds 8-bit keys and a float32 scale for every so many numbers (vllm's DeepseekV32IndexerCache).
+# vllm's DeepseekV32IndexerCache holds 8-bit keys and a float32 scale for every INDEX_BLOCK numbers.
 INDEX_BLOCK, INDEX_SCALE_BYTES = 128, 4
 
 

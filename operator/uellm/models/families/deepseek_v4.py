@@ -12,7 +12,7 @@ from uellm.models.families.traits import Traits
 from uellm.models.fields import Config
 from uellm.models.weights import Blueprint, Layer, WeightMatrix
 
-INDEXED = 4  # layers that compress so many tokens into one overlap them, and choose among them with an indexer
+INDEXED = 4  # layers that compress this many tokens into one overlap them, and choose among them with an indexer
 KEPT_BYTES = 584  # of a token in the cache: 448 numbers in FP8, 64 in 16 bits, 8 bytes of scales
 INDEX_BYTES = 132  # of a token in the indexer's cache: 128 numbers in FP8 and a scale
 TRAITS = Traits(mlp_bias=False, corrected=True)

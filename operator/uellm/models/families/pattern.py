@@ -185,7 +185,7 @@ def _listed(config: Config, layers: int) -> list[bool] | None:
 
 
 def _interval(config: Config, layers: int) -> list[bool] | None:
-    """ERNIE: from a layer to a layer, every so many-th."""
+    """ERNIE: every n-th layer between two layers."""
     if config.value("moe_layer_interval") is None:
         return None
     first, every = config.count("moe_layer_start_index"), config.size("moe_layer_interval")
@@ -203,7 +203,7 @@ def _period(config: Config, layers: int) -> list[bool] | None:
 
 
 def _step(config: Config, layers: int) -> list[bool] | None:
-    """Qwen and Llama 4: every so many-th layer, save those that are listed as dense."""
+    """Qwen and Llama 4: every n-th layer, save those that are listed as dense."""
     name = next(
         (each for each in ("decoder_sparse_step", "interleave_moe_layer_step") if config.value(each) is not None), None
     )
@@ -214,7 +214,7 @@ def _step(config: Config, layers: int) -> list[bool] | None:
 
 
 def _first(config: Config, layers: int) -> list[bool] | None:
-    """DeepSeek: dense layers first, then every so many-th has experts."""
+    """DeepSeek: dense layers first, then every n-th has experts."""
     name = next((each for each in names.DENSE_FIRST if config.value(each) is not None), None)
     if name is None:
         return None

@@ -48,7 +48,7 @@ class Traits:
     slides: bool = False
     """All layers slide where the config gives a window and no kinds of layers."""
     window_pattern: int = 0
-    """Every so many-th layer attends to everything where the config gives a window and no pattern."""
+    """Every n-th layer attends to everything where the config gives a window and no pattern."""
     corrected: Switch = False
     """A number an expert that balances them, in 32 bits."""
     shared_gate: bool = False

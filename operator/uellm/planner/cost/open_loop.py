@@ -1,4 +1,4 @@
-"""Requests that arrive at a rate, whatever becomes of those before them, step by step.
+"""Requests that arrive at a rate, whether or not earlier ones have ended, step by step.
 
 Gaps between arrivals are spread like those of a Poisson process, by a fixed sequence: the same load gives the same
 times.

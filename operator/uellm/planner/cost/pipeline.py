@@ -116,14 +116,14 @@ class StageTimes:
         return Parts(compute, memory, self._link_s(tokens))
 
     def touched(self, tokens: float) -> float:
-        """The share of the experts that a step over so many tokens reads: see Architecture.layer_read_bytes."""
+        """The share of the experts that a step with this number of tokens reads: see Architecture.layer_read_bytes."""
         if not self.experts.size_bytes:
             return 0.0
         untouched: float = (1.0 - self.load.routed_share) ** tokens
         return 1.0 - untouched
 
     def time_s(self, prefill_tokens: float, sequences: float) -> float:
-        """Seconds of a step with so many prompt tokens and so many sequences, without the engine's constant parts."""
+        """Seconds of a step with the given prompt tokens and sequences, without the engine's constant parts."""
         overhead = self.layer_overhead_s + (self.prompt_overhead_s if prefill_tokens else 0.0)
         return self.parts(prefill_tokens, sequences).total_s + overhead
 
@@ -174,7 +174,7 @@ class Pipeline:
         return max(parts, key=lambda part: part.total_s)
 
     def step_time(self, chunk: float, sequences: float) -> StepTime:
-        """The step-time model of the filled pipeline, exact near `chunk` prompt tokens and so many sequences."""
+        """The step-time model of the filled pipeline, exact near `chunk` prompt tokens and `sequences` sequences."""
         m, held = float(len(self.stages)), self.costs.held_tokens
         filled = max(sequences, m)
         floor = self._filled([stage.weights_s for stage in self.stages])

@@ -154,7 +154,7 @@ class EngineModel:
         return max(named, key=lambda name: named[name])
 
     def step_time(self, running: float) -> StepTime:
-        """The step-time model around so many running sequences, with full chunks."""
+        """The step-time model around this number of running sequences, with full chunks."""
         room = self.room(running)
         return self.pipeline.step_time(room, running).folded(room)
 

@@ -1,14 +1,14 @@
-"""A load on an engine, step by step: how many prompt tokens and sequences each step has, and who waits for it.
+"""A load on an engine, step by step: the prompt tokens and sequences of each step, and the requests that wait for it.
 
 The engine fills a step as vLLM does: one token of each running sequence, then prompts in order of arrival, up to the
 chunk. A prompt that arrives while a step runs joins the one after it. A request's first token comes with the step that
-ends its prompt. If every client waits for its answer before it sends the next request, it does not depend on the time
-of steps which requests are in a step. With t the time of a step:
+ends its prompt. If every client waits for its answer before it sends the next request, the requests in a step do not
+depend on how long steps take. With t the time of a step:
 
     mean TPOT = sum(t * sequences that decode) / tokens they decode
     mean TTFT = sum(t * requests that wait) / requests
 
-Steps that differ in nothing are counted together.
+Equal steps are counted together.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ class Engine:
     def __init__(self, prompt_tokens: int, output_tokens: int, limits: Limits) -> None:
         self.prompt_tokens, self.output_tokens, self.limits = prompt_tokens, output_tokens, limits
         self._step = self._answers = 0
-        self._prompts: deque[int] = deque()  # tokens left of each prompt, in order of arrival
-        self._ends: list[int] = []  # the step after which each decoding sequence ends; a heap
+        self._prompts: deque[int] = deque()
+        """Tokens left of each prompt, in order of arrival."""
+        self._ends: list[int] = []
+        """The step after which each decoding sequence ends; a heap."""
 
     @property
     def decoding(self) -> int:
@@ -89,7 +91,7 @@ class Engine:
         return bool(self._ends or self._prompts)
 
     def arrive(self, requests: int) -> None:
-        """So many requests arrive."""
+        """This number of requests arrives."""
         self._prompts.extend([self.prompt_tokens] * requests)
 
     def plan(self) -> EngineStep:

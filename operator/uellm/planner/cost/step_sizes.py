@@ -68,7 +68,7 @@ def steps(
 
 
 def enlarged(sizes: Steps, factor: int, most_tokens: int, user: UserArgs) -> Steps:
-    """Steps with so many times the prompt tokens, for prompts that would wait too long; the same if the user set them.
+    """Steps with `factor` times the prompt tokens, for prompts that would wait too long; the same if the user set them.
 
     A chunk is chosen for steps that are all full. At the load of a plan most are not, and a larger one may keep the
     targets with fewer GPUs: a prompt then takes fewer steps, each of which costs a constant.

@@ -16,8 +16,13 @@ from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 from uellm.text import counted
 
 
-def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> tuple[str, ...]:
-    """What the plan assumes and what the user set, a sentence each."""
+def assumptions(
+    best: Candidate, chosen: PlacedShape, *, left_out: int = 0, unproven_after: int | None = None
+) -> tuple[str, ...]:
+    """What the plan assumes and what the user set, a sentence each.
+
+    `unproven_after`: the placements after which the search ended without a proof that nothing is better.
+    """
     evaluator, request = best.evaluator, best.evaluator.request
     notes = [*request.notes, *request.architecture.notes, *evaluator.demand.assumptions, best.sizes.reason]
     notes += _overrides(evaluator)
@@ -58,6 +63,11 @@ def assumptions(best: Candidate, chosen: PlacedShape, *, left_out: int = 0) -> t
     if left_out:
         notes.append(
             f"{counted(left_out, 'more node')} would do as well; plan.json has no room for the facts of their devices"
+        )
+    if unproven_after is not None:
+        notes.append(
+            f"best found, not proven: the search ended after {unproven_after} placements; spec.parallelism and "
+            "placement.gpus narrow it"
         )
     if best.pool.simulated:
         notes.append(

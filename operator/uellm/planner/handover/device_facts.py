@@ -1,7 +1,7 @@
 """Facts of single GPUs: devices.json, and what a simulated node's device plugin hands to a container.
 
 devices.json is advice. The controller keeps it current for nodes that can hold the plan; a launcher starts without it,
-with what the driver says and the facts of the GPU's class in plan.json.
+with what the driver reports and the facts of the GPU's class in plan.json.
 """
 
 from __future__ import annotations

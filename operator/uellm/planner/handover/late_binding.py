@@ -38,7 +38,7 @@ class Binding:
     tensor: int
     pipeline: int
     kv_cache_bytes: int | None = None
-    """What every rank allocates; None: as the plan's own flags say."""
+    """What every rank allocates; None: as in the plan's flags."""
     devices: tuple[Device, ...] = ()
     """What the devices are, in rank order."""
 
@@ -52,7 +52,7 @@ def bind(
 ) -> Binding:
     """The binding of these devices. Raises PlanError: UnknownDevice, WrongDeviceCount, or NoFit with the amount.
 
-    `advice`: devices.json; `seen`: what the driver or a simulated node's device plugin says of the devices.
+    `advice`: devices.json; `seen`: the devices as the driver, or a simulated node's device plugin, describes them.
     """
     task = document.task
     unique = tuple(dict.fromkeys(uuids))
@@ -88,7 +88,7 @@ def device_of(document: PlanDocument, uuid: str, index: int, advice: DeviceFacts
     products = ", ".join(each.typical.product or "unnamed GPUs" for each in document.classes) or "no GPU"
     raise PlanError(
         "UnknownDevice",
-        f"nothing says what device {uuid} is: the driver does not, devices.json has no entry, and the plan is for "
+        f"device {uuid} is unknown: neither the driver nor devices.json describes it, and the plan is for "
         f"several products ({products}); see that nvidia-smi is in the image",
     )
 
@@ -114,7 +114,7 @@ def _with_rates(device: Device, classes: Sequence[DeviceClass]) -> Device:
 
 
 def _difference(of: DeviceClass, device: Device) -> float | None:
-    """A slice whose memory the driver does not tell is of the class of its product."""
+    """A MIG slice whose memory the driver does not report belongs to the class of its product."""
     if not device.memory_bytes:
         return 0.0 if device.product == of.typical.product else None
     return of.differs_by(device.product, device.memory_bytes)

@@ -1,7 +1,7 @@
 """What a node must be for the pods of a plan, in terms of labels: necessary conditions, which no new node changes.
 
-A node's labels tell the number and the memory of its GPUs. Where they are all alike, that decides whether the node can
-hold the plan, and so does any scheduler. Unlike GPUs need the scheduler extender, which knows every one of them.
+A node's labels give the number and the memory of its GPUs. Where these are identical, any scheduler can decide by
+labels whether the node can hold the plan. Unlike GPUs need the scheduler extender, which knows every one of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def node_needs(plan: Plan, request: PlanRequest, resource_name: str) -> NodeNeed
         gpus=plan.gpus_per_replica,
         memory_mib=least_memory_mib(task, plan.pipeline, most),
         smallest_mib=_smallest_mib(task, plan.pipeline, most),
-        # A CPU plays simulated GPUs, whatever they are called.
+        # Simulated GPUs run on the CPU, whatever their product.
         capability=None if simulated else least_capability(request),
         products=_products(plan, request, task, resource_name),
         simulated=simulated,

@@ -58,7 +58,7 @@ class PlanDocument:
     layers: tuple[int, ...]
     """By stage, on the devices meant for the first replica."""
     platform: str
-    """cuda, or cpu where a CPU plays simulated GPUs."""
+    """cuda, or cpu for simulated GPUs."""
     task: Task
     engine: PlannedEngine
     classes: tuple[DeviceClass, ...]

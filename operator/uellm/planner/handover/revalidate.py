@@ -1,4 +1,4 @@
-"""A plan that was made before, held against what is there now; and the placement task that it stands for.
+"""An earlier plan checked against what is there now, and its placement task.
 
 Everything comes from the plan and the spec, nothing from new measurements: a kept plan keeps its pods' template.
 """
@@ -70,7 +70,7 @@ def still_holds(plan: Plan, request: PlanRequest) -> PlanRefusal | None:
     task, room, refusals, named = task_of(plan, request), 0, list[PlanRefusal](), set(plan.nodes)
     resource = resource_name(plan, request)
     pools = [pool for pool in pools_of(request) if pool.resource_name == resource]
-    # The refusal of a node that the plan was made for says more than that of any other.
+    # The refusal of a node that the plan was made for explains more than that of any other.
     for pool in sorted(pools, key=lambda pool: pool.node not in named):
         cause = refusal(pool, task, plan.pipeline)
         if cause is None:

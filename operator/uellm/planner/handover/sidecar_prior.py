@@ -1,4 +1,4 @@
-"""What the sidecar may take for the engine's step times before it has seen any: the plan's own, as planned with."""
+"""The sidecar's first estimate of the engine's step times, before it has measured any: those of the plan."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from uellm.step_time import StepTime
 def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:
     """The step times of a whole replica on the devices meant for the first, as these are measured now, rounded.
 
-    None where they are not all known and measured, or the CPU plays them; and where a step's time does not depend on
-    its prompt tokens, as with chunks so small that reading the weights hides them: then it says nothing of prompts.
+    None where they are not all known and measured, or are simulated. None also where a step's time does not depend on
+    its prompt tokens, because chunks are so small that reading the weights hides them.
     """
     named = set(plan.nodes)
     offers = [offer for offer in request.nodes if offer.node.name in named]

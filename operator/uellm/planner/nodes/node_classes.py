@@ -31,7 +31,7 @@ class PoolClass:
 
     def room(self, gpus: int) -> int:
         """The number of replicas with this many GPUs each that fit now."""
-        return sum(pool.sure // gpus for pool in self.pools)
+        return sum(pool.sure // gpus * pool.copies for pool in self.pools)
 
 
 @dataclass(frozen=True, slots=True)

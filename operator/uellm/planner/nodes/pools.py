@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
+from uellm.planner.constants import MOST_REPLICAS
 from uellm.planner.memo import MOST_NODES, by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
@@ -43,6 +44,7 @@ def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:
             links=node.links,
             promised=offer.promised,
             simulated=node.simulated,
+            copies=MOST_REPLICAS if offer.node_class else 1,
         )
         for name in sorted({device.resource_name for device in devices})
     )
@@ -64,6 +66,8 @@ class Pool:
     promised: int = 0
     """How many of the devices other services will take."""
     simulated: bool = False
+    copies: int = 1
+    """How many such nodes there may be: more than one where the node would join."""
 
     @property
     def sure(self) -> int:

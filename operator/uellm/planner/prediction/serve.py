@@ -22,6 +22,7 @@ from uellm.planner.refusals.sentences import sentence
 from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
+from uellm.planner.units import size
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.partition import even_split
@@ -158,8 +159,8 @@ def memory_of(point: Point) -> Memory:
     if min(rooms) <= 0:
         weights = max(weights for weights, _, _ in stages)
         raise CannotBeDone(
-            f"{weights / 2**30:.1f} GiB of weights leave no room for KV cache on a GPU where {usable / 2**30:.1f} GiB "
-            "can be used: take more GPUs or a smaller precision"
+            f"{size(weights)} of weights leave no room for KV cache on a GPU where {size(usable)} can be used: take "
+            "more GPUs or a smaller precision"
         )
     per_token = [kv for _, _, kv in stages]
     tightest = min(range(len(stages)), key=lambda index: Fraction(rooms[index], max(1, per_token[index])))

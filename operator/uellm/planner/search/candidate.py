@@ -41,8 +41,8 @@ class Evaluator:
     demand: Demand
     user: UserArgs
     costs: Costs = field(init=False)
-    # By shape and step sizes; the same on every node.
     _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
+    """By shape and step sizes; the same on every node."""
     _essence: Essence = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Evaluator:
     def fit(self, pool: Pool, shape: Shape, larger: int = 1) -> Candidate | PlanRefusal:
         """The shape on the node with its own step sizes, or why it cannot be had there.
 
-        `larger`: so many times the chunk, up to vLLM's default; where the user has set it, it stays.
+        `larger`: the factor by which the chunk grows, up to vLLM's default; a chunk that the user set stays.
         """
         sizes = self.steps(pool.devices, shape, pool.links)
         if larger > 1:

@@ -110,7 +110,7 @@ class Sizer:
         return self._evaluators[key]
 
     def attempt(self, pool: Pool, shape: Shape, replicas: int) -> Candidate | Refused:
-        """One of so many replicas, or why so few do not do. Chunks are tried from the one that steps call for on."""
+        """One of `replicas` replicas, or why that number is too small. Chunks above the chosen one are tried too."""
         first = self._attempt(pool, shape, replicas, 1)
         if isinstance(first, Candidate) or not _waits(first):
             return first

@@ -6,6 +6,9 @@ A shape gets the smallest number r of replicas for which the nodes that can carr
 Shapes are examined in the order of their bounds: first by their number of GPUs, then on the ideal node of each family
 (node_classes.py), then on every node. The search ends when a shape that was examined on every node beats all other
 bounds. Most shapes are pruned by their bound; a shape that could be the best never is.
+
+A search has a budget of placements. When it is spent, the search ends with the best shape that was examined on every
+node by then, and says so. It is counted in placements and not in seconds, so that the same request gets the same plan.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from uellm.planner import constants as c
 from uellm.planner.nodes.node_classes import PoolClass, PoolFamily, families_of
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.request import PlanRequest
@@ -61,12 +65,20 @@ class Rejection(NamedTuple):
 
 @dataclass(slots=True)
 class SearchResult:
-    """The result of a search. `bounded`: pruned shapes, with a lower bound of their GPUs in all."""
+    """The result of a search. `bounded`: pruned shapes, with a lower bound of their GPUs in all.
+
+    `proven`: no shape that was not examined can be better.
+    """
 
     best: PlacedShape | None = None
     others: list[PlacedShape] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
     bounded: list[tuple[Shape, int]] = field(default_factory=list)
+    proven: bool = True
+
+
+_Entry = tuple[ranking.Key, int, int, PlacedShape | Shape]
+"""Key or its bound, how often the shape was looked at, its order, and what was found."""
 
 
 class Search:
@@ -86,12 +98,12 @@ class Search:
     def run(self) -> SearchResult:
         """The best placed shape."""
         found = SearchResult()
-        heap: list[tuple[ranking.Key, int, int, PlacedShape | Shape]] = []
+        heap: list[_Entry] = []
         for order, shape in enumerate(self.every_shape()):
             heap.append((ranking.least(self.request, shape.gpus), 0, order, shape))
         heapq.heapify(heap)
         while heap:
-            _, looks, order, entry = heapq.heappop(heap)
+            _, looks, order, entry = self._next(heap, found)
             if isinstance(entry, PlacedShape):
                 found.best = entry
                 break
@@ -108,6 +120,17 @@ class Search:
             else:
                 found.bounded.append((entry, self._fewest(entry)))
         return found
+
+    def _next(self, heap: list[_Entry], found: SearchResult) -> _Entry:
+        """The entry with the least bound; once the budget is spent, the best that needs no further look."""
+        spent = self.sizer.attempts > c.MOST_PLACEMENTS
+        settled = [each for each in heap if isinstance(each[3], PlacedShape)] if spent else []
+        if not settled:
+            return heapq.heappop(heap)
+        best = min(settled, key=lambda each: each[:3])
+        found.proven = all(best[:3] <= each[:3] for each in heap)
+        heap.remove(best)
+        return best
 
     def every_shape(self) -> Iterator[Shape]:
         """The shapes for which some node has enough GPUs, fewest GPUs first."""

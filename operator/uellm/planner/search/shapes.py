@@ -28,7 +28,7 @@ def shapes(request: PlanRequest, gpus: int) -> Iterator[Shape]:
 
 
 def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | SplitBlocks | None:
-    """The first size that keeps a layer from being divided among so many GPUs; None if it can be divided."""
+    """The first size that cannot be divided among this number of GPUs; None if all can."""
     if model.attention_heads % tensor:
         return IndivisibleSize(tensor, "num_attention_heads", model.attention_heads)
     # vLLM gives each GPU whole KV heads, or several GPUs the same one.
@@ -40,7 +40,7 @@ def indivisible_size(model: Architecture, tensor: int) -> IndivisibleSize | Spli
 
 
 def _split_blocks(model: Architecture, tensor: int) -> SplitBlocks | None:
-    """The first quantised matrix that so many GPUs would cut inside a block; the engine then refuses to load it."""
+    """The first quantised matrix that this number of GPUs cuts inside a block, which the engine refuses to load."""
     limit = next((limit for limit in model.split_limits if not limit.admits(tensor)), None)
     if limit is None:
         return None

@@ -38,7 +38,7 @@ def config_digest(desired: DesiredState) -> str:
 
 
 def sidecar_document(service: LLMService) -> SidecarDocument:
-    """What the sidecar has to know of the service."""
+    """`sidecar.yaml`: what the sidecar needs to know about the service."""
     spec = service.spec
     return SidecarDocument(
         classes=tuple(SidecarClass.model_validate(each.to_dict()) for each in spec.slo.effective_classes),

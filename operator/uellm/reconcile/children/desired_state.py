@@ -63,7 +63,7 @@ class PinnedTemplate(NamedTuple):
 
 @dataclass(frozen=True)
 class DesiredState:
-    """A service, what its pods are made of, and what the operator adds."""
+    """A service, the parts of its pods, and what the operator adds."""
 
     document: Mapping[str, Any]
     """The LLMService as the API server has it."""
@@ -74,7 +74,7 @@ class DesiredState:
     images: Images
     """Images of the pods' containers."""
     replicas: int
-    """Pods that are to run."""
+    """Pods that should run."""
     spec_mark: str
     """Generation and digest of the spec that this is built for."""
     live: Mapping[str, Any] | None = None

@@ -1,7 +1,7 @@
-"""Marks that keep autoscalers away from a pod whose engine loads its model: the minutes would be lost. Pure.
+"""Marks that keep autoscalers away from a pod whose engine loads its model: the time would be lost. Pure.
 
-Every pod is made with them. They are taken off once it serves, or when it has failed so often that it may never; those
-that the user's own pod template sets stay.
+Every pod is created with them. They are removed once it serves, or once it has failed so often that it may never serve.
+Marks that the user's own pod template sets stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOPELESS_RESTARTS = 3
 
 
 class MarkedPod(NamedTuple):
-    """A pod, and the marks to take off it."""
+    """A pod, and the marks to remove from it."""
 
     pod: str
     uid: str
@@ -28,7 +28,7 @@ class MarkedPod(NamedTuple):
 
 
 def marks_to_lift(service: LLMService, pods: Iterable[Mapping[str, Any]]) -> list[MarkedPod]:
-    """The pods whose marks have done their work. `pods`: living ones."""
+    """The pods whose marks are no longer needed. `pods`: living ones."""
     chosen = (service.spec.template.metadata or {}).get("annotations")
     ours = [mark for mark in MARKS if not isinstance(chosen, Mapping) or mark not in chosen]
     found = []

@@ -1,9 +1,9 @@
 """The node affinity of an engine's pod: what a node must be, as predicates over labels. It names no node.
 
-    (GPU Feature Discovery's labels say enough)  or  (the profiler's own labels say enough)
+    (GPU Feature Discovery's labels suffice)  or  (the profiler's own labels suffice)
 
-Labels decide alone where a node's GPUs are all alike. A node with unlike GPUs carries the profiler's mark. It is left
-to the scheduler extender, which knows every GPU; any other scheduler takes such a node whole or not at all.
+Labels alone decide where a node's GPUs are identical. A node with unlike GPUs carries the profiler's mark and is left
+to the scheduler extender, which knows every GPU. Any other scheduler takes such a node whole or not at all.
 """
 
 from __future__ import annotations

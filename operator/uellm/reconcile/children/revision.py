@@ -1,12 +1,12 @@
 """A revision: everything that a pod's processes are started with, as an immutable ConfigMap named by its content.
 
     plan.json       the launcher's plan
-    engine.yaml     what the sidecar believes of its engine
+    engine.yaml     what the sidecar assumes about its engine
     template.json   the pod template
 
 The pod template refers to the ConfigMap by name. So a change of any part replaces the pods, and a pod that restarts
-finds the files that it was made for. A revision is read back, and never rendered again, for as long as it is in force:
-neither a new measurement nor a newer operator changes it.
+finds the files that it was created with. While a revision is in force it is read back and never rendered again: neither
+a new measurement nor a newer operator changes it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEMPLATE_FILE = "template.json"
 _FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
 
 _OWN_NAME = "@revision@"
-"""Stands for the revision's name while the name is worked out from the content that carries it."""
+"""Placeholder for the revision's name in the content that the name is computed from."""
 _NAME_LENGTH = 10
 
 
@@ -84,7 +84,7 @@ def make_revision(desired: DesiredState) -> Revision:
 
 
 def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
-    """The revision in a ConfigMap; None for any other ConfigMap, and for content that its name does not stand for."""
+    """The revision in a ConfigMap; None for any other ConfigMap, and where the content does not match the name."""
     metadata, data = configmap["metadata"], configmap.get("data") or {}
     name = (metadata.get("labels") or {}).get(REVISION_LABEL) or metadata["name"].rpartition("-")[2]
     if sorted(data) != sorted(_FILES):
@@ -96,7 +96,7 @@ def read_revision(configmap: Mapping[str, Any]) -> Revision | None:
 
 
 def engine_document(desired: DesiredState) -> EngineDocument:
-    """What the sidecar of a pod has to know of the pod and its engine."""
+    """`engine.yaml`: what the sidecar of a pod needs to know about the pod and its engine."""
     plan = desired.plan
     engine = {
         "max_num_seqs": plan.max_num_seqs,

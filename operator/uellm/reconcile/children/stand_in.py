@@ -1,8 +1,8 @@
 """A stand-in for a replica whose node is being emptied, and how many replicas may be evicted meanwhile. Pure.
 
 `kubectl drain`, the Cluster Autoscaler and Karpenter mark a node first and then evict its pods. Where the cluster has
-GPUs for one more replica, that one starts first, and until it serves the budget allows no eviction; then it allows one,
-and the evicted pod's place stays empty. Where there are none, or the stand-in is Pending for a minute, an eviction is
+GPUs for one more replica, a stand-in starts first. Until it serves, the budget allows no eviction. Then it allows one,
+and the evicted pod is not replaced. Without such GPUs, or where the stand-in is Pending for a minute, an eviction is
 allowed at once: no drain waits for GPUs that are not there.
 """
 
@@ -19,14 +19,14 @@ _FOR, _GIVEN_UP = "for ", "given up for "
 
 
 class StandIn(NamedTuple):
-    """What is made of it."""
+    """The decision: whether there is a stand-in, and how many replicas may be evicted."""
 
     extra: int = 0
     """Replicas besides the wanted number: 1 or 0."""
     budget: int = 1
     """Replicas that may be evicted at a time."""
     note: str = ""
-    """Kept on the Deployment: for which nodes there is a stand-in, or was none to be had."""
+    """Kept on the Deployment: the nodes for which there is a stand-in, or for which none found GPUs."""
 
 
 NO_STAND_IN = StandIn()
@@ -39,13 +39,13 @@ def stand_in(
     leaving: frozenset[str],
     surge: Surge,
 ) -> StandIn:
-    """What to do now. `live`: the Deployment; `pods`: living ones; `leaving`: nodes that are being emptied."""
+    """The decision for now. `live`: the Deployment; `pods`: living ones; `leaving`: nodes that are being emptied."""
     pods = tuple(pods)
     if live is None or not replicas or _is_rolling(live):
         return NO_STAND_IN
     nodes = ",".join(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName") in leaving}))
     if not nodes:
-        # An eviction comes within milliseconds of its node's mark, so the budget is closed before.
+        # An eviction follows its node's mark within milliseconds, so the budget is closed beforehand.
         return StandIn(0, 0 if surge.room else 1)
     before = note_of(live)
     if before == _GIVEN_UP + nodes or (before.startswith(_FOR) and surge.pending):

@@ -19,7 +19,7 @@ from uellm.reconcile.rendered_plan import RenderedPlan
 
 @dataclass(frozen=True, slots=True)
 class PlanningQuestion:
-    """What the worker needs to know of a service."""
+    """What the worker needs to know about a service."""
 
     request: PlanRequest
     incumbent: Plan | None = None
@@ -35,9 +35,14 @@ class PlanningQuestion:
     """A better plan may take the place of one that works."""
     revise: bool = False
     """The spec is another than the one that the plan in force was predicted for."""
+    unprofiled: bool = False
+    """A pod is on a node that has no profile yet."""
 
     def choice(self, evaluation: Evaluation) -> Choice:
-        """The plan to use, given what the planner says."""
+        """The plan to use, given the planner's answer."""
+        waits = self.incumbent is not None and self.incumbent.node_classes and not self.spec_changed
+        if waits and self.unprofiled and evaluation.broken is None and evaluation.joined is None:
+            return Choice(self.incumbent)  # the node has joined, and its profile tells whether it holds the plan
         return choose(
             self.incumbent,
             evaluation,

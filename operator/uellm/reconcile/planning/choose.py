@@ -4,6 +4,7 @@ A new plan restarts pods, which costs a model load. So the incumbent is kept unl
 
     the spec changed           in a field that pods are started with: they are replaced in any case,
     the hardware changed       and no longer holds the incumbent,
+    a node has joined          for which it was planned, and holds another plan only,
     a replica is stranded      it has found no place for a minute, because other services took the devices,
     the fresh plan is better   and the service says `placement.replan: WhenBetter`, or no pod runs. Better: it meets
                                targets that the incumbent misses, or beats it by MARGIN at the objective: GPUs for the
@@ -19,6 +20,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
+from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.obstacle import Obstacle
@@ -38,7 +40,7 @@ class Choice(NamedTuple):
     why: str = ""
     """Why the plan replaced the incumbent; empty where it did not."""
     better: str = ""
-    """The better plan that could be had, and why it is better; empty where none is known."""
+    """A better plan that was not taken, and why it is better; empty where none is known."""
 
 
 def choose(
@@ -60,6 +62,8 @@ def choose(
     if spec_changed:
         why = "the spec changed"
         return Choice(_replacing(incumbent, fresh, why), evaluation.failure, why if fresh else "")
+    if incumbent.node_classes:
+        return _while_it_waits(incumbent, evaluation)
     if evaluation.broken_hardware is not None:
         why = f"the former plan no longer fits: {evaluation.broken_hardware}"
         return Choice(_replacing(incumbent, fresh, why), evaluation.failure, why)
@@ -72,6 +76,20 @@ def choose(
         if why and not may_improve:
             return Choice(evaluation.revised or incumbent, better=f"{described(fresh)}: {why}")
     return Choice(_replacing(incumbent, fresh, why), why=why) if why else Choice(evaluation.revised or incumbent)
+
+
+def _while_it_waits(incumbent: Plan, evaluation: Evaluation) -> Choice:
+    """A plan for a node that had not joined: it is kept while such a node may come, and on a node that holds it."""
+    if evaluation.joined is not None:
+        return Choice(evaluation.joined)
+    fresh, first = evaluation.plan, class_place(incumbent.node_classes[0])
+    if evaluation.broken is not None:
+        why = f"the former plan was for a node that has not joined: {evaluation.broken}"
+    elif fresh is None or fresh.node_classes:
+        return Choice(incumbent)
+    else:
+        why = f"the former plan was for a node of {first} that has not joined, and one that is there holds this plan"
+    return Choice(_replacing(incumbent, fresh, why), evaluation.failure, why)
 
 
 def _with_reason(plan: Plan | None, reason: str) -> Plan | None:
@@ -88,6 +106,8 @@ def _replacing(incumbent: Plan, fresh: Plan | None, reason: str) -> Plan | None:
 def _worth(incumbent: Plan, fresh: Plan, evaluation: Evaluation, objective: str) -> str:
     """Why the fresh plan is worth a rollout; empty where it is not."""
     before, after = evaluation.before, evaluation.after
+    if fresh.node_classes:
+        return ""  # a plan on nodes that are there is not given up for one that waits for a node
     if before is None or after is None:
         if fresh.gpus_per_replica < incumbent.gpus_per_replica:
             return f"the former plan took {counted(incumbent.gpus_per_replica, 'GPU')} a replica"

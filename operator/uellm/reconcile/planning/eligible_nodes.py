@@ -1,6 +1,6 @@
 """Which nodes the pods of a service may run on, by the user's pod template and the node's own state. Pure.
 
-A plan for a node that the scheduler refuses would leave its pods Pending for ever. Two kinds of nodes are told apart:
+A plan for a node that the scheduler refuses would leave its pods Pending for ever. There are two kinds of such nodes:
 
     other     the user's template excludes them: they are no part of the service's cluster,
     closed    they take no new pods at the moment (cordoned, tainted, not labelled yet). They offer nothing to a new
@@ -44,12 +44,22 @@ def closed(node: Object | None, facts: Node, template: Object | None) -> str:
     spec: Object = node.get("spec") or {}
     if spec.get("unschedulable"):
         return "cordoned"
-    tainted = _tainted(spec.get("taints") or (), _tolerations(facts, _pod(template)))
-    return tainted or _unlabelled(node["metadata"].get("labels") or {}, facts)
+    return tainted(spec.get("taints") or (), facts, template) or _unlabelled(
+        node["metadata"].get("labels") or {}, facts
+    )
 
 
-class Verdict(NamedTuple):
-    """Why a service's pods do not start on a node."""
+def tainted(taints: Sequence[Object], facts: Node, template: Object | None) -> str:
+    """Why taints keep pods of this template off a node; empty where they do not."""
+    tolerations = _tolerations(facts, _pod(template))
+    for taint in taints:
+        if taint.get("effect") in _EXCLUDING and not any(_tolerates(each, taint) for each in tolerations):
+            return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated by spec.template.spec.tolerations"
+    return ""
+
+
+class IneligibleNode(NamedTuple):
+    """A node on which a service's pods do not start, and why."""
 
     reason: str
     instead: NodeOffer | None
@@ -58,20 +68,20 @@ class Verdict(NamedTuple):
 
 def verdicts(
     nodes: Iterable[Node], node_named: Callable[[str], Object | None], template: Object
-) -> Mapping[str, Verdict]:
+) -> Mapping[str, IneligibleNode]:
     """The nodes on which pods of this template do not start, by name."""
-    found: dict[str, Verdict] = {}
+    found: dict[str, IneligibleNode] = {}
     for facts in nodes:
         node = node_named(facts.name)
         if other := excluded(node, facts, template):
-            found[facts.name] = Verdict(other, None)
+            found[facts.name] = IneligibleNode(other, None)
         elif reason := closed(node, facts, template):
-            found[facts.name] = Verdict(reason, NodeOffer(facts, (), closed=reason))
+            found[facts.name] = IneligibleNode(reason, NodeOffer(facts, (), closed=reason))
     return found
 
 
 def reachable(
-    offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]
+    offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]
 ) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
     """The offers of the nodes that the service's pods may run on, and sentences about the other and closed nodes."""
     if not judged:
@@ -89,7 +99,7 @@ def reachable(
     return tuple(kept), summarised(reasons)
 
 
-def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, Verdict]) -> tuple[NodeOffer, ...]:
+def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]) -> tuple[NodeOffer, ...]:
     """The offers of the nodes that the user's template does not exclude, closed ones included."""
     others = {name for name, verdict in judged.items() if verdict.instead is None}
     return tuple(offer for offer in offers if offer.node.name not in others)
@@ -111,7 +121,7 @@ def _pod(template: Object | None) -> Object:
 
 
 def _unlabelled(labels: Mapping[str, str], facts: Node) -> str:
-    """Why the pods' own node affinity does not match the node yet; empty where its labels say what its GPUs are."""
+    """Why the pods' own node affinity does not match the node yet; empty where its labels describe its GPUs."""
     for resource in sorted({device.resource_name for device in facts.devices}):
         own = OwnLabelKeys.of(resource)
         alike = len({(device.product, device.memory_bytes) for device in facts.devices}) == 1
@@ -163,13 +173,6 @@ def _tolerations(facts: Node, pod: Object) -> list[Object]:
     resources = {GPU_RESOURCE, *(device.resource_name for device in facts.devices)}
     ours = [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in sorted(resources)]
     return [*ours, *(pod.get("tolerations") or ())]
-
-
-def _tainted(taints: Sequence[Object], tolerations: Sequence[Object]) -> str:
-    for taint in taints:
-        if taint.get("effect") in _EXCLUDING and not any(_tolerates(each, taint) for each in tolerations):
-            return f"taint {taint.get('key')}:{taint.get('effect')} is not tolerated by spec.template.spec.tolerations"
-    return ""
 
 
 def _tolerates(toleration: Object, taint: Object) -> bool:

@@ -6,7 +6,8 @@ import dataclasses
 from typing import NamedTuple
 
 from uellm.errors import BadInput, PlanError
-from uellm.planner import Outlook, outlook, plan, still_holds
+from uellm.planner import Outlook, joining, outlook, plan, still_holds
+from uellm.planner.joining import as_joined
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
 from uellm.planner.result import Plan
@@ -25,13 +26,15 @@ class Evaluation(NamedTuple):
     broken: str | None = None
     """Why the incumbent does not fit on what is free now; None where it fits."""
     broken_hardware: str | None = None
-    """Why the incumbent would not fit even if every GPU were free; None where it would, or where nobody asked."""
+    """Why the incumbent would not fit even if every GPU were free; None where it would, or was not checked."""
     before: Outlook | None = None
     """What the incumbent is predicted to do now; None where nothing is measured."""
     after: Outlook | None = None
     """What the fresh plan is predicted to do; None where nothing is measured."""
     revised: Plan | None = None
-    """The incumbent with what is predicted of it now; None where that has not changed."""
+    """The incumbent with a new prediction; None where the prediction has not changed."""
+    joined: Plan | None = None
+    """The incumbent, which was planned for a node that had not joined, on a node that is there and holds it."""
 
 
 def evaluate(
@@ -44,9 +47,11 @@ def evaluate(
     """Plan anew, and check the incumbent against what is offered and against the bare `hardware`; None: not checked.
 
     The incumbent is checked for one replica: whether more of them find a place is the scheduler's decision, pod by pod.
-    `revise`: predict the incumbent anew, for the spec has changed.
+    `revise`: predict the incumbent anew, because the spec has changed.
     Errors are returned as values, because an exception with two arguments cannot be pickled.
     """
+    if incumbent is not None and incumbent.node_classes:
+        return _evaluate_waiting(request, incumbent)
     broken = broken_hardware = None
     if incumbent is not None:
         alone = dataclasses.replace(request, replicas=1)
@@ -59,7 +64,7 @@ def evaluate(
         # Both by today's measurements: the incumbent's own prediction was made with older ones.
         before = after = None
         if incumbent is not None:
-            before, after = outlook(incumbent, request), outlook(fresh, request)
+            before, after = outlook(incumbent, request), outlook(*as_joined(fresh, request))
     except PlanError as error:
         return failed._replace(failure=Obstacle(error.reason, str(error)))
     except BadInput as error:
@@ -72,6 +77,24 @@ def evaluate(
     except ValueError as error:
         message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
         return failed._replace(failure=Obstacle("PlannerFailed", message))
+
+
+def _evaluate_waiting(request: PlanRequest, incumbent: Plan) -> Evaluation:
+    """The same for a plan that waits for a node to join: it is no worse for what is there now."""
+    broken = joining.broken(incumbent, request) or None
+    evaluation = Evaluation(None, None, broken, broken)
+    try:
+        on_node = joining.joined(incumbent, request)
+        if on_node is not None:
+            evaluation = evaluation._replace(joined=recorded(revised(on_node, request, None)))
+        return evaluation._replace(plan=recorded(plan(request)))
+    except PlanError as error:
+        return evaluation._replace(failure=Obstacle(error.reason, str(error)))
+    except BadInput as error:
+        return evaluation._replace(failure=Obstacle("InvalidOverride", str(error)))
+    except ValueError as error:
+        message = f"the plan does not fit into status.plan ({error}); please report this with the LLMService"
+        return evaluation._replace(failure=Obstacle("PlannerFailed", message))
 
 
 def _judged_otherwise(incumbent: Plan, now: Outlook | None) -> bool:

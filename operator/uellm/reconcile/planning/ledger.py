@@ -1,7 +1,7 @@
-"""Who was promised which GPUs, and so what each node offers to a service that is planned now. Pure; `Ledger` has state.
+"""How many GPUs each service was promised, and what each node therefore offers to others. Pure; `Ledger` has state.
 
 A plan promises devices before any pod holds them, and a pod holds devices before the node's profile shows it. Both are
-counted here, as numbers, because nobody knows which devices the kubelet will pick. Of the devices of a node
+counted here, as numbers, because it is not known which devices the kubelet will pick. Of the devices of a node
 
     free      are usable, and held by nobody or by the service itself,
     promised  is the number of free devices that others will take: GPUs of their pods on the node that the profile does
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from uellm.hardware import class_place
 from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
@@ -39,11 +40,15 @@ class Commitment(NamedTuple):
 
 
 def commitment_to(plan: Plan, nodes: Mapping[str, ProfiledNode]) -> Commitment:
-    """What a plan promises. `nodes`: the profiled nodes by name."""
+    """What a plan promises. `nodes`: the profiled nodes by name, and classes of nodes by the name of their place."""
     needs = sorted(stage.memory_bytes for stage in plan.stages for _ in range(plan.tensor))
-    own = [nodes[name].facts for name in plan.nodes if name in nodes]
+    own = [nodes[name].facts for name in _places(plan) if name in nodes]
     simulated = bool(own) and all(node.simulated for node in own)
     return Commitment(plan.gpus_per_replica, plan.nodes, tuple(needs), plan.tensor > 1, simulated)
+
+
+def _places(plan: Plan) -> tuple[str, ...]:
+    return plan.nodes or tuple(map(class_place, plan.node_classes))
 
 
 class Ledger:
@@ -83,7 +88,7 @@ class Ledger:
 
 
 class BoundPod(NamedTuple):
-    """A pod that has a node: it holds devices there, or will, until it is gone."""
+    """A pod that has a node: it holds devices there, or is about to."""
 
     uid: str
     node: str
@@ -91,7 +96,7 @@ class BoundPod(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What another service than the one being planned was promised."""
+    """What a service other than the one being planned was promised."""
 
     commitment: Commitment
     replicas: int
@@ -145,7 +150,7 @@ def commitment_of(document: Mapping[str, Any], nodes: Mapping[str, ProfiledNode]
 
 def claims_of_others(cache: Cache, key: Key) -> list[Claim]:
     """The claims of all services but one, as their statuses have them."""
-    nodes = by_name(cache.profiled_nodes())
+    nodes = known_nodes(cache)
     promised = [(key_of(document), document, commitment_of(document, nodes)) for document in cache.services()]
     return [
         claim(commitment, wanted_replicas(document), cache.pods(other))
@@ -177,6 +182,12 @@ def offers(
 def by_name(nodes: Iterable[ProfiledNode]) -> dict[str, ProfiledNode]:
     """The nodes by their names."""
     return {node.facts.name: node for node in nodes}
+
+
+def known_nodes(cache: Cache) -> dict[str, ProfiledNode]:
+    """The profiled nodes by name, and a node of each class by the name of its place."""
+    classes = {each.node.name: ProfiledNode(each.node, {}) for each in cache.node_classes()}
+    return {**classes, **by_name(cache.profiled_nodes())}
 
 
 def hardware_offers(nodes: Sequence[ProfiledNode]) -> tuple[NodeOffer, ...]:

@@ -2,7 +2,7 @@
 
 A plan is entered into the ledger when it is chosen, before it is written anywhere, so the next service already counts
 with it. Several searches may run at a time. Where another one has taken the room meanwhile, the search is repeated: the
-ledger is never promised twice (`turns` says who may search).
+same GPUs are never promised twice (`turns` decides who may search).
 
 A service is planned again when its spec changed, when the hardware changed, when a node offers more than before, or
 when a replica of it finds no place. While all its replicas have nodes, lost hardware calls for no new plan. A pass for
@@ -30,7 +30,7 @@ from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.promises import Promises
 from uellm.reconcile.planning.records import IMPROVE_EVERY_S, LastPass, Planned, Rendering, Standing
 from uellm.reconcile.planning.request import architecture_of, check_environment
-from uellm.reconcile.planning.stranded import all_placed, is_stranded
+from uellm.reconcile.planning.stranded import all_placed, homes, is_stranded
 from uellm.reconcile.planning.turns import Turns
 from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
@@ -214,8 +214,9 @@ class Planning:
             search.cancel()  # its answer must not promise GPUs to a service that is gone
 
     def waiting(self) -> list[Key]:
-        """Services without a plan that may get one when others leave."""
-        return [key for key, standing in self._standing.items() if standing.choice.plan is None]
+        """Services that may get a plan, or one on nodes that are there, when others leave."""
+        chosen = ((key, standing.choice.plan) for key, standing in self._standing.items())
+        return [key for key, plan in chosen if plan is None or plan.node_classes]
 
     def _earlier_choice(self, observed: Observed, request: PlanRequest, now: datetime) -> Choice | None:
         """The choice that needs no planner; None where the planner has to be asked."""
@@ -245,7 +246,16 @@ class Planning:
         placed = incumbent is not None and all_placed(observed)
         hardware = None if incumbent is None or placed else self.promises.hardware(observed)
         improve, revise = may_improve(observed, now), observed.status.get("observedGeneration") != observed.generation
-        question = PlanningQuestion(request, incumbent, hardware, observed.spec_changed, stranded, improve, revise)
+        question = PlanningQuestion(
+            request,
+            incumbent,
+            hardware,
+            observed.spec_changed,
+            stranded,
+            improve,
+            revise,
+            unprofiled=any(self._cache.profiled_node(name) is None for name in homes(observed)),
+        )
         start_s = time.monotonic()
         answer = await self._worker.answer(question)
         failure = answer.choice.failure

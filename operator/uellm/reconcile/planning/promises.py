@@ -11,7 +11,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
 from uellm.reconcile.observe import Observed, wanted_replicas
-from uellm.reconcile.planning.eligible_nodes import Verdict, reachable, selectable, verdicts
+from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
     Ledger,
@@ -20,10 +20,13 @@ from uellm.reconcile.planning.ledger import (
     commitment_of,
     commitment_to,
     hardware_offers,
+    known_nodes,
     suits,
 )
+from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
+from uellm.reconcile.planning.stranded import all_placed
 
 
 class Promises:
@@ -33,9 +36,13 @@ class Promises:
         self._cache = cache
         self._ledger = Ledger()
         self._rooms = Rooms()
-        self._verdicts: dict[str, Mapping[str, Verdict]] = {}
+        self._verdicts: dict[str, Mapping[str, IneligibleNode]] = {}
         """Of the nodes as they are, by pod template."""
         self._verdicts_of = -1
+        """The version of the hardware that they are about."""
+        self._doubts: Mapping[str, str] = {}
+        """Of classes of nodes, by name."""
+        self._doubts_of = -1
         """The version of the hardware that they are about."""
         self._another: dict[Key, tuple[tuple[int, int, int], str]] = {}
         """The last answers of `room_for_another`, and the versions that they were given at."""
@@ -47,14 +54,14 @@ class Promises:
 
     def restore(self) -> None:
         """Enter the plans that the services' statuses hold: what the operator promised before it was restarted."""
-        nodes = by_name(self._cache.profiled_nodes())
+        nodes = known_nodes(self._cache)
         for document in self._cache.services():
             if (commitment := commitment_of(document, nodes)) is not None:
                 self._ledger.commit(key_of(document), commitment)
 
     def enter(self, key: Key, plan: Plan) -> None:
         """Promise the GPUs of a plan to a service."""
-        self._ledger.commit(key, commitment_to(plan, by_name(self._cache.profiled_nodes())))
+        self._ledger.commit(key, commitment_to(plan, known_nodes(self._cache)))
 
     def end(self, key: Key) -> None:
         """The service has no plan: its pods keep their GPUs, and nothing is promised to further replicas."""
@@ -77,7 +84,19 @@ class Promises:
         """The planner's request for a service, with what the nodes offer to it now."""
         assert observed.service is not None
         nodes, left_out = reachable(self._offers(observed), self._judged(observed))
-        return plan_request(observed.service, architecture, nodes, left_out=left_out)
+        # A service whose pods all have nodes does not wait for one, and a new class is nothing to it.
+        on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
+        classes, unusable = ((), ()) if on_nodes and all_placed(observed) else self._classes(observed)
+        return plan_request(observed.service, architecture, nodes, left_out=(*left_out, *unusable), would_join=classes)
+
+    def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
+        """The classes of nodes that may join for the service, and sentences about the others."""
+        assert observed.service is not None
+        classes = self._cache.node_classes()
+        if self._doubts_of != self._cache.hardware_version:
+            self._doubts = doubts(classes, with_nodes(observed.nodes, self._cache.node))
+            self._doubts_of = self._cache.hardware_version
+        return would_join(classes, self._doubts, observed.service)
 
     def hardware(self, observed: Observed) -> tuple[NodeOffer, ...]:
         """The nodes of the service's cluster as if every GPU were free and every node open."""
@@ -91,7 +110,7 @@ class Promises:
         if plan is None or plan == observed.incumbent:
             return False
         nodes = by_name(observed.nodes)
-        commitment = commitment_to(plan, nodes)
+        commitment = commitment_to(plan, known_nodes(self._cache))
         named = {offer.node.name for offer in request.nodes if suits(commitment, offer.node.name, nodes)}
         before, after = _homes(request.nodes, plan, named), _homes(self._offers(observed), plan, named)
         return after < min(before, max(1, observed.replicas))
@@ -140,7 +159,7 @@ class Promises:
             return None
         return claim(commitment, wanted_replicas(document), self._cache.pods(key))
 
-    def _judged(self, observed: Observed) -> Mapping[str, Verdict]:
+    def _judged(self, observed: Observed) -> Mapping[str, IneligibleNode]:
         """The nodes on which the service's pods do not start."""
         assert observed.service is not None
         if self._verdicts_of != self._cache.hardware_version:

@@ -42,19 +42,22 @@ class Standing(NamedTuple):
     def still_holds(self, observed: Observed, request: PlanRequest, now: datetime) -> bool:
         """True where nothing has happened since that could change the choice. `request`: the one to be made now."""
         chosen, stranded = self.choice.plan, is_stranded(observed, now)
-        if self.spec_digest != observed.spec_digest or not same_but_for_offers(self.request, request):
+        waits = chosen is None or bool(chosen.node_classes)
+        if self.spec_digest != observed.spec_digest:
+            return False
+        if not same_but_for_offers(self.request, request, classes=waits):
             return False
         if chosen is not None and observed.incumbent not in (None, chosen):
             return False
-        if chosen is None and self.request.left_out != request.left_out:
+        if waits and self.request.left_out != request.left_out:
             return False
         if self.may_be_improved_now(observed, now) or (self.placed and not all_placed(observed)):
             return False
         if stranded and (not self.stranded or request.nodes != self.request.nodes):
             return False
-        # A service without a plan is planned as soon as something becomes free. For one with a plan that could only
-        # mean a better plan, and GPUs come and go all the time.
-        patience_s = 0 if chosen is None else IMPROVE_EVERY_S
+        # A service without a plan, or without a node for it, is planned as soon as something becomes free. For another
+        # one that could only mean a better plan, and GPUs come and go all the time.
+        patience_s = 0 if waits else IMPROVE_EVERY_S
         recent = (now - self.since).total_seconds() < patience_s
         return recent or not offers_more(self.request.nodes, request.nodes)
 
@@ -80,11 +83,18 @@ class Rendering(NamedTuple):
 
     def is_of(self, plan: Plan, request: PlanRequest) -> bool:
         """True where rendering these would give the same: it does not depend on which GPUs are free."""
-        return self.plan == plan and same_but_for_offers(self.request, request)
+        return self.plan == plan and same_but_for_offers(self.request, request, classes=bool(plan.node_classes))
 
 
-def same_but_for_offers(before: PlanRequest, after: PlanRequest) -> bool:
-    """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon."""
+def same_but_for_offers(before: PlanRequest, after: PlanRequest, *, classes: bool = True) -> bool:
+    """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon.
+
+    `classes`: classes of nodes that may join matter, too.
+    """
     if hardware_changed(before.nodes, after.nodes):
         return False
-    return dataclasses.replace(before, nodes=(), left_out=()) == dataclasses.replace(after, nodes=(), left_out=())
+    return _bare(before, classes=classes) == _bare(after, classes=classes)
+
+
+def _bare(request: PlanRequest, *, classes: bool) -> PlanRequest:
+    return dataclasses.replace(request, nodes=(), left_out=(), would_join=request.would_join if classes else ())

@@ -8,10 +8,11 @@ from uellm.api.sidecar_document import SidecarStepSeconds
 from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.handover.sidecar_prior import step_time
+from uellm.planner.host_needs import host_memory_bytes, host_millicores
+from uellm.planner.joining import as_joined
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
-from uellm.reconcile.planning.host_needs import host_memory_bytes, host_millicores
 from uellm.reconcile.rendered_plan import RenderedPlan
 
 
@@ -21,6 +22,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     It depends on the plan, the spec and the facts of the nodes, but not on which GPUs are free; and not on the plan's
     explanations, so that two plans that start the same pods are rendered to the same bytes.
     """
+    plan, request = as_joined(plan, request)
     document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
     step, simulated = step_time(plan, request), document.platform == "cpu"
     return RenderedPlan(
@@ -28,7 +30,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         gpus_per_replica=plan.gpus_per_replica,
         resource_name=annotation.resource_name,
         weight_bytes=request.architecture.weight_bytes,
-        host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated, kv_factor=document.kv_factor),
+        host_memory_bytes=host_memory_bytes(plan, request, simulated=simulated),
         host_millicores=host_millicores(plan, simulated=simulated),
         annotation=annotation.to_json(),
         plan_json=document.to_json(),
@@ -48,6 +50,7 @@ def _bare(plan: Plan) -> Plan:
         assumptions=(),
         alternatives=(),
         profile_hash="",
+        node_classes=(),
         binding="",
         slo=None,
         search=None,

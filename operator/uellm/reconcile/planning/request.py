@@ -61,8 +61,11 @@ def plan_request(
     nodes: tuple[planner.NodeOffer, ...],
     *,
     left_out: tuple[str, ...] = (),
+    would_join: tuple[planner.NodeOffer, ...] = (),
 ) -> planner.PlanRequest:
-    """The whole request. `left_out`: sentences about profiled nodes that the pods may not run on."""
+    """The whole request. `left_out`: sentences about profiled nodes that the pods may not run on; `would_join`:
+    classes of nodes that may join.
+    """
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
     return planner.PlanRequest(
@@ -91,6 +94,7 @@ def plan_request(
         variants=_variants(service, architecture),
         left_out=left_out,
         notes=notes,
+        would_join=would_join,
     )
 
 

@@ -17,7 +17,7 @@ from uellm.reconcile.planning.ledger import Claim, first_with_room
 from uellm.reconcile.profiled_node import ProfiledNode
 
 
-class _Entry(NamedTuple):
+class _CountedPromise(NamedTuple):
     """What is counted for one service."""
 
     order: int
@@ -45,7 +45,7 @@ class Rooms:
         """By node: usable devices that nobody holds."""
         self._room: dict[str, int] = {}
         self._promised: Counter[str] = Counter()
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, _CountedPromise] = {}
         self._orders = 0
         self._concerned: defaultdict[str, set[Key]] = defaultdict(set)
         self._homeless: set[Key] = set()
@@ -150,7 +150,7 @@ class Rooms:
             homes.add(home)
             promised[home] += claim.commitment.gpus
             self._promised[home] += claim.commitment.gpus
-        self._entries[key] = entry = _Entry(order, claim, promised, frozenset(homes), homeless)
+        self._entries[key] = entry = _CountedPromise(order, claim, promised, frozenset(homes), homeless)
         for name in entry.nodes:
             self._concerned[name].add(key)
         if homeless:

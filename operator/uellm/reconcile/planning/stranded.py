@@ -11,6 +11,11 @@ from uellm.reconcile.times import moment
 STRANDED_AFTER_S = 60
 
 
+def homes(observed: Observed) -> set[str]:
+    """The nodes of its pods."""
+    return {name for pod in living(observed.pods) if (name := pod["spec"].get("nodeName"))}
+
+
 def all_placed(observed: Observed) -> bool:
     """True where every replica has a node."""
     return sum(bool(pod["spec"].get("nodeName")) for pod in living(observed.pods)) >= observed.replicas

@@ -34,7 +34,7 @@ def inputs_of(
     """The inputs of a pass. `chosen`: the plan that was chosen last."""
     metadata = observed.document["metadata"]
     calibration = (metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
-    waits = chosen is None or stranded
+    waits = chosen is None or stranded or bool(chosen.node_classes)
     return Inputs(
         (metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration),
         chosen is None or observed.incumbent in (None, chosen),

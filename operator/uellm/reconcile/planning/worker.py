@@ -77,7 +77,7 @@ class WorkerProcess:
             logger.error("%s the planner's process died while it planned", service)
             raise
         except Exception as error:
-            # Whatever it is, it concerns this service alone, and its user looks into the status first.
+            # Whatever failed concerns this service alone, and its user looks into the status first.
             logger.exception("%s the planner failed", service)
             message = f"the planner failed ({type(error).__name__}: {error}); please report this with the LLMService"
             return _no_fresh_plan(question, Obstacle("PlannerFailed", message))
@@ -114,7 +114,7 @@ class WorkerProcess:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        # The pool of another worker must live on, and a pool tells its processes in no other way.
+        # Only this pool's processes may end, and a pool lists them nowhere else.
         processes = list((getattr(pool, "_processes", None) or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:

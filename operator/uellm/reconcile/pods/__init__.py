@@ -1,1 +1,1 @@
-"""What pods report: readiness, placement, how requests fared."""
+"""What pods report: readiness, failures, placement, configuration, attainment."""

@@ -51,11 +51,11 @@ def engine_readiness(
     pods: Sequence[Mapping[str, Any]],
     replicas: int,
     failures: PodFailures | None = None,
-    kubelets_words: Mapping[str, str] = MappingProxyType({}),
+    kubelet_warnings: Mapping[str, str] = MappingProxyType({}),
 ) -> EngineReadiness:
     """The readiness of an up-to-date Deployment with `replicas` pods.
 
-    `failures`: pods that failed for good lately; `kubelets_words`: why pods do not start, by uid.
+    `failures`: pods that failed for good in the last hour; `kubelet_warnings`: why pods do not start, by uid.
     """
     alive = living(pods)
     if _rolled_out(deployment, replicas):
@@ -63,7 +63,7 @@ def engine_readiness(
         return EngineReadiness(True, "Ready", f"{replicas} of {replicas} replicas serve{more}")
     if refused := _refused_by_server(deployment):
         return refused
-    found = [trouble for pod in alive for trouble in _troubles(pod, kubelets_words.get(pod["metadata"]["uid"], ""))]
+    found = [trouble for pod in alive for trouble in _troubles(pod, kubelet_warnings.get(pod["metadata"]["uid"], ""))]
     if failures is not None:
         found.append(_failures_trouble(failures))
     if troubles := sorted(found, key=lambda trouble: trouble.rank):
@@ -78,7 +78,7 @@ def engine_readiness(
 
 
 def _failures_trouble(failures: PodFailures) -> _Trouble:
-    """Pods that failed for good. Where it goes on, that comes before the state of the pod that is tried next."""
+    """Pods that failed for good. Repeated failures come before the state of the pod that is tried next."""
     times = "1 pod has failed" if failures.total == 1 else f"{failures.total} pods have failed"
     message = f"{times} for good within the last hour, last {failures.message}"
     state = EngineReadiness(False, "PodFailed", message, stalled=failures.repeated)
@@ -120,10 +120,10 @@ def _scheduled(pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((condition for condition in conditions if condition.get("type") == "PodScheduled"), None)
 
 
-def _troubles(pod: Mapping[str, Any], kubelet_says: str) -> Iterator[_Trouble]:
+def _troubles(pod: Mapping[str, Any], kubelet_warning: str) -> Iterator[_Trouble]:
     name = pod["metadata"]["name"]
-    if kubelet_says:
-        message = f"pod {name} cannot be started on node {pod['spec'].get('nodeName')}: {kubelet_says}"
+    if kubelet_warning:
+        message = f"pod {name} cannot be started on node {pod['spec'].get('nodeName')}: {kubelet_warning}"
         yield _Trouble(2, EngineReadiness(False, "PodNotStarting", message))
     statuses = [
         *(pod["status"].get("initContainerStatuses") or ()),

@@ -1,7 +1,7 @@
-"""What the kubelet says of pods that it cannot start: failed mounts, networks that are not ready.
+"""The kubelet's warnings about pods that it cannot start: failed mounts, networks that are not ready.
 
-Only its Events tell. They are asked for when a pod has been bound for a while and no container of it has started: a
-watch would bring every Event of the cluster.
+Only Events have them. They are read when a pod has been bound for a while and no container of it has started: a watch
+would bring every Event of the cluster.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ Fetch = Callable[[Object], Awaitable[Sequence[Object]]]
 
 PATIENCE_S = 15.0
 ASK_EVERY_S = 20.0
-_WORDS = 1024
-# Told by the pod's own status, or before it was bound.
-_TOLD_ELSEWHERE = frozenset({"FailedScheduling", "BackOff", "Failed", "Unhealthy", "FailedPreStopHook"})
+_MESSAGE_LENGTH = 1024
+# Shown by the pod's own status, or from before it was bound.
+_SHOWN_ELSEWHERE = frozenset({"FailedScheduling", "BackOff", "Failed", "Unhealthy", "FailedPreStopHook"})
 
 
 class _Answer(NamedTuple):
     at: datetime
-    said: str
+    warning: str
+    """Empty where there is none."""
 
 
 class KubeletEvents:
@@ -40,7 +41,7 @@ class KubeletEvents:
         self._known: dict[Key, dict[str, _Answer]] = {}
 
     async def refresh(self, key: Key, pods: Sequence[Object], now: datetime) -> float | None:
-        """Ask about a service's pods that do not start. Returns in how many seconds to ask again; None: all have."""
+        """Ask about a service's pods that do not start. Returns in how many seconds to ask again, or None."""
         before = self._known.get(key, {})
         waiting = {pod["metadata"]["uid"]: pod for pod in living(pods) if _waits_for_its_kubelet(pod)}
         due = [uid for uid, pod in waiting.items() if _due_in_s(pod, before.get(uid), now) <= 0]
@@ -52,17 +53,17 @@ class KubeletEvents:
         return min((_due_in_s(pod, known.get(uid), now) for uid, pod in waiting.items()), default=None)
 
     def of(self, key: Key) -> dict[str, str]:
-        """What is said of the service's pods, by uid."""
-        return {uid: answer.said for uid, answer in self._known.get(key, {}).items() if answer.said}
+        """The warnings about the service's pods, by uid."""
+        return {uid: answer.warning for uid, answer in self._known.get(key, {}).items() if answer.warning}
 
     def forget(self, key: Key) -> None:
         """The service is gone."""
         self._known.pop(key, None)
 
     async def _ask(self, pod: Object, before: _Answer | None, now: datetime) -> _Answer:
-        said = last_warning(await self._fetch(pod))
-        # Events live for an hour; the pod still waits.
-        return _Answer(now, said or (before.said if before is not None else ""))
+        warning = last_warning(await self._fetch(pod))
+        # Events live for an hour, and the pod may wait longer.
+        return _Answer(now, warning or (before.warning if before is not None else ""))
 
 
 def _waits_for_its_kubelet(pod: Object) -> bool:
@@ -78,14 +79,14 @@ def _due_in_s(pod: Object, answer: _Answer | None, now: datetime) -> float:
 
 
 def last_warning(events: Sequence[Object]) -> str:
-    """The newest warning that only an Event tells: its reason and message; empty where there is none."""
+    """The newest warning that only an Event shows: its reason and message; empty where there is none."""
     warnings = [
-        event for event in events if event.get("type") == "Warning" and event.get("reason") not in _TOLD_ELSEWHERE
+        event for event in events if event.get("type") == "Warning" and event.get("reason") not in _SHOWN_ELSEWHERE
     ]
     newest = max(warnings, key=_last_seen, default=None)
     if newest is None:
         return ""
-    return clip(f"{newest.get('reason')}: {' '.join(str(newest.get('message') or '').split())}", _WORDS)
+    return clip(f"{newest.get('reason')}: {' '.join(str(newest.get('message') or '').split())}", _MESSAGE_LENGTH)
 
 
 def bound_since(pod: Object) -> datetime | None:

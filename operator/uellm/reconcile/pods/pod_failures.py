@@ -51,7 +51,7 @@ class PodFate(Enum):
     FAILED = "failed"
     """Its phase is Failed."""
     STUCK = "stuck"
-    """It is being deleted, and nobody is there to end it."""
+    """It is being deleted, and its kubelet cannot end it."""
     MISPLACED = "misplaced"
     """Its launcher cannot place the layers on its devices."""
 

@@ -1,4 +1,4 @@
-"""Whether the pods run what the spec says: the revision and the configuration that their sidecars report."""
+"""Whether the pods run what the spec asks for, by the revision and configuration that their sidecars report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REFRESH_S = 600.0
 
 
 class WantedConfig(NamedTuple):
-    """What every pod is to run with."""
+    """The revision and configuration that every pod should run."""
 
     revision: str
     config_digest: str

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
@@ -17,12 +17,17 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 2.0
 # Requests at a time: fewer than the controller has passes at a time.
 MOST_OPEN = 16
+# Of these, to addresses from which nothing has come yet, or nothing any more: the others must not wait for them.
+MOST_UNPROVEN = 8
 # How long a silent address is left alone, growing from the first to the second.
 FIRST_SILENCE_S = 5.0
 LONGEST_SILENCE_S = 300.0
-# Addresses whose silence is remembered.
-MOST_SILENT = 10_000
+# Addresses that are remembered as silent, and as answering.
+MOST_REMEMBERED = 10_000
 _LARGEST_BYTES = 256 * 1024
+
+
+V = TypeVar("V")
 
 
 class SidecarClient:
@@ -30,13 +35,15 @@ class SidecarClient:
 
     A network policy may let no packet through, so that every request runs into its timeout. Passes must not wait for
     that: few requests are open at a time, the rest is left for a later pass, and a silent address is asked less and
-    less often.
+    less often. Part of the requests is kept for addresses that answer, however many others are hidden.
     """
 
     def __init__(self, *, port: int = METRICS_PORT, clock: Callable[[], float] = time.monotonic) -> None:
         self._port = port
         self._clock = clock
         self._open = 0
+        self._unproven = 0
+        self._answering: dict[str, None] = {}
         self._silent: dict[str, _Silence] = {}
         # Pod addresses are not reachable through a proxy.
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
@@ -60,11 +67,14 @@ class SidecarClient:
         return await self._get(pod_ip, RUNNING_PATH)
 
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
-        silence = self._silent.get(pod_ip)
-        if self._open >= MOST_OPEN or (silence is not None and self._clock() < silence.ask_again_s):
+        silence, unproven = self._silent.get(pod_ip), pod_ip not in self._answering
+        if silence is not None and self._clock() < silence.ask_again_s:
+            return None
+        if self._open >= MOST_OPEN or (unproven and self._unproven >= MOST_UNPROVEN):
             return None
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         self._open += 1
+        self._unproven += unproven
         try:
             response = await self._client.get(f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S)
         except httpx.TimeoutException:
@@ -75,15 +85,16 @@ class SidecarClient:
             return None
         finally:
             self._open -= 1
+            self._unproven -= unproven
         self._silent.pop(pod_ip, None)
+        _remember(self._answering, pod_ip, None)
         return parse(response.status_code, response.content)
 
     def _note_silence(self, pod_ip: str) -> None:
         before = self._silent.pop(pod_ip, None)
         wait_s = FIRST_SILENCE_S if before is None else min(2 * before.wait_s, LONGEST_SILENCE_S)
-        while len(self._silent) >= MOST_SILENT:
-            del self._silent[next(iter(self._silent))]
-        self._silent[pod_ip] = _Silence(self._clock() + wait_s, wait_s)
+        self._answering.pop(pod_ip, None)
+        _remember(self._silent, pod_ip, _Silence(self._clock() + wait_s, wait_s))
         logger.debug("no packet from %s; asked again in %.0f s", pod_ip, wait_s)
 
 
@@ -92,6 +103,13 @@ class _Silence(NamedTuple):
 
     ask_again_s: float
     wait_s: float
+
+
+def _remember(known: dict[str, V], pod_ip: str, value: V) -> None:
+    """Enter an address; the one that was entered first is forgotten if there are too many."""
+    known[pod_ip] = value
+    if len(known) > MOST_REMEMBERED:
+        del known[next(iter(known))]
 
 
 def parse(status: int, body: bytes) -> Mapping[str, Any] | None:

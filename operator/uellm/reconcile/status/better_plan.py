@@ -1,4 +1,4 @@
-"""Whether a better plan than the one in force could be had. Pure."""
+"""Whether a better plan than the one in force is known. Pure."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from uellm.api import LLMService
+from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
@@ -22,6 +23,7 @@ from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
 from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
+from uellm.reconcile.status.waiting_for_node import waiting_for_node
 from uellm.reconcile.times import timestamp
 from uellm.text import and_more
 
@@ -124,14 +126,18 @@ def _readiness(
     observed: Observed, choice: Choice, failures: PodFailures | None, *, change: str, refusal: Obstacle | None
 ) -> EngineReadiness:
     """The condition Ready: an obstacle to the spec comes before the state of the pods."""
-    obstacle = refusal or (choice.failure if observed.spec_changed or not living(observed.pods) else None)
+    waits = waiting_for_node(observed, choice.plan or observed.incumbent)
+    unplaced = observed.spec_changed or not living(observed.pods) or waits is not None
+    obstacle = refusal or (choice.failure if unplaced else None)
     if obstacle is not None:
         return EngineReadiness(False, obstacle.reason, obstacle.message, stalled=obstacle.reason in STALLING)
     if observed.deployment is None:
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelets_words)
+    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
+    if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
+        return waits
     if state.ready and observed.replicas == 0:
         reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
         return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
@@ -153,7 +159,10 @@ def _planned(choice: Choice) -> Condition:
         failure = choice.failure or Obstacle("NotPlanned", "no plan was made")
         return Condition("Planned", "False", failure.reason, failure.message)
     plan = choice.plan
-    message = f"{described(plan)}, on {and_more(plan.nodes, _NODES_NAMED, 'node')}"
+    where = and_more(plan.nodes, _NODES_NAMED, "node")
+    if plan.node_classes:
+        where = f"a node of {class_place(plan.node_classes[0])} that has not joined"
+    message = f"{described(plan)}, on {where}"
     return Condition("Planned", "True", "Planned", message)
 
 

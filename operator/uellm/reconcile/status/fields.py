@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from uellm.api.attainment_report import ClassMeasurement
+from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
 from uellm.reconcile.names import endpoint, selector
@@ -56,6 +57,7 @@ def _summary(plan: Plan | None, placed: Sequence[PlacementCheck], ready: int, wa
     if plan is None:
         return summary
     nodes = list(dict.fromkeys(each.node for each in placed)) or list(plan.nodes[: max(1, wanted)])
+    nodes = nodes or [f"({class_place(name)})" for name in plan.node_classes[:1]]
     layers = next((each.layers for each in placed if each.layers), plan.layers)
     summary |= {
         "gpus": f"{plan.gpus_per_replica} = tp{plan.tensor} x pp{plan.pipeline}",

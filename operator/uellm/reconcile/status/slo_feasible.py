@@ -32,7 +32,7 @@ def feasible(plan: Plan | None, service: LLMService | None, *, no_plan: str = ""
         return Condition(TYPE, "False", "TargetsTooTight", f"{plan.slo.constraint}; it takes {plan.slo.change}")
     # A plan by an older operator, which holds no verdict.
     if plan.slo is None and (missed := "; ".join(_missed(plan, service))):
-        return Condition(TYPE, "False", "TargetsTooTight", f"the best that can be had: {missed}")
+        return Condition(TYPE, "False", "TargetsTooTight", f"the best possible: {missed}")
     if needed := missing_replicas(plan, service):
         return Condition(TYPE, "False", "TooFewReplicas", _too_few(needed, service))
     message = f"predicted: TTFT {predicted.ttft_ms:.0f} ms, TPOT {predicted.tpot_ms:.0f} ms"

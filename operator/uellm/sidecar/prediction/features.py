@@ -20,6 +20,8 @@ MOST_WORDS = 64
 _MASK = (1 << BITS) - 1
 _WORD = re.compile(r"[^\W\d_]+|\d+|```|[?:]")
 _PAIRS = 4
+_WORD_BEGINS = crc32(b"word ")
+"""`crc32(x, _WORD_BEGINS)` is the checksum of `word x`."""
 
 
 def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
@@ -27,7 +29,7 @@ def of(text: str, prompt_tokens: int, *sources: object) -> tuple[int, ...]:
     features = [_index(f"tokens {max(prompt_tokens, 1).bit_length()}")]
     features += [_index(f"source {level} {source}") for level, source in enumerate(sources)]
     words = _words(text)
-    features += [_index(f"word {word}") for word in set(words)]
+    features += [crc32(word.encode(), _WORD_BEGINS) & _MASK for word in set(words)]
     features += [_index(f"pair {one} {other}") for one, other in pairwise(words[: _PAIRS + 1])]
     return tuple(features)
 

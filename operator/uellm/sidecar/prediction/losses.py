@@ -22,7 +22,8 @@ class Losses:
 
     def __init__(self, forecasters: int) -> None:
         self._count = forecasters
-        self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()  # errors, then how many were seen
+        self.by_source: OrderedDict[Hashable, list[float]] = OrderedDict()
+        """The error of each forecaster, then the number of requests."""
 
     def best(self, sources: Sequence[Hashable]) -> int:
         """Index of the forecaster to use, by the narrowest source with enough requests."""

@@ -97,7 +97,7 @@ class OnlineLengths:
         return Prediction(p50, p80, p90, sources, bucket, found, words, medians, question.prompt_tokens)
 
     def observe(self, prediction: Prediction, tokens: int, *, truncated: bool = False) -> None:
-        """An answer came to so many tokens; `truncated`: the request's own limit ended it."""
+        """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it."""
         if not teaches(prediction, tokens, truncated=truncated):
             return
         length = log(tokens)

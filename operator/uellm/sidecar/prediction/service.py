@@ -41,7 +41,7 @@ class Predictor:
     def observe(
         self, prediction: Prediction, tokens: int, *, truncated: bool = False, asked: Asked | None = None
     ) -> None:
-        """An answer came to so many tokens; `truncated`: the request's own limit ended it."""
+        """An answer ended after `tokens` tokens; `truncated`: the request's own limit ended it."""
         self._model.observe(prediction, tokens, truncated=truncated)
         self._unsaved = True
         if teaches(prediction, tokens, truncated=truncated):

@@ -54,7 +54,7 @@ class SlidingWindows:
         self.by_key: OrderedDict[Hashable, Window] = OrderedDict()
 
     def first(self, keys: Sequence[Hashable], at_least: int) -> Window | None:
-        """The window of the first key that has at least so many values."""
+        """The window of the first key that has at least this number of values."""
         for key in keys:
             window = self.by_key.get(key)
             if window is not None and len(window) >= at_least:

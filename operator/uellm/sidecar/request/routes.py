@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from enum import Enum
+from secrets import token_hex
 from urllib.parse import unquote_to_bytes
-from uuid import uuid4
 
 from uellm.http import Headers, Pairs
 from uellm.sidecar.outcome import Refusal, RequestOutcome
@@ -70,4 +70,4 @@ def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, byte
 def request_id(headers: Headers) -> str:
     """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
     given = headers.get("x-request-id") or ""
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else token_hex(16)

@@ -1,8 +1,8 @@
 """Chooses the exact method for an instance.
 
-    enumeration.py    few devices: every order
-    held_karp.py      equal layers, and few enough subsets of devices for a table over all of them
-    frontier.py       otherwise: dynamic programming over states, pruned by Lagrangian bounds (lagrangian.py)
+    enumeration.py     few devices: every order
+    uniform_search.py  equal layers, and few enough subsets of devices for a table over all of them (held_karp.py)
+    frontier.py        otherwise: dynamic programming over states, pruned by Lagrangian bounds (lagrangian.py)
 
 For the bottleneck objective, bottleneck.py first finds the least time of the slowest stage; the search for the least
 cost then keeps every stage within it.
@@ -17,10 +17,10 @@ from uellm.planner.placement.arrays import enumeration
 from uellm.planner.placement.arrays.bottleneck import bottleneck_bounds, bottleneck_bounds_above
 from uellm.planner.placement.arrays.frontier import Frontier, FrontierLimits, FrontierResult
 from uellm.planner.placement.arrays.grid import INFINITE, Grid, grid, subset_count
-from uellm.planner.placement.arrays.held_karp import UniformSearch
 from uellm.planner.placement.arrays.lagrangian import PrefixBounds, Relaxation, tightened
 from uellm.planner.placement.arrays.reachability import Reachability
 from uellm.planner.placement.arrays.traceback import best_split_on_grid, first_order
+from uellm.planner.placement.arrays.uniform_search import UniformSearch
 from uellm.planner.placement.problem import Problem
 from uellm.planner.placement.solution import Solution
 

@@ -92,7 +92,7 @@ class LearnedLengths:
         return asked
 
     def observe(self, prediction: Prediction, asked: Asked | None, tokens: int) -> None:
-        """Learn from an answer of so many tokens."""
+        """Learn from an answer of `tokens` tokens."""
         if self.child.pid is None:
             return
         self._lessons.append(row(prediction, tokens))

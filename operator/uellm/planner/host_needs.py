@@ -1,0 +1,37 @@
+"""What an engine needs of its node's CPUs and memory, beside its GPUs. Pure.
+
+On GPUs each rank is a process with a CUDA context; its part of the weights passes through pinned host memory in pieces.
+The file's own pages are page cache, which the kernel takes back. On the CPU engine, which stands in for simulated GPUs,
+host memory takes the place of device memory.
+"""
+
+from __future__ import annotations
+
+from uellm.planner import constants as c
+from uellm.planner.handover.publish import kv_factor
+from uellm.planner.request import PlanRequest
+from uellm.planner.result import Plan
+
+
+def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
+    """Host memory of a replica."""
+    ranks, weight_bytes = plan.gpus_per_replica, request.architecture.weight_bytes
+    if simulated:
+        # Weights may be widened to float32.
+        return (
+            c.HOST_FRONT_BYTES
+            + ranks * (c.HOST_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor(request))
+            + 2 * weight_bytes
+        )
+    piece_bytes = min(weight_bytes // max(1, ranks), c.HOST_PIECE_BYTES)
+    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES
+
+
+def host_millicores(plan: Plan, *, simulated: bool) -> int:
+    """Thousandths of CPU cores that a replica cannot do without; it uses more where there is more."""
+    front, rank = (
+        (c.HOST_CPU_MILLICORES, c.HOST_CPU_MILLICORES)
+        if simulated
+        else (c.HOST_FRONT_MILLICORES, c.HOST_RANK_MILLICORES)
+    )
+    return front + plan.gpus_per_replica * rank
