@@ -21,7 +21,7 @@ def model_facts(uri: str) -> ModelFacts:
     Raises BadInput for another form, CannotBeDone where the hub refuses.
     """
     try:
-        from uellm.hub import HubSettings, Refusal, look_up
+        from uellm.hub import HubSettings, LookUpRefusal, look_up
     except ImportError as error:
         raise CannotBeDone(
             f"{uri} cannot be looked up without {error.name}: install the extra `controller`, or give a config.json"
@@ -31,7 +31,7 @@ def model_facts(uri: str) -> ModelFacts:
         raise BadInput(uri, "must be hf://owner/name, with @revision if it is not main")
     repository = named.removeprefix(SCHEME)
     found = look_up(repository, revision or "main", HubSettings.from_environment())
-    if isinstance(found, Refusal):
+    if isinstance(found, LookUpRefusal):
         raise CannotBeDone(found.message)
     print(f"{SCHEME}{repository} at {found.commit}", file=sys.stderr)
     return found

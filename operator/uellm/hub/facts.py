@@ -33,7 +33,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class LookUpRefusal:
     """Why there are no facts."""
 
     reason: RefusalReason

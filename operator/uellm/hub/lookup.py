@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from uellm.errors import BadInput
-from uellm.hub.facts import ModelFacts, Refusal
-from uellm.hub.transport import Answer, HubSettings, Transport
+from uellm.hub.connection import Answer, HubConnection, HubSettings
+from uellm.hub.facts import LookUpRefusal, ModelFacts
 from uellm.models import Tensor, with_quantization_file
 from uellm.models.safetensors import INDEX, LENGTH_BYTES, LONGEST_HEADER, indexed_files, parse_header
 
@@ -29,25 +29,25 @@ _SECONDS = re.compile(r"\d{1,6}")
 _LIMIT_SECONDS = re.compile(r"\bt=(\d{1,6})\b")
 
 
-def look_up(repository: str, revision: str, settings: HubSettings) -> ModelFacts | Refusal:
+def look_up(repository: str, revision: str, settings: HubSettings) -> ModelFacts | LookUpRefusal:
     """The facts of `owner/name` at a branch, tag or commit. Blocks for seconds; makes no more than a few requests
     for each file of tensors."""
-    with Transport(settings) as transport:
-        return _LookUp(transport, repository, revision).facts()
+    with HubConnection(settings) as connection:
+        return _LookUp(connection, repository, revision).facts()
 
 
 class _RefusedError(Exception):
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: LookUpRefusal) -> None:
         super().__init__(refusal.message)
         self.refusal = refusal
 
 
 class _LookUp:
-    def __init__(self, transport: Transport, repository: str, revision: str) -> None:
-        self.transport, self.repository, self.revision = transport, repository, revision
-        self.page = f"{transport.settings.endpoint}/{repository}"
+    def __init__(self, connection: HubConnection, repository: str, revision: str) -> None:
+        self.connection, self.repository, self.revision = connection, repository, revision
+        self.page = f"{connection.settings.endpoint}/{repository}"
 
-    def facts(self) -> ModelFacts | Refusal:
+    def facts(self) -> ModelFacts | LookUpRefusal:
         try:
             config, commit = self._config()
             self.revision = commit  # whatever a branch comes to mean meanwhile
@@ -64,7 +64,7 @@ class _LookUp:
         answer = self._file(CONFIG, limit=CONFIG_BYTES)
         if answer is None:
             message = f"{self.page} has no config.json at {self.revision}: it is no model that the engine can read"
-            raise _RefusedError(Refusal("NoConfiguration", message))
+            raise _RefusedError(LookUpRefusal("NoConfiguration", message))
         config = self._parsed(CONFIG, answer)
         if not isinstance(config, dict):
             raise _RefusedError(self._invalid(f"{CONFIG} is no JSON object"))
@@ -117,8 +117,8 @@ class _LookUp:
     def _file(self, name: str, *, first: int = 0, limit: int) -> Answer | None:
         """A file of the repository; None where it lacks it. Raises _RefusedError for anything else."""
         path = f"/{quote(self.repository)}/resolve/{quote(self.revision, safe='')}/{quote(name)}"
-        answer = self.transport.get(path, first=first, limit=limit)
-        if isinstance(answer, Refusal):
+        answer = self.connection.get(path, first=first, limit=limit)
+        if isinstance(answer, LookUpRefusal):
             raise _RefusedError(answer)
         if answer.status in (200, 206):
             return answer
@@ -126,26 +126,26 @@ class _LookUp:
             return None
         raise _RefusedError(self._refusal(answer))
 
-    def _refusal(self, answer: Answer) -> Refusal:
+    def _refusal(self, answer: Answer) -> LookUpRefusal:
         code, status = answer.headers.get("x-error-code", ""), answer.status
         if code == "GatedRepo":
             what = "is gated: accept its terms on that page, and give a token of that account (HF_TOKEN)"
-            return Refusal("Gated", f"{self.page} {what}")
+            return LookUpRefusal("Gated", f"{self.page} {what}")
         if code == "RevisionNotFound":
             what = f"has no revision {self.revision!r}: give a branch, tag or commit that is listed there"
-            return Refusal("NoSuchRevision", f"{self.page} {what}")
+            return LookUpRefusal("NoSuchRevision", f"{self.page} {what}")
         if code == "RepoNotFound" or status in (401, 403, 404):
             what = "does not exist, or is private: correct its name, or give a token that may read it (HF_TOKEN)"
-            return Refusal("NoSuchRepository", f"{self.page} {what}")
+            return LookUpRefusal("NoSuchRepository", f"{self.page} {what}")
         if status == 429:
             wait_s = _wait_s(answer.headers)
             when = f"in {wait_s:.0f} s" if wait_s is not None else "later"
             what = f"limits the rate of requests: ask again {when}, or give a token (HF_TOKEN)"
-            return Refusal("RateLimited", f"{self.transport.settings.endpoint} {what}", wait_s)
-        return Refusal("Unreachable", f"{self.page} was answered with status {status}: ask again later")
+            return LookUpRefusal("RateLimited", f"{self.connection.settings.endpoint} {what}", wait_s)
+        return LookUpRefusal("Unreachable", f"{self.page} was answered with status {status}: ask again later")
 
-    def _invalid(self, cause: str) -> Refusal:
-        return Refusal("InvalidAnswer", f"{self.page} cannot be read: {cause}")
+    def _invalid(self, cause: str) -> LookUpRefusal:
+        return LookUpRefusal("InvalidAnswer", f"{self.page} cannot be read: {cause}")
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:

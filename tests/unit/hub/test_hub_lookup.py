@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from helpers.hub_server import COMMIT, hub_server, tensor_file
-from uellm.hub import HubSettings, ModelFacts, Refusal, look_up, transport
+from uellm.hub import HubSettings, LookUpRefusal, ModelFacts, connection, look_up
 from uellm.hub.addresses import AddressRefused, NoAddress, is_public, public_address
 from uellm.models import Tensor
 
@@ -98,7 +98,7 @@ def test_a_token_is_sent_to_the_endpoint(hub):
 
 
 def refusal(found) -> tuple[str, str]:
-    assert isinstance(found, Refusal)
+    assert isinstance(found, LookUpRefusal)
     return found.reason, found.message
 
 
@@ -204,7 +204,7 @@ def test_another_host_is_connected_to_at_the_address_that_was_checked_and_gets_n
     with hub_server() as store:
         store.files = hub.files
         port = store.url.rpartition(":")[2]
-        monkeypatch.setattr(transport, "public_address", lambda host, _: {"files.example": "127.0.0.1"}[host])
+        monkeypatch.setattr(connection, "public_address", lambda host, _: {"files.example": "127.0.0.1"}[host])
         hub.token = "hf_secret"
         hub.redirects = {"model.safetensors": f"http://files.example:{port}{{}}"}
         assert set(asked(hub, token="hf_secret").tensors) == {"a", "b"}

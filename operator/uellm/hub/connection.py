@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 import httpx
 
 from uellm.hub.addresses import AddressRefused, NoAddress, public_address
-from uellm.hub.facts import Refusal
+from uellm.hub.facts import LookUpRefusal
 
 PUBLIC_HUB = "https://huggingface.co"
 REDIRECTS = 5
@@ -52,8 +52,8 @@ class Answer:
     """Size of the whole file, where it is told."""
 
 
-class Transport:
-    """One look-up's connections. `get` returns a Refusal where no answer came."""
+class HubConnection:
+    """One look-up's connections. `get` returns a LookUpRefusal where no answer came."""
 
     def __init__(self, settings: HubSettings) -> None:
         self.settings = settings
@@ -67,28 +67,30 @@ class Transport:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._client.close()
 
-    def get(self, path: str, *, first: int = 0, limit: int) -> Answer | Refusal:
+    def get(self, path: str, *, first: int = 0, limit: int) -> Answer | LookUpRefusal:
         """At most `limit` bytes of the endpoint's file at `path`, from byte `first` on."""
         url, told = self.settings.endpoint + path, dict[str, str]()
         ranged = {"Range": f"bytes={first}-{first + limit - 1}", "Accept-Encoding": "identity"}
         for _ in range(REDIRECTS + 1):
             request = self._request(url, ranged)
-            if isinstance(request, Refusal):
+            if isinstance(request, LookUpRefusal):
                 return request
             answer = self._sent(request, first, limit)
-            if isinstance(answer, Refusal):
+            if isinstance(answer, LookUpRefusal):
                 return answer
             told = {**answer.headers, **told}
             target = answer.headers.get("location")
             if answer.status not in _REDIRECTED or not target:
                 return replace(answer, headers=told)
             url = urljoin(url, target)
-        return Refusal("InvalidAnswer", f"{self.settings.endpoint} redirects more than {REDIRECTS} times")
+        return LookUpRefusal("InvalidAnswer", f"{self.settings.endpoint} redirects more than {REDIRECTS} times")
 
-    def _request(self, url: str, headers: dict[str, str]) -> httpx.Request | Refusal:
+    def _request(self, url: str, headers: dict[str, str]) -> httpx.Request | LookUpRefusal:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            return Refusal("InvalidAnswer", f"{self.settings.endpoint} redirects to {url[:200]!r}: no web address")
+            return LookUpRefusal(
+                "InvalidAnswer", f"{self.settings.endpoint} redirects to {url[:200]!r}: no web address"
+            )
         if _origin(url) == _origin(self.settings.endpoint):
             if self.settings.token:
                 headers = headers | {"Authorization": f"Bearer {self.settings.token}"}
@@ -98,7 +100,7 @@ class Transport:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         address = public_address(parts.hostname, port)
         if isinstance(address, AddressRefused):
-            return Refusal(
+            return LookUpRefusal(
                 "AddressRefused",
                 f"{self.settings.endpoint} redirects to {parts.hostname}, which has the address {address.address}: "
                 "only public addresses are followed, and HF_ENDPOINT itself",
@@ -114,7 +116,7 @@ class Transport:
             extensions={"sni_hostname": parts.hostname},
         )
 
-    def _sent(self, request: httpx.Request, first: int, limit: int) -> Answer | Refusal:
+    def _sent(self, request: httpx.Request, first: int, limit: int) -> Answer | LookUpRefusal:
         if time.monotonic() > self._deadline_s:
             return _unreachable(self.settings.endpoint, f"the look-up was not done within {DEADLINE_S:.0f} s")
         try:
@@ -147,8 +149,8 @@ def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _unreachable(endpoint: str, cause: str) -> Refusal:
-    return Refusal(
+def _unreachable(endpoint: str, cause: str) -> LookUpRefusal:
+    return LookUpRefusal(
         "Unreachable",
         f"{endpoint} cannot be reached ({cause}): set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy, or put the "
         "model's config.json into spec.model.config",
