@@ -1,4 +1,4 @@
-"""Planning for nodes that are not there yet: on classes of nodes that may join, and what becomes of it when one joins.
+"""Planning for nodes that are not there yet: on classes of nodes that may join, and what follows when one joins.
 
 Nodes that are there come first. Where no plan is possible on them, every class is planned on as if as many of its nodes
 were there as are needed. The best class is chosen by the service's objective; with Efficiency it is the one whose nodes
@@ -149,8 +149,9 @@ def broken(made: Plan, request: PlanRequest) -> str:
     for name in made.node_classes:
         offer = next((each for each in request.would_join if each.node_class == name), None)
         if offer is None:
-            told = (text for text in request.left_out if text.startswith(f"{class_place(name)}:"))
-            reasons.append(next(told, f"{class_place(name)} is gone"))
+            place = class_place(name)
+            left_out = (str(each) for each in request.left_out if each.place == place)
+            reasons.append(next(left_out, f"{place} is gone"))
             continue
         alone = replace(_on_class(request, offer), replicas=1)
         refusal = still_holds(replace(made, nodes=(offer.node.name,)), alone)
