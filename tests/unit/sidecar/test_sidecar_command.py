@@ -32,10 +32,12 @@ def test_it_needs_no_package_but_those_of_its_extra():
     ran = subprocess.run([sys.executable, "-c", ONLY], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert set(ran.stdout.split()) <= {
+        "uellm.documents",
         "uellm.hardware",
         "uellm.http",
         "uellm.models",
         "uellm.placement_policies",
+        "uellm.pod_interface",
         "uellm.drain_token",
         "uellm.step_time",
     }
