@@ -104,7 +104,7 @@ def gpu_labels(devices: Sequence[Device], *, simulated: bool) -> dict[str, str]:
 
 
 def describes_gpus(key: str) -> bool:
-    """Whether a label's key is one by which nodes tell their GPUs."""
+    """Whether a label's key is one that describes a node's GPUs."""
     domain, _, name = key.partition("/")
     return domain in (GPU_RESOURCE.partition("/")[0], GROUP) and "." in name
 

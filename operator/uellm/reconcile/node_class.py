@@ -43,7 +43,7 @@ class NodeClass:
     def is_class_of(self, labels: Mapping[str, str]) -> bool:
         """Whether a node with these labels is of this class.
 
-        Labels that tell GPUs are what a node promises, not what it is; they decide only where the class has no others.
+        Labels about GPUs are what a node promises, not what it is. They decide only where the class has no others.
         """
         lasting = {key: value for key, value in self.labels.items() if not describes_gpus(key)} or self.labels
         return bool(lasting) and lasting.items() <= labels.items()

@@ -21,7 +21,7 @@ ListPools = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 
 
 class NodePools:
-    """The last answer of the API server. A cluster without Karpenter has no pools, and nothing is said of them."""
+    """The last answer of the API server. A cluster without Karpenter has no pools."""
 
     def __init__(self, list_pools: ListPools, clock: Callable[[], float]) -> None:
         self._list = list_pools

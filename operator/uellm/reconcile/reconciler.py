@@ -70,7 +70,7 @@ class Reconciler:
         clock: Callable[[], datetime] = utc_now,
         node_pools: NodePools | None = None,
     ) -> None:
-        """`node_pools`: Karpenter's, to tell why no node joins; None: they are not looked at."""
+        """`node_pools`: Karpenter's, to explain why no node joins; None: they are not observed."""
         self._cache = cache
         self._planning = planning
         self._collectors = collectors

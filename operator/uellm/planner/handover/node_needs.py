@@ -72,7 +72,7 @@ def _products(plan: Plan, request: PlanRequest, task: Task, resource_name: str) 
         if offer.node.name in named or offer.closed or offer.node.simulated != simulated:
             continue
         for pool in known_pools(offer):
-            # A pool of products that are known to do already tells nothing new.
+            # A pool whose products are all known to suffice adds nothing.
             products = {device.product for device in pool.devices}
             if pool.resource_name == resource_name and not products <= others | chosen:
                 others |= products if admits_every(pool, task, plan.pipeline) else set()
