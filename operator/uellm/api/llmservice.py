@@ -21,6 +21,7 @@ MAX_NAME_LENGTH = 40
 HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
 PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$"
 FILE_URI = r"^file://(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$"
+REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 _NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
@@ -57,7 +58,7 @@ class ModelSource(Model):
     ]
     """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, or `file:///path` inside the engine's
     container."""
-    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=128)] = "main"
+    revision: Annotated[str, StringConstraints(pattern=REVISION, max_length=128)] = "main"
     """Branch, tag or commit of an `hf://` model."""
     served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
         None

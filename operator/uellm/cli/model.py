@@ -11,6 +11,7 @@ from typing import Any
 from uellm.cli.arguments import add_output
 from uellm.cli.exact import engine_facts
 from uellm.cli.files import read_json
+from uellm.cli.hub import SCHEME, model_facts
 from uellm.models import (
     Architecture,
     Tensor,
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.add_argument(
         "config",
-        metavar="CONFIG.json|DIRECTORY",
-        help="the model's config.json (- for standard input), or its directory: the bytes then come from the headers "
-        "of its safetensors files",
+        metavar="CONFIG.json|DIRECTORY|hf://OWNER/NAME",
+        help="the model's config.json (- for standard input), its directory, or its name on the hub, with @REVISION if "
+        "it is not main (HF_ENDPOINT, HF_TOKEN): the bytes then come from the headers of its safetensors files",
     )
     parser.add_argument(
         "--safetensors", metavar="DIRECTORY", help="directory of safetensors files to read the bytes from"
@@ -67,21 +68,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and print."""
-    directory = Path(args.config)
-    whole = args.config != "-" and directory.is_dir()
-    config = read_json(str(directory / "config.json") if whole else args.config)
-    quantization = directory / QUANTIZATION_FILE
-    if whole and quantization.is_file():
-        config = with_quantization_file(config, read_json(str(quantization)))
+    config, tensors = _read(args.config)
     if args.safetensors:
-        tensors: Mapping[str, Tensor] | None = read_directory(Path(args.safetensors))
-    else:
-        tensors = find_tensors(directory) if whole else None
+        tensors = read_directory(Path(args.safetensors))
     model = read_architecture(config, dtype=args.dtype, quantization=args.quantization, tensors=tensors)
     if args.exact:
         model = with_engine_facts(model, engine_facts(config))
     print(json.dumps(document(model)) if args.output == "json" else table(model))
     return 0
+
+
+def _read(source: str) -> tuple[Any, Mapping[str, Tensor] | None]:
+    """The configuration and, unless it is a single file, the headers of the tensors."""
+    if source.startswith(SCHEME):
+        facts = model_facts(source)
+        return facts.config, facts.tensors
+    directory = Path(source)
+    if source == "-" or not directory.is_dir():
+        return read_json(source), None
+    config = read_json(str(directory / "config.json"))
+    quantization = directory / QUANTIZATION_FILE
+    if quantization.is_file():
+        config = with_quantization_file(config, read_json(str(quantization)))
+    return config, find_tensors(directory)
 
 
 def document(model: Architecture) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,13 @@ import yaml
 from uellm.api import LLMService, parse_node_class, parse_profile, parse_service, read_documents
 from uellm.cli.arguments import add_output
 from uellm.cli.files import read_json
+from uellm.cli.hub import SCHEME, model_facts
 from uellm.cli.plan_cluster import Offered, offered_by_cluster
 from uellm.cli.plan_svg import draw
 from uellm.cli.plan_table import render
 from uellm.errors import BadInput, PlanError
 from uellm.hardware import Node
+from uellm.models import Tensor
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.joining import as_joined
@@ -37,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "current cluster, without the GPUs that other services hold or are promised)",
     )
     parser.add_argument(
-        "--model-config", metavar="CONFIG.json", help="the model's config.json, instead of spec.model.config"
+        "--model-config",
+        metavar="CONFIG.json|hf://OWNER/NAME",
+        help="the model's config.json, or its name on the hub, with @REVISION if it is not main (HF_ENDPOINT, "
+        "HF_TOKEN); instead of spec.model.config",
     )
     parser.add_argument(
         "--calibration",
@@ -54,9 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print. If there is no plan, the status is 1 and the reason is printed."""
-    service = _service(args.file, args.model_config, args.namespace)
+    config, tensors = _model(args.model_config)
+    service = _service(args.file, config, args.model_config, args.namespace)
     try:
-        architecture = architecture_of(service)
+        architecture = architecture_of(service, tensors)
         offered = _offered(args, service)
         request = plan_request(
             service, architecture, offered.nodes, left_out=offered.left_out, would_join=offered.would_join
@@ -106,7 +113,17 @@ def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[
     return left_out, offers
 
 
-def _service(path: str, config: str | None, namespace: str | None) -> LLMService:
+def _model(source: str | None) -> tuple[Any, Mapping[str, Tensor] | None]:
+    """The configuration that is given apart from the service, and the headers of the tensors where it is looked up."""
+    if source is None:
+        return None, None
+    if source.startswith(SCHEME):
+        facts = model_facts(source)
+        return facts.config, facts.tensors
+    return read_json(source), None
+
+
+def _service(path: str, config: Any, source: str | None, namespace: str | None) -> LLMService:
     services = [document for document in read_documents(path) if document.get("kind") == "LLMService"]
     if len(services) != 1:
         raise BadInput(path, f"must hold one LLMService; it holds {len(services)}")
@@ -114,8 +131,8 @@ def _service(path: str, config: str | None, namespace: str | None) -> LLMService
     metadata = document.get("metadata")
     if namespace and isinstance(metadata, dict) and not metadata.get("namespace"):
         document = {**document, "metadata": {**metadata, "namespace": namespace}}
-    if config is not None:
-        document = _with_config(document, read_json(config), config)
+    if source is not None:
+        document = _with_config(document, config, source)
     return parse_service(document)
 
 

@@ -130,12 +130,17 @@ def _indexed(index: Path) -> list[str]:
         content = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(str(index), f"is no index of safetensors: {error}") from error
+    return indexed_files(content, str(index))
+
+
+def indexed_files(content: Any, where: str) -> list[str]:
+    """The files that an index names. Raises BadInput naming `where`."""
     files = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not files:
-        raise BadInput(str(index), "has no weight_map, or an empty one")
+        raise BadInput(where, "has no weight_map, or an empty one")
     names = {str(name) for name in files.values()}
     for name in names:
         # A checkpoint is somebody else's: its index points nowhere outside.
         if "/" in name or name in ("", ".", ".."):
-            raise BadInput(str(index), f"names the file {name!r}, which is not one beside it")
+            raise BadInput(where, f"names the file {name!r}, which is not one beside it")
     return sorted(names)

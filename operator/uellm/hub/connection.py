@@ -1,0 +1,171 @@
+"""GET with what a look-up needs: ranges, limits, guarded redirects, the environment's proxies and certificates."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import httpx
+
+from uellm.hub.addresses import AddressRefused, NoAddress, public_address
+from uellm.hub.facts import LookUpRefusal
+
+PUBLIC_HUB = "https://huggingface.co"
+REDIRECTS = 5
+TIMEOUT_S = 20.0
+DEADLINE_S = 120.0
+"""Of one look-up, all its requests together."""
+_REDIRECTED = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """Where to ask, and as whom."""
+
+    endpoint: str = PUBLIC_HUB
+    token: str = ""
+
+    @classmethod
+    def from_environment(cls) -> HubSettings:
+        """`HF_ENDPOINT` and `HF_TOKEN`, as huggingface_hub reads them."""
+        return cls(os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB, os.environ.get("HF_TOKEN", "").strip())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A final answer. `body` is cut at the limit that was asked for; `whole` says whether it was not."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case. A redirect's own come before those of the answer that it led to."""
+    body: bytes
+    whole: bool
+    file_bytes: int | None
+    """Size of the whole file, where it is told."""
+
+
+class HubConnection:
+    """One look-up's connections. `get` returns a LookUpRefusal where no answer came."""
+
+    def __init__(self, settings: HubSettings) -> None:
+        self.settings = settings
+        self._deadline_s = time.monotonic() + DEADLINE_S
+        # Proxies and private CAs (SSL_CERT_FILE) are those of the environment.
+        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=True, verify=_certificates())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._client.close()
+
+    def get(self, path: str, *, first: int = 0, limit: int) -> Answer | LookUpRefusal:
+        """At most `limit` bytes of the endpoint's file at `path`, from byte `first` on."""
+        url, told = self.settings.endpoint + path, dict[str, str]()
+        ranged = {"Range": f"bytes={first}-{first + limit - 1}", "Accept-Encoding": "identity"}
+        for _ in range(REDIRECTS + 1):
+            request = self._request(url, ranged)
+            if isinstance(request, LookUpRefusal):
+                return request
+            answer = self._sent(request, first, limit)
+            if isinstance(answer, LookUpRefusal):
+                return answer
+            told = {**answer.headers, **told}
+            target = answer.headers.get("location")
+            if answer.status not in _REDIRECTED or not target:
+                return replace(answer, headers=told)
+            url = urljoin(url, target)
+        return LookUpRefusal("InvalidAnswer", f"{self.settings.endpoint} redirects more than {REDIRECTS} times")
+
+    def _request(self, url: str, headers: dict[str, str]) -> httpx.Request | LookUpRefusal:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            return LookUpRefusal(
+                "InvalidAnswer", f"{self.settings.endpoint} redirects to {url[:200]!r}: no web address"
+            )
+        if _origin(url) == _origin(self.settings.endpoint):
+            if self.settings.token:
+                headers = headers | {"Authorization": f"Bearer {self.settings.token}"}
+            return self._client.build_request("GET", url, headers=headers)
+        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+            return self._client.build_request("GET", url, headers=headers)  # the proxy decides what may be reached
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        address = public_address(parts.hostname, port)
+        if isinstance(address, AddressRefused):
+            return LookUpRefusal(
+                "AddressRefused",
+                f"{self.settings.endpoint} redirects to {parts.hostname}, which has the address {address.address}: "
+                "only public addresses are followed, and HF_ENDPOINT itself",
+            )
+        if isinstance(address, NoAddress):
+            return _unreachable(self.settings.endpoint, f"{parts.hostname} has no address")
+        # The address that was checked is the one that is connected to, whatever the name means a moment later.
+        pinned = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        return self._client.build_request(
+            "GET",
+            urlunsplit(parts._replace(netloc=pinned)),
+            headers=headers | {"Host": parts.netloc},
+            extensions={"sni_hostname": parts.hostname},
+        )
+
+    def _sent(self, request: httpx.Request, first: int, limit: int) -> Answer | LookUpRefusal:
+        if time.monotonic() > self._deadline_s:
+            return _unreachable(self.settings.endpoint, f"the look-up was not done within {DEADLINE_S:.0f} s")
+        try:
+            response = self._client.send(request, stream=True)
+            try:
+                # A server without ranges sends the file from its beginning.
+                skip = first if response.status_code == 200 else 0
+                body = self._read(response, skip + limit)
+            finally:
+                response.close()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return _unreachable(self.settings.endpoint, str(error) or type(error).__name__)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        size = _file_bytes(response.status_code, headers)
+        whole = len(body) <= skip + limit and (size is None or first + len(body) - skip >= size)
+        return Answer(response.status_code, headers, body[skip : skip + limit], whole, size)
+
+    def _read(self, response: httpx.Response, limit: int) -> bytes:
+        found = bytearray()
+        for piece in response.iter_raw():
+            found += piece
+            if len(found) > limit or time.monotonic() > self._deadline_s:
+                break
+        return bytes(found[: limit + 1])
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The trusted certificates; reading them takes longer than a request."""
+    return httpx.create_ssl_context()
+
+
+def _unreachable(endpoint: str, cause: str) -> LookUpRefusal:
+    return LookUpRefusal(
+        "Unreachable",
+        f"{endpoint} cannot be reached ({cause}): set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy, or put the "
+        "model's config.json into spec.model.config",
+    )
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return parts.scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme)
+
+
+def _file_bytes(status: int, headers: Mapping[str, str]) -> int | None:
+    text = headers.get("content-range", "").rpartition("/")[2] if status == 206 else headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() else None
