@@ -53,6 +53,7 @@ def profile(node: str, index: int, gpus: int) -> dict[str, Any]:
             "index": number,
             "uuid": f"GPU-{node}-{number}",
             "product": f"Simulated {size_gib}",
+            "computeCapability": "9.0",
             "memoryBytes": size_gib * GIB,
             "resourceName": "nvidia.com/gpu",
             "health": {"state": "Healthy"},
@@ -155,10 +156,10 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
         await prepare(kube, args.nodes, args.gpus)
         await each_of(kube.create(service(index)) for index in range(services))
         start = time.perf_counter()
-        async with controller(kube, kubeconfig, args.log) as pid:
-            await until(lambda: planned(kube, services // 4), every_s=0.5)
+        async with controller(kube, kubeconfig, args.log) as pid, Progress().followed(kube) as progress:
+            await progress.until(services // 4)
             scaled_s = await scale(kube)
-            await until(lambda: planned(kube, services), every_s=0.5)
+            await progress.until(services)
             planned_s = time.perf_counter() - start
             await until_quiet(pid)
             idle = await share_of_a_core(pid)
@@ -189,8 +190,35 @@ async def each_of(calls: Iterable[Awaitable[Any]]) -> None:
     await asyncio.gather(*map(one, calls))
 
 
-async def planned(kube: Kube, services: int) -> bool:
-    return await having(kube, "Planned") >= services
+class Progress:
+    """The services that are planned, as a watch tells: lists of a thousand would keep the API server busy."""
+
+    def __init__(self) -> None:
+        self.planned: set[str] = set()
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def followed(self, kube: Kube) -> AsyncIterator[Progress]:
+        """Follow the watch for as long as the block runs."""
+        task = asyncio.create_task(self._follow(kube))
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, services: int) -> None:
+        """Wait until so many are planned."""
+        async with asyncio.timeout(LONGEST_S), self._changed:
+            await self._changed.wait_for(lambda: len(self.planned) >= services)
+
+    async def _follow(self, kube: Kube) -> None:
+        async for event in kube.watch(LLMSERVICE, namespace="default"):
+            entries = (event.object.get("status") or {}).get("conditions") or []
+            if any(entry["type"] == "Planned" and entry["status"] == "True" for entry in entries):
+                self.planned.add(event.object["metadata"]["name"])
+            async with self._changed:
+                self._changed.notify_all()
 
 
 async def scale(kube: Kube) -> float:
@@ -208,7 +236,7 @@ async def scale(kube: Kube) -> float:
     async def is_scaled() -> bool:
         return ((await kube.get(DEPLOYMENT, name, "default")) or {})["spec"]["replicas"] == 2
 
-    await until(is_scaled, every_s=0.02)
+    await until(is_scaled, every_s=0.05)
     return time.perf_counter() - start
 
 
@@ -230,14 +258,6 @@ async def until_quiet(pid: int) -> None:
     for _ in range(int(120 / OBSERVED_S)):
         if await share_of_a_core(pid) < 0.02:
             return
-
-
-async def having(kube: Kube, condition: str) -> int:
-    held = 0
-    for document in await kube.list(LLMSERVICE, "default"):
-        entries = (document.get("status") or {}).get("conditions") or []
-        held += any(entry["type"] == condition and entry["status"] == "True" for entry in entries)
-    return held
 
 
 def resident(pid: int) -> dict[str, float]:

@@ -320,8 +320,7 @@ async def measure(args: argparse.Namespace, plane: ControlPlane, report: Callabl
         far.write_text(yaml.safe_dump(_through(way.port)))
         operator = Operator(far, args.log)
         async with operator.running():
-            await scale.until(lambda: scale.planned(kube, args.services), every_s=0.5)
-            await scale.until(lambda: deployed(kube, args.services), every_s=0.5)
+            await scale.until(lambda: deployed(kube, args.services), every_s=1.0)
             bench = Bench(kube, way, operator, args.services)
             for kind in args.only:
                 if kind == "killed":

@@ -218,15 +218,15 @@ class PodFailuresStatus(StatusModel):
     """Pods that failed for good within the last hour: evicted, not admitted, or lost with their node."""
 
     count: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    """How many."""
+    """Number of pods."""
     reason: Annotated[str, StringConstraints(max_length=63)]
-    """The last one's reason, in the kubelet's word, such as `Evicted`."""
+    """Reason of the last failure, as the kubelet gives it, such as `Evicted`."""
     message: Annotated[str, StringConstraints(max_length=1024)]
-    """The last one: pod, node, and the kubelet's words."""
+    """The last failure: pod, node, and the kubelet's message."""
     last_failed_at: Timestamp
-    """When the last one was seen."""
+    """When the last failure was observed."""
     pods: Annotated[tuple[DnsSubdomain, ...], Field(max_length=32, json_schema_extra=dict(ATOMIC))] = ()
-    """Those that are still there; the operator deletes them."""
+    """The failed pods that still exist; the operator deletes them."""
 
 
 class LLMServiceStatus(StatusModel):
@@ -247,8 +247,8 @@ class LLMServiceStatus(StatusModel):
     plan: PlanStatus | None = None
     """The shape of every replica."""
     revision: RevisionName = None
-    """What every pod is to be started from: the digest of everything that its processes depend on, and the end of the
-    name of the ConfigMap that holds it."""
+    """The revision that every pod should run: a digest of everything that its processes depend on. The name of the
+    ConfigMap that holds it ends with this digest."""
     placements: Annotated[
         tuple[PodPlacement, ...],
         Field(max_length=32),

@@ -24,7 +24,7 @@ from uellm.models import Tensor
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.joining import as_joined
-from uellm.planner.request import NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer
 from uellm.reconcile.node_class import node_class
 from uellm.reconcile.planning.node_classes import doubts, would_join
 from uellm.reconcile.planning.request import architecture_of, plan_request
@@ -107,7 +107,7 @@ def _offered(args: argparse.Namespace, service: LLMService) -> Offered:
     return Offered(_offers(args.profiles, profiles), *_joining(classes, service))
 
 
-def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[str, ...], tuple[NodeOffer, ...]]:
+def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[LeftOut, ...], tuple[NodeOffer, ...]]:
     read = [node_class(document) for document in classes]
     offers, left_out = would_join(read, doubts(read, ()), service)
     return left_out, offers

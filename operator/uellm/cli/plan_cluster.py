@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from uellm.api import LLMService
 from uellm.errors import CannotBeDone
-from uellm.planner.request import NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer
 
 
 class Offered(NamedTuple):
     """The nodes that the service's pods may go to, as offered to this service, and sentences about the others."""
 
     nodes: tuple[NodeOffer, ...]
-    left_out: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
     would_join: tuple[NodeOffer, ...] = ()
     """Classes of nodes that may join."""
 

@@ -72,12 +72,9 @@ def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     rows = [header]
     for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
-        sizes = [size(memory[kind]) for kind in KINDS]
         for uuid in stage.devices:
+            sizes = [size(memory[kind]) for kind in KINDS]
             rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
-        # Of a plan for a node that has not joined, no device is known.
-        for _ in range(0 if stage.devices else plan.tensor):
-            rows.append([str(index), f"{a}-{b - 1}", *sizes, size(sum(memory.values())), "any"])
     yield from aligned(rows, right=range(len(header) - 1))
 
 

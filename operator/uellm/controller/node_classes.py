@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 2.0
 """How often it looks whether nodes or classes have changed."""
+RETRY_S = 30.0
 
 
 class NodeClassKeeper:
@@ -32,10 +33,11 @@ class NodeClassKeeper:
     async def keep(self) -> None:
         """Run until cancelled."""
         while True:
-            version = self._cache.hardware_version
-            if version != self._seen and await self.step(utc_now()):
-                self._seen = version
-            await asyncio.sleep(EVERY_S)
+            version, wait_s = self._cache.hardware_version, EVERY_S
+            if version != self._seen:
+                done = await self.step(utc_now())
+                self._seen, wait_s = (version, EVERY_S) if done else (self._seen, RETRY_S)
+            await asyncio.sleep(wait_s)
 
     async def step(self, now: datetime) -> bool:
         """Write what differs. False where the API server did not take it; it is tried again."""

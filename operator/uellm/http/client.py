@@ -6,7 +6,9 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,13 +49,20 @@ class EngineAddress:
 
     async def resolve(self) -> list[_SocketAddress]:
         """Socket addresses. An IP address is used without a resolver, so without a thread. Raises OSError."""
-        try:
-            family = socket.AF_INET if ipaddress.ip_address(self.host).version == 4 else socket.AF_INET6
-        except ValueError:
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-            return [(family, address) for family, _, _, _, address in found]
-        return [(family, (self.host, self.port))]
+        if (known := _family_of(self.host)) is not None:
+            return [(known, (self.host, self.port))]
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return [(family, address) for family, _, _, _, address in found]
+
+
+@lru_cache(maxsize=16)
+def _family_of(host: str) -> int | None:
+    """The family of an IP address; None: it is a name."""
+    try:
+        return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        return None
 
 
 class EnginePool:
@@ -141,6 +150,15 @@ class EnginePool:
         return connection
 
 
+def _connects_at_once(connecting: socket.socket, address: tuple[Any, ...]) -> bool:
+    """Begin to connect; whether the connection is there already, as it nearly always is on loopback. Raises OSError."""
+    for _ in range(2):  # the first call begins, the second one tells
+        with suppress(BlockingIOError):
+            connecting.connect(address)
+            return True
+    return False
+
+
 async def _first(addresses: Sequence[_SocketAddress]) -> socket.socket:
     """A socket connected to the first address that takes it. Raises OSError."""
     refused: OSError | None = None
@@ -149,7 +167,8 @@ async def _first(addresses: Sequence[_SocketAddress]) -> socket.socket:
         connecting.setblocking(False)
         connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         try:
-            await asyncio.get_running_loop().sock_connect(connecting, address)
+            if not _connects_at_once(connecting, address):
+                await asyncio.get_running_loop().sock_connect(connecting, address)
         except OSError as error:
             refused = error
             connecting.close()

@@ -1,9 +1,9 @@
 """Every figure of the planner that is not measured, with its unit in its name and its source beside it.
 
 They are defaults; `uellm calibrate` and measurements on the node replace them. Other figures stay elsewhere: limits of
-an algorithm beside it (placement/, calibration/fitting.py), placement policies with their weights
-(uellm/placement_policies.py), rates by number format (kernels.py) and by GPU product (hardware/products.py), and
-what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
+an algorithm beside it (placement/, calibration/fitting.py), how much is remembered (memo.py, search/figures.py),
+placement policies with their weights (uellm/placement_policies.py), rates by number format (kernels.py) and by GPU
+product (hardware/products.py), and what vLLM supports on which GPU and does by default (nodes/capability.py, vllm/).
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def plan(request: PlanRequest) -> Plan:
     request = replace(request, nodes=tuple(offer for offer in request.nodes if not offer.closed))
     check(request)
     if not request.nodes and request.left_out:
-        raise PlanError("NoFit", f"none of the profiled nodes may run the pods: {'; '.join(request.left_out)}")
+        raise PlanError(
+            "NoFit", f"none of the profiled nodes may run the pods: {'; '.join(map(str, request.left_out))}"
+        )
     if not request.nodes:
         raise PlanError("NoProfile", "no node has a GPUNodeProfile yet: is the profiler running on the GPU nodes?")
     search = Search(request, pools_of(request))

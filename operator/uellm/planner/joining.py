@@ -1,4 +1,4 @@
-"""Planning for nodes that are not there yet: on classes of nodes that may join, and what becomes of it when one joins.
+"""Planning for nodes that are not there yet: on classes of nodes that may join, and what follows when one joins.
 
 Nodes that are there come first. Where no plan is possible on them, every class is planned on as if as many of its nodes
 were there as are needed. The best class is chosen by the service's objective; with Efficiency it is the one whose nodes
@@ -16,10 +16,10 @@ from uellm.hardware import class_place
 from uellm.planner import decision
 from uellm.planner.handover.revalidate import evaluator_of, outlook, resource_name, shape_of, still_holds
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
-from uellm.planner.nodes.pools import pools_of
+from uellm.planner.nodes.pools import known_pools, pools_of
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import NodeOffer, PlanRequest
-from uellm.planner.result import Plan
+from uellm.planner.result import Plan, Stage
 from uellm.planner.search.candidate import Candidate
 from uellm.planner.shape import Steps
 from uellm.planner.units import size
@@ -121,8 +121,26 @@ def as_joined(made: Plan, request: PlanRequest) -> tuple[Plan, PlanRequest]:
         return made, request
     simulated = own[0].node.simulated
     nodes = tuple(offer for offer in (*request.nodes, *request.would_join) if offer.node.simulated == simulated)
-    names = tuple(offer.node.name for offer in own)
-    return replace(made, nodes=names), replace(request, nodes=nodes, would_join=())
+    there = replace(request, nodes=nodes, would_join=())
+    return _with_devices(replace(made, nodes=tuple(offer.node.name for offer in own)), there, own[0]), there
+
+
+def _with_devices(made: Plan, request: PlanRequest, offer: NodeOffer) -> Plan:
+    """The plan with the made-up devices of a class, as the search placed it there."""
+    evaluator, sizes = evaluator_of(made, request), Steps(made.max_num_batched_tokens, made.max_num_seqs)
+    for pool in known_pools(offer):
+        found = evaluator.candidate(pool, shape_of(made), sizes)
+        if isinstance(found, Candidate) and found.assignment.layers == made.layers:
+            return replace(made, stages=_on_devices(made, found))
+    return made
+
+
+def _on_devices(made: Plan, found: Candidate) -> tuple[Stage, ...]:
+    """The stages on the devices of a candidate with the same layers."""
+    return tuple(
+        replace(stage, devices=tuple(device.uuid for device in group))
+        for stage, group in zip(made.stages, found.assignment.groups, strict=True)
+    )
 
 
 def broken(made: Plan, request: PlanRequest) -> str:
@@ -131,8 +149,9 @@ def broken(made: Plan, request: PlanRequest) -> str:
     for name in made.node_classes:
         offer = next((each for each in request.would_join if each.node_class == name), None)
         if offer is None:
-            told = (text for text in request.left_out if text.startswith(f"{class_place(name)}:"))
-            reasons.append(next(told, f"{class_place(name)} is gone"))
+            place = class_place(name)
+            left_out = (str(each) for each in request.left_out if each.place == place)
+            reasons.append(next(left_out, f"{place} is gone"))
             continue
         alone = replace(_on_class(request, offer), replicas=1)
         refusal = still_holds(replace(made, nodes=(offer.node.name,)), alone)
@@ -167,10 +186,7 @@ def joined(made: Plan, request: PlanRequest) -> Plan | None:
     ordered = sorted(found, key=lambda entry: entry[:2])
     stages, best = made.stages, ordered[0][2]
     if isinstance(best, Candidate) and best.assignment.layers == made.layers:
-        stages = tuple(
-            replace(stage, devices=tuple(device.uuid for device in group))
-            for stage, group in zip(made.stages, best.assignment.groups, strict=True)
-        )
+        stages = _on_devices(made, best)
     nodes = tuple(dict.fromkeys(name for _, name, _ in ordered))
     return replace(made, nodes=nodes, node_classes=(), stages=stages, assumptions=_told(made, nodes))
 

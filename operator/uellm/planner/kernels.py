@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from uellm.hardware import Device
 from uellm.models.kernels import Kernel
@@ -57,12 +57,19 @@ ASSUMED_CAPABILITY = (9, 0)
 LEAST_FP8_RATIO = 1.4
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kernels:
     """The shares by format, of most matrices and of routed experts."""
 
     linear: Mapping[KernelName, KernelShare] = field(default_factory=lambda: LINEAR)
     experts: Mapping[KernelName, KernelShare] = field(default_factory=lambda: EXPERTS)
+
+    def __hash__(self) -> int:
+        return hash((*self.linear.items(), *self.experts.items()))
+
+    def __reduce__(self) -> Any:
+        # The defaults are one object in every process, so that what was worked out with them is found again.
+        return "DEFAULT" if self is DEFAULT else (Kernels, (self.linear, self.experts))
 
 
 DEFAULT = Kernels()

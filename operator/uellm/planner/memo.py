@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
 
-MOST_NODES = 4096
+KEPT_NODES = 4096
 """Nodes, or what they offer, of which something is kept at a time."""
 
 A = TypeVar("A")

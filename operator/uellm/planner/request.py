@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from uellm.hardware import Node
 from uellm.models import Architecture
@@ -79,6 +80,17 @@ class NodeOffer:
     """Thousandths of CPU cores of a node of the class for pods; None: not known."""
 
 
+class LeftOut(NamedTuple):
+    """Nodes, or a class of nodes, that the service's pods may not go to."""
+
+    place: str
+    """Their names."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
     """Everything that a plan depends on."""
@@ -104,8 +116,8 @@ class PlanRequest:
     variants: tuple[tuple[str, Architecture], ...] = ()
     """The same model with quantised weights, by the name of the quantization. One is proposed if the model does not
     fit."""
-    left_out: tuple[str, ...] = ()
-    """Sentences about profiled nodes that the service's pods may not go to."""
+    left_out: tuple[LeftOut, ...] = ()
+    """The profiled nodes and the classes that the service's pods may not go to."""
     notes: tuple[str, ...] = ()
     """Sentences of the caller for the plan's `assumptions`."""
     would_join: tuple[NodeOffer, ...] = ()

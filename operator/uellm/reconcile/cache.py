@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.api.names import PLAN_ANNOTATION, SERVICE_LABEL
-from uellm.documents import UnreadableDocument
+from uellm.api.names import SERVICE_LABEL
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
@@ -24,8 +23,7 @@ from uellm.kube.kinds import (
     SERVICE,
     Kind,
 )
-from uellm.planner.handover.annotation import PlanAnnotation
-from uellm.reconcile.children.disruption import MARKS
+from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
@@ -33,17 +31,6 @@ from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, POD)
-
-_POD_METADATA = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "labels",
-    "creationTimestamp",
-    "deletionTimestamp",
-)
-_POD_STATUS = ("phase", "podIP", "conditions", "containerStatuses", "initContainerStatuses", "message", "reason")
 
 
 class Changes:
@@ -87,7 +74,7 @@ class Cache:
         facts = self._profiled.get(place[1]) if kind == GPUNODEPROFILE else None
         if known is not None:
             self._drop(kind, place)
-        kept = _LEANER.get(kind, _lean)(obj)
+        kept = lean(kind, obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
         if (grouped := self._grouped(kind)) is not None:
@@ -257,47 +244,3 @@ def _seat(pod: Object | None) -> Any:
 
 def _generation(service: Object | None) -> Any:
     return service and (service["metadata"].get("uid"), service["metadata"].get("generation"))
-
-
-def _lean(obj: Mapping[str, Any]) -> Object:
-    if "managedFields" not in obj["metadata"]:
-        return dict(obj)
-    return {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name != "managedFields"}}
-
-
-def _lean_pod(pod: Mapping[str, Any]) -> Object:
-    """The fields of a pod that are used here; a whole engine pod is ten times as large."""
-    metadata, status = pod["metadata"], pod.get("status") or {}
-    spec = pod.get("spec") or {}
-    return {
-        "gpus": _planned_gpus(metadata),
-        "metadata": {**{name: metadata[name] for name in _POD_METADATA if name in metadata}, **_marks(metadata)},
-        "spec": {name: spec[name] for name in ("nodeName", "schedulerName") if name in spec},
-        "status": {name: status[name] for name in _POD_STATUS if name in status},
-    }
-
-
-def _marks(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a pod's annotations, which hold its whole plan, those that keep autoscalers away."""
-    kept = {name: value for name, value in (metadata.get("annotations") or {}).items() if name in MARKS}
-    return {"annotations": kept} if kept else {}
-
-
-def _lean_node(node: Mapping[str, Any]) -> Object:
-    """The fields of a node by which the scheduler may refuse it; its status is large and changes all the time."""
-    metadata, spec = node["metadata"], node.get("spec") or {}
-    return {
-        "metadata": {name: metadata[name] for name in ("name", "uid", "resourceVersion", "labels") if name in metadata},
-        "spec": {name: spec[name] for name in ("taints", "unschedulable") if name in spec},
-    }
-
-
-_LEANER = {POD: _lean_pod, NODE: _lean_node}
-
-
-def _planned_gpus(metadata: Mapping[str, Any]) -> int | None:
-    """GPUs of a pod, by its plan; None where its annotation cannot be read."""
-    try:
-        return PlanAnnotation.from_json(metadata["annotations"][PLAN_ANNOTATION]).gpus
-    except (KeyError, TypeError, UnreadableDocument):
-        return None  # somebody changed the annotation; the service's plan is used instead

@@ -55,6 +55,8 @@ def content(obj: Mapping[str, Any]) -> str:
 
 def holds(wanted: Any, live: Any, *, field: str = "") -> bool:
     """True where `live` contains all of `wanted`; the rest of `live` is defaults, or belongs to others."""
+    if wanted == live:
+        return True  # the rule, and by far the fastest to find out
     if isinstance(wanted, Mapping):
         present = live if isinstance(live, Mapping) else {}
         inner = field if field in _QUANTITIES else ""
@@ -63,7 +65,7 @@ def holds(wanted: Any, live: Any, *, field: str = "") -> bool:
         return _list_holds(wanted, live if isinstance(live, list) else [], field)
     if not wanted and live is None:
         return True  # the server does not store empty values
-    return bool(wanted == live) or (field in _QUANTITIES and _same_quantity(wanted, live))
+    return field in _QUANTITIES and _same_quantity(wanted, live)
 
 
 def _list_holds(wanted: list[Any], live: list[Any], field: str) -> bool:

@@ -165,6 +165,16 @@ def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Ren
     assert ("uellm.io", "llmservices", "patch") not in may
 
 
+def test_node_classes_are_remembered_only_where_that_is_asked_for(render: Render) -> None:
+    def of_operator(objects: list[dict[str, Any]]) -> tuple[bool, bool]:
+        [container] = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
+        may_create = ("uellm.io", "gpunodeclasses", "create") in granted(objects, "uellm-operator")
+        return "--remember-node-classes" in container["args"], may_create
+
+    assert of_operator(render()) == (False, False)
+    assert of_operator(render({"operator": {"rememberNodeClasses": True}})) == (True, True)
+
+
 def test_a_second_operator_stands_by_on_another_node_and_a_drain_takes_one_at_a_time(render: Render) -> None:
     objects = render()
     spec = named(objects, "Deployment", "uellm-operator")["spec"]

@@ -8,12 +8,14 @@ from pathlib import Path
 import uellm.planner
 
 ROOT = Path(uellm.planner.__file__).parent
-# Limits of an algorithm, vLLM's own tables and units of a computation; see the docstring of constants.py.
+# Limits of an algorithm, how much is remembered, vLLM's own tables and units of a computation: see constants.py.
 ELSEWHERE = {
     "calibration/calibrate.py",
     "calibration/fitting.py",
     "kernels.py",
+    "memo.py",
     "nodes/capability.py",
+    "search/figures.py",
     "vllm/defaults.py",
     "vllm/flags.py",
     "vllm/version.py",

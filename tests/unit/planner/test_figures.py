@@ -38,7 +38,7 @@ def test_a_placement_is_moved_to_the_devices_of_the_other_node():
 
 
 def test_the_least_recently_used_results_are_dropped(monkeypatch):
-    monkeypatch.setattr("uellm.planner.search.figures.MOST_FIGURES", 2)
+    monkeypatch.setattr("uellm.planner.search.figures.KEPT_FIGURES", 2)
     known, worked = Known(), Worked(((0,),), (1,), 0.0, 0.0, None)
     for name in ("a", "b"):
         known.put(Essence(name), worked)

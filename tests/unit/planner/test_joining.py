@@ -10,6 +10,7 @@ from helpers.sizes import GIB
 from uellm.errors import PlanError
 from uellm.planner import Plan, joining, plan, still_holds
 from uellm.planner.request import NodeOffer, Workload
+from uellm.reconcile.planning.render import render
 
 
 @pytest.fixture
@@ -137,7 +138,8 @@ def test_a_node_that_is_too_small_or_taken_takes_no_plan_over(build, waiting):
 def test_a_plan_is_rendered_as_if_its_class_had_joined(waiting):
     made, request = waiting
     shown, joined = joining.as_joined(made, request)
-    assert shown.nodes == ("class big",)
+    assert (shown.nodes, shown.devices) == (("class big",), ("class big-gpu-0",))
+    assert render(made, request).step_seconds is not None
     assert [offer.node.name for offer in joined.nodes] == ["class big"]
     on_node = replace(made, nodes=("a",), node_classes=())
     assert joining.as_joined(on_node, request) == (on_node, request)

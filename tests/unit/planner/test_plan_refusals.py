@@ -14,7 +14,7 @@ import pytest
 from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import plan
-from uellm.planner.request import EngineRequest, Overrides
+from uellm.planner.request import EngineRequest, LeftOut, Overrides
 
 
 def failure(request) -> PlanError:
@@ -104,11 +104,11 @@ def test_a_model_that_cannot_be_split_into_stages_is_not(build) -> None:
 
 
 def test_nodes_that_the_pods_may_not_use_are_listed(build) -> None:
-    sentences = ("b: cordoned",)
-    assert "not considered: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=sentences))
-    small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=sentences)
+    left_out = (LeftOut("b", "cordoned"),)
+    assert "not considered: b: cordoned" in told(replace(build.request(build.node("a", "L4")), left_out=left_out))
+    small = replace(build.request(build.node("a", "T4"), config=build.large), left_out=left_out)
     assert str(failure(small)).endswith("; not considered: b: cordoned")
-    nowhere = failure(replace(build.request(), left_out=sentences))
+    nowhere = failure(replace(build.request(), left_out=left_out))
     assert (nowhere.reason, "none of the profiled nodes may run the pods: b: cordoned" in str(nowhere)) == (
         "NoFit",
         True,

@@ -234,7 +234,7 @@ def test_plan_takes_classes_of_nodes_that_may_join(command, build) -> None:
     status, output, _ = command("plan", "-f", service(build), "--profiles", both)
     assert status == 0
     assert "nodes      class g6 (best first)" in output
-    assert [line.split()[-1] for line in output.splitlines() if line.startswith("    0 ")] == ["any"]
+    assert "gpu-0 L4 class g6#0" in output
     joining["spec"]["devices"][0]["index"] = 1
     status, _, error = command("plan", "-f", service(build), "--profiles", joining)
     assert (status, error) == (2, "uellm plan: spec.devices: must be numbered from 0 on, without gaps\n")

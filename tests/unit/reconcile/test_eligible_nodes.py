@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from uellm.api import parse_service
-from uellm.planner.request import NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer
 from uellm.reconcile.planning.eligible_nodes import closed, excluded, reachable, selectable, summarised, verdicts
 from uellm.reconcile.profiled_node import profiled_node
 
@@ -116,9 +116,9 @@ def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
     judged = verdicts(
         (offer.node for offer in offers), lambda name: nodes.get(name, node(name)), service.spec.template.to_dict()
     )
-    kept, told = reachable(offers, judged)
+    kept, left_out = reachable(offers, judged)
     assert [(offer.node.name, offer.closed) for offer in kept] == [("node-2", ""), ("node-4", "cordoned")]
-    assert told == (
+    assert tuple(map(str, left_out)) == (
         "node-0, node-1, node-3 and 1 more node: spec.template.spec.nodeSelector wants gpu=h100",
         "node-4: cordoned",
     )
@@ -128,9 +128,9 @@ def test_nodes_excluded_for_the_same_reason_are_listed_together(make):
 def test_a_closed_node_is_known_and_offers_nothing(make):
     offer = NodeOffer(facts(make), ("node-1-g0",), promised=1)
     judged = verdicts([offer.node], lambda name: node(name, unschedulable=True), {})
-    [kept], told = reachable([offer], judged)
+    [kept], left_out = reachable([offer], judged)
     assert (kept.node, kept.free, kept.promised, kept.closed) == (offer.node, (), 0, "cordoned")
-    assert told == ("node-1: cordoned",)
+    assert left_out == (LeftOut("node-1", "cordoned"),)
     assert selectable([offer], judged) == (offer,)
 
 

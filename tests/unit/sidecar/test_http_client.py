@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable
+from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, client
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -58,6 +58,11 @@ async def pool(upstream) -> AsyncIterator[EnginePool]:
 async def got(pool: EnginePool, method: str = "GET") -> tuple[int, bytes]:
     answer = await pool.send(method, b"/x", (), b"")
     return answer.status, await answer.read()
+
+
+async def test_a_connection_that_is_not_there_at_once_is_waited_for(pool, upstream, monkeypatch):
+    monkeypatch.setattr(client, "_connects_at_once", lambda connecting, address: False)
+    assert await got(pool) == (200, b"ok")
 
 
 async def test_a_connection_serves_one_request_after_the_other(upstream, pool):

@@ -19,8 +19,9 @@ from uellm.evaluate.policies import policy_names
 from uellm.evaluate.replay import Fate, ReplayResult
 from uellm.evaluate.scenario import Job, RequestClass
 from uellm.http import Budget, RequestLimits
+from uellm.pod_interface import LAME_DUCK_S, PLACEMENT_VARIABLE, STATE_VARIABLE
 from uellm.sidecar.config import SidecarConfig
-from uellm.sidecar.drain import GRACE_S, LAME_DUCK_S
+from uellm.sidecar.drain import GRACE_S
 from uellm.sidecar.engine.liveness import CANARY_S, STILL_S
 from uellm.sidecar.engine.monitor import STALE_S
 from uellm.sidecar.outcome import DROPPED, RETRY_CONNECTION_S, RETRY_ENGINE_S, RETRY_REPLICA_S, STATUS, RequestOutcome
@@ -73,8 +74,9 @@ def words(names: list[str]) -> set[str]:
 
 
 def test_every_flag_and_variable_of_the_command_is_there_and_no_other():
-    variables = {name for source in SOURCES for name in re.findall(r'"(UELLM_[A-Z_]+)"', source)}
-    assert words(first_cells("Command line and environment")) == flags(sidecar_command) | variables | set(ENDPOINTS)
+    variables = {PLACEMENT_VARIABLE, STATE_VARIABLE, *ENDPOINTS}
+    assert not any(re.search(r'"UELLM_[A-Z_]+"', source) for source in SOURCES), "variables are in pod_interface"
+    assert words(first_cells("Command line and environment")) == flags(sidecar_command) | variables
 
 
 @pytest.mark.parametrize(("command", "column"), [(evaluate_queue, 1), (evaluate_live, 2)], ids=["queue", "live"])
@@ -124,7 +126,7 @@ def test_every_header_of_ours_is_there():
         name for source in SOURCES for name in re.findall(r'"(x-(?:uellm|llm-d|slo|gateway)[a-z-]*)"', source)
     }
     assert len(named_in_code) >= 12
-    documented = set(first_cells("What an answer carries")) | set(named(section("What a request may say")))
+    documented = set(first_cells("Headers of an answer")) | set(named(section("Headers of a request")))
     assert named_in_code <= documented
     assert {name for name in documented if name.startswith(("x-uellm", "x-llm-d", "x-slo"))} <= named_in_code
 
@@ -205,7 +207,7 @@ def test_every_limit_is_there_as_it_is():
         f"headers must be there within {limits.header_deadline_s:g} s, its body within {limits.body_deadline_s:g} s",
         f"reads nothing of its answer for {STALL_S:g} s is cut off",
         f"idle connection closed after {limits.idle_s:g} s",
-        f"metrics stand still for {STILL_S:g} s",
+        f"do not change for {STILL_S:g} s",
         f"hanging {CANARY_S:g} s later",
         f"older than {STALE_S:g} s counts as full",
     ):
@@ -227,9 +229,9 @@ def test_every_time_to_come_back_is_there_as_it_is():
     for bounds_s, text in (
         ((LEAST_S, MOST_S), "It is {:g} to {:g} s"),
         (UNKNOWN_S, "before a rate is known it is {:g} to {:g} s"),
-        (RETRY_REPLICA_S, "A 503 while a replica stops says {:g} to {:g} s"),
-        (RETRY_ENGINE_S, "one for an engine that is away {:g} to {:g} s"),
-        (RETRY_CONNECTION_S, "one for too many connections {:g} to {:g} s"),
+        (RETRY_REPLICA_S, "retry time of a 503 is {:g} to {:g} s while a replica stops"),
+        (RETRY_ENGINE_S, "{:g} to {:g} s if the engine is not ready"),
+        (RETRY_CONNECTION_S, "{:g} to {:g} s for too many connections"),
     ):
         assert text.format(*bounds_s) in documented
     assert f"fails again within {PAUSE_S:g} s, it is paused for {PAUSE_S:g} s" in " ".join(section("Outcomes").split())

@@ -34,7 +34,7 @@ def no_plan(search: Search, rejections: Sequence[Rejection]) -> PlanError:
 
 
 def _left_out(request: PlanRequest) -> str:
-    return f"; not considered: {'; '.join(request.left_out)}" if request.left_out else ""
+    return f"; not considered: {'; '.join(map(str, request.left_out))}" if request.left_out else ""
 
 
 def _nothing_free(request: PlanRequest) -> str:

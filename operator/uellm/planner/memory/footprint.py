@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 from uellm.models import Architecture
 from uellm.planner import constants as c
@@ -60,6 +61,7 @@ class Footprint:
         return reserved_bytes(self.fixed_bytes, self.margin, memory_bytes)
 
 
+@lru_cache(maxsize=4096)
 def reserved_bytes(fixed: int, margin: str, memory_bytes: int) -> int:
     """Fixed bytes and a share of the memory, rounded up."""
     return fixed + math.ceil(memory_bytes * Fraction(margin))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from uellm.hardware import Device, Link, Node
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 
 
 def lasting(device: Device) -> Device:
@@ -30,7 +30,7 @@ def profile_hash(nodes: Iterable[Node]) -> str:
     return hashlib.sha256(f"[{facts}]".encode()).hexdigest()[:16]
 
 
-@by_identity(MOST_NODES)
+@by_identity(KEPT_NODES)
 def _facts_json(node: Node) -> str:
     facts = {
         "node": node.name,

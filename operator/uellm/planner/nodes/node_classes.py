@@ -12,7 +12,7 @@ from typing import Any
 
 from uellm.hardware import NVLINK, Device, Link
 from uellm.planner.cost.rates import measured
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 
@@ -55,7 +55,7 @@ def families_of(pools: Sequence[Pool]) -> tuple[PoolFamily, ...]:
     return tuple(PoolFamily(tuple(classes), _ideal(classes)) for classes in by_kind.values())
 
 
-@by_identity(MOST_NODES)
+@by_identity(KEPT_NODES)
 def _build(pool: Pool) -> Any:
     position = {device.uuid: index for index, device in enumerate(pool.devices)}
     links = sorted(
@@ -72,7 +72,7 @@ def _build(pool: Pool) -> Any:
     return _offer(pool), tuple(map(_facts, pool.devices)), tuple(links)
 
 
-@by_identity(MOST_NODES)
+@by_identity(KEPT_NODES)
 def _kinds(pool: Pool) -> Any:
     kinds = sorted((kind_of(device), device.mig, measured(device)) for device in pool.devices)
     linked = frozenset(link.kind for link in pool.links), all(link.bytes_per_s for link in pool.links)

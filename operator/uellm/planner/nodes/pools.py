@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from uellm.hardware import Device, Link
 from uellm.planner.constants import MOST_REPLICAS
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.nodes.capability import SHARE_MARK, device_refusal
 from uellm.planner.nodes.product_rates import with_product_rates
 from uellm.planner.request import NodeOffer, PlanRequest
@@ -50,7 +50,7 @@ def pools_of_offer(offer: NodeOffer) -> tuple[Pool, ...]:
     )
 
 
-known_pools = by_identity(MOST_NODES)(pools_of_offer)
+known_pools = by_identity(KEPT_NODES)(pools_of_offer)
 """The same, kept for offers that are asked about again."""
 
 
@@ -75,7 +75,7 @@ class Pool:
         return max(0, len(self.devices) - self.promised)
 
 
-@by_identity(MOST_NODES)
+@by_identity(KEPT_NODES)
 def _unlike(pool: Pool) -> tuple[Device, ...]:
     """One device of each sort that `device_refusal` distinguishes."""
     sorts = {

@@ -30,7 +30,8 @@ from uellm.planner.spans import spans
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
 
-_known = Known()
+_known: Known[Worked] = Known()
+_known_footprints: Known[Footprint] = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,9 @@ class Evaluator:
     demand: Demand
     user: UserArgs
     costs: Costs = field(init=False)
-    _footprints: dict[tuple[Shape, Steps], Footprint] = field(init=False, compare=False, repr=False)
-    """By shape and step sizes; the same on every node."""
     _essence: Essence = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_footprints", {})
         request, demand = self.request, self.demand
         costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
         object.__setattr__(self, "costs", costs)
@@ -60,12 +58,13 @@ class Evaluator:
 
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
         """Memory of the shape."""
-        known = self._footprints.get((shape, sizes))
+        key = shape, sizes, self._essence  # the same on every node
+        known = _known_footprints.get(key)
         if known is None:
             model, wanted = self.request.architecture, self.demand
             held = wanted.prompt_tokens + wanted.output_tokens
             known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held)
-            self._footprints[shape, sizes] = known
+            _known_footprints.put(key, known)
         return known
 
     def task(self, shape: Shape, sizes: Steps) -> Task:

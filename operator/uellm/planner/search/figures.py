@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from uellm.hardware import Device
 from uellm.planner.assignment.assign import Assignment
 from uellm.planner.cost.predict import Times
-from uellm.planner.memo import MOST_NODES, by_identity
+from uellm.planner.memo import KEPT_NODES, by_identity
 from uellm.planner.memory.footprint import Footprint
 from uellm.planner.memory.kv_cache import KvCache
 from uellm.planner.nodes.pools import Pool
 from uellm.planner.nodes.tensor_groups import kind_of
 
-MOST_FIGURES = 4096
+KEPT_FIGURES = 4096
+
+V = TypeVar("V")
 
 
 class Figures(NamedTuple):
@@ -69,27 +71,27 @@ class Essence:
         return isinstance(other, Essence) and self._values == other._values
 
 
-class Known:
-    """Results by build of node and what else they depend on; the least recently used are dropped."""
+class Known(Generic[V]):
+    """Results by what they depend on; the least recently used are dropped."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[Hashable, Worked] = OrderedDict()
+        self._results: OrderedDict[Hashable, V] = OrderedDict()
 
-    def get(self, key: Hashable) -> Worked | None:
+    def get(self, key: Hashable) -> V | None:
         """An earlier result."""
         found = self._results.get(key)
         if found is not None:
             self._results.move_to_end(key)
         return found
 
-    def put(self, key: Hashable, worked: Worked) -> None:
+    def put(self, key: Hashable, result: V) -> None:
         """Keep a result."""
-        self._results[key] = worked
-        if len(self._results) > MOST_FIGURES:
+        self._results[key] = result
+        if len(self._results) > KEPT_FIGURES:
             self._results.popitem(last=False)
 
 
-@by_identity(MOST_NODES)
+@by_identity(KEPT_NODES)
 def build_of(pool: Pool) -> Hashable:
     """Equal for pools whose devices and links differ in nothing but names. Devices are ordered by index already."""
     position = {device.uuid: index for index, device in enumerate(pool.devices)}

@@ -42,7 +42,7 @@ class PlanningQuestion:
         """The plan to use, given the planner's answer."""
         waits = self.incumbent is not None and self.incumbent.node_classes and not self.spec_changed
         if waits and self.unprofiled and evaluation.broken is None and evaluation.joined is None:
-            return Choice(self.incumbent)  # the node has joined, and its profile tells whether it holds the plan
+            return Choice(self.incumbent)  # the node has joined, and its profile will show whether it holds the plan
         return choose(
             self.incumbent,
             evaluation,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.node_labels import LabelKeys, OwnLabelKeys
 from uellm.hardware import GPU_RESOURCE, Node
-from uellm.planner.request import NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer
 from uellm.text import and_more
 
 Object = Mapping[str, Any]
@@ -82,8 +82,8 @@ def verdicts(
 
 def reachable(
     offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]
-) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
-    """The offers of the nodes that the service's pods may run on, and sentences about the other and closed nodes."""
+) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
+    """The offers of the nodes that the service's pods may run on, and the other and closed nodes."""
     if not judged:
         return tuple(offers), ()
     kept: list[NodeOffer] = []
@@ -105,13 +105,13 @@ def selectable(offers: Sequence[NodeOffer], judged: Mapping[str, IneligibleNode]
     return tuple(offer for offer in offers if offer.node.name not in others)
 
 
-def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """(node, reason) pairs as a few sentences: nodes with the same reason share one."""
+def summarised(reasons: Iterable[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """(node, reason) pairs as a few entries: nodes with the same reason share one."""
     nodes: dict[str, list[str]] = {}
     for name, reason in reasons:
         nodes.setdefault(reason, []).append(name)
     return tuple(
-        f"{and_more(names, _NAMED, 'node')}: {reason}" for reason, names in list(nodes.items())[:MOST_SENTENCES]
+        LeftOut(and_more(names, _NAMED, "node"), reason) for reason, names in list(nodes.items())[:MOST_SENTENCES]
     )
 
 

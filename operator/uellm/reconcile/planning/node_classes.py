@@ -9,7 +9,7 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.hardware import Device
 from uellm.planner.constants import SAME_CLASS
-from uellm.planner.request import NodeOffer
+from uellm.planner.request import LeftOut, NodeOffer
 from uellm.planner.units import size
 from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.planning.eligible_nodes import excluded, tainted
@@ -32,14 +32,14 @@ def doubts(classes: Sequence[NodeClass], nodes: Sequence[Seen]) -> dict[str, str
 
 def would_join(
     classes: Sequence[NodeClass], doubted: Mapping[str, str], service: LLMService
-) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
-    """A node of each class that the service's pods may run on, and sentences about the other classes."""
+) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
+    """A node of each class that the service's pods may run on, and the other classes."""
     template = service.spec.template.to_dict()
-    kept, reasons = list[NodeOffer](), list[str]()
+    kept, reasons = list[NodeOffer](), list[LeftOut]()
     for each in classes:
         reason = doubted.get(each.name) or _unreachable(each, template)
         if reason:
-            reasons.append(f"{each.node.name}: {reason}")
+            reasons.append(LeftOut(each.node.name, reason))
         else:
             kept.append(each.offer)
     return tuple(kept), tuple(reasons)
@@ -64,9 +64,9 @@ def less_than_its_class(each: NodeClass, nodes: Iterable[Seen]) -> str:
 
 
 def _is_less(has: Sequence[Device], should: Sequence[Device]) -> bool:
-    own, said = (sorted((device.memory_bytes for device in each), reverse=True) for each in (has, should))
-    return len(own) < len(said) or any(
-        memory_bytes < wanted * (1 - SAME_CLASS) for memory_bytes, wanted in zip(own, said, strict=False)
+    own, expected = (sorted((device.memory_bytes for device in each), reverse=True) for each in (has, should))
+    return len(own) < len(expected) or any(
+        memory_bytes < wanted * (1 - SAME_CLASS) for memory_bytes, wanted in zip(own, expected, strict=False)
     )
 
 

@@ -37,8 +37,9 @@ from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
 
-# The longest time for which pods are held back while other services wait to be planned.
-DEFER_PODS_S = 5
+# The longest time for which pods are held back while other services wait to be planned. To create them keeps an API
+# server busy for ten times as long as to write the plan down, and a plan is what the next service waits for.
+DEFER_PODS_S = 30
 
 Observe = Callable[[str, float], None]
 """Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""

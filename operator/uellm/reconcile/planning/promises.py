@@ -6,7 +6,7 @@ import json
 from collections.abc import Container, Iterable, Mapping
 
 from uellm.models import Architecture
-from uellm.planner.request import NodeOffer, PlanRequest
+from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
@@ -84,13 +84,13 @@ class Promises:
         """The planner's request for a service, with what the nodes offer to it now."""
         assert observed.service is not None
         nodes, left_out = reachable(self._offers(observed), self._judged(observed))
-        # A service whose pods all have nodes does not wait for one, and a new class is nothing to it.
+        # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
         classes, unusable = ((), ()) if on_nodes and all_placed(observed) else self._classes(observed)
         return plan_request(observed.service, architecture, nodes, left_out=(*left_out, *unusable), would_join=classes)
 
-    def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[str, ...]]:
-        """The classes of nodes that may join for the service, and sentences about the others."""
+    def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
+        """The classes of nodes that may join for the service, and the others."""
         assert observed.service is not None
         classes = self._cache.node_classes()
         if self._doubts_of != self._cache.hardware_version:

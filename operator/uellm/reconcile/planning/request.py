@@ -60,10 +60,10 @@ def plan_request(
     architecture: Architecture,
     nodes: tuple[planner.NodeOffer, ...],
     *,
-    left_out: tuple[str, ...] = (),
+    left_out: tuple[planner.LeftOut, ...] = (),
     would_join: tuple[planner.NodeOffer, ...] = (),
 ) -> planner.PlanRequest:
-    """The whole request. `left_out`: sentences about profiled nodes that the pods may not run on; `would_join`:
+    """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
     classes of nodes that may join.
     """
     spec = service.spec
