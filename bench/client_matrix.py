@@ -37,11 +37,13 @@ from sidecar_load.ways import free_port
 from uellm_devcluster import tinymodel
 
 CLIENTS = sorted(probe.parent.name for probe in HERE.glob("*/probe.*"))
-PROBE_TIMEOUT_S = 300.0
+PROBE_TIMEOUT_S = 600.0
 CHUNK, SEQUENCES = 512, 8
 CONFIG = {"model": "tiny", "classes": [], "engine": {"maxNumSeqs": SEQUENCES, "maxNumBatchedTokens": CHUNK}}
 # Random weights would fill the white space that JSON allows without end.
 STRUCTURED = ("--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}')
+# And it would never end the arguments of a call that no schema binds.
+TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-strict-level", "parameter")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def endpoints() -> Iterator[Endpoints]:
         config = scratch / "sidecar.yaml"
         config.write_text(yaml.safe_dump(CONFIG))
         serve = engine_command(scratch / "model", ports[0], chunk=CHUNK, sequences=SEQUENCES)
-        stack.enter_context(running([*serve, *STRUCTURED], f"{engine}/health", scratch / "engine.log"))
+        stack.enter_context(running([*serve, *STRUCTURED, *TOOLS], f"{engine}/health", scratch / "engine.log"))
         front = sidecar_command(ports[1], ports[2], engine, config)
         stack.enter_context(running(front, f"http://127.0.0.1:{ports[2]}/readyz", scratch / "sidecar.log"))
         yield Endpoints(engine, sidecar, scratch / "model")

@@ -33,6 +33,8 @@ from probing import (
 )
 
 READY_TIMEOUT_S = 120.0
+MASTER_KEY = "sk-of-the-matrix-alone"
+"""Without one the proxy does not start."""
 probe = Probe("litellm")
 CHAT: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": TOKENS, "messages": MESSAGES}
 
@@ -53,7 +55,15 @@ def proxy() -> Iterator[str]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         config, port = Path(folder, "config.yaml"), free_port()
-        config.write_text(json.dumps({"model_list": models, "router_settings": {"num_retries": 0}}))
+        config.write_text(
+            json.dumps(
+                {
+                    "model_list": models,
+                    "general_settings": {"master_key": MASTER_KEY},
+                    "router_settings": {"num_retries": 0},
+                }
+            )
+        )
         command = [Path(sys.executable).with_name("litellm"), "--config", config, "--host", "127.0.0.1", "--port", port]
         with Path(folder, "log").open("wb") as log:
             process = subprocess.Popen(
@@ -94,7 +104,7 @@ def about(text: str) -> dict[str, Any]:
 
 
 with proxy() as address:
-    client = openai.OpenAI(base_url=address, api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=address, api_key=MASTER_KEY, max_retries=0)
     chat = client.chat.completions.create
 
     @probe.case("answer")
@@ -140,7 +150,7 @@ with proxy() as address:
 
     @probe.case("async")
     async def asynchronous() -> Any:
-        async with openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0) as ours:
+        async with openai.AsyncOpenAI(base_url=address, api_key=MASTER_KEY, max_retries=0) as ours:
             return await asyncio.gather(*(ours.chat.completions.create(**about(text)) for text in questions()))
 
     probe.run()
