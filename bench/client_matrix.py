@@ -21,20 +21,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from clients.compare import DIFFERS, compared
 from clients.environments import HERE, SHARED, Environment, Unavailable, last_line, prepared
 from clients.report import Row, table
-from sidecar_load.vllm import engine_command, running, sidecar_command
-from sidecar_load.ways import free_port
-
-from uellm_devcluster import tinymodel
+from sidecar_load.vllm import Served, engine_and_sidecar
 
 CLIENTS = sorted(probe.parent.name for probe in HERE.glob("*/probe.*"))
 PROBE_TIMEOUT_S = 600.0
@@ -46,37 +40,11 @@ STRUCTURED = ("--structured-outputs-config", '{"backend": "xgrammar", "disable_a
 TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--tool-strict-level", "parameter")
 
 
-@dataclass(frozen=True)
-class Endpoints:
-    """The addresses, and the model's folder."""
-
-    engine: str
-    sidecar: str
-    model: Path
-
-
-@contextmanager
-def endpoints() -> Iterator[Endpoints]:
-    """The engine and the sidecar in front of it."""
-    ports = [free_port() for _ in range(3)]
-    engine, sidecar = (f"http://127.0.0.1:{port}" for port in ports[:2])
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        scratch = Path(directory)
-        tinymodel.make(scratch / "model")
-        config = scratch / "sidecar.yaml"
-        config.write_text(yaml.safe_dump(CONFIG))
-        serve = engine_command(scratch / "model", ports[0], chunk=CHUNK, sequences=SEQUENCES)
-        stack.enter_context(running([*serve, *STRUCTURED, *TOOLS], f"{engine}/health", scratch / "engine.log"))
-        front = sidecar_command(ports[1], ports[2], engine, config)
-        stack.enter_context(running(front, f"http://127.0.0.1:{ports[2]}/readyz", scratch / "sidecar.log"))
-        yield Endpoints(engine, sidecar, scratch / "model")
-
-
 class ProbeFailedError(Exception):
     """A probe ended without an answer."""
 
 
-def probed(environment: Environment, endpoint: str, at: Endpoints) -> dict[str, Any]:
+def probed(environment: Environment, endpoint: str, at: Served) -> dict[str, Any]:
     """What the client handed back from an endpoint. Raises ProbeFailedError."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
@@ -94,7 +62,7 @@ def probed(environment: Environment, endpoint: str, at: Endpoints) -> dict[str, 
         return found
 
 
-def row(client: str, environment: Environment | Unavailable, at: Endpoints) -> Row:
+def row(client: str, environment: Environment | Unavailable, at: Served) -> Row:
     """One client's line of the matrix."""
     if isinstance(environment, Unavailable):
         return Row(client, problem=f"not available: {environment.reason}")
@@ -126,7 +94,8 @@ def main() -> int:
     if args.install_only:
         return 0
     rows = []
-    with endpoints() as at:
+    flags = (*STRUCTURED, *TOOLS)
+    with engine_and_sidecar(CONFIG, chunk=CHUNK, sequences=SEQUENCES, flags=flags) as at:
         for client, environment in environments.items():
             print(f"asking as {client}", file=sys.stderr, flush=True)
             rows.append(row(client, environment, at))

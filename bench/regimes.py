@@ -27,7 +27,6 @@ import asyncio
 import json
 import random
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,13 +35,11 @@ from statistics import median
 from typing import Any
 
 import aiohttp
-import yaml
-from sidecar_load.vllm import engine_command, running, sidecar_command
-from sidecar_load.ways import NO_NGINX, Way, free_port, nginx
+from sidecar_load.vllm import engine_and_sidecar
+from sidecar_load.ways import NO_NGINX, Way, nginx
 
 from uellm.evaluate.measure import percentile
 from uellm.text import aligned
-from uellm_devcluster import tinymodel
 
 CHUNK, SEQUENCES = 512, 64
 MANY, BURST = 48, 144
@@ -190,22 +187,14 @@ async def measured(way: Way, name: str, seconds: float, seed: int) -> dict[str, 
 
 def rounds(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every regime through every path in turn."""
-    ports = [free_port() for _ in range(3)]
-    engine = f"http://127.0.0.1:{ports[0]}"
     found = []
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        scratch = Path(directory)
-        tinymodel.make(scratch / "model")
-        config = scratch / "sidecar.yaml"
-        config.write_text(yaml.safe_dump(CONFIG))
-        serve = engine_command(scratch / "model", ports[0], chunk=CHUNK, sequences=SEQUENCES)
-        pid = stack.enter_context(running(serve, f"{engine}/health", scratch / "engine.log"))
-        front = sidecar_command(ports[1], ports[2], engine, config)
-        ours = stack.enter_context(running(front, f"http://127.0.0.1:{ports[2]}/readyz", scratch / "sidecar.log"))
-        plain = stack.enter_context(nginx(ports[0]))
+    with ExitStack() as stack:
+        at = stack.enter_context(engine_and_sidecar(CONFIG, chunk=CHUNK, sequences=SEQUENCES))
+        plain = stack.enter_context(nginx(at.engine_port))
         if plain is None:
             print(NO_NGINX, file=sys.stderr)
-        ways = [Way("bare", ports[0], pid), *([plain] if plain else []), Way("sidecar", ports[1], ours)]
+        bare, ours = Way("bare", at.engine_port, at.engine_pid), Way("sidecar", at.sidecar_port, at.sidecar_pid)
+        ways = [bare, *([plain] if plain else []), ours]
         for way in ways:
             asyncio.run(measured(way, "mixed", 3.0, seed=0))
         for turn in range(args.rounds):

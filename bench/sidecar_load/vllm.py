@@ -6,12 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+from sidecar_load.ways import free_port
+from uellm_devcluster import tinymodel
 
 READY_TIMEOUT_S = 600.0
 ENVIRONMENT = {
@@ -73,3 +80,45 @@ def sidecar_command(port: int, metrics_port: int, engine: str, config: Path) -> 
         *(PROGRAMS / "uellm", "sidecar", "--listen", f"127.0.0.1:{port}"),
         *("--metrics-listen", f"127.0.0.1:{metrics_port}", "--engine", engine, "--config", config),
     ]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running engine with the sidecar in front of it."""
+
+    engine_port: int
+    engine_pid: int
+    sidecar_port: int
+    sidecar_pid: int
+    model: Path
+    """The model's folder."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's address."""
+        return f"http://127.0.0.1:{self.engine_port}"
+
+    @property
+    def sidecar(self) -> str:
+        """The sidecar's address."""
+        return f"http://127.0.0.1:{self.sidecar_port}"
+
+
+@contextmanager
+def engine_and_sidecar(
+    config: Mapping[str, Any], *, chunk: int, sequences: int, flags: Sequence[str] = ()
+) -> Iterator[Served]:
+    """Both processes while the block runs. `config` is the sidecar's, `flags` are further ones of the engine's."""
+    engine_port, sidecar_port, metrics_port = (free_port() for _ in range(3))
+    engine = f"http://127.0.0.1:{engine_port}"
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        scratch = Path(directory)
+        model, file = scratch / "model", scratch / "sidecar.yaml"
+        tinymodel.make(model)
+        file.write_text(yaml.safe_dump(dict(config)))
+        serve = [*engine_command(model, engine_port, chunk=chunk, sequences=sequences), *flags]
+        engine_pid = stack.enter_context(running(serve, f"{engine}/health", scratch / "engine.log"))
+        front = sidecar_command(sidecar_port, metrics_port, engine, file)
+        ready = f"http://127.0.0.1:{metrics_port}/readyz"
+        sidecar_pid = stack.enter_context(running(front, ready, scratch / "sidecar.log"))
+        yield Served(engine_port, engine_pid, sidecar_port, sidecar_pid, model)

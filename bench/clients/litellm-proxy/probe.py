@@ -17,20 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from probing import (
-    LONG,
-    MESSAGES,
-    MODEL,
-    NO_MODEL,
-    TOKENS,
-    TOO_LONG,
-    TOOL,
-    TOOL_CHOICE,
-    Probe,
-    at_once,
-    joined,
-    questions,
-)
+from chat_cases import about, begins, declare
+from probing import LONG, MESSAGES, MODEL, NO_MODEL, TOKENS, TOO_LONG, Probe, questions
 
 READY_TIMEOUT_S = 120.0
 MASTER_KEY = "sk-of-the-matrix-alone"
@@ -88,21 +76,6 @@ def wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
     raise SystemExit(f"the litellm proxy does not answer: {log.read_text(errors='replace')[-2000:]}")
 
 
-def summary(chunks: list[Any]) -> dict[str, Any]:
-    choices = [choice for chunk in chunks for choice in chunk.choices]
-    return {
-        "text": joined(choice.delta.content for choice in choices),
-        "arguments": joined(call.function.arguments for choice in choices for call in choice.delta.tool_calls or []),
-        "finish": [choice.finish_reason for choice in choices if choice.finish_reason],
-        "usage": [chunk.usage for chunk in chunks if chunk.usage],
-        "several": len(chunks) > 2,
-    }
-
-
-def about(text: str) -> dict[str, Any]:
-    return CHAT | {"messages": [{"role": "user", "content": text}]}
-
-
 with proxy() as address:
     client = openai.OpenAI(base_url=address, api_key=MASTER_KEY, max_retries=0)
     chat = client.chat.completions.create
@@ -111,46 +84,21 @@ with proxy() as address:
     def answer() -> Any:
         return chat(**CHAT)
 
-    @probe.case("stream")
-    def stream() -> Any:
-        return summary(list(chat(**CHAT, stream=True)))
-
-    @probe.case("stream, usage")
-    def stream_usage() -> Any:
-        return summary(list(chat(**CHAT, stream=True, stream_options={"include_usage": True})))
-
-    @probe.case("unknown model")
-    def unknown_model() -> Any:
-        return chat(**CHAT | {"model": NO_MODEL})
-
-    @probe.case("bad parameter")
-    def bad_parameter() -> Any:
-        return chat(**CHAT | {"temperature": -1})
-
     @probe.case("prompt too long")
     def too_long() -> Any:
-        return chat(**about(TOO_LONG))
-
-    @probe.case("tool")
-    def tool() -> Any:
-        asked = CHAT | {"max_tokens": 64, "tools": [TOOL], "tool_choice": TOOL_CHOICE}
-        return [chat(**asked), summary(list(chat(**asked, stream=True)))]
-
-    @probe.case("many at once")
-    def many() -> Any:
-        return at_once(lambda text: chat(**about(text)))
+        return chat(**about(CHAT, TOO_LONG))
 
     @probe.case("left stream")
     def left() -> Any:
         def begin() -> bool:
-            with chat(**CHAT | {"max_tokens": LONG}, stream=True) as events:
-                return any(chunk.choices and chunk.choices[0].delta.content for chunk in events)
+            return begins(chat(**CHAT | {"max_tokens": LONG}, stream=True))
 
         return [probe.left(begin), chat(**CHAT)]
 
     @probe.case("async")
     async def asynchronous() -> Any:
         async with openai.AsyncOpenAI(base_url=address, api_key=MASTER_KEY, max_retries=0) as ours:
-            return await asyncio.gather(*(ours.chat.completions.create(**about(text)) for text in questions()))
+            return await asyncio.gather(*(ours.chat.completions.create(**about(CHAT, text)) for text in questions()))
 
+    declare(probe, chat, CHAT)
     probe.run()

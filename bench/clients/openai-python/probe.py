@@ -6,22 +6,8 @@ import asyncio
 from typing import Any
 
 import openai
-from probing import (
-    LONG,
-    MESSAGES,
-    MODEL,
-    NO_MODEL,
-    QUESTION,
-    SCHEMA,
-    TOKENS,
-    TOO_LONG,
-    TOOL,
-    TOOL_CHOICE,
-    Probe,
-    at_once,
-    joined,
-    questions,
-)
+from chat_cases import about, begins, declare, summary
+from probing import LONG, MESSAGES, MODEL, QUESTION, SCHEMA, TOKENS, TOO_LONG, Probe, questions
 
 probe = Probe("openai")
 client = openai.OpenAI(base_url=f"{probe.endpoint}/v1", api_key="none")
@@ -33,17 +19,6 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "weather", "schema": SC
 
 def a_client() -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{probe.endpoint}/v1", api_key="none")
-
-
-def summary(chunks: list[Any]) -> dict[str, Any]:
-    choices = [choice for chunk in chunks for choice in chunk.choices]
-    return {
-        "text": joined(choice.delta.content for choice in choices),
-        "arguments": joined(call.function.arguments for choice in choices for call in choice.delta.tool_calls or []),
-        "finish": [choice.finish_reason for choice in choices if choice.finish_reason],
-        "usage": [chunk.usage for chunk in chunks if chunk.usage],
-        "several": len(chunks) > 2,
-    }
 
 
 @probe.case("answer")
@@ -58,35 +33,9 @@ def other_routes() -> Any:
     return [client.models.list(), client.responses.create(**asked), sorted(set(events)), events[-1]]
 
 
-@probe.case("stream")
-def stream() -> Any:
-    return summary(list(chat(**CHAT, stream=True)))
-
-
-@probe.case("stream, usage")
-def stream_usage() -> Any:
-    return summary(list(chat(**CHAT, stream=True, stream_options={"include_usage": True})))
-
-
-@probe.case("unknown model")
-def unknown_model() -> Any:
-    return chat(**CHAT | {"model": NO_MODEL})
-
-
-@probe.case("bad parameter")
-def bad_parameter() -> Any:
-    return chat(**CHAT | {"temperature": -1})
-
-
 @probe.case("prompt too long")
 def too_long() -> Any:
-    return chat(**CHAT | {"messages": [{"role": "user", "content": TOO_LONG}]}, stream=True)
-
-
-@probe.case("tool")
-def tool() -> Any:
-    asked = CHAT | {"max_tokens": 64, "tools": [TOOL], "tool_choice": TOOL_CHOICE}
-    return [chat(**asked), summary(list(chat(**asked, stream=True)))]
+    return chat(**about(CHAT, TOO_LONG), stream=True)
 
 
 @probe.case("structured")
@@ -94,16 +43,10 @@ def structured() -> Any:
     return chat(**CHAT | {"max_tokens": 64, "response_format": FORMAT})
 
 
-@probe.case("many at once")
-def many() -> Any:
-    return at_once(lambda text: chat(**CHAT | {"messages": [{"role": "user", "content": text}]}))
-
-
 @probe.case("left stream")
 def left() -> Any:
     def begin() -> bool:
-        with chat(**CHAT | {"max_tokens": LONG}, stream=True, extra_body={"ignore_eos": True}) as events:
-            return any(chunk.choices and chunk.choices[0].delta.content for chunk in events)
+        return begins(chat(**CHAT | {"max_tokens": LONG}, stream=True, extra_body={"ignore_eos": True}))
 
     return [probe.left(begin), chat(**CHAT)]
 
@@ -112,11 +55,9 @@ def left() -> Any:
 async def asynchronous() -> Any:
     async with a_client() as ours:
         chunks = [chunk async for chunk in await ours.chat.completions.create(**CHAT, stream=True)]
-        asked = [
-            ours.chat.completions.create(**CHAT | {"messages": [{"role": "user", "content": text}]})
-            for text in questions()
-        ]
+        asked = [ours.chat.completions.create(**about(CHAT, text)) for text in questions()]
         return [summary(chunks), await asyncio.gather(*asked)]
 
 
+declare(probe, chat, CHAT)
 probe.run()

@@ -49,7 +49,7 @@ class Answer:
     body: bytes
     whole: bool
     file_bytes: int | None
-    """Size of the whole file, where it is told."""
+    """Size of the whole file; None where the server does not say."""
 
 
 class HubConnection:
