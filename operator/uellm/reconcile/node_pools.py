@@ -75,5 +75,11 @@ def _alternatives(pod: Mapping[str, Any]) -> Iterator[frozenset[str]]:
     terms: Sequence[Mapping[str, Any]] = required.get("nodeSelectorTerms") or ({},)
     for term in terms:
         expressions = term.get("matchExpressions") or ()
+        if any(_is_unknown_capability(each) for each in expressions):
+            continue  # no pool promises that its GPUs' compute capability is unknown
         keys = (*selector, *(each["key"] for each in expressions if each.get("operator") in _CARRIED))
         yield frozenset(key for key in keys if not key.partition("/")[0].endswith(_WELL_KNOWN))
+
+
+def _is_unknown_capability(expression: Mapping[str, Any]) -> bool:
+    return bool(expression.get("operator") == "DoesNotExist" and expression["key"].endswith(".capability"))

@@ -64,6 +64,13 @@ def test_gpus_below_the_compute_capability_are_not_taken(capability: str, does: 
     assert admits(labelled(22, 22, capability=capability)) == does
 
 
+def test_gpus_whose_compute_capability_the_driver_does_not_tell_are_taken_as_the_planner_takes_them() -> None:
+    assert admits(labelled(22, 22, capability=""))
+    assert admits(labelled(22, 22, capability=""), extender=False)
+    assert admits(labelled(80, 10, capability=""))
+    assert not admits(labelled(19, 19, capability=""))
+
+
 @pytest.mark.parametrize("strategy", ["time-slicing", "mps"])
 def test_shared_gpus_are_not_taken(strategy: str) -> None:
     shared = {"nvidia.com/gpu.sharing-strategy": strategy}

@@ -28,10 +28,9 @@ Requirement = dict[str, Any]
 def node_affinity(needs: NodeNeeds, *, extender: bool) -> dict[str, Any]:
     """`spec.affinity.nodeAffinity`. `extender`: the pod's scheduler asks the extender."""
     own = OwnLabelKeys.of(needs.resource_name)
-    terms = [
-        [*_alike(needs, own, LabelKeys(own.count, own.memory, own.product)), *_own_capability(needs, own)],
-        [*_unlike(needs, own, extender=extender), *_own_capability(needs, own)],
-    ]
+    alike = _alike(needs, own, LabelKeys(own.count, own.memory, own.product))
+    unlike = _unlike(needs, own, extender=extender)
+    terms = [[*by_own, *capability] for capability in _own_capabilities(needs, own) for by_own in (alike, unlike)]
     if not needs.simulated:
         gfd = _alike(needs, own, LabelKeys.of_gfd(needs.resource_name))
         terms += [[*gfd, *capability] for capability in _gfd_capabilities(needs)]
@@ -47,7 +46,7 @@ def _alike(needs: NodeNeeds, own: OwnLabelKeys, keys: LabelKeys) -> list[Require
         _more_than(keys.count, needs.gpus - 1),
         _more_than(keys.memory, needs.memory_mib - 1),
         *_products(needs, keys.product),
-        {"key": own.unlike, "operator": "DoesNotExist"},
+        _absent(own.unlike),
         *_kind(needs, own),
     ]
 
@@ -68,7 +67,7 @@ def _kind(needs: NodeNeeds, own: OwnLabelKeys) -> list[Requirement]:
     if needs.simulated:
         return [_one_of(own.simulated, ["true"])]
     return [
-        {"key": own.simulated, "operator": "DoesNotExist"},
+        _absent(own.simulated),
         {"key": SHARING_STRATEGY, "operator": "NotIn", "values": list(SHARED)},
     ]
 
@@ -77,15 +76,16 @@ def _products(needs: NodeNeeds, key: str) -> list[Requirement]:
     return [_one_of(key, [label_value(product) for product in needs.products])] if needs.products else []
 
 
-def _own_capability(needs: NodeNeeds, own: OwnLabelKeys) -> list[Requirement]:
+def _own_capabilities(needs: NodeNeeds, own: OwnLabelKeys) -> list[list[Requirement]]:
+    """Alternatives: enough, or unknown, which the planner takes too."""
     if needs.capability is None:
-        return []
+        return [[]]
     major, minor = needs.capability
-    return [_more_than(own.capability, major * 10 + minor - 1)]
+    return [[_more_than(own.capability, major * 10 + minor - 1)], [_absent(own.capability)]]
 
 
 def _gfd_capabilities(needs: NodeNeeds) -> list[list[Requirement]]:
-    """Alternatives: a greater major version, or the same with at least the minor one."""
+    """Alternatives: a greater major version, or the same with at least the minor one. GFD always knows it."""
     if needs.capability is None:
         return [[]]
     major, minor = needs.capability
@@ -98,6 +98,10 @@ def _gfd_capabilities(needs: NodeNeeds) -> list[list[Requirement]]:
 def _more_than(key: str, value: int) -> Requirement:
     # The API has no "at least"; a negative bound is not allowed everywhere.
     return {"key": key, "operator": "Gt", "values": [str(max(0, value))]}
+
+
+def _absent(key: str) -> Requirement:
+    return {"key": key, "operator": "DoesNotExist"}
 
 
 def _one_of(key: str, values: Sequence[str]) -> Requirement:
