@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helpers.children import CONFIG, IMAGES
+from helpers.planning_world import PlanningWorld
 from helpers.sizes import GIB
 from uellm.api import parse_service
 from uellm.planner import plan
@@ -169,3 +170,9 @@ def made(make):
         return kinds | {"files": files}
 
     return build
+
+
+@pytest.fixture
+def world(make: Make) -> PlanningWorld:
+    """A cluster in the cache, and a planner."""
+    return PlanningWorld(make)
