@@ -90,7 +90,7 @@ class Reconciler:
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
             return None
-        unreported = await self._collectors.placements.refresh(observed.pods)
+        report_in_s = await self._collectors.placements.refresh(observed.pods)
         measure_in_s = await self._collectors.measurements.refresh(observed.pods)
         now = self._clock()
         ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
@@ -107,15 +107,13 @@ class Reconciler:
         planned = await self._planning.plan(observed, now)
         if planned is None:
             return None  # it is being planned, and is marked when that is done
-        recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
+        recheck_s = await self._carry_out(observed, planned, now)
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        return min(filter(None, (recheck_s, measure_in_s, ask_in_s, look_in_s)), default=None)
+        return min(filter(None, (recheck_s, report_in_s, measure_in_s, ask_in_s, look_in_s)), default=None)
 
-    async def _carry_out(
-        self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
-    ) -> float | None:
+    async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         deferred = self._planning.should_defer_pods(observed, now)
         writable = _Writable() if deferred else await self._writable(observed, planned)
         confirm_in_s = None
@@ -127,7 +125,6 @@ class Reconciler:
             planned.choice,
             change=_change(observed, writable.manifests),
             refusal=writable.refusal,
-            unreported=unreported,
             now=now,
             wanted=writable.wanted,
         )
