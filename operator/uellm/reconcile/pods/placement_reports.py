@@ -13,7 +13,7 @@ from uellm.reconcile.pods.pod_state import engine_start, is_ready
 
 REFRESH_S = 600.0
 POLL_S = 3.0
-LONGEST_POLL_S = 60.0
+LONGEST_POLL_S = 300.0
 SOON_S = 0.1
 
 
