@@ -103,13 +103,13 @@ class Operator:
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
         self._planning = Planning(self.cache, InProcess())
-        placements = PlacementReports(self._report, lambda: 0.0)
+        self.asked_at_s = 0.0
+        placements = PlacementReports(self._report, lambda: self.asked_at_s)
         self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.measured_at_s = 0.0
         measurements = Measurements(self._measured, lambda: self.measured_at_s)
         applier = Applier(self.kube, self.cache)
         self.running: dict[str, Mapping[str, Any] | None] = {}  # by pod IP, where a sidecar is not as it should be
-        self.asked_at_s = 0.0
         running = RunningReports(self._sidecar, lambda: self.asked_at_s)
         collectors = Collectors(placements, measurements, running)
         self.reconciler = Reconciler(self.cache, self._planning, collectors, applier, images, clock=lambda: self.now)

@@ -246,6 +246,7 @@ async def test_a_pods_report_becomes_its_placement(operator, service, gpu_node, 
     planned = [uuid for stage in plan["stages"] for uuid in stage["devices"]]
     report = {"devices": [{"uuid": uuid} for uuid in planned], "layers": plan["layers"]}
     watching.reports[address] = {**report, "tensor": plan["tensor"], "pipeline": plan["pipeline"]}
+    watching.later(3)
     await watching.settle("llama")
     assert (await llama.condition("PlacementVerified"))[:2] == ("True", "AsPlanned")
     (placement,) = (await llama.status())["placements"]
