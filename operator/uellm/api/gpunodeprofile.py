@@ -145,7 +145,7 @@ class DeviceProfile(StatusModel):
     """NVLinks; not set for a GPU without."""
     memory_errors: MemoryErrors | None = None
     """Errors of its memory."""
-    clocks_slowed_by: Annotated[tuple[Slowdown, ...], Field(max_length=8)] = ()
+    clocks_slowed_by: Annotated[tuple[Slowdown, ...] | None, Field(max_length=8, json_schema_extra=dict(ATOMIC))] = None
     """What slowed the clocks when the profile was written, beside the power limit."""
     health: DeviceHealth | None = None
     """Whether it may be used."""
