@@ -43,6 +43,7 @@ class FakeGPU:
     processes: int = 0
     mig: list[Any] | None = None  # slices; None: not in MIG mode, or MIG is unknown
     knows_mig: bool = True
+    instance: int | None = None  # of a slice
     nvlinks: dict[int, tuple[str, int]] = field(default_factory=dict)  # link: (remote bus id, type of the remote)
     down: frozenset[int] = frozenset()  # further links, which are down
     ancestors: dict[str, int] = field(default_factory=dict)  # uuid: level
@@ -244,6 +245,9 @@ class FakeNVML:
         if index >= len(slices) or slices[index] is None:
             raise FakeNVMLError(NOT_FOUND)
         return slices[index]
+
+    def nvmlDeviceGetGpuInstanceId(self, gpu: FakeGPU) -> int:
+        return _had(gpu.instance)
 
     def nvmlDeviceGetNvLinkState(self, gpu: FakeGPU, link: int) -> int:
         if link not in gpu.nvlinks and link not in gpu.down:

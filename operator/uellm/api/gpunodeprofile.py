@@ -133,6 +133,10 @@ class DeviceProfile(StatusModel):
     """Address on the PCI bus."""
     resource_name: Annotated[str, StringConstraints(max_length=317)] = GPU_RESOURCE
     """Extended resource by which pods request it."""
+    shares: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """To how many pods its device plugin lends it at once, by time-slicing or MPS; not set for one."""
+    memory_held_bytes: Bytes | None = None
+    """Memory in use that no pod explains, rounded up: plans do without. Not set for next to none."""
     mig: bool = False
     """Whether it is a MIG slice of a GPU."""
     power_limit_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None

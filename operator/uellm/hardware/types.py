@@ -19,6 +19,7 @@ class Device:
     index: int
     product: str
     memory_bytes: int
+    """Memory for plans: the device's own, without what something outside the cluster holds."""
     resource_name: str = GPU_RESOURCE
     compute_capability: str = ""
     numa_node: int | None = None
@@ -26,6 +27,10 @@ class Device:
     mig: bool = False
     power_limit_watts: int | None = None
     memory_free_bytes: int | None = None
+    memory_held_bytes: int = 0
+    """Memory that something outside the cluster holds."""
+    shares: int = 1
+    """To how many pods the device is lent at once."""
     bf16_flops_per_s: float | None = None
     fp16_flops_per_s: float | None = None
     fp8_flops_per_s: float | None = None
@@ -49,11 +54,14 @@ class Device:
         """Read an entry of `GPUNodeProfile.status.devices`. Raises KeyError where uuid or memoryBytes is missing."""
         measured: Mapping[str, Any] = data.get("measured") or {}
         health: Mapping[str, Any] = data.get("health") or {}
+        total, held = int(data["memoryBytes"]), int(data.get("memoryHeldBytes") or 0)
         return cls(
             uuid=data["uuid"],
             index=int(data.get("index", 0)),
             product=data.get("product", ""),
-            memory_bytes=int(data["memoryBytes"]),
+            memory_bytes=total - min(held, total),
+            memory_held_bytes=min(held, total),
+            shares=int(data.get("shares") or 1),
             resource_name=data.get("resourceName", GPU_RESOURCE),
             compute_capability=data.get("computeCapability", ""),
             numa_node=data.get("numaNode"),
@@ -87,7 +95,9 @@ class Device:
             "uuid": self.uuid,
             "product": self.product,
             "computeCapability": self.compute_capability or None,
-            "memoryBytes": self.memory_bytes,
+            "memoryBytes": self.memory_bytes + self.memory_held_bytes,
+            "memoryHeldBytes": self.memory_held_bytes or None,
+            "shares": self.shares if self.shares > 1 else None,
             "memoryFreeBytes": self.memory_free_bytes,
             "numaNode": self.numa_node,
             "pciBusId": self.pci_bus_id or None,

@@ -8,6 +8,7 @@ A GPU is Quarantined while one of these holds, and Healthy again when none does.
     RowRemapPending         a faulty row of memory is in use until the next reset
     RetirementPending       the same of a page, on GPUs before Ampere
     NVLinkDown              fewer NVLinks are up than at another time, or than on a twin of the same switch
+    NotOffered              the kubelet offers it to no pod (see offered.py)
     PCIeDegraded            half of the lanes, or fewer, that it had at another time or that a twin has
 
 Lanes count and generations do not. An idle GPU lowers its generation to save power and raises it with the next copy, so

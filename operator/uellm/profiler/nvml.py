@@ -7,7 +7,7 @@ driver upgrades on the node.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class NVMLSource:
             failed=failed,
             busy=frozenset(entry["uuid"] for gpu in seen if gpu.busy for entry in gpu.entries),
             used_bytes={uuid: used for gpu in seen for uuid, used in gpu.used_bytes.items()},
-            aliases={name: gpu.uuids for gpu in seen for name in gpu.aliases},
+            aliases={name: uuids for gpu in seen for name, uuids in gpu.aliases.items()},
         )
 
     def _gpu(self, nvml: Any, index: int) -> _Seen:
@@ -98,14 +98,13 @@ class NVMLSource:
         }
         parts = [handle] if slices is None else slices
         entries = [_entry(nvml, part, facts) for part in parts]
-        minor = ask(nvml, nvml.nvmlDeviceGetMinorNumber, handle)
         return _Seen(
             entries,
             Linked(handle, pci, connected),
             whole=slices is None,
             busy=_busy(nvml, handle),
             used_bytes={entry["uuid"]: _used_bytes(nvml, part) for entry, part in zip(entries, parts, strict=True)},
-            aliases=_aliases(minor, None if slices is None else ask(nvml, nvml.nvmlDeviceGetUUID, handle)),
+            aliases=_aliases(nvml, handle, slices, [entry["uuid"] for entry in entries]),
         )
 
     def _numa_node(self, pci: str) -> int | None:
@@ -126,11 +125,7 @@ class _Seen:
     whole: bool
     busy: bool
     used_bytes: Mapping[str, int]
-    aliases: tuple[str, ...]
-
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        return tuple(entry["uuid"] for entry in self.entries)
+    aliases: Mapping[str, tuple[str, ...]]
 
 
 def _entry(nvml: Any, part: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,10 +171,17 @@ def _used_bytes(nvml: Any, part: Any) -> int:
     return int(memory.total - memory.free)
 
 
-def _aliases(minor: int | None, gpu_of_slices: str | None) -> tuple[str, ...]:
-    """Further names: that of the GPU's device file, as Google's plugin has it, and the UUID of a GPU in slices."""
-    names = [] if minor is None else [f"nvidia{minor}"]
-    return (*names, *([gpu_of_slices] if gpu_of_slices else []))
+def _aliases(nvml: Any, gpu: Any, slices: Sequence[Any] | None, uuids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """UUIDs by the GPU's device file, as Google's plugin names GPUs and slices, and by the UUID of a GPU in slices."""
+    whole = None if slices is None else ask(nvml, nvml.nvmlDeviceGetUUID, gpu)
+    found = {} if whole is None else {str(whole): tuple(uuids)}
+    if (minor := ask(nvml, nvml.nvmlDeviceGetMinorNumber, gpu)) is None:
+        return found
+    found[f"nvidia{minor}"] = tuple(uuids)
+    for part, uuid in zip(slices or (), uuids, strict=False):
+        if (instance := ask(nvml, nvml.nvmlDeviceGetGpuInstanceId, part)) is not None:
+            found[f"nvidia{minor}/gi{instance}"] = (uuid,)
+    return found
 
 
 def _bus_id(nvml: Any, gpu: Any) -> str:

@@ -30,6 +30,14 @@ class Seen:
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured_links: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
     trouble: SourceError | None = None
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """To how many pods each device is lent at once."""
+    not_offered: Mapping[str, Fault] = field(default_factory=dict)
+    """Devices that the kubelet gives to no pod."""
+    outside_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory in use that no pod explains."""
+    remarks: Sequence[str] = ()
+    """Sentences for the condition."""
 
 
 def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> dict[str, Any]:
@@ -39,7 +47,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
     """
     sample, known = seen.sample, _by_uuid(before)
     present = [remembered(entry, known.get(entry["uuid"], {})) for entry in sample.devices]
-    faulty = faults(present)
+    faulty = {**seen.not_offered, **faults(present)}
     devices = [
         _device(entry, seen, known.get(entry["uuid"], {}), faulty.get(entry["uuid"]), now)
         for entry in sorted([*present, *_lost(sample, before)][:MOST_DEVICES], key=_order)
@@ -168,6 +176,10 @@ def _device(
     device = {**entry, "health": _health(entry, was, fault, now)}
     if uuid in seen.resource_names:
         device["resourceName"] = seen.resource_names[uuid]
+    if seen.shares.get(uuid, 1) > 1:
+        device["shares"] = seen.shares[uuid]
+    if uuid in seen.outside_bytes:
+        device["memoryHeldBytes"] = seen.outside_bytes[uuid]
     if uuid in seen.measured:
         device["measured"] = seen.measured[uuid]
     if uuid in seen.pod_uids:
@@ -192,6 +204,8 @@ def _ready(seen: Seen, before: Status, now: str) -> dict[str, Any]:
     elif seen.sample.failed:
         first = next(iter(seen.sample.failed.values()))
         message = f"{message}, {len(seen.sample.failed)} failed: {first.message}"
+    if seen.trouble is None:
+        message = "; ".join([message, *seen.remarks])
     last = _condition(before)
     since = last["lastTransitionTime"] if last.get("status") == state else now
     return {"type": READY, "status": state, "reason": reason, "message": message[:1024], "lastTransitionTime": since}

@@ -91,6 +91,8 @@ class FakeCluster:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.writes: list[dict[str, Any]] = []
         self.errors: list[KubeError] = []
+        self.events: list[dict[str, Any]] = []
+        self.no_events: KubeError | None = None
         self.failures = 0
         self.lists_of_pods = 0
         self.changed = asyncio.Condition()
@@ -140,6 +142,15 @@ class FakeCluster:
             self.writes.append(known["status"])
             self.changed.notify_all()
         return known
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        assert obj["kind"] == "Event"
+        if self.no_events is not None:
+            raise self.no_events
+        async with self.changed:
+            self.events.append(obj)
+            self.changed.notify_all()
+        return obj
 
     async def watch(self, kind: Kind, **_: Any) -> AsyncIterator[Event]:
         queue: asyncio.Queue[Event] = asyncio.Queue()

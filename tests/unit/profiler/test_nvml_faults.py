@@ -41,6 +41,7 @@ NO_GPU_WITHOUT = ("nvmlDeviceGetHandleByIndex", "nvmlDeviceGetUUID", "nvmlDevice
 NO_SAMPLE_WITHOUT = ("nvmlInit", "nvmlDeviceGetCount")
 TESTED_BY_NAME = {
     "nvmlDeviceGetMinorNumber",
+    "nvmlDeviceGetGpuInstanceId",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetRetiredPagesPendingStatus",
     "nvmlDeviceGetComputeRunningProcesses",
@@ -58,7 +59,7 @@ def library() -> FakeNVML:
     """Two H100s on a switch, slowed by heat so that every field has a value, and one cut into slices."""
     a = board("H100", "GPU-a", bus_id="00000000:01:00.0", slowdowns=0x40, ancestors={"GPU-b": 30})
     b = board("H100", "GPU-b", bus_id="00000000:02:00.0", slowdowns=0x40)
-    cut = board("H100", "GPU-c", bus_id="00000000:03:00.0", mig=[FakeGPU("MIG-1", total=40 * GIB)])
+    cut = board("H100", "GPU-c", bus_id="00000000:03:00.0", mig=[FakeGPU("MIG-1", total=40 * GIB, instance=1)])
     return FakeNVML(a, b, cut)
 
 
@@ -118,6 +119,7 @@ def test_a_call_about_the_system_loses_its_fact_alone(seen, call, code):
 LOSES_THE_GPU = sorted(
     {*OF_A_DEVICE, *NO_GPU_WITHOUT, *TESTED_BY_NAME}
     - {
+        "nvmlDeviceGetGpuInstanceId",
         # Asked of pairs, of slices and of old boards.
         "nvmlDeviceGetTopologyCommonAncestor",
         "nvmlDeviceGetMaxMigDeviceCount",
@@ -154,6 +156,8 @@ def test_without_the_library_or_the_list_nothing_is_seen(seen, call, code):
 def test_without_device_numbers_only_the_names_by_them_are_lost(seen, code):
     sample = seen("nvmlDeviceGetMinorNumber", code)
     assert sample == replace(seen(), aliases={"GPU-c": ("MIG-1",)})
+    slices = seen("nvmlDeviceGetGpuInstanceId", code)
+    assert seen().aliases.keys() - slices.aliases.keys() == {"nvidia2/gi1"}
 
 
 @pytest.mark.parametrize("code", [NOT_SUPPORTED, UNKNOWN])
