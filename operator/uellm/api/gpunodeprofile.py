@@ -190,6 +190,9 @@ class GPUNodeProfileStatus(StatusModel):
 
     observed_at: Timestamp | None = None
     """When the profiler last observed the node."""
+    heartbeat_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
+    """How often the profiler renews `observedAt` at least. A node whose profile is older than three of these is not
+    planned on. Not set in a profile that no profiler keeps."""
     source: Literal["NVML", "Simulated"] = "NVML"
     """NVML: read from the driver; Simulated: read from a description."""
     driver_version: Annotated[str | None, StringConstraints(max_length=64)] = None

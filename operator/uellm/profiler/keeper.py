@@ -281,6 +281,7 @@ class Keeper:
             measured=self._bench.devices if sample.source == NVML else {},
             measured_links=self._bench.links if sample.source == NVML else {},
             trouble=self._trouble,
+            heartbeat_s=self._periods.heartbeat_s,
         )
 
     def _in_trouble(self, error: SourceError) -> None:

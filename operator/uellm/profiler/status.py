@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Seen:
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured_links: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
     trouble: SourceError | None = None
+    heartbeat_s: float | None = None
+    """How often the profile is written at least; None for one that is written once."""
     shares: Mapping[str, int] = field(default_factory=dict)
     """To how many pods each device is lent at once."""
     not_offered: Mapping[str, Fault] = field(default_factory=dict)
@@ -54,6 +57,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
     ]
     document = {
         "observedAt": observed_at or before.get("observedAt"),
+        "heartbeatSeconds": None if seen.heartbeat_s is None else math.ceil(seen.heartbeat_s),
         "source": sample.source,
         "driverVersion": sample.driver_version or None,
         "cudaVersion": sample.cuda_version or None,
