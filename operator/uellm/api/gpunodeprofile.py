@@ -16,7 +16,7 @@ BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
 Lanes = Annotated[int | None, Field(ge=1, le=64)]
 PcieGeneration = Annotated[int | None, Field(ge=1, le=15)]
 Links = Annotated[int | None, Field(ge=0, le=64)]
-ErrorCount = Annotated[int | None, Field(ge=0, le=2**63 - 1)]
+ErrorCount = Annotated[int | None, Field(ge=0, le=2**50)]
 Slowdown = Literal["Hardware", "HardwareThermal", "SoftwareThermal", "PowerBrake"]
 
 
