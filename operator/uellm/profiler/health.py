@@ -27,7 +27,7 @@ _RESET = "drain the node and reset the GPU, or restart the node"
 ON_PURPOSE = "if that is on purpose, delete the node's GPUNodeProfile and it will be written anew"
 
 
-class Fault(NamedTuple):
+class GpuFault(NamedTuple):
     """Why a device must not be used: a CamelCase reason, and the cause in a sentence."""
 
     reason: str
@@ -50,37 +50,37 @@ def remembered(device: Device, before: Device) -> dict[str, Any]:
     return found
 
 
-def faults(devices: Sequence[Device]) -> dict[str, Fault]:
+def faults(devices: Sequence[Device]) -> dict[str, GpuFault]:
     """The first fault of each device that has one, by UUID. `devices`: the node's, with what they were."""
     found = {device["uuid"]: next(_faults(device, devices), None) for device in devices}
     return {uuid: fault for uuid, fault in found.items() if fault is not None}
 
 
-def _faults(device: Device, devices: Sequence[Device]) -> Iterator[Fault]:
+def _faults(device: Device, devices: Sequence[Device]) -> Iterator[GpuFault]:
     twins = [other for other in devices if _twins(device, other)]
     yield from _memory(_name(device), device.get("memoryErrors") or {})
     yield from _nvlinks(device, twins)
     yield from _pcie(device, twins)
 
 
-def _memory(name: str, errors: Mapping[str, Any]) -> Iterator[Fault]:
+def _memory(name: str, errors: Mapping[str, Any]) -> Iterator[GpuFault]:
     if errors.get("remapFailed"):
-        yield Fault("RowRemapFailed", f"{name} has a faulty row of memory and no spare one left: replace the board")
+        yield GpuFault("RowRemapFailed", f"{name} has a faulty row of memory and no spare one left: replace the board")
     if count := errors.get("uncorrectable"):
         were = "error of its memory was" if count == 1 else "errors of its memory were"
-        yield Fault("UncorrectableErrors", f"{name}: {count} {were} not corrected since the last reset: {_RESET}")
+        yield GpuFault("UncorrectableErrors", f"{name}: {count} {were} not corrected since the last reset: {_RESET}")
     if errors.get("remapPending"):
-        yield Fault("RowRemapPending", f"{name} has a faulty row of memory, which a reset replaces: {_RESET}")
+        yield GpuFault("RowRemapPending", f"{name} has a faulty row of memory, which a reset replaces: {_RESET}")
     if errors.get("retirementPending"):
-        yield Fault("RetirementPending", f"{name} has a faulty page of memory, which a reset retires: {_RESET}")
+        yield GpuFault("RetirementPending", f"{name} has a faulty page of memory, which a reset retires: {_RESET}")
 
 
-def _nvlinks(device: Device, twins: Sequence[Device]) -> Iterator[Fault]:
+def _nvlinks(device: Device, twins: Sequence[Device]) -> Iterator[GpuFault]:
     own = device.get("nvlinks") or {}
     if (active := own.get("active")) is None:
         return
     if active < own.get("most", active):
-        yield Fault(
+        yield GpuFault(
             "NVLinkDown",
             f"{_name(device)} has {active} NVLinks up and had {own['most']}: check the link, its bridge and the fabric "
             f"manager; {ON_PURPOSE}",
@@ -88,19 +88,19 @@ def _nvlinks(device: Device, twins: Sequence[Device]) -> Iterator[Fault]:
     # Bridges may join some GPUs and not others, but a switch has the same number of links to each.
     others = [links["active"] for twin in twins if (links := twin.get("nvlinks") or {}).get("switched")]
     if own.get("switched") and active < max(others, default=0):
-        yield Fault(
+        yield GpuFault(
             "NVLinkDown",
             f"{_name(device)} has {active} NVLinks up, and others of its product on the switch {max(others)}: check "
             "the fabric manager, then reset the GPU",
         )
 
 
-def _pcie(device: Device, twins: Sequence[Device]) -> Iterator[Fault]:
+def _pcie(device: Device, twins: Sequence[Device]) -> Iterator[GpuFault]:
     own = device.get("pcie") or {}
     if (width := own.get("width")) is None:
         return
     if 2 * width <= own.get("widest", width):
-        yield Fault(
+        yield GpuFault(
             "PCIeDegraded",
             f"{_name(device)} uses {width} PCIe lanes and used {own['widest']}: reseat it and check its riser; "
             f"{ON_PURPOSE}",
@@ -111,7 +111,7 @@ def _pcie(device: Device, twins: Sequence[Device]) -> Iterator[Fault]:
         if "width" in (link := twin.get("pcie") or {}) and link.get("maxWidth") == own.get("maxWidth")
     ]
     if 2 * width <= max(others, default=0):
-        yield Fault(
+        yield GpuFault(
             "PCIeDegraded",
             f"{_name(device)} uses {width} PCIe lanes, and others of its product {max(others)}: reseat it and check "
             "its riser",

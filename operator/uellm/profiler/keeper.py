@@ -28,7 +28,7 @@ from uellm.profiler.allocations import Allocations, allocations
 from uellm.profiler.device_names import Names, unknown_names
 from uellm.profiler.events import Turn, turns
 from uellm.profiler.metrics import ProfilerMetrics
-from uellm.profiler.offered import Offered
+from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.outside_memory import OutsideMemory
 from uellm.profiler.podresources import DeviceId, Held, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
@@ -83,7 +83,7 @@ class Keeper:
         self._looked_at = ""
         self._trouble: SourceError | None = None
         self._listed: Listed | None = None
-        self._offered = Offered()
+        self._offered = KubeletOffer()
         self._outside = OutsideMemory()
         self._measuring: frozenset[str] = frozenset()
         # Derived and written.

@@ -72,30 +72,30 @@ def nvlinks(nvml: Any, gpu: Any) -> NVLinks:
     """The NVLinks of a GPU. Raises NVMLError for a GPU that is lost."""
     peers, switch = set(), False
     states = [_state(nvml, gpu, link) for link in range(nvml.NVML_NVLINK_MAX_LINKS)]
-    for link in (link for link, state in enumerate(states) if state is _State.UP):
+    for link in (link for link, state in enumerate(states) if state is _LinkState.UP):
         remote = ask(nvml, nvml.nvmlDeviceGetNvLinkRemotePciInfo, gpu, link)
         if remote is not None:
             peers.add(bus_id(remote.busId))
         switch = switch or ask(nvml, nvml.nvmlDeviceGetNvLinkRemoteDeviceType, gpu, link) == _REMOTE_IS_SWITCH
     # A link whose state cannot be read must not look like one that is down.
-    told = _State.UNKNOWN not in states and any(state is not _State.ABSENT for state in states)
-    return NVLinks(frozenset(peers), switch, states.count(_State.UP) if told else None)
+    told = _LinkState.UNKNOWN not in states and any(state is not _LinkState.ABSENT for state in states)
+    return NVLinks(frozenset(peers), switch, states.count(_LinkState.UP) if told else None)
 
 
-class _State(Enum):
+class _LinkState(Enum):
     UP = "up"
     DOWN = "down"
     ABSENT = "absent"
     UNKNOWN = "unknown"
 
 
-def _state(nvml: Any, gpu: Any, link: int) -> _State:
+def _state(nvml: Any, gpu: Any, link: int) -> _LinkState:
     try:
-        return _State.UP if nvml.nvmlDeviceGetNvLinkState(gpu, link) else _State.DOWN
+        return _LinkState.UP if nvml.nvmlDeviceGetNvLinkState(gpu, link) else _LinkState.DOWN
     except nvml.NVMLError as error:
         if error.value in GONE:
             raise
-        return _State.ABSENT if error.value in _NO_LINK else _State.UNKNOWN
+        return _LinkState.ABSENT if error.value in _NO_LINK else _LinkState.UNKNOWN
 
 
 def _common_ancestor(nvml: Any, a: Any, b: Any) -> str:

@@ -62,7 +62,7 @@ class NVMLSource:
         return self._nvml
 
     def _look(self, nvml: Any) -> Sample:
-        seen, failed = list[_Seen](), dict[int, DeviceFailure]()
+        seen, failed = list[_SeenGpu](), dict[int, DeviceFailure]()
         for index in range(nvml.nvmlDeviceGetCount()):
             try:
                 seen.append(self._gpu(nvml, index))
@@ -80,7 +80,7 @@ class NVMLSource:
             aliases={name: uuids for gpu in seen for name, uuids in gpu.aliases.items()},
         )
 
-    def _gpu(self, nvml: Any, index: int) -> _Seen:
+    def _gpu(self, nvml: Any, index: int) -> _SeenGpu:
         """One GPU. Raises NVMLError where it is lost, or tells not even its name and memory."""
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         slices = _mig_devices(nvml, handle)
@@ -98,7 +98,7 @@ class NVMLSource:
         }
         parts = [handle] if slices is None else slices
         entries = [_entry(nvml, part, facts) for part in parts]
-        return _Seen(
+        return _SeenGpu(
             entries,
             Linked(handle, pci, connected),
             whole=slices is None,
@@ -117,7 +117,7 @@ class NVMLSource:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SeenGpu:
     """A GPU: its entry of `status.devices`, or those of its MIG slices."""
 
     entries: list[dict[str, Any]]

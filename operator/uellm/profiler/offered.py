@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from uellm.profiler.device_names import Names
-from uellm.profiler.health import Fault
+from uellm.profiler.health import GpuFault
 from uellm.profiler.podresources import DeviceId
 
 PATIENCE_S = 60.0
@@ -15,7 +15,7 @@ PATIENCE_S = 60.0
 NOT_OFFERED = "NotOffered"
 
 
-class Offered:
+class KubeletOffer:
     """What the kubelet said so far. Names and shares are only added: a restarted kubelet knows none for a moment."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Offered:
         """The resource by which each device is asked for, by UUID."""
         self.shares: dict[str, int] = {}
         """To how many pods a device is lent at once, by UUID: more than one by time-slicing or MPS."""
-        self.faults: dict[str, Fault] = {}
+        self.faults: dict[str, GpuFault] = {}
         """Devices that the kubelet does not offer, by UUID."""
         self._offered_s: dict[str, float] = {}
 
@@ -52,8 +52,8 @@ class Offered:
         return bool(offered) or now_s - self._offered_s.get(uuid, now_s) > PATIENCE_S
 
 
-def _fault(uuid: str) -> Fault:
-    return Fault(
+def _fault(uuid: str) -> GpuFault:
+    return GpuFault(
         NOT_OFFERED,
         f"the kubelet offers {uuid} to no pod: its device plugin calls it unhealthy (for Xid errors, say) or does not "
         "run: see the log of the device plugin on the node",

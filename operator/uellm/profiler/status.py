@@ -12,7 +12,7 @@ from uellm import __version__
 from uellm.api import parse
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.hardware.types import HEALTHY
-from uellm.profiler.health import ON_PURPOSE, Fault, faults, remembered
+from uellm.profiler.health import ON_PURPOSE, GpuFault, faults, remembered
 from uellm.profiler.sample import DeviceFailure, Sample, SourceError
 
 READY = "Ready"
@@ -35,7 +35,7 @@ class Seen:
     """How often the profile is written at least; None for one that is written once."""
     shares: Mapping[str, int] = field(default_factory=dict)
     """To how many pods each device is lent at once."""
-    not_offered: Mapping[str, Fault] = field(default_factory=dict)
+    not_offered: Mapping[str, GpuFault] = field(default_factory=dict)
     """Devices that the kubelet gives to no pod."""
     outside_bytes: Mapping[str, int] = field(default_factory=dict)
     """Memory in use that no pod explains."""
@@ -174,7 +174,7 @@ def _summary(devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _device(
-    entry: Mapping[str, Any], seen: Seen, was: Mapping[str, Any], fault: Fault | None, now: str
+    entry: Mapping[str, Any], seen: Seen, was: Mapping[str, Any], fault: GpuFault | None, now: str
 ) -> dict[str, Any]:
     uuid = entry["uuid"]
     device = {**entry, "health": _health(entry, was, fault, now)}
@@ -191,7 +191,7 @@ def _device(
     return device
 
 
-def _health(entry: Mapping[str, Any], was: Mapping[str, Any], fault: Fault | None, now: str) -> dict[str, Any]:
+def _health(entry: Mapping[str, Any], was: Mapping[str, Any], fault: GpuFault | None, now: str) -> dict[str, Any]:
     """`fault`: what was found now. What a description, or the loss of a GPU, says comes first."""
     health = {"state": HEALTHY, **(entry.get("health") or {})}
     if fault is not None and health["state"] == HEALTHY:

@@ -17,7 +17,7 @@ PERIODS = 3
 """A profiler that misses two heartbeats may wait for the API server."""
 
 
-class _Seen(NamedTuple):
+class _Renewal(NamedTuple):
     observed_at: str
     since_s: float
 
@@ -26,7 +26,7 @@ class ProfileAges:
     """When each profile was seen to change."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Renewal] = {}
 
     def stale(self, profiles: Iterable[Mapping[str, Any]], now_s: float) -> dict[str, str]:
         """Why each stale profile is not planned on, by node. `now_s`: of a monotonic clock."""
@@ -36,7 +36,7 @@ class ProfileAges:
             name, status = profile["metadata"]["name"], profile.get("status") or {}
             observed_at, heartbeat_s = status.get("observedAt", ""), status.get("heartbeatSeconds")
             known = before.get(name)
-            seen = known if known and known.observed_at == observed_at else _Seen(observed_at, now_s)
+            seen = known if known and known.observed_at == observed_at else _Renewal(observed_at, now_s)
             self._seen[name] = seen
             if heartbeat_s and now_s - seen.since_s > PERIODS * heartbeat_s:
                 minutes = math.ceil(PERIODS * heartbeat_s / 60)

@@ -8,7 +8,7 @@ from helpers.fake_nvml import FakeGPU, FakeNVML, board
 from uellm.profiler.allocations import allocations
 from uellm.profiler.device_names import Names, is_gpu_resource, unknown_names
 from uellm.profiler.nvml import NVMLSource
-from uellm.profiler.offered import Offered
+from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.podresources import DeviceId, Listed, PodKey
 from uellm.profiler.sample import Sample
 
@@ -165,10 +165,10 @@ def test_names_that_mean_no_device_are_told_in_a_sentence(sample):
 @pytest.fixture
 def offer(sample):
     """`offer(ids, now_s)`: what is known after the kubelet has offered these."""
-    offered, names = Offered(), Names(sample)
+    offered, names = KubeletOffer(), Names(sample)
     present = [device["uuid"] for device in sample.devices]
 
-    def answer(ids: set[DeviceId], now_s: float = 0.0) -> Offered:
+    def answer(ids: set[DeviceId], now_s: float = 0.0) -> KubeletOffer:
         offered.update(frozenset(ids), names, present, now_s)
         return offered
 
@@ -227,7 +227,7 @@ def test_gpus_by_names_that_mean_no_device_are_not_missed(offer):
 
 
 def test_a_new_process_knows_what_the_last_one_missed(sample):
-    offered = Offered()
+    offered = KubeletOffer()
     offered.adopt({"devices": [{"uuid": A, "health": {"state": "Quarantined", "reason": "NotOffered"}}, {"uuid": B}]})
     offered.update(frozenset(), Names(sample), [A, B], 0.0)
     assert offered.faults.keys() == {A}
