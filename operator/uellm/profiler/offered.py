@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from uellm.profiler.device_names import Names
@@ -12,11 +12,16 @@ from uellm.profiler.podresources import DeviceId
 
 PATIENCE_S = 60.0
 """A device plugin that is replaced, or a kubelet that was restarted, offers nothing for some seconds."""
+ANSWERS = 2
+"""One plugin offers whole GPUs and several kinds of slices one after the other when it starts."""
 NOT_OFFERED = "NotOffered"
 
 
 class KubeletOffer:
-    """What the kubelet said so far. Names and shares are only added: a restarted kubelet knows none for a moment."""
+    """What the kubelet said so far.
+
+    Names and shares are only added: a restarted kubelet knows none for a moment.
+    """
 
     def __init__(self) -> None:
         self.resource_names: dict[str, str] = {}
@@ -26,14 +31,16 @@ class KubeletOffer:
         self.faults: dict[str, GpuFault] = {}
         """Devices that the kubelet does not offer, by UUID."""
         self._offered_s: dict[str, float] = {}
+        self._left_out: Counter[str] = Counter()
 
     def adopt(self, status: Mapping[str, Any]) -> None:
         """Take over from an earlier process what it found: the kubelet may offer nothing since then."""
         for device in status.get("devices") or ():
             if (device.get("health") or {}).get("reason") == NOT_OFFERED:
                 self._offered_s[device["uuid"]] = float("-inf")
+                self._left_out[device["uuid"]] = ANSWERS
 
-    def update(self, allocatable: Collection[DeviceId], names: Names, present: Iterable[str], now_s: float) -> None:
+    def update(self, allocatable: Collection[DeviceId], names: Names, present: Collection[str], now_s: float) -> None:
         """The kubelet's answer. `present`: UUIDs of the devices that the driver sees."""
         offered = names.offered(allocatable)
         for uuid, ids in offered.items():
@@ -41,6 +48,9 @@ class KubeletOffer:
             # The same GPU may be offered by two plugins, each with its own count.
             self.shares[uuid] = max(Counter(each.resource for each in ids).values())
             self._offered_s[uuid] = now_s
+        # With other GPUs on offer the plugin is there, and leaves these out on purpose.
+        left_out = [uuid for uuid in present if uuid not in offered] if offered else list(self._left_out)
+        self._left_out = Counter({uuid: min(self._left_out[uuid] + bool(offered), ANSWERS) for uuid in left_out})
         # A GPU whose plugin has other names for it would look as if it were not offered.
         told = not names.unknown(allocatable)
         self.faults = {uuid: _fault(uuid) for uuid in present if told and self._is_missing(uuid, offered, now_s)}
@@ -48,8 +58,7 @@ class KubeletOffer:
     def _is_missing(self, uuid: str, offered: Mapping[str, Any], now_s: float) -> bool:
         if uuid in offered:
             return False
-        # With other GPUs on offer the plugin is there, and leaves this one out on purpose.
-        return bool(offered) or now_s - self._offered_s.get(uuid, now_s) > PATIENCE_S
+        return self._left_out[uuid] >= ANSWERS or now_s - self._offered_s.get(uuid, now_s) > PATIENCE_S
 
 
 def _fault(uuid: str) -> GpuFault:

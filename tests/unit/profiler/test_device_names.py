@@ -198,6 +198,7 @@ def test_each_device_has_the_resource_that_the_kubelet_counts_it_under(offer):
 
 def test_a_gpu_that_its_plugin_calls_unhealthy_is_not_offered_until_it_is_healthy(offer):
     assert offer(EVERYTHING).faults == {}
+    assert offer(EVERYTHING - gpus(B)).faults == {}  # the plugin may only just have begun
     assert offer(EVERYTHING - gpus(B)).faults == {
         B: (
             "NotOffered",
@@ -205,7 +206,9 @@ def test_a_gpu_that_its_plugin_calls_unhealthy_is_not_offered_until_it_is_health
             "run: see the log of the device plugin on the node",
         )
     }
+    assert offer(set()).faults.keys() == {B}
     assert offer(EVERYTHING).faults == {}
+    assert offer(EVERYTHING - gpus(B)).faults == {}
 
 
 def test_a_plugin_that_is_replaced_takes_no_gpu_out_and_one_that_stays_away_takes_all(offer):
