@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uellm.hardware.names import GPU_RESOURCE, SLOWEST_LINK
@@ -48,6 +48,13 @@ class Device:
     def usable(self) -> bool:
         """Healthy and not excluded. Says nothing about whether it is free."""
         return self.health_state == HEALTHY and not self.excluded_reason
+
+    @property
+    def as_built(self) -> Device:
+        """The device with all of its memory: what another node of this kind has."""
+        if not self.memory_held_bytes:
+            return self
+        return replace(self, memory_bytes=self.memory_bytes + self.memory_held_bytes, memory_held_bytes=0)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, excluded_reason: str = "") -> Device:
