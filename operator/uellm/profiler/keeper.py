@@ -17,7 +17,7 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from uellm.api.node_labels import own_labels
 from uellm.errors import BadInput
@@ -30,20 +30,13 @@ from uellm.profiler.events import Turn, turns
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.outside_memory import OutsideMemory
-from uellm.profiler.podresources import DeviceId, Held, KubeletSilent, Listed
+from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
 from uellm.profiler.sample import NVML, SIMULATED, DriverChanged, Sample, Source, SourceError
 from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
-
-
-class Kubelet(Protocol):
-    """The part of `PodResources` that the keeper uses."""
-
-    async def held(self) -> Listed: ...  # noqa: D102
-    async def allocatable(self) -> frozenset[DeviceId]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import grpc
 
@@ -65,6 +65,13 @@ class Held:
     """Pods that have GPUs by names which are none of the devices'."""
     unclear: tuple[str, ...] = ()
     """The devices that these pods may have."""
+
+
+class Kubelet(Protocol):
+    """The part of `PodResources` that the profiler needs all the time."""
+
+    async def held(self) -> Listed: ...  # noqa: D102
+    async def allocatable(self) -> frozenset[DeviceId]: ...  # noqa: D102
 
 
 class PodResources:
