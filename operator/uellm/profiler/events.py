@@ -39,7 +39,7 @@ def event(turn: Turn, node: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     return {
         "apiVersion": EVENT.api_version,
         "kind": EVENT.kind,
-        "metadata": {"generateName": f"{name}.", "namespace": NAMESPACE},
+        "metadata": {"generateName": f"{name}-", "namespace": NAMESPACE},
         "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": "Normal" if turn.reason == "GPUHealthy" else "Warning",
         "reason": turn.reason,
