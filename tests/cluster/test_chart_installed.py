@@ -117,9 +117,72 @@ def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Ru
 
 
 def test_the_profiler_may_write_profiles_and_labels_of_nodes_alone(run: Run) -> None:
-    may = ["patch uellm.io/gpunodeprofiles/status", "patch /nodes"]
-    may_not = ["delete /nodes", "patch /pods default", "get /secrets default"]
+    may = ["patch uellm.io/gpunodeprofiles/status", "patch /nodes", "create events.k8s.io/events default"]
+    may_not = ["delete /nodes", "patch /pods default", "create events.k8s.io/events team-a", "get /secrets default"]
     assert allowed(run, f"{PROFILER_NAMESPACE}:uellm-profiler", *may, *may_not) == may
+
+
+def test_a_profilers_token_writes_to_its_own_node_and_profile_alone(run: Run, tmp_path: Path) -> None:
+    for name in ("node-a", "node-b"):
+        run("kubectl", "create", "-f", "-", given={"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    run("kubectl", "create", "-f", "-", given=profile_named("node-b"))
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "profiler-a", "namespace": PROFILER_NAMESPACE},
+        "spec": {
+            "nodeName": "node-a",
+            "serviceAccountName": "uellm-profiler",
+            "containers": [{"name": "profiler", "image": "none"}],
+        },
+    }
+    run("kubectl", "create", "-f", "-", given=pod)
+    bound = ("--bound-object-kind", "Pod", "--bound-object-name", "profiler-a")
+    own = as_account(run, tmp_path / "own", f"{PROFILER_NAMESPACE}:uellm-profiler", *bound)
+    run("kubectl", *own, "create", "-f", "-", given=profile_named("node-a"))
+    observed = json.dumps({"status": {"source": "Simulated"}})
+    status = ("--subresource=status", "--type=merge", "-p", observed)
+    run("kubectl", *own, "patch", "gnp/node-a", *status)
+    run("kubectl", *own, "label", "node/node-a", "uellm.io/gpu.count=1")
+
+    elsewhere = "a profiler writes to its own node and its own node's profile alone"
+    assert elsewhere in refused(run, *own, "create", "-f", "-", given=profile_named("node-c"))
+    assert elsewhere in refused(run, *own, "patch", "gnp/node-b", *status)
+    assert elsewhere in refused(
+        run, *own, "patch", "gnp/node-b", "--type=merge", "-p", '{"metadata": {"labels": {"a": "b"}}}'
+    )
+    assert elsewhere in refused(run, *own, "label", "node/node-b", "uellm.io/gpu.count=1")
+    assert "a profiler changes labels alone" in refused(run, *own, "annotate", "node/node-a", "a=b")
+    assert "labels of uellm.io alone" in refused(run, *own, "label", "node/node-a", "team=ml")
+
+    # A token of the same account that names no node, as of a Secret.
+    unbound = as_account(run, tmp_path / "unbound", f"{PROFILER_NAMESPACE}:uellm-profiler")
+    assert elsewhere in refused(run, *unbound, "patch", "gnp/node-a", *status)
+    # Nobody else is held to it.
+    run("kubectl", "patch", "gnp/node-b", *status)
+    run("kubectl", "delete", "node/node-a", "node/node-b", "gnp/node-a", "gnp/node-b")
+
+
+def profile_named(name: str) -> dict[str, Any]:
+    return {"apiVersion": "uellm.io/v1alpha1", "kind": "GPUNodeProfile", "metadata": {"name": name}}
+
+
+def refused(run: Run, *args: str, given: Any = None) -> str:
+    """What kubectl says when the API server refuses."""
+    with pytest.raises(AssertionError) as caught:
+        run("kubectl", *args, given=given)
+    return str(caught.value)
+
+
+def as_account(run: Run, kubeconfig: Path, account: str, *args: str) -> tuple[str, ...]:
+    """Arguments of kubectl that make it a service account, by a token that is made with `args`."""
+    namespace, name = account.split(":")
+    token = run("kubectl", "create", "token", name, "-n", namespace, *args).strip()
+    admin = yaml.safe_load(run("kubectl", "config", "view", "--raw"))
+    for user in admin["users"]:
+        user["user"] = {"token": token}
+    kubeconfig.write_text(yaml.safe_dump(admin))
+    return ("--kubeconfig", str(kubeconfig))
 
 
 def test_the_scheduler_may_bind_pods_and_its_extender_read_profiles(run: Run) -> None:
@@ -144,13 +207,8 @@ def test_who_edits_a_namespace_edits_its_services(run: Run) -> None:
 @contextmanager
 def process_as(run: Run, account: str, directory: Path, *args: str) -> Iterator[Path]:
     """`uellm ARGS` with the rights of a service account; returns its log."""
-    namespace, name = account.split(":")
-    admin = yaml.safe_load(run("kubectl", "config", "view", "--raw", "-o", "yaml"))
-    token = run("kubectl", "create", "token", name, "-n", namespace).strip()
-    for user in admin["users"]:
-        user["user"] = {"token": token}
     kubeconfig, log = directory / "kubeconfig", directory / "log"
-    kubeconfig.write_text(yaml.safe_dump(admin))
+    as_account(run, kubeconfig, account)
     program = str(Path(sys.executable).with_name("uellm"))
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
     with log.open("w") as output:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from uellm.kube import GPUNODEPROFILE, NODE, Kube
+from uellm.kube.kinds import CORE_EVENT
 from uellm.profiler.kubelet import podresources_pb2 as pr
 from uellm.profiler.kubelet import podresources_pb2_grpc as pr_grpc
 
@@ -114,6 +115,22 @@ async def test_a_profile_describes_the_node_that_owns_it(kube, node, profile):
     assert profile["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
     assert profile["status"]["source"] == "Simulated"
     assert profile["status"]["links"] == STATUS["links"]
+
+
+async def test_a_faulty_gpu_is_quarantined_with_an_event_on_its_node(kube, node, profile, eventually, tmp_path):
+    faulty = [{**STATUS["devices"][0], "memoryErrors": {"remapPending": True}}, STATUS["devices"][1]]
+    (tmp_path / "gpus.yaml").write_text(yaml.safe_dump({**STATUS, "devices": faulty}))
+
+    async def events() -> list[dict[str, Any]]:
+        found = await kube.list(CORE_EVENT, "default", field_selector=f"involvedObject.name={node}")
+        return [each for each in found if each["reason"] == "RowRemapPending"]
+
+    [event] = await eventually(events)
+    owner = await kube.get(NODE, node)
+    assert event["involvedObject"]["uid"] == owner["metadata"]["uid"]
+    assert event["type"] == "Warning"
+    assert event["message"].startswith("GPU 0 has a faulty row of memory")
+    assert (await devices(kube, node))["GPU-a"]["health"]["reason"] == "RowRemapPending"
 
 
 async def test_a_person_s_exclusions_outlive_a_changed_description(kube, node, profile, eventually, tmp_path):

@@ -13,6 +13,11 @@ from uellm.hardware import GPU_RESOURCE, LinkKind
 
 Gigaflops = Annotated[int | None, Field(ge=1, le=10**9)]
 BytesPerSecond = Annotated[int | None, Field(ge=1, le=2**50)]
+Lanes = Annotated[int | None, Field(ge=1, le=64)]
+PcieGeneration = Annotated[int | None, Field(ge=1, le=15)]
+Links = Annotated[int | None, Field(ge=0, le=64)]
+ErrorCount = Annotated[int | None, Field(ge=0, le=2**50)]
+Slowdown = Literal["Hardware", "HardwareThermal", "SoftwareThermal", "PowerBrake"]
 
 
 class ExcludedDevice(Model):
@@ -66,6 +71,49 @@ class Allocation(StatusModel):
     """UID of the pod."""
 
 
+class PcieLink(StatusModel):
+    """The GPU's link to the PCIe bus, as far as the driver reports it."""
+
+    width: Lanes = None
+    """Lanes in use."""
+    widest: Lanes = None
+    """The most lanes that were in use since the profile exists, at this place on the bus."""
+    max_width: Lanes = None
+    """Lanes that the GPU and its slot have."""
+    generation: PcieGeneration = None
+    """Generation in use when the profile was written. An idle GPU lowers it to save power."""
+    max_generation: PcieGeneration = None
+    """Newest generation of the GPU and its slot."""
+
+
+class NvLinks(StatusModel):
+    """The GPU's NVLinks."""
+
+    active: Links = None
+    """How many are up."""
+    most: Links = None
+    """The most that were up since the profile exists, at this place on the bus."""
+    switched: bool | None = None
+    """Whether they lead to an NVSwitch."""
+
+
+class MemoryErrors(StatusModel):
+    """Errors of the GPU's memory, as far as the driver reports them."""
+
+    ecc: bool | None = None
+    """Whether error correction is on."""
+    uncorrectable: ErrorCount = None
+    """Uncorrectable errors since the driver was loaded or the GPU reset."""
+    uncorrectable_ever: ErrorCount = None
+    """Uncorrectable errors over the GPU's life."""
+    remap_pending: bool | None = None
+    """Whether a faulty row of memory will be replaced at the next reset."""
+    remap_failed: bool | None = None
+    """Whether a faulty row of memory could not be replaced."""
+    retirement_pending: bool | None = None
+    """Whether a faulty page of memory will be retired at the next reset, on GPUs that cannot replace rows."""
+
+
 class DeviceProfile(StatusModel):
     """One GPU."""
 
@@ -87,10 +135,24 @@ class DeviceProfile(StatusModel):
     """Address on the PCI bus."""
     resource_name: Annotated[str, StringConstraints(max_length=317)] = GPU_RESOURCE
     """Extended resource by which pods request it."""
+    shares: Annotated[int | None, Field(ge=1, le=1024)] = None
+    """To how many pods its device plugin lends it at once, by time-slicing or MPS; not set for one."""
+    memory_held_bytes: Bytes | None = None
+    """Memory in use that no pod explains, rounded up: plans do without. Not set for next to none."""
     mig: bool = False
     """Whether it is a MIG slice of a GPU."""
     power_limit_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None
     """Power limit."""
+    power_limit_default_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None
+    """Power limit that the board has by default."""
+    pcie: PcieLink | None = None
+    """Link to the PCIe bus."""
+    nvlinks: NvLinks | None = None
+    """NVLinks; not set for a GPU without."""
+    memory_errors: MemoryErrors | None = None
+    """Errors of its memory."""
+    clocks_slowed_by: Annotated[tuple[Slowdown, ...] | None, Field(max_length=8, json_schema_extra=dict(ATOMIC))] = None
+    """What slowed the clocks when the profile was written, beside the power limit."""
     health: DeviceHealth | None = None
     """Whether it may be used."""
     measured: Measured | None = None
@@ -130,6 +192,9 @@ class GPUNodeProfileStatus(StatusModel):
 
     observed_at: Timestamp | None = None
     """When the profiler last observed the node."""
+    heartbeat_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
+    """How often the profiler renews `observedAt` at least. A node whose profile is older than three of these is not
+    planned on. Not set in a profile that no profiler keeps."""
     source: Literal["NVML", "Simulated"] = "NVML"
     """NVML: read from the driver; Simulated: read from a description."""
     driver_version: Annotated[str | None, StringConstraints(max_length=64)] = None

@@ -23,11 +23,12 @@ def class_name(node: Node) -> str:
 
 def class_document(node: Node, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """The GPUNodeClass of a node like this one. `labels`: what its nodes carry besides the labels of their GPUs."""
-    index = {device.uuid: position for position, device in enumerate(node.devices)}
-    spec: dict[str, Any] = {"labels": {**labels, **gpu_labels(node.devices, simulated=node.simulated)}}
+    devices = [device.as_built for device in node.devices]
+    index = {device.uuid: position for position, device in enumerate(devices)}
+    spec: dict[str, Any] = {"labels": {**labels, **gpu_labels(devices, simulated=node.simulated)}}
     if node.simulated:
         spec["simulated"] = True
-    spec["devices"] = [_device(device, position) for position, device in enumerate(node.devices)]
+    spec["devices"] = [_device(device, position) for position, device in enumerate(devices)]
     links = [link for link in node.links if link.a in index and link.b in index]
     if links:
         spec["links"] = [{**link.to_dict(), "a": index[link.a], "b": index[link.b]} for link in links]

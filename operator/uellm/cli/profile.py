@@ -24,6 +24,7 @@ from uellm.errors import BadInput
 from uellm.hardware import Node
 from uellm.profiler import podresources
 from uellm.profiler.allocations import allocations
+from uellm.profiler.device_names import Names
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.process import now
 from uellm.profiler.sample import NVML, SIMULATED, Sample
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _profile(node: str, sample: Sample, *, described: bool) -> dict[str, Any]:
     here = not described and Path(podresources.SOCKET).exists()
-    pods = asyncio.run(_pods()) if here else {}
+    pods = asyncio.run(_pods(sample)) if here else {}
     time = now()
     return {
         "apiVersion": "uellm.io/v1alpha1",
@@ -99,11 +100,11 @@ def _label(text: str) -> tuple[str, str]:
     return key, value
 
 
-async def _pods() -> dict[str, str]:
+async def _pods(sample: Sample) -> dict[str, str]:
     """The pod that has each device, by namespace and name; empty if the kubelet does not answer."""
     kubelet = podresources.PodResources()
     try:
-        return dict(allocations(await kubelet.held(), (), {}).pod_uids)
+        return dict(allocations(Names(sample).held(await kubelet.held()), (), {}).pod_uids)
     except podresources.KubeletSilent:
         return {}
     finally:

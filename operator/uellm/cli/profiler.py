@@ -17,7 +17,8 @@ Its pod's requirements:
     security  runAsUser 0 (the kubelet's socket belongs to root), runAsNonRoot false, drop ALL capabilities,
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
-              core nodes: get; core pods: list (field selector spec.nodeName, for the pods' UIDs).
+              core nodes: get, patch (labels); core pods: list (field selector spec.nodeName, for the pods' UIDs);
+              events.k8s.io events: create in the namespace default.
     probes    none: on a fatal error the process exits with status 1.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.sidecar_client import SidecarClient
 from uellm.reconcile.reconciler import Reconciler
+from uellm.reconcile.stale_profiles import ProfileAges
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ WORKERS = 32
 PLANNERS = 2
 # A pass waits for no search, but it may wait for several calls of the API server, and for one rendering.
 LONGEST_PASS_S = 5 * REQUEST_TIMEOUT_S + PLANNING_TIMEOUT_S
+LOOK_AT_PROFILES_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class _Operator:
             lease.keep(),
             NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
             _resync(kube, self._cache, watcher, collectors),
+            _find_stale_profiles(self._cache, watcher, clock),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -157,6 +161,17 @@ async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collec
         pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
         collectors.keep(pods)
         watcher.mark_all()
+
+
+async def _find_stale_profiles(cache: Cache, watcher: Watcher, clock: Callable[[], float]) -> None:
+    ages = ProfileAges()
+    while True:
+        before = cache.stale_profiles
+        if cache.set_stale_profiles(ages.stale(cache.profiles(), clock())):
+            for name in cache.stale_profiles.keys() - before.keys():
+                logger.warning("node %s is not planned on: %s", name, cache.stale_profiles[name])
+            watcher.mark_all()
+        await asyncio.sleep(LOOK_AT_PROFILES_S)
 
 
 async def _until_one_ends(*coroutines: object) -> None:

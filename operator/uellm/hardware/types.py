@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from uellm.hardware.names import GPU_RESOURCE, SLOWEST_LINK
@@ -19,6 +19,7 @@ class Device:
     index: int
     product: str
     memory_bytes: int
+    """Memory for plans: the device's own, without what something outside the cluster holds."""
     resource_name: str = GPU_RESOURCE
     compute_capability: str = ""
     numa_node: int | None = None
@@ -26,6 +27,10 @@ class Device:
     mig: bool = False
     power_limit_watts: int | None = None
     memory_free_bytes: int | None = None
+    memory_held_bytes: int = 0
+    """Memory that something outside the cluster holds."""
+    shares: int = 1
+    """To how many pods the device is lent at once."""
     bf16_flops_per_s: float | None = None
     fp16_flops_per_s: float | None = None
     fp8_flops_per_s: float | None = None
@@ -44,16 +49,26 @@ class Device:
         """Healthy and not excluded. Says nothing about whether it is free."""
         return self.health_state == HEALTHY and not self.excluded_reason
 
+    @property
+    def as_built(self) -> Device:
+        """The device with all of its memory: what another node of this kind has."""
+        if not self.memory_held_bytes:
+            return self
+        return replace(self, memory_bytes=self.memory_bytes + self.memory_held_bytes, memory_held_bytes=0)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, excluded_reason: str = "") -> Device:
         """Read an entry of `GPUNodeProfile.status.devices`. Raises KeyError where uuid or memoryBytes is missing."""
         measured: Mapping[str, Any] = data.get("measured") or {}
         health: Mapping[str, Any] = data.get("health") or {}
+        total, held = int(data["memoryBytes"]), int(data.get("memoryHeldBytes") or 0)
         return cls(
             uuid=data["uuid"],
             index=int(data.get("index", 0)),
             product=data.get("product", ""),
-            memory_bytes=int(data["memoryBytes"]),
+            memory_bytes=total - min(held, total),
+            memory_held_bytes=min(held, total),
+            shares=int(data.get("shares") or 1),
             resource_name=data.get("resourceName", GPU_RESOURCE),
             compute_capability=data.get("computeCapability", ""),
             numa_node=data.get("numaNode"),
@@ -87,7 +102,9 @@ class Device:
             "uuid": self.uuid,
             "product": self.product,
             "computeCapability": self.compute_capability or None,
-            "memoryBytes": self.memory_bytes,
+            "memoryBytes": self.memory_bytes + self.memory_held_bytes,
+            "memoryHeldBytes": self.memory_held_bytes or None,
+            "shares": self.shares if self.shares > 1 else None,
             "memoryFreeBytes": self.memory_free_bytes,
             "numaNode": self.numa_node,
             "pciBusId": self.pci_bus_id or None,

@@ -25,7 +25,8 @@ def allocations(held: Held, pods: Iterable[Mapping[str, Any]], before: Mapping[s
     - a pod that the API server does not list (yet, or any longer) is identified by namespace and name instead of UID;
     - a restarted kubelet knows no pods for a moment, so a pod that it does not list and that is alive according to
       the API server keeps its devices.
-    A pod that has ended holds no devices, although some kubelets still list them.
+    A pod that has ended holds no devices, although some kubelets still list them. Devices of which it is not known
+    whether a pod has them are taken, by the pod's name: they are free to nobody, not even to the pod's own service.
     """
     living: dict[PodKey, str] = {}
     ended: set[PodKey] = set()
@@ -40,8 +41,16 @@ def allocations(held: Held, pods: Iterable[Mapping[str, Any]], before: Mapping[s
         if metadata.get("deletionTimestamp"):
             leaving.add(key)
 
-    pod_uids = {device: living.get(key, str(key)[:MAX_UID]) for device, key in held.devices.items() if key not in ended}
-    unmentioned = {uid for key, uid in living.items() if key not in held.pods and key not in leaving}
+    pod_uids = {device: living.get(key, _name(key)) for device, key in held.devices.items() if key not in ended}
+    if (unmatched := next((key for key in held.unmatched if key not in ended), None)) is not None:
+        pod_uids |= dict.fromkeys(held.unclear, _name(unmatched))
+    silent = [key for key in living if key not in held.pods and key not in leaving]
+    unmentioned = {holder for key in silent for holder in (living[key], _name(key))}
     kept = {device: uid for device, uid in before.items() if uid in unmentioned and device not in pod_uids}
     named = all(key in living or key in ended for key in held.devices.values())
     return Allocations({**kept, **pod_uids}, settled=named and not kept)
+
+
+def _name(key: PodKey) -> str:
+    """What stands in the place of a UID."""
+    return str(key)[:MAX_UID]

@@ -16,8 +16,8 @@ import logging
 import random
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from uellm.api.node_labels import own_labels
 from uellm.errors import BadInput
@@ -25,21 +25,18 @@ from uellm.hardware import Device
 from uellm.kube import Forbidden, KubeError, NotFound
 from uellm.profiler import bench
 from uellm.profiler.allocations import Allocations, allocations
+from uellm.profiler.device_names import Names, unknown_names
+from uellm.profiler.events import Turn, turns
 from uellm.profiler.metrics import ProfilerMetrics
-from uellm.profiler.podresources import Held, KubeletSilent
+from uellm.profiler.offered import KubeletOffer
+from uellm.profiler.outside_memory import OutsideMemory
+from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
 from uellm.profiler.sample import NVML, SIMULATED, DriverChanged, Sample, Source, SourceError
 from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
 logger = logging.getLogger(__name__)
-
-
-class Kubelet(Protocol):
-    """The part of `PodResources` that the keeper uses."""
-
-    async def held(self) -> Held: ...  # noqa: D102
-    async def resource_names(self) -> dict[str, str]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,10 @@ class Keeper:
         self._sample: Sample | None = None
         self._looked_at = ""
         self._trouble: SourceError | None = None
-        self._held: Held | None = None
-        self._resource_names: dict[str, str] = {}
+        self._listed: Listed | None = None
+        self._offered = KubeletOffer()
+        self._outside = OutsideMemory()
+        self._measuring: frozenset[str] = frozenset()
         # Derived and written.
         self._allocations = Allocations({}, settled=False)
         self._resolved: Held | None = None
@@ -107,7 +106,8 @@ class Keeper:
             else:
                 self._recovered("API server")
                 self._allocations = Allocations(pod_uids_of(self._before), settled=False)
-                self._bench.adopt(self._before)
+                for each in (self._bench, self._offered, self._outside):
+                    each.adopt(self._before)
                 return
 
     async def _look(self) -> None:
@@ -130,28 +130,36 @@ class Keeper:
                 self._looked_at = now()
                 self._bench.check(self._sample)
                 self._recovered("source")
-            with suppress(KubeletSilent):
-                # Names are only added: a restarted kubelet knows none for a moment.
-                self._resource_names |= await self._kubelet.resource_names()
+                if self._listed is not None:
+                    self._outside.look(self._sample, {*self._allocations.pod_uids, *self._measuring})
+            await self._ask_what_is_offered()
             self._wake.set()
             await asyncio.sleep(self._periods.interval_s)
+
+    async def _ask_what_is_offered(self) -> None:
+        with suppress(KubeletSilent):
+            allocatable = await self._kubelet.allocatable()
+            if self._sample is not None:
+                present = [device["uuid"] for device in self._sample.devices]
+                self._offered.update(allocatable, Names(self._sample), present, time.monotonic())
 
     async def _poll(self) -> None:
         while True:
             try:
-                held = await self._kubelet.held()
+                listed = await self._kubelet.held()
             except KubeletSilent as error:
                 self._say("kubelet", str(error))
             else:
                 self._recovered("kubelet")
-                if self._held is None or held.devices != self._held.devices:
+                if self._listed is None or listed.devices != self._listed.devices:
                     self._wake.set()
-                self._held = held
+                self._listed = listed
             await asyncio.sleep(self._periods.poll_s)
 
     async def _restore(self) -> None:
         async for _ in self._store.deletions():
             logger.warning("the profile was deleted; writing it again")
+            self._before = {}
             self._written_at = None
             self._wake.set()
 
@@ -161,7 +169,7 @@ class Keeper:
             target = self._target()
             if target is None:
                 continue
-            start_s = time.monotonic()
+            start_s, self._measuring = time.monotonic(), frozenset(target)
             try:
                 figures = await bench.run(target)
             except bench.NotMeasured as error:
@@ -169,6 +177,8 @@ class Keeper:
                 logger.warning("%s not measured: %s", " -> ".join(target), error)
                 self._bench.record(target, None, now())
                 continue
+            finally:
+                self._measuring = frozenset()
             self._metrics.measured(time.monotonic() - start_s, failed=False)
             if self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
                 # Otherwise a pod started meanwhile, and the figures are those of a shared GPU.
@@ -176,7 +186,7 @@ class Keeper:
                 self._wake.set()
 
     def _target(self) -> bench.Target | None:
-        if self._sample is None or self._sample.source != NVML or self._held is None or self._trouble:
+        if self._sample is None or self._sample.source != NVML or self._listed is None or self._trouble:
             return None
         return self._bench.next_target(self._sample, self._allocations.pod_uids)
 
@@ -200,19 +210,30 @@ class Keeper:
         # While the source fails, the sample of an earlier process is used and marked as such.
         sample = self._sample or (sample_of(self._before) if self._trouble else None)
         # Without an answer from the kubelet every device would look free.
-        if sample is None or self._held is None:
+        if sample is None or self._listed is None:
             return
         heartbeat = self._written_at is None or time.monotonic() - self._written_at >= self._periods.heartbeat_s
-        await self._resolve(self._held, heartbeat)
-        status = compose(self._seen(sample), self._before, now(), observed_at=self._looked_at)
+        names = Names(sample)
+        await self._resolve(names.held(self._listed), heartbeat)
+        status = compose(self._seen(sample, names), self._before, now(), observed_at=self._looked_at)
         if heartbeat or facts(status) != facts(self._before):
             await self._store.write(status)
             self._metrics.written(device_states(status))
             for change in changes(self._before, status):
                 logger.info(change)
+            turned = tuple(turns(self._before, status))
             self._before = status
             self._written_at = time.monotonic()
+            await self._tell(turned)
         await self._label(status, again=heartbeat)
+
+    async def _tell(self, turned: tuple[Turn, ...]) -> None:
+        """Events inform people and are lost with the API server's own: the profile has the state."""
+        try:
+            if turned:
+                await self._store.tell(turned)
+        except KubeError as error:
+            self._say("events", str(error))
 
     async def _label(self, status: Status, *, again: bool) -> None:
         """After the profile: the labels are the event that makes the scheduler try pods with it.
@@ -234,20 +255,26 @@ class Keeper:
         self._labels = labels
 
     async def _resolve(self, held: Held, heartbeat: bool) -> None:
-        same = self._resolved is not None and self._resolved.devices == held.devices
+        same = self._resolved is not None and replace(self._resolved, pods=held.pods) == held
         if same and self._allocations.settled and not heartbeat:
             return
         self._allocations = allocations(held, await self._store.pods(), self._allocations.pod_uids)
         self._resolved = held
 
-    def _seen(self, sample: Sample) -> Seen:
+    def _seen(self, sample: Sample, names: Names) -> Seen:
+        unknown = names.unknown(self._listed.devices if self._listed else ())
         return Seen(
             sample=sample,
             pod_uids=self._allocations.pod_uids,
-            resource_names=self._resource_names,
+            resource_names=self._offered.resource_names,
+            shares=self._offered.shares,
+            not_offered=self._offered.faults,
+            outside_bytes=self._outside.bytes,
+            remarks=tuple(filter(None, (unknown_names(unknown), self._outside.sentence(sample)))),
             measured=self._bench.devices if sample.source == NVML else {},
             measured_links=self._bench.links if sample.source == NVML else {},
             trouble=self._trouble,
+            heartbeat_s=self._periods.heartbeat_s,
         )
 
     def _in_trouble(self, error: SourceError) -> None:

@@ -7,12 +7,15 @@ driver upgrades on the node.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uellm.profiler.links import bus_id, links
-from uellm.profiler.nvml_library import Library
+from uellm.profiler.gpu_state import gpu_state
+from uellm.profiler.links import Linked, NVLinks, bus_id, links, nvlinks
+from uellm.profiler.nvml_library import GPU_IS_LOST, RESET_REQUIRED, Library, ask
 from uellm.profiler.sample import NVML, DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 
 SYSFS_PCI = Path("/sys/bus/pci/devices")
@@ -23,7 +26,7 @@ BUSY_MEMORY_SHARE = 0.1
 _OR_DESCRIBE = ", or describe the GPUs in a file (--simulate)"
 
 # nvmlReturn_t
-_NO_PERMISSION, _DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND, _GPU_IS_LOST, _LIB_RM_VERSION_MISMATCH = 4, 9, 12, 15, 18
+_NO_PERMISSION, _DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND, _LIB_RM_VERSION_MISMATCH = 4, 9, 12, 18
 
 
 class NVMLSource:
@@ -45,7 +48,8 @@ class NVMLSource:
         except nvml.NVMLError as error:
             raise SourceError("NVMLFailed", f"NVML cannot list this node's GPUs: {error}") from error
         finally:
-            nvml.nvmlShutdown()
+            with suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
 
     def _library(self) -> Any:
         if self._nvml is None:
@@ -58,50 +62,50 @@ class NVMLSource:
         return self._nvml
 
     def _look(self, nvml: Any) -> Sample:
-        devices: list[dict[str, Any]] = []
-        failed: dict[int, DeviceFailure] = {}
-        whole: dict[str, Any] = {}
-        busy: set[str] = set()
+        seen, failed = list[_SeenGpu](), dict[int, DeviceFailure]()
         for index in range(nvml.nvmlDeviceGetCount()):
             try:
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                parts = _mig_devices(nvml, handle)
-                entries = [self._entry(nvml, index, part, handle) for part in ([handle] if parts is None else parts)]
-                if _busy(nvml, handle):
-                    busy.update(entry["uuid"] for entry in entries)
-                if parts is None:
-                    whole[entries[0]["uuid"]] = handle
+                seen.append(self._gpu(nvml, index))
             except nvml.NVMLError as error:
                 failed[index] = _failure(index, error)
-            else:
-                devices += entries
         return Sample(
             source=NVML,
-            devices=tuple(devices),
-            links=tuple(links(nvml, whole)),
-            driver_version=nvml.nvmlSystemGetDriverVersion(),
-            cuda_version=_cuda_version(nvml.nvmlSystemGetCudaDriverVersion_v2()),
+            devices=tuple(entry for gpu in seen for entry in gpu.entries),
+            links=tuple(links(nvml, {gpu.entries[0]["uuid"]: gpu.linked for gpu in seen if gpu.whole})),
+            driver_version=ask(nvml, nvml.nvmlSystemGetDriverVersion) or "",
+            cuda_version=_cuda_version(ask(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)),
             failed=failed,
-            busy=frozenset(busy),
+            busy=frozenset(entry["uuid"] for gpu in seen if gpu.busy for entry in gpu.entries),
+            used_bytes={uuid: used for gpu in seen for uuid, used in gpu.used_bytes.items()},
+            aliases={name: uuids for gpu in seen for name, uuids in gpu.aliases.items()},
         )
 
-    def _entry(self, nvml: Any, index: int, handle: Any, gpu: Any) -> dict[str, Any]:
-        """The entry of `status.devices` for a GPU, or for the MIG slice `handle` of it."""
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        pci = bus_id(nvml.nvmlDeviceGetPciInfo(gpu).busId)
-        entry = {
+    def _gpu(self, nvml: Any, index: int) -> _SeenGpu:
+        """One GPU. Raises NVMLError where it is lost, or tells not even its name and memory."""
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        slices = _mig_devices(nvml, handle)
+        pci = _bus_id(nvml, handle)
+        numa = self._numa_node(pci) if pci else None
+        connected = NVLinks() if slices is not None else nvlinks(nvml, handle)
+        facts = {
             "index": index,
-            "uuid": nvml.nvmlDeviceGetUUID(handle),
-            "product": nvml.nvmlDeviceGetName(handle),
-            "computeCapability": "{}.{}".format(*nvml.nvmlDeviceGetCudaComputeCapability(gpu)),
-            "memoryBytes": memory.total,
-            "memoryFreeBytes": memory.free,
-            "numaNode": self._numa_node(pci),
-            "pciBusId": pci,
-            "powerLimitWatts": _power_limit_watts(nvml, gpu),
-            "mig": True if handle is not gpu else None,
+            "computeCapability": _capability(nvml, handle),
+            "numaNode": numa,
+            "pciBusId": pci or None,
+            "mig": None if slices is None else True,
+            "nvlinks": connected.to_dict(),
+            **gpu_state(nvml, handle),
         }
-        return {name: value for name, value in entry.items() if value is not None}
+        parts = [handle] if slices is None else slices
+        entries = [_entry(nvml, part, facts) for part in parts]
+        return _SeenGpu(
+            entries,
+            Linked(handle, pci, connected),
+            whole=slices is None,
+            busy=_busy(nvml, handle),
+            used_bytes={entry["uuid"]: _used_bytes(nvml, part) for entry, part in zip(entries, parts, strict=True)},
+            aliases=_aliases(nvml, handle, slices, [entry["uuid"] for entry in entries]),
+        )
 
     def _numa_node(self, pci: str) -> int | None:
         # NVML's own call answers only where the GPU is a NUMA node itself (Grace), not which one is near.
@@ -112,47 +116,95 @@ class NVMLSource:
         return node if node >= 0 else None
 
 
+@dataclass(frozen=True)
+class _SeenGpu:
+    """A GPU: its entry of `status.devices`, or those of its MIG slices."""
+
+    entries: list[dict[str, Any]]
+    linked: Linked
+    whole: bool
+    busy: bool
+    used_bytes: Mapping[str, int]
+    aliases: Mapping[str, tuple[str, ...]]
+
+
+def _entry(nvml: Any, part: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of a GPU, or of a MIG slice of it; `facts`: what holds for the GPU."""
+    uuid, memory = nvml.nvmlDeviceGetUUID(part), nvml.nvmlDeviceGetMemoryInfo(part)
+    entry = {
+        "uuid": uuid,
+        "product": ask(nvml, nvml.nvmlDeviceGetName, part),
+        "memoryBytes": memory.total,
+        "memoryFreeBytes": memory.free,
+        **facts,
+    }
+    return {name: value for name, value in entry.items() if value is not None}
+
+
 def _mig_devices(nvml: Any, gpu: Any) -> list[Any] | None:
     """The slices of a GPU in MIG mode (perhaps none, so that nothing can run there); None: MIG is off."""
-    try:
-        enabled = nvml.nvmlDeviceGetMigMode(gpu)[0]
-    except nvml.NVMLError:
-        return None  # no MIG support; a lost GPU fails the next call
-    return list(_slices(nvml, gpu)) if enabled else None
+    mode = ask(nvml, nvml.nvmlDeviceGetMigMode, gpu)  # no answer: no MIG support
+    return list(_slices(nvml, gpu)) if mode is not None and mode[0] else None
 
 
 def _slices(nvml: Any, gpu: Any) -> Iterator[Any]:
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
-        try:
-            yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)
-        except nvml.NVMLError:
-            continue  # indices of existing slices have gaps
+        # Indices of existing slices have gaps.
+        if (part := ask(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, gpu, index)) is not None:
+            yield part
 
 
 def _busy(nvml: Any, gpu: Any) -> bool:
-    try:
-        if nvml.nvmlDeviceGetComputeRunningProcesses(gpu):
-            return True
-        memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
-    except nvml.NVMLError:
+    processes = ask(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, gpu)
+    memory = ask(nvml, nvml.nvmlDeviceGetMemoryInfo, gpu)
+    if processes is None or memory is None:
         return True  # not known to be idle
-    return bool(memory.total - memory.free > BUSY_MEMORY_SHARE * memory.total)
+    return bool(processes) or bool(memory.total - memory.free > BUSY_MEMORY_SHARE * memory.total)
 
 
-def _power_limit_watts(nvml: Any, gpu: Any) -> int | None:
-    try:
-        return int(nvml.nvmlDeviceGetEnforcedPowerLimit(gpu)) // 1000
-    except nvml.NVMLError:
-        return None  # boards without power management
+def _used_bytes(nvml: Any, part: Any) -> int:
+    """Older drivers count what they keep for themselves, some hundred MiB, as used."""
+    memory = ask(nvml, nvml.nvmlDeviceGetMemoryInfo, part, nvml.nvmlMemory_v2)
+    if memory is not None:
+        return int(memory.used)
+    memory = nvml.nvmlDeviceGetMemoryInfo(part)
+    return int(memory.total - memory.free)
 
 
-def _cuda_version(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
+def _aliases(nvml: Any, gpu: Any, slices: Sequence[Any] | None, uuids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """UUIDs by the GPU's device file, as Google's plugin names GPUs and slices, and by the UUID of a GPU in slices."""
+    whole = None if slices is None else ask(nvml, nvml.nvmlDeviceGetUUID, gpu)
+    found = {} if whole is None else {str(whole): tuple(uuids)}
+    if (minor := ask(nvml, nvml.nvmlDeviceGetMinorNumber, gpu)) is None:
+        return found
+    found[f"nvidia{minor}"] = tuple(uuids)
+    for part, uuid in zip(slices or (), uuids, strict=False):
+        if (instance := ask(nvml, nvml.nvmlDeviceGetGpuInstanceId, part)) is not None:
+            found[f"nvidia{minor}/gi{instance}"] = (uuid,)
+    return found
+
+
+def _bus_id(nvml: Any, gpu: Any) -> str:
+    pci = ask(nvml, nvml.nvmlDeviceGetPciInfo, gpu)
+    return "" if pci is None else bus_id(pci.busId)
+
+
+def _capability(nvml: Any, gpu: Any) -> str | None:
+    capability = ask(nvml, nvml.nvmlDeviceGetCudaComputeCapability, gpu)
+    return None if capability is None else "{}.{}".format(*capability)
+
+
+def _cuda_version(number: int | None) -> str:
+    return "" if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _failure(index: int, error: Any) -> DeviceFailure:
-    if error.value == _GPU_IS_LOST:
+    if error.value == GPU_IS_LOST:
         return DeviceFailure("GPULost", f"GPU {index} has fallen off the bus: drain the node and reset or replace it")
+    if error.value == RESET_REQUIRED:
+        return DeviceFailure(
+            "GPUNeedsReset", f"GPU {index} has to be reset before it can be used: drain the node first"
+        )
     return DeviceFailure("NVMLError", f"GPU {index} does not answer NVML: {error}")
 
 

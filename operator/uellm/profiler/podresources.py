@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import grpc
 
@@ -39,12 +39,39 @@ class PodKey(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+class DeviceId(NamedTuple):
+    """A device as its plugin names it to the kubelet."""
+
+    resource: str
+    """The extended resource by which pods ask for it."""
+    name: str
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The kubelet's list: which pod has which device. `pods`: all that it knows, with devices or without."""
+
+    devices: Mapping[DeviceId, PodKey] = field(default_factory=dict)
+    pods: frozenset[PodKey] = frozenset()
+
+
 @dataclass(frozen=True)
 class Held:
-    """Which pod has which device. `pods`: all pods that the kubelet knows, with devices or without."""
+    """Which pod has which device, by the device's UUID. `pods`: all pods that the kubelet knows."""
 
     devices: Mapping[str, PodKey] = field(default_factory=dict)
     pods: frozenset[PodKey] = frozenset()
+    unmatched: tuple[PodKey, ...] = ()
+    """Pods that have GPUs by names which are none of the devices'."""
+    unclear: tuple[str, ...] = ()
+    """The devices that these pods may have."""
+
+
+class Kubelet(Protocol):
+    """The part of `PodResources` that the profiler needs all the time."""
+
+    async def held(self) -> Listed: ...  # noqa: D102
+    async def allocatable(self) -> frozenset[DeviceId]: ...  # noqa: D102
 
 
 class PodResources:
@@ -59,22 +86,21 @@ class PodResources:
         """Close the connection."""
         await self._channel.close()
 
-    async def held(self) -> Held:
-        """Every device that a pod has, by the device's UUID. Raises KubeletSilent."""
+    async def held(self) -> Listed:
+        """Every device that a pod has. Raises KubeletSilent."""
         answer = await self._call(self._stub.List, api.ListPodResourcesRequest())
-        devices: dict[str, PodKey] = {}
-        # Several pods may share a device by time-slicing; the first by name is reported, so the answer is stable.
+        devices: dict[DeviceId, PodKey] = {}
         for pod in sorted(answer.pod_resources, key=lambda pod: (pod.namespace, pod.name)):
             for container in pod.containers:
                 for resource in container.devices:
-                    for device_id in resource.device_ids:
-                        devices.setdefault(uuid_of(device_id), PodKey(pod.namespace, pod.name))
-        return Held(devices, frozenset(PodKey(pod.namespace, pod.name) for pod in answer.pod_resources))
+                    for name in resource.device_ids:
+                        devices.setdefault(DeviceId(resource.resource_name, name), PodKey(pod.namespace, pod.name))
+        return Listed(devices, frozenset(PodKey(pod.namespace, pod.name) for pod in answer.pod_resources))
 
-    async def resource_names(self) -> dict[str, str]:
-        """The resource by which each device is asked for, by the device's UUID. Raises KubeletSilent."""
+    async def allocatable(self) -> frozenset[DeviceId]:
+        """The devices that pods can get or have: those that their plugin calls healthy. Raises KubeletSilent."""
         answer = await self._call(self._stub.GetAllocatableResources, api.AllocatableResourcesRequest())
-        return {uuid_of(one): entry.resource_name for entry in answer.devices for one in entry.device_ids}
+        return frozenset(DeviceId(entry.resource_name, name) for entry in answer.devices for name in entry.device_ids)
 
     async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable, request: object) -> grpc.aio.UnaryUnaryCall:
         try:
@@ -85,12 +111,3 @@ class PodResources:
             raise KubeletSilent(
                 f"the kubelet does not answer at {self._socket}: {error.code().name.lower()}, {cause}"
             ) from error
-
-
-def uuid_of(device_id: str) -> str:
-    """The device behind an id: NVIDIA's plugin counts the shares of a time-sliced GPU as `<uuid>::<n>`.
-
-    >>> uuid_of("GPU-1::3"), uuid_of("GPU-1")
-    ('GPU-1', 'GPU-1')
-    """
-    return device_id.partition("::")[0]

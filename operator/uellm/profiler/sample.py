@@ -32,6 +32,10 @@ class Sample:
     """By the driver's index, the only identity that a lost GPU has left."""
     busy: frozenset[str] = frozenset()
     """UUIDs of devices that any process uses."""
+    used_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory in use by UUID, without what the driver keeps for itself; devices for which it is known."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """UUIDs by other names that a device plugin may use: `nvidia0`, or the GPU that MIG slices belong to."""
 
 
 class SourceError(CannotBeDone):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from uellm import __version__
 from uellm.api import parse
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
-from uellm.profiler.sample import Sample, SourceError
+from uellm.hardware.types import HEALTHY
+from uellm.profiler.health import ON_PURPOSE, GpuFault, faults, remembered
+from uellm.profiler.sample import DeviceFailure, Sample, SourceError
 
 READY = "Ready"
+MOST_DEVICES = 64  # of the API's list
 _TEXT_LENGTH = 256  # of the API's type Text
 Status = Mapping[str, Any]
 
@@ -27,6 +31,16 @@ class Seen:
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured_links: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
     trouble: SourceError | None = None
+    heartbeat_s: float | None = None
+    """How often the profile is written at least; None for one that is written once."""
+    shares: Mapping[str, int] = field(default_factory=dict)
+    """To how many pods each device is lent at once."""
+    not_offered: Mapping[str, GpuFault] = field(default_factory=dict)
+    """Devices that the kubelet gives to no pod."""
+    outside_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Memory in use that no pod explains."""
+    remarks: Sequence[str] = ()
+    """Sentences for the condition."""
 
 
 def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> dict[str, Any]:
@@ -34,12 +48,16 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
 
     `observed_at` is when the sample was taken; empty: the sample is that of `before`.
     """
-    sample = seen.sample
+    sample, known = seen.sample, _by_uuid(before)
+    present = [remembered(entry, known.get(entry["uuid"], {})) for entry in sample.devices]
+    faulty = {**seen.not_offered, **faults(present)}
     devices = [
-        _device(entry, seen, before, now) for entry in sorted([*sample.devices, *_lost(sample, before)], key=_order)
+        _device(entry, seen, known.get(entry["uuid"], {}), faulty.get(entry["uuid"]), now)
+        for entry in sorted([*present, *_lost(sample, before)][:MOST_DEVICES], key=_order)
     ]
     document = {
         "observedAt": observed_at or before.get("observedAt"),
+        "heartbeatSeconds": None if seen.heartbeat_s is None else math.ceil(seen.heartbeat_s),
         "source": sample.source,
         "driverVersion": sample.driver_version or None,
         "cudaVersion": sample.cuda_version or None,
@@ -54,9 +72,16 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
 
 
 def facts(status: Status) -> dict[str, Any]:
-    """What readers act on: the status without its time stamp and without free memory, which changes constantly."""
-    devices = [{k: v for k, v in device.items() if k != "memoryFreeBytes"} for device in status.get("devices") or ()]
+    """What readers act on: the status without its time stamp and without what changes constantly."""
+    devices = [_lasting(device) for device in status.get("devices") or ()]
     return {**{k: v for k, v in status.items() if k != "observedAt"}, "devices": devices}
+
+
+def _lasting(device: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in device.items() if name not in ("memoryFreeBytes", "clocksSlowedBy")}
+    if "pcie" in kept:
+        kept["pcie"] = {name: value for name, value in kept["pcie"].items() if name != "generation"}
+    return kept
 
 
 def sample_of(status: Status) -> Sample | None:
@@ -111,12 +136,32 @@ def device_states(status: Status) -> dict[str, int]:
 
 
 def _lost(sample: Sample, before: Status) -> Iterator[dict[str, Any]]:
+    """The devices of `before` that are in the node and cannot be used, with the facts that they had."""
     seen = {entry["uuid"] for entry in sample.devices}
+    bus_ids = {entry.get("pciBusId") for entry in sample.devices}
     for device in before.get("devices") or ():
+        if device["uuid"] in seen:
+            continue
         failure = sample.failed.get(device.get("index", 0))
-        if failure is not None and device["uuid"] not in seen:
+        if failure is None and _is_missing(device, sample, bus_ids) and before.get("source") == sample.source:
+            failure = _missing(device.get("index", 0))
+        if failure is not None:
             health = {"state": "Quarantined", "reason": failure.reason, "message": failure.message}
             yield {key: value for key, value in {**device, "health": health}.items() if key != "allocatedTo"}
+
+
+def _is_missing(device: Mapping[str, Any], sample: Sample, bus_ids: Set[Any]) -> bool:
+    """Whether it is a whole GPU whose place on the bus is empty: it was neither replaced nor cut into slices."""
+    place = device.get("pciBusId")
+    return bool(place and place not in bus_ids and not device.get("mig") and device["uuid"] not in sample.aliases)
+
+
+def _missing(index: int) -> DeviceFailure:
+    return DeviceFailure(
+        "GPUMissing",
+        f"GPU {index} is no longer listed by the driver: see whether it is on the bus (lspci) and drain the node; "
+        f"{ON_PURPOSE}",
+    )
 
 
 def _summary(devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -128,11 +173,17 @@ def _summary(devices: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _device(entry: Mapping[str, Any], seen: Seen, before: Status, now: str) -> dict[str, Any]:
+def _device(
+    entry: Mapping[str, Any], seen: Seen, was: Mapping[str, Any], fault: GpuFault | None, now: str
+) -> dict[str, Any]:
     uuid = entry["uuid"]
-    device = {**entry, "health": _health(entry, _by_uuid(before).get(uuid, {}), now)}
+    device = {**entry, "health": _health(entry, was, fault, now)}
     if uuid in seen.resource_names:
         device["resourceName"] = seen.resource_names[uuid]
+    if seen.shares.get(uuid, 1) > 1:
+        device["shares"] = seen.shares[uuid]
+    if uuid in seen.outside_bytes:
+        device["memoryHeldBytes"] = seen.outside_bytes[uuid]
     if uuid in seen.measured:
         device["measured"] = seen.measured[uuid]
     if uuid in seen.pod_uids:
@@ -140,8 +191,11 @@ def _device(entry: Mapping[str, Any], seen: Seen, before: Status, now: str) -> d
     return device
 
 
-def _health(entry: Mapping[str, Any], was: Mapping[str, Any], now: str) -> dict[str, Any]:
-    health = {"state": "Healthy", **(entry.get("health") or {})}
+def _health(entry: Mapping[str, Any], was: Mapping[str, Any], fault: GpuFault | None, now: str) -> dict[str, Any]:
+    """`fault`: what was found now. What a description, or the loss of a GPU, says comes first."""
+    health = {"state": HEALTHY, **(entry.get("health") or {})}
+    if fault is not None and health["state"] == HEALTHY:
+        health = {"state": "Quarantined", "reason": fault.reason, "message": fault.message}
     last = was.get("health") or {}
     same = last.get("state") == health["state"] and last.get("since")
     return {"since": last["since"] if same else now, **health}
@@ -154,6 +208,8 @@ def _ready(seen: Seen, before: Status, now: str) -> dict[str, Any]:
     elif seen.sample.failed:
         first = next(iter(seen.sample.failed.values()))
         message = f"{message}, {len(seen.sample.failed)} failed: {first.message}"
+    if seen.trouble is None:
+        message = "; ".join([message, *seen.remarks])
     last = _condition(before)
     since = last["lastTransitionTime"] if last.get("status") == state else now
     return {"type": READY, "status": state, "reason": reason, "message": message[:1024], "lastTransitionTime": since}

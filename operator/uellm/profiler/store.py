@@ -1,13 +1,15 @@
-"""The node's GPUNodeProfile: read, write, and watch for its deletion; and the profiler's labels on the node."""
+"""The node's GPUNodeProfile: read, write, and watch for its deletion; labels and Events on the node."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, Kube, NotFound, Unavailable
+from uellm.profiler.events import Turn, event
 
 MANAGER = "uellm-profiler"
 CALL_TIMEOUT_S = 20.0
@@ -50,6 +52,14 @@ class Store:
         node = {"apiVersion": NODE.api_version, "kind": NODE.kind, "metadata": {"name": self._node, "labels": labels}}
         async with _in_time():
             await self._kube.apply(node, manager=MANAGER)
+
+    async def tell(self, turns: Iterable[Turn]) -> None:
+        """Make an Event on the node for each change of a GPU's health."""
+        async with _in_time():
+            if (node := await self._kube.get(NODE, self._node)) is None:
+                return
+            for turn in turns:
+                await self._kube.create(event(turn, node, datetime.now(UTC)))
 
     async def deletions(self) -> AsyncIterator[None]:
         """Yield each time the profile is deleted, without end."""

@@ -58,7 +58,17 @@ class Cache:
         """Grows when a node joins, leaves, or has other GPUs, labels or taints: then every plan is checked again."""
         self.room_version = 0
         """Grows when GPUs may have become free or taken: then plans that wait for room are checked again."""
+        self.stale_profiles: Mapping[str, str] = {}
+        """Why profiles that nobody keeps are not planned on, by node."""
         self._changes = Changes()
+
+    def set_stale_profiles(self, reasons: Mapping[str, str]) -> bool:
+        """Say which profiles are stale now; return whether that is new."""
+        if reasons == self.stale_profiles:
+            return False
+        self.stale_profiles = reasons
+        self.hardware_version += 1
+        return True
 
     def take_changes(self) -> Changes:
         """The changes since the last call. There is one caller."""
@@ -138,6 +148,10 @@ class Cache:
         if name not in self._profiled:
             self._profiled[name] = profiled_node(profile)
         return self._profiled[name]
+
+    def profiles(self) -> list[Object]:
+        """Every GPUNodeProfile."""
+        return list(self._objects[GPUNODEPROFILE].values())
 
     def node_classes(self) -> tuple[NodeClass, ...]:
         """Every class of nodes that may join, in the order of their names."""

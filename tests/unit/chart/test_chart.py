@@ -261,6 +261,104 @@ def test_the_profiler_runs_where_the_gpu_operator_found_gpus(render: Render) -> 
     assert "--simulate=/etc/uellm/simulate" not in pod["containers"][0]["args"]
 
 
+def profiler_of(objects: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The profiler's pod template and its container."""
+    template = named(objects, "DaemonSet", "uellm-profiler")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    return template, container
+
+
+def environment(container: dict[str, Any]) -> dict[str, Any]:
+    names = [each["name"] for each in container["env"]]
+    assert len(names) == len(set(names))
+    return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def platform(heading: str) -> dict[str, Any]:
+    """The values that the guide gives for a platform."""
+    text = (ROOT / "docs" / "how-to" / "gpu-nodes.md").read_text()
+    section = text.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    values: dict[str, Any] = yaml.safe_load(section.split("```yaml\n", 1)[1].split("```", 1)[0])
+    return values
+
+
+def test_the_profiler_asks_for_every_gpu_and_drops_every_right_by_default(render: Render) -> None:
+    template, container = profiler_of(render())
+    assert environment(container)["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert template["spec"]["runtimeClassName"] == "nvidia"
+    assert template["spec"]["securityContext"]["runAsUser"] == 0
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_on_gke_the_driver_is_a_directory_of_the_node(render: Render) -> None:
+    template, container = profiler_of(render(platform("GKE")))
+    assert "runtimeClassName" not in template["spec"]
+    # The API server refuses a privileged container that must not escalate.
+    assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+    assert environment(container)["LD_LIBRARY_PATH"] == "/usr/local/nvidia/lib64"
+    assert {"name": "driver", "mountPath": "/usr/local/nvidia", "readOnly": True} in container["volumeMounts"]
+    assert [each["hostPath"]["path"] for each in template["spec"]["volumes"]] == [
+        "/var/lib/kubelet/pod-resources",
+        "/home/kubernetes/bin/nvidia",
+    ]
+    (term,) = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert [each["key"] for each in term["matchExpressions"]] == ["cloud.google.com/gke-accelerator"]
+
+
+def test_on_bottlerocket_the_gpus_are_asked_for_by_a_volume_mount(render: Render) -> None:
+    template, container = profiler_of(render(platform("Bottlerocket")))
+    assert environment(container)["NVIDIA_VISIBLE_DEVICES"] == "/var/run/nvidia-container-devices"
+    assert {"name": "all-gpus", "mountPath": "/var/run/nvidia-container-devices/all"} in container["volumeMounts"]
+    assert template["spec"]["securityContext"]["seLinuxOptions"]["type"] == "super_t"
+    assert template["spec"]["securityContext"]["runAsUser"] == 0
+    assert "runtimeClassName" not in template["spec"]
+
+
+def test_on_openshift_the_profiler_is_privileged_and_root(render: Render) -> None:
+    template, container = profiler_of(render(platform("OpenShift")))
+    assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+    assert template["spec"]["securityContext"]["runAsUser"] == 0
+
+
+def test_with_cdi_an_annotation_asks_for_every_gpu(render: Render) -> None:
+    template, container = profiler_of(render(platform("CDI without a RuntimeClass")))
+    assert template["metadata"]["annotations"] == {"cdi.k8s.io/uellm": "nvidia.com/gpu=all"}
+    assert environment(container)["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert "runtimeClassName" not in template["spec"]
+
+
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+
+def test_a_profiler_is_held_to_its_own_node_unless_that_is_turned_off(render: Render) -> None:
+    policy, binding = of_kind(render(), *POLICIES)
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert of_kind(render({"profiler": {"ownNodeOnly": False}}), *POLICIES) == []
+    unlabelled, _ = of_kind(render({"profiler": {"labelNodes": False}}), *POLICIES)
+    assert len(unlabelled["spec"]["validations"]) == 1
+
+
+def test_a_server_without_the_policy_is_not_asked_for_one(
+    helm: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    for version, there in (("v1.29.9", False), ("v1.30.0", True), ("v1.31.1-eks-7f9249a", True)):
+        done = helm("template", "uellm", str(CHART), "--kube-version", version)
+        assert done.returncode == 0, done.stderr
+        assert ("ValidatingAdmissionPolicy" in done.stdout) == there
+
+
+def test_the_profiler_makes_events_where_those_of_nodes_are_kept(render: Render) -> None:
+    role = named(render(), "Role", "uellm-profiler-events")
+    assert role["metadata"]["namespace"] == "default"
+    assert role["rules"] == [{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}]
+
+
 def test_the_device_plugin_is_off_by_default_and_never_leaves_the_described_nodes(render: Render) -> None:
     assert [d["metadata"]["name"] for d in of_kind(render(), "DaemonSet")] == ["uellm-profiler"]
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-1", "node-2"]}
@@ -362,10 +460,12 @@ def test_the_schema_and_the_values_name_the_same(render: Render) -> None:
             yield f"{path}.{name}"
             yield from in_schema(child, f"{path}.{name}")
 
+    whole = {"resources", "extenderResources", "nodeLabels", "labels", "podSecurityContext", "securityContext"}
+
     def in_values(node: dict[str, Any], path: str = "") -> Iterator[str]:
         for name, child in node.items():
             yield f"{path}.{name}"
-            if isinstance(child, dict) and name not in {"resources", "extenderResources", "nodeLabels", "labels"}:
+            if isinstance(child, dict) and name not in whole:
                 yield from in_values(child, f"{path}.{name}")
 
     assert set(in_values(values)) == set(in_schema(schema))

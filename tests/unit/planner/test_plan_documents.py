@@ -8,6 +8,7 @@ import pytest
 
 from helpers.plan_documents import SMALL, advice, bound, document, kv_of
 from uellm.documents import UnreadableDocument
+from uellm.hardware import Node
 from uellm.planner import plan
 from uellm.planner.handover.device_facts import (
     MOST_NODES,
@@ -18,6 +19,7 @@ from uellm.planner.handover.device_facts import (
 )
 from uellm.planner.handover.publish import plan_annotation, plan_document
 from uellm.planner.request import EngineRequest, NodeOffer
+from uellm.planner.vllm.flags import UTILIZATION
 
 
 def test_devices_json_joined_from_the_nodes_own_parts_is_the_same_document(unlike) -> None:
@@ -161,3 +163,26 @@ def test_a_document_that_cannot_be_read_is_refused_in_one_line(unlike, changes: 
         with pytest.raises(UnreadableDocument) as raised:
             type(written).from_dict(written.to_dict() | changes)
         assert str(raised.value) == f"{name} cannot be read: {why}"
+
+
+def test_memory_that_something_else_holds_is_left_to_it(build) -> None:
+    def planned(held: int, *args: str):
+        entries = [{**build.gpu("a", 0, "H100").to_dict(), "memoryHeldBytes": held}]
+        profile = {"metadata": {"name": "a"}, "status": {"devices": entries}}
+        request = replace(build.request(Node.from_profile(profile)), engine=EngineRequest(args=args))
+        return plan(request), plan_document(plan(request), request).engine.args
+
+    whole, args = planned(0)
+    assert UTILIZATION not in args
+    total = build.gpu("a", 0, "H100").memory_bytes
+    part, args = planned(total // 4)
+    assert args[args.index(UTILIZATION) + 1] == "0.69"  # three quarters of 0.92
+    assert part.stages[0].memory.required <= 0.69 * total < whole.stages[0].memory.required
+    assert any(
+        "a-gpu-0 in use by something outside the cluster: the plan does without, and the engine is started with a "
+        "lower --gpu-memory-utilization" in sentence
+        for sentence in part.assumptions
+    )
+    own, args = planned(total // 4, UTILIZATION, "0.6")
+    assert args[-2:] == (UTILIZATION, "0.6")
+    assert any("see that --gpu-memory-utilization in spec.engine.args does too" in each for each in own.assumptions)

@@ -79,11 +79,11 @@ def test_fp8_weights_on_gpus_without_fp8_products_are_noted(build) -> None:
     assert "cannot multiply" not in told(replace(request, nodes=(build.offer(ada),)))
 
 
-@pytest.mark.parametrize("changes", [{"uuid": "GPU-1::0"}, {"resource_name": "nvidia.com/gpu.shared"}])
+@pytest.mark.parametrize("changes", [{"uuid": "GPU-1::0"}, {"resource_name": "nvidia.com/gpu.shared"}, {"shares": 4}])
 def test_a_share_of_a_time_sliced_gpu_is_refused_with_the_reason(build, changes: dict) -> None:
     error = failure(build.request(build.node("a", [build.gpu("a", 0, "H100", **changes)])))
     assert error.reason == "NoFit"
-    assert "is a share of a time-sliced GPU" in str(error)
+    assert "is lent to several pods at once, by time-slicing or MPS" in str(error)
     assert "use MIG" in str(error)
 
 

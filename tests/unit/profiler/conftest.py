@@ -1,5 +1,5 @@
-"""Stand-ins for the profiler's surroundings: an NVML library, a kubelet on real sockets, a cluster in memory."""
-# ruff: noqa: N802 (the names are NVML's and gRPC's)
+"""Stand-ins for the profiler's surroundings: a kubelet on real sockets, a cluster in memory."""
+# ruff: noqa: N802 (the names are gRPC's)
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import copy
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from helpers.sizes import GIB
+from helpers.fake_nvml import FakeGPU, FakeNVML, FakeNVMLError, board
 from uellm.hardware import GPU_RESOURCE
 from uellm.kube import GPUNODEPROFILE, NODE, POD, SYNCED, Event, Kind, KubeError, NotFound
 from uellm.profiler.kubelet import deviceplugin_pb2 as dp
@@ -24,132 +23,11 @@ from uellm.profiler.kubelet import deviceplugin_pb2_grpc as dp_grpc
 from uellm.profiler.kubelet import podresources_pb2 as pr
 from uellm.profiler.kubelet import podresources_pb2_grpc as pr_grpc
 
-NOT_SUPPORTED, NOT_FOUND, GPU_IS_LOST = 3, 6, 15
-
-
-class FakeNVMLError(Exception):
-    def __init__(self, value: int) -> None:
-        super().__init__(f"NVML error {value}")
-        self.value = value
-
-
-@dataclass
-class FakeGPU:
-    uuid: str
-    name: str = "NVIDIA Test"
-    total: int = 24 * GIB
-    free: int = 24 * GIB
-    bus_id: str = "00000000:3B:00.0"
-    power_milliwatts: int | None = 300_000
-    processes: int = 0
-    mig: list[Any] | None = None  # slices; None: not in MIG mode, or MIG is unknown
-    knows_mig: bool = True
-    nvlinks: dict[int, tuple[str, int]] = field(default_factory=dict)  # link: (remote bus id, type of the remote)
-    ancestors: dict[str, int] = field(default_factory=dict)  # uuid: level
-    lost: bool = False
-    memory_known: bool = True
-
-
-class FakeNVML:
-    """The functions of pynvml that the profiler uses, over `gpus`; every call but init needs an open library."""
-
-    NVMLError = FakeNVMLError
-    NVML_NVLINK_MAX_LINKS = 6
-
-    def __init__(self, *gpus: FakeGPU, init_error: int = 0) -> None:
-        self.gpus = list(gpus)
-        self.init_error = init_error
-        self.open = 0
-        self.samples = 0
-
-    def nvmlInit(self) -> None:
-        if self.init_error:
-            raise FakeNVMLError(self.init_error)
-        self.open += 1
-        self.samples += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "580.65.06"
-
-    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
-        return 13010
-
-    def nvmlDeviceGetCount(self) -> int:
-        if not self.open:
-            raise FakeNVMLError(1)
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGPU:
-        return self._living(self.gpus[index])
-
-    def nvmlDeviceGetUUID(self, gpu: FakeGPU) -> str:
-        return gpu.uuid
-
-    def nvmlDeviceGetName(self, gpu: FakeGPU) -> str:
-        return gpu.name
-
-    def nvmlDeviceGetCudaComputeCapability(self, gpu: FakeGPU) -> tuple[int, int]:
-        return (9, 0)
-
-    def nvmlDeviceGetMemoryInfo(self, gpu: FakeGPU) -> Any:
-        if not gpu.memory_known:
-            raise FakeNVMLError(NOT_SUPPORTED)
-        return SimpleNamespace(total=gpu.total, free=gpu.free)
-
-    def nvmlDeviceGetPciInfo(self, gpu: FakeGPU) -> Any:
-        return SimpleNamespace(busId=gpu.bus_id)
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, gpu: FakeGPU) -> int:
-        if gpu.power_milliwatts is None:
-            raise FakeNVMLError(NOT_SUPPORTED)
-        return gpu.power_milliwatts
-
-    def nvmlDeviceGetComputeRunningProcesses(self, gpu: FakeGPU) -> list[Any]:
-        return [object()] * gpu.processes
-
-    def nvmlDeviceGetMigMode(self, gpu: FakeGPU) -> list[int]:
-        if not gpu.knows_mig:
-            raise FakeNVMLError(NOT_SUPPORTED)
-        return [int(gpu.mig is not None)] * 2
-
-    def nvmlDeviceGetMaxMigDeviceCount(self, gpu: FakeGPU) -> int:
-        return 7
-
-    def nvmlDeviceGetMigDeviceHandleByIndex(self, gpu: FakeGPU, index: int) -> FakeGPU:
-        slices = gpu.mig or []
-        if index >= len(slices) or slices[index] is None:
-            raise FakeNVMLError(NOT_FOUND)
-        return slices[index]
-
-    def nvmlDeviceGetNvLinkState(self, gpu: FakeGPU, link: int) -> int:
-        if not gpu.nvlinks:
-            raise FakeNVMLError(NOT_SUPPORTED)
-        return int(link in gpu.nvlinks)
-
-    def nvmlDeviceGetNvLinkRemotePciInfo(self, gpu: FakeGPU, link: int) -> Any:
-        return SimpleNamespace(busId=gpu.nvlinks[link][0])
-
-    def nvmlDeviceGetNvLinkRemoteDeviceType(self, gpu: FakeGPU, link: int) -> int:
-        return gpu.nvlinks[link][1]
-
-    def nvmlDeviceGetTopologyCommonAncestor(self, a: FakeGPU, b: FakeGPU) -> int:
-        if b.uuid not in a.ancestors:
-            raise FakeNVMLError(NOT_SUPPORTED)
-        return a.ancestors[b.uuid]
-
-    def _living(self, gpu: FakeGPU) -> FakeGPU:
-        if gpu.lost:
-            raise FakeNVMLError(GPU_IS_LOST)
-        return gpu
-
 
 @pytest.fixture
 def nvml() -> Any:
-    """The classes `GPU` and `Library`, and the error."""
-    return SimpleNamespace(GPU=FakeGPU, Library=FakeNVML, Error=FakeNVMLError)
+    """The classes `GPU` and `Library`, `board` for known products, and the error."""
+    return SimpleNamespace(GPU=FakeGPU, Library=FakeNVML, Error=FakeNVMLError, board=board)
 
 
 class FakeKubelet(dp_grpc.RegistrationServicer, pr_grpc.PodResourcesListerServicer):
@@ -213,6 +91,8 @@ class FakeCluster:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.writes: list[dict[str, Any]] = []
         self.errors: list[KubeError] = []
+        self.events: list[dict[str, Any]] = []
+        self.no_events: KubeError | None = None
         self.failures = 0
         self.lists_of_pods = 0
         self.changed = asyncio.Condition()
@@ -262,6 +142,15 @@ class FakeCluster:
             self.writes.append(known["status"])
             self.changed.notify_all()
         return known
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        assert obj["kind"] == "Event"
+        if self.no_events is not None:
+            raise self.no_events
+        async with self.changed:
+            self.events.append(obj)
+            self.changed.notify_all()
+        return obj
 
     async def watch(self, kind: Kind, **_: Any) -> AsyncIterator[Event]:
         queue: asyncio.Queue[Event] = asyncio.Queue()

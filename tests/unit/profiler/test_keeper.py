@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from uellm.errors import BadInput
+from uellm.hardware import GPU_RESOURCE
 from uellm.kube import Forbidden, Unavailable
 from uellm.profiler import bench
 from uellm.profiler.keeper import Keeper, Periods
 from uellm.profiler.metrics import ProfilerMetrics
-from uellm.profiler.podresources import Held, KubeletSilent, PodKey
+from uellm.profiler.podresources import DeviceId, KubeletSilent, Listed, PodKey
 from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
 from uellm.profiler.store import Store
 
@@ -41,17 +42,17 @@ class FakePodResources:
     """Returns `now`, or does not answer if it is None; `polled` reports every call."""
 
     def __init__(self) -> None:
-        self.now: Held | None = Held()
-        self.names: dict[str, str] = {}
+        self.now: Listed | None = Listed()
+        self.offered: set[DeviceId] = set()
         self.polls = 0
         self._polled = asyncio.Condition()
 
     def give(self, *devices: str, to: str) -> None:
         pod = PodKey("default", to)
-        before = self.now or Held()
-        self.now = Held({**before.devices, **dict.fromkeys(devices, pod)}, before.pods | {pod})
+        before, ids = self.now or Listed(), [DeviceId(GPU_RESOURCE, device) for device in devices]
+        self.now = Listed({**before.devices, **dict.fromkeys(ids, pod)}, before.pods | {pod})
 
-    async def held(self) -> Held:
+    async def held(self) -> Listed:
         async with self._polled:
             self.polls += 1
             self._polled.notify_all()
@@ -59,10 +60,10 @@ class FakePodResources:
             raise KubeletSilent("silent")
         return self.now
 
-    async def resource_names(self) -> dict[str, str]:
+    async def allocatable(self) -> frozenset[DeviceId]:
         if self.now is None:
             raise KubeletSilent("silent")
-        return self.names
+        return frozenset(self.offered)
 
     async def polls_pass(self, number: int) -> None:
         target = self.polls + number
@@ -151,7 +152,7 @@ async def test_an_allocation_is_written_with_the_uid_of_the_pod_and_so_is_its_en
     await cluster.until(lambda: cluster.device("GPU-a").get("allocatedTo") == {"podUID": "uid-1"})
 
     del cluster.objects["Pod", "engine-0"]
-    pod_resources.now = Held()
+    pod_resources.now = Listed()
     await cluster.until(lambda: "allocatedTo" not in cluster.device("GPU-a"))
 
 
@@ -178,7 +179,7 @@ async def test_no_device_counts_as_free_before_the_kubelet_has_answered(cluster,
     keep(FakeSource())
     async with no_writes(cluster, pod_resources):
         pass
-    pod_resources.now = Held()
+    pod_resources.now = Listed()
     await cluster.until(lambda: len(cluster.uuids()) == 2)
 
 
@@ -190,7 +191,7 @@ async def test_a_kubelet_that_is_started_again_frees_nothing(cluster, keep, pod_
     listed, pod_resources.now = pod_resources.now, None
     async with no_writes(cluster, pod_resources):
         await pod_resources.polls_pass(3)
-        pod_resources.now = Held()  # it answers, but knows no pods yet
+        pod_resources.now = Listed()  # it answers, but knows no pods yet
         await pod_resources.polls_pass(10)
         pod_resources.now = listed
     assert cluster.device("GPU-a")["allocatedTo"] == {"podUID": "uid-1"}
@@ -205,7 +206,7 @@ async def test_a_new_process_goes_on_from_what_the_last_one_wrote(cluster, keep,
     await asyncio.wait({first})
     before = cluster.status()
 
-    pod_resources.now = Held()
+    pod_resources.now = Listed()
     writes = len(cluster.writes)
     keep(FakeSource(Sample("NVML", (B,), failed={0: DeviceFailure("GPULost", "gone")})))
     await cluster.until(lambda: len(cluster.writes) > writes)
@@ -300,11 +301,106 @@ async def test_nvml_that_hangs_stops_neither_the_allocations_nor_the_end(cluster
 async def test_the_kubelet_names_a_devices_resource_and_its_silence_does_not_remove_the_name(
     cluster, keep, pod_resources
 ):
-    pod_resources.names = {"GPU-b": "nvidia.com/mig-1g.10gb"}
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a"), DeviceId("nvidia.com/mig-1g.10gb", "GPU-b")}
     keep(FakeSource())
     await cluster.until(lambda: cluster.device("GPU-b").get("resourceName") == "nvidia.com/mig-1g.10gb")
     async with no_writes(cluster, pod_resources):
-        pod_resources.names = {}
+        pod_resources.offered = set()
+
+
+async def test_a_gpu_that_the_kubelet_does_not_offer_is_quarantined_and_an_event_tells_so(cluster, keep, pod_resources):
+    both = {DeviceId(GPU_RESOURCE, "GPU-a"), DeviceId(GPU_RESOURCE, "GPU-b")}
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a")}
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-b").get("health", {}).get("reason") == "NotOffered")
+    assert cluster.device("GPU-a")["health"]["state"] == "Healthy"
+    pod_resources.offered = both
+    await cluster.until(lambda: cluster.device("GPU-b")["health"]["state"] == "Healthy")
+    await cluster.until(lambda: len(cluster.events) == 2)
+    quarantined, healthy = cluster.events
+    assert (quarantined["type"], quarantined["reason"], quarantined["action"]) == (
+        "Warning",
+        "NotOffered",
+        "Quarantine",
+    )
+    assert quarantined["note"].startswith("the kubelet offers GPU-b to no pod: ")
+    assert quarantined["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "uid-of-node-1"}
+    assert quarantined["metadata"]["namespace"] == "default"
+    assert (healthy["type"], healthy["reason"]) == ("Normal", "GPUHealthy")
+    assert healthy["note"] == "GPU 1 (GPU-b) may be used again: NotOffered is over"
+
+
+async def test_a_profiler_that_may_not_write_events_goes_on_with_the_profile(cluster, keep, pod_resources, log):
+    cluster.no_events = Forbidden(403, "Forbidden", "events is forbidden")
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a")}
+    keep(FakeSource())
+    await log.said("events is forbidden")
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-b")}
+    await cluster.until(lambda: cluster.device("GPU-a")["health"].get("reason") == "NotOffered")
+    assert cluster.events == []
+
+
+async def test_a_shared_gpu_is_told_before_a_pod_has_it(cluster, keep, pod_resources):
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, name) for name in ("GPU-a::0", "GPU-a::1", "GPU-b")}
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-a").get("shares") == 2)
+    assert "shares" not in cluster.device("GPU-b")
+
+
+async def test_a_name_that_means_no_gpu_takes_them_all_and_the_condition_says_so(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("slot-0", to="engine-0")
+    keep(FakeSource())
+    await cluster.until(lambda: len(cluster.uuids()) == 2)
+    assert [cluster.device(uuid)["allocatedTo"] for uuid in cluster.uuids()] == [{"podUID": "default/engine-0"}] * 2
+    assert (
+        "names that are none of these devices' (nvidia.com/gpu slot-0)" in cluster.status()["conditions"][0]["message"]
+    )
+    pod_resources.now = Listed()
+    del cluster.objects["Pod", "engine-0"]
+    await cluster.until(lambda: all("allocatedTo" not in cluster.device(uuid) for uuid in cluster.uuids()))
+
+
+async def test_memory_that_no_pod_explains_is_told_and_that_of_a_pod_is_not(cluster, keep, pod_resources):
+    cluster.pod("engine-0", "uid-1")
+    pod_resources.give("GPU-b", to="engine-0")
+    big = 80 * 2**30
+    devices = ({**A, "memoryBytes": big}, {**B, "memoryBytes": big})
+    keep(FakeSource(Sample("NVML", devices, used_bytes={"GPU-a": 9 * 2**30, "GPU-b": 70 * 2**30})))
+    await cluster.until(lambda: cluster.device("GPU-a").get("memoryHeldBytes") == 9 * 2**30)
+    assert "memoryHeldBytes" not in cluster.device("GPU-b")
+    assert "9 GiB of GPU 0 in use by no pod" in cluster.status()["conditions"][0]["message"]
+
+
+async def test_a_gpu_that_is_being_measured_has_no_memory_of_a_stranger(cluster, keep, pod_resources, monkeypatch):
+    done = asyncio.Event()
+
+    async def figures(target):
+        await done.wait()
+        return {"memoryBytesPerSecond": 5}
+
+    monkeypatch.setattr(bench, "available", lambda: True)
+    monkeypatch.setattr(bench, "run", figures)
+    source = FakeSource(Sample("NVML", (A,), used_bytes={}))
+    keep(source)
+    await cluster.until(lambda: bool(cluster.writes))
+    source.answer = Sample("NVML", (A,), used_bytes={"GPU-a": 500})
+    await pod_resources.polls_pass(20)
+    source.answer = Sample("NVML", (A,), used_bytes={})
+    done.set()
+    await cluster.until(lambda: "measured" in cluster.device("GPU-a"))
+    assert all("memoryHeldBytes" not in status["devices"][0] for status in cluster.writes)
+
+
+async def test_a_deleted_profile_begins_anew(cluster, keep):
+    source = FakeSource(Sample("NVML", ({**A, "nvlinks": {"active": 4}},)))
+    keep(source)
+    await cluster.until(lambda: bool(cluster.writes))
+    source.answer = Sample("NVML", ({**A, "nvlinks": {"active": 2}},))
+    await cluster.until(lambda: cluster.device("GPU-a")["health"].get("reason") == "NVLinkDown")
+    cluster.delete_profile()
+    await cluster.until(lambda: cluster.device("GPU-a").get("nvlinks") == {"active": 2, "most": 2})
+    assert cluster.device("GPU-a")["health"]["state"] == "Healthy"
 
 
 async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep, pod_resources, monkeypatch):
@@ -321,7 +417,7 @@ async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep
     assert "measured" not in cluster.device("GPU-a")
 
     del cluster.objects["Pod", "engine-0"]
-    pod_resources.now = Held()
+    pod_resources.now = Listed()
     await cluster.until(lambda: cluster.status()["links"][0].get("bytesPerSecond") == 7)
     assert cluster.device("GPU-a")["measured"]["memoryBytesPerSecond"] == 5
 

@@ -44,7 +44,7 @@ def test_nvml_is_closed_between_samples_also_after_a_failure(nvml):
     source.sample()
     assert library.open == 0
 
-    library.nvmlSystemGetDriverVersion = lambda: (_ for _ in ()).throw(nvml.Error(999))
+    library.faults = {"nvmlDeviceGetCount": 999}
     with pytest.raises(SourceError, match="cannot list"):
         source.sample()
     assert (library.open, library.samples) == (0, 2)
@@ -90,6 +90,15 @@ def test_a_lost_gpu_is_a_failure_and_the_others_are_still_seen(nvml):
     assert [device["uuid"] for device in sample.devices] == ["GPU-b"]
     assert sample.failed[0].reason == "GPULost"
     assert "GPU 0" in sample.failed[0].message
+
+
+def test_a_gpu_that_wants_a_reset_is_a_failure_that_says_so(nvml):
+    library = nvml.Library(nvml.GPU("GPU-a"))
+    library.faults = {"nvmlDeviceGetEccMode": 16}
+    assert NVMLSource(library).sample().failed[0] == (
+        "GPUNeedsReset",
+        "GPU 0 has to be reset before it can be used: drain the node first",
+    )
 
 
 def test_a_gpu_that_does_not_report_its_memory_is_a_failure(nvml):
@@ -139,6 +148,72 @@ def test_gpus_on_one_nvlink_switch_are_linked_though_no_link_leads_to_the_other(
     kinds = {(link["a"], link["b"]): link["kind"] for link in NVMLSource(nvml.Library(a, b, c)).sample().links}
     assert kinds["GPU-a", "GPU-b"] == "NVLink"
     assert kinds["GPU-a", "GPU-c"] == "SYS"
+
+
+def test_an_h100_is_described_in_depth(nvml, tmp_path: Path):
+    library = nvml.Library(nvml.board("H100", "GPU-a", default_power_milliwatts=650_000, slowdowns=0x4 | 0x40))
+    (device,) = NVMLSource(library, sysfs_pci=tmp_path).sample().devices
+    assert device == {
+        "index": 0,
+        "uuid": "GPU-a",
+        "product": "NVIDIA H100 80GB HBM3",
+        "computeCapability": "9.0",
+        "memoryBytes": 80 * GIB,
+        "memoryFreeBytes": 79 * GIB,
+        "pciBusId": "0000:3b:00.0",
+        "powerLimitWatts": 700,
+        "powerLimitDefaultWatts": 650,
+        "pcie": {"width": 16, "maxWidth": 16, "generation": 5, "maxGeneration": 5},
+        "nvlinks": {"active": 18, "switched": True},
+        "memoryErrors": {
+            "ecc": True,
+            "uncorrectable": 0,
+            "uncorrectableEver": 0,
+            "remapPending": False,
+            "remapFailed": False,
+        },
+        "clocksSlowedBy": ["HardwareThermal"],
+    }
+    assert parse(DeviceProfile, device).to_dict() == {**device, "resourceName": "nvidia.com/gpu", "mig": False}
+
+
+@pytest.mark.parametrize(
+    ("product", "errors", "links", "slices"),
+    [
+        ("A100", {"ecc", "uncorrectable", "uncorrectableEver", "remapPending", "remapFailed"}, 12, True),
+        ("L40S", {"ecc", "uncorrectable", "uncorrectableEver", "remapPending", "remapFailed"}, None, False),
+        ("T4", {"ecc", "uncorrectable", "uncorrectableEver", "retirementPending"}, None, False),
+        ("4090", set(), None, False),
+    ],
+)
+def test_each_product_has_the_facts_that_its_board_reports(nvml, product, errors, links, slices):
+    (device,) = NVMLSource(nvml.Library(nvml.board(product, "GPU-a"))).sample().devices
+    assert device.get("memoryErrors", {}).keys() == errors
+    assert device.get("nvlinks", {}).get("active") == links
+    assert "clocksSlowedBy" not in device  # idle and power cap are no troubles
+    parse(DeviceProfile, device)
+
+
+def test_slices_have_the_state_of_their_gpu_and_no_nvlinks(nvml):
+    slices = [nvml.GPU("MIG-1", name="NVIDIA A100 MIG 3g.40gb", total=40 * GIB)]
+    gpu = nvml.board("A100", "GPU-a", mig=slices, rows=(0, 1, 1, 0), minor=3)
+    sample = NVMLSource(nvml.Library(gpu)).sample()
+    (device,) = sample.devices
+    assert device["memoryErrors"]["remapPending"] is True
+    assert "nvlinks" not in device
+    assert sample.aliases == {"nvidia3": ("MIG-1",), "GPU-a": ("MIG-1",)}
+
+
+def test_links_that_are_down_are_not_counted_and_those_that_do_not_exist_neither(nvml):
+    switch = ("00000000:C0:00.0", 2)
+    gpu = nvml.GPU("GPU-a", nvlinks=dict.fromkeys(range(5), switch), down=frozenset({5}))
+    (device,) = NVMLSource(nvml.Library(gpu)).sample().devices
+    assert device["nvlinks"] == {"active": 5, "switched": True}
+
+
+def test_memory_in_use_is_told_without_what_the_driver_keeps(nvml):
+    library = nvml.Library(nvml.board("H100", "GPU-a", free=69 * GIB))
+    assert NVMLSource(library).sample().used_bytes == {"GPU-a": 10 * GIB}
 
 
 @pytest.mark.parametrize(

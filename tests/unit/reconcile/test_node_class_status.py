@@ -23,8 +23,8 @@ def document(memory_gib=80, **spec):
     }
 
 
-def seen(name="n1", memory_gib=80, labels=LABELS, product="H100"):
-    device = {"index": 0, "uuid": f"{name}-0", "product": product, "memoryBytes": memory_gib * GIB}
+def seen(name="n1", memory_gib=80, labels=LABELS, product="H100", **facts):
+    device = {"index": 0, "uuid": f"{name}-0", "product": product, "memoryBytes": memory_gib * GIB, **facts}
     profile = {"metadata": {"name": name}, "status": {"devices": [device]}}
     return profiled_node(profile), {"metadata": {"name": name, "labels": labels}, "spec": {}}
 
@@ -69,6 +69,22 @@ def test_of_every_kind_of_node_that_is_seen_one_class_is_remembered():
     assert "kubernetes.io/hostname" not in made[0].spec.labels
     # The name depends on the kind alone, so that another operator makes the same.
     assert [each["metadata"] for each in to_remember(nodes[1:], [])] == [each.metadata for each in made]
+
+
+def test_memory_that_something_else_holds_on_one_node_is_no_fact_of_its_class():
+    held = seen("n1", memoryHeldBytes=30 * GIB)
+    assert held[0].facts.devices[0].memory_bytes == 50 * GIB
+    [ready] = status(document(), [held])["conditions"]
+    assert ready["reason"] == "Usable"
+    [made] = to_remember([held], [])
+    assert (made["spec"]["devices"][0]["memoryBytes"], made["metadata"]) == (
+        80 * GIB,
+        to_remember([seen("n1")], [])[0]["metadata"],
+    )
+
+
+def test_nodes_with_shared_gpus_are_not_remembered():
+    assert to_remember([seen("n1", shares=4)], []) == []
 
 
 def test_a_kind_of_node_that_has_a_class_is_not_remembered_again():

@@ -233,3 +233,21 @@ async def test_a_cordoned_node_keeps_the_plan_whose_pods_run_there(world, make):
     world.deployed("one")
     world.put(NODE, {"metadata": {"name": "a", "uid": "n-a", "labels": {}}, "spec": {"unschedulable": True}})
     assert (await world.plan("one")).plan.nodes == ("a",)
+
+
+async def test_a_node_whose_profile_nobody_keeps_is_told_and_takes_no_new_plan(world):
+    world.node("a", None, None)
+    world.cache.set_stale_profiles({"a": "its profile is old"})
+    world.service("one")
+    assert (await world.plan("one")).failure.reason == "NoFit"
+    assert tuple(map(str, world.requests[-1].left_out)) == ("a: its profile is old",)
+    world.cache.set_stale_profiles({})
+    assert (await world.plan("one")).plan.nodes == ("a",)
+
+
+async def test_a_node_whose_profile_nobody_keeps_keeps_the_plan_whose_pods_run_there(world, make):
+    world.node("a", None, None)
+    world.service("one", plan=make.plan(nodes=("a",)))
+    world.deployed("one")
+    world.cache.set_stale_profiles({"a": "its profile is old"})
+    assert (await world.plan("one")).plan.nodes == ("a",)

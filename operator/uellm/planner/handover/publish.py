@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 from uellm.hardware import classes_of
+from uellm.planner import constants
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
 from uellm.planner.handover.revalidate import resource_name, task_of
@@ -59,7 +62,26 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         planned.insert(0, ("--dtype", architecture.dtype))
     if own.quantization not in ("auto", "none"):
         planned.insert(0, ("--quantization", own.quantization))
+    if (share := least_free_share(plan, request)) < 1:
+        utilization = Fraction(constants.GPU_MEMORY_UTILIZATION) * share
+        # Rounded down: the engine refuses to start where less than this share is free.
+        planned.append((flags.UTILIZATION, f"{math.floor(utilization * 1000) / 1000:g}"))
     return PlannedEngine(own.model, own.revision, own.served_name, resolve(UserArgs(own.args), planned))
+
+
+def least_free_share(plan: Plan, request: PlanRequest) -> Fraction:
+    """The least share of its memory that a GPU of the plan's nodes has for the engine, above 0 and up to 1.
+
+    Less than 1 where something outside the cluster holds the rest. Any of the GPUs may become the pod's.
+    """
+    named, resource = set(plan.nodes), resource_name(plan, request)
+    shares = [
+        Fraction(device.memory_bytes, device.memory_bytes + device.memory_held_bytes)
+        for node in (offer.node for offer in request.nodes if offer.node.name in named)
+        for device in node.devices
+        if device.usable and device.resource_name == resource and device.memory_bytes
+    ]
+    return min(shares, default=Fraction(1))
 
 
 def kv_factor(request: PlanRequest) -> int:

@@ -18,6 +18,9 @@ from uellm.planner.refusals.devices import (
     version,
 )
 from uellm.planner.request import PlanRequest
+from uellm.planner.units import size
+from uellm.planner.vllm.flags import UTILIZATION, UserArgs
+from uellm.text import and_more
 
 # The oldest capability for which vLLM's CUDA kernels are built (README of its releases).
 LEAST_CAPABILITY = (7, 0)
@@ -39,7 +42,8 @@ LEAST_FOR_QUANTIZATION = {
 NATIVE_FP8 = (8, 9)
 # Models that vLLM refuses to compute in float16 (vllm/config/model.py, _FLOAT16_NOT_SUPPORTED_MODELS).
 NO_FLOAT16 = ("Gemma2", "Gemma3", "Glm4")
-# NVIDIA's plugin names the shares of a time-sliced GPU `<uuid>::<n>`, and its resource `....shared`.
+# A profile says to how many pods a GPU is lent. One that was written by hand may name the shares themselves:
+# NVIDIA's plugin names those of a time-sliced GPU `<uuid>::<n>`, and its resource `....shared`.
 SHARE_MARK = "::"
 SHARED_RESOURCE = ".shared"
 
@@ -52,7 +56,7 @@ def capability(device: Device) -> tuple[int, int] | None:
 
 def device_refusal(device: Device, request: PlanRequest) -> DeviceRefusal | None:
     """Why the device cannot run the service; None if it can."""
-    if SHARE_MARK in device.uuid or device.resource_name.endswith(SHARED_RESOURCE):
+    if device.shares > 1 or SHARE_MARK in device.uuid or device.resource_name.endswith(SHARED_RESOURCE):
         return TimeSlicedShare(device.uuid)
     own = capability(device)
     if own is None or own[0] == 0:
@@ -86,7 +90,7 @@ def _capability_refusal(name: str, own: tuple[int, int], request: PlanRequest) -
 
 def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
     """How the engine will run differently on these devices, a sentence each."""
-    model, notes = request.architecture, []
+    model, notes = request.architecture, _held(devices, request)
     old = _products(devices, LEAST_FOR_BFLOAT16)
     if old and model.dtype == "bfloat16":
         notes.append(f"{old} cannot compute in bfloat16: vLLM computes in float16 there, with the same sizes")
@@ -97,6 +101,17 @@ def remarks(devices: list[Device], request: PlanRequest) -> list[str]:
             "weights in FP8 and computes in 16 bits"
         )
     return notes
+
+
+def _held(devices: list[Device], request: PlanRequest) -> list[str]:
+    """Memory that is not planned on, as a sentence."""
+    held = [f"{size(each.memory_held_bytes)} of {each.uuid}" for each in devices if each.memory_held_bytes]
+    if not held:
+        return []
+    engine = f"the engine is started with a lower {UTILIZATION}"
+    if UTILIZATION in UserArgs(request.engine.args).flags:
+        engine = f"see that {UTILIZATION} in spec.engine.args does too"
+    return [f"{and_more(held, 3, 'GPU')} in use by something outside the cluster: the plan does without, and {engine}"]
 
 
 def _products(devices: list[Device], least: tuple[int, int]) -> str:

@@ -79,7 +79,13 @@ class Pool:
 def _unlike(pool: Pool) -> tuple[Device, ...]:
     """One device of each sort that `device_refusal` distinguishes."""
     sorts = {
-        (device.product, device.compute_capability, device.resource_name, SHARE_MARK in device.uuid): device
+        (
+            device.product,
+            device.compute_capability,
+            device.resource_name,
+            device.shares,
+            SHARE_MARK in device.uuid,
+        ): device
         for device in pool.devices
     }
     return tuple(sorts.values())

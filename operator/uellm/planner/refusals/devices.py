@@ -15,7 +15,7 @@ class DeviceRefusal(PlanRefusal):
 
 @dataclass(frozen=True, slots=True)
 class TimeSlicedShare(DeviceRefusal):
-    """The device is a share of a time-sliced GPU: its memory is not its own."""
+    """The device is lent to several pods at once, by time-slicing or MPS: its memory is not its own."""
 
     uuid: str
 

@@ -3,13 +3,15 @@
 A plan for a node that the scheduler refuses would leave its pods Pending for ever. There are two kinds of such nodes:
 
     other     the user's template excludes them: they are no part of the service's cluster,
-    closed    they take no new pods at the moment (cordoned, tainted, not labelled yet). They offer nothing to a new
-              plan, but pods that run there stay, and the plan that they run is none the worse for it.
+    closed    they take no new pods at the moment (cordoned, tainted, not labelled yet), or nobody keeps their profile.
+              They offer nothing to a new plan, but pods that run there stay, and the plan that they run is none the
+              worse for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from uellm.api.node_labels import LabelKeys, OwnLabelKeys
@@ -67,15 +69,18 @@ class IneligibleNode(NamedTuple):
 
 
 def verdicts(
-    nodes: Iterable[Node], node_named: Callable[[str], Object | None], template: Object
+    nodes: Iterable[Node],
+    node_named: Callable[[str], Object | None],
+    template: Object,
+    stale_profiles: Mapping[str, str] = MappingProxyType({}),
 ) -> Mapping[str, IneligibleNode]:
-    """The nodes on which pods of this template do not start, by name."""
+    """The nodes on which pods of this template do not start, by name. `stale_profiles`: why, by node."""
     found: dict[str, IneligibleNode] = {}
     for facts in nodes:
         node = node_named(facts.name)
         if other := excluded(node, facts, template):
             found[facts.name] = IneligibleNode(other, None)
-        elif reason := closed(node, facts, template):
+        elif reason := closed(node, facts, template) or stale_profiles.get(facts.name, ""):
             found[facts.name] = IneligibleNode(reason, NodeOffer(facts, (), closed=reason))
     return found
 

@@ -55,7 +55,7 @@ def less_than_its_class(each: NodeClass, nodes: Iterable[Seen]) -> str:
     for profiled, node in nodes:
         labels = (node or {}).get("metadata", {}).get("labels") or {}
         if profiled.facts.simulated == each.node.simulated and each.is_class_of(labels):
-            has, should = profiled.facts.devices, each.node.devices
+            has, should = [device.as_built for device in profiled.facts.devices], each.node.devices
             if _is_less(has, should):
                 return (
                     f"node {profiled.facts.name} carries its labels and has {_listed(has)} instead of {_listed(should)}"

@@ -167,7 +167,8 @@ class Promises:
         template = json.dumps(observed.document["spec"].get("template"), sort_keys=True)
         if template not in self._verdicts:
             facts = (node.facts for node in observed.nodes)
-            self._verdicts[template] = verdicts(facts, self._cache.node, observed.service.spec.template.to_dict())
+            own = observed.service.spec.template.to_dict()
+            self._verdicts[template] = verdicts(facts, self._cache.node, own, self._cache.stale_profiles)
         return self._verdicts[template]
 
 

@@ -42,7 +42,9 @@ def to_remember(nodes: Iterable[Seen], classes: Sequence[NodeClass]) -> list[dic
     found: dict[Any, dict[str, Any]] = {}
     for profiled, node in nodes:
         kind = _kind(profiled.facts)
-        if not profiled.facts.devices or kind in known or kind in found:
+        # No plan uses shared GPUs, so none would join for them.
+        shared = any(device.shares > 1 for device in profiled.facts.devices)
+        if not profiled.facts.devices or shared or kind in known or kind in found:
             continue
         labels = {key: value for key, value in _labels(node).items() if key == _INSTANCE_TYPE}
         name = f"{class_name(profiled.facts)[:_LONGEST_NAME].strip('-')}-{_digest(kind)}"
@@ -52,7 +54,8 @@ def to_remember(nodes: Iterable[Seen], classes: Sequence[NodeClass]) -> list[dic
 
 def _kind(node: Node) -> Any:
     """What nodes of a class have in common: not how fast one of them was measured."""
-    devices = sorted((each.product, each.memory_bytes, each.resource_name, each.mig) for each in node.devices)
+    built = (device.as_built for device in node.devices)
+    devices = sorted((each.product, each.memory_bytes, each.resource_name, each.mig) for each in built)
     return node.simulated, tuple(devices)
 
 

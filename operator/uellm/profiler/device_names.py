@@ -1,0 +1,116 @@
+"""Finds the device that the kubelet means: each device plugin has names of its own. Pure.
+
+    GPU-<uuid>, MIG-<uuid>         NVIDIA's plugin, and ours
+    GPU-<uuid>::3                  a share of a GPU by time-slicing or MPS
+    GPU-<uuid>-17, GPU-<uuid>-_-3  a share, as HAMi and others count them
+    3                              the driver's index
+    nvidia0                        the device file, as on GKE
+    nvidia0/gi1, nvidia0/vgpu2     a MIG slice there, a share there
+    0000:3b:00.0                   the address on the PCI bus
+
+A pod may have a GPU by a name that is none of these. Then nobody knows which, so no GPU of the node counts as free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from uellm.profiler.links import bus_id
+from uellm.profiler.podresources import DeviceId, Held, Listed, PodKey
+from uellm.profiler.sample import NVML, Sample
+from uellm.text import and_more
+
+_PCI = re.compile(r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
+_OTHER_VENDORS = ("amd.com", "intel.com", "habana.ai", "huawei.com")
+_NETWORK = re.compile(r"rdma|roce|hostdev|hca|mlnx|sriov|nic|ib\b", re.IGNORECASE)
+_GPU = re.compile(r"gpu|mig-|cuda", re.IGNORECASE)
+
+
+class Names:
+    """The names of the devices of one sample."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._uuids = tuple(device["uuid"] for device in sample.devices)
+        self._known: dict[str, tuple[str, ...]] = {}
+        for device in sample.devices:
+            names = [str(device["index"]), device.get("pciBusId", "")]
+            # A real device file is numbered by itself, and the sample says how.
+            names += [] if sample.source == NVML else [f"nvidia{device['index']}"]
+            for name in filter(None, names):
+                self._known[name] = (*self._known.get(name, ()), device["uuid"])
+        self._known |= sample.aliases
+        self._known |= {uuid: (uuid,) for uuid in self._uuids}
+
+    def devices(self, device_id: str) -> tuple[str, ...]:
+        """UUIDs of the devices that an id means: one, the slices of one GPU, or none for an unknown id.
+
+        >>> Names(Sample(NVML, ({"uuid": "GPU-a", "index": 0},))).devices("GPU-a::3")
+        ('GPU-a',)
+        """
+        name = bus_id(device_id) if _PCI.match(device_id) else device_id
+        if (exact := self._known.get(name)) is not None:
+            return exact
+        longest = max((known for known in self._known if _is_part(name, known)), key=len, default=None)
+        return () if longest is None else self._known[longest]
+
+    def _meant(self, device_id: DeviceId) -> tuple[str, ...]:
+        """The devices of an id. Resources that count other things than GPUs have ids such as `0` too."""
+        meant = self.devices(device_id.name)
+        by_uuid = device_id.name.startswith(meant)
+        return meant if by_uuid or is_gpu_resource(device_id.resource) else ()
+
+    def held(self, listed: Listed) -> Held:
+        """Which pod has which device. Ids of other vendors' devices, and of network cards, are left out."""
+        devices: dict[str, PodKey] = {}
+        for device_id, pod in listed.devices.items():
+            for uuid in self._meant(device_id):
+                # Several pods may share a device; the first by name is reported, so the answer is stable.
+                devices[uuid] = min(pod, devices.get(uuid, pod))
+        unknown = self.unknown(listed.devices)
+        return Held(
+            devices,
+            listed.pods,
+            unmatched=tuple(sorted({listed.devices[each] for each in unknown})),
+            unclear=tuple(uuid for uuid in self._uuids if uuid not in devices) if unknown else (),
+        )
+
+    def unknown(self, ids: Iterable[DeviceId]) -> tuple[DeviceId, ...]:
+        """The ids of GPUs that are none of these devices, in order."""
+        return tuple(sorted(each for each in ids if is_gpu_resource(each.resource) and not self._meant(each)))
+
+    def offered(self, ids: Iterable[DeviceId]) -> Mapping[str, list[DeviceId]]:
+        """By UUID: the ids that the kubelet can give away, in order."""
+        found: dict[str, list[DeviceId]] = {}
+        for each in sorted(ids):
+            for uuid in self._meant(each):
+                found.setdefault(uuid, []).append(each)
+        return found
+
+
+def unknown_names(ids: Sequence[DeviceId]) -> str:
+    """What it means that pods have these devices, in a sentence; empty for none."""
+    if not ids:
+        return ""
+    shown = and_more([f"{each.resource} {each.name}" for each in ids], 2, "device")
+    return (
+        f"pods have GPUs by names that are none of these devices' ({shown}): every device that no other pod has counts "
+        "as taken"
+    )
+
+
+def is_gpu_resource(resource: str) -> bool:
+    """Whether an extended resource counts NVIDIA's GPUs, whatever an administrator has renamed it to.
+
+    >>> is_gpu_resource("nvidia.com/gpu.shared"), is_gpu_resource("nvidia.com/a100"), is_gpu_resource("rdma/hca")
+    (True, True, False)
+    """
+    domain, _, name = resource.rpartition("/")
+    if _NETWORK.search(name) or domain.endswith(_OTHER_VENDORS):
+        return False
+    return domain == "nvidia.com" or bool(_GPU.search(name))
+
+
+def _is_part(name: str, known: str) -> bool:
+    """Whether a name is a known one with a suffix. An index has none."""
+    return name.startswith(known) and not name[len(known)].isalnum() and not known.isdecimal()

@@ -1,0 +1,236 @@
+"""The names by which device plugins hand GPUs to the kubelet, and what they say about each GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from helpers.fake_nvml import FakeGPU, FakeNVML, board
+from uellm.profiler.allocations import allocations
+from uellm.profiler.device_names import Names, is_gpu_resource, unknown_names
+from uellm.profiler.nvml import NVMLSource
+from uellm.profiler.offered import KubeletOffer
+from uellm.profiler.podresources import DeviceId, Listed, PodKey
+from uellm.profiler.sample import Sample
+
+A = "GPU-8f6c8a1e-31c4-5c4e-9c1f-111111111111"
+B = "GPU-8f6c8a1e-31c4-5c4e-9c1f-222222222222"
+CUT = "GPU-8f6c8a1e-31c4-5c4e-9c1f-333333333333"
+MIG_1 = "MIG-0d2a3f6c-6a2b-5b6f-8d3a-000000000001"
+MIG_2 = "MIG-0d2a3f6c-6a2b-5b6f-8d3a-000000000002"
+ENGINE, OTHER = PodKey("default", "engine-0"), PodKey("other", "job")
+
+
+@pytest.fixture
+def sample() -> Sample:
+    """Two GPUs whose device files are numbered the other way round, and one in slices."""
+    slices = [FakeGPU(MIG_1, instance=1), FakeGPU(MIG_2, instance=5)]
+    return NVMLSource(
+        FakeNVML(
+            board("A100", A, bus_id="00000000:01:00.0", minor=1),
+            board("A100", B, bus_id="00000000:02:00.0", minor=0),
+            board("A100", CUT, bus_id="00000000:03:00.0", minor=2, mig=slices),
+        )
+    ).sample()
+
+
+def gpus(*names: str, resource: str = "nvidia.com/gpu") -> set[DeviceId]:
+    return {DeviceId(resource, name) for name in names}
+
+
+def listed(**pods: set[DeviceId]) -> Listed:
+    keys = {"engine": ENGINE, "other": OTHER}
+    devices = {device: keys[name] for name, ids in pods.items() for device in ids}
+    return Listed(devices, frozenset(keys.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        (A, (A,)),
+        (f"{A}::0", (A,)),
+        (f"{A}::17", (A,)),
+        (f"{B}-17", (B,)),
+        (f"{B}-_-3", (B,)),
+        ("0", (A,)),
+        ("1", (B,)),
+        ("nvidia0", (B,)),
+        ("nvidia1", (A,)),
+        ("nvidia1/vgpu3", (A,)),
+        ("0000:02:00.0", (B,)),
+        ("00000000:02:00.0", (B,)),
+        (MIG_1, (MIG_1,)),
+        (f"{MIG_2}::1", (MIG_2,)),
+        ("nvidia2/gi5", (MIG_2,)),
+        ("nvidia2/gi5/vgpu0", (MIG_2,)),
+        ("nvidia2/gi9", (MIG_1, MIG_2)),
+        ("nvidia2", (MIG_1, MIG_2)),
+        ("2", (MIG_1, MIG_2)),
+        (CUT, (MIG_1, MIG_2)),
+        ("nvidia12", ()),
+        ("3", ()),
+        ("00", ()),
+        ("0:1", ()),
+        (A[:-1], ()),
+        (f"{A}0", ()),
+        ("", ()),
+        ("vgpu-7", ()),
+    ],
+)
+def test_each_naming_scheme_means_its_device(sample, name, meant):
+    assert Names(sample).devices(name) == meant
+
+
+def test_without_numbers_of_device_files_their_names_mean_no_device():
+    nvml = FakeNVML(FakeGPU(A))
+    nvml.faults = {"nvmlDeviceGetMinorNumber": 3}
+    assert Names(NVMLSource(nvml).sample()).devices("nvidia0") == ()
+
+
+def test_the_device_files_of_described_gpus_are_numbered_by_index():
+    described = Sample("Simulated", ({"uuid": "GPU-a", "index": 4},))
+    assert Names(described).devices("nvidia4") == ("GPU-a",)
+
+
+@pytest.mark.parametrize(
+    ("resource", "counts"),
+    [
+        ("nvidia.com/gpu", True),
+        ("nvidia.com/gpu.shared", True),
+        ("nvidia.com/mig-1g.10gb", True),
+        ("nvidia.com/a100", True),
+        ("volcano.sh/vgpu-number", True),
+        ("example.com/big-gpu", True),
+        ("nvidia.com/hostdev", False),
+        ("nvidia.com/rdma_shared_gpu", False),
+        ("rdma/hca_shared", False),
+        ("amd.com/gpu", False),
+        ("gpu.intel.com/i915", False),
+        ("devices.kubevirt.io/kvm", False),
+        ("", False),
+    ],
+)
+def test_resources_of_other_devices_are_not_gpus(resource, counts):
+    assert is_gpu_resource(resource) is counts
+
+
+def test_pods_have_the_devices_that_their_names_mean(sample):
+    held = Names(sample).held(listed(engine=gpus("nvidia1", "nvidia2/gi1"), other=gpus(f"{B}-4")))
+    assert held.devices == {A: ENGINE, MIG_1: ENGINE, B: OTHER}
+    assert (held.unmatched, held.unclear) == ((), ())
+
+
+def test_a_share_of_a_gpu_takes_the_gpu_for_the_first_pod_by_name(sample):
+    held = Names(sample).held(listed(other=gpus(f"{A}::0"), engine=gpus(f"{A}::1")))
+    assert held.devices == {A: ENGINE}
+
+
+def test_a_network_card_takes_no_gpu(sample):
+    held = Names(sample).held(
+        listed(engine={DeviceId("rdma/hca_shared", "0"), DeviceId("nvidia.com/hostdev", "port-1")})
+    )
+    assert (held.devices, held.unmatched) == ({}, ())
+
+
+def test_a_uuid_means_its_gpu_under_whatever_resource(sample):
+    assert Names(sample).held(listed(engine={DeviceId("example.com/fast", A)})).devices == {A: ENGINE}
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/a100"])
+def test_a_name_that_means_no_device_takes_every_gpu_that_nobody_is_known_to_have(sample, resource):
+    names = Names(sample)
+    kubelet = listed(engine=gpus("slot-7", resource=resource), other=gpus(A))
+    pods = [
+        {"metadata": {"namespace": key.namespace, "name": key.name, "uid": uid}, "status": {"phase": "Running"}}
+        for key, uid in ((ENGINE, "uid-1"), (OTHER, "uid-2"))
+    ]
+    found = allocations(names.held(kubelet), pods, {})
+    # By name: by its UID, the others would be free to the pod's own service.
+    assert found.pod_uids == {A: "uid-2", **dict.fromkeys((B, MIG_1, MIG_2), "default/engine-0")}
+    assert found.settled
+
+    silent = allocations(names.held(Listed()), pods, found.pod_uids)
+    assert silent.pod_uids == found.pod_uids
+    ended = [{**pod, "status": {"phase": "Succeeded"}} if pod["metadata"]["uid"] == "uid-1" else pod for pod in pods]
+    assert allocations(names.held(kubelet), ended, found.pod_uids).pod_uids == {A: "uid-2"}
+
+
+def test_names_that_mean_no_device_are_told_in_a_sentence(sample):
+    assert unknown_names(Names(sample).unknown(gpus(A, "slot-1", "slot-2", "slot-3"))) == (
+        "pods have GPUs by names that are none of these devices' (nvidia.com/gpu slot-1, nvidia.com/gpu slot-2 and 1 "
+        "more device): every device that no other pod has counts as taken"
+    )
+    assert unknown_names(()) == ""
+
+
+@pytest.fixture
+def offer(sample):
+    """`offer(ids, now_s)`: what is known after the kubelet has offered these."""
+    offered, names = KubeletOffer(), Names(sample)
+    present = [device["uuid"] for device in sample.devices]
+
+    def answer(ids: set[DeviceId], now_s: float = 0.0) -> KubeletOffer:
+        offered.update(frozenset(ids), names, present, now_s)
+        return offered
+
+    return answer
+
+
+EVERYTHING = gpus(A, B, MIG_1, MIG_2)
+
+
+def test_sharing_is_known_before_a_pod_exists(offer):
+    ids = {*gpus(f"{A}::0", f"{A}::1", "nvidia0/vgpu0", "nvidia0/vgpu1", "nvidia0/vgpu2"), *gpus(MIG_1, MIG_2)}
+    assert offer(ids).shares == {A: 2, B: 3, MIG_1: 1, MIG_2: 1}
+
+
+def test_a_gpu_that_two_plugins_offer_is_not_shared(offer):
+    assert offer({*EVERYTHING, *gpus(A, resource="volcano.sh/vgpu-number")}).shares[A] == 1
+
+
+def test_each_device_has_the_resource_that_the_kubelet_counts_it_under(offer):
+    ids = {*gpus(f"{A}::0", resource="nvidia.com/gpu.shared"), *gpus(MIG_1, MIG_2, resource="nvidia.com/mig-1g.10gb")}
+    assert offer(ids).resource_names == {
+        A: "nvidia.com/gpu.shared",
+        MIG_1: "nvidia.com/mig-1g.10gb",
+        MIG_2: "nvidia.com/mig-1g.10gb",
+    }
+
+
+def test_a_gpu_that_its_plugin_calls_unhealthy_is_not_offered_until_it_is_healthy(offer):
+    assert offer(EVERYTHING).faults == {}
+    assert offer(EVERYTHING - gpus(B)).faults == {}  # the plugin may only just have begun
+    assert offer(EVERYTHING - gpus(B)).faults == {
+        B: (
+            "NotOffered",
+            f"the kubelet offers {B} to no pod: its device plugin calls it unhealthy (for Xid errors, say) or does not "
+            "run: see the log of the device plugin on the node",
+        )
+    }
+    assert offer(set()).faults.keys() == {B}
+    assert offer(EVERYTHING).faults == {}
+    assert offer(EVERYTHING - gpus(B)).faults == {}
+
+
+def test_a_plugin_that_is_replaced_takes_no_gpu_out_and_one_that_stays_away_takes_all(offer):
+    offer(EVERYTHING, 0.0)
+    assert offer(set(), 59.0).faults == {}
+    assert offer(set(), 61.0).faults.keys() == {A, B, MIG_1, MIG_2}
+    assert offer(set(), 61.0).resource_names.keys() == {A, B, MIG_1, MIG_2}
+    assert offer(EVERYTHING, 62.0).faults == {}
+
+
+def test_without_a_device_plugin_nothing_is_missed(offer):
+    assert offer(set(), 0.0).faults == {}
+    assert offer(set(), 10_000.0).faults == {}
+    assert offer({DeviceId("rdma/hca", "1")}, 10_000.0).faults == {}
+
+
+def test_gpus_by_names_that_mean_no_device_are_not_missed(offer):
+    assert offer(gpus(A, "slot-1")).faults == {}
+
+
+def test_a_new_process_knows_what_the_last_one_missed(sample):
+    offered = KubeletOffer()
+    offered.adopt({"devices": [{"uuid": A, "health": {"state": "Quarantined", "reason": "NotOffered"}}, {"uuid": B}]})
+    offered.update(frozenset(), Names(sample), [A, B], 0.0)
+    assert offered.faults.keys() == {A}
