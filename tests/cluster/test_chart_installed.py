@@ -170,7 +170,7 @@ def test_the_operator_does_its_work_with_the_rights_that_it_has(run: Run, tmp_pa
     run("kubectl", "patch", "gnp/gpu-node", "--subresource=status", "--type=merge", "-p", status)
     service = {**SERVICE, "metadata": {"name": "tiny", "namespace": "default"}}
     service["spec"] = {"model": {"uri": "file:///models/tiny", "config": tinymodel.config()}}
-    images = ["--sidecar-image=example.com/sidecar:1", "--launcher-image=example.com/launcher:1"]
+    images = [f"--{role}-image=example.com/{role}:1" for role in ("sidecar", "launcher", "inspector")]
     args = ["controller", *images, f"--namespace={NAMESPACE}", "--health-listen=127.0.0.1:0"]
     with process_as(run, f"{NAMESPACE}:uellm-operator", tmp_path, *args) as log:
         run("kubectl", "create", "-f", "-", given=service)

@@ -69,5 +69,5 @@ class _Directory:
             raise RefusedError(LookUpRefusal("InvalidAnswer", f"{self.where} cannot be read: {cause}"))
 
     def _unreadable(self, name: str, error: OSError) -> RefusedError:
-        message = f"{self.where} cannot be read: {name}: {error.strerror}; let the user of the pods (uid {os.getuid()}) read it"
-        return RefusedError(LookUpRefusal("Unreadable", message))
+        what = f"{name}: {error.strerror}; let the user of the pods (uid {os.getuid()}) read it"
+        return RefusedError(LookUpRefusal("Unreadable", f"{self.where} cannot be read: {what}"))
