@@ -5,19 +5,24 @@ The test plays the inspection pod: kwok lets it run, and the test gives its answ
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from helpers.checkpoints import llama_tensors
+from helpers.hub_server import COMMIT as HUB_COMMIT
+from helpers.hub_server import hub_server
 from helpers.models import LLAMA_8B
 from helpers.sizes import GIB
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.hub.document import to_document
 from uellm.kube import POD
-from uellm.kube.kinds import CONFIGMAP, NAMESPACE, Kind
+from uellm.kube.kinds import CONFIGMAP
 
-QUOTA = Kind("v1", "ResourceQuota", "resourcequotas", True)
 COMMIT, LATER_COMMIT = "c0ffee" + "0" * 34, "beef" + "0" * 36
 CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embeddings": False}
 FACTS = ModelFacts(COMMIT, CONFIG, llama_tensors(CONFIG), 4)
@@ -284,25 +289,27 @@ async def test_a_pod_that_is_evicted_is_told_in_the_kubelet_s_words_and_tried_ag
     assert (await llama.condition("Planned"))[0] == "True"
 
 
-async def test_a_pod_that_the_api_server_refuses_is_told_in_its_words(world):
-    quota = {"metadata": {"name": "none", "namespace": world.namespace}, "spec": {"hard": {"pods": "0"}}}
-    await world.kube.create({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
-
-    async def in_force():
-        return (await world.kube.get(QUOTA, "none", world.namespace) or {}).get("status", {}).get("hard")
-
-    await world.eventually(in_force)
-    llama = await world.service(model=BY_NAME)
-    await world.operator.settle("llama")
-    status, reason, message = await llama.condition("ModelAccessible")
-    assert (status, reason, "exceeded quota: none" in message) == ("Unknown", "InspectionFailed", True)
-
-
-async def test_the_pod_is_admitted_where_pod_security_is_restricted(world):
+async def restrict(world):
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     strict = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": world.namespace, "labels": labels}}
     await world.kube.apply(strict, manager="user")
-    assert await world.kube.get(NAMESPACE, world.namespace)
+
+
+async def test_a_pod_that_the_api_server_refuses_is_told_in_its_words(world):
+    await restrict(world)
+    disk = {"name": "disk", "hostPath": {"path": "/data"}}
+    engine = {"name": "engine", "volumeMounts": [{"name": "disk", "mountPath": "/data"}]}
+    template = {"spec": {"volumes": [disk], "containers": [engine]}}
+    llama = await world.service(model={"uri": "file:///data/llama", "maxModelLen": 4096}, template=template)
+    await world.operator.settle("llama")
+    status, reason, message = await llama.condition("ModelAccessible")
+    assert (status, reason) == ("Unknown", "InspectionFailed")
+    assert "the API server refuses the pod: " in message
+    assert "hostPath volumes" in message
+
+
+async def test_the_pod_is_admitted_where_pod_security_is_restricted(world):
+    await restrict(world)
     await world.asked()
 
 
@@ -326,3 +333,29 @@ async def test_a_claim_is_read_by_a_pod_that_mounts_it_read_only(world):
 
     await world.eventually(told)
     assert (await llama.condition("ModelAccessible"))[1] == "Inspecting"
+
+
+async def test_the_operator_s_process_fetches_what_the_pod_s_own_program_has_read(world, controller, planned, tmp_path):
+    controller()
+    llama = await world.service(model=BY_NAME)
+    address = (await world.running())["status"]["podIP"]  # kwok's addresses are on loopback
+    with hub_server() as hub:
+        hub.repository = "org/llama"
+        hub.files = {"config.json": json.dumps(CONFIG).encode(), "pytorch_model.bin": b"x"}
+        command = [str(Path(sys.executable).with_name("uellm")), "inspect", "hf://org/llama@main"]
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": ""}
+        with (tmp_path / "log").open("wb") as log:
+            listen = f"--listen={address}:8002"
+            process = await asyncio.create_subprocess_exec(*command, listen, env=environment, stderr=log)
+        try:
+            await planned(llama)
+        finally:
+            process.terminate()
+            await process.wait()
+    assert (await llama.condition("ModelAccessible"))[:2] == ("True", "Found")
+    assert (await planned_engine(llama))["revision"] == HUB_COMMIT
+
+    async def gone():
+        return not await world.pods()
+
+    await world.eventually(gone)

@@ -21,7 +21,16 @@ from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
 from uellm.reconcile.inspection.model_state import GIVEN, ModelState, found, refused, undecided
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
-from uellm.reconcile.inspection.steps import Attempt, Pod, Seen, Step, after_refusal, after_silence, failed, next_step
+from uellm.reconcile.inspection.steps import (
+    Attempt,
+    InspectionInputs,
+    InspectionStep,
+    Pod,
+    after_refusal,
+    after_silence,
+    failed,
+    next_step,
+)
 from uellm.reconcile.names import Key, model_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -67,7 +76,7 @@ class Inspections:
 
     async def _look_up(self, observed: Observed, question: Question, now: datetime) -> tuple[ModelState, float | None]:
         record = await self._record(observed, question)
-        seen = Seen(
+        seen = InspectionInputs(
             question.source,
             observed.generation,
             record.facts,
@@ -98,7 +107,9 @@ class Inspections:
             record.facts = await asyncio.to_thread(read_facts, live, question.source)
         return record
 
-    async def _asked(self, seen: Seen, record: _Record, step: Step, pod: Pod, now: datetime) -> Step:
+    async def _asked(
+        self, seen: InspectionInputs, record: _Record, step: InspectionStep, pod: Pod, now: datetime
+    ) -> InspectionStep:
         document = await self._fetch(pod["status"]["podIP"])
         if not document:
             return after_silence(step, pod, now, reads=document is not None)
@@ -109,9 +120,11 @@ class Inspections:
         if isinstance(answer, LookUpRefusal):
             return after_refusal(seen, answer, now)
         record.facts, record.version = answer, ""
-        return Step(found(answer), remove=tuple(seen.pods))
+        return InspectionStep(found(answer), remove=tuple(seen.pods))
 
-    async def _created(self, observed: Observed, question: Question, seen: Seen, step: Step, now: datetime) -> Step:
+    async def _created(
+        self, observed: Observed, question: Question, seen: InspectionInputs, step: InspectionStep, now: datetime
+    ) -> InspectionStep:
         assert observed.service is not None
         manifest = inspection_pod(observed.document, observed.service, question, self._image)
         try:

@@ -38,7 +38,7 @@ class Attempt(NamedTuple):
     """How many there were in a row."""
 
 
-class Seen(NamedTuple):
+class InspectionInputs(NamedTuple):
     """What a step depends on."""
 
     source: str
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class InspectionStep:
     """What to do: delete pods, make one, or ask one; `state` is what is said meanwhile."""
 
     state: ModelState
@@ -65,34 +65,34 @@ class Step:
     """When to look again, if nothing happens before."""
 
 
-def next_step(seen: Seen, now: datetime) -> Step:
+def next_step(seen: InspectionInputs, now: datetime) -> InspectionStep:
     """The next step."""
     there = tuple(pod for pod in seen.pods if "deletionTimestamp" not in pod["metadata"])
     if seen.facts is not None:
-        return Step(found(seen.facts), remove=there)
+        return InspectionStep(found(seen.facts), remove=there)
     current = [pod for pod in there if (pod["metadata"].get("labels") or {}).get(SOURCE_LABEL) == seen.source]
     others = tuple(pod for pod in there if pod not in current[:1])
     if seen.attempt is not None and seen.attempt.generation == seen.generation and now < seen.attempt.due:
         wait_s = (seen.attempt.due - now).total_seconds()
-        return Step(seen.attempt.state, remove=there, attempt=seen.attempt, again_s=wait_s)
+        return InspectionStep(seen.attempt.state, remove=there, attempt=seen.attempt, again_s=wait_s)
     if not current:
         state = inspecting("a pod is being created")
-        return Step(state, remove=others, create=True, attempt=seen.attempt, again_s=WAIT_EVERY_S)
+        return InspectionStep(state, remove=others, create=True, attempt=seen.attempt, again_s=WAIT_EVERY_S)
     return _with_pod(seen, current[0], others, now)
 
 
-def _with_pod(seen: Seen, pod: Pod, others: tuple[Pod, ...], now: datetime) -> Step:
+def _with_pod(seen: InspectionInputs, pod: Pod, others: tuple[Pod, ...], now: datetime) -> InspectionStep:
     if (how := pod_trouble.ended(pod)) is not None:
         attempt = failed(seen, how, now)
         return _given_up(attempt, (pod, *others), now)
     if pod_trouble.runs(pod):
         state = inspecting(f"pod {pod['metadata']['name']} runs")
-        return Step(state, remove=others, ask=pod, attempt=seen.attempt, again_s=ASK_EVERY_S)
+        return InspectionStep(state, remove=others, ask=pod, attempt=seen.attempt, again_s=ASK_EVERY_S)
     state = inspecting(pod_trouble.waits_for(pod, seen.warnings.get(pod["metadata"]["uid"], "")))
-    return Step(state, remove=others, attempt=seen.attempt, again_s=WAIT_EVERY_S)
+    return InspectionStep(state, remove=others, attempt=seen.attempt, again_s=WAIT_EVERY_S)
 
 
-def after_refusal(seen: Seen, refusal: LookUpRefusal, now: datetime) -> Step:
+def after_refusal(seen: InspectionInputs, refusal: LookUpRefusal, now: datetime) -> InspectionStep:
     """The pod was told no."""
     times = _times(seen)
     wait_s = refusal.retry_after_s or _growing(REFUSAL_FIRST_S, times)
@@ -100,14 +100,14 @@ def after_refusal(seen: Seen, refusal: LookUpRefusal, now: datetime) -> Step:
     return _given_up(attempt, tuple(seen.pods), now)
 
 
-def after_silence(step: Step, pod: Pod, now: datetime, *, reads: bool) -> Step:
+def after_silence(step: InspectionStep, pod: Pod, now: datetime, *, reads: bool) -> InspectionStep:
     """The pod has no answer yet. `reads`: it says so itself."""
     name = pod["metadata"]["name"]
     what = f"pod {name} reads its configuration and headers" if reads else pod_trouble.silent(pod, now)
-    return Step(inspecting(what), step.remove, attempt=step.attempt, again_s=step.again_s)
+    return InspectionStep(inspecting(what), step.remove, attempt=step.attempt, again_s=step.again_s)
 
 
-def failed(seen: Seen, how: str, now: datetime) -> Attempt:
+def failed(seen: InspectionInputs, how: str, now: datetime) -> Attempt:
     """An attempt whose pod gave no answer."""
     times = _times(seen)
     wait_s = _growing(FAILURE_FIRST_S, times)
@@ -115,12 +115,12 @@ def failed(seen: Seen, how: str, now: datetime) -> Attempt:
     return Attempt(undecided(FAILED, message), now + timedelta(seconds=wait_s), seen.generation, times)
 
 
-def _given_up(attempt: Attempt, pods: tuple[Pod, ...], now: datetime) -> Step:
+def _given_up(attempt: Attempt, pods: tuple[Pod, ...], now: datetime) -> InspectionStep:
     there = tuple(pod for pod in pods if "deletionTimestamp" not in pod["metadata"])
-    return Step(attempt.state, remove=there, attempt=attempt, again_s=(attempt.due - now).total_seconds())
+    return InspectionStep(attempt.state, remove=there, attempt=attempt, again_s=(attempt.due - now).total_seconds())
 
 
-def _times(seen: Seen) -> int:
+def _times(seen: InspectionInputs) -> int:
     same = seen.attempt is not None and seen.attempt.generation == seen.generation
     return seen.attempt.times + 1 if same and seen.attempt is not None else 1
 
