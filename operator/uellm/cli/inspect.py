@@ -10,6 +10,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -30,6 +31,13 @@ DEFAULT_SECONDS = 600.0
 logger = logging.getLogger("uellm.inspect")
 
 LookUp = Callable[[], ModelFacts | LookUpRefusal]
+
+
+class _Result(NamedTuple):
+    told: str
+    """What was found, for the log."""
+    body: bytes
+    """The document that is served."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +90,7 @@ def _look_up(args: argparse.Namespace) -> LookUp:
 
 
 async def _serve(look: LookUp, host: str | None, port: int, seconds: float) -> None:
-    found = _in_background(look)
+    found = _in_background(lambda: _result(look()))
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
@@ -95,20 +103,20 @@ async def _serve(look: LookUp, host: str | None, port: int, seconds: float) -> N
         stop, look_up_done = (asyncio.create_task(event.wait()) for event in (ended, known))
         await asyncio.wait({stop, look_up_done}, return_when=asyncio.FIRST_COMPLETED)
         if found.done():
-            logger.info("%s", _told(found.result()))
+            logger.info("%s", found.result().told)
             await asyncio.wait({stop}, timeout=seconds)
         stop.cancel()
         look_up_done.cancel()
 
 
-def _in_background(look: LookUp) -> asyncio.Future[ModelFacts | LookUpRefusal]:
+def _in_background(work_out: Callable[[], _Result]) -> asyncio.Future[_Result]:
     """The result of a call in a thread that does not keep the process from ending."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[ModelFacts | LookUpRefusal] = loop.create_future()
+    future: asyncio.Future[_Result] = loop.create_future()
 
     def work() -> None:
         try:
-            found = look()
+            found = work_out()
         except Exception as error:
             loop.call_soon_threadsafe(future.set_exception, error)
         else:
@@ -118,22 +126,18 @@ def _in_background(look: LookUp) -> asyncio.Future[ModelFacts | LookUpRefusal]:
     return future
 
 
-def _answer(
-    found: asyncio.Future[ModelFacts | LookUpRefusal],
-) -> Callable[[web.Request], Awaitable[web.Response]]:
-    body: list[bytes] = []
-
+def _answer(found: asyncio.Future[_Result]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
         if not found.done():
             return web.json_response({"reading": True}, status=503)
-        if not body:
-            body.append(json.dumps(to_document(found.result())).encode())
-        return web.Response(body=body[0], content_type="application/json")
+        return web.Response(body=found.result().body, content_type="application/json")
 
     return answer
 
 
-def _told(found: ModelFacts | LookUpRefusal) -> str:
+def _result(found: ModelFacts | LookUpRefusal) -> _Result:
+    body = json.dumps(to_document(found)).encode()
     if isinstance(found, LookUpRefusal):
-        return f"{found.reason}: {found.message}"
-    return f"found {found.files} safetensors files of {found.tensor_bytes} bytes, commit {found.commit or 'none'}"
+        return _Result(f"{found.reason}: {found.message}", body)
+    weights = f"{found.files} safetensors files of {found.tensor_bytes} bytes"
+    return _Result(f"found {weights}, commit {found.commit or 'none'}", body)

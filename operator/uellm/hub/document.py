@@ -24,6 +24,7 @@ PACKED_BYTES = 900_000
 """The most that configuration and packed headers may take together: an object of Kubernetes holds 1 MiB."""
 DOCUMENT_BYTES = 4 << 20
 MOST_FILES = 1024
+DEEPEST = 64
 LONGEST_MESSAGE = 2048
 LONGEST_COMMIT = 128
 LONGEST_WAIT_S = 3600.0
@@ -35,10 +36,8 @@ def to_document(found: ModelFacts | LookUpRefusal) -> dict[str, Any]:
     if isinstance(found, LookUpRefusal):
         wait = {} if found.retry_after_s is None else {"retryAfterS": found.retry_after_s}
         return {"version": VERSION, "refusal": {"reason": found.reason, "message": found.message, **wait}}
-    size = len(compact(found.config))
-    if size > CONFIG_BYTES:
-        cause = f"config.json has {size:,} bytes, and at most {CONFIG_BYTES:,} are kept"
-        return to_document(LookUpRefusal("InvalidAnswer", f"the model cannot be kept: {cause}"))
+    if cause := _unfit(found.config):
+        return to_document(LookUpRefusal("InvalidAnswer", f"the model cannot be kept: its config.json {cause}"))
     facts: dict[str, Any] = {"commit": found.commit, "config": found.config, "files": found.files}
     packed = packed_headers(found)
     if packed is not None:
@@ -57,8 +56,10 @@ def from_document(document: Any) -> ModelFacts | LookUpRefusal:
 
 def facts_from(config: Any, commit: Any, files: Any, packed: bytes | None) -> ModelFacts:
     """Facts from their parts, each of them checked. Raises UnreadableDocument."""
-    if not isinstance(config, dict) or len(compact(config)) > CONFIG_BYTES:
-        raise UnreadableDocument(_NAME, f"its configuration is no object of at most {CONFIG_BYTES:,} bytes")
+    if not isinstance(config, dict):
+        raise UnreadableDocument(_NAME, "its configuration is no object")
+    if cause := _unfit(config):
+        raise UnreadableDocument(_NAME, f"its configuration {cause}")
     if not isinstance(commit, str) or len(commit) > LONGEST_COMMIT or not commit.isprintable():
         raise UnreadableDocument(_NAME, "its commit is none")
     if type(files) is not int or not 0 <= files <= MOST_FILES:
@@ -77,11 +78,29 @@ def packed_headers(facts: ModelFacts) -> bytes | None:
 
 
 def compact(config: Mapping[str, Any]) -> bytes:
-    """A configuration as JSON in little room. Raises UnreadableDocument where it is nested too deep."""
+    """A configuration as JSON in little room."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _unfit(config: Mapping[str, Any]) -> str:
+    """Why a configuration cannot be kept; empty where it can."""
+    if _depth(config) > DEEPEST:
+        return f"is nested more than {DEEPEST} deep"
     try:
-        return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
-    except (RecursionError, ValueError) as error:
-        raise UnreadableDocument(_NAME, "its configuration is not JSON") from error
+        size = len(compact(config))
+    except ValueError:  # half of a surrogate pair
+        return "has text that is not Unicode"
+    return f"has {size:,} bytes, and at most {CONFIG_BYTES:,} are kept" if size > CONFIG_BYTES else ""
+
+
+def _depth(value: Any) -> int:
+    """How deep objects and lists are nested, without recursion."""
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [part for inner in parts for part in inner]
+    return depth
 
 
 def _decoded(text: Any) -> bytes | None:
@@ -100,4 +119,5 @@ def _refusal(entry: Any) -> LookUpRefusal:
             raise UnreadableDocument(_NAME, "its refusal has no reason that is known here")
         if wait_s is not None and not 0.0 <= float(wait_s) <= LONGEST_WAIT_S:  # NaN is not, either
             wait_s = LONGEST_WAIT_S
-        return LookUpRefusal(reason, " ".join(message.split())[:LONGEST_MESSAGE], wait_s and float(wait_s))
+        told = "".join(each if each.isprintable() else " " for each in message[:LONGEST_MESSAGE])
+        return LookUpRefusal(reason, " ".join(told.split()), wait_s and float(wait_s))

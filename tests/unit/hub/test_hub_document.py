@@ -16,6 +16,7 @@ from uellm.hub.packing import pack, unpack
 from uellm.models import Tensor
 
 TENSORS = {"a": Tensor("BF16", (4, 2)), "b": Tensor("F8_E4M3", (3,)), "c": Tensor("F32", ())}
+NESTED = json.loads("[" * 900 + "]" * 900)
 FACTS = ModelFacts("c0ffee", {"hidden_size": 8}, TENSORS, 2)
 
 
@@ -58,8 +59,21 @@ def test_headers_that_do_not_fit_are_left_out_and_the_number_of_files_stays():
 
 def test_a_configuration_that_is_too_long_is_a_refusal():
     found = sent(ModelFacts("c", {"a": "x" * 500_000}, None))
-    cause = "config.json has 500,008 bytes, and at most 400,000 are kept"
+    cause = "its config.json has 500,008 bytes, and at most 400,000 are kept"
     assert (found.reason, found.message) == ("InvalidAnswer", f"the model cannot be kept: {cause}")
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"), [(NESTED, "is nested more than 64 deep"), ("\ud800", "has text that is not Unicode")]
+)
+def test_a_configuration_that_no_object_can_hold_is_a_refusal(value, cause):
+    found = sent(ModelFacts("c", {"a": value}, None))
+    assert found.message == f"the model cannot be kept: its config.json {cause}"
+
+
+def test_a_sentence_of_a_pod_has_printable_characters_alone():
+    found = sent(LookUpRefusal("Gated", "a\x00b\ud800c\n\td é"))
+    assert found.message == "a b c d é"
 
 
 def facts(**changed):
@@ -68,9 +82,6 @@ def facts(**changed):
 
 def packed(text):
     return base64.b64encode(zlib.compress(text if isinstance(text, bytes) else json.dumps(text).encode())).decode()
-
-
-NESTED = json.loads("[" * 900 + "]" * 900)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +96,8 @@ NESTED = json.loads("[" * 900 + "]" * 900)
         facts(config=[]),
         facts(config="x"),
         facts(config={"a": "x" * 500_000}),
+        facts(config={"a": NESTED}),
+        facts(config={"a": "\ud800"}),
         facts(commit=7),
         facts(commit="a" * 200),
         facts(commit="a\nb"),

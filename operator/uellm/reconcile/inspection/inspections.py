@@ -22,6 +22,7 @@ from uellm.reconcile.inspection.model_state import GIVEN, ModelState, found, ref
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
 from uellm.reconcile.inspection.steps import (
+    WAIT_EVERY_S,
     Attempt,
     InspectionInputs,
     InspectionStep,
@@ -91,7 +92,7 @@ class Inspections:
             step = await self._created(observed, question, seen, step, now)
         record.attempt = step.attempt
         if record.facts is not None and (taken := await self._keep(observed, record)) is not None:
-            return undecided(taken.reason, taken.message), step.again_s
+            return undecided(taken.reason, taken.message), WAIT_EVERY_S
         # Not before the facts are kept: an operator that dies in between asks the pod again.
         await self._remove(observed, step.remove)
         return step.state, step.again_s
