@@ -305,7 +305,7 @@ async def test_a_pod_that_the_api_server_refuses_is_told_in_its_words(world):
     status, reason, message = await llama.condition("ModelAccessible")
     assert (status, reason) == ("Unknown", "InspectionFailed")
     assert "the API server refuses the pod: " in message
-    assert "hostPath volumes" in message
+    assert "restricted volume types" in message
 
 
 async def test_the_pod_is_admitted_where_pod_security_is_restricted(world):
