@@ -45,6 +45,7 @@ import operator_scale as scale
 import yaml
 from aiohttp import web
 
+from uellm.controller.resync import FIRST_S
 from uellm.kube import CONFIGMAP, DEPLOYMENT, LLMSERVICE, PDB, SERVICE, Kube
 from uellm.text import aligned
 from uellm_devcluster import ControlPlane
@@ -236,6 +237,8 @@ class Bench:
     async def outage(self, kind: str, seconds: float) -> Outage:
         """The API server is away for so long; a stall has no end of its own."""
         starts, stalls = self._operator.starts, kind == "stalled"
+        if stalls:
+            await asyncio.sleep(2 * FIRST_S)  # the full list soon after a start would hide it
         await self._way.fail(kind)
         await asyncio.sleep(0 if stalls else seconds / 2)
         name, replicas = await self._scale()

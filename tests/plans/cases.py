@@ -10,6 +10,8 @@ from uellm.planner.request import SloClass, Workload
 
 Shape = tuple[int, int, int]
 CHAT = (SloClass("chat", ttft_s=2.0, tpot_s=0.05),)
+QUICK = (SloClass("chat", ttft_s=1.0, tpot_s=0.02),)
+LONG = (SloClass("documents", ttft_s=5.0, tpot_s=0.05),)
 PATIENT = (SloClass("chat", ttft_s=5.0, tpot_s=0.06),)  # what small cards are used for
 
 
@@ -91,5 +93,59 @@ CASES = (
     _case("14b on L40S", "qwen3-14b", "4xL40S", 1, "1/1/1 1/2/1", "27 GiB of 44; 41 ms a token on one"),
     _case(
         "14b-AWQ on L4", "qwen3-14b-awq", "4xL4", 0.3, "1/1/1 1/2/1", "9 GiB; 40 ms a token on one L4", classes=PATIENT
+    ),
+    _case("gemma-3-27b on L40S", "gemma-3-27b", "4xL40S", 0.5, "1/2/1 1/4/1", "51 GiB: two L40S", classes=PATIENT),
+    _case("gemma-3-27b", "gemma-3-27b", "8xH100-80", 2, "1/1/1 1/2/1 2/1/1", "51 GiB fit one H100"),
+    _case("vl-72b at 4/s", "qwen2.5-vl-72b", "8xH100-80", 4, "1/4/1 2/2/1", "Qwen's recipe: TP4"),
+    _case("405b fp8", "llama-405b-fp8", "8xH100-80", 0.5, "1/8/1", "Meta's recipe: a whole node"),
+    _case("405b bf16 on H200", "llama-405b", "8xH200", 0.5, "1/8/1", "756 GiB of 1,118"),
+    _case("R1 on B200", "deepseek-r1", "8xB200", 1, "1/8/1 1/4/1", "625 GiB: four hold it, eight have room"),
+    _case("mixtral", "mixtral-8x7b", "8xH100-80", 2, "1/2/1", "Mistral's recipe: 87 GiB on two"),
+    _case("24b on L40S", "mistral-small-24b", "4xL40S", 1, "1/2/1 1/4/1", "44 GiB fill one L40S"),
+    _case("24b at 4/s", "mistral-small-24b", "8xH100-80", 4, "1/1/1 2/1/1", "one H100 holds it"),
+    _case("phi-4 on A10G", "phi-4", "4xA10G", 0.5, "1/2/1 1/4/1", "27 GiB: two A10G", classes=PATIENT),
+    _case("7b on A10G", "qwen2.5-7b", "4xA10G", 1, "1/1/1 2/1/1 1/2/1", "14 GiB of 22"),
+    _case("7b-AWQ on T4", "qwen2.5-7b-awq", "4xT4", 0.3, "1/1/1 2/1/1 1/2/1", "5 GiB of 15", classes=PATIENT),
+    _case("7b on T4", "qwen2.5-7b", "4xT4", 0.3, "1/2/1 1/4/1", "14 GiB leave one T4 no cache", classes=PATIENT),
+    _case("8b on 5090", "qwen3-8b", "2xRTX5090", 2, "1/1/1", "15 GiB of 31"),
+    _case("4b on L4", "qwen3-4b", "4xL4", 0.5, "1/1/1", "7 GiB of 22"),
+    _case("next-80b", "qwen3-next-80b", "8xH100-80", 2, "1/4/1", "Qwen's recipe: TP4; two have no room for a cache"),
+    _case("coder-480b fp8 on H200", "qwen3-coder-480b-fp8", "8xH200", 2, "1/4/1 1/8/1", "450 GiB: four hold it"),
+    _case("glm-air fp8", "glm-4.5-air-fp8", "8xH100-80", 2, "1/2/1", "Z.ai's recipe: two H100, by tensor"),
+    _case("glm-air fp8 on H200", "glm-4.5-air-fp8", "8xH200", 2, "1/1/1 1/2/1", "Z.ai's recipe: one H200"),
+    _case("glm fp8", "glm-4.5-fp8", "8xH100-80", 1, "1/8/1", "Z.ai's recipe: eight H100"),
+    _case("glm fp8 on H200", "glm-4.5-fp8", "8xH200", 1, "1/4/1", "Z.ai's recipe: four H200"),
+    _case("minimax-m2.5", "minimax-m2.5", "8xH100-80", 2, "1/4/1", "MiniMax's recipe: TP4"),
+    _case("34b on A100", "yi-34b", "8xA100-80", 1, "1/2/1 1/1/1", "64 GiB of 79 leave little", max_model_len=4096),
+    _case(
+        "72b-AWQ on L40S",
+        "qwen2.5-72b-awq",
+        "4xL40S",
+        0.25,
+        "1/2/1 1/4/1 2/2/1",
+        "39 GiB: two L40S",
+        classes=PATIENT,
+    ),
+    _case("70b nvfp4 on B200", "llama-70b-nvfp4", "8xB200", 4, "1/1/1", "40 GiB of 178"),
+    _case("gpt-oss-120b on L40S", "gpt-oss-120b", "4xL40S", 1, "1/2/1 1/4/1", "61 GiB: two L40S"),
+    _case("gpt-oss-120b on A100", "gpt-oss-120b", "8xA100-80", 2, "1/1/1", "61 GiB of 79, weights unpacked"),
+    _case("70b fp8, quick", "llama-70b-fp8", "8xH100-80", 2, "1/4/1 1/8/1 2/4/1", "20 ms a token: TP4", classes=QUICK),
+    _case("8b at 100/s on B200", "llama-8b", "8xB200", 100, "2/1/1 3/1/1 4/1/1", "it fits one GPU: replicas"),
+    _case("dbrx", "dbrx", "8xH100-80", 1, "1/4/1", "Databricks' recipe: 245 GiB on four"),
+    _case("scout", "llama-4-scout", "8xH100-80", 2, "1/4/1", "200 GiB: four H100"),
+    _case("15b on A100-40", "starcoder2-15b", "8xA100-40", 2, "1/1/1 1/2/1", "30 GiB of 39", max_model_len=4096),
+    _case("32b on GH200", "qwen3-32b", "1xGH200", 2, "1/1/1", "61 GiB of 94"),
+    _case("8b on V100", "llama-8b", "8xV100-32", 1, "1/1/1 1/2/1", "15 GiB of 32, in float16", classes=PATIENT),
+    _case(
+        "8b, long prompts",
+        "llama-8b",
+        "8xH100-80",
+        0.25,
+        "1/2/1",
+        "30,000 tokens take one H100 1.6 s: two share them",
+        classes=LONG,
+        prompt_tokens=30_000,
+        output_tokens=500,
+        max_model_len=131_072,
     ),
 )

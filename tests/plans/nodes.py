@@ -14,6 +14,12 @@ DRIVER_NAMES = {
     "L4": "NVIDIA L4",
     "RTX4090": "NVIDIA GeForce RTX 4090",
     "B200": "NVIDIA B200",
+    "A100-40": "NVIDIA A100-SXM4-40GB",
+    "A10G": "NVIDIA A10G",
+    "T4": "Tesla T4",
+    "V100-32": "Tesla V100-SXM2-32GB",
+    "RTX5090": "NVIDIA GeForce RTX 5090",
+    "GH200": "NVIDIA GH200 480GB",
 }
 
 

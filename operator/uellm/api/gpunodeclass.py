@@ -47,6 +47,8 @@ class Rates(Model):
     """Throughput of matrix products in bfloat16."""
     fp16_gigaflops_per_second: Gigaflops = None
     """Throughput of matrix products in float16."""
+    fp8_gigaflops_per_second: Gigaflops = None
+    """Throughput of matrix products in FP8 (E4M3)."""
     memory_bytes_per_second: BytesPerSecond = None
     """Bandwidth of the GPU's memory, read and written."""
 

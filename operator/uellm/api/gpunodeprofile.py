@@ -51,6 +51,8 @@ class Measured(StatusModel):
     """Throughput of matrix products in bfloat16."""
     fp16_gigaflops_per_second: Gigaflops = None
     """Throughput of matrix products in float16."""
+    fp8_gigaflops_per_second: Gigaflops = None
+    """Throughput of matrix products in FP8 (E4M3)."""
     memory_bytes_per_second: BytesPerSecond = None
     """Bandwidth of the device's memory, read and written."""
     measured_at: Timestamp | None = None

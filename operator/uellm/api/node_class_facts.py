@@ -39,7 +39,7 @@ def _device(device: Device, position: int) -> dict[str, Any]:
     kept = ("product", "computeCapability", "memoryBytes", "resourceName", "mig", "measured")
     found = {"index": position, **{name: entry[name] for name in kept if name in entry}}
     if "measured" in found:
-        rates = ("bf16GigaflopsPerSecond", "fp16GigaflopsPerSecond", "memoryBytesPerSecond")
+        rates = ("bf16GigaflopsPerSecond", "fp16GigaflopsPerSecond", "fp8GigaflopsPerSecond", "memoryBytesPerSecond")
         found["measured"] = {name: found["measured"][name] for name in rates if name in found["measured"]}
     return found
 

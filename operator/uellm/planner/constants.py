@@ -69,6 +69,13 @@ MOST_UTILISATION = 0.95
 # Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
 MOST_PLACEMENTS = 4000
 
+# Share of a TTFT or TPOT target that a load may take by predictions that nobody calibrated on this engine: half of the
+# predicted TPOTs of published runs are off by more than 8 %.
+UNCALIBRATED_SHARE = 0.95
+# A pipeline over GPUs with NVLink must be predicted faster by this factor than tensor parallelism on as many GPUs: its
+# latency depends on how evenly its stages are filled, which predictions do not know.
+PIPELINE_CAUTION = 1.2
+
 # Assumptions about a workload that is not described. The plan states each one that it uses.
 ASSUMED_PROMPT_TOKENS = 512
 ASSUMED_OUTPUT_TOKENS = 256

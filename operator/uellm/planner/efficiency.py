@@ -68,6 +68,11 @@ class Efficiency:
         )
 
     @property
+    def target_share(self) -> float:
+        """The share of a target that a load may take by these predictions."""
+        return 1.0 if self.source else c.UNCALIBRATED_SHARE
+
+    @property
     def sentence(self) -> str:
         """The plan's statement about its predictions."""
         basis = f"calibrated by measurements of {self.source}" if self.source else _PUBLISHED

@@ -1,6 +1,7 @@
 """Measures GPUs with torch: matrix products, memory bandwidth, and copies to another GPU.
 
-    python -m uellm.profiler.measure UUID          {"bf16GigaflopsPerSecond": .., "memoryBytesPerSecond": ..}
+    python -m uellm.profiler.measure UUID          {"bf16GigaflopsPerSecond": .., "fp16GigaflopsPerSecond": ..,
+                                                    "fp8GigaflopsPerSecond": .., "memoryBytesPerSecond": ..}
     python -m uellm.profiler.measure UUID UUID     {"bytesPerSecond": .., "latencyNanoseconds": ..}
 
 A process of its own, because a process that has used CUDA keeps the driver open and half a gigabyte on each GPU until
@@ -29,20 +30,59 @@ BATCH_SECONDS = 0.02
 def device_figures(
     torch: Any, device: str, *, matrix: int = MATRIX, copy_bytes: int = COPY_BYTES, seconds: float = SECONDS
 ) -> dict[str, int]:
-    """Figures of one device with the fields of `status.devices[].measured`: medians, not best cases."""
-    a, b = (torch.randn(matrix, matrix, dtype=torch.bfloat16, device=device) for _ in range(2))
-    product = torch.empty_like(a)
+    """Figures of one device with the fields of `status.devices[].measured`: medians, not best cases.
+
+    A number format for which the device or torch has no kernel has no figure.
+    """
+    sync = _synchroniser(torch, device)
+    figures = {}
+    for name, product in (("bf16", bf16_product), ("fp16", fp16_product), ("fp8", fp8_product)):
+        run = product(torch, device, matrix)
+        if _runs(run, sync):
+            # n^2 results of n multiplications and additions each.
+            flops_per_s = 2 * matrix**3 * _per_second(run, sync, seconds)
+            figures[f"{name}GigaflopsPerSecond"] = max(1, round(flops_per_s / 1e9))
     source = torch.empty(copy_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    sync = _synchroniser(torch, device)
-    products_per_s = _per_second(lambda: torch.mm(a, b, out=product), sync, seconds)
     copies_per_s = _per_second(lambda: target.copy_(source), sync, seconds)
-    return {
-        # n^2 results of n multiplications and additions each.
-        "bf16GigaflopsPerSecond": max(1, round(2 * matrix**3 * products_per_s / 1e9)),
-        # A copy reads every byte and writes it.
-        "memoryBytesPerSecond": max(1, round(2 * copy_bytes * copies_per_s)),
-    }
+    # A copy reads every byte and writes it.
+    return {**figures, "memoryBytesPerSecond": max(1, round(2 * copy_bytes * copies_per_s))}
+
+
+def bf16_product(torch: Any, device: str, matrix: int) -> Callable[[], object]:
+    """A product of two square matrices in bfloat16."""
+    return _product(torch, device, matrix, torch.bfloat16)
+
+
+def fp16_product(torch: Any, device: str, matrix: int) -> Callable[[], object]:
+    """A product of two square matrices in float16."""
+    return _product(torch, device, matrix, torch.float16)
+
+
+def _product(torch: Any, device: str, matrix: int, dtype: Any) -> Callable[[], object]:
+    # Random numbers, because a GPU draws less power with zeros, and then runs faster than it does in service.
+    a, b = (torch.randn(matrix, matrix, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=product)
+
+
+def fp8_product(torch: Any, device: str, matrix: int) -> Callable[[], object]:
+    """A product of two square matrices in FP8 with a bfloat16 result, as vLLM's engines compute it."""
+    a, b = (torch.randn(matrix, matrix, device=device).to(torch.float8_e4m3fn) for _ in range(2))
+    scale = torch.ones((), device=device, dtype=torch.float32)
+    # The kernel takes the second matrix column by column.
+    return lambda: torch._scaled_mm(
+        a, b.t(), scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+
+
+def _runs(run: Callable[[], object], sync: Callable[[], None]) -> bool:
+    try:
+        run()
+        sync()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False
+    return True
 
 
 def link_figures(

@@ -32,6 +32,7 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, needed_by, superseded
+from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.waiting_for_node import waits_for_node
 
@@ -77,6 +78,7 @@ class Reconciler:
         self._planning = planning
         self._collectors = collectors
         self._revisions = KnownRevisions()
+        self._settled = SettledPasses()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
@@ -93,8 +95,9 @@ class Reconciler:
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
             self._inspections.forget(key)
+            self._settled.forget(key)
             return None
-        unreported = await self._collectors.placements.refresh(observed.pods)
+        report_in_s = await self._collectors.placements.refresh(observed.pods)
         measure_in_s = await self._collectors.measurements.refresh(observed.pods)
         now = self._clock()
         ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *observed.inspection_pods), now)
@@ -113,15 +116,28 @@ class Reconciler:
         planned = await self._planning.plan(observed, now)
         if planned is None:
             return inspect_in_s  # it is being planned, and is marked when that is done
-        recheck_s = await self._carry_out(observed, planned, unreported=unreported, now=now)
+        recheck_s = await self._still_settled(observed, planned, now)
+        if recheck_s is None:
+            recheck_s = await self._carry_out(observed, planned, now)
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        return min(filter(None, (recheck_s, measure_in_s, ask_in_s, inspect_in_s, look_in_s)), default=None)
+        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, look_in_s)
+        return min(filter(None, due_s), default=None)
 
-    async def _carry_out(
-        self, observed: Observed, planned: Planned, *, unreported: bool, now: datetime
-    ) -> float | None:
+    async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
+        """Seconds until the next pass, if this one has nothing to do but to ask the pods what they run with."""
+        last = self._settled.of(observed, planned, now)
+        if last is None:
+            return None
+        confirm_in_s = None
+        if last.wanted is not None:
+            confirm_in_s = await self._collectors.running.refresh(observed.pods, last.wanted)
+            if self._collectors.running.of(observed.pods) != last.observed.running:
+                return None
+        return min(filter(None, (confirm_in_s, (last.until - now).total_seconds())))
+
+    async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         deferred = self._planning.should_defer_pods(observed, now)
         writable = _Writable() if deferred else await self._writable(observed, planned)
         confirm_in_s = None
@@ -133,7 +149,6 @@ class Reconciler:
             planned.choice,
             change=_change(observed, writable.manifests),
             refusal=writable.refusal,
-            unreported=unreported,
             now=now,
             wanted=writable.wanted,
         )
@@ -158,7 +173,9 @@ class Reconciler:
             REFUSED_RECHECK_S if writable.refusal else None,
             DEFERRED_RECHECK_S if deferred else None,
         )
-        return min(filter(None, rechecks), default=None)
+        recheck_s = min(filter(None, rechecks), default=None)
+        self._settled.put(SettledPass(observed, planned, writable.wanted, holds_until(now, recheck_s)))
+        return recheck_s
 
     async def _writable(self, observed: Observed, planned: Planned) -> _Writable:
         """The children to write; where they are refused, those that may be written all the same, and the reason."""

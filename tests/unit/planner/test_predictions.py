@@ -16,6 +16,7 @@ from uellm.planner.cost.pipeline import Pipeline
 from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links
 from uellm.planner.cost.work import stage_loads
+from uellm.planner.efficiency import Efficiency
 from uellm.planner.request import Overrides, Workload
 from uellm.planner.shape import Steps
 from uellm.planner.vllm.partition import even_split
@@ -243,3 +244,37 @@ def test_where_nothing_is_measured_nothing_is_predicted(build) -> None:
     model = read_architecture(build.config)
     loads = stage_loads(model, [(device,)], (32,))
     assert predict(loads, None, Costs.of(model, 10, 10), demand(), 10_000, SIZES) is None
+
+
+def test_more_load_never_makes_first_tokens_earlier_in_a_pipeline(build) -> None:
+    groups = [(build.gpu("a", index, "H100"),) for index in range(2)]
+    load = {"prompt_tokens": 30_000, "output_tokens": 500, "ttft_s": None, "tpot_s": None}
+    rates = [None, 0.05, 0.1, 0.2, 0.3, 0.4]
+    found = [times(build.config, groups, requests_per_s=rate, **load).ttft_s for rate in rates]
+    assert found == sorted(found)
+
+
+def test_the_chunks_of_a_long_prompt_follow_each_other_through_a_pipeline(build) -> None:
+    devices = [build.gpu("a", index, "H100") for index in range(2)]
+    long = {"prompt_tokens": 20 * SIZES.batched_tokens, "requests_per_s": None}
+    one, two = (times(build.config, [(device,) for device in devices[:count]], **long).ttft_s for count in (1, 2))
+    assert 0.5 < two / one < 0.7  # tokenising takes the same time with both
+
+
+def test_predictions_that_nobody_calibrated_keep_away_from_a_target(build) -> None:
+    loads = stage_loads(read_architecture(build.config), [(build.gpu("a", 0, "H100"),)], [32])
+    calibrated = Efficiency(source="this engine")
+    for efficiency, share in ((Efficiency(), 0.95), (calibrated, 1.0)):
+        costs = Costs.of(read_architecture(build.config), 1155, 211, efficiency)
+        most = predict(loads, None, costs, demand(requests_per_s=1e6), 300_000, SIZES)
+        assert most is not None
+        assert most.ttft_s == pytest.approx(share * 1.0, rel=0.01) or most.tpot_s == pytest.approx(
+            share * 0.06, rel=0.01
+        )
+
+
+def test_a_target_that_a_lone_request_barely_meets_is_kept_as_it_is(build) -> None:
+    device = build.gpu("a", 0, "H100")
+    alone = times(build.config, [(device,)], requests_per_s=None, ttft_s=None, tpot_s=None)
+    found = times(build.config, [(device,)], requests_per_s=1e-3, ttft_s=None, tpot_s=alone.tpot_s * 1.01)
+    assert found.requests_per_s > 1e-3

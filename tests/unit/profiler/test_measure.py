@@ -20,7 +20,17 @@ def test_figures_of_a_device_are_those_of_the_profile(torch):
     figures = measure.device_figures(torch, "cpu", matrix=64, **SMALL)
     parse(Measured, figures)
     assert figures["memoryBytesPerSecond"] > 2**16
-    assert figures["bf16GigaflopsPerSecond"] >= 1
+    assert min(figures["bf16GigaflopsPerSecond"], figures["fp16GigaflopsPerSecond"]) >= 1
+
+
+def test_a_format_without_a_kernel_has_no_figure(torch, monkeypatch):
+    def refuses(*_args, **_options):
+        raise RuntimeError("no kernel for this GPU")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuses)
+    figures = measure.device_figures(torch, "cpu", matrix=64, **SMALL)
+    assert "fp8GigaflopsPerSecond" not in figures
+    assert "bf16GigaflopsPerSecond" in figures
 
 
 def test_figures_of_a_link_are_those_of_the_profile(torch):

@@ -37,13 +37,33 @@ def pods():
 
 async def test_a_running_pod_is_asked_until_it_answers_and_then_left_alone(pods, pod):
     pods.answer = None
-    assert await pods.reports.refresh([pod()])
-    assert await pods.reports.refresh([pod()])
+    assert await pods.reports.refresh([pod()]) == 3.0
+    pods.now_s += 3.0
     pods.answer = {"layers": [5, 3]}
-    assert not await pods.reports.refresh([pod()])
-    assert not await pods.reports.refresh([pod()])
-    assert len(pods.asked) == 3
+    assert await pods.reports.refresh([pod()]) is None
+    assert await pods.reports.refresh([pod()]) is None
+    assert len(pods.asked) == 2
     assert pods.reports.of([pod()])["uid-a"].layers == (5, 3)
+
+
+async def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(pods, pod):
+    pods.answer = None
+    waits = []
+    for _ in range(9):
+        waits.append(await pods.reports.refresh([pod()]))
+        assert await pods.reports.refresh([pod()]) == waits[-1]  # a pass for another reason asks nothing
+        pods.now_s += waits[-1]
+    assert waits == [3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0, 300.0, 300.0]
+    assert len(pods.asked) == 9
+
+
+async def test_a_pod_that_becomes_ready_is_asked_at_once(pods, pod):
+    pods.answer = None
+    await pods.reports.refresh([pod()])
+    ready = pod()
+    ready["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    assert await pods.reports.refresh([ready]) == 3.0
+    assert len(pods.asked) == 2
 
 
 async def test_a_restarted_engine_is_asked_again(pods, pod):
@@ -62,7 +82,7 @@ async def test_an_old_report_is_asked_for_again(pods, pod):
 
 async def test_pods_without_an_address_or_a_started_engine_are_not_asked(pods, pod, make):
     waiting = pod(waiting={"reason": "PodInitializing"})
-    assert not await pods.reports.refresh([make.pod("b"), waiting])
+    assert await pods.reports.refresh([make.pod("b"), waiting]) is None
     assert pods.asked == []
 
 
@@ -101,6 +121,16 @@ async def test_figures_are_asked_for_once_a_minute(pod):
     await pods.measurements.refresh([pod()])
     assert len(pods.asked) == 2
     assert pods.measurements.of([pod()])["uid-a"][0].met == 3
+
+
+async def test_figures_that_stay_as_they_are_are_asked_for_less_often(pod):
+    pods, waits = Measured(), []
+    for _ in range(5):
+        waits.append(await pods.measurements.refresh([pod()]))
+        pods.now_s += waits[-1]
+    assert waits == [60.0, 120.0, 240.0, 300.0, 300.0]
+    pods.answer = {"classes": [{"name": "chat", "requests": 5, "met": 4}]}
+    assert await pods.measurements.refresh([pod()]) == MEASURE_S
 
 
 async def test_a_pod_that_does_not_answer_any_more_has_no_figures(pod):

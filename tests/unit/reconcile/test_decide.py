@@ -38,7 +38,7 @@ def conditions(decision):
 
 
 def decided(observed, choice, **more):
-    return decide(observed, choice, **{"refusal": None, "unreported": False, "now": NOW, **more})
+    return decide(observed, choice, **{"refusal": None, "now": NOW, **more})
 
 
 def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
@@ -171,11 +171,6 @@ def test_a_plan_that_replaces_another_says_why(make, observed):
     assert [note.message for note in decision.notes if note.reason == "Replanned"] == [
         "the former plan took 2 GPUs a replica"
     ]
-
-
-def test_a_running_pod_without_a_report_is_looked_at_again_soon(make, observed):
-    assert decided(observed(), Choice(make.plan()), unreported=True).recheck_s == 3.0
-    assert decided(observed(), Choice(make.plan())).recheck_s is None
 
 
 def test_more_than_32_placements_are_counted_not_listed(make, observed):

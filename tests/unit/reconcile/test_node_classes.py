@@ -292,7 +292,7 @@ class TestStatus:
     def decided(self, make, plan, *, failure=None, pods=(), classes=None):
         observed = observe_with(make, plan, pods, [class_document()] if classes is None else classes)
         choice = Choice(None if failure else plan, failure)
-        decision = decide(observed, choice, refusal=None, unreported=False, now=datetime(2026, 1, 1, tzinfo=UTC))
+        decision = decide(observed, choice, refusal=None, now=datetime(2026, 1, 1, tzinfo=UTC))
         return {entry["type"]: entry for entry in decision.status["conditions"]}, decision.status
 
     def test_ready_says_for_which_node_it_waits_and_with_which_labels(self, make):

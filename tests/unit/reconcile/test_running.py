@@ -100,7 +100,7 @@ async def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(pod, side
     for _ in range(7):
         waits.append(await sidecars.running.refresh([pod("a")], WANTED))
         sidecars.now_s += waits[-1]
-    assert waits == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0]
+    assert waits == [3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0]
 
 
 async def test_a_pod_keeps_its_last_report_while_it_does_not_answer(pod, sidecars):

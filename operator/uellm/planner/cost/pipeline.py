@@ -153,15 +153,21 @@ class Pipeline:
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
         return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
 
-    def round_s(self, prefill_tokens: float, sequences: float) -> float:
-        """The time in which every sequence gets a token and all batches together compute the given prompt tokens."""
-        batches = self.batches(sequences)
+    def round_s(self, prefill_tokens: float, sequences: float, chunks: float = 0.0) -> float:
+        """The time in which every sequence gets a token and all batches together compute the given prompt tokens.
+
+        `chunks`: the number of batches that these prompt tokens fill by themselves.
+        """
+        batches = self.batches(sequences, chunks)
         times = self.stage_times(prefill_tokens / batches, sequences / batches)
         return max(sum(times), batches * max(times))
 
-    def batches(self, sequences: float) -> float:
-        """Batches in flight: at most one per stage, and none without a sequence."""
-        return min(float(len(self.stages)), max(1.0, sequences))
+    def batches(self, sequences: float, chunks: float = 0.0) -> float:
+        """Batches in flight: at most one per stage, and none without a sequence or a chunk of a prompt.
+
+        Unlike a sequence's next token, the next chunk of a prompt does not wait for the one before.
+        """
+        return min(float(len(self.stages)), max(1.0, sequences, chunks))
 
     def passage_s(self, tokens: float, sequences: float) -> float:
         """The time of a prompt's chunk through all stages, together with its batch of the sequences."""

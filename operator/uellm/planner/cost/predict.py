@@ -81,7 +81,8 @@ class EngineModel:
         self.pipeline = pipeline
         self.prompt = float(max(1, pipeline.costs.prompt_tokens))
         self.output = float(max(1, pipeline.costs.output_tokens))
-        self._chunk = float(sizes.batched_tokens) * len(pipeline.stages)
+        self._batch = float(sizes.batched_tokens)
+        self._chunk = self._batch * len(pipeline.stages)
         self._by_kv = max(1.0, kv_tokens / pipeline.costs.held_tokens)
         self.limit = min(self._by_kv, float(sizes.sequences))
 
@@ -93,7 +94,7 @@ class EngineModel:
         """The mean TPOT, T in the module's docstring."""
         owed = running * self.prompt / self.output  # mean prompt tokens per round
         carried = min(self.room(running), max(self.prompt, owed))
-        without, full = self.pipeline.round_s(0.0, running), self.pipeline.round_s(carried, running)
+        without, full = self.pipeline.round_s(0.0, running), self._round_s(carried, running)
         return without + min(1.0, owed / carried) * (full - without)
 
     def rate(self, running: float) -> float:
@@ -106,11 +107,7 @@ class EngineModel:
 
     def ttft_s(self, running: float, rate: float) -> float:
         """The TTFT_QUANTILE quantile of the TTFT; with rate 0, the TTFT of a single request."""
-        chunk = min(self.prompt, self.room(running))
-        others = running if rate else 0.0
-        passage = self.pipeline.passage_s(chunk, others)
-        passage += max(0.0, self.prompt / chunk - 1) * self.pipeline.round_s(chunk, others)
-        passage += self.pipeline.costs.before_engine_s
+        passage = self._passage_s(running, running if rate else 0.0) + self.pipeline.costs.before_engine_s
         if not rate:
             return passage
         busy, service = self.utilisation(running, rate), self._service_s(running)
@@ -120,11 +117,18 @@ class EngineModel:
         wait = service / (1.0 - busy) * max(0.0, math.log(busy / (1.0 - c.TTFT_QUANTILE)))
         return wait + self.tpot_s(running) + passage
 
+    def _passage_s(self, running: float, others: float) -> float:
+        """Seconds of a prompt through all stages, beside `others`: its first chunk, then the chunks behind it."""
+        room = self.room(running)
+        first, carried = min(self.prompt, room / len(self.pipeline.stages)), min(self.prompt, room)
+        behind = max(0.0, self.prompt - first) / carried * self._round_s(carried, others)
+        return self.pipeline.passage_s(first, others) + behind
+
     def most(self, ttft_s: float | None, tpot_s: float | None) -> float:
         """The most running sequences with which the targets hold. A target that a single request misses is ignored."""
         alone = min(1.0, self.limit)
-        tpot = tpot_s if tpot_s is not None and self.tpot_s(alone) <= tpot_s else math.inf
-        ttft = ttft_s if ttft_s is not None and self.ttft_s(alone, 0.0) + self.tpot_s(alone) <= ttft_s else math.inf
+        tpot = self._most_s(tpot_s, self.tpot_s(alone))
+        ttft = self._most_s(ttft_s, self.ttft_s(alone, 0.0) + self.tpot_s(alone))
 
         def holds(running: float) -> bool:
             rate = self.rate(running)
@@ -133,6 +137,13 @@ class EngineModel:
             return self.tpot_s(running) <= tpot and self.ttft_s(running, rate) <= ttft
 
         return self.halved(holds, self.limit)
+
+    def _most_s(self, target_s: float | None, alone_s: float) -> float:
+        """What may be predicted for a target, where a single request takes `alone_s`."""
+        if target_s is None or alone_s > target_s:
+            return math.inf
+        enough_s = self.pipeline.costs.efficiency.target_share * target_s
+        return target_s if alone_s > enough_s else enough_s
 
     def halved(self, holds: Callable[[float], bool], most: float) -> float:
         """The largest number up to `most` that `holds`, by bisection; all smaller numbers must hold, too."""
@@ -160,4 +171,7 @@ class EngineModel:
 
     def _service_s(self, running: float) -> float:
         room = self.room(running)
-        return self.pipeline.round_s(room, running) * self.prompt / room
+        return self._round_s(room, running) * self.prompt / room
+
+    def _round_s(self, prefill_tokens: float, running: float) -> float:
+        return self.pipeline.round_s(prefill_tokens, running, prefill_tokens / self._batch)

@@ -58,14 +58,17 @@ def nearest(search: Search) -> NearestPlacement | None:
 
 def relaxed(request: PlanRequest, best: NearestPlacement) -> Iterator[PlanRequest]:
     """The request with the missed targets relaxed to what is possible, with growing headroom; finally without them."""
-    missed = {(entry.class_name, entry.name): entry.predicted_s for entry in best.missed}
+    # What is possible becomes the target, of which a load may take a share.
+    possible = {
+        (entry.class_name, entry.name): entry.predicted_s / request.efficiency.target_share for entry in best.missed
+    }
 
     def loosened(each: SloClass, leeway: float) -> SloClass:
         fields = {"TTFT": "ttft_s", "TPOT": "tpot_s", "E2E": "e2e_s"}
         changes = {
-            field: None if leeway == math.inf else missed[each.name, name] * leeway
+            field: None if leeway == math.inf else possible[each.name, name] * leeway
             for name, field in fields.items()
-            if (each.name, name) in missed
+            if (each.name, name) in possible
         }
         return replace(each, **changes)  # type: ignore[arg-type]
 

@@ -1,7 +1,8 @@
 """Which of two placements is better: keys for comparison, and lower bounds of a key.
 
     Efficiency  GPUs in all, then the policy's weight of time and GPUs, then time. A replica's GPUs count as the next
-                power of two, for the rest of them in a node is of little use
+                power of two, for the rest of them in a node is of little use. A pipeline over NVLink counts as slower
+                than predicted
     Latency     time with the fewest replicas that do, then GPUs in all (policy HE: as Efficiency)
     Throughput  requests a second of a replica, then GPUs in all
 
@@ -28,6 +29,8 @@ def key(candidate: Candidate, replicas: int, *, placed: bool) -> Key:
     """Smaller is better. `placed`: there is room for all replicas now."""
     request, times = candidate.evaluator.request, candidate.times
     seconds = math.inf if times is None else times.end_to_end_s(candidate.evaluator.demand.output_tokens)
+    if request.objective == "Efficiency" and candidate.shape.pipeline > 1 and _could_share_layers(candidate):
+        seconds *= c.PIPELINE_CAUTION
     rate = times.requests_per_s if times else 0.0
     unmeasured = (not fast_links(candidate.assignment.groups, candidate.pool.links), -candidate.kv.tokens)
     tie = (*unmeasured, candidate.assignment.cost, candidate.shape.tensor, candidate.pool.node)
@@ -44,6 +47,12 @@ def bound(ideal: Candidate, replicas: int, *, placed: bool) -> Key:
     elif request.objective == "Throughput":
         rate = 0.0
     return (*_head(ideal, placed=placed), *_body(request, ideal.shape.gpus, replicas, seconds, rate))
+
+
+def _could_share_layers(candidate: Candidate) -> bool:
+    """Whether its GPUs are all linked by NVLink, so that they could as well share each layer."""
+    devices = [device for group in candidate.assignment.groups for device in group]
+    return fast_links([devices], candidate.pool.links)
 
 
 def least(request: PlanRequest, gpus: int) -> Key:

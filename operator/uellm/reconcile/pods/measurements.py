@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uellm.api.attainment_report import ClassMeasurement
 from uellm.reconcile.names import uid_of
 from uellm.reconcile.pods.attainment import read_measurements
-from uellm.reconcile.pods.collector import Collector
+from uellm.reconcile.pods.collector import Collector, Fetch
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.pod_state import engine_start
 
 MEASURE_S = 60.0
-"""New measurements are written to the status at most this often."""
+LONGEST_MEASURE_S = 300.0
 
 
 class Measurements(Collector[tuple[ClassMeasurement, ...]]):
-    """SLO measurements, read once a minute."""
+    """SLO measurements, read once a minute, and less often where they stay as they are: at least every 5 minutes."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
+        super().__init__(fetch, clock)
+        self._every_s: dict[str, float] = {}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> float | None:
         """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run."""
         running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
-        now_s = self._clock()
-        await self._ask([pod for pod in running if now_s - self._asked_at_s.get(uid_of(pod), -MEASURE_S) >= MEASURE_S])
-        return min((self._asked_at_s[uid_of(pod)] + MEASURE_S - now_s for pod in running), default=None)
+        await self._ask([pod for pod in running if self._in_s(pod) <= 0.0])
+        return min((self._in_s(pod) for pod in running), default=None)
+
+    def _in_s(self, pod: Mapping[str, Any]) -> float:
+        uid = uid_of(pod)
+        return self._asked_at_s.get(uid, -math.inf) + self._every_s.get(uid, MEASURE_S) - self._clock()
 
     def _take(self, pod: Mapping[str, Any], document: Mapping[str, Any] | None) -> None:
+        uid, before = uid_of(pod), self._known.get(uid_of(pod))
         if document is None:
             # Measurements of a pod that no longer answers are out of date.
-            self._known.pop(uid_of(pod), None)
+            self._known.pop(uid, None)
         else:
-            self._known[uid_of(pod)] = read_measurements(document)
+            self._known[uid] = read_measurements(document)
+        same = uid in self._every_s and before == self._known.get(uid)
+        self._every_s[uid] = min(2 * self._every_s[uid], LONGEST_MEASURE_S) if same else MEASURE_S
+
+    def _drop(self, uid: str) -> None:
+        super()._drop(uid)
+        self._every_s.pop(uid, None)

@@ -15,7 +15,7 @@ from uellm.reconcile.pods.engine_readiness import EngineReadiness, living
 from uellm.reconcile.pods.pod_state import is_ready
 
 POLL_S = 3.0
-LONGEST_POLL_S = 60.0
+LONGEST_POLL_S = 300.0
 REFRESH_S = 600.0
 
 

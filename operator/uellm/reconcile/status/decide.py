@@ -54,8 +54,6 @@ STALLING = frozenset(
 _NODES_NAMED = 8
 # Conditions without Events: they repeat Ready for programs.
 _WITHOUT_EVENTS = frozenset({"Reconciling", "Stalled"})
-# A pod reports within seconds after its engine starts.
-REPORT_POLL_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -75,15 +73,14 @@ def decide(
     *,
     change: str = "",
     refusal: Obstacle | None,
-    unreported: bool,
     now: datetime,
     wanted: WantedConfig | None = None,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
-    written; `unreported`: a running pod has not reported its placement yet; `wanted`: what every pod is to run with,
-    None where the pods are of a release whose sidecars do not report it, or nothing is wanted.
+    written; `wanted`: what every pod is to run with, None where the pods are of a release whose sidecars do not report
+    it, or nothing is wanted.
     """
     found = failed_pods(observed.pods, observed.node_states, now)
     failures = tally(PodFailures.from_status(observed.status), found, now)
@@ -117,8 +114,7 @@ def decide(
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
     notes += _failure_notes(failures, found, observed.status)
     removed, more_in_s = removals(failures, found, now)
-    recheck_s = min(filter(None, (REPORT_POLL_S if unreported else None, more_in_s)), default=None)
-    return Decision(status, tuple(notes), recheck_s, removed)
+    return Decision(status, tuple(notes), more_in_s, removed)
 
 
 def _failure_notes(

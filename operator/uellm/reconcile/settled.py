@@ -1,0 +1,67 @@
+"""Services of which a full pass found nothing to do, so that the next pass need not look again. Pure.
+
+Only a service that serves as it is asked to can be settled: while a pod is not ready, time alone changes what is to be
+done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from uellm.reconcile.names import Key
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.records import Planned
+from uellm.reconcile.pods.pod_state import is_ready
+from uellm.reconcile.pods.running import WantedConfig
+
+LONGEST = timedelta(minutes=10)
+"""A settled service gets a full pass this often."""
+
+
+@dataclass(frozen=True)
+class SettledPass:
+    """What a full pass worked on, and until when its result holds."""
+
+    observed: Observed
+    planned: Planned
+    wanted: WantedConfig | None
+    until: datetime
+
+
+class SettledPasses:
+    """The last full pass of each settled service."""
+
+    def __init__(self) -> None:
+        self._passes: dict[Key, SettledPass] = {}
+
+    def put(self, last: SettledPass) -> None:
+        """Remember a full pass. The next one is compared with it, so a pass that wrote something is not repeated by it:
+        what it wrote is observed then."""
+        if _serves(last.observed):
+            self._passes[last.observed.key] = last
+        else:
+            self.forget(last.observed.key)
+
+    def of(self, observed: Observed, planned: Planned, now: datetime) -> SettledPass | None:
+        """The last full pass, if a pass over this state would do nothing now. `observed.running` is not compared."""
+        last = self._passes.get(observed.key)
+        if last is None or now >= last.until or last.planned.choice is not planned.choice:
+            return None
+        same = last.planned.rendered is planned.rendered and last.observed == replace(
+            observed, running=last.observed.running
+        )
+        return last if same else None
+
+    def forget(self, key: Key) -> None:
+        """The service is gone, or is not settled."""
+        self._passes.pop(key, None)
+
+
+def holds_until(now: datetime, recheck_s: float | None) -> datetime:
+    """When the result of a pass at `now` ends that is due again in `recheck_s`."""
+    return now + (LONGEST if recheck_s is None else min(LONGEST, timedelta(seconds=recheck_s)))
+
+
+def _serves(observed: Observed) -> bool:
+    return len(observed.pods) == observed.replicas and all(map(is_ready, observed.pods))
