@@ -18,7 +18,7 @@ from uellm.kube.kinds import POD
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.drift import signed
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
-from uellm.reconcile.inspection.model_state import GIVEN, ModelState, found, refused, undecided
+from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
 from uellm.reconcile.inspection.steps import (
@@ -64,7 +64,9 @@ class Inspections:
 
     async def advance(self, observed: Observed, now: datetime) -> tuple[ModelState, float | None]:
         """Go on as far as possible without waiting. Returns what is known, and when to look again."""
-        question = None if observed.service is None else question_of(observed.service)
+        if observed.service is None:
+            return INVALID, None
+        question = question_of(observed.service)
         if isinstance(question, Question):
             return await self._look_up(observed, question, now)
         self._records.pop(observed.key, None)

@@ -37,6 +37,8 @@ class ModelState(NamedTuple):
 
 GIVEN = ModelState(Condition(TYPE, "Unknown", NOT_ASKED, "spec.model.config is given, so the model is not looked up"))
 
+INVALID = ModelState(Condition(TYPE, "Unknown", NOT_ASKED, "the spec cannot be read, so the model is not looked up"))
+
 
 def inspecting(what: str) -> ModelState:
     """An answer is under way; `what` is done or waited for."""
