@@ -40,6 +40,7 @@ GIB = 2**30
 TARGET_S = 60.0
 OBSERVED_S = 10.0
 MANAGER = "uellm-bench"
+IMAGES = [f"--{role}-image={role}:1" for role in ("sidecar", "launcher", "inspector")]
 # The nodes are of three kinds. GPUs of a node are alike, so that any scheduler can place pods on it.
 SIZES_GIB = (80, 48, 24)
 LAYERS = (16, 32, 48, 64)  # of four models: 4 to 15 billion parameters
@@ -138,7 +139,7 @@ async def controller(kube: Kube, kubeconfig: Path, log: Path) -> AsyncIterator[i
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [str(Path(sys.executable).with_name("uellm")), "controller", f"--health-listen=127.0.0.1:{port}"]
-    command += ["--namespace=default", "--sidecar-image=sidecar:1", "--launcher-image=launcher:1"]
+    command += ["--namespace=default", *IMAGES]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220 - it starts in a moment, and nothing else runs meanwhile
             command, env={**os.environ, "KUBECONFIG": str(kubeconfig)}, stdout=output, stderr=output

@@ -54,6 +54,7 @@ WORKING_S, STALL_S = 60.0, 90.0
 RESTART_S = 1.0
 KINDS = ("refused", "black-holed", "500", "429", "stalled", "killed")
 LABEL = "uellm.io/service"
+IMAGES = [f"--{role}-image={role}:1" for role in ("sidecar", "launcher", "inspector")]
 
 
 class Way:
@@ -198,7 +199,7 @@ class Operator:
             while True:
                 self.starts += 1
                 command = [str(Path(sys.executable).with_name("uellm")), "controller", "--health-listen=127.0.0.1:0"]
-                command += ["--namespace=default", "--sidecar-image=sidecar:1", "--launcher-image=launcher:1"]
+                command += ["--namespace=default", *IMAGES]
                 environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig)}
                 self._process = await asyncio.create_subprocess_exec(
                     *command, env=environment, stdout=output, stderr=output

@@ -36,7 +36,14 @@ SCALARS = {
     scalars.PERCENT: "percentage",
 }
 # Variables that change a command's defaults are unset: the reference is the same on every machine.
-DEFAULTS_FROM = ("NODE_NAME", "UELLM_ENGINE_IMAGE", "UELLM_SIDECAR_IMAGE", "UELLM_LAUNCHER_IMAGE", "UELLM_NAMESPACE")
+DEFAULTS_FROM = (
+    "NODE_NAME",
+    "UELLM_ENGINE_IMAGE",
+    "UELLM_SIDECAR_IMAGE",
+    "UELLM_LAUNCHER_IMAGE",
+    "UELLM_INSPECTOR_IMAGE",
+    "UELLM_NAMESPACE",
+)
 CHANGES = """A change of a field
 
 - *rolls*: the pods are replaced, for their processes are started with it. Where the new content turns out to be the

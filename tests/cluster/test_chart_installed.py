@@ -112,7 +112,9 @@ def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Ru
     children = ("apps/deployments", "/services", "/configmaps", "policy/poddisruptionbudgets")
     may = [f"{verb} {child} team-a" for child in children for verb in ("create", "patch", "delete")]
     may += ["patch uellm.io/llmservices/status team-a", f"create coordination.k8s.io/leases {NAMESPACE}"]
+    may += ["create /pods team-a"]
     may_not = ["create coordination.k8s.io/leases team-a", "get /secrets team-a", "delete uellm.io/llmservices team-a"]
+    may_not += ["get /pods/log team-a", "create /pods/exec team-a"]
     assert allowed(run, f"{NAMESPACE}:uellm-operator", *may, *may_not) == may
 
 
@@ -228,7 +230,7 @@ def test_the_operator_does_its_work_with_the_rights_that_it_has(run: Run, tmp_pa
     run("kubectl", "patch", "gnp/gpu-node", "--subresource=status", "--type=merge", "-p", status)
     service = {**SERVICE, "metadata": {"name": "tiny", "namespace": "default"}}
     service["spec"] = {"model": {"uri": "file:///models/tiny", "config": tinymodel.config()}}
-    images = ["--sidecar-image=example.com/sidecar:1", "--launcher-image=example.com/launcher:1"]
+    images = [f"--{role}-image=example.com/{role}:1" for role in ("sidecar", "launcher", "inspector")]
     args = ["controller", *images, f"--namespace={NAMESPACE}", "--health-listen=127.0.0.1:0"]
     with process_as(run, f"{NAMESPACE}:uellm-operator", tmp_path, *args) as log:
         run("kubectl", "create", "-f", "-", given=service)

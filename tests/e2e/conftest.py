@@ -1,7 +1,8 @@
 """A real cluster with UELLM installed by helm, once for the session; each test applies what it needs.
 
 installed   session   a Shell (kubectl, helm) on a cluster of two real nodes with simulated GPUs and the chart installed
-service     module    the demo's LLMService under a name of its own, ready, and removed afterwards
+new_service session   makes a Service: the demo's LLMService under a name of its own, which it does not apply yet
+service     module    such a service, without the model's configuration, ready, and removed afterwards
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +68,22 @@ def installed(root: None) -> Iterator[Shell]:
         cluster.down()
 
 
+@pytest.fixture(scope="session")
+def new_service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Service]:
+    return lambda: Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path_factory.mktemp("service"))
+
+
 @pytest.fixture(scope="module")
-def service(installed: Shell, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The demo's LLMService, ready. A start takes a minute, so the tests of a module share it, in any order."""
-    own = Service(installed, f"tiny-{uuid.uuid4().hex[:6]}", tmp_path_factory.mktemp("service"))
-    own.apply()
-    try:
+def service(new_service: Callable[[], Service]) -> Iterator[Service]:
+    """The demo's LLMService, ready. A start takes a minute, so the tests of a module share it, in any order.
+
+    Its configuration is not given, so a pod reads it from the node's disk.
+    """
+    own = new_service()
+    del own.document["spec"]["model"]["config"]
+    with own.applied():
         own.wait_ready(1)
         yield own
-    except BaseException:
-        print(cluster.diagnostics(installed, own.name), flush=True)
-        raise
-    finally:
-        own.delete()
 
 
 class Service:
@@ -95,6 +100,23 @@ class Service:
         path = self._scratch / "service.yaml"
         path.write_text(yaml.safe_dump(self.document))
         self.shell.run(f"kubectl apply -f {path}")
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Apply it, and delete it in the end. A failure shows the cluster."""
+        self.apply()
+        try:
+            yield
+        except BaseException:
+            print(cluster.diagnostics(self.shell, self.name), flush=True)
+            raise
+        finally:
+            self.delete()
+
+    def condition(self, type_: str) -> dict[str, Any]:
+        """A condition of its status; empty where it is not there yet."""
+        found = (self.get().get("status") or {}).get("conditions") or ()
+        return next((each for each in found if each["type"] == type_), {})
 
     def get(self) -> dict[str, Any]:
         found: dict[str, Any] = self.shell.json(f"kubectl get llmservice/{self.name}")

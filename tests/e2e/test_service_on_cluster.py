@@ -78,6 +78,13 @@ def test_tokens_through_the_sidecar_equal_tokens_straight_from_the_engine(servic
     assert len(set(straight)) == len(PROMPTS)
 
 
+def test_the_model_was_read_from_the_node_s_disk_by_a_pod_that_is_gone(service):
+    found = service.condition("ModelAccessible")
+    assert (found["reason"], "in 1 safetensors file" in found["message"]) == ("Found", True)
+    selector = f"uellm.io/inspection={service.name}"
+    assert service.shell.json(f"kubectl get pods --selector {selector}")["items"] == []
+
+
 def test_the_partition_in_the_engine_s_environment_is_the_one_in_status(service):
     placement = None
 

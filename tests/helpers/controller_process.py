@@ -26,6 +26,7 @@ class Process:
         command = [*enter, str(Path(sys.executable).with_name("uellm")), "controller"]
         options = {"health-listen": f"{listen}{self.port}", "namespace": namespace}
         images = {"engine-image": "engine:1", "sidecar-image": "sidecar:1", "launcher-image": "launcher:1"}
+        images["inspector-image"] = "operator:1"
         command += [f"--{name}={value}" for name, value in (options | images).items()]
         with log.open("ab") as output:
             self._process = subprocess.Popen(

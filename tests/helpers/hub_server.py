@@ -1,20 +1,29 @@
-"""A model hub on loopback: the file routes of the real one, on real sockets."""
+"""A model hub: the file routes of the real one, and of its API what an engine's download needs, on real sockets.
+
+It needs nothing but Python. `python3 hub_server.py DIRECTORY` serves a directory on port 8080 of every address, as a
+pod of the end-to-end tests; the token that it asks for is in HUB_TOKEN.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _ROUTE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^/]+)")
+_API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|tree|paths-info)/([^/?]+)(/[^?]+)?(?:\?.*)?")
 
 
 @dataclass
@@ -55,19 +64,50 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
+        form = parse_qs(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        self._reply(*self._api(form.get("paths")))
+
     def do_GET(self) -> None:
         self.hub.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-        status, headers, body = self._answer()
+        self._reply(*(self._api() if self.path.startswith("/api/") else self._answer()))
+
+    def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         try:
             self.wfile.write(body)
         except ConnectionError:
             self.close_connection = True
         self.hub.sent_bytes += len(body)
+
+    def _api(self, paths: list[str] | None = None) -> tuple[int, dict[str, str], bytes]:
+        """What the repository holds: all of it, or these paths."""
+        route = _API.fullmatch(self.path)
+        if route is None or route[1] != self.hub.repository or not self._has_token():
+            return 401, {"X-Error-Code": "RepoNotFound"}, b""
+        if unquote(route[3]) not in self.hub.revisions:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        if route[4]:  # a directory, and there are none
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        names = [name for name in self.hub.files if paths is None or name in paths]
+        if route[2] == "revision":
+            listed: Any = {"id": route[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        else:
+            sizes = {name: len(self.hub.files[name]) for name in names}
+            listed = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in sizes.items()]
+        return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
+
+    def _has_token(self) -> bool:
+        return not self.hub.token or self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _answer(self) -> tuple[int, dict[str, str], bytes]:
         if self.hub.failure is not None:
@@ -77,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix("/stored/") if stored else route[3] if route else ""
         if not stored and (refused := self._refused(route, name)):
             return refused[0], {"X-Error-Code": refused[1]}, b""
-        told = {} if stored else {"X-Repo-Commit": COMMIT, "ETag": '"tag"'}
+        told = {} if stored else {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(name.encode()).hexdigest()}"'}
         if not stored and name in self.hub.redirects:
             return 302, told | {"Location": self.hub.redirects[name].replace("{}", f"/stored/{name}")}, b""
         return self._file(self.hub.files[name], told)
@@ -85,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self, route: re.Match[str] | None, name: str) -> tuple[int, str] | None:
         if route is None or route[1] != self.hub.repository:
             return 401, "RepoNotFound"
-        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+        if not self._has_token():
             return 401, "GatedRepo"
         if unquote(route[2]) not in self.hub.revisions:
             return 404, "RevisionNotFound"
@@ -102,13 +142,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+def _server(hub: HubServer, address: tuple[str, int]) -> ThreadingHTTPServer:
+    return ThreadingHTTPServer(address, type("Handler", (_Handler,), {"hub": hub}))
+
+
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
-    """A running server."""
+    """A running server, on loopback."""
     hub = HubServer()
-
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _server(hub, ("127.0.0.1", 0))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -118,3 +160,8 @@ def hub_server() -> Iterator[HubServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+if __name__ == "__main__":
+    contents = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir() if path.is_file()}
+    _server(HubServer(files=contents, token=os.environ.get("HUB_TOKEN", "")), ("0.0.0.0", 8080)).serve_forever()

@@ -37,16 +37,6 @@ class SecretKey(Model):
 class ModelSource(Model):
     """Which model to serve, where its weights are, and what the planner must know about it."""
 
-    rules = (
-        ValidationRule(
-            cel="!(self.uri.startsWith('pvc://') || self.uri.startsWith('file://')) || has(self.config)",
-            holds=lambda model: not model.uri.startswith(("pvc://", "file://")) or model.config is not None,
-            message="is required for pvc:// and file:// models: put the model's config.json here",
-            field=".config",
-            required=True,
-        ),
-    )
-
     uri: Annotated[
         str,
         StringConstraints(min_length=6, max_length=512),
@@ -59,15 +49,20 @@ class ModelSource(Model):
     """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, or `file:///path` inside the engine's
     container."""
     revision: Annotated[str, StringConstraints(pattern=REVISION, max_length=128)] = "main"
-    """Branch, tag or commit of an `hf://` model."""
+    """Branch, tag or commit of an `hf://` model. Where the model is looked up, the engine is started with the commit
+    that a branch or tag stood for."""
     served_name: Annotated[str | None, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)] = (
         None
     )
     """The model's name in requests; the resource's name where not set."""
     config: Annotated[dict[str, Any] | None, Field(max_length=256, json_schema_extra=dict(PRESERVED))] = None
-    """The model's config.json. Required for `pvc://` and `file://`; optional for `hf://`."""
+    """The model's config.json. Where not set, the operator looks it up before any engine starts, together with the
+    headers of the weights: on the hub, or on the volume. Where set, it is used as it is, and nothing is looked up."""
     token_secret_ref: SecretKey | None = None
     """A token for gated `hf://` models."""
+    trust_remote_code: bool = False
+    """Whether the engine may run code of the model's repository, which some models that the engine does not know need:
+    `--trust-remote-code`."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Type of weights and activations; `auto` means that of config.json."""
     quantization: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)] = "auto"

@@ -15,6 +15,12 @@ SERVICE_LABEL = "uellm.io/service"
 REVISION_LABEL = "uellm.io/revision"
 """On pods and on the ConfigMaps that they are started from: the name of their revision."""
 
+INSPECTION_LABEL = "uellm.io/inspection"
+"""On inspection pods: the name of the LLMService whose model they look up. Their SERVICE_LABEL is empty."""
+
+SOURCE_LABEL = "uellm.io/source"
+"""On inspection pods: the digest of what they look up."""
+
 SCHEDULER_NAME = "uellm-scheduler"
 """The scheduler that asks our extender; the default of `placement.schedulerName`."""
 

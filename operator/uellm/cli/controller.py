@@ -16,6 +16,11 @@ from uellm.reconcile.children import Images
 
 DEFAULT_HEALTH_LISTEN = ":8080"
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
+REQUIRED_IMAGES = {
+    "sidecar": "sidecar in the engine's pods",
+    "launcher": "launcher in the engine's pods",
+    "inspector": "pods that look models up, which is the operator's own",
+}
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -27,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=environment("UELLM_ENGINE_IMAGE") or ENGINE_IMAGE,
         help="vLLM image for services that name none (UELLM_ENGINE_IMAGE; default: %(default)s)",
     )
-    for role in ("sidecar", "launcher"):
+    for role, what in REQUIRED_IMAGES.items():
         variable = f"UELLM_{role.upper()}_IMAGE"
         parser.add_argument(
-            f"--{role}-image", default=environment(variable), help=f"image of the {role}; required ({variable})"
+            f"--{role}-image", default=environment(variable), help=f"image of the {what}; required ({variable})"
         )
     parser.add_argument(
         "--namespace",
@@ -53,13 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal."""
-    for role in ("sidecar", "launcher"):
+    for role, what in REQUIRED_IMAGES.items():
         if not getattr(args, f"{role}_image"):
-            raise BadInput(f"--{role}-image", f"is required: the image of the {role} that goes into the engine's pods")
+            raise BadInput(f"--{role}-image", f"is required: the image of the {what}")
     host, port = listen_address(args.health_listen, "--health-listen", DEFAULT_HEALTH_LISTEN)
     _log(args.log_level)
     options = ControllerOptions(
         images=Images(args.engine_image, args.sidecar_image, args.launcher_image),
+        inspector_image=args.inspector_image,
         namespace=args.namespace or _own_namespace(),
         identity=default_identity(),
         health_host=host,

@@ -27,6 +27,9 @@ COMMANDS = {
     "plan": Command("uellm.cli.plan", "", "plan an LLMService: its GPUs, the layers on each, and the reasons"),
     "place": Command("uellm.cli.place", "", "run the layer-placement solver on one instance"),
     "model": Command("uellm.cli.model", "", "show the bytes of each layer of a model"),
+    "inspect": Command(
+        "uellm.cli.inspect", "controller", "look a model up and serve what was found (runs in the inspection pod)"
+    ),
     "calibrate": Command("uellm.cli.calibrate", "", "fit the step-time model of an engine to measured steps"),
     "predict": Command("uellm.cli.predict", "", "predict times and memory of engines under given loads"),
     "crds": Command("uellm.cli.crds", "", "print the CustomResourceDefinitions"),

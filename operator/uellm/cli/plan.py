@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from uellm.cli.plan_svg import draw
 from uellm.cli.plan_table import render
 from uellm.errors import BadInput, PlanError
 from uellm.hardware import Node
-from uellm.models import Tensor
+from uellm.hub import ModelFacts
 from uellm.planner import plan as make_plan
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.joining import as_joined
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-config",
         metavar="CONFIG.json|hf://OWNER/NAME",
         help="the model's config.json, or its name on the hub, with @REVISION if it is not main (HF_ENDPOINT, "
-        "HF_TOKEN); instead of spec.model.config",
+        "HF_TOKEN); instead of spec.model.config (default: that, else an hf:// model is looked up by its name)",
     )
     parser.add_argument(
         "--calibration",
@@ -60,13 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print. If there is no plan, the status is 1 and the reason is printed."""
-    config, tensors = _model(args.model_config)
+    config, facts = _model(args.model_config)
     service = _service(args.file, config, args.model_config, args.namespace)
     try:
-        architecture = architecture_of(service, tensors)
+        facts = facts or _by_its_name(service)
+        architecture = architecture_of(service, facts)
         offered = _offered(args, service)
         request = plan_request(
-            service, architecture, offered.nodes, left_out=offered.left_out, would_join=offered.would_join
+            service, architecture, offered.nodes, left_out=offered.left_out, would_join=offered.would_join, facts=facts
         )
         if args.calibration:
             request = replace(request, efficiency=read_efficiency(args.calibration))
@@ -113,14 +113,22 @@ def _joining(classes: list[dict[str, Any]], service: LLMService) -> tuple[tuple[
     return left_out, offers
 
 
-def _model(source: str | None) -> tuple[Any, Mapping[str, Tensor] | None]:
-    """The configuration that is given apart from the service, and the headers of the tensors where it is looked up."""
+def _model(source: str | None) -> tuple[Any, ModelFacts | None]:
+    """The configuration that is given apart from the service, and the facts where it is looked up."""
     if source is None:
         return None, None
     if source.startswith(SCHEME):
         facts = model_facts(source)
-        return facts.config, facts.tensors
+        return facts.config, facts
     return read_json(source), None
+
+
+def _by_its_name(service: LLMService) -> ModelFacts | None:
+    """The facts of a model of the hub whose configuration is not given."""
+    model = service.spec.model
+    if model.config is not None or not model.uri.startswith(SCHEME):
+        return None
+    return model_facts(f"{model.uri}@{model.revision}")
 
 
 def _service(path: str, config: Any, source: str | None, namespace: str | None) -> LLMService:

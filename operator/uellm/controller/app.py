@@ -25,6 +25,7 @@ from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key
 from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
@@ -50,6 +51,8 @@ class ControllerOptions:
     """How the operator runs."""
 
     images: Images
+    inspector_image: str
+    """Of the pods that look models up."""
     namespace: str
     """Namespace of the Lease."""
     identity: str
@@ -96,7 +99,10 @@ class _Operator:
         applier = Applier(kube, self._cache, instance=self._options.identity)
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
-        reconciler = Reconciler(self._cache, planning, collectors, applier, self._options.images, node_pools=pools)
+        inspections = Inspections(applier, sidecars.model, self._options.inspector_image)
+        reconciler = Reconciler(
+            self._cache, planning, collectors, applier, self._options.images, inspections, node_pools=pools
+        )
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
         state = ControllerState(

@@ -1,7 +1,8 @@
-"""What a model hub says of a model: its configuration and the headers of its tensors, never its weights."""
+"""What a model hub or a directory says of a model: its configuration and the headers of its tensors, never its weights.
 
-from uellm.hub.connection import HubSettings
+Only `connection` and `lookup` need httpx; the rest is imported by programs that look nothing up.
+"""
+
 from uellm.hub.facts import LookUpRefusal, ModelFacts
-from uellm.hub.lookup import look_up
 
-__all__ = ["HubSettings", "LookUpRefusal", "ModelFacts", "look_up"]
+__all__ = ["LookUpRefusal", "ModelFacts"]

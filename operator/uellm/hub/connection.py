@@ -17,6 +17,7 @@ import httpx
 
 from uellm.hub.addresses import AddressRefused, NoAddress, public_address
 from uellm.hub.facts import LookUpRefusal
+from uellm.hub.remedies import OF_COMMANDS, Remedies
 
 PUBLIC_HUB = "https://huggingface.co"
 REDIRECTS = 5
@@ -28,15 +29,17 @@ _REDIRECTED = {301, 302, 303, 307, 308}
 
 @dataclass(frozen=True)
 class HubSettings:
-    """Where to ask, and as whom."""
+    """Where to ask, and as whom; and what refusals tell a person to set."""
 
     endpoint: str = PUBLIC_HUB
     token: str = ""
+    remedies: Remedies = OF_COMMANDS
 
     @classmethod
-    def from_environment(cls) -> HubSettings:
+    def from_environment(cls, remedies: Remedies = OF_COMMANDS) -> HubSettings:
         """`HF_ENDPOINT` and `HF_TOKEN`, as huggingface_hub reads them."""
-        return cls(os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB, os.environ.get("HF_TOKEN", "").strip())
+        endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or PUBLIC_HUB
+        return cls(endpoint, os.environ.get("HF_TOKEN", "").strip(), remedies)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class HubConnection:
                 "only public addresses are followed, and HF_ENDPOINT itself",
             )
         if isinstance(address, NoAddress):
-            return _unreachable(self.settings.endpoint, f"{parts.hostname} has no address")
+            return self._unreachable(f"{parts.hostname} has no address")
         # The address that was checked is the one that is connected to, whatever the name means a moment later.
         pinned = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         return self._client.build_request(
@@ -118,7 +121,7 @@ class HubConnection:
 
     def _sent(self, request: httpx.Request, first: int, limit: int) -> Answer | LookUpRefusal:
         if time.monotonic() > self._deadline_s:
-            return _unreachable(self.settings.endpoint, f"the look-up was not done within {DEADLINE_S:.0f} s")
+            return self._unreachable(f"the look-up was not done within {DEADLINE_S:.0f} s")
         try:
             response = self._client.send(request, stream=True)
             try:
@@ -128,7 +131,7 @@ class HubConnection:
             finally:
                 response.close()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return _unreachable(self.settings.endpoint, str(error) or type(error).__name__)
+            return self._unreachable(str(error) or type(error).__name__)
         headers = {name.lower(): value for name, value in response.headers.items()}
         size = _file_bytes(response.status_code, headers)
         whole = len(body) <= skip + limit and (size is None or first + len(body) - skip >= size)
@@ -142,19 +145,15 @@ class HubConnection:
                 break
         return bytes(found[: limit + 1])
 
+    def _unreachable(self, cause: str) -> LookUpRefusal:
+        endpoint, what = self.settings.endpoint, self.settings.remedies.network
+        return LookUpRefusal("Unreachable", f"{endpoint} cannot be reached ({cause}): {what}")
+
 
 @cache
 def _certificates() -> ssl.SSLContext:
     """The trusted certificates; reading them takes longer than a request."""
     return httpx.create_ssl_context()
-
-
-def _unreachable(endpoint: str, cause: str) -> LookUpRefusal:
-    return LookUpRefusal(
-        "Unreachable",
-        f"{endpoint} cannot be reached ({cause}): set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy, or put the "
-        "model's config.json into spec.model.config",
-    )
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from uellm.models import Tensor
@@ -13,23 +14,35 @@ RefusalReason = Literal[
     "NoSuchRepository",
     "NoSuchRevision",
     "NoConfiguration",
+    "NoWeights",
     "RateLimited",
     "Unreachable",
+    "Unreadable",
     "AddressRefused",
     "InvalidAnswer",
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelFacts:
-    """What is known of a model before anything of it is downloaded."""
+    """What is known of a model before anything of it is downloaded.
+
+    Facts are compared by identity, so that whatever is worked out from them can be kept with them.
+    """
 
     commit: str
-    """The commit that the revision stood for; the revision itself where the hub does not tell."""
+    """The commit that the revision stood for, or the revision where the hub does not tell; empty for a directory."""
     config: dict[str, Any]
     """config.json, with the section of hf_quant_config.json where the repository has that file."""
     tensors: Mapping[str, Tensor] | None
-    """The headers of all safetensors files; None where the repository has none."""
+    """The headers of all safetensors files; None where there are none, or where they are too long to be kept."""
+    files: int = 0
+    """Number of safetensors files."""
+
+    @cached_property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors; 0 where they are not known."""
+        return sum(each.size for each in (self.tensors or {}).values())
 
 
 @dataclass(frozen=True)

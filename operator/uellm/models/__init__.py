@@ -7,12 +7,14 @@ from uellm.models.architecture import Architecture
 from uellm.models.engine import with_engine_facts
 from uellm.models.precision import with_quantization_file
 from uellm.models.reading import read_architecture
+from uellm.models.remote_code import needs_remote_code
 from uellm.models.safetensors import Tensor, find_tensors, read_directory
 
 __all__ = [
     "Architecture",
     "Tensor",
     "find_tensors",
+    "needs_remote_code",
     "read_architecture",
     "read_directory",
     "with_engine_facts",

@@ -37,6 +37,11 @@ def engine_notes(name: str) -> tuple[str, ...]:
     return (f"{name} is not in the registry of {ENGINE}, which can serve it through its Transformers backend at most",)
 
 
+def is_served(name: str) -> bool:
+    """Whether the engine has a class of this name itself."""
+    return "served" in _table().get(name, {})
+
+
 def supports_pipeline(name: str) -> bool:
     """Whether the engine can cut a model of this class into stages. True for a class that it does not know."""
     return bool(_table().get(name, {}).get("pipeline", True))

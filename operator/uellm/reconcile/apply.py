@@ -104,6 +104,12 @@ class Applier:
         await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
         self._cache.remove(kind, obj)
 
+    async def create_pod(self, observed: Observed, manifest: Manifest) -> None:
+        """Create a pod. Raises KubeError."""
+        written = await self._kube.create(manifest)
+        self._cache.put(POD, written)
+        logger.info("%s created pod %s", observed.key, written["metadata"]["name"])
+
     async def replicasets(self, key: Key) -> list[dict[str, Any]]:
         """The ReplicaSets of a service's Deployment."""
         return await self._kube.list(REPLICASET, key.namespace, label_selector=f"{SERVICE_LABEL}={key.name}")

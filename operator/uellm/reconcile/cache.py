@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.api.names import SERVICE_LABEL
+from uellm.api.names import INSPECTION_LABEL, SERVICE_LABEL
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
@@ -48,6 +48,7 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._inspection_pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
@@ -87,7 +88,7 @@ class Cache:
         kept = lean(kind, obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
-        if (grouped := self._grouped(kind)) is not None:
+        if (grouped := self._grouped(kind, kept)) is not None:
             for service in _services_of(kind, kept):
                 grouped[service][place[1]] = kept
         self._count_versions(kind, place, known, kept, facts)
@@ -165,8 +166,13 @@ class Cache:
         return self.get(NODE, name)
 
     def pods(self, key: Key) -> list[Object]:
-        """The pods of a service, in the order of their names."""
+        """The pods of a service's engines, in the order of their names."""
         pods = self._pods.get(key, {})
+        return [pods[name] for name in sorted(pods)]
+
+    def inspection_pods(self, key: Key) -> list[Object]:
+        """The pods that look a service's model up, in the order of their names."""
+        pods = self._inspection_pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
     def configmaps(self, key: Key) -> list[Object]:
@@ -174,8 +180,9 @@ class Cache:
         found = self._configmaps.get(key, {})
         return [found[name] for name in sorted(found)]
 
-    def _grouped(self, kind: Kind) -> defaultdict[Key, dict[str, Object]] | None:
-        return {POD: self._pods, CONFIGMAP: self._configmaps}.get(kind)
+    def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Object]] | None:
+        pods = self._inspection_pods if _is_inspection(obj) else self._pods
+        return {POD: pods, CONFIGMAP: self._configmaps}.get(kind)
 
     def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
@@ -208,7 +215,8 @@ class Cache:
         elif kind == GPUNODECLASS:
             self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
-            if _seat(before) != _seat(after):
+            # Those that look models up need no GPUs.
+            if _seat(before) != _seat(after) and not _is_inspection(before or after):
                 self.room_version += 1
                 for pod in filter(None, (before, after)):
                     self._changes.services.update(dict.fromkeys(_services_of(POD, pod)))
@@ -219,7 +227,7 @@ class Cache:
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
         self._index(kind, place)
-        if (grouped := self._grouped(kind)) is not None:
+        if (grouped := self._grouped(kind, obj)) is not None:
             for service in _services_of(kind, obj):
                 grouped[service].pop(place[1], None)
                 if not grouped[service]:
@@ -234,8 +242,14 @@ def _services_of(kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
     """The services under which an object is looked up: a pod by its label alone, for its owner is a ReplicaSet."""
     if kind != POD:
         return possible_owners(obj)
-    name = (obj["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+    name = (obj["metadata"].get("labels") or {}).get(INSPECTION_LABEL if _is_inspection(obj) else SERVICE_LABEL)
     return {Key(obj["metadata"]["namespace"], name)} if name else set()
+
+
+def _is_inspection(pod: Mapping[str, Any] | None) -> bool:
+    """Whether a pod looks a model up. With the label of a service it would be one of its engine's."""
+    labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
+    return INSPECTION_LABEL in labels and not labels.get(SERVICE_LABEL)
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

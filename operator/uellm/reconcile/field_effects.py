@@ -22,6 +22,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "model.config": "rolls",
     "model.tokenSecretRef.name": "rolls",
     "model.tokenSecretRef.key": "rolls",
+    "model.trustRemoteCode": "rolls",
     "model.dtype": "rolls",
     "model.quantization": "rolls",
     "model.maxModelLen": "rolls",

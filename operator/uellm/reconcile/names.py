@@ -65,6 +65,16 @@ def devices_name(service_name: str) -> str:
     return f"{service_name}-devices"
 
 
+def model_name(service_name: str) -> str:
+    """Name of the ConfigMap with the facts of the model."""
+    return f"{service_name}-model"
+
+
+def inspection_prefix(service_name: str) -> str:
+    """With what the names of inspection pods begin."""
+    return f"{service_name}-model-"
+
+
 def endpoint(key: Key) -> str:
     """Base address of the OpenAI-compatible API inside the cluster."""
     return f"http://{key.name}.{key.namespace}.svc/v1"

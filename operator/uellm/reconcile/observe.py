@@ -12,12 +12,14 @@ from uellm.api.attainment_report import ClassMeasurement
 from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
 from uellm.errors import BadInput
+from uellm.hub import ModelFacts
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.revision import Revision
 from uellm.reconcile.field_effects import rolling_digest
+from uellm.reconcile.inspection.model_state import GIVEN, ModelState
 from uellm.reconcile.names import (
     IMAGES_ANNOTATION,
     SPEC_ANNOTATION,
@@ -56,7 +58,11 @@ class Observed:
     revisions: Mapping[str, Revision] = field(default_factory=dict)
     """Its revisions, by name; also one whose ConfigMap somebody deleted while it is in use."""
     pods: tuple[Object, ...] = ()
-    """Its pods."""
+    """Its engines' pods."""
+    inspection_pods: tuple[Object, ...] = ()
+    """The pods that look its model up."""
+    model: ModelState = GIVEN
+    """What is known of its model."""
     reports: Mapping[str, ReportedPlacement] = field(default_factory=dict)
     """What the pods' launchers report, by pod uid."""
     running: Mapping[str, RunningReport] = field(default_factory=dict)
@@ -93,6 +99,11 @@ class Observed:
     def replicas(self) -> int:
         """Replicas that should run now."""
         return wanted_replicas(self.document)
+
+    @property
+    def facts(self) -> ModelFacts | None:
+        """The facts of its model; None where they are not known, or where the spec has the configuration."""
+        return self.model.facts
 
     @property
     def suspended(self) -> bool:
@@ -211,6 +222,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         children={kind: child for kind, child in _children(cache, key) if belongs_to(child, document)},
         configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
         pods=pods,
+        inspection_pods=tuple(cache.inspection_pods(key)),
         nodes=cache.profiled_nodes(),
         node_classes=cache.node_classes(),
         node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},

@@ -18,6 +18,7 @@ from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollo
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
 from uellm.reconcile.drift import holds
+from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, revision_label
 from uellm.reconcile.node_pools import FRESH_S, NodePools
 from uellm.reconcile.observe import Observed, observe
@@ -67,6 +68,7 @@ class Reconciler:
         collectors: Collectors,
         applier: Applier,
         images: Images,
+        inspections: Inspections,
         *,
         clock: Callable[[], datetime] = utc_now,
         node_pools: NodePools | None = None,
@@ -80,6 +82,7 @@ class Reconciler:
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
+        self._inspections = inspections
         self._clock = clock
         self._node_pools = node_pools
 
@@ -91,12 +94,13 @@ class Reconciler:
             self._applier.forget(key)
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
+            self._inspections.forget(key)
             self._settled.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.pods)
         measure_in_s = await self._collectors.measurements.refresh(observed.pods)
         now = self._clock()
-        ask_in_s = await self._kubelet_events.refresh(key, observed.pods, now)
+        ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *observed.inspection_pods), now)
         observed = dataclasses.replace(
             observed,
             reports=self._collectors.placements.of(observed.pods),
@@ -104,19 +108,22 @@ class Reconciler:
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
         )
+        model, inspect_in_s = await self._inspections.advance(observed, now)
+        observed = dataclasses.replace(observed, model=model)
         waits = waits_for_node(observed.incumbent, observed)
         if self._node_pools is not None and waits:
             observed = dataclasses.replace(observed, pool_labels=await self._node_pools.labels())
         planned = await self._planning.plan(observed, now)
         if planned is None:
-            return None  # it is being planned, and is marked when that is done
+            return inspect_in_s  # it is being planned, and is marked when that is done
         recheck_s = await self._still_settled(observed, planned, now)
         if recheck_s is None:
             recheck_s = await self._carry_out(observed, planned, now)
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        return min(filter(None, (recheck_s, report_in_s, measure_in_s, ask_in_s, look_in_s)), default=None)
+        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, look_in_s)
+        return min(filter(None, due_s), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
         """Seconds until the next pass, if this one has nothing to do but to ask the pods what they run with."""

@@ -26,6 +26,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
@@ -112,7 +113,11 @@ class Operator:
         self.running: dict[str, Mapping[str, Any] | None] = {}  # by pod IP, where a sidecar is not as it should be
         running = RunningReports(self._sidecar, lambda: self.asked_at_s)
         collectors = Collectors(placements, measurements, running)
-        self.reconciler = Reconciler(self.cache, self._planning, collectors, applier, images, clock=lambda: self.now)
+        self.answers: dict[str, Mapping[str, Any] | None] = {}  # of inspection pods, by pod IP
+        inspections = Inspections(applier, self._inspected, "operator:1")
+        self.reconciler = Reconciler(
+            self.cache, self._planning, collectors, applier, images, inspections, clock=lambda: self.now
+        )
         self._started = False
 
     async def observe(self) -> None:
@@ -173,6 +178,9 @@ class Operator:
         assert config is not None
         digest = content_digest(config["data"]["sidecar.yaml"].encode())
         return {"revision": labels["uellm.io/revision"], "configDigest": digest}
+
+    async def _inspected(self, address: str) -> Mapping[str, Any] | None:
+        return self.answers.get(address)
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
         return self.measurements.get(address)

@@ -45,10 +45,21 @@ async def test_an_unreadable_config_is_an_invalid_model(refused):
     assert "hidden_size" in message
 
 
-async def test_an_hf_model_without_a_config_says_to_give_it(refused):
-    reason, message, stalled, _ = await refused(model={"uri": "hf://meta-llama/Llama-3.1-8B"})
-    assert (reason, stalled) == ("ModelConfigMissing", "True")
-    assert "spec.model.config" in message
+async def test_files_in_the_engine_s_image_cannot_be_read_before_it_starts(refused):
+    reason, message, stalled, llama = await refused(model={"uri": "file:///models/llama"})
+    assert (reason, stalled) == ("NotOnVolume", "True")
+    assert message.endswith("put the model's config.json into spec.model.config")
+    assert (await llama.condition("ModelAccessible"))[:2] == ("False", "NotOnVolume")
+
+
+async def test_code_of_the_repository_is_run_only_if_the_user_trusts_it(refused):
+    code = model(architectures=["TheirsForCausalLM"], auto_map={"AutoConfig": "configuration_theirs.TheirsConfig"})
+    reason, message, stalled, _ = await refused(model=code)
+    assert (reason, stalled) == ("NeedsRemoteCode", "True")
+    assert message == (
+        "'TheirsForCausalLM' is no class of the engine, and pvc://models/llama brings code of its own for it: set "
+        "spec.model.trustRemoteCode if you trust that code"
+    )
 
 
 async def test_no_node_is_large_enough(operator, service, gpu_node):

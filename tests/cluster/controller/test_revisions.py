@@ -23,6 +23,7 @@ CHANGES = {
     "model.config": lambda spec: spec["model"]["config"].update(num_key_value_heads=4),
     "model.tokenSecretRef.name": lambda spec: spec["model"].update(tokenSecretRef={"name": "other", "key": "token"}),
     "model.tokenSecretRef.key": lambda spec: spec["model"].update(tokenSecretRef={"name": "hf", "key": "other"}),
+    "model.trustRemoteCode": lambda spec: spec["model"].update(trustRemoteCode=True),
     "model.dtype": lambda spec: spec["model"].update(dtype="float16"),
     "model.quantization": lambda spec: spec["model"].update(quantization="fp8"),
     "model.maxModelLen": lambda spec: spec["model"].update(maxModelLen=2048),

@@ -200,6 +200,7 @@ def test_the_engine_image_is_upstreams_by_default(render: Render) -> None:
         "UELLM_ENGINE_IMAGE": "vllm/vllm-openai:v0.32.0",
         "UELLM_SIDECAR_IMAGE": "registry.uellm.io/sidecar:0.1.0",
         "UELLM_LAUNCHER_IMAGE": "registry.uellm.io/launcher:0.1.0",
+        "UELLM_INSPECTOR_IMAGE": "registry.uellm.io/operator:0.1.0",
     }
     assert images(render(simulated=True))["UELLM_ENGINE_IMAGE"] == "uellm.local/engine-cpu:dev"
 

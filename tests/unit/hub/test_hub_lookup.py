@@ -8,8 +8,11 @@ import struct
 import pytest
 
 from helpers.hub_server import COMMIT, hub_server, tensor_file
-from uellm.hub import HubSettings, LookUpRefusal, ModelFacts, connection, look_up
+from uellm.hub import LookUpRefusal, connection
 from uellm.hub.addresses import AddressRefused, NoAddress, is_public, public_address
+from uellm.hub.connection import HubSettings
+from uellm.hub.lookup import look_up
+from uellm.hub.remedies import OF_SERVICES
 from uellm.models import Tensor
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 256}
@@ -36,11 +39,17 @@ def asked(hub, revision="main", *, token="", repository="org/model"):
     return look_up(repository, revision, HubSettings(hub.url, token))
 
 
+def contents(found):
+    return found.commit, found.config, found.tensors, found.files
+
+
 # Facts.
 
 
 def test_a_name_alone_gives_configuration_tensors_and_commit(hub):
-    assert asked(hub) == ModelFacts(COMMIT, CONFIG, {"a": Tensor("BF16", (4, 2)), "b": Tensor("BF16", (3,))})
+    found = asked(hub)
+    tensors = {"a": Tensor("BF16", (4, 2)), "b": Tensor("BF16", (3,))}
+    assert (contents(found), found.tensor_bytes) == ((COMMIT, CONFIG, tensors, 1), 22)
 
 
 def test_everything_after_the_configuration_is_read_at_its_commit(hub):
@@ -73,9 +82,10 @@ def test_the_quantization_file_becomes_a_section_of_the_configuration(hub):
     assert asked(hub).config["quantization_config"]["quant_method"] == "modelopt"
 
 
-def test_a_repository_without_safetensors_has_a_configuration_alone(hub):
-    del hub.files["model.safetensors"]
-    assert asked(hub) == ModelFacts(COMMIT, CONFIG, None)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.safetensors"])
+def test_a_repository_with_weights_in_another_form_has_a_configuration_alone(hub, name):
+    hub.files[name] = hub.files.pop("model.safetensors")
+    assert contents(asked(hub)) == (COMMIT, CONFIG, None, 0)
 
 
 def test_a_mirror_that_tells_no_commit_keeps_the_revision(hub, monkeypatch):
@@ -121,8 +131,30 @@ def test_a_revision_that_is_not_there_is_named(hub):
 
 def test_a_repository_without_a_configuration_is_no_model(hub):
     del hub.files["config.json"]
-    message = f"{hub.url}/org/model has no config.json at main: it is no model that the engine can read"
+    message = f"{hub.url}/org/model has no config.json: it is no model that the engine can read"
     assert refusal(asked(hub)) == ("NoConfiguration", message)
+
+
+def test_a_repository_without_weights_says_so(hub):
+    del hub.files["model.safetensors"]
+    what = (
+        "has a config.json, but neither safetensors nor PyTorch weights: name a repository or directory that has them"
+    )
+    assert refusal(asked(hub)) == ("NoWeights", f"{hub.url}/org/model {what}")
+
+
+def test_who_writes_a_service_is_told_the_fields_to_set(hub):
+    hub.token = "hf_secret"
+    found = look_up("org/model", "main", HubSettings(hub.url, remedies=OF_SERVICES))
+    assert refusal(found)[1].endswith("give a token of that account (spec.model.tokenSecretRef)")
+    with hub_server() as gone:
+        pass
+    found = look_up("org/model", "main", HubSettings(gone.url, remedies=OF_SERVICES))
+    what = (
+        "set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy in spec.engine.env, or put the model's config.json into "
+        "spec.model.config"
+    )
+    assert refusal(found)[1].endswith(f"): {what}")
 
 
 @pytest.mark.parametrize(
@@ -254,7 +286,10 @@ def test_a_tensor_file_that_cannot_be_read_is_one_line(hub, content, cause):
         ({"weight_map": {}}, "no weight_map"),
         ([], "no weight_map"),
         ({"weight_map": {"a": "gone.safetensors"}}, "names gone.safetensors, which is not there"),
-        ({"weight_map": {str(n): f"{n}.safetensors" for n in range(2000)}}, "names 2000 files; at most 1024 are read"),
+        (
+            {"weight_map": {str(n): f"{n}.safetensors" for n in range(2000)}},
+            "it has 2000 files of tensors; at most 1024 are read",
+        ),
     ],
 )
 def test_an_index_that_cannot_be_used_is_one_line(hub, index, cause):

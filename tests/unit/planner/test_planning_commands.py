@@ -168,12 +168,18 @@ def test_plan_prints_budgets_reasons_and_predictions_for_a_person(command, build
         assert words in output
 
 
-def test_plan_takes_the_models_config_from_a_file(command, build) -> None:
+def test_plan_takes_the_models_config_from_a_file(command, build, monkeypatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     given = service(build)
     del given["spec"]["model"]["config"]
     profiles = profile("n", "L4")
     status, _, error = command("plan", "-f", given, "--profiles", profiles)
-    assert (status, "ModelConfigMissing" in error) == (1, True)
+    assert status == 1
+    assert "cannot be reached" in error
+    given["spec"]["model"]["uri"] = "file:///models/llama"
+    status, _, error = command("plan", "-f", given, "--profiles", profiles)
+    assert status == 1
+    assert "ModelUnknown: the architecture of file:///models/llama is not known here" in error
     status, _, _ = command("plan", "-f", given, "--profiles", profiles, "--model-config", build.config)
     assert status == 0
 

@@ -48,6 +48,7 @@ def test_a_ready_service_is_ready_and_nothing_is_left_to_do(make, observed):
         "Ready": ("True", "Ready"),
         "Reconciling": ("False", "Ready"),
         "Stalled": ("False", "Ready"),
+        "ModelAccessible": ("Unknown", "NotAsked"),
         "Planned": ("True", "Planned"),
         "SLOFeasible": ("Unknown", "NoPlan"),
         "PlacementVerified": ("Unknown", "NoReport"),
@@ -91,7 +92,9 @@ def test_the_summary_shows_requested_and_needed_replicas(make, observed):
         ("NoProfile", False),
         ("NeedsExactDevices", True),
         ("InvalidModel", True),
-        ("ModelConfigMissing", True),
+        ("Gated", True),
+        ("RateLimited", False),
+        ("Inspecting", False),
         ("InvalidOverride", True),
     ],
 )

@@ -44,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "model.config": {"architectures": ["LlamaForCausalLM"], "hidden_size": 8},
     "model.tokenSecretRef.name": "other",
     "model.tokenSecretRef.key": "other",
+    "model.trustRemoteCode": True,
     "model.dtype": "float16",
     "model.quantization": "fp8",
     "model.maxModelLen": 1024,

@@ -183,7 +183,7 @@ async def test_an_unreadable_model_is_reported_without_the_planner(world):
     world.service("one")
     document = world.observed("one").document
     document["spec"]["model"] = {"uri": "hf://org/model"}
-    assert (await world.plan("one")).failure.reason == "ModelConfigMissing"
+    assert (await world.plan("one")).failure.reason == "ModelUnknown"
     document["spec"]["model"]["config"] = {"architectures": ["Unknown"]}
     assert (await world.plan("one")).failure.reason == "InvalidModel"
     document["spec"]["slo"] = {"classes": "many"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from uellm.reconcile.pods import sidecar_client as module
 from uellm.reconcile.pods.sidecar_client import SidecarClient, parse
 
 
-@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000])
+@pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000, b"[" * 100_000])
 def test_an_answer_that_is_not_a_report_is_ignored(body):
     assert parse(200, body) is None
 
@@ -92,3 +93,47 @@ async def test_however_many_pods_are_hidden_one_that_answers_is_asked(silent, mo
         silent.hidden = False
         assert await sidecars.placement(HIDDEN[0]) == {"layers": 1}
         await asyncio.gather(*pending)
+
+
+@pytest.fixture
+async def answering():
+    """(a client, a function that sets what the pod at 127.0.0.1 sends)."""
+    sent = [b""]
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent[0])
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with SidecarClient(port=server.sockets[0].getsockname()[1]) as client:
+        yield client, lambda content: sent.__setitem__(0, content)
+    server.close()
+
+
+def reply(status, body):
+    return f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+async def test_an_inspection_pod_answers_reads_or_is_silent(answering):
+    client, send = answering
+    send(reply(200, b'{"facts": 1}'))
+    assert await client.model("127.0.0.1") == {"facts": 1}
+    send(reply(503, b'{"reading": true}'))
+    assert await client.model("127.0.0.1") == {}
+    assert await client.model("127.0.0.2") is None
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(answering):
+    client, send = answering
+    send(reply(200, b'{"a": "' + b"x" * (40 << 20) + b'"}'))
+    assert await client.model("127.0.0.1") == {}
+    assert await client.running("127.0.0.1") is None
+
+
+async def test_an_answer_that_trickles_is_given_up(silent, monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    async with SidecarClient(port=silent.port) as client:
+        assert await client.model(HIDDEN[0]) is None

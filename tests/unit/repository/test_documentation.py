@@ -24,7 +24,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "devcluster" / "
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REASON_GIVERS = {"Condition", "EngineReadiness", "Failure", "NoGPUs", "Obstacle", "PlanError", "SourceError"}
-REASONING_ROOMS = {"launcher", "planner", "profiler", "reconcile"}
+REASON_GIVERS |= {"LookUpRefusal"}
+REASONING_ROOMS = {"hub", "launcher", "planner", "profiler", "reconcile"}
 NOT_REASONS = {"True", "False", "Unknown", "Ready", "Reconciling", "Stalled", "Pods"}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
+from uellm.cli.hub import model_facts
 from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
-from uellm.models import Tensor, find_tensors
+from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.directory import read_directory_facts
 from uellm.planner import plan as make_plan
 from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
@@ -61,7 +63,8 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     service = parse_service(document)
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
-    request = plan_request(service, architecture_of(service, _tensors(service)), machine.offers)
+    model = _model_facts(service)
+    request = plan_request(service, architecture_of(service, model), machine.offers, facts=model)
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here
     desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
@@ -100,10 +103,21 @@ def _check_model(service: LLMService) -> None:
         raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
 
 
-def _tensors(service: LLMService) -> Mapping[str, Tensor] | None:
-    """The headers of the model's files if they are on this machine: their sizes are more exact than a formula."""
-    scheme, _, rest = service.spec.model.uri.partition("://")
-    return find_tensors(Path(rest)) if scheme == "file" else None
+def _model_facts(service: LLMService) -> ModelFacts | None:
+    """What the model's files say, on this machine or on the hub; None where the service says it.
+
+    The sizes of files on this machine are more exact than a formula, whether or not the service has a configuration.
+    """
+    model = service.spec.model
+    scheme, _, rest = model.uri.partition("://")
+    if scheme == "hf":
+        return model_facts(f"{model.uri}@{model.revision}") if model.config is None else None
+    found = read_directory_facts(Path(rest), Path("/"), rest)
+    if isinstance(found, LookUpRefusal) and found.reason == "NoWeights" and model.config is not None:
+        return None  # the engine may make weights up, as its --load-format says
+    if isinstance(found, LookUpRefusal):
+        raise BadInput("spec.model.uri", found.message)
+    return found
 
 
 def _check_engine(*, on_cpu: bool) -> None:

@@ -128,7 +128,9 @@ class Planning:
             return self._failed(observed.key, Obstacle("InvalidSpec", observed.invalid))
         try:
             check_environment(observed.service)
-            architecture = architecture_of(observed.service)
+            if observed.model.obstacle is not None:
+                return self._without_facts(observed, observed.model.obstacle)
+            architecture = architecture_of(observed.service, observed.facts)
         except PlanError as error:
             return self._failed(observed.key, Obstacle(error.reason, str(error)))
         if self._on_planned is None:
@@ -141,6 +143,15 @@ class Planning:
         if observed.key not in self._searches:
             self._searches[observed.key] = asyncio.create_task(self._plan_later(observed.key, now))
         return self._meanwhile(observed)
+
+    def _without_facts(self, observed: Observed, obstacle: Obstacle) -> Planned:
+        """The model is not known, or not known any more. Pods that run stay, and so does what they were promised."""
+        plan = observed.incumbent
+        if plan is not None and kept_revision(observed, plan) is not None:
+            return Planned(Choice(plan), None)
+        if plan is not None and observed.deployment is not None and observed.model.is_awaited:
+            return Planned(Choice(None, obstacle), None)
+        return self._failed(observed.key, obstacle)
 
     async def _plan_now(self, observed: Observed, architecture: Architecture, now: datetime) -> Planned:
         request = self.promises.request(observed, architecture)
@@ -166,7 +177,8 @@ class Planning:
                 if observed is None or observed.service is None:
                     return
                 now = asked + timedelta(seconds=time.monotonic() - start_s)
-                request, choice = await self._search(observed, architecture_of(observed.service), now)
+                architecture = architecture_of(observed.service, observed.facts)
+                request, choice = await self._search(observed, architecture, now)
             # After the turn, because rendering may need one of its own.
             await self._finished(observed, request, choice, now)
         except PlanError:

@@ -87,7 +87,14 @@ class Promises:
         # A service whose pods all have nodes does not wait for one, so a new class does not matter.
         on_nodes = observed.incumbent is not None and not observed.incumbent.node_classes
         classes, unusable = ((), ()) if on_nodes and all_placed(observed) else self._classes(observed)
-        return plan_request(observed.service, architecture, nodes, left_out=(*left_out, *unusable), would_join=classes)
+        return plan_request(
+            observed.service,
+            architecture,
+            nodes,
+            left_out=(*left_out, *unusable),
+            would_join=classes,
+            facts=observed.facts,
+        )
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:
         """The classes of nodes that may join for the service, and the others."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from uellm.api.llmservice import LLMService, LLMServiceSpec
 from uellm.errors import BadInput, PlanError
-from uellm.models import Architecture, Tensor, read_architecture
+from uellm.hub import ModelFacts
+from uellm.models import Architecture, needs_remote_code, read_architecture
+from uellm.models.shown import shown
 from uellm.planner import request as planner
+from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.model_source import model_path, model_revision
 from uellm.reconcile.planning.calibration import efficiency_of
@@ -20,31 +22,67 @@ _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fp8", {"quant_method": "fp8", "activation_scheme": "dynamic"}),
     ("awq (int4)", {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}),
 )
+_TRUST = "--trust-remote-code"
 
 
-def architecture_of(service: LLMService, tensors: Mapping[str, Tensor] | None = None) -> Architecture:
-    """The model's architecture. `tensors`: those of its checkpoint where it can be read; they give the exact bytes.
+def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Architecture:
+    """The model's architecture. `facts`: those of its checkpoint where it can be read; they give the exact bytes.
 
-    Raises PlanError ModelConfigMissing or InvalidModel.
+    A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel or
+    NeedsRemoteCode.
     """
     model = service.spec.model
-    if model.config is None:
+    if model.config is None and facts is None:
         raise PlanError(
-            "ModelConfigMissing",
-            f"the architecture of {model.uri} is not known, and the operator downloads nothing: put the model's "
-            "config.json into spec.model.config",
+            "ModelUnknown",
+            f"the architecture of {model.uri} is not known here: put the model's config.json into spec.model.config",
         )
+    _check_remote_code(service, _config(service, facts))
     try:
-        if tensors is None:
+        if facts is None:
             return _architecture(json.dumps(model.config, sort_keys=True), model.dtype, model.quantization)
-        return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization, tensors=tensors)
+        if model.config is None:
+            return _architecture_of_facts(facts, model.dtype, model.quantization)
+        return read_architecture(
+            model.config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors
+        )
     except BadInput as error:
-        raise PlanError("InvalidModel", f"spec.model.{error}") from error
+        where = f"{model.uri}: " if model.config is None else "spec.model."
+        raise PlanError("InvalidModel", f"{where}{error}") from error
+
+
+def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
+    given = service.spec.model.config
+    return given if given is not None else facts.config if facts is not None else {}
+
+
+# Facts are compared by identity: as long as the same ones are known, their hundred thousand tensors are read once.
+@lru_cache(maxsize=256)
+def _architecture_of_facts(facts: ModelFacts, dtype: str, quantization: str) -> Architecture:
+    return read_architecture(facts.config, dtype=dtype, quantization=quantization, tensors=facts.tensors)
 
 
 @lru_cache(maxsize=256)
 def _architecture(config: str, dtype: str, quantization: str) -> Architecture:
     return read_architecture(json.loads(config), dtype=dtype, quantization=quantization)
+
+
+def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
+    if not needs_remote_code(config) or _TRUST in UserArgs(_engine_args(service)).flags:
+        return
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and named else config.get("model_type")
+    raise PlanError(
+        "NeedsRemoteCode",
+        f"{shown(name)} is no class of the engine, and {service.spec.model.uri} brings code of its own for it: set "
+        "spec.model.trustRemoteCode if you trust that code",
+    )
+
+
+def _engine_args(service: LLMService) -> tuple[str, ...]:
+    """The user's arguments for the engine, and the flag of `trustRemoteCode`."""
+    args = service.spec.engine.args
+    return (*args, _TRUST) if service.spec.model.trust_remote_code and _TRUST not in UserArgs(args).flags else args
 
 
 def check_environment(service: LLMService) -> None:
@@ -62,9 +100,10 @@ def plan_request(
     *,
     left_out: tuple[planner.LeftOut, ...] = (),
     would_join: tuple[planner.NodeOffer, ...] = (),
+    facts: ModelFacts | None = None,
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
-    classes of nodes that may join.
+    classes of nodes that may join; `facts`: those that the architecture was read from.
     """
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
@@ -83,26 +122,40 @@ def plan_request(
         allocation=spec.placement.allocation,
         engine=planner.EngineRequest(
             model=model_path(service),
-            revision=model_revision(service),
+            revision=_revision(service, facts),
             served_name=service.served_name,
-            args=spec.engine.args,
+            args=_engine_args(service),
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
         ),
         replicas=max(1, spec.replicas),
         efficiency=efficiency_of(service),
-        variants=_variants(service, architecture),
+        variants=_variants(service, architecture, facts),
         left_out=left_out,
-        notes=notes,
+        notes=(*notes, *_notes(facts)),
         would_join=would_join,
     )
 
 
-def _variants(service: LLMService, architecture: Architecture) -> tuple[tuple[str, Architecture], ...]:
+def _revision(service: LLMService, facts: ModelFacts | None) -> str:
+    """The revision of an `hf://` model: the commit that was looked up, whatever its branch comes to mean later."""
+    revision = model_revision(service)
+    return (facts.commit or revision) if revision and facts is not None else revision
+
+
+def _notes(facts: ModelFacts | None) -> tuple[str, ...]:
+    if facts is None or facts.tensors is not None or not facts.files:
+        return ()
+    return (f"sized by its config.json: the headers of its {facts.files} files are too long to be kept",)
+
+
+def _variants(
+    service: LLMService, architecture: Architecture, facts: ModelFacts | None
+) -> tuple[tuple[str, Architecture], ...]:
     """The model with its weights in 8 and in 4 bits; empty where they are quantised already."""
     if architecture.quantization != "none":
         return ()
-    return _quantized(json.dumps(service.spec.model.config, sort_keys=True), service.spec.model.dtype)
+    return _quantized(json.dumps(_config(service, facts), sort_keys=True), service.spec.model.dtype)
 
 
 @lru_cache(maxsize=256)

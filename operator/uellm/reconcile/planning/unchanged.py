@@ -16,7 +16,7 @@ class Inputs(NamedTuple):
     """Equal inputs give the same plan, or one that is not worth a search."""
 
     spec: tuple[Any, ...]
-    """Which spec, and which calibration."""
+    """Which spec, which calibration, and which facts of the model."""
     own_plan: bool
     """The status has the chosen plan, or none yet; not somebody else's."""
     stranded: bool
@@ -36,7 +36,7 @@ def inputs_of(
     calibration = (metadata.get("annotations") or {}).get(EFFICIENCY_ANNOTATION)
     waits = chosen is None or stranded or bool(chosen.node_classes)
     return Inputs(
-        (metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration),
+        (metadata.get("uid"), metadata.get("generation"), observed.spec_digest, calibration, observed.facts),
         chosen is None or observed.incumbent in (None, chosen),
         stranded,
         lost_place,

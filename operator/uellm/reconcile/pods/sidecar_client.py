@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -10,11 +11,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
-from uellm.pod_interface import ATTAINMENT_PATH, METRICS_PORT, PLACEMENT_PATH, RUNNING_PATH
+from uellm.hub.document import DOCUMENT_BYTES
+from uellm.pod_interface import ATTAINMENT_PATH, METRICS_PORT, MODEL_PATH, PLACEMENT_PATH, RUNNING_PATH
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
+# A whole answer, however slowly its parts arrive.
+ANSWER_S = 10.0
 # Requests at a time: fewer than the controller has passes at a time.
 MOST_OPEN = 16
 # Of these, to addresses from which nothing has come yet, or nothing any more: the others must not wait for them.
@@ -66,7 +70,19 @@ class SidecarClient:
         """What it runs with; None where the pod does not answer or is too old to report it."""
         return await self._get(pod_ip, RUNNING_PATH)
 
+    async def model(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """What an inspection pod has found out; empty while it reads, None where it does not answer."""
+        answer = await self._ask(pod_ip, MODEL_PATH, DOCUMENT_BYTES)
+        if answer is None:
+            return None
+        return parse(*answer, DOCUMENT_BYTES) or {}
+
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
+        answer = await self._ask(pod_ip, path, _LARGEST_BYTES)
+        return None if answer is None else parse(*answer)
+
+    async def _ask(self, pod_ip: str, path: str, limit: int) -> tuple[int, bytes] | None:
+        """Status and body of an answer, the body cut off above `limit` bytes; None for none."""
         silence, unproven = self._silent.get(pod_ip), pod_ip not in self._answering
         if silence is not None and self._clock() < silence.ask_again_s:
             return None
@@ -76,8 +92,12 @@ class SidecarClient:
         self._open += 1
         self._unproven += unproven
         try:
-            response = await self._client.get(f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S)
-        except httpx.TimeoutException:
+            async with (
+                asyncio.timeout(ANSWER_S),
+                self._client.stream("GET", f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S) as response,
+            ):
+                answer = response.status_code, await _body(response, limit)
+        except (httpx.TimeoutException, TimeoutError):
             self._note_silence(pod_ip)
             return None
         except httpx.HTTPError as error:
@@ -88,7 +108,7 @@ class SidecarClient:
             self._unproven -= unproven
         self._silent.pop(pod_ip, None)
         _remember(self._answering, pod_ip, None)
-        return parse(response.status_code, response.content)
+        return answer
 
     def _note_silence(self, pod_ip: str) -> None:
         before = self._silent.pop(pod_ip, None)
@@ -112,12 +132,22 @@ def _remember(known: dict[str, V], pod_ip: str, value: V) -> None:
         del known[next(iter(known))]
 
 
-def parse(status: int, body: bytes) -> Mapping[str, Any] | None:
+async def _body(response: httpx.Response, limit: int) -> bytes:
+    """The body, cut off somewhere above `limit` bytes."""
+    found = bytearray()
+    async for piece in response.aiter_bytes():
+        found += piece
+        if len(found) > limit:
+            break
+    return bytes(found)
+
+
+def parse(status: int, body: bytes, limit: int = _LARGEST_BYTES) -> Mapping[str, Any] | None:
     """The report in an answer; None for anything else. Pods are not trusted."""
-    if status != 200 or len(body) > _LARGEST_BYTES:
+    if status != 200 or len(body) > limit:
         return None
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -33,7 +33,17 @@ STALLING = frozenset(
     {
         "InvalidSpec",
         "InvalidModel",
-        "ModelConfigMissing",
+        "ModelUnknown",
+        "NeedsRemoteCode",
+        "Gated",
+        "NoSuchRepository",
+        "NoSuchRevision",
+        "NoConfiguration",
+        "NoWeights",
+        "Unreadable",
+        "AddressRefused",
+        "InvalidAnswer",
+        "NotOnVolume",
         "InvalidOverride",
         "NeedsExactDevices",
         "InvalidTemplate",
@@ -85,7 +95,7 @@ def decide(
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
     about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
-    conditions = [*_kstatus(engine), _planned(choice), *about]
+    conditions = [*_kstatus(engine), observed.model.condition, _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
     status = status_of(observed, plan, placed, measured, revision=revision)

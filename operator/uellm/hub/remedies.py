@@ -1,0 +1,28 @@
+"""What the sentences of a refusal tell a person to set: it depends on where that person has asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """Names of the settings, as they fit into a sentence."""
+
+    token: str
+    """Where the hub's token comes from."""
+    variables: str
+    """Follows the names of variables: where they are set; empty for the environment of the command."""
+
+    @property
+    def network(self) -> str:
+        """What to do where the hub cannot be reached."""
+        return (
+            f"set HF_ENDPOINT to a mirror or HTTPS_PROXY to a proxy{self.variables}, or put the model's config.json "
+            "into spec.model.config"
+        )
+
+
+OF_COMMANDS = Remedies("HF_TOKEN", "")
+OF_SERVICES = Remedies("spec.model.tokenSecretRef", " in spec.engine.env")
+"""For who writes an LLMService."""

@@ -1,0 +1,58 @@
+"""A model's facts as the ConfigMap `NAME-model`. Pure.
+
+    model.json      what they are of: the digest of the question, the commit, the number of files; and their own digest
+    config.json     the configuration
+    tensors.json.z  the packed headers, where there are any and they fit
+
+An operator that was restarted reads them and asks nobody. What it reads is checked: others may edit the object.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from uellm.documents import VERSION, UnreadableDocument, parsed, reading
+from uellm.hub import ModelFacts
+from uellm.hub.document import compact, facts_from, packed_headers
+from uellm.reconcile.names import child_metadata, model_name
+
+MODEL_FILE, CONFIG_FILE, TENSORS_FILE = "model.json", "config.json", "tensors.json.z"
+
+
+def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str) -> dict[str, Any]:
+    """The ConfigMap, owned by the LLMService `document`. `source`: the digest of the question."""
+    config, packed = compact(facts.config).decode(), packed_headers(facts)
+    about = {"version": VERSION, "source": source, "commit": facts.commit, "files": facts.files}
+    about["digest"] = _digest(about, config, packed)
+    binary = {} if packed is None else {"binaryData": {TENSORS_FILE: base64.b64encode(packed).decode()}}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": child_metadata(document, model_name(document["metadata"]["name"])),
+        "data": {MODEL_FILE: json.dumps(about, separators=(",", ":")), CONFIG_FILE: config},
+        **binary,
+    }
+
+
+def read_facts(configmap: Mapping[str, Any], source: str) -> ModelFacts | None:
+    """The facts; None where they answer another question, or are not as they were written."""
+    data, binary = configmap.get("data") or {}, configmap.get("binaryData") or {}
+    try:
+        with reading(MODEL_FILE, parsed(MODEL_FILE, data.get(MODEL_FILE) or "")) as about:
+            config, text = data[CONFIG_FILE], binary.get(TENSORS_FILE)
+            packed = None if text is None else base64.b64decode(text, validate=True)
+            if about["source"] != source or about["digest"] != _digest(about, config, packed):
+                return None
+            return facts_from(parsed(CONFIG_FILE, config), about["commit"], about["files"], packed)
+    except (UnreadableDocument, binascii.Error):
+        return None
+
+
+def _digest(about: Mapping[str, Any], config: str, packed: bytes | None) -> str:
+    told = json.dumps([about["source"], about["commit"], about["files"], config])
+    return hashlib.sha256(told.encode() + b"\0" + (packed or b"")).hexdigest()

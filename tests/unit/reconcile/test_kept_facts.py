@@ -1,0 +1,83 @@
+"""The facts of a model in their ConfigMap: read as they were written, and refused as soon as anything differs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import pytest
+
+from uellm.hub import ModelFacts
+from uellm.models import Tensor
+from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
+
+FACTS = ModelFacts("c0ffee", {"hidden_size": 8, "name": "é"}, {"a": Tensor("BF16", (4, 2))}, 3)
+
+
+@pytest.fixture
+def kept(make):
+    return facts_configmap(make.service(), FACTS, "source")
+
+
+def test_facts_are_read_as_they_were_written(kept):
+    found = read_facts(json.loads(json.dumps(kept)), "source")
+    assert (found.commit, found.config, found.tensors, found.files) == (
+        "c0ffee",
+        FACTS.config,
+        FACTS.tensors,
+        3,
+    )
+    assert (kept["metadata"]["name"], kept["metadata"]["ownerReferences"][0]["uid"]) == ("llama-model", "service-uid")
+
+
+def test_facts_without_headers_are_kept_too(make):
+    kept = facts_configmap(make.service(), ModelFacts("", {}, None), "source")
+    assert "binaryData" not in kept
+    assert read_facts(kept, "source").tensors is None
+
+
+def test_the_answer_to_another_question_is_none(kept):
+    assert read_facts(kept, "another") is None
+
+
+def about(**changed):
+    def change(kept):
+        read = json.loads(kept["data"]["model.json"])
+        kept["data"]["model.json"] = json.dumps({**read, **changed})
+
+    return change
+
+
+def text(name, content):
+    return lambda kept: kept["data"].update({name: content})
+
+
+def binary(content):
+    return lambda kept: kept["binaryData"].update({"tensors.json.z": content})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.pop("data"),
+        lambda kept: kept.pop("binaryData"),
+        lambda kept: kept["data"].pop("config.json"),
+        text("model.json", ""),
+        text("model.json", "[]"),
+        text("model.json", "[" * 100_000),
+        text("config.json", "{}"),
+        text("config.json", "[" * 100_000),
+        binary("?"),
+        binary(base64.b64encode(zlib.compress(b'{"BF16": {"a": [4, 3]}}')).decode()),
+        binary(base64.b64encode(zlib.compress(bytes(80 << 20))).decode()),
+        about(commit="beef"),
+        about(files=4),
+        about(version=2),
+        about(digest=7),
+        about(commit=None, digest=None),
+    ],
+)
+def test_what_somebody_has_changed_is_not_used(kept, change):
+    change(kept)
+    assert read_facts(kept, "source") is None

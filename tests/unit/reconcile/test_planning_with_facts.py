@@ -1,0 +1,123 @@
+"""A plan from the facts of a model that was looked up."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from helpers.checkpoints import llama_tensors
+from helpers.models import SMALLEST_LLAMA
+from uellm.api import parse_service
+from uellm.errors import PlanError
+from uellm.hub import ModelFacts
+from uellm.planner.handover.publish import planned_engine
+from uellm.reconcile.inspection.model_state import found, inspecting, refused
+from uellm.reconcile.planning.request import architecture_of, plan_request
+
+CONFIG = {**SMALLEST_LLAMA, "tie_word_embeddings": False}
+FACTS = ModelFacts("c0ffee", CONFIG, llama_tensors(CONFIG, "F16"), 1)
+CODE = {"auto_map": {"AutoConfig": "configuration.Config"}}
+
+
+def service(make, uri="hf://org/model", *, args=(), **model):
+    return parse_service(make.service(model={"uri": uri, **model}, engine={"args": list(args)}))
+
+
+def requested(service, facts=None):
+    return plan_request(service, architecture_of(service, facts), (), facts=facts)
+
+
+def test_bytes_come_from_the_headers_and_facts_that_are_known_already_are_not_read_again(make):
+    found = architecture_of(service(make), FACTS)
+    assert found.source == "safetensors"
+    assert architecture_of(service(make, maxModelLen=8), FACTS) is found
+
+
+def test_the_engine_is_started_with_the_commit_that_was_looked_up(make):
+    assert requested(service(make), FACTS).engine.revision == "c0ffee"
+    assert requested(service(make, config=CONFIG, revision="v2")).engine.revision == "v2"
+    directory = ModelFacts("", CONFIG, None)
+    assert requested(service(make, "pvc://models/llama"), directory).engine.revision == ""
+
+
+def test_smaller_variants_are_those_of_the_looked_up_configuration(make):
+    assert next(name for name, _ in requested(service(make), FACTS).variants) == "fp8"
+
+
+def test_headers_that_could_not_be_kept_are_noted(make):
+    note = "sized by its config.json: the headers of its 90 files are too long to be kept"
+    assert note in requested(service(make), ModelFacts("c", CONFIG, None, 90)).notes
+    assert note not in requested(service(make), FACTS).notes
+
+
+def test_a_given_configuration_wins(make):
+    given = {**CONFIG, "num_hidden_layers": 2}
+    assert architecture_of(service(make, config=given)).layers == 2
+
+
+def test_a_configuration_that_cannot_be_read_names_the_model(make):
+    with pytest.raises(PlanError) as caught:
+        architecture_of(service(make), ModelFacts("c", {**CONFIG, "hidden_size": "many"}, None))
+    assert caught.value.reason == "InvalidModel"
+    assert str(caught.value).startswith("hf://org/model: config.hidden_size")
+
+
+def test_without_facts_and_configuration_the_model_is_unknown(make):
+    with pytest.raises(PlanError) as caught:
+        architecture_of(service(make))
+    assert caught.value.reason == "ModelUnknown"
+
+
+def test_a_class_that_only_the_repository_has_needs_the_user_s_trust(make):
+    theirs = ModelFacts("c", {**CONFIG, **CODE, "architectures": ["TheirsForCausalLM"], "model_type": "theirs"}, None)
+    with pytest.raises(PlanError) as caught:
+        architecture_of(service(make), theirs)
+    assert (caught.value.reason, str(caught.value)) == (
+        "NeedsRemoteCode",
+        "'TheirsForCausalLM' is no class of the engine, and hf://org/model brings code of its own for it: set "
+        "spec.model.trustRemoteCode if you trust that code",
+    )
+    assert architecture_of(service(make, trustRemoteCode=True), theirs).layers == 8
+    assert architecture_of(service(make, args=["--trust-remote-code"]), theirs).layers == 8
+
+
+def test_code_beside_a_class_of_the_engine_is_not_needed(make):
+    assert architecture_of(service(make), ModelFacts("c", {**CONFIG, **CODE}, None)).layers == 8
+
+
+@pytest.mark.parametrize("args", [[], ["--trust-remote-code"]])
+def test_trust_is_a_flag_of_the_engine(make, args):
+    request = requested(service(make, trustRemoteCode=True, args=args), FACTS)
+    assert planned_engine(make.plan(), request).args.count("--trust-remote-code") == 1
+    assert "--trust-remote-code" not in planned_engine(make.plan(), requested(service(make), FACTS)).args
+
+
+def by_name(world, name="one", model=None):
+    """The service by its name alone, as it is observed, with what is known of its model."""
+    world.service(name)
+    world.observed(name).document["spec"]["model"] = {"uri": "hf://org/model"}
+    return lambda: dataclasses.replace(world.observed(name), model=model or found(FACTS))
+
+
+async def test_a_service_is_not_planned_before_its_model_is_known(world):
+    world.node("a", None, None)
+    for state in (inspecting("a pod runs"), refused("Gated", "accept its terms")):
+        observed = by_name(world, model=state)()
+        choice = (await world.planning.plan(observed, world.now)).choice
+        assert (choice.plan, choice.failure.reason) == (None, state.condition.reason)
+    assert world.requests == []
+    observed = by_name(world)()
+    assert (await world.planning.plan(observed, world.now)).choice.plan is not None
+    assert world.requests[0].engine.revision == "c0ffee"
+
+
+async def test_facts_that_were_lost_withdraw_no_plan_of_pods_that_run(world, make, monkeypatch):
+    monkeypatch.setattr("uellm.reconcile.planning.planning.kept_revision", lambda *_: make.revision(""))
+    world.node("a", None, None)
+    plan = make.plan(nodes=("a",))
+    world.service("one", plan=plan)
+    for state in (inspecting("a pod runs"), refused("Unreachable", "no network")):
+        observed = dataclasses.replace(world.observed("one"), model=state)
+        assert (await world.planning.plan(observed, world.now)).choice == (plan, None, "", "")
+    assert world.requests == []
