@@ -37,6 +37,12 @@ _BASE_EXCLUDES = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 def build() -> Path:
     """Build what changed and return the archive. Raises ClusterError with the last output of the tool that failed."""
     packages.ensure(["buildah", "mmdebstrap", "debian-archive-keyring"])
+    # The packages are collected into the checkout, so that two builds there would mix theirs.
+    with locked(CHECKOUT / "build" / "images.lock"):
+        return _built()
+
+
+def _built() -> Path:
     _collect()
     base = _base_archive()
     home = cache_directory() / "images"

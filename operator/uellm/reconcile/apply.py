@@ -278,4 +278,4 @@ def _event(observed: Observed, note: Condition, now: datetime, instance: str) ->
 
 
 # Normal steps, not failures.
-_EXPECTED = frozenset({"EngineStarting", "RollingOut"})
+_EXPECTED = frozenset({"EngineStarting", "Inspecting", "RollingOut"})
