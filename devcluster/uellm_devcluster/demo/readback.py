@@ -36,10 +36,10 @@ from uellm.profiler.podresources import PodKey, PodResources
 async def devices(namespace, name):
     kubelet = PodResources()
     try:
-        held = await kubelet.held()
+        listed = await kubelet.held()
     finally:
         await kubelet.close()
-    return [uuid for uuid, pod in held.devices.items() if pod == PodKey(namespace, name)]
+    return [device.name for device, pod in listed.devices.items() if pod == PodKey(namespace, name)]
 
 print(json.dumps(asyncio.run(devices(*sys.argv[1:]))))
 """
