@@ -73,15 +73,11 @@ def direct_figures(torch: Any, device: str, sizes: Mapping[str, Any]) -> dict[st
     """The same figures without the profiler's clock: on a GPU by CUDA's events."""
     matrix, copy_bytes = sizes["matrix"], sizes["copy_bytes"]
     found = {}
-    for name, product in (
-        ("bf16", measure.bf16_product),
-        ("fp16", measure.fp16_product),
-        ("fp8", measure.fp8_product),
-    ):
+    for name, product in measure.PRODUCTS.items():
         try:
             call_s = direct_s(torch, device, product(torch, device, matrix))
-        except (RuntimeError, NotImplementedError, ValueError):
-            continue  # no kernel for this format
+        except measure.NO_KERNEL:
+            continue
         found[f"{name}GigaflopsPerSecond"] = 2 * matrix**3 / call_s / 1e9
     source = torch.empty(copy_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

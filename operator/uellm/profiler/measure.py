@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 MATRIX = 8192
@@ -36,7 +36,7 @@ def device_figures(
     """
     sync = _synchroniser(torch, device)
     figures = {}
-    for name, product in (("bf16", bf16_product), ("fp16", fp16_product), ("fp8", fp8_product)):
+    for name, product in PRODUCTS.items():
         run = product(torch, device, matrix)
         if _runs(run, sync):
             # n^2 results of n multiplications and additions each.
@@ -76,11 +76,21 @@ def fp8_product(torch: Any, device: str, matrix: int) -> Callable[[], object]:
     )
 
 
+PRODUCTS: Mapping[str, Callable[[Any, str, int], Callable[[], object]]] = {
+    "bf16": bf16_product,
+    "fp16": fp16_product,
+    "fp8": fp8_product,
+}
+"""The products that are measured, by number format."""
+NO_KERNEL = (RuntimeError, NotImplementedError, ValueError)
+"""What torch raises for a format that it cannot multiply on a device."""
+
+
 def _runs(run: Callable[[], object], sync: Callable[[], None]) -> bool:
     try:
         run()
         sync()
-    except (RuntimeError, NotImplementedError, ValueError):
+    except NO_KERNEL:
         return False
     return True
 

@@ -36,8 +36,7 @@ class SettledPasses:
         self._passes: dict[Key, SettledPass] = {}
 
     def put(self, last: SettledPass) -> None:
-        """Remember a full pass. The next one is compared with it, so a pass that wrote something is not repeated by it:
-        what it wrote is observed then."""
+        """Remember a full pass. If it wrote something, the next pass observes what was written, and is a full one."""
         if _serves(last.observed):
             self._passes[last.observed.key] = last
         else:
