@@ -21,6 +21,12 @@ INSPECTION_LABEL = "uellm.io/inspection"
 SOURCE_LABEL = "uellm.io/source"
 """On inspection pods: the digest of what they look up."""
 
+MEASURING_LABEL = "uellm.io/measuring"
+"""On measuring pods: the digest of what they are to measure. Their SERVICE_LABEL is empty."""
+
+MEASURE_ANNOTATION = "uellm.io/measure"
+"""On a GPUNodeProfile: another value than before lets the node's GPUs be measured anew."""
+
 SCHEDULER_NAME = "uellm-scheduler"
 """The scheduler that asks our extender; the default of `placement.schedulerName`."""
 

@@ -1,0 +1,93 @@
+"""The measuring program as it runs in the engine's image: one file, python3 and torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from uellm.measuring.build import build
+from uellm.measuring.store import read_document
+
+FAKE_TORCH = """
+import time
+print("torch is being imported", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("zipapp") / "measuring.pyz"
+    build(output)
+    return output
+
+
+def command(zipapp: Path, directory: Path, *, on: str = "CPU") -> list[str]:
+    return [sys.executable, str(zipapp), f"--directory={directory}", f"--on={on}", "--mark=m1"]
+
+
+def test_the_same_sources_give_the_same_bytes_and_nothing_of_other_rooms(zipapp, tmp_path):
+    build(tmp_path / "again.pyz")
+    assert (tmp_path / "again.pyz").read_bytes() == zipapp.read_bytes()
+    rooms = {name.split("/")[1] for name in zipfile.ZipFile(zipapp).namelist() if name.startswith("uellm/")}
+    assert rooms == {"__init__.py", "documents.py", "errors.py", "measuring"}
+
+
+def test_it_measures_the_devices_that_it_was_given_and_marks_the_end(zipapp, tmp_path):
+    pytest.importorskip("torch")
+    environment = {**os.environ, "NVIDIA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run(
+        command(zipapp, tmp_path), env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    document = read_document(tmp_path)
+    assert document is not None
+    assert (document.on, document.finished) == ("CPU", "m1")
+    assert document.failures == ()
+    assert all(record.measured_at for record in document.devices.values())
+    assert set(document.links) == {("GPU-a", "GPU-b"), ("GPU-b", "GPU-a")}
+    assert list(document.groups["GPU-a", "GPU-b"]) == [2**14, 2**16, 2**18, 2**20, 2**22, 2**24]
+
+
+def test_it_ends_within_a_second_of_a_signal_whatever_torch_is_doing(zipapp, tmp_path):
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    environment = {"PYTHONPATH": str(tmp_path), "NVIDIA_VISIBLE_DEVICES": "GPU-a", "PATH": "/nonexistent"}
+    with subprocess.Popen(command(zipapp, tmp_path), env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "torch is being imported\n"
+        start_s = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        # The pipe ends with the last process that has it.
+        assert process.stdout.read() == ""
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert time.monotonic() - start_s < 1
+
+
+def test_without_torch_it_names_the_image_to_use(zipapp, tmp_path):
+    environment = {"NVIDIA_VISIBLE_DEVICES": "GPU-a", "PATH": "/nonexistent"}
+    words = [sys.executable, "-S", *command(zipapp, tmp_path)[1:]]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"measuring: torch is not installed for {sys.executable}: use the engine's image")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_a_driver_it_says_so_in_one_line(zipapp, tmp_path):
+    done = subprocess.run(
+        command(zipapp, tmp_path, on="GPU"),
+        env={"PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("measuring: nvidia-smi does not list the GPUs: ")
+    assert len(done.stderr.splitlines()) == 1
