@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import kopf
 
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
+from uellm.controller.measuring import MeasuringKeeper
 from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import probes_app
@@ -26,6 +28,7 @@ from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.inspection.inspections import Inspections
+from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.names import Key
 from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
@@ -61,6 +64,8 @@ class ControllerOptions:
     health_port: int = 8080
     remember_node_classes: bool = False
     """Make a GPUNodeClass of every kind of node that is seen."""
+    measuring: MeasuringSettings | None = None
+    """Of the pods that measure GPUs; None for none."""
 
 
 async def serve(options: ControllerOptions) -> None:
@@ -126,6 +131,7 @@ class _Operator:
             NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
             _resync(kube, self._cache, watcher, collectors),
             _find_stale_profiles(self._cache, watcher, clock),
+            *self._measuring(kube),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -137,6 +143,12 @@ class _Operator:
                 ready_flag=self._watching,
             ),
         )
+
+    def _measuring(self, kube: Kube) -> list[Coroutine[Any, Any, None]]:
+        settings = self._options.measuring
+        if settings is None:
+            return []
+        return [MeasuringKeeper(kube, self._cache, settings, instance=self._options.identity).keep()]
 
     def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> WebListener:
         def lease_is_fresh() -> str | None:

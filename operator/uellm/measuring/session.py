@@ -12,7 +12,7 @@ from uellm.errors import CannotBeDone
 from uellm.measuring import figures
 from uellm.measuring.all_reduce import group_times
 from uellm.measuring.device_list import clocks_under
-from uellm.measuring.document import Clocks, DeviceRecord, MeasurementDocument, On, MeasuringTerms
+from uellm.measuring.document import Clocks, DeviceRecord, MeasurementDocument, MeasuringTerms, On
 from uellm.measuring.figures import DECODE_ROWS, Sizes
 from uellm.measuring.work import ALL_REDUCE, DEVICE_TASKS, LINK, PRODUCTS, MeasuringTask, tasks_left
 

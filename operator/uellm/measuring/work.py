@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import permutations
 from typing import NamedTuple
 
-from uellm.measuring.document import MeasurementDocument, On, MeasuringTerms
+from uellm.measuring.document import MeasurementDocument, MeasuringTerms, On
 
 PRODUCTS = ("bf16", "fp16", "fp8")
 DEVICE_TASKS = (*PRODUCTS, "memory", "host", "launch")
@@ -31,10 +31,13 @@ def still_valid(
 ) -> MeasurementDocument:
     """What of an earlier document still holds for the devices that are there, by their present terms.
 
-    What is known of other devices is kept: another pod has them now. A new request starts anew.
+    What is known of other devices is kept: another pod has them now. With a new request nothing holds.
     """
-    if document.on != on or document.request != request:
+    if document.on != on:
         return MeasurementDocument(on=on, request=request)
+    if document.request != request:
+        kept = document.without(frozenset(terms))
+        return replace(kept, request=request, finished="", failures=())
     changed = frozenset(
         uuid for uuid, now in terms.items() if uuid in document.devices and not document.devices[uuid].terms.agree(now)
     )

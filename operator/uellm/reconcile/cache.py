@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.api.names import INSPECTION_LABEL, SERVICE_LABEL
+from uellm.api.names import INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
@@ -49,6 +49,7 @@ class Cache:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._inspection_pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._measuring_pods: dict[tuple[str, str], Object] = {}
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
@@ -88,6 +89,8 @@ class Cache:
         kept = lean(kind, obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
+        if _is_measuring(kind, kept):
+            self._measuring_pods[place] = kept
         if (grouped := self._grouped(kind, kept)) is not None:
             for service in _services_of(kind, kept):
                 grouped[service][place[1]] = kept
@@ -175,6 +178,13 @@ class Cache:
         pods = self._inspection_pods.get(key, {})
         return [pods[name] for name in sorted(pods)]
 
+    def measuring_pods(self) -> dict[str, list[Object]]:
+        """The pods that measure GPUs, by node."""
+        found: dict[str, list[Object]] = {}
+        for pod in self._measuring_pods.values():
+            found.setdefault(pod["spec"].get("nodeName") or "", []).append(pod)
+        return found
+
     def configmaps(self, key: Key) -> list[Object]:
         """The ConfigMaps that may be a service's, in the order of their names."""
         found = self._configmaps.get(key, {})
@@ -215,8 +225,9 @@ class Cache:
         elif kind == GPUNODECLASS:
             self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
-            # Those that look models up need no GPUs.
-            if _seat(before) != _seat(after) and not _is_inspection(before or after):
+            # Those that look models up need no GPUs, and those of a pod that measures are free.
+            apart = _is_inspection(before or after) or _is_measuring(POD, before or after)
+            if _seat(before) != _seat(after) and not apart:
                 self.room_version += 1
                 for pod in filter(None, (before, after)):
                     self._changes.services.update(dict.fromkeys(_services_of(POD, pod)))
@@ -226,6 +237,8 @@ class Cache:
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
+        if kind == POD:
+            self._measuring_pods.pop(place, None)
         self._index(kind, place)
         if (grouped := self._grouped(kind, obj)) is not None:
             for service in _services_of(kind, obj):
@@ -250,6 +263,11 @@ def _is_inspection(pod: Mapping[str, Any] | None) -> bool:
     """Whether a pod looks a model up. With the label of a service it would be one of its engine's."""
     labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
     return INSPECTION_LABEL in labels and not labels.get(SERVICE_LABEL)
+
+
+def _is_measuring(kind: Kind, obj: Mapping[str, Any] | None) -> bool:
+    """Whether it is a pod that measures GPUs."""
+    return kind == POD and MEASURING_LABEL in (((obj or {}).get("metadata") or {}).get("labels") or {})
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

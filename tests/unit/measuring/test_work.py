@@ -129,8 +129,10 @@ def test_what_other_pods_have_now_is_kept():
     assert next(tasks_left(kept, ["GPU-d"])) == MeasuringTask("bf16", ("GPU-d",))
 
 
-def test_another_request_and_another_kind_of_device_start_anew():
-    assert still_valid(whole(), "GPU", "again", TERMS) == MeasurementDocument(request="again")
+def test_a_new_request_measures_the_devices_that_are_there_anew_and_another_kind_of_device_all():
+    assert still_valid(whole(), "GPU", "again", TERMS).devices == {}
+    assert still_valid(whole(), "GPU", "again", {"GPU-a": TERMS["GPU-a"]}).devices.keys() == {"GPU-b", "GPU-c"}
+    assert still_valid(whole(), "GPU", "again", TERMS).request == "again"
     assert still_valid(whole(), "CPU", "", TERMS) == MeasurementDocument(on="CPU")
 
 
