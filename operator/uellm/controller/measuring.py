@@ -30,7 +30,7 @@ from uellm.reconcile.times import timestamp
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 1.0
+EVERY_S = 2.0
 RETRY_S = 15.0
 ENGINE_COMES_S = 30.0
 """How long a pod without a node keeps measuring pods from being made. Later, it would have preempted one."""
@@ -67,8 +67,9 @@ class MeasuringKeeper:
         engines_come = self._engines_come(now)
         room = MOST_AT_ONCE - len(pods)
         profiles = {profile["metadata"]["name"]: profile for profile in self._cache.profiles()}
-        for gone in self._attempts.keys() - profiles.keys():
-            del self._attempts[gone]
+        for known in (self._attempts, self._needs):
+            for gone in known.keys() - profiles.keys():
+                del known[gone]
         for name, profile in profiles.items():
             stale = name in self._cache.stale_profiles
             need = None if stale else self._need(name, profile)
