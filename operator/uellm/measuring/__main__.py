@@ -68,6 +68,9 @@ def _measure(options: argparse.Namespace) -> int:
             cuda_version=str(bench.torch.version.cuda or ""),
         )
         document = carry_out(bench, document, lambda made: write_document(options.directory, made))
+        if unmeasured := [uuid for uuid in terms if not document.devices[uuid].measured_at]:
+            why = document.failures[-1] if document.failures else "torch multiplies none of the formats there"
+            raise CannotBeDone(f"{', '.join(unmeasured)} cannot be measured: {why}")
         write_document(options.directory, replace(document, finished=options.mark))
     except (CannotBeDone, OSError) as error:
         print(f"measuring: {error}", file=sys.stderr)

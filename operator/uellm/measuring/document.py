@@ -7,7 +7,8 @@
      "groups": [{"devices": [uuid, ..], "allReduce": [{"bytes", "nanoseconds"}]}],
      "failures": ["fp8 of GPU-..: why"]}
 
-A device has `measuredAt` when all of its figures are there. A link or a group without figures could not be measured.
+A device has `measuredAt` when all of its figures are there, or have been tried and the rates are there. A link or a
+group without figures could not be measured.
 """
 
 from __future__ import annotations

@@ -50,13 +50,18 @@ def device_figures(
 
 
 def product_figures(torch: Any, device: str, name: str, rows: int, sizes: Sizes, *, suffix: str = "") -> Figures:
-    """The rate of a product of `rows` rows in a number format; empty where there is no kernel for it."""
+    """The rate of a product of `rows` rows in a number format; empty where there is no kernel for it.
+
+    Raises RuntimeError where the device has too little free memory.
+    """
     sync = synchroniser(torch, device)
     try:
         run = PRODUCTS[name](torch, device, sizes.matrix, rows)
         run()
         sync()
-    except NO_KERNEL:
+    except NO_KERNEL as error:
+        if "out of memory" in str(error):
+            raise
         return {}
     # rows x n results of n multiplications and additions each.
     flops_per_s = 2 * rows * sizes.matrix**2 * per_second(run, sync, sizes.seconds)
@@ -158,8 +163,8 @@ def _random(torch: Any, device: str, rows: int, columns: int, dtype: Any) -> Any
 
 PRODUCTS: Mapping[str, Callable[..., Run]] = {"bf16": bf16_product, "fp16": fp16_product, "fp8": fp8_product}
 """The products that are measured, by number format."""
-NO_KERNEL = (RuntimeError, NotImplementedError, ValueError)
-"""What torch raises for a format that it cannot multiply on a device."""
+NO_KERNEL = (RuntimeError, NotImplementedError, ValueError, AttributeError)
+"""What torch raises for a format that it cannot multiply on a device, or does not know."""
 
 
 def per_second(run: Run, sync: Callable[[], None], seconds: float) -> float:

@@ -80,7 +80,7 @@ class Bench:
 
 
 def carry_out(bench: Bench, document: MeasurementDocument, publish: Publish) -> MeasurementDocument:
-    """Everything that is left. What cannot be measured is noted, and is not tried again."""
+    """Everything that is left. What cannot be measured is noted; a device is tried again by the next process."""
     for task in list(tasks_left(document, list(bench.terms))):
         document = _after(bench, task, document)
         publish(document)
@@ -108,17 +108,27 @@ def _without_figures(bench: Bench, task: MeasuringTask, document: MeasurementDoc
         return replace(document, links={**document.links, (a, b): {}})
     if task.what == ALL_REDUCE:
         return replace(document, groups={**document.groups, task.devices: {}})
-    return _with_figures(bench, task, document, {})
+    return _with_figures(bench, task, document, {}, done=False)
 
 
 def _with_figures(
-    bench: Bench, task: MeasuringTask, document: MeasurementDocument, found: Mapping[str, int]
+    bench: Bench, task: MeasuringTask, document: MeasurementDocument, found: Mapping[str, int], *, done: bool = True
 ) -> MeasurementDocument:
     [uuid] = task.devices
     record = document.devices.get(uuid) or DeviceRecord(uuid, bench.terms[uuid])
     if task.what == PRODUCTS[0] and found:
         record = replace(record, clocks=bench.clocks(uuid))
-    done = (*record.done, task.what)
-    complete = set(DEVICE_TASKS) <= set(done)
-    record = replace(record, done=done, figures={**record.figures, **found}, measured_at=now() if complete else "")
+    record = replace(
+        record,
+        done=(*record.done, task.what) if done else record.done,
+        figures={**record.figures, **found},
+    )
+    ended = task.what == DEVICE_TASKS[-1] or set(DEVICE_TASKS) <= set(record.done)
+    if ended and has_rates(record.figures):
+        record = replace(record, measured_at=now())
     return document.with_device(record)
+
+
+def has_rates(figures: Mapping[str, int]) -> bool:
+    """Whether plans can do with these figures of a device."""
+    return "memoryBytesPerSecond" in figures and any(f"{name}GigaflopsPerSecond" in figures for name in PRODUCTS)

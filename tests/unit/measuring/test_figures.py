@@ -76,6 +76,15 @@ def test_a_format_without_a_kernel_has_no_figure(torch, monkeypatch):
     assert "bf16GigaflopsPerSecond" in found
 
 
+def test_too_little_memory_is_no_missing_kernel(torch, monkeypatch):
+    def is_full(*_args, **_options):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 128.00 MiB")
+
+    monkeypatch.setattr(torch, "randn", is_full)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        figures.device_figures(torch, "cpu", matrix=64, **SMALL)
+
+
 def test_figures_of_a_link_are_those_of_the_profile(torch):
     found = figures.link_figures(torch, "cpu", "cpu", **SMALL)
     parse(LinkProfile, {"a": "GPU-a", "b": "GPU-b", **found})

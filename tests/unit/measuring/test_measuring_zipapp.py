@@ -22,6 +22,23 @@ time.sleep(600)
 """
 
 
+BROKEN_TORCH = """
+from types import SimpleNamespace
+
+__version__ = "2.0"
+version = SimpleNamespace(cuda=None)
+uint8 = bfloat16 = float16 = float8_e4m3fn = float32 = None
+
+def device(name):
+    return SimpleNamespace(type="cpu")
+
+def lost(*_, **__):
+    raise RuntimeError("the device is lost")
+
+empty = zeros = ones = randn = lost
+"""
+
+
 @pytest.fixture(scope="module")
 def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("zipapp") / "measuring.pyz"
@@ -68,6 +85,21 @@ def test_it_ends_within_a_second_of_a_signal_whatever_torch_is_doing(zipapp, tmp
         assert process.stdout.read() == ""
         assert process.wait(10) == 128 + signal.SIGTERM
         assert time.monotonic() - start_s < 1
+
+
+def test_a_device_that_torch_cannot_use_is_one_line_and_no_result_that_anybody_would_take_for_done(zipapp, tmp_path):
+    (tmp_path / "torch.py").write_text(BROKEN_TORCH)
+    environment = {"PYTHONPATH": str(tmp_path), "NVIDIA_VISIBLE_DEVICES": "GPU-a", "PATH": "/nonexistent"}
+    done = subprocess.run(
+        command(zipapp, tmp_path), env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "measuring: GPU-a cannot be measured: launch of GPU-a: the device is lost"
+    document = read_document(tmp_path)
+    assert document is not None
+    assert document.finished == ""
+    assert "memory of GPU-a: the device is lost" in document.failures
 
 
 def test_without_torch_it_names_the_image_to_use(zipapp, tmp_path):

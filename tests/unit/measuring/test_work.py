@@ -41,7 +41,7 @@ class Bench(session.Bench):
         return {name: 7}
 
     def of_device(self, what, uuid):
-        return self._figure(f"{what}GigaflopsPerSecond", what, uuid)
+        return self._figure("memoryBytesPerSecond" if what == "memory" else f"{what}GigaflopsPerSecond", what, uuid)
 
     def of_link(self, a, b):
         return self._figure("bytesPerSecond", "link", a, b)
@@ -94,13 +94,22 @@ def test_a_device_is_measured_when_its_last_figure_is_there():
     assert [bool(made.devices["GPU-a"].measured_at) for made in published] == [False] * 5 + [True]
 
 
-def test_what_fails_is_noted_in_one_line_and_not_tried_again():
+def test_what_fails_is_noted_in_one_line_and_only_devices_are_tried_again_by_the_next_pod():
     document = whole(fails=frozenset({"fp8", "link"}))
     assert "fp8 of GPU-a: fp8 failed" in document.failures
     assert "fp8GigaflopsPerSecond" not in document.devices["GPU-a"].figures
     assert document.devices["GPU-a"].measured_at
     assert document.links["GPU-a", "GPU-b"] == {}
-    assert list(tasks_left(document, UUIDS)) == []
+    assert list(tasks_left(document, UUIDS)) == [MeasuringTask("fp8", (uuid,)) for uuid in UUIDS]
+    again = session.carry_out(Bench(TERMS), document, lambda _: None)
+    assert "fp8GigaflopsPerSecond" in again.devices["GPU-a"].figures
+    assert again.devices["GPU-a"].measured_at
+
+
+@pytest.mark.parametrize("fails", [{"memory"}, {"bf16", "fp16", "fp8"}])
+def test_a_device_without_the_rates_that_plans_need_is_not_measured(fails):
+    document = whole(fails=frozenset(fails))
+    assert all(not record.measured_at for record in document.devices.values())
 
 
 @pytest.mark.parametrize(
