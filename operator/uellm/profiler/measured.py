@@ -7,7 +7,7 @@ for simulated GPUs whose description asks for them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def believed(document: MeasurementDocument, sample: Sample) -> Believed:
             refusals.append(f"the figures of the link from {a} to {b} are not used: {problem}")
         else:
             links[a, b] = dict(figures)
-    return Believed(devices, links, _measurement(document, [*document.failures, *refusals]))
+    return Believed(devices, links, _measurement(document, devices.keys(), [*document.failures, *refusals]))
 
 
 def _terms(device: Mapping[str, Any], sample: Sample) -> MeasuringTerms:
@@ -153,22 +153,23 @@ def _above(name: str, figure: int, rate: float, product: str) -> str:
     return f"{name} is {figure:.3g}, more than {MOST_TIMES:.0f} times what a {product} reaches ({rate:.3g})"
 
 
-def _measurement(document: MeasurementDocument, problems: list[str]) -> dict[str, Any]:
+def _measurement(document: MeasurementDocument, uuids: Set[str], problems: list[str]) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "on": document.on,
         "request": document.request[:_TEXT],
         "finished": document.finished[:_TEXT],
         "torchVersion": document.torch_version[:_TEXT],
         "cudaVersion": document.cuda_version[:_TEXT],
-        "allReduce": list(_all_reduce(document))[:_TIMES],
+        "allReduce": list(_all_reduce(document, uuids))[:_TIMES],
     }
     return {**{name: value for name, value in entry.items() if value}, **_failures(problems)}
 
 
-def _all_reduce(document: MeasurementDocument) -> Iterator[dict[str, int]]:
+def _all_reduce(document: MeasurementDocument, uuids: Set[str]) -> Iterator[dict[str, int]]:
     shown: dict[int, Mapping[int, int]] = {}
     for group, times in document.groups.items():
-        shown[len(group)] = times
+        if set(group) <= uuids:
+            shown[len(group)] = times
     for gpus, times in shown.items():
         for size, nanoseconds in times.items():
             if 2 <= gpus <= 64 and 1 <= size <= 2**40 and 1 <= nanoseconds <= 10**12:

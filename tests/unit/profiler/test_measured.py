@@ -68,8 +68,10 @@ def test_figures_of_gpus_that_are_not_there_or_not_complete_are_left_out_in_sile
     "terms", [MeasuringTerms("590.1", 700), MeasuringTerms("580.1", 500)], ids=["driver", "power limit"]
 )
 def test_figures_of_other_terms_do_not_count_and_neither_do_their_links(terms):
-    found = believed(document(record("GPU-a", terms=terms), record("GPU-b")), SAMPLE)
+    groups = {("GPU-a", "GPU-b"): {16384: 9000}}
+    found = believed(document(record("GPU-a", terms=terms), record("GPU-b"), groups=groups), SAMPLE)
     assert (set(found.devices), found.links) == ({"GPU-b"}, {})
+    assert "allReduce" not in (found.measurement or {})
 
 
 @pytest.mark.parametrize(

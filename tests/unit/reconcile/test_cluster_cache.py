@@ -126,3 +126,14 @@ def test_a_pod_counts_when_it_gets_or_leaves_its_place_and_not_when_it_becomes_r
     ready = {**pod, "status": {**pod["status"], "conditions": [{"type": "Ready", "status": "True"}]}}
     assert versions(cache, lambda: cache.put(POD, versioned(ready, 11))) == (0, 0)
     assert versions(cache, lambda: cache.remove(POD, versioned(ready, 11))) == (0, 1)
+
+
+def test_a_pod_that_measures_makes_and_takes_no_room_and_is_found_by_its_node(make):
+    cache = Cache()
+    labels = {"uellm.io/service": "", "uellm.io/measuring": "mark"}
+    pod = versioned(make.pod("measure-n1", node="n1"), 1, labels=labels)
+    assert versions(cache, lambda: cache.put(POD, pod)) == (0, 0)
+    assert [each["metadata"]["name"] for each in cache.measuring_pods()["n1"]] == ["measure-n1"]
+    assert cache.pods(KEY) == []
+    assert versions(cache, lambda: cache.remove(POD, pod)) == (0, 0)
+    assert cache.measuring_pods() == {}
