@@ -9,7 +9,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ COMMAND = "all-reduce"
 SIZES_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24))
 """16 KiB, a step of decoding, to 16 MiB, a chunk of prompts."""
 TIMEOUT_S = 60.0
+_ANSWER = "all-reduce nanoseconds by bytes: "
 WARM_UP, BATCHES, CALLS = 5, 5, 10
 
 
@@ -56,7 +56,9 @@ def _answer(workers: Sequence[subprocess.Popen[str]]) -> dict[int, int]:
     if workers[0].returncode:
         lines = errors.strip().splitlines() or [f"exit status {workers[0].returncode}"]
         raise CannotBeDone(lines[-1])
-    return {int(size): int(nanoseconds) for size, nanoseconds in json.loads(output).items()}
+    # NCCL prints its version to standard output where it is told to.
+    [answer] = [line for line in output.splitlines() if line.startswith(_ANSWER)]
+    return {int(size): int(nanoseconds) for size, nanoseconds in json.loads(answer.removeprefix(_ANSWER)).items()}
 
 
 def work(rank: int, size: int, on: On, meet: str) -> None:
@@ -79,8 +81,7 @@ def work(rank: int, size: int, on: On, meet: str) -> None:
         tensor = torch.zeros(size_bytes // 4, dtype=torch.float32, device=device)
         found[size_bytes] = _nanoseconds(partial(torch.distributed.all_reduce, tensor), sync)
     if rank == 0:
-        json.dump(found, sys.stdout)
-        sys.stdout.flush()
+        print(_ANSWER + json.dumps(found), flush=True)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.fake_nvml import FakeNVML, board
 from uellm.api import parse
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
+from uellm.measuring.device_list import parse_terms
 from uellm.measuring.document import NAME, Clocks, DeviceRecord, MeasurementDocument, MeasuringTerms
 from uellm.measuring.store import write_document
 from uellm.profiler.measured import MeasurementFile, believed
+from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.sample import Sample
 from uellm.profiler.status import Seen, compose
 
@@ -115,6 +118,14 @@ def test_figures_of_a_cpu_are_never_those_of_a_gpu_and_those_of_a_gpu_never_of_a
             ],
         }
     assert set(believed(document(on="CPU"), simulated).devices) == {"GPU-a", "GPU-b"}
+
+
+def test_nvml_and_nvidia_smi_agree_on_the_terms_of_a_gpu():
+    sample = NVMLSource(FakeNVML(board("H100", "GPU-a"))).sample()
+    terms = parse_terms(f"GPU-a, {sample.driver_version}, 700.00")["GPU-a"]
+    assert set(believed(document(record("GPU-a", terms=terms)), sample).devices) == {"GPU-a"}
+    limited = NVMLSource(FakeNVML(board("H100", "GPU-a", power_milliwatts=500_000))).sample()
+    assert believed(document(record("GPU-a", terms=terms)), limited).devices == {}
 
 
 def test_described_rates_stay_where_the_description_does_not_ask_for_measuring(tmp_path):
