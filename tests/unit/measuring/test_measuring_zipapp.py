@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from uellm.errors import CannotBeDone
+from uellm.measuring.all_reduce import group_times
 from uellm.measuring.build import build
 from uellm.measuring.store import read_document
 
@@ -57,23 +59,37 @@ def test_the_same_sources_give_the_same_bytes_and_nothing_of_other_rooms(zipapp,
     assert rooms == {"__init__.py", "documents.py", "errors.py", "measuring"}
 
 
-def test_it_measures_the_devices_that_it_was_given_and_marks_the_end(zipapp, tmp_path):
+@pytest.mark.timeout(300)  # imports torch, on a machine that may be busy
+def test_it_measures_the_device_that_it_was_given_and_marks_the_end(zipapp, tmp_path):
     pytest.importorskip("torch")
-    environment = {**os.environ, "NVIDIA_VISIBLE_DEVICES": "GPU-a,GPU-b", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    environment = {**os.environ, "NVIDIA_VISIBLE_DEVICES": "GPU-a", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(
         command(zipapp, tmp_path), env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     document = read_document(tmp_path)
     assert document is not None
-    assert (document.on, document.finished) == ("CPU", "m1")
-    assert document.failures == ()
-    assert all(record.measured_at for record in document.devices.values())
-    assert set(document.links) == {("GPU-a", "GPU-b"), ("GPU-b", "GPU-a")}
-    assert list(document.groups["GPU-a", "GPU-b"]) == [2**14, 2**16, 2**18, 2**20, 2**22, 2**24]
+    assert (document.on, document.finished, document.failures) == ("CPU", "m1", ())
+    assert document.torch_version
+    assert document.devices["GPU-a"].measured_at
 
 
-def test_it_ends_within_a_second_of_a_signal_whatever_torch_is_doing(zipapp, tmp_path):
+@pytest.mark.timeout(300)
+def test_a_group_reduces_by_a_process_for_each_device(zipapp):
+    pytest.importorskip("torch")
+    times = group_times([sys.executable, str(zipapp)], 2, "CPU")
+    assert list(times) == [2**14, 2**16, 2**18, 2**20, 2**22, 2**24]
+    assert min(times.values()) > 1000
+
+
+def test_a_group_whose_process_fails_says_why_in_its_last_line(zipapp, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('no NCCL')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CannotBeDone, match=r"^ImportError: no NCCL$"):
+        group_times([sys.executable, str(zipapp)], 2, "CPU")
+
+
+def test_it_ends_at_once_when_it_gets_a_signal_whatever_torch_is_doing(zipapp, tmp_path):
     (tmp_path / "torch.py").write_text(FAKE_TORCH)
     environment = {"PYTHONPATH": str(tmp_path), "NVIDIA_VISIBLE_DEVICES": "GPU-a", "PATH": "/nonexistent"}
     with subprocess.Popen(command(zipapp, tmp_path), env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -84,7 +100,7 @@ def test_it_ends_within_a_second_of_a_signal_whatever_torch_is_doing(zipapp, tmp
         # The pipe ends with the last process that has it.
         assert process.stdout.read() == ""
         assert process.wait(10) == 128 + signal.SIGTERM
-        assert time.monotonic() - start_s < 1
+        assert time.monotonic() - start_s < 2  # the pod's grace period
 
 
 def test_a_device_that_torch_cannot_use_is_one_line_and_no_result_that_anybody_would_take_for_done(zipapp, tmp_path):

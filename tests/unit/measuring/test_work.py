@@ -16,6 +16,7 @@ from uellm.errors import CannotBeDone
 from uellm.measuring import session
 from uellm.measuring.device_list import devices_of_simulated_node, parse_clocks, parse_terms
 from uellm.measuring.document import NAME, Clocks, DeviceRecord, MeasurementDocument, MeasuringTerms
+from uellm.measuring.figures import Sizes
 from uellm.measuring.store import MOST_BYTES, read_document, write_document
 from uellm.measuring.work import DEVICE_TASKS, MeasuringTask, still_valid, tasks_left
 
@@ -86,6 +87,19 @@ def test_interrupted_anywhere_it_goes_on_with_what_is_left_and_repeats_at_most_o
         asked += bench.asked
     assert len(asked) == len(set(asked)) == 3 * len(DEVICE_TASKS) + 6
     assert all(record.measured_at for record in document.devices.values())
+
+
+def test_the_cpu_has_every_figure_of_devices_and_links_in_the_place_of_simulated_gpus():
+    torch = pytest.importorskip("torch")
+    terms = {uuid: MeasuringTerms() for uuid in UUIDS[:2]}
+    bench = session.Bench(torch, "CPU", terms, (), Sizes(64, 2**16, 0.01))
+    document = session.carry_out(bench, MeasurementDocument(on="CPU"), lambda _: None)
+    assert document.failures == ()
+    for record in document.devices.values():
+        assert record.measured_at
+        assert {"bf16GigaflopsPerSecond", "bf16DecodeGigaflopsPerSecond", "hostBytesPerSecond"} <= record.figures.keys()
+    assert all(figures["bytesPerSecond"] > 2**16 for figures in document.links.values())
+    assert len(document.links) == 2
 
 
 def test_a_device_is_measured_when_its_last_figure_is_there():
