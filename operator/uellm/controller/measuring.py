@@ -64,7 +64,7 @@ class MeasuringKeeper:
     async def step(self, now: datetime) -> None:
         """One step on every profiled node. Raises KubeError."""
         pods = self._cache.measuring_pods()
-        engines_come = self._engines_come(now)
+        engines_come: bool | None = None  # not looked for where there is nothing to measure
         room = MOST_AT_ONCE - len(pods)
         profiles = {profile["metadata"]["name"]: profile for profile in self._cache.profiles()}
         for known in (self._attempts, self._needs):
@@ -76,6 +76,8 @@ class MeasuringKeeper:
             own = pods.get(name, ())
             if need is None and not own:
                 continue
+            if engines_come is None:
+                engines_come = self._engines_come(now)
             seen = MeasuringInputs(need, self._cache.node(name), own, self._attempts.get(name), engines_come)
             step = next_measuring_step(seen, self._settings, now)
             if step.create is not None and room <= 0:
