@@ -104,6 +104,10 @@ class Applier:
         await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
         self._cache.remove(kind, obj)
 
+    def stored(self, kind: Kind, name: str, namespace: str) -> Mapping[str, Any] | None:
+        """An object as it was written or seen last; None where there is none."""
+        return self._cache.get(kind, name, namespace)
+
     async def create_pod(self, observed: Observed, manifest: Manifest) -> None:
         """Create a pod. Raises KubeError."""
         written = await self._kube.create(manifest)
@@ -278,4 +282,4 @@ def _event(observed: Observed, note: Condition, now: datetime, instance: str) ->
 
 
 # Normal steps, not failures.
-_EXPECTED = frozenset({"EngineStarting", "Inspecting", "RollingOut"})
+_EXPECTED = frozenset({"EngineStarting", "Inspecting", "ModelDownloading", "RollingOut"})

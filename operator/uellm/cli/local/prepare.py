@@ -60,6 +60,7 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     on_cpu = machine.offers[0].node.simulated
     if on_cpu:
         _as_float32(document)
+    _without_cache(document)
     service = parse_service(document)
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
@@ -93,6 +94,13 @@ def _as_float32(document: dict[str, Any]) -> None:
     model = spec.get("model") if isinstance(spec, dict) else None
     if isinstance(model, dict) and model.get("dtype", "auto") == "auto":
         model["dtype"] = "float32"
+
+
+def _without_cache(document: dict[str, Any]) -> None:
+    """A claim needs a cluster. On this machine the engine keeps what it downloads by itself."""
+    spec = document.get("spec")
+    if isinstance(spec, dict) and isinstance(spec.get("model"), dict):
+        spec["model"].pop("cache", None)
 
 
 def _check_model(service: LLMService) -> None:
