@@ -1,7 +1,8 @@
 """A model hub: the file routes of the real one, and of its API what an engine's download needs, on real sockets.
 
 It needs nothing but Python. `python3 hub_server.py DIRECTORY` serves a directory on port 8080 of every address, as a
-pod of the end-to-end tests; the token that it asks for is in HUB_TOKEN.
+pod of the end-to-end tests, and prints what it is asked for; the token that it asks for is in HUB_TOKEN. Of a long file
+it sends one half, and the other half once there is the file that HUB_HOLD names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LONG_BYTES = 1 << 20
 _ROUTE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|tree|paths-info)/([^/?]+)(/[^?]+)?(?:\?.*)?")
 
@@ -45,6 +48,10 @@ class HubServer:
     """If set, the connection breaks after so many bytes of a body that is longer."""
     damaged: dict[str, bytes] = field(default_factory=dict)
     """Sent instead of the content that is listed, by name."""
+    hold: Path | None = None
+    """Until there is such a file, one half of a long body is sent."""
+    prints: bool = False
+    """Print what is asked for."""
     page_files: int = 1000
     """Entries on a page of the list of files."""
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -88,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        if self.hub.prints:
+            print(self.path, self.headers.get("Range", ""), flush=True)
         self._reply(*(self._api() if self.path.startswith("/api/") else self._answer()))
 
     def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -101,6 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
         if 0 < self.hub.cut_bytes < len(body):
             body, self.close_connection = body[: self.hub.cut_bytes], True
         try:
+            half = len(body) // 2
+            if self.hub.hold is not None and len(body) > LONG_BYTES:
+                self.wfile.write(body[:half])
+                body = body[half:]
+                while not self.hub.hold.exists():
+                    time.sleep(0.1)  # another process makes it, and nothing tells this one
             self.wfile.write(body)
         except ConnectionError:
             self.close_connection = True
@@ -194,4 +209,8 @@ def hub_server() -> Iterator[HubServer]:
 
 if __name__ == "__main__":
     contents = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir() if path.is_file()}
-    _server(HubServer(files=contents, token=os.environ.get("HUB_TOKEN", "")), ("0.0.0.0", 8080)).serve_forever()
+    held = os.environ.get("HUB_HOLD")
+    served = HubServer(
+        files=contents, token=os.environ.get("HUB_TOKEN", ""), hold=Path(held) if held else None, prints=True
+    )
+    _server(served, ("0.0.0.0", 8080)).serve_forever()

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,9 +70,10 @@ def present_bytes(directory: Path, files: Iterable[RemoteFile]) -> int:
 def is_whole(directory: Path, file: RemoteFile) -> bool:
     """Whether a file is there under its own name."""
     try:
-        return (directory / file.path).lstat().st_size == file.size_bytes
+        found = (directory / file.path).lstat()
     except OSError:
         return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == file.size_bytes
 
 
 def _length(directory: Path, file: RemoteFile) -> int:

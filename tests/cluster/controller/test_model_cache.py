@@ -129,8 +129,8 @@ async def test_no_engine_starts_before_the_copy_is_complete_and_the_status_says_
     assert (await llama.condition("ModelAccessible"))[2].endswith("; 12 files of 141 GB on claim llama-weights")
     assert await world.pods() == []
     spec = (await llama.deployment())["spec"]["template"]["spec"]
-    claim = {"claimName": "llama-weights", "readOnly": True}
-    assert {"name": "model", "persistentVolumeClaim": claim} in spec["volumes"]
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "llama-weights"}} in spec["volumes"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in spec["containers"][0]["volumeMounts"]
 
 
 async def test_the_gpus_of_a_service_that_downloads_are_promised_to_it(world):

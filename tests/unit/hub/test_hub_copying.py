@@ -108,6 +108,14 @@ def test_a_link_that_somebody_put_into_the_volume_is_not_written_through(hub, tm
     assert secret.read_text() == "kept"
 
 
+def test_a_link_in_place_of_a_file_is_replaced(hub, tmp_path):
+    (tmp_path / PLACE).mkdir(parents=True)
+    (tmp_path / PLACE / "config.json").symlink_to("ab")  # as long as the file
+    copied(hub, tmp_path)
+    assert contents(tmp_path / PLACE) == NEEDED
+    assert not (tmp_path / PLACE / "config.json").is_symlink()
+
+
 # Interruptions.
 
 

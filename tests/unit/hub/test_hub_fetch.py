@@ -21,6 +21,7 @@ from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.cli.main import main
 from uellm.hub.copy_document import from_document
 from uellm.hub.copy_state import Copied, Progress
+from uellm.hub.directory import read_directory_facts
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 UELLM = str(Path(sys.executable).with_name("uellm"))
@@ -83,6 +84,12 @@ def test_by_hand_it_prints_the_directory_of_the_copy(hub, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/org/model/{COMMIT}\n")
     assert done.stderr == f"2 files of 131 kB, commit {COMMIT}\n"
     assert contents(tmp_path / "org/model" / COMMIT) == hub.files
+
+
+def test_a_copy_that_was_made_by_hand_is_a_model_on_a_volume(hub, tmp_path):
+    directory = Path(fetch(hub, str(tmp_path)).stdout.strip())
+    facts = read_directory_facts(directory, tmp_path, "pvc://models")
+    assert (facts.config, set(facts.tensors)) == ({"hidden_size": 8}, {"a"})
 
 
 def test_by_hand_a_refusal_is_one_line_and_a_status(hub, tmp_path):

@@ -175,7 +175,7 @@ def test_a_copy_is_mounted_for_reading_and_needs_no_token(made, cache, claim):
     commit = "0123456789abcdef0123456789abcdef01234567"
     token = {"name": "hf", "key": "token"}
     found = made(uri="hf://org/model", model={"cache": cache, "revision": commit, "tokenSecretRef": token})
-    assert {"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}} in pod(found)["volumes"]
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": claim}} in pod(found)["volumes"]
     engine = containers(found)["engine"]
     assert {"name": "model", "mountPath": "/models", "readOnly": True} in engine["volumeMounts"]
     assert "HF_TOKEN" not in environment(engine)

@@ -34,7 +34,7 @@ from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.node_affinity import node_affinity
-from uellm.reconcile.model_claim import MODEL_MOUNT, mounted_claim
+from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim, claim_name, mounted_claim
 from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
@@ -278,6 +278,9 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     volumes.append({"name": "revision", "configMap": {"name": revision_name(name, revision), "items": items}})
     if auth := desired.service.spec.auth:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
-    if claim := mounted_claim(desired.service):
+    if claim := claim_name(desired.service):
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    elif claim := cache_claim(desired.service):
+        # Its mount is read-only. The volume itself is not: a node may attach it to a download pod at the same time.
+        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim}})
     return volumes
