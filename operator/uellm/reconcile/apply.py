@@ -1,4 +1,4 @@
-"""The only writer. It checks names and makes a dry run first, then writes what differs, the status before the rest.
+"""The only writer. It checks names and tries the Deployment, then writes what differs, the status before the rest.
 
 The status goes first because it holds the plan: a decision is on record before anything follows from it. So an operator
 that dies between two writes is continued by the next one.
@@ -35,12 +35,19 @@ from uellm.reconcile.pods.pod_failures import Removal
 logger = logging.getLogger(__name__)
 
 Manifest = Mapping[str, Any]
+_Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
 _NOTE_BYTES = 1024
 
 
 class LeftBehind(CannotBeDone):
     """A child of a deleted service of the same name still exists; the garbage collector will remove it soon."""
+
+    transient = True
+
+
+class WriteRefused(CannotBeDone):
+    """A child was refused that had not been tried first. The next pass tries it, and reports why."""
 
     transient = True
 
@@ -54,18 +61,25 @@ class Applier:
         self._instance = instance
         # Digests of manifest and live object for which a write changed nothing although a field differs: the server
         # normalises some values.
-        self._equal: dict[tuple[Kind, str, str], tuple[str, str]] = {}
+        self._equal: dict[_Identity, tuple[str, str]] = {}
+        self._refused: dict[Key, set[_Identity]] = {}
 
     def differing(self, observed: Observed, manifests: Iterable[Manifest]) -> list[Manifest]:
         """The manifests that the cluster does not match."""
         return [manifest for manifest in manifests if not self._same(manifest, _live(observed, manifest))]
 
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
-        """Why these cannot be written, found without writing: a name is taken, or an object is refused."""
-        refusals = []
+        """Why these cannot be written, found without writing: a name is taken, or an object is refused.
+
+        A dry run costs the API server as much as a write. So only the Deployment, which holds the user's template, and
+        what was refused before are tried; of other new objects only the names are looked up.
+        """
+        refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
-            if kind_of(manifest) == DEPLOYMENT or _live(observed, manifest) is None:
+            if kind_of(manifest) == DEPLOYMENT or _identity(manifest) in refused:
                 refusals.append(await self._try(observed, manifest))
+            elif _live(observed, manifest) is None:
+                refusals.append(await self._taken(observed, manifest))
         # A taken name comes first: other refusals may follow from it.
         found = [each for each in refusals if each is not None]
         return min(found, key=lambda each: each.reason != NAME_TAKEN, default=None)
@@ -87,16 +101,26 @@ class Applier:
         self._cache.put(LLMSERVICE, written)
 
     async def write_children(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
-        """Apply the manifests in this order."""
+        """Apply the manifests in this order. Raises WriteRefused."""
         for manifest in manifests:
             live = await self._replaceable(manifest, _live(observed, manifest))
-            written = await self._kube.apply(_against(manifest, live), manager=MANAGER)
+            written = await self._written(observed.key, _against(manifest, live))
             kind = kind_of(manifest)
             self._cache.put(kind, written)
             if live is not None and content(live) == content(written):
                 self._equal[_identity(manifest)] = (digest(manifest), content(written))
             else:
                 logger.info("%s applied %s %s", observed.key, kind.kind, manifest["metadata"]["name"])
+
+    async def _written(self, key: Key, manifest: Manifest) -> dict[str, Any]:
+        try:
+            written = await self._kube.apply(manifest, manager=MANAGER)
+        except KubeError as error:
+            refused = _refusal(kind_of(manifest), error)
+            self._refused.setdefault(key, set()).add(_identity(manifest))
+            raise WriteRefused(refused.message) from error
+        self._refused.pop(key, None)
+        return written
 
     async def delete(self, kind: Kind, obj: Mapping[str, Any]) -> None:
         """Delete a child, if it still is this very object."""
@@ -164,6 +188,7 @@ class Applier:
 
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""
+        self._refused.pop(key, None)
         names = {*child_names(key).items(), (CONFIGMAP, config_name(key.name))}
         for kind, name in names:
             self._equal.pop((kind, key.namespace, name), None)
@@ -244,7 +269,7 @@ def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:
     return observed.child(kind_of(manifest), manifest["metadata"]["name"])
 
 
-def _identity(manifest: Manifest) -> tuple[Kind, str, str]:
+def _identity(manifest: Manifest) -> _Identity:
     return kind_of(manifest), manifest["metadata"]["namespace"], manifest["metadata"]["name"]
 
 

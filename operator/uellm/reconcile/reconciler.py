@@ -39,7 +39,6 @@ from uellm.reconcile.status.waiting_for_node import waits_for_node
 
 # A raised quota or a changed admission policy causes no event on our watches.
 REFUSED_RECHECK_S = 60.0
-DEFERRED_RECHECK_S = 0.5
 
 
 def utc_now() -> datetime:
@@ -145,8 +144,8 @@ class Reconciler:
         return min(filter(None, (confirm_in_s, (last.until - now).total_seconds())))
 
     async def _carry_out(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
-        deferred = self._planning.should_defer_pods(observed, now)
-        writable = _Writable() if deferred else await self._writable(observed, planned)
+        deferred_s = self._planning.pods_deferred_s(observed, now)
+        writable = await self._writable(observed, planned) if deferred_s is None else _Writable()
         confirm_in_s = None
         if writable.wanted is not None:
             confirm_in_s = await self._collectors.running.refresh(observed.pods, writable.wanted)
@@ -178,10 +177,11 @@ class Reconciler:
             stranded_in_s(observed, now),
             improvable_in_s(observed, now) if planned.choice.better else None,
             REFUSED_RECHECK_S if writable.refusal else None,
-            DEFERRED_RECHECK_S if deferred else None,
+            deferred_s,
         )
         recheck_s = min(filter(None, rechecks), default=None)
-        self._settled.put(SettledPass(observed, planned, writable.wanted, holds_until(now, recheck_s)))
+        if deferred_s is None:
+            self._settled.put(SettledPass(observed, planned, writable.wanted, holds_until(now, recheck_s)))
         return recheck_s
 
     async def _writable(self, observed: Observed, planned: Planned) -> _Writable:

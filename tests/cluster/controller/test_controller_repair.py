@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from helpers.sizes import GIB
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
+from uellm.reconcile.apply import WriteRefused
 
+RESOURCE_QUOTA = Kind("v1", "ResourceQuota", "resourcequotas", True)
 KINDS = pytest.mark.parametrize("kind", [CONFIGMAP, SERVICE, PDB, DEPLOYMENT], ids=lambda kind: kind.kind)
 
 
@@ -119,6 +121,29 @@ async def test_a_foreign_object_with_a_childs_name_is_never_touched(operator, se
     await kube.delete(kind, foreign["metadata"]["name"], namespace)
     await watching.settle("llama")
     assert len(await llama.children()) == 4
+
+
+async def test_a_child_that_a_quota_refuses_is_reported_and_made_later(
+    operator, service, gpu_node, kube, namespace, eventually
+):
+    await gpu_node([24 * GIB])
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"count/poddisruptionbudgets.policy": "0"}}}
+    await kube._transport.call("POST", RESOURCE_QUOTA.path(namespace=namespace), body=quota)
+    llama = await service()
+    watching = operator()
+    with pytest.raises(WriteRefused, match="forbids the PodDisruptionBudget"):
+        await watching.settle("llama")
+    await watching.settle("llama")
+    assert (await llama.condition("Ready"))[:2] == ("False", "Forbidden")
+    assert "the API server forbids the PodDisruptionBudget" in (await llama.condition("Ready"))[2]
+    assert await llama.child(DEPLOYMENT) is None
+    await kube.delete(RESOURCE_QUOTA, "none", namespace)
+
+    async def made():
+        await watching.settle("llama")
+        return len(await llama.children()) == 4
+
+    await eventually(made)
 
 
 async def test_a_service_named_like_anothers_child_is_a_service_of_its_own(operator, service, gpu_node):

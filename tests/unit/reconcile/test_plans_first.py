@@ -12,7 +12,8 @@ from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.answer import PlanningAnswer
 from uellm.reconcile.planning.choose import Choice
-from uellm.reconcile.planning.planning import DEFER_PODS_S, Planning
+from uellm.reconcile.planning.deferral import DEFER_PODS_S
+from uellm.reconcile.planning.planning import Planning
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -48,19 +49,50 @@ async def crowded(make):
 
 async def test_pods_wait_while_others_wait_for_a_plan(crowded):
     planning, observed, gate, waiting = crowded
-    assert planning.should_defer_pods(observed("first"), NOW)
+    assert planning.pods_deferred_s(observed("first"), NOW) == DEFER_PODS_S
     gate.set()
     await asyncio.gather(*waiting)
-    assert not planning.should_defer_pods(observed("first"), NOW)
+    assert planning.pods_deferred_s(observed("first"), NOW) is None
 
 
 async def test_pods_do_not_wait_for_long(crowded):
     planning, observed, _, _ = crowded
-    assert not planning.should_defer_pods(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S))
+    assert planning.pods_deferred_s(observed("first"), NOW + timedelta(seconds=DEFER_PODS_S)) is None
 
 
 async def test_a_service_with_a_deployment_does_not_wait(crowded, make):
     planning, observed, _, _ = crowded
     seen = observed("first")
     seen.children[DEPLOYMENT] = make.deployment()
-    assert not planning.should_defer_pods(seen, NOW)
+    assert planning.pods_deferred_s(seen, NOW) is None
+
+
+async def test_pods_that_were_held_back_are_due_when_nobody_waits_any_more(make):
+    cache, gate, due = Cache(), asyncio.Event(), []
+    gate.set()
+
+    class Worker:
+        async def answer(self, question):
+            await gate.wait()
+            return PlanningAnswer(Choice(make.plan(nodes=("a",))), "rendered")
+
+    planning = Planning(cache, Worker(), on_planned=due.append)
+    cache.put(GPUNODEPROFILE, make.profile("a", (None,) * 8))
+    keys = [Key("ns", name) for name in ("first", "second", "third")]
+    for key in keys:
+        cache.put(LLMSERVICE, make.service(key.name, model={"uri": "file:///m", "config": SMALLEST_LLAMA}))
+    await planning.plan(observe(cache, keys[0]), NOW)
+    await until(lambda: due == keys[:1])
+    gate.clear()
+    for key in keys[1:]:
+        assert await planning.plan(observe(cache, key), NOW) is None
+    await until(lambda: planning.in_line == 1)
+    assert planning.pods_deferred_s(observe(cache, keys[0]), NOW) is not None
+    gate.set()
+    await until(lambda: len(due) == 4)
+    assert due.count(keys[0]) == 2
+
+
+async def until(check):
+    while not check():  # noqa: ASYNC110 - each turn of the event loop brings it nearer
+        await asyncio.sleep(0)

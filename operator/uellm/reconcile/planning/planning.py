@@ -26,6 +26,7 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.answer import PlanningQuestion
 from uellm.reconcile.planning.choose import Choice
+from uellm.reconcile.planning.deferral import Deferral
 from uellm.reconcile.planning.improve import may_improve
 from uellm.reconcile.planning.promises import Promises
 from uellm.reconcile.planning.records import IMPROVE_EVERY_S, LastPass, Planned, Rendering, Standing
@@ -36,10 +37,6 @@ from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
-
-# The longest time for which pods are held back while other services wait to be planned. To create them keeps an API
-# server busy for ten times as long as to write the plan down, and a plan is what the next service waits for.
-DEFER_PODS_S = 30
 
 Observe = Callable[[str, float], None]
 """Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
@@ -73,12 +70,13 @@ class Planning:
         self._renderings: dict[Key, Rendering] = {}
         self._known: dict[Key, LastPass] = {}
         self._on_planned = on_planned
+        self._deferral = Deferral(on_planned)
         self._searches: dict[Key, asyncio.Task[None]] = {}
         self._asked: dict[Key, Observed] = {}
         """The services that wait for their turn, as the last pass observed them."""
         self._errors: dict[Key, Exception] = {}
         """Of searches that ended without an answer; the next pass raises them."""
-        self._turns = Turns(workers)
+        self._turns = Turns(workers, on_empty=self._deferral.end)
 
     @property
     def in_line(self) -> int:
@@ -202,12 +200,14 @@ class Planning:
             return Planned(Choice(plan), None)
         return Planned(Choice(plan), rendering.rendered) if rendering is not None and rendering.plan == plan else None
 
-    def should_defer_pods(self, observed: Observed, now: datetime) -> bool:
-        """True while other services wait to be planned: creating pods now would only delay them."""
+    def pods_deferred_s(self, observed: Observed, now: datetime) -> float | None:
+        """Seconds for which the pods are held back at most, while other services wait to be planned; None: not at all.
+
+        `on_planned` is called as soon as no service waits any more.
+        """
         standing = self._standing.get(observed.key)
-        if observed.deployment is not None or standing is None or not self._turns.waiting:
-            return False
-        return (now - standing.since).total_seconds() < DEFER_PODS_S
+        planned = None if standing is None else standing.since
+        return self._deferral.remaining_s(observed, planned, self._turns.waiting, now)
 
     def withdraw(self, key: Key) -> None:
         """The plan cannot be carried out: its GPUs are no longer promised."""
@@ -220,6 +220,7 @@ class Planning:
         self.withdraw(key)
         self._renderings.pop(key, None)
         self._turns.forget(key)
+        self._deferral.forget(key)
         self._asked.pop(key, None)
         self._errors.pop(key, None)
         self.promises.forget(key)

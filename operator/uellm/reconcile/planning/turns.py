@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from uellm.reconcile.names import Key
@@ -15,10 +15,12 @@ SLOW_S = 2.0
 class Turns:
     """Turns of services. Those whose last search was long leave at least one turn to the others."""
 
-    def __init__(self, at_a_time: int) -> None:
+    def __init__(self, at_a_time: int, *, on_empty: Callable[[], None]) -> None:
+        """`on_empty` is called when no service waits for a turn any more."""
         self._turns = asyncio.Semaphore(at_a_time)
         self._slow_turns = asyncio.Semaphore(max(1, at_a_time - 1))
         self._slow: set[Key] = set()
+        self._on_empty = on_empty
         self.waiting = 0
         """Services that wait for a turn."""
 
@@ -33,6 +35,8 @@ class Turns:
                 await stack.enter_async_context(self._turns)
             finally:
                 self.waiting -= 1
+                if not self.waiting:
+                    self._on_empty()
             yield
 
     def record(self, key: Key, seconds: float) -> None:
