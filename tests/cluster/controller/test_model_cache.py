@@ -171,7 +171,7 @@ async def test_a_claim_that_cannot_shrink_is_told_and_leaves_the_engines_alone(w
     await world.operator.settle("llama")
     status, reason, message = await llama.condition("ModelAccessible")
     assert (status, reason) == ("False", "Invalid")
-    assert message.startswith("the API server refuses to change claim llama-weights: ")
+    assert message.startswith("the API server refuses the PersistentVolumeClaim: ")
     assert (await llama.deployment())["spec"] == before["spec"]
 
 

@@ -16,7 +16,7 @@ from uellm.hub.copy_state import Copied, Progress
 from uellm.kube import Forbidden, Invalid
 from uellm.kube.kinds import POD, PVC
 from uellm.planner.result import Plan
-from uellm.reconcile.apply import Applier
+from uellm.reconcile.apply import Applier, WriteRefused
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
@@ -97,14 +97,13 @@ class Downloads:
         if live is not None and (obstacle := claim_differs(wanted, live)) is not None:
             return live, obstacle
         differing = self._applier.differing(observed, [signed(wanted)])
-        try:
-            obstacle = await self._applier.refusal(observed, differing)
-            if obstacle is None:
+        obstacle = await self._applier.refusal(observed, differing)
+        if obstacle is None:
+            try:
                 await self._applier.write_children(observed, differing)
-        except (Forbidden, Invalid) as error:
-            obstacle = Obstacle(
-                "Invalid", f"the API server refuses to change claim {weights_name(observed.key.name)}: {error}"
-            )
+            except WriteRefused:
+                # Such as a claim that cannot shrink: now it is tried first, which tells why.
+                obstacle = await self._applier.refusal(observed, differing)
         return self._applier.stored(PVC, weights_name(observed.key.name), observed.key.namespace), obstacle
 
     async def _copy(self, observed: Observed, order: CopyOrder, plan: Plan | None, now: datetime) -> Due:
