@@ -69,7 +69,6 @@ def by_name(own, hub, cache):
         "cache": cache,
     }
     spec["engine"] = {**spec.get("engine", {}), "env": [{"name": "HF_ENDPOINT", "value": hub}]}
-    spec["placement"] = {**spec.get("placement", {}), "gpus": {"min": 1, "max": 1}}
     template = spec["template"]["spec"]
     template["volumes"] = [each for each in template["volumes"] if each["name"] != "models"]
     (engine,) = [each for each in template["containers"] if each["name"] == "engine"]
