@@ -12,7 +12,7 @@ from uellm_devcluster import install
 from uellm_devcluster.demo.cluster import SERVICE as DIRECTORY
 from uellm_devcluster.demo.shell import Shell
 
-HOLD = "/tmp/go"
+HOLD = "/dev/shm/go"
 
 
 @contextmanager
