@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from uellm.api.names import GROUP, SERVICE_LABEL
+from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import LLMSERVICE, Forbidden, Invalid, Kind, Kube, KubeError
 from uellm.kube.kinds import CONFIGMAP, CORE_EVENT, DEPLOYMENT, POD, REPLICASET, kind_of
@@ -19,6 +19,7 @@ from uellm.reconcile.cache import Cache
 from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
+from uellm.reconcile.event import event_of
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 Manifest = Mapping[str, Any]
 _Identity = tuple[Kind, str, str]
 NAME_TAKEN = "NameTaken"
-_NOTE_BYTES = 1024
 
 
 class LeftBehind(CannotBeDone):
@@ -182,7 +182,7 @@ class Applier:
         for note in notes:
             logger.info("%s %s=%s %s: %s", observed.key, note.type, note.status, note.reason, note.message)
             try:
-                await self._kube.create(_event(observed, note, now, self._instance))
+                await self._kube.create(event_of(observed, note, now, self._instance))
             except KubeError as error:
                 logger.warning("%s no Event created: %s", observed.key, error)
 
@@ -278,33 +278,3 @@ def _against(manifest: Manifest, live: Mapping[str, Any] | None) -> Manifest:
     if live is None:
         return manifest
     return {**manifest, "metadata": {**manifest["metadata"], "uid": live["metadata"]["uid"]}}
-
-
-def _event(observed: Observed, note: Condition, now: datetime, instance: str) -> dict[str, Any]:
-    metadata = observed.document["metadata"]
-    moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    identity = digest([metadata["uid"], *note, moment])
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": f"{metadata['name']}.{identity}", "namespace": metadata["namespace"]},
-        "eventTime": moment,
-        "type": "Warning" if note.status == "False" and note.reason not in _EXPECTED else "Normal",
-        "reason": note.reason,
-        "action": "Reconcile",
-        "note": (note.message or note.reason).encode()[:_NOTE_BYTES].decode(errors="ignore"),
-        "reportingController": f"{GROUP}/controller",
-        "reportingInstance": instance,
-        "regarding": {
-            "apiVersion": LLMSERVICE.api_version,
-            "kind": LLMSERVICE.kind,
-            "name": metadata["name"],
-            "namespace": metadata["namespace"],
-            "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"],
-        },
-    }
-
-
-# Normal steps, not failures.
-_EXPECTED = frozenset({"EngineStarting", "Inspecting", "ModelDownloading", "RollingOut"})

@@ -164,6 +164,7 @@ class Reconciler:
             # It was deleted meanwhile, and the watch has not reported that yet.
             self._cache.remove(LLMSERVICE, observed.document)
             return 0.0
+        self._planning.written(observed.key)
         await self._applier.remove_pods(observed, decision.removals)
         if observed.service is not None:
             marked = marks_to_lift(observed.service, living(observed.pods))

@@ -159,7 +159,7 @@ def test_the_time_of_a_condition_is_that_of_its_last_change_of_status(make, obse
 
 def test_only_transitions_become_events_and_kstatus_conditions_do_not(make, observed):
     first = decided(observed(), Choice(make.plan()))
-    assert {note.type for note in first.notes} == {"Planned", "Ready"}
+    assert {note.type for note in first.notes} == {"Planned"}
     again = decided(observed(make.service(status=first.status)), Choice(make.plan()))
     assert again.notes == ()
     assert again.status == first.status

@@ -67,7 +67,7 @@ async def test_a_service_with_a_deployment_does_not_wait(crowded, make):
     assert planning.pods_deferred_s(seen, NOW) is None
 
 
-async def test_pods_that_were_held_back_are_due_when_nobody_waits_any_more(make):
+async def test_pods_that_were_held_back_are_due_when_every_plan_is_written_down(make):
     cache, gate, due = Cache(), asyncio.Event(), []
     gate.set()
 
@@ -89,8 +89,14 @@ async def test_pods_that_were_held_back_are_due_when_nobody_waits_any_more(make)
     await until(lambda: planning.in_line == 1)
     assert planning.pods_deferred_s(observe(cache, keys[0]), NOW) is not None
     gate.set()
-    await until(lambda: len(due) == 4)
+    await until(lambda: len(due) == 3)
+    planning.written(keys[0])
+    assert planning.pods_deferred_s(observe(cache, keys[0]), NOW) is not None
+    planning.written(keys[1])
+    assert due.count(keys[0]) == 1
+    planning.written(keys[2])
     assert due.count(keys[0]) == 2
+    assert planning.pods_deferred_s(observe(cache, keys[0]), NOW) is None
 
 
 async def until(check):

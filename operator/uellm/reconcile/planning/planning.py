@@ -76,7 +76,7 @@ class Planning:
         """The services that wait for their turn, as the last pass observed them."""
         self._errors: dict[Key, Exception] = {}
         """Of searches that ended without an answer; the next pass raises them."""
-        self._turns = Turns(workers, on_empty=self._deferral.end)
+        self._turns = Turns(workers, on_waiting=self._deferral.waiting)
 
     @property
     def in_line(self) -> int:
@@ -179,6 +179,7 @@ class Planning:
                 request, choice = await self._search(observed, architecture, now)
             # After the turn, because rendering may need one of its own.
             await self._finished(observed, request, choice, now)
+            self._deferral.planned(key)
         except PlanError:
             pass  # the spec changed meanwhile, and the next pass reports it
         except Exception as error:
@@ -201,13 +202,17 @@ class Planning:
         return Planned(Choice(plan), rendering.rendered) if rendering is not None and rendering.plan == plan else None
 
     def pods_deferred_s(self, observed: Observed, now: datetime) -> float | None:
-        """Seconds for which the pods are held back at most, while other services wait to be planned; None: not at all.
+        """Seconds for which the pods are held back at most, while other services wait for a plan; None: not at all.
 
         `on_planned` is called as soon as no service waits any more.
         """
         standing = self._standing.get(observed.key)
         planned = None if standing is None else standing.since
-        return self._deferral.remaining_s(observed, planned, self._turns.waiting, now)
+        return self._deferral.remaining_s(observed, planned, now)
+
+    def written(self, key: Key) -> None:
+        """The plan of a service, or why it has none, is written down."""
+        self._deferral.written(key)
 
     def withdraw(self, key: Key) -> None:
         """The plan cannot be carried out: its GPUs are no longer promised."""

@@ -15,12 +15,12 @@ SLOW_S = 2.0
 class Turns:
     """Turns of services. Those whose last search was long leave at least one turn to the others."""
 
-    def __init__(self, at_a_time: int, *, on_empty: Callable[[], None]) -> None:
-        """`on_empty` is called when no service waits for a turn any more."""
+    def __init__(self, at_a_time: int, *, on_waiting: Callable[[int], None]) -> None:
+        """`on_waiting` is called with the number of services that wait for a turn whenever it changes."""
         self._turns = asyncio.Semaphore(at_a_time)
         self._slow_turns = asyncio.Semaphore(max(1, at_a_time - 1))
         self._slow: set[Key] = set()
-        self._on_empty = on_empty
+        self._on_waiting = on_waiting
         self.waiting = 0
         """Services that wait for a turn."""
 
@@ -28,16 +28,18 @@ class Turns:
     async def turn(self, key: Key) -> AsyncIterator[None]:
         """Wait for a turn and hold it. A service that holds one must not ask for another: it would wait for itself."""
         async with AsyncExitStack() as stack:
-            self.waiting += 1
+            self._count(1)
             try:
                 if key in self._slow:
                     await stack.enter_async_context(self._slow_turns)
                 await stack.enter_async_context(self._turns)
             finally:
-                self.waiting -= 1
-                if not self.waiting:
-                    self._on_empty()
+                self._count(-1)
             yield
+
+    def _count(self, change: int) -> None:
+        self.waiting += change
+        self._on_waiting(self.waiting)
 
     def record(self, key: Key, seconds: float) -> None:
         """Record how long a service's search took."""

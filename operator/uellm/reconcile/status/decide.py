@@ -108,17 +108,19 @@ def decide(
     if failures is not None:
         status["podFailures"] = failures.to_dict()
     status["conditions"] = condition_entries(conditions, before, generation=observed.generation, now=timestamp(now))
-    notes = [
-        note
-        for note in transitions(conditions, before)
-        # Neither "not known yet" nor "nothing better" is worth an Event.
-        if note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != (BETTER_PLAN, "False")
-    ]
+    notes = [note for note in transitions(conditions, before) if _is_worth_an_event(note, known=bool(before))]
     if choice.why and choice.plan is not None and choice.plan != observed.incumbent:
         notes.append(Condition("Planned", "True", "Replanned", choice.why))
     notes += _failure_notes(failures, found, observed.status)
     removed, more_in_s = removals(failures, found, now)
     return Decision(status, tuple(notes), more_in_s, removed)
+
+
+def _is_worth_an_event(note: Condition, *, known: bool) -> bool:
+    """False for "not known yet", for "nothing better", and for a new service whose engine is being started."""
+    if not known and note.reason == "EngineStarting":
+        return False
+    return note.type not in _WITHOUT_EVENTS and note.status != "Unknown" and note[:2] != (BETTER_PLAN, "False")
 
 
 def _failure_notes(
