@@ -27,6 +27,7 @@ from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.names import Key
@@ -55,7 +56,7 @@ class ControllerOptions:
 
     images: Images
     inspector_image: str
-    """Of the pods that look models up."""
+    """Of the pods that look models up, or copy them."""
     namespace: str
     """Namespace of the Lease."""
     identity: str
@@ -105,8 +106,9 @@ class _Operator:
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
         inspections = Inspections(applier, sidecars.model, self._options.inspector_image)
+        downloads = Downloads(applier, sidecars.download, self._options.inspector_image)
         reconciler = Reconciler(
-            self._cache, planning, collectors, applier, self._options.images, inspections, node_pools=pools
+            self._cache, planning, collectors, applier, self._options.images, inspections, downloads, node_pools=pools
         )
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)

@@ -26,6 +26,7 @@ from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
@@ -115,8 +116,10 @@ class Operator:
         collectors = Collectors(placements, measurements, running)
         self.answers: dict[str, Mapping[str, Any] | None] = {}  # of inspection pods, by pod IP
         inspections = Inspections(applier, self._inspected, "operator:1")
+        self.copies: dict[str, Mapping[str, Any] | None] = {}  # how far download pods are, by pod IP
+        downloads = Downloads(applier, self._downloaded, "operator:1")
         self.reconciler = Reconciler(
-            self.cache, self._planning, collectors, applier, images, inspections, clock=lambda: self.now
+            self.cache, self._planning, collectors, applier, images, inspections, downloads, clock=lambda: self.now
         )
         self._started = False
 
@@ -181,6 +184,9 @@ class Operator:
 
     async def _inspected(self, address: str) -> Mapping[str, Any] | None:
         return self.answers.get(address)
+
+    async def _downloaded(self, address: str) -> Mapping[str, Any] | None:
+        return self.copies.get(address)
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
         return self.measurements.get(address)

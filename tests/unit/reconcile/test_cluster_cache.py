@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, SERVICE_LABEL
 from uellm.hardware import GPU_RESOURCE
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
 from uellm.planner.assignment.assign import Task
@@ -38,6 +41,18 @@ def test_pods_are_found_by_their_service_in_the_order_of_their_names(make):
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["a", "b"]
     cache.remove(POD, make.pod("a"))
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["b"]
+
+
+@pytest.mark.parametrize(("label", "kind"), [(INSPECTION_LABEL, "inspection_pods"), (DOWNLOAD_LABEL, "download_pods")])
+def test_a_pod_that_helps_a_service_is_none_of_its_engine(make, label, kind):
+    cache, helper = Cache(), make.pod("helper")
+    helper["metadata"]["labels"] = {SERVICE_LABEL: "", label: "llama"}
+    before = cache.room_version
+    cache.put(POD, helper)
+    assert [pod["metadata"]["name"] for pod in getattr(cache, kind)(KEY)] == ["helper"]
+    assert (cache.pods(KEY), cache.room_version) == ([], before)
+    cache.remove(POD, helper)
+    assert getattr(cache, kind)(KEY) == []
 
 
 def test_a_pod_that_lost_its_label_is_no_longer_found(make):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from uellm.reconcile.inspection import pod_trouble
+from uellm.reconcile.helper_pods import trouble
 from uellm.reconcile.measuring.images import full_reference
 from uellm.reconcile.measuring.needs import MeasuringNeed
 from uellm.reconcile.measuring.settings import MeasuringSettings
@@ -90,7 +90,7 @@ def _with_pod(seen: MeasuringInputs, pod: Pod, now: datetime) -> MeasuringStep:
     if pod["status"].get("phase") == "Succeeded":
         due = now + timedelta(seconds=AFTER_END_S)
         return MeasuringStep(remove=(pod,), attempt=MeasuringAttempt(due))
-    how = pod_trouble.ended(pod)
+    how = trouble.ended(pod)
     if how is None:
         return MeasuringStep(attempt=seen.attempt)
     if _lost_the_race(pod):

@@ -49,6 +49,10 @@ STALLING = frozenset(
         "InvalidTemplate",
         "NameTaken",
         "Forbidden",
+        "VolumeFull",
+        "Unwritable",
+        "ChecksumMismatch",
+        "ClaimDiffers",
     }
 )
 _NODES_NAMED = 8
@@ -95,7 +99,7 @@ def decide(
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
     about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
-    conditions = [*_kstatus(engine), observed.model.condition, _planned(choice), *about]
+    conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
     status = status_of(observed, plan, placed, measured, revision=revision)
