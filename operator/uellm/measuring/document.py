@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from uellm.documents import VERSION, reading
 
 NAME = "measurements.json"
 MOST_FAILURES = 16
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""Of `measuredAt`, in UTC."""
 
 On = Literal["GPU", "CPU"]
 
@@ -81,14 +84,14 @@ class DeviceRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeviceRecord:
-        """Read an entry. Raises KeyError without a uuid."""
+        """Read an entry. Raises KeyError without a uuid, ValueError for a number or a time that is none."""
         return cls(
             str(data["uuid"]),
-            MeasuringTerms(str(data.get("driverVersion") or ""), data.get("powerLimitWatts")),
-            Clocks(data.get("smClockMegahertz"), data.get("memoryClockMegahertz")),
+            MeasuringTerms(str(data.get("driverVersion") or ""), _integer(data.get("powerLimitWatts"))),
+            Clocks(_integer(data.get("smClockMegahertz")), _integer(data.get("memoryClockMegahertz"))),
             tuple(map(str, data.get("done") or ())),
-            dict(data.get("figures") or {}),
-            str(data.get("measuredAt") or ""),
+            _figures(data.get("figures") or {}),
+            _time(data.get("measuredAt") or ""),
         )
 
 
@@ -142,7 +145,7 @@ class MeasurementDocument:
                 finished=str(data.get("finished") or ""),
                 devices={record.uuid: record for record in records},
                 links={
-                    (str(link["a"]), str(link["b"])): {k: v for k, v in link.items() if k not in ("a", "b")}
+                    (str(link["a"]), str(link["b"])): _figures({k: v for k, v in link.items() if k not in ("a", "b")})
                     for link in data.get("links") or ()
                 },
                 groups={
@@ -170,3 +173,20 @@ class MeasurementDocument:
             links={link: figures for link, figures in self.links.items() if uuids.isdisjoint(link)},
             groups={group: times for group, times in self.groups.items() if uuids.isdisjoint(group)},
         )
+
+
+def _time(value: Any) -> str:
+    """A time as Kubernetes writes it, or empty. The API server would refuse the profile for another text."""
+    if value:
+        datetime.strptime(value, TIME_FORMAT)
+    return str(value)
+
+
+def _integer(value: Any) -> int | None:
+    if value is not None and type(value) is not int:
+        raise ValueError(f"{value!r:.40} is no integer")
+    return value
+
+
+def _figures(entry: Mapping[str, Any]) -> dict[str, int]:
+    return {str(name): whole for name, value in entry.items() if (whole := _integer(value)) is not None}

@@ -12,7 +12,14 @@ from uellm.errors import CannotBeDone
 from uellm.measuring import figures
 from uellm.measuring.all_reduce import group_times
 from uellm.measuring.device_list import clocks_under
-from uellm.measuring.document import Clocks, DeviceRecord, MeasurementDocument, MeasuringTerms, On
+from uellm.measuring.document import (
+    TIME_FORMAT,
+    Clocks,
+    DeviceRecord,
+    MeasurementDocument,
+    MeasuringTerms,
+    On,
+)
 from uellm.measuring.figures import DECODE_ROWS, Sizes
 from uellm.measuring.work import ALL_REDUCE, DEVICE_TASKS, LINK, PRODUCTS, MeasuringTask, tasks_left
 
@@ -27,7 +34,7 @@ Publish = Callable[[MeasurementDocument], None]
 
 def now() -> str:
     """The time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(TIME_FORMAT)
 
 
 @dataclass(frozen=True)

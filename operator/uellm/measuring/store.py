@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 
 from uellm.documents import UnreadableDocument, parsed
@@ -17,7 +18,11 @@ def read_document(directory: Path) -> MeasurementDocument | None:
     """The document; None where there is none. Raises UnreadableDocument."""
     path = directory / NAME
     try:
-        with path.open("rb") as stream:
+        # Neither does a link lead out of the directory, nor does a pipe make the reader wait.
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(number, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise UnreadableDocument(str(path), "it is no regular file")
             content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
         return None

@@ -60,7 +60,7 @@ class MeasurementFile:
         if self._directory is None:
             return
         try:
-            stat = os.stat(self._directory / NAME)
+            stat = os.lstat(self._directory / NAME)
             version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         except OSError:
             version = (0, 0, 0)
@@ -94,10 +94,11 @@ def believed(document: MeasurementDocument, sample: Sample) -> Believed:
     for (a, b), figures in document.links.items():
         if not (figures and {a, b} <= devices.keys()):
             continue
-        if problem := _problem(LinkProfile, {"a": a, "b": b, **figures}) or _too_fast(figures, present[a]):
+        entry = _known(figures, LinkProfile)
+        if problem := _problem(LinkProfile, {"a": a, "b": b, **entry}) or _too_fast(entry, present[a]):
             refusals.append(f"the figures of the link from {a} to {b} are not used: {problem}")
         else:
-            links[a, b] = dict(figures)
+            links[a, b] = entry
     return Believed(devices, links, _measurement(document, devices.keys(), [*document.failures, *refusals]))
 
 
@@ -108,13 +109,19 @@ def _terms(device: Mapping[str, Any], sample: Sample) -> MeasuringTerms:
 
 def _measured(record: DeviceRecord) -> dict[str, Any]:
     entry = {
-        **record.figures,
+        **_known(record.figures, Measured),
         "powerLimitWatts": record.terms.power_limit_watts,
         "smClockMegahertz": record.clocks.sm_megahertz,
         "memoryClockMegahertz": record.clocks.memory_megahertz,
         "measuredAt": record.measured_at,
     }
     return {name: value for name, value in entry.items() if value is not None}
+
+
+def _known(figures: Mapping[str, int], type_: type[Measured] | type[LinkProfile]) -> dict[str, Any]:
+    """Without fields that the API does not have: its server would refuse the profile."""
+    aliases = {field.alias for field in type_.model_fields.values()}
+    return {name: value for name, value in figures.items() if name in aliases}
 
 
 def _problem(type_: type[Measured] | type[LinkProfile], entry: Mapping[str, Any]) -> str:

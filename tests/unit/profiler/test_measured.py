@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 from dataclasses import replace
 
@@ -150,3 +152,42 @@ def test_a_document_that_cannot_be_read_is_told_in_the_profile_until_there_is_a_
     assert set(measurements.believed(SAMPLE).devices) == {"GPU-a", "GPU-b"}
     (tmp_path / NAME).unlink()
     assert measurements.believed(SAMPLE).devices == {}
+
+
+@pytest.mark.parametrize("value", ["700", [], {}, 1.5, math.nan, math.inf, True], ids=repr)
+@pytest.mark.parametrize("name", ["powerLimitWatts", "smClockMegahertz", "figures"])
+def test_a_document_whose_numbers_are_none_does_not_stop_the_profiler(tmp_path, name, value):
+    written = document().to_dict()
+    written["devices"][0][name] = {**FIGURES, "launchNanoseconds": value} if name == "figures" else value
+    (tmp_path / NAME).write_text(json.dumps(written))
+    found = MeasurementFile(tmp_path).believed(SAMPLE)
+    assert found.devices == {}
+    assert found.measurement is not None
+    assert "is no integer" in found.measurement["failures"][0]
+
+
+@pytest.mark.parametrize("value", ["yesterday", 7, "2026-02-30T00:00:00Z"], ids=repr)
+def test_a_time_that_the_api_server_would_refuse_is_not_shown(tmp_path, value):
+    written = document().to_dict()
+    written["devices"][0]["measuredAt"] = value
+    (tmp_path / NAME).write_text(json.dumps(written))
+    found = MeasurementFile(tmp_path).believed(SAMPLE)
+    assert (found.devices, found.links) == ({}, {})
+    assert "cannot be read: " in (found.measurement or {})["failures"][0]
+
+
+def test_a_figure_that_the_api_does_not_know_is_left_out():
+    made = document(record("GPU-a", figures={**FIGURES, "unknown": 1}), record("GPU-b"))
+    found = believed(replace(made, links={("GPU-a", "GPU-b"): {"bytesPerSecond": 7, "unknown": 1}}), SAMPLE)
+    assert found.devices["GPU-a"].keys() == found.devices["GPU-b"].keys()
+    assert found.links == {("GPU-a", "GPU-b"): {"bytesPerSecond": 7}}
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda path: os.symlink("/etc/passwd", path)])
+def test_what_is_no_regular_file_is_not_read(tmp_path, put):
+    put(tmp_path / NAME)
+    found = MeasurementFile(tmp_path).believed(SAMPLE)
+    assert found.measurement is not None
+    [failure] = found.measurement["failures"]
+    assert failure.startswith(f"{tmp_path / NAME} cannot be read: ")
+    assert "root:" not in failure
