@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from uellm.kube import AlreadyExists, Forbidden, Invalid, Kube, KubeError, NotFound
+from uellm.kube import AlreadyExists, Conflict, Forbidden, Invalid, Kube, KubeError, NotFound
 from uellm.kube.kinds import NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.measuring.event import not_measured_event
@@ -23,6 +23,7 @@ from uellm.reconcile.measuring.steps import (
     MeasuringStep,
     after_measuring_failure,
     image_for,
+    is_away,
     next_measuring_step,
 )
 from uellm.reconcile.reconciler import utc_now
@@ -62,14 +63,15 @@ class MeasuringKeeper:
             await asyncio.sleep(wait_s)
 
     async def step(self, now: datetime) -> None:
-        """One step on every profiled node. Raises KubeError."""
-        pods = self._cache.measuring_pods()
+        """One step on every profiled node. Raises KubeError; after all nodes, where a pod may not be deleted."""
+        pods = self._own_pods()
         engines_come: bool | None = None  # not looked for where there is nothing to measure
-        room = MOST_AT_ONCE - len(pods)
+        room = MOST_AT_ONCE - sum(not is_away(self._cache.node(name)) for name in pods)
         profiles = {profile["metadata"]["name"]: profile for profile in self._cache.profiles()}
         for known in (self._attempts, self._needs):
             for gone in known.keys() - profiles.keys():
                 del known[gone]
+        refused: KubeError | None = None
         for name, profile in profiles.items():
             stale = name in self._cache.stale_profiles
             need = None if stale else self._need(name, profile)
@@ -82,11 +84,25 @@ class MeasuringKeeper:
             step = next_measuring_step(seen, self._settings, now)
             if step.create is not None and room <= 0:
                 continue
+            try:
+                await self._remove(step)
+            except (Conflict, Forbidden, Invalid) as error:
+                refused = error  # other nodes do not wait for this one
+                continue
             self._remember(name, step.attempt)
             await self._tell(name, step, now)
-            await self._remove(step)
             if step.create is not None:
                 room -= await self._create(profile, step.create, now)
+        if refused is not None:
+            raise refused
+
+    def _own_pods(self) -> dict[str, list[Mapping[str, Any]]]:
+        """The pods that measure, by node. Anybody can put their label on a pod, but not into their namespace."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for node, pods in self._cache.measuring_pods().items():
+            if own := [pod for pod in pods if pod["metadata"]["namespace"] == self._settings.namespace]:
+                found[node] = own
+        return found
 
     def _need(self, name: str, profile: Mapping[str, Any]) -> MeasuringNeed | None:
         version = str(profile["metadata"].get("resourceVersion") or "")

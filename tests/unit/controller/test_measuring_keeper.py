@@ -27,11 +27,20 @@ class FakeKube:
         self.looked_at: list[str] = []
         self.images: dict[str, list[str]] = {}
         self.refusal: Exception | None = None
+        self.kept: set[str] = set()
+        """Pods that an admission policy lets nobody delete."""
+        self.deleted: list[str] = []
 
     async def get(self, kind: Any, name: str) -> dict[str, Any]:
         assert kind == NODE
         self.looked_at.append(name)
         return {"metadata": {"name": name}, "status": {"images": [{"names": self.images.get(name, [])}]}}
+
+    async def delete(self, kind: Any, name: str, namespace: str, *, uid: str) -> None:
+        assert kind == POD
+        if name in self.kept:
+            raise Forbidden(403, "Forbidden", "kept")
+        self.deleted.append(f"{namespace}/{name}")
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         if obj["kind"] == "Event":
@@ -66,6 +75,12 @@ class World:
         metadata = {"name": f"{service}-0", "namespace": "team", "uid": "e", "labels": labels}
         metadata |= {"resourceVersion": "1", "creationTimestamp": created}
         self.cache.put(POD, {"metadata": metadata, "spec": {}, "status": {}})
+
+    def measuring_pod(self, node: str, namespace: str, phase: str) -> None:
+        labels = {"uellm.io/service": "", "uellm.io/measuring": "mark"}
+        metadata = {"name": f"measure-{node}", "namespace": namespace, "uid": "m", "labels": labels}
+        metadata |= {"resourceVersion": "1", "creationTimestamp": "2026-01-01T11:00:00Z"}
+        self.cache.put(POD, {"metadata": metadata, "spec": {"nodeName": node}, "status": {"phase": phase}})
 
     async def step(self, after_s: float = 0.0) -> list[dict[str, Any]]:
         """The pods that the step makes."""
@@ -163,3 +178,37 @@ async def test_a_stale_profile_is_no_reason_to_measure(world):
     world.node("n1")
     world.cache.set_stale_profiles({"n1": "its profile has not been renewed"})
     assert await world.step() == []
+
+
+async def test_a_label_on_somebody_s_pod_neither_deletes_it_nor_keeps_its_node_from_being_measured(world):
+    world.node("n1")
+    world.node("n2")
+    world.measuring_pod("n1", "team", "Running")
+    world.measuring_pod("n2", "team", "Succeeded")
+    assert len(await world.step()) == 2
+    assert world.kube.deleted == []
+
+
+async def test_a_pod_that_cannot_be_deleted_does_not_keep_other_nodes_waiting(world):
+    for name in ("n1", "n2"):
+        world.node(name)
+    world.measuring_pod("n1", "profilers", "Succeeded")
+    world.kube.kept = {"measure-n1"}
+    for _ in range(2):
+        with pytest.raises(Forbidden):
+            await world.step()
+    assert [pod["spec"]["nodeName"] for pod in world.kube.pods] == ["n2"]
+    assert world.kube.events == []
+
+
+async def test_pods_on_nodes_that_are_down_do_not_keep_others_from_being_measured(world, monkeypatch):
+    monkeypatch.setattr(measuring, "MOST_AT_ONCE", 1)
+    for name in ("n1", "n2"):
+        world.node(name)
+    world.measuring_pod("n1", "profilers", "Running")
+    assert await world.step() == []
+    taints = [{"key": "node.kubernetes.io/unreachable"}]
+    metadata = {"name": "n1", "uid": "n1", "resourceVersion": "2"}
+    world.cache.put(NODE, {"metadata": metadata, "spec": {"taints": taints}})
+    [pod] = await world.step()
+    assert pod["spec"]["nodeName"] == "n2"

@@ -174,6 +174,21 @@ def test_a_pod_that_is_done_is_deleted_and_the_profiler_has_time_to_read():
     assert step(attempt=done.attempt, now=NOON + timedelta(seconds=AFTER_END_S)).create == NEED
 
 
+def test_the_same_work_is_not_done_over_and_over_where_the_profile_never_shows_it():
+    done = pod("Succeeded", metadata={"labels": {"uellm.io/measuring": "mark"}})
+    first = step(pods=[done])
+    second = step(pods=[done], attempt=first.attempt)
+    third = step(pods=[done], attempt=second.attempt)
+    waits = [(each.attempt.due - NOON).total_seconds() for each in (first, second, third) if each.attempt]
+    assert waits == [AFTER_END_S, FAILURE_FIRST_S, 2 * FAILURE_FIRST_S]
+    assert (first.tell, third.tell) == ("", "")
+    assert "the profiler does not find what they wrote" in second.tell
+    other = pod("Succeeded", metadata={"labels": {"uellm.io/measuring": "new driver"}})
+    assert step(pods=[other], attempt=third.attempt).attempt == MeasuringAttempt(
+        NOON + timedelta(seconds=AFTER_END_S), done="new driver"
+    )
+
+
 def test_a_pod_that_is_preempted_is_not_followed_at_once_by_another():
     leaving = step(pods=[pod(metadata={"deletionTimestamp": "2026-01-01T12:00:00Z"})])
     assert (leaving.create, leaving.remove) == (None, ())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from uellm.api.names import MEASURING_LABEL
 from uellm.reconcile.helper_pods import trouble
 from uellm.reconcile.measuring.images import full_reference
 from uellm.reconcile.measuring.needs import MeasuringNeed
@@ -28,6 +29,10 @@ AFTER_END_S = 30.0
 AFTER_PREEMPTION_S = 60.0
 FAILURE_FIRST_S, FAILURE_LONGEST_S = 60.0, 3600.0
 LOOK_FOR_IMAGE_S = 60.0
+NOT_READ = (
+    "pods end well, but the profiler does not find what they wrote: both need the same directory of the node "
+    "(measuring.directory), and the engine's image needs a python3 that runs the program"
+)
 _AWAY = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable", "node.kubernetes.io/out-of-service")
 
 
@@ -40,6 +45,8 @@ class MeasuringAttempt(NamedTuple):
     """How many failed in a row."""
     told: str = ""
     """What was told about it last."""
+    done: str = ""
+    """The mark of the last pod, if it ended well: the profile soon has it."""
 
 
 class MeasuringInputs(NamedTuple):
@@ -88,8 +95,7 @@ def next_measuring_step(seen: MeasuringInputs, settings: MeasuringSettings, now:
 
 def _with_pod(seen: MeasuringInputs, pod: Pod, now: datetime) -> MeasuringStep:
     if pod["status"].get("phase") == "Succeeded":
-        due = now + timedelta(seconds=AFTER_END_S)
-        return MeasuringStep(remove=(pod,), attempt=MeasuringAttempt(due))
+        return _after_success(seen.attempt, pod, now)
     how = trouble.ended(pod)
     if how is None:
         return MeasuringStep(attempt=seen.attempt)
@@ -98,6 +104,17 @@ def _with_pod(seen: MeasuringInputs, pod: Pod, now: datetime) -> MeasuringStep:
         return MeasuringStep(remove=(pod,), attempt=MeasuringAttempt(due))
     step = after_measuring_failure(seen.attempt, how, now)
     return MeasuringStep(remove=(pod,), attempt=step.attempt, tell=step.tell)
+
+
+def _after_success(before: MeasuringAttempt | None, pod: Pod, now: datetime) -> MeasuringStep:
+    mark = str((pod["metadata"].get("labels") or {}).get(MEASURING_LABEL) or "")
+    if before is None or before.done != mark or not mark:
+        due = now + timedelta(seconds=AFTER_END_S)
+        return MeasuringStep(remove=(pod,), attempt=MeasuringAttempt(due, done=mark))
+    # The same again, since the profile did not have it: without end, if nothing made it wait.
+    step = after_measuring_failure(before, NOT_READ, now)
+    assert step.attempt is not None
+    return MeasuringStep(remove=(pod,), attempt=step.attempt._replace(done=mark), tell=step.tell)
 
 
 def _lost_the_race(pod: Pod) -> bool:
