@@ -48,6 +48,8 @@ class HubServer:
     """If set, the connection breaks after so many bytes of a body that is longer."""
     damaged: dict[str, bytes] = field(default_factory=dict)
     """Sent instead of the content that is listed, by name."""
+    told: dict[str, str] = field(default_factory=dict)
+    """Headers of every file, also in place of the right ones."""
     hold: Path | None = None
     """Until there is such a file, one half of a long body is sent."""
     prints: bool = False
@@ -179,9 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, content: bytes, told: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if asked is None or not self.hub.ranges:
-            return 200, told, content
+            return 200, told | self.hub.told, content
         first, last = int(asked[1]), min(int(asked[2]), len(content) - 1)
-        return 206, told | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}, content[first : last + 1]
+        told = told | {"Content-Range": f"bytes {first}-{last}/{len(content)}"} | self.hub.told
+        return 206, told, content[first : last + 1]
 
     def log_message(self, *_: Any) -> None:
         """Print nothing."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from uellm.kube import AlreadyExists, Conflict, Forbidden, Invalid, Kube, KubeError, NotFound
+from uellm.kube import AlreadyExists, Forbidden, Invalid, Kube, KubeError, NotFound
 from uellm.kube.kinds import NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.measuring.event import not_measured_event
@@ -86,7 +86,7 @@ class MeasuringKeeper:
                 continue
             try:
                 await self._remove(step)
-            except (Conflict, Forbidden, Invalid) as error:
+            except (Forbidden, Invalid) as error:
                 refused = error  # other nodes do not wait for this one
                 continue
             self._remember(name, step.attempt)
@@ -101,7 +101,7 @@ class MeasuringKeeper:
         found: dict[str, list[Mapping[str, Any]]] = {}
         for node, pods in self._cache.measuring_pods().items():
             if own := [pod for pod in pods if pod["metadata"]["namespace"] == self._settings.namespace]:
-                found[node] = own
+                found[node] = list(own)
         return found
 
     def _need(self, name: str, profile: Mapping[str, Any]) -> MeasuringNeed | None:

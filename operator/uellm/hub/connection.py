@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import time
 import urllib.request
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
 from typing import Self
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
 
 import httpx
 
@@ -26,6 +27,8 @@ TIMEOUT_S = 20.0
 DEADLINE_S = 120.0
 """Of one look-up, all its requests together."""
 _REDIRECT_BODY_BYTES = 64 << 10
+_RANGE = re.compile(r"bytes +([0-9]{1,18})-")
+_SIZE = re.compile(r"[0-9]{1,18}")
 _REDIRECTED = {301, 302, 303, 307, 308}
 
 
@@ -123,8 +126,14 @@ class HubConnection:
             return
         response, told = opened
         answer = Answer(response.status_code, told, b"", False, _file_bytes(response))
+        begins = _first_byte(response, first)
         try:
-            yield Stream(answer, first if response.status_code == 206 else 0, self._pieces(response))
+            if response.headers.get("content-encoding", "identity") != "identity":
+                yield self._invalid("it packs files, although it is asked not to")
+            elif begins > first:
+                yield self._invalid("it sends another part of a file than it is asked for")
+            else:
+                yield Stream(answer, begins, self._pieces(response))
         finally:
             response.close()
 
@@ -158,38 +167,48 @@ class HubConnection:
                     response.close()
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
                 return self._unreachable(str(error) or type(error).__name__)
-            url = urljoin(url, target)
+            url = _joined(url, target)
         return LookUpRefusal("InvalidAnswer", f"{self.settings.endpoint} redirects more than {REDIRECTS} times")
 
     def _request(self, url: str, headers: dict[str, str]) -> httpx.Request | LookUpRefusal:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            return LookUpRefusal(
-                "InvalidAnswer", f"{self.settings.endpoint} redirects to {url[:200]!r}: no web address"
-            )
+        no_address = LookUpRefusal(
+            "InvalidAnswer", f"{self.settings.endpoint} redirects to {url[:200]!r}: no web address"
+        )
+        try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+                return no_address
+            return self._guarded(url, parts, parts.hostname, headers)
+        except (ValueError, httpx.InvalidURL):  # its port, its brackets, its length, its characters
+            return no_address
+
+    def _guarded(
+        self, url: str, parts: SplitResult, host: str, headers: dict[str, str]
+    ) -> httpx.Request | LookUpRefusal:
+        """The request, with the token for the endpoint alone, and else only for public addresses."""
         if _origin(url) == _origin(self.settings.endpoint):
             if self.settings.token:
                 headers = headers | {"Authorization": f"Bearer {self.settings.token}"}
             return self._client.build_request("GET", url, headers=headers)
-        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
             return self._client.build_request("GET", url, headers=headers)  # the proxy decides what may be reached
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        address = public_address(parts.hostname, port)
+        address = public_address(host, port)
         if isinstance(address, AddressRefused):
             return LookUpRefusal(
                 "AddressRefused",
-                f"{self.settings.endpoint} redirects to {parts.hostname}, which has the address {address.address}: "
+                f"{self.settings.endpoint} redirects to {host}, which has the address {address.address}: "
                 "only public addresses are followed, and HF_ENDPOINT itself",
             )
         if isinstance(address, NoAddress):
-            return self._unreachable(f"{parts.hostname} has no address")
+            return self._unreachable(f"{host} has no address")
         # The address that was checked is the one that is connected to, whatever the name means a moment later.
         pinned = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         return self._client.build_request(
             "GET",
             urlunsplit(parts._replace(netloc=pinned)),
             headers=headers | {"Host": parts.netloc},
-            extensions={"sni_hostname": parts.hostname},
+            extensions={"sni_hostname": host},
         )
 
     def _read(self, response: httpx.Response, limit: int) -> bytes:
@@ -199,6 +218,9 @@ class HubConnection:
             if len(found) > limit or time.monotonic() > self._deadline_s:
                 break
         return bytes(found[: limit + 1])
+
+    def _invalid(self, cause: str) -> LookUpRefusal:
+        return LookUpRefusal("InvalidAnswer", f"{self.settings.endpoint} cannot be copied from: {cause}")
 
     def _unreachable(self, cause: str) -> LookUpRefusal:
         endpoint, what = self.settings.endpoint, self.settings.remedies.network
@@ -220,8 +242,23 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
+def _joined(url: str, target: str) -> str:
+    try:
+        return urljoin(url, target)
+    except ValueError:
+        return target  # no address, which is told where it would be asked
+
+
+def _first_byte(response: httpx.Response, asked: int) -> int:
+    """Offset in the file at which the body begins: 0 where the server knows no ranges."""
+    if response.status_code != 206:
+        return 0
+    told = _RANGE.match(response.headers.get("content-range", ""))
+    return int(told[1]) if told else asked
+
+
 def _file_bytes(response: httpx.Response) -> int | None:
     headers = response.headers
     ranged = response.status_code == 206
     text = headers.get("content-range", "").rpartition("/")[2] if ranged else headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if _SIZE.fullmatch(text) else None

@@ -4,7 +4,7 @@ OWNER/NAME/COMMIT/          `_` stands for the owner of a model that has none
     config.json ...         files that are whole: renamed to their names after their checksums were compared
     NAME.part               the beginning of a file
     .lock                   locked by who writes
-    .complete               written last: that everything is there, and of how many bytes
+    .complete               written last: which files are there, and of how many bytes
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from uellm.documents import VERSION
+from uellm.documents import VERSION, UnreadableDocument, parsed, reading
 from uellm.hub.copy_state import Copied
 from uellm.hub.facts import LookUpRefusal
 from uellm.hub.listing import RemoteFile
@@ -30,20 +30,31 @@ from uellm.text import decimal_size
 LOCK, MARKER, PART = ".lock", ".complete", ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_BYTES = 8 << 20
+_MARKER_BYTES = 16 << 20
 
 
 def read_marker(directory: Path, commit: str, place: str) -> Copied | None:
-    """The copy in a directory; None where it is not complete."""
+    """The copy in a directory; None where it is not complete, or where files were taken from it since."""
     try:
-        read = json.loads((directory / MARKER).read_bytes())
-        return Copied(commit, place, int(read["files"]), int(read["bytes"])) if read["version"] == VERSION else None
-    except (OSError, ValueError, LookupError, TypeError):
+        with reading(MARKER, parsed(MARKER, _marker(directory / MARKER))) as read:
+            files = [RemoteFile(path, size) for path, size in read["sizes"].items()]
+    except (OSError, UnreadableDocument):
         return None
+    if not files or not all(is_whole(directory, each) for each in files):
+        return None
+    return Copied(commit, place, len(files), sum(each.size_bytes for each in files))
+
+
+def _marker(path: Path) -> bytes:
+    """Others write to the volume, too: neither does a link lead out of it, nor does a pipe make anybody wait."""
+    number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(number, "rb") as stream:
+        return stream.read(_MARKER_BYTES) if stat.S_ISREG(os.fstat(number).st_mode) else b""
 
 
 def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
     """Say that all files are there."""
-    whole = {"version": VERSION, "files": len(files), "bytes": sum(each.size_bytes for each in files)}
+    whole = {"version": VERSION, "sizes": {each.path: each.size_bytes for each in files}}
     draft = directory / f"{MARKER}{PART}"
     with open(draft, "w") as stream:
         json.dump(whole, stream)
@@ -71,7 +82,7 @@ def is_whole(directory: Path, file: RemoteFile) -> bool:
     """Whether a file is there under its own name."""
     try:
         found = (directory / file.path).lstat()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size == file.size_bytes
 

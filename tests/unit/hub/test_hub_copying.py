@@ -116,6 +116,81 @@ def test_a_link_in_place_of_a_file_is_replaced(hub, tmp_path):
     assert not (tmp_path / PLACE / "config.json").is_symlink()
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"",
+        b"[" * 100_000,
+        b"[]",
+        b'{"version": 1}',
+        b'{"version": 1, "files": Infinity, "bytes": -1}',
+        b'{"version": 1, "sizes": {}}',
+        b'{"version": 1, "sizes": []}',
+        b'{"version": 1, "sizes": {"config.json": -1}}',
+        b'{"version": 1, "sizes": {"config.json": "2"}}',
+        b'{"version": 1, "sizes": {"config.json": 2}}',
+        b'{"version": 1, "sizes": {"\\u0000": 2}}',
+        b'{"version": 1, "sizes": {"\\ud800": 2}}',
+    ],
+)
+def test_a_marker_that_lies_is_not_believed(hub, tmp_path, lie):
+    (tmp_path / PLACE).mkdir(parents=True)
+    (tmp_path / PLACE / ".complete").write_bytes(lie)
+    assert copied(hub, tmp_path, COMMIT).files == 4
+    assert contents(tmp_path / PLACE) == NEEDED
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)], ids=["pipe", "link"])
+def test_a_marker_that_is_no_file_is_replaced(hub, tmp_path, put):
+    (tmp_path / PLACE).mkdir(parents=True)
+    put(tmp_path / PLACE / ".complete")
+    assert copied(hub, tmp_path, COMMIT).files == 4
+    hub.asked.clear()
+    assert copied(hub, tmp_path, COMMIT).files == 4
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_was_taken_from_a_complete_copy_is_received_again(hub, tmp_path, name):
+    first = copied(hub, tmp_path)
+    (tmp_path / PLACE / name).unlink()  # as `rm -r COMMIT/*` does, which leaves the marker
+    hub.asked.clear()
+    assert copied(hub, tmp_path, COMMIT) == first
+    assert contents(tmp_path / PLACE) == NEEDED
+    assert len([path for path, _ in hub.asked if "/resolve/" in path]) == 1
+
+
+# Answers that are not what was asked for.
+
+
+def test_another_part_of_a_file_than_was_asked_for_is_not_taken(hub, tmp_path):
+    hub.told = {"Content-Range": "bytes 7-10/11"}
+    assert copied(hub, tmp_path, COMMIT) == LookUpRefusal(
+        "InvalidAnswer", f"{hub.url} cannot be copied from: it sends another part of a file than it is asked for"
+    )
+
+
+def test_a_file_that_is_packed_on_the_way_is_told_as_that(hub, tmp_path):
+    hub.told = {"Content-Encoding": "gzip"}
+    assert copied(hub, tmp_path, COMMIT) == LookUpRefusal(
+        "InvalidAnswer", f"{hub.url} cannot be copied from: it packs files, although it is asked not to"
+    )
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "-1", "²", "*"])
+def test_a_size_that_is_none_in_a_header_does_no_harm(hub, tmp_path, size):
+    hub.told = {"Content-Range": f"bytes 0-1/{size}".encode().decode("latin-1")}
+    assert copied(hub, tmp_path, COMMIT).files == 4
+
+
+@pytest.mark.parametrize(
+    "target", ["http://[", "http://hub:99999/x", "http://hub/\x01", f"http://{'x' * 70}/", "http://hub/" + "x" * 65535]
+)
+def test_a_redirect_to_what_is_no_address_is_refused(hub, tmp_path, target):
+    hub.redirects = {"model.safetensors": target}
+    assert copied(hub, tmp_path, COMMIT).reason in ("InvalidAnswer", "Unreachable")
+
+
 # Interruptions.
 
 
