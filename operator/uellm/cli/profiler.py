@@ -62,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--measurements", metavar="DIR", type=Path, help="directory into which measuring pods write (default: none)"
     )
     parser.add_argument(
+        "--measuring-namespace",
+        metavar="NAMESPACE",
+        default="",
+        help="namespace of measuring pods: the GPUs that these have count as free (default: none)",
+    )
+    parser.add_argument(
         "--interval",
         type=float,
         default=Periods.interval_s,
@@ -118,4 +124,12 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
         periods = replace(Periods(), interval_s=args.interval)
         measurements = MeasurementFile(args.measurements)
         store = Store(kube, args.node)
-        await Keeper(store, source, kubelet, metrics, measurements=measurements, periods=periods).run()
+        await Keeper(
+            store,
+            source,
+            kubelet,
+            metrics,
+            measurements=measurements,
+            measuring_namespace=args.measuring_namespace,
+            periods=periods,
+        ).run()

@@ -28,6 +28,8 @@ def allocations(
     pods: Iterable[Mapping[str, Any]],
     before: Mapping[str, str],
     measuring: Collection[PodKey] = (),
+    *,
+    measuring_namespace: str = "",
 ) -> Allocations:
     """Who holds which device. `pods`: the node's pods from the API server; `before`: the last answer.
 
@@ -37,6 +39,7 @@ def allocations(
       the API server keeps its devices.
     The devices of a measuring pod are an exception: they count as free, because every other pod preempts it.
     `measuring`: those of the last answer, for the kubelet lists a pod for a moment after the API server.
+    `measuring_namespace`: theirs. Anybody can put their label on a pod of another one.
     A pod that has ended holds no devices, although some kubelets still list them. Devices of which it is not known
     whether a pod has them are taken, by the pod's name: they are free to nobody, not even to the pod's own service.
     """
@@ -52,7 +55,7 @@ def allocations(
             continue
         living[key] = metadata["uid"]
         yielding.discard(key)
-        if yields(pod):
+        if key.namespace == measuring_namespace and yields(pod):
             yielding.add(key)
         if metadata.get("deletionTimestamp"):
             leaving.add(key)

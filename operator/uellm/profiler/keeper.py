@@ -67,6 +67,7 @@ class Keeper:
         metrics: ProfilerMetrics,
         *,
         measurements: MeasurementFile | None = None,
+        measuring_namespace: str = "",
         periods: Periods = Periods(),
     ) -> None:
         self._metrics = metrics
@@ -76,6 +77,7 @@ class Keeper:
         self._periods = periods
         self._wake = asyncio.Event()
         self._measurements = measurements or MeasurementFile(None)
+        self._measuring_namespace = measuring_namespace
         self._logged: dict[str, str] = {}
         # Observed.
         self._sample: Sample | None = None
@@ -236,7 +238,13 @@ class Keeper:
         if same and self._allocations.settled and not heartbeat:
             return
         before = self._allocations
-        self._allocations = allocations(held, await self._store.pods(), before.pod_uids, before.measuring)
+        self._allocations = allocations(
+            held,
+            await self._store.pods(),
+            before.pod_uids,
+            before.measuring,
+            measuring_namespace=self._measuring_namespace,
+        )
         self._resolved = held
 
     def _seen(self, sample: Sample, names: Names) -> Seen:

@@ -526,6 +526,7 @@ def test_the_profiler_reads_the_directory_of_the_node_into_which_they_write(rend
     (mount,) = (each for each in container["volumeMounts"] if each["name"] == "measurements")
     assert mount["readOnly"] is True
     assert f"--measurements={mount['mountPath']}" in container["args"]
+    assert f"--measuring-namespace={settings.namespace}" in container["args"]
 
 
 @pytest.mark.parametrize("values", [{"measuring": {"enabled": False}}, {"profiler": {"enabled": False}}])

@@ -78,7 +78,8 @@ def measuring_pod(*, priority: int = -1000, **options: Any) -> dict[str, Any]:
 
 
 def test_the_devices_of_a_measuring_pod_are_free():
-    found = allocations(held(a=MEASURING, b=ENGINE), [measuring_pod(), pod(ENGINE, "uid-1")], {})
+    pods = [measuring_pod(), pod(ENGINE, "uid-1")]
+    found = allocations(held(a=MEASURING, b=ENGINE), pods, {}, measuring_namespace=MEASURING.namespace)
     assert found == ({"b": "uid-1"}, True, frozenset({MEASURING}), frozenset({"a"}))
 
 
@@ -89,5 +90,11 @@ def test_they_stay_free_while_the_kubelet_still_lists_a_measuring_pod_that_has_g
 
 
 def test_a_pod_that_nothing_preempts_has_its_devices_whatever_its_labels_say():
-    found = allocations(held(a=MEASURING), [measuring_pod(priority=0)], {}, {MEASURING})
+    pods = [measuring_pod(priority=0)]
+    found = allocations(held(a=MEASURING), pods, {}, {MEASURING}, measuring_namespace=MEASURING.namespace)
     assert found[:2] == ({"a": "uid-m"}, True)
+
+
+def test_a_label_that_somebody_has_put_on_a_pod_of_his_own_does_not_give_its_devices_away():
+    found = allocations(held(a=MEASURING), [measuring_pod()], {}, measuring_namespace="another")
+    assert found == ({"a": "uid-m"}, True, frozenset(), frozenset())

@@ -88,9 +88,15 @@ def metrics():
 
 @pytest.fixture
 def keep(cluster, pod_resources, metrics, background):
-    def start(source, periods: Periods = QUICK, measurements: MeasurementFile | None = None) -> asyncio.MeasuringTask:
+    def start(source, periods: Periods = QUICK, measurements: MeasurementFile | None = None) -> asyncio.Task:
         keeper = Keeper(
-            Store(cluster, "node-1"), source, pod_resources, metrics, measurements=measurements, periods=periods
+            Store(cluster, "node-1"),
+            source,
+            pod_resources,
+            metrics,
+            measurements=measurements,
+            measuring_namespace="default",
+            periods=periods,
         )
         return background(keeper.run())
 
