@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Event
 
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
@@ -29,6 +29,7 @@ from uellm.text import decimal_size
 
 LOCK, MARKER, PART = ".lock", ".complete", ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ESPIPE, errno.ENXIO)
 _READ_BYTES = 8 << 20
 _MARKER_BYTES = 16 << 20
 
@@ -56,12 +57,22 @@ def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
     """Say that all files are there."""
     whole = {"version": VERSION, "sizes": {each.path: each.size_bytes for each in files}}
     draft = directory / f"{MARKER}{PART}"
-    with open(draft, "w") as stream:
+    number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with open(number, "w") as stream:
         json.dump(whole, stream)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(draft, directory / MARKER)
     sync_directory(directory)
+
+
+def make_parent(directory: Path, path: str) -> Path:
+    """The file `path` of a copy, in a directory that is there. Raises OSError where a link leads out of the copy."""
+    target = directory / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent.resolve() != directory.resolve() / PurePosixPath(path).parent:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target.parent))
+    return target
 
 
 def sync_directory(directory: Path) -> None:
@@ -154,14 +165,18 @@ def disk_refusal(error: OSError, where: str) -> LookUpRefusal:
     if error.errno in _FULL:
         return _full(where, str(error.strerror))
     groups = ", ".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
+    name = error.filename2 or error.filename
+    what = f"{error.strerror} ({Path(name).name})" if isinstance(name, str) else str(error.strerror)
     remedy = f"let uid {os.geteuid()} or one of the groups {groups} write there (fsGroup of the pod, or chown)"
     if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
         remedy = "use a file system with locks (flock)"
     elif error.errno == errno.EROFS:
         remedy = "use a volume that can be mounted for writing"
+    elif error.errno in _IN_THE_WAY:
+        remedy = "remove it from the volume"
     elif error.errno not in (errno.EACCES, errno.EPERM):
         remedy = "look at the volume's storage"
-    return LookUpRefusal("Unwritable", f"{where} cannot be written: {error.strerror}: {remedy}")
+    return LookUpRefusal("Unwritable", f"{where} cannot be written: {what}: {remedy}")
 
 
 def _full(where: str, what: str) -> LookUpRefusal:

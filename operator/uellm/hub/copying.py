@@ -23,6 +23,7 @@ from uellm.hub.copy_directory import (
     disk_refusal,
     is_whole,
     locked,
+    make_parent,
     present_bytes,
     read_marker,
     sync_directory,
@@ -166,8 +167,7 @@ class _Copying:
             sync_directory(place)
 
     def _file(self, file: RemoteFile) -> None:
-        target = self.directory / file.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = make_parent(self.directory, file.path)
         part = target.with_name(target.name + PART)
         number = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:

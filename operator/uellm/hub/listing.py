@@ -26,6 +26,8 @@ from uellm.models.safetensors import CONSOLIDATED, INDEX, indexed_files
 PAGE_BYTES, PAGES = 16 << 20, 100
 MOST_FILES = 4096
 LONGEST_NAME = 512
+LONGEST_PART = 240
+"""Bytes of a name between slashes: file systems take 255, and a file has a longer name until it is whole."""
 DEEPEST = 4
 _NEXT = re.compile(r'<([^>]+)>; *rel="next"')
 _DIGEST = {"sha256": re.compile(r"[0-9a-f]{64}"), "sha1": re.compile(r"[0-9a-f]{40}")}
@@ -183,7 +185,10 @@ def _is_safe(path: str) -> bool:
     parts = path.split("/")
     if not path.isprintable() or len(path) > LONGEST_NAME or len(parts) > DEEPEST or "\\" in path:
         return False
-    return all(part and not part.startswith(".") and not part.endswith(".part") for part in parts)
+    return all(
+        part and not part.startswith(".") and not part.endswith(".part") and len(part.encode()) <= LONGEST_PART
+        for part in parts
+    )
 
 
 def _invalid(page: str, cause: str) -> LookUpRefusal:

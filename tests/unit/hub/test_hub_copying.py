@@ -93,6 +93,8 @@ def test_the_names_of_a_stranger_s_files_lead_nowhere_else(hub, tmp_path):
         "a//b.json": b"x",
         ".lock": b"x",
         "x\n.json": b"",
+        f"{'x' * 300}.json": b"x",
+        f"{'é' * 120}.json": b"x",
     }
     copied(hub, tmp_path)
     assert set(contents(tmp_path)) == {f"{PLACE}/{name}" for name in NEEDED}
@@ -106,6 +108,40 @@ def test_a_link_that_somebody_put_into_the_volume_is_not_written_through(hub, tm
     (volume / PLACE / "config.json.part").symlink_to(secret)
     assert copied(hub, volume).reason == "Unwritable"
     assert secret.read_text() == "kept"
+
+
+def test_a_link_in_place_of_a_directory_is_not_followed(hub, tmp_path):
+    volume, elsewhere = tmp_path / "volume", tmp_path / "elsewhere"
+    (volume / PLACE).mkdir(parents=True)
+    elsewhere.mkdir()
+    (volume / PLACE / "1_Pooling").symlink_to(elsewhere)
+    refusal = copied(hub, volume)
+    assert refusal.reason == "Unwritable"
+    assert refusal.message.endswith(" (1_Pooling): remove it from the volume")
+    assert contents(elsewhere) == {}
+
+
+def test_a_link_in_place_of_the_next_marker_is_not_written_through(hub, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("kept")
+    (tmp_path / PLACE).mkdir(parents=True)
+    (tmp_path / PLACE / ".complete.part").symlink_to(secret)
+    assert copied(hub, tmp_path).reason == "Unwritable"
+    assert secret.read_text() == "kept"
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["directory", "pipe"])
+@pytest.mark.parametrize("name", ["config.json", "config.json.part", ".lock", ".complete"])
+def test_what_is_in_the_way_of_a_file_is_named_or_replaced(hub, tmp_path, name, put):
+    (tmp_path / PLACE).mkdir(parents=True)
+    put(tmp_path / PLACE / name)
+    found = copied(hub, tmp_path, COMMIT)
+    if isinstance(found, LookUpRefusal):
+        assert found.reason == "Unwritable"
+        assert found.message.startswith("claim models cannot be written: ")
+        assert found.message.endswith(": remove it from the volume")
+    else:
+        assert contents(tmp_path / PLACE) == NEEDED
 
 
 def test_a_link_in_place_of_a_file_is_replaced(hub, tmp_path):
