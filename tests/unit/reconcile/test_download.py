@@ -15,7 +15,7 @@ from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, copie
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
 from uellm.reconcile.download.order import order_of
 from uellm.reconcile.download.pod import download_pod
-from uellm.reconcile.download.steps import after_progress, after_silence, download_inputs
+from uellm.reconcile.download.steps import KEPT_S, ToldProgress, after_progress, after_silence, download_inputs
 from uellm.reconcile.helper_pods.steps import after_refusal, next_step
 from uellm.reconcile.model_source import model_path
 
@@ -220,6 +220,22 @@ def test_a_pod_that_is_hidden_is_told():
         "the model is being copied to claim models: pod p runs and does not answer: allow the operator to reach port "
         "8002 of the pods"
     )
+
+
+def test_a_pod_that_misses_an_answer_leaves_what_it_said_last():
+    later = NOW + timedelta(seconds=60)
+    step = next_step(seen(running()), later)
+    answered = after_progress(step, "models", Progress(1, 2, 90.0, False))
+    told = ToldProgress("uid-p", answered.state, NOW)
+    assert after_silence(step, "models", running(), later, told).state == answered.state
+    for other in (told._replace(pod_uid="uid-of-another"), told._replace(at=NOW - timedelta(seconds=KEPT_S))):
+        assert "does not answer" in said(after_silence(step, "models", running(), later, other))[2]
+
+
+def test_a_hidden_pod_is_asked_less_often_than_one_that_has_just_begun():
+    for age_s, again_s in ((5, 1.0), (60, 10.0)):
+        later = NOW + timedelta(seconds=age_s)
+        assert after_silence(next_step(seen(running()), later), "models", running(), later).again_s == again_s
 
 
 def test_a_volume_that_is_full_is_told_and_tried_again_after_a_growing_delay():

@@ -22,7 +22,7 @@ from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, Downl
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
 from uellm.reconcile.download.order import CopyOrder, order_of
 from uellm.reconcile.download.pod import download_pod
-from uellm.reconcile.download.steps import after_progress, after_silence, download_inputs
+from uellm.reconcile.download.steps import ToldProgress, after_progress, after_silence, download_inputs
 from uellm.reconcile.drift import signed
 from uellm.reconcile.helper_pods.steps import (
     WAIT_EVERY_S,
@@ -54,6 +54,7 @@ class _CopyRecord:
     copy_digest: str
     copy: Copied | None = None
     attempt: Attempt[DownloadState] | None = None
+    told: ToldProgress | None = None
 
 
 class Downloads:
@@ -149,7 +150,7 @@ class Downloads:
     ) -> HelperStep[DownloadState]:
         document = await self._fetch(pod["status"]["podIP"])
         if document is None:
-            return after_silence(step, order.claim, pod, now)
+            return after_silence(step, order.claim, pod, now, record.told)
         try:
             answer = from_document(document)
         except UnreadableDocument as error:
@@ -158,7 +159,9 @@ class Downloads:
             what = f"pod {pod['metadata']['name']} has copied to {answer.directory}, not to {order.directory}"
             answer = LookUpRefusal("InvalidAnswer", what)
         if isinstance(answer, Progress):
-            return after_progress(step, order.claim, answer)
+            step = after_progress(step, order.claim, answer)
+            record.told = ToldProgress(pod["metadata"]["uid"], step.state, now)
+            return step
         if isinstance(answer, LookUpRefusal):
             return after_refusal(seen, answer, now)
         record.copy = answer

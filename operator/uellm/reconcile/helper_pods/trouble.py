@@ -55,14 +55,20 @@ def runs(pod: Pod) -> bool:
 
 def silent(pod: Pod, now: datetime) -> str:
     """What to say of a pod that runs and does not answer."""
-    name, since = pod["metadata"]["name"], [str(each.get("startedAt") or "") for each in _states(pod, "running")]
+    name = pod["metadata"]["name"]
+    if not is_hidden(pod, now):
+        return f"pod {name} runs"
+    return f"pod {name} runs and does not answer: allow the operator to reach port {METRICS_PORT} of the pods"
+
+
+def is_hidden(pod: Pod, now: datetime) -> bool:
+    """Whether a pod that does not answer has run for so long that something keeps its answers away."""
+    since = [str(each.get("startedAt") or "") for each in _states(pod, "running")]
     try:
         age_s = (now - moment(since[0])).total_seconds() if since else 0.0
     except ValueError:
         age_s = 0.0
-    if age_s < HIDDEN_AFTER_S:
-        return f"pod {name} runs"
-    return f"pod {name} runs and does not answer: allow the operator to reach port {METRICS_PORT} of the pods"
+    return age_s >= HIDDEN_AFTER_S
 
 
 def _states(pod: Pod, state: str) -> Iterator[Mapping[str, Any]]:
