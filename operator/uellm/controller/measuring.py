@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from uellm.kube import AlreadyExists, Forbidden, Invalid, Kube, KubeError, NotFo
 from uellm.kube.kinds import NODE, POD
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.measuring.event import not_measured_event
-from uellm.reconcile.measuring.images import images_on
+from uellm.reconcile.measuring.images import full_reference, images_on
 from uellm.reconcile.measuring.needs import MeasuringNeed, need_of
 from uellm.reconcile.measuring.pod import measuring_pod
 from uellm.reconcile.measuring.settings import MeasuringSettings
@@ -22,7 +22,6 @@ from uellm.reconcile.measuring.steps import (
     MeasuringInputs,
     MeasuringStep,
     after_measuring_failure,
-    image_for,
     is_away,
     next_measuring_step,
 )
@@ -132,16 +131,12 @@ class MeasuringKeeper:
     async def _create(self, profile: Mapping[str, Any], need: MeasuringNeed, now: datetime) -> bool:
         """Make the pod, if its image is there or is about to be; whether it was made."""
         name = profile["metadata"]["name"]
-        # Asked for now and then instead of watched: the lists of images are large.
-        node = await self._kube.get(NODE, name)
-        candidates = [self._settings.image, *self._images(None)]
-        image = image_for(candidates, self._images(name), images_on(node or {}))
         before = self._attempts.get(name)
-        if image is None:
+        if not self._is_wanted(name) and not await self._is_there(name):
             self._wait(name, before, now, LOOK_FOR_IMAGE_S)
             return False
         try:
-            pod = await self._kube.create(measuring_pod(profile, need, image, self._settings))
+            pod = await self._kube.create(measuring_pod(profile, need, self._settings))
         except AlreadyExists:
             self._wait(name, before, now, RETRY_S)  # one of before is still being deleted
             return False
@@ -160,14 +155,18 @@ class MeasuringKeeper:
         due = now + timedelta(seconds=seconds)
         self._attempts[name] = MeasuringAttempt(due) if before is None else before._replace(due=due)
 
-    def _images(self, node: str | None) -> Sequence[str]:
-        """The images of services; of those that are planned on a node, where one is given."""
-        found = dict[str, None]()
+    async def _is_there(self, node: str) -> bool:
+        """Whether the image is on a node. Asked for now and then instead of watched: the lists of images are large."""
+        return full_reference(self._settings.image) in images_on(await self._kube.get(NODE, node) or {})
+
+    def _is_wanted(self, node: str) -> bool:
+        """Whether an engine of the administrator's image is planned on a node, so that the image is pulled anyway."""
         for service in self._cache.services():
             plan = (service.get("status") or {}).get("plan") or {}
-            if node is None or node in (plan.get("nodes") or ()):
-                found[(service["spec"].get("engine") or {}).get("image") or self._settings.image] = None
-        return list(found)
+            own = (service["spec"].get("engine") or {}).get("image")
+            if node in (plan.get("nodes") or ()) and own in (None, self._settings.image):
+                return True
+        return False
 
     async def _tell(self, name: str, step: MeasuringStep, now: datetime) -> None:
         """A pass does not fail because an Event cannot be created."""

@@ -65,7 +65,7 @@ class World:
         self.cache.put(GPUNODEPROFILE, {"metadata": metadata, "status": {"source": "NVML", "devices": devices}})
         self.kube.images[name] = list(images)
 
-    def service(self, name: str, image: str, *nodes: str) -> None:
+    def service(self, name: str, image: str | None, *nodes: str) -> None:
         spec, status = {"engine": {"image": image}}, {"plan": {"nodes": list(nodes)}}
         metadata = {"name": name, "namespace": "team", "resourceVersion": "1"}
         self.cache.put(LLMSERVICE, {"metadata": metadata, "spec": spec, "status": status})
@@ -98,19 +98,18 @@ def image(pod: dict[str, Any]) -> str:
     return str(pod["spec"]["containers"][0]["image"])
 
 
-async def test_the_image_of_an_engine_that_is_planned_on_the_node_need_not_be_there_yet(world):
+async def test_the_image_need_not_be_there_yet_where_an_engine_of_it_is_planned(world):
     world.node("n1", images=())
     world.node("n2", images=())
-    world.service("chat", "own:1", "n1")
-    [pod] = await world.step()
-    assert (pod["spec"]["nodeName"], image(pod)) == ("n1", "own:1")
+    world.service("llama", None, "n1")
+    (pod,) = await world.step()
+    assert (pod["spec"]["nodeName"], image(pod)) == ("n1", "engine:1")
 
 
-async def test_the_image_of_any_service_does_where_it_is(world):
+async def test_an_image_that_a_user_named_measures_nothing(world):
     world.node("n1", images=("docker.io/library/own:1",))
-    world.service("chat", "own:1", "elsewhere")
-    [pod] = await world.step()
-    assert image(pod) == "own:1"
+    world.service("llama", "own:1", "n1")
+    assert await world.step() == []
 
 
 async def test_a_node_without_the_image_is_looked_at_once_a_minute(world):

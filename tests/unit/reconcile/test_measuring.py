@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uellm.errors import BadInput
-from uellm.reconcile.measuring.images import full_reference, images_on
+from uellm.reconcile.measuring.images import full_reference
 from uellm.reconcile.measuring.needs import MeasuringNeed, need_of
 from uellm.reconcile.measuring.pod import measuring_pod, pod_name
 from uellm.reconcile.measuring.settings import MeasuringSettings
@@ -23,7 +23,6 @@ from uellm.reconcile.measuring.steps import (
     MeasuringAttempt,
     MeasuringInputs,
     after_measuring_failure,
-    image_for,
     next_measuring_step,
 )
 
@@ -254,15 +253,6 @@ def test_there_is_never_a_second_pod_and_never_one_before_its_time(wanted, phase
     assert {each["status"]["phase"] for each in found.remove} <= {"Succeeded", "Failed"}
 
 
-def test_the_image_is_one_that_is_there_or_one_that_an_engine_needs_there():
-    present = images_on({"status": {"images": [{"names": ["docker.io/vllm/vllm-openai:v0.32.0"]}]}})
-    assert image_for([SETTINGS.image], [], present) == SETTINGS.image
-    assert image_for([SETTINGS.image, "own:1"], ["own:1"], present) == SETTINGS.image
-    assert image_for([SETTINGS.image], [], frozenset()) is None
-    assert image_for([SETTINGS.image], ["own:1"], frozenset()) == "own:1"
-    assert image_for([], ["own:1"], frozenset({full_reference("own:1")})) == "own:1"
-
-
 @pytest.mark.parametrize(
     ("image", "full"),
     [
@@ -278,7 +268,7 @@ def test_images_have_the_names_that_kubelets_report(image, full):
 
 
 def test_the_pod_yields_to_everybody_has_no_rights_and_writes_to_one_directory_of_its_node():
-    made = measuring_pod(profile({}, {}), NEED, "engine:1", SETTINGS)
+    made = measuring_pod(profile({}, {}), NEED, SETTINGS)
     spec, (container,), (copier,) = made["spec"], made["spec"]["containers"], made["spec"]["initContainers"]
     assert spec["nodeName"] == "node-1"
     assert spec["priorityClassName"] == "uellm-measuring"

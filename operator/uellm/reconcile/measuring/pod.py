@@ -30,9 +30,7 @@ _CONTAINER_SECURITY = {
 }
 
 
-def measuring_pod(
-    profile: Mapping[str, Any], need: MeasuringNeed, image: str, settings: MeasuringSettings
-) -> dict[str, Any]:
+def measuring_pod(profile: Mapping[str, Any], need: MeasuringNeed, settings: MeasuringSettings) -> dict[str, Any]:
     """The pod that measures what `need` says on the node of `profile`."""
     node = profile["metadata"]["name"]
     spec: dict[str, Any] = {
@@ -52,7 +50,7 @@ def measuring_pod(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "initContainers": [_copier(settings)],
-        "containers": [_container(need, image, settings)],
+        "containers": [_container(need, settings)],
         "volumes": [
             {"name": "bin", "emptyDir": {"sizeLimit": "16Mi"}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
@@ -114,12 +112,12 @@ def _copier(settings: MeasuringSettings) -> dict[str, Any]:
     }
 
 
-def _container(need: MeasuringNeed, image: str, settings: MeasuringSettings) -> dict[str, Any]:
+def _container(need: MeasuringNeed, settings: MeasuringSettings) -> dict[str, Any]:
     requests = {**(settings.resources.get("requests") or {}), need.resource: str(need.gpus)}
     limits = {**(settings.resources.get("limits") or {}), need.resource: str(need.gpus)}
     return {
         "name": "measure",
-        "image": image,
+        "image": settings.image,
         "command": ["python3", f"{BIN_DIRECTORY}/{PROGRAM}"],
         "args": [
             f"--directory={RESULT_DIRECTORY}",

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 from uellm.api.names import MEASURING_LABEL
 from uellm.reconcile.helper_pods import trouble
-from uellm.reconcile.measuring.images import full_reference
 from uellm.reconcile.measuring.needs import MeasuringNeed
 from uellm.reconcile.measuring.settings import MeasuringSettings
 
@@ -145,14 +144,3 @@ def is_away(node: Mapping[str, Any] | None) -> bool:
     """Whether a node is being emptied, or does not answer."""
     spec = (node or {}).get("spec") or {}
     return bool(spec.get("unschedulable")) or any(taint.get("key") in _AWAY for taint in spec.get("taints") or ())
-
-
-def image_for(candidates: Sequence[str], wanted: Sequence[str], present: frozenset[str]) -> str | None:
-    """The image to measure in: one that is on the node, else one that an engine is about to need there.
-
-    `candidates`: the images of engines; `wanted`: those of engines planned on the node; `present`: what is there.
-    """
-    for image in (*wanted, *candidates):
-        if full_reference(image) in present:
-            return image
-    return next(iter(wanted), None)
