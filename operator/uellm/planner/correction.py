@@ -14,15 +14,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from uellm.hardware import Device
+from uellm.planner import constants as c
 from uellm.planner.cost.rates import flops_per_s
 from uellm.planner.request import PlanRequest
 from uellm.planner.shape import Shape
 from uellm.step_basis import Correction, StepBasis
-
-RATE_TOLERANCE = 0.15
-"""A GPU whose rates differ by more from those that the factors refer to was measured anew: they mean nothing for it."""
-
-_DIGITS = 16
 
 
 class Corrections(NamedTuple):
@@ -62,7 +58,7 @@ def model_digest(request: PlanRequest) -> str:
         request.engine.args,
         request.efficiency,
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _basis(model: str, devices: Sequence[Device], shape: Shape) -> StepBasis | None:
@@ -85,7 +81,7 @@ def _same_gpu(one: StepBasis, other: StepBasis) -> bool:
     if (one.product, one.memory_bytes) != (other.product, other.memory_bytes):
         return False
     rates = (one.flops_per_s, other.flops_per_s), (one.memory_bytes_per_s, other.memory_bytes_per_s)
-    return all(abs(a - b) <= RATE_TOLERANCE * max(a, b) for a, b in rates)
+    return all(abs(a - b) <= c.CORRECTED_RATE_TOLERANCE * max(a, b) for a, b in rates)
 
 
 def _distance(basis: StepBasis, shape: Shape) -> float:

@@ -27,6 +27,7 @@ from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.inspection.inspections import Inspections
+from uellm.reconcile.measured.store import StepStore
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
@@ -103,7 +104,8 @@ class Operator:
         self.now = datetime.now(UTC)
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
-        self._planning = Planning(self.cache, InProcess())
+        self.steps = StepStore()
+        self._planning = Planning(self.cache, InProcess(), steps=self.steps)
         self.asked_at_s = 0.0
         placements = PlacementReports(self._report, lambda: self.asked_at_s)
         self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP

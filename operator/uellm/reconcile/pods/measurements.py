@@ -8,7 +8,7 @@ from typing import Any
 
 from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.reconcile.names import uid_of
-from uellm.reconcile.pods.attainment import read_measurements
+from uellm.reconcile.pods.attainment import read_report
 from uellm.reconcile.pods.collector import Collector, Fetch
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.pod_state import engine_start
@@ -46,7 +46,7 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
             self._known.pop(uid, None)
             self._steps.pop(uid, None)
         else:
-            report = read_measurements(document)
+            report = read_report(document)
             self._known[uid] = report.classes
             self._steps.pop(uid, None)
             if report.steps is not None:
