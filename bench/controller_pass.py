@@ -27,6 +27,8 @@ from uellm.kube.kinds import GPUNODEPROFILE, LLMSERVICE, NODE
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.download.downloads import Downloads
+from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import observe
 from uellm.reconcile.planning.planning import Planning
@@ -137,12 +139,15 @@ async def measure(nodes: int, gpus: int, passes: int) -> dict[str, Any]:
         PlacementReports(nothing, clock), Measurements(nothing, clock), RunningReports(nothing, clock)
     )
     with WorkerProcess() as worker:
+        applier = Applier(kube, cache)  # type: ignore[arg-type] # the part of Kube that a pass uses
         reconciler = Reconciler(
             cache,
             Planning(cache, worker),
             collectors,
-            Applier(kube, cache),  # type: ignore[arg-type] # the part of Kube that a pass uses
+            applier,
             Images("engine:1", "sidecar:1", "launcher:1"),
+            Inspections(applier, nothing, "operator:1"),
+            Downloads(applier, nothing, "operator:1"),
         )
         start = time.perf_counter()
         writes = -1

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from uellm.hardware import Device
-from uellm.profiler import measure
+from uellm.measuring import figures as measure
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.sample import SourceError
 from uellm.text import aligned

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Gathers what the images hold into build/images/: for each role the packages of its extra, from uv.lock with their
-# hashes, and our own package; and the launcher as a zipapp. Run from anywhere; needs `uv` (make setup brings one).
+# hashes, and our own package; and launcher and measuring program as zipapps. Run from anywhere; needs `uv` (make setup brings one).
 set -eu
 cd "$(dirname "$0")/.."
 UV=${UV:-uv}
@@ -26,3 +26,4 @@ collect operator --extra controller --extra extender
 collect sidecar --extra sidecar --no-emit-package numpy
 collect profiler --extra profiler
 PYTHONPATH=operator "$python" -m uellm.launcher.build build/images/launcher.pyz
+PYTHONPATH=operator "$python" -m uellm.measuring.build build/images/measuring.pyz

@@ -29,6 +29,8 @@ OWN_DIRECTORIES = {
     "/run/containerd": "run",
     "/var/lib/cni": "cni/state",
     "/etc/cni/net.d": "cni/conf",
+    # Of UELLM's chart: what was measured on the node.
+    "/var/lib/uellm/measurements": "measurements",
 }
 # Kernel settings that a kubelet changes for itself. They apply to the whole machine, so files are mounted over them in
 # the node: the kubelet reads back what it wrote, and the machine stays unchanged.

@@ -32,3 +32,16 @@ def and_more(names: Sequence[str], limit: int, noun: str = "") -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun: `1 GPU`, `2 GPUs`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def decimal_size(count: int) -> str:
+    """Bytes as hubs and storage vendors count them, with two digits or more.
+
+    >>> decimal_size(141_107_000_000), decimal_size(2_345_000), decimal_size(999)
+    ('141 GB', '2.3 MB', '999 B')
+    """
+    for unit, prefix in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            amount = count / unit
+            return f"{amount:.1f} {prefix}" if amount < 9.95 else f"{amount:.0f} {prefix}"
+    return f"{count} B"

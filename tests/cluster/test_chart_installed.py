@@ -112,9 +112,9 @@ def test_the_operator_may_write_children_and_statuses_and_nothing_secret(run: Ru
     children = ("apps/deployments", "/services", "/configmaps", "policy/poddisruptionbudgets")
     may = [f"{verb} {child} team-a" for child in children for verb in ("create", "patch", "delete")]
     may += ["patch uellm.io/llmservices/status team-a", f"create coordination.k8s.io/leases {NAMESPACE}"]
-    may += ["create /pods team-a"]
+    may += ["create /pods team-a", *(f"{verb} /persistentvolumeclaims team-a" for verb in ("create", "patch"))]
     may_not = ["create coordination.k8s.io/leases team-a", "get /secrets team-a", "delete uellm.io/llmservices team-a"]
-    may_not += ["get /pods/log team-a", "create /pods/exec team-a"]
+    may_not += ["delete /persistentvolumeclaims team-a", "get /pods/log team-a", "create /pods/exec team-a"]
     assert allowed(run, f"{NAMESPACE}:uellm-operator", *may, *may_not) == may
 
 

@@ -212,6 +212,38 @@ async def test_a_plan_that_cannot_be_read_is_said_in_the_pods_condition(kube, na
     await eventually(told)
 
 
+@pytest.fixture
+def priority(kubeconfig: str) -> Iterator[str]:
+    """The chart's PriorityClass of measuring pods."""
+    kubectl = [str(ensure({"kubectl"}) / "kubectl"), "--kubeconfig", kubeconfig]
+    words = ["create", "priorityclass", "measuring", "--value=-1000", "--preemption-policy=Never"]
+    subprocess.run([*kubectl, *words], check=True, capture_output=True, timeout=30)
+    yield "measuring"
+    subprocess.run([*kubectl, "delete", "priorityclass", "measuring"], check=True, capture_output=True, timeout=30)
+
+
+@pytest.mark.parametrize("text", [plan(2), None], ids=["an engine", "a pod of somebody else"])
+async def test_a_pod_that_wants_gpus_preempts_the_pod_that_measures_them_within_5_s(
+    kube, namespace, gpu_node, processes, priority, eventually, text
+):
+    # The profiler names no pod that measures, so the profile calls the GPUs free.
+    name = await gpu_node([24 * GIB] * 2)
+    measuring = pod(namespace, "measure", text=None, gpus=2)
+    measuring["metadata"]["labels"] = {"uellm.io/service": "", "uellm.io/measuring": "mark"}
+    measuring["spec"] |= {"nodeName": name, "priorityClassName": priority, "terminationGracePeriodSeconds": 2}
+    await kube.create(measuring)
+
+    async def runs() -> bool:
+        return ((await kube.get(POD, "measure", namespace) or {}).get("status") or {}).get("phase") == "Running"
+
+    await eventually(runs)
+    start_s = time.monotonic()
+    await kube.create(pod(namespace, "p", text=text, gpus=2))
+    assert await eventually(lambda: node_of(kube, namespace, "p")) == name
+    assert time.monotonic() - start_s < 5
+    assert await kube.get(POD, "measure", namespace) is None
+
+
 async def test_a_hundred_pods_are_placed_and_no_node_gets_more_than_it_has(
     kube, namespace, gpu_node, processes, eventually
 ):

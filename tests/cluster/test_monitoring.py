@@ -52,7 +52,7 @@ uellm_extender_request_seconds_bucket{{verb="filter",le="1"}} %(n)s
 uellm_extender_request_seconds_bucket{{verb="filter",le="+Inf"}} %(n)s
 uellm_profile_written_timestamp_seconds{{node="node-1"}} 1
 uellm_profiler_source_failing{{node="node-1"}} 1
-uellm_profiler_measurement_seconds_count{{result="failed"}} %(n)s
+uellm_profile_measured_devices{{node="node-1"}} 1
 uellm_profile_devices{{node="node-1",state="unhealthy"}} 2
 uellm_gpus{{state="free"}} 2
 uellm_service_replicas{SERVICE}}} 2

@@ -1,7 +1,8 @@
 """A model hub: the file routes of the real one, and of its API what an engine's download needs, on real sockets.
 
 It needs nothing but Python. `python3 hub_server.py DIRECTORY` serves a directory on port 8080 of every address, as a
-pod of the end-to-end tests; the token that it asks for is in HUB_TOKEN.
+pod of the end-to-end tests, and prints what it is asked for; the token that it asks for is in HUB_TOKEN. Of a long file
+it sends one half, and the other half once there is the file that HUB_HOLD names.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +21,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-_ROUTE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^/]+)")
+LONG_BYTES = 1 << 20
+_ROUTE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/models/([^/]+/[^/]+)/(revision|tree|paths-info)/([^/?]+)(/[^?]+)?(?:\?.*)?")
 
 
@@ -41,6 +44,16 @@ class HubServer:
     """Status and headers of every answer, instead of a file."""
     redirects: dict[str, str] = field(default_factory=dict)
     """Target by file name; `{}` in it is the file's path here."""
+    cut_bytes: int = 0
+    """If set, the connection breaks after so many bytes of a body that is longer."""
+    damaged: dict[str, bytes] = field(default_factory=dict)
+    """Sent instead of the content that is listed, by name."""
+    hold: Path | None = None
+    """Until there is such a file, one half of a long body is sent."""
+    prints: bool = False
+    """Print what is asked for."""
+    page_files: int = 1000
+    """Entries on a page of the list of files."""
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """Paths and headers, in order."""
     sent_bytes: int = 0
@@ -60,6 +73,15 @@ def tensor_file(shapes: dict[str, list[int]], dtype: str = "BF16", *, padding: i
     return struct.pack("<Q", len(header)) + header + bytes(end)
 
 
+def _listed(name: str, content: bytes) -> dict[str, Any]:
+    """A file's entry in the tree: weights are in LFS, with the checksum of their content."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob}
+    if name.endswith((".safetensors", ".bin")):
+        entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return entry
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
@@ -73,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        if self.hub.prints:
+            print(self.path, self.headers.get("Range", ""), flush=True)
         self._reply(*(self._api() if self.path.startswith("/api/") else self._answer()))
 
     def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -83,7 +107,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if 0 < self.hub.cut_bytes < len(body):
+            body, self.close_connection = body[: self.hub.cut_bytes], True
         try:
+            half = len(body) // 2
+            if self.hub.hold is not None and len(body) > LONG_BYTES:
+                self.wfile.write(body[:half])
+                body = body[half:]
+                while not self.hub.hold.exists():
+                    time.sleep(0.1)  # another process makes it, and nothing tells this one
             self.wfile.write(body)
         except ConnectionError:
             self.close_connection = True
@@ -98,13 +130,25 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if route[4]:  # a directory, and there are none
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        told = {"Content-Type": "application/json"}
         names = [name for name in self.hub.files if paths is None or name in paths]
         if route[2] == "revision":
             listed: Any = {"id": route[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
         else:
-            sizes = {name: len(self.hub.files[name]) for name in names}
-            listed = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in sizes.items()]
-        return 200, {"Content-Type": "application/json"}, json.dumps(listed).encode()
+            listed = [_listed(name, self.hub.files[name]) for name in names]
+            told |= self._next_page(len(listed))
+            first = self._cursor()
+            listed = listed[first : first + self.hub.page_files]
+        return 200, told, json.dumps(listed).encode()
+
+    def _cursor(self) -> int:
+        return int((parse_qs(urlsplit(self.path).query).get("cursor") or ["0"])[0])
+
+    def _next_page(self, entries: int) -> dict[str, str]:
+        after = self._cursor() + self.hub.page_files
+        if after >= entries:
+            return {}
+        return {"Link": f'<{self.hub.url}{urlsplit(self.path).path}?cursor={after}>; rel="next"'}
 
     def _has_token(self) -> bool:
         return not self.hub.token or self.headers.get("Authorization") == f"Bearer {self.hub.token}"
@@ -120,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
         told = {} if stored else {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(name.encode()).hexdigest()}"'}
         if not stored and name in self.hub.redirects:
             return 302, told | {"Location": self.hub.redirects[name].replace("{}", f"/stored/{name}")}, b""
-        return self._file(self.hub.files[name], told)
+        content = self.hub.files[name]
+        return self._file(self.hub.damaged.get(name, content), told)
 
     def _refused(self, route: re.Match[str] | None, name: str) -> tuple[int, str] | None:
         if route is None or route[1] != self.hub.repository:
@@ -164,4 +209,8 @@ def hub_server() -> Iterator[HubServer]:
 
 if __name__ == "__main__":
     contents = {path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir() if path.is_file()}
-    _server(HubServer(files=contents, token=os.environ.get("HUB_TOKEN", "")), ("0.0.0.0", 8080)).serve_forever()
+    held = os.environ.get("HUB_HOLD")
+    served = HubServer(
+        files=contents, token=os.environ.get("HUB_TOKEN", ""), hold=Path(held) if held else None, prints=True
+    )
+    _server(served, ("0.0.0.0", 8080)).serve_forever()

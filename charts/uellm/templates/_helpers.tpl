@@ -47,6 +47,18 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{/* Not empty where pods measure GPUs: without profilers nobody would read what they find. */}}
+{{- define "uellm.measures" -}}
+{{- if and .Values.measuring.enabled .Values.profiler.enabled -}}true{{- end -}}
+{{- end -}}
+
+{{/* How they do it, as the operator reads it. */}}
+{{- define "uellm.measuring" -}}
+{{- $own := pick .Values.measuring "image" "directory" "nodeSelector" "runtimeClassName" "resources" "env" "volumes" "volumeMounts" -}}
+{{- $where := dict "namespace" (include "uellm.profilerNamespace" .) "priorityClassName" (printf "%s-measuring" (include "uellm.fullname" .)) -}}
+{{- merge $where $own (dict "pullSecrets" .Values.images.pullSecrets) | toJson -}}
+{{- end -}}
+
 {{- define "uellm.profilerNamespace" -}}
 {{- .Values.profiler.namespace.name | default (printf "%s-profiler" .Release.Namespace) -}}
 {{- end -}}

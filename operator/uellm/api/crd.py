@@ -27,6 +27,8 @@ class Column(NamedTuple):
     path: str
     description: str
     type: str = "string"
+    wide: bool = False
+    """Shown by `-o wide` alone."""
 
 
 class Definition(NamedTuple):
@@ -46,6 +48,7 @@ class Definition(NamedTuple):
         return f"{GROUP}_{self.plural}.yaml"
 
 
+_READY_MESSAGE = ".status.conditions[?(@.type=='Ready')].message"
 LLMSERVICES = Definition(
     model=LLMService,
     plural="llmservices",
@@ -63,6 +66,7 @@ LLMSERVICES = Definition(
         Column("READY", ".status.summary.ready", "Ready and desired replicas"),
         Column("STATUS", ".status.conditions[?(@.type=='Ready')].reason", "Why it is ready or not"),
         Column("AGE", ".metadata.creationTimestamp", "Time since creation", "date"),
+        Column("MESSAGE", _READY_MESSAGE, "The same in a sentence, with `-o wide`", wide=True),
     ),
 )
 GPUNODEPROFILES = Definition(
@@ -108,7 +112,7 @@ def render(definition: Definition) -> dict[str, Any]:
         "schema": {"openAPIV3Schema": resource_schema(definition)},
         "subresources": _subresources(definition),
         "additionalPrinterColumns": [
-            {"name": c.name, "type": c.type, "description": c.description, "jsonPath": c.path}
+            {"name": c.name, "type": c.type, "description": c.description, "jsonPath": c.path, **_priority(c)}
             for c in definition.columns
         ],
     }
@@ -126,6 +130,10 @@ def render(definition: Definition) -> dict[str, Any]:
         "metadata": {"name": f"{definition.plural}.{GROUP}"},
         "spec": {"group": GROUP, "scope": definition.scope, "names": names, "versions": [version]},
     }
+
+
+def _priority(column: Column) -> dict[str, int]:
+    return {"priority": 1} if column.wide else {}
 
 
 def _subresources(definition: Definition) -> dict[str, Any]:

@@ -17,6 +17,8 @@ Lanes = Annotated[int | None, Field(ge=1, le=64)]
 PcieGeneration = Annotated[int | None, Field(ge=1, le=15)]
 Links = Annotated[int | None, Field(ge=0, le=64)]
 ErrorCount = Annotated[int | None, Field(ge=0, le=2**50)]
+Nanoseconds = Annotated[int | None, Field(ge=0, le=10**10)]
+Megahertz = Annotated[int | None, Field(ge=0, le=100_000)]
 Slowdown = Literal["Hardware", "HardwareThermal", "SoftwareThermal", "PowerBrake"]
 
 
@@ -60,6 +62,22 @@ class Measured(StatusModel):
     """Throughput of matrix products in FP8 (E4M3)."""
     memory_bytes_per_second: BytesPerSecond = None
     """Bandwidth of the device's memory, read and written."""
+    bf16_decode_gigaflops_per_second: Gigaflops = None
+    """Throughput in bfloat16 as in decoding: 32 rows times a square matrix. For people; no plan reads it."""
+    fp16_decode_gigaflops_per_second: Gigaflops = None
+    """The same in float16."""
+    fp8_decode_gigaflops_per_second: Gigaflops = None
+    """The same in FP8 (E4M3)."""
+    host_bytes_per_second: BytesPerSecond = None
+    """Bandwidth of copies from the host's memory. For people; no plan reads it."""
+    launch_nanoseconds: Nanoseconds = None
+    """Duration of the smallest kernel, from its call until its end is known. For people; no plan reads it."""
+    power_limit_watts: Annotated[int | None, Field(ge=0, le=100_000)] = None
+    """Power limit during the measurement."""
+    sm_clock_megahertz: Megahertz = None
+    """Clock of the multiprocessors while they multiplied."""
+    memory_clock_megahertz: Megahertz = None
+    """Clock of the memory meanwhile."""
     measured_at: Timestamp | None = None
     """Time of the measurement."""
 
@@ -172,8 +190,39 @@ class LinkProfile(StatusModel):
     """Kind of the link, in the terms of `nvidia-smi topo -m`."""
     bytes_per_second: BytesPerSecond = None
     """Throughput of large copies."""
-    latency_nanoseconds: Annotated[int | None, Field(ge=0, le=10**10)] = None
+    latency_nanoseconds: Nanoseconds = None
     """Duration of the smallest copy."""
+
+
+class AllReduceTime(StatusModel):
+    """How long an all-reduce took."""
+
+    gpus: Annotated[int, Field(ge=2, le=64)]
+    """GPUs that took part: the first of those that were measured."""
+    bytes: Annotated[int, Field(ge=1, le=2**40)]
+    """What each of them contributed."""
+    nanoseconds: Annotated[int, Field(ge=1, le=10**12)]
+    """Median duration."""
+
+
+class Measurement(StatusModel):
+    """How the measured figures came about."""
+
+    on: Literal["GPU", "CPU"] = "GPU"
+    """GPU: of the GPUs themselves. CPU: of the node's CPU, in the place of simulated GPUs; the description of a
+    simulated node asks for it by this field, and its own rates then do not count."""
+    request: Text | None = None
+    """Value of the annotation uellm.io/measure that the figures answer."""
+    finished: Text | None = None
+    """What the last measuring pod was to do, as a digest; set when it had nothing left to do."""
+    torch_version: Annotated[str | None, StringConstraints(max_length=64)] = None
+    """Version of torch that measured."""
+    cuda_version: Annotated[str | None, StringConstraints(max_length=64)] = None
+    """Version of CUDA that this torch was built for."""
+    all_reduce: Annotated[tuple[AllReduceTime, ...], Field(max_length=64, json_schema_extra=dict(ATOMIC))] = ()
+    """All-reduce over groups of GPUs. For people; no plan reads it."""
+    failures: Annotated[tuple[Sentence, ...], Field(max_length=16, json_schema_extra=dict(ATOMIC))] = ()
+    """What could not be measured, or was measured and is not believed, and why."""
 
 
 class ProfileSummary(StatusModel):
@@ -209,6 +258,8 @@ class GPUNodeProfileStatus(StatusModel):
     """The node's GPUs."""
     links: Annotated[tuple[LinkProfile, ...], Field(max_length=4096, json_schema_extra=dict(ATOMIC))] = ()
     """The links between them."""
+    measurement: Measurement | None = None
+    """How the measured figures came about; not set where nothing was measured."""
     conditions: Conditions = ()
     """Aspects of the profile's state."""
 

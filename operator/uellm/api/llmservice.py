@@ -11,6 +11,7 @@ from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
+from uellm.api.model_cache import ModelCache
 from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
@@ -22,6 +23,7 @@ HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95
 PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$"
 FILE_URI = r"^file://(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$"
 REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+COMMIT = r"^[0-9a-f]{40}$"
 _NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
@@ -36,6 +38,24 @@ class SecretKey(Model):
 
 class ModelSource(Model):
     """Which model to serve, where its weights are, and what the planner must know about it."""
+
+    rules = (
+        ValidationRule(
+            cel="!has(self.cache) || self.uri.startsWith('hf://')",
+            holds=lambda model: model.cache is None or model.uri.startswith("hf://"),
+            message="must not be set unless uri is hf://: any other model is on a volume already",
+            field=".cache",
+        ),
+        ValidationRule(
+            cel=f"!has(self.cache) || !has(self.config) || self.revision.matches('{COMMIT}')",
+            holds=lambda model: (
+                model.cache is None or model.config is None or re.fullmatch(COMMIT, model.revision) is not None
+            ),
+            message="must be a commit of 40 hexadecimal digits if both cache and config are set: nothing else says "
+            "which commit is copied",
+            field=".revision",
+        ),
+    )
 
     uri: Annotated[
         str,
@@ -58,6 +78,9 @@ class ModelSource(Model):
     config: Annotated[dict[str, Any] | None, Field(max_length=256, json_schema_extra=dict(PRESERVED))] = None
     """The model's config.json. Where not set, the operator looks it up before any engine starts, together with the
     headers of the weights: on the hub, or on the volume. Where set, it is used as it is, and nothing is looked up."""
+    cache: ModelCache | None = None
+    """Where an `hf://` model is kept, so that its files are downloaded once and engines start from them without the
+    hub; each engine downloads them anew where not set."""
     token_secret_ref: SecretKey | None = None
     """A token for gated `hf://` models."""
     trust_remote_code: bool = False

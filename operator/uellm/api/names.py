@@ -18,8 +18,17 @@ REVISION_LABEL = "uellm.io/revision"
 INSPECTION_LABEL = "uellm.io/inspection"
 """On inspection pods: the name of the LLMService whose model they look up. Their SERVICE_LABEL is empty."""
 
+DOWNLOAD_LABEL = "uellm.io/download"
+"""On download pods: the name of the LLMService whose model they copy. Their SERVICE_LABEL is empty."""
+
 SOURCE_LABEL = "uellm.io/source"
-"""On inspection pods: the digest of what they look up."""
+"""On inspection and download pods: the digest of what they do."""
+
+MEASURING_LABEL = "uellm.io/measuring"
+"""On measuring pods: the digest of what they are to measure. Their SERVICE_LABEL is empty."""
+
+MEASURE_ANNOTATION = "uellm.io/measure"
+"""On a GPUNodeProfile: another value than before lets the node's GPUs be measured anew."""
 
 SCHEDULER_NAME = "uellm-scheduler"
 """The scheduler that asks our extender; the default of `placement.schedulerName`."""

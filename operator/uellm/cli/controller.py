@@ -13,6 +13,7 @@ from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
 from uellm.reconcile.children import Images
+from uellm.reconcile.measuring.settings import MeasuringSettings
 
 DEFAULT_HEALTH_LISTEN = ":8080"
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -21,6 +22,7 @@ REQUIRED_IMAGES = {
     "launcher": "launcher in the engine's pods",
     "inspector": "pods that look models up, which is the operator's own",
 }
+MEASURING_VARIABLE = "UELLM_MEASURING"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -53,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="make a GPUNodeClass of every kind of GPU node that is seen: for clusters whose nodes come and go",
     )
+    parser.add_argument(
+        "--measuring",
+        default=environment(MEASURING_VARIABLE),
+        metavar="JSON",
+        help=f"how pods measure GPUs, as the chart writes it ({MEASURING_VARIABLE}; default: none do)",
+    )
     add_log_level(parser)
 
 
@@ -71,9 +79,18 @@ def run(args: argparse.Namespace) -> int:
         health_host=host,
         health_port=port,
         remember_node_classes=args.remember_node_classes,
+        measuring=_measuring(args),
     )
     asyncio.run(serve(options))
     return 0
+
+
+def _measuring(args: argparse.Namespace) -> MeasuringSettings | None:
+    if not args.measuring:
+        return None
+    return MeasuringSettings.from_json(
+        args.measuring, source="--measuring", image=args.engine_image, launcher_image=args.launcher_image
+    )
 
 
 def _own_namespace() -> str:

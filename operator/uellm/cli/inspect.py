@@ -6,16 +6,15 @@ import argparse
 import asyncio
 import json
 import logging
-import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 from aiohttp import web
 
 from uellm.cli.arguments import listen_address, positive
 from uellm.cli.hub import SCHEME, repository_of
+from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.hub.connection import HubSettings
@@ -23,7 +22,6 @@ from uellm.hub.directory import read_directory_facts
 from uellm.hub.document import to_document
 from uellm.hub.lookup import look_up
 from uellm.hub.remedies import OF_SERVICES
-from uellm.metrics.server import WebListener
 from uellm.pod_interface import METRICS_PORT, MODEL_PATH
 
 DEFAULT_LISTEN = f":{METRICS_PORT}"
@@ -72,10 +70,9 @@ def run(args: argparse.Namespace) -> int:
     """Look up and serve."""
     look = _look_up(args)
     host, port = listen_address(args.listen, "--listen", DEFAULT_LISTEN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    asyncio.run(_serve(look, host, port, args.seconds))
+    log_to_stderr()
+    served = ServedResult(host, port, MODEL_PATH, args.seconds)
+    asyncio.run(serve(served, lambda: _result(look()), lambda found: found.told, _show, logger))
     return 0
 
 
@@ -89,50 +86,10 @@ def _look_up(args: argparse.Namespace) -> LookUp:
     return lambda: read_directory_facts(directory, Path(args.volume or directory), args.called or args.model)
 
 
-async def _serve(look: LookUp, host: str | None, port: int, seconds: float) -> None:
-    found = _in_background(lambda: _result(look()))
-    ended = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    app = web.Application()
-    app.add_routes([web.get(MODEL_PATH, _answer(found))])
-    async with WebListener(app, host, port, purpose="the result") as listener:
-        logger.info("serving on port %d", listener.port)
-        known = asyncio.Event()
-        found.add_done_callback(lambda _: known.set())
-        stop, look_up_done = (asyncio.create_task(event.wait()) for event in (ended, known))
-        await asyncio.wait({stop, look_up_done}, return_when=asyncio.FIRST_COMPLETED)
-        if found.done():
-            logger.info("%s", found.result().told)
-            await asyncio.wait({stop}, timeout=seconds)
-        stop.cancel()
-        look_up_done.cancel()
-
-
-def _in_background(work_out: Callable[[], _Result]) -> asyncio.Future[_Result]:
-    """The result of a call in a thread that does not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def work() -> None:
-        try:
-            found = work_out()
-        except Exception as error:
-            loop.call_soon_threadsafe(future.set_exception, error)
-        else:
-            loop.call_soon_threadsafe(future.set_result, found)
-
-    Thread(target=work, daemon=True).start()
-    return future
-
-
-def _answer(found: asyncio.Future[_Result]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def answer(_: web.Request) -> web.Response:
-        if not found.done():
-            return web.json_response({"reading": True}, status=503)
-        return web.Response(body=found.result().body, content_type="application/json")
-
-    return answer
+def _show(found: asyncio.Future[_Result]) -> web.Response:
+    if not found.done():
+        return web.json_response({"reading": True}, status=503)
+    return web.Response(body=found.result().body, content_type="application/json")
 
 
 def _result(found: ModelFacts | LookUpRefusal) -> _Result:

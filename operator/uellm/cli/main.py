@@ -30,6 +30,9 @@ COMMANDS = {
     "inspect": Command(
         "uellm.cli.inspect", "controller", "look a model up and serve what was found (runs in the inspection pod)"
     ),
+    "fetch": Command(
+        "uellm.cli.fetch", "controller", "copy a model's files from a hub to a directory (runs in the download pod)"
+    ),
     "calibrate": Command("uellm.cli.calibrate", "", "fit the step-time model of an engine to measured steps"),
     "predict": Command("uellm.cli.predict", "", "predict times and memory of engines under given loads"),
     "crds": Command("uellm.cli.crds", "", "print the CustomResourceDefinitions"),

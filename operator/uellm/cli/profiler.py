@@ -2,18 +2,19 @@
 
 Its pod's requirements:
 
-    args      profiler --node $(NODE_NAME) [--simulate /etc/uellm/simulate] [--interval 10]
+    args      profiler --node $(NODE_NAME) [--simulate /etc/uellm/simulate] [--measurements DIR] [--interval 10]
               `--simulate` takes a directory of `<nodeName>.yaml` files (the ConfigMap) or one file. A node without a
               file in the directory is measured by NVML. If it has no driver either, the process logs that once and
               tries again every interval. It neither crash-loops nor writes a profile for a node without GPUs.
     env       NODE_NAME from fieldRef spec.nodeName. On real GPU nodes NVIDIA_VISIBLE_DEVICES=all and
-              NVIDIA_DRIVER_CAPABILITIES=utility (compute,utility if the image contains torch). Never
+              NVIDIA_DRIVER_CAPABILITIES=utility. Never
               NVIDIA_MIG_MONITOR_DEVICES: with it, NVIDIA's runtime refuses containers without CAP_SYS_ADMIN.
               No `nvidia.com/gpu` request: the profiler observes all GPUs and allocates none.
     pod       runtimeClassName nvidia on real GPU nodes (a value of the chart; none in the dev cluster), tolerations for
               GPU taints, terminationGracePeriodSeconds 10.
     mounts    hostPath directory /var/lib/kubelet/pod-resources at the same path, readOnly (the directory, not the
-              socket: a restarted kubelet makes a new one); the ConfigMap at /etc/uellm/simulate; no writable path.
+              socket: a restarted kubelet makes a new one); the directory of the node into which measuring pods write,
+              readOnly; the ConfigMap at /etc/uellm/simulate; no writable path.
     security  runAsUser 0 (the kubelet's socket belongs to root), runAsNonRoot false, drop ALL capabilities,
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
@@ -29,6 +30,7 @@ import logging
 import os
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 
 from uellm import __version__
 from uellm.cli.arguments import add_log_level, metrics_listen
@@ -36,6 +38,7 @@ from uellm.errors import BadInput
 from uellm.kube import Kube
 from uellm.metrics.server import WebListener, metrics_app
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.nvml import NVMLSource
 from uellm.profiler.podresources import SOCKET, PodResources
@@ -54,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="the node's name (default: $NODE_NAME)")
     parser.add_argument(
         "--simulate", metavar="PATH", help="description of simulated GPUs, or a directory of <node>.yaml files"
+    )
+    parser.add_argument(
+        "--measurements", metavar="DIR", type=Path, help="directory into which measuring pods write (default: none)"
     )
     parser.add_argument(
         "--interval",
@@ -110,4 +116,6 @@ async def _keep(args: argparse.Namespace, source: Source) -> None:
             await Kube.connect(kubeconfig=args.kubeconfig, observe=metrics.api_calls.observe)
         )
         periods = replace(Periods(), interval_s=args.interval)
-        await Keeper(Store(kube, args.node), source, kubelet, metrics, periods=periods).run()
+        measurements = MeasurementFile(args.measurements)
+        store = Store(kube, args.node)
+        await Keeper(store, source, kubelet, metrics, measurements=measurements, periods=periods).run()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import kopf
 
 from uellm.controller import handlers, resync
 from uellm.controller.lease import DURATION_S, Lease
+from uellm.controller.measuring import MeasuringKeeper
 from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import probes_app
@@ -26,8 +28,9 @@ from uellm.metrics.server import WebListener
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
-from uellm.reconcile.measured.store import StepStore
+from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.names import Key
 from uellm.reconcile.node_pools import NodePools
 from uellm.reconcile.planning.planning import Planning
@@ -36,6 +39,7 @@ from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.sidecar_client import SidecarClient
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.stale_profiles import ProfileAges
+from uellm.reconcile.step_times.store import StepStore
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class ControllerOptions:
 
     images: Images
     inspector_image: str
-    """Of the pods that look models up."""
+    """Of the pods that look models up, or copy them."""
     namespace: str
     """Namespace of the Lease."""
     identity: str
@@ -63,6 +67,8 @@ class ControllerOptions:
     health_port: int = 8080
     remember_node_classes: bool = False
     """Make a GPUNodeClass of every kind of node that is seen."""
+    measuring: MeasuringSettings | None = None
+    """Of the pods that measure GPUs; None for none."""
 
 
 async def serve(options: ControllerOptions) -> None:
@@ -109,8 +115,9 @@ class _Operator:
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
         inspections = Inspections(applier, sidecars.model, self._options.inspector_image)
+        downloads = Downloads(applier, sidecars.download, self._options.inspector_image)
         reconciler = Reconciler(
-            self._cache, planning, collectors, applier, self._options.images, inspections, node_pools=pools
+            self._cache, planning, collectors, applier, self._options.images, inspections, downloads, node_pools=pools
         )
         queue: DirtyQueue[Key] = DirtyQueue(reconciler.reconcile, metrics)
         watcher = Watcher(self._cache, queue.mark, planning.waiting)
@@ -137,6 +144,7 @@ class _Operator:
             step_keeper.keep(),
             _resync(kube, self._cache, watcher, collectors),
             _find_stale_profiles(self._cache, watcher, clock),
+            *self._measuring(kube),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
                 registry=handlers.registry(watcher),
@@ -148,6 +156,12 @@ class _Operator:
                 ready_flag=self._watching,
             ),
         )
+
+    def _measuring(self, kube: Kube) -> list[Coroutine[Any, Any, None]]:
+        settings = self._options.measuring
+        if settings is None:
+            return []
+        return [MeasuringKeeper(kube, self._cache, settings, instance=self._options.identity).keep()]
 
     def _health(self, lease: Lease, queue: DirtyQueue[Key], metrics: ControllerMetrics) -> WebListener:
         def lease_is_fresh() -> str | None:

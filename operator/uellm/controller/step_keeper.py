@@ -9,8 +9,8 @@ from typing import Any
 
 from uellm.kube import Kube, KubeError
 from uellm.kube.kinds import CONFIGMAP
-from uellm.reconcile.measured.store import CONFIGMAP_NAME, FILE, StepStore
 from uellm.reconcile.names import MANAGER
+from uellm.reconcile.step_times.store import CONFIGMAP_NAME, FILE, StepStore
 
 logger = logging.getLogger(__name__)
 

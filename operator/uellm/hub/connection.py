@@ -6,8 +6,9 @@ import os
 import ssl
 import time
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ REDIRECTS = 5
 TIMEOUT_S = 20.0
 DEADLINE_S = 120.0
 """Of one look-up, all its requests together."""
+_REDIRECT_BODY_BYTES = 64 << 10
 _REDIRECTED = {301, 302, 303, 307, 308}
 
 
@@ -55,12 +57,36 @@ class Answer:
     """Size of the whole file; None where the server does not say."""
 
 
-class HubConnection:
-    """One look-up's connections. `get` returns a LookUpRefusal where no answer came."""
+class InterruptedStreamError(Exception):
+    """The connection broke in the middle of a body."""
 
-    def __init__(self, settings: HubSettings) -> None:
+    def __init__(self, refusal: LookUpRefusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A final answer whose body is still to be read."""
+
+    answer: Answer
+    """Status and headers; its body is empty."""
+    first: int
+    """Offset in the file at which the body begins: 0 where the server knows no ranges."""
+    pieces: Iterator[bytes]
+    """The body. Raises InterruptedStreamError."""
+
+
+class HubConnection:
+    """The connections of one look-up or copy. `get` returns a LookUpRefusal where no answer came.
+
+    `deadline_s`: of all requests together; None for no limit. Threads may share it.
+    """
+
+    def __init__(self, settings: HubSettings, deadline_s: float | None = DEADLINE_S) -> None:
         self.settings = settings
-        self._deadline_s = time.monotonic() + DEADLINE_S
+        self._allowed_s = deadline_s or 0.0
+        self._deadline_s = float("inf") if deadline_s is None else time.monotonic() + deadline_s
         # Proxies and private CAs (SSL_CERT_FILE) are those of the environment.
         self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=True, verify=_certificates())
 
@@ -72,19 +98,66 @@ class HubConnection:
 
     def get(self, path: str, *, first: int = 0, limit: int) -> Answer | LookUpRefusal:
         """At most `limit` bytes of the endpoint's file at `path`, from byte `first` on."""
+        opened = self._open(path, f"bytes={first}-{first + limit - 1}")
+        if isinstance(opened, LookUpRefusal):
+            return opened
+        response, told = opened
+        # A server without ranges sends the file from its beginning.
+        skip = first if response.status_code == 200 else 0
+        try:
+            body = self._read(response, skip + limit)
+        except (httpx.HTTPError, OSError) as error:
+            return self._unreachable(str(error) or type(error).__name__)
+        finally:
+            response.close()
+        size = _file_bytes(response)
+        whole = len(body) <= skip + limit and (size is None or first + len(body) - skip >= size)
+        return Answer(response.status_code, told, body[skip : skip + limit], whole, size)
+
+    @contextmanager
+    def stream(self, path: str, *, first: int, last: int) -> Iterator[Stream | LookUpRefusal]:
+        """The bytes `first` to `last` (included) of the endpoint's file at `path`, piece by piece."""
+        opened = self._open(path, f"bytes={first}-{last}")
+        if isinstance(opened, LookUpRefusal):
+            yield opened
+            return
+        response, told = opened
+        answer = Answer(response.status_code, told, b"", False, _file_bytes(response))
+        try:
+            yield Stream(answer, first if response.status_code == 206 else 0, self._pieces(response))
+        finally:
+            response.close()
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        try:
+            # Pieces of a chosen size would be gathered first, and lost where the connection breaks.
+            yield from response.iter_raw()
+        except (httpx.HTTPError, OSError) as error:
+            raise InterruptedStreamError(self._unreachable(str(error) or type(error).__name__)) from error
+
+    def _open(self, path: str, wanted: str) -> tuple[httpx.Response, dict[str, str]] | LookUpRefusal:
+        """The final answer, its body unread, and its headers: a redirect's own come before those of what it led to."""
         url, told = self.settings.endpoint + path, dict[str, str]()
-        ranged = {"Range": f"bytes={first}-{first + limit - 1}", "Accept-Encoding": "identity"}
+        ranged = {"Range": wanted, "Accept-Encoding": "identity"}
         for _ in range(REDIRECTS + 1):
             request = self._request(url, ranged)
             if isinstance(request, LookUpRefusal):
                 return request
-            answer = self._sent(request, first, limit)
-            if isinstance(answer, LookUpRefusal):
-                return answer
-            told = {**answer.headers, **told}
-            target = answer.headers.get("location")
-            if answer.status not in _REDIRECTED or not target:
-                return replace(answer, headers=told)
+            if time.monotonic() > self._deadline_s:
+                return self._unreachable(f"the look-up was not done within {self._allowed_s:.0f} s")
+            try:
+                response = self._client.send(request, stream=True)
+                told = {**{name.lower(): value for name, value in response.headers.items()}, **told}
+                target = response.headers.get("location")
+                if response.status_code not in _REDIRECTED or not target:
+                    return response, told
+                try:
+                    # So that the connection can be used again.
+                    self._read(response, _REDIRECT_BODY_BYTES)
+                finally:
+                    response.close()
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                return self._unreachable(str(error) or type(error).__name__)
             url = urljoin(url, target)
         return LookUpRefusal("InvalidAnswer", f"{self.settings.endpoint} redirects more than {REDIRECTS} times")
 
@@ -119,24 +192,6 @@ class HubConnection:
             extensions={"sni_hostname": parts.hostname},
         )
 
-    def _sent(self, request: httpx.Request, first: int, limit: int) -> Answer | LookUpRefusal:
-        if time.monotonic() > self._deadline_s:
-            return self._unreachable(f"the look-up was not done within {DEADLINE_S:.0f} s")
-        try:
-            response = self._client.send(request, stream=True)
-            try:
-                # A server without ranges sends the file from its beginning.
-                skip = first if response.status_code == 200 else 0
-                body = self._read(response, skip + limit)
-            finally:
-                response.close()
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return self._unreachable(str(error) or type(error).__name__)
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        size = _file_bytes(response.status_code, headers)
-        whole = len(body) <= skip + limit and (size is None or first + len(body) - skip >= size)
-        return Answer(response.status_code, headers, body[skip : skip + limit], whole, size)
-
     def _read(self, response: httpx.Response, limit: int) -> bytes:
         found = bytearray()
         for piece in response.iter_raw():
@@ -165,6 +220,8 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def _file_bytes(status: int, headers: Mapping[str, str]) -> int | None:
-    text = headers.get("content-range", "").rpartition("/")[2] if status == 206 else headers.get("content-length", "")
+def _file_bytes(response: httpx.Response) -> int | None:
+    headers = response.headers
+    ranged = response.status_code == 206
+    text = headers.get("content-range", "").rpartition("/")[2] if ranged else headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdecimal() else None

@@ -34,8 +34,7 @@ _NAME = "the result of the look-up"
 def to_document(found: ModelFacts | LookUpRefusal) -> dict[str, Any]:
     """The document. Headers that are too long are left out; a configuration that is too long is a refusal."""
     if isinstance(found, LookUpRefusal):
-        wait = {} if found.retry_after_s is None else {"retryAfterS": found.retry_after_s}
-        return {"version": VERSION, "refusal": {"reason": found.reason, "message": found.message, **wait}}
+        return {"version": VERSION, "refusal": refusal_entry(found)}
     if cause := _unfit(found.config):
         return to_document(LookUpRefusal("InvalidAnswer", f"the model cannot be kept: its config.json {cause}"))
     facts: dict[str, Any] = {"commit": found.commit, "config": found.config, "files": found.files}
@@ -49,7 +48,7 @@ def from_document(document: Any) -> ModelFacts | LookUpRefusal:
     """The inverse of `to_document`. Raises UnreadableDocument."""
     with reading(_NAME, document) as read:
         if "refusal" in read:
-            return _refusal(read["refusal"])
+            return read_refusal(read["refusal"])
         facts = read["facts"]
         return facts_from(facts["config"], facts["commit"], facts["files"], _decoded(facts.get("tensors")))
 
@@ -112,7 +111,14 @@ def _decoded(text: Any) -> bytes | None:
         raise UnreadableDocument(_NAME, "its packed headers are not base64") from error
 
 
-def _refusal(entry: Any) -> LookUpRefusal:
+def refusal_entry(refusal: LookUpRefusal) -> dict[str, Any]:
+    """A refusal as an object."""
+    wait = {} if refusal.retry_after_s is None else {"retryAfterS": refusal.retry_after_s}
+    return {"reason": refusal.reason, "message": refusal.message, **wait}
+
+
+def read_refusal(entry: Any) -> LookUpRefusal:
+    """The inverse of `refusal_entry`. Raises UnreadableDocument."""
     with reading(_NAME, entry) as read:
         reason, message, wait_s = read["reason"], read["message"], read.get("retryAfterS")
         if reason not in get_args(RefusalReason) or not isinstance(message, str):

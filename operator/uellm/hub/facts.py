@@ -20,6 +20,9 @@ RefusalReason = Literal[
     "Unreadable",
     "AddressRefused",
     "InvalidAnswer",
+    "ChecksumMismatch",
+    "VolumeFull",
+    "Unwritable",
 ]
 
 
@@ -47,7 +50,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class LookUpRefusal:
-    """Why there are no facts."""
+    """Why there are no facts, or no copy."""
 
     reason: RefusalReason
     message: str

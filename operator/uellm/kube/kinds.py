@@ -49,6 +49,7 @@ NODE = Kind("v1", "Node", "nodes", False)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", False)
 POD = Kind("v1", "Pod", "pods", True)
 SERVICE = Kind("v1", "Service", "services", True)
+PVC = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims", True)
 CONFIGMAP = Kind("v1", "ConfigMap", "configmaps", True)
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", True)
 REPLICASET = Kind("apps/v1", "ReplicaSet", "replicasets", True)
@@ -71,6 +72,7 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         NAMESPACE,
         POD,
         SERVICE,
+        PVC,
         CONFIGMAP,
         DEPLOYMENT,
         REPLICASET,

@@ -3,7 +3,7 @@
     sample.py        an observation of a node's GPUs, and the interface of the two sources
     nvml.py          source: the driver, through NVML; links.py: how its GPUs are connected; gpu_state.py: their state
     simulated.py     source: a description in a file
-    measure.py       measures GPUs with torch, in its own process; bench.py: decides what to measure and when
+    measured.py      what the measuring pods wrote, as far as it can be believed
     podresources.py  which pod has which device, from the kubelet; device_names.py: by UUID of the device;
                      allocations.py: by UID of the pod
     offered.py       which devices the kubelet offers, and to how many pods at once
@@ -16,5 +16,5 @@
     table.py         the profile as a table
     kubelet/         the kubelet's two gRPC APIs
 
-Only this package imports pynvml and torch, and both only when they are needed.
+Only this package imports pynvml, and only when it is needed.
 """

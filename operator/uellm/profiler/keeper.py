@@ -3,7 +3,6 @@
     look      source ------- sample, every `interval_s`            \
     poll      kubelet ------ who has which device, every `poll_s`   > what was seen --> write, where it differs
     restore   API server --- the profile was deleted               /
-    measure   idle GPUs ---- figures, one at a time
 
 Only changes are written, and a heartbeat (`observedAt`) every `heartbeat_s`. Readers hold a watch: no event means that
 nothing changed, and an old `observedAt` means that the profiler is gone.
@@ -23,16 +22,16 @@ from uellm.api.node_labels import own_labels
 from uellm.errors import BadInput
 from uellm.hardware import Device
 from uellm.kube import Forbidden, KubeError, NotFound
-from uellm.profiler import bench
 from uellm.profiler.allocations import Allocations, allocations
 from uellm.profiler.device_names import Names, unknown_names
 from uellm.profiler.events import Turn, turns
+from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.offered import KubeletOffer
 from uellm.profiler.outside_memory import OutsideMemory
 from uellm.profiler.podresources import Held, Kubelet, KubeletSilent, Listed
 from uellm.profiler.process import in_daemon_thread, now
-from uellm.profiler.sample import NVML, SIMULATED, DriverChanged, Sample, Source, SourceError
+from uellm.profiler.sample import SIMULATED, DriverChanged, Sample, Source, SourceError
 from uellm.profiler.status import Seen, Status, changes, compose, device_states, facts, pod_uids_of, sample_of
 from uellm.profiler.store import Store
 
@@ -61,7 +60,14 @@ class Keeper:
     """Keeps one node's profile. `run` ends only if cancelled, or with an error that needs a new process."""
 
     def __init__(
-        self, store: Store, source: Source, kubelet: Kubelet, metrics: ProfilerMetrics, *, periods: Periods = Periods()
+        self,
+        store: Store,
+        source: Source,
+        kubelet: Kubelet,
+        metrics: ProfilerMetrics,
+        *,
+        measurements: MeasurementFile | None = None,
+        periods: Periods = Periods(),
     ) -> None:
         self._metrics = metrics
         self._store = store
@@ -69,7 +75,7 @@ class Keeper:
         self._kubelet = kubelet
         self._periods = periods
         self._wake = asyncio.Event()
-        self._bench = bench.Bench()
+        self._measurements = measurements or MeasurementFile(None)
         self._logged: dict[str, str] = {}
         # Observed.
         self._sample: Sample | None = None
@@ -78,7 +84,6 @@ class Keeper:
         self._listed: Listed | None = None
         self._offered = KubeletOffer()
         self._outside = OutsideMemory()
-        self._measuring: frozenset[str] = frozenset()
         # Derived and written.
         self._allocations = Allocations({}, settled=False)
         self._resolved: Held | None = None
@@ -92,7 +97,7 @@ class Keeper:
         await self._begin()
         try:
             async with asyncio.TaskGroup() as tasks:
-                for loop in (self._look, self._poll, self._restore, self._measure, self._write):
+                for loop in (self._look, self._poll, self._restore, self._write):
                     tasks.create_task(loop())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -106,8 +111,8 @@ class Keeper:
             else:
                 self._recovered("API server")
                 self._allocations = Allocations(pod_uids_of(self._before), settled=False)
-                for each in (self._bench, self._offered, self._outside):
-                    each.adopt(self._before)
+                self._offered.adopt(self._before)
+                self._outside.adopt(self._before)
                 return
 
     async def _look(self) -> None:
@@ -128,10 +133,9 @@ class Keeper:
                 self._trouble = None
                 self._metrics.source_fails(False)
                 self._looked_at = now()
-                self._bench.check(self._sample)
                 self._recovered("source")
                 if self._listed is not None:
-                    self._outside.look(self._sample, {*self._allocations.pod_uids, *self._measuring})
+                    self._outside.look(self._sample, {*self._allocations.pod_uids, *self._allocations.measured})
             await self._ask_what_is_offered()
             self._wake.set()
             await asyncio.sleep(self._periods.interval_s)
@@ -163,33 +167,6 @@ class Keeper:
             self._written_at = None
             self._wake.set()
 
-    async def _measure(self) -> None:
-        while bench.available():
-            await asyncio.sleep(self._periods.interval_s)
-            target = self._target()
-            if target is None:
-                continue
-            start_s, self._measuring = time.monotonic(), frozenset(target)
-            try:
-                figures = await bench.run(target)
-            except bench.NotMeasured as error:
-                self._metrics.measured(time.monotonic() - start_s, failed=True)
-                logger.warning("%s not measured: %s", " -> ".join(target), error)
-                self._bench.record(target, None, now())
-                continue
-            finally:
-                self._measuring = frozenset()
-            self._metrics.measured(time.monotonic() - start_s, failed=False)
-            if self._sample and set(target) <= set(bench.idle(self._sample, self._allocations.pod_uids)):
-                # Otherwise a pod started meanwhile, and the figures are those of a shared GPU.
-                self._bench.record(target, figures, now())
-                self._wake.set()
-
-    def _target(self) -> bench.Target | None:
-        if self._sample is None or self._sample.source != NVML or self._listed is None or self._trouble:
-            return None
-        return self._bench.next_target(self._sample, self._allocations.pod_uids)
-
     async def _write(self) -> None:
         wait_s = 0.0
         while True:
@@ -218,7 +195,7 @@ class Keeper:
         status = compose(self._seen(sample, names), self._before, now(), observed_at=self._looked_at)
         if heartbeat or facts(status) != facts(self._before):
             await self._store.write(status)
-            self._metrics.written(device_states(status))
+            self._metrics.written(device_states(status), sum("measured" in each for each in status["devices"]))
             for change in changes(self._before, status):
                 logger.info(change)
             turned = tuple(turns(self._before, status))
@@ -258,11 +235,13 @@ class Keeper:
         same = self._resolved is not None and replace(self._resolved, pods=held.pods) == held
         if same and self._allocations.settled and not heartbeat:
             return
-        self._allocations = allocations(held, await self._store.pods(), self._allocations.pod_uids)
+        before = self._allocations
+        self._allocations = allocations(held, await self._store.pods(), before.pod_uids, before.measuring)
         self._resolved = held
 
     def _seen(self, sample: Sample, names: Names) -> Seen:
         unknown = names.unknown(self._listed.devices if self._listed else ())
+        believed = self._measurements.believed(sample)
         return Seen(
             sample=sample,
             pod_uids=self._allocations.pod_uids,
@@ -271,8 +250,9 @@ class Keeper:
             not_offered=self._offered.faults,
             outside_bytes=self._outside.bytes,
             remarks=tuple(filter(None, (unknown_names(unknown), self._outside.sentence(sample)))),
-            measured=self._bench.devices if sample.source == NVML else {},
-            measured_links=self._bench.links if sample.source == NVML else {},
+            measured=believed.devices,
+            measured_links=believed.links,
+            measurement=believed.measurement,
             trouble=self._trouble,
             heartbeat_s=self._periods.heartbeat_s,
         )

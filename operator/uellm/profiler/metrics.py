@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from uellm.metrics.api_calls import ApiCalls
 
@@ -25,17 +25,16 @@ class ProfilerMetrics:
         self._devices = Gauge(
             "uellm_profile_devices", "GPUs of the node, by state.", ["node", "state"], registry=self.registry
         )
+        self._measured = Gauge(
+            "uellm_profile_measured_devices",
+            "GPUs of the node whose rates are measured.",
+            ["node"],
+            registry=self.registry,
+        )
         self._trouble = Gauge(
             "uellm_profiler_source_failing",
             "1 while the GPUs cannot be observed, else 0.",
             ["node"],
-            registry=self.registry,
-        )
-        self._measurements = Histogram(
-            "uellm_profiler_measurement_seconds",
-            "Time of a micro-benchmark, by result: `measured` or `failed`.",
-            ["result"],
-            buckets=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0),
             registry=self.registry,
         )
         self._failures = Counter(
@@ -44,9 +43,10 @@ class ProfilerMetrics:
         self._written.labels(node).set(0)
         self._trouble.labels(node).set(0)
 
-    def written(self, states: dict[str, int]) -> None:
-        """The profile was written; `states`: its GPUs by state."""
+    def written(self, states: dict[str, int], measured: int) -> None:
+        """The profile was written; `states`: its GPUs by state; `measured`: how many have measured rates."""
         self._written.labels(self._node).set(time.time())
+        self._measured.labels(self._node).set(measured)
         for state, count in states.items():
             self._devices.labels(self._node, state).set(count)
 
@@ -57,7 +57,3 @@ class ProfilerMetrics:
     def source_fails(self, fails: bool) -> None:
         """Whether the GPUs could be observed the last time."""
         self._trouble.labels(self._node).set(fails)
-
-    def measured(self, seconds: float, *, failed: bool) -> None:
-        """A micro-benchmark ended."""
-        self._measurements.labels("failed" if failed else "measured").observe(seconds)

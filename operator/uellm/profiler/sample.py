@@ -34,6 +34,8 @@ class Sample:
     """UUIDs of devices that any process uses."""
     used_bytes: Mapping[str, int] = field(default_factory=dict)
     """Memory in use by UUID, without what the driver keeps for itself; devices for which it is known."""
+    measured_on: str = "GPU"
+    """What the rates are measured on: GPU, or CPU for simulated GPUs; empty where a description has them."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """UUIDs by other names that a device plugin may use: `nvidia0`, or the GPU that MIG slices belong to."""
 

@@ -59,10 +59,13 @@ class SimulatedSource:
 
     def _parse(self) -> Sample:
         status = _parsed(str(self.file), self._status())
+        to_measure = status.measurement is not None and status.measurement.on == "CPU"
+        described = _without_rates(status) if to_measure else status
         return Sample(
             source=SIMULATED,
-            devices=tuple(_entries(status)),
-            links=tuple(link.to_dict() for link in status.links),
+            measured_on="CPU" if to_measure else "",
+            devices=tuple(_entries(described)),
+            links=tuple(link.to_dict() for link in described.links),
             driver_version=status.driver_version or "",
             cuda_version=status.cuda_version or "",
         )
@@ -108,6 +111,14 @@ def _parsed(file: str, document: Any) -> GPUNodeProfileStatus:
             if uuid not in uuids:
                 raise BadInput(f"{at}.links[{index}].{end}", f"{uuid!r} is not one of the devices")
     return status
+
+
+def _without_rates(status: GPUNodeProfileStatus) -> GPUNodeProfileStatus:
+    """The description whose rates are to be measured."""
+    devices = tuple(device.model_copy(update={"measured": None}) for device in status.devices)
+    unknown = {"bytes_per_second": None, "latency_nanoseconds": None}
+    links = tuple(link.model_copy(update=unknown) for link in status.links)
+    return status.model_copy(update={"devices": devices, "links": links})
 
 
 def _entries(status: GPUNodeProfileStatus) -> Iterator[dict[str, Any]]:

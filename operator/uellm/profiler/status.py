@@ -30,6 +30,8 @@ class Seen:
     resource_names: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     measured_links: Mapping[tuple[str, ...], Mapping[str, Any]] = field(default_factory=dict)
+    measurement: Mapping[str, Any] | None = None
+    """How these figures came about."""
     trouble: SourceError | None = None
     heartbeat_s: float | None = None
     """How often the profile is written at least; None for one that is written once."""
@@ -65,6 +67,7 @@ def compose(seen: Seen, before: Status, now: str, *, observed_at: str = "") -> d
         "summary": _summary(devices),
         "devices": devices,
         "links": [{**link, **seen.measured_links.get((link["a"], link["b"]), {})} for link in sample.links],
+        "measurement": seen.measurement,
         "conditions": [_ready(seen, before, now)],
     }
     # The API's own types drop what the API server would refuse.

@@ -128,6 +128,10 @@ class Applier:
         await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
         self._cache.remove(kind, obj)
 
+    def stored(self, kind: Kind, name: str, namespace: str) -> Mapping[str, Any] | None:
+        """An object as it was written or seen last; None where there is none."""
+        return self._cache.get(kind, name, namespace)
+
     async def create_pod(self, observed: Observed, manifest: Manifest) -> None:
         """Create a pod. Raises KubeError."""
         written = await self._kube.create(manifest)

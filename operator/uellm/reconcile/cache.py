@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.api.names import INSPECTION_LABEL, SERVICE_LABEL
+from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
@@ -20,6 +20,7 @@ from uellm.kube.kinds import (
     NODE,
     PDB,
     POD,
+    PVC,
     SERVICE,
     Kind,
 )
@@ -30,7 +31,8 @@ from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
-WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, POD)
+_HELPER_LABELS = (INSPECTION_LABEL, DOWNLOAD_LABEL)
+WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, PVC, POD)
 
 
 class Changes:
@@ -48,7 +50,9 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
-        self._inspection_pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._measuring_pods: dict[tuple[str, str], Object] = {}
+        self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]
+        self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
@@ -88,6 +92,8 @@ class Cache:
         kept = lean(kind, obj)
         self._objects[kind][place] = kept
         self._index(kind, place)
+        if _is_measuring(kind, kept):
+            self._measuring_pods[place] = kept
         if (grouped := self._grouped(kind, kept)) is not None:
             for service in _services_of(kind, kept):
                 grouped[service][place[1]] = kept
@@ -172,8 +178,22 @@ class Cache:
 
     def inspection_pods(self, key: Key) -> list[Object]:
         """The pods that look a service's model up, in the order of their names."""
-        pods = self._inspection_pods.get(key, {})
+        return self._helpers(INSPECTION_LABEL, key)
+
+    def download_pods(self, key: Key) -> list[Object]:
+        """The pods that copy a service's model, in the order of their names."""
+        return self._helpers(DOWNLOAD_LABEL, key)
+
+    def _helpers(self, label: str, key: Key) -> list[Object]:
+        pods = self._helper_pods[label].get(key, {})
         return [pods[name] for name in sorted(pods)]
+
+    def measuring_pods(self) -> dict[str, list[Object]]:
+        """The pods that measure GPUs, by node."""
+        found: dict[str, list[Object]] = {}
+        for pod in self._measuring_pods.values():
+            found.setdefault(pod["spec"].get("nodeName") or "", []).append(pod)
+        return found
 
     def configmaps(self, key: Key) -> list[Object]:
         """The ConfigMaps that may be a service's, in the order of their names."""
@@ -181,8 +201,10 @@ class Cache:
         return [found[name] for name in sorted(found)]
 
     def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Object]] | None:
-        pods = self._inspection_pods if _is_inspection(obj) else self._pods
-        return {POD: pods, CONFIGMAP: self._configmaps}.get(kind)
+        if kind != POD:
+            return self._configmaps if kind == CONFIGMAP else None
+        label = _helper_label(obj)
+        return self._helper_pods[label] if label else self._pods
 
     def _index(self, kind: Kind, place: tuple[str, str]) -> None:
         if kind == GPUNODEPROFILE:
@@ -215,8 +237,9 @@ class Cache:
         elif kind == GPUNODECLASS:
             self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
-            # Those that look models up need no GPUs.
-            if _seat(before) != _seat(after) and not _is_inspection(before or after):
+            # Those that look models up, or copy them, need no GPUs, and those of a pod that measures are free.
+            apart = _helper_label(before or after) or _is_measuring(POD, before or after)
+            if _seat(before) != _seat(after) and not apart:
                 self.room_version += 1
                 for pod in filter(None, (before, after)):
                     self._changes.services.update(dict.fromkeys(_services_of(POD, pod)))
@@ -226,6 +249,8 @@ class Cache:
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)
+        if kind == POD:
+            self._measuring_pods.pop(place, None)
         self._index(kind, place)
         if (grouped := self._grouped(kind, obj)) is not None:
             for service in _services_of(kind, obj):
@@ -242,14 +267,22 @@ def _services_of(kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
     """The services under which an object is looked up: a pod by its label alone, for its owner is a ReplicaSet."""
     if kind != POD:
         return possible_owners(obj)
-    name = (obj["metadata"].get("labels") or {}).get(INSPECTION_LABEL if _is_inspection(obj) else SERVICE_LABEL)
+    name = (obj["metadata"].get("labels") or {}).get(_helper_label(obj) or SERVICE_LABEL)
     return {Key(obj["metadata"]["namespace"], name)} if name else set()
 
 
-def _is_inspection(pod: Mapping[str, Any] | None) -> bool:
-    """Whether a pod looks a model up. With the label of a service it would be one of its engine's."""
+def _helper_label(pod: Mapping[str, Any] | None) -> str:
+    """The label that says for which service a helper pod works; empty for any other pod.
+
+    With the label of a service it would be one of its engine's.
+    """
     labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
-    return INSPECTION_LABEL in labels and not labels.get(SERVICE_LABEL)
+    return next((each for each in _HELPER_LABELS if each in labels and not labels.get(SERVICE_LABEL)), "")
+
+
+def _is_measuring(kind: Kind, obj: Mapping[str, Any] | None) -> bool:
+    """Whether it is a pod that measures GPUs."""
+    return kind == POD and MEASURING_LABEL in (((obj or {}).get("metadata") or {}).get("labels") or {})
 
 
 def _newer(obj: Mapping[str, Any], known: Mapping[str, Any]) -> bool:

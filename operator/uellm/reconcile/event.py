@@ -13,7 +13,7 @@ from uellm.reconcile.observe import Observed
 
 _NOTE_BYTES = 1024
 # Normal steps, not failures.
-_EXPECTED = frozenset({"EngineStarting", "Inspecting", "RollingOut"})
+_EXPECTED = frozenset({"EngineStarting", "Inspecting", "ModelDownloading", "RollingOut"})
 
 
 def event_of(observed: Observed, note: Condition, now: datetime, instance: str) -> dict[str, Any]:

@@ -1,30 +1,33 @@
-"""Where the engine finds the model of an LLMService: the path or name that vLLM gets, and the claim to mount."""
+"""Where the engine finds the model of an LLMService: the path or name that vLLM gets."""
 
 from __future__ import annotations
 
 from uellm.api import LLMService
+from uellm.hub import ModelFacts
+from uellm.hub.copy_state import copy_path
+from uellm.reconcile.model_claim import MODEL_MOUNT
 
-MODEL_MOUNT = "/models"
-"""Where the claim of a `pvc://` model is mounted."""
 
-
-def model_path(service: LLMService) -> str:
-    """What `vllm serve` is given: a Hugging Face id, or a path in the container."""
+def model_path(service: LLMService, facts: ModelFacts | None = None) -> str:
+    """What `vllm serve` is given: a Hugging Face id, or a path in the container. `facts`: where it was looked up."""
     scheme, _, rest = service.spec.model.uri.partition("://")
     if scheme == "hf":
-        return rest
+        if service.spec.model.cache is None:
+            return rest
+        return f"{MODEL_MOUNT}/{copy_path(rest, model_revision(service, facts))}"
     if scheme == "file":
         return rest.rstrip("/")
     _, _, path = rest.strip("/").partition("/")
     return f"{MODEL_MOUNT}/{path}".rstrip("/")
 
 
-def model_revision(service: LLMService) -> str:
-    """The revision of an `hf://` model; empty for any other."""
-    return service.spec.model.revision if service.spec.model.uri.startswith("hf://") else ""
+def model_revision(service: LLMService, facts: ModelFacts | None = None) -> str:
+    """The revision of an `hf://` model, by its commit where it was looked up; empty for any other."""
+    if not service.spec.model.uri.startswith("hf://"):
+        return ""
+    return (facts.commit if facts is not None else "") or service.spec.model.revision
 
 
-def claim_name(service: LLMService) -> str | None:
-    """The PersistentVolumeClaim of a `pvc://` model; None for any other."""
-    scheme, _, rest = service.spec.model.uri.partition("://")
-    return rest.partition("/")[0] if scheme == "pvc" else None
+def repository(service: LLMService) -> str:
+    """The repository of an `hf://` model, with its owner."""
+    return service.spec.model.uri.removeprefix("hf://")

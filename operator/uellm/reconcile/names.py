@@ -70,6 +70,16 @@ def model_name(service_name: str) -> str:
     return f"{service_name}-model"
 
 
+def weights_name(service_name: str) -> str:
+    """Name of the claim that the operator makes for the model's files, and of the ConfigMap that says what is on it."""
+    return f"{service_name}-weights"
+
+
+def download_prefix(service_name: str) -> str:
+    """With what the names of download pods begin."""
+    return f"{service_name}-weights-"
+
+
 def inspection_prefix(service_name: str) -> str:
     """With what the names of inspection pods begin."""
     return f"{service_name}-model-"

@@ -13,11 +13,12 @@ from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE, Kind
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, PVC, SERVICE, Kind
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.revision import Revision
+from uellm.reconcile.download.download_state import NOT_NEEDED, DownloadState
 from uellm.reconcile.field_effects import rolling_digest
 from uellm.reconcile.inspection.model_state import GIVEN, ModelState
 from uellm.reconcile.names import (
@@ -28,6 +29,7 @@ from uellm.reconcile.names import (
     belongs_to,
     config_name,
     deployment_name,
+    weights_name,
 )
 from uellm.reconcile.node_class import NodeClass
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
@@ -61,8 +63,12 @@ class Observed:
     """Its engines' pods."""
     inspection_pods: tuple[Object, ...] = ()
     """The pods that look its model up."""
+    download_pods: tuple[Object, ...] = ()
+    """The pods that copy its model."""
     model: ModelState = GIVEN
     """What is known of its model."""
+    download: DownloadState = NOT_NEEDED
+    """How far the copy of its model is."""
     reports: Mapping[str, ReportedPlacement] = field(default_factory=dict)
     """What the pods' launchers report, by pod uid."""
     running: Mapping[str, RunningReport] = field(default_factory=dict)
@@ -225,6 +231,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         configmaps={each["metadata"]["name"]: each for each in cache.configmaps(key) if belongs_to(each, document)},
         pods=pods,
         inspection_pods=tuple(cache.inspection_pods(key)),
+        download_pods=tuple(cache.download_pods(key)),
         nodes=cache.profiled_nodes(),
         node_classes=cache.node_classes(),
         node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
@@ -257,6 +264,7 @@ def _read(document: Object) -> tuple[LLMService | None, str]:
 def child_names(key: Key) -> dict[Kind, str]:
     """The name of each child, but for ConfigMaps."""
     return {
+        PVC: weights_name(key.name),
         SERVICE: key.name,
         PDB: key.name,
         DEPLOYMENT: deployment_name(key.name),

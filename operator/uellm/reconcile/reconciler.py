@@ -17,6 +17,7 @@ from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
 from uellm.reconcile.desired import desired_state, left_alone, reloaded
+from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.drift import holds
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, revision_label
@@ -31,7 +32,7 @@ from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
-from uellm.reconcile.revisions import KnownRevisions, needed_by, superseded
+from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.waiting_for_node import waits_for_node
@@ -68,6 +69,7 @@ class Reconciler:
         applier: Applier,
         images: Images,
         inspections: Inspections,
+        downloads: Downloads,
         *,
         clock: Callable[[], datetime] = utc_now,
         node_pools: NodePools | None = None,
@@ -82,6 +84,7 @@ class Reconciler:
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
         self._inspections = inspections
+        self._downloads = downloads
         self._clock = clock
         self._node_pools = node_pools
 
@@ -94,12 +97,14 @@ class Reconciler:
             self._revisions.forget(key)
             self._kubelet_events.forget(key)
             self._inspections.forget(key)
+            self._downloads.forget(key)
             self._settled.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.pods)
         measure_in_s = await self._collectors.measurements.refresh(observed.pods)
         now = self._clock()
-        ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *observed.inspection_pods), now)
+        helpers = (*observed.inspection_pods, *observed.download_pods)
+        ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
         observed = dataclasses.replace(
             observed,
             reports=self._collectors.placements.of(observed.pods),
@@ -117,13 +122,15 @@ class Reconciler:
         planned = await self._planning.plan(observed, now)
         if planned is None:
             return inspect_in_s  # it is being planned, and is marked when that is done
+        download, download_in_s = await self._downloads.advance(observed, planned.choice.plan, now)
+        observed = dataclasses.replace(observed, download=download)
         recheck_s = await self._still_settled(observed, planned, now)
         if recheck_s is None:
             recheck_s = await self._carry_out(observed, planned, now)
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, look_in_s)
+        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
         return min(filter(None, due_s), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
@@ -184,6 +191,8 @@ class Reconciler:
         """The children to write; where they are refused, those that may be written all the same, and the reason."""
         if planned.choice.plan is None or observed.service is None:
             return self._left_alone(observed, None)
+        if observed.download.obstacle is not None and kept_revision(observed, planned.choice.plan) is None:
+            return self._left_alone(observed, observed.download.obstacle, keep_plan=True)
         try:
             surge = self._surge(observed, planned.choice.plan)
             desired = desired_state(observed, planned.choice.plan, planned.rendered, self._images, surge)
@@ -207,8 +216,9 @@ class Reconciler:
         room = self._planning.promises.room_for_another(observed)
         return Surge(plan.gpus_per_replica, room, pending_pod(observed.pods, self._clock()))
 
-    def _left_alone(self, observed: Observed, refusal: Obstacle | None) -> _Writable:
-        if observed.deployment is None:
+    def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
+        """`keep_plan`: the GPUs stay promised while the children wait."""
+        if observed.deployment is None and not keep_plan:
             self._planning.withdraw(observed.key)
         wanted = None
         if observed.revision is not None and observed.service is not None:

@@ -26,8 +26,8 @@ from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
 from uellm.reconcile.children import Images
+from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
-from uellm.reconcile.measured.store import StepStore
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
@@ -38,6 +38,7 @@ from uellm.reconcile.pods.placement_reports import PlacementReports
 from uellm.reconcile.pods.running import RunningReports
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.step_times.store import StepStore
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
 
@@ -117,8 +118,10 @@ class Operator:
         collectors = Collectors(placements, measurements, running)
         self.answers: dict[str, Mapping[str, Any] | None] = {}  # of inspection pods, by pod IP
         inspections = Inspections(applier, self._inspected, "operator:1")
+        self.copies: dict[str, Mapping[str, Any] | None] = {}  # how far download pods are, by pod IP
+        downloads = Downloads(applier, self._downloaded, "operator:1")
         self.reconciler = Reconciler(
-            self.cache, self._planning, collectors, applier, images, inspections, clock=lambda: self.now
+            self.cache, self._planning, collectors, applier, images, inspections, downloads, clock=lambda: self.now
         )
         self._started = False
 
@@ -183,6 +186,9 @@ class Operator:
 
     async def _inspected(self, address: str) -> Mapping[str, Any] | None:
         return self.answers.get(address)
+
+    async def _downloaded(self, address: str) -> Mapping[str, Any] | None:
+        return self.copies.get(address)
 
     async def _measured(self, address: str) -> Mapping[str, Any] | None:
         return self.measurements.get(address)

@@ -87,8 +87,10 @@ def test_no_empty_list_or_text_is_a_default() -> None:
 
 def test_the_columns_are_those_of_the_design() -> None:
     (version,) = render(LLMSERVICES)["spec"]["versions"]
-    names = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert names == ["MODEL", "GPUS", "LAYERS", "NODES", "SLO", "READY", "STATUS", "AGE"]
+    columns = version["additionalPrinterColumns"]
+    usual = [column["name"] for column in columns if not column.get("priority")]
+    assert usual == ["MODEL", "GPUS", "LAYERS", "NODES", "SLO", "READY", "STATUS", "AGE"]
+    assert [column["name"] for column in columns if column.get("priority")] == ["MESSAGE"]
 
 
 def test_the_short_names_are_llm_gnp_and_gnc() -> None:

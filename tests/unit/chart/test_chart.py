@@ -17,6 +17,7 @@ from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
+from uellm.reconcile.measuring.settings import MeasuringSettings
 
 # helm itself may have to be built first.
 pytestmark = pytest.mark.timeout(600)
@@ -49,6 +50,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         },
         False,
     ),
+    "nothing measured": ({"measuring": {"enabled": False}}, False),
     "no CRDs": ({"crds": {"install": False}}, False),
     "everything placed": (
         {
@@ -194,7 +196,7 @@ def test_a_single_operator_has_no_disruption_budget(render: Render) -> None:
 def test_the_engine_image_is_upstreams_by_default(render: Render) -> None:
     def images(objects: list[dict[str, Any]]) -> dict[str, str]:
         (container,) = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
-        return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
+        return {entry["name"]: entry["value"] for entry in container["env"] if entry["name"].endswith("_IMAGE")}
 
     assert images(render()) == {
         "UELLM_ENGINE_IMAGE": "vllm/vllm-openai:v0.32.0",
@@ -304,6 +306,7 @@ def test_on_gke_the_driver_is_a_directory_of_the_node(render: Render) -> None:
     assert {"name": "driver", "mountPath": "/usr/local/nvidia", "readOnly": True} in container["volumeMounts"]
     assert [each["hostPath"]["path"] for each in template["spec"]["volumes"]] == [
         "/var/lib/kubelet/pod-resources",
+        "/var/lib/uellm/measurements",
         "/home/kubernetes/bin/nvidia",
     ]
     (term,) = template["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
@@ -490,3 +493,43 @@ def test_the_chart_has_the_packages_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (chart["version"], chart["appVersion"]) == (package, package)
+
+
+def measuring_settings(objects: list[dict[str, Any]]) -> MeasuringSettings | None:
+    """What the operator reads."""
+    (container,) = named(objects, "Deployment", "uellm-operator")["spec"]["template"]["spec"]["containers"]
+    text = environment(container).get("UELLM_MEASURING")
+    return text and MeasuringSettings.from_json(text, source="", image="engine:1", launcher_image="launcher:1")
+
+
+def test_pods_that_measure_have_a_priority_below_all_others_and_preempt_nobody(render: Render) -> None:
+    objects = render()
+    priority = named(objects, "PriorityClass", "uellm-measuring")
+    assert priority["value"] < 0
+    assert priority["preemptionPolicy"] == "Never"
+    assert priority["globalDefault"] is False
+    settings = measuring_settings(objects)
+    assert settings is not None
+    assert (settings.priority_class, settings.namespace) == ("uellm-measuring", "uellm-system-profiler")
+    assert (settings.image, settings.launcher_image) == ("engine:1", "launcher:1")
+
+
+def test_the_profiler_reads_the_directory_of_the_node_into_which_they_write(render: Render) -> None:
+    objects = render({"measuring": {"directory": "/opt/measured"}})
+    settings = measuring_settings(objects)
+    assert settings is not None
+    assert settings.directory == "/opt/measured"
+    template, container = profiler_of(objects)
+    assert {"name": "measurements", "hostPath": {"path": "/opt/measured", "type": "DirectoryOrCreate"}} in template[
+        "spec"
+    ]["volumes"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "measurements")
+    assert mount["readOnly"] is True
+    assert f"--measurements={mount['mountPath']}" in container["args"]
+
+
+@pytest.mark.parametrize("values", [{"measuring": {"enabled": False}}, {"profiler": {"enabled": False}}])
+def test_where_nobody_measures_nothing_of_it_is_there(render: Render, values: dict[str, Any]) -> None:
+    objects = render(values)
+    assert measuring_settings(objects) is None
+    assert of_kind(objects, "PriorityClass") == []

@@ -161,6 +161,14 @@ def test_fields_that_need_a_cluster_are_noted(prepared):
     assert "HF_TOKEN" in notes[1]
 
 
+def test_a_cache_needs_a_cluster_and_the_engine_gets_the_name(prepared):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    found = prepared(model__uri="hf://org/model", model__revision=commit, model__cache={"claimName": "models"})
+    assert found.notes == ("without a cluster these have no effect: spec.model.cache",)
+    engine = json.loads(found.files["plan.json"])["engine"]
+    assert (engine["model"], engine["revision"]) == ("org/model", commit)
+
+
 def test_a_claim_needs_a_cluster(prepared):
     with pytest.raises(BadInput, match=r"spec\.model\.uri: a pvc:// model needs a cluster"):
         prepared(model__uri="pvc://claim/model")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from uellm.api.names import MEASURING_LABEL
 from uellm.errors import BadInput
 from uellm.hardware import GPU_RESOURCE
 from uellm.kube import Forbidden, Unavailable
-from uellm.profiler import bench
+from uellm.measuring.document import DeviceRecord, MeasurementDocument, MeasuringTerms
+from uellm.measuring.store import write_document
 from uellm.profiler.keeper import Keeper, Periods
+from uellm.profiler.measured import MeasurementFile
 from uellm.profiler.metrics import ProfilerMetrics
 from uellm.profiler.podresources import DeviceId, KubeletSilent, Listed, PodKey
 from uellm.profiler.sample import DeviceFailure, DriverChanged, NoGPUs, Sample, SourceError
@@ -21,6 +25,7 @@ from uellm.profiler.store import Store
 A = {"index": 0, "uuid": "GPU-a", "memoryBytes": 1000, "memoryFreeBytes": 900}
 B = {"index": 1, "uuid": "GPU-b", "memoryBytes": 2000}
 SAMPLE = Sample("NVML", (A, B), ({"a": "GPU-a", "b": "GPU-b", "kind": "PHB"},), "580.1", "13.0")
+NOON = "2026-01-01T12:00:00Z"
 QUICK = Periods(interval_s=0.02, poll_s=0.01, settle_s=0.02, first_retry_s=0.01, longest_retry_s=0.02)
 
 
@@ -71,11 +76,6 @@ class FakePodResources:
             await self._polled.wait_for(lambda: self.polls >= target)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_to_measure_with(monkeypatch):
-    monkeypatch.setattr(bench, "available", lambda: False)
-
-
 @pytest.fixture
 def pod_resources():
     return FakePodResources()
@@ -88,8 +88,11 @@ def metrics():
 
 @pytest.fixture
 def keep(cluster, pod_resources, metrics, background):
-    def start(source, periods: Periods = QUICK) -> asyncio.Task:
-        return background(Keeper(Store(cluster, "node-1"), source, pod_resources, metrics, periods=periods).run())
+    def start(source, periods: Periods = QUICK, measurements: MeasurementFile | None = None) -> asyncio.MeasuringTask:
+        keeper = Keeper(
+            Store(cluster, "node-1"), source, pod_resources, metrics, measurements=measurements, periods=periods
+        )
+        return background(keeper.run())
 
     return start
 
@@ -372,24 +375,18 @@ async def test_memory_that_no_pod_explains_is_told_and_that_of_a_pod_is_not(clus
     assert "9 GiB of GPU 0 in use by no pod" in cluster.status()["conditions"][0]["message"]
 
 
-async def test_a_gpu_that_is_being_measured_has_no_memory_of_a_stranger(cluster, keep, pod_resources, monkeypatch):
-    done = asyncio.Event()
-
-    async def figures(target):
-        await done.wait()
-        return {"memoryBytesPerSecond": 5}
-
-    monkeypatch.setattr(bench, "available", lambda: True)
-    monkeypatch.setattr(bench, "run", figures)
-    source = FakeSource(Sample("NVML", (A,), used_bytes={}))
+async def test_a_gpu_that_is_being_measured_is_free_and_has_no_memory_of_a_stranger(cluster, keep, pod_resources):
+    cluster.pod("measure-0", "uid-m")
+    measuring = cluster.objects["Pod", "measure-0"]
+    measuring["metadata"]["labels"] = {MEASURING_LABEL: "mark"}
+    measuring["spec"]["priority"] = -1000
+    pod_resources.give("GPU-a", to="measure-0")
+    source = FakeSource(Sample("NVML", (A,), used_bytes={"GPU-a": 500}))
     keep(source)
     await cluster.until(lambda: bool(cluster.writes))
-    source.answer = Sample("NVML", (A,), used_bytes={"GPU-a": 500})
     await pod_resources.polls_pass(20)
-    source.answer = Sample("NVML", (A,), used_bytes={})
-    done.set()
-    await cluster.until(lambda: "measured" in cluster.device("GPU-a"))
     assert all("memoryHeldBytes" not in status["devices"][0] for status in cluster.writes)
+    assert all("allocatedTo" not in status["devices"][0] for status in cluster.writes)
 
 
 async def test_a_deleted_profile_begins_anew(cluster, keep):
@@ -403,58 +400,19 @@ async def test_a_deleted_profile_begins_anew(cluster, keep):
     assert cluster.device("GPU-a")["health"]["state"] == "Healthy"
 
 
-async def test_an_idle_gpu_is_measured_and_an_allocated_one_is_not(cluster, keep, pod_resources, monkeypatch):
-    async def figures(target):
-        return {"memoryBytesPerSecond": 5} if len(target) == 1 else {"bytesPerSecond": 7}
-
-    monkeypatch.setattr(bench, "available", lambda: True)
-    monkeypatch.setattr(bench, "run", figures)
-    cluster.pod("engine-0", "uid-1")
-    pod_resources.give("GPU-a", to="engine-0")
-    keep(FakeSource())
-    await cluster.until(lambda: "measured" in cluster.device("GPU-b"))
-    assert cluster.device("GPU-b")["measured"]["memoryBytesPerSecond"] == 5
-    assert "measured" not in cluster.device("GPU-a")
-
-    del cluster.objects["Pod", "engine-0"]
-    pod_resources.now = Listed()
-    await cluster.until(lambda: cluster.status()["links"][0].get("bytesPerSecond") == 7)
-    assert cluster.device("GPU-a")["measured"]["memoryBytesPerSecond"] == 5
-
-
-async def test_figures_of_a_gpu_that_a_pod_took_in_the_meantime_are_discarded(
-    cluster, keep, pod_resources, monkeypatch
-):
-    begun, done = asyncio.Event(), asyncio.Event()
-
-    async def figures(target):
-        begun.set()
-        await done.wait()
-        return {"memoryBytesPerSecond": 1}
-
-    monkeypatch.setattr(bench, "available", lambda: True)
-    monkeypatch.setattr(bench, "run", figures)
-    cluster.pod("engine-0", "uid-1")
-    keep(FakeSource(Sample("NVML", (A,))))
-    async with asyncio.timeout(10):
-        await begun.wait()
-    pod_resources.give("GPU-a", to="engine-0")
-    await cluster.until(lambda: "allocatedTo" in cluster.device("GPU-a"))
-    async with no_writes(cluster, pod_resources):
-        done.set()
-    assert "measured" not in cluster.device("GPU-a")
-
-
-async def test_a_described_gpu_is_not_measured(cluster, keep, pod_resources, monkeypatch):
-    async def never(target):
-        raise AssertionError("measured")
-
-    monkeypatch.setattr(bench, "available", lambda: True)
-    monkeypatch.setattr(bench, "run", never)
-    task = keep(FakeSource(Sample("Simulated", (A,))))
+async def test_what_a_measuring_pod_wrote_is_published_as_it_comes(cluster, keep, tmp_path):
+    keep(FakeSource(), measurements=MeasurementFile(tmp_path))
     await cluster.until(lambda: bool(cluster.writes))
-    await pod_resources.polls_pass(20)
-    assert not task.done()
+    assert "measurement" not in cluster.status()
+    record = DeviceRecord("GPU-a", MeasuringTerms("580.1"), figures={"memoryBytesPerSecond": 5}, measured_at=NOON)
+    document = MeasurementDocument(torch_version="2.11").with_device(record)
+    write_document(tmp_path, document)
+    await cluster.until(lambda: "measured" in cluster.device("GPU-a"))
+    assert cluster.device("GPU-a")["measured"] == {"memoryBytesPerSecond": 5, "measuredAt": NOON}
+    assert "measured" not in cluster.device("GPU-b")
+    assert cluster.status()["measurement"] == {"on": "GPU", "torchVersion": "2.11", "allReduce": [], "failures": []}
+    write_document(tmp_path, replace(document, finished="mark"))
+    await cluster.until(lambda: cluster.status()["measurement"].get("finished") == "mark")
 
 
 async def test_the_node_is_labelled_after_its_profile(cluster, keep):

@@ -126,3 +126,18 @@ def test_the_name_of_the_node_is_that_of_the_one_document(tmp_path):
     assert described_name(written(tmp_path / "a.yaml", PROFILE)) == "n1"
     assert described_name(written(tmp_path / "b.yaml", STATUS)) == ""
     assert described_name(written(tmp_path / "c.yaml", PROFILE, PROFILE)) == ""
+
+
+def test_a_description_that_asks_for_measuring_has_no_rates_of_its_own(tmp_path):
+    document = {**STATUS, "measurement": {"on": "CPU"}}
+    sample = SimulatedSource(written(tmp_path / "gpus.yaml", document), "any").sample()
+    assert sample.measured_on == "CPU"
+    assert all("measured" not in device for device in sample.devices)
+    assert all("bytesPerSecond" not in link for link in sample.links)
+    assert [link["kind"] for link in sample.links] == [link.get("kind", "SYS") for link in STATUS["links"]]
+
+
+def test_any_other_description_keeps_its_rates(tmp_path):
+    sample = SimulatedSource(written(tmp_path / "gpus.yaml", STATUS), "any").sample()
+    assert sample.measured_on == ""
+    assert sample.devices[0]["measured"] == {"memoryBytesPerSecond": 5}

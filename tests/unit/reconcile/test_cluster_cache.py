@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pytest
+
+from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, SERVICE_LABEL
 from uellm.hardware import GPU_RESOURCE
 from uellm.kube.kinds import DEPLOYMENT, GPUNODEPROFILE, LLMSERVICE, POD
 from uellm.planner.assignment.assign import Task
@@ -38,6 +41,18 @@ def test_pods_are_found_by_their_service_in_the_order_of_their_names(make):
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["a", "b"]
     cache.remove(POD, make.pod("a"))
     assert [pod["metadata"]["name"] for pod in cache.pods(KEY)] == ["b"]
+
+
+@pytest.mark.parametrize(("label", "kind"), [(INSPECTION_LABEL, "inspection_pods"), (DOWNLOAD_LABEL, "download_pods")])
+def test_a_pod_that_helps_a_service_is_none_of_its_engine(make, label, kind):
+    cache, helper = Cache(), make.pod("helper")
+    helper["metadata"]["labels"] = {SERVICE_LABEL: "", label: "llama"}
+    before = cache.room_version
+    cache.put(POD, helper)
+    assert [pod["metadata"]["name"] for pod in getattr(cache, kind)(KEY)] == ["helper"]
+    assert (cache.pods(KEY), cache.room_version) == ([], before)
+    cache.remove(POD, helper)
+    assert getattr(cache, kind)(KEY) == []
 
 
 def test_a_pod_that_lost_its_label_is_no_longer_found(make):
@@ -126,3 +141,14 @@ def test_a_pod_counts_when_it_gets_or_leaves_its_place_and_not_when_it_becomes_r
     ready = {**pod, "status": {**pod["status"], "conditions": [{"type": "Ready", "status": "True"}]}}
     assert versions(cache, lambda: cache.put(POD, versioned(ready, 11))) == (0, 0)
     assert versions(cache, lambda: cache.remove(POD, versioned(ready, 11))) == (0, 1)
+
+
+def test_a_pod_that_measures_makes_and_takes_no_room_and_is_found_by_its_node(make):
+    cache = Cache()
+    labels = {"uellm.io/service": "", "uellm.io/measuring": "mark"}
+    pod = versioned(make.pod("measure-n1", node="n1"), 1, labels=labels)
+    assert versions(cache, lambda: cache.put(POD, pod)) == (0, 0)
+    assert [each["metadata"]["name"] for each in cache.measuring_pods()["n1"]] == ["measure-n1"]
+    assert cache.pods(KEY) == []
+    assert versions(cache, lambda: cache.remove(POD, pod)) == (0, 0)
+    assert cache.measuring_pods() == {}

@@ -89,6 +89,9 @@ def test_storage_is_requested_for_what_the_engine_downloads(made):
         stored[uri.partition(":")[0]] = mebibytes(request) << 20
     assert stored["pvc"] == stored["file"] == GIB
     assert stored["hf"] - GIB == pytest.approx(weights, rel=0.05)
+    found = made(model={"cache": {"claimName": "models"}, "revision": "0" * 40})
+    request = containers(found)["engine"]["resources"]["requests"]["ephemeral-storage"]
+    assert mebibytes(request) << 20 == GIB
     volumes = {"spec": {"volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}]}}
     request = containers(made(template=volumes))["engine"]["resources"]["requests"]["ephemeral-storage"]
     assert mebibytes(request) << 20 == GIB
@@ -162,6 +165,22 @@ def test_a_pvc_model_is_mounted_for_reading(made):
     assert {"name": "model", "persistentVolumeClaim": {"claimName": "claim", "readOnly": True}} in pod(found)["volumes"]
     assert {"name": "model", "mountPath": "/models", "readOnly": True} in containers(found)["engine"]["volumeMounts"]
     assert json.loads(found["files"]["plan.json"])["engine"]["model"] == "/models/models/x"
+
+
+@pytest.mark.parametrize(
+    ("cache", "claim"),
+    [({"claimName": "models"}, "models"), ({"size": "9Gi", "accessModes": ["ReadWriteMany"]}, "llama-weights")],
+)
+def test_a_copy_is_mounted_for_reading_and_needs_no_token(made, cache, claim):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    token = {"name": "hf", "key": "token"}
+    found = made(uri="hf://org/model", model={"cache": cache, "revision": commit, "tokenSecretRef": token})
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": claim}} in pod(found)["volumes"]
+    engine = containers(found)["engine"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in engine["volumeMounts"]
+    assert "HF_TOKEN" not in environment(engine)
+    planned = json.loads(found["files"]["plan.json"])["engine"]
+    assert (planned["model"], planned["revision"]) == (f"/models/org/model/{commit}", "")
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,13 @@ def test_every_field_of_the_schema_has_a_row_and_every_row_is_a_field():
 # For each row another value than in `BEFORE`.
 CHANGES: dict[str, Any] = {
     "model.uri": "hf://org/other",
-    "model.revision": "v2",
+    "model.revision": "1" * 40,
     "model.servedName": "other",
     "model.config": {"architectures": ["LlamaForCausalLM"], "hidden_size": 8},
+    "model.cache.claimName": "other",
+    "model.cache.storageClassName": "fast",
+    "model.cache.size": "2Ti",
+    "model.cache.accessModes": ["ReadWriteOnce"],
     "model.tokenSecretRef.name": "other",
     "model.tokenSecretRef.key": "other",
     "model.trustRemoteCode": True,
@@ -96,7 +100,9 @@ CHANGES: dict[str, Any] = {
 BEFORE: dict[str, Any] = {
     "model": {
         "uri": "hf://org/model",
+        "revision": "0" * 40,
         "config": {"architectures": ["LlamaForCausalLM"]},
+        "cache": {"claimName": "models"},
         "tokenSecretRef": {"name": "hf", "key": "token"},
     },
     "slo": {"classes": [{"name": "chat", "ttft": "1s"}, {"name": "batch", "e2e": "60s"}], "defaultClass": "chat"},
@@ -105,6 +111,10 @@ BEFORE: dict[str, Any] = {
     "auth": {"apiKeysSecretRef": {"name": "keys"}},
     "engine": {"env": [{"name": "A", "value": "1"}]},
     "rollout": {"maxSurge": 1, "maxUnavailable": 1},
+}
+MADE_CACHE = {
+    **BEFORE,
+    "model": {**BEFORE["model"], "cache": {"size": "1Ti", "accessModes": ["ReadWriteMany"]}},
 }
 
 
@@ -128,7 +138,8 @@ def service(spec: dict[str, Any]):
 
 @pytest.mark.parametrize(("path", "effect"), FIELD_EFFECTS.items(), ids=list(FIELD_EFFECTS))
 def test_a_field_does_what_its_row_says(path, effect):
-    before, after = service(BEFORE), service(changed(BEFORE, path, CHANGES[path]))
+    start = MADE_CACHE if path.startswith("model.cache.") and path != "model.cache.claimName" else BEFORE
+    before, after = service(start), service(changed(start, path, CHANGES[path]))
     if before == after:
         assert path == "placement.allocation", "which has one value alone"
         return

@@ -8,8 +8,9 @@ import pytest
 
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.models import Tensor
+from uellm.reconcile.helper_pods.steps import after_refusal, next_step
 from uellm.reconcile.inspection.model_state import GIVEN, found
-from uellm.reconcile.inspection.steps import InspectionInputs, after_refusal, after_silence, next_step
+from uellm.reconcile.inspection.steps import after_silence, inspection_inputs
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FACTS = ModelFacts("0123456789abcdef", {}, {"a": Tensor("BF16", (1 << 29,))}, 2)
@@ -29,7 +30,7 @@ def running(name="p", *, since="2026-01-01T00:00:00Z", **options):
 
 
 def seen(*pods, facts=None, attempt=None, generation=1, warnings=None):
-    return InspectionInputs("s", generation, facts, pods, attempt, warnings or {})
+    return inspection_inputs("s", generation, facts, pods, attempt, warnings or {})
 
 
 def said(step):

@@ -37,6 +37,8 @@ def test_bytes_come_from_the_headers_and_facts_that_are_known_already_are_not_re
 def test_the_engine_is_started_with_the_commit_that_was_looked_up(make):
     assert requested(service(make), FACTS).engine.revision == "c0ffee"
     assert requested(service(make, config=CONFIG, revision="v2")).engine.revision == "v2"
+    copy = requested(service(make, cache={"claimName": "models"}), FACTS).engine
+    assert (copy.model, copy.revision) == ("/models/org/model/c0ffee", "")
     directory = ModelFacts("", CONFIG, None)
     assert requested(service(make, "pvc://models/llama"), directory).engine.revision == ""
 

@@ -126,6 +126,13 @@ async def test_an_inspection_pod_answers_reads_or_is_silent(answering):
     assert await client.model("127.0.0.2") is None
 
 
+async def test_a_download_pod_answers_or_is_silent(answering):
+    client, send = answering
+    send(reply(200, b'{"progress": 1}'))
+    assert await client.download("127.0.0.1") == {"progress": 1}
+    assert await client.download("127.0.0.2") is None
+
+
 async def test_an_answer_without_end_is_not_read_to_its_end(answering):
     client, send = answering
     send(reply(200, b'{"a": "' + b"x" * (40 << 20) + b'"}'))

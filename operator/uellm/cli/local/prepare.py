@@ -60,7 +60,7 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     on_cpu = machine.offers[0].node.simulated
     if on_cpu:
         _as_float32(document)
-    service = parse_service(document)
+    service = _without_cache(parse_service(document))
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
     model = _model_facts(service)
@@ -93,6 +93,12 @@ def _as_float32(document: dict[str, Any]) -> None:
     model = spec.get("model") if isinstance(spec, dict) else None
     if isinstance(model, dict) and model.get("dtype", "auto") == "auto":
         model["dtype"] = "float32"
+
+
+def _without_cache(service: LLMService) -> LLMService:
+    """A claim needs a cluster. On this machine the engine keeps what it downloads by itself."""
+    model = service.spec.model.model_copy(update={"cache": None})
+    return service.model_copy(update={"spec": service.spec.model_copy(update={"model": model})})
 
 
 def _check_model(service: LLMService) -> None:
@@ -138,6 +144,7 @@ def _check_engine(*, on_cpu: bool) -> None:
 def _notes(document: Mapping[str, Any]) -> list[str]:
     ignored = [f"spec.{name}" for name in _NOT_HERE if name in document["spec"]]
     engine = document["spec"].get("engine") or {}
+    ignored += ["spec.model.cache"] if "cache" in document["spec"]["model"] else []
     ignored += [f"spec.engine.{name}" for name in ("image", "resources") if name in engine]
     notes = [f"without a cluster these have no effect: {', '.join(ignored)}"] if ignored else []
     if document["spec"]["model"].get("tokenSecretRef"):

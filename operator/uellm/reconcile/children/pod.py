@@ -34,7 +34,7 @@ from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.node_affinity import node_affinity
-from uellm.reconcile.model_source import MODEL_MOUNT, claim_name
+from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim, claim_name, mounted_claim
 from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
@@ -239,8 +239,10 @@ def _environment(desired: DesiredState) -> list[dict[str, Any]]:
             "VLLM_ENGINE_READY_TIMEOUT_S": str(math.ceil(desired.service.spec.engine.startup_timeout_s)),
         }.items()
     ]
-    token = desired.service.spec.model.token_secret_ref
-    if token is not None:
+    model = desired.service.spec.model
+    token = model.token_secret_ref
+    # An engine that starts from a copy asks no hub.
+    if token is not None and model.cache is None:
         secret = {"secretKeyRef": {"name": token.name, "key": token.key}}
         entries.append({"name": "HF_TOKEN", "valueFrom": secret})
     theirs = [{"name": each.name, "value": each.value} for each in desired.service.spec.engine.env]
@@ -258,7 +260,7 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if claim_name(desired.service):
+    if mounted_claim(desired.service):
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
     return mounts
 
@@ -278,4 +280,7 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
         volumes.append({"name": "api-keys", "secret": {"secretName": auth.api_keys_secret_ref.name}})
     if claim := claim_name(desired.service):
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+    elif claim := cache_claim(desired.service):
+        # Its mount is read-only. The volume itself is not: a node may attach it to a download pod at the same time.
+        volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim}})
     return volumes

@@ -54,7 +54,8 @@ def _needed(desired: DesiredState) -> dict[str, str]:
 def _download_bytes(desired: DesiredState) -> float:
     """Bytes of the model that the engine downloads to the node's disk."""
     elsewhere = any(each.get("name") == _CACHE_VOLUME for each in _entries(desired.service, "volumes"))
-    if elsewhere or not desired.service.spec.model.uri.startswith("hf://"):
+    model = desired.service.spec.model
+    if elsewhere or model.cache is not None or not model.uri.startswith("hf://"):
         return 0.0
     return desired.plan.weight_bytes * _DOWNLOAD_SHARE
 

@@ -2,8 +2,8 @@
 
 question     what is asked, and what the answer depends on. Pure
 pod          the manifest of the inspection pod. Pure
-pod_trouble  what an inspection pod waits for, or how it ended, in the kubelet's words. Pure
-steps        what to do next, and what the condition ModelAccessible says meanwhile. Pure
+model_state  what is known of the model: the condition ModelAccessible. Pure
+steps        what is said while it is looked up. Pure
 kept_facts   the answer as a ConfigMap. Pure
 inspections  carries the steps out
 """

@@ -17,21 +17,21 @@ from uellm.kube import Forbidden, Invalid
 from uellm.kube.kinds import POD
 from uellm.reconcile.apply import Applier
 from uellm.reconcile.drift import signed
+from uellm.reconcile.helper_pods.steps import (
+    WAIT_EVERY_S,
+    Attempt,
+    HelperInputs,
+    HelperStep,
+    Pod,
+    after_refusal,
+    failed,
+    next_step,
+)
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
 from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
-from uellm.reconcile.inspection.steps import (
-    WAIT_EVERY_S,
-    Attempt,
-    InspectionInputs,
-    InspectionStep,
-    Pod,
-    after_refusal,
-    after_silence,
-    failed,
-    next_step,
-)
+from uellm.reconcile.inspection.steps import after_silence, inspection_inputs
 from uellm.reconcile.names import Key, model_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -50,7 +50,7 @@ class _Record:
     facts: ModelFacts | None = None
     version: str = ""
     """Of the ConfigMap that was read last, or that was found to hold the facts."""
-    attempt: Attempt | None = None
+    attempt: Attempt[ModelState] | None = None
 
 
 class Inspections:
@@ -79,7 +79,7 @@ class Inspections:
 
     async def _look_up(self, observed: Observed, question: Question, now: datetime) -> tuple[ModelState, float | None]:
         record = await self._record(observed, question)
-        seen = InspectionInputs(
+        seen = inspection_inputs(
             question.source,
             observed.generation,
             record.facts,
@@ -111,8 +111,8 @@ class Inspections:
         return record
 
     async def _asked(
-        self, seen: InspectionInputs, record: _Record, step: InspectionStep, pod: Pod, now: datetime
-    ) -> InspectionStep:
+        self, seen: HelperInputs[ModelState], record: _Record, step: HelperStep[ModelState], pod: Pod, now: datetime
+    ) -> HelperStep[ModelState]:
         document = await self._fetch(pod["status"]["podIP"])
         if not document:
             return after_silence(step, pod, now, reads=document is not None)
@@ -123,11 +123,16 @@ class Inspections:
         if isinstance(answer, LookUpRefusal):
             return after_refusal(seen, answer, now)
         record.facts, record.version = answer, ""
-        return InspectionStep(found(answer), remove=tuple(seen.pods))
+        return HelperStep(found(answer), remove=tuple(seen.pods))
 
     async def _created(
-        self, observed: Observed, question: Question, seen: InspectionInputs, step: InspectionStep, now: datetime
-    ) -> InspectionStep:
+        self,
+        observed: Observed,
+        question: Question,
+        seen: HelperInputs[ModelState],
+        step: HelperStep[ModelState],
+        now: datetime,
+    ) -> HelperStep[ModelState]:
         assert observed.service is not None
         manifest = inspection_pod(observed.document, observed.service, question, self._image)
         try:

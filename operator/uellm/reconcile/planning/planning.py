@@ -21,8 +21,6 @@ from uellm.models import Architecture
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.measured.steps import correction
-from uellm.reconcile.measured.store import StepStore
 from uellm.reconcile.names import Key
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -39,6 +37,8 @@ from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
+from uellm.reconcile.step_times.steps import correction
+from uellm.reconcile.step_times.store import StepStore
 
 Observe = Callable[[str, float], None]
 """Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""

@@ -124,8 +124,9 @@ def plan_request(
         gpus_max=spec.placement.gpus.max,
         allocation=spec.placement.allocation,
         engine=planner.EngineRequest(
-            model=model_path(service),
-            revision=_revision(service, facts),
+            model=model_path(service, facts),
+            # The path of a copy names its commit.
+            revision=model_revision(service, facts) if spec.model.cache is None else "",
             served_name=service.served_name,
             args=_engine_args(service),
             dtype=spec.model.dtype,
@@ -139,12 +140,6 @@ def plan_request(
         would_join=would_join,
         corrections=corrections,
     )
-
-
-def _revision(service: LLMService, facts: ModelFacts | None) -> str:
-    """The revision of an `hf://` model: the commit that was looked up, whatever its branch comes to mean later."""
-    revision = model_revision(service)
-    return (facts.commit or revision) if revision and facts is not None else revision
 
 
 def _notes(facts: ModelFacts | None) -> tuple[str, ...]:

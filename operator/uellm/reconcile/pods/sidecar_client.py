@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import httpx
 
 from uellm.hub.document import DOCUMENT_BYTES
-from uellm.pod_interface import ATTAINMENT_PATH, METRICS_PORT, MODEL_PATH, PLACEMENT_PATH, RUNNING_PATH
+from uellm.pod_interface import ATTAINMENT_PATH, DOWNLOAD_PATH, METRICS_PORT, MODEL_PATH, PLACEMENT_PATH, RUNNING_PATH
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,10 @@ class SidecarClient:
         if answer is None:
             return None
         return parse(*answer, DOCUMENT_BYTES) or {}
+
+    async def download(self, pod_ip: str) -> Mapping[str, Any] | None:
+        """How far a download pod is; None where it does not answer."""
+        return await self._get(pod_ip, DOWNLOAD_PATH)
 
     async def _get(self, pod_ip: str, path: str) -> Mapping[str, Any] | None:
         answer = await self._ask(pod_ip, path, _LARGEST_BYTES)

@@ -11,7 +11,6 @@ from uellm.api import LLMService
 from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
-from uellm.reconcile.measured.steps import service_steps
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice, described
@@ -27,6 +26,7 @@ from uellm.reconcile.status.predictions import TYPE as PREDICTIONS_HOLD
 from uellm.reconcile.status.predictions import predictions_hold
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.reconcile.status.waiting_for_node import waiting_for_node
+from uellm.reconcile.step_times.steps import service_steps
 from uellm.reconcile.times import timestamp
 from uellm.text import and_more
 
@@ -52,6 +52,10 @@ STALLING = frozenset(
         "InvalidTemplate",
         "NameTaken",
         "Forbidden",
+        "VolumeFull",
+        "Unwritable",
+        "ChecksumMismatch",
+        "ClaimDiffers",
     }
 )
 _NODES_NAMED = 8
@@ -100,7 +104,7 @@ def decide(
     steps = service_steps(observed) if observed.step_times and plan is not None else None
     holds = predictions_hold(steps) if steps is not None else None
     about = [slo, *filter(None, (met, holds)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
-    conditions = [*_kstatus(engine), observed.model.condition, _planned(choice), *about]
+    conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
     status = status_of(observed, plan, placed, measured, steps, revision=revision)

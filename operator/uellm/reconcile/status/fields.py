@@ -9,13 +9,13 @@ from uellm.api.attainment_report import ClassMeasurement
 from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.conditions import clip
-from uellm.reconcile.measured.steps import ServiceSteps
 from uellm.reconcile.names import endpoint, selector
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.attainment import percent, status_entry
 from uellm.reconcile.pods.placements import MAX_PLACEMENTS, PlacementCheck
 from uellm.reconcile.status.predictions import measured_entry
+from uellm.reconcile.step_times.steps import ServiceSteps
 
 _TEXT = 256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from uellm.reconcile.conditions import Condition
-from uellm.reconcile.measured.steps import LEAST_STEPS, MOST_SPREAD, ServiceSteps
+from uellm.reconcile.step_times.steps import LEAST_STEPS, MOST_SPREAD, ServiceSteps
 
 TYPE = "PredictionsHold"
 TOLERANCE = 0.15

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from uellm.api.attainment_report import AttainmentReport, StepMeasurement
-from uellm.reconcile.measured.steps import ServiceSteps
-from uellm.reconcile.measured.store import MOST_ENTRIES, StepStore, read_entries
 from uellm.reconcile.status.predictions import measured_entry, predictions_hold
+from uellm.reconcile.step_times.steps import ServiceSteps
+from uellm.reconcile.step_times.store import MOST_ENTRIES, StepStore, read_entries
 from uellm.step_basis import Correction, StepBasis
 from uellm.step_time import StepFactors
 

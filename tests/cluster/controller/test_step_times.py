@@ -10,8 +10,8 @@ import yaml
 from helpers.sizes import GIB
 from uellm.controller.step_keeper import StepKeeper
 from uellm.kube.kinds import CONFIGMAP
-from uellm.reconcile.measured.store import CONFIGMAP_NAME, FILE, StepStore
 from uellm.reconcile.names import Key
+from uellm.reconcile.step_times.store import CONFIGMAP_NAME, FILE, StepStore
 
 BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
 STEPS = {"observed": 5000, "prefillFactor": 2.0, "decodeFactor": 3.0, "meanSeconds": 0.03, "expectedSeconds": 0.01}

@@ -1,4 +1,4 @@
-"""What an inspection pod waits for, or how it ended, in the kubelet's words. Pure."""
+"""What a helper pod waits for, or how it ended, in the kubelet's words. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uellm.reconcile.times import moment
 
 Pod = Mapping[str, Any]
 
-# A look-up takes seconds; the process listens before it begins.
+# The process listens before it begins.
 HIDDEN_AFTER_S = 30.0
 _LONGEST_MESSAGE = 1024
 # Of a container that merely has not been started yet.

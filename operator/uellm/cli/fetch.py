@@ -1,0 +1,116 @@
+"""`uellm fetch`: copies the files of a model that the engine reads from a hub to a directory.
+
+By hand it shows its progress and ends with the copy. In a pod (`--listen`) it serves its progress, and then the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from uellm.cli.arguments import listen_address, positive, progress
+from uellm.cli.hub import repository_of
+from uellm.cli.serving import ServedResult, log_to_stderr, serve
+from uellm.errors import BadInput, CannotBeDone
+from uellm.hub import LookUpRefusal
+from uellm.hub.connection import HubSettings
+from uellm.hub.copy_document import to_document
+from uellm.hub.copy_state import Copied, described
+from uellm.hub.copying import CopyWatch, copy_model
+from uellm.hub.remedies import OF_DOWNLOADS, OF_FETCH
+from uellm.pod_interface import DOWNLOAD_PATH, METRICS_PORT
+from uellm.text import counted, decimal_size
+
+DEFAULT_SECONDS = 600.0
+SHOW_EVERY_S = 5.0
+logger = logging.getLogger("uellm.fetch")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "model",
+        metavar="hf://OWNER/NAME",
+        help="the model's name on the hub, with @REVISION if it is not main (HF_ENDPOINT, HF_TOKEN)",
+    )
+    parser.add_argument(
+        "directory", metavar="DIRECTORY", help="the volume: the copy goes to OWNER/NAME/COMMIT below it"
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="[HOST]:PORT",
+        help=f"serve the progress at {DOWNLOAD_PATH} of this address, and then the result; else end with the copy",
+    )
+    parser.add_argument("--called", metavar="NAME", help="what sentences call the directory (default: its path)")
+    parser.add_argument(
+        "--seconds",
+        type=positive,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help="how long the result is served if nobody ends it (default: %(default)g)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Copy, and serve or show how far it is."""
+    repository, revision = repository_of(args.model)
+    volume = Path(args.directory)
+    if not volume.is_dir():
+        raise BadInput(args.directory, "is no directory")
+    remedies = OF_FETCH if args.listen is None else OF_DOWNLOADS
+    settings, watch = HubSettings.from_environment(remedies), CopyWatch()
+
+    def work_out() -> Copied | LookUpRefusal:
+        return copy_model(repository, revision, volume, settings, watch, where=args.called or args.directory)
+
+    if args.listen is None:
+        return _by_hand(work_out, watch, volume)
+    host, port = listen_address(args.listen, "--listen", f":{METRICS_PORT}")
+    log_to_stderr()
+    try:
+        asyncio.run(serve(ServedResult(host, port, DOWNLOAD_PATH, args.seconds), work_out, _told, _show(watch), logger))
+    finally:
+        watch.ended.set()
+    # A hub that has stopped sending would keep the process; a copy that is ended anywhere goes on there.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _by_hand(work_out: Callable[[], Copied | LookUpRefusal], watch: CopyWatch, volume: Path) -> int:
+    ended = threading.Event()
+
+    def report() -> None:
+        while not ended.wait(SHOW_EVERY_S):
+            progress(described(watch.progress()))
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        found = work_out()
+    finally:
+        ended.set()
+        watch.ended.set()
+    if isinstance(found, LookUpRefusal):
+        raise CannotBeDone(found.message)
+    progress(_told(found))
+    print(volume / found.directory)
+    return 0
+
+
+def _show(watch: CopyWatch) -> Callable[[asyncio.Future[Copied | LookUpRefusal]], web.Response]:
+    def show(found: asyncio.Future[Copied | LookUpRefusal]) -> web.Response:
+        return web.json_response(to_document(found.result() if found.done() else watch.progress()))
+
+    return show
+
+
+def _told(found: Copied | LookUpRefusal) -> str:
+    if isinstance(found, LookUpRefusal):
+        return f"{found.reason}: {found.message}"
+    return f"{counted(found.files, 'file')} of {decimal_size(found.bytes)}, commit {found.commit}"

@@ -1,0 +1,158 @@
+"""The directory of a copy, on a volume that others may share.
+
+OWNER/NAME/COMMIT/          `_` stands for the owner of a model that has none
+    config.json ...         files that are whole: renamed to their names after their checksums were compared
+    NAME.part               the beginning of a file
+    .lock                   locked by who writes
+    .complete               written last: that everything is there, and of how many bytes
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from uellm.documents import VERSION
+from uellm.hub.copy_state import Copied
+from uellm.hub.facts import LookUpRefusal
+from uellm.hub.listing import RemoteFile
+from uellm.hub.reading import RefusedError
+from uellm.text import decimal_size
+
+LOCK, MARKER, PART = ".lock", ".complete", ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_BYTES = 8 << 20
+
+
+def read_marker(directory: Path, commit: str, place: str) -> Copied | None:
+    """The copy in a directory; None where it is not complete."""
+    try:
+        read = json.loads((directory / MARKER).read_bytes())
+        return Copied(commit, place, int(read["files"]), int(read["bytes"])) if read["version"] == VERSION else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def write_marker(directory: Path, files: Sequence[RemoteFile]) -> None:
+    """Say that all files are there."""
+    whole = {"version": VERSION, "files": len(files), "bytes": sum(each.size_bytes for each in files)}
+    draft = directory / f"{MARKER}{PART}"
+    with open(draft, "w") as stream:
+        json.dump(whole, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(draft, directory / MARKER)
+    sync_directory(directory)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names of a directory last through a power failure."""
+    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def present_bytes(directory: Path, files: Iterable[RemoteFile]) -> int:
+    """How much of the files is there, whole or in part."""
+    return sum(min(_length(directory, each), each.size_bytes) for each in files)
+
+
+def is_whole(directory: Path, file: RemoteFile) -> bool:
+    """Whether a file is there under its own name."""
+    try:
+        found = (directory / file.path).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == file.size_bytes
+
+
+def _length(directory: Path, file: RemoteFile) -> int:
+    for name in (file.path, file.path + PART):
+        try:
+            return (directory / name).lstat().st_size
+        except OSError:
+            continue
+    return 0
+
+
+@contextmanager
+def locked(directory: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a directory, which the kernel releases when the process ends, however it ends.
+
+    `on_wait` is called if another process holds it. Raises OSError where the file system has no locks.
+    """
+    number = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+class Checksum:
+    """The checksum of a file as it grows."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self._wanted = file.sha256 or file.blob_sha1
+        self._sum = hashlib.sha256() if file.sha256 else hashlib.sha1(usedforsecurity=False)
+        if not file.sha256:
+            self._sum.update(b"blob %d\0" % file.size_bytes)
+
+    def update(self, piece: bytes) -> None:
+        """The next bytes of the file."""
+        self._sum.update(piece)
+
+    def read(self, number: int, ended: Event) -> None:
+        """All that an open file holds, unless it is ended meanwhile."""
+        os.lseek(number, 0, os.SEEK_SET)
+        while not ended.is_set() and (piece := os.read(number, _READ_BYTES)):
+            self.update(piece)
+
+    @property
+    def matches(self) -> bool:
+        """Whether it is the one that the hub tells; True where it tells none."""
+        return not self._wanted or self._sum.hexdigest() == self._wanted
+
+
+def check_room(directory: Path, missing_bytes: int, where: str) -> None:
+    """Raise RefusedError where so many bytes more cannot fit."""
+    found = os.statvfs(directory)
+    free = found.f_bavail * found.f_frsize
+    if free < missing_bytes:
+        raise RefusedError(
+            _full(where, f"{decimal_size(free)} are free, and {decimal_size(missing_bytes)} are still to come")
+        )
+
+
+def disk_refusal(error: OSError, where: str) -> LookUpRefusal:
+    """What an error of the volume means."""
+    if error.errno in _FULL:
+        return _full(where, str(error.strerror))
+    groups = ", ".join(str(group) for group in sorted({os.getegid(), *os.getgroups()}))
+    remedy = f"let uid {os.geteuid()} or one of the groups {groups} write there (fsGroup of the pod, or chown)"
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        remedy = "use a file system with locks (flock)"
+    elif error.errno == errno.EROFS:
+        remedy = "use a volume that can be mounted for writing"
+    elif error.errno not in (errno.EACCES, errno.EPERM):
+        remedy = "look at the volume's storage"
+    return LookUpRefusal("Unwritable", f"{where} cannot be written: {error.strerror}: {remedy}")
+
+
+def _full(where: str, what: str) -> LookUpRefusal:
+    remedy = "enlarge it (spec.model.cache.size where the operator has made it), or remove what is not needed from it"
+    return LookUpRefusal("VolumeFull", f"{where} is too small: {what}: {remedy}")

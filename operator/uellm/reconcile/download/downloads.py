@@ -1,0 +1,200 @@
+"""Carries the steps of downloads out: makes the claim, makes, asks and deletes pods, and keeps that a copy is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from uellm.documents import UnreadableDocument
+from uellm.hub import LookUpRefusal
+from uellm.hub.copy_document import from_document
+from uellm.hub.copy_state import Copied, Progress
+from uellm.kube import Forbidden, Invalid
+from uellm.kube.kinds import POD, PVC
+from uellm.planner.result import Plan
+from uellm.reconcile.apply import Applier, WriteRefused
+from uellm.reconcile.download.claim import claim_differs, claim_manifest
+from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
+from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
+from uellm.reconcile.download.order import CopyOrder, order_of
+from uellm.reconcile.download.pod import download_pod
+from uellm.reconcile.download.steps import after_progress, after_silence, download_inputs
+from uellm.reconcile.drift import signed
+from uellm.reconcile.helper_pods.steps import (
+    WAIT_EVERY_S,
+    Attempt,
+    HelperInputs,
+    HelperStep,
+    Pod,
+    after_refusal,
+    failed,
+    next_step,
+)
+from uellm.reconcile.inspection.model_state import GIVEN
+from uellm.reconcile.names import Key, weights_name
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.obstacle import Obstacle
+
+logger = logging.getLogger(__name__)
+
+Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]
+"""Pod IP -> how far its copy is; None where no answer comes."""
+Due = tuple[DownloadState, float | None]
+"""How far a copy is, and in how many seconds to look again."""
+
+
+@dataclass
+class _CopyRecord:
+    """What is remembered of a service's copy."""
+
+    copy_digest: str
+    copy: Copied | None = None
+    attempt: Attempt[DownloadState] | None = None
+
+
+class Downloads:
+    """The copies of the services' models. `image`: that of the download pods."""
+
+    def __init__(self, applier: Applier, fetch: Fetch, image: str) -> None:
+        self._applier = applier
+        self._fetch = fetch
+        self._image = image
+        self._records: dict[Key, _CopyRecord] = {}
+
+    async def advance(self, observed: Observed, plan: Plan | None, now: datetime) -> Due:
+        """Go on as far as possible without waiting. `plan`: nothing is copied for a service that has none."""
+        service = observed.service
+        if service is None or service.spec.model.cache is None:
+            self._records.pop(observed.key, None)
+            await self._remove(observed, observed.download_pods)
+            return NOT_NEEDED, None
+        if observed.model.facts is None and observed.model is not GIVEN:
+            return NOT_BEGUN, None  # its commit is not known yet
+        if plan is None and not observed.download_pods and observed.deployment is None:
+            return NOT_BEGUN, None
+        claim, obstacle = await self._claim(observed)
+        if obstacle is not None:
+            return refused(obstacle.reason, obstacle.message), WAIT_EVERY_S
+        order = order_of(service, observed.facts, claim["metadata"]["uid"] if claim is not None else "")
+        assert order is not None
+        return await self._copy(observed, order, plan, now)
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self._records.pop(key, None)
+
+    async def _claim(self, observed: Observed) -> tuple[Mapping[str, Any] | None, Obstacle | None]:
+        """The claim that the operator makes, made or brought up to date; why that is impossible, if it is."""
+        assert observed.service is not None
+        wanted = claim_manifest(observed.document, observed.service)
+        if wanted is None:
+            return None, None
+        live = observed.children.get(PVC)
+        if live is not None and (obstacle := claim_differs(wanted, live)) is not None:
+            return live, obstacle
+        differing = self._applier.differing(observed, [signed(wanted)])
+        obstacle = await self._applier.refusal(observed, differing)
+        if obstacle is None:
+            try:
+                await self._applier.write_children(observed, differing)
+            except WriteRefused:
+                # Such as a claim that cannot shrink: now it is tried first, which tells why.
+                obstacle = await self._applier.refusal(observed, differing)
+        return self._applier.stored(PVC, weights_name(observed.key.name), observed.key.namespace), obstacle
+
+    async def _copy(self, observed: Observed, order: CopyOrder, plan: Plan | None, now: datetime) -> Due:
+        record = self._record(observed, order)
+        seen = download_inputs(
+            order.source,
+            order.claim,
+            observed.generation,
+            record.copy,
+            observed.download_pods,
+            record.attempt,
+            observed.kubelet_warnings,
+        )
+        step = next_step(seen, now)
+        if step.ask is not None:
+            step = await self._asked(order, seen, record, step, step.ask, now)
+        if step.create:
+            step = await self._created(observed, order, plan, seen, step, now)
+        record.attempt = step.attempt
+        if record.copy is not None and (taken := await self._keep(observed, order, record.copy)) is not None:
+            return undecided(taken.reason, taken.message), WAIT_EVERY_S
+        # Not before the copy is noted: an operator that dies in between asks the pod again.
+        await self._remove(observed, step.remove)
+        return step.state, step.again_s
+
+    def _record(self, observed: Observed, order: CopyOrder) -> _CopyRecord:
+        record = self._records.get(observed.key)
+        if record is None or record.copy_digest != order.copy_digest:
+            record = self._records[observed.key] = _CopyRecord(order.copy_digest)
+        live = observed.configmaps.get(weights_name(observed.key.name))
+        # Who deletes the ConfigMap wants the volume to be looked at again.
+        record.copy = None if live is None else read_copy(live, order.copy_digest)
+        return record
+
+    async def _asked(
+        self,
+        order: CopyOrder,
+        seen: HelperInputs[DownloadState],
+        record: _CopyRecord,
+        step: HelperStep[DownloadState],
+        pod: Pod,
+        now: datetime,
+    ) -> HelperStep[DownloadState]:
+        document = await self._fetch(pod["status"]["podIP"])
+        if document is None:
+            return after_silence(step, order.claim, pod, now)
+        try:
+            answer = from_document(document)
+        except UnreadableDocument as error:
+            answer = LookUpRefusal("InvalidAnswer", f"pod {pod['metadata']['name']}: {error}")
+        if isinstance(answer, Copied) and answer.directory != order.directory:
+            what = f"pod {pod['metadata']['name']} has copied to {answer.directory}, not to {order.directory}"
+            answer = LookUpRefusal("InvalidAnswer", what)
+        if isinstance(answer, Progress):
+            return after_progress(step, order.claim, answer)
+        if isinstance(answer, LookUpRefusal):
+            return after_refusal(seen, answer, now)
+        record.copy = answer
+        return HelperStep(copied(order.claim, answer), remove=tuple(seen.pods))
+
+    async def _created(
+        self,
+        observed: Observed,
+        order: CopyOrder,
+        plan: Plan | None,
+        seen: HelperInputs[DownloadState],
+        step: HelperStep[DownloadState],
+        now: datetime,
+    ) -> HelperStep[DownloadState]:
+        assert observed.service is not None
+        nodes = plan.nodes if plan is not None else ()
+        manifest = download_pod(observed.document, observed.service, order, self._image, tuple(nodes))
+        try:
+            await self._applier.create_pod(observed, manifest)
+        except (Forbidden, Invalid) as error:
+            attempt = failed(seen, f"the API server refuses the pod: {error}", now)
+            wait_s = (attempt.due - now).total_seconds()
+            return dataclasses.replace(step, state=attempt.state, attempt=attempt, again_s=wait_s)
+        return step
+
+    async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:
+        """Write down that the copy is there, if the cluster does not have that; why it is impossible, if it is."""
+        manifest = signed(copy_configmap(observed.document, order.copy_digest, copy))
+        differing = self._applier.differing(observed, [manifest])
+        refusal = await self._applier.refusal(observed, differing)
+        if refusal is None:
+            await self._applier.write_children(observed, differing)
+        return refusal
+
+    async def _remove(self, observed: Observed, pods: tuple[Pod, ...]) -> None:
+        for pod in pods:
+            if "deletionTimestamp" not in pod["metadata"]:
+                await self._applier.delete(POD, pod)
+                logger.info("%s deleted download pod %s", observed.key, pod["metadata"]["name"])

@@ -1,0 +1,28 @@
+"""The PersistentVolumeClaim that holds the model of an LLMService."""
+
+from __future__ import annotations
+
+from uellm.api import LLMService
+from uellm.reconcile.names import weights_name
+
+MODEL_MOUNT = "/models"
+"""Where the claim of a `pvc://` model is mounted, and the one of `spec.model.cache`."""
+
+
+def claim_name(service: LLMService) -> str | None:
+    """The PersistentVolumeClaim of a `pvc://` model; None for any other."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return rest.partition("/")[0] if scheme == "pvc" else None
+
+
+def cache_claim(service: LLMService) -> str | None:
+    """The PersistentVolumeClaim of `spec.model.cache`; None for a service without."""
+    cache = service.spec.model.cache
+    if cache is None:
+        return None
+    return cache.claim_name or weights_name(service.name)
+
+
+def mounted_claim(service: LLMService) -> str | None:
+    """The PersistentVolumeClaim that the engine mounts at MODEL_MOUNT; None for none."""
+    return claim_name(service) or cache_claim(service)

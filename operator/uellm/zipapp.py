@@ -1,0 +1,37 @@
+"""Writes parts of this package as one file that python3 runs: the same bytes for the same sources."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import uellm
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+# ZIP's earliest time stamp: the file's bytes depend on the sources alone.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def write_zipapp(output: Path, packages: Iterable[str], modules: Iterable[str], main: str) -> int:
+    """Write a zipapp that runs `main` of the module of that name, and return its size in bytes."""
+    root = Path(uellm.__file__).parent
+    files = [root / name for name in modules]
+    files += [path for package in packages for path in (root / package).rglob("*.py")]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("wb") as stream:
+        stream.write(SHEBANG)
+        with zipfile.ZipFile(stream, "w") as archive:
+            _add(archive, "__main__.py", f"import sys\n\nfrom {main} import main\n\nsys.exit(main())\n".encode())
+            for path in sorted(files):
+                _add(archive, f"uellm/{path.relative_to(root).as_posix()}", path.read_bytes())
+    output.chmod(0o755)
+    return output.stat().st_size
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, date_time=EPOCH)
+    # Stored, not deflated: zlib's versions differ in their output.
+    entry.compress_type = zipfile.ZIP_STORED
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, content)
