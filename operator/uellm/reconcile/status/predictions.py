@@ -39,7 +39,7 @@ def predictions_hold(measured: ServiceSteps) -> Condition:
     if measured.spread > MOST_SPREAD:
         message = (
             f"the pods' step times differ by more than {MOST_SPREAD - 1:.0%}, so they correct no prediction: compare "
-            "their GPUs, and uellm_sched_decode_factor of each pod"
+            "their GPUs, and uellm_scheduler_decode_factor of each pod"
         )
         return Condition(TYPE, "Unknown", "PodsDiffer", message)
     took, expected = _milliseconds(measured.mean_s), _milliseconds(measured.expected_s)
