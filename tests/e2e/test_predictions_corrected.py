@@ -27,6 +27,8 @@ from uellm_devcluster import tinymodel
 
 WRONG_BY = 3.0
 TOLERANCE = 0.15
+ROUNDS = 3
+"""Plans with what was measured before. More than one is needed only where the machine became faster or slower."""
 ENOUGH_STEPS = 600
 LONGEST_S = 120.0
 
@@ -142,15 +144,24 @@ def test_rates_that_are_wrong_by_three_are_corrected_by_traffic(served: Served) 
     wrong = served.measured()
     assert wrong.mean_s / wrong.expected_s > 2
 
-    prior = prior_of(described)
-    assert prior.basis is not None
-    learned = replace(described, corrections=(Correction(prior.basis, wrong.factors, wrong.observed),))
-    second = plan(learned)
-    served.predict(prior_of(learned))
-    right = served.measured()
-    alone_s = sorted(served.ask("alone") for _ in range(5))[2]
-    print(f"alone {true_s * 1e3:.2f} ms, predicted {first.predicted.tpot_ms:.2f}, then {second.predicted.tpot_ms:.2f};")
-    print(f"steps {wrong.mean_s / wrong.expected_s - 1:+.0%}, then {right.mean_s / right.expected_s - 1:+.0%}", right)
-    assert right.mean_s / right.expected_s == pytest.approx(1.0, abs=TOLERANCE)
-    assert second.predicted.tpot_ms / 1e3 == pytest.approx(alone_s, rel=TOLERANCE)
-    assert any("measured steps of this model" in each for each in second.assumptions)
+    basis = prior_of(described).basis
+    assert basis is not None
+    told = [f"steps took {error_of(wrong):+.0%}, and {first.predicted.tpot_ms:.1f} ms was predicted"]
+    for _ in range(ROUNDS):
+        learned = replace(described, corrections=(Correction(basis, wrong.factors, wrong.observed),))
+        corrected = plan(learned)
+        assert any("measured steps of this model" in each for each in corrected.assumptions)
+        served.predict(prior_of(learned))
+        wrong = served.measured()
+        alone_s = sorted(served.ask("alone") for _ in range(5))[2]
+        error, off = error_of(wrong), corrected.predicted.tpot_ms / 1e3 / alone_s - 1
+        told.append(f"steps {error:+.0%}, and {corrected.predicted.tpot_ms:.1f} ms was {off:+.0%} off")
+        if abs(error) <= TOLERANCE and abs(off) <= TOLERANCE:
+            break
+    print("; then ".join(told))
+    assert abs(error) <= TOLERANCE, told
+    assert abs(off) <= TOLERANCE, told
+
+
+def error_of(measured: StepMeasurement) -> float:
+    return measured.mean_s / measured.expected_s - 1
