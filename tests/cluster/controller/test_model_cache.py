@@ -268,10 +268,7 @@ async def test_a_pod_that_copied_something_else_is_not_believed(world):
 
 @pytest.mark.timeout(180)
 async def test_services_may_share_a_claim_that_is_nobody_s_and_stays(world):
-    spec = {name: world.made[name] for name in ("accessModes", "storageClassName")}
-    spec |= {"resources": {"requests": {"storage": "10Gi"}}}
-    metadata = {"name": "models", "namespace": world.namespace}
-    await world.kube.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
+    await foreign_claim(world, "models")
     llama = await world.begun({"claimName": "models"})
     (pod,) = await world.pods()
     assert pod["spec"]["volumes"] == [{"name": "model", "persistentVolumeClaim": {"claimName": "models"}}]
@@ -282,6 +279,26 @@ async def test_services_may_share_a_claim_that_is_nobody_s_and_stays(world):
     await world.operator.settle("llama")
     await world.eventually(lambda: gone(world, DEPLOYMENT, "llama-engine"), timeout_s=60)
     assert "ownerReferences" not in (await world.claim("models"))["metadata"]
+
+
+async def test_a_model_is_copied_to_another_claim_before_the_pods_are_replaced(world):
+    llama = await world.serving()
+    before = (await llama.deployment())["spec"]["template"]
+    await foreign_claim(world, "models")
+    await llama.change(lambda spec: spec["model"].update(cache={"claimName": "models"}))
+    await world.operator.settle("llama")
+    assert (await llama.deployment())["spec"]["template"] == before
+    await world.tell(copied())
+    after = (await llama.deployment())["spec"]["template"]["spec"]
+    assert {"name": "model", "persistentVolumeClaim": {"claimName": "models"}} in after["volumes"]
+
+
+async def foreign_claim(world, name):
+    """A claim that is nobody's."""
+    spec = {name: world.made[name] for name in ("accessModes", "storageClassName")}
+    spec |= {"resources": {"requests": {"storage": "10Gi"}}}
+    metadata = {"name": name, "namespace": world.namespace}
+    await world.kube.create({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
 
 
 async def gone(world, kind, name):

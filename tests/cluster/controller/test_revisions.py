@@ -94,7 +94,9 @@ async def running(llama):
 
 
 def test_every_row_is_tried():
-    assert set(CHANGES) == set(FIELD_EFFECTS) - {"placement.allocation"}
+    # A cache is for models of a hub, and no engine starts before the copy is there: see test_model_cache.
+    cache = {path for path in FIELD_EFFECTS if path.startswith("model.cache.")}
+    assert set(CHANGES) == set(FIELD_EFFECTS) - {"placement.allocation"} - cache
 
 
 @pytest.mark.parametrize("path", CHANGES)
