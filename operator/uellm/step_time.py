@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from uellm.errors import BadInput
 
@@ -20,6 +20,26 @@ STEP_FORMULA = "max(floor, perPrefillToken*prefillTokens) + perKvToken*kvTokens 
 STEP_FIELDS = ("floor", "perPrefillToken", "perKvToken", "perSequence", "overhead")
 GRADES = 24
 """Values in a decade of a rounded figure: it is at most 5 % off."""
+
+
+LEAST_FACTOR, MOST_FACTOR = 0.1, 10.0
+"""Bounds of the factors: beyond them something other than the rates is wrong."""
+
+
+class StepFactors(NamedTuple):
+    """Factors on the two parts of a step's time."""
+
+    prefill: float = 1.0
+    """On what the tokens of prompts add to a step."""
+    decode: float = 1.0
+    """On the rest."""
+
+    def bounded(self) -> StepFactors:
+        """Within the bounds."""
+        return StepFactors(*(min(max(factor, LEAST_FACTOR), MOST_FACTOR) for factor in self))
+
+
+UNCORRECTED = StepFactors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +82,7 @@ class StepTime:
     def rounded(self) -> StepTime:
         """Each figure as the nearest of GRADES a decade: equal devices, measured again, mostly give the same."""
         figures = (self.floor_s, self.per_prefill_token_s, self.per_kv_token_s, self.per_sequence_s, self.overhead_s)
-        return StepTime(*(_graded(figure) for figure in figures))
+        return StepTime(*(graded(figure) for figure in figures))
 
     def to_dict(self) -> dict[str, float]:
         """`stepSeconds` of the engine's file."""
@@ -78,7 +98,8 @@ class StepTime:
         return cls(*values)
 
 
-def _graded(value: float) -> float:
+def graded(value: float) -> float:
+    """The nearest of GRADES values in a decade."""
     if value <= 0:
         return 0.0
     return float(f"{10 ** (round(GRADES * math.log10(value)) / GRADES):.2e}")

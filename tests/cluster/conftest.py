@@ -134,7 +134,7 @@ async def gpu_node(
         await kube.delete(GPUNODEPROFILE, name)
 
 
-def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, Any]:
+def profile_of(name: str, memory_bytes: list[int], *, source: str = "Simulated", **fields: Any) -> dict[str, Any]:
     """A GPUNodeProfile with one healthy device for each entry, `GPU-<node>-<index>`; `fields` go into each."""
     devices = [
         {
@@ -159,7 +159,7 @@ def profile_of(name: str, memory_bytes: list[int], **fields: Any) -> dict[str, A
         "metadata": {"name": name},
         "status": {
             "observedAt": "2026-01-01T00:00:00Z",
-            "source": "Simulated",
+            "source": source,
             "summary": {"gpus": str(len(devices)), "free": str(len(devices)), "products": "Simulated"},
             "devices": devices,
         },

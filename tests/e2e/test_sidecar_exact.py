@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,9 +17,9 @@ import openai
 import pytest
 import yaml
 
+from helpers.real_engine import end, free_port, start, wait_for
 from uellm_devcluster import tinymodel
 
-READY_TIMEOUT_S = 300.0
 PLANTED_PROMPT, PLANTED_KEY = "zanzibarprompt", "sk-zanzibarkey"
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"
 ASKED = [{"role": "user", "content": f"How does the import statement work? äöü 字 {PLANTED_PROMPT}"}]
@@ -36,13 +31,6 @@ WEATHER = {
         "name": "weather",
         "parameters": {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"]},
     },
-}
-ENVIRONMENT = {
-    "VLLM_HOST_IP": "127.0.0.1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
 
@@ -124,34 +112,6 @@ def timeless(value: Any) -> Any:
     return value
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.5)
-    pytest.fail(f"{url} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all processes that it started, by its process group."""
-    try:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     scratch = tmp_path_factory.mktemp("exact")
@@ -170,16 +130,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     processes = []
     try:
         for name, command in (("engine", serve), ("sidecar", front)):
-            with (scratch / f"{name}.log").open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        list(map(str, command)),
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env=os.environ | ENVIRONMENT,
-                        start_new_session=True,
-                    )
-                )
+            processes.append(start(command, scratch / f"{name}.log"))
         wait_for(f"http://{engine}/health", processes[0], scratch / "engine.log")
         wait_for(f"http://{metrics}/readyz", processes[1], scratch / "sidecar.log")
         found = Both(f"http://{engine}", f"http://{sidecar}", f"http://{metrics}", scratch / "sidecar.log", vocabulary)

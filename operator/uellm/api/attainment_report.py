@@ -1,4 +1,4 @@
-"""GET /uellm/slo of a sidecar: how the requests of the last minutes fared, class by class.
+"""GET /uellm/slo of a sidecar: how the requests of the last minutes fared, class by class, and the engine's steps.
 
 Written by the sidecar, read by the controller. It comes out of a pod, so what is malformed is skipped.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.scalars import DNS_LABEL
 from uellm.documents import VERSION, reading
+from uellm.step_time import LEAST_FACTOR, MOST_FACTOR, StepFactors
 
 _NAME = "the attainment report"
 _MOST_CLASSES = 16
@@ -39,6 +40,29 @@ class ClassMeasurement(NamedTuple):
         return entry
 
 
+class StepMeasurement(NamedTuple):
+    """The time of the engine's steps beside what was predicted."""
+
+    observed: int
+    """Steps that were measured."""
+    factors: StepFactors
+    """By which they differ from the prediction without any correction: `stepSeconds` alone."""
+    mean_s: float
+    """Mean time of the last steps."""
+    expected_s: float
+    """What was predicted of the same steps: `stepSeconds` with the factors that the pod was started with."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`steps`, to four digits."""
+        return {
+            "observed": self.observed,
+            "prefillFactor": _digits(self.factors.prefill),
+            "decodeFactor": _digits(self.factors.decode),
+            "meanSeconds": _digits(self.mean_s),
+            "expectedSeconds": _digits(self.expected_s),
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class AttainmentReport:
     """The whole report."""
@@ -46,11 +70,14 @@ class AttainmentReport:
     classes: tuple[ClassMeasurement, ...]
     window_s: int = 0
     """The time that it covers."""
+    steps: StepMeasurement | None = None
+    """None: no step was measured, or nothing was predicted of them."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         classes = [each.to_dict() for each in self.classes]
-        return {"version": VERSION, "windowSeconds": self.window_s, "classes": classes}
+        report = {"version": VERSION, "windowSeconds": self.window_s, "classes": classes}
+        return report if self.steps is None else {**report, "steps": self.steps.to_dict()}
 
     @classmethod
     def from_dict(cls, document: Any) -> AttainmentReport:
@@ -59,7 +86,8 @@ class AttainmentReport:
             classes = data.get("classes")
             entries = classes[:_MOST_CLASSES] if isinstance(classes, list) else []
             measured = (_measurement(entry) for entry in entries if isinstance(entry, Mapping))
-            return cls(tuple(each for each in measured if each is not None), _count(data.get("windowSeconds")) or 0)
+            known = tuple(each for each in measured if each is not None)
+            return cls(known, _count(data.get("windowSeconds")) or 0, _steps(data.get("steps")))
 
 
 def _measurement(entry: Mapping[str, Any]) -> ClassMeasurement | None:
@@ -71,6 +99,26 @@ def _measurement(entry: Mapping[str, Any]) -> ClassMeasurement | None:
     return ClassMeasurement(
         name, requests, met, _seconds(entry.get("p99TtftSeconds")), _seconds(entry.get("p99TpotSeconds"))
     )
+
+
+def _steps(entry: Any) -> StepMeasurement | None:
+    if not isinstance(entry, Mapping):
+        return None
+    observed = _count(entry.get("observed"))
+    prefill, decode = _factor(entry.get("prefillFactor")), _factor(entry.get("decodeFactor"))
+    mean_s, expected_s = _seconds(entry.get("meanSeconds")), _seconds(entry.get("expectedSeconds"))
+    if not observed or prefill is None or decode is None or not mean_s or not expected_s:
+        return None
+    return StepMeasurement(observed, StepFactors(prefill, decode), mean_s, expected_s)
+
+
+def _factor(value: Any) -> float | None:
+    seconds = _seconds(value)
+    return seconds if seconds is not None and LEAST_FACTOR <= seconds <= MOST_FACTOR else None
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _count(value: Any) -> int | None:

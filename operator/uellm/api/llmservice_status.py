@@ -214,6 +214,23 @@ class ClassAttainment(StatusModel):
     """Number of requests measured, rounded to two digits."""
 
 
+class MeasuredStatus(StatusModel):
+    """The time of the engine's steps as its pods measured it, beside what was predicted of the same steps."""
+
+    steps: Annotated[int, Field(ge=0, le=2**53)]
+    """Steps measured since the pods were started, rounded down to one digit."""
+    tpot_microseconds: Annotated[int, Field(ge=0, le=2**53)]
+    """Mean time of the last steps, which is the time for each further token."""
+    predicted_tpot_microseconds: Annotated[int, Field(ge=0, le=2**53)]
+    """What was predicted of the same steps when the pods were started."""
+    error_percent: Annotated[int, Field(ge=-100, le=100_000)]
+    """By how much the measured time is above the predicted one; negative where it is below."""
+    prefill_factor: Figure
+    """Factor on what prompts add to a step, on the prediction by the GPUs' rates alone."""
+    decode_factor: Figure
+    """The same factor on the rest of a step."""
+
+
 class PodFailuresStatus(StatusModel):
     """Pods that failed for good within the last hour: evicted, not admitted, or lost with their node."""
 
@@ -257,6 +274,8 @@ class LLMServiceStatus(StatusModel):
     """Planned and actual devices of each pod."""
     slo: Annotated[tuple[ClassAttainment, ...], Field(max_length=16), MapBy("name")] = ()
     """Measurements of the last minutes, by class; updated at most once a minute."""
+    measured: MeasuredStatus | None = None
+    """Step times that the pods measured, beside what was predicted; updated at most once a minute."""
     pod_failures: PodFailuresStatus | None = None
     """Pods that failed for good within the last hour."""
     placements_omitted: Count | None = None

@@ -21,6 +21,7 @@ from uellm.api.base import Model
 from uellm.api.http import HttpRoute, HttpSpec
 from uellm.api.llmservice import Scheduling
 from uellm.api.slo import ServiceClass
+from uellm.step_time import LEAST_FACTOR, MOST_FACTOR
 
 VERSION = 1
 DEFAULT_CLASS = "default"
@@ -68,6 +69,41 @@ class SidecarStepSeconds(Model):
         return self
 
 
+_Factor = Annotated[float, Field(ge=LEAST_FACTOR, le=MOST_FACTOR, allow_inf_nan=False)]
+
+
+class SidecarStepFactors(Model):
+    """By which earlier measurements of such an engine differ from `stepSeconds`."""
+
+    model_config = _LENIENT
+
+    prefill: _Factor = 1.0
+    """On what prompts add to a step."""
+    decode: _Factor = 1.0
+    """On the rest."""
+
+
+class StepBasisDocument(Model):
+    """What `stepSeconds` were predicted for. The operator reads it back; the sidecar ignores it."""
+
+    model_config = _LENIENT
+
+    model: str
+    """Digest of the model, its engine's arguments and the calibration."""
+    product: str
+    """The GPU."""
+    memory_bytes: int
+    """Its memory."""
+    flops_per_second: float
+    """Its compute rate."""
+    memory_bytes_per_second: float
+    """Its memory bandwidth."""
+    tensor: int
+    """GPUs that share a layer."""
+    pipeline: int
+    """Stages."""
+
+
 class SidecarEngine(Model):
     """The sidecar's information about the engine."""
 
@@ -81,6 +117,8 @@ class SidecarEngine(Model):
     """Whether it runs with `--scheduling-policy priority`; if so, requests carry their deadline as priority."""
     step_seconds: SidecarStepSeconds | None = None
     """Step times until they are measured; where not set, roughly those of an 8B model on one GPU."""
+    step_factors: SidecarStepFactors | None = None
+    """By which earlier measurements differ from them."""
 
 
 class SidecarAuth(Model):
@@ -131,10 +169,12 @@ class EngineDocument(Model):
     """The engine."""
     auth: SidecarAuth = SidecarAuth()
     """Who may send requests."""
+    step_basis: StepBasisDocument | None = None
+    """What the engine's `stepSeconds` were predicted for."""
 
     def to_dict(self) -> dict[str, Any]:
         """The document, without what was not set in its sections, and without empty ones."""
-        return _sparse(super().to_dict(), self, ("engine", "auth"), optional=("revision", "auth"))
+        return _sparse(super().to_dict(), self, ("engine", "auth"), optional=("revision", "auth", "stepBasis"))
 
 
 class SidecarDocument(Model):

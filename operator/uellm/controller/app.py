@@ -19,6 +19,7 @@ from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.node_classes import NodeClassKeeper
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
+from uellm.controller.step_keeper import StepKeeper
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kube
 from uellm.kube.kinds import NODEPOOL
@@ -38,6 +39,7 @@ from uellm.reconcile.pods.collectors import Collectors
 from uellm.reconcile.pods.sidecar_client import SidecarClient
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.stale_profiles import ProfileAges
+from uellm.reconcile.step_times.store import StepStore
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +101,16 @@ class _Operator:
         kube = await self._stack.enter_async_context(await Kube.connect(writable_for=lease.writable_s, observe=observe))
         sidecars = await self._stack.enter_async_context(SidecarClient())
         worker = self._stack.enter_context(Workers(PLANNERS))
+        steps = StepStore()
         planning = Planning(
-            self._cache, worker, count=metrics.planned, workers=PLANNERS, on_planned=lambda key: queue.mark(key)
+            self._cache,
+            worker,
+            count=metrics.planned,
+            workers=PLANNERS,
+            on_planned=lambda key: queue.mark(key),
+            steps=steps,
         )
+        step_keeper = StepKeeper(kube, steps, self._options.namespace)
         applier = Applier(kube, self._cache, instance=self._options.identity)
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
@@ -127,10 +136,12 @@ class _Operator:
         await resync.fill_first(kube, self._cache)
         watcher.on_lists()
         planning.promises.restore()
+        await step_keeper.step()
         watcher.mark_all()
         await _until_one_ends(
             lease.keep(),
             NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
+            step_keeper.keep(),
             _resync(kube, self._cache, watcher, collectors),
             _find_stale_profiles(self._cache, watcher, clock),
             *self._measuring(kube),

@@ -13,7 +13,7 @@ from uellm.reconcile.cache import Cache
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 # Conditions that an alert or a dashboard reads; the others are in the status.
-_CONDITIONS = ("Ready", "Stalled", "Planned", "SLOFeasible", "SLOMet")
+_CONDITIONS = ("Ready", "Stalled", "Planned", "SLOFeasible", "SLOMet", "PredictionsHold")
 _VALUES = {"True": 1.0, "False": 0.0}
 
 
@@ -111,6 +111,11 @@ def _of_services(services: list[dict[str, Any]]) -> Iterator[Metric]:
     wanted = GaugeMetricFamily("uellm_service_replicas", "Replicas that the spec asks for.", labels=labels)
     ready = GaugeMetricFamily("uellm_service_ready_replicas", "Replicas that are ready.", labels=labels)
     gpus = GaugeMetricFamily("uellm_service_gpus_per_replica", "GPUs of a replica, by the plan.", labels=labels)
+    error = GaugeMetricFamily(
+        "uellm_service_prediction_error_ratio",
+        "Measured time of the engine's steps over the predicted one, less 1.",
+        labels=labels,
+    )
     for document in services:
         name, status = [document["metadata"]["namespace"], document["metadata"]["name"]], document.get("status") or {}
         for entry in status.get("conditions") or ():
@@ -120,7 +125,9 @@ def _of_services(services: list[dict[str, Any]]) -> Iterator[Metric]:
         wanted.add_metric(name, 0 if suspended else document["spec"].get("replicas", 1))
         ready.add_metric(name, status.get("readyReplicas") or 0)
         gpus.add_metric(name, (status.get("plan") or {}).get("gpusPerReplica") or 0)
-    yield from (held, wanted, ready, gpus)
+        if (measured := status.get("measured")) is not None:
+            error.add_metric(name, (measured.get("errorPercent") or 0) / 100)
+    yield from (held, wanted, ready, gpus, error)
 
 
 def _of_gpus(cache: Cache) -> Metric:

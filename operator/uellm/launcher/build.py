@@ -17,6 +17,7 @@ MODULES = (
     "placement_report.py",
     "pod_interface.py",
     "drain_token.py",
+    "step_basis.py",
     "step_time.py",
     "text.py",
 )

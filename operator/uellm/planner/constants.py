@@ -108,6 +108,9 @@ UNMEASURED_BYTES_PER_S = 1e10
 # Speeds this close count as equal: measurements of equal devices differ by some percent, and noise must not move
 # layers.
 SPEED_TOLERANCE = 0.05
+# Step times that were measured on a GPU mean nothing for one whose rates differ by more: it was measured anew, or is
+# slower than its twins. Twice the noise of a measurement, and the rounding of what is written down.
+CORRECTED_RATE_TOLERANCE = 0.15
 
 # Predictions this close to a target meet it, so that float rounding decides nothing.
 TARGET_TOLERANCE = 1e-9

@@ -9,6 +9,7 @@ from uellm.hardware import Node
 from uellm.models import Architecture
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
 from uellm.planner.efficiency import Efficiency
+from uellm.step_basis import Correction
 
 OBJECTIVES = ("Efficiency", "Latency", "Throughput")
 ALLOCATIONS = ("DevicePlugin", "DRA")
@@ -122,3 +123,5 @@ class PlanRequest:
     """Sentences of the caller for the plan's `assumptions`."""
     would_join: tuple[NodeOffer, ...] = ()
     """Classes of nodes to plan on where no plan is possible on the nodes that are there."""
+    corrections: tuple[Correction, ...] = ()
+    """Step times that were measured, of any model: those of this one correct the predictions."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from uellm.api import LLMService, parse_service
-from uellm.api.attainment_report import ClassMeasurement
+from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
 from uellm.errors import BadInput
@@ -75,6 +75,8 @@ class Observed:
     """Which configuration the pods' sidecars report to run with, by pod uid."""
     measurements: Mapping[str, tuple[ClassMeasurement, ...]] = field(default_factory=dict)
     """What the pods' sidecars measured, by pod uid."""
+    step_times: Mapping[str, StepMeasurement] = field(default_factory=dict)
+    """The step times that they measured, by pod uid."""
     nodes: tuple[ProfiledNode, ...] = ()
     """Every profiled node of the cluster."""
     node_classes: tuple[NodeClass, ...] = ()

@@ -109,6 +109,7 @@ class Reconciler:
             observed,
             reports=self._collectors.placements.of(observed.pods),
             measurements=self._collectors.measurements.of(observed.pods),
+            step_times=self._collectors.measurements.step_times_of(observed.pods),
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
         )
@@ -117,6 +118,7 @@ class Reconciler:
         waits = waits_for_node(observed.incumbent, observed)
         if self._node_pools is not None and waits:
             observed = dataclasses.replace(observed, pool_labels=await self._node_pools.labels())
+        self._planning.measured(observed, now)
         planned = await self._planning.plan(observed, now)
         if planned is None:
             return inspect_in_s  # it is being planned, and is marked when that is done

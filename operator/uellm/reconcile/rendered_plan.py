@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.api.sidecar_document import SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
 from uellm.hardware import NodeNeeds
 
 
@@ -35,3 +35,7 @@ class RenderedPlan:
     """The engine orders its requests by priority."""
     step_seconds: SidecarStepSeconds | None
     """Step times on the planned devices; None: they are not measured, or a CPU stands in for them."""
+    step_factors: SidecarStepFactors | None = None
+    """By which earlier measurements differ from them; None: there are none."""
+    step_basis: StepBasisDocument | None = None
+    """What the step times were predicted for; None: measurements of them are not used elsewhere."""

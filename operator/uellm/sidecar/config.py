@@ -31,7 +31,7 @@ from uellm.api.sidecar_document import (
 )
 from uellm.errors import BadInput
 from uellm.sidecar.scheduling import DEFAULT_STEP_TIME, Options, Targets
-from uellm.step_time import StepTime
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -56,6 +56,11 @@ class SidecarConfig(SidecarDocument):
         """Duration of the engine's steps until it is measured."""
         seconds = self.engine.step_seconds
         return DEFAULT_STEP_TIME if seconds is None else _step_model(seconds)
+
+    def step_factors(self) -> StepFactors:
+        """By which earlier measurements differ from that."""
+        factors = self.engine.step_factors
+        return UNCORRECTED if factors is None else StepFactors(factors.prefill, factors.decode)
 
     def options(self) -> Options:
         """The scheduler's options."""

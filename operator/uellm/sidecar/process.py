@@ -86,7 +86,7 @@ class Sidecar:
         self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
-        self.dispatcher = Dispatcher(current.options, current.step_model, self.figures.faults)
+        self.dispatcher = Dispatcher(current.options, current.step_model, self.figures.faults, current.step_factors)
         self.engine = EngineConnection(
             options.engine,
             self._on_engine,
@@ -216,7 +216,7 @@ class Sidecar:
         if found.config:
             current = self.settings.current
             self.lengths.learned.switch(on=current.uses_learned_model)
-            self.dispatcher.reconfigure(current.options, current.step_model)
+            self.dispatcher.reconfigure(current.options, current.step_model, current.step_factors)
             self._server.limits = current.limits(self._options.limits)
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")

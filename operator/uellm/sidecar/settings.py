@@ -18,7 +18,7 @@ from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
 from uellm.sidecar.secrets import KeyDirectory
 from uellm.sidecar.wire.keys import Keys
-from uellm.step_time import StepTime
+from uellm.step_time import StepFactors, StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,10 @@ class Settings:
     """Of the scheduler."""
     step_model: StepTime
     """Duration of the engine's steps until it is measured."""
+    step_factors: StepFactors
+    """By which earlier measurements differ from that."""
+    steps_are_planned: bool
+    """These step times are a prediction of this engine, which can be compared with what is measured."""
     max_num_seqs: int
     """Sequences that the engine runs at once."""
     max_num_batched_tokens: int | None
@@ -59,6 +63,8 @@ class Settings:
             classes=config.targets(),
             options=config.options(),
             step_model=config.step_model(),
+            step_factors=config.step_factors(),
+            steps_are_planned=config.engine.step_seconds is not None,
             max_num_seqs=config.engine.max_num_seqs,
             max_num_batched_tokens=config.engine.max_num_batched_tokens,
             accepts_priority=config.engine.accepts_priority,

@@ -38,6 +38,7 @@ from uellm.reconcile.pods.placement_reports import PlacementReports
 from uellm.reconcile.pods.running import RunningReports
 from uellm.reconcile.reconciler import Reconciler
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.reconcile.step_times.store import StepStore
 
 IMAGES = Images(engine="engine:1", sidecar="sidecar:1", launcher="launcher:1")
 
@@ -104,7 +105,8 @@ class Operator:
         self.now = datetime.now(UTC)
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
-        self._planning = Planning(self.cache, InProcess())
+        self.steps = StepStore()
+        self._planning = Planning(self.cache, InProcess(), steps=self.steps)
         self.asked_at_s = 0.0
         placements = PlacementReports(self._report, lambda: self.asked_at_s)
         self.measurements: dict[str, Mapping[str, Any]] = {}  # by pod IP

@@ -25,6 +25,7 @@ def after(keys: Path) -> dict[str, Any]:
             "maxNumBatchedTokens": 512,
             "acceptsPriority": True,
             "stepSeconds": {"floor": 1, "perPrefillToken": 0.1, "perKvToken": 0, "perSequence": 0, "overhead": 0},
+            "stepFactors": {"prefill": 2, "decode": 3},
         },
         "prediction": {"learned": True},
         "auth": {"keysDirectory": str(keys)},

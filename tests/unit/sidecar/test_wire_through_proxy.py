@@ -242,6 +242,37 @@ async def test_attainment_is_reported_by_class(vllm, launch):
     assert await metric(harness, 'uellm_good_output_tokens_total{class="easy"}') == "3"
 
 
+@pytest.mark.parametrize("factors", [None, {"prefill": 2.0, "decode": 3.0}])
+async def test_step_times_are_reported_where_they_were_predicted(vllm, launch, factors):
+    seconds = {"floor": 1e-3, "perPrefillToken": 1e-6, "perKvToken": 0, "perSequence": 0, "overhead": 0}
+    engine = {"stepSeconds": seconds, **({"stepFactors": factors} if factors else {})}
+    harness = await launch({"classes": [], "engine": engine})
+    assert "steps" not in await reported(harness)
+    vllm.after_first.clear()
+    asked = harness.ask(json.dumps({**BODY, "stream": True}).encode())
+    await asyncio.sleep(0.02)
+    vllm.after_first.set()
+    await asked
+    steps = (await reported(harness))["steps"]
+    assert steps["observed"] >= 1
+    assert steps["meanSeconds"] > 0
+    expected = 3e-3 if factors else 1e-3
+    assert steps["expectedSeconds"] == pytest.approx(expected, rel=0.01)
+    assert 0.1 <= steps["decodeFactor"] <= 10
+    assert steps["prefillFactor"] == pytest.approx(2.0 if factors else 1.0, rel=0.2)
+
+
+async def test_step_times_that_nobody_predicted_are_not_reported(vllm, launch):
+    harness = await launch({"classes": []})
+    assert (await harness.ask(json.dumps({**BODY, "stream": True}).encode()))[0] == 200
+    assert "steps" not in await reported(harness)
+
+
+async def reported(harness):
+    async with harness.client.get(harness.management("/uellm/slo")) as response:
+        return await response.json()
+
+
 async def test_targets_in_headers_are_what_a_request_is_judged_by(vllm, harness):
     async with harness.post(json.dumps({**BODY, "stream": True}).encode(), x_llm_d_slo_ttft_ms="0.001") as response:
         await response.read()

@@ -31,7 +31,7 @@ from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.efficiency import Efficiency
 from uellm.planner.kernels import KernelName, KernelShare, rates
-from uellm.step_time import StepTime
+from uellm.step_time import UNCORRECTED, StepTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,12 @@ class Pipeline:
         """[stages]: the time of one batch with the given prompt tokens and sequences."""
         efficiency = self.costs.efficiency
         overhead = efficiency.step_overhead_s + efficiency.per_sequence_s * sequences
-        return [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
+        times = [stage.time_s(prefill_tokens, sequences) + overhead for stage in self.stages]
+        factors = self.costs.factors
+        if factors == UNCORRECTED:
+            return times
+        without = [stage.time_s(0.0, sequences) + overhead for stage in self.stages]
+        return [b * factors.decode + (a - b) * factors.prefill for a, b in zip(times, without, strict=True)]
 
     def round_s(self, prefill_tokens: float, sequences: float, chunks: float = 0.0) -> float:
         """The time in which every sequence gets a token and all batches together compute the given prompt tokens.
@@ -183,8 +188,10 @@ class Pipeline:
         """The step-time model of the filled pipeline, exact near `chunk` prompt tokens and `sequences` sequences."""
         m, held = float(len(self.stages)), self.costs.held_tokens
         filled = max(sequences, m)
-        floor = self._filled([stage.weights_s for stage in self.stages])
-        per_kv_token = self._filled([stage.held_bytes / held / stage.memory_per_s for stage in self.stages]) / m
+        decode = self.costs.factors.decode
+        floor = decode * self._filled([stage.weights_s for stage in self.stages])
+        reading = [stage.held_bytes / held / stage.memory_per_s for stage in self.stages]
+        per_kv_token = decode * self._filled(reading) / m
         lone, many = self.round_s(0.0, m), self.round_s(0.0, filled)
         overhead = max(0.0, lone - floor - per_kv_token * m * held)
         rest = max(0.0, many - floor - overhead)

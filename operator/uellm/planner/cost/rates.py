@@ -16,6 +16,7 @@ from uellm.hardware import Device, Link
 from uellm.models import Architecture
 from uellm.planner import constants as c
 from uellm.planner.efficiency import Efficiency
+from uellm.step_time import UNCORRECTED, StepFactors
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Costs:
     """Sent from one stage to the next."""
     efficiency: Efficiency = field(default_factory=Efficiency)
     """Shares of the measured rates that the engine reaches."""
+    factors: StepFactors = UNCORRECTED
+    """By which measured step times differ from those predicted by all this."""
 
     @property
     def held_tokens(self) -> float:

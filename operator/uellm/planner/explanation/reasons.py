@@ -13,6 +13,7 @@ from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
+from uellm.step_basis import Correction
 from uellm.text import counted
 
 
@@ -41,6 +42,7 @@ def assumptions(
         notes.append(f"speeds of {', '.join(unmeasured)} are not measured, so nothing is predicted")
     elif best.times is not None:
         notes.append(request.efficiency.sentence)
+        notes += [] if best.correction is None else [_corrected(best.correction, best.shape)]
     rated = sorted({device.product for device in best.assignment.devices if device.rated})
     if rated:
         notes.append(
@@ -74,6 +76,20 @@ def assumptions(
             "simulated GPUs: predictions hold for the GPUs as described, not for the CPU that stands in for them"
         )
     return tuple(notes)
+
+
+def _corrected(correction: Correction, shape: Shape) -> str:
+    basis, factors = correction.basis, correction.factors
+    where = (
+        ""
+        if basis.shape == (shape.tensor, shape.pipeline)
+        else (f" (tensor {basis.tensor} × pipeline {basis.pipeline}, the nearest shape that was measured)")
+    )
+    return (
+        f"predictions are corrected by {correction.steps} measured steps of this model on {basis.product}{where}: "
+        f"steps take {factors.decode:.2f} times as long as predicted from the rates, and prompts in them "
+        f"{factors.prefill:.2f} times"
+    )
 
 
 def _overrides(evaluator: Evaluator) -> list[str]:

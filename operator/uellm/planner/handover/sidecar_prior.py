@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from uellm.planner.correction import Corrections, step_basis
 from uellm.planner.cost.predict import predict
 from uellm.planner.cost.rates import Links
 from uellm.planner.cost.work import stage_loads
-from uellm.planner.handover.revalidate import evaluator_of
+from uellm.planner.handover.revalidate import evaluator_of, shape_of
 from uellm.planner.memory.footprint import kv_width
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.planner.shape import Steps
 from uellm.planner.vllm.flags import UserArgs
-from uellm.step_time import StepTime
+from uellm.step_basis import StepBasis
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
+
+
+class StepPrior(NamedTuple):
+    """Step times, and the correction that the plan's prediction was made with."""
+
+    step: StepTime
+    """Without the correction, so that measured factors always refer to the same."""
+    factors: StepFactors
+    basis: StepBasis | None
+    """None where the devices are not alike."""
+
+
+def step_prior(plan: Plan, request: PlanRequest) -> StepPrior | None:
+    """The step times by `step_time` with their correction; None where these are not known."""
+    step = step_time(plan, request)
+    if step is None:
+        return None
+    shape = shape_of(plan)
+    known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
+    devices = [known[uuid] for uuid in plan.devices]
+    found = Corrections.of(request).nearest(devices, shape)
+    return StepPrior(step, UNCORRECTED if found is None else found.factors, step_basis(request, devices, shape))
 
 
 def step_time(plan: Plan, request: PlanRequest) -> StepTime | None:

@@ -12,6 +12,7 @@ from uellm.hardware import Device, Link
 from uellm.planner import constants as c
 from uellm.planner.assignment.assign import Assignment, Task, settled
 from uellm.planner.assignment.every_subset import admits_some, refusal
+from uellm.planner.correction import Corrections
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.predict import Times, predict
 from uellm.planner.cost.rates import Costs, Links, flops_per_s, measured
@@ -29,6 +30,7 @@ from uellm.planner.shape import Shape, Steps
 from uellm.planner.spans import spans
 from uellm.planner.vllm.defaults import default_steps
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UserArgs
+from uellm.step_basis import Correction
 
 _known: Known[Worked] = Known()
 _known_footprints: Known[Footprint] = Known()
@@ -42,19 +44,33 @@ class Evaluator:
     demand: Demand
     user: UserArgs
     costs: Costs = field(init=False)
+    """Without a correction: layers are placed by them, in the pod as here."""
+    _corrections: Corrections = field(init=False, compare=False, repr=False)
     _essence: Essence = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         request, demand = self.request, self.demand
         costs = Costs.of(request.architecture, demand.prompt_tokens, demand.output_tokens, request.efficiency)
         object.__setattr__(self, "costs", costs)
-        essence = Essence(request.architecture, demand, self.user.args, request.max_model_len)
+        corrections = Corrections.of(request)
+        object.__setattr__(self, "_corrections", corrections)
+        essence = Essence(request.architecture, demand, self.user.args, request.max_model_len, corrections)
         object.__setattr__(self, "_essence", essence)
+
+    def correction(self, devices: Sequence[Device], shape: Shape) -> Correction | None:
+        """The measured step times by which a prediction for these devices is corrected; None where there are none."""
+        return self._corrections.nearest(devices, shape)
+
+    def costs_on(self, devices: Sequence[Device], shape: Shape) -> Costs:
+        """The costs with that correction."""
+        found = self.correction(devices, shape)
+        return self.costs if found is None else replace(self.costs, factors=found.factors)
 
     def steps(self, devices: Sequence[Device], shape: Shape, links: Sequence[Link] = ()) -> Steps:
         """Step sizes for any of these devices. Without `links`, communication takes no time."""
         known = Links(links) if links else None
-        return steps(self.request.architecture, self.demand, devices, shape, self.user, self.costs, known)
+        costs = self.costs_on(devices, shape)
+        return steps(self.request.architecture, self.demand, devices, shape, self.user, costs, known)
 
     def footprint(self, shape: Shape, sizes: Steps) -> Footprint:
         """Memory of the shape."""
@@ -235,8 +251,13 @@ class Candidate:
         evaluator, placed = self.evaluator, self.assignment
         model, width = evaluator.request.architecture, float(kv_width(evaluator.request.architecture, evaluator.user))
         loads = stage_loads(model, placed.groups, placed.layers, kv_width=width)
-        links = Links(self.pool.links)
-        return predict(loads, links, evaluator.costs, evaluator.demand, self.kv.tokens, self.sizes)
+        links, costs = Links(self.pool.links), evaluator.costs_on(placed.devices, self.shape)
+        return predict(loads, links, costs, evaluator.demand, self.kv.tokens, self.sizes)
+
+    @property
+    def correction(self) -> Correction | None:
+        """The measured step times by which its prediction is corrected; None where there are none."""
+        return self.evaluator.correction(self.assignment.devices, self.shape)
 
 
 def _own_cache(own: int, most: KvCache, per_token: Sequence[int], request: PlanRequest) -> KvCache:

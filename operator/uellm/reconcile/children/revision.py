@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -25,6 +26,7 @@ from uellm.pod_interface import ENGINE_FILE, KEYS_DIRECTORY, PLAN_FILE
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.pod import pod_template
 from uellm.reconcile.names import INPUTS_ANNOTATION, SPEC_ANNOTATION, child_metadata, revision_name
+from uellm.step_basis import StepBasis
 
 TEMPLATE_FILE = "template.json"
 _FILES = (PLAN_FILE, ENGINE_FILE, TEMPLATE_FILE)
@@ -52,6 +54,14 @@ class Revision:
         """The pod template."""
         template: Mapping[str, Any] = json.loads(self.files[TEMPLATE_FILE])
         return template
+
+    @cached_property
+    def step_basis(self) -> StepBasis | None:
+        """What its step times were predicted for; None where measurements of them are not used elsewhere."""
+        try:
+            return StepBasis.from_dict(yaml.safe_load(self.files[ENGINE_FILE])["stepBasis"])
+        except (KeyError, TypeError, ValueError, yaml.YAMLError):
+            return None
 
     def marked(self, spec_mark: str, inputs: str) -> Revision:
         """The same content, made for another spec or plan."""
@@ -103,6 +113,7 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         "max_num_batched_tokens": plan.max_num_batched_tokens,
         "accepts_priority": plan.priority_scheduling,
         "step_seconds": plan.step_seconds,
+        "step_factors": plan.step_factors,
     }
     # The keys' directory is mounted by the pod template: a pod that was made without it must not look for keys.
     auth = {} if desired.service.spec.auth is None else {"keys_directory": KEYS_DIRECTORY}
@@ -111,6 +122,7 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         model=desired.service.served_name,
         engine=SidecarEngine.model_validate({name: value for name, value in engine.items() if value}),
         auth=SidecarAuth.model_validate(auth),
+        step_basis=plan.step_basis,
     )
 
 

@@ -37,6 +37,8 @@ from uellm.reconcile.planning.unchanged import Inputs, inputs_of
 from uellm.reconcile.planning.worker import PlanningWorker
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import kept_revision
+from uellm.reconcile.step_times.steps import correction
+from uellm.reconcile.step_times.store import StepStore
 
 Observe = Callable[[str, float], None]
 """Called after every search with its outcome (`Planned`, or the reason of the failure) and its seconds."""
@@ -57,15 +59,17 @@ class Planning:
         count: Observe = unobserved,
         workers: int = 1,
         on_planned: Callable[[Key], None] | None = None,
+        steps: StepStore | None = None,
     ) -> None:
-        """`count` is called after every search; `workers`: searches at a time.
+        """`count` is called after every search; `workers`: searches at a time; `steps`: step times measured before.
 
         With `on_planned` a pass waits for no search: it is called at the end of one.
         """
         self._cache = cache
         self._worker = worker
         self._count = count
-        self.promises = Promises(cache)
+        self._steps = steps or StepStore()
+        self.promises = Promises(cache, self._steps.corrections)
         self._standing: dict[Key, Standing] = {}
         self._renderings: dict[Key, Rendering] = {}
         self._known: dict[Key, LastPass] = {}
@@ -200,6 +204,11 @@ class Planning:
         if kept_revision(observed, plan) is not None:
             return Planned(Choice(plan), None)
         return Planned(Choice(plan), rendering.rendered) if rendering is not None and rendering.plan == plan else None
+
+    def measured(self, observed: Observed, now: datetime) -> None:
+        """Keep what the service's pods measured, for plans that are made later. It calls for no plan."""
+        if observed.step_times and (found := correction(observed)) is not None:
+            self._steps.put(found, now)
 
     def pods_deferred_s(self, observed: Observed, now: datetime) -> float | None:
         """Seconds for which the pods are held back at most, while other services wait for a plan; None: not at all.

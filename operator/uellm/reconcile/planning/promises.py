@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from uellm.models import Architecture
 from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
@@ -27,13 +27,16 @@ from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
+from uellm.step_basis import Correction
 
 
 class Promises:
     """The ledger, and the cluster that it is about."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, corrections: Callable[[], tuple[Correction, ...]] = tuple) -> None:
+        """`corrections`: the step times that were measured."""
         self._cache = cache
+        self._corrections = corrections
         self._ledger = Ledger()
         self._rooms = Rooms()
         self._verdicts: dict[str, Mapping[str, IneligibleNode]] = {}
@@ -94,6 +97,7 @@ class Promises:
             left_out=(*left_out, *unusable),
             would_join=classes,
             facts=observed.facts,
+            corrections=self._corrections(),
         )
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:

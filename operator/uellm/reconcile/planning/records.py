@@ -89,6 +89,8 @@ class Rendering(NamedTuple):
 def same_but_for_offers(before: PlanRequest, after: PlanRequest, *, classes: bool = True) -> bool:
     """True where the requests differ at most in which GPUs of the nodes are free, promised, or behind a cordon.
 
+    Measured step times that have come since call for no plan either: they are used by the next one.
+
     `classes`: classes of nodes that may join matter, too.
     """
     if hardware_changed(before.nodes, after.nodes):
@@ -97,4 +99,6 @@ def same_but_for_offers(before: PlanRequest, after: PlanRequest, *, classes: boo
 
 
 def _bare(request: PlanRequest, *, classes: bool) -> PlanRequest:
-    return dataclasses.replace(request, nodes=(), left_out=(), would_join=request.would_join if classes else ())
+    return dataclasses.replace(
+        request, nodes=(), left_out=(), would_join=request.would_join if classes else (), corrections=()
+    )

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from uellm.api.sidecar_document import SidecarStepSeconds
+from uellm.api.sidecar_document import SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
 from uellm.planner.handover.node_needs import node_needs
 from uellm.planner.handover.publish import plan_annotation, plan_document
-from uellm.planner.handover.sidecar_prior import step_time
+from uellm.planner.handover.sidecar_prior import step_prior
 from uellm.planner.host_needs import host_memory_bytes, host_millicores
 from uellm.planner.joining import as_joined
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan, Predicted
 from uellm.planner.vllm.flags import SCHEDULING_POLICY, UserArgs
 from uellm.reconcile.rendered_plan import RenderedPlan
+from uellm.step_basis import StepBasis
+from uellm.step_time import UNCORRECTED, StepFactors
 
 
 def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
@@ -24,7 +26,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
     """
     plan, request = as_joined(plan, request)
     document, annotation = plan_document(_bare(plan), request), plan_annotation(plan, request)
-    step, simulated = step_time(plan, request), document.platform == "cpu"
+    prior, simulated = step_prior(plan, request), document.platform == "cpu"
     return RenderedPlan(
         node_needs=node_needs(plan, request, annotation.resource_name),
         gpus_per_replica=plan.gpus_per_replica,
@@ -37,8 +39,18 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
         priority_scheduling=UserArgs(document.engine.args).text(SCHEDULING_POLICY) == "priority",
-        step_seconds=None if step is None else SidecarStepSeconds.model_validate(step.to_dict()),
+        step_seconds=None if prior is None else SidecarStepSeconds.model_validate(prior.step.to_dict()),
+        step_factors=None if prior is None else _step_factors(prior.factors),
+        step_basis=None if prior is None or prior.basis is None else _step_basis(prior.basis),
     )
+
+
+def _step_factors(factors: StepFactors) -> SidecarStepFactors | None:
+    return None if factors == UNCORRECTED else SidecarStepFactors(prefill=factors.prefill, decode=factors.decode)
+
+
+def _step_basis(basis: StepBasis) -> StepBasisDocument:
+    return StepBasisDocument.model_validate(basis.rounded().to_dict())
 
 
 def _bare(plan: Plan) -> Plan:

@@ -16,6 +16,7 @@ from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.model_source import model_path, model_revision
 from uellm.reconcile.planning.calibration import efficiency_of
+from uellm.step_basis import Correction
 
 # What the planner may suggest where a model does not fit. The user has to provide such a checkpoint.
 _QUANTIZATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -101,9 +102,11 @@ def plan_request(
     left_out: tuple[planner.LeftOut, ...] = (),
     would_join: tuple[planner.NodeOffer, ...] = (),
     facts: ModelFacts | None = None,
+    corrections: tuple[Correction, ...] = (),
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
-    classes of nodes that may join; `facts`: those that the architecture was read from.
+    classes of nodes that may join; `facts`: those that the architecture was read from; `corrections`: step times
+    that were measured.
     """
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
@@ -135,6 +138,7 @@ def plan_request(
         left_out=left_out,
         notes=(*notes, *_notes(facts)),
         would_join=would_join,
+        corrections=corrections,
     )
 
 

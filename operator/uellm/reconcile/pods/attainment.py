@@ -14,12 +14,17 @@ from uellm.reconcile.conditions import Condition
 TYPE = "SLOMet"
 
 
+def read_report(document: Mapping[str, Any]) -> AttainmentReport:
+    """A sidecar's report; empty where it is of another version."""
+    try:
+        return AttainmentReport.from_dict(document)
+    except UnreadableDocument:
+        return AttainmentReport(())
+
+
 def read_measurements(document: Mapping[str, Any]) -> tuple[ClassMeasurement, ...]:
     """The measurements in a sidecar's report; none where it is of another version."""
-    try:
-        return AttainmentReport.from_dict(document).classes
-    except UnreadableDocument:
-        return ()
+    return read_report(document).classes
 
 
 def together(pods: Iterable[Sequence[ClassMeasurement]], names: Sequence[str]) -> tuple[ClassMeasurement, ...]:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from uellm.api.attainment_report import ClassMeasurement
+from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.reconcile.names import uid_of
-from uellm.reconcile.pods.attainment import read_measurements
+from uellm.reconcile.pods.attainment import read_report
 from uellm.reconcile.pods.collector import Collector, Fetch
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.pod_state import engine_start
@@ -23,6 +23,11 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
     def __init__(self, fetch: Fetch, clock: Callable[[], float]) -> None:
         super().__init__(fetch, clock)
         self._every_s: dict[str, float] = {}
+        self._steps: dict[str, StepMeasurement] = {}
+
+    def step_times_of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, StepMeasurement]:
+        """The step times that these pods measured, by uid."""
+        return {uid: self._steps[uid] for pod in pods if (uid := uid_of(pod)) in self._steps}
 
     async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> float | None:
         """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run."""
@@ -39,11 +44,17 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
         if document is None:
             # Measurements of a pod that no longer answers are out of date.
             self._known.pop(uid, None)
+            self._steps.pop(uid, None)
         else:
-            self._known[uid] = read_measurements(document)
+            report = read_report(document)
+            self._known[uid] = report.classes
+            self._steps.pop(uid, None)
+            if report.steps is not None:
+                self._steps[uid] = report.steps
         same = uid in self._every_s and before == self._known.get(uid)
         self._every_s[uid] = min(2 * self._every_s[uid], LONGEST_MEASURE_S) if same else MEASURE_S
 
     def _drop(self, uid: str) -> None:
         super()._drop(uid)
         self._every_s.pop(uid, None)
+        self._steps.pop(uid, None)

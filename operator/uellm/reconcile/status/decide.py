@@ -22,8 +22,11 @@ from uellm.reconcile.pods.running import WantedConfig, unconfirmed
 from uellm.reconcile.status.better_plan import TYPE as BETTER_PLAN
 from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of
+from uellm.reconcile.status.predictions import TYPE as PREDICTIONS_HOLD
+from uellm.reconcile.status.predictions import predictions_hold
 from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
 from uellm.reconcile.status.waiting_for_node import waiting_for_node
+from uellm.reconcile.step_times.steps import service_steps
 from uellm.reconcile.times import timestamp
 from uellm.text import and_more
 
@@ -56,8 +59,8 @@ STALLING = frozenset(
     }
 )
 _NODES_NAMED = 8
-# Conditions without Events: they repeat Ready for programs.
-_WITHOUT_EVENTS = frozenset({"Reconciling", "Stalled"})
+# Conditions without Events: two repeat Ready for programs, and one asks nothing of anybody.
+_WITHOUT_EVENTS = frozenset({"Reconciling", "Stalled", PREDICTIONS_HOLD})
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,13 @@ def decide(
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
     measured = together(observed.measurements.values(), classes)
     met = slo_met(measured, service) if service is not None and observed.measurements else None
-    about = [slo, *filter(None, (met,)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
+    steps = service_steps(observed) if observed.step_times and plan is not None else None
+    holds = predictions_hold(steps) if steps is not None else None
+    about = [slo, *filter(None, (met, holds)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
-    status = status_of(observed, plan, placed, measured, revision=revision)
+    status = status_of(observed, plan, placed, measured, steps, revision=revision)
     if words := _slo_column(slo, plan, service, status["summary"].get("slo", "")):
         status["summary"]["slo"] = words
     if failures is not None:

@@ -14,6 +14,8 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.attainment import percent, status_entry
 from uellm.reconcile.pods.placements import MAX_PLACEMENTS, PlacementCheck
+from uellm.reconcile.status.predictions import measured_entry
+from uellm.reconcile.step_times.steps import ServiceSteps
 
 _TEXT = 256
 
@@ -23,6 +25,7 @@ def status_of(
     plan: Plan | None,
     placed: Sequence[PlacementCheck],
     measured: Sequence[ClassMeasurement] = (),
+    steps: ServiceSteps | None = None,
     *,
     revision: str = "",
 ) -> dict[str, Any]:
@@ -43,6 +46,8 @@ def status_of(
         status["revision"] = revision
     if measured:
         status["slo"] = [status_entry(each) for each in measured]
+    if steps is not None:
+        status["measured"] = measured_entry(steps)
     if requests := sum(each.requests for each in measured):
         status["summary"]["slo"] = percent(sum(each.met for each in measured), requests)
     if placed:

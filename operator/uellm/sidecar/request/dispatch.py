@@ -12,6 +12,7 @@ from uellm.sidecar.request.refusals import Refusals, engine_away, queue_full, to
 from uellm.sidecar.scheduling import (
     EngineState,
     Lengths,
+    MeasuredSteps,
     Options,
     QueueFull,
     Scheduler,
@@ -22,7 +23,7 @@ from uellm.sidecar.scheduling import (
 )
 from uellm.sidecar.telemetry.faults import Faults
 from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
-from uellm.step_time import StepTime
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 MAX_TOKEN_UPDATES = 1000
 """Most token updates that wait for the scheduler: 100 ms of a busy engine, and 0.5 ms of work."""
@@ -42,11 +43,17 @@ class Dispatcher:
     come, and the scheduler does not know of them.
     """
 
-    def __init__(self, options: Options, model: StepTime | None = None, faults: Faults | None = None) -> None:
-        """`model`: the engine's step times until they are measured."""
+    def __init__(
+        self,
+        options: Options,
+        model: StepTime | None = None,
+        faults: Faults | None = None,
+        factors: StepFactors = UNCORRECTED,
+    ) -> None:
+        """`model`, `factors`: the engine's step times until they are measured."""
         self.faults = faults or Faults()
-        self._options, self._model = options, model
-        self._scheduler = Scheduler(options, StepEstimate(model))
+        self._options, self._model, self._factors = options, model, factors
+        self._scheduler = Scheduler(options, StepEstimate(model, factors))
         self._state: EngineState | None = None
         self.token_updates: list[tuple[Ticket, int, float]] = []
         """Progress of answers: ticket, tokens so far, and when. Each event of each stream adds an entry. The scheduler
@@ -98,13 +105,15 @@ class Dispatcher:
         """Queued requests of each class that has any."""
         return self._core.queued_by_class()
 
-    def reconfigure(self, options: Options, model: StepTime | None = None) -> None:
+    def reconfigure(self, options: Options, model: StepTime | None = None, factors: StepFactors = UNCORRECTED) -> None:
         """Take over a changed configuration. Measured step times are kept unless the model changed."""
-        self._options, self._model = options, model or self._model
+        self._options = options
+        if model is not None:
+            self._model, self._factors = model, factors
 
         def change(core: Scheduler) -> None:
             if model is not None:
-                core.reset_step_model(model)
+                core.reset_step_model(model, factors)
             core.reconfigure(options, _now_s())
 
         self._call_core(change)
@@ -115,6 +124,10 @@ class Dispatcher:
         found: dict[str, float] = {}
         self._call_core(lambda core: found.update(core.figures()))
         return found or {"failed_open": 1.0}
+
+    def measured_steps(self) -> MeasuredSteps:
+        """The engine's steps beside what was expected of them."""
+        return self._scheduler.step.measured
 
     def on_engine_state(self, state: EngineState) -> None:
         """Take over the engine's state and metrics."""
@@ -284,7 +297,7 @@ class Dispatcher:
     def _begin_pause(self) -> None:
         self._stop_alarm()
         self._pause = asyncio.get_running_loop().call_later(PAUSE_S, self._end_pause)
-        self._scheduler = Scheduler(self._options, StepEstimate(self._model))
+        self._scheduler = Scheduler(self._options, StepEstimate(self._model, self._factors))
         for ticket in self._tickets:
             self._bypass(ticket)
             self._settle(ticket, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from uellm.api.attainment_report import AttainmentReport
+from uellm.api.attainment_report import AttainmentReport, StepMeasurement
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.sidecar.drain import Drain
 from uellm.sidecar.engine.connection import EngineConnection
@@ -68,8 +69,17 @@ class Proxy:
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
     def attainment(self) -> AttainmentReport:
-        """Attainment over the last minutes for every class, even without requests."""
-        return self._figures.attainment.report(_now_s(), self._settings.current.classes)
+        """Attainment over the last minutes for every class, even without requests; and the engine's steps."""
+        current = self._settings.current
+        report = self._figures.attainment.report(_now_s(), current.classes)
+        return replace(report, steps=self._steps()) if current.steps_are_planned else report
+
+    def _steps(self) -> StepMeasurement | None:
+        measured = self._dispatcher.measured_steps()
+        if not measured.observed:
+            return None
+        factors = measured.factors.bounded()
+        return StepMeasurement(measured.observed, factors, measured.mean_s, measured.expected_s)
 
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
         """Count a message that is not HTTP. Returns headers and body of the answer."""

@@ -3,7 +3,7 @@
 The same code runs in the live sidecar and, under a virtual clock, in `uellm evaluate`.
 """
 
-from uellm.sidecar.scheduling.estimate import DEFAULT_STEP_TIME, StepEstimate
+from uellm.sidecar.scheduling.estimate import DEFAULT_STEP_TIME, MeasuredSteps, StepEstimate
 from uellm.sidecar.scheduling.policies import POLICIES
 from uellm.sidecar.scheduling.scheduler import ENGINE_WAIT_S, Scheduler
 from uellm.sidecar.scheduling.types import (
@@ -26,6 +26,7 @@ __all__ = [
     "EngineState",
     "Late",
     "Lengths",
+    "MeasuredSteps",
     "Options",
     "QueueFull",
     "Scheduler",

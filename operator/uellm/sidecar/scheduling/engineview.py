@@ -10,7 +10,7 @@ from typing import NamedTuple
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import EngineState, Ticket
-from uellm.step_time import StepTime
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 UNKNOWN_CHUNK = 2048
 """Tokens of one step where the engine does not report them: vLLM's default for online serving."""
@@ -127,9 +127,9 @@ class EngineView:
         self.step.forget_observations()
         self.overrun_s = 0.0
 
-    def reset_step_model(self, model: StepTime) -> None:
-        """Learn the step times again, starting from this model."""
-        self.step.reset(model)
+    def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
+        """Learn the step times again, starting from this model and these factors."""
+        self.step.reset(model, factors)
         self._pace = None
 
     def pace(self) -> Pace:

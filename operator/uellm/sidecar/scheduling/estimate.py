@@ -12,7 +12,9 @@ steps, change the factors.
 
 from __future__ import annotations
 
-from uellm.step_time import StepTime
+from typing import NamedTuple
+
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 FORGET = 0.995
 """Factor by which an observation's weight falls with each further one: about 200 steps count, or some seconds."""
@@ -21,8 +23,8 @@ PRIOR_WEIGHT = 3.0
 """Weight of the previous factors, in observations. It keeps what recent steps do not measure."""
 
 INITIAL_WEIGHT = 0.003
-"""Weight of the initial model, in observations. A factor that no observation measures returns towards 1, by about a
-third in 500 observations. A factor that is measured hardly moves."""
+"""Weight of the initial model, in observations. A factor that no observation measures returns to where it started, by
+about a third in 500 observations. A factor that is measured hardly moves."""
 
 REQUEST_STEPS = 5.0
 """Unit of the constant for each request, in steps without prompts. The unit is large, so that a late first token is
@@ -38,6 +40,21 @@ OUTLIER = 4.0
 
 GAP_WEIGHT = 0.02
 RECENT_WEIGHT = 0.15
+MEASURED_WEIGHT = 0.005
+"""Weight of a step in the means that are reported: about the last 200 steps count."""
+
+
+class MeasuredSteps(NamedTuple):
+    """The engine's steps beside what the estimate started from."""
+
+    observed: int
+    """Steps without prompts and with them, since the estimate started."""
+    factors: StepFactors
+    """The learned factors, on the model without any."""
+    mean_s: float
+    """Mean time of the last steps."""
+    expected_s: float
+    """Mean time of the same steps by the model and the factors that the estimate started from."""
 
 
 DEFAULT_STEP_TIME = StepTime(
@@ -49,15 +66,15 @@ DEFAULT_STEP_TIME = StepTime(
 class StepEstimate:
     """The step model with its learned factors, and the mean gap between tokens."""
 
-    def __init__(self, model: StepTime | None = None) -> None:
-        self.reset(model or DEFAULT_STEP_TIME)
+    def __init__(self, model: StepTime | None = None, factors: StepFactors = UNCORRECTED) -> None:
+        self.reset(model or DEFAULT_STEP_TIME, factors)
 
-    def reset(self, model: StepTime) -> None:
-        """Forget all observations and start from `model`."""
+    def reset(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
+        """Forget all observations and start from `model`, and from factors that were learned before."""
         self.model = model
-        self.prefill_factor = 1.0
-        self.decode_factor = 1.0
-        self.gap_s = self._base_s
+        self.initial_factors = factors
+        self.prefill_factor, self.decode_factor = factors
+        self.gap_s = self._base_s * factors.decode
         self.recent_gap_s = self.gap_s
         """Mean of the last few gaps, for control."""
         self.error_share = 0.0
@@ -65,6 +82,7 @@ class StepEstimate:
         self.observed = 0
         self._gaps = 0
         self._request_scales = 0.0
+        self._forget_means()
         self.forget_observations()
 
     def forget_observations(self) -> None:
@@ -76,7 +94,17 @@ class StepEstimate:
     def discard_recent_gaps(self, gap_s: float) -> None:
         """Discard recent gaps that were not the engine's. Its gap is now taken to be `gap_s`."""
         self.gap_s = self.recent_gap_s = max(gap_s, SHORTEST_GAP_S)
+        self._forget_means()
         self.forget_observations()
+
+    def _forget_means(self) -> None:
+        self._measured, self._mean_s, self._expected_s = 0, 0.0, 0.0
+
+    @property
+    def measured(self) -> MeasuredSteps:
+        """What was measured, beside what was expected."""
+        factors = StepFactors(self.prefill_factor, self.decode_factor)
+        return MeasuredSteps(self._measured, factors, self._mean_s, self._expected_s)
 
     @property
     def _base_s(self) -> float:
@@ -103,12 +131,15 @@ class StepEstimate:
 
     def initial_step_s(self, prefill_tokens: float, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step by the initial model."""
-        return self._prefill_s(prefill_tokens) + self._decode_s(kv_tokens, sequences)
+        initial = self.initial_factors
+        prefill_s, decode_s = self._prefill_s(prefill_tokens), self._decode_s(kv_tokens, sequences)
+        return prefill_s * initial.prefill + decode_s * initial.decode
 
     def answer_s(self, prompt_tokens: float, output_tokens: float) -> float:
         """Engine seconds that an answer adds to its steps, mostly to read its KV cache; by the initial model."""
         context = prompt_tokens + output_tokens / 2
-        return output_tokens * (self.model.per_sequence_s + self.model.per_kv_token_s * context)
+        each_s = self.model.per_sequence_s + self.model.per_kv_token_s * context
+        return output_tokens * each_s * self.initial_factors.decode
 
     def observe(self, gap_s: float, prefill_tokens: float, kv_tokens: float, sequences: float) -> None:
         """Learn from a step of these loads that took `gap_s`. A gap of no time was not a step."""
@@ -120,6 +151,11 @@ class StepEstimate:
         self._gaps += 1
         self.gap_s += max(GAP_WEIGHT, 1.0 / self._gaps) * (gap_s - self.gap_s)
         self.recent_gap_s += RECENT_WEIGHT * (gap_s - self.recent_gap_s)
+        initial = self.initial_factors
+        self._measured += 1
+        weight = max(MEASURED_WEIGHT, 1.0 / self._measured)
+        self._mean_s += weight * (gap_s - self._mean_s)
+        self._expected_s += weight * (initial.prefill * x0 + initial.decode * x1 - self._expected_s)
         self._learn(gap_s, expected_s, (x0, x1, 0.0))
 
     def observe_alone(self, wait_s: float, prompt_tokens: float, steps: int) -> None:
@@ -159,8 +195,8 @@ class StepEstimate:
         prior = kept + INITIAL_WEIGHT
         a00, a11, a22 = self._a00 + prior, self._a11 + prior, self._a22 + prior
         a01, a02, a12 = self._a01, self._a02, self._a12
-        b0 = self._b0 + kept * self.prefill_factor + INITIAL_WEIGHT
-        b1 = self._b1 + kept * self.decode_factor + INITIAL_WEIGHT
+        b0 = self._b0 + kept * self.prefill_factor + INITIAL_WEIGHT * self.initial_factors.prefill
+        b1 = self._b1 + kept * self.decode_factor + INITIAL_WEIGHT * self.initial_factors.decode
         b2 = self._b2 + kept * self._request_scales
         # The matrix is symmetric and positive definite: its cofactors, and Cramer's rule.
         c00, c01, c02 = a11 * a22 - a12 * a12, a02 * a12 - a01 * a22, a01 * a12 - a02 * a11

@@ -32,7 +32,7 @@ from uellm.sidecar.scheduling.prefixes import CachedPrefixes
 from uellm.sidecar.scheduling.sloodbs import SloOdbs
 from uellm.sidecar.scheduling.types import EngineState, Late, Lengths, Options, QueueFull, State, Ticket
 from uellm.sidecar.scheduling.waiting import Waiting
-from uellm.step_time import StepTime
+from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 ENGINE_WAIT_S = 60.0
 """How long a request waits for an engine that is not ready. Clients commonly give up after 60 s."""
@@ -99,13 +99,13 @@ class Scheduler:
             "prefix_trust": self._prefixes.trust,
         }
 
-    def reset_step_model(self, model: StepTime) -> None:
+    def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
         """Start to measure the engine's steps again from another model. The same model keeps what was learned.
 
         Call it before `reconfigure`, which rebuilds the order.
         """
-        if model != self.step.model:
-            self._view.reset_step_model(model)
+        if (model, factors) != (self.step.model, self.step.initial_factors):
+            self._view.reset_step_model(model, factors)
 
     def reconfigure(self, options: Options, now_s: float) -> None:
         """Change order, bounds and guards. Queued requests stay queued, even beyond the new bounds."""
