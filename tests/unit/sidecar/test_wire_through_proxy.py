@@ -249,10 +249,10 @@ async def test_step_times_are_reported_where_they_were_predicted(vllm, launch, f
     harness = await launch({"classes": [], "engine": engine})
     assert "steps" not in await reported(harness)
     vllm.after_first.clear()
-    asked = harness.ask(json.dumps({**BODY, "stream": True}).encode())
-    await asyncio.sleep(0.02)
-    vllm.after_first.set()
-    await asked
+    async with harness.post(json.dumps({**BODY, "stream": True}).encode()) as response:
+        await response.content.readuntil(b"one")
+        vllm.after_first.set()
+        await response.read()
     steps = (await reported(harness))["steps"]
     assert steps["observed"] >= 1
     assert steps["meanSeconds"] > 0
