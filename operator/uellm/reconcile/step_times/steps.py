@@ -55,10 +55,15 @@ def correction(observed: Observed) -> Correction | None:
     basis = None if revision is None else revision.step_basis
     if basis is None:
         return None
-    nodes = {node.facts.name: node for node in observed.nodes}
-    devices = {name: {device.uuid: device for device in node.facts.devices} for name, node in nodes.items()}
+    reports = _reports(observed, revision)
+    homes = {pod["spec"].get("nodeName") for pod, measured in reports.values() if measured.observed >= LEAST_STEPS}
+    devices = {
+        node.facts.name: {device.uuid: device for device in node.facts.devices}
+        for node in observed.nodes
+        if node.facts.name in homes
+    }
     sound = []
-    for uid, (pod, measured) in _reports(observed, revision).items():
+    for uid, (pod, measured) in reports.items():
         report = observed.reports.get(uid)
         known = devices.get(pod["spec"].get("nodeName") or "", {})
         if report is not None and measured.observed >= LEAST_STEPS and _are_sound(report.uuids, known, basis):
