@@ -289,5 +289,5 @@ async def test_each_transition_is_one_event(operator, service, gpu_node, kube, n
     uid = (await llama.get())["metadata"]["uid"]
     events = [event for event in await kube.list(EVENT, namespace) if event["regarding"].get("uid") == uid]
     reasons = [event["reason"] for event in events]
-    assert {"EngineStarting", "Planned"} <= set(reasons)
+    assert {"Planned", "Predicted"} <= set(reasons)
     assert len(reasons) == len(set(reasons))
