@@ -20,6 +20,7 @@ from uellm.sidecar.scheduling import (
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.kv_admission import peak_tokens
 from uellm.sidecar.scheduling.prefixes import CachedPrefixes
+from uellm.sidecar.scheduling.price import Price
 
 READY = EngineState(ready=True, kv_tokens=384_000, max_num_batched_tokens=512)
 
@@ -177,10 +178,10 @@ def test_without_shedding_nobody_is_refused():
     assert core.queued == len(waiting)
 
 
-def served(core: Scheduler, arrivals: list[Ticket], until_s: float) -> list[Ticket]:
+def served(core: Scheduler, arrivals: list[Ticket], until_s: float, from_s: float = 0.0) -> list[Ticket]:
     """An engine that computes 5,000 prompt tokens per second."""
     out: list[Ticket] = []
-    now_s, index = 0.0, 0
+    now_s, index = from_s, 0
     while now_s < until_s:
         while index < len(arrivals) and arrivals[index].arrival_s <= now_s:
             core.submit(arrivals[index], now_s)
@@ -218,6 +219,39 @@ def test_fairness_counts_what_each_tenant_had_and_forgets_it():
     assert fairness.weight("greedy") == pytest.approx(5 / 9)
     fairness.charge("modest", 1000, 0, 600.0)
     assert fairness.weight("greedy") == 1.0
+
+
+YEAR_S = 365 * 86_400.0
+
+
+@pytest.mark.parametrize("clock_s", [0.0, 86_400.0, YEAR_S], ids=["now", "a day", "a year"])
+@pytest.mark.parametrize("silence_s", [86_400.0, YEAR_S], ids=["a day", "a year"])
+def test_nothing_overflows_however_long_a_machine_is_up_or_a_service_idle(clock_s, silence_s):
+    core = scheduler(max_queued=10**6)
+    core.on_engine_state(READY, clock_s)
+    for from_s in (clock_s, clock_s + silence_s):
+        arrivals = [
+            Ticket(CHAT, from_s + n * 0.05, 500, Lengths(50, 90), tenant=("greedy", "modest")[n % 10 == 0])
+            for n in range(100)
+        ]
+        core.on_engine_state(READY, from_s)
+        assert len(served(core, arrivals, from_s + 30.0, from_s)) > 50
+
+
+def test_fairness_and_price_count_as_ever_after_a_year():
+    fairness, price = Fairness(), Price()
+    for now_s in (YEAR_S, 3 * YEAR_S):
+        for tenant in ("greedy", "modest"):
+            fairness.arrived(tenant, now_s)
+        fairness.charge("greedy", 9000, 0, now_s)
+        fairness.charge("modest", 1000, 0, now_s)
+        assert fairness.weight("greedy") == pytest.approx(5 / 9)
+        for tenant in ("greedy", "modest"):
+            fairness.left(tenant, now_s)
+        price.record_demand(0, 1.0, 10.0, now_s)
+        assert price.worthwhile(0, 1.0, now_s + 1.0)
+        price.record_demand(0, 4.0, 1000.0, now_s + 1.0)
+        assert not price.worthwhile(0, 1.0, now_s + 2.0)
 
 
 def test_an_idle_tenant_gains_no_credit():

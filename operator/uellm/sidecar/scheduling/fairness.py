@@ -16,7 +16,7 @@ HALF_LIFE_S = 60.0
 LEAST_WEIGHT = 0.5
 """Least weight, of a tenant far above the mean. It gives way first, but not in every case."""
 
-REBASE = 2.0**40
+REBASE_HALVINGS = 40.0
 MOST_KNOWN = 4096
 
 
@@ -55,10 +55,11 @@ class Fairness:
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:
         """Charge an active tenant for engine work. Negative tokens give a charge back."""
-        scale = 2.0 ** ((now_s - self._start_s) / HALF_LIFE_S)
-        if scale > REBASE:
-            self._rebase(now_s, scale)
-            scale = 1.0
+        halvings = (now_s - self._start_s) / HALF_LIFE_S
+        if halvings > REBASE_HALVINGS:
+            self._rebase(now_s, halvings)
+            halvings = 0.0
+        scale = 2.0**halvings
         cost = (prompt_tokens + OUTPUT_COST * output_tokens) * scale
         # A charge that is given back weighs more than when it was made. Keep the counter at 0 or above.
         counter = max(self._counters[tenant] + cost, 0.0)
@@ -87,8 +88,11 @@ class Fairness:
                 return counter
         return 0.0
 
-    def _rebase(self, now_s: float, scale: float) -> None:
-        self._counters = {tenant: counter / scale for tenant, counter in self._counters.items()}
+    def _rebase(self, now_s: float, halvings: float) -> None:
+        # After a long silence it is 0; its inverse would be too large for a float. The clock of a machine that has been
+        # up for long is far from 0, too.
+        share = 2.0**-halvings
+        self._counters = {tenant: counter * share for tenant, counter in self._counters.items()}
         self._least = [(self._counters[tenant], tenant) for tenant in self._active]
         heapq.heapify(self._least)
         self._sum = sum(self._counters[tenant] for tenant in self._active)

@@ -14,7 +14,7 @@ HALF_LIFE_S = 30.0
 
 PER_OCTAVE = 4
 UPDATE_EVERY_S = 0.5
-REBASE = 2.0**40
+REBASE_HALVINGS = 40.0
 
 Bucket = tuple[int, int]
 
@@ -48,10 +48,13 @@ class Price:
     def _scale(self, now_s: float) -> float:
         if self._start_s is None:
             self._start_s = now_s
-        scale: float = 2.0 ** ((now_s - self._start_s) / HALF_LIFE_S)
-        if scale > REBASE:
-            self._asked = {bucket: work_s / scale for bucket, work_s in self._asked.items() if work_s / scale > 1e-6}
-            self._start_s, scale = now_s, 1.0
+        halvings = (now_s - self._start_s) / HALF_LIFE_S
+        if halvings > REBASE_HALVINGS:
+            # After a long silence it is 0; its inverse would be too large for a float.
+            share = 2.0**-halvings
+            self._asked = {bucket: work_s * share for bucket, work_s in self._asked.items() if work_s * share > 1e-6}
+            self._start_s, halvings = now_s, 0.0
+        scale: float = 2.0**halvings
         return scale
 
     def _update(self, now_s: float) -> None:
