@@ -10,13 +10,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
+from uellm.sidecar.scheduling.halving import HalvingScale
+
 OUTPUT_COST = 2.0
 HALF_LIFE_S = 60.0
 
 LEAST_WEIGHT = 0.5
 """Least weight, of a tenant far above the mean. It gives way first, but not in every case."""
 
-REBASE_HALVINGS = 40.0
 MOST_KNOWN = 4096
 
 
@@ -29,7 +30,7 @@ class Fairness:
         self._active: Counter[str] = Counter()
         self._least: list[tuple[float, str]] = []
         self._sum = 0.0
-        self._start_s = 0.0
+        self._scale = HalvingScale(HALF_LIFE_S, 0.0)
 
     def arrived(self, tenant: str, now_s: float) -> None:
         """A request of the tenant arrived. O(log n), amortised."""
@@ -55,11 +56,10 @@ class Fairness:
 
     def charge(self, tenant: str, prompt_tokens: float, output_tokens: float, now_s: float) -> None:
         """Charge an active tenant for engine work. Negative tokens give a charge back."""
-        halvings = (now_s - self._start_s) / HALF_LIFE_S
-        if halvings > REBASE_HALVINGS:
-            self._rebase(now_s, halvings)
-            halvings = 0.0
-        scale = 2.0**halvings
+        share = self._scale.rebased(now_s)
+        if share != 1.0:
+            self._rebase(share)
+        scale = self._scale.at(now_s)
         cost = (prompt_tokens + OUTPUT_COST * output_tokens) * scale
         # A charge that is given back weighs more than when it was made. Keep the counter at 0 or above.
         counter = max(self._counters[tenant] + cost, 0.0)
@@ -88,12 +88,8 @@ class Fairness:
                 return counter
         return 0.0
 
-    def _rebase(self, now_s: float, halvings: float) -> None:
-        # After a long silence it is 0; its inverse would be too large for a float. The clock of a machine that has been
-        # up for long is far from 0, too.
-        share = 2.0**-halvings
+    def _rebase(self, share: float) -> None:
         self._counters = {tenant: counter * share for tenant, counter in self._counters.items()}
         self._least = [(self._counters[tenant], tenant) for tenant in self._active]
         heapq.heapify(self._least)
         self._sum = sum(self._counters[tenant] for tenant in self._active)
-        self._start_s = now_s

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from math import floor, log2
 
+from uellm.sidecar.scheduling.halving import HalvingScale
+
 HALF_LIFE_S = 30.0
 """Half-life of the remembered demand: longer than a burst, shorter than a change of the load."""
 
 PER_OCTAVE = 4
 UPDATE_EVERY_S = 0.5
-REBASE_HALVINGS = 40.0
 
 Bucket = tuple[int, int]
 
@@ -24,7 +25,7 @@ class Price:
 
     def __init__(self) -> None:
         self._asked: dict[Bucket, float] = {}
-        self._start_s: float | None = None
+        self._scale = HalvingScale(HALF_LIFE_S)
         self._updated_s = 0.0
         self._margin: Bucket | None = None
 
@@ -32,7 +33,7 @@ class Price:
         """Record the demand of a new request."""
         if density > 0.0:
             bucket = (priority, floor(PER_OCTAVE * log2(density)))
-            self._asked[bucket] = self._asked.get(bucket, 0.0) + work_s * self._scale(now_s)
+            self._asked[bucket] = self._asked.get(bucket, 0.0) + work_s * self._scaled(now_s)
 
     def worthwhile(self, priority: int, density: float, now_s: float) -> bool:
         """Whether a request of this density is at or above the price."""
@@ -45,24 +46,18 @@ class Price:
         """The price: requests on time per engine second."""
         return 0.0 if self._margin is None else 2.0 ** (self._margin[1] / PER_OCTAVE)
 
-    def _scale(self, now_s: float) -> float:
-        if self._start_s is None:
-            self._start_s = now_s
-        halvings = (now_s - self._start_s) / HALF_LIFE_S
-        if halvings > REBASE_HALVINGS:
-            # After a long silence it is 0; its inverse would be too large for a float.
-            share = 2.0**-halvings
+    def _scaled(self, now_s: float) -> float:
+        share = self._scale.rebased(now_s)
+        if share != 1.0:
             self._asked = {bucket: work_s * share for bucket, work_s in self._asked.items() if work_s * share > 1e-6}
-            self._start_s, halvings = now_s, 0.0
-        scale: float = 2.0**halvings
-        return scale
+        return self._scale.at(now_s)
 
     def _update(self, now_s: float) -> None:
         if now_s - self._updated_s < UPDATE_EVERY_S:
             return
         self._updated_s = now_s
         # A steady demand of 1 engine second per second adds up to this much under the decay.
-        room_s = HALF_LIFE_S / 0.6931 * self._scale(now_s)
+        room_s = HALF_LIFE_S / 0.6931 * self._scaled(now_s)
         self._margin = None
         for bucket in sorted(self._asked, reverse=True):
             room_s -= self._asked[bucket]
