@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import uellm
@@ -27,6 +28,15 @@ def write_zipapp(output: Path, packages: Iterable[str], modules: Iterable[str], 
                 _add(archive, f"uellm/{path.relative_to(root).as_posix()}", path.read_bytes())
     output.chmod(0o755)
     return output.stat().st_size
+
+
+def build_command(prog: str, description: str, build: Callable[[Path], int]) -> int:
+    """The command `python -m PROG OUT.pyz`. `build` writes the file and returns its size in bytes."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("output", type=Path, metavar="OUT.pyz")
+    output: Path = parser.parse_args().output
+    print(f"{output}: {build(output)} bytes")
+    return 0
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from uellm.zipapp import write_zipapp
+from uellm.zipapp import build_command, write_zipapp
 
 PACKAGES = ("hardware", "models", "planner", "launcher")
 MODULES = (
@@ -30,11 +29,7 @@ def build(output: Path) -> int:
 
 def main() -> int:
     """Build what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="uellm.launcher.build", description="Build the launcher's zipapp")
-    parser.add_argument("output", type=Path, metavar="OUT.pyz")
-    output: Path = parser.parse_args().output
-    print(f"{output}: {build(output)} bytes")
-    return 0
+    return build_command("uellm.launcher.build", "Build the launcher's zipapp", build)
 
 
 if __name__ == "__main__":

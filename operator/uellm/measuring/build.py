@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from uellm.zipapp import write_zipapp
+from uellm.zipapp import build_command, write_zipapp
 
 PACKAGES = ("measuring",)
 MODULES = ("__init__.py", "documents.py", "errors.py")
@@ -19,11 +18,7 @@ def build(output: Path) -> int:
 
 def main() -> int:
     """Build what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="uellm.measuring.build", description="Build the measuring program")
-    parser.add_argument("output", type=Path, metavar="OUT.pyz")
-    output: Path = parser.parse_args().output
-    print(f"{output}: {build(output)} bytes")
-    return 0
+    return build_command("uellm.measuring.build", "Build the measuring program", build)
 
 
 if __name__ == "__main__":
