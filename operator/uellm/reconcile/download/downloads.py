@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from uellm.reconcile.helper_pods.steps import (
     HelperStep,
     Pod,
     after_refusal,
-    failed,
+    after_refused_creation,
     next_step,
 )
 from uellm.reconcile.inspection.model_state import GIVEN
@@ -182,9 +181,7 @@ class Downloads:
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:
-            attempt = failed(seen, f"the API server refuses the pod: {error}", now)
-            wait_s = (attempt.due - now).total_seconds()
-            return dataclasses.replace(step, state=attempt.state, attempt=attempt, again_s=wait_s)
+            return after_refused_creation(seen, step, error, now)
         return step
 
     async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:

@@ -9,7 +9,7 @@ it was refused, or ended   the pod is deleted, and another one is made after a g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -126,6 +126,15 @@ def failed(seen: HelperInputs[S], how: str, now: datetime) -> Attempt[S]:
     message = f"{seen.words.failed}, which is tried again in {wait_s:.0f} s: {how}"
     state = seen.words.undecided(seen.words.failed_reason, message)
     return Attempt(state, now + timedelta(seconds=wait_s), seen.generation, times)
+
+
+def after_refused_creation(
+    seen: HelperInputs[S], step: HelperStep[S], error: Exception, now: datetime
+) -> HelperStep[S]:
+    """The API server refused the pod that the step asked for."""
+    attempt = failed(seen, f"the API server refuses the pod: {error}", now)
+    wait_s = (attempt.due - now).total_seconds()
+    return replace(step, state=attempt.state, attempt=attempt, again_s=wait_s)
 
 
 def given_up(attempt: Attempt[S], pods: tuple[Pod, ...], now: datetime) -> HelperStep[S]:

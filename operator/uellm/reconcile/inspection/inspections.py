@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from uellm.reconcile.helper_pods.steps import (
     HelperStep,
     Pod,
     after_refusal,
-    failed,
+    after_refused_creation,
     next_step,
 )
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
@@ -138,9 +137,7 @@ class Inspections:
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:
-            attempt = failed(seen, f"the API server refuses the pod: {error}", now)
-            wait_s = (attempt.due - now).total_seconds()
-            return dataclasses.replace(step, state=attempt.state, attempt=attempt, again_s=wait_s)
+            return after_refused_creation(seen, step, error, now)
         return step
 
     async def _keep(self, observed: Observed, record: _Record) -> Obstacle | None:
