@@ -15,8 +15,9 @@ from uellm.evaluate.engine import Step, Work
 from uellm.evaluate.front import DirectFront, Front, Reaction, SidecarFront
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import find_policy, policy_names
-from uellm.evaluate.replay import Replay, ReplayResult
+from uellm.evaluate.replay import OneDoor, Replay, ReplayResult
 from uellm.evaluate.scenario import Job, draw_jobs, read_classes
+from uellm.evaluate.station import Station
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.sidecar.scheduling import Options
@@ -108,7 +109,8 @@ def front(name: str) -> Front:
 
 def replayed(trace: Trace, name: str, *, speed: float = 1.0, reaction_s: float = 0.0) -> tuple[list[Job], ReplayResult]:
     jobs = draw_jobs(trace, CLASSES, seed=1, limit=None, max_tokens=1000)
-    return jobs, Replay(jobs, ToyEngine(), front(name), speed, lambda: reaction_s).run()  # type: ignore[arg-type]
+    station = Station(ToyEngine(), front(name), lambda: reaction_s)  # type: ignore[arg-type]
+    return jobs, Replay(jobs, OneDoor(station), speed).run()
 
 
 @settings(max_examples=150, deadline=None)
@@ -177,4 +179,4 @@ def test_a_policy_that_stops_sending_is_an_error() -> None:
     hoarder = Hoarder(policy, policy.priority)
     hoarder.polls = True
     with pytest.raises(CannotBeDone, match="leaves the engine idle while 1 requests wait"):
-        Replay(jobs, ToyEngine(), hoarder).run()  # type: ignore[arg-type]
+        Replay(jobs, OneDoor(Station(ToyEngine(), hoarder))).run()  # type: ignore[arg-type]
