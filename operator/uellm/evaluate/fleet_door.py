@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 from uellm.api.replica_load import ReplicaLoad, Waiting
 from uellm.evaluate.scenario import Job
@@ -78,6 +79,7 @@ class FleetDoor:
         self._make = make
         self._sent: dict[int, _Sent] = {}
         self._agenda: list[tuple[float, int, Callable[[float], list[Job]]]] = []
+        self._planned = count()
         self._reports: list[tuple[float, str]] = []
         self._report_s: dict[str, float] = {}
         self._silent_s = {replica_name(index): at_s for index, at_s in fleet.silences}
@@ -148,7 +150,7 @@ class FleetDoor:
         return []
 
     def _plan(self, at_s: float, what: Callable[[float], list[Job]]) -> None:
-        heapq.heappush(self._agenda, (at_s, len(self._agenda), what))
+        heapq.heappush(self._agenda, (at_s, next(self._planned), what))
 
     def _next_report(self, name: str, at_s: float) -> None:
         self._report_s[name] = at_s
