@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from uellm.routing.books import Replica
-from uellm.routing.outlook import outlook
+from uellm.routing.outlook import outlook, reference_step
 from uellm.routing.request import RoutedRequest
 
 MISS_S = 30.0
@@ -25,7 +25,8 @@ class Predicted:
 
     def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
         """The replica with the best outlook; among equals the one that has had the fewest requests."""
-        outlooks = [outlook(request, replica, now_s) for replica in replicas]
+        reference = reference_step(replicas)
+        outlooks = [outlook(request, replica, now_s, reference) for replica in replicas]
         delayed = LATER_REQUESTS + fmean(expected.others for expected in outlooks)
         costs_s = [MISS_S * expected.risk + expected.latency_s + delayed * expected.work_s for expected in outlooks]
         best = min(range(len(replicas)), key=lambda index: (costs_s[index], replicas[index].sent, replicas[index].name))
