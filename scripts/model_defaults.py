@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
-PIPELINE = "SupportsPP"
+PIPELINE, ADAPTERS = "SupportsPP", "SupportsLoRA"
+ENDS = ("embed_tokens", "lm_head")
 GROUPS = (
     *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
     *("_REWARD_MODELS", "_TOKEN_CLASSIFICATION_MODELS", "_SEQUENCE_CLASSIFICATION_MODELS"),
@@ -124,7 +125,7 @@ def classes() -> dict[str, dict[str, Any]]:
     """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed."""
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
-    bases, registry = _bases(), _registry()
+    bases, registry, wrapped = _bases(), _registry(), _embedding_modules()
     table: dict[str, dict[str, Any]] = {}
 
     def kind_of(name: str) -> str:
@@ -133,8 +134,11 @@ def classes() -> dict[str, dict[str, Any]]:
     for group in GROUPS:
         for name, entry in registry[group].items():
             kind = group.strip("_").lower().removesuffix("_models")
-            pipeline = _supports(entry[1], bases)
-            table.setdefault(name, {"type": kind_of(name), "served": kind, "pipeline": pipeline})
+            of_class = {"type": kind_of(name), "served": kind, "pipeline": _supports(entry[1], PIPELINE, bases)}
+            if _supports(entry[1], ADAPTERS, bases):
+                # A model of images wraps a decoder of any class, whose embedding may take adapters.
+                of_class["lora"] = list(ENDS) if kind == "multimodal" else _wrapped_ends(entry[1], wrapped, bases)
+            table.setdefault(name, of_class)
     for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
         table[name] = {"type": kind_of(name), "removed": version}
     for name, kind in types.items():
@@ -178,10 +182,28 @@ def _bases() -> dict[str, list[str]]:
     return found
 
 
-def _supports(name: str, bases: dict[str, list[str]], seen: frozenset[str] = frozenset()) -> bool:
+def _supports(name: str, what: str, bases: dict[str, list[str]], seen: frozenset[str] = frozenset()) -> bool:
     if name in seen:
         return False
-    return name == PIPELINE or any(_supports(each, bases, seen | {name}) for each in bases.get(name, []))
+    return name == what or any(_supports(each, what, bases, seen | {name}) for each in bases.get(name, []))
+
+
+def _embedding_modules() -> dict[str, list[str]]:
+    """The embeddings and heads to which the engine's classes add LoRA weights, where a class says so itself."""
+    found: dict[str, list[str]] = {}
+    for path in (_engine() / "model_executor" / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for each in node.body if isinstance(node, ast.ClassDef) else ():
+                is_named = isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+                if is_named and each.targets[0].id == "embedding_modules" and isinstance(each.value, ast.Dict):
+                    found[node.name] = [name for name in ENDS if name in ast.literal_eval(each.value)]
+    return found
+
+
+def _wrapped_ends(name: str, wrapped: dict[str, list[str]], bases: dict[str, list[str]]) -> list[str]:
+    if name in wrapped:
+        return wrapped[name]
+    return next((ends for each in bases.get(name, []) if (ends := _wrapped_ends(each, wrapped, bases))), [])
 
 
 def _write(name: str, table: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
 
@@ -77,6 +78,8 @@ class Architecture:
     """The format in which most matrices outside routed experts are multiplied."""
     expert_kernel: Kernel = "16-bit"
     """The same of the routed experts."""
+    layer_adapter_widths: tuple[AdapterWidths, ...] = ()
+    """From which the bytes of LoRA slots follow."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

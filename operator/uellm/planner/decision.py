@@ -97,6 +97,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         binding=limits,
         slo=verdict,
         search=_figures(search, found, best),
+        adapters=request.adapters,
     )
 
 

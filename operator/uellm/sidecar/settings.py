@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uellm.api.running_report import RunningReport
-from uellm.api.sidecar_document import SidecarHttp
+from uellm.api.sidecar_document import SidecarAdapter, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
@@ -43,6 +43,10 @@ class Settings:
     """Tokens that the engine computes in one step; None: not known."""
     accepts_priority: bool
     """The engine orders requests by `priority`."""
+    adapters: tuple[SidecarAdapter, ...]
+    """LoRA adapters that the engine is to serve; empty where it has no room for any."""
+    loads_adapters: bool
+    """It was started with room for them."""
     allowed_routes: tuple[str, ...]
     """Administrative routes of the engine that are served."""
     keys: Keys
@@ -68,6 +72,8 @@ class Settings:
             max_num_seqs=config.engine.max_num_seqs,
             max_num_batched_tokens=config.engine.max_num_batched_tokens,
             accepts_priority=config.engine.accepts_priority,
+            adapters=config.adapters if config.engine.loads_adapters else (),
+            loads_adapters=config.engine.loads_adapters,
             allowed_routes=config.allowed_routes,
             keys=keys,
             predicts_lengths=predicts,

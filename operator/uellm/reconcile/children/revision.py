@@ -112,6 +112,7 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         "max_num_seqs": plan.max_num_seqs,
         "max_num_batched_tokens": plan.max_num_batched_tokens,
         "accepts_priority": plan.priority_scheduling,
+        "loads_adapters": plan.loads_adapters,
         "step_seconds": plan.step_seconds,
         "step_factors": plan.step_factors,
     }

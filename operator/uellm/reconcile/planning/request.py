@@ -6,15 +6,17 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from uellm.api.llmservice import LLMService, LLMServiceSpec
+from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
 from uellm.hub import ModelFacts
 from uellm.models import Architecture, needs_remote_code, read_architecture
 from uellm.models.shown import shown
 from uellm.planner import request as planner
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.model_source import model_path, model_revision
+from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
 from uellm.step_basis import Correction
 
@@ -29,8 +31,8 @@ _TRUST = "--trust-remote-code"
 def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Architecture:
     """The model's architecture. `facts`: those of its checkpoint where it can be read; they give the exact bytes.
 
-    A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel or
-    NeedsRemoteCode.
+    A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel,
+    NeedsRemoteCode, InvalidAdapter or InvalidOverride.
     """
     model = service.spec.model
     if model.config is None and facts is None:
@@ -40,16 +42,20 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
         )
     _check_remote_code(service, _config(service, facts))
     try:
-        if facts is None:
-            return _architecture(json.dumps(model.config, sort_keys=True), model.dtype, model.quantization)
-        if model.config is None:
-            return _architecture_of_facts(facts, model.dtype, model.quantization)
-        return read_architecture(
-            model.config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors
-        )
+        found = _read_architecture(model, facts)
     except BadInput as error:
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
+    check_adapters(service, facts, found)
+    return found
+
+
+def _read_architecture(model: ModelSource, facts: ModelFacts | None) -> Architecture:
+    if facts is None or (model.config is not None and facts.tensors is None):
+        return _architecture(json.dumps(model.config, sort_keys=True), model.dtype, model.quantization)
+    if model.config is None:
+        return _architecture_of_facts(facts, model.dtype, model.quantization)
+    return read_architecture(model.config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors)
 
 
 def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
@@ -103,10 +109,11 @@ def plan_request(
     would_join: tuple[planner.NodeOffer, ...] = (),
     facts: ModelFacts | None = None,
     corrections: tuple[Correction, ...] = (),
+    slots: AdapterSlots | None = None,
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
     classes of nodes that may join; `facts`: those that the architecture was read from; `corrections`: step times
-    that were measured.
+    that were measured; `slots`: LoRA slots of engines that run, which are kept if they do.
     """
     spec = service.spec
     longest, notes = _max_model_len(service, architecture)
@@ -136,9 +143,10 @@ def plan_request(
         efficiency=efficiency_of(service),
         variants=_variants(service, architecture, facts),
         left_out=left_out,
-        notes=(*notes, *_notes(facts)),
+        notes=(*notes, *_notes(facts), *adapter_notes(service, facts)),
         would_join=would_join,
         corrections=corrections,
+        adapters=adapter_slots(service, facts, slots),
     )
 
 
