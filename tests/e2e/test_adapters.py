@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.helpers import real_engine
-from tests.helpers.adapters import make_adapter
 
+from helpers import real_engine
+from helpers.adapters import make_adapter
 from uellm.api.sidecar_document import SidecarDocument, content_digest
 from uellm.cli.local.machine import described_machine
 from uellm.cli.local.prepare import WrittenFiles, prepare
@@ -92,7 +92,9 @@ class Pod:
 
         def holds(report: dict[str, Any]) -> bool:
             failed = set(report.get("failedAdapters", ()))
-            return report["configDigest"] == digest and set(report.get("adapters", ())) == names and failed == set(missing)
+            return (
+                report["configDigest"] == digest and set(report.get("adapters", ())) == names and failed == set(missing)
+            )
 
         return self.wait_for_report(holds)
 

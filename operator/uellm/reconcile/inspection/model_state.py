@@ -70,7 +70,7 @@ def warned(state: ModelState, warnings: tuple[str, ...]) -> ModelState:
 
 
 def _weights(facts: ModelFacts) -> str:
-    if not facts.config:
+    if facts.adapters and not facts.config:
         return "spec.model.config is given, so the model itself is not looked up"
     if not facts.files:
         return "sized by its configuration: no safetensors headers"
