@@ -41,6 +41,7 @@ def completion(url: str, model: str) -> str:
     body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
     status, answer = post(f"{url}/v1/completions", body)
     assert status == 200, answer
+    assert answer["model"] == model
     return str(answer["choices"][0]["text"])
 
 

@@ -182,3 +182,20 @@ async def test_a_request_for_an_adapter_reaches_the_engine_with_its_name(lists, 
     harness = await launch(configured(SQL))
     async with harness.post(b'{"model": "sql", "messages": []}') as answer:
         assert await answer.json() == {"model": "sql"}
+    async with harness.post(b'{"model": "tiny", "messages": []}') as answer:
+        assert await answer.json() == {"model": "tiny"}
+    async with harness.client.get(harness.management("/metrics")) as answer:
+        counted = [line for line in (await answer.text()).splitlines() if "adapter_requests_total{" in line]
+    assert counted == ['uellm_adapter_requests_total{adapter="sql",outcome="completed"} 1']
+
+
+async def test_answers_of_adapters_are_predicted_apart(lists, launch):
+    harness = await launch(configured(SQL))
+    asked = []
+    predict = harness.sidecar.lengths.predict
+    harness.sidecar.lengths.predict = lambda question: (asked.append(question.template), predict(question))[1]
+    for model in ("tiny", "sql", "sql"):
+        body = {"model": model, "messages": [{"role": "user", "content": "How?"}]}
+        async with harness.post(json.dumps(body).encode()) as answer:
+            await answer.read()
+    assert asked[0] != asked[1] == asked[2]
