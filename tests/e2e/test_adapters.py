@@ -186,6 +186,14 @@ def test_adapters_are_served_by_name_changed_without_a_restart_and_loaded_again_
     assert pod.engine.pid == first_engine
     assert pod.engine.poll() is None
 
+    # Twenty, of which the engine has slots for four and room in host memory for sixteen.
+    many = [{**entries["sql" if number % 2 else "chat"], "name": f"a{number}"} for number in range(20)]
+    pod.configure([entries["sql"], *many])
+    for number in (0, 19, 7, 4, 1):
+        assert completion(pod.url, f"a{number}") == texts["sql" if number % 2 else "chat"]
+    pod.configure([entries["sql"]])
+    assert pod.served() == ["tiny", "sql"]
+
     # Clients load and unload nothing.
     for path in ("/v1/load_lora_adapter", "/v1/%75nload_lora_adapter", "/adapters"):
         body = {"lora_name": "sql", "name": "sql", "lora_path": str(paths["chat"]), "src": str(paths["chat"])}

@@ -119,7 +119,7 @@ def test_a_vocabulary_that_is_too_large_is_refused(make):
         architecture_of(service(make, SQL, config={**CONFIG, "vocab_size": 300000}), facts(adapter()))
 
 
-@pytest.mark.parametrize("flag", ["--enable-lora", "--lora-modules=a=/b", "--no-enable-lora"])
+@pytest.mark.parametrize("flag", ["--enable-lora", "--lora-modules=a=/b", "--no-enable-lora", "--api-server-count=2"])
 def test_flags_that_adapters_decide_are_refused_beside_them(make, flag):
     with pytest.raises(PlanError, match=r"is not allowed beside spec\.model\.adapters"):
         architecture_of(service(make, SQL, args=[flag]), facts(adapter()))

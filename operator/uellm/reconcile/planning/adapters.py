@@ -44,6 +44,12 @@ def check_adapters(service: LLMService, facts: ModelFacts | None, model: Archite
         raise PlanError(
             "InvalidOverride", f"spec.engine.args: {own} is not allowed beside spec.model.adapters, which decides it"
         )
+    if "--api-server-count" in user.flags:
+        raise PlanError(
+            "InvalidOverride",
+            "spec.engine.args: --api-server-count is not allowed beside spec.model.adapters: each of the engine's "
+            "servers would know other adapters",
+        )
     ends = adapter_ends(model.name)
     if ends is None:
         raise PlanError("InvalidAdapter", f"the engine serves no LoRA adapters for {model.name}: merge them into it")
