@@ -13,6 +13,8 @@ from uellm.documents import UnreadableDocument
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.hub.adapter import AdapterFacts, refusal_of_config
 from uellm.hub.connection import HubSettings
+from uellm.hub.copy_state import Copied
+from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.directory import read_directory_adapter
 from uellm.hub.document import from_document, to_document
 from uellm.hub.lookup import look_up_adapter
@@ -137,3 +139,12 @@ def test_facts_pass_to_the_operator_as_they_are(hub):
 def test_facts_from_a_pod_are_not_trusted(hub, broken):
     with pytest.raises(UnreadableDocument):
         AdapterFacts.from_dict({**asked(hub).to_dict(), **broken})
+
+
+def test_an_adapter_is_copied_to_a_claim_as_a_model_is(hub, tmp_path: Path):
+    found = copy_model("org/sql", "main", tmp_path, HubSettings(hub.url), CopyWatch())
+    assert isinstance(found, Copied)
+    directory = tmp_path / found.directory
+    assert found.directory == f"org/sql/{COMMIT}"
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {each.name for each in directory.iterdir()}
+    assert read_directory_adapter("sql", directory, tmp_path, "pvc://models/org/sql").rank == 8
