@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import keys, prompt, slo
+from uellm.sidecar.wire import keys, pooled, prompt, slo
+from uellm.sidecar.wire.audio import audio_tokens
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import Prompt, Ratio
-from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
+from uellm.sidecar.wire.routes import AUDIO, SCHEDULED, RouteKind
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.slo import HeaderLookup
 
@@ -81,15 +82,17 @@ def read(
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    call.takes_priority = accepts_priority and kind in _PLAIN and _is_priority(document.get("priority", 0))
+    ordered = kind in _PLAIN or (kind is RouteKind.POOLING and path != "/generative_scoring")
+    call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))
     _change(call, document)
     return call
 
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
-    """A request that is sent unchanged and of which nothing is known."""
+    """A request that is sent unchanged, and of which nothing is known but the length of speech."""
     tenant = slo.tenant_of(headers, keys.key_of(headers))
-    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
+    tokens = audio_tokens(body) if path in AUDIO else UNREAD_TOKENS
+    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), tokens, body=body)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
@@ -106,7 +109,7 @@ _PROMPTS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
     RouteKind.MESSAGES: prompt.of_chat,
     RouteKind.RESPONSES: prompt.of_responses,
     RouteKind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
-    RouteKind.POOLING: lambda body: prompt.of_text(body["input"]) if "input" in body else prompt.of_anything(body),
+    RouteKind.POOLING: pooled.of_pooling,
 }
 
 
