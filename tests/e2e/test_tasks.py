@@ -139,5 +139,5 @@ def test_a_model_without_a_kv_cache_serves_many_at_once_and_stays_healthy(rerank
         thread.join()
     assert statuses == [200] * 24
     found = figures(reranker)
-    assert found["uellm_engine_up"] == 1.0
+    assert found["uellm_engine_ready"] == 1.0
     assert not [name for name in found if name.startswith("uellm_faults_total") and found[name]]

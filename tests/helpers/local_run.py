@@ -53,7 +53,8 @@ class LocalRun:
 
         with self._news:
             line = self._news.wait_for(found, READY_TIMEOUT_S)
-        assert line and line != "(end)", f"no {text!r}:\n" + "\n".join(self.lines[-30:])
+        assert line is not None, f"no {text!r}:\n" + "\n".join(self.lines[-30:])
+        assert line != "(end)", "it ended:\n" + "\n".join(self.lines[-30:])
         return line
 
     @property
@@ -79,10 +80,9 @@ class LocalRun:
 def post(url: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     """The status and the body of the answer."""
     given = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(url, json.dumps(body).encode(), given)
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, json.dumps(body).encode(), given), timeout=120
-        ) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

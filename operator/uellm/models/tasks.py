@@ -83,7 +83,8 @@ def _by_class(name: str, config: Mapping[str, Any]) -> tuple[tuple[Task, ...], s
     if group == "multimodal" and speech == "only":
         return ("Transcribe",), f"{ENGINE} transcribes speech with {name}"
     if group == "multimodal" and speech:
-        hears = not any(config.get(field) for field in VISION)
+        inner = config.get("thinker_config")  # of the Qwen Omni models
+        hears = not any(field in part for part in (config, inner) if isinstance(part, Mapping) for field in VISION)
         tasks: tuple[Task, ...] = ("Transcribe", "Generate") if hears else ("Generate", "Transcribe")
         return (*tasks, "Embed"), f"{name} is a class of {ENGINE} that transcribes speech and writes text"
     if group in BY_GROUP:
