@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.pooling_models import bert, qwen3
+from uellm.errors import PlanError
 from uellm.models import read_architecture
 from uellm.planner import plan
 from uellm.planner.handover.publish import plan_document
@@ -55,6 +56,17 @@ def test_a_step_holds_the_longest_prompt(ask):
     made = plan(ask())
     assert made.max_num_batched_tokens == 2048
     assert any(note.startswith("--max-num-batched-tokens 2048: vLLM's default") for note in made.assumptions)
+
+
+def test_a_step_that_cannot_hold_the_longest_prompt_is_refused(ask):
+    own = replace(ENGINE, args=("--max-num-batched-tokens", "256"))
+    with pytest.raises(PlanError) as refused:
+        plan(ask(engine=own))
+    assert str(refused.value) == (
+        "spec.engine.args: --max-num-batched-tokens 256 is less than the 512 tokens of this model's longest input, "
+        "which the engine does not cut: raise it, or lower spec.model.maxModelLen"
+    )
+    assert plan(ask(qwen3(), engine=own)).max_num_batched_tokens == 256
 
 
 def test_logits_take_no_memory(ask):

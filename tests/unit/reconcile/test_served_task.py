@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from helpers.pooling_models import bert, qwen3, whisper, xlm_roberta
+from helpers.pooling_models import bert, qwen3, voxtral, whisper, xlm_roberta
 from uellm.api import parse_service
 from uellm.errors import PlanError
 from uellm.hub import ModelFacts
@@ -45,8 +45,10 @@ def test_the_task_is_inferred_and_the_engine_is_told(make, config, task, args):
 
 def test_a_task_that_is_not_text_is_explained(make):
     request = requested(service(make, bert()))
-    note = "task Embed, because BertModel is in the group embedding of vLLM 0.32; set spec.model.task for another one"
-    assert note in request.notes
+    assert "task Embed, because BertModel is in the group embedding of vLLM 0.32" in request.notes
+    note = requested(service(make, voxtral())).notes[0]
+    assert note.startswith("task Transcribe, because VoxtralForConditionalGeneration is a class of vLLM 0.32")
+    assert note.endswith("; set spec.model.task for another one")
     assert not any(note.startswith("task") for note in requested(service(make, qwen3())).notes)
 
 
@@ -72,12 +74,12 @@ def test_a_chat_model_may_embed(make):
         (
             bert(),
             "Generate",
-            "spec.model.task Generate: the model cannot do it, an engine that embeds or scores has no decoder for text."
+            "task Generate: the model cannot do it, an engine that embeds or scores has no decoder for text."
             " It is for Embed: BertModel is in the group embedding of vLLM 0.32",
         ),
-        (bert(), "Score", "spec.model.task Score: the model cannot do it, it has no classifier's head"),
-        (qwen3(), "Transcribe", "spec.model.task Transcribe: the model cannot do it, it takes no audio"),
-        (whisper(), "Embed", "spec.model.task Embed: the model cannot do it, its answers would not be vectors"),
+        (bert(), "Score", "task Score: the model cannot do it, it has no classifier's head"),
+        (qwen3(), "Transcribe", "task Transcribe: the model cannot do it, it takes no audio"),
+        (whisper(), "Embed", "task Embed: the model cannot do it, its answers would not be vectors"),
     ],
 )
 def test_a_task_that_the_model_cannot_do_is_refused(make, config, task, message):

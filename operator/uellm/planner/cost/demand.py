@@ -59,6 +59,8 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Reque
     if request.pools:
         return _pooling(request, notes, simulated=simulated, share=share, pace=pace)
     prompt, output = _tokens(request, notes)
+    if request.task == "Transcribe":
+        notes.append("the time of the encoder of speech is not in the predictions: they are those of the decoder")
     ttft, tpot = tightest(request, output)
     one = least_kv_tokens(request)
     rate = request.workload.requests_per_s

@@ -16,6 +16,8 @@ from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 from uellm.step_basis import Correction
 from uellm.text import counted
 
+SPECULATION = frozenset({"--speculative-config", "-sc"})
+
 
 def assumptions(
     best: Candidate, chosen: PlacedShape, *, left_out: int = 0, unproven_after: int | None = None
@@ -101,6 +103,11 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
+    if SPECULATION & evaluator.user.flags:
+        notes.append(
+            "--speculative-config is set in engine.args and is not in the plan: weights, KV cache and time of a draft come "
+            f"on top; leave it room with {UTILIZATION}"
+        )
     return notes
 
 

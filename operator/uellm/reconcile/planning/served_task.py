@@ -32,7 +32,7 @@ class ServedTask(NamedTuple):
 
     task: Task
     note: str
-    """A sentence for the plan's assumptions; empty where the user set what is usual."""
+    """A sentence for the plan's assumptions; empty for text."""
     engine_args: tuple[tuple[str, str], ...]
     """Flags and values that tell the engine."""
 
@@ -65,7 +65,7 @@ def served_task(service: LLMService, config: Mapping[str, Any]) -> ServedTask:
     if task not in tasks.possible and UserArgs(service.spec.engine.args).text(CONVERT) is None:
         raise PlanError(
             "TaskNotSupported",
-            f"spec.model.task {task}: the model cannot do it, {INSTEAD[task]}. It is for "
+            f"task {task}: the model cannot do it, {INSTEAD[task]}. It is for "
             f"{' or '.join(tasks.possible)}: {tasks.why}",
         )
     if task in POOLING_TASKS:
@@ -95,7 +95,10 @@ def _asked(service: LLMService, tasks: ModelTasks) -> Task | None:
 def _note(tasks: ModelTasks, task: Task, *, told: bool) -> str:
     if told:
         return "" if task == "Generate" == tasks.inferred else f"task {task} is set"
-    return "" if task == "Generate" else f"task {task}, because {tasks.why}; set spec.model.task for another one"
+    if task == "Generate":
+        return ""
+    another = "; set spec.model.task for another one" if len(tasks.possible) > 1 else ""
+    return f"task {task}, because {tasks.why}{another}"
 
 
 def _engine_args(tasks: ModelTasks, task: Task) -> tuple[tuple[str, str], ...]:
