@@ -203,6 +203,7 @@ def report(results: list[dict[str, Any]]) -> None:
             "FAILED",
             "HTTP CALLS",
             "LAST ANSWER",
+            "SIDECAR'S CPU",
         ]
     ]
     for result in results:
