@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from uellm.api.sidecar_document import SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
+from uellm.api.sidecar_document import EngineTask, SidecarStepFactors, SidecarStepSeconds, StepBasisDocument
 from uellm.hardware import NodeNeeds
 
 
@@ -31,6 +31,8 @@ class RenderedPlan:
     """Requests that the engine runs at once; 0: not planned."""
     max_num_batched_tokens: int
     """Tokens that the engine computes in one step; 0: not planned."""
+    task: EngineTask
+    """What the engine is started for."""
     priority_scheduling: bool
     """The engine orders its requests by priority."""
     step_seconds: SidecarStepSeconds | None

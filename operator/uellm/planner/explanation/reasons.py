@@ -51,10 +51,10 @@ def assumptions(
         )
     slowest = evaluator.slowest(best)
     if slowest is not None:
+        tpot = "" if request.pools else f"TPOT {slowest.tpot_s * 1e3:.1f} ms, "
         notes.append(
             f"with the slowest GPUs that the kubelet may choose on {best.pool.node}: "
-            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT {slowest.tpot_s * 1e3:.1f} ms, "
-            f"{slowest.requests_per_s:.2f} requests/s"
+            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, {tpot}{slowest.requests_per_s:.2f} requests/s"
         )
     if not chosen.placed:
         room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
