@@ -31,8 +31,6 @@ class RenderedPlan:
     """Requests that the engine runs at once; 0: not planned."""
     max_num_batched_tokens: int
     """Tokens that the engine computes in one step; 0: not planned."""
-    task: EngineTask
-    """What the engine is started for."""
     priority_scheduling: bool
     """The engine orders its requests by priority."""
     step_seconds: SidecarStepSeconds | None
@@ -41,3 +39,5 @@ class RenderedPlan:
     """By which earlier measurements differ from them; None: there are none."""
     step_basis: StepBasisDocument | None = None
     """What the step times were predicted for; None: measurements of them are not used elsewhere."""
+    task: EngineTask = "Generate"
+    """What the engine is started for."""
