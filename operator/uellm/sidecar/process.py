@@ -27,7 +27,7 @@ from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
 from uellm.sidecar.telemetry.metrics import Labels
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
-from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
+from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
 LOG = logging.getLogger("uellm.sidecar")
 

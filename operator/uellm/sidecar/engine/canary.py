@@ -7,7 +7,7 @@ import struct
 from typing import NamedTuple
 
 from uellm.api.sidecar_document import EngineTask
-from uellm.sidecar.wire.routes import TRANSCRIPTIONS
+from uellm.vllm_routes import TRANSCRIPTIONS
 
 JSON_TYPE = b"application/json"
 BOUNDARY = "uellm-canary"

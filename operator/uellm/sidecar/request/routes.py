@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from uellm.http import Headers, Pairs
 from uellm.sidecar.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.routes import SCHEDULED, administrative
+from uellm.vllm_routes import SCHEDULED, administrative
 
 _HOP_BY_HOP = frozenset(
     (

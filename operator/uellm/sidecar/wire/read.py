@@ -7,18 +7,18 @@ engine's own error.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from uellm.prompt import Prompt, Ratio, of_request
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import keys, pooled, prompt, slo
+from uellm.sidecar.wire import keys, slo
 from uellm.sidecar.wire.audio import audio_tokens
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.prompt import Prompt, Ratio
-from uellm.sidecar.wire.routes import AUDIO, SCHEDULED, RouteKind
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.slo import HeaderLookup
+from uellm.vllm_routes import AUDIO, SCHEDULED, RouteKind
 
 COMPLETION_TOKENS = 16
 """vLLM's limit for a completion that sets none."""
@@ -75,7 +75,7 @@ def read(
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, keys.key_of(headers))
-    found = _PROMPTS[kind](document)
+    found = of_request(kind, document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
@@ -102,15 +102,6 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-_PROMPTS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
-    RouteKind.CHAT: prompt.of_chat,
-    RouteKind.MESSAGES: prompt.of_chat,
-    RouteKind.RESPONSES: prompt.of_responses,
-    RouteKind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
-    RouteKind.POOLING: pooled.of_pooling,
-}
 
 
 def _sequences(document: Mapping[str, Any], found: Prompt) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from uellm.sidecar.wire import prompt
-from uellm.sidecar.wire.prompt import Prompt
+from uellm.prompt import found
+from uellm.prompt.found import Prompt
 
 PAIRS = (
     *(("query", "documents"), ("queries", "documents"), ("queries", "items")),
@@ -29,13 +29,13 @@ def of_pooling(body: Mapping[str, Any]) -> Prompt:
             return _pairs(body[left], body[right])
     for name in INPUTS:
         if name in body:
-            return prompt.of_text(body[name])
-    return prompt.of_anything(body)
+            return found.of_text(body[name])
+    return found.of_anything(body)
 
 
 def _pairs(left: Any, right: Any) -> Prompt:
     """One text on the left meets all on the right; as many on both sides are pairs in order."""
-    lefts, rights = prompt.of_text(left), prompt.of_text(right)
+    lefts, rights = found.of_text(left), found.of_text(right)
     pairs = max(lefts.prompts, rights.prompts)
     times = rights.prompts if lefts.prompts == 1 else 1
     return replace(
