@@ -247,7 +247,7 @@ def kv_of(model: Architecture, user: UserArgs) -> int:
 def test_speculation_is_said_to_be_missing_from_the_plan(build) -> None:
     engine = EngineRequest(args=("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 3}'))
     note = (
-        "--speculative-config is set in engine.args and is not in the plan: weights, KV cache and time of a draft come on "
+        "--speculative-config is set in engine.args and is not in the plan: its weights, cache and time come on "
         "top; leave it room with --gpu-memory-utilization"
     )
     assert note in plan(build.request(build.node("a", "L4"), engine=engine)).assumptions

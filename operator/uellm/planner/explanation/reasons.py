@@ -105,7 +105,7 @@ def _overrides(evaluator: Evaluator) -> list[str]:
             notes.append(f"{flag} {value} is set in engine.args and kept")
     if SPECULATION & evaluator.user.flags:
         notes.append(
-            "--speculative-config is set in engine.args and is not in the plan: weights, KV cache and time of a draft come "
+            "--speculative-config is set in engine.args and is not in the plan: its weights, cache and time come "
             f"on top; leave it room with {UTILIZATION}"
         )
     return notes
