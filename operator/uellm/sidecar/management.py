@@ -24,10 +24,10 @@ from uellm.pod_interface import (
     PLACEMENT_PATH,
     RUNNING_PATH,
 )
-from uellm.sidecar.drain import GRACE_S
+from uellm.proxying.drain import GRACE_S
+from uellm.proxying.metrics import CONTENT_TYPE
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.request.proxy import Proxy
-from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
 
 _JSON: Pairs = ((b"Content-Type", b"application/json"),)
 _TEXT: Pairs = ((b"Content-Type", CONTENT_TYPE.encode()),)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from uellm.sidecar.wire.routes import OPEN, SCHEDULED, administrative
+from uellm.proxying.keys import OPEN
+from uellm.sidecar.wire.routes import SCHEDULED, administrative
 
 ROUTE = re.compile(r"(?:router|app)\.(?:get|post|put|delete|websocket|add_api_route)\(\s*\"(/[^\"]*)\"", re.MULTILINE)
 PASSING = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import BLOCK_TOKENS, MEDIA_TOKENS

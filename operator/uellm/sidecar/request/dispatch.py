@@ -7,7 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from uellm.sidecar.outcome import Refusal
+from uellm.proxying.faults import Faults
+from uellm.proxying.metrics import DECISION_SECONDS_BUCKETS, Histogram
+from uellm.proxying.outcome import Refusal
 from uellm.sidecar.request.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (
     EngineState,
@@ -21,8 +23,6 @@ from uellm.sidecar.scheduling import (
     Targets,
     Ticket,
 )
-from uellm.sidecar.telemetry.faults import Faults
-from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 MAX_TOKEN_UPDATES = 1000

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from uellm.proxying.keys import key_of
+from uellm.proxying.routes import HeaderLookup
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import keys, prompt, slo
+from uellm.sidecar.wire import prompt, slo
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.prompt import Prompt, Ratio
 from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
 from uellm.sidecar.wire.shape import AnswerShapes
-from uellm.sidecar.wire.slo import HeaderLookup
 
 COMPLETION_TOKENS = 16
 """vLLM's limit for a completion that sets none."""
@@ -73,7 +74,7 @@ def read(
     document = _parse(body) if parsed else None
     if document is None:
         return unread(path, headers, body, targets)
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    tenant = slo.tenant_of(headers, key_of(headers))
     found = _PROMPTS[kind](document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
@@ -88,7 +89,7 @@ def read(
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
     """A request that is sent unchanged and of which nothing is known."""
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    tenant = slo.tenant_of(headers, key_of(headers))
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
 
 

@@ -6,9 +6,11 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.routes import OPEN
-from uellm.sidecar.wire.slo import HeaderLookup
+from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.routes import HeaderLookup
+
+OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
+"""Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
 
 
 def key_of(headers: HeaderLookup) -> str | None:
