@@ -14,10 +14,11 @@ from uellm.gateway.telemetry import GatewayMetrics, Record
 from uellm.gateway.view import View
 from uellm.http import Fault, Pairs, Reply, Request, pairs
 from uellm.proxying.drain import Drain
-from uellm.proxying.keys import OPEN, key_of
+from uellm.proxying.keys import key_of
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.routes import path_of, request_id
 from uellm.proxying.secrets import KeyDirectory
+from uellm.vllm_routes import OPEN
 
 MODELS = "/v1/models"
 _JSON: Pairs = ((b"Content-Type", b"application/json"),)

@@ -8,9 +8,7 @@ from hashlib import sha256
 
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.proxying.routes import HeaderLookup
-
-OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
-"""Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
+from uellm.vllm_routes import OPEN
 
 
 def key_of(headers: HeaderLookup) -> str | None:

@@ -26,7 +26,7 @@ from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
-from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
+from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
 LOG = logging.getLogger("uellm.sidecar")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from uellm import prompt
 from uellm.proxying import metrics
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.prediction import Prediction
@@ -21,7 +22,7 @@ from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.telemetry import attainment, sidecar_metrics, tracing
 from uellm.sidecar.telemetry.access_log import Record
-from uellm.sidecar.wire import events, failure, prompt, shape
+from uellm.sidecar.wire import events, failure, shape
 
 SECRET = "planted"
 EVENT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uellm.proxying.keys import OPEN
-from uellm.sidecar.wire.routes import SCHEDULED, administrative
+from uellm.vllm_routes import OPEN, SCHEDULED, administrative
 
 ROUTE = re.compile(r"(?:router|app)\.(?:get|post|put|delete|websocket|add_api_route)\(\s*\"(/[^\"]*)\"", re.MULTILINE)
 PASSING = {

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from uellm.proxying.keys import OPEN
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.events import TokenCounter, Usage
-from uellm.sidecar.wire.routes import ADMINISTRATIVE, SCHEDULED, RouteKind, administrative
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import MAX_EVENT_BYTES, UsageStrip
+from uellm.vllm_routes import ADMINISTRATIVE, OPEN, SCHEDULED, RouteKind, administrative
 
 WHOLE: dict[str, Any] = {
     "id": "chatcmpl-1",

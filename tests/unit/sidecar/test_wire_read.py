@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from uellm.prompt import BLOCK_TOKENS, MEDIA_TOKENS
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.prompt import BLOCK_TOKENS, MEDIA_TOKENS
 from uellm.sidecar.wire.read import Terms, read
-from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
 from uellm.sidecar.wire.slo import targets_of
+from uellm.vllm_routes import SCHEDULED, RouteKind
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "How does the import statement work?"}]

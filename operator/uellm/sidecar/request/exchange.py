@@ -19,7 +19,7 @@ from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms
-from uellm.sidecar.wire.routes import RouteKind
+from uellm.vllm_routes import RouteKind
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from enum import Enum
 
 from uellm.proxying.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.routes import SCHEDULED, administrative
+from uellm.vllm_routes import SCHEDULED, administrative
 
 
 class Way(Enum):

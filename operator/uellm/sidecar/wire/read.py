@@ -7,18 +7,19 @@ engine's own error.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from uellm import prompt
+from uellm.prompt import Prompt, Ratio
 from uellm.proxying.keys import key_of
 from uellm.proxying.routes import HeaderLookup
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import prompt, slo
+from uellm.sidecar.wire import slo
 from uellm.sidecar.wire.call import Call, Mode
-from uellm.sidecar.wire.prompt import Prompt, Ratio
-from uellm.sidecar.wire.routes import SCHEDULED, RouteKind
 from uellm.sidecar.wire.shape import AnswerShapes
+from uellm.vllm_routes import SCHEDULED, RouteKind
 
 COMPLETION_TOKENS = 16
 """vLLM's limit for a completion that sets none."""
@@ -75,7 +76,7 @@ def read(
     if document is None:
         return unread(path, headers, body, targets)
     tenant = slo.tenant_of(headers, key_of(headers))
-    found = _PROMPTS[kind](document)
+    found = prompt.of_request(kind, document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
@@ -100,15 +101,6 @@ def _parse(body: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-_PROMPTS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
-    RouteKind.CHAT: prompt.of_chat,
-    RouteKind.MESSAGES: prompt.of_chat,
-    RouteKind.RESPONSES: prompt.of_responses,
-    RouteKind.COMPLETIONS: lambda body: prompt.of_text(body.get("prompt")),
-    RouteKind.POOLING: lambda body: prompt.of_text(body["input"]) if "input" in body else prompt.of_anything(body),
-}
 
 
 def _sequences(document: Mapping[str, Any], found: Prompt) -> int:

@@ -70,6 +70,9 @@ ADMINISTRATIVE = frozenset(
 )
 """vLLM's administrative routes, besides `/fault_tolerance/...`."""
 
+OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
+"""Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
+
 
 def administrative(path: str) -> bool:
     """Whether a decoded path is an administrative route."""
