@@ -7,6 +7,8 @@ model_field   which model a body names: pure
 catalog       which service a name belongs to: pure
 fleet         the services and their replicas as they are now
 replicas      the replicas of one service, their connections and loads
+loads         the load of a replica, as its sidecar tells it
+routed        what the choice of a replica depends on: pure
 retry_budget  how many requests may be sent twice: pure
 holding       requests of services without a replica
 kube_view     services and replicas as the cluster has them

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
 
 MOST_NAMES = 32
 """Names in one message."""
@@ -31,12 +32,20 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class HoldClass:
-    """How long a request of a class may wait for the service's first replica."""
+class ServiceClass:
+    """An SLO class of a service. None: no such target."""
 
     name: str
-    deadline_s: float | None = None
-    """Its deadline where the class says that late requests are rejected; None: it may be late."""
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    e2e_s: float | None = None
+    rejects_late: bool = False
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When a request has failed and is refused, in seconds after its arrival; None: it may be late."""
+        targets_s = [target_s for target_s in (self.ttft_s, self.e2e_s) if target_s is not None]
+        return min(targets_s, default=None) if self.rejects_late else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,16 @@ class Service:
     """How many it wants."""
     startup_s: float | None = None
     """Measured time that a replica takes to start."""
-    classes: tuple[HoldClass, ...] = ()
+    classes: tuple[ServiceClass, ...] = ()
     """The first one is the default."""
     keys_secret: str | None = None
     """Name of the Secret with its API keys."""
+
+    def class_of(self, headers: HeaderLookup) -> ServiceClass | None:
+        """The class that a request names, or else the default; None: the service has no classes."""
+        named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
+        first = self.classes[0] if self.classes else None
+        return next((each for each in self.classes if each.name == named), first)
 
 
 @dataclass(frozen=True, slots=True)

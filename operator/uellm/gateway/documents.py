@@ -11,7 +11,7 @@ from typing import Any
 
 from uellm.api.scalars import duration_s
 from uellm.errors import BadInput
-from uellm.gateway.catalog import HoldClass, Key, Service
+from uellm.gateway.catalog import Key, Service, ServiceClass
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.pod_interface import METRICS_PORT
 
@@ -68,19 +68,22 @@ def ready_endpoints(document: Mapping[str, Any]) -> Iterator[tuple[str, ReplicaA
         yield _map(endpoint, "targetRef").get("uid") or addresses[0], ReplicaAddress(addresses[0], port, METRICS_PORT)
 
 
-def _classes(slo: Mapping[str, Any]) -> tuple[HoldClass, ...]:
+def _classes(slo: Mapping[str, Any]) -> tuple[ServiceClass, ...]:
     classes = [
         each for each in _list(slo, "classes") if isinstance(each, Mapping) and isinstance(each.get("name"), str)
     ]
     classes.sort(key=lambda each: each["name"] != slo.get("defaultClass", each["name"]))
-    return tuple(HoldClass(each["name"], _deadline_s(each)) for each in classes)
+    return tuple(_class(each) for each in classes)
 
 
-def _deadline_s(document: Mapping[str, Any]) -> float | None:
-    if document.get("onDeadline") != "Reject":
-        return None
+def _class(document: Mapping[str, Any]) -> ServiceClass:
+    targets_s = {f"{name}_s": _seconds(document.get(name)) for name in ("ttft", "tpot", "e2e")}
+    return ServiceClass(document["name"], **targets_s, rejects_late=document.get("onDeadline") == "Reject")
+
+
+def _seconds(text: Any) -> float | None:
     try:
-        return duration_s(document.get("e2e") or document.get("ttft") or "")
+        return duration_s(text) if isinstance(text, str) else None
     except BadInput:
         return None
 

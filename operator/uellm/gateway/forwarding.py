@@ -14,11 +14,13 @@ from uellm.gateway.catalog import Service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding
 from uellm.gateway.replicas import Replica, Replicas
+from uellm.gateway.routed import routed_request
 from uellm.gateway.telemetry import GatewayMetrics, Record
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
 from uellm.proxying.routes import end_to_end
+from uellm.routing import RoutedRequest
 
 MOST_TRIES = 3
 MOST_LOST = 1
@@ -43,9 +45,10 @@ _UNSERVED = frozenset(
 
 
 class PassThrough:
-    """The tap of a relay that changes nothing: whole events go from socket to socket."""
+    """The tap of a relay that changes nothing: whole events go from socket to socket. `began`: called at the first."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, began: Callable[[], None]) -> None:
+        self._began: Callable[[], None] | None = began
         self._closing = reply.link.transport.is_closing
         self._write = reply.link.transport.write
         self.passed_bytes = 0
@@ -53,6 +56,9 @@ class PassThrough:
 
     def piece(self, piece: bytes) -> bytes:
         """The piece as it is."""
+        if self._began is not None:
+            began, self._began = self._began, None
+            began()
         return piece
 
     def count(self, piece: bytes) -> None:
@@ -87,34 +93,41 @@ class Forwarding:
     async def forward(self, request: Request, reply: Reply, record: Record, service: Service, own: Pairs) -> None:
         """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
         replicas = self._fleet.replicas(service.key)
+        chosen = service.class_of(request.headers)
         if not len(replicas):
-            await self._hold(request, record, service, replicas)
-        replica, upstream = await self._send(request, record, replicas, own)
+            await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
+        routed = routed_request(record.route, request.body, chosen, replicas.ratio, record.arrival_s)
+        replica, upstream = await self._send(request, record, replicas, routed, own)
         try:
             request.release()
-            tap = PassThrough(reply)
+            tap = PassThrough(reply, lambda: replicas.began(replica, routed))
             await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
             record.bytes_out += tap.passed_bytes
         finally:
-            replica.end()
+            failed = record.outcome is RequestOutcome.ENGINE_LOST or bool(_retry_reason(upstream, None))
+            replicas.ended(replica, routed, failed=failed)
             upstream.abort()
 
-    async def _hold(self, request: Request, record: Record, service: Service, replicas: Replicas) -> None:
+    async def _hold(
+        self, request: Request, record: Record, service: Service, replicas: Replicas, deadline_s: float | None
+    ) -> None:
         began_s = _now_s()
         try:
-            await self._holding.hold(service, replicas, request.headers, len(request.body))
+            await self._holding.hold(service, replicas, deadline_s, len(request.body))
         finally:
             record.held_s = _now_s() - began_s
         if service.key not in self._fleet.catalog.services:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
 
-    async def _send(self, request: Request, record: Record, replicas: Replicas, own: Pairs) -> tuple[Replica, Upstream]:
+    async def _send(
+        self, request: Request, record: Record, replicas: Replicas, routed: RoutedRequest, own: Pairs
+    ) -> tuple[Replica, Upstream]:
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         replicas.retries.request()
-        tried: list[Replica] = []
+        tried: list[str] = []
         lost = 0
-        while (replica := replicas.choose(tried)) is not None:
-            tried.append(replica)
+        while (replica := replicas.choose(routed, tried)) is not None:
+            tried.append(replica.name)
             record.tries, record.replica = len(tried), replica.name
             record.sent_s = _now_s() - record.arrival_s if record.sent_s is None else record.sent_s
             failure: Exception | None = None
@@ -125,19 +138,18 @@ class Forwarding:
                 failure = error
                 lost += isinstance(error, EngineLost)
             except BaseException:
-                replica.end()
+                replicas.ended(replica, routed, failed=False)
                 raise
             reason = _retry_reason(upstream, failure)
-            replica.judge(ill=bool(reason))
             again = reason and lost <= MOST_LOST and len(tried) < MOST_TRIES and replicas.has_other(tried)
-            if again and replicas.retries.take():
-                await _drop(replica, upstream)
-                self._figures.retries.add(record.service.namespace, record.service.name, reason)
-                continue
-            if upstream is not None:
+            if upstream is not None and not (again and replicas.retries.take()):
                 return replica, upstream
-            replica.end()
-            raise _failed(failure)
+            replicas.ended(replica, routed, failed=True)
+            if upstream is not None:
+                await _drop(upstream)
+            elif not (again and replicas.retries.take()):
+                raise _failed(failure)
+            self._figures.retries.add(record.service.namespace, record.service.name, reason)
         raise _failed(None)
 
 
@@ -151,17 +163,15 @@ def _retry_reason(upstream: Upstream | None, failure: Exception | None) -> str:
     return outcome if outcome in _UNSERVED else ""
 
 
-async def _drop(replica: Replica, upstream: Upstream | None) -> None:
-    """End a try whose answer the client does not get; a short answer is read, so that its connection can be kept."""
+async def _drop(upstream: Upstream) -> None:
+    """End an answer that the client does not get; a short one is read, so that its connection can be kept."""
     try:
-        if upstream is not None and int(upstream.headers.get("content-length") or REFUSAL_BYTES) < REFUSAL_BYTES:
+        if int(upstream.headers.get("content-length") or REFUSAL_BYTES) < REFUSAL_BYTES:
             await upstream.read()
     except (EngineLost, ValueError):
         pass
     finally:
-        replica.end()
-        if upstream is not None:
-            upstream.abort()
+        upstream.abort()
 
 
 def _failed(failure: Exception | None) -> Refusal:

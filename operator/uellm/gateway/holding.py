@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from uellm.gateway.catalog import Key, Service
 from uellm.gateway.replicas import Replicas
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
-from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
 
 ASK_EVERY_S = 10.0
 """How often a replica is asked for while requests wait."""
@@ -56,11 +55,13 @@ class Holding:
         """Bytes of their bodies."""
         return self._bytes.total()
 
-    async def hold(self, service: Service, replicas: Replicas, headers: HeaderLookup, size_bytes: int) -> None:
-        """Wait for a replica. Raises Refusal: nobody will start one, too many wait, or it takes too long."""
+    async def hold(self, service: Service, replicas: Replicas, deadline_s: float | None, size_bytes: int) -> None:
+        """Wait for a replica. Raises Refusal: nobody will start one, too many wait, or it takes too long.
+
+        `deadline_s`: how long the request may wait by its class; None: its class does not say.
+        """
         if service.suspended or not (service.wakes or service.replicas):
             raise _stopped(service)
-        deadline_s = _deadline_s(service, headers)
         allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
         left_s = self._start_left_s(service)
         if left_s is not None and left_s > allowed_s:
@@ -120,14 +121,6 @@ class Holding:
             if not self.requests[service.key]:
                 self._since_s.pop(service.key, None)
                 return
-
-
-def _deadline_s(service: Service, headers: HeaderLookup) -> float | None:
-    """When the request is too late by its class; None: never."""
-    named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
-    first = service.classes[0] if service.classes else None
-    chosen = next((each for each in service.classes if each.name == named), first)
-    return None if chosen is None else chosen.deadline_s
 
 
 def _spread_s(left_s: float | None) -> float:

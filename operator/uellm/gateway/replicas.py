@@ -1,4 +1,4 @@
-"""The replicas of one service: connections to them, and which one gets a request."""
+"""The replicas of one service: connections to them, their loads, and which one gets a request."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from uellm.api.replica_load import ReplicaLoad
+from uellm.gateway.loads import LoadReader
 from uellm.gateway.retry_budget import RetryBudget
 from uellm.http import EngineAddress, EnginePool
+from uellm.prompt import Ratio
+from uellm.routing import RoutedRequest, Router
 
 IDLE_S = 60.0
 """Sidecars keep idle connections for longer."""
 CONNECT_TIMEOUT_S = 3.0
 DEAD_PEER_S = 10.0
 """A machine that answers no packet for so long is gone, although no connection was closed."""
-AVOID_S = 1.0
-"""How long a replica that failed or refused gets no request as long as another one can take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,14 @@ class ReplicaAddress:
     host: str
     port: int
     metrics_port: int | None = None
+    """None: its load cannot be read."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Replica:
-    """One replica, with the requests that this process has at it."""
+    """Connections to one replica."""
 
     def __init__(self, address: ReplicaAddress) -> None:
         self.address = address
@@ -42,74 +45,75 @@ class Replica:
             connect_timeout_s=CONNECT_TIMEOUT_S,
             dead_peer_s=DEAD_PEER_S,
         )
-        self.outstanding = 0
-        self._avoided_until_s = 0.0
-        self._chosen = 0
+        self.reading: asyncio.Task[None] | None = None
+        """Reads its load."""
 
-    def judge(self, *, ill: bool) -> None:
-        """It could not be reached or refuses requests, or else it answered. Refusing is quick, so without this it would
-        seem to have the fewest requests and get all of them."""
-        self._avoided_until_s = asyncio.get_running_loop().time() + AVOID_S if ill else 0.0
-
-    def rank(self, now_s: float) -> tuple[bool, int, int]:
-        """The lowest goes first: reachable, with the fewest requests, not chosen for the longest time."""
-        return now_s < self._avoided_until_s, self.outstanding, self._chosen
-
-    def begin(self, turn: int) -> None:
-        """It gets a request."""
-        self.outstanding += 1
-        self._chosen = turn
-
-    def end(self) -> None:
-        """The request ended."""
-        self.outstanding -= 1
+    def read_nothing(self) -> None:
+        """Stop to read its load."""
+        if self.reading is not None:
+            self.reading.cancel()
+            self.reading = None
 
 
 class Replicas:
     """All replicas of one service."""
 
     def __init__(self) -> None:
-        self._by_address: dict[ReplicaAddress, Replica] = {}
+        self._by_name: dict[str, Replica] = {}
         self._leaving: list[Replica] = []
-        self._turn = 0
         self._changed: set[asyncio.Future[None]] = set()
-        self.retries = RetryBudget()
         self._gone = False
+        self._router = Router()
+        self.retries = RetryBudget()
+        self.ratio = Ratio()
 
     def __len__(self) -> int:
-        return len(self._by_address)
+        return len(self._by_name)
 
     @property
     def connected(self) -> bool:
         """Whether a connection to a replica is open."""
-        return any(replica.pool.connections for replica in (*self._by_address.values(), *self._leaving))
+        return any(replica.pool.connections for replica in (*self._by_name.values(), *self._leaving))
 
     def place(self, addresses: Iterable[ReplicaAddress]) -> None:
         """Take these as the replicas that are ready. Requests at others go on."""
-        wanted = dict.fromkeys(addresses)
-        for address in [each for each in self._by_address if each not in wanted]:
-            self._leaving.append(self._by_address.pop(address))
+        now_s = asyncio.get_running_loop().time()
+        wanted = {str(address): address for address in addresses}
+        for name in [name for name, replica in self._by_name.items() if wanted.get(name) != replica.address]:
+            replica = self._by_name.pop(name)
+            replica.read_nothing()
+            self._router.remove(name, now_s)
+            self._leaving.append(replica)
         self._leaving = [replica for replica in self._leaving if replica.pool.connections]
-        for address in wanted:
-            if address not in self._by_address:
-                self._by_address[address] = Replica(address)
-        if self._by_address:
+        for name, address in wanted.items():
+            if name not in self._by_name:
+                self._by_name[name] = Replica(address)
+                self._router.add(name, now_s)
+        self._read_loads()
+        if self._by_name:
             self._wake()
 
-    def choose(self, tried: Collection[Replica] = ()) -> Replica | None:
-        """The replica for a request, which counts as begun; None: there is none that was not tried."""
+    def choose(self, request: RoutedRequest, tried: Collection[str] = ()) -> Replica | None:
+        """The replica for a request, which counts as sent there; None: there is none that was not tried."""
         now_s = asyncio.get_running_loop().time()
-        able = [replica for replica in self._by_address.values() if replica not in tried]
-        if not able:
+        # All may drain; one of them may still take a request, or says itself that it does not.
+        name = self._router.choose(request, now_s, tried) or next((n for n in self._by_name if n not in tried), None)
+        if name is None:
             return None
-        chosen = min(able, key=lambda replica: replica.rank(now_s))
-        self._turn += 1
-        chosen.begin(self._turn)
-        return chosen
+        self._router.sent(name, request, now_s)
+        return self._by_name[name]
 
-    def has_other(self, tried: Collection[Replica]) -> bool:
+    def began(self, replica: Replica, request: RoutedRequest) -> None:
+        """The answer of a replica has begun."""
+        self._router.first_token(replica.name, request, asyncio.get_running_loop().time())
+
+    def ended(self, replica: Replica, request: RoutedRequest, *, failed: bool) -> None:
+        """A request ended there. `failed`: the replica could not be reached, broke off, or refused it unserved."""
+        self._router.ended(replica.name, request, asyncio.get_running_loop().time(), failed=failed)
+
+    def has_other(self, tried: Collection[str]) -> bool:
         """Whether a request could go to a replica that was not tried."""
-        return any(replica not in tried for replica in self._by_address.values())
+        return any(name not in tried for name in self._by_name)
 
     def serve(self, *, gone: bool) -> None:
         """Whether the service exists."""
@@ -119,7 +123,7 @@ class Replicas:
 
     async def some(self) -> None:
         """Wait until there is a replica, or the service is gone."""
-        while not self._by_address and not self._gone:
+        while not self._by_name and not self._gone:
             changed = asyncio.get_running_loop().create_future()
             self._changed.add(changed)
             try:
@@ -129,8 +133,24 @@ class Replicas:
 
     def close(self) -> None:
         """Cut every connection."""
-        for replica in (*self._by_address.values(), *self._leaving):
+        for replica in (*self._by_name.values(), *self._leaving):
+            replica.read_nothing()
             replica.pool.close()
+
+    def _read_loads(self) -> None:
+        """Loads matter only where there is a choice."""
+        for replica in self._by_name.values():
+            if len(self._by_name) < 2:
+                replica.read_nothing()
+            elif replica.reading is None and replica.address.metrics_port is not None:
+                replica.reading = asyncio.create_task(self._reader(replica, replica.address.metrics_port).run())
+
+    def _reader(self, replica: Replica, port: int) -> LoadReader:
+        def report(load: ReplicaLoad) -> None:
+            self._router.report(replica.name, load, asyncio.get_running_loop().time())
+
+        address = EngineAddress(replica.address.host, port)
+        return LoadReader(address, lambda: self._router.known_prefixes(replica.name), report)
 
     def _wake(self) -> None:
         for changed in self._changed:

@@ -2,6 +2,7 @@
 
 process       assembles the parts and reloads the configuration
 config        the configuration file, and the settings that follow from it
+load_stream   the replica's load, for gateways
 management    the metrics port: probes, metrics, the placement report, drain
 request/      one request from its arrival to its answer
 wire/         what requests and answers mean: pure

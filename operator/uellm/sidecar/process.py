@@ -6,11 +6,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 
 from uellm import __version__
+from uellm.api.replica_load import ReplicaLoad
 from uellm.errors import CannotBeDone
 from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
 from uellm.pod_interface import LAME_DUCK_S
@@ -63,6 +65,7 @@ class Sidecar:
 
     def __init__(self, options: SidecarOptions) -> None:
         self._options = options
+        self._name = token_hex(4)
         self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
@@ -101,6 +104,7 @@ class Sidecar:
             self.engine,
             options.placement,
             self.settings.running,
+            self.load,
             grace_s=options.grace_s,
             lame_duck_s=options.lame_duck_s,
         )
@@ -149,6 +153,11 @@ class Sidecar:
     def metrics_port(self) -> int:
         """Where the figures are; 0: nowhere."""
         return self._management_server.port
+
+    def load(self, known_prefixes: int) -> ReplicaLoad:
+        """The replica's load. Names of the engine's process begin with this sidecar's own, which a restart changes."""
+        load = self.dispatcher.load(known_prefixes)
+        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.proxy.drain.draining)
 
     async def drain(self, *, linger: bool) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from helpers.fake_engine import FakeEngine, eventually
-from uellm.gateway.catalog import HoldClass
+from uellm.gateway.catalog import ServiceClass
 from uellm.gateway.holding import HoldLimits
 from uellm.proxying.keys import Keys
 
@@ -77,7 +77,12 @@ async def test_the_bytes_that_wait_are_bounded(launch, limits) -> None:
 
 async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(launch) -> None:
     harness = await launch(holding=HoldLimits(hold_s=60))
-    harness.serve("llama", wakes=True, replicas=0, classes=(HoldClass("batch"), HoldClass("now", deadline_s=0.05)))
+    harness.serve(
+        "llama",
+        wakes=True,
+        replicas=0,
+        classes=(ServiceClass("batch"), ServiceClass("now", ttft_s=0.05, rejects_late=True)),
+    )
     async with harness.post(X_Slo_Class="now") as response:
         assert response.status == 504
         message = (await response.json())["error"]["message"]
