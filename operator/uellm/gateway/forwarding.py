@@ -96,7 +96,8 @@ class Forwarding:
         chosen = service.class_of(request.headers)
         if not len(replicas):
             await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
-        routed = routed_request(record.route, request.body, chosen, replicas.ratio, record.arrival_s)
+        route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
+        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s)
         replica, upstream = await self._send(request, record, replicas, routed, own)
         try:
             request.release()

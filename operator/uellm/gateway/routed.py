@@ -10,11 +10,11 @@ from uellm.routing import RoutedRequest
 from uellm.vllm_routes import SCHEDULED, RouteKind
 
 MAX_PARSED_BYTES = 1024 * 1024
-"""Longer bodies are not parsed, for that would hold up all streams; their prompts' lengths are taken from their size."""
+"""Longer bodies are not parsed, for that would hold up all streams; their prompts' lengths follow from their size."""
 
 
 def routed_request(path: str, body: bytes, chosen: ServiceClass | None, ratio: Ratio, now_s: float) -> RoutedRequest:
-    """The request as the router sees it. `path`: of `uellm.vllm_routes`, or any other."""
+    """The request as the router sees it. `path`: one of `uellm.vllm_routes`; any other: the body is not parsed."""
     prompt = _prompt(path, body) or Prompt(characters=len(body))
     targets = chosen or ServiceClass("")
     return RoutedRequest(

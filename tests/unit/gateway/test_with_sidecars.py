@@ -94,7 +94,7 @@ async def test_what_may_pass_reaches_the_engine_as_one_request_with_one_reading(
     for old, new in zip(chunks, named, strict=True):
         sent = sent.replace(old, new)
     sent = sent if MODEL[1:] in sent else sent.replace(b"{}", MODEL)
-    answer = await harness.raw(sent.replace(b"Connection: close, x-mine", b"Connection: close, x-mine"))
+    answer = await harness.raw(sent)
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.count(b"HTTP/1.1") == 1
     head, _, body = b"".join(recorder.received).partition(b"\r\n\r\n")
@@ -182,7 +182,7 @@ async def test_the_official_clients_work_through_both_hops(harness, engines, sid
                 model="llama", messages=[{"role": "user", "content": "Hi"}], stream=True
             )
             assert "".join([event.choices[0].delta.content or "" async for event in stream]) == "Hello world"
-        with pytest.raises(openai.NotFoundError, match="The model `gpt-4` does not exist. There are: llama, qwen."):
+        with pytest.raises(openai.NotFoundError, match=r"The model `gpt-4` does not exist\. There are: llama, qwen\."):
             await client.chat.completions.create(model="gpt-4", messages=[])
     async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as anthropic_client:
         with pytest.raises(anthropic.NotFoundError, match="There are: llama, qwen"):

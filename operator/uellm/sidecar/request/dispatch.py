@@ -130,7 +130,7 @@ class Dispatcher:
         """The load, with the prefixes after the first `known_prefixes`; nothing but that if the scheduler fails."""
         found: list[ReplicaLoad] = []
         self._call_core(lambda core: found.append(core.load(_now_s(), known_prefixes)))
-        return found[0] if found else ReplicaLoad(ready=self._state.ready)
+        return found[0] if found else ReplicaLoad()
 
     def measured_steps(self) -> MeasuredSteps:
         """The engine's steps beside what was expected of them."""
