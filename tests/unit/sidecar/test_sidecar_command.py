@@ -39,6 +39,8 @@ def test_it_needs_no_package_but_those_of_its_extra():
         "uellm.placement_policies",
         "uellm.proxying",
         "uellm.pod_interface",
+        "uellm.prompt",
+        "uellm.vllm_routes",
         "uellm.drain_token",
         "uellm.step_time",
     }
