@@ -10,7 +10,7 @@
     .. of 2           the same with two replicas, so that the prompt is read and one is chosen
 
 The TARGET of a CPU time is a multiple of nginx's; that of the first byte is milliseconds on top of the p50 of the
-straight way. Ways take turns; a figure is the median over the rounds, a ratio or a difference the median of those within
+straight way. Ways take turns; a figure is the median over the rounds, a ratio or difference the median of those within
 each round. CPU time is the kernel's for the proxy's process alone. All of it holds on a quiet machine only. nginx comes
 from Debian: apt-get install nginx-light. Where it is missing, the rest is measured without it.
 """
