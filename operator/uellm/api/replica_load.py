@@ -71,6 +71,8 @@ class ReplicaLoad:
     """Whether `step` is corrected by measured steps."""
     chunk_tokens: int = 0
     """Most tokens of one step."""
+    gap_s: float = 0.0
+    """Recent mean of the seconds between two tokens of an answer."""
     sequences: int = 0
     """Requests in the engine."""
     max_sequences: int = 0
@@ -101,6 +103,7 @@ class ReplicaLoad:
             "stepSeconds": None if self.step is None else self.step.to_dict(),
             "measured": self.measured,
             "chunkTokens": self.chunk_tokens,
+            "gapSeconds": self.gap_s,
             "sequences": self.sequences,
             "maxSequences": self.max_sequences,
             "decoding": self.decoding,
@@ -130,6 +133,7 @@ class ReplicaLoad:
                 step=_step(data.get("stepSeconds")),
                 measured=data.get("measured") is True,
                 chunk_tokens=int(_number(data.get("chunkTokens"))),
+                gap_s=_number(data.get("gapSeconds")),
                 sequences=int(_number(data.get("sequences"))),
                 max_sequences=int(_number(data.get("maxSequences"))),
                 decoding=int(_number(data.get("decoding"))),

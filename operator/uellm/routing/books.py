@@ -43,6 +43,11 @@ class Replica:
         """Requests that were ever sent there."""
         self.unfilled_tokens = 0
         """Uncached prompt tokens of the outstanding requests that have no first token yet."""
+        self.began = 0
+        """Outstanding requests that have their first token."""
+        self.kv_tokens = 0
+        """Prompt tokens of those."""
+        self._since: list[Sent] = []
         self._failures = 0
         self._avoid_until_s = 0.0
 
@@ -51,7 +56,12 @@ class Replica:
         if self.load is not None and load.incarnation != self.load.incarnation:
             self.prefixes.clear()
         self.load, self.reported_s = load, now_s
+        self._since.clear()
         self.prefixes.report(load.prefixes, load.kv_capacity_tokens)
+
+    def since_report(self) -> list[Sent]:
+        """What was sent there after the last report."""
+        return self._since
 
     def fresh(self, now_s: float) -> ReplicaLoad | None:
         """Its last report; None if that is missing or too old."""
@@ -73,7 +83,9 @@ class Replica:
     def on_sent(self, request: RoutedRequest, now_s: float) -> None:
         """Record a request that is sent there."""
         uncached = self.uncached_tokens(request)
-        self.outstanding[request] = Sent(now_s, uncached)
+        sent = self.outstanding[request] = Sent(now_s, uncached)
+        if self.fresh(now_s) is not None:
+            self._since.append(sent)
         self.unfilled_tokens += uncached
         self.sent += 1
         self.prefixes.add(request.prefix, 0 if self.load is None else self.load.kv_capacity_tokens)
@@ -83,6 +95,8 @@ class Replica:
         sent = self.outstanding.get(request)
         if sent is not None and not sent.began:
             sent.began = True
+            self.began += 1
+            self.kv_tokens += request.prompt_tokens
             self.unfilled_tokens -= sent.uncached_tokens
 
     def on_ended(self, request: RoutedRequest, now_s: float, *, failed: bool) -> None:
@@ -90,6 +104,8 @@ class Replica:
         self.on_first_token(request)
         if self.outstanding.pop(request, None) is None:
             return
+        self.began -= 1
+        self.kv_tokens -= request.prompt_tokens
         if failed:
             self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
             self._failures += 1

@@ -88,6 +88,6 @@ class Router:
         if replica in self._replicas:
             self._replicas[replica].on_ended(request, now_s, failed=failed)
 
-    def outstanding(self, replica: str) -> int:
-        """Requests that were sent there and have not ended; 0 for an unknown replica."""
-        return len(self._replicas[replica].outstanding) if replica in self._replicas else 0
+    def replica(self, name: str) -> Replica | None:
+        """The books of a replica, to read; None for an unknown one."""
+        return self._replicas.get(name)

@@ -32,6 +32,7 @@ def load_of(view: EngineView, queued: Iterable[Ticket], prefixes: PrefixNews, no
         step=view.step.current,
         measured=view.step.observed > 0,
         chunk_tokens=view.chunk_tokens,
+        gap_s=view.step.gap_s,
         sequences=len(view.running),
         max_sequences=state.max_num_seqs,
         decoding=view.decoding,
