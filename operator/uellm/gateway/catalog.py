@@ -92,19 +92,23 @@ class Catalog:
     services: dict[Key, Service] = field(default_factory=dict)
     _by_name: dict[str, list[Match]] = field(default_factory=dict)
     _by_full_name: dict[str, list[Match]] = field(default_factory=dict)
+    _stale: bool = False
+    """The names are to be found anew. Many services change at once, so that is done when a name is asked for."""
 
     def put(self, service: Service) -> None:
         """Add or replace a service."""
-        self.services[service.key] = service
-        self._index()
+        if self.services.get(service.key) != service:
+            self.services[service.key] = service
+            self._stale = True
 
     def drop(self, key: Key) -> None:
         """Remove a service."""
         if self.services.pop(key, None) is not None:
-            self._index()
+            self._stale = True
 
     def find(self, asked: str) -> Match:
         """The one service of that name. Raises Refusal: there is none, or there are several."""
+        self._index()
         found = self._by_full_name.get(asked) or self._by_name.get(asked) or []
         if len(found) == 1:
             return found[0]
@@ -112,6 +116,7 @@ class Catalog:
 
     def listed(self) -> list[dict[str, Any]]:
         """OpenAI's model objects of every name. A name that several namespaces have is listed with its namespace."""
+        self._index()
         listed: dict[str, dict[str, Any]] = {}
         for name, matches in sorted(self._by_name.items()):
             for match in matches:
@@ -128,6 +133,9 @@ class Catalog:
         return Refusal(RequestOutcome.MODEL_NOT_FOUND, message)
 
     def _index(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
         by_name: dict[str, list[Match]] = defaultdict(list)
         by_full_name: dict[str, list[Match]] = defaultdict(list)
         for key in sorted(self.services):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from uellm.gateway.catalog import Key, Service
@@ -45,6 +46,9 @@ class Holding:
         self._bytes: Counter[Key] = Counter()
         self._asking: dict[Key, asyncio.Task[None]] = {}
         self._since_s: dict[Key, float] = {}
+        """Since when a replica of a service is asked for."""
+        self._until_s: dict[Key, float] = {}
+        """Until when it is asked for, if nothing is held."""
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Held requests by namespace and service."""
@@ -65,11 +69,12 @@ class Holding:
         allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
         left_s = self._start_left_s(service)
         if left_s is not None and left_s > allowed_s:
-            self._ask(service)  # the client comes back, and should then find a replica
+            # The client comes back, and should then find a replica.
+            self._ask(service, replicas, until_s=_now_s() + SPREAD * left_s)
             raise _starting(service, left_s)
         self._admit(service.key, size_bytes, left_s)
         try:
-            self._ask(service)
+            self._ask(service, replicas, until_s=0.0)
             async with asyncio.timeout(allowed_s):
                 await replicas.some()
         except TimeoutError:
@@ -104,23 +109,31 @@ class Holding:
         """How long the start of a replica still takes; None: never measured."""
         if service.startup_s is None:
             return None
-        now_s = asyncio.get_running_loop().time()
+        now_s = _now_s()
         return max(0.0, self._since_s.get(service.key, now_s) + service.startup_s - now_s)
 
-    def _ask(self, service: Service) -> None:
-        if service.wakes and service.key not in self._asking:
-            self._since_s.setdefault(service.key, asyncio.get_running_loop().time())
-            task = asyncio.create_task(self._keep_asking(service))
-            self._asking[service.key] = task
-            task.add_done_callback(lambda _: self._asking.pop(service.key, None))
+    def _ask(self, service: Service, replicas: Replicas, *, until_s: float) -> None:
+        """Ask for a replica as long as requests are held, and at least until then."""
+        key = service.key
+        self._until_s[key] = max(self._until_s.get(key, 0.0), until_s)
+        if service.wakes and key not in self._asking:
+            self._since_s[key] = _now_s()
+            self._asking[key] = asyncio.create_task(self._keep_asking(service, replicas))
 
-    async def _keep_asking(self, service: Service) -> None:
-        while True:
-            await self._want(service)
-            await asyncio.sleep(ASK_EVERY_S)
-            if not self.requests[service.key]:
-                self._since_s.pop(service.key, None)
-                return
+    async def _keep_asking(self, service: Service, replicas: Replicas) -> None:
+        key = service.key
+        try:
+            while replicas.missing and (self.requests[key] or _now_s() < self._until_s[key]):
+                await self._want(service)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_EVERY_S):
+                        await replicas.some()
+        finally:
+            del self._asking[key], self._since_s[key], self._until_s[key]
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _spread_s(left_s: float | None) -> float:

@@ -121,9 +121,14 @@ class Replicas:
         if gone:
             self._wake()
 
+    @property
+    def missing(self) -> bool:
+        """There is no replica, and the service exists."""
+        return not self._by_name and not self._gone
+
     async def some(self) -> None:
         """Wait until there is a replica, or the service is gone."""
-        while not self._by_name and not self._gone:
+        while self.missing:
             changed = asyncio.get_running_loop().create_future()
             self._changed.add(changed)
             try:

@@ -149,3 +149,20 @@ async def test_where_it_may_not_the_request_waits_and_the_sidecar_checks(harness
     harness.place(service, engine.port)
     assert (await asking)[0] == 200
     assert engine.received[0].headers["Authorization"] == "Bearer any"
+
+
+async def test_a_replica_is_asked_for_until_the_client_comes_back_that_was_told_when(launch, monkeypatch) -> None:
+    monkeypatch.setattr("uellm.gateway.holding.ASK_EVERY_S", 0.01)
+    harness = await launch(holding=HoldLimits(hold_s=0.01))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=0.2)
+    assert (await harness.ask())[0] == 503
+    await eventually(lambda: len(harness.view.wanted) > 3)
+    async with harness.post() as response:
+        message = (await response.json())["error"]["message"]
+    assert message.startswith("a replica of llama is starting, which takes about 0 s more")
+    harness.place(service, 1)
+    await eventually(lambda: not harness.gateway.holding._asking)
+    asked = len(harness.view.wanted)
+    harness.place(service)
+    await eventually(lambda: not harness.gateway.holding._since_s)
+    assert len(harness.view.wanted) == asked
