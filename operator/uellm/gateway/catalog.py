@@ -1,8 +1,8 @@
 """Which service a model's name belongs to. Pure.
 
-A service has the names that its engine answers to: the served name and those of its adapters. Each can be asked for as it
-is, or as `namespace/name`. The second form takes precedence, so nobody can take over a name of another namespace by a
-served name with a slash in it.
+A service has the names that its engine answers to: its served name and those of its adapters. Each can be asked for as
+it is, or as `namespace/name`. The second form takes precedence, so nobody can take over a name of another namespace by
+a served name with a slash in it.
 """
 
 from __future__ import annotations
