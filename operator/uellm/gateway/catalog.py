@@ -1,8 +1,8 @@
 """Which service a model's name belongs to. Pure.
 
-A service has the names that its engine answers to: the served name, aliases and adapters. Each can be asked for as it
-is, or as `namespace/name`. The second form takes precedence, so nobody can take over a name of another namespace by a
-served name with a slash in it.
+A service has the names that its engine answers to: its served name and those of its adapters. Each can be asked for as
+it is, or as `namespace/name`. The second form takes precedence, so nobody can take over a name of another namespace by
+a served name with a slash in it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Service:
 
     key: Key
     names: tuple[str, ...]
-    """The names that the engine answers to: first the served name, then aliases and adapters."""
+    """The names that the engine answers to: first the served name, then those of adapters."""
     uid: str = ""
     created_s: int = 0
     """Unix time."""

@@ -32,7 +32,7 @@ def service_of(document: Mapping[str, Any]) -> Service:
     model, autoscaling = _map(spec, "model"), _map(spec, "autoscaling")
     key = key_of(document)
     suspended = spec.get("suspend") is True
-    named = [model.get("servedName") or key.name, *_list(model, "aliases")]
+    named = [model.get("servedName") or key.name]
     named += [adapter.get("name") for adapter in _list(model, "adapters") if isinstance(adapter, Mapping)]
     startup_s = _map(_map(document, "status"), "autoscaling").get("startupSeconds")
     return Service(

@@ -96,10 +96,11 @@ class Replicas:
     def choose(self, request: RoutedRequest, tried: Collection[str] = ()) -> Replica | None:
         """The replica for a request, which counts as sent there; None: there is none that was not tried."""
         now_s = asyncio.get_running_loop().time()
-        # All may drain; one of them may still take a request, or says itself that it does not.
-        name = self._router.choose(request, now_s, tried) or next((n for n in self._by_name if n not in tried), None)
-        if name is None:
+        able = [name for name in self._by_name if name not in tried]
+        if not able:
             return None
+        # All may drain; one of them may still take a request, or says itself that it does not.
+        name = (self._router.choose(request, now_s, tried) if len(able) > 1 else None) or able[0]
         self._router.sent(name, request, now_s)
         return self._by_name[name]
 

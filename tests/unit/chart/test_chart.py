@@ -355,10 +355,11 @@ POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
 def test_a_profiler_is_held_to_its_own_node_unless_that_is_turned_off(render: Render) -> None:
-    policy, binding = of_kind(render(), *POLICIES)
+    without_gateway = {"gateway": {"enabled": False}}
+    policy, binding = of_kind(render(without_gateway), *POLICIES)
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
-    assert of_kind(render({"profiler": {"ownNodeOnly": False}}), *POLICIES) == []
-    unlabelled, _ = of_kind(render({"profiler": {"labelNodes": False}}), *POLICIES)
+    assert of_kind(render({"profiler": {"ownNodeOnly": False}, **without_gateway}), *POLICIES) == []
+    unlabelled, _ = of_kind(render({"profiler": {"labelNodes": False}, **without_gateway}), *POLICIES)
     assert len(unlabelled["spec"]["validations"]) == 1
 
 

@@ -48,7 +48,7 @@ def endpoint_slice(*endpoints: dict[str, Any], name: str = "llama-1", family: st
 
 def test_a_service_is_read_with_its_names_classes_and_what_wakes_it() -> None:
     document = llmservice(
-        model={"servedName": "meta/llama", "aliases": ["fast"], "adapters": [{"name": "law", "uri": "hf://a/law"}]},
+        model={"servedName": "meta/llama", "adapters": [{"name": "law", "uri": "hf://a/law"}]},
         slo={
             "defaultClass": "batch",
             "classes": [
@@ -62,7 +62,7 @@ def test_a_service_is_read_with_its_names_classes_and_what_wakes_it() -> None:
     )
     document["status"] = {"autoscaling": {"startupSeconds": 90}}
     service = service_of(document)
-    assert service.names == ("meta/llama", "fast", "law")
+    assert service.names == ("meta/llama", "law")
     assert (service.wakes, service.replicas, service.startup_s, service.keys_secret) == (True, 0, 90.0, "keys")
     assert service.created_s == 1767225600
     assert [(each.name, each.deadline_s) for each in service.classes] == [("batch", None), ("now", 0.5)]
