@@ -244,7 +244,9 @@ class Candidate:
         planned = kv_cache(rooms, per_token, most_tokens=most)
         own = self.evaluator.user.number(KV_CACHE_BYTES)
         return (
-            planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
+            planned
+            if own is None or not any(per_token)
+            else _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
         )
 
     def _times(self) -> Times | None:
