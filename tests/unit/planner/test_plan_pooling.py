@@ -44,6 +44,11 @@ def test_an_encoder_gets_neither_a_kv_cache_nor_a_length(ask):
     assert plan_document(made, request).kv_tokens == 0
 
 
+def test_a_size_of_the_kv_cache_means_nothing_to_an_encoder(ask):
+    own = replace(ENGINE, args=("--kv-cache-memory-bytes", "1G"))
+    assert plan(ask(engine=own)).kv_cache_bytes == 0
+
+
 def test_a_decoder_embedder_gets_a_kv_cache_for_the_longest_prompt(ask):
     request = ask(qwen3(), max_model_len=8192, least_step_tokens=8192)
     made = plan(request)

@@ -52,6 +52,16 @@ def test_a_task_that_is_not_text_is_explained(make):
     assert not any(note.startswith("task") for note in requested(service(make, qwen3())).notes)
 
 
+@pytest.mark.parametrize(
+    ("uri", "noted"),
+    [("hf://Qwen/Qwen3-Reranker-0.6B", True), ("hf://Qwen/Qwen3-0.6B", False), ("hf://org/abge", False)],
+)
+def test_a_name_that_tells_another_task_is_noted(make, uri, noted):
+    note = f"task Generate, although {uri} is called otherwise: see docs/how-to/embed-and-score.md"
+    assert (note in requested(service(make, qwen3(), uri=uri)).notes) is noted
+    assert note not in requested(service(make, qwen3(), uri=uri, task="Generate")).notes
+
+
 def test_files_of_sentence_transformers_make_a_chat_class_an_embedder_unless_the_user_says_otherwise(make):
     facts = ModelFacts("c0ffee", {**qwen3(), SENTENCE_TRANSFORMERS: True}, None)
     request = requested(service(make, None), facts)

@@ -6,6 +6,7 @@ An engine has one runner: `generate` for text and transcripts, `pooling` for vec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from uellm.models.shown import shown
 from uellm.planner.vllm.flags import UserArgs
 
 OVERRIDES, RUNNER, CONVERT = "--hf-overrides", "--runner", "--convert"
+
+OTHERWISE = re.compile(r"embed|rerank|bge-|(?:^|[-/])(?:e5|gte)-", re.IGNORECASE)
+"""In the names of models that write no text, although the class of some does."""
 
 INSTEAD: Mapping[Task, str] = {
     "Generate": "an engine that embeds or scores has no decoder for text",
@@ -32,7 +36,7 @@ class ServedTask(NamedTuple):
 
     task: Task
     note: str
-    """A sentence for the plan's assumptions; empty for text."""
+    """A sentence for the plan's assumptions; empty where there is nothing to say."""
     engine_args: tuple[tuple[str, str], ...]
     """Flags and values that tell the engine."""
 
@@ -70,7 +74,8 @@ def served_task(service: LLMService, config: Mapping[str, Any]) -> ServedTask:
         )
     if task in POOLING_TASKS:
         _check_targets(service, task)
-    return ServedTask(task, _note(tasks, task, told=asked is not None), _engine_args(tasks, task))
+    note = _note(tasks, task, service.spec.model.uri, told=asked is not None)
+    return ServedTask(task, note, _engine_args(tasks, task))
 
 
 def _asked(service: LLMService, tasks: ModelTasks) -> Task | None:
@@ -92,11 +97,12 @@ def _asked(service: LLMService, tasks: ModelTasks) -> Task | None:
     return "Generate" if runner == "generate" and tasks.inferred in POOLING_TASKS else None
 
 
-def _note(tasks: ModelTasks, task: Task, *, told: bool) -> str:
+def _note(tasks: ModelTasks, task: Task, uri: str, *, told: bool) -> str:
     if told:
         return "" if task == "Generate" == tasks.inferred else f"task {task} is set"
     if task == "Generate":
-        return ""
+        called = f"task Generate, although {uri} is called otherwise: see docs/how-to/embed-and-score.md"
+        return called if OTHERWISE.search(uri) else ""
     another = "; set spec.model.task for another one" if len(tasks.possible) > 1 else ""
     return f"task {task}, because {tasks.why}{another}"
 
