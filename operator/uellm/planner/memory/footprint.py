@@ -39,7 +39,7 @@ class Footprint:
     embedding_bytes: int
     """On the first stage, with its LoRA slots."""
     head_bytes: int
-    """Final norm and LM head, on the last stage, with its LoRA slots."""
+    """Final norm and head, on the last stage, with its LoRA slots."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -103,7 +103,8 @@ def footprint(
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
     lora = adapter_bytes(model, adapters, tensor)
-    sampler = math.ceil(steps.sequences * model.vocab_size * engine.sampler_bytes_per_logit)
+    logits = steps.sequences * model.vocab_size if model.writes else 0
+    sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
         layer_bytes=tuple(map(sum, zip(_layer_bytes(model, tensor), lora.layers, strict=True))),
         layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),

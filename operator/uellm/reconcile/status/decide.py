@@ -40,6 +40,8 @@ STALLING = frozenset(
         "InvalidAdapter",
         "ModelUnknown",
         "NeedsRemoteCode",
+        "TaskNotSupported",
+        "InvalidTargets",
         "Gated",
         "NoSuchRepository",
         "NoSuchRevision",

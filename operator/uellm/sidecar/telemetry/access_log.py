@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from uellm.http import Pairs
-from uellm.sidecar.outcome import RequestOutcome
+from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
@@ -83,7 +83,7 @@ class Record:
                 "method": self.method,
                 "path": self.path[:256],
                 "class": self.slo_class,
-                **({"adapter": self.adapter} if self.adapter else {}),
+                "adapter": self.adapter or None,
                 "outcome": str(self.outcome),
                 "status": self.status,
                 "queueMilliseconds": _milliseconds(self.queue_s),
