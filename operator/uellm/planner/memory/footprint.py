@@ -19,6 +19,7 @@ from uellm.planner import constants as c
 from uellm.planner.cost.work import kv_share
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
+from uellm.planner.vllm.speculation import draft_layers, rows_per_sequence
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
 
@@ -37,7 +38,7 @@ class Footprint:
     embedding_bytes: int
     """On the first stage."""
     head_bytes: int
-    """Final norm and head, on the last stage."""
+    """Final norm, head, and layers that draft for speculation, on the last stage."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -97,7 +98,9 @@ def footprint(
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
-    logits = steps.sequences * model.vocab_size if model.writes else 0
+    drafting = draft_layers(model, user)
+    per_token = _with_drafts(per_token, math.ceil(share * drafting * max(model.layer_kv_bytes_per_token)))
+    logits = steps.sequences * rows_per_sequence(user) * model.vocab_size if model.writes else 0
     sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
         layer_bytes=_layer_bytes(model, tensor),
@@ -105,13 +108,18 @@ def footprint(
         layer_kv_bytes_per_token=per_token,
         tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
-        head_bytes=math.ceil(head / tensor) + model.final_norm_bytes,
+        head_bytes=math.ceil((head + model.predicting_bytes * (drafting > 0)) / tensor) + model.final_norm_bytes,
         sampler_bytes=max(0, sampler - body),
         activation_bytes=body,
         graph_bytes=_graphs(model, shape, user) if engine.counts_graphs else 0,
         context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 and nvlink else 0),
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
     )
+
+
+def _with_drafts(per_token: tuple[int, ...], drafts: int) -> tuple[int, ...]:
+    """[L]: KV bytes of a token, with those of the layers that draft, which are on the stage of the last layer."""
+    return (*per_token[:-1], per_token[-1] + drafts) if drafts else per_token
 
 
 def kv_width(model: Architecture, user: UserArgs) -> Fraction:
