@@ -14,10 +14,10 @@ from uellm.api.running_report import RunningReport
 from uellm.api.sidecar_document import EngineTask, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
+from uellm.proxying.keys import Keys
+from uellm.proxying.secrets import KeyDirectory
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
-from uellm.sidecar.secrets import KeyDirectory
-from uellm.sidecar.wire.keys import Keys
 from uellm.step_time import StepFactors, StepTime
 
 

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from uellm.prompt import Ratio
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.proxying import metrics
+from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.prediction import Prediction
 from uellm.sidecar.prediction import service as predictor
 from uellm.sidecar.request import dispatch
@@ -19,7 +20,7 @@ from uellm.sidecar.request.retry_after import RetryTimes
 from uellm.sidecar.scheduling import EngineState, Options, Scheduler, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
-from uellm.sidecar.telemetry import attainment, metrics, sidecar_metrics, tracing
+from uellm.sidecar.telemetry import attainment, sidecar_metrics, tracing
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire import events, failure, shape
 

@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from uellm.prompt import BLOCK_TOKENS, MEDIA_TOKENS
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms, read

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from uellm.prompt import Prompt, Ratio, of_request
+from uellm.proxying.keys import key_of
+from uellm.proxying.routes import HeaderLookup
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import keys, slo
+from uellm.sidecar.wire import slo
 from uellm.sidecar.wire.audio import audio_tokens
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.shape import AnswerShapes
-from uellm.sidecar.wire.slo import HeaderLookup
 from uellm.vllm_routes import AUDIO, SCHEDULED, RouteKind
 
 COMPLETION_TOKENS = 16
@@ -74,7 +75,7 @@ def read(
     document = _parse(body) if parsed else None
     if document is None:
         return unread(path, headers, body, targets)
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    tenant = slo.tenant_of(headers, key_of(headers))
     found = of_request(kind, document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
@@ -90,7 +91,7 @@ def read(
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
     """A request that is sent unchanged, and of which nothing is known but the length of speech."""
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
+    tenant = slo.tenant_of(headers, key_of(headers))
     tokens = audio_tokens(body) if path in AUDIO else UNREAD_TOKENS
     return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), tokens, body=body)
 
