@@ -284,7 +284,7 @@ def test_the_gateway_reads_the_keys_of_a_namespace_that_lets_it(run: Run, tmp_pa
 FACED = {
     **SERVICE,
     "metadata": {"name": "faced", "namespace": "default"},
-    "spec": {**SERVICE["spec"], "auth": {"apiKeysSecretRef": {"name": "keys"}}},
+    "spec": {**SERVICE["spec"], "auth": {"apiKeysSecretRef": {"name": "closed"}}},
 }
 ENDPOINTS = {
     "apiVersion": "discovery.k8s.io/v1",
