@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from uellm import prompt
+from uellm.prompt import Ratio
 from uellm.proxying import metrics
 from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.prediction import Prediction
@@ -41,7 +41,7 @@ BROKEN: list[tuple[Any, str]] = [
     *((EngineView, name) for name in ("on_dispatch", "on_first_token", "on_tokens", "remove")),
     *((Fairness, name) for name in ("arrived", "charge", "left")),
     *((predictor.Predictor, name) for name in ("predict", "ask", "observe")),
-    *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.AnswerShapes, "learn")),
+    *((Prediction, "lengths"), (Ratio, "learn"), (shape.AnswerShapes, "learn")),
     *((events.TokenCounter, "feed"), (events.TokenCounter, "usage"), (failure.StreamErrorScanner, "feed")),
     *(
         (metrics.Counter, "add"),
