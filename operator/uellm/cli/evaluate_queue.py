@@ -30,13 +30,14 @@ _SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    _add_inputs(parser)
+    add_inputs(parser)
     _add_cells(parser)
     _add_errors(parser)
     _add_queue(parser)
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The files: trace, classes and engine."""
     parser.add_argument(
         "--trace",
         required=True,
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay and print."""
     check_plot(args.plot)
     scenario = _scenario(args)
-    chunk = _chunk(args.max_batched_tokens, scenario)
+    chunk = batched_tokens(args.max_batched_tokens, scenario)
     speeds, seeds = args.speed or [1.0], args.seed or [1]
     todo = cells(args.policy or DEFAULT_POLICIES, speeds, seeds, chunk)
     complaint = scenario.trace.complaint
@@ -200,7 +201,8 @@ def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:
         plot(document, Path(file))
 
 
-def _chunk(text: str | None, scenario: Scenario) -> int:
+def batched_tokens(text: str | None, scenario: Scenario) -> int:
+    """The value of `--max-batched-tokens`. Raises BadInput, CannotBeDone."""
     if text is None:
         return scenario.engine.max_num_batched_tokens
     if text == "auto":
