@@ -132,7 +132,7 @@ def plan_request(
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
         ),
-        replicas=max(1, spec.replicas),
+        replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
         efficiency=efficiency_of(service),
         variants=_variants(service, architecture, facts),
         left_out=left_out,
