@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from uellm.cli.main import main
-from uellm.evaluate.autoscale.pool import Load, Pool, attainment
+from uellm.evaluate.autoscale.pool import DayLoad, ReplicaPool, attainment
 from uellm.evaluate.queue import Scenario, cells, run_cell
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.traces import Trace, TraceRequest
@@ -46,7 +46,7 @@ def poisson_trace(count: int, per_s: float, seed: int = 1) -> Trace:
 def modelled(scenario: Scenario) -> dict[str, float]:
     jobs = scenario.jobs(1)
     names = [entry.name for entry in scenario.classes.classes]
-    load = Load(
+    load = DayLoad(
         np.array([job.arrival_s for job in jobs]),
         np.array([job.prompt_tokens for job in jobs]),
         np.array([job.prompt_tokens for job in jobs]),
@@ -55,7 +55,7 @@ def modelled(scenario: Scenario) -> dict[str, float]:
         np.array([names.index(job.request_class.name) for job in jobs]),
         scenario.classes.classes,
     )
-    pool = Pool(load, ENGINE, CHUNK, 1, 60.0)
+    pool = ReplicaPool(load, ENGINE, CHUNK, 1, 60.0)
     pool.begin(1)
     pool.advance(float(load.arrival_s[-1]) + 600.0)
     return attainment(load, pool.outcomes, np.arange(len(load)))

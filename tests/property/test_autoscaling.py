@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.autoscaling import Autoscaler, Bounds, Decision, Interval, Lengths, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, Replica, ReplicaDecision, ShareOfClass
 from uellm.autoscaling.capacity import expected_miss
 from uellm.autoscaling.miss_curve import BINS, WIDTH, MissCurve, at
 from uellm.planner.request import SloClass
@@ -35,7 +35,7 @@ def interval(number: int, requests: int, ready: int, *, running: int = 0, queued
     )
 
 
-def decisions(rates: list[int], bounds: Bounds = MANY, wanted: int = 1) -> list[Decision]:
+def decisions(rates: list[int], bounds: Bounds = MANY, wanted: int = 1) -> list[ReplicaDecision]:
     """What is decided after each interval with so many requests, if replicas start at once."""
     autoscaler, made = Autoscaler(REPLICA, CLASSES), []
     for number, rate in enumerate(rates):
@@ -88,7 +88,7 @@ def test_misses_never_fall_with_utilisation(seen: list[tuple[float, int, float]]
     for utilisation, requests, share in seen:
         curve.observe(utilisation, requests, int(share * requests))
 
-    shares = curve.shares(lambda u: expected_miss(REPLICA, CLASSES, Lengths(900.0, 200.0), u))
+    shares = curve.shares(lambda u: expected_miss(REPLICA, CLASSES, MeanLengths(900.0, 200.0), u))
 
     assert len(shares) == BINS
     assert all(0.0 <= share <= 1.0 for share in shares)
@@ -100,6 +100,6 @@ def test_misses_never_fall_with_utilisation(seen: list[tuple[float, int, float]]
 @given(st.floats(50, 4000), st.floats(10, 1500), st.floats(0.01, 2.0), st.floats(0.01, 2.0))
 @settings(deadline=None)
 def test_the_estimate_of_misses_is_a_share(prompt: float, output: float, one: float, other: float) -> None:
-    shares = [expected_miss(REPLICA, CLASSES, Lengths(prompt, output), each) for each in sorted((one, other))]
+    shares = [expected_miss(REPLICA, CLASSES, MeanLengths(prompt, output), each) for each in sorted((one, other))]
 
     assert all(0.0 <= share <= 1.0 for share in shares)

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uellm.autoscaling.capacity import Lengths, Replica, ShareOfClass, expected_miss
+from uellm.autoscaling.capacity import MeanLengths, Replica, ShareOfClass, expected_miss
 from uellm.autoscaling.forecast import MINUTE_S, Forecaster
 from uellm.autoscaling.miss_curve import WIDTH, MissCurve, at
 from uellm.autoscaling.reports import Interval
@@ -28,7 +28,7 @@ LEAST_HOLD_S = 180.0
 """For which a lower number must suffice before replicas are given up."""
 LENGTHS_S = 900.0
 """Time over which the mean lengths fade."""
-FIRST_LENGTHS = Lengths(512.0, 256.0)
+FIRST_LENGTHS = MeanLengths(512.0, 256.0)
 """Assumed before any request was seen; as the planner's."""
 
 
@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ReplicaDecision:
     """How many replicas, and why."""
 
     replicas: int
@@ -84,12 +84,12 @@ class Autoscaler:
         self._refresh()
 
     @property
-    def lengths(self) -> Lengths:
+    def lengths(self) -> MeanLengths:
         """The mean lengths of late."""
         if self._arrived <= 0:
             return FIRST_LENGTHS
         output = self._output / self._ended if self._ended else FIRST_LENGTHS.output_tokens
-        return Lengths(_rounded(self._prompt / self._arrived), _rounded(output))
+        return MeanLengths(_rounded(self._prompt / self._arrived), _rounded(output))
 
     def observe(self, interval: Interval) -> None:
         """The figures of an interval. Call it for each, in order."""
@@ -106,7 +106,7 @@ class Autoscaler:
         """Work of an earlier minute that is known otherwise, in seconds for each second."""
         self._forecaster.observe(minute, work)
 
-    def decide(self, now_s: float, wanted: int, bounds: Bounds) -> Decision:
+    def decide(self, now_s: float, wanted: int, bounds: Bounds) -> ReplicaDecision:
         """The number of replicas for now; `wanted` are there or on their way."""
         work, needed = self._needed(bounds.most)
         self._needs.append((now_s, needed))
@@ -116,7 +116,7 @@ class Autoscaler:
         kept = max(need for _, need in self._needs)
         replicas = max(needed, min(wanted, kept), self._in_flight())
         bounded = min(max(replicas, bounds.least), bounds.most)
-        return Decision(bounded, needed, work / max(1, bounded), work, needed > bounds.most)
+        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, needed > bounds.most)
 
     def _needed(self, most: int) -> tuple[float, int]:
         """The work expected, and the least number whose expected misses are allowed, up to one above the most."""

@@ -31,7 +31,7 @@ FAR_S = 120.0
 """The wait that a class without a target of its first token or end bears."""
 
 
-class Lengths(NamedTuple):
+class MeanLengths(NamedTuple):
     """A mean request."""
 
     prompt_tokens: float
@@ -50,15 +50,15 @@ class Replica:
     """Requests that run at the same time, at most."""
     kv_tokens: int
 
-    def saturated(self, lengths: Lengths) -> SaturatedEngine:
+    def saturated(self, lengths: MeanLengths) -> SaturatedEngine:
         """Its steady state with as many of these requests as it can serve."""
         return _saturated(self, lengths)
 
-    def work_s(self, lengths: Lengths) -> float:
+    def work_s(self, lengths: MeanLengths) -> float:
         """Seconds of the saturated engine for each request."""
         return 1.0 / self.saturated(lengths).requests_per_s
 
-    def tpot_s(self, lengths: Lengths, utilisation: float) -> float:
+    def tpot_s(self, lengths: MeanLengths, utilisation: float) -> float:
         """Seconds for each token of an answer at a utilisation: the fixed point of Little's law."""
         load = self.load(lengths)
         rate, full_s = utilisation / self.work_s(lengths), self.saturated(lengths).tpot_s
@@ -69,14 +69,14 @@ class Replica:
             pace_s = min(self.step.step_s(prefill, running * load.held_tokens, running), full_s)
         return pace_s
 
-    def load(self, lengths: Lengths) -> Load:
+    def load(self, lengths: MeanLengths) -> Load:
         """The planner's description of these requests."""
         prompt, output = max(1, round(lengths.prompt_tokens)), max(1, round(lengths.output_tokens))
         return Load(prompt, output, self.sequences, self.kv_tokens)
 
 
 @lru_cache(maxsize=256)
-def _saturated(replica: Replica, lengths: Lengths) -> SaturatedEngine:
+def _saturated(replica: Replica, lengths: MeanLengths) -> SaturatedEngine:
     return saturation(replica.step, replica.load(lengths), replica.chunk)
 
 
@@ -88,7 +88,9 @@ class ShareOfClass(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def expected_miss(replica: Replica, classes: tuple[ShareOfClass, ...], lengths: Lengths, utilisation: float) -> float:
+def expected_miss(
+    replica: Replica, classes: tuple[ShareOfClass, ...], lengths: MeanLengths, utilisation: float
+) -> float:
     """The share of requests that miss a target at this utilisation of each replica, by the formulas above."""
     work_s, pace_s = replica.work_s(lengths), replica.tpot_s(lengths, utilisation)
     missed, load = 0.0, 0.0
@@ -98,13 +100,15 @@ def expected_miss(replica: Replica, classes: tuple[ShareOfClass, ...], lengths: 
     return missed
 
 
-def _by_patience(classes: Sequence[ShareOfClass], lengths: Lengths, pace_s: float) -> list[tuple[float, ShareOfClass]]:
+def _by_patience(
+    classes: Sequence[ShareOfClass], lengths: MeanLengths, pace_s: float
+) -> list[tuple[float, ShareOfClass]]:
     """The wait that each class bears in seconds, the shortest first."""
     waits = [(_patience_s(entry.targets, lengths, pace_s), entry) for entry in classes]
     return sorted(waits, key=lambda wait: wait[0])
 
 
-def _patience_s(targets: SloClass, lengths: Lengths, pace_s: float) -> float:
+def _patience_s(targets: SloClass, lengths: MeanLengths, pace_s: float) -> float:
     wait_s = FAR_S if targets.ttft_s is None else targets.ttft_s
     if targets.e2e_s is not None:
         wait_s = min(wait_s, max(0.0, targets.e2e_s - 2 * lengths.output_tokens * pace_s))
@@ -117,7 +121,7 @@ def _late(utilisation: float, wait_s: float, work_s: float) -> float:
     return utilisation * math.exp(-2.0 * (1.0 - utilisation) * wait_s / (work_s * VARIABILITY))
 
 
-def _too_slow(targets: SloClass, lengths: Lengths, pace_s: float) -> float:
+def _too_slow(targets: SloClass, lengths: MeanLengths, pace_s: float) -> float:
     if targets.tpot_s is not None and pace_s > targets.tpot_s:
         return 1.0
     if targets.e2e_s is None:

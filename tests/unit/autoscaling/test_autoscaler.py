@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from uellm.autoscaling import Autoscaler, Bounds, Interval, Lengths, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, Replica, ShareOfClass
 from uellm.autoscaling.forecast import DAY_MINUTES, Forecaster
 from uellm.autoscaling.miss_curve import MissCurve, at
 from uellm.planner.request import SloClass
@@ -30,21 +30,21 @@ def after(autoscaler: Autoscaler, requests: int, intervals: int, start: int = 0,
 
 
 def test_a_replica_works_at_its_saturated_rate() -> None:
-    lengths = Lengths(900.0, 200.0)
+    lengths = MeanLengths(900.0, 200.0)
 
     assert REPLICA.work_s(lengths) * REPLICA.saturated(lengths).requests_per_s == pytest.approx(1.0)
     assert REPLICA.tpot_s(lengths, 0.2) < REPLICA.tpot_s(lengths, 0.9) <= REPLICA.saturated(lengths).tpot_s
 
 
 def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
-    rate = 3 / REPLICA.work_s(Lengths(900.0, 200.0))
+    rate = 3 / REPLICA.work_s(MeanLengths(900.0, 200.0))
 
     assert 4 <= after(Autoscaler(REPLICA, CLASSES), round(rate * 15), 80) <= 6
 
 
 def test_replicas_are_given_up_only_after_the_hold() -> None:
     autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
-    rate = round(6 * 15 / REPLICA.work_s(Lengths(900.0, 200.0)))
+    rate = round(6 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
     high = after(autoscaler, rate, 80)
 
     assert after(autoscaler, 1, 30, start=80, ready=high) == high

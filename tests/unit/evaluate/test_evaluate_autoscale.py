@@ -11,7 +11,7 @@ from uellm.cli.main import main
 from uellm.errors import CannotBeDone
 from uellm.evaluate.autoscale.day import DAY_S, SHAPES, make_days
 from uellm.evaluate.autoscale.policies import Clairvoyant, Hpa, Keda, peak_replicas, summary, work_by_interval
-from uellm.evaluate.autoscale.pool import Figures
+from uellm.evaluate.autoscale.pool import PoolFigures
 from uellm.evaluate.scenario import Classes, read_classes
 from uellm.evaluate.traces import Trace, TraceRequest
 from uellm.planner.cost.engine_file import EngineFile
@@ -27,8 +27,8 @@ def trace(seconds: float, every_s: float) -> Trace:
     return Trace("t", tuple(TraceRequest(place * every_s, 100 + place % 7, 50 + place % 3) for place in range(count)))
 
 
-def figures(now_s: float, running: int = 0, queued: int = 0, ready: int = 2, kv_share: float = 0.0) -> Figures:
-    return Figures(now_s, ready, 0, running, queued, kv_share, 0.5, 0, 0.0, 0.0, 0, 0)
+def figures(now_s: float, running: int = 0, queued: int = 0, ready: int = 2, kv_share: float = 0.0) -> PoolFigures:
+    return PoolFigures(now_s, ready, 0, running, queued, kv_share, 0.5, 0, 0.0, 0.0, 0, 0)
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))

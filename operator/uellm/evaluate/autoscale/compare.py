@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from uellm.autoscaling import Autoscaler, Bounds, Lengths, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, MeanLengths, Replica, ShareOfClass
 from uellm.autoscaling.capacity import expected_miss
 from uellm.evaluate.autoscale import policies
 from uellm.evaluate.autoscale.day import DAY_S, Days
-from uellm.evaluate.autoscale.policies import INTERVAL_S, Policy
-from uellm.evaluate.autoscale.pool import Load, Pool, attainment
+from uellm.evaluate.autoscale.policies import INTERVAL_S, ReplicaPolicy
+from uellm.evaluate.autoscale.pool import DayLoad, ReplicaPool, attainment
 from uellm.evaluate.scenario import ALL
 from uellm.planner.cost.engine_file import EngineFile
 from uellm.planner.request import SloClass
@@ -47,14 +47,14 @@ class Comparison:
     earlier_days: int
     attainment: float = 0.99
     replica: Replica = field(init=False)
-    lengths: Lengths = field(init=False)
+    lengths: MeanLengths = field(init=False)
     classes: tuple[ShareOfClass, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         load, engine = self.days.load, self.engine
         replica = Replica(engine.step, self.chunk, engine.max_num_seqs, engine.kv_tokens)
         object.__setattr__(self, "replica", replica)
-        object.__setattr__(self, "lengths", Lengths(float(load.uncached.mean()), float(load.output.mean())))
+        object.__setattr__(self, "lengths", MeanLengths(float(load.uncached.mean()), float(load.output.mean())))
         object.__setattr__(self, "classes", shares_of(load))
 
     @property
@@ -84,7 +84,7 @@ class Comparison:
         return Bounds(1, self.max_replicas or 2 * self.peak)
 
 
-def shares_of(load: Load) -> tuple[ShareOfClass, ...]:
+def shares_of(load: DayLoad) -> tuple[ShareOfClass, ...]:
     """The classes as the autoscaler takes them, with their shares of the requests."""
     counts = np.bincount(load.class_index, minlength=len(load.classes))
     return tuple(
@@ -93,10 +93,10 @@ def shares_of(load: Load) -> tuple[ShareOfClass, ...]:
     )
 
 
-def run(comparison: Comparison, policy: Policy, startup_s: float) -> dict[str, Any]:
+def run(comparison: Comparison, policy: ReplicaPolicy, startup_s: float) -> dict[str, Any]:
     """One policy over the day: an entry of `results` without its name."""
     load, bounds = comparison.days.load, comparison.bounds
-    pool = Pool(load, comparison.engine, comparison.chunk, bounds.most, startup_s)
+    pool = ReplicaPool(load, comparison.engine, comparison.chunk, bounds.most, startup_s)
     first = float(policies.smoothed(comparison.work)[:20].max())
     start = min(max(1, int(np.ceil(first / comparison.utilisation)), bounds.least), bounds.most)
     pool.begin(min(max(start, policy.decide(pool.figures(INTERVAL_S), start)), bounds.most))
@@ -175,7 +175,7 @@ def _found(comparison: Comparison, name: str, startup_s: float, wanted: float) -
     return _tuned(comparison, name, startup_s, wanted)
 
 
-def ours(comparison: Comparison, startup_s: float) -> Policy:
+def ours(comparison: Comparison, startup_s: float) -> ReplicaPolicy:
     """The autoscaler, which saw the arrivals of the earlier days."""
     autoscaler = Autoscaler(
         comparison.replica, comparison.classes, attainment=comparison.attainment, startup_s=startup_s
@@ -212,11 +212,13 @@ def _better(one: dict[str, Any], other: dict[str, Any], wanted: float) -> bool:
     return bool(ours > theirs)
 
 
-def _with_setting(comparison: Comparison, name: str, startup_s: float, share: float) -> tuple[dict[str, Any], Policy]:
+def _with_setting(
+    comparison: Comparison, name: str, startup_s: float, share: float
+) -> tuple[dict[str, Any], ReplicaPolicy]:
     """A policy that aims at this share of what a saturated replica holds."""
     bounds, full = comparison.bounds, comparison.replica.saturated(comparison.lengths)
     if name == CLAIRVOYANT:
-        policy: Policy = policies.Clairvoyant(comparison.work, share, startup_s, bounds)
+        policy: ReplicaPolicy = policies.Clairvoyant(comparison.work, share, startup_s, bounds)
         return {"utilisation": round(share, 3)}, policy
     if name == HPA:
         target = max(0.5, share * full.sequences)

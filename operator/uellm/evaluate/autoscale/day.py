@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from uellm.errors import CannotBeDone
-from uellm.evaluate.autoscale.pool import Load
+from uellm.evaluate.autoscale.pool import DayLoad
 from uellm.evaluate.scenario import P80_GAUSSIAN, Classes
 from uellm.evaluate.traces import PREFIX_BLOCK_TOKENS, Trace, TraceRequest
 
@@ -59,7 +59,7 @@ LEVEL_SIGMA, NOISE_SIGMA, NOISE_MINUTES, SHIFT_MINUTES = 0.05, 0.05, 10.0, 10.0
 class Days:
     """The judged day, and the arrivals of the days before it in seconds before its beginning (negative)."""
 
-    load: Load
+    load: DayLoad
     earlier_s: Any
     made: bool
     """Whether the days were resampled."""
@@ -145,13 +145,13 @@ def _repeated(arrival_s: Any, speed: float, generator: Any) -> tuple[Any, Any]:
     return times_s[order], picked[order]
 
 
-def _load(requests: list[TraceRequest], picked: Any, times_s: Any, classes: Classes, generator: Any) -> Load:
+def _load(requests: list[TraceRequest], picked: Any, times_s: Any, classes: Classes, generator: Any) -> DayLoad:
     output = np.array([each.output_tokens for each in requests])[picked]
     sigma = classes.sigma or 0.0
     noise = np.exp(generator.normal(0.0, 1.0, len(picked)) * sigma + P80_GAUSSIAN * sigma)
     shares = np.cumsum([entry.share for entry in classes.classes])
     drawn = np.searchsorted(shares, generator.random(len(picked)) * shares[-1], side="right")
-    return Load(
+    return DayLoad(
         times_s,
         np.array([each.prompt_tokens for each in requests])[picked],
         np.array(_uncached(requests))[picked],

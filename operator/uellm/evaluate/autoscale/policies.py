@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from uellm.autoscaling import Autoscaler, Bounds, Interval
-from uellm.evaluate.autoscale.pool import Figures
+from uellm.evaluate.autoscale.pool import PoolFigures
 
 INTERVAL_S = 15.0
 """Between two looks; also the HPA controller's period."""
@@ -21,10 +21,10 @@ TOLERANCE = 0.1
 """The HPA does nothing where the number is off by less."""
 
 
-class Policy(Protocol):
+class ReplicaPolicy(Protocol):
     """Decides on the number of replicas."""
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number from now on; `wanted` are ready or starting."""
 
 
@@ -34,7 +34,7 @@ class Fixed:
     def __init__(self, replicas: int) -> None:
         self._replicas = replicas
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         return self._replicas
 
@@ -50,7 +50,7 @@ class Clairvoyant:
         # What is needed between now and the moment at which a replica ordered now is ready.
         self._needs = np.array([needs[place : place + ahead + 1].max() for place in range(len(needs))], int)
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         return int(self._needs[min(round(figures.now_s / INTERVAL_S), len(self._needs) - 1)])
 
@@ -78,7 +78,7 @@ class Hpa:
         self._bounds = bounds
         self._past: deque[tuple[float, int]] = deque()
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         return self._stabilised(
             figures.now_s, self._proposed((figures.running + figures.queued) / self._target, wanted)
@@ -106,7 +106,7 @@ class Keda(Hpa):
         super().__init__(waiting, bounds)
         self._kv_share = kv_share
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         by_queue = figures.queued / self._target
         by_kv = figures.ready * figures.kv_share / self._kv_share
@@ -122,13 +122,13 @@ class Ours:
         self._bounds = bounds
         self._begin_s = days * 86_400.0
 
-    def decide(self, figures: Figures, wanted: int) -> int:
+    def decide(self, figures: PoolFigures, wanted: int) -> int:
         """The number."""
         self._autoscaler.observe(interval(figures, self._begin_s))
         return self._autoscaler.decide(self._begin_s + figures.now_s, wanted, self._bounds).replicas
 
 
-def interval(figures: Figures, begin_s: float) -> Interval:
+def interval(figures: PoolFigures, begin_s: float) -> Interval:
     """The figures as the autoscaler takes them."""
     return Interval(
         begin_s + figures.now_s,

@@ -15,7 +15,7 @@ from uellm.planner.cost.engine_file import EngineFile
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class DayLoad:
     """Requests in order of arrival, as columns."""
 
     arrival_s: Any
@@ -30,7 +30,7 @@ class Load:
         return len(self.arrival_s)
 
 
-class Figures(NamedTuple):
+class PoolFigures(NamedTuple):
     """What the sidecars reported since the last look."""
 
     now_s: float
@@ -53,12 +53,12 @@ class Figures(NamedTuple):
     """Of those that ended, as far as they met all their targets."""
 
 
-class Pool:
+class ReplicaPool:
     """Replicas. `advance` in time, `scale` as wished; `gpu_s` counts every replica from its order to its end."""
 
-    def __init__(self, load: Load, engine: EngineFile, chunk: int, most: int, startup_s: float) -> None:
+    def __init__(self, load: DayLoad, engine: EngineFile, chunk: int, most: int, startup_s: float) -> None:
         step = engine.step
-        self._engine = model.Engine(
+        self._engine = model.ModelledEngine(
             step.floor_s,
             step.per_prefill_token_s,
             step.per_kv_token_s,
@@ -131,7 +131,7 @@ class Pool:
     def _ready(self) -> int:
         return int(np.count_nonzero(self._state.phase == model.READY))
 
-    def figures(self, interval_s: float) -> Figures:
+    def figures(self, interval_s: float) -> PoolFigures:
         """What happened since the last call, which was `interval_s` ago."""
         state, load = self._state, self._load
         new = slice(self._seen, self._first)
@@ -147,7 +147,7 @@ class Pool:
         count = max(1, int(np.count_nonzero(ready)))
         utilisation = float(np.minimum(1.0, state.busy_s[ready] / interval_s).sum()) / count
         state.busy_s[:] = 0.0
-        return Figures(
+        return PoolFigures(
             self.now_s,
             int(np.count_nonzero(ready)),
             len(self._starting),
@@ -163,7 +163,7 @@ class Pool:
         )
 
 
-def first_tokens_due_s(load: Load, engine: EngineFile) -> Any:
+def first_tokens_due_s(load: DayLoad, engine: EngineFile) -> Any:
     """When the first token of each request is due: its TTFT target, or what its answer leaves of the end-to-end one."""
     pace_s = engine.step.step_s(engine.step.floor_tokens, 32 * 1024, 32)
     targets = [entry.targets for entry in load.classes]
@@ -174,7 +174,7 @@ def first_tokens_due_s(load: Load, engine: EngineFile) -> Any:
     return load.arrival_s + np.minimum(after_s, 120.0)
 
 
-def met(load: Load, outcomes: model.Outcomes, which: Any) -> Any:
+def met(load: DayLoad, outcomes: model.Outcomes, which: Any) -> Any:
     """Whether each of these requests met every target of its class. What did not end did not."""
     result = np.zeros(len(which), bool)
     first_s, end_s = outcomes.first_s[which], outcomes.end_s[which]
@@ -194,7 +194,7 @@ def met(load: Load, outcomes: model.Outcomes, which: Any) -> Any:
     return result
 
 
-def attainment(load: Load, outcomes: model.Outcomes, which: Any) -> dict[str, float]:
+def attainment(load: DayLoad, outcomes: model.Outcomes, which: Any) -> dict[str, float]:
     """Share of these requests that met their targets: of all, and by class."""
     good = met(load, outcomes, which)
     shares = {ALL: _share(good)}

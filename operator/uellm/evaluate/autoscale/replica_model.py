@@ -7,7 +7,7 @@ Moore-Hodgson: when one would be late, the largest so far goes to a best-effort 
 the KV cache of whole requests. Requests go to the ready replica with the fewest requests, as known at the beginning of
 each `SLOT_S`.
 
-All arrays of one pool are fields of `State`; a row is a replica. Rows are reused.
+All arrays of one pool are fields of `ModelState`; a row is a replica. Rows are reused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Outcomes(NamedTuple):
     end_s: Any
 
 
-class Engine(NamedTuple):
+class ModelledEngine(NamedTuple):
     """The figures of an engine that the model needs."""
 
     floor_s: float
@@ -64,7 +64,7 @@ class Engine(NamedTuple):
     kv_tokens: float
 
 
-class State(NamedTuple):
+class ModelState(NamedTuple):
     """The replicas."""
 
     phase: Any
@@ -107,13 +107,13 @@ class State(NamedTuple):
     """Time in steps since it was last read."""
 
 
-def new_state(replicas: int, sequences: int) -> State:
+def new_state(replicas: int, sequences: int) -> ModelState:
     """A pool with room for so many replicas, none of which is there."""
 
     def whole(*columns: int) -> Any:
         return np.zeros((replicas, *columns), np.int64)
 
-    return State(
+    return ModelState(
         phase=whole(),
         clock_s=np.zeros(replicas),
         running=whole(),
@@ -137,7 +137,9 @@ def new_state(replicas: int, sequences: int) -> State:
 
 
 @njit(cache=True)
-def serve(requests: Requests, outcomes: Outcomes, engine: Engine, state: State, first: int, until_s: float) -> int:
+def serve(
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, first: int, until_s: float
+) -> int:
     """Advance all replicas to `until_s`. `first`: the next request to arrive; returns the next one after that."""
     start_s = until_s
     for replica in range(len(state.phase)):
@@ -157,7 +159,7 @@ def serve(requests: Requests, outcomes: Outcomes, engine: Engine, state: State, 
 
 
 @njit(cache=True)
-def _route(requests: Requests, state: State, first: int, end_s: float) -> int:
+def _route(requests: Requests, state: ModelState, first: int, end_s: float) -> int:
     """Give every request that arrives before `end_s` to the replica with the fewest. Without any, it is refused."""
     while first < len(requests.arrival_s) and requests.arrival_s[first] < end_s:
         best, least = -1, 0
@@ -176,7 +178,7 @@ def _route(requests: Requests, state: State, first: int, end_s: float) -> int:
 
 @njit(cache=True)
 def _advance(
-    requests: Requests, outcomes: Outcomes, engine: Engine, state: State, replica: int, until_s: float
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, replica: int, until_s: float
 ) -> None:
     """Run steps until the slot's end; the last one may end after it."""
     now_s, taken, coming = state.clock_s[replica], 0, state.coming[replica]
@@ -204,7 +206,7 @@ def _advance(
 
 
 @njit(cache=True)
-def _token_s(engine: Engine, state: State, replica: int) -> float:
+def _token_s(engine: ModelledEngine, state: ModelState, replica: int) -> float:
     """Seconds for each prompt token in full steps beside what runs now."""
     room = max(1, engine.chunk - state.running[replica])
     full_s = max(engine.floor_s, engine.per_prefill_token_s * room)
@@ -213,7 +215,9 @@ def _token_s(engine: Engine, state: State, replica: int) -> float:
 
 
 @njit(cache=True)
-def _enqueue(requests: Requests, engine: Engine, state: State, replica: int, request: int, now_s: float) -> None:
+def _enqueue(
+    requests: Requests, engine: ModelledEngine, state: ModelState, replica: int, request: int, now_s: float
+) -> None:
     """Into the queue by due time; then demote the largest until all that stay can be on time."""
     count, queue = state.waiting[replica], state.queue[replica]
     if count == QUEUED:
@@ -230,7 +234,7 @@ def _enqueue(requests: Requests, engine: Engine, state: State, replica: int, req
 
 
 @njit(cache=True)
-def _demoted(requests: Requests, state: State, replica: int, start_s: float, token_s: float) -> bool:
+def _demoted(requests: Requests, state: ModelState, replica: int, start_s: float, token_s: float) -> bool:
     """One pass of Moore and Hodgson: demote the largest up to the first late one, and tell whether there was any."""
     count, queue = state.waiting[replica], state.queue[replica]
     largest = 0
@@ -245,7 +249,7 @@ def _demoted(requests: Requests, state: State, replica: int, start_s: float, tok
 
 
 @njit(cache=True)
-def _demote(requests: Requests, state: State, replica: int, place: int) -> None:
+def _demote(requests: Requests, state: ModelState, replica: int, place: int) -> None:
     """Move one to the best-effort queue. A full one refuses it."""
     queue, tail = state.queue[replica], state.tail[replica]
     request = queue[place]
@@ -264,7 +268,7 @@ def _demote(requests: Requests, state: State, replica: int, place: int) -> None:
 
 
 @njit(cache=True, inline="always")
-def _dispatch(requests: Requests, engine: Engine, state: State, replica: int, now_s: float) -> None:
+def _dispatch(requests: Requests, engine: ModelledEngine, state: ModelState, replica: int, now_s: float) -> None:
     """Send to the engine what fills its next step: on time first, and best effort where nothing else waits."""
     queue = state.queue[replica]
     while state.running[replica] < engine.sequences:
@@ -295,7 +299,9 @@ def _dispatch(requests: Requests, engine: Engine, state: State, replica: int, no
 
 
 @njit(cache=True, inline="always")
-def _step(requests: Requests, outcomes: Outcomes, engine: Engine, state: State, replica: int, now_s: float) -> float:
+def _step(
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, replica: int, now_s: float
+) -> float:
     """One step with prompt tokens in it. Returns its end."""
     left, decoding = state.left[replica], state.decoding[replica]
     room, sequences, place = engine.chunk - decoding, decoding, decoding
@@ -326,7 +332,13 @@ def _step(requests: Requests, outcomes: Outcomes, engine: Engine, state: State, 
 
 @njit(cache=True, inline="always")
 def _decode(
-    requests: Requests, outcomes: Outcomes, engine: Engine, state: State, replica: int, now_s: float, until_s: float
+    requests: Requests,
+    outcomes: Outcomes,
+    engine: ModelledEngine,
+    state: ModelState,
+    replica: int,
+    now_s: float,
+    until_s: float,
 ) -> float:
     """Steps without prompt tokens, until an answer ends or the time is up. Returns the end of the last."""
     running, most = state.running[replica], state.next_end[replica] - state.step[replica]
@@ -344,7 +356,7 @@ def _decode(
 
 
 @njit(cache=True)
-def _finish(requests: Requests, outcomes: Outcomes, state: State, replica: int, end_s: float) -> None:
+def _finish(requests: Requests, outcomes: Outcomes, state: ModelState, replica: int, end_s: float) -> None:
     """Take out the answers that are complete."""
     kept, decoding, next_end = 0, state.decoding[replica], NEVER
     for place in range(state.running[replica]):

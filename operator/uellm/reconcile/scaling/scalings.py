@@ -16,7 +16,7 @@ from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
 from uellm.api.names import WANTED_AT_ANNOTATION, WANTED_FOR_S
 from uellm.api.scalars import share
-from uellm.autoscaling import Autoscaler, Bounds, Decision, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, Replica, ReplicaDecision, ShareOfClass
 from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
@@ -195,7 +195,9 @@ def _decided(
     return _explained(observed, decision, replicas, most, took_s)
 
 
-def _explained(observed: Observed, decision: Decision, replicas: int, most: int, took_s: float | None) -> Scaling:
+def _explained(
+    observed: Observed, decision: ReplicaDecision, replicas: int, most: int, took_s: float | None
+) -> Scaling:
     waiting = sum(not pod["spec"].get("nodeName") for pod in living(observed.pods))
     if decision.limited:
         message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
