@@ -26,7 +26,9 @@ DAY_WEIGHT = 0.5
 QUANTILES = 25
 PRIOR_SIGMA = 0.15
 """Of the logarithm of an error, before any was seen."""
-PRIOR_ERRORS = 20
+PRIOR_ERRORS = 60
+MOST_ERROR = math.log(2.0)
+"""A jump to more than the double is not prepared for: it would cost as much all the time."""
 LEAST = 1e-6
 """Work in seconds for each second that is told apart from none."""
 
@@ -70,7 +72,7 @@ class Forecaster:
         keep = math.exp(-1.0 / SCORE_MINUTES)
         for way, forecast in enumerate(forecasts):
             error = math.log(max(work, LEAST) / max(forecast, LEAST))
-            self._errors[way].append(error)
+            self._errors[way].append(min(max(error, -MOST_ERROR), MOST_ERROR))
             self._scores[way] = keep * self._scores[way] + (1.0 - keep) * min(error * error, 4.0)
 
     def _remember(self, minute_of_day: int, work: float) -> None:

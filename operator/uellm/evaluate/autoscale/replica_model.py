@@ -7,7 +7,7 @@ Moore-Hodgson: when one would be late, the largest so far goes to a best-effort 
 the KV cache of whole requests. Requests go to the ready replica with the fewest requests, as known at the beginning of
 each `SLOT_S`.
 
-All arrays of one pool are fields of `ModelState`; a row is a replica. Rows are reused.
+All arrays of one pool are fields of `ReplicaArrays`; a row is a replica. Rows are reused.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModelledEngine(NamedTuple):
     kv_tokens: float
 
 
-class ModelState(NamedTuple):
+class ReplicaArrays(NamedTuple):
     """The replicas."""
 
     phase: Any
@@ -107,13 +107,13 @@ class ModelState(NamedTuple):
     """Time in steps since it was last read."""
 
 
-def new_state(replicas: int, sequences: int) -> ModelState:
+def new_state(replicas: int, sequences: int) -> ReplicaArrays:
     """A pool with room for so many replicas, none of which is there."""
 
     def whole(*columns: int) -> Any:
         return np.zeros((replicas, *columns), np.int64)
 
-    return ModelState(
+    return ReplicaArrays(
         phase=whole(),
         clock_s=np.zeros(replicas),
         running=whole(),
@@ -138,7 +138,7 @@ def new_state(replicas: int, sequences: int) -> ModelState:
 
 @njit(cache=True)
 def serve(
-    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, first: int, until_s: float
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ReplicaArrays, first: int, until_s: float
 ) -> int:
     """Advance all replicas to `until_s`. `first`: the next request to arrive; returns the next one after that."""
     start_s = until_s
@@ -159,7 +159,7 @@ def serve(
 
 
 @njit(cache=True)
-def _route(requests: Requests, state: ModelState, first: int, end_s: float) -> int:
+def _route(requests: Requests, state: ReplicaArrays, first: int, end_s: float) -> int:
     """Give every request that arrives before `end_s` to the replica with the fewest. Without any, it is refused."""
     while first < len(requests.arrival_s) and requests.arrival_s[first] < end_s:
         best, least = -1, 0
@@ -178,7 +178,7 @@ def _route(requests: Requests, state: ModelState, first: int, end_s: float) -> i
 
 @njit(cache=True)
 def _advance(
-    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, replica: int, until_s: float
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ReplicaArrays, replica: int, until_s: float
 ) -> None:
     """Run steps until the slot's end; the last one may end after it."""
     now_s, taken, coming = state.clock_s[replica], 0, state.coming[replica]
@@ -206,7 +206,7 @@ def _advance(
 
 
 @njit(cache=True)
-def _token_s(engine: ModelledEngine, state: ModelState, replica: int) -> float:
+def _token_s(engine: ModelledEngine, state: ReplicaArrays, replica: int) -> float:
     """Seconds for each prompt token in full steps beside what runs now."""
     room = max(1, engine.chunk - state.running[replica])
     full_s = max(engine.floor_s, engine.per_prefill_token_s * room)
@@ -216,7 +216,7 @@ def _token_s(engine: ModelledEngine, state: ModelState, replica: int) -> float:
 
 @njit(cache=True)
 def _enqueue(
-    requests: Requests, engine: ModelledEngine, state: ModelState, replica: int, request: int, now_s: float
+    requests: Requests, engine: ModelledEngine, state: ReplicaArrays, replica: int, request: int, now_s: float
 ) -> None:
     """Into the queue by due time; then demote the largest until all that stay can be on time."""
     count, queue = state.waiting[replica], state.queue[replica]
@@ -234,7 +234,7 @@ def _enqueue(
 
 
 @njit(cache=True)
-def _demoted(requests: Requests, state: ModelState, replica: int, start_s: float, token_s: float) -> bool:
+def _demoted(requests: Requests, state: ReplicaArrays, replica: int, start_s: float, token_s: float) -> bool:
     """One pass of Moore and Hodgson: demote the largest up to the first late one, and tell whether there was any."""
     count, queue = state.waiting[replica], state.queue[replica]
     largest = 0
@@ -249,7 +249,7 @@ def _demoted(requests: Requests, state: ModelState, replica: int, start_s: float
 
 
 @njit(cache=True)
-def _demote(requests: Requests, state: ModelState, replica: int, place: int) -> None:
+def _demote(requests: Requests, state: ReplicaArrays, replica: int, place: int) -> None:
     """Move one to the best-effort queue. A full one refuses it."""
     queue, tail = state.queue[replica], state.tail[replica]
     request = queue[place]
@@ -268,7 +268,7 @@ def _demote(requests: Requests, state: ModelState, replica: int, place: int) -> 
 
 
 @njit(cache=True, inline="always")
-def _dispatch(requests: Requests, engine: ModelledEngine, state: ModelState, replica: int, now_s: float) -> None:
+def _dispatch(requests: Requests, engine: ModelledEngine, state: ReplicaArrays, replica: int, now_s: float) -> None:
     """Send to the engine what fills its next step: on time first, and best effort where nothing else waits."""
     queue = state.queue[replica]
     while state.running[replica] < engine.sequences:
@@ -300,7 +300,7 @@ def _dispatch(requests: Requests, engine: ModelledEngine, state: ModelState, rep
 
 @njit(cache=True, inline="always")
 def _step(
-    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ModelState, replica: int, now_s: float
+    requests: Requests, outcomes: Outcomes, engine: ModelledEngine, state: ReplicaArrays, replica: int, now_s: float
 ) -> float:
     """One step with prompt tokens in it. Returns its end."""
     left, decoding = state.left[replica], state.decoding[replica]
@@ -335,7 +335,7 @@ def _decode(
     requests: Requests,
     outcomes: Outcomes,
     engine: ModelledEngine,
-    state: ModelState,
+    state: ReplicaArrays,
     replica: int,
     now_s: float,
     until_s: float,
@@ -356,7 +356,7 @@ def _decode(
 
 
 @njit(cache=True)
-def _finish(requests: Requests, outcomes: Outcomes, state: ModelState, replica: int, end_s: float) -> None:
+def _finish(requests: Requests, outcomes: Outcomes, state: ReplicaArrays, replica: int, end_s: float) -> None:
     """Take out the answers that are complete."""
     kept, decoding, next_end = 0, state.decoding[replica], NEVER
     for place in range(state.running[replica]):

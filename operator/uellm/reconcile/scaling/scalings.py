@@ -184,8 +184,9 @@ def _decided(
     observed: Observed, memory: _Memory, bounds: tuple[int, int], before: int, took_s: float | None, now: datetime
 ) -> Scaling:
     least, most = bounds
-    idle = (now - memory.busy_at).total_seconds() >= IDLE_S
-    awake = is_wanted(observed, now) or (before > 0 and not idle)
+    if is_wanted(observed, now):
+        memory.busy_at = now
+    awake = (now - memory.busy_at).total_seconds() < IDLE_S and (before > 0 or is_wanted(observed, now))
     if least == 0 and not awake:
         return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
     decision = memory.autoscaler.decide(now.timestamp(), before, Bounds(max(1, least), most))
