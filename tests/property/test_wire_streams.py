@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.events import Splitter, TokenCounter, Usage
-from uellm.sidecar.wire.routes import RouteKind
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import UsageStrip
+from uellm.vllm_routes import RouteKind
 
 TRAPS = [
     '"usage":{"prompt_tokens":9}',

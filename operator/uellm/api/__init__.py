@@ -3,6 +3,7 @@
 llmservice, llmservice_status, gpunodeprofile, gpunodeclass   the resources; engine, slo, conditions are their parts
 sidecar_document                                sidecar.yaml: the operator writes it, the sidecar reads it
 attainment_report, running_report               what a sidecar reports to the operator
+replica_load                                    what a sidecar reports to the gateway
 names                                           labels and annotations that several programs share
 scalars, base                                   durations, quantities, validation rules
 documents, crd                                  parsing; rendering of the CRDs

@@ -90,6 +90,10 @@ class ModelSource(Model):
     """Type of weights and activations; `auto` means that of config.json."""
     quantization: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$", max_length=32)] = "auto"
     """Quantization of the weights, by vLLM's name for it. `auto` means that of config.json, `none` means none."""
+    task: Literal["Generate", "Embed", "Score", "Transcribe"] | None = None
+    """What the model is served for: text, vectors, scores and classes, or transcripts of speech. Where not set, what
+    the model is for by its class and the files of its repository. A class with `tpot` must not be set for `Embed` and
+    `Score`, whose answers have no tokens."""
     max_model_len: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
     """Longest prompt and answer together, in tokens; the maximum of config.json where not set."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -104,6 +104,9 @@ class StepBasisDocument(Model):
     """Stages."""
 
 
+EngineTask = Literal["Generate", "Embed", "Score", "Transcribe"]
+
+
 class SidecarEngine(Model):
     """The sidecar's information about the engine."""
 
@@ -113,6 +116,8 @@ class SidecarEngine(Model):
     """Sequences that it runs at once, vLLM's `--max-num-seqs`: at most this many requests are sent to it."""
     max_num_batched_tokens: Annotated[int | None, Field(ge=1, le=100_000_000)] = None
     """Tokens that it computes in one step, vLLM's `--max-num-batched-tokens`."""
+    task: EngineTask = "Generate"
+    """What it is started for: its smallest request shows whether it makes progress."""
     accepts_priority: bool = False
     """Whether it runs with `--scheduling-policy priority`; if so, requests carry their deadline as priority."""
     step_seconds: SidecarStepSeconds | None = None

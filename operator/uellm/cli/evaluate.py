@@ -19,6 +19,10 @@ SUBCOMMANDS = {
         "uellm.cli.evaluate_queue",
         "replay a trace under several queue policies, on vLLM's own scheduler and a virtual clock",
     ),
+    "fleet": Subcommand(
+        "uellm.cli.evaluate_fleet",
+        "replay a trace over several replicas under several routes, on vLLM's own scheduler and a virtual clock",
+    ),
     "live": Subcommand("uellm.cli.evaluate_live", "replay a trace against real endpoints, one after the other"),
     "autoscale": Subcommand(
         "uellm.cli.evaluate_autoscale", "compare rules for the number of replicas over a day of requests"

@@ -15,7 +15,7 @@ from uellm.evaluate.bound import bound
 from uellm.evaluate.chunk import chunk_for
 from uellm.evaluate.plot import check, plot
 from uellm.evaluate.policies import policy_names
-from uellm.evaluate.queue import Scenario, cells, run_cells
+from uellm.evaluate.queue import Cell, Scenario, cells, run_cell, run_cells
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.table import table
 from uellm.evaluate.traces import read_trace
@@ -30,8 +30,16 @@ _SEVERAL: dict[str, Any] = {"nargs": "+", "action": "extend"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    add_replay_arguments(parser, DEFAULT_POLICIES)
+    parser.add_argument(
+        "--bound", action="store_true", help="also compute an upper bound on the attainment of any policy"
+    )
+
+
+def add_replay_arguments(parser: argparse.ArgumentParser, policies: list[str]) -> None:
+    """The arguments of a replay; `policies`: those that are compared by default."""
     add_inputs(parser)
-    _add_cells(parser)
+    _add_cells(parser, policies)
     _add_errors(parser)
     _add_queue(parser)
 
@@ -52,7 +60,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_cells(parser: argparse.ArgumentParser) -> None:
+def _add_cells(parser: argparse.ArgumentParser, policies: list[str]) -> None:
     """What is compared, and on which part of the trace."""
     parser.add_argument(
         "--speed", type=positive, metavar="X", help="factor on the arrival rate (default: 1)", **_SEVERAL
@@ -60,7 +68,7 @@ def _add_cells(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="P",
-        help=f"policies to compare (default: {', '.join(DEFAULT_POLICIES)}): {', '.join(policy_names())}",
+        help=f"policies to compare (default: {', '.join(policies)}): {', '.join(policy_names())}",
         **_SEVERAL,
     )
     parser.add_argument(
@@ -80,9 +88,6 @@ def _add_cells(parser: argparse.ArgumentParser) -> None:
         "--max-batched-tokens",
         metavar="N|auto",
         help="tokens that the engine computes in a step (default: as in its file)",
-    )
-    parser.add_argument(
-        "--bound", action="store_true", help="also compute an upper bound on the attainment of any policy"
     )
 
 
@@ -149,27 +154,42 @@ def _add_queue(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Replay and print."""
     check_plot(args.plot)
-    scenario = _scenario(args)
-    chunk = batched_tokens(args.max_batched_tokens, scenario)
-    speeds, seeds = args.speed or [1.0], args.seed or [1]
-    todo = cells(args.policy or DEFAULT_POLICIES, speeds, seeds, chunk)
-    complaint = scenario.trace.complaint
-    if complaint:
-        progress(complaint)
-    jobs = scenario.jobs(seeds[0])
-    document: dict[str, Any] = {"trace": scenario.trace.name, "requests": len(jobs)}
-    document["results"] = run_cells(scenario, todo, processes=args.jobs, progress=progress)
+    scenario = read_scenario(args)
+    todo = read_cells(args, scenario, DEFAULT_POLICIES)
+    document = head(args, scenario)
+    document["results"] = run_cells(scenario, todo, run=run_cell, processes=args.jobs, progress=progress)
     if args.bound:
+        seeds = args.seed or [1]
         bounds = {
-            f"{speed:g}": _mean([bound(scenario.jobs(s), scenario.engine, speed) for s in seeds]) for speed in speeds
+            f"{speed:g}": _mean([bound(scenario.jobs(s), scenario.engine, speed) for s in seeds])
+            for speed in args.speed or [1.0]
         }
         document["bound"] = bounds
-    plot_if_wanted(document, args.plot)
-    print(json.dumps(document) if args.output == "json" else table(document))
+    print_document(args, document)
     return 0
 
 
-def _scenario(args: argparse.Namespace) -> Scenario:
+def read_cells(args: argparse.Namespace, scenario: Scenario, policies: list[str]) -> list[Cell]:
+    """The replays to run. Raises BadInput."""
+    chunk = batched_tokens(args.max_batched_tokens, scenario)
+    return cells(args.policy or policies, args.speed or [1.0], args.seed or [1], chunk)
+
+
+def head(args: argparse.Namespace, scenario: Scenario) -> dict[str, Any]:
+    """The document without results. Rows of the trace that were left out are reported."""
+    if scenario.trace.complaint:
+        progress(scenario.trace.complaint)
+    return {"trace": scenario.trace.name, "requests": len(scenario.jobs((args.seed or [1])[0]))}
+
+
+def print_document(args: argparse.Namespace, document: dict[str, Any]) -> None:
+    """Print the results, and plot them if wanted. Raises BadInput."""
+    plot_if_wanted(document, args.plot)
+    print(json.dumps(document) if args.output == "json" else table(document))
+
+
+def read_scenario(args: argparse.Namespace) -> Scenario:
+    """What all replays have in common. Raises BadInput."""
     classes = read_classes(read_yaml(args.classes), Path(args.classes).name)
     if args.length_sigma is not None:
         classes = replace(classes, sigma=args.length_sigma)

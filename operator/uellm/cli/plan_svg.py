@@ -80,8 +80,10 @@ def _heading(plan: Plan, request: PlanRequest) -> tuple[list[str], float]:
 def _predicted(plan: Plan) -> list[str]:
     predicted = plan.predicted
     parts = [f"{predicted.kv_cache_tokens:,} KV tokens"]
-    if predicted.ttft_ms is not None and predicted.tpot_ms is not None:
-        parts += [f"TTFT {predicted.ttft_ms:.0f} ms", f"TPOT {predicted.tpot_ms:.1f} ms"]
+    if predicted.ttft_ms is not None:
+        parts.append(f"TTFT {predicted.ttft_ms:.0f} ms")
+    if predicted.tpot_ms is not None:
+        parts.append(f"TPOT {predicted.tpot_ms:.1f} ms")
     if predicted.requests_per_s is not None:
         parts.append(f"up to {predicted.requests_per_s:.2f} requests/s")
     if plan.recommended_replicas is not None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import sys
 from pathlib import Path
 
 from uellm.http.loop import run as run_loop
 from uellm.pod_interface import PLACEMENT_VARIABLE, STATE_VARIABLE
-from uellm.sidecar.drain import GRACE_S
+from uellm.proxying.drain import GRACE_S
+from uellm.proxying.process import Address, log_as_json
 from uellm.sidecar.engine.connection import engine_address
-from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
+from uellm.sidecar.process import Sidecar, SidecarOptions, serve
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 
@@ -61,27 +60,10 @@ def run(args: argparse.Namespace) -> int:
         state=Path(state) if state else None,
         grace_s=args.drain_seconds,
     )
-    _log_as_json()
+    log_as_json(ACCESS_LOG)
     run_loop(serve(options, _announce))
     return 0
 
 
 def _announce(sidecar: Sidecar) -> None:
     logging.getLogger("uellm.sidecar").info("serving on port %d, metrics %d", sidecar.port, sidecar.metrics_port)
-
-
-class _JsonLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        return json.dumps(line)
-
-
-def _log_as_json() -> None:
-    """Write the access log unchanged to standard output, everything else to standard error."""
-    general = logging.StreamHandler(sys.stderr)
-    general.setFormatter(_JsonLine())
-    logging.basicConfig(level=logging.INFO, handlers=[general])
-    access = logging.StreamHandler(sys.stdout)
-    access.setFormatter(logging.Formatter("%(message)s"))
-    ACCESS_LOG.addHandler(access)
-    ACCESS_LOG.propagate = False

@@ -8,6 +8,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Protocol
 
+from uellm.api.replica_load import ReplicaLoad
 from uellm.evaluate.engine import Step
 from uellm.evaluate.policies import ComparedPolicy, Priority
 from uellm.evaluate.scenario import Job
@@ -57,6 +58,9 @@ class Front(Protocol):
     def poll(self, gauges: EngineGauges, now_s: float) -> None:
         """The engine's gauges were read."""
 
+    def load(self, now_s: float, known_prefixes: int) -> ReplicaLoad | None:
+        """The report for the gateway. None: there is no sidecar to report."""
+
     def cost(self) -> tuple[float, int]:
         """CPU seconds spent so far, and number of decisions made."""
 
@@ -87,6 +91,10 @@ class DirectFront:
 
     def poll(self, gauges: EngineGauges, now_s: float) -> None:
         """Does nothing."""
+
+    def load(self, now_s: float, known_prefixes: int) -> ReplicaLoad | None:
+        """The engine alone reports nothing."""
+        return None
 
     def cost(self) -> tuple[float, int]:
         """It costs nothing."""
@@ -217,6 +225,10 @@ class SidecarFront:
         )
         with self._hearing:
             self._core.on_engine_state(state, now_s)
+
+    def load(self, now_s: float, known_prefixes: int) -> ReplicaLoad | None:
+        """The scheduler's report."""
+        return self._core.load(now_s, known_prefixes)
 
     def cost(self) -> tuple[float, int]:
         """CPU seconds in the scheduler's calls, and the number of times it was asked what to send."""

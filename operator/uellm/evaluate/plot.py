@@ -61,7 +61,8 @@ def _by_policy(results: list[dict[str, Any]]) -> dict[str, dict[float, list[dict
     grouped: dict[str, dict[float, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     chunks = {result["maxBatchedTokens"] for result in results}
     for result in results:
-        name = result["policy"] if len(chunks) == 1 else f"{result['policy']}, chunk {result['maxBatchedTokens']}"
+        policy = f"{result['policy']}, {result['route']}" if "route" in result else result["policy"]
+        name = policy if len(chunks) == 1 else f"{policy}, chunk {result['maxBatchedTokens']}"
         grouped[name][result["speed"]].append(result)
     return grouped
 

@@ -6,15 +6,17 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from uellm.evaluate.engine import VirtualEngine
 from uellm.evaluate.front import DirectFront, Front, SidecarFront
 from uellm.evaluate.measure import measure
 from uellm.evaluate.policies import ComparedPolicy, find_policy
-from uellm.evaluate.replay import Replay, ReplayResult
+from uellm.evaluate.replay import OneDoor, Replay, ReplayResult
 from uellm.evaluate.scenario import Classes, Job, draw_jobs
+from uellm.evaluate.station import Station
 from uellm.evaluate.traces import Trace
 from uellm.evaluate.vllm_scheduler import vllm
 from uellm.planner.cost.engine_file import EngineFile
@@ -71,6 +73,9 @@ class Cell:
         return f"{self.policy.name} at x{self.speed:g}, seed {self.seed}, {chunk} batched tokens"
 
 
+CellT = TypeVar("CellT", bound=Cell)
+
+
 def cells(policies: Sequence[str], speeds: Sequence[float], seeds: Sequence[int], chunk: int) -> list[Cell]:
     """Every combination, speeds first. Raises BadInput for an unknown policy."""
     found = [find_policy(name) for name in policies]
@@ -85,18 +90,24 @@ def run_cell(scenario: Scenario, cell: Cell) -> dict[str, Any]:
 
 def replay(scenario: Scenario, cell: Cell, jobs: Sequence[Job]) -> ReplayResult:
     """Replay the jobs under the cell's policy. Raises CannotBeDone where the policy stops sending."""
-    noise = Noise(scenario.jitter, cell.seed)
-    step_s = noise.of_steps(scenario.engine.step)
-    engine = VirtualEngine(scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens, step_s)
+    return Replay(jobs, OneDoor(station_of(scenario, cell, Noise(scenario.jitter, cell.seed))), cell.speed).run()
+
+
+def station_of(scenario: Scenario, cell: Cell, noise: Noise, name: str = "", slowness: float = 1.0) -> Station:
+    """A replica with the cell's policy. Its steps take `slowness` times as long as the sidecar expects at first."""
+    step = StepTime(*(figure * slowness for figure in astuple(scenario.engine.step)))
+    engine = VirtualEngine(
+        scenario.engine, cell.policy.engine_policy, cell.max_num_batched_tokens, noise.of_steps(step)
+    )
     reaction_s = scenario.reaction_s if cell.policy.in_sidecar else 0.0
     delay_s = noise.of_delays(reaction_s, scenario.request_overhead_s)
-    return Replay(jobs, engine, _front(scenario, cell), cell.speed, delay_s).run()
+    return Station(engine, _front(scenario, cell), delay_s, name)
 
 
 class Noise:
     """Lognormal factors with mean 1. Steps and delays use separate generators."""
 
-    def __init__(self, sigma: float, seed: int) -> None:
+    def __init__(self, sigma: float, seed: int | str) -> None:
         self._sigma = sigma
         self._steps, self._delays = Random(f"steps {seed}"), Random(f"delays {seed}")
 
@@ -146,38 +157,42 @@ def believed(engine: EngineFile, error: float) -> StepEstimate:
 
 def run_cells(
     scenario: Scenario,
-    todo: Sequence[Cell],
+    todo: Sequence[CellT],
     *,
+    run: Callable[[Scenario, CellT], dict[str, Any]],
     processes: int = 1,
     progress: Callable[[str], None] = lambda _line: None,
 ) -> list[dict[str, Any]]:
-    """The results in the order of the cells. `progress` gets a line for each finished cell."""
+    """The results in the order of the cells, each by `run`. `progress` gets a line for each finished cell."""
     results = []
-    for number, (cell, result) in enumerate(_each(scenario, todo, processes), 1):
+    for number, (cell, result) in enumerate(_each(scenario, todo, run, processes), 1):
         progress(f"{number}/{len(todo)}: {cell}: {result['attainment']['all']:.4f}")
         results.append(result)
     return results
 
 
-def _each(scenario: Scenario, todo: Sequence[Cell], processes: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+def _each(
+    scenario: Scenario, todo: Sequence[CellT], run: Callable[[Scenario, CellT], dict[str, Any]], processes: int
+) -> Iterator[tuple[CellT, dict[str, Any]]]:
     if processes <= 1 or len(todo) <= 1:
         for cell in todo:
-            yield cell, run_cell(scenario, cell)
+            yield cell, run(scenario, cell)
         return
     # Imported once and inherited by the workers: importing vLLM takes longer than a short replay.
     vllm()
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_keep, initargs=(scenario,)) as pool:
+    kept = (partial(run, scenario),)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_keep, initargs=kept) as pool:
         yield from zip(todo, pool.map(_run_kept, todo), strict=True)
 
 
-_kept: list[Scenario] = []
-"""The scenario of a worker process: sent once instead of with every cell."""
+_kept: list[Callable[[Any], dict[str, Any]]] = []
+"""What a worker process runs: sent once, with the scenario, instead of with every cell."""
 
 
-def _keep(scenario: Scenario) -> None:
-    _kept[:] = [scenario]
+def _keep(run: Callable[[Any], dict[str, Any]]) -> None:
+    _kept[:] = [run]
 
 
 def _run_kept(cell: Cell) -> dict[str, Any]:
-    return run_cell(_kept[0], cell)
+    return _kept[0](cell)

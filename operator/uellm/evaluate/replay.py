@@ -1,28 +1,19 @@
-"""Replays requests through a policy and the virtual engine: one loop over steps and the events between them.
+"""Replays requests through one or more replicas: one loop over their steps and the events between them.
 
-While a step runs, requests arrive, timers fire and the engine's gauges are polled. At the end of the step its tokens
-reach the sidecar, which may send more requests. A request reaches the engine some delay after the sidecar or client has
-sent it, and joins the next step that begins after that. The gauges are those of the last finished step, polled every
-`POLL_S` as in the live sidecar.
+All replicas share one virtual clock. The loop takes the next thing that happens anywhere: the end of a step, or an
+event. The end of a step comes before an event of the same time, and a step begins after all events of its time.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from uellm.errors import CannotBeDone
-from uellm.evaluate.engine import Step, VirtualEngine, Work
-from uellm.evaluate.front import EngineGauges, Front
+from uellm.evaluate.engine import Step
 from uellm.evaluate.scenario import Job
-
-POLL_S = 0.1
-"""Interval of reading the engine's metrics."""
-
-STALL_S = 600.0
-"""If the engine is idle for this long while requests wait, the policy has stopped sending."""
+from uellm.evaluate.station import Station
 
 
 @dataclass(slots=True)
@@ -46,134 +37,169 @@ class ReplayResult:
     decisions: int = 0
 
 
-def no_delay() -> float:
-    """Requests reach the engine at once."""
-    return 0.0
+class Door(Protocol):
+    """Decides which replica gets a request, and is told what becomes of it."""
+
+    @property
+    def stations(self) -> Sequence[Station]:
+        """The replicas that are alive."""
+
+    @property
+    def gone(self) -> Sequence[Station]:
+        """The replicas that have died."""
+
+    def choose(self, job: Job, now_s: float) -> Station | None:
+        """The replica for a request. None: no replica takes it."""
+
+    def first_token(self, key: int, now_s: float) -> None:
+        """The answer of request `key` has begun."""
+
+    def ended(self, key: int, now_s: float) -> None:
+        """The answer of request `key` is complete, or it was refused."""
+
+    def next_event_s(self, arrival_s: float, station: Station | None = None) -> float:
+        """Its next event, or the next one that concerns a station. `arrival_s`: the next arrival."""
+
+    def happen(self, at_s: float, arrival_s: float) -> list[Job]:
+        """Let the event of this time happen. Returns requests to send again."""
 
 
-@dataclass
+class OneDoor:
+    """The door of a single replica."""
+
+    gone: Sequence[Station] = ()
+
+    def __init__(self, station: Station) -> None:
+        self.stations: Sequence[Station] = (station,)
+
+    def choose(self, job: Job, now_s: float) -> Station | None:
+        """The only one."""
+        return self.stations[0]
+
+    def first_token(self, key: int, now_s: float) -> None:
+        """Does nothing."""
+
+    def ended(self, key: int, now_s: float) -> None:
+        """Does nothing."""
+
+    def next_event_s(self, arrival_s: float, station: Station | None = None) -> float:
+        """It has no events."""
+        return math.inf
+
+    def happen(self, at_s: float, arrival_s: float) -> list[Job]:
+        """Nothing happens."""
+        return []
+
+
 class Replay:
-    """One replay; call `run` once. `delay_s` gives the delay of a sent request on its way to the engine."""
+    """One replay; call `run` once."""
 
-    jobs: Sequence[Job]
-    engine: VirtualEngine
-    front: Front
-    speed: float = 1.0
-    delay_s: Callable[[], float] = no_delay
-    _sent: list[tuple[float, int, Job, int]] = field(default_factory=list)
-    _sends: int = 0
-    _next_job: int = 0
-    _next_poll_s: float = 0.0
-    _timer_s: float = math.inf
-    _idle_since_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.fates = [Fate(job.arrival_s / self.speed) for job in self.jobs]
-        self._gauges = EngineGauges()
+    def __init__(self, jobs: Sequence[Job], door: Door, speed: float = 1.0) -> None:
+        self.jobs = jobs
+        self.door = door
+        self.fates = [Fate(job.arrival_s / speed) for job in jobs]
+        self._next_job = 0
 
     def run(self) -> ReplayResult:
         """Replay until every request has ended or was refused. Raises CannotBeDone where a policy stops sending."""
         now_s = 0.0
-        self._react(now_s)
+        for station in self.door.stations:
+            self._react(station, now_s)
         while True:
-            self._happen(now_s)
-            if self.engine.busy:
-                now_s = self._advance(now_s)
-                self._idle_since_s = now_s
-            elif self.front.queued or self._sent or self._next_job < len(self.jobs):
-                now_s = self._wait(now_s)
+            arrival_s = self._arrival_s
+            event_s = self._next_event_s(arrival_s)
+            ends_s = min((station.ends_s for station in self.door.stations), default=math.inf)
+            if min(event_s, ends_s) > now_s:
+                if self._start_steps(now_s, arrival_s):
+                    continue
+                if arrival_s == math.inf and not any(station.has_work for station in self.door.stations):
+                    break
+            now_s = max(now_s, min(event_s, ends_s))
+            if ends_s <= event_s:
+                self._end_step(next(station for station in self.door.stations if station.ends_s == ends_s))
             else:
-                break
-        scheduler_s, decisions = self.front.cost()
-        return ReplayResult(self.fates, self.engine.preemptions, scheduler_s, decisions)
+                self._happen(now_s, arrival_s)
+        everyone = [*self.door.gone, *self.door.stations]
+        costs = [station.front.cost() for station in everyone]
+        preempted = sum(station.engine.preemptions for station in everyone)
+        return ReplayResult(self.fates, preempted, sum(cost for cost, _ in costs), sum(count for _, count in costs))
 
-    def _advance(self, now_s: float) -> float:
-        """Run the engine for one step, or for as many as need no decision. Returns the time at the end."""
-        if not self.front.queued and not self._sent:
-            ends, keys = self.engine.leap(now_s, self._next_event_s())
-            if ends:
-                for end_s in ends:
-                    self._deliver(Step(end_s, keys, []))
-                self._gauge()
-                return ends[-1]
-        step = self.engine.step(now_s)
-        # The step's end comes before other events at the same time.
-        self._happen(math.nextafter(step.end_s, 0.0))
-        self._deliver(step)
-        self._gauge()
-        self._react(step.end_s)
-        return step.end_s
+    @property
+    def _arrival_s(self) -> float:
+        return self.fates[self._next_job].arrival_s if self._next_job < len(self.jobs) else math.inf
 
-    def _wait(self, now_s: float) -> float:
-        """Advance the time of an idle engine to the next event."""
-        if not self.front.queued:
-            if not self._sent:
-                # Nothing waits and nothing runs, so only an arrival can change the state.
-                arrival_s = self.fates[self._next_job].arrival_s
-                self._next_poll_s = max(self._next_poll_s, arrival_s)
-            self._idle_since_s = now_s
-        elif now_s - self._idle_since_s > STALL_S:
-            raise CannotBeDone(
-                f"{self.front.name} leaves the engine idle while {self.front.queued} requests wait: it stopped sending"
-            )
-        return max(now_s, self._next_event_s())
+    def _next_event_s(self, arrival_s: float) -> float:
+        event_s = min(arrival_s, self.door.next_event_s(arrival_s))
+        for station in self.door.stations:
+            event_s = min(event_s, station.next_event_s(arrival_s))
+        return event_s
 
-    def _next_event_s(self) -> float:
-        arrival_s = self.fates[self._next_job].arrival_s if self._next_job < len(self.jobs) else math.inf
-        sent_s = self._sent[0][0] if self._sent else math.inf
-        poll_s = self._next_poll_s if self.front.polls else math.inf
-        return min(arrival_s, sent_s, poll_s, self._timer_s)
-
-    def _happen(self, until_s: float) -> None:
-        """Process all arrivals, timers and polls until then, in order."""
-        while (at_s := self._next_event_s()) <= until_s:
-            if self._sent and self._sent[0][0] <= at_s:
-                self._enter(*heapq.heappop(self._sent)[2:])
+    def _start_steps(self, now_s: float, arrival_s: float) -> bool:
+        """Let every engine that has work and runs no step begin one. Returns whether any did."""
+        started = False
+        for station in self.door.stations:
+            if station.ends_s < math.inf or not station.engine.busy:
                 continue
-            if self.front.polls and self._next_poll_s <= at_s:
-                self.front.poll(self._gauges, at_s)
-                self._next_poll_s += POLL_S
-            elif self._next_job < len(self.jobs) and self.fates[self._next_job].arrival_s <= at_s:
-                self._arrive(at_s)
-            self._react(at_s)
+            until_s = min(arrival_s, self.door.next_event_s(arrival_s, station), station.next_event_s(arrival_s))
+            leapt = station.start(now_s, until_s)
+            for step in leapt:
+                self._deliver(station, step)
+            if leapt:
+                station.gauge()
+            started = True
+        return started
 
-    def _arrive(self, now_s: float) -> None:
-        job = self.jobs[self._next_job]
-        self._next_job += 1
-        if not self.front.submit(job, now_s):
-            self.fates[job.index].refused = True
+    def _end_step(self, station: Station) -> None:
+        step = station.end()
+        if step is not None:
+            self._deliver(station, step)
+            station.gauge()
+            self._react(station, step.end_s)
 
-    def _react(self, now_s: float) -> None:
-        """Let the policy send and refuse, and set the timer for its next decision."""
-        reaction = self.front.react(now_s)
-        for job in reaction.refused:
-            self.fates[job.index].refused = True
-        for job, priority in reaction.sent:
-            delay_s = self.delay_s()
-            if delay_s > 0:
-                self._sends += 1
-                heapq.heappush(self._sent, (now_s + delay_s, self._sends, job, priority))
-            else:
-                self._enter(job, priority)
-        # The timer for this time has just fired, so the next one must be later.
-        self._timer_s = math.inf if reaction.again_s is None else max(reaction.again_s, now_s + 1e-3)
+    def _happen(self, at_s: float, arrival_s: float) -> None:
+        """Let one event of this time happen: a request enters an engine, a poll, the door's, an arrival, or a timer."""
+        stations = self.door.stations
+        if any(station.enter_due(at_s) for station in stations):
+            return
+        polled = next((station for station in stations if station.poll_due(at_s, arrival_s)), None)
+        if polled is not None:
+            self._react(polled, at_s)
+        elif self.door.next_event_s(arrival_s) <= at_s:
+            for job in self.door.happen(at_s, arrival_s):
+                self._submit(job, at_s)
+        elif arrival_s <= at_s:
+            job = self.jobs[self._next_job]
+            self._next_job += 1
+            self._submit(job, at_s)
+        else:
+            for station in stations:
+                if station.timer_due(at_s):
+                    self._react(station, at_s)
 
-    def _enter(self, job: Job, priority: int) -> None:
-        arrival_s = self.fates[job.index].arrival_s
-        self.engine.add(Work(job.index, arrival_s, job.prompt_tokens, job.output_tokens, priority, job.blocks))
+    def _submit(self, job: Job, now_s: float) -> None:
+        station = self.door.choose(job, now_s)
+        if station is None or not station.submit(job, now_s):
+            self._refuse(job, now_s)
+        if station is not None:
+            self._react(station, now_s)
 
-    def _deliver(self, step: Step) -> None:
+    def _refuse(self, job: Job, now_s: float) -> None:
+        self.fates[job.index].refused = True
+        self.door.ended(job.index, now_s)
+
+    def _react(self, station: Station, now_s: float) -> None:
+        for job in station.react(now_s):
+            self._refuse(job, now_s)
+
+    def _deliver(self, station: Station, step: Step) -> None:
         fates, end_s = self.fates, step.end_s
         for key in step.tokens:
             fate = fates[key]
             fate.tokens += 1
             if fate.first_token_s is None:
                 fate.first_token_s = end_s
+                self.door.first_token(key, end_s)
         for key in step.finished:
             fates[key].end_s = end_s
-        self.front.progress(step)
-
-    def _gauge(self) -> None:
-        if self.front.polls:
-            engine = self.engine
-            self._gauges = EngineGauges(engine.running, engine.waiting, engine.kv_used_share, engine.preemptions)
+            self.door.ended(key, end_s)
+        station.front.progress(step)

@@ -1,4 +1,4 @@
-"""The document of `uellm evaluate queue` as a table for people."""
+"""The document of `uellm evaluate queue` or `fleet` as a table for people."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from typing import Any
 
 from uellm.text import aligned
 
-_COLUMNS = ("SPEED", "POLICY", "SEED", "CHUNK", "ATTAINED", "GOODPUT/S", "TTFT p50/p99", "TPOT p50/p99", "E2E p50/p99",
+_COLUMNS = ("CHUNK", "ATTAINED", "GOODPUT/S", "TTFT p50/p99", "TPOT p50/p99", "E2E p50/p99",
             "TOKENS/S", "SHED", "PREEMPTED", "JAIN", "US/DECISION")  # fmt: skip
 
 
 def table(document: dict[str, Any]) -> str:
     """One line for each result, the upper bound, and then the attainment by class."""
     results = document["results"]
-    rows = [list(_COLUMNS), *(_row(result) for result in results)]
+    heads = ["SPEED", "POLICY", "SEED"]
+    if any("route" in result for result in results):
+        heads.insert(1, "ROUTE")
+    rows = [[*heads, *_COLUMNS], *(_row(result) for result in results)]
     lines = [f"{document['trace']}: {document['requests']} requests", *aligned(rows)]
     classes = sorted({name for result in results for name in result["attainment"]} - {"all"})
     if len(classes) > 1:
-        lines += ["", *aligned([["SPEED", "POLICY", "SEED", *classes], *(_by_class(r, classes) for r in results)])]
+        lines += ["", *aligned([[*heads, *classes], *(_by_class(r, classes) for r in results)])]
     for speed, most in document.get("bound", {}).items():
         lines += ["", f"no policy attains more than {most:.4f} at x{speed}"]
     return "\n".join(lines)
@@ -44,7 +47,8 @@ def _known(value: float | None, form: str) -> str:
 
 
 def _head(result: dict[str, Any]) -> list[str]:
-    return [f"{result['speed']:g}", result["policy"], str(result["seed"])]
+    route = [result["route"]] if "route" in result else []
+    return [f"{result['speed']:g}", *route, result["policy"], str(result["seed"])]
 
 
 def _by_class(result: dict[str, Any], classes: list[str]) -> list[str]:

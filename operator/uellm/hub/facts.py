@@ -36,7 +36,8 @@ class ModelFacts:
     commit: str
     """The commit that the revision stood for, or the revision where the hub does not tell; empty for a directory."""
     config: dict[str, Any]
-    """config.json, with the section of hf_quant_config.json where the repository has that file."""
+    """config.json, with the section of hf_quant_config.json where the repository has that file, and a field that says
+    whether it has a modules.json."""
     tensors: Mapping[str, Tensor] | None
     """The headers of all safetensors files; None where there are none, or where they are too long to be kept."""
     files: int = 0

@@ -10,10 +10,13 @@ from typing import Any, Protocol
 
 from uellm.errors import BadInput
 from uellm.hub.facts import LookUpRefusal, ModelFacts
-from uellm.models import Tensor, with_quantization_file
+from uellm.models import Tensor, tasks_of, with_quantization_file
 from uellm.models.safetensors import INDEX, LENGTH_BYTES, indexed_files, parse_header
+from uellm.models.tasks import SENTENCE_TRANSFORMERS
 
 CONFIG, QUANTIZATION, SINGLE = "config.json", "hf_quant_config.json", "model.safetensors"
+MODULES = "modules.json"
+"""The parts of a model in the format of sentence-transformers."""
 OTHER_WEIGHTS = ("consolidated.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
 """Files of weights that the engine reads, too, and whose sizes are not read here."""
 CONFIG_BYTES, INDEX_BYTES, FIRST_BYTES = 4 << 20, 64 << 20, 64 << 10
@@ -75,6 +78,9 @@ class _Reading:
             quantization = self._json(QUANTIZATION, CONFIG_BYTES)
             if quantization is not None:
                 config = dict(with_quantization_file(config, quantization))
+            # Of a class that writes text, this file alone tells an embedder.
+            if tasks_of(config).inferred == "Generate" and self.files.read(MODULES, limit=1) is not None:
+                config = {**config, SENTENCE_TRANSFORMERS: True}
             headers = self._headers()
         except RefusedError as error:
             return error.refusal

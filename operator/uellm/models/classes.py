@@ -42,6 +42,16 @@ def is_served(name: str) -> bool:
     return "served" in _table().get(name, {})
 
 
+def group_of(name: str) -> str:
+    """The group of a class in the engine's registry, such as `text_generation`; empty where it is not in it."""
+    return str(_table().get(name, {}).get("served", ""))
+
+
+def speech_of(name: str) -> str:
+    """Whether a class transcribes speech: `only`, `also`, or empty for no."""
+    return str(_table().get(name, {}).get("speech", ""))
+
+
 def supports_pipeline(name: str) -> bool:
     """Whether the engine can cut a model of this class into stages. True for a class that it does not know."""
     return bool(_table().get(name, {}).get("pipeline", True))

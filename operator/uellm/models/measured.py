@@ -20,7 +20,8 @@ EMBEDDINGS = (
     *("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight"),
     *("backbone.embeddings.weight", "embed_in.weight"),
 )
-HEADS = ("lm_head.", "output_layer.", "embed_out.", "score.", "classifier.")
+LM_HEADS = ("lm_head.", "output_layer.", "embed_out.")
+HEADS = (*LM_HEADS, "score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
 IDLE = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.|^(?:talker|code2wav|token2wav)\.")
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
@@ -102,7 +103,7 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
             continue
-        if place == "head" and model.tied:  # a copy in the file, one table in the engine
+        if place == "head" and (model.tied or _unused(model, name)):  # tied: a copy in the file, one in the engine
             continue
         tally.numbers += tensor.numbers
         if place != "layer":
@@ -112,6 +113,11 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
         if EXPERTS.search(name):
             tally.experts[index] = tally.experts.get(index, 0) + size
     return tally
+
+
+def _unused(model: Architecture, name: str) -> bool:
+    """Whether it is an LM head that the engine does not build, because the model is served without one."""
+    return not model.writes and any(head in f"{name}." for head in LM_HEADS)
 
 
 def _loaded(name: str, tensor: Tensor, width: int) -> int:

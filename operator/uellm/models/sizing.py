@@ -41,6 +41,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         final_norm_bytes=plan.final_norm * width,
         lm_head_bytes=head,
         tied=plan.tied,
+        writes=plan.has_head,
         parameters=plan.parameters + tower,
         active_parameters=plan.parameters - idle,
         tower_bytes=tower * width,

@@ -133,7 +133,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The predicted performance of a replica. Times and rates are None where devices are not measured."""
+    """The predicted performance of a replica. Times and rates are None where devices are not measured.
+
+    An embedder or a reranker has no TPOT, and its TTFT is the time of the whole answer.
+    """
 
     kv_cache_tokens: int
     ttft_ms: float | None = None

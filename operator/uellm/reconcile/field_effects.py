@@ -29,6 +29,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "model.trustRemoteCode": "rolls",
     "model.dtype": "rolls",
     "model.quantization": "rolls",
+    "model.task": "rolls",
     "model.maxModelLen": "rolls",
     "slo.attainment": "neither",
     "slo.defaultClass": "reloads",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 
 from uellm import __version__
-from uellm.errors import BadInput, CannotBeDone
+from uellm.api.replica_load import ReplicaLoad
+from uellm.errors import CannotBeDone
 from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
 from uellm.pod_interface import LAME_DUCK_S
-from uellm.sidecar.drain import GRACE_S, Drain
+from uellm.proxying.drain import GRACE_S, Drain
+from uellm.proxying.metrics import Labels
+from uellm.proxying.process import Address, Ending, prepare
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management
@@ -25,35 +27,15 @@ from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
-from uellm.sidecar.telemetry.metrics import Labels
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
-from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
+from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
 LOG = logging.getLogger("uellm.sidecar")
 
 _LIMITS = RequestLimits(body_bytes_of=dict.fromkeys(AUDIO, AUDIO_BODY_BYTES))
 
-COLLECT_AFTER = 20_000
-"""Objects more than before until the youngest generation is looked through; Python's own value is 700."""
-
 FLUSH_S = 5.0
 """How long finished answers may take to leave once the process ends."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen. Port 0: any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, field: str) -> Address:
-        """`127.0.0.1:8000`, `[::1]:8000`, or `:8000` for every address of IPv4 and IPv6. Raises BadInput."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
-            raise BadInput(field, f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 @dataclass(frozen=True)
@@ -83,6 +65,7 @@ class Sidecar:
 
     def __init__(self, options: SidecarOptions) -> None:
         self._options = options
+        self._name = token_hex(4)
         self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
@@ -121,6 +104,7 @@ class Sidecar:
             self.engine,
             options.placement,
             self.settings.running,
+            self.load,
             grace_s=options.grace_s,
             lame_duck_s=options.lame_duck_s,
         )
@@ -169,6 +153,11 @@ class Sidecar:
     def metrics_port(self) -> int:
         """Where the figures are; 0: nowhere."""
         return self._management_server.port
+
+    def load(self, known_prefixes: int) -> ReplicaLoad:
+        """The replica's load. Names of the engine's process begin with this sidecar's own, which a restart changes."""
+        load = self.dispatcher.load(known_prefixes)
+        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.proxy.drain.draining)
 
     async def drain(self, *, linger: bool) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.
@@ -257,37 +246,10 @@ class Sidecar:
 
 async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. Only after SIGTERM it lingers."""
-    _spare_the_collector()
-    _raise_file_limit()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    received: list[signal.Signals] = []
-
-    def receive(number: signal.Signals) -> None:
-        received.append(number)
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, receive, number)
+    prepare()
+    ending = Ending()
     async with Sidecar(options) as sidecar:
         on_started(sidecar)
-        await stop.wait()
+        first = await ending.first()
         LOG.info("draining %d requests", sidecar.proxy.drain.active)
-        lingers = received[0] is signal.SIGTERM
-        drained, hurried = asyncio.create_task(sidecar.drain(linger=lingers)), asyncio.create_task(hurry.wait())
-        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drained, hurried):
-            task.cancel()
-
-
-def _spare_the_collector() -> None:
-    """What is there at the start stays, and requests leave few cycles behind: the collector need not look so often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
-
-
-def _raise_file_limit() -> None:
-    """Every request has two sockets: take all the descriptors that may be had."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        await ending.unless_again(sidecar.drain(linger=first is signal.SIGTERM))

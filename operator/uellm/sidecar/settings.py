@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uellm.api.running_report import RunningReport
-from uellm.api.sidecar_document import SidecarHttp
+from uellm.api.sidecar_document import EngineTask, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
+from uellm.proxying.keys import Keys
+from uellm.proxying.secrets import KeyDirectory
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
-from uellm.sidecar.secrets import KeyDirectory
-from uellm.sidecar.wire.keys import Keys
 from uellm.step_time import StepFactors, StepTime
 
 
@@ -41,6 +41,8 @@ class Settings:
     """Sequences that the engine runs at once."""
     max_num_batched_tokens: int | None
     """Tokens that the engine computes in one step; None: not known."""
+    task: EngineTask
+    """What the engine is started for."""
     accepts_priority: bool
     """The engine orders requests by `priority`."""
     allowed_routes: tuple[str, ...]
@@ -67,6 +69,7 @@ class Settings:
             steps_are_planned=config.engine.step_seconds is not None,
             max_num_seqs=config.engine.max_num_seqs,
             max_num_batched_tokens=config.engine.max_num_batched_tokens,
+            task=config.engine.task,
             accepts_priority=config.engine.accepts_priority,
             allowed_routes=config.allowed_routes,
             keys=keys,

@@ -45,6 +45,29 @@ def test_a_wrong_option_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--route", "nearest"], "--route: 'nearest' is none of random, round-robin, fewest-requests"),
+        (["--replicas", "0"], "--replicas: must be between 1 and 256, and is 0"),
+        (["--replicas", "2", "--replica-speed", "1", "1", "1"], "--replica-speed: gives 3 speeds for 2 replicas"),
+        (["--kill", "1"], "--kill: '1' is not a replica and a time: write for example 1@30"),
+        (["--kill", "4@30"], "--kill: there is no replica 4: they are numbered 0 to 3"),
+        (["--silence", "-1@30"], "--silence: '-1@30' is not a replica and a time"),
+        (["--lying", "9", "--join", "5"], "--lying: there is no replica 9: they are numbered 0 to 4"),
+    ],
+)
+def test_a_wrong_fleet_is_refused_in_one_line(
+    files: dict[str, Path], options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"--{name}={path}" for name, path in files.items()]
+    options = [f"{options[0]}={options[1]}", *options[2:]]
+    assert main(["evaluate", "fleet", *arguments, *options]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
 def test_an_overhead_is_a_duration(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         status(files, "--request-overhead", "10")

@@ -51,6 +51,7 @@ CHANGES: dict[str, Any] = {
     "model.trustRemoteCode": True,
     "model.dtype": "float16",
     "model.quantization": "fp8",
+    "model.task": "Embed",
     "model.maxModelLen": 1024,
     "slo.attainment": "95%",
     "slo.defaultClass": "batch",

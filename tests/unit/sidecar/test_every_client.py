@@ -13,8 +13,8 @@ from aiohttp import web
 from helpers.sizes import MIB
 from uellm import drain_token
 from uellm.http import RequestLimits
-from uellm.sidecar.process import Address
-from uellm.sidecar.wire.routes import AUDIO, AUDIO_BODY_BYTES
+from uellm.proxying.process import Address
+from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST %b HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"

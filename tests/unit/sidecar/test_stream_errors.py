@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from uellm.sidecar.wire.failure import StreamErrorScanner
-from uellm.sidecar.wire.routes import RouteKind
+from uellm.vllm_routes import RouteKind
 
 DONE = b"data: [DONE]\n\n"
 

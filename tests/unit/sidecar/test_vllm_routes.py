@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from uellm.sidecar.wire.routes import OPEN, SCHEDULED, administrative
+from uellm.vllm_routes import OPEN, SCHEDULED, administrative
 
 ROUTE = re.compile(r"(?:router|app)\.(?:get|post|put|delete|websocket|add_api_route)\(\s*\"(/[^\"]*)\"", re.MULTILINE)
 PASSING = {

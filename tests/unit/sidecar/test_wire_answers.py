@@ -9,9 +9,9 @@ import pytest
 
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.events import TokenCounter, Usage
-from uellm.sidecar.wire.routes import ADMINISTRATIVE, OPEN, SCHEDULED, RouteKind, administrative
 from uellm.sidecar.wire.shape import AnswerShapes
 from uellm.sidecar.wire.strip import MAX_EVENT_BYTES, UsageStrip
+from uellm.vllm_routes import ADMINISTRATIVE, OPEN, SCHEDULED, RouteKind, administrative
 
 WHOLE: dict[str, Any] = {
     "id": "chatcmpl-1",

@@ -16,6 +16,8 @@ from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
 from uellm.step_basis import Correction
 from uellm.text import counted
 
+SPECULATION = frozenset({"--speculative-config", "-sc"})
+
 
 def assumptions(
     best: Candidate, chosen: PlacedShape, *, left_out: int = 0, unproven_after: int | None = None
@@ -51,10 +53,10 @@ def assumptions(
         )
     slowest = evaluator.slowest(best)
     if slowest is not None:
+        tpot = "" if request.pools else f"TPOT {slowest.tpot_s * 1e3:.1f} ms, "
         notes.append(
             f"with the slowest GPUs that the kubelet may choose on {best.pool.node}: "
-            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT {slowest.tpot_s * 1e3:.1f} ms, "
-            f"{slowest.requests_per_s:.2f} requests/s"
+            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, {tpot}{slowest.requests_per_s:.2f} requests/s"
         )
     if not chosen.placed:
         room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
@@ -101,6 +103,11 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
+    if SPECULATION & evaluator.user.flags:
+        notes.append(
+            "--speculative-config is set in engine.args and is not in the plan: its weights, cache and time come "
+            f"on top; leave it room with {UTILIZATION}"
+        )
     return notes
 
 

@@ -64,7 +64,7 @@ class PlanDocument:
     classes: tuple[DeviceClass, ...]
     """Of the GPUs on the plan's nodes."""
     kv_tokens: int = 0
-    """Tokens for which the task has KV cache; 0: the user set the engine's KV cache."""
+    """Tokens for which the task has KV cache; 0: the user set the engine's KV cache, or the model keeps none."""
     kv_factor: int = 1
     """Width of the engine's KV cache over that of the plan."""
 

@@ -30,7 +30,7 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
         task=task_of(plan, request),
         engine=planned_engine(plan, request),
         classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
-        kv_tokens=0 if own_cache else plan.kv_cache_tokens_required,
+        kv_tokens=0 if own_cache or not plan.kv_cache_bytes else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
     )
 
@@ -51,10 +51,11 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
     """How the engine is started: the plan's flags that the user did not set, then the user's own."""
     own, architecture = request.engine, request.architecture
     planned = [
-        (flags.MODEL_LENGTH, str(request.max_model_len)),
+        *own.task_args,
+        *([] if own.leaves_length else [(flags.MODEL_LENGTH, str(request.max_model_len))]),
         (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
         (flags.SEQUENCES, str(plan.max_num_seqs)),
-        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request))),
+        *([(flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request)))] if plan.kv_cache_bytes else []),
         # If KV cache runs out after all, the request with the latest deadline is preempted, not the newest one.
         (flags.SCHEDULING_POLICY, "priority"),
     ]

@@ -37,7 +37,7 @@ class Footprint:
     embedding_bytes: int
     """On the first stage."""
     head_bytes: int
-    """Final norm and LM head, on the last stage."""
+    """Final norm and head, on the last stage."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -97,7 +97,8 @@ def footprint(
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
-    sampler = math.ceil(steps.sequences * model.vocab_size * engine.sampler_bytes_per_logit)
+    logits = steps.sequences * model.vocab_size if model.writes else 0
+    sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
         layer_bytes=_layer_bytes(model, tensor),
         layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),

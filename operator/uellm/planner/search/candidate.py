@@ -243,9 +243,9 @@ class Candidate:
         most = self.evaluator.demand.kv_tokens if self.pool.simulated else None
         planned = kv_cache(rooms, per_token, most_tokens=most)
         own = self.evaluator.user.number(KV_CACHE_BYTES)
-        return (
-            planned if own is None else _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
-        )
+        if own is None or not any(per_token):
+            return planned
+        return _own_cache(own, kv_cache(rooms, per_token), per_token, self.evaluator.request)
 
     def _times(self) -> Times | None:
         evaluator, placed = self.evaluator, self.assignment

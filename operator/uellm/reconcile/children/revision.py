@@ -119,6 +119,8 @@ def engine_document(desired: DesiredState) -> EngineDocument:
     engine = {
         "max_num_seqs": plan.max_num_seqs,
         "max_num_batched_tokens": plan.max_num_batched_tokens,
+        # Left out where it is the default: a new field must not roll pods.
+        "task": None if plan.task == "Generate" else plan.task,
         "accepts_priority": plan.priority_scheduling,
         "step_seconds": plan.step_seconds,
         "step_factors": plan.step_factors,

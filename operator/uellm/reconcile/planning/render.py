@@ -38,6 +38,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         plan_json=document.to_json(),
         max_num_seqs=plan.max_num_seqs,
         max_num_batched_tokens=plan.max_num_batched_tokens,
+        task=request.task,
         priority_scheduling=UserArgs(document.engine.args).text(SCHEDULING_POLICY) == "priority",
         step_seconds=None if prior is None else SidecarStepSeconds.model_validate(prior.step.to_dict()),
         step_factors=None if prior is None else _step_factors(prior.factors),

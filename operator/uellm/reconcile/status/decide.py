@@ -38,6 +38,8 @@ STALLING = frozenset(
         "InvalidModel",
         "ModelUnknown",
         "NeedsRemoteCode",
+        "TaskNotSupported",
+        "InvalidTargets",
         "Gated",
         "NoSuchRepository",
         "NoSuchRevision",

@@ -22,7 +22,7 @@ def feasible(plan: Plan | None, service: LLMService | None, *, no_plan: str = ""
             "NothingAsked",
             "neither a target nor a load is given: set spec.slo.classes or spec.workload.requestsPerSecond",
         )
-    if predicted.ttft_ms is None or predicted.tpot_ms is None:
+    if predicted.ttft_ms is None:
         return _unknown(
             "NotMeasured",
             "the speed of the planned GPUs is not measured, so no time can be predicted: look at "
@@ -35,7 +35,8 @@ def feasible(plan: Plan | None, service: LLMService | None, *, no_plan: str = ""
         return Condition(TYPE, "False", "TargetsTooTight", f"the best possible: {missed}")
     if needed := missing_replicas(plan, service):
         return Condition(TYPE, "False", "TooFewReplicas", _too_few(needed, service))
-    message = f"predicted: TTFT {predicted.ttft_ms:.0f} ms, TPOT {predicted.tpot_ms:.0f} ms"
+    message = f"predicted: TTFT {predicted.ttft_ms:.0f} ms"
+    message += "" if predicted.tpot_ms is None else f", TPOT {predicted.tpot_ms:.0f} ms"
     return Condition(TYPE, "True", "Predicted", message)
 
 

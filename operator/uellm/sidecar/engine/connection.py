@@ -7,13 +7,13 @@ STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 
 from uellm.errors import BadInput
 from uellm.http import EngineAddress, EngineLost, EnginePool, EngineUnreachable, Pairs, Upstream
+from uellm.sidecar.engine.canary import Canary
 
 HEALTH_TIMEOUT_S = 5.0
 METRICS_TIMEOUT_S = 2.0
@@ -86,13 +86,12 @@ class EngineConnection:
                 return body.decode("utf-8", "replace")
         return None
 
-    async def canary(self, model: str, timeout_s: float) -> bool:
-        """Request one token; whether any answer came that is not a server error."""
-        body = json.dumps({"model": model, "prompt": ".", "max_tokens": 1, "temperature": 0}).encode()
-        headers = ((b"Content-Type", b"application/json"),)
+    async def canary(self, canary: Canary, timeout_s: float) -> bool:
+        """Send it; whether any answer came that is not a server error."""
+        headers = ((b"Content-Type", canary.content_type),)
         with suppress(EngineUnreachable, EngineLost, TimeoutError):
             async with asyncio.timeout(timeout_s):
-                upstream = await self.pool.send("POST", b"/v1/completions", headers, body)
+                upstream = await self.pool.send("POST", canary.path.encode(), headers, canary.body)
                 try:
                     return upstream.status < 500
                 finally:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
+from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
+from uellm.proxying.relay import BLANK, Relay, streams_events
+from uellm.proxying.routes import end_to_end
 from uellm.sidecar.prediction import LengthQuestion, Prediction
 from uellm.sidecar.prediction.learned import Asked
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.answer import AnswerTap
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.fast_path import FastPath
-from uellm.sidecar.request.relay import BLANK, Relay, streams_events
-from uellm.sidecar.request.routes import end_to_end
 from uellm.sidecar.scheduling import Lengths, Ticket
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms
-from uellm.sidecar.wire.routes import RouteKind
+from uellm.vllm_routes import RouteKind
 
 _WHOLE: Pairs = ((b"Content-Type", b"application/json"),)
 

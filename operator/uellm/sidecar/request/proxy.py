@@ -7,23 +7,24 @@ from dataclasses import replace
 
 from uellm.api.attainment_report import AttainmentReport, LoadMeasurement, StepMeasurement
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
-from uellm.sidecar.drain import Drain
+from uellm.proxying.drain import Drain
+from uellm.proxying.keys import key_of
+from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_waiting
+from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
+from uellm.proxying.relay import STALL_S, Relay
+from uellm.proxying.routes import end_to_end, path_of, request_id
 from uellm.sidecar.engine.connection import EngineConnection
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.sidecar.prediction.service import Predictor
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.exchange import Exchange
-from uellm.sidecar.request.relay import STALL_S, Relay
-from uellm.sidecar.request.routes import Way, end_to_end, path_of, request_id, way_of
+from uellm.sidecar.request.routes import Way, way_of
 from uellm.sidecar.request.tunnel import SWITCHING, UPGRADE, Tunnel, asks_for_websocket
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry.access_log import Record
-from uellm.sidecar.telemetry.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
 from uellm.sidecar.wire.call import Call
-from uellm.sidecar.wire.keys import key_of
 from uellm.sidecar.wire.read import Terms, read, unread
 from uellm.sidecar.wire.slo import targets_of
 

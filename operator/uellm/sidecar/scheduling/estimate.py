@@ -120,6 +120,23 @@ class StepEstimate:
         """Seconds that one more prompt token costs in a full step."""
         return self.model.per_prefill_token_s * self.prefill_factor
 
+    @property
+    def current(self) -> StepTime:
+        """The model with its factors, as a model without any.
+
+        A prompt that is shorter than the floor costs nothing beside it, by either. Where the factor of prompts is the
+        larger one, a part of the floor moves out of the overhead, which cannot be negative.
+        """
+        model, prefill, decode = self.model, self.prefill_factor, self.decode_factor
+        overhead_s = decode * (model.floor_s + model.overhead_s) - prefill * model.floor_s
+        return StepTime(
+            floor_s=prefill * model.floor_s + min(overhead_s, 0.0),
+            per_prefill_token_s=prefill * model.per_prefill_token_s,
+            per_kv_token_s=decode * model.per_kv_token_s,
+            per_sequence_s=decode * model.per_sequence_s,
+            overhead_s=max(overhead_s, 0.0),
+        )
+
     def decode_s(self, kv_tokens: float, sequences: float) -> float:
         """Seconds of a step without prompts."""
         return self._decode_s(kv_tokens, sequences) * self.decode_factor

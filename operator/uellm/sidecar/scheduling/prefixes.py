@@ -6,8 +6,10 @@ the share of prompt tokens that the engine found in its cache, over the share th
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from itertools import islice
 
+from uellm.api.replica_load import MOST_PREFIXES, PrefixNews
 from uellm.sidecar.scheduling.share import Share
 from uellm.sidecar.scheduling.types import PREFIX_BLOCK_TOKENS, EngineState, Ticket
 
@@ -27,6 +29,10 @@ class CachedPrefixes:
         self._predicted = Share()
         self._found = Share()
         self._last_counters: tuple[float, float] | None = None
+        self._sent = 0
+        self._sent_last: deque[int] = deque(maxlen=MOST_PREFIXES)
+        self.cleared = 0
+        """How often all blocks were forgotten."""
 
     @property
     def found_share(self) -> float:
@@ -44,6 +50,8 @@ class CachedPrefixes:
         for block in ticket.prefix or ():
             self._blocks[block] = None
             self._blocks.move_to_end(block)
+        self._sent += len(ticket.prefix or ())
+        self._sent_last.extend(ticket.prefix or ())
         most = (kv_tokens or UNKNOWN_KV_TOKENS) // PREFIX_BLOCK_TOKENS
         while len(self._blocks) > most:
             self._blocks.popitem(last=False)
@@ -65,6 +73,14 @@ class CachedPrefixes:
     def clear(self) -> None:
         """Forget all blocks: a new engine starts with an empty cache."""
         self._blocks.clear()
+        self._sent_last.clear()
+        self._sent = 0
+        self.cleared += 1
+
+    def news(self, since: int) -> PrefixNews:
+        """The blocks that were sent after the first `since`, as far as they are remembered."""
+        new = min(max(self._sent - since, 0), len(self._sent_last))
+        return PrefixNews(self._sent, tuple(islice(self._sent_last, len(self._sent_last) - new, None)))
 
     def _held(self, ticket: Ticket) -> int:
         held = 0

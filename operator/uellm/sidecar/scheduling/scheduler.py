@@ -16,15 +16,18 @@ taken. The policy (`policies`) decides which waiting request is next.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 
+from uellm.api.replica_load import ReplicaLoad
 from uellm.sidecar.scheduling import kv_admission
 from uellm.sidecar.scheduling.chances import first_token_deadline_s
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.estimate import StepEstimate
 from uellm.sidecar.scheduling.fairness import Fairness
 from uellm.sidecar.scheduling.gate import Gate
+from uellm.sidecar.scheduling.load import load_of
 from uellm.sidecar.scheduling.order import Order
 from uellm.sidecar.scheduling.pacing import Pacing
 from uellm.sidecar.scheduling.policies import POLICIES
@@ -103,6 +106,14 @@ class Scheduler:
             "pacing_multiplier": self._pacing.multiplier,
             "prefix_trust": self._prefixes.trust,
         }
+
+    def load(self, now_s: float, known_prefixes: int = 0) -> ReplicaLoad:
+        """The load, for the gateway; `known_prefixes`: what its reader has of the prefixes already.
+
+        The caller adds what it alone knows: whether it drains, and its own name before `incarnation`.
+        """
+        load = load_of(self._view, self._queued, self._prefixes.news(known_prefixes), now_s)
+        return replace(load, incarnation=str(self._prefixes.cleared))
 
     def reset_step_model(self, model: StepTime, factors: StepFactors = UNCORRECTED) -> None:
         """Start to measure the engine's steps again from another model. The same model keeps what was learned.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from uellm.http import Pairs
-from uellm.sidecar.outcome import RequestOutcome
+from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")

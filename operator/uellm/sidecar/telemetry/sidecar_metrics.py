@@ -6,12 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from uellm.sidecar.outcome import RequestOutcome
-from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
-from uellm.sidecar.telemetry.attainment import Attainment, missed
-from uellm.sidecar.telemetry.faults import Faults
-from uellm.sidecar.telemetry.help_texts import COUNTERS
-from uellm.sidecar.telemetry.metrics import (
+from uellm.proxying.faults import Faults
+from uellm.proxying.metrics import (
     FINE_SECONDS_BUCKETS,
     Counter,
     Gauge,
@@ -20,6 +16,10 @@ from uellm.sidecar.telemetry.metrics import (
     Metric,
     NamedFigures,
 )
+from uellm.proxying.outcome import RequestOutcome
+from uellm.sidecar.telemetry.access_log import ACCESS_LOG, Record
+from uellm.sidecar.telemetry.attainment import Attainment, missed
+from uellm.sidecar.telemetry.help_texts import COUNTERS
 
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.sidecar.wire.events import Splitter, data_of
-from uellm.sidecar.wire.routes import RouteKind
 from uellm.sidecar.wire.shape import AnswerShape
+from uellm.vllm_routes import RouteKind
 
 _LOGPROB: Mapping[str, Any] = {"token": "", "logprob": -9999.0, "bytes": None, "top_logprobs": []}
 """vLLM's defaults, which its streams omit and its non-streaming answers contain."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from uellm.prompt import Prompt
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire.prompt import Prompt
-from uellm.sidecar.wire.routes import RouteKind
 from uellm.sidecar.wire.shape import AnswerShape
+from uellm.vllm_routes import RouteKind
 
 
 class Mode(Enum):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uellm.sidecar.wire.events import data_of
-from uellm.sidecar.wire.routes import RouteKind
+from uellm.vllm_routes import RouteKind
 
 ERROR_EVENT = b'data: {"error":'
 """Start of an error event in OpenAI's form."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.sidecar.wire.routes import RouteKind
+from uellm.vllm_routes import RouteKind
 
 _TOP = frozenset(("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "metrics"))
 _CHOICE = frozenset(("index", "message", "text", "logprobs", "finish_reason", "stop_reason"))

@@ -6,9 +6,9 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.routes import OPEN
-from uellm.sidecar.wire.slo import HeaderLookup
+from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.routes import HeaderLookup
+from uellm.vllm_routes import OPEN
 
 
 def key_of(headers: HeaderLookup) -> str | None:

@@ -1,7 +1,8 @@
 """Length of a prompt, and what it shares with others, without a tokenizer.
 
 Lengths are characters divided by a ratio that the engine's token counts correct; token ids are counted. Hashes are
-stable over restarts, because the predictor's state is kept.
+stable over restarts, because the predictor's state is kept, and equal in the sidecar and in the gateway, which compares
+them.
 """
 
 from __future__ import annotations

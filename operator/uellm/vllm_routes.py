@@ -43,7 +43,8 @@ SCHEDULED = {
 }
 """Routes whose POST is GPU work that the targets of a class apply to."""
 
-AUDIO = ("/v1/audio/transcriptions", "/v1/audio/translations")
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+AUDIO = (TRANSCRIPTIONS, "/v1/audio/translations")
 
 AUDIO_BODY_BYTES = 26 * 1024 * 1024
 """vLLM takes files of 25 MiB (`VLLM_MAX_AUDIO_CLIP_FILESIZE_MB`) and refuses longer ones itself; the rest is for the

@@ -1,0 +1,169 @@
+"""What a replica would do for a request, and what the request would do to the others there.
+
+The prediction follows the sidecar: it serves by deadline, computes prompts at the rate of the engine's full steps or at
+the slower one that keeps the pace of running answers, and decodes all running requests together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import erf, inf, log, sqrt
+
+from uellm.api.replica_load import NOTHING, SLACK_BOUNDS_S, SPANS, Waiting
+from uellm.routing.books import Replica
+from uellm.routing.request import RoutedRequest
+from uellm.step_time import StepTime
+
+UNKNOWN_STEP = StepTime(
+    floor_s=6e-3, per_prefill_token_s=50e-6, per_kv_token_s=50e-9, per_sequence_s=15e-6, overhead_s=0.5e-3
+)
+"""About an 8B model on one current GPU: where no replica has told its own."""
+
+UNKNOWN_CHUNK = 2048
+"""Tokens of one step where they are not reported: vLLM's default for online serving."""
+
+LENGTH_SPREAD = 0.8
+"""Standard deviation of the logarithm of an answer's length around its prediction, as of the sidecar's predictor."""
+
+WAIT_SPREAD, WAIT_NOISE_S = 0.3, 0.1
+"""Standard deviation of a predicted wait: as a share of it, and at least in seconds."""
+
+PACE_SPREAD = 0.15
+"""Standard deviation of a predicted time for each token, as a share of it."""
+
+SAFE_LENGTH = 2.0
+"""A first token is due early enough for an answer that is this many times as long as predicted: about its P80."""
+
+SHORTEST_S = 1e-6
+"""No step is shorter; a replica may report times of 0."""
+
+_ROOT_2 = sqrt(2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The expected result of sending a request to one replica."""
+
+    risk: float
+    """Probability that the request misses a target, plus the misses that it adds among the waiting ones."""
+    latency_s: float
+    """Time to the end of its answer, plus the time that it adds to all others there."""
+
+
+def outlook(request: RoutedRequest, replica: Replica, now_s: float, default: StepTime = UNKNOWN_STEP) -> Outlook:
+    """Predict. `default`: the step time of a replica that has not told its own."""
+    return _Prediction(request, replica, now_s, default).outlook()
+
+
+class _Prediction:
+    """The replica's state as the report and the router's books since then tell it."""
+
+    def __init__(self, request: RoutedRequest, replica: Replica, now_s: float, default: StepTime) -> None:
+        load = replica.fresh(now_s)
+        self.request = request
+        self.step = (replica.load.step if replica.load is not None else None) or default
+        self.uncached = replica.uncached_tokens(request)
+        since = replica.since_report()
+        self.age_s = 0.0
+        self.late = NOTHING
+        self.spans: tuple[Waiting, ...] = (NOTHING,) * SPANS
+        self.chunk, self.paced_rate, self.gap_s = UNKNOWN_CHUNK, inf, 0.0
+        own = len(replica.outstanding)
+        if load is None:
+            self.unfilled = float(replica.unfilled_tokens)
+            self.decoding = replica.began
+            self.kv_tokens = replica.kv_tokens
+            self.requests = own
+            return
+        self.age_s = now_s - replica.reported_s
+        self.late, self.spans = load.late, load.waiting
+        self.chunk = load.chunk_tokens or UNKNOWN_CHUNK
+        self.paced_rate = load.paced_tokens_per_second or inf
+        self.gap_s = load.gap_s
+        self.decoding = max(load.decoding, replica.began)
+        self.kv_tokens = max(load.kv_tokens, replica.kv_tokens)
+        queued = load.late.requests + sum(span.requests for span in load.waiting)
+        self.requests = max(load.sequences + queued + len(since), own)
+        self.unfilled = load.unfilled_tokens + sum(sent.uncached_tokens for sent in since)
+        waiting = load.late.prompt_tokens + sum(span.prompt_tokens for span in load.waiting)
+        # What this router has sent there and has seen no first token of is there, whatever the report says.
+        self.unfilled += max(replica.unfilled_tokens - self.unfilled - waiting - self.chunk, 0.0)
+
+    def outlook(self) -> Outlook:
+        request, step = self.request, self.step
+        context = request.prompt_tokens + 0.5 * request.output_tokens
+        prompt_s = step.per_prefill_token_s * self.uncached
+        added_s = prompt_s + request.output_tokens * (step.per_sequence_s + step.per_kv_token_s * context)
+        gap_s = self._gap_s(context)
+        rate = self._rate()
+        due_s = self._due_s(gap_s)
+        ahead = max(self.unfilled - rate * self.age_s, 0.0) + self._tokens_due_by(due_s)
+        first_s = (ahead + self.uncached) / rate + step.step_s(0, self.kv_tokens, self.decoding)
+        risk = self._risk(first_s, gap_s) + self._harm(due_s, ahead, prompt_s, rate)
+        return Outlook(risk, first_s + gap_s * request.output_tokens + self.requests * added_s)
+
+    def _gap_s(self, context: float) -> float:
+        """Seconds between two tokens once this request decodes too."""
+        step = self.step
+        now_s = max(step.step_s(0, self.kv_tokens, self.decoding), SHORTEST_S)
+        then_s = max(step.step_s(0, self.kv_tokens + context, self.decoding + 1), SHORTEST_S)
+        return max(self.gap_s, now_s) * then_s / now_s
+
+    def _rate(self) -> float:
+        """Prompt tokens a second."""
+        room = max(self.chunk - self.decoding, 1)
+        step_s = max(self.step.step_s(room, self.kv_tokens, self.decoding), SHORTEST_S)
+        return min(room / step_s, self.paced_rate)
+
+    def _due_s(self, gap_s: float) -> float:
+        """Seconds until the first token is due; infinite without a target."""
+        request = self.request
+        due_s = inf if request.ttft_s is None else request.ttft_s
+        if request.e2e_s is not None:
+            due_s = min(due_s, request.e2e_s - SAFE_LENGTH * request.output_tokens * gap_s)
+        return due_s
+
+    def _tokens_due_by(self, due_s: float) -> float:
+        """Waiting prompt tokens that the sidecar serves first."""
+        tokens = 0.0
+        for bound_s, span in zip(SLACK_BOUNDS_S, self.spans, strict=False):
+            if bound_s - self.age_s > due_s:
+                return tokens
+            tokens += span.prompt_tokens
+        return tokens + (self.spans[-1].prompt_tokens if due_s == inf else 0)
+
+    def _risk(self, first_s: float, gap_s: float) -> float:
+        """Probability that the request misses a target."""
+        request, met = self.request, 1.0
+        if request.ttft_s is not None:
+            met = _in_time(first_s, request.ttft_s)
+        if request.tpot_s is not None and request.output_tokens > 1:
+            met *= _normal((request.tpot_s / gap_s - 1.0) / PACE_SPREAD)
+        if request.e2e_s is not None:
+            left_s = request.e2e_s - first_s
+            if left_s <= 0.0:
+                return 1.0
+            met *= _normal(log(left_s / (gap_s * max(request.output_tokens, 1.0))) / LENGTH_SPREAD)
+        return 1.0 - met
+
+    def _harm(self, due_s: float, ahead: float, prompt_s: float, rate: float) -> float:
+        """Further misses among the waiting requests that are due later."""
+        harm, tokens, begins_s = 0.0, ahead, -inf
+        for bound_s, span in zip((*SLACK_BOUNDS_S, inf), self.spans, strict=True):
+            slack_s = bound_s - self.age_s
+            if span.requests and slack_s > due_s and slack_s < inf:
+                tokens += span.prompt_tokens
+                middle_s = slack_s if begins_s == -inf else 0.5 * (begins_s + slack_s)
+                wait_s = tokens / rate
+                harm += span.requests * (_in_time(wait_s, middle_s) - _in_time(wait_s + prompt_s, middle_s))
+            begins_s = slack_s
+        return harm
+
+
+def _in_time(wait_s: float, within_s: float) -> float:
+    """Probability that a predicted wait is over in time."""
+    return _normal((within_s - wait_s) / (WAIT_SPREAD * wait_s + WAIT_NOISE_S))
+
+
+def _normal(value: float) -> float:
+    return 0.5 + 0.5 * erf(value / _ROOT_2)
