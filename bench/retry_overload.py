@@ -5,7 +5,11 @@
 The engine is vLLM on the CPU with a small model of random weights. Its capacity is measured first, without a sidecar,
 with twice as many closed-loop callers as it has sequences. Then OpenAI's Python client, with its default retries and
 delays, sends a multiple of that load through `uellm sidecar`, whose queue is bounded. An answer is useful where the
-client received it whole. Target: at least 0.9 of the bare engine's answers a second while calls arrive.
+client received it whole.
+
+Engine and clients share the machine, and a call costs the official client as much CPU time as many tokens cost the
+engine. So the capacity is measured again while the surplus of the calls goes to a server that only refuses them.
+Target: at least 0.9 of these answers a second while calls arrive.
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import openai
 import yaml
 from sidecar_load.vllm import PROGRAMS, engine_command, running
-from sidecar_load.ways import free_port
+from sidecar_load.ways import Way, free_port
 
 from uellm.text import aligned
 from uellm_devcluster import tinymodel
@@ -35,6 +39,7 @@ SEQUENCES, CHUNK = 16, 512
 PROMPT, TOKENS = "word " * 30, 48
 WARM_S, BARE_S = 4.0, 15.0
 GOAL = 0.9
+REFUSER = Path(__file__).parent / "sidecar_load" / "refuser.py"
 
 
 @dataclass
@@ -75,8 +80,21 @@ class Caller:
             self.seen.answered_s.append(time.perf_counter() - self._start_s)
 
 
-async def bare(url: str) -> float:
-    """The bare engine's answers a second, with twice as many callers as it has sequences."""
+async def bare(url: str, refuser: str, surplus_per_s: float, seed: int) -> float:
+    """The bare engine's answers a second, with twice as many callers as it has sequences.
+
+    Meanwhile a surplus of calls goes to the refuser.
+    """
+    surplus = overloaded(refuser, surplus_per_s, WARM_S + BARE_S, seed) if surplus_per_s else None
+    refused = asyncio.create_task(surplus) if surplus else None
+    answers_per_s = await _closed_loop(url)
+    if refused:
+        refused.cancel()
+        await asyncio.gather(refused, return_exceptions=True)
+    return answers_per_s
+
+
+async def _closed_loop(url: str) -> float:
     caller, end_s = Caller(url), time.perf_counter() + WARM_S + BARE_S
 
     async def on_and_on() -> None:
@@ -112,7 +130,26 @@ def outcomes(metrics: str) -> dict[str, int]:
     return dict(found)
 
 
-def through(engine: str, capacity: float, bound: int, scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
+class Capacity(NamedTuple):
+    """The bare engine's answers a second: alone, and while the surplus of the calls is refused elsewhere."""
+
+    alone: float
+    beside_clients: float
+
+
+def capacities(engine: str, load: float, seed: int, scratch: Path) -> Capacity:
+    """Measure both."""
+    port = free_port()
+    refuser = f"http://127.0.0.1:{port}"
+    alone = asyncio.run(bare(engine, refuser, 0.0, seed))
+    print(f"the bare engine: {alone:.1f} answers/s", file=sys.stderr, flush=True)
+    with running([sys.executable, REFUSER, port], refuser, scratch / "refuser.log"):
+        beside = asyncio.run(bare(engine, refuser, (load - 1) * alone, seed))
+    print(f"beside clients that are refused: {beside:.1f} answers/s", file=sys.stderr, flush=True)
+    return Capacity(alone, beside)
+
+
+def through(engine: str, capacity: Capacity, bound: int, scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One sidecar with this queue bound, under the load."""
     listen = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     config = scratch / f"sidecar-{bound}.yaml"
@@ -129,41 +166,60 @@ def through(engine: str, capacity: float, bound: int, scratch: Path, args: argpa
     front = [PROGRAMS / "uellm", "sidecar", "--listen", listen[0], "--metrics-listen", listen[1]]
     front += ["--engine", engine, "--config", config]
     metrics = f"http://{listen[1]}"
-    with running(front, f"{metrics}/readyz", scratch / f"sidecar-{bound}.log"):
-        seen = asyncio.run(overloaded(f"http://{listen[0]}", args.load * capacity, args.seconds, args.seed))
-        counted = outcomes(metrics)
+    with running(front, f"{metrics}/readyz", scratch / f"sidecar-{bound}.log") as pid:
+        sidecar = Way("sidecar", 0, pid)
+        seen = asyncio.run(overloaded(f"http://{listen[0]}", args.load * capacity.alone, args.seconds, args.seed))
+        sidecar_cpu_s, counted = sidecar.cpu_s(), outcomes(metrics)
     # The first answers arrive one request's time after the first calls; the bare engine's warm-up excludes them, too.
     useful = sum(WARM_S <= at_s <= args.seconds for at_s in seen.answered_s) / (args.seconds - WARM_S)
     print(f"queue of {bound}: {useful:.1f} useful answers/s", file=sys.stderr, flush=True)
     return {
         "bound": bound,
-        "capacityPerSecond": capacity,
+        "capacityPerSecond": capacity.alone,
+        "capacityBesideClientsPerSecond": capacity.beside_clients,
         "usefulPerSecond": useful,
-        "usefulShare": useful / capacity,
+        "usefulShare": useful / capacity.beside_clients,
         "calls": len(seen.answered_s) + seen.failed.total(),
         "answered": len(seen.answered_s),
         "failed": dict(seen.failed),
         "httpCalls": seen.http_calls,
         "lastAnswerSeconds": max(seen.answered_s, default=None),
         "clientCpuSeconds": seen.cpu_s,
+        "sidecarCpuSeconds": sidecar_cpu_s,
         "outcomes": counted,
     }
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    rows = [["QUEUE", "BARE/s", "USEFUL/s", "SHARE", "CALLS", "ANSWERED", "FAILED", "HTTP CALLS", "LAST ANSWER"]]
+    rows = [
+        [
+            "QUEUE",
+            "BARE/s",
+            "BESIDE CLIENTS/s",
+            "USEFUL/s",
+            "SHARE",
+            "CALLS",
+            "ANSWERED",
+            "FAILED",
+            "HTTP CALLS",
+            "LAST ANSWER",
+            "SIDECAR'S CPU",
+        ]
+    ]
     for result in results:
         last = result["lastAnswerSeconds"]
         rows.append(
             [
                 str(result["bound"]),
                 f"{result['capacityPerSecond']:.1f}",
+                f"{result['capacityBesideClientsPerSecond']:.1f}",
                 f"{result['usefulPerSecond']:.1f}",
                 f"{result['usefulShare']:.2f}",
                 *(str(result[name]) for name in ("calls", "answered")),
                 " ".join(f"{number} x {why}" for why, number in result["failed"].items()) or "0",
                 str(result["httpCalls"]),
                 "-" if last is None else f"{last:.0f} s",
+                f"{result['sidecarCpuSeconds']:.1f} s",
             ]
         )
     print("\n".join(aligned(rows)))
@@ -187,8 +243,7 @@ def main() -> None:
             f"{engine}/health",
             scratch / "engine.log",
         ):
-            capacity = asyncio.run(bare(engine))
-            print(f"the bare engine: {capacity:.1f} answers/s", file=sys.stderr, flush=True)
+            capacity = capacities(engine, args.load, args.seed, scratch)
             results = [through(engine, capacity, bound, scratch, args) for bound in args.bounds]
     report(results)
     if args.json:

@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from uellm.sidecar.process import COLLECT_AFTER
+from uellm.proxying.process import COLLECT_AFTER
 from uellm.sidecar.scheduling import (
     DEFAULT_STEP_TIME,
     POLICIES,

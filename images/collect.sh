@@ -21,7 +21,7 @@ collect() { # role, options of `uv export`
     find "$directory" -name __pycache__ -type d -prune -exec rm -rf {} +
 }
 
-collect operator --extra controller --extra extender
+collect operator --extra controller --extra extender --extra gateway
 # The sidecar does not plan.
 collect sidecar --extra sidecar --no-emit-package numpy
 collect profiler --extra profiler

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
-PIPELINE = "SupportsPP"
+PIPELINE, SPEECH, SPEECH_ONLY = "SupportsPP", "SupportsTranscription", "supports_transcription_only"
+ADAPTERS = "SupportsLoRA"
+ENDS = ("embed_tokens", "lm_head")
 GROUPS = (
     *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
     *("_REWARD_MODELS", "_TOKEN_CLASSIFICATION_MODELS", "_SEQUENCE_CLASSIFICATION_MODELS"),
@@ -121,10 +123,13 @@ def _plain(name: str) -> str:
 
 
 def classes() -> dict[str, dict[str, Any]]:
-    """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed."""
+    """Every class of the registry: its type and kind, whether it can be cut into stages, when it was removed.
+
+    `speech`: it transcribes speech, `also` or `only`.
+    """
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
-    bases, registry = _bases(), _registry()
+    (bases, transcribers), registry, wrapped = _bases(), _registry(), _embedding_modules()
     table: dict[str, dict[str, Any]] = {}
 
     def kind_of(name: str) -> str:
@@ -133,8 +138,13 @@ def classes() -> dict[str, dict[str, Any]]:
     for group in GROUPS:
         for name, entry in registry[group].items():
             kind = group.strip("_").lower().removesuffix("_models")
-            pipeline = _supports(entry[1], bases)
-            table.setdefault(name, {"type": kind_of(name), "served": kind, "pipeline": pipeline})
+            found = {"type": kind_of(name), "served": kind, "pipeline": _supports(PIPELINE, entry[1], bases)}
+            if _supports(SPEECH, entry[1], bases):
+                found["speech"] = "only" if entry[1] in transcribers else "also"
+            if _supports(ADAPTERS, entry[1], bases):
+                # A model of images wraps a decoder of any class, whose embedding may take adapters.
+                found["lora"] = list(ENDS) if kind == "multimodal" else _wrapped_ends(entry[1], wrapped, bases)
+            table.setdefault(name, found)
     for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
         table[name] = {"type": kind_of(name), "removed": version}
     for name, kind in types.items():
@@ -166,22 +176,51 @@ def _engine() -> Path:
     return Path(spec.origin).parent
 
 
-def _bases() -> dict[str, list[str]]:
-    """The names of the base classes of every class in the engine's models."""
+def _bases() -> tuple[dict[str, list[str]], set[str]]:
+    """The names of the base classes of every class in the engine's models; and the classes that only transcribe."""
     found: dict[str, list[str]] = {}
+    transcribers: set[str] = set()
     root = _engine()
     for path in [*(root / "model_executor" / "models").rglob("*.py"), *(root / "models").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 names = [each.id for each in node.bases if isinstance(each, ast.Name)]
                 found.setdefault(node.name, []).extend(names)
+                if any(isinstance(each, ast.Assign) and _says(each, SPEECH_ONLY) for each in node.body):
+                    transcribers.add(node.name)
+    return found, transcribers
+
+
+def _says(statement: ast.Assign, name: str) -> bool:
+    """Whether a class sets `name` to True."""
+    target, value = statement.targets[0], statement.value
+    return (
+        isinstance(target, ast.Name) and target.id == name and isinstance(value, ast.Constant) and value.value is True
+    )
+
+
+def _supports(interface: str, name: str, bases: dict[str, list[str]], seen: frozenset[str] = frozenset()) -> bool:
+    if name in seen:
+        return False
+    return name == interface or any(_supports(interface, each, bases, seen | {name}) for each in bases.get(name, []))
+
+
+def _embedding_modules() -> dict[str, list[str]]:
+    """The embeddings and heads to which the engine's classes add LoRA weights, where a class says so itself."""
+    found: dict[str, list[str]] = {}
+    for path in (_engine() / "model_executor" / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for each in node.body if isinstance(node, ast.ClassDef) else ():
+                is_named = isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+                if is_named and each.targets[0].id == "embedding_modules" and isinstance(each.value, ast.Dict):
+                    found[node.name] = [name for name in ENDS if name in ast.literal_eval(each.value)]
     return found
 
 
-def _supports(name: str, bases: dict[str, list[str]], seen: frozenset[str] = frozenset()) -> bool:
-    if name in seen:
-        return False
-    return name == PIPELINE or any(_supports(each, bases, seen | {name}) for each in bases.get(name, []))
+def _wrapped_ends(name: str, wrapped: dict[str, list[str]], bases: dict[str, list[str]]) -> list[str]:
+    if name in wrapped:
+        return wrapped[name]
+    return next((ends for each in bases.get(name, []) if (ends := _wrapped_ends(each, wrapped, bases))), [])
 
 
 def _write(name: str, table: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def pages() -> dict[str, str]:
 
 def models_page() -> str:
     """Every class of the pinned engine's registry, and how well it is sized without its checkpoint."""
-    rows = [(f"`{each.name}`", each.verdict, each.why) for each in supported_classes()]
+    rows = [(f"`{each.name}`", each.verdict, ", ".join(each.tasks), each.why) for each in supported_classes()]
     counts = {verdict: sum(row[1] == verdict for row in rows) for verdict in (EXACT, APPROXIMATE, REFUSED)}
     encoders = ", ".join(f"`{kind}`" for kind in sorted(TOWERS))
     methods = ", ".join(f"`{name}`" for name in sorted(METHODS))
@@ -80,7 +80,9 @@ def models_page() -> str:
             "The safetensors headers of a checkpoint (`uellm model DIRECTORY`) give exact bytes for every class. "
             "What is not exact is said in the notes of `uellm model` and in the plan's assumptions.",
             "## Classes",
-            table(("class", "from config.json", "why"), rows),
+            "A class with several tasks is served for the first one where `spec.model.task` is not set, and for "
+            "`Embed` where the repository has a `modules.json`.",
+            table(("class", "from config.json", "tasks", "why"), rows),
             "## Encoders of images and sound",
             f"Exact by model_type: {encoders}. Any other is reckoned as a plain transformer of its sizes.",
             "## Quantisations",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from uellm.http import EngineAddress
 from uellm.http.loop import run
-from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
+from uellm.proxying.process import Address
+from uellm.sidecar.process import Sidecar, SidecarOptions, serve
 from uellm.sidecar.scheduling import Options as Scheduling
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 

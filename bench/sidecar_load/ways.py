@@ -1,7 +1,8 @@
-"""The ways from client to upstream: straight, through nginx, through the sidecar; each a process of its own."""
+"""The ways from client to upstream: straight, through nginx, sidecar or gateway; each a process of its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -112,6 +113,21 @@ def sidecar(engine_port: int, mode: str = "straight") -> Iterator[Way]:
         while "uellm_engine_ready 1\n" not in way.metrics():
             time.sleep(0.05)
         yield way
+
+
+@contextmanager
+def gateway(models: list[str], *engine_ports: int) -> Iterator[Way]:
+    """The gateway as `uellm gateway` runs it, in front of these replicas; its access log goes to /dev/null."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        port, services = free_port(), Path(folder, "services.yaml")
+        replicas = [f"127.0.0.1:{engine_port}" for engine_port in engine_ports]
+        service = {"name": "m", "aliases": models, "replicas": replicas}
+        services.write_text(json.dumps({"services": [service]}))
+        command = [sys.executable, "-m", "uellm.cli.main", "gateway", f"--listen=127.0.0.1:{port}"]
+        process = stack.enter_context(Popen([*command, f"--static={services}"], stdout=DEVNULL, stderr=DEVNULL))
+        stack.callback(process.kill)
+        _wait_for(port)
+        yield Way("gateway", port, process.pid)
 
 
 def free_port() -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
+from uellm.gateway.catalog import Key, Service
+from uellm.gateway.fleet import Fleet
+from uellm.gateway.kube_view import KubeView
+from uellm.kube import Kube
+from uellm.proxying.outcome import Refusal
 from uellm_devcluster import ControlPlane, tinymodel
 from uellm_devcluster.binaries import ensure
 from uellm_devcluster.local import free_ports
@@ -103,7 +110,7 @@ def test_pods_outside_the_profilers_namespace_are_admitted_under_restricted(run:
     run("kubectl", "label", "namespace", "trial", "pod-security.kubernetes.io/enforce=restricted")
     run("kubectl", "wait", "--for=create", "serviceaccount/default", "-n", "trial", "--timeout=30s")
     pods = pods_of(run, NAMESPACE)
-    assert {pod["metadata"]["name"] for pod in pods} == {"uellm-operator", "uellm-scheduler"}
+    assert {pod["metadata"]["name"] for pod in pods} == {"uellm-operator", "uellm-scheduler", "uellm-gateway"}
     for pod in pods:
         run("kubectl", "create", "--dry-run=server", "-f", "-", given=pod)
 
@@ -193,6 +200,113 @@ def test_the_scheduler_may_bind_pods_and_its_extender_read_profiles(run: Run) ->
     assert allowed(run, f"{NAMESPACE}:uellm-scheduler", *may, *may_not) == may
 
 
+def test_the_gateway_may_read_services_and_endpoints_and_ask_for_replicas_alone(run: Run) -> None:
+    reads = [f"{verb} {kind} team-a" for kind in GATEWAY_READS for verb in ("get", "list", "watch")]
+    may = [*reads, "patch uellm.io/llmservices team-a"]
+    may_not = ["update uellm.io/llmservices team-a", "delete uellm.io/llmservices team-a", "get /secrets team-a"]
+    may_not += ["patch uellm.io/llmservices/status team-a", "patch uellm.io/llmservices/scale team-a"]
+    may_not += ["patch discovery.k8s.io/endpointslices team-a", "list /pods team-a", "list /configmaps team-a"]
+    assert allowed(run, f"{NAMESPACE}:uellm-gateway", *may, *may_not) == may
+
+
+GATEWAY_READS = ("uellm.io/llmservices", "discovery.k8s.io/endpointslices")
+
+
+def test_the_gateway_changes_one_annotation_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    run("kubectl", "create", "-f", "-", given=FACED)
+    own = as_account(run, tmp_path / "own", f"{NAMESPACE}:uellm-gateway")
+    patch = (*own, "patch", "llm/faced", "--type=merge", "-p")
+    run("kubectl", *patch, json.dumps({"metadata": {"annotations": {"uellm.io/wanted-at": "2026-01-01T00:00:00Z"}}}))
+
+    alone, nothing_else = "the annotation uellm.io/wanted-at alone", "changes one annotation of an LLMService"
+    for metadata in ({"annotations": {"uellm.io/efficiency": "{}"}}, {"annotations": {"a": "b"}}):
+        assert alone in refused(run, *patch, json.dumps({"metadata": metadata}))
+    for metadata in ({"labels": {"a": "b"}}, {"finalizers": ["a.b/c"]}):
+        assert nothing_else in refused(run, *patch, json.dumps({"metadata": metadata}))
+    assert nothing_else in refused(run, *patch, json.dumps({"spec": {"replicas": 5}}))
+    # Nobody else is held to it.
+    run("kubectl", "annotate", "llm/faced", "a=b")
+    assert alone in refused(run, *patch, json.dumps({"metadata": {"annotations": {"a": None}}}))
+    run("kubectl", "delete", "llm/faced")
+
+
+def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_account(run: Run, tmp_path: Path) -> None:
+    _, kubeconfig = as_account(run, tmp_path / "own", f"{NAMESPACE}:uellm-gateway")
+    run("kubectl", "create", "-f", "-", given=FACED)
+
+    async def follow() -> None:
+        fleet = Fleet()
+        async with await Kube.connect(kubeconfig=kubeconfig) as kube:
+            view = KubeView(kube, fleet, ["default"])
+            following = asyncio.create_task(view.run())
+            await until(lambda: view.complete and fleet.catalog.services)
+            service = fleet.catalog.find("faced").service
+            await view.want(service)
+            wanted = ["kubectl", "get", "llm/faced", "-o", r"jsonpath={.metadata.annotations.uellm\.io/wanted-at}"]
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run(*wanted))
+            assert await view.keys(service) is None
+
+            replicas = fleet.replicas(service.key)
+            assert len(replicas) == 0
+            run("kubectl", "create", "-f", "-", given=ENDPOINTS)
+            await until(lambda: len(replicas) == 1)
+            run("kubectl", "delete", "endpointslice/faced-1")
+            await until(lambda: len(replicas) == 0)
+            run("kubectl", "delete", "llm/faced")
+            await until(lambda: not fleet.catalog.services)
+            following.cancel()
+            fleet.close()
+            await asyncio.wait({following})
+
+    asyncio.run(follow())
+
+
+def test_the_gateway_reads_the_keys_of_a_namespace_that_lets_it(run: Run, tmp_path: Path) -> None:
+    _, kubeconfig = as_account(run, tmp_path / "own", f"{NAMESPACE}:uellm-gateway")
+    for kind, args in (
+        ("secret", ("generic", "keys", "--from-literal=key=right")),
+        ("role", ("gateway-keys", "--verb=get", "--resource=secrets", "--resource-name=keys")),
+        ("rolebinding", ("gateway-keys", "--role=gateway-keys", f"--serviceaccount={NAMESPACE}:uellm-gateway")),
+    ):
+        run("kubectl", "create", kind, *args)
+
+    async def read() -> None:
+        async with await Kube.connect(kubeconfig=kubeconfig) as kube:
+            keys = await KubeView(kube, Fleet()).keys(Service(Key("default", "faced"), ("faced",), keys_secret="keys"))
+        assert keys is not None
+        keys.check("POST", "/v1/completions", "right")
+        with pytest.raises(Refusal):
+            keys.check("POST", "/v1/completions", "wrong")
+
+    asyncio.run(read())
+
+
+FACED = {
+    **SERVICE,
+    "metadata": {"name": "faced", "namespace": "default"},
+    "spec": {**SERVICE["spec"], "auth": {"apiKeysSecretRef": {"name": "closed"}}},
+}
+ENDPOINTS = {
+    "apiVersion": "discovery.k8s.io/v1",
+    "kind": "EndpointSlice",
+    "metadata": {
+        "name": "faced-1",
+        "namespace": "default",
+        "labels": {"kubernetes.io/service-name": "faced", "uellm.io/service": "faced"},
+    },
+    "addressType": "IPv4",
+    "ports": [{"name": "http", "port": 8000}],
+    "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": True}}],
+}
+
+
+async def until(holds: Callable[[], Any], within_s: float = 30.0) -> None:
+    """Wait for what a watch brings."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 - the view has no event for it
+            await asyncio.sleep(0.05)
+
+
 def test_who_edits_a_namespace_edits_its_services(run: Run) -> None:
     run(
         "kubectl", "create", "rolebinding", "dev", "--clusterrole=edit", "--serviceaccount=default:dev", "-n", "default"
@@ -250,6 +364,16 @@ def test_the_extender_reads_with_the_rights_that_it_has(run: Run, tmp_path: Path
     with process_as(run, f"{NAMESPACE}:uellm-scheduler", tmp_path, *args) as log:
         while not ready(f"http://127.0.0.1:{port}/readyz"):
             assert time.monotonic() < deadline_s, log.read_text()
+
+
+def test_the_gateway_runs_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+    api, metrics = free_ports("api", "metrics").values()
+    args = ["gateway", f"--listen=127.0.0.1:{api}", f"--metrics-listen=127.0.0.1:{metrics}"]
+    deadline_s = time.monotonic() + 30
+    with process_as(run, f"{NAMESPACE}:uellm-gateway", tmp_path, *args) as log:
+        while not ready(f"http://127.0.0.1:{metrics}/readyz"):
+            assert time.monotonic() < deadline_s, log.read_text()
+        assert ready(f"http://127.0.0.1:{api}/v1/models")
 
 
 def ready(url: str) -> bool:

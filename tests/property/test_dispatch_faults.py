@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.sidecar.outcome import Refusal
+from uellm.proxying.outcome import Refusal
 from uellm.sidecar.request import dispatch
 from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.scheduling import EngineState, Lengths, Options, Scheduler, State, Targets, Ticket
@@ -88,7 +88,7 @@ def saboteur() -> Iterator[Saboteur]:
             for name in names:
                 patches.enter_context(mock.patch.object(part, name, found.wrapped(getattr(part, name))))
         patches.enter_context(mock.patch.object(dispatch, "PAUSE_S", 0.01))
-        patches.enter_context(mock.patch.object(logging.getLogger("uellm.sidecar"), "disabled", True))
+        patches.enter_context(mock.patch.object(logging.getLogger("uellm.proxying"), "disabled", True))
         yield found
 
 

@@ -38,3 +38,10 @@ PLAN_ANNOTATION = "uellm.io/plan"
 
 EFFICIENCY_ANNOTATION = "uellm.io/efficiency"
 """On an LLMService: a calibration as JSON, the `efficiency` object that `uellm calibrate` writes."""
+
+WANTED_AT_ANNOTATION = "uellm.io/wanted-at"
+"""On an LLMService: when somebody last waited for a replica of it, in RFC 3339, UTC and whole seconds. Written by the
+gateway while it holds requests; the autoscaler then wants at least one replica."""
+
+WANTED_FOR_S = 60.0
+"""How long that counts."""

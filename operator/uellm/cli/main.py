@@ -44,6 +44,7 @@ COMMANDS = {
     "controller": Command("uellm.cli.controller", "controller", "run the operator"),
     "extender": Command("uellm.cli.extender", "extender", "run the scheduler extender"),
     "sidecar": Command("uellm.cli.sidecar", "sidecar", "run the SLO-aware queue in front of an engine"),
+    "gateway": Command("uellm.cli.gateway", "gateway", "run the one endpoint for all LLMServices"),
     "run": Command("uellm.cli.run", "sidecar", "serve an LLMService on this machine, without a cluster"),
     "evaluate": Command("uellm.cli.evaluate", "evaluate", "compare policies on traces, or endpoints under load"),
     "cluster": Command("uellm_devcluster.cli", "", "run a real Kubernetes cluster on this machine"),

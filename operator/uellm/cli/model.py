@@ -152,7 +152,8 @@ def _rows(model: Architecture) -> list[str]:
         each = f"{size(weights)} each" if len(numbers) > 1 else size(weights)
         parts.append((_numbered(numbers), label, each, f"{kv:,}"))
     head = "tied to the embedding" if model.tied and not model.lm_head_bytes else size(model.lm_head_bytes)
-    parts += [("final norm", "", size(model.final_norm_bytes), ""), ("LM head", "", head, "")]
+    named = "LM head" if model.writes else "head"
+    parts += [("final norm", "", size(model.final_norm_bytes), ""), (named, "", head, "")]
     if model.tower_bytes:
         parts.append(("tower", "on every stage", size(model.tower_bytes), ""))
     header = ("PART", "KIND", "WEIGHTS", "KV BYTES A TOKEN")

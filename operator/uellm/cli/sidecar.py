@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
-import sys
 from pathlib import Path
 
 from uellm.http.loop import run as run_loop
 from uellm.pod_interface import PLACEMENT_VARIABLE, STATE_VARIABLE
-from uellm.sidecar.drain import GRACE_S
+from uellm.proxying.drain import GRACE_S
+from uellm.proxying.process import Address, log_as_json
 from uellm.sidecar.engine.connection import engine_address
-from uellm.sidecar.process import Address, Sidecar, SidecarOptions, serve
+from uellm.sidecar.process import Sidecar, SidecarOptions, serve
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
 
 
@@ -37,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file with this pod's model, engine and API keys, in place of those sections of the configuration file",
     )
     parser.add_argument(
+        "--engine-parent", metavar="URL", help="address of the engine's parent process, which downloads LoRA adapters"
+    )
+    parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
     )
     parser.add_argument(
@@ -55,33 +57,17 @@ def run(args: argparse.Namespace) -> int:
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,
+        engine_parent=engine_address(args.engine_parent, "--engine-parent") if args.engine_parent else None,
         engine_config=args.engine_config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,
         state=Path(state) if state else None,
         grace_s=args.drain_seconds,
     )
-    _log_as_json()
+    log_as_json(ACCESS_LOG)
     run_loop(serve(options, _announce))
     return 0
 
 
 def _announce(sidecar: Sidecar) -> None:
     logging.getLogger("uellm.sidecar").info("serving on port %d, metrics %d", sidecar.port, sidecar.metrics_port)
-
-
-class _JsonLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        return json.dumps(line)
-
-
-def _log_as_json() -> None:
-    """Write the access log unchanged to standard output, everything else to standard error."""
-    general = logging.StreamHandler(sys.stderr)
-    general.setFormatter(_JsonLine())
-    logging.basicConfig(level=logging.INFO, handlers=[general])
-    access = logging.StreamHandler(sys.stdout)
-    access.setFormatter(logging.Formatter("%(message)s"))
-    ACCESS_LOG.addHandler(access)
-    ACCESS_LOG.propagate = False

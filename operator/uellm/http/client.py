@@ -22,6 +22,9 @@ CONNECT_TIMEOUT_S = 10.0
 IDLE_S = 2.0
 """vLLM closes connections that were idle for 5 s; a request sent at that moment would be lost."""
 
+PROBES = 3
+"""Packets without an answer after which a silent machine counts as gone."""
+
 RECEIVE_BUFFER_BYTES = 64 * 1024
 """Receive buffer in the kernel, which also bounds one read from the socket."""
 
@@ -68,9 +71,19 @@ def _family_of(host: str) -> int | None:
 class EnginePool:
     """Connections to one server."""
 
-    def __init__(self, address: EngineAddress, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self,
+        address: EngineAddress,
+        *,
+        idle_s: float = IDLE_S,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        dead_peer_s: float | None = None,
+    ) -> None:
+        """`dead_peer_s`: a machine that answers no packet for so long counts as gone; None: the kernel's own time."""
         self._address = address
         self._idle_s = idle_s
+        self._connect_timeout_s = connect_timeout_s
+        self._dead_peer_s = dead_peer_s
         self._idle: list[ClientConnection] = []
         self.connections: set[ClientConnection] = set()
 
@@ -142,8 +155,8 @@ class EnginePool:
     async def _connect(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                connected = await _first(await self._address.resolve())
+            async with asyncio.timeout(self._connect_timeout_s):
+                connected = await _first(await self._address.resolve(), self._dead_peer_s)
                 _, connection = await loop.create_connection(lambda: ClientConnection(self), sock=connected)
         except (OSError, TimeoutError) as error:
             raise EngineUnreachable(type(error).__name__) from error
@@ -159,13 +172,26 @@ def _connects_at_once(connecting: socket.socket, address: tuple[Any, ...]) -> bo
     return False
 
 
-async def _first(addresses: Sequence[_SocketAddress]) -> socket.socket:
+def _notice_death(connected: socket.socket, dead_peer_s: float) -> None:
+    """Let the kernel end the connection to a machine that is silent, whether data is under way or not."""
+    milliseconds = round(dead_peer_s * 1000)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    interval_s = max(1, round(dead_peer_s / PROBES))
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+        connected.setsockopt(socket.IPPROTO_TCP, option, interval_s)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
+
+
+async def _first(addresses: Sequence[_SocketAddress], dead_peer_s: float | None) -> socket.socket:
     """A socket connected to the first address that takes it. Raises OSError."""
     refused: OSError | None = None
     for family, address in addresses:
         connecting = socket.socket(family, socket.SOCK_STREAM)
         connecting.setblocking(False)
         connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        if dead_peer_s is not None:
+            _notice_death(connecting, dead_peer_s)
         try:
             if not _connects_at_once(connecting, address):
                 await asyncio.get_running_loop().sock_connect(connecting, address)

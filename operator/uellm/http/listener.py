@@ -6,9 +6,10 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 
-LOG = logging.getLogger("uellm.sidecar")
+LOG = logging.getLogger("uellm.http")
 
 BACKLOG = 4096
 AT_ONCE = 64
@@ -17,6 +18,9 @@ AT_ONCE = 64
 NO_FAMILY = frozenset((errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT))
 """What a kernel without IPv6, or without IPv4, answers."""
 
+HANDSHAKE_S = 10.0
+"""How long a TLS handshake may take."""
+
 RETRY_S = 1.0
 """Pause after an error, such as running out of file descriptors."""
 
@@ -24,8 +28,9 @@ RETRY_S = 1.0
 class Listener:
     """Listening sockets; each connection gets a protocol of its own from `factory`."""
 
-    def __init__(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, factory: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None = None) -> None:
         self._factory = factory
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
         self._beginning: set[asyncio.Task[None]] = set()
@@ -83,9 +88,14 @@ class Listener:
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._factory, connection)
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(self._factory, connection)
+            else:
+                await self._loop.connect_accepted_socket(
+                    self._factory, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+                )
         except OSError:
-            connection.close()  # the client has already disconnected
+            connection.close()  # the client has already disconnected, or does not speak TLS
 
     def _later(self, listening: socket.socket) -> None:
         self._loop.remove_reader(listening.fileno())

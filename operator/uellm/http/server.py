@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import suppress
 
 from uellm.http.listener import Listener
@@ -15,8 +16,16 @@ class Server:
     """A listening port and its connections."""
 
     def __init__(
-        self, handler: Handler, refuse: Refuse, *, limits: RequestLimits | None = None, budget: Budget | None = None
+        self,
+        handler: Handler,
+        refuse: Refuse,
+        *,
+        limits: RequestLimits | None = None,
+        budget: Budget | None = None,
+        tls: ssl.SSLContext | None = None,
     ):
+        """`tls`: connections are HTTPS."""
+        self._tls = tls
         self._service = ServerContext(handler, refuse, limits or RequestLimits(), budget or Budget())
         self._listener: Listener | None = None
         self.port = 0
@@ -38,7 +47,7 @@ class Server:
 
     async def listen(self, host: str, port: int) -> None:
         """Accept connections; `port` 0: any free one. Raises OSError."""
-        self._listener = Listener(lambda: ServerConnection(self._service))
+        self._listener = Listener(lambda: ServerConnection(self._service), self._tls)
         self.port = await self._listener.open(host, port)
 
     async def close(self, flush_s: float) -> None:

@@ -15,7 +15,7 @@ from uellm.http.message import Budget, Fault, RequestLimits
 from uellm.http.reply import Reply
 from uellm.http.request import Handler, Refuse, Request
 
-LOG = logging.getLogger("uellm.sidecar")
+LOG = logging.getLogger("uellm.http")
 
 WRITE_BUFFER_BYTES = 64 * 1024
 
@@ -106,7 +106,13 @@ class ServerConnection(asyncio.Protocol):
 
         Both look the same until something is sent: a client that left answers with a reset.
         """
-        if not self.busy or self._tunnel is not None or (self._body is not None and not self._body.complete):
+        encrypted = self.transport.get_extra_info("sslcontext") is not None  # TLS has no half-closed connections here
+        if (
+            not self.busy
+            or encrypted
+            or self._tunnel is not None
+            or (self._body is not None and not self._body.complete)
+        ):
             if self.busy:
                 self.drop()
             return False

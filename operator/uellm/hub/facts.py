@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from uellm.hub.adapter import AdapterFacts
 from uellm.models import Tensor
 
 RefusalReason = Literal[
@@ -20,6 +21,7 @@ RefusalReason = Literal[
     "Unreadable",
     "AddressRefused",
     "InvalidAnswer",
+    "InvalidAdapter",
     "ChecksumMismatch",
     "VolumeFull",
     "Unwritable",
@@ -36,11 +38,14 @@ class ModelFacts:
     commit: str
     """The commit that the revision stood for, or the revision where the hub does not tell; empty for a directory."""
     config: dict[str, Any]
-    """config.json, with the section of hf_quant_config.json where the repository has that file."""
+    """config.json, with the section of hf_quant_config.json where the repository has that file, and a field that says
+    whether it has a modules.json."""
     tensors: Mapping[str, Tensor] | None
     """The headers of all safetensors files; None where there are none, or where they are too long to be kept."""
     files: int = 0
     """Number of safetensors files."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """Of the service's LoRA adapters."""
 
     @cached_property
     def tensor_bytes(self) -> int:

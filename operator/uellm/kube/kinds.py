@@ -49,6 +49,9 @@ NODE = Kind("v1", "Node", "nodes", False)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", False)
 POD = Kind("v1", "Pod", "pods", True)
 SERVICE = Kind("v1", "Service", "services", True)
+ENDPOINTSLICE = Kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", True)
+SECRET = Kind("v1", "Secret", "secrets", True)
+"""Read by the gateway alone, and only where a namespace lets it."""
 PVC = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims", True)
 CONFIGMAP = Kind("v1", "ConfigMap", "configmaps", True)
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments", True)
@@ -72,6 +75,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         NAMESPACE,
         POD,
         SERVICE,
+        ENDPOINTSLICE,
+        SECRET,
         PVC,
         CONFIGMAP,
         DEPLOYMENT,

@@ -9,14 +9,19 @@ from uellm.models.precision import with_quantization_file
 from uellm.models.reading import read_architecture
 from uellm.models.remote_code import needs_remote_code
 from uellm.models.safetensors import Tensor, find_tensors, read_directory
+from uellm.models.tasks import POOLING_TASKS, ModelTasks, Task, tasks_of
 
 __all__ = [
+    "POOLING_TASKS",
     "Architecture",
+    "ModelTasks",
+    "Task",
     "Tensor",
     "find_tensors",
     "needs_remote_code",
     "read_architecture",
     "read_directory",
+    "tasks_of",
     "with_engine_facts",
     "with_quantization_file",
 ]

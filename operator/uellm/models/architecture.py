@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder-only transformer of L layers in memory, before tensor parallelism divides it.
+    """A transformer of L layers in memory, before tensor parallelism divides it.
 
     Bytes are those of the chosen dtype and quantisation. Fields named `layer_*` have one entry per layer [L].
     """
@@ -39,6 +40,8 @@ class Architecture:
     lm_head_bytes: int
     """0 if tied: the embedding of the first stage is used."""
     tied: bool
+    writes: bool
+    """Whether it has an LM head; False: an embedder, a reranker or a classifier."""
     parameters: int
     """Published count: tied embeddings once."""
     active_parameters: int
@@ -77,6 +80,12 @@ class Architecture:
     """The format in which most matrices outside routed experts are multiplied."""
     expert_kernel: Kernel = "16-bit"
     """The same of the routed experts."""
+    layer_adapter_widths: tuple[AdapterWidths, ...] = ()
+    """From which the bytes of LoRA slots follow."""
+    predicting_layers: int = 0
+    """Layers for multi-token prediction, which the engine loads for speculation alone."""
+    predicting_bytes: int = 0
+    """Their weights, which are not in `weight_bytes`."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"
@@ -101,7 +110,7 @@ class Architecture:
         return sum(self.layer_kv_bytes_per_token)
 
     def lm_head_bytes_on_last_stage(self, pipeline: int) -> int:
-        """Bytes of the LM head on the last stage. With more than one stage, a tied head is a copy of the embedding."""
+        """Bytes of the head on the last stage. With more than one stage, a tied LM head is a copy of the embedding."""
         return self.token_embedding_bytes if self.tied and pipeline > 1 else self.lm_head_bytes
 
     def layer_read_bytes(self, index: int, tokens: int) -> float:

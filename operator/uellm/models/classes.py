@@ -42,9 +42,30 @@ def is_served(name: str) -> bool:
     return "served" in _table().get(name, {})
 
 
+def group_of(name: str) -> str:
+    """The group of a class in the engine's registry, such as `text_generation`; empty where it is not in it."""
+    return str(_table().get(name, {}).get("served", ""))
+
+
+def speech_of(name: str) -> str:
+    """Whether a class transcribes speech: `only`, `also`, or empty for no."""
+    return str(_table().get(name, {}).get("speech", ""))
+
+
 def supports_pipeline(name: str) -> bool:
     """Whether the engine can cut a model of this class into stages. True for a class that it does not know."""
     return bool(_table().get(name, {}).get("pipeline", True))
+
+
+def adapter_ends(name: str) -> tuple[str, ...] | None:
+    """Which of `embed_tokens` and `lm_head` take LoRA weights, too; None where the class takes no adapter at all.
+
+    A class that the engine does not know is served by its Transformers backend, which has adapters of layers alone.
+    """
+    entry = _table().get(name, {})
+    if "served" not in entry:
+        return ()
+    return tuple(entry["lora"]) if "lora" in entry else None
 
 
 def served_classes() -> Iterator[tuple[str, str, str]]:

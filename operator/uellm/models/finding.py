@@ -19,7 +19,7 @@ from uellm.models.families.readers import READERS
 from uellm.models.families.table import TABLE, traits_of
 from uellm.models.families.traits import Traits
 from uellm.models.fields import Config, MissingField
-from uellm.models.heads import head_of
+from uellm.models.heads import ModelHead, head_of
 from uellm.models.shown import shown
 from uellm.models.weights import Blueprint
 
@@ -52,8 +52,11 @@ class TextModel:
     """Whether the family is known, and nothing of it is left out."""
 
 
-def find_text_model(config: Mapping[str, Any]) -> TextModel:
-    """The text model of a config.json. Raises BadInput naming the field for what is missing or absurd."""
+def find_text_model(config: Mapping[str, Any], *, pooled: bool = False) -> TextModel:
+    """The text model of a config.json. Raises BadInput naming the field for what is missing or absurd.
+
+    `pooled`: it is served as an embedder or a reranker; the engine then builds it without its LM head.
+    """
     inner, wrapper, prefix = _innermost(config)
     nested = inner is not config
     told = config.get(FAMILY_FIELD)
@@ -62,6 +65,8 @@ def find_text_model(config: Mapping[str, Any]) -> TextModel:
     defaults = {**class_defaults(_defaulted(inner, family), nested=nested), **((traits and traits.defaults) or {})}
     text = Config(_flat(_with_ties(inner, config) if nested else inner, prefix), prefix, defaults)
     head = head_of(name, config)
+    if pooled:
+        head = ModelHead(False, head.classes)
     own = READERS.get(family)
     read = own or partial(read_decoder, traits=traits or Traits(), head=head.writes, classes=head.classes)
     known = own is not None or traits is not None

@@ -14,6 +14,7 @@ from uellm.models.precision import read_precision
 from uellm.models.safetensors import Tensor
 from uellm.models.shown import check_bounds
 from uellm.models.sizing import architecture
+from uellm.models.tasks import POOLING_TASKS, Task, is_bidirectional, tasks_of
 from uellm.models.towers import read_tower
 
 
@@ -23,17 +24,20 @@ def read_architecture(
     dtype: str = "auto",
     quantization: str = "auto",
     tensors: Mapping[str, Tensor] | None = None,
+    task: Task | None = None,
 ) -> Architecture:
     """Bytes by layer of the model that `config` (config.json, parsed) describes.
 
     dtype: auto | bfloat16 | float16 | float32; quantization: auto | none | fp8 | awq | gptq | ... (precision.py).
     tensors: those of the checkpoint's headers; their bytes then replace the formula's.
+    task: what the model is served for; None: what it is for by itself. An embedder or reranker has no LM head.
     Raises BadInput with `config.<field>` for what is missing, absurd or of an unknown architecture.
     """
     if not isinstance(config, Mapping):
         raise BadInput("config", "must be an object, the model's config.json")
     check_bounds(config)
-    text = find_text_model(config)
+    pooled = (task or tasks_of(config).inferred) in POOLING_TASKS
+    text = find_text_model(config, pooled=pooled)
     # Where a wrapper has a text model inside, dtype and quantisation may stand at either level.
     merged = {**text.fields, **{key: value for key, value in config.items() if value is not None}}
     tower, tower_notes = read_tower(text.wrapper, text.plan.hidden_size)
@@ -46,4 +50,10 @@ def read_architecture(
         asserted=str(config.get(FAMILY_FIELD) or ""),
         exact=text.exact and not tower_notes,
     )
+    if pooled and is_bidirectional(merged, text.name):
+        model = replace(model, layer_kv_bytes_per_token=(0,) * model.layers)
+    if pooled and not model.kv_bytes_per_token:
+        # A token attends to those behind it as well, so to twice as many on average.
+        both_ways = tuple(2 * flops for flops in model.layer_attention_flops_per_token)
+        model = replace(model, layer_attention_flops_per_token=both_ways)
     return model if tensors is None or precision.differs else with_tensors(model, tensors)

@@ -9,6 +9,7 @@ from uellm.models.classes import served_classes
 from uellm.models.families.readers import READERS
 from uellm.models.families.table import traits_of
 from uellm.models.finding import FLAT_WRAPPERS
+from uellm.models.tasks import Task, tasks_of
 
 EXACT, APPROXIMATE, REFUSED = "exact", "approximate", "refused"
 WRAPPERS = ("multimodal", "late_interaction")
@@ -26,6 +27,11 @@ class Support:
     name: str
     verdict: str
     why: str
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it can be served for; what is meant where nothing is set first."""
+        return tasks_of({"architectures": [self.name]}).possible
 
 
 def supported_classes() -> Iterator[Support]:

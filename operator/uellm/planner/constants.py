@@ -65,6 +65,8 @@ LARGER_CHUNKS = (2, 4, 16)
 # the engine's utilisation by prompts, because at 1 a queue grows without limit (and at .95 it holds 19 prompts).
 TTFT_QUANTILE = 0.99
 MOST_UTILISATION = 0.95
+# Rounds of the fixed point for the tokens of an embedder's step; each is nearer by the engine's utilisation.
+POOLING_ROUNDS = 16
 
 # Placements that a search may try, some seconds of work. One for a hundred nodes that all differ takes some hundreds.
 MOST_PLACEMENTS = 4000

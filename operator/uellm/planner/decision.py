@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from uellm.errors import PlanError
 from uellm.planner import constants as c
+from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation import best_effort, reasons
 from uellm.planner.explanation.limits import binding
@@ -97,6 +98,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         binding=limits,
         slo=verdict,
         search=_figures(search, found, best),
+        adapters=request.adapters,
     )
 
 
@@ -145,7 +147,7 @@ def _predicted(best: Candidate) -> Predicted:
     times = best.times
     if times is None:
         return Predicted(best.kv.tokens)
-    return Predicted(best.kv.tokens, times.ttft_s * 1e3, times.tpot_s * 1e3, times.requests_per_s)
+    return Predicted(best.kv.tokens, times.ttft_s * 1e3, tpot_ms(times), times.requests_per_s)
 
 
 def _figures(search: Search, found: SearchResult, best: Candidate) -> SearchFigures:

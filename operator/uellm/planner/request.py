@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from uellm.hardware import Node
-from uellm.models import Architecture
+from uellm.models import POOLING_TASKS, Architecture, Task
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.efficiency import Efficiency
 from uellm.step_basis import Correction
 
@@ -58,6 +59,10 @@ class EngineRequest:
     dtype: str = "auto"
     """Passed on unless it is auto."""
     quantization: str = "auto"
+    task_args: tuple[tuple[str, str], ...] = ()
+    """Flags and values that tell the engine the task."""
+    leaves_length: bool = False
+    """The engine finds the greatest length itself, which may be less than that of config.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,9 @@ class PlanRequest:
     architecture: Architecture
     max_model_len: int
     nodes: tuple[NodeOffer, ...]
+    task: Task = "Generate"
+    least_step_tokens: int = 0
+    """A step of the engine holds at least these, because it cuts no prompt into chunks; 0: it does."""
     classes: tuple[SloClass, ...] = ()
     objective: str = "Efficiency"
     workload: Workload = field(default_factory=Workload)
@@ -123,5 +131,12 @@ class PlanRequest:
     """Sentences of the caller for the plan's `assumptions`."""
     would_join: tuple[NodeOffer, ...] = ()
     """Classes of nodes to plan on where no plan is possible on the nodes that are there."""
+    adapters: AdapterSlots | None = None
+    """Slots for LoRA adapters; None: the engine serves none."""
     corrections: tuple[Correction, ...] = ()
     """Step times that were measured, of any model: those of this one correct the predictions."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether an answer is one pass over the prompt, without output tokens."""
+        return self.task in POOLING_TASKS

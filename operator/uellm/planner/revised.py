@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from uellm.planner.cost.predict import tpot_ms
 from uellm.planner.cost.targets import outcomes
 from uellm.planner.explanation.limits import binding
 from uellm.planner.handover.revalidate import evaluator_of, shape_of
@@ -28,7 +29,7 @@ def revised(plan: Plan, request: PlanRequest, fresh: Plan | None) -> Plan:
         return plan
     times = found.times
     met = outcomes(times, request.classes, found.evaluator.demand.output_tokens)
-    predicted = Predicted(plan.predicted.kv_cache_tokens, times.ttft_s * 1e3, times.tpot_s * 1e3, times.requests_per_s)
+    predicted = Predicted(plan.predicted.kv_cache_tokens, times.ttft_s * 1e3, tpot_ms(times), times.requests_per_s)
     return replace(
         plan,
         predicted=predicted,

@@ -2,14 +2,14 @@
 
 process       assembles the parts and reloads the configuration
 config        the configuration file, and the settings that follow from it
+load_stream   the replica's load, for gateways
 management    the metrics port: probes, metrics, the placement report, drain
-drain         how a pod stops taking requests and finishes those it has
-secrets       API keys from a mounted directory
-outcome       how a request can end
 request/      one request from its arrival to its answer
 wire/         what requests and answers mean: pure
 scheduling/   order, gate and guards: pure
 prediction/   output lengths
 engine/       the connection to the engine, its metrics, its health
 telemetry/    metrics, attainment, access log, spans
+
+What it shares with the gateway is in `uellm.proxying`.
 """

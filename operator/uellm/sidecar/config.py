@@ -2,7 +2,7 @@
 
     {version, model, classes: [{name, priority, ttft, tpot, e2e, onDeadline}], defaultClass,
      scheduling: {policy, maxQueuedRequests, predictor}, auth: {keysDirectory}, allowedRoutes: [/sleep],
-     engine: {maxNumSeqs, maxNumBatchedTokens, acceptsPriority,
+     engine: {maxNumSeqs, maxNumBatchedTokens, task, acceptsPriority,
               stepSeconds: {floor, perPrefillToken, perKvToken, perSequence, overhead}}, prediction: {learned: false}}
 
 Only `classes` is required; an empty list means one class `default` without targets. Unknown keys are ignored, because

@@ -1,4 +1,4 @@
-"""The metrics port: metrics, the placement report, probes of engine and sidecar, and the drain request.
+"""The metrics port: metrics, reports of placement and load, probes, and the drain request.
 
 The engine's parent, which answers the kubelet's probes of the engine, asks here whether the engine hangs.
 """
@@ -21,13 +21,15 @@ from uellm.pod_interface import (
     ENGINE_READY_PATH,
     HANGING_FIELD,
     LAME_DUCK_S,
+    LOAD_PATH,
     PLACEMENT_PATH,
     RUNNING_PATH,
 )
-from uellm.sidecar.drain import GRACE_S
+from uellm.proxying.drain import GRACE_S
+from uellm.proxying.metrics import CONTENT_TYPE
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
+from uellm.sidecar.load_stream import Load, LoadStream
 from uellm.sidecar.request.proxy import Proxy
-from uellm.sidecar.telemetry.metrics import CONTENT_TYPE
 
 _JSON: Pairs = ((b"Content-Type", b"application/json"),)
 _TEXT: Pairs = ((b"Content-Type", CONTENT_TYPE.encode()),)
@@ -42,6 +44,7 @@ class Management:
         engine: EngineConnection,
         placement: Path | None,
         running: Callable[[], RunningReport],
+        load: Load,
         *,
         grace_s: float = GRACE_S,
         lame_duck_s: float = LAME_DUCK_S,
@@ -58,6 +61,7 @@ class Management:
             ("GET", PLACEMENT_PATH): self._report,
             ("GET", RUNNING_PATH): self._what_runs,
             ("GET", ATTAINMENT_PATH): self._slo,
+            ("GET", LOAD_PATH): LoadStream(load).serve,
             ("POST", DRAIN_PATH): self._drain,
             ("GET", "/engine/startup"): self._probe(lambda: engine.ready),
             ("GET", ENGINE_LIVE_PATH): self._probe(self._live),

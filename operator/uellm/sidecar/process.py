@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 
 from uellm import __version__
-from uellm.errors import BadInput, CannotBeDone
+from uellm.api.replica_load import ReplicaLoad
+from uellm.api.running_report import RunningReport
+from uellm.errors import CannotBeDone
 from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
 from uellm.pod_interface import LAME_DUCK_S
-from uellm.sidecar.drain import GRACE_S, Drain
+from uellm.proxying.drain import GRACE_S, Drain
+from uellm.proxying.metrics import Labels
+from uellm.proxying.process import Address, Ending, prepare
+from uellm.sidecar.engine.adapters import AdapterLoader
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management
@@ -25,7 +29,6 @@ from uellm.sidecar.request.dispatch import Dispatcher
 from uellm.sidecar.request.proxy import Proxy
 from uellm.sidecar.settings import LiveSettings
 from uellm.sidecar.telemetry import help_texts, tracing
-from uellm.sidecar.telemetry.metrics import Labels
 from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
@@ -33,27 +36,8 @@ LOG = logging.getLogger("uellm.sidecar")
 
 _LIMITS = RequestLimits(body_bytes_of=dict.fromkeys(AUDIO, AUDIO_BODY_BYTES))
 
-COLLECT_AFTER = 20_000
-"""Objects more than before until the youngest generation is looked through; Python's own value is 700."""
-
 FLUSH_S = 5.0
 """How long finished answers may take to leave once the process ends."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen. Port 0: any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str, field: str) -> Address:
-        """`127.0.0.1:8000`, `[::1]:8000`, or `:8000` for every address of IPv4 and IPv6. Raises BadInput."""
-        host, colon, port = text.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
-            raise BadInput(field, f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000")
-        return cls(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,8 @@ class SidecarOptions:
     listen: Address
     engine: EngineAddress
     config: Path
+    engine_parent: EngineAddress | None = None
+    """The engine's parent, which downloads LoRA adapters."""
     engine_config: Path | None = None
     """The pod's own file."""
     metrics_listen: Address | None = None
@@ -83,6 +69,7 @@ class Sidecar:
 
     def __init__(self, options: SidecarOptions) -> None:
         self._options = options
+        self._name = token_hex(4)
         self.settings = LiveSettings(options.config, options.engine_config)
         self.figures = SidecarMetrics()
         current = self.settings.current
@@ -93,6 +80,9 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
+        run_directory = None if options.placement is None else options.placement.parent
+        self.adapters = AdapterLoader(self.engine.pool, self.settings, options.engine_parent, run_directory)
+        self.engine.on_started = self.adapters.engine_started
         self.monitor = EngineMonitor(
             self.engine,
             self.dispatcher.on_engine_state,
@@ -120,7 +110,8 @@ class Sidecar:
             self.proxy,
             self.engine,
             options.placement,
-            self.settings.running,
+            self._running,
+            self.load,
             grace_s=options.grace_s,
             lame_duck_s=options.lame_duck_s,
         )
@@ -129,7 +120,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         lengths = (self.lengths.keep(), self.lengths.learned.run())
-        watches = (self.engine.watch(), self.monitor.watch(), self._watch_config(), *lengths)
+        watches = (self.engine.watch(), self.monitor.watch(), self.adapters.watch(), self._watch_config(), *lengths)
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -151,6 +142,7 @@ class Sidecar:
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
+        self.adapters.close()
         await self.lengths.save()
         if self.proxy.tracing is not None:
             await asyncio.to_thread(self.proxy.tracing.close)
@@ -169,6 +161,11 @@ class Sidecar:
     def metrics_port(self) -> int:
         """Where the figures are; 0: nowhere."""
         return self._management_server.port
+
+    def load(self, known_prefixes: int) -> ReplicaLoad:
+        """The replica's load. Names of the engine's process begin with this sidecar's own, which a restart changes."""
+        load = self.dispatcher.load(known_prefixes)
+        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.proxy.drain.draining)
 
     async def drain(self, *, linger: bool) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.
@@ -218,6 +215,7 @@ class Sidecar:
             self.lengths.learned.switch(on=current.uses_learned_model)
             self.dispatcher.reconfigure(current.options, current.step_model, current.step_factors)
             self._server.limits = current.limits(self._options.limits)
+            self.adapters.changed()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         if found.refused is not None:
@@ -238,7 +236,16 @@ class Sidecar:
         self.figures.figures("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
         self.figures.figures("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
+        gauge("uellm_adapter_served", "1 while the engine serves it.", self._served_adapters, "adapter")
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.settings.error is not None)
+
+    def _running(self) -> RunningReport:
+        found = self.settings.running()
+        return replace(found, adapters=self.adapters.loaded, failed_adapters=self.adapters.failed)
+
+    def _served_adapters(self) -> dict[Labels, float]:
+        loaded = self.adapters.loaded
+        return {(each.name,): each.name in loaded for each in self.settings.current.adapters}
 
     def _info(self) -> dict[Labels, float]:
         current = self.settings.current
@@ -257,37 +264,10 @@ class Sidecar:
 
 async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. Only after SIGTERM it lingers."""
-    _spare_the_collector()
-    _raise_file_limit()
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    received: list[signal.Signals] = []
-
-    def receive(number: signal.Signals) -> None:
-        received.append(number)
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, receive, number)
+    prepare()
+    ending = Ending()
     async with Sidecar(options) as sidecar:
         on_started(sidecar)
-        await stop.wait()
+        first = await ending.first()
         LOG.info("draining %d requests", sidecar.proxy.drain.active)
-        lingers = received[0] is signal.SIGTERM
-        drained, hurried = asyncio.create_task(sidecar.drain(linger=lingers)), asyncio.create_task(hurry.wait())
-        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drained, hurried):
-            task.cancel()
-
-
-def _spare_the_collector() -> None:
-    """What is there at the start stays, and requests leave few cycles behind: the collector need not look so often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
-
-
-def _raise_file_limit() -> None:
-    """Every request has two sockets: take all the descriptors that may be had."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        await ending.unless_again(sidecar.drain(linger=first is signal.SIGTERM))

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uellm.api.running_report import RunningReport
-from uellm.api.sidecar_document import SidecarHttp
+from uellm.api.sidecar_document import EngineTask, SidecarAdapter, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
+from uellm.proxying.keys import Keys
+from uellm.proxying.secrets import KeyDirectory
 from uellm.sidecar.config import ConfigFile, SidecarConfig, load_engine
 from uellm.sidecar.scheduling import Options, Targets
-from uellm.sidecar.secrets import KeyDirectory
-from uellm.sidecar.wire.keys import Keys
 from uellm.step_time import StepFactors, StepTime
 
 
@@ -41,8 +41,14 @@ class Settings:
     """Sequences that the engine runs at once."""
     max_num_batched_tokens: int | None
     """Tokens that the engine computes in one step; None: not known."""
+    task: EngineTask
+    """What the engine is started for."""
     accepts_priority: bool
     """The engine orders requests by `priority`."""
+    adapters: tuple[SidecarAdapter, ...]
+    """LoRA adapters that the engine is to serve; empty where it has no room for any."""
+    loads_adapters: bool
+    """It was started with room for them."""
     allowed_routes: tuple[str, ...]
     """Administrative routes of the engine that are served."""
     keys: Keys
@@ -67,7 +73,10 @@ class Settings:
             steps_are_planned=config.engine.step_seconds is not None,
             max_num_seqs=config.engine.max_num_seqs,
             max_num_batched_tokens=config.engine.max_num_batched_tokens,
+            task=config.engine.task,
             accepts_priority=config.engine.accepts_priority,
+            adapters=config.adapters if config.engine.loads_adapters else (),
+            loads_adapters=config.engine.loads_adapters,
             allowed_routes=config.allowed_routes,
             keys=keys,
             predicts_lengths=predicts,

@@ -51,6 +51,20 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
         False,
     ),
     "nothing measured": ({"measuring": {"enabled": False}}, False),
+    "no gateway": ({"gateway": {"enabled": False}}, False),
+    "a gateway for two namespaces, with everything": (
+        {
+            "gateway": {
+                "namespaces": ["team-a", "team-b"],
+                "tls": {"secretName": "certificate"},
+                "apiKeys": {"secretName": "keys"},
+                "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+                "ingress": {"enabled": True, "host": "llm.example.com", "tlsSecretName": "c", "className": "nginx"},
+                "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["llm.example.com"]},
+            }
+        },
+        False,
+    ),
     "no CRDs": ({"crds": {"install": False}}, False),
     "everything placed": (
         {
@@ -63,7 +77,7 @@ MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
                     "podAnnotations": {"a": "b"},
                     **({} if part == "profiler" else {"nodeSelector": {"a": "b"}, "affinity": {"podAntiAffinity": {}}}),
                 }
-                for part in ("operator", "scheduler", "profiler")
+                for part in ("operator", "scheduler", "profiler", "gateway")
             },
         },
         True,
@@ -188,8 +202,8 @@ def test_a_second_operator_stands_by_on_another_node_and_a_drain_takes_one_at_a_
     assert budget == {"maxUnavailable": 1, "selector": spec["selector"]}
 
 
-def test_a_single_operator_has_no_disruption_budget(render: Render) -> None:
-    objects = render({"operator": {"replicas": 1}})
+def test_a_single_replica_has_no_disruption_budget(render: Render) -> None:
+    objects = render({"operator": {"replicas": 1}, "gateway": {"replicas": 1}})
     assert not any(each["kind"] == "PodDisruptionBudget" for each in objects)
 
 
@@ -341,10 +355,11 @@ POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 
 
 def test_a_profiler_is_held_to_its_own_node_unless_that_is_turned_off(render: Render) -> None:
-    policy, binding = of_kind(render(), *POLICIES)
+    without_gateway = {"gateway": {"enabled": False}}
+    policy, binding = of_kind(render(without_gateway), *POLICIES)
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
-    assert of_kind(render({"profiler": {"ownNodeOnly": False}}), *POLICIES) == []
-    unlabelled, _ = of_kind(render({"profiler": {"labelNodes": False}}), *POLICIES)
+    assert of_kind(render({"profiler": {"ownNodeOnly": False}, **without_gateway}), *POLICIES) == []
+    unlabelled, _ = of_kind(render({"profiler": {"labelNodes": False}, **without_gateway}), *POLICIES)
     assert len(unlabelled["spec"]["validations"]) == 1
 
 
@@ -441,6 +456,9 @@ def test_selectors_do_not_change_with_the_version(render: Render) -> None:
         ({"operator": {"resources": {"request": {}}}}, "request"),
         ({"simulated": {"nodes": {"Node_1": {"devices": []}}}}, "Node_1"),
         ({"operator": {"tolerations": [{"keys": "a"}]}}, "keys"),
+        ({"gateway": {"replicas": 0}}, "replicas"),
+        ({"gateway": {"namespaces": ["Team_A"]}}, "namespaces"),
+        ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused_by_name(
@@ -534,3 +552,62 @@ def test_where_nobody_measures_nothing_of_it_is_there(render: Render, values: di
     objects = render(values)
     assert measuring_settings(objects) is None
     assert of_kind(objects, "PriorityClass") == []
+
+
+def test_the_gateway_reads_services_and_endpoints_and_may_patch_services_alone(render: Render) -> None:
+    assert granted(render(), "uellm-gateway") == {
+        *(("uellm.io", "llmservices", verb) for verb in ("get", "list", "watch", "patch")),
+        *(("discovery.k8s.io", "endpointslices", verb) for verb in ("get", "list", "watch")),
+    }
+    (binding,) = (b for b in of_kind(render(), "ClusterRoleBinding") if b["metadata"]["name"] == "uellm-gateway")
+    assert binding["subjects"][0]["name"] == "uellm-gateway"
+
+
+def test_a_gateway_of_some_namespaces_has_rights_there_alone(render: Render) -> None:
+    objects = render(MATRIX["a gateway for two namespaces, with everything"][0])
+    bindings = [b for b in of_kind(objects, "RoleBinding") if b["metadata"]["name"] == "uellm-gateway"]
+    assert [b["metadata"]["namespace"] for b in bindings] == ["team-a", "team-b"]
+    assert not [b for b in of_kind(objects, "ClusterRoleBinding") if b["metadata"]["name"] == "uellm-gateway"]
+    args = named(objects, "Deployment", "uellm-gateway")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--namespace=team-a", "--namespace=team-b"} <= set(args)
+
+
+def test_two_gateways_serve_behind_one_service_and_stop_one_at_a_time(render: Render) -> None:
+    objects = render()
+    deployment = named(objects, "Deployment", "uellm-gateway")
+    pod = deployment["spec"]["template"]["spec"]
+    assert deployment["spec"]["replicas"] == 2
+    assert named(objects, "PodDisruptionBudget", "uellm-gateway")["spec"]["maxUnavailable"] == 1
+    (port,) = named(objects, "Service", "uellm-gateway")["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (80, "api")
+    drain_s = next(int(a.partition("=")[2]) for a in pod["containers"][0]["args"] if a.startswith("--drain-seconds"))
+    assert pod["terminationGracePeriodSeconds"] > drain_s
+
+
+def test_with_a_certificate_the_gateway_speaks_https(render: Render) -> None:
+    objects = render({"gateway": {"tls": {"secretName": "certificate"}}})
+    pod = named(objects, "Deployment", "uellm-gateway")["spec"]["template"]["spec"]
+    assert "--tls=/etc/uellm-tls" in pod["containers"][0]["args"]
+    assert pod["volumes"] == [{"name": "tls", "secret": {"secretName": "certificate", "defaultMode": 0o440}}]
+    (port,) = named(objects, "Service", "uellm-gateway")["spec"]["ports"]
+    assert (port["port"], port["appProtocol"]) == (443, "https")
+
+
+def test_a_route_or_an_ingress_leads_to_the_gateway_where_that_is_asked_for(render: Render) -> None:
+    assert not of_kind(render(), "Ingress", "HTTPRoute")
+    objects = render({"gateway": {"ingress": {"enabled": True}}})
+    (rule,) = named(objects, "Ingress", "uellm-gateway")["spec"]["rules"]
+    assert rule["http"]["paths"][0]["backend"]["service"] == {"name": "uellm-gateway", "port": {"number": 80}}
+    route = {"enabled": True, "parentRefs": [{"name": "public", "namespace": "infra"}]}
+    spec = named(render({"gateway": {"httpRoute": route}}), "HTTPRoute", "uellm-gateway")["spec"]
+    assert spec["parentRefs"] == route["parentRefs"]
+    assert spec["rules"][0]["backendRefs"] == [{"name": "uellm-gateway", "port": 80}]
+
+
+def test_a_gateway_is_held_to_its_annotation_unless_that_is_turned_off(render: Render) -> None:
+    def policies(values: dict[str, Any]) -> list[str]:
+        found = of_kind(render(values), "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+        return [obj["kind"] for obj in found if "gateway" in obj["metadata"]["name"]]
+
+    assert policies({}) == ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"]
+    assert policies({"gateway": {"ownAnnotationOnly": False}}) == []

@@ -14,6 +14,7 @@ from uellm.hub.connection import HubSettings
 from uellm.hub.lookup import look_up
 from uellm.hub.remedies import OF_SERVICES
 from uellm.models import Tensor
+from uellm.models.tasks import SENTENCE_TRANSFORMERS
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 256}
 
@@ -75,6 +76,18 @@ def test_a_long_header_is_read_whole_from_servers_with_and_without_ranges(hub, r
     hub.ranges = ranges
     hub.files["model.safetensors"] = tensor_file({"a": [4]}, padding=200_000)
     assert asked(hub).tensors == {"a": Tensor("BF16", (4,))}
+
+
+def test_an_embedder_in_a_chat_models_class_is_known_by_its_modules_file(hub):
+    assert SENTENCE_TRANSFORMERS not in asked(hub).config
+    hub.files["modules.json"] = b"[]"
+    assert asked(hub).config == {**CONFIG, SENTENCE_TRANSFORMERS: True}
+
+
+def test_a_class_that_is_an_embedder_needs_no_further_look(hub):
+    hub.files["config.json"] = json.dumps({**CONFIG, "architectures": ["BertModel"]}).encode()
+    asked(hub)
+    assert not any(path.endswith("modules.json") for path, _ in hub.asked)
 
 
 def test_the_quantization_file_becomes_a_section_of_the_configuration(hub):

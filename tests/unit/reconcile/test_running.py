@@ -109,7 +109,7 @@ async def test_a_pod_keeps_its_last_report_while_it_does_not_answer(pod, sidecar
     sidecars.answers.clear()
     sidecars.now_s = 700.0
     assert await sidecars.running.refresh([pod("a")], WANTED) is None
-    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningReport(*WANTED)}
+    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningReport(WANTED.revision, WANTED.config_digest)}
 
 
 async def test_pods_of_another_revision_are_not_asked(pod, sidecars):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from uellm.sidecar.outcome import RequestOutcome
+from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.telemetry.attainment import SLOT_S, WINDOW_S, Attainment, missed

@@ -39,6 +39,12 @@ def test_older_names_are_read_too():
     assert metrics.cached_tokens is None
 
 
+@pytest.mark.parametrize("size", ['kv_cache_size_tokens="0"', 'kv_cache_size_tokens="16"', 'other=""'])
+def test_an_engine_without_a_kv_cache_limits_nothing_by_it(size):
+    encoder = NEW.replace('kv_cache_size_tokens="4080",num_gpu_blocks="256"', f'{size},num_gpu_blocks="1"')
+    assert read(encoder).kv_tokens is None
+
+
 def test_ranks_of_one_engine_are_added_up_and_the_fullest_cache_counts():
     more = NEW.replace('engine="0"', 'engine="1"').replace("} 0.25", "} 0.75")
     metrics = read(NEW + more)

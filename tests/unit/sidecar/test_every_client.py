@@ -13,7 +13,7 @@ from aiohttp import web
 from helpers.sizes import MIB
 from uellm import drain_token
 from uellm.http import RequestLimits
-from uellm.sidecar.process import Address
+from uellm.proxying.process import Address
 from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 
 GET = b"GET /v1/models HTTP/1.1\r\nHost: h\r\n\r\n"

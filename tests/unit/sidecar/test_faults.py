@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from uellm import prompt
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.prompt import Ratio
+from uellm.proxying import metrics
+from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.prediction import Prediction
 from uellm.sidecar.prediction import service as predictor
 from uellm.sidecar.request import dispatch
@@ -19,7 +20,7 @@ from uellm.sidecar.request.retry_after import RetryTimes
 from uellm.sidecar.scheduling import EngineState, Options, Scheduler, Targets, Ticket
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.fairness import Fairness
-from uellm.sidecar.telemetry import attainment, metrics, sidecar_metrics, tracing
+from uellm.sidecar.telemetry import attainment, sidecar_metrics, tracing
 from uellm.sidecar.telemetry.access_log import Record
 from uellm.sidecar.wire import events, failure, shape
 
@@ -40,7 +41,7 @@ BROKEN: list[tuple[Any, str]] = [
     *((EngineView, name) for name in ("on_dispatch", "on_first_token", "on_tokens", "remove")),
     *((Fairness, name) for name in ("arrived", "charge", "left")),
     *((predictor.Predictor, name) for name in ("predict", "ask", "observe")),
-    *((Prediction, "lengths"), (prompt.Ratio, "learn"), (shape.AnswerShapes, "learn")),
+    *((Prediction, "lengths"), (Ratio, "learn"), (shape.AnswerShapes, "learn")),
     *((events.TokenCounter, "feed"), (events.TokenCounter, "usage"), (failure.StreamErrorScanner, "feed")),
     *(
         (metrics.Counter, "add"),

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome, spread_s
+from uellm.proxying.outcome import Refusal, RequestOutcome, spread_s
 from uellm.sidecar.request.retry_after import LEAST_S, MOST_S, QUEUE_SHARE, UNKNOWN_S, RetryTimes
 
 

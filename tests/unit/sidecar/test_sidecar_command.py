@@ -37,7 +37,10 @@ def test_it_needs_no_package_but_those_of_its_extra():
         "uellm.http",
         "uellm.models",
         "uellm.placement_policies",
+        "uellm.proxying",
         "uellm.pod_interface",
+        "uellm.prompt",
+        "uellm.vllm_routes",
         "uellm.drain_token",
         "uellm.step_time",
     }

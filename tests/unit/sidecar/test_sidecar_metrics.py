@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from uellm.sidecar.outcome import STATUS, RequestOutcome
+from uellm.proxying.metrics import MAX_SERIES, Counter, Histogram, exposition, with_waiting
+from uellm.proxying.outcome import STATUS, RequestOutcome
 from uellm.sidecar.telemetry.access_log import ACCESS_LOG
-from uellm.sidecar.telemetry.metrics import MAX_SERIES, Counter, Histogram, exposition, with_waiting
 
 SAMPLE = re.compile(r'[a-zA-Z_:][a-zA-Z0-9_:]*(\{([a-z_]+="([^"\\\n]|\\.)*",?)*\})? [0-9.e+-]+(Inf)?')
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.keys import Keys, key_of
+from uellm.proxying.keys import Keys, key_of
+from uellm.proxying.outcome import Refusal, RequestOutcome
 
 
 def test_without_keys_every_request_is_accepted():

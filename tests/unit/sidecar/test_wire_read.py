@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from uellm.prompt import BLOCK_TOKENS, MEDIA_TOKENS
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.proxying.outcome import Refusal, RequestOutcome
 from uellm.sidecar.scheduling import Targets
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.read import Terms, read
@@ -187,7 +187,9 @@ def test_priority_is_set_if_the_engine_uses_it_and_removed_from_clients_requests
         sent = call(terms, chat(**fields), accepts_priority=True)
         assert json.loads(sent.upstream_body(5))["priority"] == 5
     pooled = call(terms, {"input": "x"}, "/v1/embeddings", accepts_priority=True)
-    assert "priority" not in json.loads(pooled.upstream_body(5))
+    assert json.loads(pooled.upstream_body(5))["priority"] == 5
+    scored = call(terms, {"query": "x", "items": ["y"]}, "/generative_scoring", accepts_priority=True)
+    assert "priority" not in json.loads(scored.upstream_body(5)), "vLLM's request of this route has no such field"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Demand:
     prompt_tokens: int
     """Mean."""
     output_tokens: int
-    """Mean."""
+    """Mean; 0: an embedder or a reranker, which writes none."""
     requests_per_s: float | None
     """None: the workload has no rate."""
     concurrency: float | None
@@ -45,6 +45,8 @@ class Demand:
     assumptions: tuple[str, ...]
     """As sentences."""
     classes: tuple[SloClass, ...] = ()
+    least_step_tokens: int = 0
+    """A step holds at least these."""
 
 
 def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: RequestPace | None = None) -> Demand:
@@ -54,7 +56,11 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Reque
     engine allocates on a CPU, so the KV cache is limited. `pace`: the predicted pace; None: that of the targets.
     """
     notes: list[str] = []
+    if request.pools:
+        return _pooling(request, notes, simulated=simulated, share=share, pace=pace)
     prompt, output = _tokens(request, notes)
+    if request.task == "Transcribe":
+        notes.append("the time of the encoder of speech is not in the predictions: they are those of the decoder")
     ttft, tpot = tightest(request, output)
     one = least_kv_tokens(request)
     rate = request.workload.requests_per_s
@@ -63,7 +69,9 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Reque
             f"workload.requestsPerSecond is not given: sized for one request of maxModelLen {request.max_model_len} "
             "tokens at a time; more run as KV cache allows"
         )
-        return Demand(prompt, output, None, None, None, tpot, ttft, one, tuple(notes), request.classes)
+        return Demand(
+            prompt, output, None, None, None, tpot, ttft, one, tuple(notes), request.classes, request.least_step_tokens
+        )
     slowest = _pace_of_targets(ttft, tpot, [] if pace else notes)
     in_all = rate * (slowest.ttft_s + output * slowest.tpot_s)
     rate /= share
@@ -77,7 +85,39 @@ def demand(request: PlanRequest, *, simulated: bool, share: int = 1, pace: Reque
     )
     if simulated:
         needed = _bounded_on_cpu(request, one, needed, notes)
-    return Demand(prompt, output, rate, concurrency, in_all, tpot, ttft, needed, tuple(notes), request.classes)
+    least = request.least_step_tokens
+    return Demand(prompt, output, rate, concurrency, in_all, tpot, ttft, needed, tuple(notes), request.classes, least)
+
+
+def _pooling(
+    request: PlanRequest, notes: list[str], *, simulated: bool, share: int, pace: RequestPace | None
+) -> Demand:
+    """The demand on a replica that embeds or scores: prompts alone, and a target for the whole answer."""
+    prompt = _prompt_tokens(request, notes)
+    if prompt > request.max_model_len:
+        prompt = request.max_model_len
+        notes.append(f"prompts are cut to maxModelLen {prompt}")
+    if request.workload.output_tokens_mean or request.workload.output_tokens_p95:
+        notes.append(f"workload.outputTokens is ignored: a service with task {request.task} writes no tokens")
+    if not request.architecture.kv_bytes_per_token:
+        notes.append("the model keeps no KV cache: it attends in both directions, to a whole prompt in one step")
+    ends = [end for each in request.classes for end in (each.ttft_s, each.e2e_s) if end is not None]
+    target, one, rate = min(ends, default=None), least_kv_tokens(request), request.workload.requests_per_s
+    classes, least = request.classes, request.least_step_tokens
+    if rate is None:
+        notes.append("workload.requestsPerSecond is not given: sized for one request at a time")
+        return Demand(prompt, 0, None, None, None, None, target, one, tuple(notes), classes, least)
+    slowest_s = c.ASSUMED_TTFT_S if target is None else target
+    in_all, rate = rate * slowest_s, rate / share
+    concurrency = rate * (pace.ttft_s if pace else slowest_s)
+    needed = max(one, _blocks(math.ceil(concurrency) * prompt))
+    notes.append(
+        f"{rate:g} requests/s{_of(share)} keep {concurrency:.1f} in flight at the "
+        f"{'pace predicted' if pace else 'slowest pace allowed'} (Little's law), {prompt} tokens each"
+    )
+    if simulated:
+        needed = _bounded_on_cpu(request, one, needed, notes)
+    return Demand(prompt, 0, rate, concurrency, in_all, None, target, needed, tuple(notes), classes, least)
 
 
 def least_kv_tokens(request: PlanRequest) -> int:
@@ -97,12 +137,18 @@ def tightest(request: PlanRequest, output_tokens: int) -> tuple[float | None, fl
     return min(ttfts, default=None), min(tpots, default=None)
 
 
+def _prompt_tokens(request: PlanRequest, notes: list[str]) -> int:
+    load = request.workload
+    if load.prompt_tokens_mean is not None:
+        return load.prompt_tokens_mean
+    prompt = load.prompt_tokens_p95 or c.ASSUMED_PROMPT_TOKENS
+    notes.append(f"workload.promptTokens.mean is not given: {prompt} tokens are assumed")
+    return prompt
+
+
 def _tokens(request: PlanRequest, notes: list[str]) -> tuple[int, int]:
     load = request.workload
-    prompt, output = load.prompt_tokens_mean, load.output_tokens_mean
-    if prompt is None:
-        prompt = load.prompt_tokens_p95 or c.ASSUMED_PROMPT_TOKENS
-        notes.append(f"workload.promptTokens.mean is not given: {prompt} tokens are assumed")
+    prompt, output = _prompt_tokens(request, notes), load.output_tokens_mean
     if output is None:
         output = load.output_tokens_p95 or c.ASSUMED_OUTPUT_TOKENS
         notes.append(f"workload.outputTokens.mean is not given: {output} tokens are assumed")
@@ -135,7 +181,8 @@ def _blocks(tokens: int) -> int:
 
 
 def _bounded_on_cpu(request: PlanRequest, one: int, needed: int, notes: list[str]) -> int:
-    most = max(one, c.CPU_KV_CACHE_BYTES // request.architecture.kv_bytes_per_token)
+    each = request.architecture.kv_bytes_per_token
+    most = max(one, c.CPU_KV_CACHE_BYTES // each) if each else needed
     if needed > most:
         notes.append(
             f"simulated GPUs: KV cache is limited to {most} tokens, because the CPU engine really allocates it "

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from uellm.planner import constants as c
 from uellm.planner.cost.demand import Demand
 from uellm.planner.cost.pipeline import Pipeline, all_measured
+from uellm.planner.cost.pooling import PoolingModel
 from uellm.planner.cost.rates import Costs, Links
 from uellm.planner.cost.work import StageLoad
 from uellm.planner.shape import Steps
@@ -38,7 +39,7 @@ class Times:
     ttft_s: float
     """The TTFT_QUANTILE quantile over mean requests."""
     tpot_s: float
-    """The mean."""
+    """The mean; 0 for answers without output tokens."""
     requests_per_s: float
     """The largest rate at which the targets hold. A target that even a single request misses is ignored."""
     binding: str = ""
@@ -57,6 +58,8 @@ def predict(
     """The times of a placement whose KV cache holds `kv_tokens`; None if a device is not measured."""
     if not all_measured(loads):
         return None
+    if not demand.output_tokens:
+        return _pooling(PoolingModel(Pipeline(loads, links, costs), kv_tokens, sizes), demand)
     engine = EngineModel(Pipeline(loads, links, costs), kv_tokens, sizes)
     best = engine.most(demand.ttft_s, demand.tpot_s)
     most = engine.rate(best)
@@ -72,6 +75,17 @@ def predict(
         binding=engine.binding(best),
         step=engine.step_time(best),
     )
+
+
+def tpot_ms(times: Times) -> float | None:
+    """The TPOT in milliseconds; None for answers without output tokens."""
+    return times.tpot_s * 1e3 or None
+
+
+def _pooling(engine: PoolingModel, demand: Demand) -> Times:
+    most = engine.most_per_s(demand.ttft_s)
+    rate = min(demand.requests_per_s or 0.0, most)
+    return Times(engine.answer_s(rate), 0.0, most, engine.binding, engine.step_time())
 
 
 class EngineModel:

@@ -57,6 +57,8 @@ def steps(
         each = max(c.CHUNKS[0], chunk.tokens // shape.pipeline // c.CHUNKS[0] * c.CHUNKS[0])
         if each < tokens:
             tokens, why_tokens = each, chunk.reason
+    if tokens < demand.least_step_tokens:
+        tokens, why_tokens = demand.least_step_tokens, "the engine does not cut this model's inputs into chunks"
     if (own := user.number(BATCHED_TOKENS)) is not None:
         tokens, why_tokens = own, SET
     if tokens < sequences:

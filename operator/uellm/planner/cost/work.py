@@ -113,7 +113,7 @@ def stage_loads(
     for index, (group, (first, end)) in enumerate(zip(groups, spans(layers), strict=True)):
         tensor, last = len(group), index + 1 == len(groups)
         # A tied head is the embedding; a step reads it whole, too.
-        head = model.lm_head_bytes or model.token_embedding_bytes
+        head = model.lm_head_bytes or model.token_embedding_bytes * model.writes
         loads.append(
             StageLoad(
                 devices=group,

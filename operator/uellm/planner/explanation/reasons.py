@@ -13,6 +13,7 @@ from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
+from uellm.planner.vllm.speculation import speculation_note, speculation_of
 from uellm.step_basis import Correction
 from uellm.text import counted
 
@@ -51,10 +52,10 @@ def assumptions(
         )
     slowest = evaluator.slowest(best)
     if slowest is not None:
+        tpot = "" if request.pools else f"TPOT {slowest.tpot_s * 1e3:.1f} ms, "
         notes.append(
             f"with the slowest GPUs that the kubelet may choose on {best.pool.node}: "
-            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, TPOT {slowest.tpot_s * 1e3:.1f} ms, "
-            f"{slowest.requests_per_s:.2f} requests/s"
+            f"TTFT {slowest.ttft_s * 1e3:.0f} ms, {tpot}{slowest.requests_per_s:.2f} requests/s"
         )
     if not chosen.placed:
         room = sum(entry.room(best.shape.gpus) for entry, _ in chosen.members)
@@ -101,6 +102,8 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
+    if (speculation := speculation_of(evaluator.user)) is not None:
+        notes.append(speculation_note(speculation, request.architecture))
     return notes
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from uellm.hardware import classes_of
 from uellm.planner import constants
+from uellm.planner.adapter_slots import HOST_FACTOR
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
 from uellm.planner.handover.revalidate import resource_name, task_of
@@ -30,7 +31,7 @@ def plan_document(plan: Plan, request: PlanRequest) -> PlanDocument:
         task=task_of(plan, request),
         engine=planned_engine(plan, request),
         classes=classes_of(device for node in nodes for device in node.devices if device.resource_name == resource),
-        kv_tokens=0 if own_cache else plan.kv_cache_tokens_required,
+        kv_tokens=0 if own_cache or not plan.kv_cache_bytes else plan.kv_cache_tokens_required,
         kv_factor=kv_factor(request),
     )
 
@@ -51,13 +52,15 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
     """How the engine is started: the plan's flags that the user did not set, then the user's own."""
     own, architecture = request.engine, request.architecture
     planned = [
-        (flags.MODEL_LENGTH, str(request.max_model_len)),
+        *own.task_args,
+        *([] if own.leaves_length else [(flags.MODEL_LENGTH, str(request.max_model_len))]),
         (flags.BATCHED_TOKENS, str(plan.max_num_batched_tokens)),
         (flags.SEQUENCES, str(plan.max_num_seqs)),
-        (flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request))),
+        *([(flags.KV_CACHE_BYTES, str(plan.kv_cache_bytes * kv_factor(request)))] if plan.kv_cache_bytes else []),
         # If KV cache runs out after all, the request with the latest deadline is preempted, not the newest one.
         (flags.SCHEDULING_POLICY, "priority"),
     ]
+    planned += _adapter_flags(plan)
     if own.dtype != "auto":
         planned.insert(0, ("--dtype", architecture.dtype))
     if own.quantization not in ("auto", "none"):
@@ -66,7 +69,20 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         utilization = Fraction(constants.GPU_MEMORY_UTILIZATION) * share
         # Rounded down: the engine refuses to start where less than this share is free.
         planned.append((flags.UTILIZATION, f"{math.floor(utilization * 1000) / 1000:g}"))
-    return PlannedEngine(own.model, own.revision, own.served_name, resolve(UserArgs(own.args), planned))
+    args = resolve(UserArgs(own.args), planned)
+    return PlannedEngine(own.model, own.revision, own.served_name, args, loads_adapters=plan.adapters is not None)
+
+
+def _adapter_flags(plan: Plan) -> list[tuple[str, str]]:
+    if plan.adapters is None:
+        return []
+    slots = plan.adapters.slots
+    return [
+        (flags.ENABLE_ADAPTERS, ""),
+        (flags.ADAPTER_SLOTS, str(slots)),
+        (flags.ADAPTER_RANK, str(plan.adapters.rank)),
+        (flags.HOST_ADAPTERS, str(HOST_FACTOR * slots)),
+    ]
 
 
 def least_free_share(plan: Plan, request: PlanRequest) -> Fraction:

@@ -20,7 +20,7 @@ from uellm.planner import constants as c
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The size of a KV cache."""
+    """The size of a KV cache; 0 for a model that keeps none."""
 
     tokens: int
     """That the whole pipeline can hold."""
@@ -33,7 +33,7 @@ def tokens_of_flag(flag_bytes: int, per_token: Sequence[Fraction | int], block_t
 
     `per_token` [stages]: KV bytes of a token on a GPU of each stage.
     """
-    return min(int(flag_bytes / (block_tokens * kv)) for kv in per_token) * block_tokens
+    return min((int(flag_bytes / (block_tokens * kv)) for kv in per_token if kv), default=0) * block_tokens
 
 
 def kv_cache(rooms: Sequence[int], per_token: Sequence[Fraction | int], *, most_tokens: int | None = None) -> KvCache:
@@ -42,7 +42,9 @@ def kv_cache(rooms: Sequence[int], per_token: Sequence[Fraction | int], *, most_
     `rooms` [stages]: bytes left on a GPU once the weights are loaded. `per_token` [stages]: KV bytes of a token on a
     GPU. `most_tokens`: a limit for simulated GPUs, where the engine allocates on a CPU.
     """
-    tokens = min(int(room / kv) for room, kv in zip(rooms, per_token, strict=True))
+    if not any(per_token):  # attention in both directions keeps none
+        return KvCache(0, 0)
+    tokens = min(int(room / kv) for room, kv in zip(rooms, per_token, strict=True) if kv)
     tokens = tokens // c.BLOCK_TOKENS * c.BLOCK_TOKENS
     if most_tokens is not None:
         tokens = min(tokens, most_tokens)

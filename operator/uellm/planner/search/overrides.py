@@ -7,7 +7,8 @@ from uellm.placement_policies import PLACEMENT_POLICIES
 from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
 from uellm.planner.search.shapes import indivisible_size
-from uellm.planner.vllm.flags import UserArgs, check_args
+from uellm.planner.vllm.flags import BATCHED_TOKENS, UserArgs, check_args
+from uellm.planner.vllm.speculation import speculation_of
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
 """Flags that extend a model's length beyond that in its config.json."""
@@ -23,10 +24,12 @@ def check(request: PlanRequest) -> None:
         if value not in known:
             raise PlanError("InvalidOverride", f"{field}: {value!r} is not one of {', '.join(known)}")
     check_args(request.engine.args)
+    speculation_of(UserArgs(request.engine.args))
     _check_layers(request)
     _check_tensor(request)
     _check_gpus(request)
     _check_length(request)
+    _check_step(request)
 
 
 def _check_layers(request: PlanRequest) -> None:
@@ -78,6 +81,19 @@ def _check_length(request: PlanRequest) -> None:
             f"spec.model.maxModelLen {request.max_model_len} is more than the {longest} positions of the model's "
             "config.json: lower it",
         )
+
+
+def _check_step(request: PlanRequest) -> None:
+    own, least = UserArgs(request.engine.args).number(BATCHED_TOKENS), request.least_step_tokens
+    # A decoder's prompts may be cut where the last token's state is the vector.
+    if own is None or own >= least or (request.pools and request.architecture.kv_bytes_per_token):
+        return
+    remedy = "raise it, or lower spec.model.maxModelLen" if request.pools else "raise it"
+    raise PlanError(
+        "InvalidOverride",
+        f"spec.engine.args: {BATCHED_TOKENS} {own} is less than the {least} tokens of this model's longest input, "
+        f"which the engine does not cut: {remedy}",
+    )
 
 
 def _refuse(field: str, message: str) -> None:

@@ -6,16 +6,19 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from uellm.api.llmservice import LLMService, LLMServiceSpec
+from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
 from uellm.hub import ModelFacts
-from uellm.models import Architecture, needs_remote_code, read_architecture
+from uellm.models import Architecture, Task, needs_remote_code, read_architecture
 from uellm.models.shown import shown
 from uellm.planner import request as planner
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.model_source import model_path, model_revision
+from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
+from uellm.reconcile.planning.served_task import OVERRIDES, ServedTask, overridden, served_task
 from uellm.step_basis import Correction
 
 # What the planner may suggest where a model does not fit. The user has to provide such a checkpoint.
@@ -29,8 +32,8 @@ _TRUST = "--trust-remote-code"
 def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Architecture:
     """The model's architecture. `facts`: those of its checkpoint where it can be read; they give the exact bytes.
 
-    A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel or
-    NeedsRemoteCode.
+    A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel,
+    NeedsRemoteCode, TaskNotSupported, InvalidTargets, InvalidAdapter or InvalidOverride.
     """
     model = service.spec.model
     if model.config is None and facts is None:
@@ -38,34 +41,45 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
             "ModelUnknown",
             f"the architecture of {model.uri} is not known here: put the model's config.json into spec.model.config",
         )
-    _check_remote_code(service, _config(service, facts))
+    config = _config(service, facts)
+    _check_remote_code(service, config)
+    task = served_task(service, config).task
+    overrides = UserArgs(service.spec.engine.args).text(OVERRIDES) is not None
     try:
-        if facts is None:
-            return _architecture(json.dumps(model.config, sort_keys=True), model.dtype, model.quantization)
-        if model.config is None:
-            return _architecture_of_facts(facts, model.dtype, model.quantization)
-        return read_architecture(
-            model.config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors
-        )
+        found = _read_architecture(model, facts, config, task, overrides=overrides)
     except BadInput as error:
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
+    check_adapters(service, facts, found)
+    return found
+
+
+def _read_architecture(
+    model: ModelSource, facts: ModelFacts | None, config: dict[str, Any], task: Task, *, overrides: bool
+) -> Architecture:
+    if facts is None or (model.config is not None and facts.tensors is None):
+        return _architecture(json.dumps(config, sort_keys=True), model.dtype, model.quantization, task)
+    if model.config is None and not overrides:
+        return _architecture_of_facts(facts, model.dtype, model.quantization, task)
+    return read_architecture(
+        config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
+    )
 
 
 def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
     given = service.spec.model.config
-    return given if given is not None else facts.config if facts is not None else {}
+    return overridden(given if given is not None else facts.config if facts is not None else {}, service)
 
 
 # Facts are compared by identity: as long as the same ones are known, their hundred thousand tensors are read once.
 @lru_cache(maxsize=256)
-def _architecture_of_facts(facts: ModelFacts, dtype: str, quantization: str) -> Architecture:
-    return read_architecture(facts.config, dtype=dtype, quantization=quantization, tensors=facts.tensors)
+def _architecture_of_facts(facts: ModelFacts, dtype: str, quantization: str, task: Task) -> Architecture:
+    return read_architecture(facts.config, dtype=dtype, quantization=quantization, tensors=facts.tensors, task=task)
 
 
 @lru_cache(maxsize=256)
-def _architecture(config: str, dtype: str, quantization: str) -> Architecture:
-    return read_architecture(json.loads(config), dtype=dtype, quantization=quantization)
+def _architecture(config: str, dtype: str, quantization: str, task: Task) -> Architecture:
+    return read_architecture(json.loads(config), dtype=dtype, quantization=quantization, task=task)
 
 
 def _check_remote_code(service: LLMService, config: dict[str, Any]) -> None:
@@ -103,18 +117,23 @@ def plan_request(
     would_join: tuple[planner.NodeOffer, ...] = (),
     facts: ModelFacts | None = None,
     corrections: tuple[Correction, ...] = (),
+    slots: AdapterSlots | None = None,
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
     classes of nodes that may join; `facts`: those that the architecture was read from; `corrections`: step times
-    that were measured.
+    that were measured; `slots`: LoRA slots of engines that run, which are kept if they do.
     """
     spec = service.spec
+    config = _config(service, facts)
+    served = served_task(service, config)
     longest, notes = _max_model_len(service, architecture)
     return planner.PlanRequest(
         service=f"{service.namespace}/{service.name}",
         architecture=architecture,
         max_model_len=longest,
         nodes=nodes,
+        task=served.task,
+        least_step_tokens=_least_step_tokens(served, config, longest),
         classes=tuple(planner.SloClass(each.name, each.ttft_s, each.tpot_s, each.e2e_s) for each in spec.slo.classes),
         objective=spec.slo.objective,
         workload=_workload(spec),
@@ -131,14 +150,17 @@ def plan_request(
             args=_engine_args(service),
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
+            task_args=served.engine_args,
+            leaves_length=served.pools and spec.model.max_model_len is None,
         ),
-        replicas=max(1, spec.replicas),
+        replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
         efficiency=efficiency_of(service),
-        variants=_variants(service, architecture, facts),
+        variants=_variants(service, architecture, facts, served.task),
         left_out=left_out,
-        notes=(*notes, *_notes(facts)),
+        notes=(*([served.note] if served.note else []), *notes, *_notes(facts), *adapter_notes(service, facts)),
         would_join=would_join,
         corrections=corrections,
+        adapters=adapter_slots(service, facts, slots),
     )
 
 
@@ -149,20 +171,21 @@ def _notes(facts: ModelFacts | None) -> tuple[str, ...]:
 
 
 def _variants(
-    service: LLMService, architecture: Architecture, facts: ModelFacts | None
+    service: LLMService, architecture: Architecture, facts: ModelFacts | None, task: Task
 ) -> tuple[tuple[str, Architecture], ...]:
     """The model with its weights in 8 and in 4 bits; empty where they are quantised already."""
     if architecture.quantization != "none":
         return ()
-    return _quantized(json.dumps(_config(service, facts), sort_keys=True), service.spec.model.dtype)
+    return _quantized(json.dumps(_config(service, facts), sort_keys=True), service.spec.model.dtype, task)
 
 
 @lru_cache(maxsize=256)
-def _quantized(config: str, dtype: str) -> tuple[tuple[str, Architecture], ...]:
+def _quantized(config: str, dtype: str, task: Task) -> tuple[tuple[str, Architecture], ...]:
     found = []
     for name, section in _QUANTIZATIONS:
+        quantized = {**json.loads(config), "quantization_config": section}
         try:
-            found.append((name, read_architecture({**json.loads(config), "quantization_config": section}, dtype=dtype)))
+            found.append((name, read_architecture(quantized, dtype=dtype, task=task)))
         except BadInput:
             continue  # this model cannot be quantised so
     return tuple(found)
@@ -173,6 +196,14 @@ def _max_model_len(service: LLMService, architecture: Architecture) -> tuple[int
         return service.spec.model.max_model_len, ()
     longest = architecture.max_position_embeddings
     return longest, (f"maxModelLen {longest}: the most that the model's config.json allows",)
+
+
+def _least_step_tokens(served: ServedTask, config: dict[str, Any], longest: int) -> int:
+    """The fewest tokens of a step: the engine cuts neither most embedders' prompts nor speech for an encoder."""
+    frames = config.get("max_source_positions")
+    if served.pools:
+        return longest
+    return max(longest, frames) if served.task == "Transcribe" and isinstance(frames, int) else 0
 
 
 def _workload(spec: LLMServiceSpec) -> planner.Workload:

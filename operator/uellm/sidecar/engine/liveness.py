@@ -1,8 +1,8 @@
 """Whether an engine that reports itself healthy makes progress. Pure: the caller passes the time in.
 
 vLLM answers /health with 200 while a worker hangs. If the engine has requests and its token counters do not move for
-`STILL_S`, a canary is sent: a request for one token. If the canary is answered or the counters move, the engine is
-well; if neither happens within `CANARY_S`, it hangs.
+`STILL_S`, a canary is sent: the smallest request of its task (canary.py). If it is answered or the counters move, the
+engine is well; if neither happens within `CANARY_S`, it hangs.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ CACHED = (
     "vllm:prefix_cache_hits",
 )
 CACHE = ("vllm:cache_config_info",)
+NO_CACHE_BLOCKS = "1"
+"""An engine whose model keeps no KV cache, such as BERT, reports the null block alone."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class EngineMetrics:
     kv_used_share: float | None
     """Of the fullest rank, because it preempts first."""
     kv_tokens: int | None
-    """Capacity of the KV cache, over all ranks."""
+    """Capacity of the KV cache, over all ranks; None also where the model keeps none."""
     block_tokens: int | None
     preemptions: int
     progress_tokens: float
@@ -86,6 +88,8 @@ def _samples(text: str) -> Iterator[tuple[str, Mapping[str, str], float]]:
 
 
 def _kv_tokens(ranks: list[Mapping[str, str]]) -> int | None:
+    if any(labels.get("num_gpu_blocks") == NO_CACHE_BLOCKS for labels in ranks):
+        return None
     sizes = [_whole(labels.get("kv_cache_size_tokens")) or _product(labels) for labels in ranks]
     known = [size for size in sizes if size]
     return sum(known) if known and len(known) == len(sizes) else None

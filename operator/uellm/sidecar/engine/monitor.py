@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from uellm.sidecar import scheduling
+from uellm.sidecar.engine.canary import canary_of
 from uellm.sidecar.engine.connection import EngineConnection
 from uellm.sidecar.engine.liveness import CANARY_S, Liveness, Verdict
 from uellm.sidecar.engine.metrics_reader import EngineMetrics, read
@@ -97,7 +98,7 @@ class EngineMonitor:
         progress = None if metrics is None else metrics.progress_tokens
         verdict = self._liveness.look(progress, busy=busy, now_s=_now_s())
         if verdict is Verdict.SEND_CANARY:
-            LOG.warning("engine: it has requests and generates no tokens; sending a canary request")
+            LOG.warning("engine: it has requests and computes no tokens; sending a canary request")
             self.close()
             self._canary = asyncio.create_task(self._send_canary())
         hangs = verdict is Verdict.HANGS
@@ -106,7 +107,8 @@ class EngineMonitor:
             self._engine.suspect()
 
     async def _send_canary(self) -> None:
-        answered = await self._engine.canary(self._settings.current.model, CANARY_S)
+        settings = self._settings.current
+        answered = await self._engine.canary(canary_of(settings.task, settings.model), CANARY_S)
         self._liveness.on_canary(answered=answered, now_s=_now_s())
 
 

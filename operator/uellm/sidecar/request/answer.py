@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable
 
 from uellm.http import Upstream
+from uellm.proxying.faults import FaultGuard
+from uellm.proxying.relay import streams_events
 from uellm.sidecar.request.fast_path import FastPath
-from uellm.sidecar.request.relay import streams_events
-from uellm.sidecar.telemetry.faults import FaultGuard
 from uellm.sidecar.wire.aggregate import Aggregator
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.events import TokenCounter, Usage

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
-from uellm.sidecar.outcome import Refusal
+from uellm.api.replica_load import ReplicaLoad
+from uellm.proxying.faults import Faults
+from uellm.proxying.metrics import DECISION_SECONDS_BUCKETS, Histogram
+from uellm.proxying.outcome import Refusal
 from uellm.sidecar.request.refusals import Refusals, engine_away, queue_full, too_late
 from uellm.sidecar.scheduling import (
     EngineState,
@@ -21,8 +24,6 @@ from uellm.sidecar.scheduling import (
     Targets,
     Ticket,
 )
-from uellm.sidecar.telemetry.faults import Faults
-from uellm.sidecar.telemetry.metrics import DECISION_SECONDS_BUCKETS, Histogram
 from uellm.step_time import UNCORRECTED, StepFactors, StepTime
 
 MAX_TOKEN_UPDATES = 1000
@@ -125,9 +126,19 @@ class Dispatcher:
         self._call_core(lambda core: found.update(core.figures()))
         return found or {"failed_open": 1.0}
 
+    def load(self, known_prefixes: int) -> ReplicaLoad:
+        """The load, with the prefixes after the first `known_prefixes`; nothing but that if the scheduler fails."""
+        found: list[ReplicaLoad] = []
+        self._call_core(lambda core: found.append(core.load(_now_s(), known_prefixes)))
+        return found[0] if found else ReplicaLoad()
+
     def measured_steps(self) -> MeasuredSteps:
         """The engine's steps beside what was expected of them."""
         return self._scheduler.step.measured
+
+    def cached_share(self) -> float:
+        """Of the prompt tokens of late, the share that the engine had in its prefix cache."""
+        return self._core.cached_share
 
     def on_engine_state(self, state: EngineState) -> None:
         """Take over the engine's state and metrics."""

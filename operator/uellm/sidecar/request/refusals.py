@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 
-from uellm.sidecar.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
+from uellm.proxying.faults import Faults
+from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
 from uellm.sidecar.request.retry_after import UNKNOWN_S, RetryTimes
 from uellm.sidecar.scheduling import Late, Targets, Ticket
-from uellm.sidecar.telemetry.faults import Faults
 
 
 class Refusals:

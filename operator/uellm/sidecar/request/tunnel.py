@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from uellm.http import EngineLost, Headers, Pairs, Reply, Upstream
-from uellm.sidecar.outcome import RequestOutcome, of_engine_status
-from uellm.sidecar.request.routes import end_to_end
+from uellm.proxying.outcome import RequestOutcome, of_engine_status
+from uellm.proxying.routes import end_to_end
 from uellm.sidecar.telemetry.access_log import Record
 
 SWITCHING = 101

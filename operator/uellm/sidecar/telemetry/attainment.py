@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from uellm.api.attainment_report import AttainmentReport, ClassMeasurement
-from uellm.sidecar.outcome import RequestOutcome
+from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 WINDOW_S = 300.0

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from uellm.http import Headers, Pairs, pairs
-from uellm.sidecar.outcome import RequestOutcome
+from uellm.proxying.outcome import RequestOutcome
 from uellm.sidecar.telemetry.access_log import Record
 
 if TYPE_CHECKING:

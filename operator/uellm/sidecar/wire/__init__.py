@@ -5,7 +5,6 @@ call        a parsed request: how it is sent, and what predictor and scheduler n
 read        from a request to a Call
 prompt      length of a prompt, and what it shares with others
 slo         targets and tenant, from headers
-keys        API keys
 events      server-sent events: splitting and counting without parsing, and the final usage
 strip       removes the usage event that only the sidecar asked for
 aggregate   a non-streaming answer, assembled from a stream

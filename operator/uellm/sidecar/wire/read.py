@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from uellm import prompt
-from uellm.prompt import Prompt, Ratio
+from uellm.prompt import Prompt, Ratio, of_request
+from uellm.proxying.keys import key_of
+from uellm.proxying.routes import HeaderLookup
 from uellm.sidecar.scheduling import Targets
-from uellm.sidecar.wire import keys, slo
+from uellm.sidecar.wire import slo
+from uellm.sidecar.wire.audio import audio_tokens
 from uellm.sidecar.wire.call import Call, Mode
 from uellm.sidecar.wire.shape import AnswerShapes
-from uellm.sidecar.wire.slo import HeaderLookup
-from uellm.vllm_routes import SCHEDULED, RouteKind
+from uellm.vllm_routes import AUDIO, SCHEDULED, RouteKind
 
 COMPLETION_TOKENS = 16
 """vLLM's limit for a completion that sets none."""
@@ -74,23 +75,26 @@ def read(
     document = _parse(body) if parsed else None
     if document is None:
         return unread(path, headers, body, targets)
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
-    found = prompt.of_request(kind, document)
+    tenant = slo.tenant_of(headers, key_of(headers))
+    found = of_request(kind, document)
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
+    call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)
-    call.takes_priority = accepts_priority and kind in _PLAIN and _is_priority(document.get("priority", 0))
+    ordered = kind in _PLAIN or (kind is RouteKind.POOLING and path != "/generative_scoring")
+    call.takes_priority = accepts_priority and ordered and _is_priority(document.get("priority", 0))
     _change(call, document)
     return call
 
 
 def unread(path: str, headers: HeaderLookup, body: bytes, targets: Targets) -> Call:
-    """A request that is sent unchanged and of which nothing is known."""
-    tenant = slo.tenant_of(headers, keys.key_of(headers))
-    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), UNREAD_TOKENS, body=body)
+    """A request that is sent unchanged, and of which nothing is known but the length of speech."""
+    tenant = slo.tenant_of(headers, key_of(headers))
+    tokens = audio_tokens(body) if path in AUDIO else UNREAD_TOKENS
+    return Call(path, SCHEDULED[path], Mode.AS_IS, targets, tenant, Prompt(), tokens, body=body)
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:

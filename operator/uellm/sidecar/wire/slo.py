@@ -9,26 +9,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Protocol
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
+from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.routes import OBJECTIVES, SLO_CLASS, HeaderLookup
 from uellm.sidecar.scheduling import Targets
 
-CLASS = "x-slo-class"
 TTFT_MS = "x-llm-d-slo-ttft-ms"
 TPOT_MS = "x-llm-d-slo-tpot-ms"
-OBJECTIVE = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 
 MAX_MS = 24 * 3600 * 1000.0
 MAX_TENANT = 128
-
-
-class HeaderLookup(Protocol):
-    """Headers by name, in any case."""
-
-    def get(self, name: str, /) -> str | None:
-        """The value, or None."""
 
 
 def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets:
@@ -49,12 +40,12 @@ def targets_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets
 
 
 def _class_of(headers: HeaderLookup, classes: Mapping[str, Targets]) -> Targets | None:
-    name = headers.get(CLASS)
+    name = headers.get(SLO_CLASS)
     if name is None:
-        return classes.get(_first(headers, OBJECTIVE) or "")
+        return classes.get(_first(headers, OBJECTIVES) or "")
     if name not in classes:
         known = ", ".join(classes)
-        raise Refusal(RequestOutcome.BAD_REQUEST, f"{CLASS} names no class of this service; it has: {known}")
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"{SLO_CLASS} names no class of this service; it has: {known}")
     return classes[name]
 
 

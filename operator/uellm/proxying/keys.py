@@ -6,8 +6,8 @@ import hmac
 from collections.abc import Iterable
 from hashlib import sha256
 
-from uellm.sidecar.outcome import Refusal, RequestOutcome
-from uellm.sidecar.wire.slo import HeaderLookup
+from uellm.proxying.outcome import Refusal, RequestOutcome
+from uellm.proxying.routes import HeaderLookup
 from uellm.vllm_routes import OPEN
 
 

@@ -41,6 +41,10 @@ class RequestOutcome(StrEnum):
     """401: no API key, or a wrong one."""
     FORBIDDEN = "forbidden"
     """403: an administrative route."""
+    MODEL_NOT_FOUND = "model_not_found"
+    """404, of the gateway: no service has a model of that name."""
+    MODEL_AMBIGUOUS = "model_ambiguous"
+    """400, of the gateway: several services have one, so the name needs its namespace."""
     TOO_LARGE = "too_large"
     """413 for the body, 431 for the headers, 414 for the request line."""
     CLIENT_SLOW = "client_slow"
@@ -61,6 +65,8 @@ STATUS = {
     RequestOutcome.BAD_REQUEST: 400,
     RequestOutcome.UNAUTHORIZED: 401,
     RequestOutcome.FORBIDDEN: 403,
+    RequestOutcome.MODEL_NOT_FOUND: 404,
+    RequestOutcome.MODEL_AMBIGUOUS: 400,
     RequestOutcome.TOO_LARGE: 413,
     RequestOutcome.CLIENT_SLOW: 408,
     RequestOutcome.INTERNAL_ERROR: 500,

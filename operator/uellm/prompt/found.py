@@ -8,12 +8,10 @@ them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
-
-from uellm.vllm_routes import RouteKind
 
 CHARACTERS_PER_TOKEN = 4.0
 """Before the first count from the engine: English text with a current tokenizer."""
@@ -82,11 +80,6 @@ class Ratio:
         self._tokens = self._tokens * self._keep + text * weight
 
 
-def of_request(kind: RouteKind, body: Mapping[str, Any]) -> Prompt:
-    """The prompt of a request whose route is parsed (any kind but OTHER); `body`: the JSON object in its body."""
-    return _READERS[kind](body)
-
-
 def of_chat(body: Mapping[str, Any]) -> Prompt:
     """A body with `messages`, and maybe `system` and `tools` (chat completions, Anthropic's messages)."""
     messages = body.get("messages")
@@ -121,15 +114,6 @@ def of_text(given: Any) -> Prompt:
 def of_anything(body: Mapping[str, Any]) -> Prompt:
     """Any other body: all texts in it except the model's name."""
     return _prompt([value for name, value in body.items() if name != "model"], [], [], 0)
-
-
-_READERS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
-    RouteKind.CHAT: of_chat,
-    RouteKind.MESSAGES: of_chat,
-    RouteKind.RESPONSES: of_responses,
-    RouteKind.COMPLETIONS: lambda body: of_text(body.get("prompt")),
-    RouteKind.POOLING: lambda body: of_text(body["input"]) if "input" in body else of_anything(body),
-}
 
 
 def _prompt(parts: list[Any], system: list[Any], turns: list[Any], messages: int) -> Prompt:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from uellm.sidecar.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
+from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 
 GRACE_S = 60.0
 

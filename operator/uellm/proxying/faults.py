@@ -1,4 +1,4 @@
-"""Faults of the sidecar's own bookkeeping. They are counted and logged, and no answer is lost by them."""
+"""Faults of a proxy's own bookkeeping. They are counted and logged, and no answer is lost by them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import traceback
 from contextlib import suppress
 from types import TracebackType
 
-from uellm.sidecar.telemetry.metrics import Counter
+from uellm.proxying.metrics import Counter
 
-LOG = logging.getLogger("uellm.sidecar")
+LOG = logging.getLogger("uellm.proxying")
 
 
 class Faults:
     """Counts faults by part."""
 
-    def __init__(self) -> None:
-        self.counter = Counter(
-            "uellm_faults_total", "Faults of the sidecar's own bookkeeping; no answer is lost by them.", "part"
-        )
+    def __init__(
+        self,
+        name: str = "uellm_faults_total",
+        text: str = "Faults of the sidecar's own bookkeeping; no answer is lost by them.",
+    ) -> None:
+        """Name and HELP text of the metric."""
+        self.counter = Counter(name, text, "part")
 
     def count(self, part: str, error: Exception, request: str = "") -> None:
         """Count a fault and log where it happened, without the error's text, which may quote the request."""

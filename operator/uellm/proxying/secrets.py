@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from uellm.sidecar.wire.keys import Keys
+from uellm.proxying.keys import Keys
 
 _Version = tuple[tuple[str, str, int, int], ...]
 

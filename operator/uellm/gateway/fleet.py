@@ -1,0 +1,53 @@
+"""The services and their replicas as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from uellm.gateway.catalog import Catalog, Key, Service
+from uellm.gateway.replicas import ReplicaAddress, Replicas
+
+
+class Fleet:
+    """What a view keeps up to date and the door reads."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog()
+        self._replicas: dict[Key, Replicas] = {}
+        self._gone: list[Replicas] = []
+
+    def replicas(self, key: Key) -> Replicas:
+        """The replicas of a service; none if nothing is known of it."""
+        if key not in self._replicas:
+            self._replicas[key] = Replicas()
+        return self._replicas[key]
+
+    def counts(self) -> dict[tuple[str, ...], float]:
+        """Ready replicas by namespace and service."""
+        return {(key.namespace, key.name): len(self.replicas(key)) for key in self.catalog.services}
+
+    def put(self, service: Service) -> None:
+        """Add or replace a service."""
+        self.catalog.put(service)
+        self.replicas(service.key).serve(gone=False)
+
+    def drop(self, key: Key) -> None:
+        """Remove a service. Requests at its replicas go on."""
+        self.catalog.drop(key)
+        self.replicas(key).serve(gone=True)
+        self._tidy(key)
+
+    def place(self, key: Key, addresses: Iterable[ReplicaAddress]) -> None:
+        """Take these as the ready replicas of a service, which may become known later."""
+        self.replicas(key).place(addresses)
+        self._tidy(key)
+
+    def close(self) -> None:
+        """Cut every connection to replicas."""
+        for replicas in (*self._replicas.values(), *self._gone):
+            replicas.close()
+
+    def _tidy(self, key: Key) -> None:
+        if key not in self.catalog.services and key in self._replicas and not len(self._replicas[key]):
+            self._gone = [each for each in self._gone if each.connected]
+            self._gone.append(self._replicas.pop(key))

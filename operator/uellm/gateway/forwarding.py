@@ -1,0 +1,188 @@
+"""A request on its way to a replica, and its answer on the way back.
+
+A request is sent to a second replica only while nothing of an answer has reached the client, and only if the first one
+was not reached, broke the connection, or refused the request unserved. After the head of a stream, whole events are
+passed on as they come, without parsing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from uellm.gateway.catalog import Service
+from uellm.gateway.fleet import Fleet
+from uellm.gateway.holding import Holding
+from uellm.gateway.replicas import Replica, Replicas
+from uellm.gateway.routed import routed_request
+from uellm.gateway.telemetry import GatewayMetrics, Record
+from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
+from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
+from uellm.proxying.relay import STALL_S, Relay
+from uellm.proxying.routes import end_to_end
+from uellm.routing import RoutedRequest
+
+MOST_TRIES = 3
+MOST_LOST = 1
+"""How often a request whose connection broke is sent again: it might be what broke the replica."""
+REFUSAL_BYTES = 64 * 1024
+
+_SENT: Pairs = ((b"Content-Length", b""),)
+"""Headers that the transport sets itself."""
+_DONE = b"data: [DONE]\n\n\r\n"
+_UNSERVED = frozenset(
+    map(
+        str,
+        (
+            RequestOutcome.DRAINING,
+            RequestOutcome.QUEUE_FULL,
+            RequestOutcome.SHED,
+            RequestOutcome.ENGINE_UNAVAILABLE,
+        ),
+    )
+)
+"""Outcomes of requests that a sidecar refused without giving them to its engine."""
+
+
+class PassThrough:
+    """The tap of a relay that changes nothing: whole events go from socket to socket. `began`: called at the first."""
+
+    def __init__(self, reply: Reply, began: Callable[[], None]) -> None:
+        self._began: Callable[[], None] | None = began
+        self._closing = reply.link.transport.is_closing
+        self._write = reply.link.transport.write
+        self.passed_bytes = 0
+        """Bytes that were passed on without parsing, chunk framing included."""
+
+    def piece(self, piece: bytes) -> bytes:
+        """The piece as it is."""
+        if self._began is not None:
+            began, self._began = self._began, None
+            began()
+        return piece
+
+    def count(self, piece: bytes) -> None:
+        """Nothing is counted."""
+
+    def chunk_sink(self) -> Callable[[bytes], bool]:
+        """Takes the next chunks."""
+        return self._take
+
+    def held_back(self) -> bytes:
+        """Nothing is held back."""
+        return b""
+
+    def _take(self, chunk: bytes) -> bool:
+        if chunk.endswith(_DONE):
+            return False  # the relay notes that the stream is done
+        self.passed_bytes += len(chunk)
+        if not self._closing():
+            self._write(chunk)
+        return True
+
+
+class Forwarding:
+    """Sends requests to replicas and relays their answers."""
+
+    def __init__(self, fleet: Fleet, holding: Holding, figures: GatewayMetrics) -> None:
+        self._fleet = fleet
+        self._holding = holding
+        self._figures = figures
+        self.stall_s = STALL_S
+
+    async def forward(self, request: Request, reply: Reply, record: Record, service: Service, own: Pairs) -> None:
+        """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
+        replicas = self._fleet.replicas(service.key)
+        chosen = service.class_of(request.headers)
+        if not len(replicas):
+            await self._hold(request, record, service, replicas, None if chosen is None else chosen.deadline_s)
+        route = record.route if len(replicas) > 1 else ""  # without a choice nothing need be known of the prompt
+        routed = routed_request(route, request.body, chosen, replicas.ratio, record.arrival_s)
+        replica, upstream = await self._send(request, record, replicas, routed, own)
+        try:
+            request.release()
+            tap = PassThrough(reply, lambda: replicas.began(replica, routed))
+            await Relay(reply, upstream, record, stall_s=self.stall_s, tap=tap).run(own)
+            record.bytes_out += tap.passed_bytes
+        finally:
+            failed = record.outcome is RequestOutcome.ENGINE_LOST or bool(_retry_reason(upstream, None))
+            replicas.ended(replica, routed, failed=failed)
+            upstream.abort()
+
+    async def _hold(
+        self, request: Request, record: Record, service: Service, replicas: Replicas, deadline_s: float | None
+    ) -> None:
+        began_s = _now_s()
+        try:
+            await self._holding.hold(service, replicas, deadline_s, len(request.body))
+        finally:
+            record.held_s = _now_s() - began_s
+        if service.key not in self._fleet.catalog.services:
+            raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
+
+    async def _send(
+        self, request: Request, record: Record, replicas: Replicas, routed: RoutedRequest, own: Pairs
+    ) -> tuple[Replica, Upstream]:
+        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
+        replicas.retries.request()
+        tried: list[str] = []
+        lost = 0
+        while (replica := replicas.choose(routed, tried)) is not None:
+            tried.append(replica.name)
+            record.tries, record.replica = len(tried), replica.name
+            record.sent_s = _now_s() - record.arrival_s if record.sent_s is None else record.sent_s
+            failure: Exception | None = None
+            upstream: Upstream | None = None
+            try:
+                upstream = await replica.pool.send(request.method, request.target, headers, request.body)
+            except (EngineUnreachable, EngineLost) as error:
+                failure = error
+                lost += isinstance(error, EngineLost)
+            except BaseException:
+                replicas.ended(replica, routed, failed=False)
+                raise
+            reason = _retry_reason(upstream, failure)
+            again = reason and lost <= MOST_LOST and len(tried) < MOST_TRIES and replicas.has_other(tried)
+            if upstream is not None and not (again and replicas.retries.take()):
+                return replica, upstream
+            replicas.ended(replica, routed, failed=True)
+            if upstream is not None:
+                await _drop(upstream)
+            elif not (again and replicas.retries.take()):
+                raise _failed(failure)
+            self._figures.retries.add(record.service.namespace, record.service.name, reason)
+        raise _failed(None)
+
+
+def _retry_reason(upstream: Upstream | None, failure: Exception | None) -> str:
+    """Why a further replica may take the request; empty: none may."""
+    if upstream is None:
+        return "lost" if isinstance(failure, EngineLost) else "unreachable"
+    if upstream.status not in (429, 503):
+        return ""
+    outcome = upstream.headers.get("x-uellm-outcome") or ""
+    return outcome if outcome in _UNSERVED else ""
+
+
+async def _drop(upstream: Upstream) -> None:
+    """End an answer that the client does not get; a short one is read, so that its connection can be kept."""
+    try:
+        if int(upstream.headers.get("content-length") or REFUSAL_BYTES) < REFUSAL_BYTES:
+            await upstream.read()
+    except (EngineLost, ValueError):
+        pass
+    finally:
+        upstream.abort()
+
+
+def _failed(failure: Exception | None) -> Refusal:
+    retry_after_s = spread_s(RETRY_REPLICA_S)
+    if isinstance(failure, EngineLost):
+        message = "the replica stopped before it answered; whether it ran the request is unknown"
+        return Refusal(RequestOutcome.ENGINE_LOST, message, retry_after_s=retry_after_s)
+    message = "no replica of the service could be reached; retry later"
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=retry_after_s)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

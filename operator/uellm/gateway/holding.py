@@ -1,0 +1,158 @@
+"""Requests of services without a replica: they wait, within bounds, while a replica is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from uellm.gateway.catalog import Key, Service
+from uellm.gateway.replicas import Replicas
+from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
+
+ASK_EVERY_S = 10.0
+"""How often a replica is asked for while requests wait."""
+SPREAD = 1.2
+"""Retry times are up to this much longer than the start, so that clients do not come back together."""
+
+
+HOLD_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class HoldLimits:
+    """How much may wait, and how long."""
+
+    hold_s: float = HOLD_S
+    """For requests whose class does not say when they are late."""
+    requests: int = 256
+    """Of one service."""
+    service_bytes: int = 32 * 1024 * 1024
+    """Bodies of one service."""
+    bytes: int = 128 * 1024 * 1024
+    """All bodies."""
+
+
+class Holding:
+    """Everything that is held. `want` asks for a replica of a service."""
+
+    def __init__(self, limits: HoldLimits, want: Callable[[Service], Awaitable[None]]) -> None:
+        self.limits = limits
+        self._want = want
+        self.requests: Counter[Key] = Counter()
+        """Held requests by service."""
+        self._bytes: Counter[Key] = Counter()
+        self._asking: dict[Key, asyncio.Task[None]] = {}
+        self._since_s: dict[Key, float] = {}
+        """Since when a replica of a service is asked for."""
+        self._until_s: dict[Key, float] = {}
+        """Until when it is asked for, if nothing is held."""
+
+    def counts(self) -> dict[tuple[str, ...], float]:
+        """Held requests by namespace and service."""
+        return {(key.namespace, key.name): number for key, number in self.requests.items()}
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of their bodies."""
+        return self._bytes.total()
+
+    async def hold(self, service: Service, replicas: Replicas, deadline_s: float | None, size_bytes: int) -> None:
+        """Wait for a replica. Raises Refusal: nobody will start one, too many wait, or it takes too long.
+
+        `deadline_s`: how long the request may wait by its class; None: its class does not say.
+        """
+        if service.suspended or not (service.wakes or service.replicas):
+            raise _stopped(service)
+        allowed_s = self.limits.hold_s if deadline_s is None else deadline_s
+        left_s = self._start_left_s(service)
+        if left_s is not None and left_s > allowed_s:
+            # The client comes back, and should then find a replica.
+            self._ask(service, replicas, until_s=_now_s() + SPREAD * left_s)
+            raise _starting(service, left_s)
+        self._admit(service.key, size_bytes, left_s)
+        try:
+            self._ask(service, replicas, until_s=0.0)
+            async with asyncio.timeout(allowed_s):
+                await replicas.some()
+        except TimeoutError:
+            raise _too_long(service, allowed_s, self._start_left_s(service), late=deadline_s is not None) from None
+        finally:
+            self._release(service.key, size_bytes)
+
+    def close(self) -> None:
+        """Ask for nothing more."""
+        for task in self._asking.values():
+            task.cancel()
+
+    def _admit(self, key: Key, size_bytes: int, left_s: float | None) -> None:
+        limits = self.limits
+        if (
+            self.requests[key] >= limits.requests
+            or self._bytes[key] + size_bytes > limits.service_bytes
+            or self.held_bytes + size_bytes > limits.bytes
+        ):
+            message = f"{key.name} has no replica yet and {self.requests[key]} requests wait for one; retry later"
+            raise Refusal(RequestOutcome.QUEUE_FULL, message, retry_after_s=_spread_s(left_s))
+        self.requests[key] += 1
+        self._bytes[key] += size_bytes
+
+    def _release(self, key: Key, size_bytes: int) -> None:
+        self.requests[key] -= 1
+        self._bytes[key] -= size_bytes
+        if not self.requests[key]:
+            del self.requests[key], self._bytes[key]
+
+    def _start_left_s(self, service: Service) -> float | None:
+        """How long the start of a replica still takes; None: never measured."""
+        if service.startup_s is None:
+            return None
+        now_s = _now_s()
+        return max(0.0, self._since_s.get(service.key, now_s) + service.startup_s - now_s)
+
+    def _ask(self, service: Service, replicas: Replicas, *, until_s: float) -> None:
+        """Ask for a replica as long as requests are held, and at least until then."""
+        key = service.key
+        self._until_s[key] = max(self._until_s.get(key, 0.0), until_s)
+        if service.wakes and key not in self._asking:
+            self._since_s[key] = _now_s()
+            self._asking[key] = asyncio.create_task(self._keep_asking(service, replicas))
+
+    async def _keep_asking(self, service: Service, replicas: Replicas) -> None:
+        key = service.key
+        try:
+            while replicas.missing and (self.requests[key] or _now_s() < self._until_s[key]):
+                await self._want(service)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_EVERY_S):
+                        await replicas.some()
+        finally:
+            del self._asking[key], self._since_s[key], self._until_s[key]
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _spread_s(left_s: float | None) -> float:
+    return spread_s(RETRY_ENGINE_S) if left_s is None else spread_s((max(left_s, 1.0), SPREAD * max(left_s, 1.0)))
+
+
+def _stopped(service: Service) -> Refusal:
+    why = "it is suspended" if service.suspended else "it is scaled to 0 replicas and has no spec.autoscaling"
+    message = f"{service.key.name} has no replica, and none will start: {why}"
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry=False)
+
+
+def _starting(service: Service, left_s: float) -> Refusal:
+    message = f"a replica of {service.key.name} is starting, which takes about {left_s:.0f} s more; retry then"
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=_spread_s(left_s))
+
+
+def _too_long(service: Service, waited_s: float, left_s: float | None, *, late: bool) -> Refusal:
+    message = f"no replica of {service.key.name} started within {waited_s:.3g} s"
+    if late:
+        return Refusal(RequestOutcome.DEADLINE_PASSED, message, retry=False)
+    return Refusal(RequestOutcome.ENGINE_UNAVAILABLE, f"{message}; retry later", retry_after_s=_spread_s(left_s))

@@ -1,0 +1,135 @@
+"""Services and replicas as the cluster has them, by a watch of LLMServices and one of EndpointSlices.
+
+While the API server is away the last state stays in force: replicas that are gone by then are found out by connecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from uellm.api.names import SERVICE_LABEL, WANTED_AT_ANNOTATION
+from uellm.gateway.catalog import Key, Service
+from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_service
+from uellm.gateway.fleet import Fleet
+from uellm.gateway.replicas import ReplicaAddress
+from uellm.kube import DELETED, ENDPOINTSLICE, LLMSERVICE, SECRET, SYNCED, Event, Kind, Kube, KubeError
+from uellm.proxying.keys import Keys
+
+KEYS_FOR_S = 30.0
+"""How long keys that were read, or a refusal to read them, are taken for current."""
+
+LOG = logging.getLogger("uellm.gateway")
+
+
+class KubeView:
+    """A view of the cluster. `namespaces`: those whose services are served; empty: all."""
+
+    def __init__(
+        self, kube: Kube, fleet: Fleet, namespaces: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._kube = kube
+        self._fleet = fleet
+        self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
+        self._clock = clock
+        self._heard_s: dict[tuple[Kind, str | None], float] = {}
+        self._synced: set[tuple[Kind, str | None]] = set()
+        self._slices: dict[Key, dict[str, dict[str, ReplicaAddress]]] = defaultdict(dict)
+        """By service and slice: the addresses of ready pods."""
+        self._slice_of: dict[Key, Key] = {}
+        """The service of each slice."""
+        self._keys: dict[Key, tuple[float, Keys | None]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was read once."""
+        return len(self._synced) == 2 * len(self._namespaces)
+
+    def age_s(self) -> float:
+        """Seconds since the API server was heard of; infinite before the first time."""
+        return self._clock() - min(self._heard_s.values(), default=float("-inf"))
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for namespace in self._namespaces:
+                tasks.create_task(self._follow(LLMSERVICE, namespace, "", self._service))
+                tasks.create_task(self._follow(ENDPOINTSLICE, namespace, SERVICE_LABEL, self._slice))
+
+    async def want(self, service: Service) -> None:
+        """Set the annotation that asks for a replica."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        key = service.key
+        try:
+            await self._kube.annotate(LLMSERVICE, key.name, key.namespace, {WANTED_AT_ANNOTATION: now}, uid=service.uid)
+        except KubeError as error:
+            LOG.error("cannot ask for a replica of %s: %s", key, error)
+
+    async def keys(self, service: Service) -> Keys | None:
+        """The keys of its Secret, where a Role of the namespace lets the gateway read it."""
+        if service.keys_secret is None:
+            return None
+        until_s, keys = self._keys.get(service.key, (0.0, None))
+        if self._clock() >= until_s:
+            keys = await self._read_keys(service.key.namespace, service.keys_secret)
+            self._keys[service.key] = (self._clock() + KEYS_FOR_S, keys)
+        return keys
+
+    async def _read_keys(self, namespace: str, secret: str) -> Keys | None:
+        try:
+            document = await self._kube.get(SECRET, secret, namespace)
+        except KubeError:
+            return None
+        values = [base64.b64decode(value) for value in ((document or {}).get("data") or {}).values()]
+        lines = [line.strip() for value in values for line in value.decode("utf-8", "replace").splitlines()]
+        return Keys(line for line in lines if line)
+
+    async def _follow(
+        self, kind: Kind, namespace: str | None, label_selector: str, put: Callable[[Event], None]
+    ) -> None:
+        def heard() -> None:
+            self._heard_s[kind, namespace] = self._clock()
+
+        watched = self._kube.watch(kind, namespace=namespace, label_selector=label_selector, on_contact=heard)
+        async for event in watched:
+            if event.type == SYNCED:
+                self._synced.add((kind, namespace))
+            else:
+                put(event)
+
+    def _service(self, event: Event) -> None:
+        if event.type == DELETED:
+            self._keys.pop(key_of(event.object), None)
+            self._fleet.drop(key_of(event.object))
+        else:
+            self._fleet.put(service_of(event.object))
+
+    def _slice(self, event: Event) -> None:
+        name = key_of(event.object)
+        service = self._slice_of.pop(name, None)
+        if service is not None:
+            self._slices[service].pop(name.name, None)
+        if event.type != DELETED and (owner := slice_service(event.object)) is not None:
+            if service not in (None, owner):
+                self._place(service)
+            service = owner
+            self._slice_of[name] = owner
+            self._slices[owner][name.name] = dict(ready_endpoints(event.object))
+        if service is not None:
+            self._place(service)
+
+    def _place(self, service: Key | None) -> None:
+        if service is None:
+            return
+        by_pod: dict[str, ReplicaAddress] = {}
+        for _, addresses in sorted(self._slices[service].items()):
+            for pod, address in addresses.items():
+                by_pod.setdefault(pod, address)
+        if not self._slices[service]:
+            del self._slices[service]
+        self._fleet.place(service, by_pod.values())

@@ -1,0 +1,181 @@
+"""The gateway's process: everything put together, from the first socket to the last answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from uellm.errors import CannotBeDone
+from uellm.gateway.catalog import Service
+from uellm.gateway.door import Door
+from uellm.gateway.fleet import Fleet
+from uellm.gateway.forwarding import Forwarding
+from uellm.gateway.holding import Holding, HoldLimits
+from uellm.gateway.management import Management
+from uellm.gateway.telemetry import GatewayMetrics
+from uellm.gateway.tls import Certificate
+from uellm.gateway.view import View
+from uellm.http import Budget, RequestLimits, Server, ServerConnection
+from uellm.pod_interface import LAME_DUCK_S
+from uellm.proxying.drain import GRACE_S, Drain
+from uellm.proxying.metrics import Gauge
+from uellm.proxying.process import Address, Ending, prepare
+from uellm.proxying.secrets import KeyDirectory
+
+LOG = logging.getLogger("uellm.gateway")
+
+FLUSH_S = 5.0
+"""How long finished answers may take to leave once the process ends."""
+KEYS_POLL_S = 10.0
+
+
+@dataclass(frozen=True)
+class GatewayOptions:
+    """What the command line says; times in seconds."""
+
+    listen: Address
+    metrics_listen: Address | None = None
+    keys: Path | None = None
+    """Directory with API keys that every request needs, whatever the service."""
+    tls: Path | None = None
+    """Directory with `tls.crt` and `tls.key`."""
+    grace_s: float = GRACE_S
+    lame_duck_s: float = LAME_DUCK_S
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    holding: HoldLimits = field(default_factory=HoldLimits)
+
+
+class Gateway:
+    """A running gateway: an async context manager that serves from entry to exit.
+
+    `view_of` makes the view that keeps a fleet up to date.
+    """
+
+    def __init__(self, options: GatewayOptions, view_of: Callable[[Fleet], View]) -> None:
+        self._options = options
+        self.fleet = Fleet()
+        self.view = view_of(self.fleet)
+        self.figures = GatewayMetrics()
+        self.drain = Drain(self._close_idle)
+        self._keys = KeyDirectory(options.keys)
+        self.holding = Holding(options.holding, self._want)
+        self.forwarding = Forwarding(self.fleet, self.holding, self.figures)
+        self._certificate = None if options.tls is None else Certificate(options.tls)
+        door = Door(self.fleet, self.view, self.forwarding, self.figures, self.drain, self._keys)
+        self.bodies = Budget()
+        self._server = Server(
+            door.handle,
+            door.unreadable,
+            limits=options.limits,
+            budget=self.bodies,
+            tls=None if self._certificate is None else self._certificate.context,
+        )
+        management = Management(self.figures, self.view, self.drain)
+        self._management_server = Server(management.handle, management.unreadable)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._add_gauges()
+
+    async def __aenter__(self) -> Gateway:
+        watches = [self.view.run(), self._watch_keys()]
+        if self._certificate is not None:
+            watches.append(self._certificate.watch())
+        self._tasks = [asyncio.create_task(watch) for watch in watches]
+        options = self._options
+        try:
+            if options.metrics_listen is not None:
+                await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
+            await self._server.listen(options.listen.host, options.listen.port)
+        except OSError as error:
+            await self.__aexit__(None, None, None)
+            raise CannotBeDone(f"cannot listen: {error.strerror or error}") from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drain.over = True
+        await self._server.close(FLUSH_S)
+        await self._management_server.close(FLUSH_S)
+        self.holding.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.drain.close()
+        self.fleet.close()
+
+    @property
+    def connections(self) -> set[ServerConnection]:
+        """Connections of clients."""
+        return self._server.connections
+
+    @property
+    def port(self) -> int:
+        """Where clients connect."""
+        return self._server.port
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the figures are; 0: nowhere."""
+        return self._management_server.port
+
+    async def end_of_view(self) -> None:
+        """Wait until the view ends, which it does by a fault alone: answers from a dead view would be wrong."""
+        await asyncio.wait({self._tasks[0]})
+        self._tasks[0].result()
+
+    async def stop(self, *, linger: bool) -> None:
+        """Become not ready, serve what still comes for a while (`linger`), refuse what comes then, finish the rest."""
+        self.drain.begin(lame_duck_s=self._options.lame_duck_s if linger else 0.0, final=True)
+        await self.drain.wait(self._options.grace_s)
+
+    def _close_idle(self) -> None:
+        for connection in tuple(self.connections):
+            connection.close()
+
+    async def _want(self, service: Service) -> None:
+        self.figures.wanted.add(service.key.namespace, service.key.name)
+        await self.view.want(service)
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_POLL_S)
+            if self._keys.poll():
+                LOG.info("API keys: new ones are in force")
+
+    def _add_gauges(self) -> None:
+        service = ("namespace", "service")
+        for gauge in (
+            Gauge("uellm_gateway_replicas", "Ready replicas that requests are sent to.", self.fleet.counts, *service),
+            Gauge(
+                "uellm_gateway_requests_held", "Requests that wait for a first replica.", self.holding.counts, *service
+            ),
+            Gauge("uellm_gateway_requests_active", "Requests in hand.", lambda: self.drain.active),
+            Gauge("uellm_gateway_connections", "Open connections of clients.", lambda: len(self.connections)),
+            Gauge("uellm_gateway_body_bytes", "Bytes of request bodies in memory.", lambda: self.bodies.held_bytes),
+            Gauge("uellm_gateway_view_age_seconds", "Time since the API server was heard of.", self.view.age_s),
+            Gauge("uellm_gateway_draining", "1 once it is to stop, and not ready.", lambda: self.drain.draining),
+        ):
+            self.figures.gauge(gauge)
+
+
+async def serve(
+    options: GatewayOptions, view_of: Callable[[Fleet], View], on_started: Callable[[Gateway], None]
+) -> None:
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. Only after SIGTERM it lingers."""
+    prepare()
+    ending = Ending()
+    async with Gateway(options, view_of) as gateway:
+        on_started(gateway)
+        first, dead = asyncio.create_task(ending.first()), asyncio.create_task(gateway.end_of_view())
+        await asyncio.wait((first, dead), return_when=asyncio.FIRST_COMPLETED)
+        if dead.done():
+            first.cancel()
+            dead.result()
+        dead.cancel()
+        LOG.info("draining %d requests", gateway.drain.active)
+        await ending.unless_again(gateway.stop(linger=first.result() is signal.SIGTERM))

@@ -1,0 +1,164 @@
+"""The replicas of one service: connections to them, their loads, and which one gets a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from uellm.api.replica_load import ReplicaLoad
+from uellm.gateway.loads import LoadReader
+from uellm.gateway.retry_budget import RetryBudget
+from uellm.http import EngineAddress, EnginePool
+from uellm.prompt import Ratio
+from uellm.routing import RoutedRequest, Router
+
+IDLE_S = 60.0
+"""Sidecars keep idle connections for longer."""
+CONNECT_TIMEOUT_S = 3.0
+DEAD_PEER_S = 10.0
+"""A machine that answers no packet for so long is gone, although no connection was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaAddress:
+    """Where a replica's sidecar listens."""
+
+    host: str
+    port: int
+    metrics_port: int | None = None
+    """None: its load cannot be read."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Replica:
+    """Connections to one replica."""
+
+    def __init__(self, address: ReplicaAddress) -> None:
+        self.address = address
+        self.name = str(address)
+        self.pool = EnginePool(
+            EngineAddress(address.host, address.port),
+            idle_s=IDLE_S,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            dead_peer_s=DEAD_PEER_S,
+        )
+        self.reading: asyncio.Task[None] | None = None
+        """Reads its load."""
+
+    def read_nothing(self) -> None:
+        """Stop to read its load."""
+        if self.reading is not None:
+            self.reading.cancel()
+            self.reading = None
+
+
+class Replicas:
+    """All replicas of one service."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Replica] = {}
+        self._leaving: list[Replica] = []
+        self._changed: set[asyncio.Future[None]] = set()
+        self._gone = False
+        self._router = Router()
+        self.retries = RetryBudget()
+        self.ratio = Ratio()
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection to a replica is open."""
+        return any(replica.pool.connections for replica in (*self._by_name.values(), *self._leaving))
+
+    def place(self, addresses: Iterable[ReplicaAddress]) -> None:
+        """Take these as the replicas that are ready. Requests at others go on."""
+        now_s = asyncio.get_running_loop().time()
+        wanted = {str(address): address for address in addresses}
+        for name in [name for name, replica in self._by_name.items() if wanted.get(name) != replica.address]:
+            replica = self._by_name.pop(name)
+            replica.read_nothing()
+            self._router.remove(name, now_s)
+            self._leaving.append(replica)
+        self._leaving = [replica for replica in self._leaving if replica.pool.connections]
+        for name, address in wanted.items():
+            if name not in self._by_name:
+                self._by_name[name] = Replica(address)
+                self._router.add(name, now_s)
+        self._read_loads()
+        if self._by_name:
+            self._wake()
+
+    def choose(self, request: RoutedRequest, tried: Collection[str] = ()) -> Replica | None:
+        """The replica for a request, which counts as sent there; None: there is none that was not tried."""
+        now_s = asyncio.get_running_loop().time()
+        able = [name for name in self._by_name if name not in tried]
+        if not able:
+            return None
+        # All may drain; one of them may still take a request, or says itself that it does not.
+        name = (self._router.choose(request, now_s, tried) if len(able) > 1 else None) or able[0]
+        self._router.sent(name, request, now_s)
+        return self._by_name[name]
+
+    def began(self, replica: Replica, request: RoutedRequest) -> None:
+        """The answer of a replica has begun."""
+        self._router.first_token(replica.name, request, asyncio.get_running_loop().time())
+
+    def ended(self, replica: Replica, request: RoutedRequest, *, failed: bool) -> None:
+        """A request ended there. `failed`: the replica could not be reached, broke off, or refused it unserved."""
+        self._router.ended(replica.name, request, asyncio.get_running_loop().time(), failed=failed)
+
+    def has_other(self, tried: Collection[str]) -> bool:
+        """Whether a request could go to a replica that was not tried."""
+        return any(name not in tried for name in self._by_name)
+
+    def serve(self, *, gone: bool) -> None:
+        """Whether the service exists."""
+        self._gone = gone
+        if gone:
+            self._wake()
+
+    @property
+    def missing(self) -> bool:
+        """There is no replica, and the service exists."""
+        return not self._by_name and not self._gone
+
+    async def some(self) -> None:
+        """Wait until there is a replica, or the service is gone."""
+        while self.missing:
+            changed = asyncio.get_running_loop().create_future()
+            self._changed.add(changed)
+            try:
+                await changed
+            finally:
+                self._changed.discard(changed)
+
+    def close(self) -> None:
+        """Cut every connection."""
+        for replica in (*self._by_name.values(), *self._leaving):
+            replica.read_nothing()
+            replica.pool.close()
+
+    def _read_loads(self) -> None:
+        """Loads matter only where there is a choice."""
+        for replica in self._by_name.values():
+            if len(self._by_name) < 2:
+                replica.read_nothing()
+            elif replica.reading is None and replica.address.metrics_port is not None:
+                replica.reading = asyncio.create_task(self._reader(replica, replica.address.metrics_port).run())
+
+    def _reader(self, replica: Replica, port: int) -> LoadReader:
+        def report(load: ReplicaLoad) -> None:
+            self._router.report(replica.name, load, asyncio.get_running_loop().time())
+
+        address = EngineAddress(replica.address.host, port)
+        return LoadReader(address, lambda: self._router.known_prefixes(replica.name), report)
+
+    def _wake(self) -> None:
+        for changed in self._changed:
+            if not changed.done():
+                changed.set_result(None)

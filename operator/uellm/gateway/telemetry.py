@@ -1,0 +1,123 @@
+"""The record of one request, its line in the access log, and the gateway's metrics.
+
+A record holds no content: no body, no query string, no header except the request id, no key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from uellm.gateway.catalog import Key
+from uellm.proxying.faults import Faults
+from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
+from uellm.proxying.outcome import RequestOutcome
+
+ACCESS_LOG = logging.getLogger("uellm.gateway.access")
+NO_SERVICE = Key("-", "-")
+OTHER_ROUTE = "other"
+
+OWN_SECONDS_BUCKETS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+"""Of the time that the gateway itself takes."""
+
+
+@dataclass
+class Record:
+    """One request. Times are in seconds on the event loop's clock. None: it did not happen."""
+
+    method: str
+    path: str
+    arrival_s: float
+    id: str = ""
+    service: Key = NO_SERVICE
+    route: str = OTHER_ROUTE
+    outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
+    status: int = 0
+    held_s: float | None = None
+    """How long it waited for the service's first replica."""
+    sent_s: float | None = None
+    """When it was first sent to a replica, since its arrival."""
+    first_byte_s: float | None = None
+    end_s: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    tries: int = 0
+    """To how many replicas it was sent."""
+    replica: str = ""
+    """Address of the last one."""
+    done: bool = False
+    """The stream's `[DONE]` was sent."""
+
+    def to_json(self) -> str:
+        """The line of the access log."""
+        return json.dumps(
+            {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "id": self.id,
+                "method": self.method,
+                "path": self.path[:256],
+                "namespace": self.service.namespace,
+                "service": self.service.name,
+                "replica": self.replica or None,
+                "tries": self.tries,
+                "outcome": str(self.outcome),
+                "status": self.status,
+                "heldMilliseconds": _milliseconds(self.held_s),
+                "sentMilliseconds": _milliseconds(self.sent_s),
+                "firstByteMilliseconds": _milliseconds(self.first_byte_s),
+                "milliseconds": _milliseconds(self.end_s - self.arrival_s),
+                "bytesIn": self.bytes_in,
+                "bytesOut": self.bytes_out,
+            }
+        )
+
+
+class GatewayMetrics:
+    """Everything that is counted. Gauges are added by whoever knows their values."""
+
+    def __init__(self) -> None:
+        self.faults = Faults(
+            "uellm_gateway_faults_total", "Faults of the gateway's own bookkeeping; no answer is lost."
+        )
+        service = ("namespace", "service")
+        self.requests = Counter(
+            "uellm_gateway_requests_total", "Requests that ended, by service and outcome.", *service, "outcome"
+        )
+        self.retries = Counter(
+            "uellm_gateway_retries_total", "Requests sent to a further replica, by reason.", *service, "reason"
+        )
+        self.wanted = Counter("uellm_gateway_wanted_total", "Times that a first replica was asked for.", *service)
+        self.held = Histogram(
+            "uellm_gateway_held_seconds", "Time that requests waited for the first replica of a service.", *service
+        )
+        self.own = Histogram(
+            "uellm_gateway_sent_seconds",
+            "Time from arrival until a request was sent to its first replica, without the time that it was held.",
+            buckets=OWN_SECONDS_BUCKETS,
+        )
+        self.metrics: list[Metric] = [
+            *(self.requests, self.retries, self.wanted, self.held, self.own, self.faults.counter),
+        ]
+
+    def gauge(self, gauge: Gauge) -> None:
+        """Add a gauge."""
+        self.metrics.append(gauge)
+
+    def count(self, record: Record) -> None:
+        """Count a request that ended, and log it. Raises nothing: its client has its answer."""
+        key = record.service
+        with self.faults.guard("metrics", record.id):
+            self.requests.add(key.namespace, key.name, str(record.outcome))
+            if record.held_s is not None:
+                self.held.observe(record.held_s, key.namespace, key.name)
+            if record.sent_s is not None:
+                self.own.observe(record.sent_s - (record.held_s or 0.0))
+        with self.faults.guard("log", record.id):
+            if ACCESS_LOG.isEnabledFor(logging.INFO):
+                ACCESS_LOG.info("%s", record.to_json())
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -1,0 +1,25 @@
+"""The prompt of a request, by the kind of its route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from uellm.prompt import found
+from uellm.prompt.found import Prompt
+from uellm.prompt.pooled import of_pooling
+from uellm.vllm_routes import RouteKind
+
+
+def of_request(kind: RouteKind, body: Mapping[str, Any]) -> Prompt:
+    """The prompt of a request whose route is parsed (any kind but OTHER); `body`: the JSON object in its body."""
+    return _READERS[kind](body)
+
+
+_READERS: Mapping[RouteKind, Callable[[Mapping[str, Any]], Prompt]] = {
+    RouteKind.CHAT: found.of_chat,
+    RouteKind.MESSAGES: found.of_chat,
+    RouteKind.RESPONSES: found.of_responses,
+    RouteKind.COMPLETIONS: lambda body: found.of_text(body.get("prompt")),
+    RouteKind.POOLING: of_pooling,
+}

@@ -1,0 +1,12 @@
+"""What a proxy needs above the transport, for the sidecar and the gateway alike.
+
+outcome    how a request can end, and our own answers in OpenAI's error form
+routes     the path of a request, its id, and the headers that are passed on
+relay      an answer on its way to the client
+drain      how a process stops taking requests and finishes those it has
+keys       API keys, as hashes
+secrets    API keys from a mounted directory
+metrics    Prometheus' text format
+faults     faults of the bookkeeping, which lose no answer
+process    addresses, the garbage collector, file descriptors, signals, logs
+"""

@@ -1,0 +1,64 @@
+"""The path of a request, its id, and the headers that are passed on."""
+
+from __future__ import annotations
+
+import re
+from secrets import token_hex
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+from uellm.http import Headers, Pairs
+from uellm.proxying.outcome import Refusal, RequestOutcome
+
+_HOP_BY_HOP = frozenset(
+    (
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
+    )
+)
+SLO_CLASS = "x-slo-class"
+"""Names the class of a request."""
+OBJECTIVES = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+"""llm-d's headers, which may name one as well."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+
+
+class HeaderLookup(Protocol):
+    """Headers by name, in any case."""
+
+    def get(self, name: str, /) -> str | None:
+        """The value, or None."""
+
+
+def path_of(method: str, raw_path: str) -> str:
+    """The path of a request as the engine's router reads it. Raises Refusal.
+
+    The engine decodes a path once before it matches it. The decoded path is therefore checked: `/%73leep` is `/sleep`.
+    """
+    if method in ("CONNECT", "TRACE"):
+        raise Refusal(RequestOutcome.BAD_REQUEST, f"method {method} is not served here", status=405)
+    path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    segments = [segment for segment in path.split("/") if segment]
+    if not path.startswith("/") or "." in segments or ".." in segments or not path.isprintable():
+        raise Refusal(
+            RequestOutcome.BAD_REQUEST, "the path cannot be used: send it without dot segments or control characters"
+        )
+    return "/" + "/".join(segments)
+
+
+def end_to_end(headers: Headers, replaced: Pairs = ()) -> list[tuple[bytes, bytes]]:
+    """The headers of the message, without hop-by-hop headers (RFC 9110, 7.6.1) and without those in `replaced`."""
+    dropped = _HOP_BY_HOP
+    if (named := headers.get_all("connection")) or replaced:
+        options = {
+            option.strip().lower().encode("latin-1", "replace") for value in named for option in value.split(",")
+        }
+        dropped = dropped | options | {name.lower() for name, _ in replaced}
+    return [(name, value) for name, value in headers.raw if name.lower() not in dropped]
+
+
+def request_id(headers: Headers) -> str:
+    """The client's X-Request-Id if it is safe in logs and headers, else a new id."""
+    given = headers.get("x-request-id") or ""
+    return given if _REQUEST_ID.fullmatch(given) else token_hex(16)

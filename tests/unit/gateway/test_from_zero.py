@@ -1,0 +1,168 @@
+"""Requests of a service without a replica wait for one, within bounds, and are told nothing false."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from helpers.fake_engine import FakeEngine, eventually
+from uellm.gateway.catalog import ServiceClass
+from uellm.gateway.holding import HoldLimits
+from uellm.proxying.keys import Keys
+
+
+async def test_a_request_waits_for_a_replica_that_is_asked_for_and_then_streams(harness, engines) -> None:
+    engine = await engines()
+    engine.script = FakeEngine.stream(b"data: 1\n\n", b"data: [DONE]\n\n")
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = [harness.ask() for _ in range(3)]
+    await asyncio.wait_for(harness.view.asked.wait(), 5)
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 3)
+    assert 'uellm_gateway_requests_held{namespace="default",service="llama"} 3' in await harness.figures()
+    harness.place(service, engine.port)
+    assert await asyncio.gather(*asking) == [(200, b"data: 1\n\ndata: [DONE]\n\n")] * 3
+    assert harness.view.wanted == [service.key]
+    assert harness.gateway.holding.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"suspended": True, "wakes": True}, "it is suspended"),
+        ({"replicas": 0}, "it is scaled to 0 replicas and has no spec.autoscaling"),
+    ],
+)
+async def test_nobody_waits_for_a_replica_that_will_not_start(harness, facts, why) -> None:
+    harness.serve("llama", **facts)
+    async with harness.post() as response:
+        assert response.status == 503
+        assert response.headers["x-should-retry"] == "false"
+        message = (await response.json())["error"]["message"]
+    assert message == f"llama has no replica, and none will start: {why}"
+    assert harness.view.wanted == []
+
+
+async def test_a_service_that_starts_by_itself_is_waited_for_but_not_asked_for(launch, engines) -> None:
+    harness = await launch()
+    service = harness.serve("llama", replicas=1)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.place(service, (await engines()).port)
+    assert (await asking)[0] == 200
+    assert harness.view.wanted == []
+
+
+async def test_more_than_the_bound_are_refused_with_a_time_to_retry(launch, engines) -> None:
+    harness = await launch(holding=HoldLimits(requests=2))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=20.0)
+    asking = [harness.ask(), harness.ask()]
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 2)
+    async with harness.post() as response:
+        assert response.status == 429
+        assert 19 <= int(response.headers["Retry-After"]) <= 24
+        message = (await response.json())["error"]["message"]
+    assert message == "llama has no replica yet and 2 requests wait for one; retry later"
+    harness.place(service, (await engines()).port)
+    assert [status for status, _ in await asyncio.gather(*asking)] == [200, 200]
+
+
+@pytest.mark.parametrize("limits", [HoldLimits(service_bytes=100), HoldLimits(bytes=100)])
+async def test_the_bytes_that_wait_are_bounded(launch, limits) -> None:
+    harness = await launch(holding=limits)
+    harness.serve("llama", wakes=True, replicas=0)
+    async with harness.post(b'{"model":"llama","x":"' + b"x" * 100 + b'"}') as response:
+        assert response.status == 429
+
+
+async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(launch) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=60))
+    harness.serve(
+        "llama",
+        wakes=True,
+        replicas=0,
+        classes=(ServiceClass("batch"), ServiceClass("now", ttft_s=0.05, rejects_late=True)),
+    )
+    async with harness.post(X_Slo_Class="now") as response:
+        assert response.status == 504
+        message = (await response.json())["error"]["message"]
+    assert message == "no replica of llama started within 0.05 s"
+
+
+async def test_others_wait_for_the_longest_time_that_is_allowed(launch) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=0.05))
+    harness.serve("llama", wakes=True, replicas=0, startup_s=0.01)
+    async with harness.post() as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+    assert harness.outcomes() == {"engine_unavailable": 1}
+
+
+async def test_a_request_that_the_start_would_keep_too_long_is_told_when_to_come_back(launch) -> None:
+    harness = await launch(holding=HoldLimits(hold_s=30))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=120.0)
+    async with harness.post() as response:
+        assert response.status == 503
+        assert 120 <= int(response.headers["Retry-After"]) <= 145
+        message = (await response.json())["error"]["message"]
+    assert message == "a replica of llama is starting, which takes about 120 s more; retry then"
+    await eventually(lambda: harness.view.wanted == [service.key])
+
+
+async def test_a_client_that_leaves_while_it_waits_frees_its_place(harness) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    asking.cancel()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 0)
+    await eventually(lambda: harness.outcomes() == {"client_left": 1})
+
+
+async def test_a_service_that_is_deleted_is_waited_for_no_longer(harness) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0)
+    asking = harness.ask()
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.gateway.fleet.drop(service.key)
+    status, body = await asking
+    assert status == 404
+    assert b"llama was deleted while the request waited" in body
+
+
+async def test_a_key_is_checked_before_a_request_waits_where_the_gateway_may_know_the_keys(harness, engines) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0, keys_secret="keys")
+    harness.view.keys_of[service.key] = Keys(["right"])
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        async with harness.post(**headers) as response:
+            assert response.status == 401
+    assert harness.view.wanted == []
+    asking = harness.ask(Authorization="Bearer right")
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    harness.place(service, (await engines()).port)
+    assert (await asking)[0] == 200
+
+
+async def test_where_it_may_not_the_request_waits_and_the_sidecar_checks(harness, engines) -> None:
+    service = harness.serve("llama", wakes=True, replicas=0, keys_secret="keys")
+    asking = harness.ask(Authorization="Bearer any")
+    await eventually(lambda: harness.gateway.holding.requests[service.key] == 1)
+    engine = await engines()
+    harness.place(service, engine.port)
+    assert (await asking)[0] == 200
+    assert engine.received[0].headers["Authorization"] == "Bearer any"
+
+
+async def test_a_replica_is_asked_for_until_the_client_comes_back_that_was_told_when(launch, monkeypatch) -> None:
+    monkeypatch.setattr("uellm.gateway.holding.ASK_EVERY_S", 0.01)
+    harness = await launch(holding=HoldLimits(hold_s=0.01))
+    service = harness.serve("llama", wakes=True, replicas=0, startup_s=0.2)
+    assert (await harness.ask())[0] == 503
+    await eventually(lambda: len(harness.view.wanted) > 3)
+    async with harness.post() as response:
+        message = (await response.json())["error"]["message"]
+    assert message.startswith("a replica of llama is starting, which takes about 0 s more")
+    harness.place(service, 1)
+    await eventually(lambda: not harness.gateway.holding._asking)
+    asked = len(harness.view.wanted)
+    harness.place(service)
+    await eventually(lambda: not harness.gateway.holding._since_s)
+    assert len(harness.view.wanted) == asked

@@ -1,0 +1,189 @@
+"""What the gateway makes of the cluster's objects."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from uellm.gateway.catalog import Key
+from uellm.gateway.documents import ready_endpoints, service_of
+from uellm.gateway.fleet import Fleet
+from uellm.gateway.kube_view import KubeView
+from uellm.gateway.replicas import ReplicaAddress
+from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind
+
+LLAMA = Key("team-a", "llama")
+
+
+def llmservice(**spec: Any) -> dict[str, Any]:
+    metadata = {
+        "namespace": "team-a",
+        "name": "llama",
+        "uid": "u1",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "resourceVersion": "1",
+    }
+    return {"metadata": metadata, "spec": {"model": {"uri": "hf://a/b"}, **spec}}
+
+
+def endpoint(address: str, pod: str, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [address], "conditions": conditions, "targetRef": {"kind": "Pod", "uid": pod}}
+
+
+def endpoint_slice(*endpoints: dict[str, Any], name: str = "llama-1", family: str = "IPv4") -> dict[str, Any]:
+    labels = {"kubernetes.io/service-name": "llama", "uellm.io/service": "llama"}
+    return {
+        "metadata": {"namespace": "team-a", "name": name, "labels": labels},
+        "addressType": family,
+        "ports": [{"name": "http", "port": 8000}],
+        "endpoints": list(endpoints),
+    }
+
+
+def test_a_service_is_read_with_its_names_classes_and_what_wakes_it() -> None:
+    document = llmservice(
+        model={"servedName": "meta/llama", "adapters": [{"name": "law", "uri": "hf://a/law"}]},
+        slo={
+            "defaultClass": "batch",
+            "classes": [
+                {"name": "now", "ttft": "500ms", "e2e": "2s", "onDeadline": "Reject"},
+                {"name": "batch", "e2e": "1m"},
+            ],
+        },
+        autoscaling={"minReplicas": 0, "maxReplicas": 3},
+        auth={"apiKeysSecretRef": {"name": "keys"}},
+        replicas=0,
+    )
+    document["status"] = {"autoscaling": {"startupSeconds": 90}}
+    service = service_of(document)
+    assert service.names == ("meta/llama", "law")
+    assert (service.wakes, service.replicas, service.startup_s, service.keys_secret) == (True, 0, 90.0, "keys")
+    assert service.created_s == 1767225600
+    assert [(each.name, each.deadline_s) for each in service.classes] == [("batch", None), ("now", 0.5)]
+    assert service.class_of({"x-slo-class": "now"}).name == "now"
+    assert service.class_of({}).name == "batch"
+
+
+def test_a_suspended_service_does_not_wake() -> None:
+    service = service_of(llmservice(suspend=True, autoscaling={"maxReplicas": 1}))
+    assert (service.suspended, service.wakes) == (True, False)
+
+
+@pytest.mark.parametrize("spec", [{}, {"model": None, "slo": 1, "autoscaling": [], "auth": {"apiKeysSecretRef": 1}}])
+def test_odd_fields_count_as_not_set(spec) -> None:
+    service = service_of(llmservice(**spec))
+    assert (service.names, service.classes, service.wakes, service.keys_secret) == (("llama",), (), False, None)
+
+
+def test_endpoints_that_are_not_ready_or_about_to_end_are_left_out() -> None:
+    document = endpoint_slice(
+        endpoint("10.0.0.1", "p1", ready=True),
+        endpoint("10.0.0.2", "p2", ready=False),
+        endpoint("10.0.0.3", "p3", ready=True, terminating=True),
+        endpoint("10.0.0.4", "p4"),
+    )
+    assert [address.host for _, address in ready_endpoints(document)] == ["10.0.0.1", "10.0.0.4"]
+    assert list(ready_endpoints({**document, "addressType": "FQDN"})) == []
+    assert list(ready_endpoints({**document, "ports": []})) == []
+
+
+class ScriptedKube:
+    """Yields the events that a test puts in."""
+
+    def __init__(self) -> None:
+        self.events: dict[Kind, asyncio.Queue[Event]] = {LLMSERVICE: asyncio.Queue(), ENDPOINTSLICE: asyncio.Queue()}
+        self.secret: dict[str, Any] | Exception | None = None
+        self.reads = 0
+
+    async def watch(self, kind: Kind, *, on_contact: Any, **_: Any) -> AsyncIterator[Event]:
+        while True:
+            event = await self.events[kind].get()
+            on_contact()
+            yield event
+            self.events[kind].task_done()
+
+    async def get(self, kind: Kind, name: str, namespace: str) -> dict[str, Any] | None:
+        self.reads += 1
+        if isinstance(self.secret, Exception):
+            raise self.secret
+        return self.secret
+
+    async def put(self, kind: Kind, type: str, document: dict[str, Any]) -> None:
+        self.events[kind].put_nowait(Event(type, copy.deepcopy(document)))
+        await self.events[kind].join()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[tuple[ScriptedKube, KubeView, Fleet]]:
+    kube, fleet = ScriptedKube(), Fleet()
+    view = KubeView(kube, fleet, clock=lambda: 0.0)  # type: ignore[arg-type]
+    running = asyncio.create_task(view.run())
+    yield kube, view, fleet
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    fleet.close()
+
+
+def hosts(fleet: Fleet) -> list[str]:
+    return sorted(replica.address.host for replica in fleet.replicas(LLAMA)._by_name.values())
+
+
+async def test_services_and_replicas_follow_the_cluster(world) -> None:
+    kube, view, fleet = world
+    await kube.put(ENDPOINTSLICE, ADDED, endpoint_slice(endpoint("10.0.0.1", "p1", ready=True)))
+    await kube.put(ENDPOINTSLICE, SYNCED, {})
+    assert not view.complete
+    await kube.put(LLMSERVICE, ADDED, llmservice())
+    await kube.put(LLMSERVICE, SYNCED, {})
+    assert view.complete
+    assert fleet.catalog.find("llama").service.key == LLAMA
+    assert hosts(fleet) == ["10.0.0.1"]
+    await kube.put(LLMSERVICE, MODIFIED, llmservice(model={"servedName": "other"}))
+    assert fleet.catalog.find("other").service.key == LLAMA
+    await kube.put(LLMSERVICE, DELETED, llmservice())
+    await kube.put(ENDPOINTSLICE, DELETED, {"metadata": {"namespace": "team-a", "name": "llama-1"}})
+    assert fleet.catalog.listed() == []
+    assert fleet._replicas == {}
+
+
+async def test_a_pod_with_two_addresses_is_one_replica_and_several_slices_are_one_service(world) -> None:
+    kube, _, fleet = world
+    await kube.put(ENDPOINTSLICE, ADDED, endpoint_slice(endpoint("10.0.0.1", "p1"), endpoint("10.0.0.2", "p2")))
+    await kube.put(ENDPOINTSLICE, ADDED, endpoint_slice(endpoint("fd00::1", "p1"), name="llama-6", family="IPv6"))
+    assert hosts(fleet) == ["10.0.0.1", "10.0.0.2"]
+    await kube.put(ENDPOINTSLICE, MODIFIED, endpoint_slice(endpoint("10.0.0.1", "p1", ready=False)))
+    assert hosts(fleet) == ["fd00::1"]
+
+
+async def test_a_replica_that_stays_keeps_its_connections(world) -> None:
+    kube, _, fleet = world
+    await kube.put(ENDPOINTSLICE, ADDED, endpoint_slice(endpoint("10.0.0.1", "p1")))
+    (before,) = fleet.replicas(LLAMA)._by_name.values()
+    await kube.put(ENDPOINTSLICE, MODIFIED, endpoint_slice(endpoint("10.0.0.1", "p1"), endpoint("10.0.0.2", "p2")))
+    assert before in fleet.replicas(LLAMA)._by_name.values()
+    assert ReplicaAddress("10.0.0.1", 8000, 8002) == before.address
+
+
+async def test_keys_are_read_where_the_namespace_lets_it_and_kept_for_a_while(world) -> None:
+    kube, view, _ = world
+    service = service_of(llmservice(auth={"apiKeysSecretRef": {"name": "keys"}}))
+    kube.secret = {"data": {"a": base64.b64encode(b"one\ntwo\n").decode()}}
+    keys = await view.keys(service)
+    for key in ("one", "two"):
+        keys.check("POST", "/v1/x", key)
+    assert await view.keys(service) is keys
+    assert kube.reads == 1
+    assert await view.keys(service_of(llmservice())) is None
+
+
+async def test_keys_that_may_not_be_read_are_not_there(world) -> None:
+    kube, view, _ = world
+    kube.secret = Forbidden(403, "Forbidden", "no")
+    assert await view.keys(service_of(llmservice(auth={"apiKeysSecretRef": {"name": "keys"}}))) is None

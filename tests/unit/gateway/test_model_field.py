@@ -1,0 +1,141 @@
+"""The model's name is found without parsing the body, and nothing else of the body changes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uellm.gateway.model_field import model_field
+from uellm.proxying.outcome import Refusal
+
+JSON = "application/json"
+FORM = 'multipart/form-data; boundary="b0"'
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    lines = [
+        b"--b0\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + value + b"\r\n"
+        for head, value in parts
+    ]
+    return b"".join(lines) + b"--b0--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"model":"a"}', "a"),
+        (b' \n{ "x" : {"model":"inner"}, "model" : "a" }', "a"),
+        (b'{"messages":[{"content":"\\"model\\":\\"x\\" }{"}],"model":"a/b"}', "a/b"),
+        (b'{"mod\\u0065l":"a"}', "a"),
+        (b'{"model":"\\u00fcber"}', "über"),
+        (b'{"x":"model","model":"a"}', "a"),
+        (b'{"x":["model","y"],"model":"a"} trailing', "a"),
+    ],
+)
+def test_the_name_is_that_of_the_outermost_object(body: bytes, name: str) -> None:
+    assert model_field(JSON, body).name == name
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is not a JSON object"),
+        (b"[]", "the body is not a JSON object"),
+        (b"{}", "the body has no field `model`; name one of the models that GET /v1/models lists"),
+        (b'{"x":{"model":"a"}}', "the body has no field `model`; name one of the models that GET /v1/models lists"),
+        (b'{"model":"a","model":"b"}', "the body has more than one field `model`; send it once"),
+        (b'{"model":"a","mod\\u0065l":"b"}', "the body has more than one field `model`; send it once"),
+        (b'{"model":5}', "the field `model` is not a text"),
+        (b'{"model":["a"]}', "the field `model` is not a text"),
+        (b'{"model":"\n"}', "the field `model` is not a text"),
+        (b'{"x":"', "the body is not JSON: a string has no end"),
+        (b'{"model":"', "the field `model` is not a text"),
+    ],
+)
+def test_a_body_without_exactly_one_name_is_refused_with_the_reason(body: bytes, message: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        model_field(JSON, body)
+    assert (refused.value.status, refused.value.message) == (400, message)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(
+    before=st.dictionaries(st.text().filter(lambda key: key != "model"), VALUES, max_size=4),
+    after=st.dictionaries(st.text().filter(lambda key: key != "model"), VALUES, max_size=4),
+    name=st.text(),
+    other=st.text(min_size=1),
+    ascii_only=st.booleans(),
+    indent=st.none() | st.integers(0, 2),
+)
+def test_whatever_surrounds_the_name_it_is_found_and_replaced(
+    before: dict[str, object],
+    after: dict[str, object],
+    name: str,
+    other: str,
+    ascii_only: bool,
+    indent: int | None,
+) -> None:
+    document = before | {"model": name} | after
+    text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
+    body = text.encode("utf-8", "surrogatepass")
+    field = model_field(JSON, body)
+    assert field.name == name
+    assert json.loads(field.replaced(body, other).decode("utf-8", "surrogatepass")) == document | {"model": other}
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_name_or_a_refusal(body: bytes) -> None:
+    for kind in (JSON, FORM, None):
+        try:
+            field = model_field(kind, body)
+        except Refusal:
+            continue
+        assert 0 <= field.start <= field.end <= len(body)
+
+
+def test_a_long_text_with_many_escapes_costs_neither_stack_nor_memory() -> None:
+    body = b'{"x":"' + b"\\n" * 2_000_000 + b'","model":"a"}'
+    assert model_field(JSON, body).name == "a"
+
+
+def test_a_form_names_its_model_in_a_part() -> None:
+    audio = b"\x00\r\n--b\r\nname=model\r\n\r\nno\r\n"
+    body = form(('name="file"; filename="model"', audio), ('name="model"', b"whisper"), ('name="language"', b"en"))
+    field = model_field(FORM, body)
+    assert field.name == "whisper"
+    assert field.replaced(body, "other") == body.replace(b"whisper", b"other")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            form(('name="model"', b"a"), ('name="model"', b"b")),
+            "the body has more than one field `model`; send it once",
+        ),
+        (
+            form(('name="file"', b"a")),
+            "the body has no field `model`; name one of the models that GET /v1/models lists",
+        ),
+        (form(('name="model"', b"a"))[:-12], "the form is not complete"),
+        (b"", "the form is not complete"),
+    ],
+)
+def test_a_form_without_exactly_one_name_is_refused_with_the_reason(body: bytes, message: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        model_field(FORM, body)
+    assert refused.value.message == message
+
+
+def test_a_form_needs_a_boundary() -> None:
+    with pytest.raises(Refusal, match="the form has no boundary"):
+        model_field("multipart/form-data", b"")

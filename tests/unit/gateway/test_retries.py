@@ -1,0 +1,173 @@
+"""A request goes to a second replica only if the first one surely or most likely did not serve it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from aiohttp import web
+
+from helpers.fake_engine import FakeEngine, Received, eventually
+from uellm.gateway.retry_budget import RetryBudget
+
+
+def dead_port() -> int:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        return port
+
+
+def refusing(outcome: str, status: int = 503):
+    async def script(request: web.Request, received: Received) -> web.StreamResponse:
+        return web.json_response({"who": received.path}, status=status, headers={"x-uellm-outcome": outcome})
+
+    return script
+
+
+async def dying(request: web.Request, received: Received) -> web.StreamResponse:
+    request.transport.abort()
+    return web.Response()
+
+
+async def ask_until_both_were_first(harness, times: int = 2) -> None:
+    """Replicas without requests take turns, so each of two is the first one once."""
+    for _ in range(times):
+        status, _ = await harness.ask()
+        assert status == 200
+
+
+async def test_requests_go_to_the_replica_with_the_fewest(harness, engines) -> None:
+    one, other = await engines(), await engines()
+    harness.serve("llama", one.port, other.port)
+    for engine in (one, other):
+        engine.script = FakeEngine.on_word
+    asking = [harness.ask() for _ in range(6)]
+    await eventually(lambda: len(one.received) + len(other.received) == 6)
+    assert (len(one.received), len(other.received)) == (3, 3)
+    for received in one.received:
+        received.go_on.set()
+    await eventually(lambda: sum(each.done() for each in asking) == 3)
+    asking += [harness.ask() for _ in range(3)]
+    await eventually(lambda: len(one.received) == 6)
+    for received in (*one.received, *other.received):
+        received.go_on.set()
+    assert {status for status, _ in await asyncio.gather(*asking)} == {200}
+
+
+async def test_a_replica_that_cannot_be_reached_is_passed_over(harness, engines) -> None:
+    engine = await engines()
+    harness.serve("llama", dead_port(), engine.port)
+    await ask_until_both_were_first(harness, 6)
+    assert len(engine.received) == 6
+    retries = harness.gateway.figures.retries
+    assert retries.value("default", "llama", "unreachable") == 1  # then it is avoided for a while
+
+
+@pytest.mark.parametrize("outcome", ["draining", "engine_unavailable", "queue_full", "shed"])
+async def test_a_request_that_a_sidecar_refused_unserved_goes_to_another_replica(harness, engines, outcome) -> None:
+    engine, other = await engines(), await engines()
+    engine.script = refusing(outcome, 429 if outcome in ("queue_full", "shed") else 503)
+    harness.serve("llama", engine.port, other.port)
+    await ask_until_both_were_first(harness, 4)
+    assert len(other.received) == 4
+    assert len(engine.received) == 1  # then it is avoided for a while
+    assert harness.gateway.figures.retries.value("default", "llama", outcome) == 1
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(503, "engine_lost"), (504, "deadline_passed"), (500, ""), (503, "")])
+async def test_other_failures_are_the_clients_to_see(harness, engines, status, outcome) -> None:
+    engine, other = await engines(), await engines()
+    for each in (engine, other):
+        each.script = refusing(outcome, status)
+    harness.serve("llama", engine.port, other.port)
+    assert (await harness.ask())[0] == status
+    assert len(engine.received) + len(other.received) == 1
+
+
+async def test_where_every_replica_refuses_the_last_refusal_is_the_answer(harness, engines) -> None:
+    two = [await engines(), await engines()]
+    for engine in two:
+        engine.script = refusing("queue_full", 429)
+    harness.serve("llama", *(engine.port for engine in two))
+    async with harness.post() as response:
+        assert response.status == 429
+        assert response.headers["x-uellm-outcome"] == "queue_full"
+        assert await response.json() == {"who": "/v1/chat/completions"}
+    assert [len(engine.received) for engine in two] == [1, 1]
+
+
+async def test_a_request_whose_connection_broke_before_an_answer_is_sent_once_more_and_not_again(
+    harness, engines
+) -> None:
+    bad, good = await engines(), await engines()
+    bad.script = dying
+    harness.serve("llama", bad.port, good.port)
+    await ask_until_both_were_first(harness)
+    assert len(good.received) == 2
+
+
+async def test_a_request_that_broke_two_connections_breaks_no_third_one(harness, engines) -> None:
+    three = [await engines() for _ in range(3)]
+    for engine in three:
+        engine.script = dying
+    harness.serve("llama", *(engine.port for engine in three))
+    status, body = await harness.ask()
+    assert status == 503
+    assert b"engine_lost" in body
+    assert sum(len(engine.received) for engine in three) == 2
+
+
+async def test_where_no_replica_can_be_reached_the_client_is_told(harness) -> None:
+    harness.serve("llama", dead_port(), dead_port())
+    async with harness.post() as response:
+        assert response.status == 503
+        error = (await response.json())["error"]
+        assert response.headers["Retry-After"] == "1"
+    assert error["message"] == "no replica of the service could be reached; retry later"
+
+
+async def test_retries_stop_when_nearly_everything_fails(harness, engines) -> None:
+    two = [await engines(), await engines()]
+    for engine in two:
+        engine.script = refusing("queue_full", 429)
+    harness.serve("llama", *(engine.port for engine in two))
+    for _ in range(50):
+        assert (await harness.ask())[0] == 429
+    sent = sum(len(engine.received) for engine in two)
+    assert 60 <= sent <= 71  # 50 requests, a burst of 10, a fifth of 50
+
+
+def test_a_budget_is_a_share_and_a_burst() -> None:
+    budget = RetryBudget(share=0.2, burst=2)
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    for _ in range(5):
+        budget.request()
+    assert [budget.take(), budget.take()] == [True, False]
+
+
+async def test_a_replica_that_dies_in_a_burst_costs_only_the_streams_past_their_first_byte(harness, engines) -> None:
+    dying_one, other = await engines(), await engines()
+    begun = asyncio.Event()
+
+    async def half(request: web.Request, received: Received) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        if len(dying_one.received) % 2:
+            await response.prepare(request)
+            await response.write(b"data: 1\n\n")
+        if len(dying_one.received) == 10:
+            begun.set()
+        await received.go_on.wait()
+        return response
+
+    dying_one.script = half
+    other.script = FakeEngine.stream(b"data: 2\n\n", b"data: [DONE]\n\n")
+    service = harness.serve("llama", dying_one.port)
+    asking = [harness.ask() for _ in range(10)]
+    await asyncio.wait_for(begun.wait(), 5)
+    harness.place(service, dying_one.port, other.port)
+    await dying_one.stop()
+    answers = [body for _, body in await asyncio.gather(*asking)]
+    assert sum(b"engine_lost" in body for body in answers) == 5
+    assert sum(body.endswith(b"[DONE]\n\n") for body in answers) == 5
