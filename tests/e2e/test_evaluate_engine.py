@@ -170,3 +170,20 @@ def test_the_same_command_prints_the_same_table_in_one_process_and_in_two(
         return [line.split()[:-1] for line in capsys.readouterr().out.splitlines()]
 
     assert printed("1") == printed("2")
+
+
+def test_a_fleet_of_one_has_the_figures_of_a_queue(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def results(*command: str) -> list[dict[str, Any]]:
+        arguments = ["--speed", "4", "--policy", "SLO-ODBS", "--jitter", "0.1", "-o", "json"]
+        assert main(["evaluate", *command, *files, *arguments]) == 0
+        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["results"]
+        # The scheduler's CPU time is measured.
+        return [{key: value for key, value in result.items() if key != "schedulerMicroseconds"} for result in found]
+
+    alone = results("queue")[0]
+
+    for result in results("fleet", "--replicas", "1", "--route", "random", "auto"):
+        assert result.pop("requestsByReplica") == [80]
+        assert result.pop("retried") == 0
+        assert result.pop("route") in {"random", "auto"}
+        assert result == alone
