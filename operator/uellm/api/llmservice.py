@@ -205,6 +205,24 @@ class Rollout(Model):
     """Replicas that may be unavailable during a rollout."""
 
 
+class Autoscaling(Model):
+    """How many replicas the operator may run."""
+
+    rules = (
+        ValidationRule(
+            cel="self.maxReplicas >= self.minReplicas",
+            holds=lambda autoscaling: autoscaling.max_replicas >= autoscaling.min_replicas,
+            message="must be at least minReplicas",
+            field=".maxReplicas",
+        ),
+    )
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """The largest number."""
+
+
 class LLMServiceSpec(Model):
     """The desired state."""
 
@@ -231,6 +249,8 @@ class LLMServiceSpec(Model):
     rollout: Rollout | None = None
     """How replicas are replaced. Where not set, one more replica starts first if the cluster has GPUs for it at that
     moment; if not, or if its pod is Pending for a minute, they are replaced in place, one at a time."""
+    autoscaling: Autoscaling | None = None
+    """The operator chooses the number of replicas by load and targets; `replicas` is not looked at then."""
     suspend: bool = False
     """True: no pods run, but the plan is kept."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1

@@ -259,6 +259,15 @@ class PodFailuresStatus(StatusModel):
     """The failed pods that still exist; the operator deletes them."""
 
 
+class AutoscalingStatus(StatusModel):
+    """What the operator chose, where it chooses the number of replicas."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)]
+    """The number that is to run."""
+    startup_seconds: Annotated[int | None, Field(ge=0, le=2**31)] = None
+    """The time that a replica took to start, measured."""
+
+
 class LLMServiceStatus(StatusModel):
     """The plan and the observed state."""
 
@@ -289,6 +298,8 @@ class LLMServiceStatus(StatusModel):
     """Measurements of the last minutes, by class; updated at most once a minute."""
     measured: MeasuredStatus | None = None
     """Step times that the pods measured, beside what was predicted; updated at most once a minute."""
+    autoscaling: AutoscalingStatus | None = None
+    """The number of replicas, where `spec.autoscaling` is set."""
     pod_failures: PodFailuresStatus | None = None
     """Pods that failed for good within the last hour."""
     placements_omitted: Count | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from urllib.parse import unquote
 
 from uellm.gateway.catalog import Service, model_object
 from uellm.gateway.fleet import Fleet
@@ -112,8 +111,7 @@ class Door:
         if path == MODELS:
             self._send(reply, record, {"object": "list", "data": catalog.listed()})
         elif path.startswith(f"{MODELS}/"):
-            # Names may contain slashes, encoded or not.
-            name = unquote(request.path.partition(f"{MODELS}/")[2])
+            name = path.removeprefix(f"{MODELS}/")  # it may contain slashes, which were encoded or not
             self._send(reply, record, model_object(name, catalog.find(name)))
         elif path in _HEALTH:
             self.drain.check()

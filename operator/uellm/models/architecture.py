@@ -82,6 +82,10 @@ class Architecture:
     """The same of the routed experts."""
     layer_adapter_widths: tuple[AdapterWidths, ...] = ()
     """From which the bytes of LoRA slots follow."""
+    predicting_layers: int = 0
+    """Layers for multi-token prediction, which the engine loads for speculation alone."""
+    predicting_bytes: int = 0
+    """Their weights, which are not in `weight_bytes`."""
     measured: bool = False
     """Whether bytes come from the checkpoint's headers or the engine; otherwise they are computed from config.json."""
     source: str = "config"

@@ -80,6 +80,8 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "template.spec": "rolls",
     "rollout.maxSurge": "neither",
     "rollout.maxUnavailable": "neither",
+    "autoscaling.minReplicas": "neither",
+    "autoscaling.maxReplicas": "neither",
     "suspend": "neither",
     "replicas": "neither",
 }

@@ -39,6 +39,7 @@ from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
 from uellm.reconcile.profiled_node import ProfiledNode
+from uellm.reconcile.scaling.scaling import Scaling, wanted_replicas
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
 _UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -88,6 +89,8 @@ class Observed:
     """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
+    scaling: Scaling | None = None
+    """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
 
@@ -109,6 +112,8 @@ class Observed:
     @property
     def replicas(self) -> int:
         """Replicas that should run now."""
+        if self.scaling is not None:
+            return 0 if self.suspended else self.scaling.replicas
         return wanted_replicas(self.document)
 
     @property
@@ -254,12 +259,6 @@ def _node_state(node: Object | None) -> NodeState:
         return NodeState.UNREACHABLE
     leaving = node["spec"].get("unschedulable") or taints & _LEAVING
     return NodeState.LEAVING if leaving else NodeState.THERE
-
-
-def wanted_replicas(document: Mapping[str, Any]) -> int:
-    """Replicas of an LLMService that should run now."""
-    spec = document["spec"]
-    return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
 
 
 def _read(document: Object) -> tuple[LLMService | None, str]:

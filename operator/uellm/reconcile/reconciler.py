@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -33,6 +34,8 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
+from uellm.reconcile.scaling.scaling import bounds_of
+from uellm.reconcile.scaling.scalings import EVERY_S, Scalings
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.waiting_for_node import waits_for_node
@@ -80,6 +83,7 @@ class Reconciler:
         self._collectors = collectors
         self._revisions = KnownRevisions()
         self._settled = SettledPasses()
+        self._scalings = Scalings()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
@@ -99,9 +103,11 @@ class Reconciler:
             self._inspections.forget(key)
             self._downloads.forget(key)
             self._settled.forget(key)
+            self._scalings.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.pods)
-        measure_in_s = await self._collectors.measurements.refresh(observed.pods)
+        scales = bounds_of(observed.document["spec"]) is not None
+        measure_in_s = await self._collectors.measurements.refresh(observed.pods, EVERY_S if scales else math.inf)
         now = self._clock()
         helpers = (*observed.inspection_pods, *observed.download_pods)
         ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
@@ -113,6 +119,9 @@ class Reconciler:
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
         )
+        scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.pods), now)
+        observed = dataclasses.replace(observed, scaling=scaling)
+        scale_in_s = EVERY_S if scaling is not None and scaling.replicas else None
         model, inspect_in_s = await self._inspections.advance(observed, now)
         observed = dataclasses.replace(observed, model=model)
         waits = waits_for_node(observed.incumbent, observed)
@@ -130,7 +139,7 @@ class Reconciler:
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
+        due_s = (recheck_s, scale_in_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
         return min(filter(None, due_s), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:

@@ -1,7 +1,8 @@
 """What a replica would do for a request, and what the request would do to the others there.
 
-The prediction follows the sidecar: it serves by deadline, computes prompts at the rate of the engine's full steps or at
-the slower one that keeps the pace of running answers, and decodes all running requests together.
+The prediction follows the sidecar: it serves by deadline, computes prompts at the rate of the engine's full steps, and
+decodes all running requests together. Measured gaps between tokens and the rate that the TPOT guard allows are not
+used: they show what was there a while ago, so a replica that had much to do once would get nothing for long.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ LENGTH_SPREAD = 0.8
 WAIT_SPREAD, WAIT_NOISE_S = 0.3, 0.1
 """Standard deviation of a predicted wait: as a share of it, and at least in seconds."""
 
+PROMPTS_BETWEEN = 1.3
+"""Seconds between two tokens, as a multiple of a step without prompts: later prompts come between."""
+
 PACE_SPREAD = 0.15
 """Standard deviation of a predicted time for each token, as a share of it."""
 
@@ -47,7 +51,11 @@ class Outlook:
     risk: float
     """Probability that the request misses a target, plus the misses that it adds among the waiting ones."""
     latency_s: float
-    """Time to the end of its answer, plus the time that it adds to all others there."""
+    """Time to the end of its answer."""
+    work_s: float
+    """Time of the engine that it takes."""
+    others: int
+    """Requests that are there already."""
 
 
 def outlook(request: RoutedRequest, replica: Replica, now_s: float, default: StepTime = UNKNOWN_STEP) -> Outlook:
@@ -67,27 +75,29 @@ class _Prediction:
         self.age_s = 0.0
         self.late = NOTHING
         self.spans: tuple[Waiting, ...] = (NOTHING,) * SPANS
-        self.chunk, self.paced_rate, self.gap_s = UNKNOWN_CHUNK, inf, 0.0
+        self.chunk = UNKNOWN_CHUNK
         own = len(replica.outstanding)
+        self.own_prompts = replica.prompt_tokens
         if load is None:
-            self.unfilled = float(replica.unfilled_tokens)
+            self.unfilled, self.since = float(replica.unfilled_tokens), 0.0
             self.decoding = replica.began
             self.kv_tokens = replica.kv_tokens
             self.requests = own
+            self.pending = self.unfilled
             return
         self.age_s = now_s - replica.reported_s
         self.late, self.spans = load.late, load.waiting
         self.chunk = load.chunk_tokens or UNKNOWN_CHUNK
-        self.paced_rate = load.paced_tokens_per_second or inf
-        self.gap_s = load.gap_s
         self.decoding = max(load.decoding, replica.began)
         self.kv_tokens = max(load.kv_tokens, replica.kv_tokens)
         queued = load.late.requests + sum(span.requests for span in load.waiting)
         self.requests = max(load.sequences + queued + len(since), own)
-        self.unfilled = load.unfilled_tokens + sum(sent.uncached_tokens for sent in since)
+        self.unfilled = load.unfilled_tokens
+        self.since = float(sum(sent.uncached_tokens for sent in since if not sent.began))
         waiting = load.late.prompt_tokens + sum(span.prompt_tokens for span in load.waiting)
+        self.pending = self.unfilled + waiting + self.since
         # What this router has sent there and has seen no first token of is there, whatever the report says.
-        self.unfilled += max(replica.unfilled_tokens - self.unfilled - waiting - self.chunk, 0.0)
+        self.since += max(replica.unfilled_tokens - self.since - self.unfilled - waiting - self.chunk, 0.0)
 
     def outlook(self) -> Outlook:
         request, step = self.request, self.step
@@ -97,23 +107,23 @@ class _Prediction:
         gap_s = self._gap_s(context)
         rate = self._rate()
         due_s = self._due_s(gap_s)
-        ahead = max(self.unfilled - rate * self.age_s, 0.0) + self._tokens_due_by(due_s)
+        ahead = max(self.unfilled + self._tokens_due_by(due_s) - rate * self.age_s, 0.0) + self.since
         first_s = (ahead + self.uncached) / rate + step.step_s(0, self.kv_tokens, self.decoding)
         risk = self._risk(first_s, gap_s) + self._harm(due_s, ahead, prompt_s, rate)
-        return Outlook(risk, first_s + gap_s * request.output_tokens + self.requests * added_s)
+        return Outlook(risk, first_s + gap_s * request.output_tokens, added_s, self.requests)
 
     def _gap_s(self, context: float) -> float:
         """Seconds between two tokens once this request decodes too."""
         step = self.step
-        now_s = max(step.step_s(0, self.kv_tokens, self.decoding), SHORTEST_S)
-        then_s = max(step.step_s(0, self.kv_tokens + context, self.decoding + 1), SHORTEST_S)
-        return max(self.gap_s, now_s) * then_s / now_s
+        kv_tokens = max(self.kv_tokens + self.pending, self.own_prompts)
+        then_s = max(step.step_s(0, kv_tokens + context, self.requests + 1), SHORTEST_S)
+        return PROMPTS_BETWEEN * then_s
 
     def _rate(self) -> float:
         """Prompt tokens a second."""
         room = max(self.chunk - self.decoding, 1)
         step_s = max(self.step.step_s(room, self.kv_tokens, self.decoding), SHORTEST_S)
-        return min(room / step_s, self.paced_rate)
+        return room / step_s
 
     def _due_s(self, gap_s: float) -> float:
         """Seconds until the first token is due; infinite without a target."""

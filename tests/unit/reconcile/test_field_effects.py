@@ -99,6 +99,8 @@ CHANGES: dict[str, Any] = {
     "template.spec": {"priorityClassName": "high"},
     "rollout.maxSurge": 2,
     "rollout.maxUnavailable": 2,
+    "autoscaling.minReplicas": 0,
+    "autoscaling.maxReplicas": 9,
     "suspend": True,
     "replicas": 5,
 }
@@ -116,6 +118,7 @@ BEFORE: dict[str, Any] = {
     "auth": {"apiKeysSecretRef": {"name": "keys"}},
     "engine": {"env": [{"name": "A", "value": "1"}]},
     "rollout": {"maxSurge": 1, "maxUnavailable": 1},
+    "autoscaling": {"minReplicas": 1, "maxReplicas": 4},
 }
 MADE_CACHE = {
     **BEFORE,

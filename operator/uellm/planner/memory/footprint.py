@@ -21,6 +21,7 @@ from uellm.planner.cost.work import kv_share
 from uellm.planner.memory.adapters import AdapterBytes, adapter_bytes
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
+from uellm.planner.vllm.speculation import draft_layers, rows_per_sequence
 from uellm.planner.vllm.version import CURRENT, EngineVersion
 
 
@@ -39,7 +40,7 @@ class Footprint:
     embedding_bytes: int
     """On the first stage, with its LoRA slots."""
     head_bytes: int
-    """Final norm and head, on the last stage, with its LoRA slots."""
+    """Final norm, head, and layers that draft for speculation, on the last stage, with its LoRA slots."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -103,7 +104,9 @@ def footprint(
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
     lora = adapter_bytes(model, adapters, tensor)
-    logits = steps.sequences * model.vocab_size if model.writes else 0
+    drafting = draft_layers(model, user)
+    per_token = _with_drafts(per_token, math.ceil(share * drafting * max(model.layer_kv_bytes_per_token)))
+    logits = steps.sequences * rows_per_sequence(user) * model.vocab_size if model.writes else 0
     sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
         layer_bytes=tuple(map(sum, zip(_layer_bytes(model, tensor), lora.layers, strict=True))),
@@ -111,7 +114,9 @@ def footprint(
         layer_kv_bytes_per_token=per_token,
         tower_bytes=math.ceil(model.tower_bytes / tensor),
         embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding + lora.first,
-        head_bytes=math.ceil(head / tensor) + model.final_norm_bytes + lora.last,
+        head_bytes=(
+            math.ceil((head + model.predicting_bytes * (drafting > 0)) / tensor) + model.final_norm_bytes + lora.last
+        ),
         sampler_bytes=max(0, sampler - body),
         activation_bytes=body,
         graph_bytes=_graphs(model, shape, user, adapters) if engine.counts_graphs else 0,
@@ -119,6 +124,11 @@ def footprint(
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
         adapters=lora,
     )
+
+
+def _with_drafts(per_token: tuple[int, ...], drafts: int) -> tuple[int, ...]:
+    """[L]: KV bytes of a token, with those of the layers that draft, which are on the stage of the last layer."""
+    return (*per_token[:-1], per_token[-1] + drafts) if drafts else per_token
 
 
 def kv_width(model: Architecture, user: UserArgs) -> Fraction:

@@ -153,7 +153,7 @@ def plan_request(
             task_args=served.engine_args,
             leaves_length=served.pools and spec.model.max_model_len is None,
         ),
-        replicas=max(1, spec.replicas),
+        replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
         efficiency=efficiency_of(service),
         variants=_variants(service, architecture, facts, served.task),
         left_out=left_out,
