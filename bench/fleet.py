@@ -32,7 +32,7 @@ import yaml
 from conversations import Conversations
 
 from uellm.evaluate.fleet import fleet_cells, run_fleet_cell
-from uellm.evaluate.fleet_door import Fleet
+from uellm.evaluate.fleet_door import SimulatedFleet
 from uellm.evaluate.queue import Scenario, cells, run_cells
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.traces import read_trace
@@ -56,7 +56,7 @@ FILES = {
 }
 
 
-FOUR = Fleet(4)
+FOUR = SimulatedFleet(4)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Case:
 
     trace: str
     speed: float
-    fleet: Fleet = FOUR
+    fleet: SimulatedFleet = FOUR
 
 
 CASES = {
@@ -79,12 +79,12 @@ CASES = {
     "azure x1.5": Case("azure", 10.0),
     "servegen": Case("servegen", 6.0),
     "servegen x1.5": Case("servegen", 9.0),
-    "conversations 16": Case("conversations", 40.0, Fleet(16)),
-    "azure 16": Case("azure", 36.0, Fleet(16)),
-    "half speed": Case("conversations", 7.0, Fleet(4, speeds=(1.0, 1.0, 0.5, 0.5))),
-    "lying": Case("conversations", 9.0, Fleet(4, lying=frozenset({0}))),
-    "silent": Case("conversations", 9.0, Fleet(4, silences=((0, 5.0),))),
-    "dies": Case("conversations", 7.0, Fleet(4, kills=((0, 10.0),))),
+    "conversations 16": Case("conversations", 40.0, SimulatedFleet(16)),
+    "azure 16": Case("azure", 36.0, SimulatedFleet(16)),
+    "half speed": Case("conversations", 7.0, SimulatedFleet(4, speeds=(1.0, 1.0, 0.5, 0.5))),
+    "lying": Case("conversations", 9.0, SimulatedFleet(4, lying=frozenset({0}))),
+    "silent": Case("conversations", 9.0, SimulatedFleet(4, silences=((0, 5.0),))),
+    "dies": Case("conversations", 7.0, SimulatedFleet(4, kills=((0, 10.0),))),
 }
 
 

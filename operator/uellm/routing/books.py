@@ -29,7 +29,7 @@ class Sent:
     """Its first token has come."""
 
 
-class Replica:
+class ReplicaBooks:
     """One replica in the router's books."""
 
     def __init__(self, name: str, added_s: float) -> None:

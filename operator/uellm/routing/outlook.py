@@ -7,11 +7,12 @@ used: they show what was there a while ago, so a replica that had much to do onc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, inf, log, sqrt
 
-from uellm.api.replica_load import NOTHING, SLACK_BOUNDS_S, SPANS, Waiting
-from uellm.routing.books import Replica
+from uellm.api.replica_load import NOTHING, SLACK_BOUNDS_S, SPANS, WaitingLoad
+from uellm.routing.books import ReplicaBooks
 from uellm.routing.request import RoutedRequest
 from uellm.step_time import StepTime
 
@@ -45,7 +46,7 @@ _ROOT_2 = sqrt(2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ReplicaOutlook:
     """The expected result of sending a request to one replica."""
 
     risk: float
@@ -53,28 +54,37 @@ class Outlook:
     latency_s: float
     """Time to the end of its answer."""
     work_s: float
-    """Time of the engine that it takes."""
+    """Time of an engine that it takes, at the reference speed: an hour of a slow replica is worth less."""
     others: int
     """Requests that are there already."""
 
 
-def outlook(request: RoutedRequest, replica: Replica, now_s: float, default: StepTime = UNKNOWN_STEP) -> Outlook:
-    """Predict. `default`: the step time of a replica that has not told its own."""
-    return _Prediction(request, replica, now_s, default).outlook()
+def outlook(
+    request: RoutedRequest, replica: ReplicaBooks, now_s: float, reference: StepTime = UNKNOWN_STEP
+) -> ReplicaOutlook:
+    """Predict. `reference`: the step time that work is counted by, and that of a replica that has not told its own."""
+    return _Prediction(request, replica, now_s, reference).outlook()
+
+
+def reference_step(replicas: Sequence[ReplicaBooks]) -> StepTime:
+    """The step time of the fastest replica."""
+    steps = [replica.load.step for replica in replicas if replica.load is not None and replica.load.step is not None]
+    return min(steps, key=lambda step: step.step_s(UNKNOWN_CHUNK, 0, 1), default=UNKNOWN_STEP)
 
 
 class _Prediction:
     """The replica's state as the report and the router's books since then tell it."""
 
-    def __init__(self, request: RoutedRequest, replica: Replica, now_s: float, default: StepTime) -> None:
+    def __init__(self, request: RoutedRequest, replica: ReplicaBooks, now_s: float, reference: StepTime) -> None:
         load = replica.fresh(now_s)
         self.request = request
-        self.step = (replica.load.step if replica.load is not None else None) or default
+        self.step = (replica.load.step if replica.load is not None else None) or reference
+        self.reference = reference
         self.uncached = replica.uncached_tokens(request)
         since = replica.since_report()
         self.age_s = 0.0
         self.late = NOTHING
-        self.spans: tuple[Waiting, ...] = (NOTHING,) * SPANS
+        self.spans: tuple[WaitingLoad, ...] = (NOTHING,) * SPANS
         self.chunk = UNKNOWN_CHUNK
         own = len(replica.outstanding)
         self.own_prompts = replica.prompt_tokens
@@ -99,18 +109,19 @@ class _Prediction:
         # What this router has sent there and has seen no first token of is there, whatever the report says.
         self.since += max(replica.unfilled_tokens - self.since - self.unfilled - waiting - self.chunk, 0.0)
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> ReplicaOutlook:
         request, step = self.request, self.step
         context = request.prompt_tokens + 0.5 * request.output_tokens
         prompt_s = step.per_prefill_token_s * self.uncached
-        added_s = prompt_s + request.output_tokens * (step.per_sequence_s + step.per_kv_token_s * context)
+        each_s = self.reference.per_sequence_s + self.reference.per_kv_token_s * context
+        work_s = self.reference.per_prefill_token_s * self.uncached + request.output_tokens * each_s
         gap_s = self._gap_s(context)
         rate = self._rate()
         due_s = self._due_s(gap_s)
         ahead = max(self.unfilled + self._tokens_due_by(due_s) - rate * self.age_s, 0.0) + self.since
         first_s = (ahead + self.uncached) / rate + step.step_s(0, self.kv_tokens, self.decoding)
         risk = self._risk(first_s, gap_s) + self._harm(due_s, ahead, prompt_s, rate)
-        return Outlook(risk, first_s + gap_s * request.output_tokens, added_s, self.requests)
+        return ReplicaOutlook(risk, first_s + gap_s * request.output_tokens, work_s, self.requests)
 
     def _gap_s(self, context: float) -> float:
         """Seconds between two tokens once this request decodes too."""
