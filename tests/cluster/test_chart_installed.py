@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.kube import Kube
@@ -272,7 +272,9 @@ def test_the_gateway_reads_the_keys_of_a_namespace_that_lets_it(run: Run, tmp_pa
 
     async def read() -> None:
         async with await Kube.connect(kubeconfig=kubeconfig) as kube:
-            keys = await KubeView(kube, Fleet()).keys(Service(Key("default", "faced"), ("faced",), keys_secret="keys"))
+            keys = await KubeView(kube, Fleet()).keys(
+                Service(ServiceKey("default", "faced"), ("faced",), keys_secret="keys")
+            )
         assert keys is not None
         keys.check("POST", "/v1/completions", "right")
         with pytest.raises(Refusal):

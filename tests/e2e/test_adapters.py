@@ -110,8 +110,9 @@ class Pod:
         return [each["id"] for each in get(f"{self.url}/v1/models")["data"]]
 
     def end(self) -> None:
-        real_engine.end(self.engine)
-        real_engine.end(self.sidecar)
+        for process in (self.engine, self.sidecar):
+            if process.poll() is None:
+                real_engine.end(process)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,7 @@ def directly(directory: Path, adapters: dict[str, Path], log: Path) -> dict[str,
     modules = [f"{name}={path}" for name, path in adapters.items()]
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", directory, "--served-model-name", "tiny"]
     command += ["--dtype", "float32", "--max-model-len", 512, "--enable-lora", "--max-loras", 2, "--max-lora-rank", 8]
+    command += ["-cc.mode=2", "-cc.backend=eager", "--kv-cache-memory-bytes", "128M"]
     command += ["--lora-modules", *modules, "--port", port, "--host", "127.0.0.1", "--max-num-seqs", 8]
     engine = real_engine.start(command, log)
     try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, Replica, ReplicaDecision, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, ReplicaDecision, ReplicaEngine, ShareOfClass
 from uellm.autoscaling.capacity import expected_miss
 from uellm.autoscaling.miss_curve import BINS, WIDTH, MissCurve, at
 from uellm.planner.request import SloClass
 from uellm.step_time import StepTime
 
-REPLICA = Replica(StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 256, 256, 384_000)
+REPLICA = ReplicaEngine(StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 256, 256, 384_000)
 CLASSES = (
     ShareOfClass(SloClass("chat", 1.0, 0.06, None), 0.5),
     ShareOfClass(SloClass("task", None, None, 10.0), 0.5),

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from uellm.autoscaling.capacity import MeanLengths, Replica, ShareOfClass, expected_miss
+from uellm.autoscaling.capacity import MeanLengths, ReplicaEngine, ShareOfClass, expected_miss
 from uellm.autoscaling.forecast import MINUTE_S, Forecaster
 from uellm.autoscaling.miss_curve import WIDTH, MissCurve, at
 from uellm.autoscaling.reports import Interval
@@ -59,7 +59,7 @@ class Autoscaler:
 
     def __init__(
         self,
-        replica: Replica,
+        replica: ReplicaEngine,
         classes: tuple[ShareOfClass, ...],
         *,
         attainment: float = 0.99,

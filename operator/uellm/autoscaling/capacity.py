@@ -40,7 +40,7 @@ class MeanLengths(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class ReplicaEngine:
     """The engine of one replica."""
 
     step: StepTime
@@ -76,7 +76,7 @@ class Replica:
 
 
 @lru_cache(maxsize=256)
-def _saturated(replica: Replica, lengths: MeanLengths) -> SaturatedEngine:
+def _saturated(replica: ReplicaEngine, lengths: MeanLengths) -> SaturatedEngine:
     return saturation(replica.step, replica.load(lengths), replica.chunk)
 
 
@@ -89,7 +89,7 @@ class ShareOfClass(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def expected_miss(
-    replica: Replica, classes: tuple[ShareOfClass, ...], lengths: MeanLengths, utilisation: float
+    replica: ReplicaEngine, classes: tuple[ShareOfClass, ...], lengths: MeanLengths, utilisation: float
 ) -> float:
     """The share of requests that miss a target at this utilisation of each replica, by the formulas above."""
     work_s, pace_s = replica.work_s(lengths), replica.tpot_s(lengths, utilisation)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from uellm.autoscaling import MeanLengths, Replica
+from uellm.autoscaling import MeanLengths, ReplicaEngine
 from uellm.cli.arguments import add_output, count, positive, progress
 from uellm.cli.evaluate_queue import add_inputs, batched_tokens
 from uellm.cli.files import read_yaml
@@ -145,7 +145,7 @@ def _speed(args: argparse.Namespace, scenario: Scenario, chunk: int) -> float:
     span_s = max(jobs[-1].arrival_s, 1.0)
     speed = args.speed
     if speed is None:
-        replica = Replica(engine.step, chunk, engine.max_num_seqs, engine.kv_tokens)
+        replica = ReplicaEngine(engine.step, chunk, engine.max_num_seqs, engine.kv_tokens)
         lengths = MeanLengths(
             sum(job.prompt_tokens for job in jobs) / len(jobs), sum(job.output_tokens for job in jobs) / len(jobs)
         )

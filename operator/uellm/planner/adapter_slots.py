@@ -10,12 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for --max-lora-rank (vllm/config/lora.py)."""
-FEWEST_SLOTS, MOST_SLOTS = 4, 8
-"""Slots are memory of the GPUs whether they are used or not, and few adapters are in use at a time."""
-HOST_FACTOR = 4
-"""Adapters that are kept in host memory, for each slot."""
+from uellm.planner import constants as c
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +31,9 @@ class AdapterSlots:
 
 
 def slots_for(adapters: int, largest_rank: int) -> AdapterSlots:
-    """The slots for so many adapters, with some to spare. `largest_rank`: at most the last of RANKS."""
-    slots = FEWEST_SLOTS if adapters <= FEWEST_SLOTS else MOST_SLOTS
-    return AdapterSlots(slots, next(rank for rank in RANKS if rank >= largest_rank))
+    """The slots for so many adapters, with some to spare. `largest_rank`: at most the largest that vLLM takes."""
+    slots = c.FEWEST_ADAPTER_SLOTS if adapters <= c.FEWEST_ADAPTER_SLOTS else c.MOST_ADAPTER_SLOTS
+    return AdapterSlots(slots, next(rank for rank in c.ADAPTER_RANKS if rank >= largest_rank))
 
 
 def covers(there: AdapterSlots | None, wanted: AdapterSlots) -> bool:

@@ -20,6 +20,7 @@ from uellm.kube.kinds import CONFIGMAP
 
 COMMIT = "c0ffee" + "0" * 34
 CONFIG = {**LLAMA_8B, "max_position_embeddings": 8192, "tie_word_embeddings": False}
+BY_KWOK = {"placement": {"schedulerName": "default-scheduler"}}
 MODEL = {"uri": "file:///models/llama", "config": CONFIG, "maxModelLen": 4096}
 HIDDEN = LLAMA_8B["hidden_size"]
 
@@ -80,7 +81,7 @@ async def engine_args(llama):
 
 
 async def serving(world, *found):
-    llama = await world.service(model=MODEL)
+    llama = await world.service(model=MODEL, **BY_KWOK)
     await world.operator.settle("llama")
     await world.eventually(lambda: is_ready(world, llama))
     await world.change(llama, *found)
@@ -94,7 +95,7 @@ async def is_ready(world, llama):
 
 
 async def test_the_first_adapter_rolls_and_the_next_ones_are_told_to_the_pods_that_run(world):
-    llama = await world.service(model=MODEL)
+    llama = await world.service(model=MODEL, **BY_KWOK)
     await world.operator.settle("llama")
     await world.eventually(lambda: is_ready(world, llama))
     assert "--enable-lora" not in await engine_args(llama)
@@ -129,10 +130,12 @@ async def test_a_larger_rank_and_a_fifth_adapter_roll_and_twenty_do_not_roll_aga
     llama = await serving(world, adapter("a0"))
     first = await world.revision(llama)
     await world.change(llama, adapter("a0"), adapter("a1", 64))
+    await world.eventually(lambda: is_ready(world, llama))
     second = await world.revision(llama)
     assert second != first
     assert (await llama.plan())["adapters"] == {"slots": 4, "rank": 64}
     await world.change(llama, *(adapter(f"a{number}") for number in range(5)))
+    await world.eventually(lambda: is_ready(world, llama))
     third = await world.revision(llama)
     assert third != second
     assert (await llama.plan())["adapters"]["slots"] == 8
@@ -192,7 +195,7 @@ async def test_ready_waits_until_every_pod_has_loaded_them_and_tells_the_engines
 
 
 async def test_another_base_model_of_the_same_widths_is_a_warning(world):
-    llama = await world.service(model={**MODEL, "uri": "hf://org/llama"})
+    llama = await world.service(model={**MODEL, "uri": "hf://org/llama"}, **BY_KWOK)
     await world.operator.settle("llama")
     await world.change(llama, adapter("sql", base="org/other-llama"))
     assert "adapter sql says that it was trained on org/other-llama" in (await llama.condition("ModelAccessible"))[2]

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, ReplicaEngine, ShareOfClass
 from uellm.autoscaling.forecast import DAY_MINUTES, Forecaster
 from uellm.autoscaling.miss_curve import MissCurve, at
 from uellm.planner.request import SloClass
 from uellm.step_time import StepTime
 
-REPLICA = Replica(StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 256, 256, 384_000)
+REPLICA = ReplicaEngine(StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 256, 256, 384_000)
 CLASSES = (ShareOfClass(SloClass("chat", 1.0, 0.06, None), 1.0),)
 BOUNDS = Bounds(1, 20)
 

@@ -16,7 +16,7 @@ import yaml
 
 from helpers.fake_engine import FakeEngine, eventually
 from helpers.smuggling import CORPUS, REWRITTEN, Recorder
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.http import EngineAddress, RequestLimits
 from uellm.proxying.process import Address
@@ -52,7 +52,7 @@ async def sidecars(tmp_path: Path) -> AsyncIterator[Start]:
 
 
 def serve(harness: Any, name: str, *sidecars: Sidecar, namespace: str = "default") -> Service:
-    service = Service(Key(namespace, name), (name,))
+    service = Service(ServiceKey(namespace, name), (name,))
     harness.gateway.fleet.put(service)
     addresses = [ReplicaAddress("127.0.0.1", sidecar.port, sidecar.metrics_port) for sidecar in sidecars]
     harness.gateway.fleet.place(service.key, addresses)

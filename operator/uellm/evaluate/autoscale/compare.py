@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from uellm.autoscaling import Autoscaler, Bounds, MeanLengths, Replica, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, MeanLengths, ReplicaEngine, ShareOfClass
 from uellm.autoscaling.capacity import expected_miss
 from uellm.evaluate.autoscale import policies
 from uellm.evaluate.autoscale.day import DAY_S, Days
@@ -46,13 +46,13 @@ class Comparison:
     max_replicas: int | None
     earlier_days: int
     attainment: float = 0.99
-    replica: Replica = field(init=False)
+    replica: ReplicaEngine = field(init=False)
     lengths: MeanLengths = field(init=False)
     classes: tuple[ShareOfClass, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         load, engine = self.days.load, self.engine
-        replica = Replica(engine.step, self.chunk, engine.max_num_seqs, engine.kv_tokens)
+        replica = ReplicaEngine(engine.step, self.chunk, engine.max_num_seqs, engine.kv_tokens)
         object.__setattr__(self, "replica", replica)
         object.__setattr__(self, "lengths", MeanLengths(float(load.uncached.mean()), float(load.output.mean())))
         object.__setattr__(self, "classes", shares_of(load))

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 from uellm.hardware import classes_of
 from uellm.planner import constants
-from uellm.planner.adapter_slots import HOST_FACTOR
 from uellm.planner.handover.annotation import PlanAnnotation
 from uellm.planner.handover.plan_document import PlanDocument, PlannedEngine
 from uellm.planner.handover.revalidate import resource_name, task_of
@@ -81,7 +80,7 @@ def _adapter_flags(plan: Plan) -> list[tuple[str, str]]:
         (flags.ENABLE_ADAPTERS, ""),
         (flags.ADAPTER_SLOTS, str(slots)),
         (flags.ADAPTER_RANK, str(plan.adapters.rank)),
-        (flags.HOST_ADAPTERS, str(HOST_FACTOR * slots)),
+        (flags.HOST_ADAPTERS, str(constants.HOST_ADAPTERS_PER_SLOT * slots)),
     ]
 
 

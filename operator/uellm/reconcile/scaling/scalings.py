@@ -16,7 +16,7 @@ from uellm.api import LLMService
 from uellm.api.attainment_report import LoadMeasurement
 from uellm.api.names import WANTED_AT_ANNOTATION, WANTED_FOR_S
 from uellm.api.scalars import share
-from uellm.autoscaling import Autoscaler, Bounds, Replica, ReplicaDecision, ShareOfClass
+from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
 from uellm.planner.request import SloClass
 from uellm.planner.result import Plan
 from uellm.reconcile.children.stand_in import has_stand_in
@@ -47,7 +47,7 @@ ASSUMED_CHUNK, ASSUMED_KV_TOKENS = 2048, 100_000
 class _Basis(NamedTuple):
     """What an autoscaler is made for; another one is made where this changes."""
 
-    replica: Replica
+    replica: ReplicaEngine
     classes: tuple[ShareOfClass, ...]
     attainment: float
     minutes: int
@@ -149,7 +149,7 @@ def _startup_s(observed: Observed, service: LLMService, now: datetime) -> float 
     return float(known) if known is not None else None
 
 
-def _replica(observed: Observed, plan: Plan) -> Replica:
+def _replica(observed: Observed, plan: Plan) -> ReplicaEngine:
     """The engine of the revision in force."""
     engine = None if observed.revision is None else observed.revision.engine
     step = ASSUMED_STEP
@@ -157,7 +157,7 @@ def _replica(observed: Observed, plan: Plan) -> Replica:
         step = StepTime.from_dict(engine.step_seconds.to_dict())
         if engine.step_factors is not None:
             step = _times(step, engine.step_factors.prefill, engine.step_factors.decode)
-    return Replica(
+    return ReplicaEngine(
         step,
         plan.max_num_batched_tokens or ASSUMED_CHUNK,
         plan.max_num_seqs or 256,
