@@ -23,7 +23,8 @@ EMBEDDINGS = (
 LM_HEADS = ("lm_head.", "output_layer.", "embed_out.")
 HEADS = (*LM_HEADS, "score.", "classifier.")
 # Layers for multi-token prediction, and the parts of an omni model that the engine does not load.
-IDLE = re.compile(r"(?:^|\.)mtp(?:_\w+)?\.|^(?:talker|code2wav|token2wav)\.")
+VOICE = re.compile(r"(?:talker|code2wav|token2wav)\.")
+IDLE = re.compile(rf"(?:^|\.)mtp(?:_\w+)?\.|^{VOICE.pattern}")
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 # Buffers that old checkpoints hold and no engine loads: tables of RoPE, GPT-2's triangular masks.
 BUFFERS = ("inv_freq", ".attn.bias", ".attn.masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
@@ -49,6 +50,8 @@ class _Tally:
     """Bytes outside the layers, by place: embedding, head, norm, tower, other."""
     numbers: int = 0
     """Count of all numbers."""
+    predicting: int = 0
+    """Bytes of layers for multi-token prediction, a part of `beyond`."""
     beyond: int = 0
     """Bytes that plain serving does not load: layers of multi-token prediction, an omni model's voice."""
 
@@ -81,6 +84,7 @@ def with_tensors(model: Architecture, tensors: Mapping[str, Tensor]) -> Architec
         lm_head_bytes=head,
         tower_bytes=tally.places.get("tower", 0),
         parameters=tally.numbers if plain else model.parameters,
+        predicting_bytes=tally.predicting or model.predicting_bytes,
         measured=True,
         source="safetensors",
     )
@@ -102,6 +106,7 @@ def _tally(model: Architecture, tensors: Mapping[str, Tensor]) -> _Tally:
         place, index = _place(name)
         if IDLE.search(name) or (place == "layer" and index >= model.layers):
             tally.beyond += size
+            tally.predicting += size * (VOICE.match(name) is None)
             continue
         if place == "head" and (model.tied or _unused(model, name)):  # tied: a copy in the file, one in the engine
             continue

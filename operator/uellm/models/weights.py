@@ -108,6 +108,8 @@ class Blueprint:
     kv_shared_by_tensor: bool = True
     tensor_widths: tuple[tuple[str, int], ...] = ()
     """Fields, with their values, that tensor parallelism divides besides the heads."""
+    predicting: int = 0
+    """Layers for multi-token prediction, which are not among `layers`."""
     notes: tuple[str, ...] = ()
 
     @property

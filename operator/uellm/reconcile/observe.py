@@ -11,10 +11,13 @@ from uellm.api import LLMService, parse_service
 from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
+from uellm.api.sidecar_document import SidecarAdapter
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, PVC, SERVICE, Kind
 from uellm.planner.result import Plan
+from uellm.pod_interface import SIDECAR_FILE
+from uellm.reconcile.adapters import read_told
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.revision import Revision
@@ -117,6 +120,11 @@ class Observed:
     def facts(self) -> ModelFacts | None:
         """The facts of its model; None where they are not known, or where the spec has the configuration."""
         return self.model.facts
+
+    @property
+    def told_adapters(self) -> tuple[SidecarAdapter, ...]:
+        """The LoRA adapters that its sidecars are told of."""
+        return read_told(self.configmaps.get(config_name(self.key.name)), SIDECAR_FILE)
 
     @property
     def suspended(self) -> bool:

@@ -13,7 +13,7 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.children import Images, children, config_digest
+from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
@@ -213,7 +213,7 @@ class Reconciler:
             return self._left_alone(observed, refusal)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
-        wanted = None if desired.revision is None else WantedConfig(desired.revision.name, config_digest(desired))
+        wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
         return _Writable(differing, wanted=wanted)
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
@@ -231,7 +231,7 @@ class Reconciler:
             self._planning.withdraw(observed.key)
         wanted = None
         if observed.revision is not None and observed.service is not None:
-            wanted = WantedConfig(observed.revision.name, config_digest(reloaded(observed)))
+            wanted = _wanted(observed.revision.name, reloaded(observed))
         return _Writable(self._applier.differing(observed, left_alone(observed)), refusal, wanted)
 
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
@@ -242,6 +242,10 @@ class Reconciler:
         for configmap in old:
             if revision_label(configmap) not in needed:
                 await self._applier.delete(CONFIGMAP, configmap)
+
+
+def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
+    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters))
 
 
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:

@@ -242,13 +242,3 @@ def test_a_checkpoint_with_an_fp8_cache_needs_half_and_the_flag_may_ask_for_16_b
 
 def kv_of(model: Architecture, user: UserArgs) -> int:
     return sum(footprint(model, Shape(1, 1), STEPS, 1000, user).layer_kv_bytes)
-
-
-def test_speculation_is_said_to_be_missing_from_the_plan(build) -> None:
-    engine = EngineRequest(args=("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 3}'))
-    note = (
-        "--speculative-config is set in engine.args and is not in the plan: its weights, cache and time come on "
-        "top; leave it room with --gpu-memory-utilization"
-    )
-    assert note in plan(build.request(build.node("a", "L4"), engine=engine)).assumptions
-    assert note not in plan(build.request(build.node("a", "L4"))).assumptions

@@ -23,6 +23,7 @@ def after(keys: Path) -> dict[str, Any]:
         "engine": {
             "maxNumSeqs": 3,
             "maxNumBatchedTokens": 512,
+            "task": "Embed",
             "acceptsPriority": True,
             "stepSeconds": {"floor": 1, "perPrefillToken": 0.1, "perKvToken": 0, "perSequence": 0, "overhead": 0},
             "stepFactors": {"prefill": 2, "decode": 3},

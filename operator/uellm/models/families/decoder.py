@@ -60,6 +60,7 @@ def read_decoder(config: Config, traits: Traits, *, head: bool = True, classes: 
         experts_per_token=mixture.per_token if mixture else 0,
         kv_shared_by_tensor=not latent,
         tensor_widths=_widths(config, traits, hidden, kinds, mixture),
+        predicting=_predicting(config),
         notes=_notes(config, traits),
     )
 
@@ -163,8 +164,13 @@ def _widths(
     return tuple(found.items())
 
 
+def _predicting(config: Config) -> int:
+    """Layers for multi-token prediction."""
+    return next((config.count(name) for name in names.PREDICTING if config.fields.get(name)), 0)
+
+
 def _notes(config: Config, traits: Traits) -> tuple[str, ...]:
-    extra = next((config.count(name) for name in names.PREDICTING if config.fields.get(name)), 0)
+    extra = _predicting(config)
     notes: tuple[str, ...] = (traits.note,) if traits.note else ()
     if extra:
         notes += (f"{extra} layer(s) for multi-token prediction are not counted: they serve speculation alone",)

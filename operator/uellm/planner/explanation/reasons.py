@@ -13,10 +13,9 @@ from uellm.planner.search.replicas import Sized
 from uellm.planner.search.search import PlacedShape, Rejection, Search, SearchResult
 from uellm.planner.shape import Shape
 from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION
+from uellm.planner.vllm.speculation import speculation_note, speculation_of
 from uellm.step_basis import Correction
 from uellm.text import counted
-
-SPECULATION = frozenset({"--speculative-config", "-sc"})
 
 
 def assumptions(
@@ -103,11 +102,8 @@ def _overrides(evaluator: Evaluator) -> list[str]:
     for flag in (UTILIZATION, KV_CACHE_BYTES):
         if value := evaluator.user.text(flag):
             notes.append(f"{flag} {value} is set in engine.args and kept")
-    if SPECULATION & evaluator.user.flags:
-        notes.append(
-            "--speculative-config is set in engine.args and is not in the plan: its weights, cache and time come "
-            f"on top; leave it room with {UTILIZATION}"
-        )
+    if (speculation := speculation_of(evaluator.user)) is not None:
+        notes.append(speculation_note(speculation, request.architecture))
     return notes
 
 

@@ -8,6 +8,7 @@ from uellm.planner.refusals.sentences import sentence
 from uellm.planner.request import ALLOCATIONS, OBJECTIVES, PlanRequest
 from uellm.planner.search.shapes import indivisible_size
 from uellm.planner.vllm.flags import BATCHED_TOKENS, UserArgs, check_args
+from uellm.planner.vllm.speculation import speculation_of
 
 LENGTHENING = frozenset({"--hf-overrides", "--rope-scaling", "--rope-theta"})
 """Flags that extend a model's length beyond that in its config.json."""
@@ -23,6 +24,7 @@ def check(request: PlanRequest) -> None:
         if value not in known:
             raise PlanError("InvalidOverride", f"{field}: {value!r} is not one of {', '.join(known)}")
     check_args(request.engine.args)
+    speculation_of(UserArgs(request.engine.args))
     _check_layers(request)
     _check_tensor(request)
     _check_gpus(request)

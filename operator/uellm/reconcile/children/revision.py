@@ -122,6 +122,7 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         # Left out where it is the default: a new field must not roll pods.
         "task": None if plan.task == "Generate" else plan.task,
         "accepts_priority": plan.priority_scheduling,
+        "loads_adapters": plan.loads_adapters,
         "step_seconds": plan.step_seconds,
         "step_factors": plan.step_factors,
     }

@@ -99,6 +99,7 @@ class Promises:
             would_join=classes,
             facts=observed.facts,
             corrections=self._corrections(),
+            slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.hardware import class_place
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import are_told
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -36,6 +37,7 @@ STALLING = frozenset(
     {
         "InvalidSpec",
         "InvalidModel",
+        "InvalidAdapter",
         "ModelUnknown",
         "NeedsRemoteCode",
         "TaskNotSupported",
@@ -159,12 +161,23 @@ def _readiness(
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
+    if (untold := _untold_adapters(observed, choice)) is not None:
+        return EngineReadiness(False, untold.reason, untold.message, stalled=untold.reason in STALLING)
     state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
     if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
         return waits
     if state.ready and observed.replicas == 0:
         return _without_pods(observed)
     return state
+
+
+def _untold_adapters(observed: Observed, choice: Choice) -> Obstacle | None:
+    """Why the sidecars have not been told of the service's adapters as they are now; None where they have."""
+    service = observed.service
+    if service is None or observed.replicas == 0 or are_told(service, observed.told_adapters):
+        return None
+    default = Obstacle("AdaptersLoading", "the sidecars are being told of the adapters")
+    return observed.model.obstacle or choice.failure or default
 
 
 def _without_pods(observed: Observed) -> EngineReadiness:

@@ -163,6 +163,8 @@ class Proxy:
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
+        if any(each.name == call.model for each in self._settings.current.adapters):
+            record.adapter = call.model
         request.body = b""  # the call has it, perhaps modified
         lengths = self.lengths if self._settings.current.predicts_lengths else None
         exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)

@@ -45,6 +45,9 @@ class SidecarMetrics:
         self.requests = Counter(
             "uellm_requests_total", "Requests that ended, by their one outcome.", "class", "route", "outcome"
         )
+        self.adapters = Counter(
+            "uellm_adapter_requests_total", "Requests for LoRA adapters that ended.", "adapter", "outcome"
+        )
         self.judged = Counter("uellm_slo_requests_total", "Requests that are judged by their targets.", "class")
         self.met = Counter("uellm_slo_met_total", "Requests that met every target: the goodput in requests.", "class")
         self.missed = Counter(
@@ -79,7 +82,16 @@ class SidecarMetrics:
         )
         self.reloads = Counter("uellm_config_reloads_total", "Changes of the configuration file.", "result")
         self.metrics: list[Metric] = [
-            *(self.requests, self.judged, self.met, self.missed, self.tokens, self.good_tokens, self.prompt_tokens),
+            *(
+                self.requests,
+                self.adapters,
+                self.judged,
+                self.met,
+                self.missed,
+                self.tokens,
+                self.good_tokens,
+                self.prompt_tokens,
+            ),
             *(self.queue, self.ttft, self.tpot, self.end_to_end, self.prediction, self.reloads),
             *(self.unjudged, self.faults.counter),
         ]
@@ -97,6 +109,8 @@ class SidecarMetrics:
         guard = self.faults.guard
         with guard("metrics", record.id):
             self.requests.add(record.slo_class, record.route, str(record.outcome))
+            if record.adapter:
+                self.adapters.add(record.adapter, str(record.outcome))
         if record.targets is not None:
             with guard("metrics", record.id):
                 self._times(record)
