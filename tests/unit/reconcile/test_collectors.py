@@ -153,6 +153,21 @@ async def test_figures_of_a_service_whose_number_follows_the_load_are_asked_for_
     assert measurements.loads_of([pod()]) == {}
 
 
+async def test_figures_for_the_status_change_once_a_minute_however_often_the_load_is_read(pod):
+    now_s, requests = 0.0, 0
+
+    async def fetch(address):
+        return {"version": 1, "classes": [{"name": "chat", "requests": requests, "met": 0}]}
+
+    measurements, seen = Measurements(fetch, lambda: now_s), []
+    for _ in range(9):
+        requests += 1
+        await measurements.refresh([pod()], 15.0)
+        seen.append(measurements.of([pod()])["uid-a"][0].requests)
+        now_s += 15.0
+    assert seen == [1, 1, 1, 1, 5, 5, 5, 5, 9]
+
+
 async def test_a_pod_that_does_not_answer_any_more_has_no_figures(pod):
     pods = Measured()
     await pods.measurements.refresh([pod()])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from uellm.api.attainment_report import ClassMeasurement, LoadMeasurement, StepMeasurement
+from uellm.api.attainment_report import AttainmentReport, ClassMeasurement, LoadMeasurement, StepMeasurement
 from uellm.reconcile.names import uid_of
 from uellm.reconcile.pods.attainment import read_report
 from uellm.reconcile.pods.collector import Collector, Fetch
@@ -32,6 +32,7 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
         self._every_s: dict[str, float] = {}
         self._steps: dict[str, StepMeasurement] = {}
         self._loads: dict[str, TimedLoad] = {}
+        self._shown_at_s: dict[str, float] = {}
 
     def step_times_of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, StepMeasurement]:
         """The step times that these pods measured, by uid."""
@@ -62,20 +63,28 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
             self._known.pop(uid, None)
             self._steps.pop(uid, None)
             self._loads.pop(uid, None)
+            self._shown_at_s.pop(uid, None)
         else:
             report = read_report(document)
-            self._known[uid] = report.classes
-            self._steps.pop(uid, None)
-            if report.steps is not None:
-                self._steps[uid] = report.steps
+            if self._clock() - self._shown_at_s.get(uid, -math.inf) >= MEASURE_S:
+                self._show(uid, report)
             self._loads.pop(uid, None)
             if report.load is not None:
                 self._loads[uid] = TimedLoad(self._clock(), report.load)
         same = uid in self._every_s and before == self._known.get(uid)
         self._every_s[uid] = min(2 * self._every_s[uid], LONGEST_MEASURE_S) if same else MEASURE_S
 
+    def _show(self, uid: str, report: AttainmentReport) -> None:
+        """What goes into the status changes at most once a minute, however often the load is read."""
+        self._shown_at_s[uid] = self._clock()
+        self._known[uid] = report.classes
+        self._steps.pop(uid, None)
+        if report.steps is not None:
+            self._steps[uid] = report.steps
+
     def _drop(self, uid: str) -> None:
         super()._drop(uid)
         self._every_s.pop(uid, None)
+        self._shown_at_s.pop(uid, None)
         self._steps.pop(uid, None)
         self._loads.pop(uid, None)
