@@ -11,8 +11,8 @@ what `random` misses. Loads are of a whole fleet.
     azure, servegen  no shared prefixes
     16               four times as many replicas at four times the load
     half speed       two of four replicas take twice as long for every step, which nobody was told
-    lying, silent    one of four replicas reports that it is idle, or stops to report after 20 s
-    dies             one of four replicas dies after 60 s
+    lying, silent    one of four replicas reports that it is idle, or sends no reports after 5 s
+    dies             one of four replicas dies after 10 s
 
 Exits with 1 where `auto` is more than .002 below fewest-requests.
 """
@@ -32,7 +32,7 @@ import yaml
 from conversations import Conversations
 
 from uellm.evaluate.fleet import fleet_cells, run_fleet_cell
-from uellm.evaluate.fleet_door import Fleet
+from uellm.evaluate.fleet_door import SimulatedFleet
 from uellm.evaluate.queue import Scenario, cells, run_cells
 from uellm.evaluate.scenario import read_classes
 from uellm.evaluate.traces import read_trace
@@ -56,7 +56,7 @@ FILES = {
 }
 
 
-FOUR = Fleet(4)
+FOUR = SimulatedFleet(4)
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,26 @@ class Case:
 
     trace: str
     speed: float
-    fleet: Fleet = FOUR
+    fleet: SimulatedFleet = FOUR
 
 
 CASES = {
-    "conversations": Case("conversations", 4.0),
-    "conversations x1.5": Case("conversations", 6.0),
-    "long openings": Case("long openings", 4.0),
-    "long openings x1.5": Case("long openings", 6.0),
-    "mooncake": Case("mooncake", 12.0),
-    "mooncake x1.5": Case("mooncake", 18.0),
-    "azure": Case("azure", 4.0),
-    "azure x2": Case("azure", 8.0),
-    "servegen": Case("servegen", 3.0),
-    "servegen x1.5": Case("servegen", 4.5),
-    "conversations 16": Case("conversations", 24.0, Fleet(16)),
-    "azure 16": Case("azure", 32.0, Fleet(16)),
-    "half speed": Case("conversations", 4.0, Fleet(4, speeds=(1.0, 1.0, 0.5, 0.5))),
-    "lying": Case("conversations", 6.0, Fleet(4, lying=frozenset({0}))),
-    "silent": Case("conversations", 6.0, Fleet(4, silences=((0, 20.0),))),
-    "dies": Case("conversations", 4.0, Fleet(4, kills=((0, 60.0),))),
+    "conversations": Case("conversations", 9.0),
+    "conversations x1.5": Case("conversations", 13.0),
+    "long openings": Case("long openings", 7.0),
+    "long openings x1.5": Case("long openings", 10.0),
+    "mooncake": Case("mooncake", 16.0),
+    "mooncake x1.5": Case("mooncake", 24.0),
+    "azure": Case("azure", 7.0),
+    "azure x1.5": Case("azure", 10.0),
+    "servegen": Case("servegen", 6.0),
+    "servegen x1.5": Case("servegen", 9.0),
+    "conversations 16": Case("conversations", 40.0, SimulatedFleet(16)),
+    "azure 16": Case("azure", 36.0, SimulatedFleet(16)),
+    "half speed": Case("conversations", 7.0, SimulatedFleet(4, speeds=(1.0, 1.0, 0.5, 0.5))),
+    "lying": Case("conversations", 9.0, SimulatedFleet(4, lying=frozenset({0}))),
+    "silent": Case("conversations", 9.0, SimulatedFleet(4, silences=((0, 5.0),))),
+    "dies": Case("conversations", 7.0, SimulatedFleet(4, kills=((0, 10.0),))),
 }
 
 

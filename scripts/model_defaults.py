@@ -19,6 +19,8 @@ from typing import Any
 
 MODELS = Path(__file__).parents[1] / "operator" / "uellm" / "models"
 PIPELINE, SPEECH, SPEECH_ONLY = "SupportsPP", "SupportsTranscription", "supports_transcription_only"
+ADAPTERS = "SupportsLoRA"
+ENDS = ("embed_tokens", "lm_head")
 GROUPS = (
     *("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_EMBEDDING_MODELS", "_LATE_INTERACTION_MODELS"),
     *("_REWARD_MODELS", "_TOKEN_CLASSIFICATION_MODELS", "_SEQUENCE_CLASSIFICATION_MODELS"),
@@ -127,7 +129,7 @@ def classes() -> dict[str, dict[str, Any]]:
     """
     types = types_of_classes()
     stems = {SUFFIX.sub("", name): kind for name, kind in reversed(types.items())}
-    (bases, transcribers), registry = _bases(), _registry()
+    (bases, transcribers), registry, wrapped = _bases(), _registry(), _embedding_modules()
     table: dict[str, dict[str, Any]] = {}
 
     def kind_of(name: str) -> str:
@@ -139,6 +141,9 @@ def classes() -> dict[str, dict[str, Any]]:
             found = {"type": kind_of(name), "served": kind, "pipeline": _supports(PIPELINE, entry[1], bases)}
             if _supports(SPEECH, entry[1], bases):
                 found["speech"] = "only" if entry[1] in transcribers else "also"
+            if _supports(ADAPTERS, entry[1], bases):
+                # A model of images wraps a decoder of any class, whose embedding may take adapters.
+                found["lora"] = list(ENDS) if kind == "multimodal" else _wrapped_ends(entry[1], wrapped, bases)
             table.setdefault(name, found)
     for name, version in registry["_PREVIOUSLY_SUPPORTED_MODELS"].items():
         table[name] = {"type": kind_of(name), "removed": version}
@@ -198,6 +203,24 @@ def _supports(interface: str, name: str, bases: dict[str, list[str]], seen: froz
     if name in seen:
         return False
     return name == interface or any(_supports(interface, each, bases, seen | {name}) for each in bases.get(name, []))
+
+
+def _embedding_modules() -> dict[str, list[str]]:
+    """The embeddings and heads to which the engine's classes add LoRA weights, where a class says so itself."""
+    found: dict[str, list[str]] = {}
+    for path in (_engine() / "model_executor" / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for each in node.body if isinstance(node, ast.ClassDef) else ():
+                is_named = isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name)
+                if is_named and each.targets[0].id == "embedding_modules" and isinstance(each.value, ast.Dict):
+                    found[node.name] = [name for name in ENDS if name in ast.literal_eval(each.value)]
+    return found
+
+
+def _wrapped_ends(name: str, wrapped: dict[str, list[str]], bases: dict[str, list[str]]) -> list[str]:
+    if name in wrapped:
+        return wrapped[name]
+    return next((ends for each in bases.get(name, []) if (ends := _wrapped_ends(each, wrapped, bases))), [])
 
 
 def _write(name: str, table: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ ADMINISTRATIVE = frozenset(
         # publisher of KV-cache events.
         *("/collective_rpc", "/start_profile", "/stop_profile", "/server_info", "/kv_event_sources"),
         # Weights and adapters: changing them changes the model's answers.
-        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/adapters"),
         *("/update_weights", "/init_weight_transfer_engine", "/shutdown_weight_transfer_engine"),
         *("/start_weight_update", "/start_draft_weight_update", "/finish_weight_update", "/update_weight_version"),
         *("/weight_checker", "/weight_info", "/get_world_size"),
@@ -69,7 +69,7 @@ ADMINISTRATIVE = frozenset(
         *("/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"),
     )
 )
-"""vLLM's administrative routes, besides `/fault_tolerance/...`."""
+"""vLLM's administrative routes, besides `/fault_tolerance/...` and SageMaker's `/adapters/...`."""
 
 OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
 """Routes that need no API key: for load balancers and scrapers, and open in vLLM as well."""
@@ -77,4 +77,4 @@ OPEN = frozenset(("/health", "/ping", "/metrics", "/version"))
 
 def administrative(path: str) -> bool:
     """Whether a decoded path is an administrative route."""
-    return path in ADMINISTRATIVE or f"{path}/".startswith("/fault_tolerance/")
+    return path in ADMINISTRATIVE or f"{path}/".startswith(("/fault_tolerance/", "/adapters/"))

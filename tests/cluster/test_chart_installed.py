@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.kube import Kube
@@ -213,9 +213,9 @@ GATEWAY_READS = ("uellm.io/llmservices", "discovery.k8s.io/endpointslices")
 
 
 def test_the_gateway_changes_one_annotation_and_nothing_else(run: Run, tmp_path: Path) -> None:
-    run("kubectl", "create", "-f", "-", given=SERVICE)
+    run("kubectl", "create", "-f", "-", given=FACED)
     own = as_account(run, tmp_path / "own", f"{NAMESPACE}:uellm-gateway")
-    patch = (*own, "patch", "llm/llama", "--type=merge", "-p")
+    patch = (*own, "patch", "llm/faced", "--type=merge", "-p")
     run("kubectl", *patch, json.dumps({"metadata": {"annotations": {"uellm.io/wanted-at": "2026-01-01T00:00:00Z"}}}))
 
     alone, nothing_else = "the annotation uellm.io/wanted-at alone", "changes one annotation of an LLMService"
@@ -225,14 +225,14 @@ def test_the_gateway_changes_one_annotation_and_nothing_else(run: Run, tmp_path:
         assert nothing_else in refused(run, *patch, json.dumps({"metadata": metadata}))
     assert nothing_else in refused(run, *patch, json.dumps({"spec": {"replicas": 5}}))
     # Nobody else is held to it.
-    run("kubectl", "annotate", "llm/llama", "a=b")
+    run("kubectl", "annotate", "llm/faced", "a=b")
     assert alone in refused(run, *patch, json.dumps({"metadata": {"annotations": {"a": None}}}))
-    run("kubectl", "delete", "llm/llama")
+    run("kubectl", "delete", "llm/faced")
 
 
 def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_account(run: Run, tmp_path: Path) -> None:
     _, kubeconfig = as_account(run, tmp_path / "own", f"{NAMESPACE}:uellm-gateway")
-    run("kubectl", "create", "-f", "-", given=SERVICE | {"spec": SERVICE["spec"] | AUTH})
+    run("kubectl", "create", "-f", "-", given=FACED)
 
     async def follow() -> None:
         fleet = Fleet()
@@ -240,9 +240,9 @@ def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_accoun
             view = KubeView(kube, fleet, ["default"])
             following = asyncio.create_task(view.run())
             await until(lambda: view.complete and fleet.catalog.services)
-            service = fleet.catalog.find("llama").service
+            service = fleet.catalog.find("faced").service
             await view.want(service)
-            wanted = ["kubectl", "get", "llm/llama", "-o", r"jsonpath={.metadata.annotations.uellm\.io/wanted-at}"]
+            wanted = ["kubectl", "get", "llm/faced", "-o", r"jsonpath={.metadata.annotations.uellm\.io/wanted-at}"]
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run(*wanted))
             assert await view.keys(service) is None
 
@@ -250,9 +250,9 @@ def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_accoun
             assert len(replicas) == 0
             run("kubectl", "create", "-f", "-", given=ENDPOINTS)
             await until(lambda: len(replicas) == 1)
-            run("kubectl", "delete", "endpointslice/llama-1")
+            run("kubectl", "delete", "endpointslice/faced-1")
             await until(lambda: len(replicas) == 0)
-            run("kubectl", "delete", "llm/llama")
+            run("kubectl", "delete", "llm/faced")
             await until(lambda: not fleet.catalog.services)
             following.cancel()
             fleet.close()
@@ -272,7 +272,9 @@ def test_the_gateway_reads_the_keys_of_a_namespace_that_lets_it(run: Run, tmp_pa
 
     async def read() -> None:
         async with await Kube.connect(kubeconfig=kubeconfig) as kube:
-            keys = await KubeView(kube, Fleet()).keys(Service(Key("default", "llama"), ("llama",), keys_secret="keys"))
+            keys = await KubeView(kube, Fleet()).keys(
+                Service(ServiceKey("default", "faced"), ("faced",), keys_secret="keys")
+            )
         assert keys is not None
         keys.check("POST", "/v1/completions", "right")
         with pytest.raises(Refusal):
@@ -281,14 +283,18 @@ def test_the_gateway_reads_the_keys_of_a_namespace_that_lets_it(run: Run, tmp_pa
     asyncio.run(read())
 
 
-AUTH = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
+FACED = {
+    **SERVICE,
+    "metadata": {"name": "faced", "namespace": "default"},
+    "spec": {**SERVICE["spec"], "auth": {"apiKeysSecretRef": {"name": "closed"}}},
+}
 ENDPOINTS = {
     "apiVersion": "discovery.k8s.io/v1",
     "kind": "EndpointSlice",
     "metadata": {
-        "name": "llama-1",
+        "name": "faced-1",
         "namespace": "default",
-        "labels": {"kubernetes.io/service-name": "llama", "uellm.io/service": "llama"},
+        "labels": {"kubernetes.io/service-name": "faced", "uellm.io/service": "faced"},
     },
     "addressType": "IPv4",
     "ports": [{"name": "http", "port": 8000}],
@@ -360,6 +366,16 @@ def test_the_extender_reads_with_the_rights_that_it_has(run: Run, tmp_path: Path
     with process_as(run, f"{NAMESPACE}:uellm-scheduler", tmp_path, *args) as log:
         while not ready(f"http://127.0.0.1:{port}/readyz"):
             assert time.monotonic() < deadline_s, log.read_text()
+
+
+def test_the_gateway_runs_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+    api, metrics = free_ports("api", "metrics").values()
+    args = ["gateway", f"--listen=127.0.0.1:{api}", f"--metrics-listen=127.0.0.1:{metrics}"]
+    deadline_s = time.monotonic() + 30
+    with process_as(run, f"{NAMESPACE}:uellm-gateway", tmp_path, *args) as log:
+        while not ready(f"http://127.0.0.1:{metrics}/readyz"):
+            assert time.monotonic() < deadline_s, log.read_text()
+        assert ready(f"http://127.0.0.1:{api}/v1/models")
 
 
 def ready(url: str) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uellm.api.replica_load import SPANS, PrefixNews, ReplicaLoad, Waiting
+from uellm.api.replica_load import SPANS, PrefixNews, ReplicaLoad, WaitingLoad
 from uellm.routing import AUTO, ROUTES, RoutedRequest, Router
 from uellm.step_time import StepTime
 
@@ -33,8 +33,8 @@ loads = st.builds(
     kv_tokens=numbers,
     kv_capacity_tokens=numbers,
     paced_tokens_per_second=st.one_of(st.none(), st.floats(1e-3, 1e6)),
-    waiting=st.tuples(*[st.builds(Waiting, numbers, numbers)] * SPANS),
-    late=st.builds(Waiting, numbers, numbers),
+    waiting=st.tuples(*[st.builds(WaitingLoad, numbers, numbers)] * SPANS),
+    late=st.builds(WaitingLoad, numbers, numbers),
     prefixes=st.builds(lambda hashes: PrefixNews(len(hashes), hashes), prefixes),
 )
 events = st.lists(

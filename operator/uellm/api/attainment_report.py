@@ -63,6 +63,35 @@ class StepMeasurement(NamedTuple):
         }
 
 
+class LoadMeasurement(NamedTuple):
+    """The load of one replica. The first four grow from the sidecar's start on."""
+
+    ended: int
+    """Requests, refused ones included."""
+    missed: int
+    """Requests that missed a target."""
+    prompt_tokens: int
+    output_tokens: int
+    running: int
+    """Requests in the engine now."""
+    queued: int
+    """Requests that wait now."""
+    cached_share: float = 0.0
+    """Of the prompt tokens of late, the share that was in the prefix cache, 0 to 1."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """`load`."""
+        return {
+            "ended": self.ended,
+            "missed": self.missed,
+            "promptTokens": self.prompt_tokens,
+            "outputTokens": self.output_tokens,
+            "running": self.running,
+            "queued": self.queued,
+            "cachedShare": _digits(self.cached_share),
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class AttainmentReport:
     """The whole report."""
@@ -72,12 +101,15 @@ class AttainmentReport:
     """The time that it covers."""
     steps: StepMeasurement | None = None
     """None: no step was measured, or nothing was predicted of them."""
+    load: LoadMeasurement | None = None
+    """None: a sidecar of a release that does not report it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         classes = [each.to_dict() for each in self.classes]
         report = {"version": VERSION, "windowSeconds": self.window_s, "classes": classes}
-        return report if self.steps is None else {**report, "steps": self.steps.to_dict()}
+        parts = (("steps", self.steps), ("load", self.load))
+        return {**report, **{name: part.to_dict() for name, part in parts if part is not None}}
 
     @classmethod
     def from_dict(cls, document: Any) -> AttainmentReport:
@@ -87,7 +119,9 @@ class AttainmentReport:
             entries = classes[:_MOST_CLASSES] if isinstance(classes, list) else []
             measured = (_measurement(entry) for entry in entries if isinstance(entry, Mapping))
             known = tuple(each for each in measured if each is not None)
-            return cls(known, _count(data.get("windowSeconds")) or 0, _steps(data.get("steps")))
+            return cls(
+                known, _count(data.get("windowSeconds")) or 0, _steps(data.get("steps")), _load(data.get("load"))
+            )
 
 
 def _measurement(entry: Mapping[str, Any]) -> ClassMeasurement | None:
@@ -110,6 +144,17 @@ def _steps(entry: Any) -> StepMeasurement | None:
     if not observed or prefill is None or decode is None or not mean_s or not expected_s:
         return None
     return StepMeasurement(observed, StepFactors(prefill, decode), mean_s, expected_s)
+
+
+def _load(entry: Any) -> LoadMeasurement | None:
+    if not isinstance(entry, Mapping):
+        return None
+    names = ("ended", "missed", "promptTokens", "outputTokens", "running", "queued")
+    counts = [count for name in names if (count := _count(entry.get(name))) is not None]
+    share = _seconds(entry.get("cachedShare"))
+    if len(counts) < len(names) or share is None or share > 1.0:
+        return None
+    return LoadMeasurement(*counts)._replace(cached_share=share)
 
 
 def _factor(value: Any) -> float | None:

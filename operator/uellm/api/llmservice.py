@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from uellm.api.base import ATOMIC, PRESERVED, Model, ValidationRule
+from uellm.api.adapter import MOST_ADAPTERS, AdapterSpec
+from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
@@ -15,15 +16,11 @@ from uellm.api.model_cache import ModelCache
 from uellm.api.names import SCHEDULER_NAME
 from uellm.api.scalars import DnsSubdomain
 from uellm.api.slo import Slo, WorkloadSpec
+from uellm.api.uris import COMMIT, REVISION, matches_uri, uri_cel
 from uellm.placement_policies import PlacementPolicy
 
 MAX_NAME_LENGTH = 40
 
-HF_URI = r"^hf://[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?$"
-PVC_URI = r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$"
-FILE_URI = r"^file://(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+/?$"
-REVISION = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
-COMMIT = r"^[0-9a-f]{40}$"
 _NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 
 
@@ -55,14 +52,21 @@ class ModelSource(Model):
             "which commit is copied",
             field=".revision",
         ),
+        ValidationRule(
+            cel="!has(self.cache) || !has(self.adapters) || self.adapters.all(a, !a.uri.startsWith('hf://'))",
+            holds=lambda model: model.cache is None or not any(each.uri.startswith("hf://") for each in model.adapters),
+            message="must not be hf:// if cache is set, because engines then start without the hub: copy the adapter "
+            "to a claim with `uellm fetch` and name it as pvc://claim/path",
+            field=".adapters",
+        ),
     )
 
     uri: Annotated[
         str,
         StringConstraints(min_length=6, max_length=512),
         ValidationRule(
-            cel=" || ".join(f"self.matches('{pattern}')" for pattern in (HF_URI, PVC_URI, FILE_URI)),
-            holds=lambda uri: any(re.fullmatch(pattern, uri) for pattern in (HF_URI, PVC_URI, FILE_URI)),
+            cel=uri_cel(),
+            holds=matches_uri,
             message="must be hf://organisation/model, pvc://claim/path or file:///path; no part may begin with a dot",
         ),
     ]
@@ -81,8 +85,11 @@ class ModelSource(Model):
     cache: ModelCache | None = None
     """Where an `hf://` model is kept, so that its files are downloaded once and engines start from them without the
     hub; each engine downloads them anew where not set."""
+    adapters: Annotated[tuple[AdapterSpec, ...], Field(max_length=MOST_ADAPTERS), MapBy("name")] = ()
+    """LoRA adapters that are served beside the model, each under its own name. The first one, one of a larger rank, and
+    more of them than the plan has slots for replace the pods; any other change is taken over while they run."""
     token_secret_ref: SecretKey | None = None
-    """A token for gated `hf://` models."""
+    """A token for gated `hf://` models and adapters."""
     trust_remote_code: bool = False
     """Whether the engine may run code of the model's repository, which some models that the engine does not know need:
     `--trust-remote-code`."""
@@ -198,6 +205,24 @@ class Rollout(Model):
     """Replicas that may be unavailable during a rollout."""
 
 
+class Autoscaling(Model):
+    """How many replicas the operator may run."""
+
+    rules = (
+        ValidationRule(
+            cel="self.maxReplicas >= self.minReplicas",
+            holds=lambda autoscaling: autoscaling.max_replicas >= autoscaling.min_replicas,
+            message="must be at least minReplicas",
+            field=".maxReplicas",
+        ),
+    )
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
+    """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """The largest number."""
+
+
 class LLMServiceSpec(Model):
     """The desired state."""
 
@@ -224,6 +249,8 @@ class LLMServiceSpec(Model):
     rollout: Rollout | None = None
     """How replicas are replaced. Where not set, one more replica starts first if the cluster has GPUs for it at that
     moment; if not, or if its pod is Pending for a minute, they are replaced in place, one at a time."""
+    autoscaling: Autoscaling | None = None
+    """The operator chooses the number of replicas by load and targets; `replicas` is not looked at then."""
     suspend: bool = False
     """True: no pods run, but the plan is kept."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1
@@ -242,6 +269,13 @@ class LLMService(Model):
             message=f"must be a DNS label of at most {MAX_NAME_LENGTH} characters that begins with a letter, because "
             "a Service has the same name",
             field=".metadata.name",
+        ),
+        ValidationRule(
+            cel="!has(self.spec.model.adapters) || self.spec.model.adapters.all(a, a.name != "
+            "(has(self.spec.model.servedName) ? self.spec.model.servedName : self.metadata.name))",
+            holds=lambda service: all(each.name != service.served_name for each in service.spec.model.adapters),
+            message="must not have the name that the model itself is served under: requests choose by name",
+            field=".spec.model.adapters",
         ),
     )
 

@@ -57,6 +57,8 @@ class StageMemory(StatusModel):
     """KV cache."""
     activations: Bytes = 0
     """Peak of the activations."""
+    adapters: Bytes | None = None
+    """Slots for LoRA adapters."""
     graphs: Bytes = 0
     """CUDA graphs."""
     context: Bytes = 0
@@ -132,6 +134,15 @@ class SearchFiguresStatus(StatusModel):
     """Upper bound of the gap between the split's cost and the optimal cost, in percent."""
 
 
+class AdapterSlotsStatus(StatusModel):
+    """Room for LoRA adapters on the GPUs of a replica."""
+
+    slots: Count
+    """Adapters that can take part in one step."""
+    rank: Count
+    """Largest rank of an adapter."""
+
+
 class PlanStatus(StatusModel):
     """The shape of every replica."""
 
@@ -147,6 +158,8 @@ class PlanStatus(StatusModel):
     """Most tokens that the engine computes in one step."""
     max_num_seqs: Annotated[int | None, Field(ge=1, le=1_000_000)] = None
     """Most requests that the engine runs at the same time."""
+    adapters: AdapterSlotsStatus | None = None
+    """Room for LoRA adapters, where the service has or had some."""
     kv_cache_bytes: Bytes | None = None
     """Size of the KV cache on each GPU, as the engine's flag sets it."""
     kv_cache_tokens_required: Annotated[int | None, Field(ge=0, le=2**53)] = None
@@ -246,6 +259,15 @@ class PodFailuresStatus(StatusModel):
     """The failed pods that still exist; the operator deletes them."""
 
 
+class AutoscalingStatus(StatusModel):
+    """What the operator chose, where it chooses the number of replicas."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)]
+    """The number that is to run."""
+    startup_seconds: Annotated[int | None, Field(ge=0, le=2**31)] = None
+    """The time that a replica took to start, measured."""
+
+
 class LLMServiceStatus(StatusModel):
     """The plan and the observed state."""
 
@@ -276,6 +298,8 @@ class LLMServiceStatus(StatusModel):
     """Measurements of the last minutes, by class; updated at most once a minute."""
     measured: MeasuredStatus | None = None
     """Step times that the pods measured, beside what was predicted; updated at most once a minute."""
+    autoscaling: AutoscalingStatus | None = None
+    """The number of replicas, where `spec.autoscaling` is set."""
     pod_failures: PodFailuresStatus | None = None
     """Pods that failed for good within the last hour."""
     placements_omitted: Count | None = None

@@ -28,7 +28,7 @@ MOST_PREFIXES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingLoad:
     """Requests that wait in a replica's queue, and are due in one span of time."""
 
     requests: int = 0
@@ -36,7 +36,7 @@ class Waiting:
     """Tokens of their prompts that are not in the prefix cache."""
 
 
-NOTHING = Waiting()
+NOTHING = WaitingLoad()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class ReplicaLoad:
     kv_capacity_tokens: int = 0
     paced_tokens_per_second: float | None = None
     """Prompt tokens that the sidecar lets the engine have, so that answers keep their pace; None: no limit."""
-    waiting: tuple[Waiting, ...] = (NOTHING,) * SPANS
+    waiting: tuple[WaitingLoad, ...] = (NOTHING,) * SPANS
     """Requests in the sidecar's queue that it expects to serve in time, by slack: until `SLACK_BOUNDS_S[i]`."""
-    late: Waiting = NOTHING
+    late: WaitingLoad = NOTHING
     """Requests in the queue that it does not expect to serve in time. They are served after the others."""
     prefixes: PrefixNews = field(default_factory=PrefixNews)
 
@@ -165,13 +165,13 @@ def _step(value: Any) -> StepTime | None:
         return None
 
 
-def _waiting(value: Any) -> Waiting:
+def _waiting(value: Any) -> WaitingLoad:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         return NOTHING
-    return Waiting(int(_number(value[0])), int(_number(value[1])))
+    return WaitingLoad(int(_number(value[0])), int(_number(value[1])))
 
 
-def _spans(value: Any) -> tuple[Waiting, ...]:
+def _spans(value: Any) -> tuple[WaitingLoad, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != SPANS:
         return (NOTHING,) * SPANS
     return tuple(_waiting(span) for span in value)

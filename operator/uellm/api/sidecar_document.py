@@ -120,6 +120,8 @@ class SidecarEngine(Model):
     """What it is started for: its smallest request shows whether it makes progress."""
     accepts_priority: bool = False
     """Whether it runs with `--scheduling-policy priority`; if so, requests carry their deadline as priority."""
+    loads_adapters: bool = False
+    """Whether it was started with room for LoRA adapters, which the sidecar then loads and unloads."""
     step_seconds: SidecarStepSeconds | None = None
     """Step times until they are measured; where not set, roughly those of an 8B model on one GPU."""
     step_factors: SidecarStepFactors | None = None
@@ -157,6 +159,27 @@ class SidecarHttp(HttpSpec):
 
     routes: Annotated[tuple[SidecarRoute, ...], Field(max_length=64)] = ()
     """Other limits for single routes."""
+
+
+class SidecarAdapter(Model):
+    """A LoRA adapter that the engine is to serve: in a directory of its container, or on the hub."""
+
+    model_config = _LENIENT
+
+    name: str
+    """In requests."""
+    source: str = ""
+    """Its URI, with `@` and the revision where it is on a hub. The operator reads it back."""
+    path: str = ""
+    """Its directory in the engine's container; empty where it is on a hub."""
+    repository: str = ""
+    """`owner/name` on the hub."""
+    commit: str = ""
+    """What is downloaded of it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry, without what is empty."""
+        return {name: value for name, value in super().to_dict().items() if value}
 
 
 class EngineDocument(Model):
@@ -199,6 +222,8 @@ class SidecarDocument(Model):
     """The queue."""
     engine: SidecarEngine = SidecarEngine()
     """The engine."""
+    adapters: Annotated[tuple[SidecarAdapter, ...], Field(max_length=256)] = ()
+    """LoRA adapters, where the engine has room for them."""
     http: SidecarHttp = SidecarHttp()
     """Connections and bodies."""
     auth: SidecarAuth = SidecarAuth()
@@ -219,8 +244,9 @@ class SidecarDocument(Model):
 
     def to_dict(self) -> dict[str, Any]:
         """The document without empty sections and without unset fields in its sections."""
-        optional = ("model", "engine", "http", "auth", "prediction", "allowedRoutes")
-        return _sparse(super().to_dict(), self, ("engine", "http", "auth", "prediction"), optional=optional)
+        optional = ("model", "engine", "adapters", "http", "auth", "prediction", "allowedRoutes")
+        document = {**super().to_dict(), "adapters": [each.to_dict() for each in self.adapters]}
+        return _sparse(document, self, ("engine", "http", "auth", "prediction"), optional=optional)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:

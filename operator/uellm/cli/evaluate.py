@@ -24,6 +24,9 @@ SUBCOMMANDS = {
         "replay a trace over several replicas under several routes, on vLLM's own scheduler and a virtual clock",
     ),
     "live": Subcommand("uellm.cli.evaluate_live", "replay a trace against real endpoints, one after the other"),
+    "autoscale": Subcommand(
+        "uellm.cli.evaluate_autoscale", "compare rules for the number of replicas over a day of requests"
+    ),
     "placement": Subcommand("uellm.cli.evaluate_placement", "compare placement policies on random clusters"),
 }
 

@@ -16,7 +16,7 @@ from uellm.cli.evaluate_queue import (
 )
 from uellm.errors import BadInput
 from uellm.evaluate.fleet import fleet_cells, run_fleet_cell
-from uellm.evaluate.fleet_door import Fleet
+from uellm.evaluate.fleet_door import SimulatedFleet
 from uellm.evaluate.queue import run_cells
 from uellm.routing import ROUTES
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fleet(args: argparse.Namespace) -> Fleet:
+def _fleet(args: argparse.Namespace) -> SimulatedFleet:
     if not 1 <= args.replicas <= MOST_REPLICAS:
         raise BadInput("--replicas", f"must be between 1 and {MOST_REPLICAS}, and is {args.replicas}")
     in_all = args.replicas + len(args.join)
@@ -88,7 +88,7 @@ def _fleet(args: argparse.Namespace) -> Fleet:
         raise BadInput("--replica-speed", f"gives {len(args.replica_speed)} speeds for {in_all} replicas")
     for index in args.lying:
         _check_replica("--lying", index, in_all)
-    return Fleet(
+    return SimulatedFleet(
         replicas=args.replicas,
         speeds=tuple(args.replica_speed),
         kills=tuple(_event("--kill", text, in_all) for text in args.kill),

@@ -38,13 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_replay_arguments(parser: argparse.ArgumentParser, policies: list[str]) -> None:
     """The arguments of a replay; `policies`: those that are compared by default."""
-    _add_inputs(parser)
+    add_inputs(parser)
     _add_cells(parser, policies)
     _add_errors(parser)
     _add_queue(parser)
 
 
-def _add_inputs(parser: argparse.ArgumentParser) -> None:
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The files: trace, classes and engine."""
     parser.add_argument(
         "--trace",
         required=True,
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
 
 def read_cells(args: argparse.Namespace, scenario: Scenario, policies: list[str]) -> list[Cell]:
     """The replays to run. Raises BadInput."""
-    chunk = _chunk(args.max_batched_tokens, scenario)
+    chunk = batched_tokens(args.max_batched_tokens, scenario)
     return cells(args.policy or policies, args.speed or [1.0], args.seed or [1], chunk)
 
 
@@ -220,7 +221,8 @@ def plot_if_wanted(document: dict[str, Any], file: str | None) -> None:
         plot(document, Path(file))
 
 
-def _chunk(text: str | None, scenario: Scenario) -> int:
+def batched_tokens(text: str | None, scenario: Scenario) -> int:
+    """The value of `--max-batched-tokens`. Raises BadInput, CannotBeDone."""
     if text is None:
         return scenario.engine.max_num_batched_tokens
     if text == "auto":

@@ -18,7 +18,7 @@ from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import HOLD_S, HoldLimits
 from uellm.gateway.process import Gateway, GatewayOptions, serve
 from uellm.gateway.telemetry import ACCESS_LOG
-from uellm.gateway.view import View
+from uellm.gateway.view import FleetView
 from uellm.http.loop import run as run_loop
 from uellm.proxying.drain import GRACE_S
 from uellm.proxying.process import Address, log_as_json
@@ -94,7 +94,7 @@ async def _serve(options: GatewayOptions, args: argparse.Namespace) -> None:
 
     async with await Kube.connect(kubeconfig=args.kubeconfig) as kube:
 
-        def view(fleet: Fleet) -> View:
+        def view(fleet: Fleet) -> FleetView:
             return KubeView(kube, fleet, args.namespace)
 
         await serve(options, view, _announce)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
-from uellm.api.llmservice import HF_URI, REVISION
+from uellm.api.uris import HF_URI, REVISION
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal, ModelFacts
 

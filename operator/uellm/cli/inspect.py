@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,11 @@ from uellm.cli.hub import SCHEME, repository_of
 from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput
 from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.connection import HubSettings
-from uellm.hub.directory import read_directory_facts
+from uellm.hub.directory import read_directory_adapter, read_directory_facts
 from uellm.hub.document import to_document
-from uellm.hub.lookup import look_up
+from uellm.hub.lookup import look_up, look_up_adapter
 from uellm.hub.remedies import OF_SERVICES
 from uellm.pod_interface import METRICS_PORT, MODEL_PATH
 
@@ -29,6 +31,8 @@ DEFAULT_SECONDS = 600.0
 logger = logging.getLogger("uellm.inspect")
 
 LookUp = Callable[[], ModelFacts | LookUpRefusal]
+LookUpAdapter = tuple[str, Callable[[], AdapterFacts | LookUpRefusal]]
+"""Its name, and how it is looked up."""
 
 
 class _Result(NamedTuple):
@@ -56,6 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIRECTORY",
         help="the volume that the directory is on: no link may lead out of it (default: the directory itself)",
     )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=URI",
+        help="a LoRA adapter to look up as well: hf://OWNER/NAME@REVISION, or DIRECTORY,VOLUME,CALLED",
+    )
+    parser.add_argument(
+        "--only-adapters", action="store_true", help="the model itself is known already: look its adapters up alone"
+    )
     parser.add_argument("--called", metavar="NAME", help="what sentences call the directory (default: its path)")
     parser.add_argument(
         "--seconds",
@@ -68,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look up and serve."""
-    look = _look_up(args)
+    look = _with_adapters(_look_up(args), [_adapter(each) for each in args.adapter])
     host, port = listen_address(args.listen, "--listen", DEFAULT_LISTEN)
     log_to_stderr()
     served = ServedResult(host, port, MODEL_PATH, args.seconds)
@@ -76,7 +90,35 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _with_adapters(look: LookUp, adapters: Sequence[LookUpAdapter]) -> LookUp:
+    """The model, then its adapters one after the other; the first refusal is the answer."""
+
+    def all_of_them() -> ModelFacts | LookUpRefusal:
+        facts, found = look(), list[AdapterFacts]()
+        if isinstance(facts, LookUpRefusal):
+            return facts
+        for name, look_up_one in adapters:
+            answer = look_up_one()
+            if isinstance(answer, LookUpRefusal):
+                return replace(answer, message=f"adapter {name}: {answer.message}")
+            found.append(answer)
+        return replace(facts, adapters=tuple(found))
+
+    return all_of_them
+
+
+def _adapter(argument: str) -> LookUpAdapter:
+    name, _, uri = argument.partition("=")
+    if uri.startswith(SCHEME):
+        repository, revision = repository_of(uri)
+        return name, lambda: look_up_adapter(name, repository, revision, HubSettings.from_environment(OF_SERVICES))
+    directory, volume, called = uri.split(",", 2)
+    return name, lambda: read_directory_adapter(name, Path(directory), Path(volume), called)
+
+
 def _look_up(args: argparse.Namespace) -> LookUp:
+    if args.only_adapters:
+        return lambda: ModelFacts("", {}, None)
     if args.model.startswith(SCHEME):
         repository, revision = repository_of(args.model)
         return lambda: look_up(repository, revision, HubSettings.from_environment(OF_SERVICES))

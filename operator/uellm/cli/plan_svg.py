@@ -28,6 +28,7 @@ MOST_SMALL_NODES = 24
 
 KINDS = {
     "weights": "#3b6fb6",
+    "adapters": "#8a6d3b",
     "kv": "#3f9b6c",
     "activations": "#e0913a",
     "graphs": "#9467bd",
@@ -49,7 +50,7 @@ def draw(plan: Plan, request: PlanRequest) -> str:
     if best is not None:
         drawn, y = _best_node(best, roles, y)
         parts += drawn
-    drawn, y = _legend(best.node if best else None, y)
+    drawn, y = _legend(best.node if best else None, y, adapters=plan.adapters is not None)
     parts += drawn
     drawn, y = _other_nodes(plan, [offer for offer in offers.values() if offer is not best], y)
     parts += drawn
@@ -175,9 +176,11 @@ def _memory(memory: MemoryUse, device: Device, x: float, y: float) -> list[str]:
     return parts
 
 
-def _legend(node: Node | None, y: float) -> tuple[list[str], float]:
+def _legend(node: Node | None, y: float, *, adapters: bool) -> tuple[list[str], float]:
     parts, x = [svg.text(MARGIN, y + 10, "memory", size=11, bold=True)], MARGIN + 60.0
     for kind, colour in KINDS.items():
+        if kind == "adapters" and not adapters:
+            continue
         label = LABELS.get(kind, kind)
         parts += [svg.rect(x, y, 12, 12, colour, stroke=GREY, radius=2), svg.text(x + 17, y + 10, label, size=11)]
         x += 32 + len(label) * 6.4

@@ -15,7 +15,7 @@ from uellm.text import aligned, and_more
 
 WIDTH = 116
 MOST_NODES = 8
-KINDS = ("weights", "kv", "activations", "graphs", "context", "free")
+KINDS = ("weights", "adapters", "kv", "activations", "graphs", "context", "free")
 
 
 def render(plan: Plan, request: PlanRequest) -> str:
@@ -42,6 +42,8 @@ def _decision(plan: Plan, request: PlanRequest) -> Iterator[str]:
     yield f"nodes      {and_more(plan.nodes, MOST_NODES)} (best first)"
     if plan.recommended_replicas is not None:
         yield f"replicas   {plan.recommended_replicas} for the workload; the spec has {request.replicas}"
+    if plan.adapters is not None:
+        yield f"adapters   {plan.adapters.slots} slots of rank {plan.adapters.rank}"
     if plan.slo is not None:
         yield from _labelled("targets", "predicted to be met" if plan.slo.feasible else _unmet(plan.slo))
     if plan.binding:
@@ -68,12 +70,13 @@ def _search(figures: SearchFigures) -> str:
 
 def _stages(plan: Plan, request: PlanRequest) -> Iterator[str]:
     known = {device.uuid: device for offer in request.nodes for device in offer.node.devices}
-    header = ["STAGE", "LAYERS", *(kind.upper() for kind in KINDS), "OF", "DEVICE"]
+    kinds = [kind for kind in KINDS if kind != "adapters" or plan.adapters is not None]
+    header = ["STAGE", "LAYERS", *(kind.upper() for kind in kinds), "OF", "DEVICE"]
     rows = [header]
     for index, (stage, (a, b)) in enumerate(zip(plan.stages, spans(plan.layers), strict=True)):
         memory = stage.memory.to_dict()
         for uuid in stage.devices:
-            sizes = [size(memory[kind]) for kind in KINDS]
+            sizes = [size(memory[kind]) for kind in kinds]
             rows.append([str(index), f"{a}-{b - 1}", *sizes, size(known[uuid].memory_bytes), _name(known[uuid])])
     yield from aligned(rows, right=range(len(header) - 1))
 

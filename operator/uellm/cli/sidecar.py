@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file with this pod's model, engine and API keys, in place of those sections of the configuration file",
     )
     parser.add_argument(
+        "--engine-parent", metavar="URL", help="address of the engine's parent process, which downloads LoRA adapters"
+    )
+    parser.add_argument(
         "--metrics-listen", metavar="HOST:PORT", help="address for metrics, probes, placement report and drain"
     )
     parser.add_argument(
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         listen=Address.parse(args.listen, "--listen"),
         engine=engine_address(args.engine),
         config=args.config,
+        engine_parent=engine_address(args.engine_parent, "--engine-parent") if args.engine_parent else None,
         engine_config=args.engine_config,
         metrics_listen=Address.parse(args.metrics_listen, "--metrics-listen") if args.metrics_listen else None,
         placement=Path(placement) if placement else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.errors import BadInput
-from uellm.evaluate.fleet_door import Fleet, FleetDoor, replica_name
+from uellm.evaluate.fleet_door import FleetDoor, SimulatedFleet, replica_name
 from uellm.evaluate.queue import Cell, Noise, Scenario, describe, station_of
 from uellm.evaluate.replay import Replay
 from uellm.evaluate.station import Station
@@ -37,7 +37,7 @@ def fleet_cells(routes: Sequence[str], of: Sequence[Cell]) -> list[FleetCell]:
     ]
 
 
-def run_fleet_cell(fleet: Fleet, scenario: Scenario, cell: FleetCell) -> dict[str, Any]:
+def run_fleet_cell(fleet: SimulatedFleet, scenario: Scenario, cell: FleetCell) -> dict[str, Any]:
     """One entry of `results`: that of `uellm evaluate queue`, the route, and how requests were spread."""
     jobs = scenario.jobs(cell.seed)
 

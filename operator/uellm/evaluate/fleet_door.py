@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 
-from uellm.api.replica_load import ReplicaLoad, Waiting
+from uellm.api.replica_load import ReplicaLoad, WaitingLoad
 from uellm.evaluate.scenario import Job
 from uellm.evaluate.station import Station
 from uellm.routing import RoutedRequest, Router
@@ -27,7 +27,7 @@ MOST_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class SimulatedFleet:
     """The replicas, numbered from 0, and what happens to them.
 
     `speeds`: of the first ones, as a multiple of the engine file's; the others have 1. `kills`, `silences`: replica and
@@ -66,9 +66,9 @@ class _Sent:
 
 
 class FleetDoor:
-    """A `Door` that asks the router. `make` makes the replica with a number."""
+    """A `ReplayDoor` that asks the router. `make` makes the replica with a number."""
 
-    def __init__(self, fleet: Fleet, router: Router, make: Callable[[int], Station]) -> None:
+    def __init__(self, fleet: SimulatedFleet, router: Router, make: Callable[[int], Station]) -> None:
         self.stations: list[Station] = []
         self.gone: list[Station] = []
         self.retried = 0
@@ -206,7 +206,7 @@ def routed(job: Job, now_s: float) -> RoutedRequest:
 
 def _idle(load: ReplicaLoad) -> ReplicaLoad:
     """The same report from a replica that has nothing to do, or says so."""
-    nothing = Waiting()
+    nothing = WaitingLoad()
     return replace(
         load,
         sequences=0,

@@ -37,7 +37,7 @@ class ReplayResult:
     decisions: int = 0
 
 
-class Door(Protocol):
+class ReplayDoor(Protocol):
     """Decides which replica gets a request, and is told what becomes of it."""
 
     @property
@@ -94,7 +94,7 @@ class OneDoor:
 class Replay:
     """One replay; call `run` once."""
 
-    def __init__(self, jobs: Sequence[Job], door: Door, speed: float = 1.0) -> None:
+    def __init__(self, jobs: Sequence[Job], door: ReplayDoor, speed: float = 1.0) -> None:
         self.jobs = jobs
         self.door = door
         self.fates = [Fate(job.arrival_s / speed) for job in jobs]

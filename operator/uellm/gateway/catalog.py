@@ -21,7 +21,7 @@ _LONGEST_NAME = 160
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Key:
+class ServiceKey:
     """A service's namespace and name."""
 
     namespace: str
@@ -32,7 +32,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceClass:
+class TargetClass:
     """An SLO class of a service. None: no such target."""
 
     name: str
@@ -52,7 +52,7 @@ class ServiceClass:
 class Service:
     """What the gateway knows of an LLMService."""
 
-    key: Key
+    key: ServiceKey
     names: tuple[str, ...]
     """The names that the engine answers to: first the served name, then those of adapters."""
     uid: str = ""
@@ -65,12 +65,12 @@ class Service:
     """How many it wants."""
     startup_s: float | None = None
     """Measured time that a replica takes to start."""
-    classes: tuple[ServiceClass, ...] = ()
+    classes: tuple[TargetClass, ...] = ()
     """The first one is the default."""
     keys_secret: str | None = None
     """Name of the Secret with its API keys."""
 
-    def class_of(self, headers: HeaderLookup) -> ServiceClass | None:
+    def class_of(self, headers: HeaderLookup) -> TargetClass | None:
         """The class that a request names, or else the default; None: the service has no classes."""
         named = headers.get(SLO_CLASS) or next((name for name in map(headers.get, OBJECTIVES) if name), None)
         first = self.classes[0] if self.classes else None
@@ -89,7 +89,7 @@ class Match:
 class Catalog:
     """All services by every name."""
 
-    services: dict[Key, Service] = field(default_factory=dict)
+    services: dict[ServiceKey, Service] = field(default_factory=dict)
     _by_name: dict[str, list[Match]] = field(default_factory=dict)
     _by_full_name: dict[str, list[Match]] = field(default_factory=dict)
     _stale: bool = False
@@ -101,7 +101,7 @@ class Catalog:
             self.services[service.key] = service
             self._stale = True
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: ServiceKey) -> None:
         """Remove a service."""
         if self.services.pop(key, None) is not None:
             self._stale = True

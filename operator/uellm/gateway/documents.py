@@ -11,7 +11,7 @@ from typing import Any
 
 from uellm.api.scalars import duration_s
 from uellm.errors import BadInput
-from uellm.gateway.catalog import Key, Service, ServiceClass
+from uellm.gateway.catalog import Service, ServiceKey, TargetClass
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.pod_interface import METRICS_PORT
 
@@ -20,10 +20,10 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 PORT_NAME = "http"
 
 
-def key_of(document: Mapping[str, Any]) -> Key:
+def key_of(document: Mapping[str, Any]) -> ServiceKey:
     """Namespace and name of an object."""
     metadata = document["metadata"]
-    return Key(metadata["namespace"], metadata["name"])
+    return ServiceKey(metadata["namespace"], metadata["name"])
 
 
 def service_of(document: Mapping[str, Any]) -> Service:
@@ -49,11 +49,11 @@ def service_of(document: Mapping[str, Any]) -> Service:
     )
 
 
-def slice_service(document: Mapping[str, Any]) -> Key | None:
+def slice_service(document: Mapping[str, Any]) -> ServiceKey | None:
     """The service that an EndpointSlice belongs to. A stub of a deleted one has no labels: None."""
     metadata = document["metadata"]
     name = (metadata.get("labels") or {}).get(SERVICE_NAME_LABEL)
-    return Key(metadata["namespace"], name) if name else None
+    return ServiceKey(metadata["namespace"], name) if name else None
 
 
 def ready_endpoints(document: Mapping[str, Any]) -> Iterator[tuple[str, ReplicaAddress]]:
@@ -68,7 +68,7 @@ def ready_endpoints(document: Mapping[str, Any]) -> Iterator[tuple[str, ReplicaA
         yield _map(endpoint, "targetRef").get("uid") or addresses[0], ReplicaAddress(addresses[0], port, METRICS_PORT)
 
 
-def _classes(slo: Mapping[str, Any]) -> tuple[ServiceClass, ...]:
+def _classes(slo: Mapping[str, Any]) -> tuple[TargetClass, ...]:
     classes = [
         each for each in _list(slo, "classes") if isinstance(each, Mapping) and isinstance(each.get("name"), str)
     ]
@@ -76,9 +76,9 @@ def _classes(slo: Mapping[str, Any]) -> tuple[ServiceClass, ...]:
     return tuple(_class(each) for each in classes)
 
 
-def _class(document: Mapping[str, Any]) -> ServiceClass:
+def _class(document: Mapping[str, Any]) -> TargetClass:
     targets_s = {f"{name}_s": _seconds(document.get(name)) for name in ("ttft", "tpot", "e2e")}
-    return ServiceClass(document["name"], **targets_s, rejects_late=document.get("onDeadline") == "Reject")
+    return TargetClass(document["name"], **targets_s, rejects_late=document.get("onDeadline") == "Reject")
 
 
 def _seconds(text: Any) -> float | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from urllib.parse import unquote
 
 from uellm.gateway.catalog import Service, model_object
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
 from uellm.gateway.model_field import model_field
-from uellm.gateway.telemetry import GatewayMetrics, Record
-from uellm.gateway.view import View
+from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
+from uellm.gateway.view import FleetView
 from uellm.http import Fault, Pairs, Reply, Request, pairs
 from uellm.proxying.drain import Drain
 from uellm.proxying.keys import key_of
@@ -31,7 +30,7 @@ class Door:
     def __init__(
         self,
         fleet: Fleet,
-        view: View,
+        view: FleetView,
         forwarding: Forwarding,
         figures: GatewayMetrics,
         drain: Drain,
@@ -47,12 +46,12 @@ class Door:
     def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
         """Count a message that is not HTTP. Returns headers and body of the answer."""
         refusal, now_s = Refusal.of(fault), _now_s()
-        self._figures.count(Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
+        self._figures.count(GatewayRecord("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
         return pairs(refusal.headers()), refusal.body()
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one request. Cancelled when its client leaves."""
-        record = Record(request.method, request.path, _now_s())
+        record = GatewayRecord(request.method, request.path, _now_s())
         self.drain.enter()
         try:
             await self._answer(request, reply, record)
@@ -72,7 +71,7 @@ class Door:
             record.end_s = _now_s()
             self._figures.count(record)
 
-    async def _answer(self, request: Request, reply: Reply, record: Record) -> None:
+    async def _answer(self, request: Request, reply: Reply, record: GatewayRecord) -> None:
         record.id = request_id(request.headers)
         path = path_of(request.method, request.path)
         self._keys.keys.check(request.method, path, key_of(request.headers))
@@ -106,14 +105,13 @@ class Door:
         if keys is not None:
             keys.check(request.method, path, key_of(request.headers))
 
-    async def _read_only(self, request: Request, reply: Reply, record: Record, path: str) -> None:
+    async def _read_only(self, request: Request, reply: Reply, record: GatewayRecord, path: str) -> None:
         await request.read()
         catalog = self._fleet.catalog
         if path == MODELS:
             self._send(reply, record, {"object": "list", "data": catalog.listed()})
         elif path.startswith(f"{MODELS}/"):
-            # Names may contain slashes, encoded or not.
-            name = unquote(request.path.partition(f"{MODELS}/")[2])
+            name = path.removeprefix(f"{MODELS}/")  # it may contain slashes, which were encoded or not
             self._send(reply, record, model_object(name, catalog.find(name)))
         elif path in _HEALTH:
             self.drain.check()
@@ -121,19 +119,19 @@ class Door:
         else:
             raise _no_route(request.method, path)
 
-    def _send(self, reply: Reply, record: Record, document: object) -> None:
+    def _send(self, reply: Reply, record: GatewayRecord, document: object) -> None:
         body = json.dumps(document).encode()
         record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(body)
         reply.close |= self.drain.draining
         reply.send(200, [*_JSON, *_own_headers(record)], body)
 
-    def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
+    def _refuse(self, refusal: Refusal, reply: Reply, record: GatewayRecord) -> None:
         body = refusal.body()
         record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
         reply.close |= refusal.closes or self.drain.draining
         reply.send(refusal.status, [*_own_headers(record), *pairs(refusal.headers())], body)
 
-    def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
+    def _fail(self, error: Exception, reply: Reply, record: GatewayRecord) -> None:
         self._figures.faults.count("request", error, record.id)
         if reply.started:
             record.outcome = RequestOutcome.INTERNAL_ERROR
@@ -149,14 +147,14 @@ def _no_route(method: str, path: str) -> Refusal:
     return Refusal(RequestOutcome.BAD_REQUEST, message, status=404)
 
 
-def _left(record: Record, *, over: bool) -> RequestOutcome:
+def _left(record: GatewayRecord, *, over: bool) -> RequestOutcome:
     """The outcome of a request whose client left; OpenAI's clients do so after `[DONE]`."""
     if over:
         return RequestOutcome.DRAINING
     return RequestOutcome.COMPLETED if record.done and record.status < 400 else RequestOutcome.CLIENT_LEFT
 
 
-def _own_headers(record: Record) -> Pairs:
+def _own_headers(record: GatewayRecord) -> Pairs:
     return ((b"X-Request-Id", record.id.encode()),)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from uellm.gateway.catalog import Catalog, Key, Service
+from uellm.gateway.catalog import Catalog, Service, ServiceKey
 from uellm.gateway.replicas import ReplicaAddress, Replicas
 
 
@@ -13,10 +13,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self.catalog = Catalog()
-        self._replicas: dict[Key, Replicas] = {}
+        self._replicas: dict[ServiceKey, Replicas] = {}
         self._gone: list[Replicas] = []
 
-    def replicas(self, key: Key) -> Replicas:
+    def replicas(self, key: ServiceKey) -> Replicas:
         """The replicas of a service; none if nothing is known of it."""
         if key not in self._replicas:
             self._replicas[key] = Replicas()
@@ -31,13 +31,13 @@ class Fleet:
         self.catalog.put(service)
         self.replicas(service.key).serve(gone=False)
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: ServiceKey) -> None:
         """Remove a service. Requests at its replicas go on."""
         self.catalog.drop(key)
         self.replicas(key).serve(gone=True)
         self._tidy(key)
 
-    def place(self, key: Key, addresses: Iterable[ReplicaAddress]) -> None:
+    def place(self, key: ServiceKey, addresses: Iterable[ReplicaAddress]) -> None:
         """Take these as the ready replicas of a service, which may become known later."""
         self.replicas(key).place(addresses)
         self._tidy(key)
@@ -47,7 +47,7 @@ class Fleet:
         for replicas in (*self._replicas.values(), *self._gone):
             replicas.close()
 
-    def _tidy(self, key: Key) -> None:
+    def _tidy(self, key: ServiceKey) -> None:
         if key not in self.catalog.services and key in self._replicas and not len(self._replicas[key]):
             self._gone = [each for each in self._gone if each.connected]
             self._gone.append(self._replicas.pop(key))

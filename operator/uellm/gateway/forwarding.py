@@ -15,7 +15,7 @@ from uellm.gateway.fleet import Fleet
 from uellm.gateway.holding import Holding
 from uellm.gateway.replicas import Replica, Replicas
 from uellm.gateway.routed import routed_request
-from uellm.gateway.telemetry import GatewayMetrics, Record
+from uellm.gateway.telemetry import GatewayMetrics, GatewayRecord
 from uellm.http import EngineLost, EngineUnreachable, Pairs, Reply, Request, Upstream
 from uellm.proxying.outcome import RETRY_REPLICA_S, Refusal, RequestOutcome, spread_s
 from uellm.proxying.relay import STALL_S, Relay
@@ -90,7 +90,9 @@ class Forwarding:
         self._figures = figures
         self.stall_s = STALL_S
 
-    async def forward(self, request: Request, reply: Reply, record: Record, service: Service, own: Pairs) -> None:
+    async def forward(
+        self, request: Request, reply: Reply, record: GatewayRecord, service: Service, own: Pairs
+    ) -> None:
         """Send `request.body` to a replica and relay the answer, with the additional headers `own`. Raises Refusal."""
         replicas = self._fleet.replicas(service.key)
         chosen = service.class_of(request.headers)
@@ -110,7 +112,7 @@ class Forwarding:
             upstream.abort()
 
     async def _hold(
-        self, request: Request, record: Record, service: Service, replicas: Replicas, deadline_s: float | None
+        self, request: Request, record: GatewayRecord, service: Service, replicas: Replicas, deadline_s: float | None
     ) -> None:
         began_s = _now_s()
         try:
@@ -121,7 +123,7 @@ class Forwarding:
             raise Refusal(RequestOutcome.MODEL_NOT_FOUND, f"{service.key.name} was deleted while the request waited")
 
     async def _send(
-        self, request: Request, record: Record, replicas: Replicas, routed: RoutedRequest, own: Pairs
+        self, request: Request, record: GatewayRecord, replicas: Replicas, routed: RoutedRequest, own: Pairs
     ) -> tuple[Replica, Upstream]:
         headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
         replicas.retries.request()

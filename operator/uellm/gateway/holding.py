@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.replicas import Replicas
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, spread_s
 
@@ -41,13 +41,13 @@ class Holding:
     def __init__(self, limits: HoldLimits, want: Callable[[Service], Awaitable[None]]) -> None:
         self.limits = limits
         self._want = want
-        self.requests: Counter[Key] = Counter()
+        self.requests: Counter[ServiceKey] = Counter()
         """Held requests by service."""
-        self._bytes: Counter[Key] = Counter()
-        self._asking: dict[Key, asyncio.Task[None]] = {}
-        self._since_s: dict[Key, float] = {}
+        self._bytes: Counter[ServiceKey] = Counter()
+        self._asking: dict[ServiceKey, asyncio.Task[None]] = {}
+        self._since_s: dict[ServiceKey, float] = {}
         """Since when a replica of a service is asked for."""
-        self._until_s: dict[Key, float] = {}
+        self._until_s: dict[ServiceKey, float] = {}
         """Until when it is asked for, if nothing is held."""
 
     def counts(self) -> dict[tuple[str, ...], float]:
@@ -87,7 +87,7 @@ class Holding:
         for task in self._asking.values():
             task.cancel()
 
-    def _admit(self, key: Key, size_bytes: int, left_s: float | None) -> None:
+    def _admit(self, key: ServiceKey, size_bytes: int, left_s: float | None) -> None:
         limits = self.limits
         if (
             self.requests[key] >= limits.requests
@@ -99,7 +99,7 @@ class Holding:
         self.requests[key] += 1
         self._bytes[key] += size_bytes
 
-    def _release(self, key: Key, size_bytes: int) -> None:
+    def _release(self, key: ServiceKey, size_bytes: int) -> None:
         self.requests[key] -= 1
         self._bytes[key] -= size_bytes
         if not self.requests[key]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from uellm.api.names import SERVICE_LABEL, WANTED_AT_ANNOTATION
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.documents import key_of, ready_endpoints, service_of, slice_service
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
@@ -39,11 +39,11 @@ class KubeView:
         self._clock = clock
         self._heard_s: dict[tuple[Kind, str | None], float] = {}
         self._synced: set[tuple[Kind, str | None]] = set()
-        self._slices: dict[Key, dict[str, dict[str, ReplicaAddress]]] = defaultdict(dict)
+        self._slices: dict[ServiceKey, dict[str, dict[str, ReplicaAddress]]] = defaultdict(dict)
         """By service and slice: the addresses of ready pods."""
-        self._slice_of: dict[Key, Key] = {}
+        self._slice_of: dict[ServiceKey, ServiceKey] = {}
         """The service of each slice."""
-        self._keys: dict[Key, tuple[float, Keys | None]] = {}
+        self._keys: dict[ServiceKey, tuple[float, Keys | None]] = {}
 
     @property
     def complete(self) -> bool:
@@ -123,7 +123,7 @@ class KubeView:
         if service is not None:
             self._place(service)
 
-    def _place(self, service: Key | None) -> None:
+    def _place(self, service: ServiceKey | None) -> None:
         if service is None:
             return
         by_pod: dict[str, ReplicaAddress] = {}

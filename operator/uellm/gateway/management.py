@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from uellm.gateway.telemetry import GatewayMetrics
-from uellm.gateway.view import View
+from uellm.gateway.view import FleetView
 from uellm.http import Fault, Pairs, Reply, Request
 from uellm.proxying.drain import Drain
 from uellm.proxying.metrics import CONTENT_TYPE, exposition
@@ -14,10 +14,10 @@ _JSON: Pairs = ((b"Content-Type", b"application/json"),)
 _TEXT: Pairs = ((b"Content-Type", CONTENT_TYPE.encode()),)
 
 
-class Management:
+class GatewayManagement:
     """The handlers of the metrics port."""
 
-    def __init__(self, figures: GatewayMetrics, view: View, drain: Drain) -> None:
+    def __init__(self, figures: GatewayMetrics, view: FleetView, drain: Drain) -> None:
         self._figures = figures
         self._view = view
         self._drain = drain

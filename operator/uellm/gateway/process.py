@@ -16,10 +16,10 @@ from uellm.gateway.door import Door
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.forwarding import Forwarding
 from uellm.gateway.holding import Holding, HoldLimits
-from uellm.gateway.management import Management
+from uellm.gateway.management import GatewayManagement
 from uellm.gateway.telemetry import GatewayMetrics
 from uellm.gateway.tls import Certificate
-from uellm.gateway.view import View
+from uellm.gateway.view import FleetView
 from uellm.http import Budget, RequestLimits, Server, ServerConnection
 from uellm.pod_interface import LAME_DUCK_S
 from uellm.proxying.drain import GRACE_S, Drain
@@ -56,7 +56,7 @@ class Gateway:
     `view_of` makes the view that keeps a fleet up to date.
     """
 
-    def __init__(self, options: GatewayOptions, view_of: Callable[[Fleet], View]) -> None:
+    def __init__(self, options: GatewayOptions, view_of: Callable[[Fleet], FleetView]) -> None:
         self._options = options
         self.fleet = Fleet()
         self.view = view_of(self.fleet)
@@ -75,7 +75,7 @@ class Gateway:
             budget=self.bodies,
             tls=None if self._certificate is None else self._certificate.context,
         )
-        management = Management(self.figures, self.view, self.drain)
+        management = GatewayManagement(self.figures, self.view, self.drain)
         self._management_server = Server(management.handle, management.unreadable)
         self._tasks: list[asyncio.Task[None]] = []
         self._add_gauges()
@@ -164,7 +164,7 @@ class Gateway:
 
 
 async def serve(
-    options: GatewayOptions, view_of: Callable[[Fleet], View], on_started: Callable[[Gateway], None]
+    options: GatewayOptions, view_of: Callable[[Fleet], FleetView], on_started: Callable[[Gateway], None]
 ) -> None:
     """Run until SIGTERM or SIGINT, then drain; a second signal ends at once. Only after SIGTERM it lingers."""
     prepare()

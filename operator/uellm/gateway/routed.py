@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from uellm.gateway.catalog import ServiceClass
+from uellm.gateway.catalog import TargetClass
 from uellm.prompt import Prompt, Ratio, of_request
 from uellm.routing import RoutedRequest
 from uellm.vllm_routes import SCHEDULED, RouteKind
@@ -13,10 +13,10 @@ MAX_PARSED_BYTES = 1024 * 1024
 """Longer bodies are not parsed, for that would hold up all streams; their prompts' lengths follow from their size."""
 
 
-def routed_request(path: str, body: bytes, chosen: ServiceClass | None, ratio: Ratio, now_s: float) -> RoutedRequest:
+def routed_request(path: str, body: bytes, chosen: TargetClass | None, ratio: Ratio, now_s: float) -> RoutedRequest:
     """The request as the router sees it. `path`: one of `uellm.vllm_routes`; any other: the body is not parsed."""
     prompt = _prompt(path, body) or Prompt(characters=len(body))
-    targets = chosen or ServiceClass("")
+    targets = chosen or TargetClass("")
     return RoutedRequest(
         now_s,
         ratio.tokens(prompt),

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from uellm.api.base import Model
 from uellm.errors import BadInput
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.proxying.keys import Keys
@@ -60,7 +60,7 @@ class StaticView:
 
     def __init__(self, path: Path, fleet: Fleet) -> None:
         for each in _read(path).services:
-            key = Key(each.namespace, each.name)
+            key = ServiceKey(each.namespace, each.name)
             names = (each.served_name or each.name, *each.aliases)
             fleet.put(Service(key, names, replicas=len(each.replicas)))
             addresses = [Address.parse(text, f"{path}: replicas of {key}") for text in each.replicas]

@@ -10,13 +10,13 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from uellm.gateway.catalog import Key
+from uellm.gateway.catalog import ServiceKey
 from uellm.proxying.faults import Faults
 from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
 from uellm.proxying.outcome import RequestOutcome
 
 ACCESS_LOG = logging.getLogger("uellm.gateway.access")
-NO_SERVICE = Key("-", "-")
+NO_SERVICE = ServiceKey("-", "-")
 OTHER_ROUTE = "other"
 
 OWN_SECONDS_BUCKETS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
@@ -24,14 +24,14 @@ OWN_SECONDS_BUCKETS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3,
 
 
 @dataclass
-class Record:
+class GatewayRecord:
     """One request. Times are in seconds on the event loop's clock. None: it did not happen."""
 
     method: str
     path: str
     arrival_s: float
     id: str = ""
-    service: Key = NO_SERVICE
+    service: ServiceKey = NO_SERVICE
     route: str = OTHER_ROUTE
     outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
     status: int = 0
@@ -105,7 +105,7 @@ class GatewayMetrics:
         """Add a gauge."""
         self.metrics.append(gauge)
 
-    def count(self, record: Record) -> None:
+    def count(self, record: GatewayRecord) -> None:
         """Count a request that ended, and log it. Raises nothing: its client has its answer."""
         key = record.service
         with self.faults.guard("metrics", record.id):

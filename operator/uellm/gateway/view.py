@@ -8,7 +8,7 @@ from uellm.gateway.catalog import Service
 from uellm.proxying.keys import Keys
 
 
-class View(Protocol):
+class FleetView(Protocol):
     """Keeps a `Fleet` up to date."""
 
     @property

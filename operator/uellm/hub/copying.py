@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uellm.hub.adapter import CONFIG as ADAPTER_CONFIG
 from uellm.hub.connection import HubConnection, HubSettings, InterruptedStreamError, Stream
 from uellm.hub.copy_directory import (
     PART,
@@ -111,14 +112,18 @@ def _pinned(connection: HubConnection, repository: str, revision: str) -> str:
     """The commit that a branch or tag stands for now; the revision itself where the hub does not tell."""
     if COMMIT.fullmatch(revision):
         return revision
-    answer = connection.get(file_path(repository, revision, CONFIG), limit=1)
-    if isinstance(answer, LookUpRefusal):
-        raise RefusedError(answer)
-    missing = answer.headers.get("x-error-code") == "EntryNotFound"
-    if answer.status not in (200, 206) and not missing:
-        raise RefusedError(refusal_of(answer, repository, revision, connection.settings))
-    told = answer.headers.get("x-repo-commit", "")
-    return told if COMMIT.fullmatch(told) else revision
+    for name in (CONFIG, ADAPTER_CONFIG):
+        answer = connection.get(file_path(repository, revision, name), limit=1)
+        if isinstance(answer, LookUpRefusal):
+            raise RefusedError(answer)
+        missing = answer.headers.get("x-error-code") == "EntryNotFound"
+        if answer.status not in (200, 206) and not missing:
+            raise RefusedError(refusal_of(answer, repository, revision, connection.settings))
+        if COMMIT.fullmatch(told := answer.headers.get("x-repo-commit", "")):
+            return told
+        if not missing:
+            break
+    return revision
 
 
 class _Copying:

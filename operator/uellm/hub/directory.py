@@ -10,14 +10,20 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.facts import LookUpRefusal, ModelFacts
-from uellm.hub.reading import Part, RefusedError, read_facts
+from uellm.hub.reading import Part, RefusedError, read_adapter, read_facts
 from uellm.models.safetensors import CONSOLIDATED
 
 
 def read_directory_facts(directory: Path, volume: Path, where: str) -> ModelFacts | LookUpRefusal:
     """The facts of the model in `directory`, a part of `volume`; `where` names it in sentences. Blocks."""
     return read_facts(_Directory(directory, volume, where))
+
+
+def read_directory_adapter(name: str, directory: Path, volume: Path, where: str) -> AdapterFacts | LookUpRefusal:
+    """The same of a LoRA adapter that is served as `name`; `where` is its URI."""
+    return read_adapter(_Directory(directory, volume, where), name, where)
 
 
 class _Directory:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from uellm.documents import VERSION, UnreadableDocument, reading
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.facts import LookUpRefusal, ModelFacts, RefusalReason
 from uellm.hub.packing import pack, unpack
 
@@ -24,6 +25,7 @@ PACKED_BYTES = 900_000
 """The most that configuration and packed headers may take together: an object of Kubernetes holds 1 MiB."""
 DOCUMENT_BYTES = 4 << 20
 MOST_FILES = 1024
+MOST_ADAPTERS = 64
 DEEPEST = 64
 LONGEST_MESSAGE = 2048
 LONGEST_COMMIT = 128
@@ -38,6 +40,7 @@ def to_document(found: ModelFacts | LookUpRefusal) -> dict[str, Any]:
     if cause := _unfit(found.config):
         return to_document(LookUpRefusal("InvalidAnswer", f"the model cannot be kept: its config.json {cause}"))
     facts: dict[str, Any] = {"commit": found.commit, "config": found.config, "files": found.files}
+    facts["adapters"] = [each.to_dict() for each in found.adapters]
     packed = packed_headers(found)
     if packed is not None:
         facts["tensors"] = base64.b64encode(packed).decode()
@@ -50,10 +53,11 @@ def from_document(document: Any) -> ModelFacts | LookUpRefusal:
         if "refusal" in read:
             return read_refusal(read["refusal"])
         facts = read["facts"]
-        return facts_from(facts["config"], facts["commit"], facts["files"], _decoded(facts.get("tensors")))
+        packed = _decoded(facts.get("tensors"))
+        return facts_from(facts["config"], facts["commit"], facts["files"], packed, facts.get("adapters"))
 
 
-def facts_from(config: Any, commit: Any, files: Any, packed: bytes | None) -> ModelFacts:
+def facts_from(config: Any, commit: Any, files: Any, packed: bytes | None, adapters: Any = None) -> ModelFacts:
     """Facts from their parts, each of them checked. Raises UnreadableDocument."""
     if not isinstance(config, dict):
         raise UnreadableDocument(_NAME, "its configuration is no object")
@@ -65,7 +69,11 @@ def facts_from(config: Any, commit: Any, files: Any, packed: bytes | None) -> Mo
         raise UnreadableDocument(_NAME, "its number of files is none")
     if packed is not None and len(packed) > PACKED_BYTES:
         raise UnreadableDocument(_NAME, f"its packed headers have more than {PACKED_BYTES:,} bytes")
-    return ModelFacts(commit, config, None if packed is None else unpack(packed), files)
+    listed = adapters or []
+    if not isinstance(listed, list) or len(listed) > MOST_ADAPTERS:
+        raise UnreadableDocument(_NAME, "its adapters are none")
+    tensors = None if packed is None else unpack(packed)
+    return ModelFacts(commit, config, tensors, files, tuple(map(AdapterFacts.from_dict, listed)))
 
 
 def packed_headers(facts: ModelFacts) -> bytes | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from uellm.hub.adapter import AdapterFacts
 from uellm.models import Tensor
 
 RefusalReason = Literal[
@@ -20,6 +21,7 @@ RefusalReason = Literal[
     "Unreadable",
     "AddressRefused",
     "InvalidAnswer",
+    "InvalidAdapter",
     "ChecksumMismatch",
     "VolumeFull",
     "Unwritable",
@@ -42,6 +44,8 @@ class ModelFacts:
     """The headers of all safetensors files; None where there are none, or where they are too long to be kept."""
     files: int = 0
     """Number of safetensors files."""
+    adapters: tuple[AdapterFacts, ...] = ()
+    """Of the service's LoRA adapters."""
 
     @cached_property
     def tensor_bytes(self) -> int:

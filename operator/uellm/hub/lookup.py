@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from uellm.hub.adapter import CONFIG as ADAPTER_CONFIG
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.connection import HubConnection, HubSettings
 from uellm.hub.facts import LookUpRefusal, ModelFacts
-from uellm.hub.reading import CONFIG, SINGLE, Part, RefusedError, read_facts
+from uellm.hub.reading import CONFIG, SINGLE, Part, RefusedError, read_adapter, read_facts
 from uellm.hub.refusals import refusal_of
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -23,6 +25,12 @@ def look_up(repository: str, revision: str, settings: HubSettings) -> ModelFacts
     for each file of tensors."""
     with HubConnection(settings) as connection:
         return read_facts(_Repository(connection, repository, revision))
+
+
+def look_up_adapter(name: str, repository: str, revision: str, settings: HubSettings) -> AdapterFacts | LookUpRefusal:
+    """The same of a LoRA adapter that is served as `name`."""
+    with HubConnection(settings) as connection:
+        return read_adapter(_Repository(connection, repository, revision), name, f"hf://{repository}@{revision}")
 
 
 class _Repository:
@@ -38,7 +46,7 @@ class _Repository:
         answer = self.connection.get(path, first=first, limit=limit)
         if isinstance(answer, LookUpRefusal):
             raise RefusedError(answer)
-        if name == CONFIG:
+        if name in (CONFIG, ADAPTER_CONFIG):
             self._told_commit = answer.headers.get("x-repo-commit", "")
         if answer.status in (200, 206):
             return Part(answer.body, answer.whole, answer.file_bytes)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from uellm.errors import BadInput
+from uellm.hub import adapter
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.facts import LookUpRefusal, ModelFacts
 from uellm.models import Tensor, tasks_of, with_quantization_file
 from uellm.models.safetensors import INDEX, LENGTH_BYTES, indexed_files, parse_header
@@ -61,6 +63,11 @@ class Files(Protocol):
         """Files of tensors that there may be, where no index names them."""
 
 
+def read_adapter(files: Files, name: str, source: str) -> AdapterFacts | LookUpRefusal:
+    """The facts of a LoRA adapter, or why there are none or the engine would refuse it."""
+    return _Reading(files).adapter(name, source)
+
+
 def read_facts(files: Files) -> ModelFacts | LookUpRefusal:
     """The facts of a model."""
     return _Reading(files).facts()
@@ -90,6 +97,29 @@ class _Reading:
             tensors = {name: tensor for header in headers for name, tensor in header.items()}
             return ModelFacts(commit, config, tensors, len(headers))
         return ModelFacts(commit, config, None)
+
+    def adapter(self, name: str, source: str) -> AdapterFacts | LookUpRefusal:
+        try:
+            part = self.files.read(adapter.CONFIG, limit=CONFIG_BYTES)
+            if part is None:
+                return self._no_adapter(f"has no {adapter.CONFIG}: it is no LoRA adapter")
+            config = self._parsed(adapter.CONFIG, part)
+            if problem := adapter.refusal_of_config(config):
+                return LookUpRefusal("InvalidAdapter", f"{self.files.where} cannot be served: {problem}")
+            commit = self.files.pin()
+            tensors = self._header(adapter.WEIGHTS)
+            if tensors is None:
+                if all(self.files.read(other, limit=1) is None for other in adapter.OTHER_WEIGHTS):
+                    return self._no_adapter(f"has no {adapter.WEIGHTS}")
+                return self._no_adapter("has its weights in PyTorch's format alone: convert them to safetensors")
+        except RefusedError as error:
+            return error.refusal
+        except BadInput as error:
+            return self._invalid(str(error))
+        return adapter.adapter_facts(name, source, commit, config, tensors)
+
+    def _no_adapter(self, what: str) -> LookUpRefusal:
+        return LookUpRefusal("InvalidAdapter", f"{self.files.where} {what}")
 
     def _config(self) -> dict[str, Any]:
         part = self.files.read(CONFIG, limit=CONFIG_BYTES)

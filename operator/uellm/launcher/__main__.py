@@ -12,6 +12,7 @@ from pathlib import Path
 
 from uellm.errors import PlanError, UellmError
 from uellm.launcher import probes, report
+from uellm.launcher.adapters import AdapterDownloads
 from uellm.launcher.drain import TIMEOUT_S, drain
 from uellm.launcher.engine_version import check_engine
 from uellm.launcher.init import stand_by
@@ -73,7 +74,7 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
 def _probes(args: argparse.Namespace) -> Callable[[], None] | None:
     if args.probe_port is None:
         return None
-    return partial(probes.serve, args.probe_port, args.listen, args.sidecar)
+    return partial(probes.serve, args.probe_port, args.listen, args.sidecar, AdapterDownloads(args.placement.parent))
 
 
 def _read(path: Path) -> bytes:

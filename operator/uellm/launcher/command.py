@@ -57,6 +57,9 @@ def _settings(
     decided: dict[str, str] = {}
     if cpus is None:
         decided["CUDA_VISIBLE_DEVICES"] = ",".join(binding.order)
+    if engine.loads_adapters:
+        # The routes for it are open to loopback alone: the sidecar refuses them to clients.
+        decided["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
     if binding.pipeline > 1:
         decided["VLLM_PP_LAYER_PARTITION"] = ",".join(str(count) for count in binding.layers)
     # Every rank is in this pod, so their rendezvous needs no address that others can reach.

@@ -6,6 +6,7 @@ GET /startup, /ready   200 once the engine's /health is 200
 GET /live              the same, unless the sidecar reports that the engine hangs: vLLM's /health is 200 while a
                        worker hangs, and only the sidecar knows which requests are waiting. Without a sidecar there is
                        no objection.
+POST /adapter          downloads a LoRA adapter, for the sidecar alone
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from uellm.pod_interface import ENGINE_LIVE_PATH, HANGING_FIELD
+from uellm.launcher.adapters import BODY_BYTES, AdapterDownloads
+from uellm.pod_interface import ADAPTER_PATH, ADAPTER_TOKEN_HEADER, ENGINE_LIVE_PATH, HANGING_FIELD
 
 # Below the probes' own time-outs, so that the kubelet gets an answer.
 ENGINE_TIMEOUT_S = 4.0
@@ -42,18 +44,25 @@ def objection(path: str, engine: Address, sidecar: Address) -> str:
     return ""
 
 
-def listen(port: int, engine: Address, sidecar: Address) -> ThreadingHTTPServer:
-    """A server on every address of the pod, IPv6 and IPv4; port 0: any free one. Raises OSError."""
+def listen(
+    port: int, engine: Address, sidecar: Address, adapters: AdapterDownloads | None = None
+) -> ThreadingHTTPServer:
+    """A server on every address of the pod, IPv6 and IPv4; port 0: any free one. Raises OSError.
+
+    `adapters`: answers the sidecar's requests for LoRA adapters; None: nobody does.
+    """
 
     class Handler(_Handler):
         addresses = engine, sidecar
+        downloads = adapters
 
     return _Server(port, Handler)
 
 
-def serve(port: int, engine: Address, sidecar: Address) -> None:
+def serve(port: int, engine: Address, sidecar: Address, adapters: AdapterDownloads) -> None:
     """Answer for as long as this process lives, in the background. Raises OSError."""
-    server = listen(port, engine, sidecar)
+    adapters.publish()
+    server = listen(port, engine, sidecar, adapters)
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
 
 
@@ -94,6 +103,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     timeout = PEER_TIMEOUT_S
     addresses: tuple[Address, Address]
+    downloads: AdapterDownloads | None = None
 
     def do_GET(self) -> None:
         if self.path not in _PATHS:
@@ -101,6 +111,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         against = objection(self.path, *self.addresses)
         self._answer(503 if against else 200, {"error": against} if against else {"engine": "ready"})
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length") or ""
+        if self.path != ADAPTER_PATH or self.downloads is None:
+            self._answer(404, {"error": "no such path"})
+        elif not length.isdecimal() or int(length) > BODY_BYTES:
+            self._answer(400, {"error": f"the body must have a length of at most {BODY_BYTES} bytes"})
+        else:
+            body = self.rfile.read(int(length))
+            self._answer(*self.downloads.answer(self.headers.get(ADAPTER_TOKEN_HEADER) or "", body))
 
     def _answer(self, status: int, document: dict[str, str]) -> None:
         body = json.dumps(document).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from uellm.models.adapter_widths import AdapterWidths
 from uellm.models.kernels import Kernel
 from uellm.models.limits import SplitLimit
 
@@ -79,6 +80,8 @@ class Architecture:
     """The format in which most matrices outside routed experts are multiplied."""
     expert_kernel: Kernel = "16-bit"
     """The same of the routed experts."""
+    layer_adapter_widths: tuple[AdapterWidths, ...] = ()
+    """From which the bytes of LoRA slots follow."""
     predicting_layers: int = 0
     """Layers for multi-token prediction, which the engine loads for speculation alone."""
     predicting_bytes: int = 0

@@ -57,6 +57,17 @@ def supports_pipeline(name: str) -> bool:
     return bool(_table().get(name, {}).get("pipeline", True))
 
 
+def adapter_ends(name: str) -> tuple[str, ...] | None:
+    """Which of `embed_tokens` and `lm_head` take LoRA weights, too; None where the class takes no adapter at all.
+
+    A class that the engine does not know is served by its Transformers backend, which has adapters of layers alone.
+    """
+    entry = _table().get(name, {})
+    if "served" not in entry:
+        return ()
+    return tuple(entry["lora"]) if "lora" in entry else None
+
+
 def served_classes() -> Iterator[tuple[str, str, str]]:
     """Every class that the engine serves, with its model_type (empty: unknown) and its group in the registry."""
     for name, entry in _table().items():

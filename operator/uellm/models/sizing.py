@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from uellm.models.adapter_widths import widths_of
 from uellm.models.architecture import Architecture
 from uellm.models.classes import supports_pipeline
 from uellm.models.kernels import Kernel
@@ -61,6 +62,7 @@ def architecture(name: str, plan: Blueprint, precision: Precision, tower: int, n
         layer_expert_flops_per_token=tuple(layer.expert_flops for layer in layers),
         linear_kernel=_kernel(precision, plan, routed=False),
         expert_kernel=_kernel(precision, plan, routed=True),
+        layer_adapter_widths=tuple(widths_of(layer.linears) for layer in layers),
         predicting_layers=plan.predicting,
         # Each is built like the last layer, behind a projection of the hidden state and the next token's embedding.
         predicting_bytes=plan.predicting * (sizes[-1][0] + 2 * plan.hidden_size**2 * width),

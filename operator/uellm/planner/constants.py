@@ -167,3 +167,10 @@ HOST_CPU_RANK_BYTES = 1 << 29
 HOST_FRONT_MILLICORES = 500
 HOST_RANK_MILLICORES = 500
 HOST_CPU_MILLICORES = 100
+
+# What vLLM takes for --max-lora-rank (vllm/config/lora.py).
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Slots are memory of the GPUs whether they are used or not, and few adapters are in use at a time.
+FEWEST_ADAPTER_SLOTS, MOST_ADAPTER_SLOTS = 4, 8
+# Adapters that are kept in host memory, for each slot.
+HOST_ADAPTERS_PER_SLOT = 4

@@ -98,6 +98,7 @@ def _plan(request: PlanRequest, search: Search, found: SearchResult, verdict: Sl
         binding=limits,
         slo=verdict,
         search=_figures(search, found, best),
+        adapters=request.adapters,
     )
 
 

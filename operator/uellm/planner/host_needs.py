@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from uellm.planner import constants as c
 from uellm.planner.handover.publish import kv_factor
+from uellm.planner.memory.adapters import adapter_bytes
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 
@@ -16,15 +17,18 @@ from uellm.planner.result import Plan
 def host_memory_bytes(plan: Plan, request: PlanRequest, *, simulated: bool) -> int:
     """Host memory of a replica."""
     ranks, weight_bytes = plan.gpus_per_replica, request.architecture.weight_bytes
+    # Each rank keeps whole adapters beside its slots: it cuts them when they are copied into one.
+    adapters = ranks * adapter_bytes(request.architecture, plan.adapters, 1).total
     if simulated:
         # Weights may be widened to float32.
         return (
             c.HOST_FRONT_BYTES
             + ranks * (c.HOST_CPU_RANK_BYTES + plan.kv_cache_bytes * kv_factor(request))
             + 2 * weight_bytes
+            + 2 * adapters
         )
     piece_bytes = min(weight_bytes // max(1, ranks), c.HOST_PIECE_BYTES)
-    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES
+    return c.HOST_FRONT_BYTES + ranks * c.HOST_RANK_BYTES + piece_bytes + c.HOST_SHARED_BYTES + adapters
 
 
 def host_millicores(plan: Plan, *, simulated: bool) -> int:

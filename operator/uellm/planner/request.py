@@ -8,6 +8,7 @@ from typing import NamedTuple
 from uellm.hardware import Node
 from uellm.models import POOLING_TASKS, Architecture, Task
 from uellm.placement_policies import DEFAULT_PLACEMENT_POLICY
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.efficiency import Efficiency
 from uellm.step_basis import Correction
 
@@ -130,6 +131,8 @@ class PlanRequest:
     """Sentences of the caller for the plan's `assumptions`."""
     would_join: tuple[NodeOffer, ...] = ()
     """Classes of nodes to plan on where no plan is possible on the nodes that are there."""
+    adapters: AdapterSlots | None = None
+    """Slots for LoRA adapters; None: the engine serves none."""
     corrections: tuple[Correction, ...] = ()
     """Step times that were measured, of any model: those of this one correct the predictions."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from uellm.planner import constants as c
+from uellm.planner.adapter_slots import AdapterSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,19 @@ class MemoryUse:
     graphs: int
     context: int
     free: int
+    adapters: int = 0
+    """LoRA slots."""
 
     @property
     def required(self) -> int:
         """Bytes in use."""
-        return self.weights + self.kv + self.activations + self.graphs + self.context
+        return self.weights + self.adapters + self.kv + self.activations + self.graphs + self.context
 
     def to_dict(self) -> dict[str, int]:
         """`status.plan.stages[].memory`."""
         return {
             "weights": self.weights,
+            **({"adapters": self.adapters} if self.adapters else {}),
             "kv": self.kv,
             "activations": self.activations,
             "graphs": self.graphs,
@@ -97,7 +101,7 @@ class MemoryUse:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MemoryUse:
         """The inverse of `to_dict`."""
-        kinds = ("weights", "kv", "activations", "graphs", "context", "free")
+        kinds = ("weights", "kv", "activations", "graphs", "context", "free", "adapters")
         return cls(*(int(data.get(kind, 0)) for kind in kinds))
 
 
@@ -235,6 +239,8 @@ class Plan:
     node_classes: tuple[str, ...] = ()
     """Classes whose nodes hold it, best first, where it was planned for a node that has not joined; it then has no
     nodes and no devices."""
+    adapters: AdapterSlots | None = None
+    """Slots for LoRA adapters; None: the engine serves none."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -266,6 +272,8 @@ class Plan:
             entry["slo"] = self.slo.to_dict()
         if self.search is not None:
             entry["search"] = self.search.to_dict()
+        if self.adapters is not None:
+            entry["adapters"] = self.adapters.to_dict()
         return entry | {name: text for name, text in (("binding", self.binding), ("reason", self.reason)) if text}
 
     @classmethod
@@ -292,6 +300,7 @@ class Plan:
             search=SearchFigures.from_dict(data["search"]) if data.get("search") else None,
             reason=data.get("reason", ""),
             node_classes=tuple(data.get("nodeClasses") or ()),
+            adapters=AdapterSlots.from_dict(data.get("adapters")),
         )
 
 

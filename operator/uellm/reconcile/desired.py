@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from uellm.api.sidecar_document import SidecarAdapter
 from uellm.planner.handover.device_facts import joined, names_for_facts
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import are_known, entries, still_wanted
 from uellm.reconcile.children import (
     DesiredState,
     Images,
@@ -22,6 +24,7 @@ from uellm.reconcile.children.stand_in import stand_in
 from uellm.reconcile.drift import signed
 from uellm.reconcile.names import config_name, revision_name
 from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.adapters import adapter_slots
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.rendered_plan import RenderedPlan
 from uellm.reconcile.revisions import inputs_of, kept_revision, shape_of
@@ -49,6 +52,7 @@ def desired_state(
         devices_json=_devices_json(observed, plan),
         inputs=inputs,
         former=observed.former_config,
+        adapters=_adapters(observed, plan),
     )
     if (pinned := _pinned(observed, plan)) is not None:
         former_images = Images.from_json(observed.pinned_images or "") or images
@@ -89,8 +93,27 @@ def reloaded(observed: Observed) -> DesiredState:
     assert observed.service is not None
     no_images = Images("", "", "")
     return DesiredState(
-        observed.document, observed.service, None, no_images, observed.replicas, "", former=observed.former_config
+        observed.document,
+        observed.service,
+        None,
+        no_images,
+        observed.replicas,
+        "",
+        former=observed.former_config,
+        adapters=still_wanted(observed.service, observed.told_adapters),
     )
+
+
+def _adapters(observed: Observed, plan: Plan) -> tuple[SidecarAdapter, ...]:
+    """What the sidecars are told: the service's adapters, once they are known and the engines have room for them."""
+    assert observed.service is not None
+    if not observed.service.spec.model.adapters:
+        return ()
+    known = observed.model.obstacle is None and are_known(observed.service, observed.facts)
+    room = adapter_slots(observed.service, observed.facts, plan.adapters)
+    if known and room == plan.adapters:
+        return entries(observed.service, observed.facts)
+    return still_wanted(observed.service, observed.told_adapters)
 
 
 def _images(observed: Observed, current: Images) -> Images:

@@ -3,6 +3,9 @@
 rolls     the pods are replaced, because their processes are started with it,
 reloads   the sidecars reload it while they run,
 neither   it concerns the plan, the number of pods or how they are replaced.
+
+Adapters reload while the engines have room for them: the first one, a larger rank, more of them than there are slots,
+and one on a claim that is not mounted yet replace the pods.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from uellm.api.llmservice import LLMService
+from uellm.reconcile.adapter_claims import adapter_claims
 from uellm.reconcile.drift import digest
 
 Effect = Literal["rolls", "reloads", "neither"]
@@ -24,6 +28,9 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "model.cache.storageClassName": "rolls",
     "model.cache.size": "neither",
     "model.cache.accessModes": "rolls",
+    "model.adapters[].name": "reloads",
+    "model.adapters[].uri": "reloads",
+    "model.adapters[].revision": "reloads",
     "model.tokenSecretRef.name": "rolls",
     "model.tokenSecretRef.key": "rolls",
     "model.trustRemoteCode": "rolls",
@@ -73,6 +80,8 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "template.spec": "rolls",
     "rollout.maxSurge": "neither",
     "rollout.maxUnavailable": "neither",
+    "autoscaling.minReplicas": "neither",
+    "autoscaling.maxReplicas": "neither",
     "suspend": "neither",
     "replicas": "neither",
 }
@@ -82,7 +91,9 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
 def rolling_digest(service: LLMService) -> str:
     """Digest of the fields that roll. A field at its default counts as absent, so a new field changes no digest."""
     spec = service.spec.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    return digest(_rolling(spec, ""))
+    rolling = _rolling(spec, "")
+    claims = list(adapter_claims(service))
+    return digest({**rolling, "adapterClaims": claims} if claims else rolling)
 
 
 def _rolling(value: Any, path: str) -> Any:

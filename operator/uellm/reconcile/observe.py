@@ -11,10 +11,13 @@ from uellm.api import LLMService, parse_service
 from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
 from uellm.api.names import REVISION_LABEL
 from uellm.api.running_report import RunningReport
+from uellm.api.sidecar_document import SidecarAdapter
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, PVC, SERVICE, Kind
 from uellm.planner.result import Plan
+from uellm.pod_interface import SIDECAR_FILE
+from uellm.reconcile.adapters import read_told
 from uellm.reconcile.cache import Cache, Object
 from uellm.reconcile.children.former import FormerConfig, former_spec_digest
 from uellm.reconcile.children.revision import Revision
@@ -36,6 +39,7 @@ from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
 from uellm.reconcile.profiled_node import ProfiledNode
+from uellm.reconcile.scaling.scaling import Scaling, wanted_replicas
 
 # Set by Kubernetes where a kubelet has been silent for 40 s.
 _UNREACHABLE = "node.kubernetes.io/unreachable"
@@ -85,6 +89,8 @@ class Observed:
     """The labels of each NodePool of Karpenter, while the service waits for a node; empty where there is none."""
     node_states: Mapping[str, NodeState] = field(default_factory=dict)
     """The state of the pods' nodes, by name."""
+    scaling: Scaling | None = None
+    """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
 
@@ -106,12 +112,19 @@ class Observed:
     @property
     def replicas(self) -> int:
         """Replicas that should run now."""
+        if self.scaling is not None:
+            return 0 if self.suspended else self.scaling.replicas
         return wanted_replicas(self.document)
 
     @property
     def facts(self) -> ModelFacts | None:
         """The facts of its model; None where they are not known, or where the spec has the configuration."""
         return self.model.facts
+
+    @property
+    def told_adapters(self) -> tuple[SidecarAdapter, ...]:
+        """The LoRA adapters that its sidecars are told of."""
+        return read_told(self.configmaps.get(config_name(self.key.name)), SIDECAR_FILE)
 
     @property
     def suspended(self) -> bool:
@@ -246,12 +259,6 @@ def _node_state(node: Object | None) -> NodeState:
         return NodeState.UNREACHABLE
     leaving = node["spec"].get("unschedulable") or taints & _LEAVING
     return NodeState.LEAVING if leaving else NodeState.THERE
-
-
-def wanted_replicas(document: Mapping[str, Any]) -> int:
-    """Replicas of an LLMService that should run now."""
-    spec = document["spec"]
-    return 0 if spec.get("suspend") else int(spec.get("replicas", 1))
 
 
 def _read(document: Object) -> tuple[LLMService | None, str]:

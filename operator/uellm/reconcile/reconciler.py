@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, kind_of
 from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier, Manifest
 from uellm.reconcile.cache import Cache
-from uellm.reconcile.children import Images, children, config_digest
+from uellm.reconcile.children import DesiredState, Images, children, config_digest
 from uellm.reconcile.children.disruption import marks_to_lift
 from uellm.reconcile.children.rollout import NO_SURGE, Surge, pending_pod, rollout_reason
 from uellm.reconcile.children.stand_in import has_stand_in
@@ -33,6 +34,8 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
+from uellm.reconcile.scaling.scaling import bounds_of
+from uellm.reconcile.scaling.scalings import EVERY_S, Scalings
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
 from uellm.reconcile.status.decide import decide
 from uellm.reconcile.status.waiting_for_node import waits_for_node
@@ -80,6 +83,7 @@ class Reconciler:
         self._collectors = collectors
         self._revisions = KnownRevisions()
         self._settled = SettledPasses()
+        self._scalings = Scalings()
         self._applier = applier
         self._kubelet_events = KubeletEvents(applier.pod_events)
         self._images = images
@@ -99,9 +103,11 @@ class Reconciler:
             self._inspections.forget(key)
             self._downloads.forget(key)
             self._settled.forget(key)
+            self._scalings.forget(key)
             return None
         report_in_s = await self._collectors.placements.refresh(observed.pods)
-        measure_in_s = await self._collectors.measurements.refresh(observed.pods)
+        scales = bounds_of(observed.document["spec"]) is not None
+        measure_in_s = await self._collectors.measurements.refresh(observed.pods, EVERY_S if scales else math.inf)
         now = self._clock()
         helpers = (*observed.inspection_pods, *observed.download_pods)
         ask_in_s = await self._kubelet_events.refresh(key, (*observed.pods, *helpers), now)
@@ -113,6 +119,9 @@ class Reconciler:
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
         )
+        scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.pods), now)
+        observed = dataclasses.replace(observed, scaling=scaling)
+        scale_in_s = EVERY_S if scaling is not None and scaling.replicas else None
         model, inspect_in_s = await self._inspections.advance(observed, now)
         observed = dataclasses.replace(observed, model=model)
         waits = waits_for_node(observed.incumbent, observed)
@@ -130,7 +139,7 @@ class Reconciler:
         if recheck_s == 0.0:
             return recheck_s
         look_in_s = FRESH_S if observed.pool_labels else None
-        due_s = (recheck_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
+        due_s = (recheck_s, scale_in_s, report_in_s, measure_in_s, ask_in_s, inspect_in_s, download_in_s, look_in_s)
         return min(filter(None, due_s), default=None)
 
     async def _still_settled(self, observed: Observed, planned: Planned, now: datetime) -> float | None:
@@ -204,7 +213,7 @@ class Reconciler:
             return self._left_alone(observed, refusal)
         if desired.revision is not None:
             self._revisions.put(observed.key, desired.revision)
-        wanted = None if desired.revision is None else WantedConfig(desired.revision.name, config_digest(desired))
+        wanted = None if desired.revision is None else _wanted(desired.revision.name, desired)
         return _Writable(differing, wanted=wanted)
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
@@ -222,7 +231,7 @@ class Reconciler:
             self._planning.withdraw(observed.key)
         wanted = None
         if observed.revision is not None and observed.service is not None:
-            wanted = WantedConfig(observed.revision.name, config_digest(reloaded(observed)))
+            wanted = _wanted(observed.revision.name, reloaded(observed))
         return _Writable(self._applier.differing(observed, left_alone(observed)), refusal, wanted)
 
     async def _clear_up(self, observed: Observed, writable: _Writable) -> None:
@@ -233,6 +242,10 @@ class Reconciler:
         for configmap in old:
             if revision_label(configmap) not in needed:
                 await self._applier.delete(CONFIGMAP, configmap)
+
+
+def _wanted(revision: str, desired: DesiredState) -> WantedConfig:
+    return WantedConfig(revision, config_digest(desired), tuple(each.name for each in desired.adapters))
 
 
 def _change(observed: Observed, manifests: Sequence[Manifest]) -> str:

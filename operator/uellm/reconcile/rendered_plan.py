@@ -39,5 +39,7 @@ class RenderedPlan:
     """By which earlier measurements differ from them; None: there are none."""
     step_basis: StepBasisDocument | None = None
     """What the step times were predicted for; None: measurements of them are not used elsewhere."""
+    loads_adapters: bool = False
+    """The engine has room for LoRA adapters."""
     task: EngineTask = "Generate"
     """What the engine is started for."""

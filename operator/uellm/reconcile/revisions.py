@@ -25,6 +25,7 @@ def inputs_of(plan: Plan) -> str:
             "batchedTokens": plan.max_num_batched_tokens,
             "kvCacheBytes": plan.kv_cache_bytes,
             "kvCacheTokens": plan.kv_cache_tokens_required,
+            **({} if plan.adapters is None else {"adapters": plan.adapters.to_dict()}),
         }
     )
 

@@ -29,7 +29,7 @@ class Sent:
     """Its first token has come."""
 
 
-class Replica:
+class ReplicaBooks:
     """One replica in the router's books."""
 
     def __init__(self, name: str, added_s: float) -> None:
@@ -47,6 +47,8 @@ class Replica:
         """Outstanding requests that have their first token."""
         self.kv_tokens = 0
         """Prompt tokens of those."""
+        self.prompt_tokens = 0
+        """Prompt tokens of all outstanding requests."""
         self._since: list[Sent] = []
         self._failures = 0
         self._avoid_until_s = 0.0
@@ -87,6 +89,7 @@ class Replica:
         if self.fresh(now_s) is not None:
             self._since.append(sent)
         self.unfilled_tokens += uncached
+        self.prompt_tokens += request.prompt_tokens
         self.sent += 1
         self.prefixes.add(request.prefix, 0 if self.load is None else self.load.kv_capacity_tokens)
 
@@ -105,6 +108,7 @@ class Replica:
         if self.outstanding.pop(request, None) is None:
             return
         self.began -= 1
+        self.prompt_tokens -= request.prompt_tokens
         self.kv_tokens -= request.prompt_tokens
         if failed:
             self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)

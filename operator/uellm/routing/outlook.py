@@ -1,16 +1,18 @@
 """What a replica would do for a request, and what the request would do to the others there.
 
-The prediction follows the sidecar: it serves by deadline, computes prompts at the rate of the engine's full steps or at
-the slower one that keeps the pace of running answers, and decodes all running requests together.
+The prediction follows the sidecar: it serves by deadline, computes prompts at the rate of the engine's full steps, and
+decodes all running requests together. Measured gaps between tokens and the rate that the TPOT guard allows are not
+used: they show what was there a while ago, so a replica that had much to do once would get nothing for long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, inf, log, sqrt
 
-from uellm.api.replica_load import NOTHING, SLACK_BOUNDS_S, SPANS, Waiting
-from uellm.routing.books import Replica
+from uellm.api.replica_load import NOTHING, SLACK_BOUNDS_S, SPANS, WaitingLoad
+from uellm.routing.books import ReplicaBooks
 from uellm.routing.request import RoutedRequest
 from uellm.step_time import StepTime
 
@@ -28,6 +30,9 @@ LENGTH_SPREAD = 0.8
 WAIT_SPREAD, WAIT_NOISE_S = 0.3, 0.1
 """Standard deviation of a predicted wait: as a share of it, and at least in seconds."""
 
+PROMPTS_BETWEEN = 1.3
+"""Seconds between two tokens, as a multiple of a step without prompts: later prompts come between."""
+
 PACE_SPREAD = 0.15
 """Standard deviation of a predicted time for each token, as a share of it."""
 
@@ -41,79 +46,95 @@ _ROOT_2 = sqrt(2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class ReplicaOutlook:
     """The expected result of sending a request to one replica."""
 
     risk: float
     """Probability that the request misses a target, plus the misses that it adds among the waiting ones."""
     latency_s: float
-    """Time to the end of its answer, plus the time that it adds to all others there."""
+    """Time to the end of its answer."""
+    work_s: float
+    """Time of an engine that it takes, at the reference speed: an hour of a slow replica is worth less."""
+    others: int
+    """Requests that are there already."""
 
 
-def outlook(request: RoutedRequest, replica: Replica, now_s: float, default: StepTime = UNKNOWN_STEP) -> Outlook:
-    """Predict. `default`: the step time of a replica that has not told its own."""
-    return _Prediction(request, replica, now_s, default).outlook()
+def outlook(
+    request: RoutedRequest, replica: ReplicaBooks, now_s: float, reference: StepTime = UNKNOWN_STEP
+) -> ReplicaOutlook:
+    """Predict. `reference`: the step time that work is counted by, and that of a replica that has not told its own."""
+    return _Prediction(request, replica, now_s, reference).outlook()
+
+
+def reference_step(replicas: Sequence[ReplicaBooks]) -> StepTime:
+    """The step time of the fastest replica."""
+    steps = [replica.load.step for replica in replicas if replica.load is not None and replica.load.step is not None]
+    return min(steps, key=lambda step: step.step_s(UNKNOWN_CHUNK, 0, 1), default=UNKNOWN_STEP)
 
 
 class _Prediction:
     """The replica's state as the report and the router's books since then tell it."""
 
-    def __init__(self, request: RoutedRequest, replica: Replica, now_s: float, default: StepTime) -> None:
+    def __init__(self, request: RoutedRequest, replica: ReplicaBooks, now_s: float, reference: StepTime) -> None:
         load = replica.fresh(now_s)
         self.request = request
-        self.step = (replica.load.step if replica.load is not None else None) or default
+        self.step = (replica.load.step if replica.load is not None else None) or reference
+        self.reference = reference
         self.uncached = replica.uncached_tokens(request)
         since = replica.since_report()
         self.age_s = 0.0
         self.late = NOTHING
-        self.spans: tuple[Waiting, ...] = (NOTHING,) * SPANS
-        self.chunk, self.paced_rate, self.gap_s = UNKNOWN_CHUNK, inf, 0.0
+        self.spans: tuple[WaitingLoad, ...] = (NOTHING,) * SPANS
+        self.chunk = UNKNOWN_CHUNK
         own = len(replica.outstanding)
+        self.own_prompts = replica.prompt_tokens
         if load is None:
-            self.unfilled = float(replica.unfilled_tokens)
+            self.unfilled, self.since = float(replica.unfilled_tokens), 0.0
             self.decoding = replica.began
             self.kv_tokens = replica.kv_tokens
             self.requests = own
+            self.pending = self.unfilled
             return
         self.age_s = now_s - replica.reported_s
         self.late, self.spans = load.late, load.waiting
         self.chunk = load.chunk_tokens or UNKNOWN_CHUNK
-        self.paced_rate = load.paced_tokens_per_second or inf
-        self.gap_s = load.gap_s
         self.decoding = max(load.decoding, replica.began)
         self.kv_tokens = max(load.kv_tokens, replica.kv_tokens)
         queued = load.late.requests + sum(span.requests for span in load.waiting)
         self.requests = max(load.sequences + queued + len(since), own)
-        self.unfilled = load.unfilled_tokens + sum(sent.uncached_tokens for sent in since)
+        self.unfilled = load.unfilled_tokens
+        self.since = float(sum(sent.uncached_tokens for sent in since if not sent.began))
         waiting = load.late.prompt_tokens + sum(span.prompt_tokens for span in load.waiting)
+        self.pending = self.unfilled + waiting + self.since
         # What this router has sent there and has seen no first token of is there, whatever the report says.
-        self.unfilled += max(replica.unfilled_tokens - self.unfilled - waiting - self.chunk, 0.0)
+        self.since += max(replica.unfilled_tokens - self.since - self.unfilled - waiting - self.chunk, 0.0)
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> ReplicaOutlook:
         request, step = self.request, self.step
         context = request.prompt_tokens + 0.5 * request.output_tokens
         prompt_s = step.per_prefill_token_s * self.uncached
-        added_s = prompt_s + request.output_tokens * (step.per_sequence_s + step.per_kv_token_s * context)
+        each_s = self.reference.per_sequence_s + self.reference.per_kv_token_s * context
+        work_s = self.reference.per_prefill_token_s * self.uncached + request.output_tokens * each_s
         gap_s = self._gap_s(context)
         rate = self._rate()
         due_s = self._due_s(gap_s)
-        ahead = max(self.unfilled - rate * self.age_s, 0.0) + self._tokens_due_by(due_s)
+        ahead = max(self.unfilled + self._tokens_due_by(due_s) - rate * self.age_s, 0.0) + self.since
         first_s = (ahead + self.uncached) / rate + step.step_s(0, self.kv_tokens, self.decoding)
         risk = self._risk(first_s, gap_s) + self._harm(due_s, ahead, prompt_s, rate)
-        return Outlook(risk, first_s + gap_s * request.output_tokens + self.requests * added_s)
+        return ReplicaOutlook(risk, first_s + gap_s * request.output_tokens, work_s, self.requests)
 
     def _gap_s(self, context: float) -> float:
         """Seconds between two tokens once this request decodes too."""
         step = self.step
-        now_s = max(step.step_s(0, self.kv_tokens, self.decoding), SHORTEST_S)
-        then_s = max(step.step_s(0, self.kv_tokens + context, self.decoding + 1), SHORTEST_S)
-        return max(self.gap_s, now_s) * then_s / now_s
+        kv_tokens = max(self.kv_tokens + self.pending, self.own_prompts)
+        then_s = max(step.step_s(0, kv_tokens + context, self.requests + 1), SHORTEST_S)
+        return PROMPTS_BETWEEN * then_s
 
     def _rate(self) -> float:
         """Prompt tokens a second."""
         room = max(self.chunk - self.decoding, 1)
         step_s = max(self.step.step_s(room, self.kv_tokens, self.decoding), SHORTEST_S)
-        return min(room / step_s, self.paced_rate)
+        return room / step_s
 
     def _due_s(self, gap_s: float) -> float:
         """Seconds until the first token is due; infinite without a target."""

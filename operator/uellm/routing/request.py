@@ -16,7 +16,7 @@ class RoutedRequest:
     prompt_tokens: int
     """Estimated."""
     output_tokens: float = UNKNOWN_OUTPUT_TOKENS
-    """Predicted."""
+    """BestOutlook."""
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None

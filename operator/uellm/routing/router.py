@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from uellm.api.replica_load import ReplicaLoad
-from uellm.routing.books import Replica
-from uellm.routing.predicted import Predicted
+from uellm.routing.books import ReplicaBooks
+from uellm.routing.predicted import BestOutlook
 from uellm.routing.request import RoutedRequest
 from uellm.routing.routes import FewestRequests, PrefixBoundedLoad, RoundRobin, Route, Uniform
 
@@ -17,7 +17,7 @@ _ROUTES: dict[str, Callable[[int], Route]] = {
     "round-robin": lambda _seed: RoundRobin(),
     "fewest-requests": lambda _seed: FewestRequests(),
     "prefix-bounded-load": lambda _seed: PrefixBoundedLoad(),
-    AUTO: lambda _seed: Predicted(),
+    AUTO: lambda _seed: BestOutlook(),
 }
 ROUTES = tuple(_ROUTES)
 """Names of the routes."""
@@ -35,7 +35,7 @@ class Router:
         """`route`: one of `ROUTES`; `seed`: of the route `random`."""
         self.route = route
         self._route = _ROUTES[route](seed)
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[str, ReplicaBooks] = {}
 
     def __contains__(self, replica: str) -> bool:
         return replica in self._replicas
@@ -48,7 +48,7 @@ class Router:
     def add(self, replica: str, now_s: float) -> None:
         """A replica joins. One that is known already stays as it is."""
         if replica not in self._replicas:
-            self._replicas[replica] = Replica(replica, now_s)
+            self._replicas[replica] = ReplicaBooks(replica, now_s)
 
     def remove(self, replica: str, now_s: float) -> None:
         """A replica leaves. Later calls about its requests do nothing."""
@@ -88,6 +88,6 @@ class Router:
         if replica in self._replicas:
             self._replicas[replica].on_ended(request, now_s, failed=failed)
 
-    def replica(self, name: str) -> Replica | None:
+    def replica(self, name: str) -> ReplicaBooks | None:
         """The books of a replica, to read; None for an unknown one."""
         return self._replicas.get(name)

@@ -7,7 +7,7 @@ from math import ceil
 from random import Random
 from typing import Protocol
 
-from uellm.routing.books import Replica
+from uellm.routing.books import ReplicaBooks
 from uellm.routing.request import RoutedRequest
 
 BOUND = 1.25
@@ -18,7 +18,7 @@ BOUND = 1.25
 class Route(Protocol):
     """A way to pick a replica."""
 
-    def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+    def choose(self, request: RoutedRequest, replicas: Sequence[ReplicaBooks], now_s: float) -> ReplicaBooks:
         """One of `replicas`, which is not empty."""
 
 
@@ -28,7 +28,7 @@ class Uniform:
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
 
-    def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+    def choose(self, request: RoutedRequest, replicas: Sequence[ReplicaBooks], now_s: float) -> ReplicaBooks:
         """One at random."""
         return self._random.choice(replicas)
 
@@ -39,7 +39,7 @@ class RoundRobin:
     def __init__(self) -> None:
         self._last = ""
 
-    def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+    def choose(self, request: RoutedRequest, replicas: Sequence[ReplicaBooks], now_s: float) -> ReplicaBooks:
         """The next one by name after the last."""
         ordered = sorted(replicas, key=lambda replica: replica.name)
         chosen = next((replica for replica in ordered if replica.name > self._last), ordered[0])
@@ -50,7 +50,7 @@ class RoundRobin:
 class FewestRequests:
     """The least number of outstanding requests, as proxies' `least_conn` or `LEAST_REQUEST` do."""
 
-    def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+    def choose(self, request: RoutedRequest, replicas: Sequence[ReplicaBooks], now_s: float) -> ReplicaBooks:
         """The one with the fewest; among equals the one that has had the fewest ever."""
         return min(replicas, key=lambda replica: (len(replica.outstanding), replica.sent, replica.name))
 
@@ -58,7 +58,7 @@ class FewestRequests:
 class PrefixBoundedLoad:
     """The longest known prefix among the replicas that do not have much more than the mean number of requests."""
 
-    def choose(self, request: RoutedRequest, replicas: Sequence[Replica], now_s: float) -> Replica:
+    def choose(self, request: RoutedRequest, replicas: Sequence[ReplicaBooks], now_s: float) -> ReplicaBooks:
         """The longest prefix within the bound; among equals the one with the fewest requests."""
         total = 1 + sum(len(replica.outstanding) for replica in replicas)
         most = ceil(BOUND * total / len(replicas))

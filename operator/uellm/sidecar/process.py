@@ -13,12 +13,14 @@ from types import TracebackType
 
 from uellm import __version__
 from uellm.api.replica_load import ReplicaLoad
+from uellm.api.running_report import RunningReport
 from uellm.errors import CannotBeDone
 from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
 from uellm.pod_interface import LAME_DUCK_S
 from uellm.proxying.drain import GRACE_S, Drain
 from uellm.proxying.metrics import Labels
 from uellm.proxying.process import Address, Ending, prepare
+from uellm.sidecar.engine.adapters import AdapterLoader
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.engine.monitor import EngineMonitor
 from uellm.sidecar.management import Management
@@ -45,6 +47,8 @@ class SidecarOptions:
     listen: Address
     engine: EngineAddress
     config: Path
+    engine_parent: EngineAddress | None = None
+    """The engine's parent, which downloads LoRA adapters."""
     engine_config: Path | None = None
     """The pod's own file."""
     metrics_listen: Address | None = None
@@ -76,6 +80,9 @@ class Sidecar:
             poll_interval_s=options.engine_poll_s,
             poll_interval_away_s=options.engine_poll_away_s,
         )
+        run_directory = None if options.placement is None else options.placement.parent
+        self.adapters = AdapterLoader(self.engine.pool, self.settings, options.engine_parent, run_directory)
+        self.engine.on_started = self.adapters.engine_started
         self.monitor = EngineMonitor(
             self.engine,
             self.dispatcher.on_engine_state,
@@ -103,7 +110,7 @@ class Sidecar:
             self.proxy,
             self.engine,
             options.placement,
-            self.settings.running,
+            self._running,
             self.load,
             grace_s=options.grace_s,
             lame_duck_s=options.lame_duck_s,
@@ -113,7 +120,7 @@ class Sidecar:
 
     async def __aenter__(self) -> Sidecar:
         lengths = (self.lengths.keep(), self.lengths.learned.run())
-        watches = (self.engine.watch(), self.monitor.watch(), self._watch_config(), *lengths)
+        watches = (self.engine.watch(), self.monitor.watch(), self.adapters.watch(), self._watch_config(), *lengths)
         self._tasks = [asyncio.create_task(watch) for watch in watches]
         try:
             await self._listen()
@@ -135,6 +142,7 @@ class Sidecar:
         self.dispatcher.close()
         self.proxy.drain.close()
         self.engine.close()
+        self.adapters.close()
         await self.lengths.save()
         if self.proxy.tracing is not None:
             await asyncio.to_thread(self.proxy.tracing.close)
@@ -207,6 +215,7 @@ class Sidecar:
             self.lengths.learned.switch(on=current.uses_learned_model)
             self.dispatcher.reconfigure(current.options, current.step_model, current.step_factors)
             self._server.limits = current.limits(self._options.limits)
+            self.adapters.changed()
             self.figures.reloads.add("taken")
             LOG.info("configuration: a new one is in force")
         if found.refused is not None:
@@ -227,7 +236,16 @@ class Sidecar:
         self.figures.figures("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
         self.figures.figures("uellm_scheduler_", help_texts.SCHEDULER, self.dispatcher.figures)
         self.figures.metrics.append(self.dispatcher.seconds)
+        gauge("uellm_adapter_served", "1 while the engine serves it.", self._served_adapters, "adapter")
         gauge("uellm_config_bad", "1 while the configuration file is refused.", lambda: self.settings.error is not None)
+
+    def _running(self) -> RunningReport:
+        found = self.settings.running()
+        return replace(found, adapters=self.adapters.loaded, failed_adapters=self.adapters.failed)
+
+    def _served_adapters(self) -> dict[Labels, float]:
+        loaded = self.adapters.loaded
+        return {(each.name,): each.name in loaded for each in self.settings.current.adapters}
 
     def _info(self) -> dict[Labels, float]:
         current = self.settings.current

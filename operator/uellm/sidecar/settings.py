@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uellm.api.running_report import RunningReport
-from uellm.api.sidecar_document import EngineTask, SidecarHttp
+from uellm.api.sidecar_document import EngineTask, SidecarAdapter, SidecarHttp
 from uellm.errors import BadInput
 from uellm.http import RequestLimits
 from uellm.proxying.keys import Keys
@@ -45,6 +45,10 @@ class Settings:
     """What the engine is started for."""
     accepts_priority: bool
     """The engine orders requests by `priority`."""
+    adapters: tuple[SidecarAdapter, ...]
+    """LoRA adapters that the engine is to serve; empty where it has no room for any."""
+    loads_adapters: bool
+    """It was started with room for them."""
     allowed_routes: tuple[str, ...]
     """Administrative routes of the engine that are served."""
     keys: Keys
@@ -71,6 +75,8 @@ class Settings:
             max_num_batched_tokens=config.engine.max_num_batched_tokens,
             task=config.engine.task,
             accepts_priority=config.engine.accepts_priority,
+            adapters=config.adapters if config.engine.loads_adapters else (),
+            loads_adapters=config.engine.loads_adapters,
             allowed_routes=config.allowed_routes,
             keys=keys,
             predicts_lengths=predicts,

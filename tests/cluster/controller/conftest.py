@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
@@ -181,8 +182,10 @@ class Operator:
         labels = next(pod["metadata"]["labels"] for pod in pods if pod["status"].get("podIP") == address)
         config = self.cache.get(CONFIGMAP, f"{labels['uellm.io/service']}-config", self.namespace)
         assert config is not None
-        digest = content_digest(config["data"]["sidecar.yaml"].encode())
-        return {"revision": labels["uellm.io/revision"], "configDigest": digest}
+        text = config["data"]["sidecar.yaml"]
+        report = {"revision": labels["uellm.io/revision"], "configDigest": content_digest(text.encode())}
+        adapters = [each["name"] for each in yaml.safe_load(text).get("adapters", ())]
+        return {**report, "adapters": adapters}
 
     async def _inspected(self, address: str) -> Mapping[str, Any] | None:
         return self.answers.get(address)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uellm.api.replica_load import SPANS, PrefixNews, ReplicaLoad, Waiting
+from uellm.api.replica_load import SPANS, PrefixNews, ReplicaLoad, WaitingLoad
 from uellm.documents import UnreadableDocument
 from uellm.step_time import StepTime
 
@@ -30,8 +30,8 @@ LOAD = ReplicaLoad(
     kv_tokens=5000,
     kv_capacity_tokens=384_000,
     paced_tokens_per_second=9000.0,
-    waiting=tuple(Waiting(index, 100 * index) for index in range(SPANS)),
-    late=Waiting(3, 900),
+    waiting=tuple(WaitingLoad(index, 100 * index) for index in range(SPANS)),
+    late=WaitingLoad(3, 900),
     prefixes=PrefixNews(12, (1, 2**32 - 1)),
 )
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.toy_engine import CLASSES, ENGINE, ToyEngine, front
 from uellm.errors import BadInput
 from uellm.evaluate.fleet import fleet_cells
-from uellm.evaluate.fleet_door import MOST_TRIES, Fleet, FleetDoor, replica_name
+from uellm.evaluate.fleet_door import MOST_TRIES, FleetDoor, SimulatedFleet, replica_name
 from uellm.evaluate.queue import cells
 from uellm.evaluate.replay import OneDoor, Replay, ReplayResult
 from uellm.evaluate.scenario import Job, draw_jobs
@@ -35,7 +35,9 @@ def station(index: int, policy: str = "SLO-ODBS", slowness: float = 1.0) -> Stat
     return Station(engine, front(policy), name=replica_name(index))  # type: ignore[arg-type]
 
 
-def run(fleet: Fleet, jobs: list[Job], route: str = AUTO, policy: str = "SLO-ODBS") -> tuple[FleetDoor, ReplayResult]:
+def run(
+    fleet: SimulatedFleet, jobs: list[Job], route: str = AUTO, policy: str = "SLO-ODBS"
+) -> tuple[FleetDoor, ReplayResult]:
     door = FleetDoor(fleet, Router(route), lambda index: station(index, policy))
     return door, Replay(jobs, door).run()
 
@@ -45,7 +47,7 @@ def run(fleet: Fleet, jobs: list[Job], route: str = AUTO, policy: str = "SLO-ODB
 def test_one_replica_is_a_queue(policy: str, route: str) -> None:
     jobs = some_jobs()
 
-    _, outcome = run(Fleet(1), jobs, route, policy)
+    _, outcome = run(SimulatedFleet(1), jobs, route, policy)
 
     assert outcome.fates == Replay(jobs, OneDoor(station(0, policy))).run().fates
 
@@ -54,7 +56,7 @@ def test_one_replica_is_a_queue(policy: str, route: str) -> None:
 def test_four_replicas_answer_every_request_whole_and_the_router_forgets_them(route: str) -> None:
     jobs = some_jobs()
     router = Router(route)
-    door = FleetDoor(Fleet(4), router, station)
+    door = FleetDoor(SimulatedFleet(4), router, station)
 
     outcome = Replay(jobs, door).run()
 
@@ -68,7 +70,7 @@ def test_four_replicas_answer_every_request_whole_and_the_router_forgets_them(ro
 def test_a_dead_replica_loses_only_answers_that_had_begun() -> None:
     jobs = some_jobs(count=200, per_second=200.0)
 
-    door, outcome = run(Fleet(3, kills=((1, 0.3),)), jobs, "round-robin")
+    door, outcome = run(SimulatedFleet(3, kills=((1, 0.3),)), jobs, "round-robin")
 
     lost = [fate for fate in outcome.fates if fate.end_s is None]
     assert lost
@@ -80,7 +82,7 @@ def test_a_dead_replica_loses_only_answers_that_had_begun() -> None:
 def test_a_request_is_refused_when_every_replica_is_dead() -> None:
     jobs = some_jobs(count=40, per_second=40.0)
 
-    door, outcome = run(Fleet(2, kills=((0, 0.4), (1, 0.4))), jobs)
+    door, outcome = run(SimulatedFleet(2, kills=((0, 0.4), (1, 0.4))), jobs)
 
     arrived_later = [fate for fate in outcome.fates if fate.arrival_s > 0.4]
     assert arrived_later
@@ -92,7 +94,7 @@ def test_a_request_is_refused_when_every_replica_is_dead() -> None:
 def test_a_replica_that_joins_gets_requests_from_then_on() -> None:
     jobs = some_jobs(count=200, per_second=100.0)
 
-    door, outcome = run(Fleet(1, joins=(0.5,)), jobs)
+    door, outcome = run(SimulatedFleet(1, joins=(0.5,)), jobs)
 
     assert door.by_replica[replica_name(1)] > 20
     assert all(fate.end_s is not None for fate in outcome.fates)
@@ -102,14 +104,14 @@ def test_a_replica_that_joins_gets_requests_from_then_on() -> None:
 def test_a_lying_or_silent_replica_does_not_get_everything(odd: dict) -> None:  # type: ignore[type-arg]
     jobs = some_jobs(count=300, per_second=80.0)
 
-    door, _ = run(Fleet(4, **odd), jobs)
+    door, _ = run(SimulatedFleet(4, **odd), jobs)
 
     assert door.by_replica[replica_name(0)] < len(jobs) / 2
 
 
 def test_a_slower_replica_gets_fewer_requests() -> None:
     jobs = some_jobs(count=300, per_second=40.0)
-    door = FleetDoor(Fleet(2), Router(AUTO), lambda index: station(index, slowness=4.0 if index == 0 else 1.0))
+    door = FleetDoor(SimulatedFleet(2), Router(AUTO), lambda index: station(index, slowness=4.0 if index == 0 else 1.0))
 
     Replay(jobs, door).run()
 
@@ -119,7 +121,7 @@ def test_a_slower_replica_gets_fewer_requests() -> None:
 def test_the_same_fleet_has_the_same_outcome() -> None:
     jobs = some_jobs()
 
-    assert run(Fleet(3), jobs)[1].fates == run(Fleet(3), jobs)[1].fates
+    assert run(SimulatedFleet(3), jobs)[1].fates == run(SimulatedFleet(3), jobs)[1].fates
 
 
 def test_every_cell_is_run_with_every_route() -> None:

@@ -14,7 +14,7 @@ import pytest
 from yarl import URL
 
 from helpers.fake_engine import FakeEngine
-from uellm.gateway.catalog import Key, Service
+from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.process import Gateway, GatewayOptions
 from uellm.gateway.replicas import ReplicaAddress
@@ -31,9 +31,9 @@ class ScriptedView:
 
     fleet: Fleet
     complete: bool = True
-    wanted: list[Key] = field(default_factory=list)
+    wanted: list[ServiceKey] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    keys_of: dict[Key, Keys] = field(default_factory=dict)
+    keys_of: dict[ServiceKey, Keys] = field(default_factory=dict)
 
     def age_s(self) -> float:
         return 0.0
@@ -59,7 +59,7 @@ class Harness:
 
     def serve(self, name: str, *ports: int, namespace: str = "default", **facts: Any) -> Service:
         """Make a service known, with replicas at these ports."""
-        service = Service(Key(namespace, name), facts.pop("names", (name,)), **facts)
+        service = Service(ServiceKey(namespace, name), facts.pop("names", (name,)), **facts)
         self.gateway.fleet.put(service)
         self.place(service, *ports)
         return service

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from helpers.fake_engine import FakeEngine, eventually
-from uellm.gateway.catalog import ServiceClass
+from uellm.gateway.catalog import TargetClass
 from uellm.gateway.holding import HoldLimits
 from uellm.proxying.keys import Keys
 
@@ -81,7 +81,7 @@ async def test_a_class_that_rejects_late_requests_waits_for_its_deadline_alone(l
         "llama",
         wakes=True,
         replicas=0,
-        classes=(ServiceClass("batch"), ServiceClass("now", ttft_s=0.05, rejects_late=True)),
+        classes=(TargetClass("batch"), TargetClass("now", ttft_s=0.05, rejects_late=True)),
     )
     async with harness.post(X_Slo_Class="now") as response:
         assert response.status == 504

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from uellm.gateway.telemetry import Record
+from uellm.gateway.telemetry import GatewayRecord
 from uellm.proxying.outcome import STATUS, RequestOutcome
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "gateway.md").read_text()
@@ -37,5 +37,5 @@ def test_every_outcome_is_there_with_its_status() -> None:
 
 
 def test_every_field_of_the_access_log_is_there() -> None:
-    fields = json.loads(Record("GET", "/", 0.0).to_json())
+    fields = json.loads(GatewayRecord("GET", "/", 0.0).to_json())
     assert re.findall(r"`(\w+)`", section("The access log")) == list(fields)

@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_over_https_ends_its_request(launch, engines,
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 async def test_it_listens_and_forwards_over_ipv6(launch) -> None:
-    from uellm.gateway.catalog import Key, Service
+    from uellm.gateway.catalog import Service, ServiceKey
     from uellm.gateway.replicas import ReplicaAddress
     from uellm.proxying.process import Address
 
@@ -192,9 +192,9 @@ async def test_it_listens_and_forwards_over_ipv6(launch) -> None:
 
     server = await asyncio.start_server(answer, "::1", 0)
     harness = await launch(listen=Address("::1", 0))
-    harness.gateway.fleet.put(Service(Key("default", "llama"), ("llama",)))
+    harness.gateway.fleet.put(Service(ServiceKey("default", "llama"), ("llama",)))
     port = server.sockets[0].getsockname()[1]
-    harness.gateway.fleet.place(Key("default", "llama"), [ReplicaAddress("::1", port)])
+    harness.gateway.fleet.place(ServiceKey("default", "llama"), [ReplicaAddress("::1", port)])
     url = f"http://[::1]:{harness.gateway.port}/v1/completions"
     async with harness.client.post(url, data=BODY, headers={"Content-Type": "application/json"}) as response:
         assert await response.read() == b"{}"

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from uellm.gateway.catalog import Key
+from uellm.gateway.catalog import ServiceKey
 from uellm.gateway.documents import ready_endpoints, service_of
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.gateway.replicas import ReplicaAddress
 from uellm.kube import ADDED, DELETED, ENDPOINTSLICE, LLMSERVICE, MODIFIED, SYNCED, Event, Forbidden, Kind
 
-LLAMA = Key("team-a", "llama")
+LLAMA = ServiceKey("team-a", "llama")
 
 
 def llmservice(**spec: Any) -> dict[str, Any]:

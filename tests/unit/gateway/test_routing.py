@@ -109,9 +109,9 @@ async def test_all_names_are_listed_with_a_namespace_where_they_need_one(harness
             {"id": "team-b/llama", "object": "model", "created": 8, "owned_by": "team-b"},
         ],
     }
-    for name in ("adapter", "team-a/llama", "team-b%2Fllama"):
+    for name in ("adapter", "team-a/llama", "team-b%2Fllama", "/adapter"):
         async with harness.client.get(harness.url(f"/v1/models/{name}")) as response:
-            assert (await response.json())["id"] == name.replace("%2F", "/")
+            assert (await response.json())["id"] == name.replace("%2F", "/").removeprefix("/")
     async with harness.client.get(harness.url("/v1/models/llama")) as response:
         assert response.status == 400
     async with harness.client.get(harness.url("/v1/models/none")) as response:

@@ -53,6 +53,14 @@ def test_the_environment_on_gpus_is_exactly_this():
     assert result.environment == {"HOME": "/var/cache/uellm", **result.settings}
 
 
+def test_an_engine_with_slots_for_adapters_may_load_them_while_it_runs():
+    engine = PlannedEngine("/models/tiny", loads_adapters=True)
+    assert PlannedEngine.from_dict(engine.to_dict()) == engine
+    listen, cpus = ("127.0.0.1", 8001), {0, 1}
+    result = engine_command(engine, TWO_STAGES, platform="cuda", listen=listen, environment={}, cpus=cpus)
+    assert result.settings["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+
+
 def test_one_stage_has_no_partition_whatever_the_container_says():
     one = Binding(order=("GPU-a", "GPU-b"), layers=(8,), tensor=2, pipeline=1)
     result = command(binding=one, environment={"VLLM_PP_LAYER_PARTITION": "1,7", "CUDA_VISIBLE_DEVICES": "0"})

@@ -133,6 +133,26 @@ async def test_figures_that_stay_as_they_are_are_asked_for_less_often(pod):
     assert await pods.measurements.refresh([pod()]) == MEASURE_S
 
 
+async def test_figures_of_a_service_whose_number_follows_the_load_are_asked_for_as_often_as_that_takes(pod):
+    load = {"ended": 1, "missed": 0, "promptTokens": 1, "outputTokens": 1, "running": 0, "queued": 0, "cachedShare": 0}
+    answers, now_s = [{"version": 1, "classes": [], "load": load}], 0.0
+
+    async def fetch(address):
+        return answers[-1]
+
+    measurements = Measurements(fetch, lambda: now_s)
+    assert await measurements.refresh([pod()], 15.0) == 15.0
+    assert measurements.loads_of([pod()])["uid-a"].load.ended == 1
+    now_s = 15.0
+    answers.append({"version": 1, "classes": [], "load": {**load, "ended": 2}})
+    assert await measurements.refresh([pod()], 15.0) == 15.0
+    assert measurements.loads_of([pod()])["uid-a"] == (15.0, (2, 0, 1, 1, 0, 0, 0.0))
+    now_s = 30.0
+    answers.append({"version": 1, "classes": []})
+    await measurements.refresh([pod()], 15.0)
+    assert measurements.loads_of([pod()]) == {}
+
+
 async def test_a_pod_that_does_not_answer_any_more_has_no_figures(pod):
     pods = Measured()
     await pods.measurements.refresh([pod()])

@@ -134,6 +134,18 @@ def test_an_impossible_change_of_the_spec_is_not_ready_although_old_pods_serve(m
     assert found["Ready"]["observedGeneration"] == 2
 
 
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [(Choice(None, Obstacle("InvalidAdapter", "because")), "InvalidAdapter"), (None, "AdaptersLoading")],
+)
+def test_a_service_is_not_ready_while_its_sidecars_are_not_told_of_an_adapter(make, observed, choice, reason):
+    seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
+    document = make.service(model={"uri": "hf://a/b", "adapters": [{"name": "sql", "uri": "hf://a/sql"}]})
+    seen = dataclasses.replace(seen, service=parse_service(document))
+    found = conditions(decided(seen, choice or Choice(make.plan())))
+    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", reason)
+
+
 def test_what_is_about_to_be_rolled_out_is_not_ready(make, observed):
     seen = observed(deployment=make.deployment(ready=1), pods=[make.pod()])
     found = conditions(decided(seen, Choice(make.plan()), change="the Deployment is being brought up to date"))

@@ -9,6 +9,7 @@ import pytest
 
 from uellm.api import parse_service
 from uellm.api.crd import DEFINITIONS, render
+from uellm.reconcile.adapters import entries
 from uellm.reconcile.children.configmap import sidecar_document
 from uellm.reconcile.field_effects import FIELD_EFFECTS, rolling_digest
 
@@ -46,6 +47,9 @@ CHANGES: dict[str, Any] = {
     "model.cache.storageClassName": "fast",
     "model.cache.size": "2Ti",
     "model.cache.accessModes": ["ReadWriteOnce"],
+    "model.adapters[].name": "other",
+    "model.adapters[].uri": "hf://org/other",
+    "model.adapters[].revision": "v2",
     "model.tokenSecretRef.name": "other",
     "model.tokenSecretRef.key": "other",
     "model.trustRemoteCode": True,
@@ -95,6 +99,8 @@ CHANGES: dict[str, Any] = {
     "template.spec": {"priorityClassName": "high"},
     "rollout.maxSurge": 2,
     "rollout.maxUnavailable": 2,
+    "autoscaling.minReplicas": 0,
+    "autoscaling.maxReplicas": 9,
     "suspend": True,
     "replicas": 5,
 }
@@ -112,11 +118,24 @@ BEFORE: dict[str, Any] = {
     "auth": {"apiKeysSecretRef": {"name": "keys"}},
     "engine": {"env": [{"name": "A", "value": "1"}]},
     "rollout": {"maxSurge": 1, "maxUnavailable": 1},
+    "autoscaling": {"minReplicas": 1, "maxReplicas": 4},
 }
 MADE_CACHE = {
     **BEFORE,
     "model": {**BEFORE["model"], "cache": {"size": "1Ti", "accessModes": ["ReadWriteMany"]}},
 }
+
+WITH_ADAPTERS = {
+    **BEFORE,
+    "model": {"uri": "hf://org/model", "adapters": [{"name": "sql", "uri": "hf://org/sql", "revision": "v1"}]},
+}
+
+
+def start_of(path: str) -> dict[str, Any]:
+    """A spec in which the field can be changed."""
+    if path.startswith("model.adapters"):
+        return WITH_ADAPTERS
+    return MADE_CACHE if path.startswith("model.cache.") and path != "model.cache.claimName" else BEFORE
 
 
 def changed(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -139,14 +158,22 @@ def service(spec: dict[str, Any]):
 
 @pytest.mark.parametrize(("path", "effect"), FIELD_EFFECTS.items(), ids=list(FIELD_EFFECTS))
 def test_a_field_does_what_its_row_says(path, effect):
-    start = MADE_CACHE if path.startswith("model.cache.") and path != "model.cache.claimName" else BEFORE
+    start = start_of(path)
     before, after = service(start), service(changed(start, path, CHANGES[path]))
     if before == after:
         assert path == "placement.allocation", "which has one value alone"
         return
     rolls = rolling_digest(after) != rolling_digest(before)
-    reloads = sidecar_document(after) != sidecar_document(before)
+    reloads = sidecar_document(after, entries(after, None)) != sidecar_document(before, entries(before, None))
     assert (rolls, reloads) == (effect == "rolls", effect == "reloads")
+
+
+def test_an_adapter_on_a_claim_that_is_not_mounted_yet_rolls():
+    on_claim = [{"name": "sql", "uri": "pvc://others/sql"}]
+    added = service(changed(BEFORE, "model.adapters", on_claim))
+    assert rolling_digest(added) != rolling_digest(service(BEFORE))
+    on_models = service(changed(BEFORE, "model.adapters", [{"name": "sql", "uri": "pvc://models/sql"}]))
+    assert rolling_digest(on_models) == rolling_digest(service(BEFORE))
 
 
 def test_a_field_at_its_default_counts_as_absent():

@@ -15,6 +15,7 @@ from uellm.reconcile.planning.worker import RenderTimeout, WorkerProcess
 class Request:
     service = "ns/llama"
     objective = "Efficiency"
+    adapters = None
 
 
 @pytest.fixture

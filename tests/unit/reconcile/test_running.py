@@ -67,6 +67,33 @@ def test_a_pod_that_serves_otherwise_is_named_with_the_reason(pod, report, told)
     assert told[1] in found[1]
 
 
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        ({"adapters": ["sql"]}, ("AdaptersLoading", "pod a is loading adapter chat")),
+        (
+            {"adapters": ["sql"], "failedAdapters": {"chat": "LoRA rank 64 is greater\nthan 16."}},
+            ("AdapterFailed", "pod a does not serve adapter chat: LoRA rank 64 is greater than 16."),
+        ),
+        ({"adapters": ["sql", "chat"]}, None),
+        ({"adapters": "sql", "failedAdapters": ["chat"]}, ("AdaptersLoading", "pod a is loading adapter sql")),
+    ],
+)
+def test_a_pod_is_confirmed_once_it_serves_every_adapter(pod, report, told):
+    wanted = WANTED._replace(adapters=("sql", "chat"))
+    found = unconfirmed([pod("a")], {"uid-a": read_running({**AS_WANTED, **report})}, wanted)
+    assert (found and (found.reason, found.message)) == told
+
+
+async def test_a_pod_is_asked_until_it_serves_every_adapter(pod, sidecars):
+    wanted = WANTED._replace(adapters=("sql",))
+    sidecars.answers["ip-a"] = AS_WANTED
+    assert await sidecars.running.refresh([pod("a")], wanted) == 3.0
+    sidecars.answers["ip-a"] = {**AS_WANTED, "adapters": ["sql"]}
+    sidecars.now_s = 3.0
+    assert await sidecars.running.refresh([pod("a")], wanted) is None
+
+
 def test_pods_that_do_not_serve_or_are_going_need_no_report(pod):
     going = pod("going")
     going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -109,7 +136,7 @@ async def test_a_pod_keeps_its_last_report_while_it_does_not_answer(pod, sidecar
     sidecars.answers.clear()
     sidecars.now_s = 700.0
     assert await sidecars.running.refresh([pod("a")], WANTED) is None
-    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningReport(*WANTED)}
+    assert sidecars.running.of([pod("a")]) == {"uid-a": RunningReport(WANTED.revision, WANTED.config_digest)}
 
 
 async def test_pods_of_another_revision_are_not_asked(pod, sidecars):

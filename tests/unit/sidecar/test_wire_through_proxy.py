@@ -268,6 +268,19 @@ async def test_step_times_that_nobody_predicted_are_not_reported(vllm, launch):
     assert "steps" not in await reported(harness)
 
 
+async def test_the_load_since_the_start_is_reported(vllm, launch):
+    harness = await launch({"classes": [{"name": "easy", "e2e": "60s"}, {"name": "hard", "e2e": "1ms"}]})
+    before = (await reported(harness))["load"]
+    for name in ("easy", "hard"):
+        await harness.ask(json.dumps({**BODY, "stream": True}).encode(), x_slo_class=name)
+    load = (await reported(harness))["load"]
+    assert set(before.values()) == {0}
+    assert (load["ended"], load["running"], load["queued"]) == (2, 0, 0)
+    assert load["missed"] == harness.sidecar.figures.missed.value("hard", "e2e")
+    assert load["outputTokens"] == 6
+    assert load["promptTokens"] > 0
+
+
 async def reported(harness):
     async with harness.client.get(harness.management("/uellm/slo")) as response:
         return await response.json()

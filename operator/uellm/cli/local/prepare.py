@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uellm.api import LLMService, parse_service, read_documents
+from uellm.cli.adapters import with_adapters
 from uellm.cli.hub import model_facts
 from uellm.cli.local.machine import LocalMachine
 from uellm.errors import BadInput, CannotBeDone
@@ -18,6 +19,7 @@ from uellm.planner import plan as make_plan
 from uellm.planner.handover.device_facts import facts_of, nodes_for_facts
 from uellm.planner.result import Plan
 from uellm.pod_interface import DEVICES_FILE, ENGINE_FILE, PLAN_FILE, SIDECAR_FILE
+from uellm.reconcile.adapters import entries
 from uellm.reconcile.children.configmap import config_files
 from uellm.reconcile.children.desired_state import DesiredState, Images
 from uellm.reconcile.children.revision import make_revision
@@ -63,11 +65,20 @@ def prepare(path: str, machine: LocalMachine) -> Prepared:
     service = _without_cache(parse_service(document))
     _check_model(service)
     _check_engine(on_cpu=on_cpu)
-    model = _model_facts(service)
+    _check_adapters(service)
+    model = with_adapters(service, _model_facts(service))
     request = plan_request(service, architecture_of(service, model), machine.offers, facts=model)
     plan = make_plan(request)
     images = Images(engine="", sidecar="", launcher="")  # there are no containers here
-    desired = DesiredState(document, service, render(plan, request), images, replicas=1, spec_mark="")
+    desired = DesiredState(
+        document,
+        service,
+        render(plan, request),
+        images,
+        replicas=1,
+        spec_mark="",
+        adapters=entries(service, model),
+    )
     revision = make_revision(desired)
     nodes = {offer.node.name: offer.node for offer in machine.offers}
     facts = facts_of(nodes_for_facts(plan.nodes, nodes), plan.devices)
@@ -107,6 +118,16 @@ def _check_model(service: LLMService) -> None:
         raise BadInput("spec.model.uri", "a pvc:// model needs a cluster: give file:///path or hf://organisation/model")
     if scheme == "file" and not (Path(rest) / "config.json").is_file():
         raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
+
+
+def _check_adapters(service: LLMService) -> None:
+    for index, adapter in enumerate(service.spec.model.adapters):
+        path = adapter.uri.removeprefix("file://")
+        if not adapter.uri.startswith("file://"):
+            what = "must be file:///path on this machine: copy the adapter here with `uellm fetch`"
+            raise BadInput(f"spec.model.adapters[{index}].uri", what)
+        if not Path(path).is_dir():
+            raise BadInput(f"spec.model.adapters[{index}].uri", f"{path} is no directory on this machine")
 
 
 def _model_facts(service: LLMService) -> ModelFacts | None:

@@ -28,6 +28,8 @@ class PlannedEngine:
     served_name: str = ""
     args: tuple[str, ...] = ()
     """The plan's flags, then the user's own."""
+    loads_adapters: bool = False
+    """LoRA adapters are loaded and unloaded while it runs."""
 
     def to_dict(self) -> dict[str, Any]:
         """`engine`."""
@@ -36,6 +38,7 @@ class PlannedEngine:
             "revision": self.revision,
             "servedName": self.served_name,
             "args": list(self.args),
+            **({"loadsAdapters": True} if self.loads_adapters else {}),
         }
 
     @classmethod
@@ -46,6 +49,7 @@ class PlannedEngine:
             revision=str(data.get("revision") or ""),
             served_name=str(data.get("servedName") or ""),
             args=tuple(str(argument) for argument in data.get("args") or ()),
+            loads_adapters=bool(data.get("loadsAdapters")),
         )
 
 

@@ -59,6 +59,7 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         # If KV cache runs out after all, the request with the latest deadline is preempted, not the newest one.
         (flags.SCHEDULING_POLICY, "priority"),
     ]
+    planned += _adapter_flags(plan)
     if own.dtype != "auto":
         planned.insert(0, ("--dtype", architecture.dtype))
     if own.quantization not in ("auto", "none"):
@@ -67,7 +68,20 @@ def planned_engine(plan: Plan, request: PlanRequest) -> PlannedEngine:
         utilization = Fraction(constants.GPU_MEMORY_UTILIZATION) * share
         # Rounded down: the engine refuses to start where less than this share is free.
         planned.append((flags.UTILIZATION, f"{math.floor(utilization * 1000) / 1000:g}"))
-    return PlannedEngine(own.model, own.revision, own.served_name, resolve(UserArgs(own.args), planned))
+    args = resolve(UserArgs(own.args), planned)
+    return PlannedEngine(own.model, own.revision, own.served_name, args, loads_adapters=plan.adapters is not None)
+
+
+def _adapter_flags(plan: Plan) -> list[tuple[str, str]]:
+    if plan.adapters is None:
+        return []
+    slots = plan.adapters.slots
+    return [
+        (flags.ENABLE_ADAPTERS, ""),
+        (flags.ADAPTER_SLOTS, str(slots)),
+        (flags.ADAPTER_RANK, str(plan.adapters.rank)),
+        (flags.HOST_ADAPTERS, str(constants.HOST_ADAPTERS_PER_SLOT * slots)),
+    ]
 
 
 def least_free_share(plan: Plan, request: PlanRequest) -> Fraction:

@@ -16,7 +16,9 @@ from functools import lru_cache
 
 from uellm.models import Architecture
 from uellm.planner import constants as c
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.cost.work import kv_share
+from uellm.planner.memory.adapters import AdapterBytes, adapter_bytes
 from uellm.planner.shape import Shape, Steps
 from uellm.planner.vllm.flags import UTILIZATION, UserArgs
 from uellm.planner.vllm.speculation import draft_layers, rows_per_sequence
@@ -28,7 +30,7 @@ class Footprint:
     """Bytes on each GPU of a shape, by layer; which layers it holds is decided later. L layers."""
 
     layer_bytes: tuple[int, ...]
-    """[L]: weights."""
+    """[L]: weights, and LoRA slots."""
     layer_kv_bytes: tuple[int, ...]
     """[L]: KV cache for the demanded tokens."""
     layer_kv_bytes_per_token: tuple[int, ...]
@@ -36,9 +38,9 @@ class Footprint:
     tower_bytes: int
     """Weights of the image encoder, which the engine builds on every stage."""
     embedding_bytes: int
-    """On the first stage."""
+    """On the first stage, with its LoRA slots."""
     head_bytes: int
-    """Final norm, head, and layers that draft for speculation, on the last stage."""
+    """Final norm, head, and layers that draft for speculation, on the last stage, with its LoRA slots."""
     sampler_bytes: int
     """What sampling takes beyond activations, on the last stage: the layers' are free again when it begins."""
     activation_bytes: int
@@ -46,6 +48,8 @@ class Footprint:
     context_bytes: int
     margin: str
     """Share of a device's memory that the engine does not use, 0 to 1, as a decimal."""
+    adapters: AdapterBytes
+    """LoRA slots: the part of the above that they take."""
 
     @property
     def fixed_bytes(self) -> int:
@@ -78,13 +82,14 @@ def footprint(
     request_tokens: int | None = None,
     engine: EngineVersion = CURRENT,
     nvlink: bool = True,
+    adapters: AdapterSlots | None = None,
 ) -> Footprint:
     """The footprint of a model in a shape.
 
     `kv_tokens`: tokens that the KV cache must hold at least. `request_tokens`: prompt and output of a mean request;
     they decide how much of it a layer with a sliding window keeps. None: all of it. The constant state of a sequence
     is in the same cache, so it is spread over the tokens of its request. `engine`: its version. `nvlink`: whether the
-    GPUs that share a layer have it, and with it buffers for vLLM's own all-reduce.
+    GPUs that share a layer have it, and with it buffers for vLLM's own all-reduce. `adapters`: its LoRA slots.
     """
     tensor = shape.tensor
     share = kv_share(model, tensor) * kv_width(model, user)
@@ -98,22 +103,26 @@ def footprint(
     other_embedding = model.embedding_bytes - model.token_embedding_bytes
     head = model.lm_head_bytes_on_last_stage(shape.pipeline)
     body = _activations(model, tensor, steps.batched_tokens)
+    lora = adapter_bytes(model, adapters, tensor)
     drafting = draft_layers(model, user)
     per_token = _with_drafts(per_token, math.ceil(share * drafting * max(model.layer_kv_bytes_per_token)))
     logits = steps.sequences * rows_per_sequence(user) * model.vocab_size if model.writes else 0
     sampler = math.ceil(logits * engine.sampler_bytes_per_logit)
     return Footprint(
-        layer_bytes=_layer_bytes(model, tensor),
+        layer_bytes=tuple(map(sum, zip(_layer_bytes(model, tensor), lora.layers, strict=True))),
         layer_kv_bytes=tuple(kv * kv_tokens for kv in per_token),
         layer_kv_bytes_per_token=per_token,
         tower_bytes=math.ceil(model.tower_bytes / tensor),
-        embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding,
-        head_bytes=math.ceil((head + model.predicting_bytes * (drafting > 0)) / tensor) + model.final_norm_bytes,
+        embedding_bytes=math.ceil(model.token_embedding_bytes / tensor) + other_embedding + lora.first,
+        head_bytes=(
+            math.ceil((head + model.predicting_bytes * (drafting > 0)) / tensor) + model.final_norm_bytes + lora.last
+        ),
         sampler_bytes=max(0, sampler - body),
         activation_bytes=body,
-        graph_bytes=_graphs(model, shape, user) if engine.counts_graphs else 0,
+        graph_bytes=_graphs(model, shape, user, adapters) if engine.counts_graphs else 0,
         context_bytes=c.CONTEXT_BYTES + (c.TENSOR_PARALLEL_CONTEXT_BYTES if tensor > 1 and nvlink else 0),
         margin=str(1 - Decimal(user.share(UTILIZATION) or c.GPU_MEMORY_UTILIZATION)),
+        adapters=lora,
     )
 
 
@@ -167,7 +176,9 @@ def _activations(model: Architecture, tensor: int, tokens: int) -> int:
     return tokens * widest * model.weight_dtype_bytes
 
 
-def _graphs(model: Architecture, shape: Shape, user: UserArgs) -> int:
+def _graphs(model: Architecture, shape: Shape, user: UserArgs, adapters: AdapterSlots | None) -> int:
     if "--enforce-eager" in user.flags:
         return 0
-    return c.CUDA_GRAPH_BYTES_PER_LAYER * math.ceil(model.layers / shape.pipeline)
+    # Steps with and without adapters are captured apart (cudagraph_specialize_lora).
+    kinds = 1 if adapters is None else 2
+    return kinds * c.CUDA_GRAPH_BYTES_PER_LAYER * math.ceil(model.layers / shape.pipeline)

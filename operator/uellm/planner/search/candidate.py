@@ -54,7 +54,9 @@ class Evaluator:
         object.__setattr__(self, "costs", costs)
         corrections = Corrections.of(request)
         object.__setattr__(self, "_corrections", corrections)
-        essence = Essence(request.architecture, demand, self.user.args, request.max_model_len, corrections)
+        essence = Essence(
+            request.architecture, demand, self.user.args, request.max_model_len, corrections, request.adapters
+        )
         object.__setattr__(self, "_essence", essence)
 
     def correction(self, devices: Sequence[Device], shape: Shape) -> Correction | None:
@@ -79,7 +81,8 @@ class Evaluator:
         if known is None:
             model, wanted = self.request.architecture, self.demand
             held = wanted.prompt_tokens + wanted.output_tokens
-            known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held)
+            slots = self.request.adapters
+            known = footprint(model, shape, sizes, wanted.kv_tokens, self.user, request_tokens=held, adapters=slots)
             _known_footprints.put(key, known)
         return known
 
@@ -203,20 +206,19 @@ class Candidate:
         sampler = sizes.sampler_bytes if index + 1 == len(self.spans) else 0
         smallest = min(device.memory_bytes for device in group)
         used = MemoryUse(
-            weights=self._weights(index) + sizes.tower_bytes,
+            weights=self._weights(index) - self._adapters(index) + sizes.tower_bytes,
             kv=kv,
             activations=sizes.activation_bytes + sampler,
             graphs=sizes.graph_bytes,
             context=sizes.context_bytes,
             free=0,
+            adapters=self._adapters(index),
         )
         # Requirement for a replacement device: the same with the required KV cache and vLLM's margin.
         required = used.required - kv + self.kv_required(index)
         least = math.ceil(required / (1 - Fraction(sizes.margin)))
         product = group[0].product if self.shape.tensor > 1 and len({kind_of(device) for device in group}) == 1 else ""
-        memory = MemoryUse(
-            used.weights, kv, used.activations, used.graphs, used.context, free=max(0, smallest - used.required)
-        )
+        memory = replace(used, free=max(0, smallest - used.required))
         return Stage(tuple(device.uuid for device in group), least, product, memory)
 
     def kv_required(self, index: int) -> int:
@@ -228,6 +230,11 @@ class Candidate:
         (a, b), sizes = self.spans[index], self.footprint
         ends = sizes.embedding_bytes * (index == 0) + sizes.head_bytes * (index + 1 == len(self.spans))
         return sum(sizes.layer_bytes[a:b]) + ends
+
+    def _adapters(self, index: int) -> int:
+        """The part of them in LoRA slots."""
+        (a, b), slots = self.spans[index], self.footprint.adapters
+        return sum(slots.layers[a:b]) + slots.first * (index == 0) + slots.last * (index + 1 == len(self.spans))
 
     def _kv_per_token(self, index: int) -> int:
         a, b = self.spans[index]

@@ -28,6 +28,10 @@ MODEL_LENGTH = "--max-model-len"
 KV_CACHE_BYTES = "--kv-cache-memory-bytes"
 UTILIZATION = "--gpu-memory-utilization"
 SCHEDULING_POLICY = "--scheduling-policy"
+ENABLE_ADAPTERS = "--enable-lora"
+ADAPTER_SLOTS = "--max-loras"
+ADAPTER_RANK = "--max-lora-rank"
+HOST_ADAPTERS = "--max-cpu-loras"
 
 
 class UserArgs:
@@ -75,6 +79,6 @@ def check_args(args: Sequence[str]) -> None:
 
 
 def resolve(user: UserArgs, planned: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """The planner's flags that the user did not set, then the user's own flags."""
-    added = [part for flag, value in planned if flag not in user.flags for part in (flag, value)]
+    """The planner's flags that the user did not set, then the user's own flags. A flag may have no value: ""."""
+    added = [part for flag, value in planned if flag not in user.flags for part in (flag, value) if part]
     return (*added, *user.args)

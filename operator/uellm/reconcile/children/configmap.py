@@ -8,7 +8,14 @@ from typing import Any
 import yaml
 
 from uellm.api.llmservice import LLMService
-from uellm.api.sidecar_document import SidecarClass, SidecarDocument, SidecarHttp, SidecarQueue, content_digest
+from uellm.api.sidecar_document import (
+    SidecarAdapter,
+    SidecarClass,
+    SidecarDocument,
+    SidecarHttp,
+    SidecarQueue,
+    content_digest,
+)
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.names import child_metadata, config_name
@@ -26,7 +33,7 @@ def configmap(desired: DesiredState) -> dict[str, Any]:
 
 def config_files(desired: DesiredState) -> dict[str, str]:
     """The files by name."""
-    document = sidecar_document(desired.service)
+    document = sidecar_document(desired.service, desired.adapters)
     if desired.former is None:
         return {SIDECAR_FILE: _yaml(document)}
     return desired.former.files(document, accepts_priority=desired.service.spec.scheduling.policy != "FCFS")
@@ -37,13 +44,14 @@ def config_digest(desired: DesiredState) -> str:
     return content_digest(config_files(desired)[SIDECAR_FILE].encode())
 
 
-def sidecar_document(service: LLMService) -> SidecarDocument:
-    """`sidecar.yaml`: what the sidecar needs to know about the service."""
+def sidecar_document(service: LLMService, adapters: tuple[SidecarAdapter, ...] = ()) -> SidecarDocument:
+    """`sidecar.yaml`: what the sidecar needs to know about the service, and the LoRA adapters to serve."""
     spec = service.spec
     return SidecarDocument(
         classes=tuple(SidecarClass.model_validate(each.to_dict()) for each in spec.slo.effective_classes),
         default_class=spec.slo.effective_default_class,
         scheduling=SidecarQueue.model_validate(spec.scheduling.to_dict()),
+        adapters=adapters,
         http=SidecarHttp.model_validate(spec.http.model_dump(by_alias=True, exclude_defaults=True, mode="json")),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uellm.api.llmservice import LLMService
+from uellm.api.sidecar_document import SidecarAdapter
 from uellm.reconcile.children.rollout import NO_SURGE, Surge
 from uellm.reconcile.children.stand_in import NO_STAND_IN, StandIn
 from uellm.reconcile.rendered_plan import RenderedPlan
@@ -91,6 +92,8 @@ class DesiredState:
     """The revision that the pods keep; None: it is made from the plan."""
     pinned: PinnedTemplate | None = None
     """The pod template of pods of a release without revisions, where they are to be left alone."""
+    adapters: tuple[SidecarAdapter, ...] = ()
+    """LoRA adapters that the sidecars are told of."""
     former: FormerConfig | None = None
     """What pods of such a release read; None where there are none."""
 

@@ -28,6 +28,7 @@ from uellm.pod_interface import (
     STATE_DIRECTORY,
     STATE_VARIABLE,
 )
+from uellm.reconcile.adapter_claims import adapter_claims
 from uellm.reconcile.children import resources
 from uellm.reconcile.children.desired_state import DesiredState
 from uellm.reconcile.children.disruption import MARKS
@@ -118,6 +119,7 @@ def _sidecar(desired: DesiredState) -> dict[str, Any]:
             f"--engine-config={REVISION_DIRECTORY}/{ENGINE_FILE}",
             f"--metrics-listen=:{METRICS_PORT}",
             f"--drain-seconds={grace_period(desired.service).drain_s}",
+            *([f"--engine-parent=http://127.0.0.1:{PROBE_PORT}"] if desired.plan.loads_adapters else []),
         ],
         "env": [
             {"name": PLACEMENT_VARIABLE, "value": PLACEMENT_FILE},
@@ -262,6 +264,8 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
     ]
     if mounted_claim(desired.service):
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
+    for index, place in enumerate(adapter_claims(desired.service).values()):
+        mounts.append({"name": f"adapters-{index}", "mountPath": place, "readOnly": True})
     return mounts
 
 
@@ -283,4 +287,7 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     elif claim := cache_claim(desired.service):
         # Its mount is read-only. The volume itself is not: a node may attach it to a download pod at the same time.
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim}})
+    for index, claim in enumerate(adapter_claims(desired.service)):
+        source = {"claimName": claim, "readOnly": True}
+        volumes.append({"name": f"adapters-{index}", "persistentVolumeClaim": source})
     return volumes

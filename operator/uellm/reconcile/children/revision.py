@@ -63,6 +63,14 @@ class Revision:
         except (KeyError, TypeError, ValueError, yaml.YAMLError):
             return None
 
+    @cached_property
+    def engine(self) -> SidecarEngine | None:
+        """What its sidecars assume about their engines; None where it cannot be read."""
+        try:
+            return SidecarEngine.model_validate(yaml.safe_load(self.files[ENGINE_FILE])["engine"])
+        except (KeyError, TypeError, ValueError, yaml.YAMLError):
+            return None
+
     def marked(self, spec_mark: str, inputs: str) -> Revision:
         """The same content, made for another spec or plan."""
         return replace(self, spec_mark=spec_mark, inputs=inputs)
@@ -114,6 +122,7 @@ def engine_document(desired: DesiredState) -> EngineDocument:
         # Left out where it is the default: a new field must not roll pods.
         "task": None if plan.task == "Generate" else plan.task,
         "accepts_priority": plan.priority_scheduling,
+        "loads_adapters": plan.loads_adapters,
         "step_seconds": plan.step_seconds,
         "step_factors": plan.step_factors,
     }

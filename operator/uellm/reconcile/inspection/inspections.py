@@ -27,13 +27,14 @@ from uellm.reconcile.helper_pods.steps import (
     next_step,
 )
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
-from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided
+from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided, warned
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
 from uellm.reconcile.inspection.steps import after_silence, inspection_inputs
 from uellm.reconcile.names import Key, model_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
+from uellm.reconcile.planning.adapters import base_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class Inspections:
             return undecided(taken.reason, taken.message), WAIT_EVERY_S
         # Not before the facts are kept: an operator that dies in between asks the pod again.
         await self._remove(observed, step.remove)
-        return step.state, step.again_s
+        assert observed.service is not None
+        return warned(step.state, base_warnings(observed.service, step.state.facts)), step.again_s
 
     async def _record(self, observed: Observed, question: Question) -> _Record:
         record = self._records.get(observed.key)

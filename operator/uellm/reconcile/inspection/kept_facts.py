@@ -28,6 +28,8 @@ def facts_configmap(document: Mapping[str, Any], facts: ModelFacts, source: str)
     """The ConfigMap, owned by the LLMService `document`. `source`: the digest of the question."""
     config, packed = compact(facts.config).decode(), packed_headers(facts)
     about = {"version": VERSION, "source": source, "commit": facts.commit, "files": facts.files}
+    if facts.adapters:
+        about["adapters"] = [each.to_dict() for each in facts.adapters]
     about["digest"] = _digest(about, config, packed)
     binary = {} if packed is None else {"binaryData": {TENSORS_FILE: base64.b64encode(packed).decode()}}
     return {
@@ -48,11 +50,13 @@ def read_facts(configmap: Mapping[str, Any], source: str) -> ModelFacts | None:
             packed = None if text is None else base64.b64decode(text, validate=True)
             if about["source"] != source or about["digest"] != _digest(about, config, packed):
                 return None
-            return facts_from(parsed(CONFIG_FILE, config), about["commit"], about["files"], packed)
+            return facts_from(
+                parsed(CONFIG_FILE, config), about["commit"], about["files"], packed, about.get("adapters")
+            )
     except (UnreadableDocument, binascii.Error):
         return None
 
 
 def _digest(about: Mapping[str, Any], config: str, packed: bytes | None) -> str:
-    told = json.dumps([about["source"], about["commit"], about["files"], config])
+    told = json.dumps([about["source"], about["commit"], about["files"], config, *(about.get("adapters") or ())])
     return hashlib.sha256(told.encode() + b"\0" + (packed or b"")).hexdigest()

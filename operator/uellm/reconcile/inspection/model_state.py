@@ -58,10 +58,20 @@ def undecided(reason: str, message: str) -> ModelState:
 def found(facts: ModelFacts) -> ModelState:
     """The facts are known."""
     at = f"commit {facts.commit[:_COMMIT_SHOWN]}: " if facts.commit else ""
-    return ModelState(Condition(TYPE, "True", FOUND, at + _weights(facts)), facts)
+    adapters = f"; {counted(len(facts.adapters), 'adapter')}" if facts.adapters else ""
+    return ModelState(Condition(TYPE, "True", FOUND, at + _weights(facts) + adapters), facts)
+
+
+def warned(state: ModelState, warnings: tuple[str, ...]) -> ModelState:
+    """The same with sentences that a person should know."""
+    if not warnings or state.facts is None:
+        return state
+    return state._replace(condition=state.condition._replace(message="; ".join((state.condition.message, *warnings))))
 
 
 def _weights(facts: ModelFacts) -> str:
+    if facts.adapters and not facts.config:
+        return "spec.model.config is given, so the model itself is not looked up"
     if not facts.files:
         return "sized by its configuration: no safetensors headers"
     files = counted(facts.files, "safetensors file")

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from uellm.api import LLMService
+from uellm.api.adapter import AdapterSpec
+from uellm.reconcile.adapter_claims import adapter_claims, adapter_path, claim_of, source_of
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment, mounted
 from uellm.reconcile.model_claim import MODEL_MOUNT, claim_name
@@ -35,6 +37,11 @@ class Question:
 
 def question_of(service: LLMService) -> Question | Obstacle | None:
     """The question; None where the spec has the answer; an obstacle where no pod could answer."""
+    of_model = _of_model(service)
+    return _with_adapters(service, of_model) if service.spec.model.adapters else of_model
+
+
+def _of_model(service: LLMService) -> Question | Obstacle | None:
     model = service.spec.model
     if model.config is not None:
         return None
@@ -54,6 +61,46 @@ def question_of(service: LLMService) -> Question | Obstacle | None:
             "before the engine starts: put the model's config.json into spec.model.config",
         )
     return _of_directory(service, path, volumes, mounts)
+
+
+def _with_adapters(service: LLMService, of_model: Question | Obstacle | None) -> Question | Obstacle:
+    """The question about the model, and about its adapters. A model that is known already is not asked about."""
+    if isinstance(of_model, Obstacle):
+        return of_model
+    base = of_model or Question((service.spec.model.uri, "--only-adapters"))
+    arguments, environment = list(base.arguments), base.environment
+    volumes = {each["name"]: each for each in base.volumes}
+    mounts = {each["mountPath"]: each for each in base.mounts}
+    on_volume = base.on_volume
+    for adapter in service.spec.model.adapters:
+        if not (path := adapter_path(service, adapter)):
+            arguments.append(f"--adapter={adapter.name}={source_of(adapter)}")
+            environment = hub_environment(service)
+            own_volumes, own_mounts = certificates(service)
+        else:
+            own_volumes, own_mounts = _holding(service, adapter, path)
+            if not own_mounts:
+                return Obstacle(
+                    "NotOnVolume",
+                    f"adapter {adapter.name}: {adapter.uri} is on no volume that spec.template mounts into the "
+                    "engine's container, so it cannot be read before the engine loads it: put it on a volume",
+                )
+            arguments.append(f"--adapter={adapter.name}={path},{own_mounts[0]['mountPath']},{adapter.uri}")
+            on_volume = True
+        volumes |= {each["name"]: each for each in own_volumes}
+        mounts |= {each["mountPath"]: each for each in own_mounts}
+    return Question(tuple(arguments), environment, tuple(volumes.values()), tuple(mounts.values()), on_volume)
+
+
+def _holding(service: LLMService, adapter: AdapterSpec, path: str) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The volume that holds an adapter's directory, and its mount."""
+    claim = claim_of(adapter)
+    if claim is None:
+        return mounted(service, [path])
+    place = adapter_claims(service).get(claim, MODEL_MOUNT)
+    name = _CLAIM_VOLUME if place == MODEL_MOUNT else f"adapters-{list(adapter_claims(service)).index(claim)}"
+    volume = {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+    return (volume,), ({"name": name, "mountPath": place, "readOnly": True},)
 
 
 def _of_directory(service: LLMService, path: str, volumes: Iterable[Entry], mounts: Iterable[Entry]) -> Question:

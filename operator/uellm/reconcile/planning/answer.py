@@ -43,10 +43,11 @@ class PlanningQuestion:
         waits = self.incumbent is not None and self.incumbent.node_classes and not self.spec_changed
         if waits and self.unprofiled and evaluation.broken is None and evaluation.joined is None:
             return Choice(self.incumbent)  # the node has joined, and its profile will show whether it holds the plan
+        outgrown = self.incumbent is not None and self.incumbent.adapters != self.request.adapters
         return choose(
             self.incumbent,
             evaluation,
-            spec_changed=self.spec_changed,
+            spec_changed=self.spec_changed or outgrown,
             stranded=self.stranded,
             may_improve=self.may_improve,
             objective=self.request.objective,

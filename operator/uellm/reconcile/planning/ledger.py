@@ -21,8 +21,8 @@ from uellm.planner.request import NodeOffer
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.observe import wanted_replicas
 from uellm.reconcile.profiled_node import ProfiledNode
+from uellm.reconcile.scaling.scaling import wanted_replicas
 
 
 class Commitment(NamedTuple):

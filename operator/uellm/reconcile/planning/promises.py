@@ -10,7 +10,7 @@ from uellm.planner.request import LeftOut, NodeOffer, PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of
-from uellm.reconcile.observe import Observed, wanted_replicas
+from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.eligible_nodes import IneligibleNode, reachable, selectable, verdicts
 from uellm.reconcile.planning.ledger import (
     Claim,
@@ -27,6 +27,7 @@ from uellm.reconcile.planning.node_classes import doubts, with_nodes, would_join
 from uellm.reconcile.planning.request import plan_request
 from uellm.reconcile.planning.rooms import Rooms
 from uellm.reconcile.planning.stranded import all_placed
+from uellm.reconcile.scaling.scaling import wanted_replicas
 from uellm.step_basis import Correction
 
 
@@ -98,6 +99,7 @@ class Promises:
             would_join=classes,
             facts=observed.facts,
             corrections=self._corrections(),
+            slots=None if observed.spec_changed or observed.incumbent is None else observed.incumbent.adapters,
         )
 
     def _classes(self, observed: Observed) -> tuple[tuple[NodeOffer, ...], tuple[LeftOut, ...]]:

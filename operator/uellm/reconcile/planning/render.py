@@ -40,6 +40,7 @@ def render(plan: Plan, request: PlanRequest) -> RenderedPlan:
         max_num_batched_tokens=plan.max_num_batched_tokens,
         task=request.task,
         priority_scheduling=UserArgs(document.engine.args).text(SCHEDULING_POLICY) == "priority",
+        loads_adapters=document.engine.loads_adapters,
         step_seconds=None if prior is None else SidecarStepSeconds.model_validate(prior.step.to_dict()),
         step_factors=None if prior is None else _step_factors(prior.factors),
         step_basis=None if prior is None or prior.basis is None else _step_basis(prior.basis),

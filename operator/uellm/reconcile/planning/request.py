@@ -6,15 +6,17 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from uellm.api.llmservice import LLMService, LLMServiceSpec
+from uellm.api.llmservice import LLMService, LLMServiceSpec, ModelSource
 from uellm.errors import BadInput, PlanError
 from uellm.hub import ModelFacts
 from uellm.models import Architecture, Task, needs_remote_code, read_architecture
 from uellm.models.shown import shown
 from uellm.planner import request as planner
+from uellm.planner.adapter_slots import AdapterSlots
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
 from uellm.reconcile.model_source import model_path, model_revision
+from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
 from uellm.reconcile.planning.served_task import OVERRIDES, ServedTask, overridden, served_task
 from uellm.step_basis import Correction
@@ -31,7 +33,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
     """The model's architecture. `facts`: those of its checkpoint where it can be read; they give the exact bytes.
 
     A configuration in the spec takes the place of that of `facts`. Raises PlanError ModelUnknown, InvalidModel,
-    NeedsRemoteCode, TaskNotSupported, InvalidTargets or InvalidOverride.
+    NeedsRemoteCode, TaskNotSupported, InvalidTargets, InvalidAdapter or InvalidOverride.
     """
     model = service.spec.model
     if model.config is None and facts is None:
@@ -44,16 +46,24 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
     task = served_task(service, config).task
     overrides = UserArgs(service.spec.engine.args).text(OVERRIDES) is not None
     try:
-        if facts is None:
-            return _architecture(json.dumps(config, sort_keys=True), model.dtype, model.quantization, task)
-        if model.config is None and not overrides:
-            return _architecture_of_facts(facts, model.dtype, model.quantization, task)
-        return read_architecture(
-            config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
-        )
+        found = _read_architecture(model, facts, config, task, overrides=overrides)
     except BadInput as error:
         where = f"{model.uri}: " if model.config is None else "spec.model."
         raise PlanError("InvalidModel", f"{where}{error}") from error
+    check_adapters(service, facts, found)
+    return found
+
+
+def _read_architecture(
+    model: ModelSource, facts: ModelFacts | None, config: dict[str, Any], task: Task, *, overrides: bool
+) -> Architecture:
+    if facts is None or (model.config is not None and facts.tensors is None):
+        return _architecture(json.dumps(config, sort_keys=True), model.dtype, model.quantization, task)
+    if model.config is None and not overrides:
+        return _architecture_of_facts(facts, model.dtype, model.quantization, task)
+    return read_architecture(
+        config, dtype=model.dtype, quantization=model.quantization, tensors=facts.tensors, task=task
+    )
 
 
 def _config(service: LLMService, facts: ModelFacts | None) -> dict[str, Any]:
@@ -107,10 +117,11 @@ def plan_request(
     would_join: tuple[planner.NodeOffer, ...] = (),
     facts: ModelFacts | None = None,
     corrections: tuple[Correction, ...] = (),
+    slots: AdapterSlots | None = None,
 ) -> planner.PlanRequest:
     """The whole request. `left_out`: profiled nodes and classes that the pods may not run on; `would_join`:
     classes of nodes that may join; `facts`: those that the architecture was read from; `corrections`: step times
-    that were measured.
+    that were measured; `slots`: LoRA slots of engines that run, which are kept if they do.
     """
     spec = service.spec
     config = _config(service, facts)
@@ -142,13 +153,14 @@ def plan_request(
             task_args=served.engine_args,
             leaves_length=served.pools and spec.model.max_model_len is None,
         ),
-        replicas=max(1, spec.replicas),
+        replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
         efficiency=efficiency_of(service),
         variants=_variants(service, architecture, facts, served.task),
         left_out=left_out,
-        notes=(*([served.note] if served.note else []), *notes, *_notes(facts)),
+        notes=(*([served.note] if served.note else []), *notes, *_notes(facts), *adapter_notes(service, facts)),
         would_join=would_join,
         corrections=corrections,
+        adapters=adapter_slots(service, facts, slots),
     )
 
 

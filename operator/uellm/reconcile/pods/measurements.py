@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from uellm.api.attainment_report import ClassMeasurement, StepMeasurement
+from uellm.api.attainment_report import ClassMeasurement, LoadMeasurement, StepMeasurement
 from uellm.reconcile.names import uid_of
 from uellm.reconcile.pods.attainment import read_report
 from uellm.reconcile.pods.collector import Collector, Fetch
@@ -17,6 +17,13 @@ MEASURE_S = 60.0
 LONGEST_MEASURE_S = 300.0
 
 
+class TimedLoad(NamedTuple):
+    """A pod's load, and when it was read, in seconds of the collectors' clock."""
+
+    at_s: float
+    load: LoadMeasurement
+
+
 class Measurements(Collector[tuple[ClassMeasurement, ...]]):
     """SLO measurements, read once a minute, and less often where they stay as they are: at least every 5 minutes."""
 
@@ -24,20 +31,29 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
         super().__init__(fetch, clock)
         self._every_s: dict[str, float] = {}
         self._steps: dict[str, StepMeasurement] = {}
+        self._loads: dict[str, TimedLoad] = {}
 
     def step_times_of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, StepMeasurement]:
         """The step times that these pods measured, by uid."""
         return {uid: self._steps[uid] for pod in pods if (uid := uid_of(pod)) in self._steps}
 
-    async def refresh(self, pods: Sequence[Mapping[str, Any]]) -> float | None:
-        """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run."""
-        running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
-        await self._ask([pod for pod in running if self._in_s(pod) <= 0.0])
-        return min((self._in_s(pod) for pod in running), default=None)
+    def loads_of(self, pods: Sequence[Mapping[str, Any]]) -> dict[str, TimedLoad]:
+        """The last load that these pods reported, by uid."""
+        return {uid: self._loads[uid] for pod in pods if (uid := uid_of(pod)) in self._loads}
 
-    def _in_s(self, pod: Mapping[str, Any]) -> float:
+    async def refresh(self, pods: Sequence[Mapping[str, Any]], most_s: float = math.inf) -> float | None:
+        """Read measurements that are old. Returns in how many seconds the next are due; None: no pods run.
+
+        `most_s`: the longest time between two readings.
+        """
+        running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
+        await self._ask([pod for pod in running if self._in_s(pod, most_s) <= 0.0])
+        return min((self._in_s(pod, most_s) for pod in running), default=None)
+
+    def _in_s(self, pod: Mapping[str, Any], most_s: float) -> float:
         uid = uid_of(pod)
-        return self._asked_at_s.get(uid, -math.inf) + self._every_s.get(uid, MEASURE_S) - self._clock()
+        every_s = min(self._every_s.get(uid, MEASURE_S), most_s)
+        return self._asked_at_s.get(uid, -math.inf) + every_s - self._clock()
 
     def _take(self, pod: Mapping[str, Any], document: Mapping[str, Any] | None) -> None:
         uid, before = uid_of(pod), self._known.get(uid_of(pod))
@@ -45,12 +61,16 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
             # Measurements of a pod that no longer answers are out of date.
             self._known.pop(uid, None)
             self._steps.pop(uid, None)
+            self._loads.pop(uid, None)
         else:
             report = read_report(document)
             self._known[uid] = report.classes
             self._steps.pop(uid, None)
             if report.steps is not None:
                 self._steps[uid] = report.steps
+            self._loads.pop(uid, None)
+            if report.load is not None:
+                self._loads[uid] = TimedLoad(self._clock(), report.load)
         same = uid in self._every_s and before == self._known.get(uid)
         self._every_s[uid] = min(2 * self._every_s[uid], LONGEST_MEASURE_S) if same else MEASURE_S
 
@@ -58,3 +78,4 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
         super()._drop(uid)
         self._every_s.pop(uid, None)
         self._steps.pop(uid, None)
+        self._loads.pop(uid, None)

@@ -25,6 +25,8 @@ class WantedConfig(NamedTuple):
     revision: str
     config_digest: str
     """Of `sidecar.yaml`."""
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters in it."""
 
 
 def read_running(document: Mapping[str, Any]) -> RunningReport:
@@ -71,7 +73,9 @@ class RunningReports(Collector[RunningReport]):
 
     def _is_as_wanted(self, uid: str) -> bool:
         known, wanted = self._known.get(uid), self._wanted[uid]
-        return known is not None and (known.revision, known.config_digest) == wanted
+        if known is None or (known.revision, known.config_digest) != (wanted.revision, wanted.config_digest):
+            return False
+        return set(known.adapters) == set(wanted.adapters)
 
     def _take(self, pod: Mapping[str, Any], document: Mapping[str, Any] | None) -> None:
         if document is not None:
@@ -117,7 +121,20 @@ def unconfirmed(
         if report.config_digest != wanted.config_digest:
             message = f"the sidecar of pod {name} has not taken over the new configuration yet"
             return EngineReadiness(False, "Reloading", message)
+        if trouble := _adapter_trouble(name, report, wanted):
+            return trouble
     return None
+
+
+def _adapter_trouble(pod: str, report: RunningReport, wanted: WantedConfig) -> EngineReadiness | None:
+    """Why a pod with the wanted configuration does not serve every adapter of it."""
+    missing = [name for name in wanted.adapters if name not in report.adapters]
+    if not missing:
+        return None
+    reasons = dict(report.failed_adapters)
+    if failed := next((name for name in missing if name in reasons), None):
+        return EngineReadiness(False, "AdapterFailed", f"pod {pod} does not serve adapter {failed}: {reasons[failed]}")
+    return EngineReadiness(False, "AdaptersLoading", f"pod {pod} is loading adapter {missing[0]}")
 
 
 def _rolling_out(pod: str, revision: str, wanted: WantedConfig) -> EngineReadiness:

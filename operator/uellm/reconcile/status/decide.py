@@ -10,6 +10,7 @@ from typing import Any
 from uellm.api import LLMService
 from uellm.hardware import class_place
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import are_told
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -24,7 +25,7 @@ from uellm.reconcile.status.better_plan import better_plan
 from uellm.reconcile.status.fields import status_of
 from uellm.reconcile.status.predictions import TYPE as PREDICTIONS_HOLD
 from uellm.reconcile.status.predictions import predictions_hold
-from uellm.reconcile.status.slo_feasible import feasible, missing_replicas
+from uellm.reconcile.status.slo_feasible import allowed_replicas, feasible, missing_replicas
 from uellm.reconcile.status.waiting_for_node import waiting_for_node
 from uellm.reconcile.step_times.steps import service_steps
 from uellm.reconcile.times import timestamp
@@ -36,6 +37,7 @@ STALLING = frozenset(
     {
         "InvalidSpec",
         "InvalidModel",
+        "InvalidAdapter",
         "ModelUnknown",
         "NeedsRemoteCode",
         "TaskNotSupported",
@@ -105,7 +107,12 @@ def decide(
     met = slo_met(measured, service) if service is not None and observed.measurements else None
     steps = service_steps(observed) if observed.step_times and plan is not None else None
     holds = predictions_hold(steps) if steps is not None else None
-    about = [slo, *filter(None, (met, holds)), *([verified(placed), better_plan(choice)] if plan is not None else [])]
+    scaling = observed.scaling.condition if observed.scaling is not None else None
+    about = [
+        slo,
+        *filter(None, (met, holds, scaling)),
+        *([verified(placed), better_plan(choice)] if plan is not None else []),
+    ]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
     revision = wanted.revision if wanted is not None else str(observed.status.get("revision") or "")
@@ -154,13 +161,31 @@ def _readiness(
         return EngineReadiness(False, "EngineStarting", "the Deployment is being created")
     if change:
         return EngineReadiness(False, "RollingOut", change)
+    if (untold := _untold_adapters(observed, choice)) is not None:
+        return EngineReadiness(False, untold.reason, untold.message, stalled=untold.reason in STALLING)
     state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
     if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
         return waits
     if state.ready and observed.replicas == 0:
-        reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
-        return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
+        return _without_pods(observed)
     return state
+
+
+def _untold_adapters(observed: Observed, choice: Choice) -> Obstacle | None:
+    """Why the sidecars have not been told of the service's adapters as they are now; None where they have."""
+    service = observed.service
+    if service is None or observed.replicas == 0 or are_told(service, observed.told_adapters):
+        return None
+    default = Obstacle("AdaptersLoading", "the sidecars are being told of the adapters")
+    return observed.model.obstacle or choice.failure or default
+
+
+def _without_pods(observed: Observed) -> EngineReadiness:
+    if observed.scaling is not None and not observed.suspended:
+        message = "no pods run, because no requests came; the next one at the gateway starts a replica"
+        return EngineReadiness(True, "ScaledToZero", message)
+    reason, field = ("Suspended", "suspend") if observed.suspended else ("ScaledToZero", "replicas")
+    return EngineReadiness(True, reason, f"no pods run, because of spec.{field}; the plan is kept")
 
 
 def _kstatus(engine: EngineReadiness) -> list[Condition]:
@@ -189,7 +214,7 @@ def _slo_column(slo: Condition, plan: Plan | None, service: LLMService | None, m
     """The share that was measured, else whether the targets are predicted to be met; and replicas that are missing."""
     words = measured or {"True": "feasible", "False": "infeasible"}.get(slo.status, "")
     needed = missing_replicas(plan, service) if plan is not None and service is not None else 0
-    return f"{words} ({service.spec.replicas} of {needed} replicas)" if needed and service is not None else words
+    return f"{words} ({allowed_replicas(service)} of {needed} replicas)" if needed and service is not None else words
 
 
 def _text(holds: bool) -> str:

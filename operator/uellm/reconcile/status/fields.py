@@ -42,6 +42,8 @@ def status_of(
     }
     if plan is not None:
         status["plan"] = plan_status(plan)
+    if observed.scaling is not None:
+        status["autoscaling"] = observed.scaling.to_dict()
     if revision:
         status["revision"] = revision
     if measured:

@@ -41,11 +41,11 @@ def feasible(plan: Plan | None, service: LLMService | None, *, no_plan: str = ""
 
 
 def missing_replicas(plan: Plan, service: LLMService) -> int:
-    """The number of replicas that the load needs, where `spec.replicas` is below it; else 0.
+    """The number of replicas that the load needs, where the spec allows fewer; else 0.
 
     A service that is to run no pods is short of none.
     """
-    rate, replicas = service.spec.workload.requests_per_s, service.spec.replicas
+    rate, replicas = service.spec.workload.requests_per_s, allowed_replicas(service)
     if rate is None or service.spec.suspend or not replicas:
         return 0
     needed = plan.recommended_replicas
@@ -53,6 +53,12 @@ def missing_replicas(plan: Plan, service: LLMService) -> int:
         each_per_s = plan.predicted.requests_per_s
         needed = math.ceil(rate / each_per_s) if each_per_s else 0
     return needed if needed > replicas else 0
+
+
+def allowed_replicas(service: LLMService) -> int:
+    """`spec.replicas`, or the largest number where the operator chooses it."""
+    autoscaling = service.spec.autoscaling
+    return service.spec.replicas if autoscaling is None else autoscaling.max_replicas
 
 
 def _unknown(reason: str, message: str) -> Condition:
@@ -76,8 +82,13 @@ def _times(plan: Plan, service: LLMService, each: ServiceClass) -> Iterator[tupl
 
 
 def _too_few(needed: int, service: LLMService) -> str:
-    rate, replicas = service.spec.workload.requests_per_s or 0.0, service.spec.replicas
+    rate, replicas = service.spec.workload.requests_per_s or 0.0, allowed_replicas(service)
     targets = " within the targets" if service.spec.slo.classes else ""
+    if service.spec.autoscaling is not None:
+        return (
+            f"{rate:g} requests a second need {needed} replicas{targets}, and spec.autoscaling.maxReplicas is "
+            f"{replicas}: raise it to {needed}"
+        )
     return (
         f"{rate:g} requests a second need {needed} replicas{targets}, and spec.replicas is {replicas}: "
         f"kubectl scale llmservice/{service.name} --replicas={needed}"

@@ -7,7 +7,7 @@ STARTING --200--> READY --refused--> GONE --200--> READY      (a new process)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
 
@@ -29,12 +29,12 @@ class EngineHealth(StrEnum):
     GONE = "gone"
 
 
-def engine_address(text: str) -> EngineAddress:
+def engine_address(text: str, field: str = "--engine") -> EngineAddress:
     """The engine's address from the command line. Raises BadInput."""
     try:
         return EngineAddress.parse(text)
     except ValueError:
-        raise BadInput("--engine", f"{text!r} is not an address such as http://127.0.0.1:8001") from None
+        raise BadInput(field, f"{text!r} is not an address such as http://127.0.0.1:8001") from None
 
 
 class EngineConnection:
@@ -47,12 +47,15 @@ class EngineConnection:
         *,
         poll_interval_s: float = 1.0,
         poll_interval_away_s: float = 0.25,
+        on_started: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        """`on_started`: prepares an engine that has just started; it takes requests once that returns True."""
         self.pool = EnginePool(address)
         self.health = EngineHealth.STARTING
         self.hanging = False
         """It makes no progress although /health is 200; set by `EngineMonitor`."""
         self._on_change = on_change
+        self.on_started = on_started
         self._intervals_s = (poll_interval_s, poll_interval_away_s)
         self._silences = 0
         self._poke = asyncio.Event()
@@ -126,6 +129,9 @@ class EngineConnection:
             return self._unless_starting(EngineHealth.GONE)
         self._silences = 0
         good = status == 200 and not self.hanging
+        is_new = self.health in (EngineHealth.STARTING, EngineHealth.GONE)
+        if good and is_new and self.on_started is not None and not await self.on_started():
+            return self.health
         return EngineHealth.READY if good else self._unless_starting(EngineHealth.UNHEALTHY)
 
     async def _get(self, target: bytes, timeout_s: float) -> tuple[int, bytes]:

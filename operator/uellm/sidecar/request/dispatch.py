@@ -136,6 +136,10 @@ class Dispatcher:
         """The engine's steps beside what was expected of them."""
         return self._scheduler.step.measured
 
+    def cached_share(self) -> float:
+        """Of the prompt tokens of late, the share that the engine had in its prefix cache."""
+        return self._core.cached_share
+
     def on_engine_state(self, state: EngineState) -> None:
         """Take over the engine's state and metrics."""
         self._state = state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from uellm.api.attainment_report import AttainmentReport, StepMeasurement
+from uellm.api.attainment_report import AttainmentReport, LoadMeasurement, StepMeasurement
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.proxying.drain import Drain
 from uellm.proxying.keys import key_of
@@ -70,10 +70,22 @@ class Proxy:
         return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
 
     def attainment(self) -> AttainmentReport:
-        """Attainment over the last minutes for every class, even without requests; and the engine's steps."""
+        """Attainment over the last minutes for every class, even without requests; the engine's steps, and the load."""
         current = self._settings.current
         report = self._figures.attainment.report(_now_s(), current.classes)
-        return replace(report, steps=self._steps()) if current.steps_are_planned else report
+        return replace(report, steps=self._steps() if current.steps_are_planned else None, load=self._load())
+
+    def _load(self) -> LoadMeasurement:
+        totals, dispatcher = self._figures.totals, self._dispatcher
+        return LoadMeasurement(
+            totals.ended,
+            totals.missed,
+            totals.prompt_tokens,
+            totals.output_tokens,
+            dispatcher.in_flight,
+            dispatcher.queued,
+            dispatcher.cached_share(),
+        )
 
     def _steps(self) -> StepMeasurement | None:
         measured = self._dispatcher.measured_steps()
@@ -151,6 +163,8 @@ class Proxy:
 
     async def _scheduled(self, request: Request, reply: Reply, record: Record, targets: Targets) -> None:
         call = self._read(request, record, targets)
+        if any(each.name == call.model for each in self._settings.current.adapters):
+            record.adapter = call.model
         request.body = b""  # the call has it, perhaps modified
         lengths = self.lengths if self._settings.current.predicts_lengths else None
         exchange = Exchange(call, record, self._dispatcher, lengths, self.terms)

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from math import inf
 
-from uellm.api.replica_load import SLACK_BOUNDS_S, SPANS, PrefixNews, ReplicaLoad, Waiting
+from uellm.api.replica_load import SLACK_BOUNDS_S, SPANS, PrefixNews, ReplicaLoad, WaitingLoad
 from uellm.sidecar.scheduling.engineview import EngineView
 from uellm.sidecar.scheduling.types import Ticket
 
@@ -41,7 +41,7 @@ def load_of(view: EngineView, queued: Iterable[Ticket], prefixes: PrefixNews, no
         kv_tokens=view.kv_tokens,
         kv_capacity_tokens=state.kv_tokens or 0,
         paced_tokens_per_second=None if view.paced_rate == inf else view.paced_rate,
-        waiting=tuple(Waiting(*span) for span in zip(requests, tokens, strict=True)),
-        late=Waiting(late_requests, late_tokens),
+        waiting=tuple(WaitingLoad(*span) for span in zip(requests, tokens, strict=True)),
+        late=WaitingLoad(late_requests, late_tokens),
         prefixes=prefixes,
     )

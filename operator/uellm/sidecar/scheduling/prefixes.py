@@ -34,6 +34,11 @@ class CachedPrefixes:
         self.cleared = 0
         """How often all blocks were forgotten."""
 
+    @property
+    def found_share(self) -> float:
+        """Of the prompt tokens that the engine counted of late, the share that it had cached, 0 to 1."""
+        return min(self._found.value, 1.0)
+
     def uncached_tokens(self, ticket: Ticket) -> int:
         """Prompt tokens that the engine must compute; at least one."""
         held = int(self.trust * self._held(ticket))

@@ -74,6 +74,11 @@ class Scheduler:
         """Requests that the engine has."""
         return len(self._view.running)
 
+    @property
+    def cached_share(self) -> float:
+        """Of the prompt tokens of late, the share that the engine had in its prefix cache, 0 to 1."""
+        return self._prefixes.found_share
+
     def queued_by_class(self) -> dict[str, int]:
         """Queued requests of each class that has any."""
         return dict(self._queued.by_class)

@@ -31,6 +31,8 @@ class Record:
     targets: Targets | None = None
     """The targets that it was scheduled by. None: it was not scheduled."""
     route: str = OTHER_ROUTE
+    adapter: str = ""
+    """The LoRA adapter that it asks for; empty for the model itself."""
     outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
     status: int = 0
     queue_s: float | None = None
@@ -81,6 +83,7 @@ class Record:
                 "method": self.method,
                 "path": self.path[:256],
                 "class": self.slo_class,
+                "adapter": self.adapter or None,
                 "outcome": str(self.outcome),
                 "status": self.status,
                 "queueMilliseconds": _milliseconds(self.queue_s),

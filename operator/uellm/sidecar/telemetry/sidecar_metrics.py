@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from uellm.proxying.faults import Faults
 from uellm.proxying.metrics import (
@@ -23,14 +24,29 @@ from uellm.sidecar.telemetry.help_texts import COUNTERS
 _RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 
 
+@dataclass
+class Totals:
+    """Sums over all requests with a class that ended since the start."""
+
+    ended: int = 0
+    missed: int = 0
+    """Requests that missed a target."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
 class SidecarMetrics:
     """The sidecar's own metrics, and the attainment of the last minutes."""
 
     def __init__(self) -> None:
         self.attainment = Attainment()
+        self.totals = Totals()
         self.faults = Faults()
         self.requests = Counter(
             "uellm_requests_total", "Requests that ended, by their one outcome.", "class", "route", "outcome"
+        )
+        self.adapters = Counter(
+            "uellm_adapter_requests_total", "Requests for LoRA adapters that ended.", "adapter", "outcome"
         )
         self.judged = Counter("uellm_slo_requests_total", "Requests that are judged by their targets.", "class")
         self.met = Counter("uellm_slo_met_total", "Requests that met every target: the goodput in requests.", "class")
@@ -66,7 +82,16 @@ class SidecarMetrics:
         )
         self.reloads = Counter("uellm_config_reloads_total", "Changes of the configuration file.", "result")
         self.metrics: list[Metric] = [
-            *(self.requests, self.judged, self.met, self.missed, self.tokens, self.good_tokens, self.prompt_tokens),
+            *(
+                self.requests,
+                self.adapters,
+                self.judged,
+                self.met,
+                self.missed,
+                self.tokens,
+                self.good_tokens,
+                self.prompt_tokens,
+            ),
             *(self.queue, self.ttft, self.tpot, self.end_to_end, self.prediction, self.reloads),
             *(self.unjudged, self.faults.counter),
         ]
@@ -84,9 +109,14 @@ class SidecarMetrics:
         guard = self.faults.guard
         with guard("metrics", record.id):
             self.requests.add(record.slo_class, record.route, str(record.outcome))
+            if record.adapter:
+                self.adapters.add(record.adapter, str(record.outcome))
         if record.targets is not None:
             with guard("metrics", record.id):
                 self._times(record)
+                self.totals.ended += 1
+                self.totals.prompt_tokens += record.prompt_tokens or 0
+                self.totals.output_tokens += record.output_tokens or 0
             with guard("attainment", record.id):
                 self._judge(record)
         with guard("log", record.id):
@@ -119,6 +149,7 @@ class SidecarMetrics:
             return
         self.attainment.add(record, late)
         self.judged.add(record.slo_class)
+        self.totals.missed += bool(late)
         for target in late:
             self.missed.add(record.slo_class, target)
         if not late:

@@ -38,6 +38,8 @@ class Call:
     """Estimated; exact if the prompt consists of token ids."""
     sequences: int = 1
     """Choices times prompts: how many answers are generated."""
+    model: str = ""
+    """The name that it asks for; empty where it names none, or is not parsed."""
     max_tokens: int | None = None
     shape: AnswerShape | None = None
     """Shape of the answer, if it is assembled here."""

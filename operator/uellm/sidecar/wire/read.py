@@ -80,6 +80,7 @@ def read(
     sequences = _sequences(document, found)
     mode = _mode(kind, document, headers, terms, found, sequences)
     call = Call(path, kind, mode, targets, tenant, found, terms.ratio.tokens(found), sequences, body=body)
+    call.model = named if isinstance(named := document.get("model"), str) else ""
     call.max_tokens = _max_tokens(kind, document)
     call.shape = terms.shapes.get(kind) if mode is Mode.AGGREGATE else None
     call.teaches = mode is Mode.AS_IS and terms.shapes.wanted(kind) and _is_plain(kind, document, headers, found)

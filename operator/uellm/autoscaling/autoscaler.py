@@ -1,0 +1,182 @@
+"""The number of replicas: the least whose expected share of missed targets stays within what the service allows.
+
+Up at once, and ahead by the time that a replica takes to start; down only when the lower number has sufficed for
+some time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from uellm.autoscaling.capacity import MeanLengths, ReplicaEngine, ShareOfClass, expected_miss
+from uellm.autoscaling.forecast import MINUTE_S, Forecaster
+from uellm.autoscaling.miss_curve import WIDTH, MissCurve, at
+from uellm.autoscaling.reports import Interval
+
+SPENT = 0.7
+"""Of the misses that the target attainment allows; the rest is for what no forecast sees."""
+UNATTAINABLE_MARGIN = 0.0025
+"""Where even idle replicas miss the target attainment: the share of requests that may be missed besides."""
+IDLE_UTILISATION = 0.2
+"""Misses at this utilisation are not the number's fault."""
+DRAIN_S = 60.0
+"""In this time waiting requests are to be served by replicas above those for what arrives."""
+LEAST_HOLD_S = 180.0
+"""For which a lower number must suffice before replicas are given up."""
+LENGTHS_S = 900.0
+"""Time over which the mean lengths fade."""
+FIRST_LENGTHS = MeanLengths(512.0, 256.0)
+"""Assumed before any request was seen; as the planner's."""
+
+
+class Bounds(NamedTuple):
+    """What the spec and the cluster allow."""
+
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDecision:
+    """How many replicas, and why."""
+
+    replicas: int
+    needed: int
+    """Without bounds and without holding on to what is there."""
+    utilisation: float
+    """The work expected for each second and replica wanted."""
+    work: float
+    """The work expected when a replica ordered now is ready, in seconds for each second."""
+    limited: bool
+    """More are needed than the bounds allow."""
+
+
+class Autoscaler:
+    """Takes the figures of each interval; tells the number of replicas."""
+
+    def __init__(
+        self,
+        replica: ReplicaEngine,
+        classes: tuple[ShareOfClass, ...],
+        *,
+        attainment: float = 0.99,
+        startup_s: float = 120.0,
+    ) -> None:
+        """`attainment`: the share of requests, 0 to 1, that are to meet their targets."""
+        self.replica = replica
+        self._classes = classes
+        self._allowed = (1.0 - attainment) * SPENT
+        self._startup_s = startup_s
+        self._forecaster = Forecaster(math.ceil(startup_s / MINUTE_S) + 1)
+        self._curve = MissCurve()
+        self._prompt, self._arrived, self._output, self._ended = 0.0, 0.0, 0.0, 0.0
+        self._minute: int | None = None
+        self._minute_work_s, self._minute_seconds = 0.0, 0.0
+        self._last_minute: deque[tuple[float, float, int]] = deque()
+        self._worst: deque[tuple[float, float]] = deque()
+        self._needs: deque[tuple[float, int]] = deque()
+        self._shares: list[float] = []
+        self._factors: tuple[float, list[float]] = (0.0, [1.0])
+        self._running = self._queued = self._ready = 0
+        self._refresh()
+
+    @property
+    def lengths(self) -> MeanLengths:
+        """The mean lengths of late."""
+        if self._arrived <= 0:
+            return FIRST_LENGTHS
+        output = self._output / self._ended if self._ended else FIRST_LENGTHS.output_tokens
+        return MeanLengths(_rounded(self._prompt / self._arrived), _rounded(output))
+
+    def observe(self, interval: Interval) -> None:
+        """The figures of an interval. Call it for each, in order."""
+        self._learn_lengths(interval)
+        work_s = interval.arrived * self.replica.work_s(self.lengths)
+        self._take_minutes(interval, work_s)
+        self._running, self._queued, self._ready = interval.running, interval.queued, interval.ready
+        self._last_minute.append((interval.seconds, work_s, interval.ready))
+        while sum(each[0] for each in self._last_minute) - self._last_minute[0][0] >= MINUTE_S:
+            self._last_minute.popleft()
+        self._learn_misses(interval)
+
+    def recall(self, minute: int, work: float) -> None:
+        """Work of an earlier minute that is known otherwise, in seconds for each second."""
+        self._forecaster.observe(minute, work)
+
+    def decide(self, now_s: float, wanted: int, bounds: Bounds) -> ReplicaDecision:
+        """The number of replicas for now; `wanted` are there or on their way."""
+        work, needed = self._needed(bounds.most)
+        self._needs.append((now_s, needed))
+        hold_s = max(self._startup_s, LEAST_HOLD_S)
+        while self._needs[0][0] <= now_s - hold_s:
+            self._needs.popleft()
+        kept = max(need for _, need in self._needs)
+        replicas = max(needed, min(wanted, kept), self._in_flight())
+        bounded = min(max(replicas, bounds.least), bounds.most)
+        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, needed > bounds.most)
+
+    def _needed(self, most: int) -> tuple[float, int]:
+        """The work expected, and the least number whose expected misses are allowed, up to one above the most."""
+        work, factors = self._factors
+        backlog = self._queued * self.replica.work_s(self.lengths) / DRAIN_S
+        work = max(work, self._work_now()) if backlog > 0.1 else work
+        if work <= 0.0 and not self._queued:
+            return 0.0, 0
+        allowed = max(self._allowed, at(self._shares, IDLE_UTILISATION) + UNATTAINABLE_MARGIN)
+        for replicas in range(1, most + 1):
+            share = sum(at(self._shares, (work * factor + backlog) / replicas) for factor in factors) / len(factors)
+            if share <= allowed:
+                return work, replicas
+        return work, most + 1
+
+    def _in_flight(self) -> int:
+        """Replicas that what is running now fills."""
+        return math.ceil(self._running / self.replica.sequences)
+
+    def _work_now(self) -> float:
+        seconds = sum(each[0] for each in self._last_minute)
+        return sum(each[1] for each in self._last_minute) / seconds if seconds else 0.0
+
+    def _learn_lengths(self, interval: Interval) -> None:
+        keep = math.exp(-interval.seconds / LENGTHS_S)
+        self._prompt = keep * self._prompt + interval.prompt_tokens
+        self._arrived = keep * self._arrived + interval.arrived
+        self._output = keep * self._output + interval.output_tokens
+        self._ended = keep * self._ended + interval.ended
+
+    def _take_minutes(self, interval: Interval, work_s: float) -> None:
+        minute = int(interval.end_s // MINUTE_S)
+        if self._minute is None:
+            self._minute = minute
+        self._minute_work_s += work_s
+        self._minute_seconds += interval.seconds
+        if minute == self._minute:
+            return
+        self._forecaster.observe(self._minute, self._minute_work_s / self._minute_seconds)
+        self._minute, self._minute_work_s, self._minute_seconds = minute, 0.0, 0.0
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """What is derived from all that was seen; once a minute, because it changes slowly."""
+        lengths = self.lengths
+        self._shares = self._curve.shares(lambda u: expected_miss(self.replica, self._classes, lengths, u))
+        self._factors = self._forecaster.forecast()
+
+    def _learn_misses(self, interval: Interval) -> None:
+        """What ended counts for the highest utilisation of the last minutes: a queue outlives its cause."""
+        ready = sum(each[2] for each in self._last_minute) / len(self._last_minute)
+        now = self._work_now() / ready if ready else 0.0
+        self._worst.append((interval.end_s, now))
+        while self._worst[0][0] < interval.end_s - 2 * MINUTE_S:
+            self._worst.popleft()
+        if interval.ended and ready:
+            worst = max(each for _, each in self._worst)
+            self._curve.observe(worst, interval.ended, interval.ended - interval.met)
+
+
+def _rounded(tokens: float) -> float:
+    """To 5 %, so that what is derived of it is not computed anew each minute."""
+    return float(round(math.exp(round(math.log(max(1.0, tokens)) / WIDTH) * WIDTH)))

@@ -1,0 +1,67 @@
+"""Which LoRA adapters the sidecars of a service are told of. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from uellm.api import LLMService
+from uellm.api.adapter import AdapterSpec
+from uellm.api.sidecar_document import SidecarAdapter
+from uellm.hub import ModelFacts
+from uellm.reconcile.adapter_claims import HF, adapter_path, source_of
+
+
+def are_known(service: LLMService, facts: ModelFacts | None) -> bool:
+    """Whether the facts are of the service's adapters."""
+    known = {(each.name, each.source) for each in facts.adapters} if facts is not None else set()
+    return known >= {(each.name, source_of(each)) for each in service.spec.model.adapters}
+
+
+def entries(service: LLMService, facts: ModelFacts | None) -> tuple[SidecarAdapter, ...]:
+    """What the sidecars are told of adapters that are known."""
+    commits = {(each.name, each.source): each.commit for each in facts.adapters} if facts is not None else {}
+    return tuple(
+        _entry(service, each, commits.get((each.name, source_of(each)), "")) for each in service.spec.model.adapters
+    )
+
+
+def _entry(service: LLMService, adapter: AdapterSpec, commit: str) -> SidecarAdapter:
+    source = source_of(adapter)
+    if path := adapter_path(service, adapter):
+        return SidecarAdapter(name=adapter.name, source=source, path=path)
+    repository = adapter.uri.removeprefix(HF)
+    return SidecarAdapter(name=adapter.name, source=source, repository=repository, commit=commit or adapter.revision)
+
+
+def still_wanted(service: LLMService, told: Iterable[SidecarAdapter]) -> tuple[SidecarAdapter, ...]:
+    """Of what the sidecars were told, the adapters that the service still has."""
+    wanted = {(each.name, source_of(each)) for each in service.spec.model.adapters}
+    return tuple(each for each in told if (each.name, each.source) in wanted)
+
+
+def are_told(service: LLMService, told: Iterable[SidecarAdapter]) -> bool:
+    """Whether the sidecars are told of exactly the service's adapters."""
+    wanted = {(each.name, source_of(each)) for each in service.spec.model.adapters}
+    return wanted == {(each.name, each.source) for each in told}
+
+
+def read_told(configmap: Mapping[str, Any] | None, file: str) -> tuple[SidecarAdapter, ...]:
+    """The adapters in a `sidecar.yaml`; none where it cannot be read."""
+    return _read(((configmap or {}).get("data") or {}).get(file) or "")
+
+
+# Every pass asks, and reading YAML takes milliseconds.
+@lru_cache(maxsize=1024)
+def _read(text: str) -> tuple[SidecarAdapter, ...]:
+    if "adapters" not in text:
+        return ()
+    try:
+        document = yaml.safe_load(text)
+        return tuple(map(SidecarAdapter.model_validate, document.get("adapters") or ()))
+    except (yaml.YAMLError, ValidationError, AttributeError, TypeError):
+        return ()

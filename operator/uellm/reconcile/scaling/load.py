@@ -1,0 +1,68 @@
+"""From what the pods of a service report to what the autoscaler takes, and the time that they took to start. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from uellm.api.attainment_report import LoadMeasurement
+from uellm.autoscaling import Interval
+from uellm.reconcile.times import moment
+
+FRESH_S = 120.0
+"""A pod that got ready longer ago may have got ready again, so it says nothing about starting."""
+ROUNDING_S = 5.0
+
+
+def interval(
+    before: Mapping[str, LoadMeasurement],
+    loads: Mapping[str, LoadMeasurement],
+    *,
+    end_s: float,
+    seconds: float,
+    ready: int,
+) -> Interval:
+    """What happened between two readings, by pod uid. A pod that was not there before began at 0."""
+    nothing = LoadMeasurement(0, 0, 0, 0, 0, 0)
+    pairs = [(before.get(uid, nothing), now) for uid, now in loads.items()]
+    # Counters that fell are of a sidecar that was restarted.
+    pairs = [(nothing if now.ended < then.ended else then, now) for then, now in pairs]
+    ended = sum(now.ended - then.ended for then, now in pairs)
+    missed = sum(max(0, now.missed - then.missed) for then, now in pairs)
+    prompts = sum(max(0, now.prompt_tokens - then.prompt_tokens) * (1.0 - now.cached_share) for then, now in pairs)
+    in_flight = [sum(each.running + each.queued for each in side) for side in zip(*pairs, strict=True)] or [0, 0]
+    arrived = max(0, ended + in_flight[1] - in_flight[0])
+    return Interval(
+        end_s,
+        seconds,
+        arrived,
+        # The prompts of what ended stand for those of what arrived.
+        prompts * arrived / ended if ended else 0.0,
+        ended,
+        max(0, ended - missed),
+        float(sum(max(0, now.output_tokens - then.output_tokens) for then, now in pairs)),
+        sum(now.running for _, now in pairs),
+        sum(now.queued for _, now in pairs),
+        ready,
+    )
+
+
+def startup_s(pods: Sequence[Mapping[str, Any]], now: datetime, most_s: float) -> float | None:
+    """The longest time that pods took which have just become ready for the first time; None without any."""
+    times = [_startup_s(pod, now) for pod in pods]
+    known = [seconds for seconds in times if seconds is not None and 0.0 < seconds <= most_s]
+    return max((ROUNDING_S * round(seconds / ROUNDING_S) for seconds in known), default=None)
+
+
+def _startup_s(pod: Mapping[str, Any], now: datetime) -> float | None:
+    if any(status.get("restartCount") for status in pod["status"].get("containerStatuses") or ()):
+        return None
+    for condition in pod["status"].get("conditions") or ():
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            try:
+                at, created = moment(condition["lastTransitionTime"]), moment(pod["metadata"]["creationTimestamp"])
+            except (KeyError, ValueError):
+                return None
+            return (at - created).total_seconds() if (now - at).total_seconds() < FRESH_S else None
+    return None

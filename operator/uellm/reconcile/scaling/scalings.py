@@ -1,0 +1,219 @@
+"""Decides on the number of replicas in each pass, and remembers what is needed for that between passes.
+
+The number in force is in the status. What is learned of the load is kept in memory: after a restart of the operator the
+number stays, or grows, until the load has been seen for a while.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from uellm.api import LLMService
+from uellm.api.attainment_report import LoadMeasurement
+from uellm.api.names import WANTED_AT_ANNOTATION, WANTED_FOR_S
+from uellm.api.scalars import share
+from uellm.autoscaling import Autoscaler, Bounds, ReplicaDecision, ReplicaEngine, ShareOfClass
+from uellm.planner.request import SloClass
+from uellm.planner.result import Plan
+from uellm.reconcile.children.stand_in import has_stand_in
+from uellm.reconcile.names import Key, uid_of
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.pods.engine_readiness import living
+from uellm.reconcile.pods.measurements import TimedLoad
+from uellm.reconcile.pods.pod_state import is_ready
+from uellm.reconcile.scaling.load import interval, startup_s
+from uellm.reconcile.scaling.scaling import Scaling, bounds_of, chosen_before, within
+from uellm.reconcile.times import moment
+from uellm.step_time import StepTime
+from uellm.text import counted
+
+EVERY_S = 15.0
+"""Between two looks at the load."""
+IDLE_S = 600.0
+"""A service that may run no pods runs none after so long without a request."""
+LEARN_S = 600.0
+"""Nothing is given up before the load has been seen for so long."""
+STARTUP_S = 300.0
+"""Assumed until a replica was seen to start."""
+ASSUMED_STEP = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
+"""Where step times are not known: about those of a model of 8 billion parameters on one GPU, as in the sidecar."""
+ASSUMED_CHUNK, ASSUMED_KV_TOKENS = 2048, 100_000
+
+
+class _Basis(NamedTuple):
+    """What an autoscaler is made for; another one is made where this changes."""
+
+    replica: ReplicaEngine
+    classes: tuple[ShareOfClass, ...]
+    attainment: float
+    minutes: int
+
+
+@dataclass
+class _Memory:
+    """What is known of one service."""
+
+    basis: _Basis
+    autoscaler: Autoscaler
+    since: datetime
+    seen_at: datetime
+    busy_at: datetime
+    """When there was last something to do, or a replica was starting."""
+    loads: dict[str, LoadMeasurement] = field(default_factory=dict)
+    """By pod uid, as last taken."""
+    read_at_s: dict[str, float] = field(default_factory=dict)
+
+
+class Scalings:
+    """The decisions on all services."""
+
+    def __init__(self) -> None:
+        self._memories: dict[Key, _Memory] = {}
+
+    def forget(self, key: Key) -> None:
+        """The service is gone."""
+        self._memories.pop(key, None)
+
+    def advance(self, observed: Observed, loads: Mapping[str, TimedLoad], now: datetime) -> Scaling | None:
+        """The number of replicas; None where the operator does not choose it."""
+        bounds = bounds_of(observed.document["spec"])
+        if bounds is None or observed.service is None:
+            self.forget(observed.key)
+            return None
+        before = _before(observed, bounds)
+        took_s = _startup_s(observed, observed.service, now)
+        plan = observed.incumbent
+        if plan is None or observed.suspended:
+            return Scaling(before, "NotRunning", "the number is chosen once pods run", took_s)
+        memory = self._memory(observed, observed.service, plan, took_s or STARTUP_S, now)
+        pods = [pod for pod in living(observed.pods) if is_ready(pod)]
+        if any(uid_of(pod) not in loads for pod in pods):
+            return _held(before, took_s)
+        self._take(memory, {uid_of(pod): loads[uid_of(pod)] for pod in pods}, before, now)
+        return _decided(observed, memory, bounds, before, took_s, now)
+
+    def _memory(self, observed: Observed, service: LLMService, plan: Plan, startup: float, now: datetime) -> _Memory:
+        slo = service.spec.slo
+        classes = tuple(
+            ShareOfClass(SloClass(each.name, each.ttft_s, each.tpot_s, each.e2e_s), 1.0 / len(slo.effective_classes))
+            for each in slo.effective_classes
+        )
+        basis = _Basis(_replica(observed, plan), classes, share(slo.attainment), math.ceil(startup / 60.0))
+        known = self._memories.get(observed.key)
+        if known is not None and known.basis == basis:
+            return known
+        autoscaler = Autoscaler(basis.replica, classes, attainment=basis.attainment, startup_s=60.0 * basis.minutes)
+        busy_at = now if known is None else known.busy_at
+        memory = _Memory(basis, autoscaler, now, now, busy_at)
+        if known is not None:
+            memory.loads, memory.read_at_s = known.loads, known.read_at_s
+        self._memories[observed.key] = memory
+        return memory
+
+    @staticmethod
+    def _take(memory: _Memory, loads: Mapping[str, TimedLoad], before: int, now: datetime) -> None:
+        """Give the autoscaler what is new since the last pass."""
+        new = any(memory.read_at_s.get(uid) != each.at_s for uid, each in loads.items())
+        seconds = (now - memory.seen_at).total_seconds()
+        if seconds <= 0 or (loads and not new) or (not loads and seconds < EVERY_S):
+            return
+        current = {uid: each.load for uid, each in loads.items()}
+        # Without an earlier reading nothing is known of the time of what a pod counted.
+        known = {uid: memory.loads.get(uid, load) for uid, load in current.items()}
+        taken = interval(known, current, end_s=now.timestamp(), seconds=seconds, ready=len(loads))
+        memory.autoscaler.observe(taken)
+        memory.loads, memory.seen_at = current, now
+        memory.read_at_s = {uid: each.at_s for uid, each in loads.items()}
+        starting = before > 0 and not loads
+        if taken.arrived or taken.running or taken.queued or starting:
+            memory.busy_at = now
+
+
+def _before(observed: Observed, bounds: tuple[int, int]) -> int:
+    """The number in force: the status has it, or the Deployment from before the operator chose it."""
+    chosen = chosen_before(observed.document)
+    if chosen is None and observed.deployment is not None:
+        chosen = int(observed.deployment["spec"].get("replicas", 1)) - has_stand_in(observed.deployment)
+    return within(bounds, max(1, bounds[0]) if chosen is None else chosen)
+
+
+def _startup_s(observed: Observed, service: LLMService, now: datetime) -> float | None:
+    measured = startup_s(living(observed.pods), now, service.spec.engine.startup_timeout_s)
+    if measured is not None:
+        return measured
+    known = (observed.status.get("autoscaling") or {}).get("startupSeconds")
+    return float(known) if known is not None else None
+
+
+def _replica(observed: Observed, plan: Plan) -> ReplicaEngine:
+    """The engine of the revision in force."""
+    engine = None if observed.revision is None else observed.revision.engine
+    step = ASSUMED_STEP
+    if engine is not None and engine.step_seconds is not None:
+        step = StepTime.from_dict(engine.step_seconds.to_dict())
+        if engine.step_factors is not None:
+            step = _times(step, engine.step_factors.prefill, engine.step_factors.decode)
+    return ReplicaEngine(
+        step,
+        plan.max_num_batched_tokens or ASSUMED_CHUNK,
+        plan.max_num_seqs or 256,
+        plan.predicted.kv_cache_tokens or ASSUMED_KV_TOKENS,
+    )
+
+
+def _times(step: StepTime, prefill: float, decode: float) -> StepTime:
+    return StepTime(
+        step.floor_s * decode,
+        step.per_prefill_token_s * prefill,
+        step.per_kv_token_s * decode,
+        step.per_sequence_s * decode,
+        step.overhead_s * decode,
+    )
+
+
+def _held(before: int, took_s: float | None) -> Scaling:
+    message = f"{counted(before, 'replica')} as before, because not every sidecar reports its load"
+    return Scaling(before, "NotReported", message, took_s)
+
+
+def _decided(
+    observed: Observed, memory: _Memory, bounds: tuple[int, int], before: int, took_s: float | None, now: datetime
+) -> Scaling:
+    least, most = bounds
+    if is_wanted(observed, now):
+        memory.busy_at = now
+    awake = (now - memory.busy_at).total_seconds() < IDLE_S and (before > 0 or is_wanted(observed, now))
+    if least == 0 and not awake:
+        return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
+    decision = memory.autoscaler.decide(now.timestamp(), before, Bounds(max(1, least), most))
+    replicas = decision.replicas
+    if (now - memory.since).total_seconds() < LEARN_S:
+        replicas = within(bounds, max(replicas, before))
+    return _explained(observed, decision, replicas, most, took_s)
+
+
+def _explained(
+    observed: Observed, decision: ReplicaDecision, replicas: int, most: int, took_s: float | None
+) -> Scaling:
+    waiting = sum(not pod["spec"].get("nodeName") for pod in living(observed.pods))
+    if decision.limited:
+        message = f"the load needs more than {counted(most, 'replica')}: raise spec.autoscaling.maxReplicas"
+        return Scaling(replicas, "ScalingLimited", message, took_s)
+    if waiting and observed.unschedulable_since is not None:
+        message = f"{waiting} of {counted(replicas, 'replica')} find no node with free GPUs: add GPUs, or free some"
+        return Scaling(replicas, "ScalingLimited", message, took_s)
+    return Scaling(replicas, "AsNeeded", f"{counted(replicas, 'replica')} by load and targets", took_s)
+
+
+def is_wanted(observed: Observed, now: datetime) -> bool:
+    """Whether somebody has just waited for a replica at the gateway."""
+    text = (observed.document["metadata"].get("annotations") or {}).get(WANTED_AT_ANNOTATION)
+    try:
+        age_s = (now - moment(str(text or ""))).total_seconds()
+    except ValueError:
+        return False
+    return -WANTED_FOR_S <= age_s < WANTED_FOR_S

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from uellm.autoscaling import Autoscaler, Bounds, Interval, MeanLengths, ReplicaEngine, ShareOfClass
+from uellm.autoscaling.forecast import DAY_MINUTES, Forecaster
+from uellm.autoscaling.miss_curve import MissCurve, at
+from uellm.planner.request import SloClass
+from uellm.step_time import StepTime
+
+REPLICA = ReplicaEngine(StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3), 256, 256, 384_000)
+CLASSES = (ShareOfClass(SloClass("chat", 1.0, 0.06, None), 1.0),)
+BOUNDS = Bounds(1, 20)
+
+
+def interval(number: int, requests: int, ready: int, queued: int = 0) -> Interval:
+    return Interval(
+        (number + 1) * 15.0, 15.0, requests, 900.0 * requests, requests, requests, 200.0 * requests, 0, queued, ready
+    )
+
+
+def after(autoscaler: Autoscaler, requests: int, intervals: int, start: int = 0, ready: int = 2) -> int:
+    """The number after so many intervals with so many requests each; replicas follow at once."""
+    for number in range(start, start + intervals):
+        autoscaler.observe(interval(number, requests, ready))
+        ready = autoscaler.decide((number + 1) * 15.0, ready, BOUNDS).replicas
+    return ready
+
+
+def test_a_replica_works_at_its_saturated_rate() -> None:
+    lengths = MeanLengths(900.0, 200.0)
+
+    assert REPLICA.work_s(lengths) * REPLICA.saturated(lengths).requests_per_s == pytest.approx(1.0)
+    assert REPLICA.tpot_s(lengths, 0.2) < REPLICA.tpot_s(lengths, 0.9) <= REPLICA.saturated(lengths).tpot_s
+
+
+def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
+    rate = 3 / REPLICA.work_s(MeanLengths(900.0, 200.0))
+
+    assert 4 <= after(Autoscaler(REPLICA, CLASSES), round(rate * 15), 80) <= 6
+
+
+def test_replicas_are_given_up_only_after_the_hold() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES, startup_s=480.0)
+    rate = round(6 * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0)))
+    high = after(autoscaler, rate, 80)
+
+    assert after(autoscaler, 1, 30, start=80, ready=high) == high
+    assert after(autoscaler, 1, 60, start=110, ready=high) == 1
+
+
+def test_a_queue_orders_replicas_above_those_for_what_arrives() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES)
+    before = after(autoscaler, 100, 40)
+    autoscaler.observe(interval(40, 100, before, queued=2000))
+
+    assert autoscaler.decide(41 * 15.0, before, BOUNDS).replicas > before
+
+
+def test_without_any_request_none_is_needed() -> None:
+    autoscaler = Autoscaler(REPLICA, CLASSES)
+    autoscaler.observe(interval(0, 0, 1))
+
+    assert autoscaler.decide(15.0, 0, Bounds(0, 5)).needed == 0
+
+
+def test_measured_misses_replace_the_estimate() -> None:
+    curve = MissCurve()
+    before = at(curve.shares(lambda u: 0.2), 0.5)
+    for _ in range(50):
+        curve.observe(0.52, 10_000, 10)
+
+    assert before == pytest.approx(0.2)
+    assert at(curve.shares(lambda u: 0.2), 0.52) == pytest.approx(0.001, abs=5e-4)
+
+
+def test_a_forecast_follows_the_same_time_of_earlier_days() -> None:
+    forecaster = Forecaster(minutes_ahead=10)
+    for minute in range(3 * DAY_MINUTES + 480):
+        forecaster.observe(minute, 2.0 + math.sin(2 * math.pi * minute / DAY_MINUTES * 4))
+
+    work, factors = forecaster.forecast()
+
+    expected = 2.0 + math.sin(2 * math.pi * (480 + 9) / DAY_MINUTES * 4)
+    assert work == pytest.approx(expected, rel=0.03)
+    assert factors == sorted(factors)
+    assert factors[len(factors) // 2] == pytest.approx(1.0, abs=0.03)
+
+
+def test_errors_of_forecasts_widen_the_next_one() -> None:
+    calm, rough = Forecaster(3), Forecaster(3)
+    for minute in range(600):
+        calm.observe(minute, 1.0)
+        rough.observe(minute, 2.0 if minute % 50 < 6 else 1.0)
+
+    assert calm.forecast()[1][-1] < rough.forecast()[1][-1]

@@ -1,0 +1,185 @@
+"""The decisions over time: each pass sees the number of the last one carried out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from uellm.api import parse_service
+from uellm.api.attainment_report import LoadMeasurement
+from uellm.kube.kinds import DEPLOYMENT
+from uellm.planner.result import Predicted
+from uellm.reconcile.observe import Observed
+from uellm.reconcile.planning.plan_status import plan_status
+from uellm.reconcile.pods.measurements import TimedLoad
+from uellm.reconcile.scaling.scaling import Scaling
+from uellm.reconcile.scaling.scalings import EVERY_S, IDLE_S, LEARN_S, Scalings
+from uellm.reconcile.times import timestamp
+
+BEGIN = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+
+
+class World:
+    """A service whose pods are ready as soon as they are wanted."""
+
+    def __init__(self, make, least: int, most: int, **spec) -> None:
+        self.make = make
+        slo = {"classes": [{"name": "chat", "ttft": "1s", "tpot": "60ms"}]}
+        self.document = make.service(autoscaling={"minReplicas": least, "maxReplicas": most}, slo=slo, **spec)
+        plan = make.plan(layers=(8,))
+        self.document["status"] = {"plan": plan_status(replace(plan, predicted=Predicted(384_000)))}
+        self.scalings = Scalings()
+        self.now = BEGIN
+        self.counted: dict[str, int] = {}
+        self.reports = True
+        self.pods: list[dict] | None = None
+        self.made = 0
+
+    def look(self) -> Scaling:
+        """One pass."""
+        pods = self.pods if self.pods is not None else [self._ready(place) for place in range(self.made)]
+        service = parse_service({name: self.document[name] for name in ("apiVersion", "kind", "metadata", "spec")})
+        children = {DEPLOYMENT: self.make.deployment(self.made)} if self.made else {}
+        observed = Observed(self.document, service, children=children, pods=tuple(pods))
+        loads = {uid: TimedLoad(self.now.timestamp(), self._load(uid)) for uid in self.counted} if self.reports else {}
+        scaling = self.scalings.advance(observed, loads, self.now)
+        assert scaling is not None
+        self.document["status"]["autoscaling"] = scaling.to_dict()
+        self.made = scaling.replicas
+        return scaling
+
+    def minutes(self, minutes: float, requests_per_s: float) -> int:
+        """Look every 15 s. Returns the number at the end."""
+        for _ in range(round(60 * minutes / EVERY_S)):
+            self.now += timedelta(seconds=EVERY_S)
+            uids = [f"uid-{place}" for place in range(self.made)]
+            for uid in uids:
+                self.counted[uid] = self.counted.get(uid, 0) + round(requests_per_s * EVERY_S / len(uids))
+            self.look()
+        return self.made
+
+    def _ready(self, place: int) -> dict:
+        return self.make.pod(str(place), conditions=[{"type": "Ready", "status": "True"}])
+
+    def _load(self, uid: str) -> LoadMeasurement:
+        ended = self.counted[uid]
+        return LoadMeasurement(ended, 0, 900 * ended, 200 * ended, 0, 0)
+
+
+@pytest.fixture
+def world(make):
+    return lambda *bounds, **spec: World(make, *bounds, **spec)
+
+
+def test_a_new_service_begins_with_one_replica_or_the_least_number(world):
+    assert world(1, 5).look().replicas == 1
+    assert world(0, 5).look().replicas == 1
+    assert world(3, 5, replicas=1).look().replicas == 3
+
+
+def test_the_number_goes_up_at_once_and_down_later(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(5, 30.0)
+
+    assert 3 <= high <= 6
+    assert here.minutes(2, 0.5) == high
+    assert here.minutes(40, 0.5) == 1
+
+
+def test_more_than_the_largest_number_is_told(world):
+    here = world(1, 2)
+    here.look()
+    assert here.minutes(5, 60.0) == 2
+
+    scaling = here.look()
+
+    assert scaling.reason == "ScalingLimited"
+    assert scaling.message == "the load needs more than 2 replicas: raise spec.autoscaling.maxReplicas"
+
+
+def test_a_restarted_operator_gives_nothing_up_before_it_has_seen_the_load(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(5, 30.0)
+    here.scalings = Scalings()
+
+    assert here.minutes(LEARN_S / 60 - 1, 0.5) == high
+    assert here.minutes(30, 0.5) == 1
+
+
+def test_where_a_pod_does_not_report_the_number_stays(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(5, 30.0)
+    here.reports = False
+
+    assert here.minutes(60, 0.0) == high
+    assert here.look().reason == "NotReported"
+
+
+def test_a_service_without_requests_runs_no_pods_until_one_waits(world):
+    here = world(0, 3)
+    here.look()
+    assert here.minutes(2, 1.0) == 1
+    assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
+    assert here.minutes(2, 0.0) == 0
+    assert here.look().reason == "ScaledToZero"
+    assert here.minutes(10, 0.0) == 0
+
+    here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": timestamp(here.now)}
+    assert here.look().replicas == 1
+    assert here.minutes(3, 0.0) == 1
+
+
+def test_a_woken_replica_stays_while_it_starts_however_long_that_takes(world):
+    here = world(0, 3)
+    here.look()
+    here.minutes(IDLE_S / 60 + 1, 0.0)
+    here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": timestamp(here.now)}
+    here.pods = []
+    assert here.minutes(30, 0.0) == 1
+    here.pods = None
+
+    assert here.minutes(IDLE_S / 60 - 1, 0.0) == 1
+    assert here.minutes(2, 0.0) == 0
+
+
+@pytest.mark.parametrize("wish", ["2026-11-29T11:00:00Z", "2027-01-01T00:00:00Z", "soon", ""])
+def test_an_old_wish_one_of_the_future_and_one_that_is_no_time_wake_nobody(world, wish):
+    here = world(0, 3)
+    here.look()
+    here.minutes(IDLE_S / 60 + 1, 0.0)
+    here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": wish}
+
+    assert here.look().replicas == 0
+
+
+def test_missing_gpus_are_told(world):
+    here = world(2, 4)
+    here.pods = [here.make.unschedulable("a"), here.make.unschedulable("b")]
+
+    scaling = here.look()
+
+    assert (scaling.replicas, scaling.reason) == (2, "ScalingLimited")
+    assert scaling.message == "2 of 2 replicas find no node with free GPUs: add GPUs, or free some"
+
+
+def test_the_bounds_hold_at_once(world):
+    here = world(1, 9)
+    here.look()
+    here.minutes(5, 30.0)
+    here.document["spec"]["autoscaling"]["maxReplicas"] = 2
+    assert here.look().replicas == 2
+    here.document["spec"]["autoscaling"] = {"minReplicas": 5, "maxReplicas": 9}
+    assert here.look().replicas == 5
+
+
+def test_the_number_of_a_service_that_had_none_is_that_of_its_deployment(world):
+    here = world(1, 5)
+    here.made = 4
+    here.counted = {f"uid-{place}": 0 for place in range(4)}
+
+    assert here.look().replicas == 4
