@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-from uellm.planner.vllm.flags import UserArgs
+from uellm.planner.vllm.flags import KV_CACHE_BYTES, UTILIZATION, UserArgs
+
+NO_KV_CACHE_BYTES = 1 << 20
+"""For a model that keeps no KV cache. Without a size the CPU engine asks for 92 % of the machine's memory at its start,
+and ends where less is free (vllm/v1/worker/cpu_worker.py)."""
 
 
 def thread_binding(cpus: Iterable[int], ranks: int) -> str:
@@ -38,4 +42,6 @@ def default_args(planned: UserArgs) -> list[str]:
     compiles = {"-cc", "--compilation-config", "--enforce-eager", "--optimization-level"}
     if not compiles & planned.flags and not any(flag.startswith("-O") for flag in planned.flags):
         added += ["-cc.mode=2", "-cc.backend=eager"]
+    if not {KV_CACHE_BYTES, UTILIZATION} & planned.flags:
+        added += [KV_CACHE_BYTES, str(NO_KV_CACHE_BYTES)]
     return added
