@@ -90,6 +90,7 @@ async def serving(world, *found):
 
 
 async def is_ready(world, llama):
+    world.operator.later(4)  # sidecars are asked every three seconds
     await world.operator.settle("llama")
     return (await llama.condition("Ready"))[0] == "True"
 
