@@ -26,6 +26,7 @@ CHANGES = {
     "model.trustRemoteCode": lambda spec: spec["model"].update(trustRemoteCode=True),
     "model.dtype": lambda spec: spec["model"].update(dtype="float16"),
     "model.quantization": lambda spec: spec["model"].update(quantization="fp8"),
+    "model.task": lambda spec: spec["model"].update(task="Embed"),
     "model.maxModelLen": lambda spec: spec["model"].update(maxModelLen=2048),
     "slo.attainment": lambda spec: spec["slo"].update(attainment="95%"),
     "slo.defaultClass": lambda spec: spec["slo"].update(defaultClass="batch"),
