@@ -239,8 +239,9 @@ def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_accoun
         async with await Kube.connect(kubeconfig=kubeconfig) as kube:
             view = KubeView(kube, fleet, ["default"])
             following = asyncio.create_task(view.run())
-            await until(lambda: view.complete and fleet.catalog.services)
-            service = fleet.catalog.find("faced").service
+            key = ServiceKey("default", "faced")
+            await until(lambda: view.complete and key in fleet.catalog.services)
+            service = fleet.catalog.services[key]
             await view.want(service)
             wanted = ["kubectl", "get", "llm/faced", "-o", r"jsonpath={.metadata.annotations.uellm\.io/wanted-at}"]
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", run(*wanted))
@@ -253,7 +254,7 @@ def test_the_gateway_follows_services_and_endpoints_and_asks_with_its_own_accoun
             run("kubectl", "delete", "endpointslice/faced-1")
             await until(lambda: len(replicas) == 0)
             run("kubectl", "delete", "llm/faced")
-            await until(lambda: not fleet.catalog.services)
+            await until(lambda: key not in fleet.catalog.services)
             following.cancel()
             fleet.close()
             await asyncio.wait({following})
