@@ -105,8 +105,7 @@ def test_quantising_changes_the_matrices_alone(config: dict[str, Any], method: s
 )
 @MANY
 def test_no_absurd_value_is_taken_and_the_field_is_named(config: dict[str, Any], field: str, value: object) -> None:
-    aliases = {"num_hidden_layers": ("num_hidden_layers", "num_layers", "n_layer")}
-    aliases = {"num_hidden_layers": ("num_hidden_layers", "num_layers", "n_layer")}
+    aliases = {"num_hidden_layers": ("num_hidden_layers", "num_layers", "n_layer", "n_layers")}
     broken = {**config, **dict.fromkeys(aliases.get(field, (field,)), value)}
     with pytest.raises(BadInput) as raised:
         read_architecture(broken)
