@@ -107,6 +107,6 @@ def graded(value: float) -> float:
 
 def _number(data: Mapping[str, Any], name: str, where: str) -> float:
     value = data.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise BadInput(f"{where}.{name}", f"must be a number of seconds, 0 or more, and is {value!r}")
     return float(value)

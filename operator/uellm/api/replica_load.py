@@ -13,7 +13,7 @@ from typing import Any
 
 from uellm.documents import VERSION, reading
 from uellm.errors import BadInput
-from uellm.step_time import StepTime
+from uellm.step_time import STEP_FIELDS, StepTime
 
 _NAME = "the report of a replica's load"
 _LONGEST_TEXT = 128
@@ -149,18 +149,23 @@ class ReplicaLoad:
 
 
 _MOST = 1e12
+_LONGEST_STEP_S = 1e3
+"""No part of a step takes longer. Sums of larger numbers could become infinite."""
+_HASH_END = 2**32
 
 
 def _number(value: Any) -> float:
     """A number between 0 and 10^12; 0 for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         return 0.0
-    return min(max(float(value), 0.0), _MOST)
+    return float(min(max(value, 0), _MOST))  # before the conversion: an int may be too large for a float
 
 
 def _step(value: Any) -> StepTime | None:
+    if not isinstance(value, Mapping) or any(_number(value.get(name)) > _LONGEST_STEP_S for name in STEP_FIELDS):
+        return None
     try:
-        return StepTime.from_dict(value) if isinstance(value, Mapping) else None
+        return StepTime.from_dict(value)
     except BadInput:
         return None
 
@@ -181,6 +186,6 @@ def _prefixes(value: Any) -> PrefixNews:
     if not isinstance(value, Mapping) or not isinstance(value.get("hashes"), list):
         return PrefixNews()
     hashes = value["hashes"][-MOST_PREFIXES:]
-    valid = all(isinstance(block, int) and not isinstance(block, bool) for block in hashes)
+    valid = all(isinstance(block, int) and not isinstance(block, bool) and 0 <= block < _HASH_END for block in hashes)
     count = int(_number(value.get("count")))
     return PrefixNews(count, tuple(hashes)) if valid and count >= len(hashes) else PrefixNews()

@@ -26,6 +26,8 @@ MOST_TRIES = 3
 MOST_LOST = 1
 """How often a request whose connection broke is sent again: it might be what broke the replica."""
 REFUSAL_BYTES = 64 * 1024
+REFUSAL_S = 0.5
+"""How long the rest of a refusal that no client gets is waited for."""
 
 _SENT: Pairs = ((b"Content-Length", b""),)
 """Headers that the transport sets itself."""
@@ -141,7 +143,7 @@ class Forwarding:
                 failure = error
                 lost += isinstance(error, EngineLost)
             except BaseException:
-                replicas.ended(replica, routed, failed=False)
+                replicas.ended(replica, routed, failed=False, unanswered=True)
                 raise
             reason = _retry_reason(upstream, failure)
             again = reason and lost <= MOST_LOST and len(tried) < MOST_TRIES and replicas.has_other(tried)
@@ -170,8 +172,9 @@ async def _drop(upstream: Upstream) -> None:
     """End an answer that the client does not get; a short one is read, so that its connection can be kept."""
     try:
         if int(upstream.headers.get("content-length") or REFUSAL_BYTES) < REFUSAL_BYTES:
-            await upstream.read()
-    except (EngineLost, ValueError):
+            async with asyncio.timeout(REFUSAL_S):
+                await upstream.read()
+    except (EngineLost, TimeoutError, ValueError):
         pass
     finally:
         upstream.abort()

@@ -18,6 +18,10 @@ SILENCE_S = 5.0
 """A sidecar writes at least once a second, so one that is silent for so long is gone."""
 LINE_BYTES = 256 * 1024
 """A longer line is not a report."""
+PAUSE_S = 0.05
+"""Least time between two reads. An honest sidecar writes every 0.2 s; any other one must not occupy the gateway."""
+MOST_LINES = 64
+"""Lines of one read: what gathers while the gateway reads nothing for more than ten seconds."""
 
 LOG = logging.getLogger("uellm.gateway")
 
@@ -60,12 +64,13 @@ class LoadReader:
                 while piece := await upstream.next_piece():
                     silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
                     self._take(piece)
+                    await asyncio.sleep(PAUSE_S)
             finally:
                 upstream.abort()
 
     def _take(self, piece: bytes) -> None:
         *lines, self._rest = (self._rest + piece).split(b"\n")
-        if len(self._rest) > LINE_BYTES:
+        if len(self._rest) > LINE_BYTES or len(lines) > MOST_LINES:
             raise _Silent
         for line in lines:
             try:

@@ -14,11 +14,37 @@ from email.message import Message
 
 from uellm.proxying.outcome import Refusal, RequestOutcome
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\]"]', re.DOTALL)
+MOST_STEPS = 100_000
+"""Strings and brackets that are looked at one by one. That takes about 0.1 s, during which no stream goes on."""
+
+_LEVELS = 4
+"""Brackets within brackets that are skipped at once."""
+_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_OTHER = rb'[^"{}\[\]]++'
+
+
+def _run(strings: bytes, depth: int) -> bytes:
+    """A pattern: strings, brackets with all that is between them up to that depth, and what is neither."""
+    inner = rb"|[{\[]" + _run(_STRING, depth - 1) + rb"[}\]]" if depth else b""
+    return rb"(?:" + _OTHER + b"|" + strings + inner + rb")*+"
+
+
+_TOKEN = re.compile(_STRING + rb'|[{}\[\]"]', re.DOTALL)
 """A whole string, a bracket, or the beginning of a string without an end."""
+_INNER = re.compile(_run(_STRING, _LEVELS), re.DOTALL)
+"""What may be skipped at once inside of a value. Brackets that are nested deeper are taken one by one."""
+_OUTER = re.compile(_run(rb'(?!"model")"[^"\\]*+"', _LEVELS), re.DOTALL)
+"""What may be skipped at once in the outermost object: no string that may spell `model`."""
 _AFTER_KEY = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_SPACE = b" \t\r\n"
-_PART_NAME = re.compile(rb"content-disposition:[^\r\n]*?[; \t]name=(?:\"([^\"\r\n]*)\"|([^;\s]*))", re.IGNORECASE)
+_OPENING = re.compile(rb"[ \t\r\n]*+{")
+_BOM = b"\xef\xbb\xbf"
+_PART_NAME = re.compile(
+    rb"\r\ncontent-disposition:[^;\r\n]*+"
+    rb'(?:;[ \t]*+(?!name=)[^=;\r\n]++(?:=(?:"(?:[^"\\\r\n]|\\.)*+"|[^";\r\n]*+)[ \t]*+)?+)*+'
+    rb';[ \t]*+name=(?:"([^"\r\n]*)"|([^;\s]*))',
+    re.IGNORECASE,
+)
+"""The parameter `name` of a part; other parameters, such as `filename`, may hold the same text."""
 _HEADERS_END = b"\r\n\r\n"
 
 
@@ -49,19 +75,32 @@ def model_field(content_type: str | None, body: bytes) -> ModelField:
 
 
 def _in_json(body: bytes) -> Iterator[ModelField]:
-    if body.lstrip(_SPACE)[:1] != b"{":
-        raise _refusal("the body is not a JSON object")
-    depth = 0
-    for token in _TOKEN.finditer(body):
-        kind = token[0][:1]
-        if kind != b'"':
-            depth += 1 if kind in b"{[" else -1
-            if depth <= 0:
-                return
-        elif len(token[0]) == 1:
+    # Python's parser, and so vLLM, takes UTF-8 with a byte order mark. UTF-16 reads otherwise there than here.
+    at = len(_BOM) if body.startswith(_BOM) else 0
+    if b"\0" in body[:4] or (opening := _OPENING.match(body, at)) is None:
+        raise _refusal("the body is not a JSON object in UTF-8")
+    depth, at = 1, opening.end()
+    for _ in range(MOST_STEPS):
+        at = _behind_run(_OUTER if depth == 1 else _INNER, body, at)
+        token = _TOKEN.match(body, at)
+        if token is None:
+            return
+        at = token.end()
+        if len(token[0]) > 1:
+            if depth == 1 and (colon := _AFTER_KEY.match(body, at)) is not None and _is_model(token[0]):
+                yield _json_value(body, colon.end())
+        elif token[0] == b'"':
             raise _refusal("the body is not JSON: a string has no end")
-        elif depth == 1 and (colon := _AFTER_KEY.match(body, token.end())) is not None and _is_model(token[0]):
-            yield _json_value(body, colon.end())
+        else:
+            depth += 1 if token[0] in b"{[" else -1
+            if not depth:
+                return
+    raise _refusal("the body has too many values that are nested deeply")
+
+
+def _behind_run(run: re.Pattern[bytes], body: bytes, at: int) -> int:
+    found = run.match(body, at)
+    return at if found is None else found.end()
 
 
 def _is_model(key: bytes) -> bool:
@@ -91,12 +130,13 @@ def _in_form(content_type: str, body: bytes) -> Iterator[ModelField]:
     if not isinstance(boundary, str) or not boundary:
         raise _refusal("the form has no boundary")
     delimiter = b"--" + boundary.encode("utf-8", "surrogateescape")
-    at = 0 if body.startswith(delimiter) else _behind(body, b"\r\n" + delimiter, 0) - len(delimiter)
+    ends = re.compile(rb"\r\n" + re.escape(delimiter) + rb"(?=\r\n|--)")
+    at = 0 if body.startswith(delimiter) else _start_of(ends, body, 0) + 2
     while body.startswith(b"\r\n", at + len(delimiter)):
         head_end = body.find(_HEADERS_END, at)
-        end = body.find(b"\r\n" + delimiter, head_end + 2)
-        if head_end < 0 or end < 0:
+        if head_end < 0:
             raise _refusal("the form is not complete")
+        end = _start_of(ends, body, head_end + 2)
         name = _PART_NAME.search(body, at, head_end)
         if name is not None and (name[1] or name[2]) == b"model":
             start = min(head_end + len(_HEADERS_END), end)
@@ -104,11 +144,11 @@ def _in_form(content_type: str, body: bytes) -> Iterator[ModelField]:
         at = end + 2
 
 
-def _behind(body: bytes, what: bytes, start: int) -> int:
-    at = body.find(what, start)
-    if at < 0:
+def _start_of(what: re.Pattern[bytes], body: bytes, at: int) -> int:
+    found = what.search(body, at)
+    if found is None:
         raise _refusal("the form is not complete")
-    return at + len(what)
+    return found.start()
 
 
 def _refusal(message: str) -> Refusal:

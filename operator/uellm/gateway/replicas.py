@@ -108,9 +108,13 @@ class Replicas:
         """The answer of a replica has begun."""
         self._router.first_token(replica.name, request, asyncio.get_running_loop().time())
 
-    def ended(self, replica: Replica, request: RoutedRequest, *, failed: bool) -> None:
-        """A request ended there. `failed`: the replica could not be reached, broke off, or refused it unserved."""
-        self._router.ended(replica.name, request, asyncio.get_running_loop().time(), failed=failed)
+    def ended(self, replica: Replica, request: RoutedRequest, *, failed: bool, unanswered: bool = False) -> None:
+        """A request ended there. `failed`: the replica could not be reached, broke off, or refused it unserved.
+
+        `unanswered`: its client left before the replica had answered.
+        """
+        now_s = asyncio.get_running_loop().time()
+        self._router.ended(replica.name, request, now_s, failed=failed, unanswered=unanswered)
 
     def has_other(self, tried: Collection[str]) -> bool:
         """Whether a request could go to a replica that was not tried."""

@@ -17,6 +17,10 @@ so that a replica which fails at once, and so seems idle, does not get every req
 
 MOST_DOUBLINGS = 5
 
+SILENT_S = 5.0
+"""A replica has failed if it reports nothing, and a client has waited so long for it in vain. Such a replica has few
+requests, since they leave, and would otherwise get its share of the next ones for ever."""
+
 
 @dataclass(slots=True)
 class Sent:
@@ -102,16 +106,18 @@ class ReplicaBooks:
             self.kv_tokens += request.prompt_tokens
             self.unfilled_tokens -= sent.uncached_tokens
 
-    def on_ended(self, request: RoutedRequest, now_s: float, *, failed: bool) -> None:
+    def on_ended(self, request: RoutedRequest, now_s: float, *, failed: bool, unanswered: bool = False) -> None:
         """Record the end of a request. A second call does nothing."""
         self.on_first_token(request)
-        if self.outstanding.pop(request, None) is None:
+        sent = self.outstanding.pop(request, None)
+        if sent is None:
             return
         self.began -= 1
         self.prompt_tokens -= request.prompt_tokens
         self.kv_tokens -= request.prompt_tokens
-        if failed:
+        silent = unanswered and now_s - sent.sent_s >= SILENT_S and self.fresh(now_s) is None
+        if failed or silent:
             self._avoid_until_s = now_s + AVOIDED_S * 2.0 ** min(self._failures, MOST_DOUBLINGS)
             self._failures += 1
-        else:
+        elif not unanswered:
             self._failures = 0

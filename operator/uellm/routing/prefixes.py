@@ -11,6 +11,9 @@ from uellm.prompt import BLOCK_TOKENS
 UNKNOWN_KV_TOKENS = 100_000
 """Where no report has told the size of the KV cache."""
 
+MOST_BLOCKS = 65_536
+"""Of one replica, whatever size it reports: 34 million tokens, and 8 MiB here."""
+
 
 class HeldPrefixes:
     """Hashes of blocks, the least recently used first: from the replica's reports, and what was sent since."""
@@ -33,7 +36,7 @@ class HeldPrefixes:
         for block in prefix:
             self._blocks[block] = None
             self._blocks.move_to_end(block)
-        most = (kv_tokens or UNKNOWN_KV_TOKENS) // BLOCK_TOKENS
+        most = min((kv_tokens or UNKNOWN_KV_TOKENS) // BLOCK_TOKENS, MOST_BLOCKS)
         while len(self._blocks) > most:
             self._blocks.popitem(last=False)
 

@@ -83,10 +83,15 @@ class Router:
         if replica in self._replicas:
             self._replicas[replica].on_first_token(request)
 
-    def ended(self, replica: str, request: RoutedRequest, now_s: float, *, failed: bool = False) -> None:
-        """A request has ended there. `failed`: the replica did not answer it, or broke off."""
+    def ended(
+        self, replica: str, request: RoutedRequest, now_s: float, *, failed: bool = False, unanswered: bool = False
+    ) -> None:
+        """A request has ended there. `failed`: the replica did not answer it, or broke off.
+
+        `unanswered`: its client left before the replica had answered, which tells of a fault only after a while.
+        """
         if replica in self._replicas:
-            self._replicas[replica].on_ended(request, now_s, failed=failed)
+            self._replicas[replica].on_ended(request, now_s, failed=failed, unanswered=unanswered)
 
     def replica(self, name: str) -> ReplicaBooks | None:
         """The books of a replica, to read; None for an unknown one."""

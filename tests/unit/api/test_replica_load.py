@@ -62,6 +62,23 @@ def test_a_field_without_meaning_counts_as_absent(document: dict[str, Any]) -> N
     assert ReplicaLoad.from_dict(load.to_dict()) == load
 
 
+@pytest.mark.parametrize("huge", [10**4000, -(10**4000), float("inf"), float("nan"), 1e308], ids=range(5))
+def test_numbers_beyond_all_reason_neither_raise_nor_count(huge: float) -> None:
+    document = LOAD.to_dict()
+    for name in document.keys() - {"version"}:
+        load = ReplicaLoad.from_dict({**document, name: huge})
+        assert 0.0 <= load.unfilled_tokens <= 1e12
+    for name in document["stepSeconds"]:
+        step = ReplicaLoad.from_dict({**document, "stepSeconds": {**document["stepSeconds"], name: huge}}).step
+        assert step is None
+
+
+@pytest.mark.parametrize("block", [-1, 2**32, 10**4000, True, 1.5], ids=range(5))
+def test_what_is_no_hash_of_a_block_is_not_kept(block: float) -> None:
+    document = {**LOAD.to_dict(), "prefixes": {"count": 1, "hashes": [block]}}
+    assert ReplicaLoad.from_dict(document).prefixes == PrefixNews()
+
+
 @pytest.mark.parametrize("document", [None, [], "load", {"version": 2}])
 def test_a_document_of_another_kind_is_refused(document: Any) -> None:
     with pytest.raises(UnreadableDocument, match="the report of a replica's load cannot be read"):

@@ -33,6 +33,8 @@ def form(*parts: tuple[str, bytes]) -> bytes:
         (b'{"model":"\\u00fcber"}', "über"),
         (b'{"x":"model","model":"a"}', "a"),
         (b'{"x":["model","y"],"model":"a"} trailing', "a"),
+        (b'\xef\xbb\xbf{"model":"a"}', "a"),
+        (b'{"x":' + b"[" * 99 + b'{"model":"b"}' + b"]" * 99 + b',"model":"a"}', "a"),
     ],
 )
 def test_the_name_is_that_of_the_outermost_object(body: bytes, name: str) -> None:
@@ -42,8 +44,8 @@ def test_the_name_is_that_of_the_outermost_object(body: bytes, name: str) -> Non
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the body is not a JSON object"),
-        (b"[]", "the body is not a JSON object"),
+        (b"", "the body is not a JSON object in UTF-8"),
+        (b"[]", "the body is not a JSON object in UTF-8"),
         (b"{}", "the body has no field `model`; name one of the models that GET /v1/models lists"),
         (b'{"x":{"model":"a"}}', "the body has no field `model`; name one of the models that GET /v1/models lists"),
         (b'{"model":"a","model":"b"}', "the body has more than one field `model`; send it once"),
@@ -51,6 +53,9 @@ def test_the_name_is_that_of_the_outermost_object(body: bytes, name: str) -> Non
         (b'{"model":5}', "the field `model` is not a text"),
         (b'{"model":["a"]}', "the field `model` is not a text"),
         (b'{"model":"\n"}', "the field `model` is not a text"),
+        ('{"model":"a"}'.encode("utf-16"), "the body is not a JSON object in UTF-8"),
+        ('{"model":"a"}'.encode("utf-16-le"), "the body is not a JSON object in UTF-8"),
+        (b'{"x":' + b"[" * 200_000, "the body has too many values that are nested deeply"),
         (b'{"x":"', "the body is not JSON: a string has no end"),
         (b'{"model":"', "the field `model` is not a text"),
     ],
@@ -105,6 +110,27 @@ def test_any_bytes_give_a_name_or_a_refusal(body: bytes) -> None:
 def test_a_long_text_with_many_escapes_costs_neither_stack_nor_memory() -> None:
     body = b'{"x":"' + b"\\n" * 2_000_000 + b'","model":"a"}'
     assert model_field(JSON, body).name == "a"
+
+
+@pytest.mark.parametrize("value", [b"[]", b'"a"', b"7", b'{"role":"user","content":[{"text":"x{"}]}'])
+def test_many_short_values_are_skipped_at_once(value: bytes) -> None:
+    body = b'{"x":[' + b",".join([value] * 100_001) + b'],"model":"a"}'
+    assert model_field(JSON, body).name == "a"
+
+
+@pytest.mark.parametrize(
+    ("head", "content"),
+    [
+        (b'Content-Disposition: form-data; filename="a name=model b.wav"; name="file"', b"x"),
+        (b'Content-Disposition: form-data; filename="a\\"; name=\\"model\\""; name="file"', b"x"),
+        (b'X-Content-Disposition: form-data; name="model"\r\nContent-Disposition: form-data; name="file"', b"x"),
+        (b'Content-Disposition: form-data; name="file"', b"x\r\n--b0x\r\ny"),
+    ],
+    ids=["name in a file's name", "quotes in a file's name", "another header", "beginning of a boundary"],
+)
+def test_what_looks_like_a_model_or_a_boundary_is_none(head: bytes, content: bytes) -> None:
+    other = b"--b0\r\n" + head + b"\r\n\r\n" + content + b"\r\n"
+    assert model_field(FORM, other + form(('name="model"', b"whisper"))).name == "whisper"
 
 
 def test_a_form_names_its_model_in_a_part() -> None:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from helpers.fake_engine import FakeEngine, Received, eventually
 from uellm.gateway.retry_budget import RetryBudget
+from uellm.routing import books
 
 
 def dead_port() -> int:
@@ -137,6 +138,38 @@ async def test_retries_stop_when_nearly_everything_fails(harness, engines) -> No
         assert (await harness.ask())[0] == 429
     sent = sum(len(engine.received) for engine in two)
     assert 60 <= sent <= 71  # 50 requests, a burst of 10, a fifth of 50
+
+
+async def test_a_refusal_whose_end_never_comes_does_not_hold_up_the_retry(harness, engines) -> None:
+    async def halted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 No\r\nx-uellm-outcome: draining\r\nContent-Length: 99\r\n\r\n{")
+        await reader.read()
+        writer.close()
+
+    engine = await engines()
+    listening = await asyncio.start_server(halted, "127.0.0.1", 0)
+    harness.serve("llama", listening.sockets[0].getsockname()[1], engine.port)
+    async with asyncio.timeout(5):
+        await ask_until_both_were_first(harness)
+    assert len(engine.received) == 2
+    listening.close()
+
+
+async def test_a_replica_that_never_answers_keeps_no_share_of_the_requests(harness, engines, monkeypatch) -> None:
+    monkeypatch.setattr(books, "SILENT_S", 0.01)
+    monkeypatch.setattr(books, "AVOIDED_S", 100.0)
+    hanging, good = await engines(), await engines()
+    hanging.script = FakeEngine.on_word
+    harness.serve("llama", hanging.port, good.port)
+    for _ in range(20):
+        asking = harness.ask()
+        await asyncio.wait({asking}, timeout=0.1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await eventually(lambda: not harness.gateway.drain.active)
+    assert len(hanging.received) == 1
+    assert len(good.received) == 19
 
 
 def test_a_budget_is_a_share_and_a_burst() -> None:
