@@ -36,6 +36,12 @@ def test_a_replica_works_at_its_saturated_rate() -> None:
     assert REPLICA.tpot_s(lengths, 0.2) < REPLICA.tpot_s(lengths, 0.9) <= REPLICA.saturated(lengths).tpot_s
 
 
+def test_a_prompt_of_many_steps_is_the_work_of_all_of_them() -> None:
+    one_step = REPLICA.work_s(MeanLengths(200.0, 1.0))
+
+    assert 90 * one_step < REPLICA.work_s(MeanLengths(25_600.0, 1.0)) < 180 * one_step
+
+
 def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
     rate = 3 / REPLICA.work_s(MeanLengths(900.0, 200.0))
 
