@@ -177,6 +177,21 @@ async def test_pods_beyond_the_connections_that_there_are_keep_their_figures_and
     assert now_s - oldest <= 15.0
 
 
+async def test_a_load_outlives_answers_that_fail_for_a_minute(pod):
+    load = {"ended": 1, "missed": 0, "promptTokens": 1, "outputTokens": 1, "running": 0, "queued": 0, "cachedShare": 0}
+    answer, now_s, known = {"version": 1, "classes": [], "load": load}, 0.0, []
+
+    async def fetch(address):
+        return answer
+
+    measurements = Measurements(fetch, lambda: now_s)
+    for _ in range(6):
+        await measurements.refresh([pod()], 15.0)
+        known.append(len(measurements.loads_of([pod()])))
+        now_s, answer = now_s + 15.0, None
+    assert known == [1, 1, 1, 1, 1, 0]
+
+
 async def test_figures_for_the_status_change_once_a_minute_however_often_the_load_is_read(pod):
     now_s, requests = 0.0, 0
 

@@ -18,6 +18,8 @@ MEASURE_S = 60.0
 LONGEST_MEASURE_S = 300.0
 AGAIN_S = 1.0
 """Until pods are asked for which there was no free connection."""
+LOAD_KEPT_S = 60.0
+"""A load still counts for so long where a pod does not answer: one that is busy may be slow to."""
 
 
 class TimedLoad(NamedTuple):
@@ -78,8 +80,9 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
             # Measurements of a pod that no longer answers are out of date.
             self._known.pop(uid, None)
             self._steps.pop(uid, None)
-            self._loads.pop(uid, None)
             self._shown_at_s.pop(uid, None)
+            if uid in self._loads and self._clock() - self._loads[uid].at_s > LOAD_KEPT_S:
+                del self._loads[uid]
         else:
             report = read_report(document)
             if self._clock() - self._shown_at_s.get(uid, -math.inf) >= MEASURE_S:
