@@ -51,7 +51,7 @@ class ReplicaDecision:
     work: float
     """The work expected when a replica ordered now is ready, in seconds for each second."""
     limited: bool
-    """More are needed than the bounds allow."""
+    """More are needed than the bounds allow, or were while the hold lasts: a load at the limit does not flap."""
 
 
 class Autoscaler:
@@ -124,7 +124,7 @@ class Autoscaler:
         kept = max(need for _, need in self._needs)
         replicas = max(needed, min(wanted, kept), self._in_flight())
         bounded = min(max(replicas, bounds.least), bounds.most)
-        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, needed > bounds.most)
+        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, kept > bounds.most)
 
     def _needed(self, most: int) -> tuple[float, int]:
         """The work expected, and the least number whose expected misses are allowed, up to one above the most."""

@@ -57,6 +57,15 @@ def test_replicas_are_given_up_only_after_the_hold() -> None:
     assert after(autoscaler, 1, 60, start=110, ready=high) == 1
 
 
+def test_a_load_about_the_limit_is_told_once() -> None:
+    autoscaler, told = Autoscaler(REPLICA, CLASSES), []
+    high, low = (round(load * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0))) for load in (12, 1))
+    for number in range(120):
+        autoscaler.observe(interval(number, high if number % 20 < 10 else low, 4))
+        told.append(autoscaler.decide((number + 1) * 15.0, 4, Bounds(1, 4)).limited)
+    assert told[-100:] == [True] * 100
+
+
 def test_a_queue_orders_replicas_above_those_for_what_arrives() -> None:
     autoscaler = Autoscaler(REPLICA, CLASSES)
     before = after(autoscaler, 100, 40)
