@@ -51,7 +51,7 @@ class ReplicaDecision:
     work: float
     """The work expected when a replica ordered now is ready, in seconds for each second."""
     limited: bool
-    """More are needed than the bounds allow."""
+    """More are needed than the bounds allow, or were while the hold lasts: a load at the limit does not flap."""
 
 
 class Autoscaler:
@@ -70,7 +70,7 @@ class Autoscaler:
         self._classes = classes
         self._allowed = (1.0 - attainment) * SPENT
         self._startup_s = startup_s
-        self._forecaster = Forecaster(math.ceil(startup_s / MINUTE_S) + 1)
+        self._forecaster = Forecaster(_minutes_ahead(startup_s))
         self._curve = MissCurve()
         self._prompt, self._arrived, self._output, self._ended = 0.0, 0.0, 0.0, 0.0
         self._minute: int | None = None
@@ -90,6 +90,14 @@ class Autoscaler:
             return FIRST_LENGTHS
         output = self._output / self._ended if self._ended else FIRST_LENGTHS.output_tokens
         return MeanLengths(_rounded(self._prompt / self._arrived), _rounded(output))
+
+    def expect_startup(self, startup_s: float) -> None:
+        """A replica takes another time to start. What was learned of the load stays; one minute makes no difference."""
+        self._startup_s = startup_s
+        minutes = _minutes_ahead(startup_s)
+        if abs(minutes - self._forecaster.minutes_ahead) > 1:
+            self._forecaster.look_ahead(minutes)
+            self._refresh()
 
     def observe(self, interval: Interval) -> None:
         """The figures of an interval. Call it for each, in order."""
@@ -111,12 +119,12 @@ class Autoscaler:
         work, needed = self._needed(bounds.most)
         self._needs.append((now_s, needed))
         hold_s = max(self._startup_s, LEAST_HOLD_S)
-        while self._needs[0][0] <= now_s - hold_s:
+        while not now_s - hold_s < self._needs[0][0] <= now_s:
             self._needs.popleft()
         kept = max(need for _, need in self._needs)
         replicas = max(needed, min(wanted, kept), self._in_flight())
         bounded = min(max(replicas, bounds.least), bounds.most)
-        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, needed > bounds.most)
+        return ReplicaDecision(bounded, needed, work / max(1, bounded), work, kept > bounds.most)
 
     def _needed(self, most: int) -> tuple[float, int]:
         """The work expected, and the least number whose expected misses are allowed, up to one above the most."""
@@ -170,11 +178,15 @@ class Autoscaler:
         ready = sum(each[2] for each in self._last_minute) / len(self._last_minute)
         now = self._work_now() / ready if ready else 0.0
         self._worst.append((interval.end_s, now))
-        while self._worst[0][0] < interval.end_s - 2 * MINUTE_S:
+        while not interval.end_s - 2 * MINUTE_S <= self._worst[0][0] <= interval.end_s:
             self._worst.popleft()
         if interval.ended and ready:
             worst = max(each for _, each in self._worst)
             self._curve.observe(worst, interval.ended, interval.ended - interval.met)
+
+
+def _minutes_ahead(startup_s: float) -> int:
+    return math.ceil(startup_s / MINUTE_S) + 1
 
 
 def _rounded(tokens: float) -> float:

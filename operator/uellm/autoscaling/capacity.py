@@ -55,8 +55,16 @@ class ReplicaEngine:
         return _saturated(self, lengths)
 
     def work_s(self, lengths: MeanLengths) -> float:
-        """Seconds of the saturated engine for each request."""
-        return 1.0 / self.saturated(lengths).requests_per_s
+        """Seconds of the saturated engine for each request.
+
+        A prompt that fills several steps by itself takes as many, however short its answer is: an embedder's request
+        with many texts, for example.
+        """
+        saturated = self.saturated(lengths)
+        work_s = 1.0 / saturated.requests_per_s
+        if not saturated.prefill_tokens:
+            return work_s
+        return max(work_s, saturated.tpot_s * lengths.prompt_tokens / saturated.prefill_tokens)
 
     def tpot_s(self, lengths: MeanLengths, utilisation: float) -> float:
         """Seconds for each token of an answer at a utilisation: the fixed point of Little's law."""

@@ -41,16 +41,19 @@ class Forecaster:
 
     def __init__(self, minutes_ahead: int) -> None:
         """`minutes_ahead`: how far ahead the forecasts are that are compared with what comes."""
-        self.minutes_ahead = max(1, minutes_ahead)
         self._recent: deque[float] = deque(maxlen=TREND_MINUTES)
         self._days: list[float | None] = [None] * DAY_MINUTES
         self._today: list[float | None] = [None] * DAY_MINUTES
         self._minute = -1
+        self.look_ahead(minutes_ahead)
+
+    def look_ahead(self, minutes: int) -> None:
+        """Forecast so far ahead from now on. Errors of the forecasts until now do not count for these."""
+        self.minutes_ahead = max(1, minutes)
         ways = len(WINDOWS) * len(_CHANGES)
         self._pending: deque[list[float]] = deque(maxlen=self.minutes_ahead)
         self._errors: list[deque[float]] = [deque(maxlen=KEPT_ERRORS) for _ in range(ways)]
         self._scores = [0.0] * ways
-        self._seen = 0
 
     def observe(self, minute: int, work: float) -> None:
         """The work that arrived in this minute of the clock, in seconds for each second."""

@@ -10,10 +10,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from uellm.metrics.api_calls import ApiCalls
 from uellm.reconcile.cache import Cache
+from uellm.reconcile.scaling.scaling import wanted_replicas
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 # Conditions that an alert or a dashboard reads; the others are in the status.
-_CONDITIONS = ("Ready", "Stalled", "Planned", "SLOFeasible", "SLOMet", "PredictionsHold")
+_CONDITIONS = ("Ready", "Stalled", "Planned", "SLOFeasible", "SLOMet", "PredictionsHold", "Scaling")
 _VALUES = {"True": 1.0, "False": 0.0}
 
 
@@ -108,7 +109,9 @@ def _of_services(services: list[dict[str, Any]]) -> Iterator[Metric]:
         "A condition of an LLMService: 1 True, 0 False, -1 Unknown.",
         labels=[*labels, "condition"],
     )
-    wanted = GaugeMetricFamily("uellm_service_replicas", "Replicas that the spec asks for.", labels=labels)
+    wanted = GaugeMetricFamily(
+        "uellm_service_replicas", "Replicas that are to run, as the spec says or the operator chose.", labels=labels
+    )
     ready = GaugeMetricFamily("uellm_service_ready_replicas", "Replicas that are ready.", labels=labels)
     gpus = GaugeMetricFamily("uellm_service_gpus_per_replica", "GPUs of a replica, by the plan.", labels=labels)
     error = GaugeMetricFamily(
@@ -121,8 +124,7 @@ def _of_services(services: list[dict[str, Any]]) -> Iterator[Metric]:
         for entry in status.get("conditions") or ():
             if entry["type"] in _CONDITIONS:
                 held.add_metric([*name, entry["type"]], _VALUES.get(entry["status"], -1.0))
-        suspended = document["spec"].get("suspend")
-        wanted.add_metric(name, 0 if suspended else document["spec"].get("replicas", 1))
+        wanted.add_metric(name, wanted_replicas(document))
         ready.add_metric(name, status.get("readyReplicas") or 0)
         gpus.add_metric(name, (status.get("plan") or {}).get("gpusPerReplica") or 0)
         if (measured := status.get("measured")) is not None:

@@ -28,6 +28,7 @@ from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
+from uellm.reconcile.scaling.scaling import chosen_before
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
@@ -243,7 +244,7 @@ class Cache:
                 self.room_version += 1
                 for pod in filter(None, (before, after)):
                     self._changes.services.update(dict.fromkeys(_services_of(POD, pod)))
-        elif kind == LLMSERVICE and _generation(before) != _generation(after):
+        elif kind == LLMSERVICE and _demand(before) != _demand(after):
             self.room_version += 1
             self._changes.services[Key(*place)] = None
 
@@ -303,5 +304,10 @@ def _seat(pod: Object | None) -> Any:
     return pod and (pod["metadata"]["uid"], pod["spec"].get("nodeName"), pod["status"].get("phase"), pod["gpus"])
 
 
-def _generation(service: Object | None) -> Any:
-    return service and (service["metadata"].get("uid"), service["metadata"].get("generation"))
+def _demand(service: Object | None) -> Any:
+    """What the replicas that a service wants depend on: its spec, and the number that the operator chose."""
+    return service and (
+        service["metadata"].get("uid"),
+        service["metadata"].get("generation"),
+        chosen_before(service) if service["spec"].get("autoscaling") else None,
+    )

@@ -36,6 +36,12 @@ def test_a_replica_works_at_its_saturated_rate() -> None:
     assert REPLICA.tpot_s(lengths, 0.2) < REPLICA.tpot_s(lengths, 0.9) <= REPLICA.saturated(lengths).tpot_s
 
 
+def test_a_prompt_of_many_steps_is_the_work_of_all_of_them() -> None:
+    one_step = REPLICA.work_s(MeanLengths(200.0, 1.0))
+
+    assert 90 * one_step < REPLICA.work_s(MeanLengths(25_600.0, 1.0)) < 180 * one_step
+
+
 def test_a_load_of_three_replicas_is_given_more_than_three() -> None:
     rate = 3 / REPLICA.work_s(MeanLengths(900.0, 200.0))
 
@@ -49,6 +55,15 @@ def test_replicas_are_given_up_only_after_the_hold() -> None:
 
     assert after(autoscaler, 1, 30, start=80, ready=high) == high
     assert after(autoscaler, 1, 60, start=110, ready=high) == 1
+
+
+def test_a_load_about_the_limit_is_told_once() -> None:
+    autoscaler, told = Autoscaler(REPLICA, CLASSES), []
+    high, low = (round(load * 15 / REPLICA.work_s(MeanLengths(900.0, 200.0))) for load in (12, 1))
+    for number in range(120):
+        autoscaler.observe(interval(number, high if number % 20 < 10 else low, 4))
+        told.append(autoscaler.decide((number + 1) * 15.0, 4, Bounds(1, 4)).limited)
+    assert told[-100:] == [True] * 100
 
 
 def test_a_queue_orders_replicas_above_those_for_what_arrives() -> None:

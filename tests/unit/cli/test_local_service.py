@@ -155,9 +155,12 @@ def test_layer_sizes_come_from_the_models_own_files(prepared, tmp_path):
 
 def test_fields_that_need_a_cluster_are_noted(prepared):
     notes = prepared(
-        replicas=2, engine__image="vllm/vllm-openai", model__tokenSecretRef={"name": "a", "key": "b"}
+        replicas=2,
+        autoscaling={"maxReplicas": 3},
+        engine__image="vllm/vllm-openai",
+        model__tokenSecretRef={"name": "a", "key": "b"},
     ).notes
-    assert "spec.replicas, spec.engine.image" in notes[0]
+    assert "spec.replicas, spec.autoscaling, spec.engine.image" in notes[0]
     assert "HF_TOKEN" in notes[1]
 
 

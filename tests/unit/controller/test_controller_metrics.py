@@ -71,6 +71,22 @@ def test_a_services_metrics_are_its_conditions_and_replicas(metrics):
     assert value(metrics, "uellm_service_ready_replicas", **chat) == 2
 
 
+def test_the_replicas_of_a_service_whose_number_the_operator_chooses_are_those_that_it_chose():
+    cache, made = Cache(), ControllerMetrics()
+    for name, more in {"serves": {}, "sleeps": {"suspend": True}}.items():
+        document = service(name, {"Scaling": "False"}, autoscaling={"replicas": 5})
+        document["spec"] |= {"replicas": 0, "autoscaling": {"maxReplicas": 8}, **more}
+        cache.put(LLMSERVICE, document)
+    made.show(
+        ControllerState(
+            cache, queue_depth=lambda: 0, plans_waiting=lambda: 0, is_leader=lambda: True, cache_ages_s=dict
+        )
+    )
+    assert value(made, "uellm_service_replicas", namespace="team", name="serves") == 5
+    assert value(made, "uellm_service_replicas", namespace="team", name="sleeps") == 0
+    assert value(made, "uellm_service_condition", namespace="team", name="serves", condition="Scaling") == 0
+
+
 async def test_passes_are_counted_by_how_they_ended(metrics):
     class Busy(UellmError):
         transient = True

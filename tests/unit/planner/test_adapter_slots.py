@@ -35,6 +35,11 @@ def test_a_class_whose_embedding_takes_no_adapters_has_none_there():
     assert (found.layers, found.first, found.last) == ((253952, 253952), 0, 0)
 
 
+def test_an_embedder_has_no_slots_at_an_lm_head():
+    found = adapter_bytes(read_architecture(TINY, task="Embed"), SLOTS, 1)
+    assert (found.layers, found.first, found.last) == ((253952, 253952), 80384, 0)
+
+
 def test_tensor_parallelism_divides_one_side_of_each_matrix_and_kv_heads_down_to_one():
     model = read_architecture(TINY)
     unit = 2 * 16 * 2

@@ -119,6 +119,11 @@ def test_a_vocabulary_that_is_too_large_is_refused(make):
         architecture_of(service(make, SQL, config={**CONFIG, "vocab_size": 300000}), facts(adapter()))
 
 
+def test_an_embedder_has_no_lm_head_for_which_a_vocabulary_could_be_too_large(make):
+    embedder = service(make, SQL, config={**CONFIG, "vocab_size": 300000}, task="Embed")
+    assert architecture_of(embedder, facts(adapter())).vocab_size == 300000
+
+
 @pytest.mark.parametrize("flag", ["--enable-lora", "--lora-modules=a=/b", "--no-enable-lora", "--api-server-count=2"])
 def test_flags_that_adapters_decide_are_refused_beside_them(make, flag):
     with pytest.raises(PlanError, match=r"is not allowed beside spec\.model\.adapters"):

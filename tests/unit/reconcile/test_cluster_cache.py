@@ -143,6 +143,19 @@ def test_a_pod_counts_when_it_gets_or_leaves_its_place_and_not_when_it_becomes_r
     assert versions(cache, lambda: cache.remove(POD, versioned(ready, 11))) == (0, 1)
 
 
+def test_a_number_of_replicas_that_the_operator_chose_takes_room_and_the_rest_of_the_status_does_not(make):
+    cache = Cache()
+    service = make.service(autoscaling={"maxReplicas": 5})
+    cache.put(LLMSERVICE, versioned(service, 10))
+    cache.take_changes()
+
+    chosen = {**service, "status": {"autoscaling": {"replicas": 5}}}
+    assert versions(cache, lambda: cache.put(LLMSERVICE, versioned(chosen, 11))) == (0, 1)
+    assert list(cache.take_changes().services) == [KEY]
+    measured = {**service, "status": {"autoscaling": {"replicas": 5, "startupSeconds": 60}}}
+    assert versions(cache, lambda: cache.put(LLMSERVICE, versioned(measured, 12))) == (0, 0)
+
+
 def test_a_pod_that_measures_makes_and_takes_no_room_and_is_found_by_its_node(make):
     cache = Cache()
     labels = {"uellm.io/service": "", "uellm.io/measuring": "mark"}

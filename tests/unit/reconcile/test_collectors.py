@@ -5,6 +5,7 @@ import pytest
 from uellm.reconcile.pods.measurements import MEASURE_S, Measurements
 from uellm.reconcile.pods.placement_reports import REFRESH_S, PlacementReports
 from uellm.reconcile.pods.pod_state import engine_start
+from uellm.reconcile.pods.sidecar_client import NotAsked
 
 
 @pytest.fixture
@@ -151,6 +152,44 @@ async def test_figures_of_a_service_whose_number_follows_the_load_are_asked_for_
     answers.append({"version": 1, "classes": []})
     await measurements.refresh([pod()], 15.0)
     assert measurements.loads_of([pod()]) == {}
+
+
+async def test_pods_beyond_the_connections_that_there_are_keep_their_figures_and_come_first_the_next_time(pod):
+    load = {"ended": 1, "missed": 0, "promptTokens": 1, "outputTokens": 1, "running": 0, "queued": 0, "cachedShare": 0}
+    pods = [pod(str(number)) for number in range(40)]
+    now_s, asked = 0.0, 0
+
+    async def fetch(address):
+        nonlocal asked
+        if asked == 16:
+            raise NotAsked
+        asked += 1
+        return {"version": 1, "classes": [], "load": load}
+
+    measurements, known, dues = Measurements(fetch, lambda: now_s), [], []
+    for second in range(18):
+        now_s, asked = float(second), 0
+        dues.append(await measurements.refresh(pods, 15.0))
+        known.append(len(measurements.loads_of(pods)))
+    assert known == [16, 32, *[40] * 16]
+    assert dues[:3] == [1.0, 1.0, 13.0]
+    oldest = min(each.at_s for each in measurements.loads_of(pods).values())
+    assert now_s - oldest <= 15.0
+
+
+async def test_a_load_outlives_answers_that_fail_for_a_minute(pod):
+    load = {"ended": 1, "missed": 0, "promptTokens": 1, "outputTokens": 1, "running": 0, "queued": 0, "cachedShare": 0}
+    answer, now_s, known = {"version": 1, "classes": [], "load": load}, 0.0, []
+
+    async def fetch(address):
+        return answer
+
+    measurements = Measurements(fetch, lambda: now_s)
+    for _ in range(6):
+        await measurements.refresh([pod()], 15.0)
+        known.append(len(measurements.loads_of([pod()])))
+        now_s, answer = now_s + 15.0, None
+    assert known == [1, 1, 1, 1, 1, 0]
 
 
 async def test_figures_for_the_status_change_once_a_minute_however_often_the_load_is_read(pod):

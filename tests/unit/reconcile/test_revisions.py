@@ -14,6 +14,7 @@ from uellm.hardware import NodeNeeds
 from uellm.kube.kinds import DEPLOYMENT
 from uellm.reconcile.children import DesiredState, FormerConfig, Images, make_revision, read_revision
 from uellm.reconcile.children.configmap import sidecar_document
+from uellm.reconcile.children.former import former_spec_digest
 from uellm.reconcile.names import Key, possible_owners
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.rendered_plan import RenderedPlan
@@ -228,3 +229,9 @@ def test_pods_of_a_release_without_revisions_find_their_files_and_the_new_target
 @pytest.mark.parametrize("data", [{}, {"sidecar.yaml": "classes: []"}, {"sidecar.yaml": "[", "plan.json": "{}"}])
 def test_a_configmap_of_this_release_holds_nothing_for_former_pods(data):
     assert FormerConfig.of(data) is None
+
+
+def test_the_number_of_replicas_is_no_part_of_what_a_release_without_revisions_built_pods_from(make):
+    spec = make.service()["spec"]
+    assert former_spec_digest({**spec, "autoscaling": {"maxReplicas": 4}}) == former_spec_digest(spec)
+    assert former_spec_digest({**spec, "slo": {"attainment": "90%"}}) != former_spec_digest(spec)

@@ -57,6 +57,13 @@ def test_a_restarted_sidecar_counts_from_0() -> None:
     assert found.ended == 4
 
 
+def test_a_sidecar_that_was_restarted_is_known_by_its_tokens_too() -> None:
+    long_prompts = LoadMeasurement(10, 0, 10_000, 5_000, 0, 0)
+    found = interval({"a": long_prompts}, {"a": load(12)}, end_s=60.0, seconds=15.0, ready=1)
+
+    assert (found.ended, found.prompt_tokens, found.output_tokens) == (12, 1200.0, 120.0)
+
+
 def test_the_longest_start_of_pods_that_have_just_become_ready_counts() -> None:
     pods = [pod(400, 100), pod(250, 20), pod(90_000, 80_000), pod(700, 10, restarts=1)]
 

@@ -183,3 +183,45 @@ def test_the_number_of_a_service_that_had_none_is_that_of_its_deployment(world):
     here.counted = {f"uid-{place}": 0 for place in range(4)}
 
     assert here.look().replicas == 4
+
+
+@pytest.mark.parametrize("hours", [-6, 6])
+def test_a_clock_that_jumps_makes_no_replicas_go_and_blinds_nothing(world, hours):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(15, 30.0)
+    here.now += timedelta(hours=hours)
+
+    assert here.look().replicas == high
+    assert here.minutes(5, 60.0) > high
+    assert here.minutes(60, 0.1) == 1
+
+
+def test_a_service_that_was_suspended_comes_back_as_large_as_it_was(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.document["spec"]["suspend"] = True
+    for _ in range(60):
+        here.now += timedelta(minutes=1)
+        assert here.look().reason == "NotRunning"
+        here.made = 0
+
+    here.document["spec"]["suspend"] = False
+    here.counted = {}
+
+    assert here.look().replicas == high
+    assert here.minutes(1, 0.0) == high
+    assert here.minutes(3, 30.0) == high
+    assert here.minutes(30, 0.1) == 1
+
+
+def test_another_time_to_start_does_not_make_the_load_be_forgotten(world):
+    here = world(1, 9)
+    here.look()
+    high = here.minutes(30, 30.0)
+    here.document["status"]["autoscaling"]["startupSeconds"] = 60
+    here.minutes(4, 0.1)
+
+    assert high > 1
+    assert here.minutes(LEARN_S / 60 - 5, 0.1) < high

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from uellm.reconcile.pods import sidecar_client as module
-from uellm.reconcile.pods.sidecar_client import SidecarClient, parse
+from uellm.reconcile.pods.sidecar_client import NotAsked, SidecarClient, parse
 
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"[1]", b'"x"', b" " * 300_000, b"[" * 100_000])
@@ -93,6 +93,16 @@ async def test_however_many_pods_are_hidden_one_that_answers_is_asked(silent, mo
         silent.hidden = False
         assert await sidecars.placement(HIDDEN[0]) == {"layers": 1}
         await asyncio.gather(*pending)
+
+
+async def test_of_more_pods_than_there_are_connections_for_the_rest_is_told_that_it_was_not_asked(silent):
+    silent.hidden = False
+    async with SidecarClient(port=silent.port) as sidecars:
+        answers = await asyncio.gather(*map(sidecars.measurements, HIDDEN), return_exceptions=True)
+        assert sum(answer == {"layers": 1} for answer in answers) == module.MOST_UNPROVEN
+        assert sum(isinstance(answer, NotAsked) for answer in answers) == len(HIDDEN) - module.MOST_UNPROVEN
+        answers = await asyncio.gather(*map(sidecars.measurements, HIDDEN), return_exceptions=True)
+        assert sum(answer == {"layers": 1} for answer in answers) == module.MOST_OPEN
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@
     embedding  slots * rank * width * (vocabulary + hidden size), on the first stage, on every GPU
     LM head    the same, on the last stage
 
-The last two for those classes of the engine that have them.
+The last two for those classes of the engine that have them. An embedder or a reranker has no LM head.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ def adapter_bytes(model: Architecture, slots: AdapterSlots | None, tensor: int) 
         for each in model.layer_adapter_widths
     )
     ends, of_end = adapter_ends(model.name) or (), number * (model.vocab_size + model.hidden_size)
-    return AdapterBytes(layers, of_end * ("embed_tokens" in ends), of_end * ("lm_head" in ends))
+    return AdapterBytes(layers, of_end * ("embed_tokens" in ends), of_end * ("lm_head" in ends and model.writes))

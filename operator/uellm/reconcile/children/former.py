@@ -16,7 +16,7 @@ from uellm.reconcile.drift import digest
 FORMER_SECTIONS = ("model", "engine", "auth")
 """Sections of `sidecar.yaml` that belong to a revision today."""
 # Fields of the spec that such a release did not build pods from, or that its sidecar reloads.
-_OUTSIDE_PODS = ("replicas", "suspend", "rollout", "scheduling", "http")
+_OUTSIDE_PODS = ("replicas", "autoscaling", "suspend", "rollout", "scheduling", "http")
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def check_adapters(service: LLMService, facts: ModelFacts | None, model: Archite
     ends = adapter_ends(model.name)
     if ends is None:
         raise PlanError("InvalidAdapter", f"the engine serves no LoRA adapters for {model.name}: merge them into it")
-    if "lm_head" in ends and model.vocab_size > MOST_VOCABULARY:
+    if model.writes and "lm_head" in ends and model.vocab_size > MOST_VOCABULARY:
         raise PlanError(
             "InvalidAdapter",
             f"the engine serves no LoRA adapters for {model.name} with a vocabulary of {model.vocab_size}: at most "

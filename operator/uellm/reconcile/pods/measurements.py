@@ -12,9 +12,14 @@ from uellm.reconcile.pods.attainment import read_report
 from uellm.reconcile.pods.collector import Collector, Fetch
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.pod_state import engine_start
+from uellm.reconcile.pods.sidecar_client import NotAsked
 
 MEASURE_S = 60.0
 LONGEST_MEASURE_S = 300.0
+AGAIN_S = 1.0
+"""Until pods are asked for which there was no free connection."""
+LOAD_KEPT_S = 60.0
+"""A load still counts for so long where a pod does not answer: one that is busy may be slow to."""
 
 
 class TimedLoad(NamedTuple):
@@ -48,8 +53,21 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
         `most_s`: the longest time between two readings.
         """
         running = [pod for pod in living(pods) if pod["status"].get("podIP") and engine_start(pod) is not None]
-        await self._ask([pod for pod in running if self._in_s(pod, most_s) <= 0.0])
-        return min((self._in_s(pod, most_s) for pod in running), default=None)
+        # Those that have waited longest come first: there may not be enough connections for all of them.
+        due = sorted(running, key=lambda pod: self._asked_at_s.get(uid_of(pod), -math.inf))
+        await self._ask([pod for pod in due if self._in_s(pod, most_s) <= 0.0])
+        return min((max(AGAIN_S, self._in_s(pod, most_s)) for pod in running), default=None)
+
+    async def _ask_one(self, pod: Mapping[str, Any]) -> None:
+        """A pod that could not be asked is due as before, and what it said before still holds."""
+        uid = uid_of(pod)
+        before_s = self._asked_at_s.pop(uid, None)
+        try:
+            await super()._ask_one(pod)
+        except NotAsked:
+            del self._asked_at_s[uid]
+            if before_s is not None:
+                self._asked_at_s[uid] = before_s
 
     def _in_s(self, pod: Mapping[str, Any], most_s: float) -> float:
         uid = uid_of(pod)
@@ -62,8 +80,9 @@ class Measurements(Collector[tuple[ClassMeasurement, ...]]):
             # Measurements of a pod that no longer answers are out of date.
             self._known.pop(uid, None)
             self._steps.pop(uid, None)
-            self._loads.pop(uid, None)
             self._shown_at_s.pop(uid, None)
+            if uid in self._loads and self._clock() - self._loads[uid].at_s > LOAD_KEPT_S:
+                del self._loads[uid]
         else:
             report = read_report(document)
             if self._clock() - self._shown_at_s.get(uid, -math.inf) >= MEASURE_S:

@@ -34,6 +34,10 @@ _LARGEST_BYTES = 256 * 1024
 V = TypeVar("V")
 
 
+class NotAsked(Exception):
+    """As many requests are open as there may be: nothing was asked, so nothing is known of the pod."""
+
+
 class SidecarClient:
     """Asks sidecars for their reports. An async context manager.
 
@@ -63,7 +67,9 @@ class SidecarClient:
         return await self._get(pod_ip, PLACEMENT_PATH)
 
     async def measurements(self, pod_ip: str) -> Mapping[str, Any] | None:
-        """How its requests fared; None where the pod does not answer or is too old to report it."""
+        """How its requests fared; None where the pod does not answer or is too old to report it. Raises NotAsked."""
+        if self._is_full(pod_ip):
+            raise NotAsked
         return await self._get(pod_ip, ATTAINMENT_PATH)
 
     async def running(self, pod_ip: str) -> Mapping[str, Any] | None:
@@ -90,7 +96,7 @@ class SidecarClient:
         silence, unproven = self._silent.get(pod_ip), pod_ip not in self._answering
         if silence is not None and self._clock() < silence.ask_again_s:
             return None
-        if self._open >= MOST_OPEN or (unproven and self._unproven >= MOST_UNPROVEN):
+        if self._is_full(pod_ip):
             return None
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         self._open += 1
@@ -113,6 +119,10 @@ class SidecarClient:
         self._silent.pop(pod_ip, None)
         _remember(self._answering, pod_ip, None)
         return answer
+
+    def _is_full(self, pod_ip: str) -> bool:
+        """Whether as many requests are open as there may be to addresses like this one."""
+        return self._open >= MOST_OPEN or (pod_ip not in self._answering and self._unproven >= MOST_UNPROVEN)
 
     def _note_silence(self, pod_ip: str) -> None:
         before = self._silent.pop(pod_ip, None)

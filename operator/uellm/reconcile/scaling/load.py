@@ -26,8 +26,7 @@ def interval(
     """What happened between two readings, by pod uid. A pod that was not there before began at 0."""
     nothing = LoadMeasurement(0, 0, 0, 0, 0, 0)
     pairs = [(before.get(uid, nothing), now) for uid, now in loads.items()]
-    # Counters that fell are of a sidecar that was restarted.
-    pairs = [(nothing if now.ended < then.ended else then, now) for then, now in pairs]
+    pairs = [(nothing if _restarted(then, now) else then, now) for then, now in pairs]
     ended = sum(now.ended - then.ended for then, now in pairs)
     missed = sum(max(0, now.missed - then.missed) for then, now in pairs)
     prompts = sum(max(0, now.prompt_tokens - then.prompt_tokens) * (1.0 - now.cached_share) for then, now in pairs)
@@ -45,6 +44,16 @@ def interval(
         sum(now.running for _, now in pairs),
         sum(now.queued for _, now in pairs),
         ready,
+    )
+
+
+def _restarted(then: LoadMeasurement, now: LoadMeasurement) -> bool:
+    """Whether a counter fell: the sidecar was started anew."""
+    return (
+        now.ended < then.ended
+        or now.missed < then.missed
+        or now.prompt_tokens < then.prompt_tokens
+        or now.output_tokens < then.output_tokens
     )
 
 

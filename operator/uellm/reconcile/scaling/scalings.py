@@ -6,7 +6,6 @@ number stays, or grows, until the load has been seen for a while.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +36,9 @@ IDLE_S = 600.0
 """A service that may run no pods runs none after so long without a request."""
 LEARN_S = 600.0
 """Nothing is given up before the load has been seen for so long."""
+LONGEST_GAP_S = 120.0
+"""Between two passes over a service that runs. After a longer one, or a clock that was put back, the load is learned
+anew: the service was suspended, the operator stood still, or the clock jumped."""
 STARTUP_S = 300.0
 """Assumed until a replica was seen to start."""
 ASSUMED_STEP = StepTime(5.5e-3, 45e-6, 44e-9, 15e-6, 0.5e-3)
@@ -50,7 +52,6 @@ class _Basis(NamedTuple):
     replica: ReplicaEngine
     classes: tuple[ShareOfClass, ...]
     attainment: float
-    minutes: int
 
 
 @dataclass
@@ -60,12 +61,23 @@ class _Memory:
     basis: _Basis
     autoscaler: Autoscaler
     since: datetime
+    passed_at: datetime
+    """The last pass."""
     seen_at: datetime
+    """The last reading that the autoscaler was given."""
     busy_at: datetime
     """When there was last something to do, or a replica was starting."""
     loads: dict[str, LoadMeasurement] = field(default_factory=dict)
     """By pod uid, as last taken."""
     read_at_s: dict[str, float] = field(default_factory=dict)
+
+    def pass_at(self, now: datetime) -> None:
+        """Begin a pass. After a gap nothing is given up for a while, and no time is counted that was not seen."""
+        gap_s = (now - self.passed_at).total_seconds()
+        self.passed_at = now
+        if not -EVERY_S <= gap_s <= LONGEST_GAP_S:
+            self.since = self.seen_at = self.busy_at = now
+            self.loads, self.read_at_s = {}, {}
 
 
 class Scalings:
@@ -90,6 +102,7 @@ class Scalings:
         if plan is None or observed.suspended:
             return Scaling(before, "NotRunning", "the number is chosen once pods run", took_s)
         memory = self._memory(observed, observed.service, plan, took_s or STARTUP_S, now)
+        memory.pass_at(now)
         pods = [pod for pod in living(observed.pods) if is_ready(pod)]
         if any(uid_of(pod) not in loads for pod in pods):
             return _held(before, took_s)
@@ -102,13 +115,14 @@ class Scalings:
             ShareOfClass(SloClass(each.name, each.ttft_s, each.tpot_s, each.e2e_s), 1.0 / len(slo.effective_classes))
             for each in slo.effective_classes
         )
-        basis = _Basis(_replica(observed, plan), classes, share(slo.attainment), math.ceil(startup / 60.0))
+        basis = _Basis(_replica(observed, plan), classes, share(slo.attainment))
         known = self._memories.get(observed.key)
         if known is not None and known.basis == basis:
+            known.autoscaler.expect_startup(startup)
             return known
-        autoscaler = Autoscaler(basis.replica, classes, attainment=basis.attainment, startup_s=60.0 * basis.minutes)
-        busy_at = now if known is None else known.busy_at
-        memory = _Memory(basis, autoscaler, now, now, busy_at)
+        autoscaler = Autoscaler(basis.replica, classes, attainment=basis.attainment, startup_s=startup)
+        busy_at, passed_at = (now, now) if known is None else (known.busy_at, known.passed_at)
+        memory = _Memory(basis, autoscaler, now, passed_at, now, busy_at)
         if known is not None:
             memory.loads, memory.read_at_s = known.loads, known.read_at_s
         self._memories[observed.key] = memory
