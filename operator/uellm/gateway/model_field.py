@@ -15,7 +15,8 @@ from email.message import Message
 from uellm.proxying.outcome import Refusal, RequestOutcome
 
 MOST_STEPS = 100_000
-"""Strings and brackets that are looked at one by one. That takes about 0.1 s, during which no stream goes on."""
+"""Strings and brackets that are looked at one by one. That takes some tenths of a second on a slow core,
+during which no stream goes on."""
 
 _LEVELS = 4
 """Brackets within brackets that are skipped at once."""
