@@ -1,6 +1,6 @@
 """Which replica: the gateway's route beside the usual ones, on vLLM's own scheduler under one virtual clock.
 
-    python bench/fleet.py [--data DIR] [--limit 3000] [--only CASE ...] [--routes ROUTE ...] [--jobs N] [--json FILE]
+    python bench/fleet.py [--data DIR] [--limit 3000] [--seed S] [--only CASE ...] [--routes ROUTE ...] [--jobs N] [--json FILE]
 
 Every replica is the sidecar with SLO-ODBS in front of an engine with a prefix cache (`uellm evaluate fleet`). Replicas
 report every 200 ms. Cells show the share of requests that met every target; MISSES is what `auto` misses as a share of
@@ -23,7 +23,7 @@ import argparse
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from uellm.routing import AUTO, ROUTES
 from uellm.text import aligned
 
 ROOT = Path(__file__).parents[1]
-POLICY, SEED = "SLO-ODBS", 1
+POLICY = "SLO-ODBS"
 MARGIN = 0.002
 CONVERSATIONS = {
     "conversations": Conversations(),
@@ -97,11 +97,14 @@ def results(args: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
     for name in args.only or CASES:
         case = CASES[name]
         if case.trace in CONVERSATIONS:
-            path = CONVERSATIONS[case.trace].write(scratch / "trace.jsonl")
+            conversations = CONVERSATIONS[case.trace]
+            # Two kinds of conversations: no seed of one is a seed of the other.
+            conversations = replace(conversations, seed=conversations.seed + 2 * (args.seed - 1))
+            path = conversations.write(scratch / "trace.jsonl")
         else:
             path = args.data / FILES[case.trace]
         scenario = Scenario(read_trace(path), classes, engine, limit=args.limit)
-        todo = fleet_cells(args.routes, cells([POLICY], [case.speed], [SEED], engine.max_num_batched_tokens))
+        todo = fleet_cells(args.routes, cells([POLICY], [case.speed], [args.seed], engine.max_num_batched_tokens))
         found = run_cells(scenario, todo, run=partial(run_fleet_cell, case.fleet), processes=args.jobs)
         rows.append({"case": name, "trace": case.trace, "speed": case.speed, "results": found})
         print(f"{name}: {[round(result['attainment']['all'], 4) for result in found]}", file=sys.stderr, flush=True)
@@ -129,6 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared", help="holds traces/ and scenarios/")
     parser.add_argument("--limit", type=int, default=3000, help="requests of each trace")
+    parser.add_argument("--seed", type=int, default=1, help="of the classes and of the conversations")
     parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE")
     parser.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES), metavar="ROUTE")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
