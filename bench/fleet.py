@@ -1,6 +1,7 @@
 """Which replica: the gateway's route beside the usual ones, on vLLM's own scheduler under one virtual clock.
 
-    python bench/fleet.py [--data DIR] [--limit 3000] [--seed S] [--only CASE ...] [--routes ROUTE ...] [--jobs N] [--json FILE]
+    python bench/fleet.py [--data DIR] [--limit 3000] [--seed S] [--only CASE ...] [--routes ROUTE ...]
+                          [--jobs N] [--json FILE]
 
 Every replica is the sidecar with SLO-ODBS in front of an engine with a prefix cache (`uellm evaluate fleet`). Replicas
 report every 200 ms. Cells show the share of requests that met every target; MISSES is what `auto` misses as a share of
