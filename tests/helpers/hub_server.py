@@ -98,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.hub.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
         if self.hub.prints:
-            print(self.path, self.headers.get("Range", ""), flush=True)
+            # In one piece: the lines of several threads must not be mixed.
+            print(f"{self.path} {self.headers.get('Range', '')}\n", end="", flush=True)
         self._reply(*(self._api() if self.path.startswith("/api/") else self._answer()))
 
     def _reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
