@@ -10,5 +10,6 @@ keys       API keys, as hashes
 secrets    API keys from a mounted directory
 metrics    Prometheus' text format
 faults     faults of the bookkeeping, which lose no answer
+serving    the sockets of a proxy, from its start to its end
 process    addresses, the garbage collector, file descriptors, signals, logs
 """
