@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ import grpc
 from uellm.errors import BadInput
 from uellm.hardware import GPU_RESOURCE, SIMULATED_DEVICES_VARIABLE, Device, Link
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts, facts_among
+from uellm.profiler.device_names import Names
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
-from uellm.profiler.podresources import CHANNEL_OPTIONS
+from uellm.profiler.podresources import CHANNEL_OPTIONS, Kubelet, KubeletSilent, Listed
 from uellm.profiler.sample import NoGPUs, Sample
 
 PLUGIN_DIR = "/var/lib/kubelet/device-plugins"
@@ -43,13 +44,16 @@ class OfferedDevice(NamedTuple):
     numa_node: int | None
 
 
-def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[OfferedDevice, ...]:
-    """The devices of the extended resource `resource`, ordered by index."""
+def offers(sample: Sample, resource: str = GPU_RESOURCE, claimed: Collection[str] = ()) -> tuple[OfferedDevice, ...]:
+    """The devices of the extended resource `resource`, ordered by index.
+
+    `claimed`: UUIDs of those that pods have through a DRA driver; these can be allocated no second time.
+    """
     devices = sorted(sample.devices, key=lambda device: (device["index"], device["uuid"]))
     return tuple(
         OfferedDevice(
             device["uuid"],
-            (device.get("health") or {}).get("state", "Healthy") == "Healthy",
+            (device.get("health") or {}).get("state", "Healthy") == "Healthy" and device["uuid"] not in claimed,
             device["numaNode"] if device.get("numaNode", -1) >= 0 else None,
         )
         for device in devices
@@ -152,9 +156,12 @@ class DevicePluginServer:
         *,
         plugin_dir: str | Path = PLUGIN_DIR,
         resource: str = GPU_RESOURCE,
+        kubelet: Kubelet | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._sample = sample
+        self._pod_resources = kubelet
+        self._claimed: frozenset[str] = frozenset()
         self._resource = resource
         self._poll_s = poll_s
         self._kubelet = Path(plugin_dir) / "kubelet.sock"
@@ -167,7 +174,7 @@ class DevicePluginServer:
         with suppress(NoGPUs):
             self._offer(self._sample())
         while True:
-            self._refresh()
+            await self._refresh()
             # Without devices nothing is registered: an empty offer would take the resource from another plugin.
             if self._servicer.devices:
                 await self._offer_once()
@@ -216,7 +223,7 @@ class DevicePluginServer:
         loop = asyncio.get_running_loop()
         last_call = loop.time()
         while loop.time() - last_call < CALL_BACK_S:
-            self._refresh()
+            await self._refresh()
             await asyncio.sleep(self._poll_s)
             if _identity(self._kubelet) != kubelet or _identity(self._socket) != own:
                 break
@@ -224,19 +231,24 @@ class DevicePluginServer:
                 last_call = loop.time()
         logger.info("the kubelet has gone or was restarted")
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         try:
             sample = self._sample()
         except (BadInput, NoGPUs) as error:
             self._say(f"{error}; the offered devices stay" if self._servicer.devices else str(error))
             return
+        if self._pod_resources is not None:
+            with suppress(KubeletSilent):
+                listed = await self._pod_resources.held()
+                claims = {each: pod for each, pod in listed.devices.items() if each.claimed}
+                self._claimed = frozenset(Names(sample).held(Listed(claims)).devices)
         if self._offer(sample):
             devices = self._servicer.devices
             logger.info("offering %d devices, %d healthy", len(devices), sum(device.healthy for device in devices))
 
     def _offer(self, sample: Sample) -> bool:
-        self._servicer.facts = _facts(sample)
-        return self._servicer.offer(offers(sample, self._resource))
+        self._servicer.facts = sample_facts(sample)
+        return self._servicer.offer(offers(sample, self._resource, self._claimed))
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -249,7 +261,8 @@ def options() -> Any:
     return api.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
-def _facts(sample: Sample) -> DeviceFacts:
+def sample_facts(sample: Sample) -> DeviceFacts:
+    """What the devices of a description are."""
     devices = [Device.from_dict(entry) for entry in sample.devices]
     return DeviceFacts({device.uuid: device for device in devices}, tuple(map(Link.from_dict, sample.links)))
 

@@ -80,6 +80,30 @@ def test_each_naming_scheme_means_its_device(sample, name, meant):
     assert Names(sample).devices(name) == meant
 
 
+@pytest.mark.parametrize(
+    ("driver", "name", "meant"),
+    [
+        # NVIDIA's driver numbers device files, not the driver's indices.
+        ("gpu.nvidia.com", "gpu-0", {B}),
+        ("gpu.nvidia.com", "gpu-1", {A}),
+        ("gpu.nvidia.com", "gpu-2", {MIG_1, MIG_2}),
+        ("gpu.nvidia.com", "gpu-2-mig-1g10gb-19-0", {MIG_1, MIG_2}),
+        # Names that tell nothing may mean any GPU.
+        ("gpu.nvidia.com", "gpu-9", {A, B, MIG_1, MIG_2}),
+        ("gpu.nvidia.com", "gpu-vfio-0", {A, B, MIG_1, MIG_2}),
+        ("gpu.example.com", "gpu-0", {A, B, MIG_1, MIG_2}),
+        # Other things than NVIDIA's GPUs.
+        ("compute-domain.nvidia.com", "channel-0", set()),
+        ("gpu.intel.com", "0000-03-00-0", set()),
+        ("gpu.amd.com", "gpu-1-129", set()),
+        ("dra.cpu", "cpudev0", set()),
+    ],
+)
+def test_a_claim_s_devices_are_taken(sample, driver, name, meant):
+    held = Names(sample).held(listed(engine={DeviceId(driver, name)}))
+    assert {*held.devices, *held.unclear} == meant
+
+
 def test_without_numbers_of_device_files_their_names_mean_no_device():
     nvml = FakeNVML(FakeGPU(A))
     nvml.faults = {"nvmlDeviceGetMinorNumber": 3}

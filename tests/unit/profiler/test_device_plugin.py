@@ -17,6 +17,8 @@ from uellm.profiler import deviceplugin
 from uellm.profiler.deviceplugin import DevicePluginServer, OfferedDevice, offers, preferred
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
+from uellm.profiler.kubelet import podresources_pb2 as pr
+from uellm.profiler.podresources import PodResources
 from uellm.profiler.sample import NoGPUs, Sample
 
 A = {"index": 0, "uuid": "GPU-a", "memoryBytes": 1, "numaNode": 1}
@@ -239,3 +241,24 @@ def test_devices_are_taken_from_one_numa_node_where_that_is_possible(numa, avail
         OfferedDevice(name, True, None if node == "-" else int(node)) for name, node in zip("abcd", numa, strict=True)
     ]
     assert "".join(preferred(devices, list(available), list(required), size)) == wanted
+
+
+def test_a_device_that_a_claim_has_is_offered_as_unhealthy():
+    offered = offers(Sample("Simulated", (A, C)), claimed={"GPU-c"})
+    assert [(device.uuid, device.healthy) for device in offered] == [("GPU-a", True), ("GPU-c", False)]
+
+
+async def test_the_plugin_withdraws_what_claims_have(kubelet, description, background):
+    client = PodResources(kubelet.pod_resources_socket)
+    server = DevicePluginServer(description.sample, plugin_dir=kubelet.directory, kubelet=client, poll_s=0.02)
+    background(server.run())
+    async with called_back(kubelet) as (_, stream):
+        assert (await listed(stream))["GPU-a"][0] == "Healthy"
+        device = pr.ClaimResource(driver_name="gpu.nvidia.com", pool_name="node-1", device_name="gpu-0")
+        claim = pr.DynamicResource(claim_name="gpus", claim_resources=[device])
+        container = pr.ContainerResources(name="main", dynamic_resources=[claim])
+        kubelet.pods.append(pr.PodResources(namespace="default", name="engine", containers=[container]))
+        assert (await listed(stream))["GPU-a"][0] == "Unhealthy"
+        kubelet.pods.clear()
+        assert (await listed(stream))["GPU-a"][0] == "Healthy"
+    await client.close()
