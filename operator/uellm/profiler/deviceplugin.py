@@ -42,6 +42,13 @@ class OfferedDevice(NamedTuple):
     uuid: str
     healthy: bool
     numa_node: int | None
+    name: str = ""
+    """What the kubelet calls it; empty: its UUID. A device that is lent to several pods has a name for each."""
+
+    @property
+    def id(self) -> str:
+        """Its name at the kubelet."""
+        return self.name or self.uuid
 
 
 def offers(sample: Sample, resource: str = GPU_RESOURCE, claimed: Collection[str] = ()) -> tuple[OfferedDevice, ...]:
@@ -55,8 +62,10 @@ def offers(sample: Sample, resource: str = GPU_RESOURCE, claimed: Collection[str
             device["uuid"],
             (device.get("health") or {}).get("state", "Healthy") == "Healthy" and device["uuid"] not in claimed,
             device["numaNode"] if device.get("numaNode", -1) >= 0 else None,
+            name,
         )
         for device in devices
+        for name in sample.plugin_names.of(device)
         if device.get("resourceName", GPU_RESOURCE) == resource
     )
 
@@ -69,14 +78,14 @@ def preferred(
     Allocating from the fullest node leaves whole nodes to larger requests. Ties go to the lower node; within a node
     devices are taken by index.
     """
-    order = {device.uuid: position for position, device in enumerate(devices)}
-    numa = {device.uuid: device.numa_node for device in devices}
-    near = {numa.get(uuid) for uuid in required}
-    rest = sorted(set(available) - set(required), key=lambda uuid: (order.get(uuid, len(order)), uuid))
+    order = {device.id: position for position, device in enumerate(devices)}
+    numa = {device.id: device.numa_node for device in devices}
+    near = {numa.get(name) for name in required}
+    rest = sorted(set(available) - set(required), key=lambda name: (order.get(name, len(order)), name))
     missing = size - len(required)
     groups: dict[int | None, list[str]] = {}
-    for uuid in rest:
-        groups.setdefault(numa.get(uuid), []).append(uuid)
+    for name in rest:
+        groups.setdefault(numa.get(name), []).append(name)
     fitting = [node for node, group in groups.items() if len(group) >= missing and (not required or node in near)]
     if fitting:
         first = min(fitting, key=lambda node: (len(groups[node]), -1 if node is None else node))
@@ -130,14 +139,17 @@ class Servicer(stubs.DevicePluginServicer):
         return api.PreferredAllocationResponse(container_responses=answers)
 
     async def Allocate(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
-        known = {device.uuid for device in self.devices}
+        known = {device.id: device.uuid for device in self.devices}
         for one in request.container_requests:
-            unknown = sorted(set(one.devices_ids) - known)
+            unknown = sorted(set(one.devices_ids) - known.keys())
             if unknown:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no such device: {', '.join(unknown)}")
             logger.info("allocated %s", ",".join(one.devices_ids))
         answers = [
-            api.ContainerAllocateResponse(envs=self._environment(tuple(one.devices_ids)))
+            # A container sees a GPU once, also where it has several shares of it.
+            api.ContainerAllocateResponse(
+                envs=self._environment(tuple(dict.fromkeys(known[each] for each in one.devices_ids)))
+            )
             for one in request.container_requests
         ]
         return api.AllocateResponse(container_responses=answers)
@@ -162,6 +174,7 @@ class DevicePluginServer:
         self._sample = sample
         self._pod_resources = kubelet
         self._claimed: frozenset[str] = frozenset()
+        self._base_resource = resource
         self._resource = resource
         self._poll_s = poll_s
         self._kubelet = Path(plugin_dir) / "kubelet.sock"
@@ -186,8 +199,9 @@ class DevicePluginServer:
             self._say(f"no kubelet at {self._kubelet}; waiting for it")
             return
         async with self._serving() as own:
+            resource = self._resource
             if await self._register():
-                await self._while_registered(kubelet, own)
+                await self._while_registered(kubelet, own, resource)
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[tuple[int, ...] | None]:
@@ -219,12 +233,15 @@ class DevicePluginServer:
         logger.info("registered %s at the kubelet", self._resource)
         return True
 
-    async def _while_registered(self, kubelet: tuple[int, ...], own: tuple[int, ...] | None) -> None:
+    async def _while_registered(self, kubelet: tuple[int, ...], own: tuple[int, ...] | None, resource: str) -> None:
         loop = asyncio.get_running_loop()
         last_call = loop.time()
         while loop.time() - last_call < CALL_BACK_S:
             await self._refresh()
             await asyncio.sleep(self._poll_s)
+            if self._resource != resource:
+                logger.info("the devices have the resource %s now", self._resource)
+                return
             if _identity(self._kubelet) != kubelet or _identity(self._socket) != own:
                 break
             if self._servicer.streams:
@@ -248,7 +265,8 @@ class DevicePluginServer:
 
     def _offer(self, sample: Sample) -> bool:
         self._servicer.facts = sample_facts(sample)
-        return self._servicer.offer(offers(sample, self._resource, self._claimed))
+        self._resource = sample.plugin_names.resource(self._base_resource)
+        return self._servicer.offer(offers(sample, self._base_resource, self._claimed))
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -269,7 +287,7 @@ def sample_facts(sample: Sample) -> DeviceFacts:
 
 def _device(device: OfferedDevice) -> Any:
     topology = None if device.numa_node is None else api.TopologyInfo(nodes=[api.NUMANode(ID=device.numa_node)])
-    return api.Device(ID=device.uuid, health="Healthy" if device.healthy else "Unhealthy", topology=topology)
+    return api.Device(ID=device.id, health="Healthy" if device.healthy else "Unhealthy", topology=topology)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
