@@ -21,6 +21,7 @@ from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal
 from uellm.hub.connection import HubSettings
+from uellm.hub.copy_directory import make_compiled
 from uellm.hub.copy_document import to_document
 from uellm.hub.copy_state import Copied, described
 from uellm.hub.copying import CopyWatch, copy_model
@@ -50,6 +51,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--called", metavar="NAME", help="what sentences call the directory (default: its path)")
     parser.add_argument(
+        "--compiled",
+        metavar="SERVICE",
+        help="also make a directory on the volume that the service's engines may write compiled code to",
+    )
+    parser.add_argument(
+        "--free",
+        action="store_true",
+        help="where room is lacking, delete other copies on the volume, the least recently used first",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME/COMMIT",
+        help="a copy that --free does not delete",
+    )
+    parser.add_argument(
         "--seconds",
         type=positive,
         default=DEFAULT_SECONDS,
@@ -68,7 +86,11 @@ def run(args: argparse.Namespace) -> int:
     settings, watch = HubSettings.from_environment(remedies), CopyWatch()
 
     def work_out() -> Copied | LookUpRefusal:
-        return copy_model(repository, revision, volume, settings, watch, where=args.called or args.directory)
+        where, kept = args.called or args.directory, args.keep if args.free else None
+        found = copy_model(repository, revision, volume, settings, watch, where=where, kept=kept)
+        if args.compiled is None or isinstance(found, LookUpRefusal):
+            return found
+        return found._replace(compiled=make_compiled(volume, args.compiled))
 
     if args.listen is None:
         return _by_hand(work_out, watch, volume)

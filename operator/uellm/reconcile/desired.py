@@ -53,6 +53,7 @@ def desired_state(
         inputs=inputs,
         former=observed.former_config,
         adapters=_adapters(observed, plan),
+        compiled=observed.download.compiled,
     )
     if (pinned := _pinned(observed, plan)) is not None:
         former_images = Images.from_json(observed.pinned_images or "") or images

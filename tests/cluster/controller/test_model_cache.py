@@ -370,3 +370,34 @@ async def test_the_pods_are_admitted_where_pod_security_is_restricted(world):
     llama = await world.begun()
     await world.tell(copied())
     assert len(await llama.children()) == 4
+
+
+def freeing(pod):
+    return [each for each in pod["spec"]["containers"][0]["args"] if each.startswith(("--free", "--keep"))]
+
+
+async def test_a_revision_that_changes_twice_may_take_the_room_of_the_one_in_between(world):
+    llama = await world.serving()
+    for commit in (LATER, "fade" + "0" * 36):
+        await llama.change(lambda spec, commit=commit: spec["model"].update(revision=commit))
+        await world.operator.settle("llama")
+        assert freeing(await world.running()) == ["--free", f"--keep=org/llama/{COMMIT}"]
+
+
+async def test_nothing_is_deleted_from_a_claim_of_the_user_s(world):
+    await world.begun(cache={"claimName": "models"})
+    assert freeing(await world.running()) == []
+
+
+async def test_engines_write_compiled_code_beside_the_weights_where_the_pod_has_made_a_place(world):
+    llama = await world.begun()
+    await world.tell(copied()._replace(compiled=".compiled/llama"))
+    mounts = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "model", "mountPath": "/var/cache/uellm-compiled", "subPath": ".compiled/llama"} in mounts
+
+
+async def test_a_pod_that_names_another_place_for_compiled_code_is_not_believed(world):
+    llama = await world.begun()
+    await world.tell(copied()._replace(compiled="../elsewhere"))
+    mounts = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert [each for each in mounts if "subPath" in each] == []

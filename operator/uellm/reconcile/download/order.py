@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from uellm.api import LLMService
 from uellm.hub import ModelFacts
-from uellm.hub.copy_state import copy_path
+from uellm.hub.copy_state import COMPILED, copy_path
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment
 from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
@@ -19,6 +19,8 @@ _CLAIM_VOLUME = "model"
 class CopyOrder:
     """A copy that a pod can make."""
 
+    service: str
+    """Its name: its engines have a directory of their own for what they compile."""
     repository: str
     commit: str
     claim: str
@@ -34,6 +36,11 @@ class CopyOrder:
         return copy_path(self.repository, self.commit)
 
     @property
+    def compiled(self) -> str:
+        """Where the service's engines may write what they compile, below the directory of the volume."""
+        return f"{COMPILED}/{self.service}"
+
+    @property
     def copy_digest(self) -> str:
         """Digest of which copy it is. Neither the token nor the way to the hub is a part of it."""
         return digest([self.repository, self.commit, self.claim, self.claim_uid])
@@ -46,7 +53,12 @@ class CopyOrder:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of `uellm fetch`."""
-        return (f"hf://{self.repository}@{self.commit}", MODEL_MOUNT, f"--called=claim {self.claim}")
+        return (
+            f"hf://{self.repository}@{self.commit}",
+            MODEL_MOUNT,
+            f"--called=claim {self.claim}",
+            f"--compiled={self.service}",
+        )
 
 
 def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "") -> CopyOrder | None:
@@ -58,6 +70,7 @@ def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "")
     volume = {"name": _CLAIM_VOLUME, "persistentVolumeClaim": {"claimName": claim}}
     mount = {"name": _CLAIM_VOLUME, "mountPath": MODEL_MOUNT}
     return CopyOrder(
+        service.name,
         repository(service),
         model_revision(service, facts),
         claim,
