@@ -52,13 +52,6 @@ class ModelSource(Model):
             "which commit is copied",
             field=".revision",
         ),
-        ValidationRule(
-            cel="!has(self.cache) || !has(self.adapters) || self.adapters.all(a, !a.uri.startsWith('hf://'))",
-            holds=lambda model: model.cache is None or not any(each.uri.startswith("hf://") for each in model.adapters),
-            message="must not be hf:// if cache is set, because engines then start without the hub: copy the adapter "
-            "to a claim with `uellm fetch` and name it as pvc://claim/path",
-            field=".adapters",
-        ),
     )
 
     uri: Annotated[

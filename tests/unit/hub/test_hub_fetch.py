@@ -130,6 +130,17 @@ def test_in_a_pod_it_serves_its_progress_and_then_the_result_until_it_is_told_to
         assert process.wait(timeout=20) == 0
 
 
+def test_adapters_are_copied_beside_their_model_and_a_refusal_names_the_adapter(hub, tmp_path):
+    # The hub has one repository: it stands for both.
+    found = fetch(hub, str(tmp_path), "--adapter", "sql=hf://org/model")
+    assert (found.returncode, found.stdout) == (0, f"{tmp_path}/org/model/{COMMIT}\n")
+    assert "4 files of 263 kB" in found.stderr
+    refused = fetch(hub, str(tmp_path), "--adapter", "sql=hf://other/sql")
+    assert refused.returncode == 1
+    assert "adapter sql: " in refused.stderr
+    assert "other/sql" in refused.stderr
+
+
 def test_in_a_pod_it_makes_a_directory_for_compiled_code(hub, tmp_path):
     with fetching(hub, str(tmp_path), "--compiled", "llama") as (process, port):
         assert "2 files" in next(process.stderr)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from uellm.api import parse_service
 from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.copy_state import Copied, Progress
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
@@ -116,6 +118,17 @@ def test_a_claim_whose_class_was_changed_is_told_in_one_line(make):
         "claim llama-weights has storage class slow, and spec.model.cache.storageClassName is fast, to which a claim "
         "cannot be changed: delete the claim, whose files are downloaded anew then, or restore the field",
     )
+
+
+def test_adapters_of_the_hub_are_copied_at_the_commits_that_were_looked_up(make):
+    adapters = [{"name": "sql", "uri": "hf://org/sql"}, {"name": "chat", "uri": "pvc://adapters/chat"}]
+    sql = AdapterFacts("sql", "hf://org/sql@main", "a" * 40, 8, 1000, "", 1, ())
+    made = order(make, replace(FACTS, adapters=(sql,)), adapters=adapters)
+    assert made.arguments[4:] == (f"--adapter=sql=hf://org/sql@{'a' * 40}",)
+    base = order(make)
+    assert len({base.copy_digest, made.copy_digest}) == 2
+    renamed = order(make, replace(FACTS, adapters=(replace(sql, name="x"),)), adapters=[{**adapters[0], "name": "x"}])
+    assert renamed.copy_digest == made.copy_digest
 
 
 # The pod.

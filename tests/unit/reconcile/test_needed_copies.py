@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import yaml
+
 from uellm.hub.copy_state import Copied
 from uellm.reconcile.download.kept_copy import copy_configmap
 from uellm.reconcile.download.needed import needed_copies
@@ -50,6 +52,12 @@ def test_adapters_on_claims_and_models_of_other_claims_are_needed(make):
         make, adapters=[{"name": "sql", "uri": f"pvc://llama-weights/{C}/"}, {"name": "x", "uri": "hf://a/b"}]
     )
     assert needed_copies(document, revisions(r1=f"/models/{A}"), owner("r1"), [], []) - {""} == {A, C}
+
+
+def test_adapters_that_sidecars_are_told_of_are_needed(make):
+    told = yaml.safe_dump({"adapters": [{"name": "sql", "source": "hf://org/sql@main", "path": f"/models/{C}"}]})
+    known = {**revisions(r1=f"/models/{A}"), "llama-config": {"data": {"sidecar.yaml": told}}}
+    assert needed_copies(service(make), known, owner("r1"), [], []) - {""} == {A, C}
 
 
 def test_nothing_is_known_where_a_revision_is_missing_or_cannot_be_read(make):

@@ -16,6 +16,7 @@ from uellm.hub.copy_state import Copied, Progress
 from uellm.kube import Forbidden, Invalid
 from uellm.kube.kinds import DEPLOYMENT, POD, PVC
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import are_known
 from uellm.reconcile.apply import Applier, WriteRefused
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
@@ -76,6 +77,8 @@ class Downloads:
             return NOT_NEEDED, None
         if observed.model.facts is None and observed.model is not GIVEN:
             return NOT_BEGUN, None  # its commit is not known yet
+        if not are_known(service, observed.facts):
+            return NOT_BEGUN, None  # those of its adapters are not
         if plan is None and not observed.download_pods and observed.deployment is None:
             return NOT_BEGUN, None
         claim, obstacle = await self._claim(observed)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from uellm.pod_interface import PLAN_FILE
+from uellm.pod_interface import PLAN_FILE, SIDECAR_FILE
+from uellm.reconcile.adapters import read_told
 from uellm.reconcile.download.kept_copy import copy_of
 from uellm.reconcile.model_claim import MODEL_MOUNT
-from uellm.reconcile.names import Key, revision_label, revision_name, weights_name
+from uellm.reconcile.names import Key, config_name, revision_label, revision_name, weights_name
 
 Object = Mapping[str, Any]
 
@@ -23,14 +24,15 @@ def needed_copies(
 ) -> set[str] | None:
     """Directories below that of a volume that a service needs, whichever volume it is; None where that is not known.
 
-    They are those of every revision that has pods, or from which pods may be started, of the copy noted last, and of
-    adapters on claims.
+    They are those of every revision that has pods, or from which pods may be started, of the copy noted last, of
+    adapters that sidecars are told of, and of adapters on claims.
     """
     key = Key(document["metadata"]["namespace"], document["metadata"]["name"])
     labelled = [each["spec"]["template"] for each in replicasets if _runs(each)]
     labelled += [deployment["spec"]["template"]] if deployment is not None else []
     names = {revision_label(each) for each in (*labelled, *pods)} | {(document.get("status") or {}).get("revision")}
     found = {_path_on_claim(each.get("uri") or "") for each in document["spec"]["model"].get("adapters") or ()}
+    found |= {_below_mount(each.path or "") for each in read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)}
     for name in filter(None, names):
         place = _model_of(configmaps.get(revision_name(key.name, name)))
         if place is None:
@@ -54,6 +56,8 @@ def _model_of(revision: Object | None) -> str | None:
         model = json.loads(revision["data"][PLAN_FILE])["engine"]["model"] if revision is not None else None
     except (KeyError, TypeError, ValueError):
         return None
-    if not isinstance(model, str):
-        return None
-    return model.removeprefix(f"{MODEL_MOUNT}/") if model.startswith(f"{MODEL_MOUNT}/") else ""
+    return _below_mount(model) if isinstance(model, str) else None
+
+
+def _below_mount(path: str) -> str:
+    return path.removeprefix(f"{MODEL_MOUNT}/") if path.startswith(f"{MODEL_MOUNT}/") else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uellm.api import LLMService
 from uellm.hub import ModelFacts
 from uellm.hub.copy_state import COMPILED, copy_path
+from uellm.reconcile.adapter_claims import copied_adapters
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment
 from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
@@ -26,6 +27,8 @@ class CopyOrder:
     claim: str
     claim_uid: str = ""
     """Of a claim that the operator made: a claim of the same name that was made anew is empty."""
+    adapters: tuple[tuple[str, str, str], ...] = ()
+    """Name, repository and commit of each adapter of the hub."""
     environment: tuple[Entry, ...] = ()
     volumes: tuple[Entry, ...] = ()
     mounts: tuple[Entry, ...] = ()
@@ -43,7 +46,8 @@ class CopyOrder:
     @property
     def copy_digest(self) -> str:
         """Digest of which copy it is. Neither the token nor the way to the hub is a part of it."""
-        return digest([self.repository, self.commit, self.claim, self.claim_uid])
+        adapters = [each[1:] for each in self.adapters]
+        return digest([self.repository, self.commit, self.claim, self.claim_uid, *([adapters] if adapters else [])])
 
     @property
     def source(self) -> str:
@@ -58,6 +62,7 @@ class CopyOrder:
             MODEL_MOUNT,
             f"--called=claim {self.claim}",
             f"--compiled={self.service}",
+            *(f"--adapter={name}=hf://{repository}@{commit}" for name, repository, commit in self.adapters),
         )
 
 
@@ -75,6 +80,7 @@ def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "")
         model_revision(service, facts),
         claim,
         claim_uid,
+        tuple((name, *copy) for name, copy in copied_adapters(service, facts).items()),
         hub_environment(service),
         (volume, *volumes),
         (mount, *mounts),
