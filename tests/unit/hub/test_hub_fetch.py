@@ -134,7 +134,7 @@ def test_adapters_are_copied_beside_their_model_and_a_refusal_names_the_adapter(
     # The hub has one repository: it stands for both.
     found = fetch(hub, str(tmp_path), "--adapter", "sql=hf://org/model")
     assert (found.returncode, found.stdout) == (0, f"{tmp_path}/org/model/{COMMIT}\n")
-    assert "4 files of 263 kB" in found.stderr
+    assert "4 files of 262 kB" in found.stderr
     refused = fetch(hub, str(tmp_path), "--adapter", "sql=hf://other/sql")
     assert refused.returncode == 1
     assert "adapter sql: " in refused.stderr
