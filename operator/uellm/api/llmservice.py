@@ -14,7 +14,7 @@ from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.model_cache import ModelCache
 from uellm.api.names import SCHEDULER_NAME
-from uellm.api.scalars import DnsSubdomain
+from uellm.api.scalars import DnsSubdomain, Duration, duration_s
 from uellm.api.slo import Slo, WorkloadSpec
 from uellm.api.uris import COMMIT, MODEL_URIS, REVISION, matches_uri, uri_cel
 from uellm.placement_policies import PlacementPolicy
@@ -216,6 +216,20 @@ class Autoscaling(Model):
     """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """The largest number."""
+    idle_timeout: Annotated[
+        Duration,
+        ValidationRule(
+            cel="duration(self) >= duration('30s')",
+            holds=lambda text: duration_s(text) >= 30,
+            message="must be at least 30s",
+        ),
+    ] = "10m"
+    """How long no request has come when the last replica ends, if minReplicas is 0."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds."""
+        return duration_s(self.idle_timeout)
 
 
 class LLMServiceSpec(Model):
