@@ -26,6 +26,10 @@ LEAST_FACTOR, MOST_FACTOR = 0.1, 10.0
 """Bounds of the factors: beyond them something other than the rates is wrong."""
 
 
+LONGEST_S = 1e3
+"""No part of a step takes longer. Sums of larger numbers could become infinite."""
+
+
 class StepFactors(NamedTuple):
     """Factors on the two parts of a step's time."""
 
@@ -96,6 +100,15 @@ class StepTime:
         if not any(values):
             raise BadInput(where, "every time is 0: a step takes some time")
         return cls(*values)
+
+    @classmethod
+    def if_sane(cls, value: Any) -> StepTime | None:
+        """From a document that comes out of a pod; None for anything that no engine's step is like."""
+        try:
+            found = cls.from_dict(value)
+        except (BadInput, AttributeError, OverflowError):
+            return None
+        return found if all(each <= LONGEST_S for each in found.to_dict().values()) else None
 
 
 def graded(value: float) -> float:

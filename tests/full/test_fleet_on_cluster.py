@@ -70,7 +70,9 @@ def fleet(new_service: Callable[[], Service]) -> Iterator[Fleet]:
     spec = service.document["spec"]
     spec["model"]["config"]["num_hidden_layers"] = 2
     # The checkpoint on the node has eight layers, so the two have weights of no meaning.
-    spec["engine"] = {"args": ["--load-format=dummy", '--hf-overrides={"num_hidden_layers": 2}']}
+    # Four sequences: most of the clients wait, as they would for a GPU that is full.
+    args = ["--load-format=dummy", '--hf-overrides={"num_hidden_layers": 2}', "--max-num-seqs=4"]
+    spec["engine"] = {"args": args}
     spec["autoscaling"] = {"minReplicas": 0, "maxReplicas": 3, "idleTimeout": f"{IDLE_S:.0f}s"}
     name = f"client-{service.name}"
     with service.applied():

@@ -42,7 +42,7 @@ def once(tokens: int) -> str:
         text = response.read().decode()
     except Exception as error:
         return f"{error!r}"
-    ended = text.rstrip().endswith("data: [DONE]") and '"error"' not in text
+    ended = text.rstrip().endswith("data: [DONE]") and 'data: {"error"' not in text
     return "" if ended else text[-200:]
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.scalars import DNS_LABEL
 from uellm.documents import VERSION, reading
-from uellm.step_time import LEAST_FACTOR, MOST_FACTOR, StepFactors
+from uellm.step_time import LEAST_FACTOR, MOST_FACTOR, StepFactors, StepTime
 
 _NAME = "the attainment report"
 _MOST_CLASSES = 16
@@ -78,6 +78,8 @@ class LoadMeasurement(NamedTuple):
     """Requests that wait now."""
     cached_share: float = 0.0
     """Of the prompt tokens of late, the share that was in the prefix cache, 0 to 1."""
+    step: StepTime | None = None
+    """The time of a step as it was measured; None: none was."""
 
     def to_dict(self) -> dict[str, Any]:
         """`load`."""
@@ -89,6 +91,7 @@ class LoadMeasurement(NamedTuple):
             "running": self.running,
             "queued": self.queued,
             "cachedShare": _digits(self.cached_share),
+            "stepSeconds": None if self.step is None else self.step.to_dict(),
         }
 
 
@@ -154,7 +157,9 @@ def _load(entry: Any) -> LoadMeasurement | None:
     share = _seconds(entry.get("cachedShare"))
     if len(counts) < len(names) or share is None or share > 1.0:
         return None
-    return LoadMeasurement(*counts)._replace(cached_share=share)
+    ended, missed, prompts, outputs, running, queued = counts
+    step = StepTime.if_sane(entry.get("stepSeconds"))
+    return LoadMeasurement(ended, missed, prompts, outputs, running, queued, share, step)
 
 
 def _factor(value: Any) -> float | None:

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uellm.documents import VERSION, reading
-from uellm.errors import BadInput
-from uellm.step_time import STEP_FIELDS, StepTime
+from uellm.step_time import StepTime
 
 _NAME = "the report of a replica's load"
 _LONGEST_TEXT = 128
@@ -130,7 +129,7 @@ class ReplicaLoad:
                 incarnation=incarnation[:_LONGEST_TEXT] if isinstance(incarnation, str) else "",
                 ready=data.get("ready", True) is True,
                 draining=data.get("draining") is True,
-                step=_step(data.get("stepSeconds")),
+                step=StepTime.if_sane(data.get("stepSeconds")),
                 measured=data.get("measured") is True,
                 chunk_tokens=int(_number(data.get("chunkTokens"))),
                 gap_s=_number(data.get("gapSeconds")),
@@ -149,8 +148,6 @@ class ReplicaLoad:
 
 
 _MOST = 1e12
-_LONGEST_STEP_S = 1e3
-"""No part of a step takes longer. Sums of larger numbers could become infinite."""
 _HASH_END = 2**32
 
 
@@ -159,15 +156,6 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         return 0.0
     return float(min(max(value, 0), _MOST))  # before the conversion: an int may be too large for a float
-
-
-def _step(value: Any) -> StepTime | None:
-    if not isinstance(value, Mapping) or any(_number(value.get(name)) > _LONGEST_STEP_S for name in STEP_FIELDS):
-        return None
-    try:
-        return StepTime.from_dict(value)
-    except BadInput:
-        return None
 
 
 def _waiting(value: Any) -> WaitingLoad:

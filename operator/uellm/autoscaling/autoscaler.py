@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from uellm.autoscaling.capacity import MeanLengths, ReplicaEngine, ShareOfClass, expected_miss
 from uellm.autoscaling.forecast import MINUTE_S, Forecaster
 from uellm.autoscaling.miss_curve import WIDTH, MissCurve, at
 from uellm.autoscaling.reports import Interval
+from uellm.step_time import StepTime
 
 SPENT = 0.7
 """Of the misses that the target attainment allows; the rest is for what no forecast sees."""
@@ -26,6 +27,8 @@ DRAIN_S = 60.0
 """In this time waiting requests are to be served by replicas above those for what arrives."""
 LEAST_HOLD_S = 180.0
 """For which a lower number must suffice before replicas are given up."""
+STEP_CHANGE = 1.25
+"""A step's time that differs by less is the same."""
 LENGTHS_S = 900.0
 """Time over which the mean lengths fade."""
 FIRST_LENGTHS = MeanLengths(512.0, 256.0)
@@ -98,6 +101,23 @@ class Autoscaler:
         if abs(minutes - self._forecaster.minutes_ahead) > 1:
             self._forecaster.look_ahead(minutes)
             self._refresh()
+
+    def expect_step(self, step: StepTime) -> None:
+        """The engine's steps take another time than was thought: all work is counted anew. A small change is ignored.
+
+        What is known of misses is forgotten, because it was learned at other utilisations.
+        """
+        replica = replace(self.replica, step=step)
+        slower = replica.work_s(self.lengths) / self.replica.work_s(self.lengths)
+        if 1.0 / STEP_CHANGE < slower < STEP_CHANGE:
+            return
+        self.replica = replica
+        self._curve = MissCurve()
+        self._forecaster.scale(slower)
+        self._minute_work_s *= slower
+        self._last_minute = deque((seconds, work_s * slower, ready) for seconds, work_s, ready in self._last_minute)
+        self._worst = deque((at_s, utilisation * slower) for at_s, utilisation in self._worst)
+        self._refresh()
 
     def observe(self, interval: Interval) -> None:
         """The figures of an interval. Call it for each, in order."""

@@ -55,6 +55,14 @@ class Forecaster:
         self._errors: list[deque[float]] = [deque(maxlen=KEPT_ERRORS) for _ in range(ways)]
         self._scores = [0.0] * ways
 
+    def scale(self, factor: float) -> None:
+        """All work that was seen is counted by another measure. The errors are ratios and stay."""
+        self._recent = deque((work * factor for work in self._recent), maxlen=TREND_MINUTES)
+        self._pending = deque(([work * factor for work in each] for each in self._pending), maxlen=self.minutes_ahead)
+        self._days, self._today = (
+            [None if work is None else work * factor for work in day] for day in (self._days, self._today)
+        )
+
     def observe(self, minute: int, work: float) -> None:
         """The work that arrived in this minute of the clock, in seconds for each second."""
         self._minute = minute

@@ -15,8 +15,9 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.scaling.scaling import Scaling
-from uellm.reconcile.scaling.scalings import EVERY_S, LEARN_S, Scalings
+from uellm.reconcile.scaling.scalings import ASSUMED_STEP, EVERY_S, LEARN_S, Scalings
 from uellm.reconcile.times import timestamp
+from uellm.step_time import StepTime
 
 IDLE_S = 600.0
 """The default of `idleTimeout`."""
@@ -37,6 +38,8 @@ class World:
         self.now = BEGIN
         self.counted: dict[str, int] = {}
         self.reports = True
+        self.step: StepTime | None = None
+        """As the sidecars measure it."""
         self.pods: list[dict] | None = None
         self.made = 0
 
@@ -68,7 +71,7 @@ class World:
 
     def _load(self, uid: str) -> LoadMeasurement:
         ended = self.counted[uid]
-        return LoadMeasurement(ended, 0, 900 * ended, 200 * ended, 0, 0)
+        return LoadMeasurement(ended, 0, 900 * ended, 200 * ended, 0, 0, step=self.step)
 
 
 @pytest.fixture
@@ -101,6 +104,18 @@ def test_more_than_the_largest_number_is_told(world):
 
     assert scaling.reason == "ScalingLimited"
     assert scaling.message == "the load needs more than 2 replicas: raise spec.autoscaling.maxReplicas"
+
+
+def test_an_engine_whose_steps_take_three_times_as_long_as_planned_gets_more_replicas(world):
+    planned, slow = world(1, 30), world(1, 30)
+    step = ASSUMED_STEP
+    slow.step = StepTime(*(3 * seconds for seconds in step.to_dict().values()))
+    for here in (planned, slow):
+        here.look()
+    few, many = planned.minutes(20, 15.0), slow.minutes(20, 15.0)
+
+    assert few >= 2
+    assert 2 * few <= many <= 4 * few
 
 
 def test_a_restarted_operator_gives_nothing_up_before_it_has_seen_the_load(world):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from uellm.api.attainment_report import LoadMeasurement
 from uellm.autoscaling import Interval
 from uellm.reconcile.times import moment
+from uellm.step_time import StepTime
 
 FRESH_S = 120.0
 """A pod that got ready longer ago may have got ready again, so it says nothing about starting."""
 ROUNDING_S = 5.0
+_TYPICAL = (256, 16_384, 16)
+"""Prompt tokens, KV tokens and sequences of a step that steps are compared by."""
 
 
 def interval(
@@ -45,6 +48,12 @@ def interval(
         sum(now.queued for _, now in pairs),
         ready,
     )
+
+
+def measured_step(loads: Iterable[LoadMeasurement]) -> StepTime | None:
+    """The measured step of the replica in the middle, by the time of a typical step; None: none was measured."""
+    steps = sorted((each.step for each in loads if each.step is not None), key=lambda step: step.step_s(*_TYPICAL))
+    return steps[len(steps) // 2] if steps else None
 
 
 def _restarted(then: LoadMeasurement, now: LoadMeasurement) -> bool:

@@ -24,7 +24,7 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
-from uellm.reconcile.scaling.load import interval, startup_s
+from uellm.reconcile.scaling.load import interval, measured_step, startup_s
 from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within
 from uellm.reconcile.times import moment
 from uellm.step_time import StepTime
@@ -137,6 +137,8 @@ class Scalings:
         if seconds <= 0 or (loads and not new) or (not loads and seconds < EVERY_S):
             return
         current = {uid: each.load for uid, each in loads.items()}
+        if (step := measured_step(current.values())) is not None:
+            memory.autoscaler.expect_step(step)
         # Without an earlier reading nothing is known of the time of what a pod counted.
         known = {uid: memory.loads.get(uid, load) for uid, load in current.items()}
         taken = interval(known, current, end_s=now.timestamp(), seconds=seconds, ready=len(loads))

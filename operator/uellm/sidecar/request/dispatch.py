@@ -136,6 +136,11 @@ class Dispatcher:
         """The engine's steps beside what was expected of them."""
         return self._scheduler.step.measured
 
+    def measured_step(self) -> StepTime | None:
+        """The time of a step as the scheduler takes it now; None before one was measured."""
+        step = self._scheduler.step
+        return step.current.rounded() if step.measured.observed else None
+
     def cached_share(self) -> float:
         """Of the prompt tokens of late, the share that the engine had in its prefix cache."""
         return self._core.cached_share

@@ -87,6 +87,7 @@ class Proxy(RequestHandler[Record]):
             dispatcher.in_flight,
             dispatcher.queued,
             dispatcher.cached_share(),
+            dispatcher.measured_step(),
         )
 
     def _steps(self) -> StepMeasurement | None:
