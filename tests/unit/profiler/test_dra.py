@@ -244,10 +244,13 @@ async def test_a_gpu_of_one_claim_goes_to_no_other_until_it_is_unprepared(driver
     assert not (await prepare(driver, second)).error
 
 
-async def test_a_claim_that_was_deleted_while_nobody_looked_holds_nothing(driver, server):
+async def test_a_claim_that_was_deleted_holds_its_gpus_until_no_pod_has_them(driver, server, pods):
     first, second = server.allocate("first", "gpu-0"), server.allocate("second", "gpu-0")
     await prepare(driver, first)
     del server.objects[RESOURCECLAIM.kind, "first"]
+    pods.devices = {DeviceId("gpu.nvidia.com", "gpu-0"): PodKey("default", "ending")}
+    assert (await prepare(driver, second)).error == "claim default/first has GPU-a: wait until it is unprepared"
+    pods.devices = {}
     assert not (await prepare(driver, second)).error
 
 

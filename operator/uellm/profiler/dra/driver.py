@@ -39,11 +39,14 @@ class DraServicer(stubs.DRAPluginServicer):
         self.sample = Sample("Simulated", ())
         self._held: Mapping[str, PodKey] = {}
         """Pods that have a device through a device plugin, by the device's UUID."""
+        self._in_use: frozenset[str] = frozenset()
+        """Names of the devices that pods have through claims, by the kubelet."""
 
     async def look(self) -> None:
-        """Ask the kubelet what pods have through a device plugin. Raises KubeletSilent."""
+        """Ask the kubelet what pods have. Raises KubeletSilent."""
         listed = await self._kubelet.held()
         plugged = {each: pod for each, pod in listed.devices.items() if not each.claimed}
+        self._in_use = frozenset(each.name for each in listed.devices if each.resource == DRIVER)
         held = Names(self.sample).held(Listed(plugged, listed.pods))
         # A pod may have a GPU by a name that nobody knows; then it may be any of them.
         self._held = {**held.devices, **dict.fromkeys(held.unclear, min(held.unmatched, default=PodKey("", "")))}
@@ -142,8 +145,11 @@ class DraServicer(stubs.DRAPluginServicer):
         if (pod := self._held.get(device.uuid)) is not None:
             raise ClaimRefused(f"pod {pod} has {device.uuid} through the device plugin: wait until it has ended")
         for other in self._claims.all():
-            if any(each.uuid == device.uuid for each in other.devices):
-                if await self._exists(other):
+            for own in other.devices:
+                if own.uuid != device.uuid:
+                    continue
+                # A pod that was deleted by force leaves the API server before its containers end.
+                if own.name in self._in_use or await self._exists(other):
                     raise ClaimRefused(f"claim {other} has {device.uuid}: wait until it is unprepared")
                 logger.info("claim %s is gone; its simulated GPUs are free", other)
                 self._claims.remove(other.uid)
