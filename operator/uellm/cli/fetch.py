@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from uellm.hub.copy_directory import make_compiled
 from uellm.hub.copy_document import to_document
 from uellm.hub.copy_state import Copied, copy_path, described
 from uellm.hub.copying import CopyWatch, copy_model
+from uellm.hub.freeing import Kept
 from uellm.hub.remedies import OF_DOWNLOADS, OF_FETCH
 from uellm.pod_interface import DOWNLOAD_PATH, METRICS_PORT
 from uellm.text import counted, decimal_size
@@ -76,6 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a copy that --free does not delete",
     )
     parser.add_argument(
+        "--keep-as-of",
+        type=positive,
+        metavar="SECONDS",
+        help="since 1970: copies that were used later are not deleted, either (default: now)",
+    )
+    parser.add_argument(
         "--seconds",
         type=positive,
         default=DEFAULT_SECONDS,
@@ -95,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
 
     def work_out() -> Copied | LookUpRefusal:
         where = args.called or args.directory
-        kept = [*args.keep, *(copy_path(*each) for each in (model, *adapters.values()))] if args.free else None
+        own = [copy_path(*each) for each in (model, *adapters.values())]
+        kept = Kept(frozenset([*args.keep, *own]), args.keep_as_of or time.time()) if args.free else None
         found = copy_model(*model, volume, settings, watch, where=where, kept=kept)
         for name, adapter in adapters.items():
             if isinstance(found, LookUpRefusal):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from uellm.hub.adapter import CONFIG as ADAPTER_CONFIG
@@ -33,7 +33,7 @@ from uellm.hub.copy_directory import (
 )
 from uellm.hub.copy_state import Copied, Progress, copy_path
 from uellm.hub.facts import LookUpRefusal
-from uellm.hub.freeing import make_room
+from uellm.hub.freeing import Kept, make_room
 from uellm.hub.listing import RemoteFile, needed_files
 from uellm.hub.lookup import COMMIT, file_path
 from uellm.hub.reading import CONFIG, RefusedError
@@ -92,12 +92,12 @@ def copy_model(
     watch: CopyWatch,
     *,
     where: str = "",
-    kept: Collection[str] | None = None,
+    kept: Kept | None = None,
 ) -> Copied | LookUpRefusal:
     """Copy a model below the directory `volume`, which `where` names in sentences. Blocks until it is done.
 
     A copy of a commit that is complete is found without asking the hub. `kept`: where room is lacking, other copies
-    than these directories are deleted; None: nothing is.
+    than these are deleted; None: nothing is.
     """
     where = where or str(volume)
     try:
@@ -145,7 +145,7 @@ class _Copying:
         volume: Path,
         watch: CopyWatch,
         where: str,
-        kept: Collection[str] | None,
+        kept: Kept | None,
     ) -> None:
         self.kept = kept
         self.connection, self.repository, self.commit = connection, repository, commit
@@ -164,7 +164,8 @@ class _Copying:
             if read_marker(self.directory, self.commit, "") is None:
                 missing = sum(each.size_bytes for each in files) - present_bytes(self.directory, files)
                 if self.kept is not None:
-                    make_room(self.volume, missing, {*self.kept, copy_path(self.repository, self.commit)})
+                    own = copy_path(self.repository, self.commit)
+                    make_room(self.volume, missing, replace(self.kept, places=self.kept.places | {own}))
                 check_room(self.directory, missing, self.where)
                 self._all(files)
                 write_marker(self.directory, files)

@@ -1,7 +1,7 @@
 """Deletes copies that nobody needs where the next one lacks room, the least recently used first.
 
 A copy is a directory OWNER/NAME/COMMIT with a lock file. Its time of use is that of the lock file. What is locked is
-being written, and what was found a moment ago is about to be used: both stay.
+being written, and what was found since it was decided what stays is about to be used: both stay.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import fcntl
 import logging
 import os
 import shutil
-import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from uellm.hub.copy_directory import LOCK, MARKER
@@ -19,18 +19,25 @@ from uellm.hub.copy_directory import LOCK, MARKER
 logger = logging.getLogger("uellm.fetch")
 
 SPARED_S = 600.0
-"""After a copy was found complete: by then its service has said that it needs it."""
+"""Between the use of a copy and the word of its service that it needs it; clocks may differ by as much."""
 
 
-def make_room(volume: Path, missing_bytes: int, kept: Collection[str]) -> None:
-    """Delete copies until `missing_bytes` are free, or until there is none left that may go.
+@dataclass(frozen=True)
+class Kept:
+    """What stays."""
 
-    `kept`: directories below that of the volume that stay.
-    """
-    for directory in _by_last_use(volume, kept):
+    places: frozenset[str]
+    """Directories below that of the volume."""
+    as_of_s: float
+    """When that was decided, in seconds since 1970: what was used later stays, too."""
+
+
+def make_room(volume: Path, missing_bytes: int, kept: Kept) -> None:
+    """Delete copies until `missing_bytes` are free, or until there is none left that may go."""
+    for directory in _by_last_use(volume, kept.places):
         if _free(volume) >= missing_bytes:
             return
-        if _delete(directory):
+        if _delete(directory, kept.as_of_s - SPARED_S):
             logger.info("deleted the copy %s, which nothing needs", directory.relative_to(volume))
 
 
@@ -68,7 +75,7 @@ def _free(volume: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _delete(directory: Path) -> bool:
+def _delete(directory: Path, unused_since_s: float) -> bool:
     """Delete a copy, the lock file excepted, on which others may wait."""
     try:
         number = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -76,7 +83,7 @@ def _delete(directory: Path) -> bool:
         return False
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if time.time() - os.fstat(number).st_mtime < SPARED_S:
+        if os.fstat(number).st_mtime > unused_since_s:
             return False
         # First, so that what is left of it after a crash is no complete copy.
         (directory / MARKER).unlink(missing_ok=True)

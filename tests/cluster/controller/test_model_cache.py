@@ -399,7 +399,8 @@ async def test_a_revision_that_changes_twice_may_take_the_room_of_the_one_in_bet
     for commit in (LATER, "fade" + "0" * 36):
         await llama.change(lambda spec, commit=commit: spec["model"].update(revision=commit))
         await world.operator.settle("llama")
-        assert freeing(await world.running()) == ["--free", f"--keep=org/llama/{COMMIT}"]
+        as_of = f"--keep-as-of={world.operator.now.timestamp():.0f}"
+        assert freeing(await world.running()) == ["--free", as_of, f"--keep=org/llama/{COMMIT}"]
 
 
 async def test_nothing_is_deleted_from_a_claim_of_the_user_s(world):

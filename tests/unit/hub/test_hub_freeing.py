@@ -14,7 +14,7 @@ from helpers.files import contents
 from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.hub.connection import HubSettings
 from uellm.hub.copying import CopyWatch, copy_model
-from uellm.hub.freeing import SPARED_S, make_room
+from uellm.hub.freeing import SPARED_S, Kept, make_room
 from uellm.hub.remedies import OF_DOWNLOADS
 
 SIZE = 100_000
@@ -52,6 +52,11 @@ def put(disk, place, *, age_s=3600.0, size=SIZE, complete=True):
     return directory
 
 
+def kept(*places, age_s=0.0):
+    """What stays, as it was decided so long ago."""
+    return Kept(frozenset(places), time.time() - age_s)
+
+
 def there(disk):
     return {each.parent.relative_to(disk.volume).as_posix() for each in disk.volume.rglob("model.safetensors")}
 
@@ -59,7 +64,7 @@ def there(disk):
 def test_the_copy_that_was_used_least_recently_goes_first_and_no_more_than_needed(disk):
     put(disk, A, age_s=2000)
     put(disk, B, age_s=9000)
-    make_room(disk.volume, 2 * SIZE - 2000, ())
+    make_room(disk.volume, 2 * SIZE - 2000, kept())
     assert there(disk) == {A}
     assert sorted(each.name for each in (disk.volume / B).iterdir()) == [".lock"]
 
@@ -67,20 +72,20 @@ def test_the_copy_that_was_used_least_recently_goes_first_and_no_more_than_neede
 def test_what_was_never_completed_goes_before_what_was(disk):
     put(disk, A, age_s=9000)
     put(disk, B, age_s=2000, complete=False)
-    make_room(disk.volume, 2 * SIZE - 2000, ())
+    make_room(disk.volume, 2 * SIZE - 2000, kept())
     assert there(disk) == {A}
 
 
 def test_what_is_needed_stays_even_if_there_is_too_little_room(disk):
     put(disk, A)
     put(disk, B)
-    make_room(disk.volume, 10 * SIZE, {A})
+    make_room(disk.volume, 10 * SIZE, kept(A))
     assert there(disk) == {A}
 
 
 def test_nothing_goes_where_there_is_room(disk):
     put(disk, A)
-    make_room(disk.volume, SIZE, ())
+    make_room(disk.volume, SIZE, kept())
     assert there(disk) == {A}
 
 
@@ -89,8 +94,16 @@ def test_what_is_written_or_was_found_a_moment_ago_stays(disk):
     put(disk, B, age_s=SPARED_S / 2)
     with (writing / ".lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        make_room(disk.volume, 10 * SIZE, ())
+        make_room(disk.volume, 10 * SIZE, kept())
     assert there(disk) == {A, B}
+
+
+def test_what_was_used_after_it_was_decided_what_stays_stays(disk):
+    put(disk, A, age_s=2 * SPARED_S)
+    make_room(disk.volume, 10 * SIZE, kept(age_s=3600.0))
+    assert there(disk) == {A}
+    make_room(disk.volume, 10 * SIZE, kept(age_s=SPARED_S / 2))
+    assert there(disk) == set()
 
 
 def test_what_is_no_copy_stays_and_links_lead_nowhere(disk, tmp_path):
@@ -102,7 +115,7 @@ def test_what_is_no_copy_stays_and_links_lead_nowhere(disk, tmp_path):
     inside = put(disk, B)
     (inside / "out").symlink_to(outside)
     before = contents(outside)
-    make_room(disk.volume, 10 * SIZE, ())
+    make_room(disk.volume, 10 * SIZE, kept())
     assert contents(outside) == before
     assert there(disk) == {"own/files/here"}
 
@@ -114,9 +127,9 @@ def hub():
         yield server
 
 
-def fetch(hub, disk, kept):
+def fetch(hub, disk, stays):
     settings = HubSettings(hub.url, "", OF_DOWNLOADS)
-    return copy_model("org/model", COMMIT, disk.volume, settings, CopyWatch(), where="claim x", kept=kept)
+    return copy_model("org/model", COMMIT, disk.volume, settings, CopyWatch(), where="claim x", kept=stays)
 
 
 def test_a_revision_that_changed_twice_takes_the_room_of_the_one_in_between(hub, disk):
@@ -124,7 +137,7 @@ def test_a_revision_that_changed_twice_takes_the_room_of_the_one_in_between(hub,
     put(disk, A)
     put(disk, B)
     disk.bytes = 2 * SIZE + SIZE // 2
-    assert fetch(hub, disk, [A]).commit == COMMIT
+    assert fetch(hub, disk, kept(A)).commit == COMMIT
     assert there(disk) == {A, f"org/model/{COMMIT}"}
 
 
@@ -132,7 +145,7 @@ def test_a_disk_on_which_all_is_needed_is_full_and_nothing_is_lost(hub, disk):
     put(disk, A)
     put(disk, B)
     disk.bytes = 2 * SIZE + SIZE // 2
-    assert fetch(hub, disk, [A, B]).reason == "VolumeFull"
+    assert fetch(hub, disk, kept(A, B)).reason == "VolumeFull"
     assert fetch(hub, disk, None).reason == "VolumeFull"
     assert there(disk) == {A, B}
 
@@ -150,4 +163,4 @@ def test_a_copy_in_the_middle_of_which_its_deletion_ended_is_no_copy(hub, disk):
     (disk.volume / found.directory / ".complete").unlink()
     os.utime(disk.volume / found.directory / ".lock", (1.0, 1.0))
     put(disk, A)
-    assert fetch(hub, disk, [A]) == found
+    assert fetch(hub, disk, kept(A)) == found

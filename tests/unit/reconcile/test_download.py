@@ -11,6 +11,7 @@ from uellm.api import parse_service
 from uellm.hub import LookUpRefusal, ModelFacts
 from uellm.hub.adapter import AdapterFacts
 from uellm.hub.copy_state import Copied, Progress
+from uellm.hub.freeing import Kept
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, copied
@@ -191,19 +192,21 @@ def test_the_groups_of_the_template_win(make):
 # What is said.
 
 
-def test_a_pod_that_may_make_room_is_told_what_stays(make):
+def test_a_pod_that_may_make_room_is_told_what_stays_and_since_when(make):
     made = document(make, OWN)
     service = parse_service(made)
-    arguments = {
-        needed: download_pod(made, service, order_of(service, FACTS), "operator:1", (), needed)["spec"]["containers"][
+
+    def freeing(kept):
+        container = download_pod(made, service, order_of(service, FACTS), "operator:1", (), kept)["spec"]["containers"][
             0
-        ]["args"]
-        for needed in (None, (), ("org/model/a", "org/model/b"))
-    }
-    assert "--free" not in arguments[None]
-    assert [each for each in arguments[()] if each.startswith(("--free", "--keep"))] == ["--free"]
-    said = [each for each in arguments[("org/model/a", "org/model/b")] if each.startswith(("--free", "--keep"))]
-    assert said == ["--free", "--keep=org/model/a", "--keep=org/model/b"]
+        ]
+        return [each for each in container["args"] if each.startswith(("--free", "--keep"))]
+
+    assert freeing(None) == []
+    assert freeing(Kept(frozenset(), 9.0)) == ["--free", "--keep-as-of=9"]
+    kept = Kept(frozenset({"org/model/b", "org/model/a"}), 1_800_000_000.7)
+    told = ["--free", "--keep-as-of=1800000001", "--keep=org/model/a", "--keep=org/model/b"]
+    assert freeing(kept) == told
 
 
 def running():

@@ -13,6 +13,7 @@ from uellm.documents import UnreadableDocument
 from uellm.hub import LookUpRefusal
 from uellm.hub.copy_document import from_document
 from uellm.hub.copy_state import Copied, Progress
+from uellm.hub.freeing import Kept
 from uellm.kube import Forbidden, Invalid
 from uellm.kube.kinds import DEPLOYMENT, POD, PVC
 from uellm.planner.result import Plan
@@ -185,15 +186,15 @@ class Downloads:
     ) -> HelperStep[DownloadState]:
         assert observed.service is not None
         nodes = plan.nodes if plan is not None else ()
-        needed = await self._needed(observed)
-        manifest = download_pod(observed.document, observed.service, order, self._image, tuple(nodes), needed)
+        kept = await self._kept(observed, now)
+        manifest = download_pod(observed.document, observed.service, order, self._image, tuple(nodes), kept)
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:
             return after_refused_creation(seen, step, error, now)
         return step
 
-    async def _needed(self, observed: Observed) -> tuple[str, ...] | None:
+    async def _kept(self, observed: Observed, now: datetime) -> Kept | None:
         """The copies on a claim of ours that are needed; None where nothing may be deleted from the claim."""
         cache = observed.service.spec.model.cache if observed.service is not None else None
         if cache is None or cache.size is None:
@@ -212,7 +213,7 @@ class Downloads:
             if needed is None:
                 return None
             found |= needed
-        return tuple(sorted(filter(None, found)))
+        return Kept(frozenset(filter(None, found)), now.timestamp())
 
     async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:
         """Write down that the copy is there, if the cluster does not have that; why it is impossible, if it is."""

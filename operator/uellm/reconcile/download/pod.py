@@ -7,6 +7,7 @@ from typing import Any
 
 from uellm.api import LLMService
 from uellm.api.names import DOWNLOAD_LABEL
+from uellm.hub.freeing import Kept
 from uellm.reconcile.download.order import CopyOrder
 from uellm.reconcile.helper_pods.manifest import USER, HelperPod, helper_pod
 from uellm.reconcile.names import download_prefix
@@ -24,14 +25,17 @@ def download_pod(
     order: CopyOrder,
     image: str,
     nodes: tuple[str, ...] = (),
-    needed: tuple[str, ...] | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """The pod that makes a copy for `document`, which is `service`, parsed.
 
     `nodes`: of the plan. A volume of one node is made where its first pod is, so the engine has to find it there.
-    `needed`: copies that stay when others make room for this one; None: nothing is deleted.
+    `kept`: what stays when other copies make room for this one; None: nothing is deleted.
     """
-    freeing = () if needed is None else ("--free", *(f"--keep={place}" for place in needed))
+    freeing: tuple[str, ...] = ()
+    if kept is not None:
+        places = (f"--keep={place}" for place in sorted(kept.places))
+        freeing = ("--free", f"--keep-as-of={kept.as_of_s:.0f}", *places)
     helper = HelperPod(
         name="fetch",
         label=DOWNLOAD_LABEL,
