@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ from uellm.cli.arguments import add_log_level, listen_address
 from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
+from uellm.http import loop
 from uellm.reconcile.children import Images
 from uellm.reconcile.measuring.settings import MeasuringSettings
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         remember_node_classes=args.remember_node_classes,
         measuring=_measuring(args),
     )
-    asyncio.run(serve(options))
+    loop.run(serve(options))
     return 0
 
 

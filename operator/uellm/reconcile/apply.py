@@ -20,6 +20,7 @@ from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
+from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -55,10 +56,14 @@ class WriteRefused(CannotBeDone):
 class Applier:
     """Writes through `kube`, and puts the results into the cache: the watch may be slower than the next pass."""
 
-    def __init__(self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller") -> None:
+    def __init__(
+        self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller", events: EventWriter | None = None
+    ) -> None:
+        """`events`: creates Events; None: at once."""
         self._kube = kube
         self._cache = cache
         self._instance = instance
+        self._events = events or EventWriter(kube)
         # Digests of manifest and live object for which a write changed nothing although a field differs: the server
         # normalises some values.
         self._equal: dict[_Identity, tuple[str, str]] = {}
@@ -178,13 +183,10 @@ class Applier:
             return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
-        """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""
+        """Log what changed, and create Events for it."""
         for note in notes:
             logger.info("%s %s=%s %s: %s", observed.key, note.type, note.status, note.reason, note.message)
-            try:
-                await self._kube.create(event_of(observed, note, now, self._instance))
-            except KubeError as error:
-                logger.warning("%s no Event created: %s", observed.key, error)
+            await self._events.write(observed.key, event_of(observed, note, now, self._instance))
 
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""

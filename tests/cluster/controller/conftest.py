@@ -136,6 +136,10 @@ class Operator:
             self._planning.promises.restore()
             self._started = True
 
+    def waiting(self) -> list[Key]:
+        """The services that are marked when GPUs become free."""
+        return self._planning.waiting()
+
     async def step(self, name: str) -> list[str]:
         """One pass over one service. Returns what it wrote."""
         await self.observe()
