@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -164,14 +164,15 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
     async with await Kube.connect(kubeconfig=str(kubeconfig)) as kube:
         await prepare(kube, args.nodes, args.gpus)
         await each_of(kube.create(service(index)) for index in range(services))
+        before = cpu_seconds(kubeconfig.parent)
         start = time.perf_counter()
         async with controller(kube, kubeconfig, args.log) as pid, Progress().followed(kube) as progress:
             await progress.until(services // 4)
             scaled_s = await scale(kube)
             planned_s = await progress.until(services) - start
-            until_planned = cpu_seconds(pid, kubeconfig.parent)
+            until_planned = cpu_seconds(kubeconfig.parent, pid, before)
             await until_quiet(pid)
-            settled = cpu_seconds(pid, kubeconfig.parent)
+            settled = cpu_seconds(kubeconfig.parent, pid, before)
             idle = statistics.mean([await share_of_a_core(pid) for _ in range(IDLE_WINDOWS)])
             allocation_s = await cost_of_an_allocation(kube, args.nodes - 1, pid)
             figures = resident(pid)
@@ -296,15 +297,19 @@ def resident(pid: int) -> dict[str, float]:
     }
 
 
-def cpu_seconds(operator: int, plane: Path) -> dict[str, float]:
-    """CPU time in seconds since the start: of the operator, its planners and the programs of the control plane."""
-    found = {"operator": round(_cpu_s(operator), 1), "planners": round(sum(map(_cpu_s, _children(operator))), 1)}
+def cpu_seconds(
+    plane: Path, operator: int | None = None, before: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """CPU time in seconds of the operator, its planners and the control plane's programs, less that of `before`."""
+    found: dict[str, float] = {}
+    if operator is not None:
+        found = {"operator": _cpu_s(operator), "planners": sum(map(_cpu_s, _children(operator)))}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             program, *arguments = path.read_bytes().decode(errors="replace").split("\0")
             if any(str(plane) in argument for argument in arguments):
-                found[Path(program).name] = round(_cpu_s(int(path.parent.name)), 1)
-    return found
+                found[Path(program).name] = _cpu_s(int(path.parent.name))
+    return {name: round(value - (before or {}).get(name, 0.0), 1) for name, value in found.items()}
 
 
 def _children(pid: int) -> list[int]:

@@ -37,7 +37,8 @@ ERROR = "ERROR"
 SESSION_S = 60.0
 SILENCE_S = 70.0
 """Longer than a session."""
-PAGE = 500
+PAGE = 100
+"""Objects of a list that are asked for at a time: an engine's pod with its managedFields takes 50 KiB of text."""
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
 # A proxy may accept watches and end them at once. A watch that ends sooner, without an event, counts as a failure.
