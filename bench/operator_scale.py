@@ -2,8 +2,8 @@
 
     python bench/operator_scale.py [--json FILE] [--services 100 300 1000] [--nodes 200] [--gpus 8] [--log FILE]
 
-The control plane is real, the nodes are played by kwok; each has eight GPUs in its GPUNodeProfile. All services exist
-when the operator starts. Measured are
+The control plane is real, the nodes are played by kwok; each has eight GPUs in its GPUNodeProfile. The sidecars of its
+pods are played by this program. All services exist when the operator starts. Measured are
 
     planned      until the last of them is planned (target 60 s at 1,000)
     scaled       meanwhile, from `kubectl scale` of one service to its Deployment (1 s)
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from played_sidecars import PlayedSidecars
 
 from uellm.api.node_labels import own_labels
 from uellm.hardware import Node
@@ -166,7 +167,11 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
         await each_of(kube.create(service(index)) for index in range(services))
         before = cpu_seconds(kubeconfig.parent)
         start = time.perf_counter()
-        async with controller(kube, kubeconfig, args.log) as pid, Progress().followed(kube) as progress:
+        async with (
+            PlayedSidecars(kube, "default").played(),
+            controller(kube, kubeconfig, args.log) as pid,
+            Progress().followed(kube) as progress,
+        ):
             await progress.until(services // 4)
             scaled_s = await scale(kube)
             planned_s = await progress.until(services) - start
@@ -257,8 +262,8 @@ async def scale(kube: Kube) -> float:
 async def cost_of_an_allocation(kube: Kube, node: int, pid: int) -> float:
     """CPU time in seconds that it takes the operator to see that a pod which is none of ours takes or frees a GPU.
 
-    kwok's pods answer nobody, and the operator asks them again from time to time. So the time is the median of several
-    differences between a period with such a change and the one before it.
+    The operator does other things from time to time. So the time is the median of several differences between a period
+    with such a change and the one before it.
     """
     differences_s = []
     for number in range(ALLOCATIONS):
