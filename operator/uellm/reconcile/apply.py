@@ -76,12 +76,12 @@ class Applier:
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
         """Why these cannot be written, found without writing: a name is taken, or an object is refused.
 
-        A dry run costs the API server as much as a write. So only the Deployment, which holds the user's template, and
-        what was refused before are tried; of other new objects only the names are looked up.
+        A dry run costs the API server as much as a write. So only a Deployment with another pod template, which holds
+        the user's, and what was refused before are tried; of other new objects only the names are looked up.
         """
         refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
-            if kind_of(manifest) == DEPLOYMENT or _identity(manifest) in refused:
+            if _has_new_template(observed, manifest) or _identity(manifest) in refused:
                 refusals.append(await self._try(observed, manifest))
             elif _live(observed, manifest) is None:
                 refusals.append(await self._taken(observed, manifest))
@@ -265,6 +265,14 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
         name: sorted(value, key=lambda entry: str(entry[keys[name]])) if name in keys else value
         for name, value in status.items()
     }
+
+
+def _has_new_template(observed: Observed, manifest: Manifest) -> bool:
+    """Whether it is a Deployment whose pods are to be other than they are; False where only their number changes."""
+    if kind_of(manifest) != DEPLOYMENT:
+        return False
+    live = _live(observed, manifest)
+    return live is None or not holds(manifest["spec"]["template"], live["spec"]["template"])
 
 
 def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:

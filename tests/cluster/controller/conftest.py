@@ -57,6 +57,7 @@ class Watched:
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self.writes: list[str] = []
+        self.tried = 0
         self.die_after: int | None = None  # the number of writes before it fails; the last of them is done
         self.die_before: int | None = None
         self.conflicts = 0  # the number of next writes that end in a Conflict
@@ -72,6 +73,7 @@ class Watched:
 
     async def apply(self, obj: Mapping[str, Any], *, dry_run: bool = False, **options: Any) -> dict[str, Any]:
         if dry_run:
+            self.tried += 1
             return await self._kube.apply(obj, dry_run=True, **options)
         return await self._write(f"apply {obj['kind']}", self._kube.apply, obj, **options)
 
