@@ -63,6 +63,8 @@ CORE_EVENT = Kind("v1", "Event", "events", True)
 NODEPOOL = Kind("karpenter.sh/v1", "NodePool", "nodepools", False)
 """Karpenter's, where it is installed."""
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
+RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
+RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
 KINDS: Mapping[tuple[str, str], Kind] = {
@@ -86,6 +88,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         CORE_EVENT,
         NODEPOOL,
         LEASE,
+        RESOURCECLAIM,
+        RESOURCESLICE,
         CRD,
     )
 }
