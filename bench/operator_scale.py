@@ -2,20 +2,25 @@
 
     python bench/operator_scale.py [--json FILE] [--services 100 300 1000] [--nodes 200] [--gpus 8] [--log FILE]
 
-The control plane is real, the nodes are played by kwok; each has eight GPUs in its GPUNodeProfile. All services exist
-when the operator starts. Measured are
+The control plane is real, the nodes are played by kwok; each has eight GPUs in its GPUNodeProfile. The sidecars of its
+pods are played by this program. All services exist when the operator starts. Measured are
 
     planned      until the last of them is planned (target 60 s at 1,000)
     scaled       meanwhile, from `kubectl scale` of one service to its Deployment (1 s)
     idle         CPU time of the operator's process when all has settled (2 % of a core)
     allocation   CPU time of that process when a pod that is none of ours takes a GPU (50 ms)
     memory       resident, of the operator's process (200 MiB) and of its planners
+
+Everything runs on the same cores here: API server, etcd, controllers, scheduler, kwok and operator. In a cluster the
+operator has a core of its own. So CPU time is shown for each of them, until all services are planned and in all, and of
+the operator for each service.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -24,12 +29,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from played_sidecars import PlayedSidecars
 
 from uellm.api.node_labels import own_labels
 from uellm.hardware import Node
@@ -159,12 +165,19 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
     async with await Kube.connect(kubeconfig=str(kubeconfig)) as kube:
         await prepare(kube, args.nodes, args.gpus)
         await each_of(kube.create(service(index)) for index in range(services))
+        before = cpu_seconds(kubeconfig.parent)
         start = time.perf_counter()
-        async with controller(kube, kubeconfig, args.log) as pid, Progress().followed(kube) as progress:
+        async with (
+            PlayedSidecars(kube, "default").played(),
+            controller(kube, kubeconfig, args.log) as pid,
+            Progress().followed(kube) as progress,
+        ):
             await progress.until(services // 4)
             scaled_s = await scale(kube)
             planned_s = await progress.until(services) - start
+            until_planned = cpu_seconds(kubeconfig.parent, pid, before)
             await until_quiet(pid)
+            settled = cpu_seconds(kubeconfig.parent, pid, before)
             idle = statistics.mean([await share_of_a_core(pid) for _ in range(IDLE_WINDOWS)])
             allocation_s = await cost_of_an_allocation(kube, args.nodes - 1, pid)
             figures = resident(pid)
@@ -175,7 +188,11 @@ async def measure(args: argparse.Namespace, services: int, kubeconfig: Path) -> 
         "scaledMeanwhileSeconds": round(scaled_s, 2),
         "idlePercentOfACore": round(100 * idle, 2),
         "allocationMilliseconds": round(1000 * allocation_s, 1),
+        "plannedCpuMillisecondsPerService": round(1000 * until_planned["operator"] / services, 1),
+        "settledCpuMillisecondsPerService": round(1000 * settled["operator"] / services, 1),
         **figures,
+        "cpuSecondsUntilPlanned": until_planned,
+        "cpuSecondsUntilSettled": settled,
     }
 
 
@@ -245,8 +262,8 @@ async def scale(kube: Kube) -> float:
 async def cost_of_an_allocation(kube: Kube, node: int, pid: int) -> float:
     """CPU time in seconds that it takes the operator to see that a pod which is none of ours takes or frees a GPU.
 
-    kwok's pods answer nobody, and the operator asks them again from time to time. So the time is the median of several
-    differences between a period with such a change and the one before it.
+    The operator does other things from time to time. So the time is the median of several differences between a period
+    with such a change and the one before it.
     """
     differences_s = []
     for number in range(ALLOCATIONS):
@@ -278,14 +295,30 @@ async def until_quiet(pid: int) -> None:
 
 
 def resident(pid: int) -> dict[str, float]:
-    """Resident memory and CPU time of the operator's process and of the planner's process under it."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Resident memory of the operator's process and of the planners' processes under it."""
     return {
         "operatorMebibytes": round(_resident_mib(pid), 1),
-        "plannerMebibytes": round(sum(map(_resident_mib, children)), 1),
-        "operatorCpuSeconds": round(_cpu_s(pid), 1),
-        "plannerCpuSeconds": round(sum(map(_cpu_s, children)), 1),
+        "plannerMebibytes": round(sum(map(_resident_mib, _children(pid))), 1),
     }
+
+
+def cpu_seconds(
+    plane: Path, operator: int | None = None, before: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """CPU time in seconds of the operator, its planners and the control plane's programs, less that of `before`."""
+    found: dict[str, float] = {}
+    if operator is not None:
+        found = {"operator": _cpu_s(operator), "planners": sum(map(_cpu_s, _children(operator)))}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            program, *arguments = path.read_bytes().decode(errors="replace").split("\0")
+            if any(str(plane) in argument for argument in arguments):
+                found[Path(program).name] = _cpu_s(int(path.parent.name))
+    return {name: round(value - (before or {}).get(name, 0.0), 1) for name, value in found.items()}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _resident_mib(pid: int) -> float:
@@ -311,7 +344,8 @@ def main() -> int:
         with ControlPlane(kwok_nodes=args.nodes) as plane:
             results.append(asyncio.run(measure(args, services, plane.kubeconfig)))
         for name, value in results[-1].items():
-            print(f"{name:<24}{value:>10}", flush=True)
+            shown = ", ".join(f"{key} {each:g}" for key, each in value.items()) if isinstance(value, dict) else value
+            print(f"{name:<34}{shown}", flush=True)
         if args.json:
             args.json.write_text(json.dumps({"benchmark": "operator_scale", "results": results}, indent=2) + "\n")
     return int(any(result["plannedSeconds"] > TARGET_S for result in results))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import gc
 import logging
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from uellm.cli.arguments import add_log_level, listen_address
 from uellm.controller.app import ControllerOptions, serve
 from uellm.controller.lease import default_identity
 from uellm.errors import BadInput
+from uellm.http import loop
 from uellm.reconcile.children import Images
 from uellm.reconcile.measuring.settings import MeasuringSettings
 
@@ -23,6 +24,8 @@ REQUIRED_IMAGES = {
     "inspector": "pods that look models up, which is the operator's own",
 }
 MEASURING_VARIABLE = "UELLM_MEASURING"
+GARBAGE_THRESHOLD = 20_000
+"""New objects after which the youngest are looked at; 700 by default."""
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -81,8 +84,16 @@ def run(args: argparse.Namespace) -> int:
         remember_node_classes=args.remember_node_classes,
         measuring=_measuring(args),
     )
-    asyncio.run(serve(options))
+    _collect_garbage_seldom()
+    loop.run(serve(options))
     return 0
+
+
+def _collect_garbage_seldom() -> None:
+    """Documents are made of thousands of objects and hold no cycles, so the collector would look at them in vain."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 20)
 
 
 def _measuring(args: argparse.Namespace) -> MeasuringSettings | None:

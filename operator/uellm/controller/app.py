@@ -21,6 +21,7 @@ from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.step_keeper import StepKeeper
 from uellm.controller.watcher import Watcher
+from uellm.controller.watches import Watches
 from uellm.kube import Kube
 from uellm.kube.kinds import NODEPOOL
 from uellm.kube.transport import REQUEST_TIMEOUT_S
@@ -29,6 +30,7 @@ from uellm.reconcile.apply import Applier
 from uellm.reconcile.cache import Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
+from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.names import Key
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # Passes at a time. Most of the time they wait for the API server, or for a pod that a network policy hides.
 WORKERS = 32
+# Besides, for what a person has just changed.
+URGENT_WORKERS = 4
 # Planners at a time, each in a process of its own.
 PLANNERS = 2
 # A pass waits for no search, but it may wait for several calls of the API server, and for one rendering.
@@ -111,7 +115,8 @@ class _Operator:
             steps=steps,
         )
         step_keeper = StepKeeper(kube, steps, self._options.namespace)
-        applier = Applier(kube, self._cache, instance=self._options.identity)
+        events = EventWriter(kube, later=True)
+        applier = Applier(kube, self._cache, instance=self._options.identity, events=events)
         clock = asyncio.get_running_loop().time
         collectors, pools = Collectors.of(sidecars, clock), NodePools(lambda: kube.list(NODEPOOL), clock)
         inspections = Inspections(applier, sidecars.model, self._options.inspector_image)
@@ -133,29 +138,40 @@ class _Operator:
         await lease.acquire()
         self._stack.push_async_callback(lease.release)
         logger.info("lease held by %s", lease.identity)
-        await resync.fill_first(kube, self._cache)
-        watcher.on_lists()
-        planning.promises.restore()
-        await step_keeper.step()
-        watcher.mark_all()
-        await _until_one_ends(
-            lease.keep(),
-            NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
-            step_keeper.keep(),
-            _resync(kube, self._cache, watcher, collectors),
-            _find_stale_profiles(self._cache, watcher, clock),
-            *self._measuring(kube),
-            *(queue.work_off() for _ in range(WORKERS)),
-            kopf.operator(
-                registry=handlers.registry(watcher),
-                settings=handlers.settings(),
-                clusterwide=True,
-                standalone=True,
-                # Otherwise kopf looks up the user's name, and a container's numeric user has none.
-                identity=self._options.identity,  # type: ignore[arg-type] # a NewType of str that kopf does not export
-                ready_flag=self._watching,
-            ),
-        )
+        watches = Watches(kube, watcher)
+
+        async def lead() -> None:
+            # Of the other kinds, the watches bring lists of their own.
+            await resync.fill_patiently(kube, self._cache, resync.WHOLE_KINDS)
+            await _until_one_ends(*watches.follow(), start())
+
+        async def start() -> None:
+            await watches.synced()
+            watcher.on_lists()
+            planning.promises.restore()
+            await step_keeper.step()
+            watcher.mark_all()
+            await _until_one_ends(
+                events.keep(),
+                step_keeper.keep(),
+                NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
+                _resync(kube, self._cache, watcher, collectors, queue),
+                _find_stale_profiles(self._cache, watcher, clock),
+                *self._measuring(kube),
+                *(queue.work_off() for _ in range(WORKERS)),
+                *(queue.work_off(only_first=True) for _ in range(URGENT_WORKERS)),
+                kopf.operator(
+                    registry=handlers.registry(watcher),
+                    settings=handlers.settings(),
+                    clusterwide=True,
+                    standalone=True,
+                    # Otherwise kopf looks up the user's name, and a container's numeric user has none.
+                    identity=self._options.identity,  # type: ignore[arg-type] # a NewType of str that kopf hides
+                    ready_flag=self._watching,
+                ),
+            )
+
+        await _until_one_ends(lease.keep(), lead())
 
     def _measuring(self, kube: Kube) -> list[Coroutine[Any, Any, None]]:
         settings = self._options.measuring
@@ -181,13 +197,13 @@ class _Operator:
         return WebListener(probes_app(checks, is_ready, metrics.registry), host, port, purpose="probes and metrics")
 
 
-async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors) -> None:
-    # The first resync comes early, to find what vanished between the first lists and the first events.
-    delay_s = resync.FIRST_S
+async def _resync(kube: Kube, cache: Cache, watcher: Watcher, collectors: Collectors, queue: DirtyQueue[Key]) -> None:
+    # kopf does not tell what vanished between our first list and its own.
+    await asyncio.sleep(resync.FIRST_S)
+    queue.mark_all(await resync.changed_services(kube, cache))
     while True:
-        await asyncio.sleep(delay_s)
-        delay_s = resync.next_in_s()
-        await resync.fill_first(kube, cache)
+        await asyncio.sleep(resync.next_in_s())
+        await resync.fill_patiently(kube, cache)
         watcher.on_lists()
         pods = {pod["metadata"]["uid"] for key in cache.service_keys() for pod in cache.pods(key)}
         collectors.keep(pods)

@@ -1,4 +1,4 @@
-"""The kopf part: watches on every kind, whose events go to the Watcher. kopf itself stores and writes nothing."""
+"""The kopf part: the watch on LLMServices, whose events go to the Watcher. kopf itself stores and writes nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Any
 import kopf
 
 from uellm.api.names import GROUP
-from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
+from uellm.controller.watches import KOPFS_KINDS
 from uellm.kube import Kind
-from uellm.reconcile.cache import WATCHED_KINDS
 
 
 def registry(watcher: Watcher) -> kopf.OperatorRegistry:
-    """Handlers for all watched kinds, and a login that needs no further library."""
+    """Handlers for the kinds that kopf watches, and a login that needs no further library."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(id="pod", registry=handlers)(_login_in_pod)
     kopf.on.login(id="kubeconfig", registry=handlers)(kopf.login_with_kubeconfig)
-    for kind in WATCHED_KINDS:
+    for kind in KOPFS_KINDS:
         _watch(handlers, kind, watcher)
     return handlers
 
@@ -83,7 +82,4 @@ def settings() -> kopf.OperatorSettings:
     # The kinds are known; to watch CRDs and namespaces besides would ask for more rights.
     chosen.scanning.disabled = True
     chosen.process.ultimate_exiting_timeout = 8
-    for kind in WATCHED_KINDS:
-        if selector := label_selector(kind):
-            chosen.watching.label_selectors[_resource(kind)] = selector
     return chosen

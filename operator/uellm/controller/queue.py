@@ -10,11 +10,12 @@ import heapq
 import itertools
 import logging
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from uellm.errors import UellmError
-from uellm.kube.slots import urgent
+from uellm.kube.slots import Priority, writes
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,24 @@ class Schedule(Generic[K]):
             self._due_s[key] = at_s
             heapq.heappush(self._heap, (at_s, next(self._counter), key))
 
+    @property
+    def has_first(self) -> bool:
+        """Whether a key waits that goes ahead of all others."""
+        return bool(self._first)
+
     def next_due_s(self) -> float | None:
         """When the next key that is not at work is due."""
         self._drop_stale()
         return self._heap[0][0] if self._heap else None
 
-    def take(self, now_s: float) -> K | None:
-        """Take a key that is due. `done` or `failed` must follow."""
+    def take(self, now_s: float, *, only_first: bool = False) -> K | None:
+        """Take a key that is due. `done` or `failed` must follow. `only_first`: only one that goes ahead of others."""
         self._drop_stale()
         if not self._heap or self._heap[0][0] > now_s:
             return None
         ahead = next(filter(lambda key: self._is_due(key, now_s), self._first), None)
+        if ahead is None and only_first:
+            return None
         key = self._heap[0][2] if ahead is None else ahead
         self.went_first = key in self._first
         self._first.pop(key, None)
@@ -145,7 +153,10 @@ class DirtyQueue(Generic[K]):
         self._handle = handle
         self._observer = observer or _Unobserved()
         self._schedule: Schedule[K] = Schedule()
-        self._marked = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle_for_first: deque[asyncio.Future[None]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Wakes a worker for the next key that is due later."""
 
     def __len__(self) -> int:
         return len(self._schedule)
@@ -159,34 +170,54 @@ class DirtyQueue(Generic[K]):
         """Let a key be handled, at once or after a while; FIRST: ahead of all others."""
         now_s = asyncio.get_running_loop().time()
         self._schedule.mark(key, now_s + max(0.0, after_s), first=after_s == FIRST)
-        self._marked.set()
+        self._wake()
 
     def mark_all(self, keys: Iterable[K], after_s: float = 0.0) -> None:
         """Let many keys be handled."""
         for key in keys:
             self.mark(key, after_s)
 
-    async def work_off(self) -> None:
-        """Handle keys as they become due, one at a time, until cancelled. Run it several times for more at a time."""
+    async def work_off(self, *, only_first: bool = False) -> None:
+        """Handle keys as they become due, one at a time, until cancelled. Run it several times for more at a time.
+
+        `only_first`: only those that go ahead of others, so that they wait for none of the others.
+        """
         loop = asyncio.get_running_loop()
         while True:
-            key = self._schedule.take(loop.time())
+            key = self._schedule.take(loop.time(), only_first=only_first)
             if key is None:
-                await self._wait()
-            else:
-                self._observer.waited(self._schedule.waited_s)
-                with urgent(self._schedule.went_first):
-                    await self._work(key)
+                woken: asyncio.Future[None] = loop.create_future()
+                (self._idle_for_first if only_first else self._idle).append(woken)
+                await woken
+                continue
+            went_first = self._schedule.went_first
+            self._observer.waited(self._schedule.waited_s)
+            self._wake()
+            with writes(Priority.URGENT if went_first else Priority.ORDINARY):
+                await self._work(key)
 
-    async def _wait(self) -> None:
-        self._marked.clear()
+    def _wake(self) -> None:
+        """Wake a worker if a key is due, else when one is. Whoever takes a key calls this again for the next."""
         due_s = self._schedule.next_due_s()
-        timeout_s = None if due_s is None else max(0.0, due_s - asyncio.get_running_loop().time())
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._marked.wait()
-        except TimeoutError:
+        if due_s is None:
             return
+        loop = asyncio.get_running_loop()
+        if due_s > loop.time():
+            if self._alarm is None or self._alarm.when() > due_s:
+                self._set_alarm(loop.call_at(due_s, self._ring))
+            return
+        _wake_one(self._idle)
+        if self._schedule.has_first:
+            _wake_one(self._idle_for_first)
+
+    def _set_alarm(self, alarm: asyncio.TimerHandle | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = alarm
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake()
 
     async def _work(self, key: K) -> None:
         loop = asyncio.get_running_loop()
@@ -202,8 +233,7 @@ class DirtyQueue(Generic[K]):
             self._schedule.done(key)
             if again_s is not None:
                 self._schedule.mark(key, loop.time() + again_s)
-        # Another worker may sleep until a due time that is no longer the earliest.
-        self._marked.set()
+        self._wake()
 
     def _fail(self, key: K, error: Exception) -> None:
         requested_s = (error.retry_after_s if isinstance(error, UellmError) else None) or 0.0
@@ -217,6 +247,14 @@ class DirtyQueue(Generic[K]):
             # Our own errors are complete sentences; any other error is a bug, so its traceback is logged.
             exc_info=None if isinstance(error, UellmError) else error,
         )
+
+
+def _wake_one(idle: deque[asyncio.Future[None]]) -> None:
+    while idle:
+        worker = idle.popleft()
+        if not worker.done():
+            worker.set_result(None)
+            return
 
 
 def _is_transient(error: Exception) -> bool:

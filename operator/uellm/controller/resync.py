@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Iterable
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
 from uellm.kube import Kube, KubeError, NotFound
 from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
+from uellm.reconcile.names import Key
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +28,18 @@ def label_selector(kind: Kind) -> str:
     return "" if kind in WHOLE_KINDS else SERVICE_LABEL
 
 
-async def fill(kube: Kube, cache: Cache) -> None:
-    """Replace the cache by full lists. Raises KubeError."""
-    for kind in WATCHED_KINDS:
+async def fill(kube: Kube, cache: Cache, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
+    """Replace these kinds in the cache by full lists. Raises KubeError."""
+    for kind in kinds:
         before = cache.snapshot(kind)
         cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
 
 
-async def fill_first(kube: Kube, cache: Cache) -> None:
+async def fill_patiently(kube: Kube, cache: Cache, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
     """The same, repeated until the API server answers. Raises CannotBeDone where the CRDs are not installed."""
     while True:
         try:
-            return await fill(kube, cache)
+            return await fill(kube, cache, kinds)
         except NotFound as error:
             raise CannotBeDone(f"UELLM's CRDs are not installed ({error}): uellm crds | kubectl apply -f -") from error
         except KubeError as error:
@@ -45,6 +47,15 @@ async def fill_first(kube: Kube, cache: Cache) -> None:
                 raise
             logger.warning("waiting for the API server: %s", error)
             await asyncio.sleep(RETRY_S)
+
+
+async def changed_services(kube: Kube, cache: Cache) -> list[Key]:
+    """List the services again. Returns those that are new, changed or gone."""
+    before = {key: cache.service(key) for key in cache.service_keys()}
+    await fill_patiently(kube, cache, (LLMSERVICE,))
+    return [
+        key for key in {**before, **dict.fromkeys(cache.service_keys())} if cache.service(key) is not before.get(key)
+    ]
 
 
 def next_in_s() -> float:

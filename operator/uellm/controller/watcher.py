@@ -44,12 +44,16 @@ class Watcher:
         else:
             self._on_child(kind, event, obj)
 
+    def on_contact(self, kind: Kind) -> None:
+        """The API server has said something about a kind, if only that nothing has changed."""
+        self._heard_s[kind] = self._clock()
+
     def on_lists(self) -> None:
         """The cache was filled by full lists of every kind."""
         self._heard_s = dict.fromkeys(WATCHED_KINDS, self._clock())
 
     def ages_s(self) -> dict[str, float]:
-        """Seconds since the last event or full list, by kind."""
+        """Seconds since the last sign of life or full list, by kind."""
         return {kind.plural: self._clock() - at_s for kind, at_s in self._heard_s.items()}
 
     def mark_all(self, after_s: float = 0.0) -> None:
@@ -91,7 +95,9 @@ class Watcher:
         before = self._cache.service(key)
         self._store(LLMSERVICE, event, obj)
         after = self._cache.service(key)
-        changed = before is not None and (after is None or _generation(after) != _generation(before))
+        # A pass may have found that it is gone, and dropped it from the cache, before this event came.
+        gone = event == DELETED and after is None
+        changed = gone or (before is not None and (after is None or _generation(after) != _generation(before)))
         # What a person has just changed waits for no resync and no cold start.
         self._mark(key, FIRST if changed else 0.0)
         if changed:

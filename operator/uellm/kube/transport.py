@@ -7,7 +7,6 @@ these take three seconds to import, and their strict types break on a newer serv
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import aiohttp
+import msgspec
 
 from uellm.errors import UellmError
 from uellm.kube import config, fence
 from uellm.kube.errors import KubeError, Unauthorized, Unavailable, error_from
-from uellm.kube.slots import Slots
+from uellm.kube.slots import URGENT_BESIDES, Slots
 
 REQUEST_TIMEOUT_S = 60.0
 """The API server itself gives up on an ordinary request after 60 s."""
@@ -68,7 +68,7 @@ class Transport:
         self._writable_for = writable_for
         self._observe = observe
         self._renewing = asyncio.Lock()
-        self._writes = Slots()
+        self._writes = Slots(urgent_besides=URGENT_BESIDES)
 
     @classmethod
     async def open(
@@ -89,6 +89,15 @@ class Transport:
     async def close(self) -> None:
         """Close every connection."""
         await self._api.close()
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """The client's own session. Its method for a request would encode the body with the slow encoder."""
+        client = self._api.rest_client
+        if client.pool_manager is None:
+            client.pool_manager = client._create_pool_manager()
+        session: aiohttp.ClientSession = client.pool_manager
+        return session
 
     @property
     def host(self) -> str:
@@ -113,8 +122,8 @@ class Transport:
                 answer = await self._answer(*arguments)
         request = f"{method} {path}"
         try:
-            document = json.loads(answer)
-        except ValueError as error:
+            document = msgspec.json.decode(answer)
+        except (ValueError, RecursionError) as error:
             raise Unavailable(0, "NotJSON", f"{request}: the answer is not JSON: {answer[:200]!r}") from error
         if not isinstance(document, dict):
             raise Unavailable(0, "NotJSON", f"{request}: the answer is not an object: {answer[:200]!r}")
@@ -170,10 +179,16 @@ class Transport:
         url = self.host + request.path + ("?" + urlencode(request.query) if request.query else "")
         start_s, code = time.monotonic(), 0
         try:
-            answer = await self._api.call_api(
-                request.method, url, header_params=headers, body=request.body, _request_timeout=request.timeout
+            response = await self._session.request(
+                request.method,
+                url,
+                headers=headers,
+                data=None if request.body is None else msgspec.json.encode(request.body),
+                timeout=request.timeout,
+                server_hostname=self._api.configuration.tls_server_name,
+                proxy=self._api.rest_client.proxy,
+                proxy_headers=self._api.rest_client.proxy_headers,
             )
-            response: aiohttp.ClientResponse = answer.response
             code = response.status
         finally:
             self._observe(request.verb, code, time.monotonic() - start_s)

@@ -12,7 +12,6 @@ version. Delays between failures grow up to a limit, with full jitter.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
@@ -20,6 +19,8 @@ from asyncio import sleep
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
+
+import msgspec
 
 from uellm.kube.errors import Gone, KubeError, Unavailable, error_from
 from uellm.kube.transport import Transport
@@ -36,7 +37,8 @@ ERROR = "ERROR"
 SESSION_S = 60.0
 SILENCE_S = 70.0
 """Longer than a session."""
-PAGE = 500
+PAGE = 100
+"""Objects of a list that are asked for at a time: an engine's pod with its managedFields takes 50 KiB of text."""
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 15.0
 # A proxy may accept watches and end them at once. A watch that ends sooner, without an event, counts as a failure.
@@ -204,13 +206,13 @@ def lean(obj: dict[str, Any]) -> dict[str, Any]:
 def _parse(line: bytes) -> tuple[Event, str]:
     """The event of a line, and the resource version to continue from."""
     try:
-        document = json.loads(line)
+        document = msgspec.json.decode(line)
         event = Event(document["type"], document["object"])
         if event.type != ERROR:
             return Event(event.type, lean(event.object)), event.object["metadata"]["resourceVersion"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise Unavailable(0, "NotJSON", f"a line of the watch is no event: {line[:200]!r}") from error
-    raise error_from(int(event.object.get("code") or 500), json.dumps(event.object).encode())
+    raise error_from(int(event.object.get("code") or 500), msgspec.json.encode(event.object))
 
 
 def _key(obj: Mapping[str, Any]) -> tuple[str, str]:

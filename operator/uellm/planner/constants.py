@@ -148,8 +148,9 @@ MOST_NODES_NAMED = 3
 # The most devices and links in plan.json: each takes some hundred bytes, and a ConfigMap holds 1 MiB.
 MOST_FACTS = 4000
 
-# Nodes in devices.json. With eight GPUs each that is about 300 KiB of the 1 MiB that a ConfigMap may have.
-MOST_NODES = 64
+# Nodes in devices.json: those of the replicas, then the best others. With eight GPUs each that is about 40 KiB, and
+# every service has such a file. A replica on yet another node has its facts written when it is bound.
+MOST_NODES = 8
 
 # The share by which two GPUs of one product may differ in memory and still be of one class: drivers reserve some of it.
 SAME_CLASS = 0.02

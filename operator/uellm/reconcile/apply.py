@@ -20,6 +20,7 @@ from uellm.reconcile.children.disruption import MarkedPod
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.drift import content, digest, holds
 from uellm.reconcile.event import event_of
+from uellm.reconcile.event_writer import EventWriter
 from uellm.reconcile.names import (
     APPLIED_ANNOTATION,
     MANAGER,
@@ -55,10 +56,14 @@ class WriteRefused(CannotBeDone):
 class Applier:
     """Writes through `kube`, and puts the results into the cache: the watch may be slower than the next pass."""
 
-    def __init__(self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller") -> None:
+    def __init__(
+        self, kube: Kube, cache: Cache, *, instance: str = "uellm-controller", events: EventWriter | None = None
+    ) -> None:
+        """`events`: creates Events; None: at once."""
         self._kube = kube
         self._cache = cache
         self._instance = instance
+        self._events = events or EventWriter(kube)
         # Digests of manifest and live object for which a write changed nothing although a field differs: the server
         # normalises some values.
         self._equal: dict[_Identity, tuple[str, str]] = {}
@@ -71,12 +76,12 @@ class Applier:
     async def refusal(self, observed: Observed, manifests: Sequence[Manifest]) -> Obstacle | None:
         """Why these cannot be written, found without writing: a name is taken, or an object is refused.
 
-        A dry run costs the API server as much as a write. So only the Deployment, which holds the user's template, and
-        what was refused before are tried; of other new objects only the names are looked up.
+        A dry run costs the API server as much as a write. So only a Deployment with another pod template, which holds
+        the user's, and what was refused before are tried; of other new objects only the names are looked up.
         """
         refusals, refused = [], self._refused.get(observed.key, ())
         for manifest in manifests:
-            if kind_of(manifest) == DEPLOYMENT or _identity(manifest) in refused:
+            if _has_new_template(observed, manifest) or _identity(manifest) in refused:
                 refusals.append(await self._try(observed, manifest))
             elif _live(observed, manifest) is None:
                 refusals.append(await self._taken(observed, manifest))
@@ -191,13 +196,10 @@ class Applier:
             return ()
 
     async def record_events(self, observed: Observed, notes: Iterable[Condition], now: datetime) -> None:
-        """Log what changed, and create Events for it. A pass does not fail because an Event cannot be created."""
+        """Log what changed, and create Events for it."""
         for note in notes:
             logger.info("%s %s=%s %s: %s", observed.key, note.type, note.status, note.reason, note.message)
-            try:
-                await self._kube.create(event_of(observed, note, now, self._instance))
-            except KubeError as error:
-                logger.warning("%s no Event created: %s", observed.key, error)
+            await self._events.write(observed.key, event_of(observed, note, now, self._instance))
 
     def forget(self, key: Key) -> None:
         """Drop what is stored about a service that is gone."""
@@ -276,6 +278,14 @@ def _ordered(status: Mapping[str, Any]) -> dict[str, Any]:
         name: sorted(value, key=lambda entry: str(entry[keys[name]])) if name in keys else value
         for name, value in status.items()
     }
+
+
+def _has_new_template(observed: Observed, manifest: Manifest) -> bool:
+    """Whether it is a Deployment whose pods are to be other than they are; False where only their number changes."""
+    if kind_of(manifest) != DEPLOYMENT:
+        return False
+    live = _live(observed, manifest)
+    return live is None or not holds(manifest["spec"]["template"], live["spec"]["template"])
 
 
 def _live(observed: Observed, manifest: Manifest) -> Mapping[str, Any] | None:

@@ -7,8 +7,8 @@ of an object does not replace a newer one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
 from uellm.kube.kinds import (
@@ -31,6 +31,7 @@ from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 from uellm.reconcile.scaling.scaling import chosen_before
 
 Object = dict[str, Any]
+T = TypeVar("T")
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
 _HELPER_LABELS = (INSPECTION_LABEL, DOWNLOAD_LABEL)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, PVC, POD)
@@ -55,6 +56,8 @@ class Cache:
         self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._parsed: dict[Key, tuple[Any, Any]] = {}
+        """What services were parsed from and to; their status changes far more often."""
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
@@ -105,8 +108,7 @@ class Cache:
         """Drop a deleted object. A newer object of the same name stays."""
         known = self._objects[kind].get(_place(obj))
         if known is not None and known["metadata"].get("uid") == obj["metadata"].get("uid"):
-            self._drop(kind, _place(obj))
-            self._count_versions(kind, _place(obj), known, None, None)
+            self._forget(kind, _place(obj), known)
 
     def snapshot(self, kind: Kind) -> dict[tuple[str, str], Object]:
         """All objects of a kind; taken before a full list is requested."""
@@ -120,8 +122,7 @@ class Cache:
         for place, known in before.items():
             # An object that changed since the snapshot is newer than the list.
             if place not in listed and self._objects[kind].get(place) is known:
-                self._drop(kind, place)
-                self._count_versions(kind, place, known, None, None)
+                self._forget(kind, place, known)
         for obj in listed.values():
             self.put(kind, obj)
 
@@ -132,6 +133,16 @@ class Cache:
     def service(self, key: Key) -> Object | None:
         """An LLMService, or None."""
         return self.get(LLMSERVICE, key.name, key.namespace)
+
+    def parsed_service(self, key: Key, parse: Callable[[Object], T]) -> T:
+        """A service that exists, parsed. It is parsed again only when its spec or its annotations have changed."""
+        document = self._objects[LLMSERVICE][key.namespace, key.name]
+        source = [document["metadata"].get(name) for name in ("uid", "annotations")] + [document["spec"]]
+        known = self._parsed.get(key)
+        if known is None or known[0] != source:
+            known = self._parsed[key] = (source, parse(document))
+        parsed: T = known[1]
+        return parsed
 
     def services(self) -> list[Object]:
         """Every LLMService, in the order of namespace and name."""
@@ -247,6 +258,13 @@ class Cache:
         elif kind == LLMSERVICE and _demand(before) != _demand(after):
             self.room_version += 1
             self._changes.services[Key(*place)] = None
+
+    def _forget(self, kind: Kind, place: tuple[str, str], known: Object) -> None:
+        """Drop an object that is gone."""
+        self._drop(kind, place)
+        if kind == LLMSERVICE:
+            self._parsed.pop(Key(*place), None)
+        self._count_versions(kind, place, known, None, None)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)

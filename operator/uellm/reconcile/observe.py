@@ -236,7 +236,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
     document = cache.service(key)
     if document is None or "deletionTimestamp" in document["metadata"]:
         return None
-    service, invalid = _read(document)
+    service, invalid = cache.parsed_service(key, _read)
     pods = tuple(cache.pods(key))
     return Observed(
         document,

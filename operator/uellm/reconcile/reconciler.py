@@ -218,8 +218,6 @@ class Reconciler:
         return _Writable(differing, wanted=wanted)
 
     def _surge(self, observed: Observed, plan: Plan) -> Surge:
-        if observed.deployment is None:
-            return NO_SURGE
         rollout = observed.service.spec.rollout if observed.service is not None else None
         if rollout is not None and not rollout.max_surge:
             return NO_SURGE
@@ -228,7 +226,8 @@ class Reconciler:
 
     def _left_alone(self, observed: Observed, refusal: Obstacle | None, *, keep_plan: bool = False) -> _Writable:
         """`keep_plan`: the GPUs stay promised while the children wait."""
-        if observed.deployment is None and not keep_plan:
+        # Without a refusal there is no plan, so nothing is promised, and the service is known to wait for room.
+        if refusal is not None and observed.deployment is None and not keep_plan:
             self._planning.withdraw(observed.key)
         wanted = None
         if observed.revision is not None and observed.service is not None:

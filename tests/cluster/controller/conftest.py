@@ -57,6 +57,7 @@ class Watched:
     def __init__(self, kube: Kube) -> None:
         self._kube = kube
         self.writes: list[str] = []
+        self.tried = 0
         self.die_after: int | None = None  # the number of writes before it fails; the last of them is done
         self.die_before: int | None = None
         self.drops_image_volumes = False  # as a server does whose feature gate is off
@@ -75,6 +76,7 @@ class Watched:
 
     async def apply(self, obj: Mapping[str, Any], *, dry_run: bool = False, **options: Any) -> dict[str, Any]:
         if dry_run:
+            self.tried += 1
             return await self._kube.apply(obj, dry_run=True, **options)
         return await self._write(f"apply {obj['kind']}", self._kube.apply, obj, **options)
 
@@ -143,6 +145,10 @@ class Operator:
         if not self._started:
             self._planning.promises.restore()
             self._started = True
+
+    def waiting(self) -> list[Key]:
+        """The services that are marked when GPUs become free."""
+        return self._planning.waiting()
 
     async def step(self, name: str) -> list[str]:
         """One pass over one service. Returns what it wrote."""

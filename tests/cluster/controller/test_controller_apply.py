@@ -291,3 +291,20 @@ async def test_each_transition_is_one_event(operator, service, gpu_node, kube, n
     reasons = [event["reason"] for event in events]
     assert {"Planned", "Predicted"} <= set(reasons)
     assert len(reasons) == len(set(reasons))
+
+
+async def test_a_new_number_of_replicas_is_written_without_a_trial_and_a_new_template_with_one(
+    operator, service, gpu_node
+):
+    await gpu_node([24 * GIB, 24 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.write_out("llama")
+    tried = watching.kube.tried
+    await llama.change(lambda spec: spec.update(replicas=2))
+    await watching.write_out("llama")
+    assert (await llama.deployment())["spec"]["replicas"] == 2
+    assert watching.kube.tried == tried
+    await llama.change(lambda spec: spec.update(template={"metadata": {"labels": {"team": "a"}}}))
+    await watching.write_out("llama")
+    assert watching.kube.tried > tried

@@ -310,3 +310,18 @@ async def test_pods_are_planned_only_where_their_template_lets_them_go(operator,
     status, reason, message = await nowhere.condition("Planned")
     assert (status, reason) == ("False", "NoFit")
     assert "nodeSelector wants pool=none" in message
+
+
+async def test_a_service_without_room_is_on_the_list_of_those_that_wait_until_there_is_some(
+    operator, service, gpu_node, profile
+):
+    node = await gpu_node([10 * GIB])
+    llama = await service()
+    watching = operator()
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[:2] == ("False", "NoFit")
+    assert [key.name for key in watching.waiting()] == ["llama"]
+    await profile(node, lambda devices: devices[0].update(memoryBytes=40 * GIB))
+    await watching.settle("llama")
+    assert (await llama.condition("Planned"))[0] == "True"
+    assert watching.waiting() == []

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from uellm.controller.queue import DirtyQueue, Schedule
+from uellm.controller.queue import FIRST, DirtyQueue, Schedule
 from uellm.kube import Unavailable
 
 
@@ -161,3 +161,39 @@ def test_a_key_that_goes_first_still_waits_until_its_work_is_done():
     schedule.done("a")
     assert schedule.take(1) == "a"
     assert schedule.take(9) is None
+
+
+async def test_a_key_that_goes_first_waits_for_no_worker_that_is_busy_with_others():
+    free, handled = asyncio.Event(), asyncio.Queue()
+
+    async def handle(key):
+        handled.put_nowait(key)
+        if key != "scaled":
+            await free.wait()
+
+    queue = DirtyQueue(handle)
+    workers = [asyncio.create_task(queue.work_off(only_first=only_first)) for only_first in (False, True)]
+    async with asyncio.timeout(10):
+        queue.mark_all(["new", "newer"])
+        assert await handled.get() == "new"
+        queue.mark("scaled", FIRST)
+        assert await handled.get() == "scaled"
+        free.set()
+        assert await handled.get() == "newer"
+    for worker in workers:
+        worker.cancel()
+
+
+async def test_a_key_that_is_due_earlier_than_the_others_does_not_wait_for_them():
+    handled = asyncio.Queue()
+
+    async def handle(key):
+        handled.put_nowait(key)
+
+    queue = DirtyQueue(handle)
+    worker = asyncio.create_task(queue.work_off())
+    queue.mark("late", 3600)
+    queue.mark("soon", 0.01)
+    async with asyncio.timeout(10):
+        assert await handled.get() == "soon"
+    worker.cancel()

@@ -100,6 +100,12 @@ def test_a_child_marks_its_owner_by_name_by_label_and_by_reference(world, obj):
     assert world.heard(CONFIGMAP, "ADDED", obj) == [(A, 0.0)]
 
 
+def test_a_deletion_that_a_pass_has_found_already_marks_those_that_wait_for_gpus(world):
+    world.waiting = [B]
+    world.cache.remove(LLMSERVICE, service(A))
+    assert world.heard(LLMSERVICE, "DELETED", service(A)) == [(A, FIRST), (B, SETTLE_S)]
+
+
 def test_the_deletion_of_a_child_marks_its_owner(world):
     world.heard(DEPLOYMENT, None, child("a-engine"))
     assert world.heard(DEPLOYMENT, "DELETED", child("a-engine")) == [(A, 0.0)]
@@ -152,3 +158,14 @@ def test_labels_and_cordons_of_a_node_with_gpus_concern_everyone_and_its_heartbe
 
 def test_a_node_without_gpus_concerns_nobody(world):
     assert world.heard(NODE, "ADDED", node(version=2)) == []
+
+
+def test_the_age_of_a_kind_is_that_of_the_last_sign_of_life():
+    now_s = 100.0
+    watcher = Watcher(Cache(), lambda *_: None, list, clock=lambda: now_s)
+    watcher.on_lists()
+    now_s = 130.0
+    watcher.on_contact(POD)
+    now_s = 135.0
+    ages_s = watcher.ages_s()
+    assert (ages_s["pods"], ages_s["services"]) == (5.0, 35.0)

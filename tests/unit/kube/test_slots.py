@@ -4,27 +4,27 @@ import asyncio
 
 import pytest
 
-from uellm.kube.slots import Slots, urgent
+from uellm.kube.slots import Priority, Slots, writes
 
 
 class World:
     """Writes that wait until the test lets them end."""
 
     def __init__(self):
-        self.slots = Slots(2)
+        self.slots = Slots(2, urgent_besides=0)
         self.open = []
         self.ends = {}
 
-    async def _write(self, name, *, first):
-        with urgent(first):
+    async def _write(self, name, priority):
+        with writes(priority):
             async with self.slots.slot():
                 self.open.append(name)
                 await self.ends[name].wait()
                 self.open.remove(name)
 
-    async def start(self, name, *, first=False):
+    async def start(self, name, priority=Priority.ORDINARY):
         self.ends[name] = asyncio.Event()
-        task = asyncio.create_task(self._write(name, first=first))
+        task = asyncio.create_task(self._write(name, priority))
         await asyncio.sleep(0)
         return task
 
@@ -50,7 +50,7 @@ async def test_only_so_many_are_open_at_a_time_and_the_next_follows(world):
 async def test_an_urgent_one_goes_ahead_of_those_that_wait(world):
     for name in "abcd":
         await world.start(name)
-    await world.start("urgent", first=True)
+    await world.start("urgent", Priority.URGENT)
     await world.end("a")
     assert world.open == ["b", "urgent"]
     await world.end("b")
@@ -79,3 +79,26 @@ async def test_one_that_gives_up_in_the_moment_of_its_turn_passes_it_on(world):
     for _ in range(4):
         await asyncio.sleep(0)
     assert world.open == ["b", "d"]
+
+
+async def test_what_nobody_waits_for_comes_last(world):
+    for name in "ab":
+        await world.start(name)
+    await world.start("later", Priority.LATER)
+    await world.start("c")
+    await world.end("a")
+    assert world.open == ["b", "c"]
+    await world.end("b")
+    assert world.open == ["c", "later"]
+
+
+async def test_an_urgent_one_has_slots_besides_those_of_all_others(world):
+    world.slots = Slots(2, urgent_besides=1)
+    for name in "abc":
+        await world.start(name)
+    await world.start("urgent", Priority.URGENT)
+    await world.start("next", Priority.URGENT)
+    assert world.open == ["a", "b", "urgent"]
+    await world.end("urgent")
+    await world.end("a")
+    assert world.open == ["b", "next"]

@@ -62,11 +62,15 @@ def test_after_the_eviction_the_stand_in_is_an_ordinary_replica(make, live):
     assert found == NO_STAND_IN
 
 
+def test_the_budget_of_a_service_without_a_deployment_is_the_one_that_its_first_pods_need():
+    assert stand_in(None, 1, [], LEAVING, ROOM) == StandIn(extra=0, budget=0)
+    assert stand_in(None, 1, [], LEAVING, NO_SURGE) == NO_STAND_IN
+
+
 def test_a_rollout_and_a_service_without_pods_have_no_stand_in(make, live):
     rolling = live(replicas=2, replicas_=0) | {"status": {"replicas": 2, "updatedReplicas": 1}}
     assert stand_in(rolling, 1, [serving(make)], LEAVING, ROOM) == NO_STAND_IN
     assert stand_in(live(), 0, [], LEAVING, ROOM) == NO_STAND_IN
-    assert stand_in(None, 1, [], LEAVING, ROOM) == NO_STAND_IN
 
 
 @pytest.mark.parametrize("ready", [1, 2])

@@ -41,10 +41,10 @@ def stand_in(
 ) -> StandIn:
     """The decision for now. `live`: the Deployment; `pods`: living ones; `leaving`: nodes that are being emptied."""
     pods = tuple(pods)
-    if live is None or not replicas or _is_rolling(live):
+    if not replicas or _is_rolling(live):
         return NO_STAND_IN
     nodes = ",".join(sorted({pod["spec"]["nodeName"] for pod in pods if pod["spec"].get("nodeName") in leaving}))
-    if not nodes:
+    if not nodes or live is None:
         # An eviction follows its node's mark within milliseconds, so the budget is closed beforehand.
         return StandIn(0, 0 if surge.room else 1)
     before = note_of(live)
@@ -66,6 +66,6 @@ def has_stand_in(live: Mapping[str, Any]) -> bool:
     return note_of(live).startswith(_FOR)
 
 
-def _is_rolling(live: Mapping[str, Any]) -> bool:
-    status = live.get("status") or {}
+def _is_rolling(live: Mapping[str, Any] | None) -> bool:
+    status = (live or {}).get("status") or {}
     return int(status.get("replicas") or 0) != int(status.get("updatedReplicas") or 0)

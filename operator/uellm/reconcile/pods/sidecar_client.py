@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import httpx
+import aiohttp
 
 from uellm.hub.document import DOCUMENT_BYTES
 from uellm.pod_interface import ATTAINMENT_PATH, DOWNLOAD_PATH, METRICS_PORT, MODEL_PATH, PLACEMENT_PATH, RUNNING_PATH
@@ -53,14 +52,17 @@ class SidecarClient:
         self._unproven = 0
         self._answering: dict[str, None] = {}
         self._silent: dict[str, _Silence] = {}
-        # Pod addresses are not reachable through a proxy.
-        self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> SidecarClient:
+        # Pod addresses are not reachable through a proxy. How many requests are open is counted here.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
     async def placement(self, pod_ip: str) -> Mapping[str, Any] | None:
         """The placement report; None where there is none yet or the pod does not answer."""
@@ -101,16 +103,15 @@ class SidecarClient:
         host = f"[{pod_ip}]" if ":" in pod_ip else pod_ip
         self._open += 1
         self._unproven += unproven
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+        url = f"http://{host}:{self._port}{path}"
         try:
-            async with (
-                asyncio.timeout(ANSWER_S),
-                self._client.stream("GET", f"http://{host}:{self._port}{path}", timeout=TIMEOUT_S) as response,
-            ):
-                answer = response.status_code, await _body(response, limit)
-        except (httpx.TimeoutException, TimeoutError):
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+                answer = response.status, await _body(response, limit)
+        except TimeoutError:
             self._note_silence(pod_ip)
             return None
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, OSError) as error:
             logger.debug("no answer from %s to %s: %s", pod_ip, path, error)
             return None
         finally:
@@ -146,10 +147,10 @@ def _remember(known: dict[str, V], pod_ip: str, value: V) -> None:
         del known[next(iter(known))]
 
 
-async def _body(response: httpx.Response, limit: int) -> bytes:
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body, cut off somewhere above `limit` bytes."""
     found = bytearray()
-    async for piece in response.aiter_bytes():
+    async for piece in response.content.iter_any():
         found += piece
         if len(found) > limit:
             break

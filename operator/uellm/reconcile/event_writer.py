@@ -1,0 +1,50 @@
+"""Creates Events. Nobody waits for one, so they may be created when nothing else is to be written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from uellm.kube import Kube, KubeError
+from uellm.kube.slots import Priority, writes
+from uellm.reconcile.names import Key
+
+logger = logging.getLogger(__name__)
+
+MOST_WAITING = 20_000
+"""More than this are dropped; each takes about 2 KiB."""
+
+
+class EventWriter:
+    """Creates Events at once; with `later`, when nothing else is to be written, which `keep` has to run for."""
+
+    def __init__(self, kube: Kube, *, later: bool = False) -> None:
+        self._kube = kube
+        self._waiting: asyncio.Queue[tuple[Key, Mapping[str, Any]]] | None = None
+        if later:
+            self._waiting = asyncio.Queue(MOST_WAITING)
+
+    async def write(self, about: Key, event: Mapping[str, Any]) -> None:
+        """Create an Event about a service. A pass does not fail because it cannot be created."""
+        if self._waiting is None:
+            await self._create(about, event)
+            return
+        try:
+            self._waiting.put_nowait((about, event))
+        except asyncio.QueueFull:
+            logger.warning("%s no Event created: %d wait already", about, MOST_WAITING)
+
+    async def keep(self) -> None:
+        """Create those that wait, in their order, until cancelled."""
+        assert self._waiting is not None, "Events are created at once"
+        with writes(Priority.LATER):
+            while True:
+                await self._create(*await self._waiting.get())
+
+    async def _create(self, about: Key, event: Mapping[str, Any]) -> None:
+        try:
+            await self._kube.create(event)
+        except KubeError as error:
+            logger.warning("%s no Event created: %s", about, error)

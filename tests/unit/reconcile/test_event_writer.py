@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import asyncio
+
+from uellm.kube import Forbidden
+from uellm.reconcile.event_writer import EventWriter
+from uellm.reconcile.names import Key
+
+KEY = Key("ns", "llama")
+
+
+class Server:
+    """Takes Events; refuses those whose name begins with `bad`."""
+
+    def __init__(self):
+        self.created = []
+
+    async def create(self, event):
+        if event["name"].startswith("bad"):
+            raise Forbidden(403, "Forbidden", "the namespace is being terminated")
+        self.created.append(event["name"])
+
+
+async def test_an_event_is_created_at_once_where_nothing_else_is_said():
+    server = Server()
+    await EventWriter(server).write(KEY, {"name": "a"})
+    assert server.created == ["a"]
+
+
+async def test_events_that_may_come_later_are_created_in_their_order_and_a_refused_one_holds_up_none(caplog):
+    server = Server()
+    writer = EventWriter(server, later=True)
+    for name in ("a", "bad", "b"):
+        await writer.write(KEY, {"name": name})
+    assert server.created == []
+    keeping = asyncio.create_task(writer.keep())
+    async with asyncio.timeout(10):
+        while server.created != ["a", "b"]:  # noqa: ASYNC110 - each turn of the event loop brings it nearer
+            await asyncio.sleep(0)
+    keeping.cancel()
+    assert "ns/llama no Event created: " in caplog.text
+
+
+async def test_too_many_events_that_wait_are_dropped_with_a_line(caplog, monkeypatch):
+    monkeypatch.setattr("uellm.reconcile.event_writer.MOST_WAITING", 1)
+    writer = EventWriter(Server(), later=True)
+    await writer.write(KEY, {"name": "a"})
+    await writer.write(KEY, {"name": "b"})
+    assert "ns/llama no Event created: 1 wait already" in caplog.text
