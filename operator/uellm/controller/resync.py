@@ -8,9 +8,10 @@ import random
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import Kube, KubeError, NotFound
+from uellm.kube import Forbidden, Kube, KubeError, NotFound
 from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,22 @@ async def fill(kube: Kube, cache: Cache) -> None:
     for kind in WATCHED_KINDS:
         before = cache.snapshot(kind)
         cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
+    for kind in OPTIONAL_KINDS:
+        await fill_optional(kube, cache, kind)
+
+
+async def fill_optional(kube: Kube, cache: Cache, kind: Kind) -> None:
+    """The same for a kind that may not be installed. Raises KubeError."""
+    before = cache.snapshot(kind)
+    try:
+        found = await kube.list(kind, label_selector=label_selector(kind))
+    except NotFound:
+        cache.available[kind], found = Availability.NOT_INSTALLED, []
+    except Forbidden:
+        cache.available[kind], found = Availability.FORBIDDEN, []
+    else:
+        cache.available[kind] = Availability.SERVED
+    cache.replace(kind, found, before=before)
 
 
 async def fill_first(kube: Kube, cache: Cache) -> None:
