@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from uellm.kube import Kind, NotFound
+from uellm.kube import Kind, KubeError
 from uellm.kube.kinds import kind_of
 from uellm.reconcile.apply import Applier, LeftBehind, Manifest
 from uellm.reconcile.children.http_route import http_route
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 RECHECK_S = 60.0
 """An object in the way that somebody removes causes no event."""
+_NO_KIND = (404, 405)
+"""405: its CRD is being deleted."""
 VANISHED_S = 5.0
 """After this time, the watch of a kind that was just removed has reported that."""
 
@@ -72,7 +74,9 @@ async def take_route_step(applier: Applier, observed: Observed, step: RouteStep)
         logger.info("%s deleted %s %s", observed.key, kind.kind, child["metadata"]["name"])
     try:
         await applier.write_children(observed, step.write)
-    except NotFound:
+    except KubeError as error:
+        if error.status not in _NO_KIND:
+            raise
         return VANISHED_S
     return step.recheck_s
 
@@ -97,5 +101,7 @@ async def _obstacle(applier: Applier, observed: Observed, manifest: Manifest) ->
         return await applier.refusal(observed, applier.differing(observed, [manifest]))
     except LeftBehind as error:
         return Obstacle("LeftBehind", str(error))
-    except NotFound:
+    except KubeError as error:
+        if error.status not in _NO_KIND:
+            raise
         return unavailable(kind, Availability.NOT_INSTALLED)
