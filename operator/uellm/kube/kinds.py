@@ -67,6 +67,8 @@ INFERENCEPOOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferen
 HTTPROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", True)
 """Of the Gateway API, where it is installed."""
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
+RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
+RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
 KINDS: Mapping[tuple[str, str], Kind] = {
@@ -92,6 +94,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         INFERENCEPOOL,
         HTTPROUTE,
         LEASE,
+        RESOURCECLAIM,
+        RESOURCESLICE,
         CRD,
     )
 }

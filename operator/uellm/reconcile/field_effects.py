@@ -82,6 +82,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "rollout.maxUnavailable": "neither",
     "autoscaling.minReplicas": "neither",
     "autoscaling.maxReplicas": "neither",
+    "autoscaling.idleTimeout": "neither",
     "routing": "neither",
     "inferencePool.endpointPicker.name": "neither",
     "inferencePool.endpointPicker.port": "neither",

@@ -93,6 +93,8 @@ class Observed:
     scaling: Scaling | None = None
     """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    image_pulls: Mapping[str, str] = field(default_factory=dict)
+    """Images that kubelets pull for pods, by uid."""
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     available: Mapping[Kind, Availability] = field(default_factory=dict)
     """Whether the cluster has the kinds of other projects."""

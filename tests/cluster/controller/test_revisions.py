@@ -65,6 +65,7 @@ CHANGES = {
     "rollout.maxUnavailable": lambda spec: spec.update(rollout={"maxSurge": 1, "maxUnavailable": 2}),
     "autoscaling.minReplicas": lambda spec: spec.update(autoscaling={"minReplicas": 0, "maxReplicas": 1}),
     "autoscaling.maxReplicas": lambda spec: spec.update(autoscaling={"maxReplicas": 3}),
+    "autoscaling.idleTimeout": lambda spec: spec.update(autoscaling={"maxReplicas": 3, "idleTimeout": "5m"}),
     "routing": lambda spec: spec.update(routing="InferencePool"),
     "inferencePool.endpointPicker.name": lambda spec: spec.update(inferencePool={"endpointPicker": {"name": "other"}}),
     "inferencePool.endpointPicker.port": lambda spec: spec.update(inferencePool={"endpointPicker": {"port": 9}}),
