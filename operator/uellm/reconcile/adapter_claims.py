@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
-from uellm.hub import ModelFacts
 from uellm.reconcile.model_claim import MODEL_MOUNT, mounted_claim
 
 HF, PVC = "hf://", "pvc://"
@@ -26,21 +25,6 @@ def adapter_claims(service: LLMService) -> dict[str, str]:
     """Claims that are mounted for adapters alone, and where."""
     claims = sorted({claim for each in service.spec.model.adapters if (claim := claim_of(each))})
     return {claim: f"{ADAPTERS_MOUNT}/{claim}" for claim in claims if claim != mounted_claim(service)}
-
-
-def copied_adapters(service: LLMService, facts: ModelFacts | None) -> dict[str, tuple[str, str]]:
-    """Repository and commit of adapters of the hub that are copied to the model's cache, by name.
-
-    `facts`: of the adapters, where they were looked up.
-    """
-    if service.spec.model.cache is None:
-        return {}
-    commits = {(each.name, each.source): each.commit for each in facts.adapters} if facts is not None else {}
-    return {
-        each.name: (each.uri.removeprefix(HF), commits.get((each.name, source_of(each))) or each.revision)
-        for each in service.spec.model.adapters
-        if each.uri.startswith(HF)
-    }
 
 
 def adapter_path(service: LLMService, adapter: AdapterSpec) -> str:

@@ -107,7 +107,8 @@ class _Prediction:
         self.since = float(sum(sent.uncached_tokens for sent in since if not sent.began))
         self.pending = self.unfilled + replica.queued_tokens + self.since
         # What this router has sent there and has seen no first token of is there, whatever the report says.
-        self.since += max(replica.unfilled_tokens - self.since - self.unfilled - replica.queued_tokens - self.chunk, 0.0)
+        reported = self.unfilled + replica.queued_tokens
+        self.since += max(replica.unfilled_tokens - self.since - reported - self.chunk, 0.0)
 
     def outlook(self) -> ReplicaOutlook:
         request, step = self.request, self.step

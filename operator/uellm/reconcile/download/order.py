@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uellm.api import LLMService
 from uellm.hub import ModelFacts
 from uellm.hub.copy_state import COMPILED, copy_path
-from uellm.reconcile.adapter_claims import copied_adapters
+from uellm.reconcile.adapters import copied_adapters
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment
 from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
