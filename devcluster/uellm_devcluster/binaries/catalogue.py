@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 KUBERNETES_VERSION = "v1.36.3"
+INFERENCE_EXTENSION_VERSION = "v1.0.0"
+GATEWAY_API_VERSION = "v1.3.0"
+"""The one that this version of the inference extension is built with."""
 _GITHUB = "https://github.com"
 
 
@@ -121,6 +124,15 @@ RELEASES = (
         version="v1.13.0",
         programs=("karpenter",),
         build=Build(packages=("sigs.k8s.io/karpenter/kwok",), files=("pkg/apis/crds/*.yaml", "kwok/apis/crds/*.yaml")),
+        build_minutes=4,
+        optional=True,
+    ),
+    # The inference extension publishes container images only.
+    Release(
+        name="epp",
+        version=INFERENCE_EXTENSION_VERSION,
+        programs=("epp",),
+        build=Build(module="epp"),
         build_minutes=4,
         optional=True,
     ),

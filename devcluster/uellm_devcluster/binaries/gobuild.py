@@ -95,10 +95,22 @@ def _copy_files(go: Path, release: Release, directory: Path) -> None:
     if not release.build.files:
         return
     module = "/".join(release.build.packages[0].split("/")[:2])
-    answer = _go(go, ["mod", "download", "-json", f"{module}@{release.version}"], cwd=str(directory))
-    source = Path(json.loads(answer)["Dir"])
+    source = _module_directory(go, module, release.version, directory)
     for path in sorted(each for pattern in release.build.files for each in source.glob(pattern)):
         shutil.copyfile(path, directory / path.name)
+
+
+def module_files(module: str, version: str, pattern: str) -> list[Path]:
+    """Files of a module, read-only. It is downloaded and checked by Go's checksum database. Raises ClusterError."""
+    with tempfile.TemporaryDirectory() as empty:
+        source = _module_directory(find_go(), module, version, Path(empty))
+    return sorted(source.glob(pattern))
+
+
+def _module_directory(go: Path, module: str, version: str, directory: Path) -> Path:
+    """Where Go keeps a module. `directory`: any one outside of another module."""
+    answer = _go(go, ["mod", "download", "-json", f"{module}@{version}"], cwd=str(directory))
+    return Path(json.loads(answer)["Dir"])
 
 
 def _go(go: Path, arguments: list[str], *, cwd: str, **environment: str) -> str:

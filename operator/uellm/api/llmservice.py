@@ -11,6 +11,7 @@ from uellm.api.adapter import MOST_ADAPTERS, AdapterSpec
 from uellm.api.base import ATOMIC, PRESERVED, MapBy, Model, ValidationRule
 from uellm.api.engine import EngineSpec, PodTemplate
 from uellm.api.http import HttpSpec
+from uellm.api.inference_pool import InferencePoolSpec
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.model_cache import ModelCache
 from uellm.api.names import SCHEDULER_NAME
@@ -260,6 +261,11 @@ class LLMServiceSpec(Model):
     moment; if not, or if its pod is Pending for a minute, they are replaced in place, one at a time."""
     autoscaling: Autoscaling | None = None
     """The operator chooses the number of replicas by load and targets; `replicas` is not looked at then."""
+    routing: Literal["Service", "InferencePool"] = "Service"
+    """Who chooses the pod for a request. Service: Kubernetes, at random. InferencePool: also the endpoint picker of a
+    Gateway, for which an InferencePool is made. UELLM's own gateway serves both."""
+    inference_pool: InferencePoolSpec = Field(default_factory=InferencePoolSpec)
+    """The InferencePool; not looked at unless `routing` is InferencePool."""
     suspend: bool = False
     """True: no pods run, but the plan is kept."""
     replicas: Annotated[int, Field(ge=0, le=1000)] = 1

@@ -17,6 +17,7 @@ from uellm.controller.lease import DURATION_S, Lease
 from uellm.controller.measuring import MeasuringKeeper
 from uellm.controller.metrics import ControllerMetrics, ControllerState
 from uellm.controller.node_classes import NodeClassKeeper
+from uellm.controller.optional_watch import OptionalWatch
 from uellm.controller.probes import probes_app
 from uellm.controller.queue import DirtyQueue
 from uellm.controller.step_keeper import StepKeeper
@@ -35,6 +36,7 @@ from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.measuring.settings import MeasuringSettings
 from uellm.reconcile.names import Key
 from uellm.reconcile.node_pools import NodePools
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.worker import PLANNING_TIMEOUT_S, Workers
 from uellm.reconcile.pods.collectors import Collectors
@@ -142,7 +144,7 @@ class _Operator:
 
         async def lead() -> None:
             # Of the other kinds, the watches bring lists of their own.
-            await resync.fill_patiently(kube, self._cache, resync.WHOLE_KINDS)
+            await resync.fill_patiently(kube, self._cache, (*resync.WHOLE_KINDS, *OPTIONAL_KINDS))
             await _until_one_ends(*watches.follow(), start())
 
         async def start() -> None:
@@ -157,6 +159,7 @@ class _Operator:
                 NodeClassKeeper(kube, self._cache, remember=self._options.remember_node_classes).keep(),
                 _resync(kube, self._cache, watcher, collectors, queue),
                 _find_stale_profiles(self._cache, watcher, clock),
+                *(OptionalWatch(kube, self._cache, watcher, kind).keep() for kind in OPTIONAL_KINDS),
                 *self._measuring(kube),
                 *(queue.work_off() for _ in range(WORKERS)),
                 *(queue.work_off(only_first=True) for _ in range(URGENT_WORKERS)),

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import Kube, KubeError, NotFound
+from uellm.kube import Forbidden, Kube, KubeError, NotFound
 from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
 from uellm.reconcile.cache import WATCHED_KINDS, Cache
 from uellm.reconcile.names import Key
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +23,39 @@ RETRY_S = 2.0
 WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE)
 """Kinds of which every object matters; of the others, those with the service label."""
 
+ALL_KINDS = (*WATCHED_KINDS, *OPTIONAL_KINDS)
+
 
 def label_selector(kind: Kind) -> str:
     """Selects the objects of a kind that matter."""
     return "" if kind in WHOLE_KINDS else SERVICE_LABEL
 
 
-async def fill(kube: Kube, cache: Cache, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
+async def fill(kube: Kube, cache: Cache, kinds: Iterable[Kind] = ALL_KINDS) -> None:
     """Replace these kinds in the cache by full lists. Raises KubeError."""
     for kind in kinds:
+        if kind in OPTIONAL_KINDS:
+            await fill_optional(kube, cache, kind)
+            continue
         before = cache.snapshot(kind)
         cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
 
 
-async def fill_patiently(kube: Kube, cache: Cache, kinds: Iterable[Kind] = WATCHED_KINDS) -> None:
+async def fill_optional(kube: Kube, cache: Cache, kind: Kind) -> None:
+    """The same for a kind that may not be installed. Raises KubeError."""
+    before = cache.snapshot(kind)
+    try:
+        found = await kube.list(kind, label_selector=label_selector(kind))
+    except NotFound:
+        cache.available[kind], found = Availability.NOT_INSTALLED, []
+    except Forbidden:
+        cache.available[kind], found = Availability.FORBIDDEN, []
+    else:
+        cache.available[kind] = Availability.SERVED
+    cache.replace(kind, found, before=before)
+
+
+async def fill_patiently(kube: Kube, cache: Cache, kinds: Iterable[Kind] = ALL_KINDS) -> None:
     """The same, repeated until the API server answers. Raises CannotBeDone where the CRDs are not installed."""
     while True:
         try:

@@ -158,9 +158,11 @@ class Kube:
         session_s: float = SESSION_S,
         silence_s: float = SILENCE_S,
         on_contact: Callable[[], None] | None = None,
+        optional: bool = False,
     ) -> AsyncGenerator[Event]:
         """All objects as ADDED, then SYNCED, then every change, for ever; see `uellm.kube.watch`.
 
+        `optional`: raises NotFound where the kind is not installed, and Forbidden where it may not be read.
         `on_contact` is called whenever something was received: at least every `session_s` while the server works.
         """
         watch = Watch(
@@ -170,6 +172,7 @@ class Kube:
             session_s=session_s,
             silence_s=silence_s,
             on_contact=on_contact,
+            optional=optional,
         )
         return watch.events()
 

@@ -62,6 +62,10 @@ CORE_EVENT = Kind("v1", "Event", "events", True)
 """The same objects by their older name, by which they can be selected by the object that they are about."""
 NODEPOOL = Kind("karpenter.sh/v1", "NodePool", "nodepools", False)
 """Karpenter's, where it is installed."""
+INFERENCEPOOL = Kind("inference.networking.k8s.io/v1", "InferencePool", "inferencepools", True)
+"""Of the Gateway API inference extension, where it is installed."""
+HTTPROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", True)
+"""Of the Gateway API, where it is installed."""
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
 RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
@@ -87,6 +91,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         EVENT,
         CORE_EVENT,
         NODEPOOL,
+        INFERENCEPOOL,
+        HTTPROUTE,
         LEASE,
         RESOURCECLAIM,
         RESOURCESLICE,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from uellm.kube.errors import Gone, KubeError, Unavailable, error_from
+from uellm.kube.errors import Forbidden, Gone, KubeError, NotFound, Unavailable, error_from
 from uellm.kube.transport import Transport
 
 ADDED = "ADDED"
@@ -66,7 +66,10 @@ class Watch:
         session_s: float = SESSION_S,
         silence_s: float = SILENCE_S,
         on_contact: Callable[[], None] | None = None,
+        optional: bool = False,
     ) -> None:
+        """`optional`: the kind may not be installed; then `events` ends with NotFound or Forbidden."""
+        self._optional = optional
         self._transport = transport
         self._path = path
         self._query = query
@@ -82,7 +85,7 @@ class Watch:
         """A watch was opened and has yielded no event yet."""
 
     async def events(self) -> AsyncGenerator[Event]:
-        """Yield events until the caller stops. KubeErrors are logged and retried, never raised."""
+        """Yield events until the caller stops. KubeErrors are logged and retried; see `optional` for those raised."""
         while True:
             failure: KubeError | None = None
             start_s = time.monotonic()
@@ -94,6 +97,8 @@ class Watch:
                 self._version = ""
                 failure = error
             except KubeError as error:
+                if self._optional and isinstance(error, NotFound | Forbidden):
+                    raise
                 failure = error
             if failure or (self._doubtful and time.monotonic() < start_s + TOO_SHORT_S):
                 await self._pause(failure)

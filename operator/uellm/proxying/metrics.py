@@ -168,6 +168,23 @@ def with_waiting(engine_metrics: str, waiting: int) -> str:
     return engine_metrics
 
 
+_KV_USED = re.compile(r"^(# HELP |# TYPE |)vllm:kv_cache_usage_perc(?=[ {]).*\n?", re.MULTILINE)
+_OLDER_KV_USED = "vllm:gpu_cache_usage_perc"
+
+
+def with_older_names(engine_metrics: str) -> str:
+    """The engine's metrics with the KV cache's use under its older name as well.
+
+    The endpoint picker of the Gateway API inference extension 1.0 reads that name, and an engine of 2025 or later no
+    longer has it.
+    """
+    if f"\n{_OLDER_KV_USED}" in f"\n{engine_metrics}":
+        return engine_metrics
+    lines = [line[0].rstrip("\n") for line in _KV_USED.finditer(engine_metrics)]
+    older = "".join(f"{line.replace('vllm:kv_cache_usage_perc', _OLDER_KV_USED, 1)}\n" for line in lines)
+    return f"{engine_metrics}\n{older}" if older and not engine_metrics.endswith("\n") else engine_metrics + older
+
+
 def _head(name: str, text: str, kind: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
 

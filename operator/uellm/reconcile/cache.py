@@ -27,6 +27,7 @@ from uellm.kube.kinds import (
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS, Availability
 from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
 from uellm.reconcile.scaling.scaling import chosen_before
 
@@ -50,7 +51,10 @@ class Cache:
     """Objects by kind, namespace and name."""
 
     def __init__(self) -> None:
-        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
+        kinds = (*WATCHED_KINDS, *OPTIONAL_KINDS)
+        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in kinds}
+        self.available = dict.fromkeys(OPTIONAL_KINDS, Availability.NOT_INSTALLED)
+        """Whether the cluster has the kinds of other projects."""
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._measuring_pods: dict[tuple[str, str], Object] = {}
         self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]

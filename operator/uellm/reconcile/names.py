@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from uellm.api import LLMService
 from uellm.api.names import API_VERSION, LLMSERVICE_KIND, REVISION_LABEL, SERVICE_LABEL
 
 MANAGER = "uellm"
@@ -78,6 +79,11 @@ def weights_name(service_name: str) -> str:
 def download_prefix(service_name: str) -> str:
     """With what the names of download pods begin."""
     return f"{service_name}-weights-"
+
+
+def picker_name(service: LLMService) -> str:
+    """Name of the Service of the endpoint picker."""
+    return service.spec.inference_pool.endpoint_picker.name or f"{service.name}-epp"
 
 
 def inspection_prefix(service_name: str) -> str:

@@ -14,7 +14,7 @@ from uellm.api.running_report import RunningReport
 from uellm.api.sidecar_document import SidecarAdapter
 from uellm.errors import BadInput
 from uellm.hub import ModelFacts
-from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, PVC, SERVICE, Kind
+from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, HTTPROUTE, INFERENCEPOOL, PDB, PVC, SERVICE, Kind
 from uellm.planner.result import Plan
 from uellm.pod_interface import SIDECAR_FILE
 from uellm.reconcile.adapters import read_told
@@ -35,6 +35,7 @@ from uellm.reconcile.names import (
     weights_name,
 )
 from uellm.reconcile.node_class import NodeClass
+from uellm.reconcile.optional_kinds import Availability
 from uellm.reconcile.pods.engine_readiness import unschedulable_since
 from uellm.reconcile.pods.placements import ReportedPlacement
 from uellm.reconcile.pods.pod_failures import NodeState
@@ -95,6 +96,8 @@ class Observed:
     image_pulls: Mapping[str, str] = field(default_factory=dict)
     """Images that kubelets pull for pods, by uid."""
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
+    available: Mapping[Kind, Availability] = field(default_factory=dict)
+    """Whether the cluster has the kinds of other projects."""
 
     @property
     def key(self) -> Key:
@@ -250,6 +253,7 @@ def observe(cache: Cache, key: Key) -> Observed | None:
         nodes=cache.profiled_nodes(),
         node_classes=cache.node_classes(),
         node_states={name: _node_state(cache.node(name)) for pod in pods if (name := pod["spec"].get("nodeName"))},
+        available=dict(cache.available),
     )
 
 
@@ -277,6 +281,8 @@ def child_names(key: Key) -> dict[Kind, str]:
         SERVICE: key.name,
         PDB: key.name,
         DEPLOYMENT: deployment_name(key.name),
+        INFERENCEPOOL: key.name,
+        HTTPROUTE: key.name,
     }
 
 

@@ -34,6 +34,7 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.kubelet_events import KubeletEvents
 from uellm.reconcile.pods.running import WantedConfig
 from uellm.reconcile.revisions import KnownRevisions, kept_revision, needed_by, superseded
+from uellm.reconcile.routes import next_route_step, take_route_step
 from uellm.reconcile.scaling.scaling import bounds_of
 from uellm.reconcile.scaling.scalings import EVERY_S, Scalings
 from uellm.reconcile.settled import SettledPass, SettledPasses, holds_until
@@ -162,6 +163,7 @@ class Reconciler:
         if writable.wanted is not None:
             confirm_in_s = await self._collectors.running.refresh(observed.pods, writable.wanted)
             observed = dataclasses.replace(observed, running=self._collectors.running.of(observed.pods))
+        routes = await next_route_step(self._applier, observed)
         decision = decide(
             observed,
             planned.choice,
@@ -169,6 +171,7 @@ class Reconciler:
             refusal=writable.refusal,
             now=now,
             wanted=writable.wanted,
+            routed=routes.condition,
         )
         try:
             await self._applier.write_status(observed, decision.status)
@@ -184,6 +187,7 @@ class Reconciler:
         await self._applier.write_children(observed, writable.manifests)
         await self._clear_up(observed, writable)
         await self._applier.record_events(observed, decision.notes, now)
+        routes_in_s = await take_route_step(self._applier, observed, routes)
         rechecks = (
             decision.recheck_s,
             confirm_in_s,
@@ -191,6 +195,7 @@ class Reconciler:
             improvable_in_s(observed, now) if planned.choice.better else None,
             REFUSED_RECHECK_S if writable.refusal else None,
             deferred_s,
+            routes_in_s,
         )
         recheck_s = min(filter(None, rechecks), default=None)
         if deferred_s is None:

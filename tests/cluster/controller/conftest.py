@@ -20,6 +20,7 @@ import yaml
 from helpers.controller_process import Process
 from helpers.models import LLAMA_8B
 from uellm.api.sidecar_document import content_digest
+from uellm.controller.resync import fill_optional
 from uellm.kube import LLMSERVICE, Conflict, Kind, Kube
 from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
@@ -30,6 +31,7 @@ from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
+from uellm.reconcile.optional_kinds import OPTIONAL_KINDS
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
 from uellm.reconcile.planning.planning import Planning
 from uellm.reconcile.planning.render import render
@@ -142,6 +144,8 @@ class Operator:
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)
+        for kind in OPTIONAL_KINDS:
+            await fill_optional(self.kube, self.cache, kind)  # type: ignore[arg-type] # it lists, as the real one
         if not self._started:
             self._planning.promises.restore()
             self._started = True

@@ -66,6 +66,22 @@ CHANGES = {
     "autoscaling.minReplicas": lambda spec: spec.update(autoscaling={"minReplicas": 0, "maxReplicas": 1}),
     "autoscaling.maxReplicas": lambda spec: spec.update(autoscaling={"maxReplicas": 3}),
     "autoscaling.idleTimeout": lambda spec: spec.update(autoscaling={"maxReplicas": 3, "idleTimeout": "5m"}),
+    "routing": lambda spec: spec.update(routing="InferencePool"),
+    "inferencePool.endpointPicker.name": lambda spec: spec.update(inferencePool={"endpointPicker": {"name": "other"}}),
+    "inferencePool.endpointPicker.port": lambda spec: spec.update(inferencePool={"endpointPicker": {"port": 9}}),
+    "inferencePool.endpointPicker.failureMode": lambda spec: spec.update(
+        inferencePool={"endpointPicker": {"failureMode": "FailClose"}}
+    ),
+    "inferencePool.gateways[].name": lambda spec: spec.update(inferencePool={"gateways": [{"name": "other"}]}),
+    "inferencePool.gateways[].namespace": lambda spec: spec.update(
+        inferencePool={"gateways": [{"name": "other", "namespace": "infra"}]}
+    ),
+    "inferencePool.gateways[].sectionName": lambda spec: spec.update(
+        inferencePool={"gateways": [{"name": "other", "sectionName": "https"}]}
+    ),
+    "inferencePool.hostnames": lambda spec: spec.update(
+        inferencePool={"gateways": [{"name": "other"}], "hostnames": ["llama.example"]}
+    ),
     "suspend": lambda spec: spec.update(suspend=True),
     "replicas": lambda spec: spec.update(replicas=2),
     "parallelism.tensor": lambda spec: spec.update(parallelism={"tensor": 2}),

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from uellm.kube import CONFIGMAP, Kube
+from uellm.kube import CONFIGMAP, Forbidden, Kube, NotFound
 
 
 async def take(kube: Kube, count: int, **options) -> list[tuple[str, str]]:
@@ -168,3 +168,11 @@ async def test_lists_are_read_page_by_page(server, kube, scripts):
     assert server.requests[1].query["continue"] == "more"
     assert server.requests[1].query["labelSelector"] == "x=y"
     assert server.requests[1].query["fieldSelector"] == "metadata.name!=c"
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, NotFound), (403, Forbidden)])
+async def test_the_watch_of_a_kind_that_may_be_missing_ends_when_it_is(server, kube, scripts, status, error):
+    server.script = [scripts.lists("10"), scripts.refuses(503), scripts.refuses(status)]
+    with pytest.raises(error):
+        await take(kube, 2, optional=True)
+    assert len(server.requests) == 3

@@ -101,6 +101,14 @@ CHANGES: dict[str, Any] = {
     "rollout.maxUnavailable": 2,
     "autoscaling.minReplicas": 0,
     "autoscaling.maxReplicas": 9,
+    "routing": "InferencePool",
+    "inferencePool.endpointPicker.name": "other",
+    "inferencePool.endpointPicker.port": 9,
+    "inferencePool.endpointPicker.failureMode": "FailClose",
+    "inferencePool.gateways[].name": "other",
+    "inferencePool.gateways[].namespace": "other",
+    "inferencePool.gateways[].sectionName": "other",
+    "inferencePool.hostnames": ["other.example"],
     "suspend": True,
     "replicas": 5,
 }
@@ -119,6 +127,7 @@ BEFORE: dict[str, Any] = {
     "engine": {"env": [{"name": "A", "value": "1"}]},
     "rollout": {"maxSurge": 1, "maxUnavailable": 1},
     "autoscaling": {"minReplicas": 1, "maxReplicas": 4},
+    "inferencePool": {"gateways": [{"name": "public"}]},
 }
 MADE_CACHE = {
     **BEFORE,

@@ -28,7 +28,7 @@ from uellm.reconcile.planning.request import architecture_of, plan_request
 
 # The fields that a cluster adds to a resource and that its children are named after and owned by.
 _AS_IN_A_CLUSTER = {"namespace": "default", "uid": "local"}
-_NOT_HERE = ("template", "replicas", "suspend", "rollout", "autoscaling")
+_NOT_HERE = ("template", "replicas", "suspend", "rollout", "autoscaling", "routing", "inferencePool")
 
 
 class WrittenFiles(NamedTuple):

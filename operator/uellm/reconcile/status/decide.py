@@ -86,12 +86,13 @@ def decide(
     refusal: Obstacle | None,
     now: datetime,
     wanted: WantedConfig | None = None,
+    routed: Condition | None = None,
 ) -> Decision:
     """Decide on the status.
 
     `change`: the change about to be made to the Deployment, empty for none; `refusal`: why the children cannot be
     written; `wanted`: what every pod is to run with, None where the pods are of a release whose sidecars do not report
-    it, or nothing is wanted.
+    it, or nothing is wanted; `routed`: the condition Routed, None for none.
     """
     found = failed_pods(observed.pods, observed.node_states, now)
     failures = tally(PodFailures.from_status(observed.status), found, now)
@@ -110,7 +111,7 @@ def decide(
     scaling = observed.scaling.condition if observed.scaling is not None else None
     about = [
         slo,
-        *filter(None, (met, holds, scaling)),
+        *filter(None, (met, holds, scaling, routed)),
         *([verified(placed), better_plan(choice)] if plan is not None else []),
     ]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]

@@ -11,7 +11,7 @@ from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Repl
 from uellm.proxying.drain import Drain
 from uellm.proxying.handler import RequestHandler, now_s
 from uellm.proxying.keys import key_of
-from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_waiting
+from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_older_names, with_waiting
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
 from uellm.proxying.relay import STALL_S, Relay
 from uellm.proxying.routes import end_to_end, path_of, request_id
@@ -28,10 +28,10 @@ from uellm.sidecar.telemetry.sidecar_metrics import SidecarMetrics
 from uellm.sidecar.telemetry.tracing import RequestSpan, Tracing
 from uellm.sidecar.wire.call import Call
 from uellm.sidecar.wire.read import Terms, read, unread
-from uellm.sidecar.wire.slo import targets_of
+from uellm.sidecar.wire.slo import SCHEDULING, targets_of
 
-_SENT: Pairs = ((b"Content-Length", b""),)
-"""Headers that the transport sets itself."""
+_NOT_PASSED_ON: Pairs = ((b"Content-Length", b""), *((name.encode(), b"") for name in SCHEDULING))
+"""Headers that the transport sets itself, and those that the sidecar has obeyed."""
 
 
 class Proxy(RequestHandler[Record]):
@@ -69,7 +69,9 @@ class Proxy(RequestHandler[Record]):
         """
         engine_metrics = await self._engine.metrics()
         own = exposition(self._figures.metrics)
-        return own if engine_metrics is None else own + with_waiting(engine_metrics, self._dispatcher.queued)
+        if engine_metrics is None:
+            return own
+        return own + with_older_names(with_waiting(engine_metrics, self._dispatcher.queued))
 
     def attainment(self) -> AttainmentReport:
         """Attainment over the last minutes for every class, even without requests; the engine's steps, and the load."""
@@ -193,7 +195,7 @@ class Proxy(RequestHandler[Record]):
             own.append((b"X-Vllm-Priority", b"%d" % priority))
         if switches:
             own += UPGRADE
-        headers = [*end_to_end(request.headers, (*_SENT, *own)), *own]
+        headers = [*end_to_end(request.headers, (*_NOT_PASSED_ON, *own)), *own]
         try:
             upstream = await self._engine.send(request.method, request.target, headers, body, switches=switches)
         except EngineLost as error:
