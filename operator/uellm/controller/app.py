@@ -133,6 +133,7 @@ class _Operator:
         await lease.acquire()
         self._stack.push_async_callback(lease.release)
         logger.info("lease held by %s", lease.identity)
+        self._cache.set_dra(await resync.dra_support_first(kube))
         await resync.fill_first(kube, self._cache)
         watcher.on_lists()
         planning.promises.restore()
@@ -147,8 +148,8 @@ class _Operator:
             *self._measuring(kube),
             *(queue.work_off() for _ in range(WORKERS)),
             kopf.operator(
-                registry=handlers.registry(watcher),
-                settings=handlers.settings(),
+                registry=handlers.registry(watcher, self._cache.watched_kinds),
+                settings=handlers.settings(self._cache.watched_kinds),
                 clusterwide=True,
                 standalone=True,
                 # Otherwise kopf looks up the user's name, and a container's numeric user has none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import kopf
@@ -12,15 +13,14 @@ from uellm.api.names import GROUP
 from uellm.controller.resync import label_selector
 from uellm.controller.watcher import Watcher
 from uellm.kube import Kind
-from uellm.reconcile.cache import WATCHED_KINDS
 
 
-def registry(watcher: Watcher) -> kopf.OperatorRegistry:
-    """Handlers for all watched kinds, and a login that needs no further library."""
+def registry(watcher: Watcher, kinds: Iterable[Kind]) -> kopf.OperatorRegistry:
+    """Handlers for these kinds, and a login that needs no further library."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(id="pod", registry=handlers)(_login_in_pod)
     kopf.on.login(id="kubeconfig", registry=handlers)(kopf.login_with_kubeconfig)
-    for kind in WATCHED_KINDS:
+    for kind in kinds:
         _watch(handlers, kind, watcher)
     return handlers
 
@@ -70,7 +70,7 @@ class _NoEssence(kopf.DiffBaseStorage):
         return
 
 
-def settings() -> kopf.OperatorSettings:
+def settings(kinds: Iterable[Kind]) -> kopf.OperatorSettings:
     """kopf's settings: quiet, bounded in time, and without any trace on objects."""
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False
@@ -83,7 +83,7 @@ def settings() -> kopf.OperatorSettings:
     # The kinds are known; to watch CRDs and namespaces besides would ask for more rights.
     chosen.scanning.disabled = True
     chosen.process.ultimate_exiting_timeout = 8
-    for kind in WATCHED_KINDS:
+    for kind in kinds:
         if selector := label_selector(kind):
             chosen.watching.label_selectors[_resource(kind)] = selector
     return chosen

@@ -8,16 +8,26 @@ import random
 
 from uellm.api.names import SERVICE_LABEL
 from uellm.errors import CannotBeDone
-from uellm.kube import Kube, KubeError, NotFound
-from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, Kind
-from uellm.reconcile.cache import WATCHED_KINDS, Cache
+from uellm.kube import Forbidden, Kube, KubeError, NotFound
+from uellm.kube.kinds import (
+    DEVICECLASS,
+    GPUNODECLASS,
+    GPUNODEPROFILE,
+    LLMSERVICE,
+    NODE,
+    RESOURCECLAIM,
+    RESOURCESLICE,
+    Kind,
+)
+from uellm.reconcile.cache import DRA_KINDS, Cache
+from uellm.reconcile.dra.support import NOT_SERVED, DraSupport
 
 logger = logging.getLogger(__name__)
 
 FIRST_S = 15.0
 EVERY_S = 600.0
 RETRY_S = 2.0
-WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE)
+WHOLE_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, DEVICECLASS, RESOURCESLICE, RESOURCECLAIM)
 """Kinds of which every object matters; of the others, those with the service label."""
 
 
@@ -28,9 +38,33 @@ def label_selector(kind: Kind) -> str:
 
 async def fill(kube: Kube, cache: Cache) -> None:
     """Replace the cache by full lists. Raises KubeError."""
-    for kind in WATCHED_KINDS:
+    for kind in cache.watched_kinds:
         before = cache.snapshot(kind)
         cache.replace(kind, await kube.list(kind, label_selector=label_selector(kind)), before=before)
+
+
+async def dra_support(kube: Kube) -> DraSupport:
+    """Whether the API server has the kinds for claims, and the operator may read them. Raises KubeError."""
+    try:
+        for kind in DRA_KINDS:
+            await kube.list(kind, label_selector=label_selector(kind))
+    except NotFound:
+        return NOT_SERVED
+    except Forbidden as error:
+        return DraSupport(served=False, forbidden=str(error))
+    return DraSupport(served=True)
+
+
+async def dra_support_first(kube: Kube) -> DraSupport:
+    """The same, repeated until the API server answers."""
+    while True:
+        try:
+            return await dra_support(kube)
+        except KubeError as error:
+            if not error.transient:
+                raise
+            logger.warning("waiting for the API server: %s", error)
+            await asyncio.sleep(RETRY_S)
 
 
 async def fill_first(kube: Kube, cache: Cache) -> None:

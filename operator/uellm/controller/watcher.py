@@ -8,8 +8,18 @@ from typing import Any
 
 from uellm.controller.queue import FIRST
 from uellm.kube import DELETED
-from uellm.kube.kinds import GPUNODECLASS, GPUNODEPROFILE, LLMSERVICE, NODE, POD, Kind
-from uellm.reconcile.cache import WATCHED_KINDS, Cache
+from uellm.kube.kinds import (
+    DEVICECLASS,
+    GPUNODECLASS,
+    GPUNODEPROFILE,
+    LLMSERVICE,
+    NODE,
+    POD,
+    RESOURCECLAIM,
+    RESOURCESLICE,
+    Kind,
+)
+from uellm.reconcile.cache import Cache
 from uellm.reconcile.names import Key, key_of, possible_owners
 
 # Profiles change in bursts (profilers start, a pod takes four devices): one pass after the burst is enough.
@@ -41,12 +51,16 @@ class Watcher:
             self._on_node(event, obj)
         elif kind == LLMSERVICE:
             self._on_service(event, obj)
+        elif kind in (DEVICECLASS, RESOURCESLICE):
+            self._on_published(kind, event, obj)
+        elif kind == RESOURCECLAIM:
+            self._on_claim(event, obj)
         else:
             self._on_child(kind, event, obj)
 
     def on_lists(self) -> None:
         """The cache was filled by full lists of every kind."""
-        self._heard_s = dict.fromkeys(WATCHED_KINDS, self._clock())
+        self._heard_s = dict.fromkeys(self._cache.watched_kinds, self._clock())
 
     def ages_s(self) -> dict[str, float]:
         """Seconds since the last event or full list, by kind."""
@@ -85,6 +99,18 @@ class Watcher:
         # A node's status is written every few seconds, but labels and taints seldom change.
         if _marks(self._cache.node(name)) != before and self._cache.get(GPUNODEPROFILE, name) is not None:
             self.mark_all(SETTLE_S)
+
+    def _on_published(self, kind: Kind, event: str | None, obj: Mapping[str, Any]) -> None:
+        before = self._cache.hardware_version
+        self._store(kind, event, obj)
+        if self._cache.hardware_version != before:
+            self.mark_all(SETTLE_S)
+
+    def _on_claim(self, event: str | None, obj: Mapping[str, Any]) -> None:
+        before = self._cache.room_version
+        self._on_child(RESOURCECLAIM, event, obj)
+        if self._cache.room_version != before:
+            self._others_may_fit()
 
     def _on_service(self, event: str | None, obj: Mapping[str, Any]) -> None:
         key = key_of(obj)

@@ -62,6 +62,11 @@ CORE_EVENT = Kind("v1", "Event", "events", True)
 """The same objects by their older name, by which they can be selected by the object that they are about."""
 NODEPOOL = Kind("karpenter.sh/v1", "NodePool", "nodepools", False)
 """Karpenter's, where it is installed."""
+DEVICECLASS = Kind("resource.k8s.io/v1", "DeviceClass", "deviceclasses", False)
+"""This and the next ones are served from Kubernetes 1.34 on."""
+RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
+RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
+RESOURCECLAIMTEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates", True)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
@@ -85,6 +90,10 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         EVENT,
         CORE_EVENT,
         NODEPOOL,
+        DEVICECLASS,
+        RESOURCESLICE,
+        RESOURCECLAIM,
+        RESOURCECLAIMTEMPLATE,
         LEASE,
         CRD,
     )

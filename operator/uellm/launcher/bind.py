@@ -35,7 +35,7 @@ def prepare(
 ) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document.platform == "cpu")
-    binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts)
+    binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts, claimed=found.allocated)
     check(binding, found, layers=len(document.task.layer_bytes))
     command = engine_command(
         document.engine,

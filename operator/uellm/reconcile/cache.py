@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uellm.api.names import DOWNLOAD_LABEL, INSPECTION_LABEL, MEASURING_LABEL, SERVICE_LABEL
+from uellm.hardware import DRA_DRIVER
 from uellm.kube.kinds import (
     CONFIGMAP,
     DEPLOYMENT,
+    DEVICECLASS,
     GPUNODECLASS,
     GPUNODEPROFILE,
     LLMSERVICE,
@@ -21,19 +23,26 @@ from uellm.kube.kinds import (
     PDB,
     POD,
     PVC,
+    RESOURCECLAIM,
+    RESOURCECLAIMTEMPLATE,
+    RESOURCESLICE,
     SERVICE,
     Kind,
 )
+from uellm.reconcile.dra.index import ClaimIndex
+from uellm.reconcile.dra.support import NOT_SERVED, DraSupport
 from uellm.reconcile.lean_objects import lean
 from uellm.reconcile.names import Key, key_of, possible_owners
 from uellm.reconcile.node_class import NodeClass, node_class
-from uellm.reconcile.profiled_node import ProfiledNode, profiled_node
+from uellm.reconcile.profiled_node import ProfiledNode, profiled_node, with_claims
 from uellm.reconcile.scaling.scaling import chosen_before
 
 Object = dict[str, Any]
 CHILD_KINDS = (CONFIGMAP, SERVICE, PDB, DEPLOYMENT)
 _HELPER_LABELS = (INSPECTION_LABEL, DOWNLOAD_LABEL)
 WATCHED_KINDS = (LLMSERVICE, GPUNODEPROFILE, GPUNODECLASS, NODE, *CHILD_KINDS, PVC, POD)
+DRA_KINDS = (DEVICECLASS, RESOURCESLICE, RESOURCECLAIM, RESOURCECLAIMTEMPLATE)
+"""Watched too where the API server has them."""
 
 
 class Changes:
@@ -49,12 +58,15 @@ class Cache:
     """Objects by kind, namespace and name."""
 
     def __init__(self) -> None:
-        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in WATCHED_KINDS}
+        self._objects: dict[Kind, dict[tuple[str, str], Object]] = {kind: {} for kind in (*WATCHED_KINDS, *DRA_KINDS)}
         self._pods: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
         self._measuring_pods: dict[tuple[str, str], Object] = {}
         self._helper_pods: dict[str, defaultdict[Key, dict[str, Object]]]
         self._helper_pods = {label: defaultdict(dict) for label in _HELPER_LABELS}
         self._configmaps: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._claim_templates: defaultdict[Key, dict[str, Object]] = defaultdict(dict)
+        self._claim_index = ClaimIndex()
+        self._dra = NOT_SERVED
         self._profiled: dict[str, ProfiledNode] = {}
         """Parsed when first asked for."""
         self._all_profiled: tuple[ProfiledNode, ...] | None = None
@@ -67,6 +79,25 @@ class Cache:
         self.stale_profiles: Mapping[str, str] = {}
         """Why profiles that nobody keeps are not planned on, by node."""
         self._changes = Changes()
+
+    @property
+    def watched_kinds(self) -> tuple[Kind, ...]:
+        """The kinds whose objects it holds."""
+        return (*WATCHED_KINDS, *DRA_KINDS) if self._dra.served else WATCHED_KINDS
+
+    @property
+    def dra(self) -> DraSupport:
+        """What there is for pods that claim GPUs."""
+        there = (DEVICECLASS, DRA_DRIVER)
+        return self._dra._replace(device_class=self.get(*there) is not None, gpus=self._claim_index.gpus)
+
+    def set_dra(self, support: DraSupport) -> None:
+        """Say whether the API server has the kinds for claims; asked once, at the start."""
+        self._dra = support
+
+    def claimed(self, pod_uid: str) -> tuple[str, ...]:
+        """Uuids of the GPUs that a pod's claim holds, in the order of the stages."""
+        return self._claim_index.devices_of(pod_uid)
 
     def set_stale_profiles(self, reasons: Mapping[str, str]) -> bool:
         """Say which profiles are stale now; return whether that is new."""
@@ -154,7 +185,8 @@ class Cache:
         if profile is None:
             return None
         if name not in self._profiled:
-            self._profiled[name] = profiled_node(profile)
+            index = self._claim_index
+            self._profiled[name] = with_claims(profiled_node(profile), index.published(name), index.holders(name))
         return self._profiled[name]
 
     def profiles(self) -> list[Object]:
@@ -201,9 +233,14 @@ class Cache:
         found = self._configmaps.get(key, {})
         return [found[name] for name in sorted(found)]
 
+    def claim_templates(self, key: Key) -> list[Object]:
+        """The ResourceClaimTemplates that may be a service's, in the order of their names."""
+        found = self._claim_templates.get(key, {})
+        return [found[name] for name in sorted(found)]
+
     def _grouped(self, kind: Kind, obj: Mapping[str, Any]) -> defaultdict[Key, dict[str, Object]] | None:
         if kind != POD:
-            return self._configmaps if kind == CONFIGMAP else None
+            return {CONFIGMAP: self._configmaps, RESOURCECLAIMTEMPLATE: self._claim_templates}.get(kind)
         label = _helper_label(obj)
         return self._helper_pods[label] if label else self._pods
 
@@ -233,10 +270,6 @@ class Cache:
                 self.hardware_version += now is None or known is None or now.facts is not known.facts
                 self.room_version += now is None or known is None or now.holders != known.holders
                 self._changes.nodes.add(place[1])
-        elif kind == NODE:
-            self.hardware_version += _unversioned(before) != _unversioned(after)
-        elif kind == GPUNODECLASS:
-            self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
         elif kind == POD:
             # Those that look models up, or copy them, need no GPUs, and those of a pod that measures are free.
             apart = _helper_label(before or after) or _is_measuring(POD, before or after)
@@ -247,6 +280,28 @@ class Cache:
         elif kind == LLMSERVICE and _demand(before) != _demand(after):
             self.room_version += 1
             self._changes.services[Key(*place)] = None
+        else:
+            self._count_hardware(kind, place, before, after)
+
+    def _count_hardware(self, kind: Kind, place: tuple[str, str], before: Object | None, after: Object | None) -> None:
+        if kind == NODE:
+            self.hardware_version += _unversioned(before) != _unversioned(after)
+        elif kind == GPUNODECLASS:
+            self.hardware_version += (before or {}).get("spec") != (after or {}).get("spec")
+        elif kind == DEVICECLASS:
+            self.hardware_version += (before is None) != (after is None)
+        elif kind == RESOURCESLICE:
+            self._join_again(self._claim_index.set_slice(place[1], before, after))
+        elif kind == RESOURCECLAIM:
+            self._join_again(self._claim_index.set_claim(place, after))
+
+    def _join_again(self, nodes: Iterable[str]) -> None:
+        """Other GPUs of these nodes are published, or held by claims."""
+        for name in nodes:
+            profile, known = self._objects[GPUNODEPROFILE].get(("", name)), self._profiled.get(name)
+            if profile is not None:
+                self._index(GPUNODEPROFILE, ("", name))
+                self._count_versions(GPUNODEPROFILE, ("", name), profile, profile, known)
 
     def _drop(self, kind: Kind, place: tuple[str, str]) -> None:
         obj = self._objects[kind].pop(place)

@@ -25,9 +25,10 @@ from uellm.kube.kinds import CONFIGMAP, DEPLOYMENT, PDB, SERVICE
 from uellm.planner.request import PlanRequest
 from uellm.planner.result import Plan
 from uellm.reconcile.apply import Applier
-from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS, Cache
+from uellm.reconcile.cache import CHILD_KINDS, Cache
 from uellm.reconcile.children import Images
 from uellm.reconcile.download.downloads import Downloads
+from uellm.reconcile.dra.support import DraSupport
 from uellm.reconcile.inspection.inspections import Inspections
 from uellm.reconcile.names import Key, controller_of
 from uellm.reconcile.planning.answer import PlanningAnswer, PlanningQuestion, answer
@@ -106,6 +107,7 @@ class Operator:
         self.now = datetime.now(UTC)
         self.reports: dict[str, Mapping[str, Any]] = {}  # by pod IP
         self.cache = Cache()
+        self.cache.set_dra(DraSupport(served=True))
         self.steps = StepStore()
         self._planning = Planning(self.cache, InProcess(), steps=self.steps)
         self.asked_at_s = 0.0
@@ -128,7 +130,7 @@ class Operator:
 
     async def observe(self) -> None:
         """Read the state of the cluster."""
-        for kind in WATCHED_KINDS:
+        for kind in self.cache.watched_kinds:
             before = self.cache.snapshot(kind)
             objects = await self.kube.list(kind, self.namespace if kind.namespaced else None)
             self.cache.replace(kind, objects, before=before)

@@ -53,6 +53,8 @@ STALLING = frozenset(
         "NotOnVolume",
         "InvalidOverride",
         "NeedsExactDevices",
+        "DRANotServed",
+        "DRAForbidden",
         "InvalidTemplate",
         "NameTaken",
         "Forbidden",
@@ -99,7 +101,7 @@ def decide(
     if engine.ready and wanted is not None:
         engine = unconfirmed(observed.pods, observed.running, wanted) or engine
     plan = choice.plan or (observed.incumbent if observed.deployment else None)
-    placed = placements(plan, observed.pods, observed.reports, observed.nodes) if plan else []
+    placed = placements(plan, observed.pods, observed.reports, observed.nodes, observed.claimed) if plan else []
     service = observed.service
     slo = feasible(plan, service, no_plan=choice.failure.message if choice.failure else "")
     classes = [each.name for each in service.spec.slo.effective_classes] if service is not None else []
@@ -111,7 +113,7 @@ def decide(
     about = [
         slo,
         *filter(None, (met, holds, scaling)),
-        *([verified(placed), better_plan(choice)] if plan is not None else []),
+        *([verified(placed, claims=plan.claims), better_plan(choice)] if plan is not None else []),
     ]
     conditions = [*_kstatus(engine), observed.download.told(observed.model.condition), _planned(choice), *about]
     before: Sequence[Mapping[str, Any]] = observed.status.get("conditions") or ()
