@@ -51,7 +51,7 @@ def test_unlike_gpus_are_claimed_by_product_and_least_memory(build):
 
 
 def test_each_stage_has_a_request_in_pipeline_order(build):
-    request = claiming(build, build.node("a", "T4 L4 T4"), gpus_min=2, gpus_max=2)
+    request = claiming(build, build.node("a", "T4 L4 T4"), overrides=build.overrides(pipeline=2))
     made = plan(request)
     requests = claim_needs(made, request).requests
     assert [each.name for each in requests] == ["stage-0", "stage-1"]
@@ -110,9 +110,7 @@ def paired(build, name="a", *, roots=None):
 
 
 def two_on_a_layer(build, node):
-    from uellm.planner.request import Overrides
-
-    request = claiming(build, node, overrides=Overrides(tensor=2, pipeline=1))
+    request = claiming(build, node, overrides=build.overrides(tensor=2, pipeline=1))
     return claim_needs(plan(request), request)
 
 
@@ -190,3 +188,35 @@ def test_devices_that_are_not_what_the_claim_asked_for_are_bound_as_they_are_or_
         bind(document, [each.uuid for each in small], advice=facts_of([build.node("b", small)]))
     assert refused.value.reason == "NoFit"
     assert small[0].memory_bytes < 3 * GIB
+
+
+def unlike_node(build):
+    """The device plugin can use it only as a whole; the large GPUs alone do better."""
+    return build.node("a", "H100 H100 T4 T4")
+
+
+def test_auto_claims_where_the_device_plugin_has_no_plan(build):
+    request = build.request(build.node("a", "T4 L4"), allocation="Auto", gpus_max=1)
+    made = plan(request)
+    assert made.allocation == "DRA"
+    assert "claims its GPUs by DRA" in made.assumptions[0]
+
+
+def test_auto_claims_where_that_takes_fewer_gpus(build):
+    node = unlike_node(build)
+    plugin, auto = (plan(build.request(node, allocation=way)) for way in ("DevicePlugin", "Auto"))
+    assert plugin.gpus_per_replica > auto.gpus_per_replica
+    assert auto.allocation == "DRA"
+
+
+def test_auto_asks_by_the_resource_where_a_claim_gains_nothing(build):
+    request = build.request(build.node("a", "L4 L4"), allocation="Auto")
+    made = plan(request)
+    assert made == plan(replace(request, allocation="DevicePlugin"))
+    assert made.allocation == "DevicePlugin"
+
+
+def test_auto_says_why_there_is_no_plan_at_all_as_the_device_plugin_does(build):
+    with pytest.raises(PlanError) as refused:
+        plan(build.request(build.node("a", "tiny"), allocation="Auto"))
+    assert refused.value.reason == "NoFit"
