@@ -16,7 +16,8 @@ from uellm.api import LLMService, parse
 from uellm.api.crd import DEFINITIONS
 from uellm.api.crd import render as render_crd
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
-from uellm.reconcile.cache import CHILD_KINDS, WATCHED_KINDS
+from uellm.kube.kinds import RESOURCECLAIMTEMPLATE
+from uellm.reconcile.cache import CHILD_KINDS, DRA_KINDS, WATCHED_KINDS
 from uellm.reconcile.measuring.settings import MeasuringSettings
 
 # helm itself may have to be built first.
@@ -171,12 +172,14 @@ def test_every_account_and_namespace_that_is_named_is_there(render: Render, case
 
 def test_the_operator_may_do_what_it_does_to_the_kinds_that_it_knows(render: Render) -> None:
     may = granted(render(), "uellm-operator")
-    for kind in WATCHED_KINDS:
+    for kind in (*WATCHED_KINDS, *DRA_KINDS):
         group = kind.api_version.rpartition("/")[0]
         assert {(group, kind.plural, verb) for verb in ("get", "list", "watch")} <= may
-    for kind in CHILD_KINDS:
+    for kind in (*CHILD_KINDS, RESOURCECLAIMTEMPLATE):
         group = kind.api_version.rpartition("/")[0]
         assert {(group, kind.plural, verb) for verb in ("create", "patch", "delete")} <= may
+    # Claims are made and deleted by Kubernetes alone.
+    assert ("resource.k8s.io", "resourceclaims", "delete") not in may
     assert ("uellm.io", "llmservices/status", "patch") in may
     assert ("uellm.io", "llmservices", "patch") not in may
 

@@ -12,6 +12,7 @@ from uellm.hardware import class_place
 from uellm.planner.result import Plan
 from uellm.reconcile.adapters import are_told
 from uellm.reconcile.conditions import Condition, condition_entries, transitions
+from uellm.reconcile.dra.shortage import shortage
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 from uellm.reconcile.planning.choose import Choice, described
@@ -170,6 +171,9 @@ def _readiness(
         return waits
     if state.ready and observed.replicas == 0:
         return _without_pods(observed)
+    plan = choice.plan or observed.incumbent
+    if state.reason == "Unschedulable" and plan is not None and plan.claims:
+        return state._replace(message=f"{state.message}; {shortage(plan, observed.nodes)}")
     return state
 
 
