@@ -29,6 +29,8 @@ OWN_DIRECTORIES = {
     "/run/containerd": "run",
     "/var/lib/cni": "cni/state",
     "/etc/cni/net.d": "cni/conf",
+    # Devices for containers, written by DRA drivers and read by containerd.
+    "/run/cdi": "cdi",
     # Of UELLM's chart: what was measured on the node.
     "/var/lib/uellm/measurements": "measurements",
 }

@@ -49,13 +49,15 @@ class World:
     def __init__(self, shell: Shell, scratch: Path) -> None:
         self.shell = shell
         self._scratch = scratch
-        self._described = yaml.safe_load(self._configmap()["data"][f"{NODE}.yaml"])
+        self._text = self._configmap()["data"][f"{NODE}.yaml"]
+        self._described = yaml.safe_load(self._text)
         self.rates = self._described["devices"][0]["measured"]
         self.predicted_as_described = self.predicted()
 
     def describe(self, **more: Any) -> None:
         """Change the node's description, and let the kubelet hand it to the profiler at once."""
-        text = yaml.safe_dump({**self._described, **more})
+        # Without a change it is the chart's text to the letter: helm would call another one a conflict.
+        text = yaml.safe_dump({**self._described, **more}) if more else self._text
         patch = self._file("patch.json", json.dumps({"data": {f"{NODE}.yaml": text}}))
         namespace = install.PROFILER_NAMESPACE
         self.shell.run(f"kubectl patch configmap {CONFIGMAP} --namespace {namespace} --patch-file {patch}")

@@ -113,6 +113,12 @@ def test_two_services_share_one_copy_and_start_from_it_without_the_hub(hub, volu
         plan = first.shell.json(f"kubectl get configmap/{first.name}-{first.get()['status']['revision']}")["data"]
         assert json.loads(plan["plan.json"])["engine"]["model"] == f"/models/org/model/{hub_server.COMMIT}"
 
+        # What the engines compile is kept beside the weights, by service, version and devices.
+        for own in (first, second):
+            kept = [each for each in (volume / ".compiled" / own.name).rglob("*") if each.is_file()]
+            assert kept, own.name
+            assert {each.stat().st_uid for each in kept} == {65532}
+
         # Without any hub.
         first.shell.run("kubectl delete pod/hub --grace-period=1")
         (pod,) = first.pods()
@@ -120,3 +126,13 @@ def test_two_services_share_one_copy_and_start_from_it_without_the_hub(hub, volu
         first.until(lambda: first.condition("Ready").get("status") == "False", 60, lambda: status(first))
         first.wait_ready(1)
         assert tokens_of(first)
+
+        # As where there is no route out: the files on a claim are all that there is.
+        spec = second.document["spec"]
+        place = f"pvc://{first.name}-weights/org/model/{hub_server.COMMIT}"
+        spec["model"] = {"uri": place, "dtype": "float32", "maxModelLen": 2048}
+        spec["engine"]["env"] = []
+        second.apply()
+        second.wait_ready(1, starts=2)
+        assert second.condition("ModelAccessible")["reason"] == "Found"
+        assert tokens_of(second)

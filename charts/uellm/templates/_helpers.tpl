@@ -104,6 +104,26 @@ runAsGroup: 0
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Names of the described nodes whose GPUs the DRA driver hands out, as JSON: each node does it in one way. */}}
+{{- define "uellm.draNodes" -}}
+{{- $names := list -}}
+{{- if .Values.simulated.dra.enabled -}}
+{{- $names = .Values.simulated.dra.nodes | default (keys .Values.simulated.nodes | sortAlpha) -}}
+{{- end -}}
+{{- range $names }}{{ if not (hasKey $.Values.simulated.nodes .) }}
+{{- fail (printf "simulated.dra.nodes: %s is not among simulated.nodes" .) }}
+{{- end }}{{ end -}}
+{{- $names | toJson -}}
+{{- end -}}
+
+{{/* Names of the other described nodes, as JSON. */}}
+{{- define "uellm.pluginNodes" -}}
+{{- $dra := include "uellm.draNodes" . | fromJsonArray -}}
+{{- $names := list -}}
+{{- range keys .Values.simulated.nodes | sortAlpha }}{{ if not (has . $dra) }}{{ $names = append $names . }}{{ end }}{{ end -}}
+{{- $names | toJson -}}
+{{- end -}}
+
 {{/* The hostname labels of the described nodes, as a term of node affinity. */}}
 {{- define "uellm.simulatedNodes" -}}
 - matchExpressions:

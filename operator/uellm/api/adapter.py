@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from uellm.api.base import Model, ValidationRule
-from uellm.api.uris import REVISION, matches_uri, uri_cel
+from uellm.api.uris import ADAPTER_URIS, REVISION, matches_uri, uri_cel
 
 MOST_ADAPTERS = 64
 
@@ -21,8 +21,8 @@ class AdapterSpec(Model):
         str,
         StringConstraints(min_length=6, max_length=512),
         ValidationRule(
-            cel=uri_cel(),
-            holds=matches_uri,
+            cel=uri_cel(ADAPTER_URIS),
+            holds=lambda uri: matches_uri(uri, ADAPTER_URIS),
             message="must be hf://organisation/adapter, pvc://claim/path or file:///path; no part may begin with a dot",
         ),
     ]

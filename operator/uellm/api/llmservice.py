@@ -14,9 +14,9 @@ from uellm.api.http import HttpSpec
 from uellm.api.llmservice_status import LLMServiceStatus
 from uellm.api.model_cache import ModelCache
 from uellm.api.names import SCHEDULER_NAME
-from uellm.api.scalars import DnsSubdomain
+from uellm.api.scalars import DnsSubdomain, Duration, duration_s
 from uellm.api.slo import Slo, WorkloadSpec
-from uellm.api.uris import COMMIT, REVISION, matches_uri, uri_cel
+from uellm.api.uris import COMMIT, MODEL_URIS, REVISION, matches_uri, uri_cel
 from uellm.placement_policies import PlacementPolicy
 
 MAX_NAME_LENGTH = 40
@@ -40,7 +40,7 @@ class ModelSource(Model):
         ValidationRule(
             cel="!has(self.cache) || self.uri.startsWith('hf://')",
             holds=lambda model: model.cache is None or model.uri.startswith("hf://"),
-            message="must not be set unless uri is hf://: any other model is on a volume already",
+            message="must not be set unless uri is hf://: a model of another source is not copied",
             field=".cache",
         ),
         ValidationRule(
@@ -52,26 +52,21 @@ class ModelSource(Model):
             "which commit is copied",
             field=".revision",
         ),
-        ValidationRule(
-            cel="!has(self.cache) || !has(self.adapters) || self.adapters.all(a, !a.uri.startsWith('hf://'))",
-            holds=lambda model: model.cache is None or not any(each.uri.startswith("hf://") for each in model.adapters),
-            message="must not be hf:// if cache is set, because engines then start without the hub: copy the adapter "
-            "to a claim with `uellm fetch` and name it as pvc://claim/path",
-            field=".adapters",
-        ),
     )
 
     uri: Annotated[
         str,
         StringConstraints(min_length=6, max_length=512),
         ValidationRule(
-            cel=uri_cel(),
-            holds=matches_uri,
-            message="must be hf://organisation/model, pvc://claim/path or file:///path; no part may begin with a dot",
+            cel=uri_cel(MODEL_URIS),
+            holds=lambda uri: matches_uri(uri, MODEL_URIS),
+            message="must be hf://organisation/model, pvc://claim/path, file:///path, oci://registry/repository:tag, "
+            "s3://bucket/path or gs://bucket/path; no part may begin with a dot, and a registry has a dot or a port",
         ),
     ]
-    """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, or `file:///path` inside the engine's
-    container."""
+    """Where the weights are: `hf://organisation/model`, `pvc://claim/path`, `file:///path` inside the engine's
+    container, `oci://registry/repository:tag`, `s3://bucket/path` or `gs://bucket/path`. An image may be named by
+    `@sha256:...`, too, and `#path` is the model's directory in it."""
     revision: Annotated[str, StringConstraints(pattern=REVISION, max_length=128)] = "main"
     """Branch, tag or commit of an `hf://` model. Where the model is looked up, the engine is started with the commit
     that a branch or tag stood for."""
@@ -224,6 +219,20 @@ class Autoscaling(Model):
     """The least number. 0: a service without requests runs no pods, and the gateway starts one for the next request."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """The largest number."""
+    idle_timeout: Annotated[
+        Duration,
+        ValidationRule(
+            cel="duration(self) >= duration('30s')",
+            holds=lambda text: duration_s(text) >= 30,
+            message="must be at least 30s",
+        ),
+    ] = "10m"
+    """How long no request has come when the last replica ends, if minReplicas is 0."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds."""
+        return duration_s(self.idle_timeout)
 
 
 class LLMServiceSpec(Model):

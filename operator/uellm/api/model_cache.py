@@ -42,7 +42,7 @@ class ModelCache(Model):
     """Storage class of the claim that the operator makes; the cluster's default where not set."""
     size: Quantity | None = None
     """Size of the claim that the operator makes. It grows where this grows, if the storage class can. While a service
-    changes its model, both copies have to fit."""
+    changes its model, both copies have to fit; former ones are deleted when the next lacks room."""
     access_modes: Annotated[
         tuple[Literal["ReadWriteOnce", "ReadWriteMany"], ...] | None,
         Field(min_length=1, max_length=2, json_schema_extra=dict(ATOMIC)),

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
@@ -21,8 +22,9 @@ from uellm.cli.serving import ServedResult, log_to_stderr, serve
 from uellm.errors import BadInput, CannotBeDone
 from uellm.hub import LookUpRefusal
 from uellm.hub.connection import HubSettings
+from uellm.hub.copy_directory import make_compiled
 from uellm.hub.copy_document import to_document
-from uellm.hub.copy_state import Copied, described
+from uellm.hub.copy_state import Copied, copy_path, described
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.remedies import OF_DOWNLOADS, OF_FETCH
 from uellm.pod_interface import DOWNLOAD_PATH, METRICS_PORT
@@ -50,6 +52,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--called", metavar="NAME", help="what sentences call the directory (default: its path)")
     parser.add_argument(
+        "--compiled",
+        metavar="SERVICE",
+        help="also make a directory on the volume that the service's engines may write compiled code to",
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=hf://OWNER/NAME",
+        help="a LoRA adapter to copy as well, with @REVISION if it is not main",
+    )
+    parser.add_argument(
+        "--free",
+        action="store_true",
+        help="where room is lacking, delete other copies on the volume, the least recently used first",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME/COMMIT",
+        help="a copy that --free does not delete",
+    )
+    parser.add_argument(
         "--seconds",
         type=positive,
         default=DEFAULT_SECONDS,
@@ -60,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Copy, and serve or show how far it is."""
-    repository, revision = repository_of(args.model)
+    model, adapters = repository_of(args.model), dict(map(_adapter, args.adapter))
     volume = Path(args.directory)
     if not volume.is_dir():
         raise BadInput(args.directory, "is no directory")
@@ -68,7 +94,19 @@ def run(args: argparse.Namespace) -> int:
     settings, watch = HubSettings.from_environment(remedies), CopyWatch()
 
     def work_out() -> Copied | LookUpRefusal:
-        return copy_model(repository, revision, volume, settings, watch, where=args.called or args.directory)
+        where = args.called or args.directory
+        kept = [*args.keep, *(copy_path(*each) for each in (model, *adapters.values()))] if args.free else None
+        found = copy_model(*model, volume, settings, watch, where=where, kept=kept)
+        for name, adapter in adapters.items():
+            if isinstance(found, LookUpRefusal):
+                return found
+            one = copy_model(*adapter, volume, settings, watch, where=where, kept=kept)
+            if isinstance(one, LookUpRefusal):
+                return replace(one, message=f"adapter {name}: {one.message}")
+            found = found._replace(files=found.files + one.files, bytes=found.bytes + one.bytes)
+        if args.compiled is None or isinstance(found, LookUpRefusal):
+            return found
+        return found._replace(compiled=make_compiled(volume, args.compiled))
 
     if args.listen is None:
         return _by_hand(work_out, watch, volume)
@@ -81,6 +119,13 @@ def run(args: argparse.Namespace) -> int:
     # A hub that has stopped sending would keep the process; a copy that is ended anywhere goes on there.
     logging.shutdown()
     os._exit(0)
+
+
+def _adapter(argument: str) -> tuple[str, tuple[str, str]]:
+    name, separator, uri = argument.partition("=")
+    if not separator:
+        raise BadInput("--adapter", f"{argument} is not NAME=hf://OWNER/NAME")
+    return name, repository_of(uri)
 
 
 def _by_hand(work_out: Callable[[], Copied | LookUpRefusal], watch: CopyWatch, volume: Path) -> int:

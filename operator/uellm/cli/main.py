@@ -41,6 +41,7 @@ COMMANDS = {
         "uellm.cli.profiler", "profiler", "keep a node's GPUNodeProfile up to date (runs in the DaemonSet)"
     ),
     "device-plugin": Command("uellm.cli.device_plugin", "profiler", "offer simulated GPUs to the kubelet"),
+    "dra-driver": Command("uellm.cli.dra_driver", "profiler", "offer simulated GPUs to resource claims (DRA)"),
     "controller": Command("uellm.cli.controller", "controller", "run the operator"),
     "extender": Command("uellm.cli.extender", "extender", "run the scheduler extender"),
     "sidecar": Command("uellm.cli.sidecar", "sidecar", "run the SLO-aware queue in front of an engine"),

@@ -19,6 +19,7 @@ Its pod's requirements:
               allowPrivilegeEscalation false, readOnlyRootFilesystem true, RuntimeDefault; not privileged.
     RBAC      uellm.io gpunodeprofiles: get, list, watch, create, patch; gpunodeprofiles/status: get, patch;
               core nodes: get, patch (labels); core pods: list (field selector spec.nodeName, for the pods' UIDs);
+              resource.k8s.io resourceslices: list (what DRA drivers hand out on the node);
               events.k8s.io events: create in the namespace default.
     probes    none: on a fatal error the process exits with status 1.
 """

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
-from uellm.errors import CannotBeDone
 from uellm.gateway.catalog import Service
 from uellm.gateway.door import Door
 from uellm.gateway.fleet import Fleet
@@ -20,17 +19,16 @@ from uellm.gateway.management import GatewayManagement
 from uellm.gateway.telemetry import GatewayMetrics
 from uellm.gateway.tls import Certificate
 from uellm.gateway.view import FleetView
-from uellm.http import Budget, RequestLimits, Server, ServerConnection
+from uellm.http import Budget, RequestLimits, Server
 from uellm.pod_interface import LAME_DUCK_S
-from uellm.proxying.drain import GRACE_S, Drain
+from uellm.proxying.drain import GRACE_S
 from uellm.proxying.metrics import Gauge
 from uellm.proxying.process import Address, Ending, prepare
 from uellm.proxying.secrets import KeyDirectory
+from uellm.proxying.serving import ServingProxy
 
 LOG = logging.getLogger("uellm.gateway")
 
-FLUSH_S = 5.0
-"""How long finished answers may take to leave once the process ends."""
 KEYS_POLL_S = 10.0
 
 
@@ -50,18 +48,16 @@ class GatewayOptions:
     holding: HoldLimits = field(default_factory=HoldLimits)
 
 
-class Gateway:
-    """A running gateway: an async context manager that serves from entry to exit.
-
-    `view_of` makes the view that keeps a fleet up to date.
-    """
+class Gateway(ServingProxy):
+    """A running gateway."""
 
     def __init__(self, options: GatewayOptions, view_of: Callable[[Fleet], FleetView]) -> None:
+        """`view_of` makes the view that keeps a fleet up to date."""
+        super().__init__(options.listen, options.metrics_listen)
         self._options = options
         self.fleet = Fleet()
         self.view = view_of(self.fleet)
         self.figures = GatewayMetrics()
-        self.drain = Drain(self._close_idle)
         self._keys = KeyDirectory(options.keys)
         self.holding = Holding(options.holding, self._want)
         self.forwarding = Forwarding(self.fleet, self.holding, self.figures)
@@ -77,51 +73,17 @@ class Gateway:
         )
         management = GatewayManagement(self.figures, self.view, self.drain)
         self._management_server = Server(management.handle, management.unreadable)
-        self._tasks: list[asyncio.Task[None]] = []
         self._add_gauges()
 
-    async def __aenter__(self) -> Gateway:
-        watches = [self.view.run(), self._watch_keys()]
+    def _watches(self) -> Iterable[Coroutine[Any, Any, None]]:
+        yield self.view.run()
+        yield self._watch_keys()
         if self._certificate is not None:
-            watches.append(self._certificate.watch())
-        self._tasks = [asyncio.create_task(watch) for watch in watches]
-        options = self._options
-        try:
-            if options.metrics_listen is not None:
-                await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
-            await self._server.listen(options.listen.host, options.listen.port)
-        except OSError as error:
-            await self.__aexit__(None, None, None)
-            raise CannotBeDone(f"cannot listen: {error.strerror or error}") from error
-        return self
+            yield self._certificate.watch()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.drain.over = True
-        await self._server.close(FLUSH_S)
-        await self._management_server.close(FLUSH_S)
+    async def _close(self) -> None:
         self.holding.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.drain.close()
         self.fleet.close()
-
-    @property
-    def connections(self) -> set[ServerConnection]:
-        """Connections of clients."""
-        return self._server.connections
-
-    @property
-    def port(self) -> int:
-        """Where clients connect."""
-        return self._server.port
-
-    @property
-    def metrics_port(self) -> int:
-        """Where the figures are; 0: nowhere."""
-        return self._management_server.port
 
     async def end_of_view(self) -> None:
         """Wait until the view ends, which it does by a fault alone: answers from a dead view would be wrong."""
@@ -132,10 +94,6 @@ class Gateway:
         """Become not ready, serve what still comes for a while (`linger`), refuse what comes then, finish the rest."""
         self.drain.begin(lame_duck_s=self._options.lame_duck_s if linger else 0.0, final=True)
         await self.drain.wait(self._options.grace_s)
-
-    def _close_idle(self) -> None:
-        for connection in tuple(self.connections):
-            connection.close()
 
     async def _want(self, service: Service) -> None:
         self.figures.wanted.add(service.key.namespace, service.key.name)

@@ -1,73 +1,52 @@
-"""The record of one request, its line in the access log, and the gateway's metrics.
-
-A record holds no content: no body, no query string, no header except the request id, no key.
-"""
+"""The record of one request, its line in the access log, and the gateway's metrics."""
 
 from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from uellm.gateway.catalog import ServiceKey
 from uellm.proxying.faults import Faults
 from uellm.proxying.metrics import Counter, Gauge, Histogram, Metric
-from uellm.proxying.outcome import RequestOutcome
+from uellm.proxying.record import RequestRecord, milliseconds
 
 ACCESS_LOG = logging.getLogger("uellm.gateway.access")
 NO_SERVICE = ServiceKey("-", "-")
-OTHER_ROUTE = "other"
 
 OWN_SECONDS_BUCKETS = (1e-4, 2e-4, 3e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 """Of the time that the gateway itself takes."""
 
 
 @dataclass
-class GatewayRecord:
-    """One request. Times are in seconds on the event loop's clock. None: it did not happen."""
+class GatewayRecord(RequestRecord):
+    """One request."""
 
-    method: str
-    path: str
-    arrival_s: float
-    id: str = ""
     service: ServiceKey = NO_SERVICE
-    route: str = OTHER_ROUTE
-    outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
-    status: int = 0
     held_s: float | None = None
     """How long it waited for the service's first replica."""
     sent_s: float | None = None
     """When it was first sent to a replica, since its arrival."""
-    first_byte_s: float | None = None
-    end_s: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
     tries: int = 0
     """To how many replicas it was sent."""
     replica: str = ""
     """Address of the last one."""
-    done: bool = False
-    """The stream's `[DONE]` was sent."""
 
     def to_json(self) -> str:
         """The line of the access log."""
         return json.dumps(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "id": self.id,
-                "method": self.method,
-                "path": self.path[:256],
+            self.identity()
+            | {
                 "namespace": self.service.namespace,
                 "service": self.service.name,
                 "replica": self.replica or None,
                 "tries": self.tries,
                 "outcome": str(self.outcome),
                 "status": self.status,
-                "heldMilliseconds": _milliseconds(self.held_s),
-                "sentMilliseconds": _milliseconds(self.sent_s),
-                "firstByteMilliseconds": _milliseconds(self.first_byte_s),
-                "milliseconds": _milliseconds(self.end_s - self.arrival_s),
+                "heldMilliseconds": milliseconds(self.held_s),
+                "sentMilliseconds": milliseconds(self.sent_s),
+                "firstByteMilliseconds": milliseconds(self.first_byte_s),
+                "milliseconds": milliseconds(self.end_s - self.arrival_s),
                 "bytesIn": self.bytes_in,
                 "bytesOut": self.bytes_out,
             }
@@ -117,7 +96,3 @@ class GatewayMetrics:
         with self.faults.guard("log", record.id):
             if ACCESS_LOG.isEnabledFor(logging.INFO):
                 ACCESS_LOG.info("%s", record.to_json())
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)

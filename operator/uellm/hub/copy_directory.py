@@ -5,6 +5,7 @@ OWNER/NAME/COMMIT/          `_` stands for the owner of a model that has none
     NAME.part               the beginning of a file
     .lock                   locked by who writes
     .complete               written last: which files are there, and of how many bytes
+.compiled/SERVICE/          what the engines of a service compile
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from threading import Event
 
 from uellm.documents import VERSION, UnreadableDocument, parsed, reading
-from uellm.hub.copy_state import Copied
+from uellm.hub.copy_state import COMPILED, Copied
 from uellm.hub.facts import LookUpRefusal
 from uellm.hub.listing import RemoteFile
 from uellm.hub.reading import RefusedError
@@ -44,6 +45,19 @@ def read_marker(directory: Path, commit: str, place: str) -> Copied | None:
     if not files or not all(is_whole(directory, each) for each in files):
         return None
     return Copied(commit, place, len(files), sum(each.size_bytes for each in files))
+
+
+def found_in_use(directory: Path, commit: str, place: str) -> Copied | None:
+    """The same, for somebody who is going to use the copy: for a while nobody deletes it then."""
+    found = read_marker(directory, commit, place)
+    if found is None:
+        return None
+    try:
+        with locked(directory, lambda: None):
+            os.utime(directory / LOCK)
+            return read_marker(directory, commit, place)
+    except OSError:
+        return found  # a volume that cannot be written: nobody deletes from it, either
 
 
 def _marker(path: Path) -> bytes:
@@ -73,6 +87,19 @@ def make_parent(directory: Path, path: str) -> Path:
     if target.parent.resolve() != directory.resolve() / PurePosixPath(path).parent:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(target.parent))
     return target
+
+
+def make_compiled(volume: Path, name: str) -> str:
+    """The directory below `volume` that engines of the service `name` may write to; empty where there can be none."""
+    place = f"{COMPILED}/{name}"
+    try:
+        (volume / place).mkdir(parents=True, exist_ok=True)
+        if (volume / place).resolve() != volume.resolve() / place:
+            return ""
+        os.chmod(volume / place, 0o770)
+    except OSError:
+        return ""
+    return place
 
 
 def sync_directory(directory: Path) -> None:

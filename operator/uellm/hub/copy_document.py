@@ -1,7 +1,7 @@
 """How far a copy is, or how it ended, as a document: from the pod that copies to the operator.
 
     {"version": 1, "progress": {"bytes", "ofBytes", "leftS", "waits"}}
-    {"version": 1, "copied": {"commit", "directory", "files", "bytes"}}
+    {"version": 1, "copied": {"commit", "directory", "files", "bytes", "compiled"}}
     {"version": 1, "refusal": {"reason", "message", "retryAfterS"}}
 
 Pods are not trusted: reading it checks every field and has limits.
@@ -50,7 +50,10 @@ def _copied(entry: Any) -> Copied:
     commit, directory = entry["commit"], entry["directory"]
     if not _is_text(commit, LONGEST_COMMIT) or not _is_text(directory, LONGEST_PATH):
         raise UnreadableDocument(_NAME, "its commit or its directory is none")
-    return Copied(commit, directory, _count(entry["files"]), _count(entry["bytes"]))
+    compiled = entry.get("compiled") or ""
+    if compiled and not _is_text(compiled, LONGEST_PATH):
+        raise UnreadableDocument(_NAME, "its directory for compiled code is none")
+    return Copied(commit, directory, _count(entry["files"]), _count(entry["bytes"]), compiled)
 
 
 def _is_text(value: Any, longest: int) -> bool:

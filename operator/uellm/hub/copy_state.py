@@ -7,6 +7,9 @@ from urllib.parse import quote
 
 from uellm.text import decimal_size
 
+COMPILED = ".compiled"
+"""The directory of a volume that holds what engines compile, by service."""
+
 
 class Copied(NamedTuple):
     """A complete copy."""
@@ -16,6 +19,8 @@ class Copied(NamedTuple):
     """Below that of the volume."""
     files: int
     bytes: int
+    compiled: str = ""
+    """Where an engine may write what it compiles, below the directory of the volume; empty for nowhere."""
 
 
 class Progress(NamedTuple):

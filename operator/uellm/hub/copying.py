@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from uellm.hub.copy_directory import (
     Checksum,
     check_room,
     disk_refusal,
+    found_in_use,
     is_whole,
     locked,
     make_parent,
@@ -32,6 +33,7 @@ from uellm.hub.copy_directory import (
 )
 from uellm.hub.copy_state import Copied, Progress, copy_path
 from uellm.hub.facts import LookUpRefusal
+from uellm.hub.freeing import make_room
 from uellm.hub.listing import RemoteFile, needed_files
 from uellm.hub.lookup import COMMIT, file_path
 from uellm.hub.reading import CONFIG, RefusedError
@@ -83,11 +85,19 @@ class CopyWatch:
 
 
 def copy_model(
-    repository: str, revision: str, volume: Path, settings: HubSettings, watch: CopyWatch, *, where: str = ""
+    repository: str,
+    revision: str,
+    volume: Path,
+    settings: HubSettings,
+    watch: CopyWatch,
+    *,
+    where: str = "",
+    kept: Collection[str] | None = None,
 ) -> Copied | LookUpRefusal:
     """Copy a model below the directory `volume`, which `where` names in sentences. Blocks until it is done.
 
-    A copy of a commit that is complete is found without asking the hub.
+    A copy of a commit that is complete is found without asking the hub. `kept`: where room is lacking, other copies
+    than these directories are deleted; None: nothing is.
     """
     where = where or str(volume)
     try:
@@ -95,7 +105,7 @@ def copy_model(
             return found
         with HubConnection(settings, None) as connection:
             return _Copying(
-                connection, repository, _pinned(connection, repository, revision), volume, watch, where
+                connection, repository, _pinned(connection, repository, revision), volume, watch, where, kept
             ).go()
     except RefusedError as error:
         return error.refusal
@@ -105,7 +115,7 @@ def copy_model(
 
 def _complete(volume: Path, repository: str, commit: str) -> Copied | None:
     place = copy_path(repository, commit)
-    return read_marker(volume / place, commit, place)
+    return found_in_use(volume / place, commit, place)
 
 
 def _pinned(connection: HubConnection, repository: str, revision: str) -> str:
@@ -128,8 +138,16 @@ def _pinned(connection: HubConnection, repository: str, revision: str) -> str:
 
 class _Copying:
     def __init__(
-        self, connection: HubConnection, repository: str, commit: str, volume: Path, watch: CopyWatch, where: str
+        self,
+        connection: HubConnection,
+        repository: str,
+        commit: str,
+        volume: Path,
+        watch: CopyWatch,
+        where: str,
+        kept: Collection[str] | None,
     ) -> None:
+        self.kept = kept
         self.connection, self.repository, self.commit = connection, repository, commit
         self.volume, self.watch, self.where = volume, watch, where
         self.directory = volume / copy_path(repository, commit)
@@ -143,8 +161,10 @@ class _Copying:
         self.watch.begin(self.directory, files)
         with locked(self.directory, self._wait):
             self.watch.waits = False
-            if _complete(self.volume, self.repository, self.commit) is None:
+            if read_marker(self.directory, self.commit, "") is None:
                 missing = sum(each.size_bytes for each in files) - present_bytes(self.directory, files)
+                if self.kept is not None:
+                    make_room(self.volume, missing, {*self.kept, copy_path(self.repository, self.commit)})
                 check_room(self.directory, missing, self.where)
                 self._all(files)
                 write_marker(self.directory, files)

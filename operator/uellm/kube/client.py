@@ -75,10 +75,11 @@ class Kube:
         objects, _ = await list_all(self._transport, kind.path(namespace=namespace), query)
         return objects
 
-    async def create(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+    async def create(self, obj: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         """Create an object. Raises AlreadyExists."""
         path = kind_of(obj).path(namespace=obj["metadata"].get("namespace"))
-        return lean(await self._transport.call("POST", path, query={"fieldValidation": "Strict"}, body=obj))
+        query = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+        return lean(await self._transport.call("POST", path, query=query, body=obj))
 
     async def apply(
         self, obj: Mapping[str, Any], *, manager: str, force: bool = True, dry_run: bool = False

@@ -68,6 +68,8 @@ RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", Fa
 RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
 RESOURCECLAIMTEMPLATE = Kind("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates", True)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases", True)
+RESOURCECLAIM = Kind("resource.k8s.io/v1", "ResourceClaim", "resourceclaims", True)
+RESOURCESLICE = Kind("resource.k8s.io/v1", "ResourceSlice", "resourceslices", False)
 CRD = Kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", False)
 
 KINDS: Mapping[tuple[str, str], Kind] = {
@@ -95,6 +97,8 @@ KINDS: Mapping[tuple[str, str], Kind] = {
         RESOURCECLAIM,
         RESOURCECLAIMTEMPLATE,
         LEASE,
+        RESOURCECLAIM,
+        RESOURCESLICE,
         CRD,
     )
 }

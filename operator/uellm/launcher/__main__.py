@@ -14,7 +14,7 @@ from uellm.errors import PlanError, UellmError
 from uellm.launcher import probes, report
 from uellm.launcher.adapters import AdapterDownloads
 from uellm.launcher.drain import TIMEOUT_S, drain
-from uellm.launcher.engine_version import check_engine
+from uellm.launcher.engine_version import check_engine, check_streamer
 from uellm.launcher.init import stand_by
 from uellm.placement_report import LaunchFailure
 from uellm.pod_interface import (
@@ -66,6 +66,7 @@ def _launch(content: bytes, plan_hash: str, args: argparse.Namespace, environmen
     advice = read_advice(args.devices)
     found, binding, command = prepare(document, advice, listen=args.listen, environment=environment)
     check_engine(command.argv)
+    check_streamer(document.engine.model)
     report.write(args.placement, report.started(document, advice, plan_hash, found, binding, command))
     announce(found, binding, command)
     os.execve(command.argv[0], command.argv, dict(command.environment))

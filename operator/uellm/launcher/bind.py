@@ -11,12 +11,15 @@ from pathlib import Path
 from uellm.documents import UnreadableDocument
 from uellm.errors import PlanError
 from uellm.launcher.command import EngineCommand, engine_command
+from uellm.launcher.compiled import compile_cache
 from uellm.launcher.devices import FoundDevices, find_devices
+from uellm.launcher.engine_version import engine_version
 from uellm.placement_report import LOG_PREFIX
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts
 from uellm.planner.handover.late_binding import Binding
 from uellm.planner.handover.plan_document import PlanDocument
+from uellm.pod_interface import COMPILED_DIRECTORY
 
 
 def read_advice(path: Path) -> DeviceFacts:
@@ -31,12 +34,20 @@ def read_advice(path: Path) -> DeviceFacts:
 
 
 def prepare(
-    document: PlanDocument, advice: DeviceFacts, *, listen: tuple[str, int], environment: Mapping[str, str]
+    document: PlanDocument,
+    advice: DeviceFacts,
+    *,
+    listen: tuple[str, int],
+    environment: Mapping[str, str],
+    compiled: Path = Path(COMPILED_DIRECTORY),
 ) -> tuple[FoundDevices, Binding, EngineCommand]:
     """Find the devices, bind the layers to them, work out the command. Raises PlanError."""
     found = find_devices(environment, simulated=document.platform == "cpu")
     binding = late_binding.bind(document, found.uuids, advice=advice, seen=found.facts, claimed=found.allocated)
     check(binding, found, layers=len(document.task.layer_bytes))
+    place, problem = compile_cache(compiled, engine_version(), (device.product for device in binding.devices))
+    if problem:
+        print(f"{LOG_PREFIX}compiled code is not kept: {problem}", file=sys.stderr, flush=True)
     command = engine_command(
         document.engine,
         binding,
@@ -44,6 +55,7 @@ def prepare(
         listen=listen,
         environment=environment,
         cpus=os.sched_getaffinity(0),
+        compiled=place,
     )
     return found, binding, command
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from uellm.errors import PlanError
 from uellm.launcher import cpu
+from uellm.launcher.compiled import cache_variables
 from uellm.planner.handover import late_binding
 from uellm.planner.handover.late_binding import Binding
 from uellm.planner.handover.plan_document import PlannedEngine
@@ -36,13 +38,16 @@ def engine_command(
     listen: tuple[str, int],
     environment: Mapping[str, str],
     cpus: Collection[int],
+    compiled: Path | None = None,
 ) -> EngineCommand:
     """The engine's command. Raises PlanError RefusedArgument where a user's setting would break the pod's contract.
 
-    `cpus`: those this process may use; they matter to the CPU engine alone.
+    `cpus`: those this process may use; they matter to the CPU engine alone. `compiled`: where compiled code is kept
+    beyond the container; None for nowhere.
     """
     on_cpu = platform == "cpu"
     settings = _settings(engine, binding, environment, cpus if on_cpu else None)
+    settings |= cache_variables(compiled, environment)
     argv = _argv(engine, binding, listen, on_cpu=on_cpu)
     for name, instead in REFUSED_ENVIRONMENT.items():
         if environment.get(name):

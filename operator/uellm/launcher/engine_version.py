@@ -1,4 +1,6 @@
-"""Refuses an engine that is older than the flags of the plan: vLLM itself would only print its usage.
+"""Refuses an engine that is older than the flags of the plan, or that lacks a library which its model needs.
+
+Of an unknown flag vLLM itself would only print its usage.
 
 Which flags an engine knows is read from its sources. Importing vLLM for its parser would take ten seconds, and a table
 of versions would be wrong for builds between releases.
@@ -7,7 +9,7 @@ of versions would be wrong for builds between releases.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,8 @@ ADDED_FLAGS = frozenset(
 )
 # Files of these names define vLLM's flags, by dataclass fields or by name.
 _DEFINING = ("arg_utils.py", "cli_args.py")
+_STREAMER = "runai_model_streamer"
+_STREAMERS = {"s3": "runai_model_streamer_s3", "gs": "runai_model_streamer_gcs"}
 TRIED = "0.32.0"
 """The version that this launcher was tried with."""
 
@@ -49,9 +53,30 @@ def check_engine(argv: Sequence[str], *, package: Path | None = None, version: s
         return
     raise PlanError(
         ENGINE_TOO_OLD,
-        f"vLLM {version or _version()} of the engine's image does not know {', '.join(unknown)}, which the plan needs: "
-        f"set spec.engine.image to a newer one, such as vllm/vllm-openai:v{TRIED}",
+        f"vLLM {version or engine_version()} of the engine's image does not know {', '.join(unknown)}, which the plan "
+        f"needs: set spec.engine.image to a newer one, such as vllm/vllm-openai:v{TRIED}",
     )
+
+
+def check_streamer(model: str, *, is_there: Callable[[str], bool] | None = None) -> None:
+    """Raise PlanError StreamerMissing where the engine lacks the libraries that load a model of an object store.
+
+    vLLM loads them when they are first used, and names no object store in its error. `is_there`: for tests.
+    """
+    store = _STREAMERS.get(model.partition("://")[0])
+    if store is None:
+        return
+    missing = [name for name in (_STREAMER, store) if not (is_there or _is_installed)(name)]
+    if missing:
+        raise PlanError(
+            "StreamerMissing",
+            f"the engine's image lacks {' and '.join(missing)}, by which vLLM loads {model}: use vLLM's own image, or "
+            "install vllm[runai] in yours",
+        )
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package) is not None
 
 
 def unknown_flags(flags: Iterable[str], package: Path) -> list[str]:
@@ -72,7 +97,8 @@ def _package() -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-def _version() -> str:
+def engine_version() -> str:
+    """Of the vLLM that is installed for this interpreter."""
     try:
         return metadata.version("vllm")
     except metadata.PackageNotFoundError:

@@ -60,7 +60,7 @@ class EngineRequest:
     """Passed on unless it is auto."""
     quantization: str = "auto"
     task_args: tuple[tuple[str, str], ...] = ()
-    """Flags and values that tell the engine the task."""
+    """Flags and values that tell the engine its task, and how it loads its model."""
     leaves_length: bool = False
     """The engine finds the greatest length itself, which may be less than that of config.json."""
 

@@ -13,8 +13,9 @@
     store.py         the profile in the cluster
     keeper.py        the loops that keep it true
     deviceplugin.py  a described node's GPUs, offered to the kubelet
+    dra/             the same, offered to resource claims
     table.py         the profile as a table
-    kubelet/         the kubelet's two gRPC APIs
+    kubelet/         the kubelet's gRPC APIs
 
 Only this package imports pynvml, and only when it is needed.
 """

@@ -1,4 +1,4 @@
-"""Finds the device that the kubelet means: each device plugin has names of its own. Pure.
+"""Finds the device that the kubelet means: each device plugin and DRA driver has names of its own. Pure.
 
     GPU-<uuid>, MIG-<uuid>         NVIDIA's plugin, and ours
     GPU-<uuid>::3                  a share of a GPU by time-slicing or MPS
@@ -7,6 +7,7 @@
     nvidia0                        the device file, as on GKE
     nvidia0/gi1, nvidia0/vgpu2     a MIG slice there, a share there
     0000:3b:00.0                   the address on the PCI bus
+    gpu-0, gpu-0-mig-1g10gb-19-0   the device file, and a slice of it, as NVIDIA's DRA driver calls them
 
 A pod may have a GPU by a name that is none of these. Then nobody knows which, so no GPU of the node counts as free.
 """
@@ -16,12 +17,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from uellm.profiler.dra import DRIVER as DRA_DRIVER
 from uellm.profiler.links import bus_id
 from uellm.profiler.podresources import DeviceId, Held, Listed, PodKey
 from uellm.profiler.sample import NVML, Sample
 from uellm.text import and_more
 
 _PCI = re.compile(r"^[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
+_DRA = re.compile(r"^gpu-(\d+)(-mig-.+)?$")
 _OTHER_VENDORS = ("amd.com", "intel.com", "habana.ai", "huawei.com")
 _NETWORK = re.compile(r"rdma|roce|hostdev|hca|mlnx|sriov|nic|ib\b", re.IGNORECASE)
 _GPU = re.compile(r"gpu|mig-|cuda", re.IGNORECASE)
@@ -56,7 +59,7 @@ class Names:
 
     def _meant(self, device_id: DeviceId) -> tuple[str, ...]:
         """The devices of an id. Resources that count other things than GPUs have ids such as `0` too."""
-        meant = self.devices(device_id.name)
+        meant = self.devices(_plain(device_id))
         by_uuid = device_id.name.startswith(meant)
         return meant if by_uuid or is_gpu_resource(device_id.resource) else ()
 
@@ -100,15 +103,21 @@ def unknown_names(ids: Sequence[DeviceId]) -> str:
 
 
 def is_gpu_resource(resource: str) -> bool:
-    """Whether an extended resource counts NVIDIA's GPUs, whatever an administrator has renamed it to.
+    """Whether an extended resource counts NVIDIA's GPUs, whatever it was renamed to, or a DRA driver hands them out.
 
     >>> is_gpu_resource("nvidia.com/gpu.shared"), is_gpu_resource("nvidia.com/a100"), is_gpu_resource("rdma/hca")
     (True, True, False)
     """
     domain, _, name = resource.rpartition("/")
-    if _NETWORK.search(name) or domain.endswith(_OTHER_VENDORS):
+    if _NETWORK.search(name) or (domain or name).endswith(_OTHER_VENDORS):
         return False
     return domain == "nvidia.com" or bool(_GPU.search(name))
+
+
+def _plain(device_id: DeviceId) -> str:
+    """The name without what only DRA adds. Which slice of a GPU a name means is not known, so it means all of them."""
+    match = _DRA.match(device_id.name) if device_id.resource == DRA_DRIVER else None
+    return device_id.name if match is None else f"nvidia{match[1]}"
 
 
 def _is_part(name: str, known: str) -> bool:

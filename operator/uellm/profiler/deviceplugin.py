@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,10 @@ import grpc
 from uellm.errors import BadInput
 from uellm.hardware import GPU_RESOURCE, SIMULATED_DEVICES_VARIABLE, Device, Link
 from uellm.planner.handover.device_facts import NO_FACTS, DeviceFacts, facts_among
+from uellm.profiler.device_names import Names
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
-from uellm.profiler.podresources import CHANNEL_OPTIONS
+from uellm.profiler.podresources import CHANNEL_OPTIONS, Kubelet, KubeletSilent, Listed
 from uellm.profiler.sample import NoGPUs, Sample
 
 PLUGIN_DIR = "/var/lib/kubelet/device-plugins"
@@ -41,18 +42,30 @@ class OfferedDevice(NamedTuple):
     uuid: str
     healthy: bool
     numa_node: int | None
+    name: str = ""
+    """What the kubelet calls it; empty: its UUID. A device that is lent to several pods has a name for each."""
+
+    @property
+    def id(self) -> str:
+        """Its name at the kubelet."""
+        return self.name or self.uuid
 
 
-def offers(sample: Sample, resource: str = GPU_RESOURCE) -> tuple[OfferedDevice, ...]:
-    """The devices of the extended resource `resource`, ordered by index."""
+def offers(sample: Sample, resource: str = GPU_RESOURCE, claimed: Collection[str] = ()) -> tuple[OfferedDevice, ...]:
+    """The devices of the extended resource `resource`, ordered by index.
+
+    `claimed`: UUIDs of those that pods have through a DRA driver; these can be allocated no second time.
+    """
     devices = sorted(sample.devices, key=lambda device: (device["index"], device["uuid"]))
     return tuple(
         OfferedDevice(
             device["uuid"],
-            (device.get("health") or {}).get("state", "Healthy") == "Healthy",
+            (device.get("health") or {}).get("state", "Healthy") == "Healthy" and device["uuid"] not in claimed,
             device["numaNode"] if device.get("numaNode", -1) >= 0 else None,
+            name,
         )
         for device in devices
+        for name in sample.plugin_names.of(device)
         if device.get("resourceName", GPU_RESOURCE) == resource
     )
 
@@ -65,14 +78,14 @@ def preferred(
     Allocating from the fullest node leaves whole nodes to larger requests. Ties go to the lower node; within a node
     devices are taken by index.
     """
-    order = {device.uuid: position for position, device in enumerate(devices)}
-    numa = {device.uuid: device.numa_node for device in devices}
-    near = {numa.get(uuid) for uuid in required}
-    rest = sorted(set(available) - set(required), key=lambda uuid: (order.get(uuid, len(order)), uuid))
+    order = {device.id: position for position, device in enumerate(devices)}
+    numa = {device.id: device.numa_node for device in devices}
+    near = {numa.get(name) for name in required}
+    rest = sorted(set(available) - set(required), key=lambda name: (order.get(name, len(order)), name))
     missing = size - len(required)
     groups: dict[int | None, list[str]] = {}
-    for uuid in rest:
-        groups.setdefault(numa.get(uuid), []).append(uuid)
+    for name in rest:
+        groups.setdefault(numa.get(name), []).append(name)
     fitting = [node for node, group in groups.items() if len(group) >= missing and (not required or node in near)]
     if fitting:
         first = min(fitting, key=lambda node: (len(groups[node]), -1 if node is None else node))
@@ -126,14 +139,17 @@ class Servicer(stubs.DevicePluginServicer):
         return api.PreferredAllocationResponse(container_responses=answers)
 
     async def Allocate(self, request: Any, context: Any) -> Any:  # noqa: D102, N802
-        known = {device.uuid for device in self.devices}
+        known = {device.id: device.uuid for device in self.devices}
         for one in request.container_requests:
-            unknown = sorted(set(one.devices_ids) - known)
+            unknown = sorted(set(one.devices_ids) - known.keys())
             if unknown:
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no such device: {', '.join(unknown)}")
             logger.info("allocated %s", ",".join(one.devices_ids))
         answers = [
-            api.ContainerAllocateResponse(envs=self._environment(tuple(one.devices_ids)))
+            # A container sees a GPU once, also where it has several shares of it.
+            api.ContainerAllocateResponse(
+                envs=self._environment(tuple(dict.fromkeys(known[each] for each in one.devices_ids)))
+            )
             for one in request.container_requests
         ]
         return api.AllocateResponse(container_responses=answers)
@@ -152,9 +168,13 @@ class DevicePluginServer:
         *,
         plugin_dir: str | Path = PLUGIN_DIR,
         resource: str = GPU_RESOURCE,
+        kubelet: Kubelet | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._sample = sample
+        self._pod_resources = kubelet
+        self._claimed: frozenset[str] = frozenset()
+        self._base_resource = resource
         self._resource = resource
         self._poll_s = poll_s
         self._kubelet = Path(plugin_dir) / "kubelet.sock"
@@ -167,7 +187,7 @@ class DevicePluginServer:
         with suppress(NoGPUs):
             self._offer(self._sample())
         while True:
-            self._refresh()
+            await self._refresh()
             # Without devices nothing is registered: an empty offer would take the resource from another plugin.
             if self._servicer.devices:
                 await self._offer_once()
@@ -179,8 +199,9 @@ class DevicePluginServer:
             self._say(f"no kubelet at {self._kubelet}; waiting for it")
             return
         async with self._serving() as own:
+            resource = self._resource
             if await self._register():
-                await self._while_registered(kubelet, own)
+                await self._while_registered(kubelet, own, resource)
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[tuple[int, ...] | None]:
@@ -212,31 +233,40 @@ class DevicePluginServer:
         logger.info("registered %s at the kubelet", self._resource)
         return True
 
-    async def _while_registered(self, kubelet: tuple[int, ...], own: tuple[int, ...] | None) -> None:
+    async def _while_registered(self, kubelet: tuple[int, ...], own: tuple[int, ...] | None, resource: str) -> None:
         loop = asyncio.get_running_loop()
         last_call = loop.time()
         while loop.time() - last_call < CALL_BACK_S:
-            self._refresh()
+            await self._refresh()
             await asyncio.sleep(self._poll_s)
+            if self._resource != resource:
+                logger.info("the devices have the resource %s now", self._resource)
+                return
             if _identity(self._kubelet) != kubelet or _identity(self._socket) != own:
                 break
             if self._servicer.streams:
                 last_call = loop.time()
         logger.info("the kubelet has gone or was restarted")
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         try:
             sample = self._sample()
         except (BadInput, NoGPUs) as error:
             self._say(f"{error}; the offered devices stay" if self._servicer.devices else str(error))
             return
+        if self._pod_resources is not None:
+            with suppress(KubeletSilent):
+                listed = await self._pod_resources.held()
+                claims = {each: pod for each, pod in listed.devices.items() if each.claimed}
+                self._claimed = frozenset(Names(sample).held(Listed(claims)).devices)
         if self._offer(sample):
             devices = self._servicer.devices
             logger.info("offering %d devices, %d healthy", len(devices), sum(device.healthy for device in devices))
 
     def _offer(self, sample: Sample) -> bool:
-        self._servicer.facts = _facts(sample)
-        return self._servicer.offer(offers(sample, self._resource))
+        self._servicer.facts = sample_facts(sample)
+        self._resource = sample.plugin_names.resource(self._base_resource)
+        return self._servicer.offer(offers(sample, self._base_resource, self._claimed))
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -249,14 +279,15 @@ def options() -> Any:
     return api.DevicePluginOptions(get_preferred_allocation_available=True)
 
 
-def _facts(sample: Sample) -> DeviceFacts:
+def sample_facts(sample: Sample) -> DeviceFacts:
+    """What the devices of a description are."""
     devices = [Device.from_dict(entry) for entry in sample.devices]
     return DeviceFacts({device.uuid: device for device in devices}, tuple(map(Link.from_dict, sample.links)))
 
 
 def _device(device: OfferedDevice) -> Any:
     topology = None if device.numa_node is None else api.TopologyInfo(nodes=[api.NUMANode(ID=device.numa_node)])
-    return api.Device(ID=device.uuid, health="Healthy" if device.healthy else "Unhealthy", topology=topology)
+    return api.Device(ID=device.id, health="Healthy" if device.healthy else "Unhealthy", topology=topology)
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

@@ -143,11 +143,14 @@ class Keeper:
             await asyncio.sleep(self._periods.interval_s)
 
     async def _ask_what_is_offered(self) -> None:
-        with suppress(KubeletSilent):
+        if self._sample is None:
+            return
+        present = [device["uuid"] for device in self._sample.devices]
+        with suppress(KubeletSilent, KubeError):
             allocatable = await self._kubelet.allocatable()
-            if self._sample is not None:
-                present = [device["uuid"] for device in self._sample.devices]
-                self._offered.update(allocatable, Names(self._sample), present, time.monotonic())
+            missing = self._offered.missing(allocatable, Names(self._sample), present, time.monotonic())
+            # Asked only then: a list from every node, every few seconds, would be a load for the API server.
+            self._offered.judge(missing, await self._store.published() if missing else ())
 
     async def _poll(self) -> None:
         while True:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from uellm.profiler.device_names import Names
@@ -41,7 +42,13 @@ class KubeletOffer:
                 self._left_out[device["uuid"]] = ANSWERS
 
     def update(self, allocatable: Collection[DeviceId], names: Names, present: Collection[str], now_s: float) -> None:
-        """The kubelet's answer. `present`: UUIDs of the devices that the driver sees."""
+        """The kubelet's answer, where no DRA driver hands GPUs out. `present`: UUIDs that the driver sees."""
+        self.judge(self.missing(allocatable, names, present, now_s))
+
+    def missing(
+        self, allocatable: Collection[DeviceId], names: Names, present: Collection[str], now_s: float
+    ) -> Collection[str]:
+        """The kubelet's answer. Return the devices that it does not offer although a device plugin did, or does."""
         offered = names.offered(allocatable)
         for uuid, ids in offered.items():
             self.resource_names[uuid] = ids[-1].resource
@@ -51,9 +58,28 @@ class KubeletOffer:
         # With other GPUs on offer the plugin is there, and leaves these out on purpose.
         left_out = [uuid for uuid in present if uuid not in offered] if offered else list(self._left_out)
         self._left_out = Counter({uuid: min(self._left_out[uuid] + bool(offered), ANSWERS) for uuid in left_out})
+        unknown = names.unknown(allocatable)
+        self._count_unknown(unknown, [uuid for uuid in present if uuid not in offered])
         # A GPU whose plugin has other names for it would look as if it were not offered.
-        told = not names.unknown(allocatable)
-        self.faults = {uuid: _fault(uuid) for uuid in present if told and self._is_missing(uuid, offered, now_s)}
+        told = not unknown
+        return [uuid for uuid in present if told and self._is_missing(uuid, offered, now_s)]
+
+    def _count_unknown(self, ids: Sequence[DeviceId], uuids: Sequence[str]) -> None:
+        """`ids` mean devices among `uuids`, and nobody knows which. More ids than devices: they are shares."""
+        for resource, count in Counter(each.resource for each in ids).items():
+            for uuid in uuids:
+                self.resource_names[uuid] = resource
+                self.shares[uuid] = math.ceil(count / len(uuids))
+
+    def judge(self, missing: Collection[str], claimable: Collection[str] = ()) -> None:
+        """The missing devices are faulty, but for those that a DRA driver hands out: `claimable`.
+
+        That a device plugin had these before is forgotten.
+        """
+        self.faults = {uuid: _fault(uuid) for uuid in missing if uuid not in claimable}
+        for uuid in claimable:
+            for known in (self.resource_names, self.shares, self._offered_s, self._left_out):
+                known.pop(uuid, None)
 
     def _is_missing(self, uuid: str, offered: Mapping[str, Any], now_s: float) -> bool:
         if uuid in offered:

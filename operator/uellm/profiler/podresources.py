@@ -40,11 +40,16 @@ class PodKey(NamedTuple):
 
 
 class DeviceId(NamedTuple):
-    """A device as its plugin names it to the kubelet."""
+    """A device as its device plugin or DRA driver names it to the kubelet."""
 
     resource: str
-    """The extended resource by which pods ask for it."""
+    """The extended resource by which pods ask for it (`nvidia.com/gpu`), or the DRA driver (`gpu.nvidia.com`)."""
     name: str
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a DRA driver names it. Extended resources have a slash in their names, drivers none."""
+        return "/" not in self.resource
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ class PodResources:
                 for resource in container.devices:
                     for name in resource.device_ids:
                         devices.setdefault(DeviceId(resource.resource_name, name), PodKey(pod.namespace, pod.name))
+                for claim in container.dynamic_resources:
+                    for device in claim.claim_resources:
+                        key = DeviceId(device.driver_name, device.device_name)
+                        devices.setdefault(key, PodKey(pod.namespace, pod.name))
         return Listed(devices, frozenset(PodKey(pod.namespace, pod.name) for pod in answer.pod_resources))
 
     async def allocatable(self) -> frozenset[DeviceId]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from uellm.errors import CannotBeDone
+from uellm.profiler.plugin_names import DevicePluginNames
 
 NVML = "NVML"
 SIMULATED = "Simulated"
@@ -38,6 +39,8 @@ class Sample:
     """What the rates are measured on: GPU, or CPU for simulated GPUs; empty where a description has them."""
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """UUIDs by other names that a device plugin may use: `nvidia0`, or the GPU that MIG slices belong to."""
+    plugin_names: DevicePluginNames = field(default_factory=DevicePluginNames)
+    """What a simulated device plugin calls the devices."""
 
 
 class SourceError(CannotBeDone):

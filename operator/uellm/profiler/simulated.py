@@ -12,8 +12,11 @@ from typing import Any
 from uellm.api import parse, read_documents
 from uellm.api.gpunodeprofile import GPUNodeProfileStatus
 from uellm.errors import BadInput
+from uellm.profiler.plugin_names import DevicePluginNames, device_file
 from uellm.profiler.sample import SIMULATED, NoGPUs, Sample, Source
 
+_PLUGIN = "devicePlugin"
+"""Field of a description that no profile has."""
 MAX_DEVICE_ID = 63
 """Longest id of a device that the kubelet's device-plugin API allows."""
 
@@ -58,16 +61,22 @@ class SimulatedSource:
         return self._read[1]
 
     def _parse(self) -> Sample:
-        status = _parsed(str(self.file), self._status())
+        document = self._status()
+        status = _parsed(str(self.file), document)
+        at = f"{self.file}: status.{_PLUGIN}"
+        plugin_names = parse(DevicePluginNames, document.get(_PLUGIN) or {}, at=at)
         to_measure = status.measurement is not None and status.measurement.on == "CPU"
         described = _without_rates(status) if to_measure else status
+        devices = tuple(_entries(described))
         return Sample(
             source=SIMULATED,
             measured_on="CPU" if to_measure else "",
-            devices=tuple(_entries(described)),
+            devices=devices,
             links=tuple(link.to_dict() for link in described.links),
             driver_version=status.driver_version or "",
             cuda_version=status.cuda_version or "",
+            aliases={device_file(device): (device["uuid"],) for device in devices if device.get("mig")},
+            plugin_names=plugin_names,
         )
 
     def _status(self) -> Any:

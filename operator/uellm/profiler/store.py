@@ -8,7 +8,8 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, Kube, NotFound, Unavailable
+from uellm.kube import DELETED, GPUNODEPROFILE, NODE, POD, RESOURCESLICE, Forbidden, Kube, NotFound, Unavailable
+from uellm.profiler.dra import DRIVER
 from uellm.profiler.events import Turn, event
 
 MANAGER = "uellm-profiler"
@@ -34,6 +35,22 @@ class Store:
         """The node's pods."""
         async with _in_time():
             return await self._kube.list(POD, field_selector=f"spec.nodeName={self._node}")
+
+    async def published(self) -> frozenset[str]:
+        """UUIDs of the GPUs that NVIDIA's DRA driver hands out on the node; none on a server that knows no DRA."""
+        async with _in_time():
+            try:
+                slices = await self._kube.list(RESOURCESLICE, field_selector=f"spec.nodeName={self._node}")
+            except (NotFound, Forbidden):
+                return frozenset()
+        devices = [
+            device
+            for each in slices
+            if each["spec"]["driver"] == DRIVER
+            for device in each["spec"].get("devices") or ()
+        ]
+        uuids = [(device.get("attributes") or {}).get("uuid") or {} for device in devices]
+        return frozenset(uuid["string"] for uuid in uuids if "string" in uuid)
 
     async def write(self, status: dict[str, Any]) -> None:
         """Write the status; create the object first if it may not exist."""

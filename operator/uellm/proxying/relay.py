@@ -9,6 +9,7 @@ from typing import Protocol
 
 from uellm.http import EngineLost, Pairs, Reply, Upstream
 from uellm.proxying.outcome import STATUS, RequestOutcome, error_object, of_engine_status
+from uellm.proxying.record import RequestRecord
 from uellm.proxying.routes import end_to_end
 
 STALL_S = 60.0
@@ -18,19 +19,6 @@ _DONE = b"data: [DONE]\n\n"
 _DONE_BYTES = len(_DONE)
 BLANK = b"\n\n"
 """End of an event."""
-
-
-class Relayed(Protocol):
-    """What a relay reads and writes in the record of its request. Times are in seconds on the event loop's clock."""
-
-    arrival_s: float
-    route: str
-    outcome: RequestOutcome
-    status: int
-    first_byte_s: float | None
-    bytes_out: int
-    done: bool
-    """The stream's `[DONE]` was sent."""
 
 
 class Tap(Protocol):
@@ -56,7 +44,7 @@ class Relay:
         self,
         reply: Reply,
         upstream: Upstream,
-        record: Relayed,
+        record: RequestRecord,
         *,
         stall_s: float = STALL_S,
         tap: Tap | None = None,

@@ -28,7 +28,7 @@ def adapter_claims(service: LLMService) -> dict[str, str]:
 
 
 def adapter_path(service: LLMService, adapter: AdapterSpec) -> str:
-    """The adapter's directory in the engine's container; empty for one of a hub."""
+    """The adapter's directory in the engine's container, as far as the spec tells; empty for one of a hub."""
     if adapter.uri.startswith(HF):
         return ""
     claim = claim_of(adapter)

@@ -13,7 +13,9 @@ from uellm.api import LLMService
 from uellm.api.adapter import AdapterSpec
 from uellm.api.sidecar_document import SidecarAdapter
 from uellm.hub import ModelFacts
+from uellm.hub.copy_state import copy_path
 from uellm.reconcile.adapter_claims import HF, adapter_path, source_of
+from uellm.reconcile.model_claim import MODEL_MOUNT
 
 
 def are_known(service: LLMService, facts: ModelFacts | None) -> bool:
@@ -25,9 +27,28 @@ def are_known(service: LLMService, facts: ModelFacts | None) -> bool:
 def entries(service: LLMService, facts: ModelFacts | None) -> tuple[SidecarAdapter, ...]:
     """What the sidecars are told of adapters that are known."""
     commits = {(each.name, each.source): each.commit for each in facts.adapters} if facts is not None else {}
+    copies = {name: f"{MODEL_MOUNT}/{copy_path(*copy)}" for name, copy in copied_adapters(service, facts).items()}
     return tuple(
-        _entry(service, each, commits.get((each.name, source_of(each)), "")) for each in service.spec.model.adapters
+        SidecarAdapter(name=each.name, source=source_of(each), path=copies[each.name])
+        if each.name in copies
+        else _entry(service, each, commits.get((each.name, source_of(each)), ""))
+        for each in service.spec.model.adapters
     )
+
+
+def copied_adapters(service: LLMService, facts: ModelFacts | None) -> dict[str, tuple[str, str]]:
+    """Repository and commit of adapters of the hub that are copied to the model's cache, by name.
+
+    `facts`: of the adapters, where they were looked up.
+    """
+    if service.spec.model.cache is None:
+        return {}
+    commits = {(each.name, each.source): each.commit for each in facts.adapters} if facts is not None else {}
+    return {
+        each.name: (each.uri.removeprefix(HF), commits.get((each.name, source_of(each))) or each.revision)
+        for each in service.spec.model.adapters
+        if each.uri.startswith(HF)
+    }
 
 
 def _entry(service: LLMService, adapter: AdapterSpec, commit: str) -> SidecarAdapter:

@@ -128,6 +128,11 @@ class Applier:
         await self._kube.delete(kind, metadata["name"], metadata["namespace"], uid=metadata["uid"])
         self._cache.remove(kind, obj)
 
+    @property
+    def known(self) -> Cache:
+        """The last known state of the cluster."""
+        return self._cache
+
     def stored(self, kind: Kind, name: str, namespace: str) -> Mapping[str, Any] | None:
         """An object as it was written or seen last; None where there is none."""
         return self._cache.get(kind, name, namespace)
@@ -138,9 +143,17 @@ class Applier:
         self._cache.put(POD, written)
         logger.info("%s created pod %s", observed.key, written["metadata"]["name"])
 
+    async def try_pod(self, manifest: Manifest) -> Mapping[str, Any]:
+        """Create a pod as a dry run, and return what it would be. Raises KubeError."""
+        return await self._kube.create(manifest, dry_run=True)
+
     async def replicasets(self, key: Key) -> list[dict[str, Any]]:
         """The ReplicaSets of a service's Deployment."""
         return await self._kube.list(REPLICASET, key.namespace, label_selector=f"{SERVICE_LABEL}={key.name}")
+
+    async def replicasets_in(self, namespace: str) -> list[dict[str, Any]]:
+        """The ReplicaSets of all services of a namespace."""
+        return await self._kube.list(REPLICASET, namespace, label_selector=SERVICE_LABEL)
 
     async def _replaceable(self, manifest: Manifest, live: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The live object; None where it was in the way and has been deleted.

@@ -54,6 +54,7 @@ def desired_state(
         inputs=inputs,
         former=observed.former_config,
         adapters=_adapters(observed, plan),
+        compiled=observed.download.compiled,
     )
     if (pinned := _pinned(observed, plan)) is not None:
         former_images = Images.from_json(observed.pinned_images or "") or images
@@ -107,13 +108,13 @@ def reloaded(observed: Observed) -> DesiredState:
 
 
 def _adapters(observed: Observed, plan: Plan) -> tuple[SidecarAdapter, ...]:
-    """What the sidecars are told: the service's adapters, once they are known and the engines have room for them."""
+    """What the sidecars are told: the service's adapters, once they are known, are there, and the engines have room."""
     assert observed.service is not None
     if not observed.service.spec.model.adapters:
         return ()
     known = observed.model.obstacle is None and are_known(observed.service, observed.facts)
     room = adapter_slots(observed.service, observed.facts, plan.adapters)
-    if known and room == plan.adapters:
+    if known and room == plan.adapters and observed.download.complete:
         return entries(observed.service, observed.facts)
     return still_wanted(observed.service, observed.told_adapters)
 

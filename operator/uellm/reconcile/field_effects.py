@@ -82,6 +82,7 @@ FIELD_EFFECTS: Mapping[str, Effect] = {
     "rollout.maxUnavailable": "neither",
     "autoscaling.minReplicas": "neither",
     "autoscaling.maxReplicas": "neither",
+    "autoscaling.idleTimeout": "neither",
     "suspend": "neither",
     "replicas": "neither",
 }

@@ -1,12 +1,14 @@
-"""The PersistentVolumeClaim that holds the model of an LLMService."""
+"""The claim or the image that holds the model of an LLMService."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from uellm.api import LLMService
 from uellm.reconcile.names import weights_name
 
 MODEL_MOUNT = "/models"
-"""Where the claim of a `pvc://` model is mounted, and the one of `spec.model.cache`."""
+"""Where the claim of a `pvc://` model is mounted, the one of `spec.model.cache`, and the image of an `oci://` model."""
 
 
 def claim_name(service: LLMService) -> str | None:
@@ -21,6 +23,17 @@ def cache_claim(service: LLMService) -> str | None:
     if cache is None:
         return None
     return cache.claim_name or weights_name(service.name)
+
+
+def image_of(service: LLMService) -> str | None:
+    """The image that holds an `oci://` model; None for any other."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return rest.partition("#")[0] if scheme == "oci" else None
+
+
+def image_volume(name: str, image: str) -> dict[str, Any]:
+    """The volume that an image is mounted by, read-only."""
+    return {"name": name, "image": {"reference": image}}
 
 
 def mounted_claim(service: LLMService) -> str | None:

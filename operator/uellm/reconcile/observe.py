@@ -94,6 +94,8 @@ class Observed:
     scaling: Scaling | None = None
     """How many replicas the operator chose; None where it does not choose the number."""
     kubelet_warnings: Mapping[str, str] = field(default_factory=dict)
+    image_pulls: Mapping[str, str] = field(default_factory=dict)
+    """Images that kubelets pull for pods, by uid."""
     """Warnings of the kubelets about pods that they cannot start, by pod uid."""
     dra: DraSupport = NOT_SERVED
     """What there is for pods that claim GPUs."""

@@ -118,6 +118,7 @@ class Reconciler:
             step_times=self._collectors.measurements.step_times_of(observed.pods),
             revisions=self._revisions.of(observed),
             kubelet_warnings=self._kubelet_events.of(key),
+            image_pulls=self._kubelet_events.pulls_of(key),
         )
         scaling = self._scalings.advance(observed, self._collectors.measurements.loads_of(observed.pods), now)
         observed = dataclasses.replace(observed, scaling=scaling)

@@ -40,6 +40,10 @@ class ReplicaBooks:
         self.name = name
         self.added_s = added_s
         self.load: ReplicaLoad | None = None
+        self.queued = 0
+        """Requests in the replica's own queue, by its last report."""
+        self.queued_tokens = 0
+        """Uncached prompt tokens of those."""
         self.reported_s = 0.0
         self.outstanding: dict[RoutedRequest, Sent] = {}
         self.prefixes = HeldPrefixes()
@@ -62,6 +66,8 @@ class ReplicaBooks:
         if self.load is not None and load.incarnation != self.load.incarnation:
             self.prefixes.clear()
         self.load, self.reported_s = load, now_s
+        self.queued = load.late.requests + sum(span.requests for span in load.waiting)
+        self.queued_tokens = load.late.prompt_tokens + sum(span.prompt_tokens for span in load.waiting)
         self._since.clear()
         self.prefixes.report(load.prefixes, load.kv_capacity_tokens)
 

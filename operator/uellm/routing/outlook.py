@@ -42,6 +42,7 @@ SAFE_LENGTH = 2.0
 SHORTEST_S = 1e-6
 """No step is shorter; a replica may report times of 0."""
 
+_NO_SPANS: tuple[WaitingLoad, ...] = (NOTHING,) * SPANS
 _ROOT_2 = sqrt(2.0)
 
 
@@ -83,8 +84,8 @@ class _Prediction:
         self.uncached = replica.uncached_tokens(request)
         since = replica.since_report()
         self.age_s = 0.0
-        self.late = NOTHING
-        self.spans: tuple[WaitingLoad, ...] = (NOTHING,) * SPANS
+        self.queued = 0
+        self.spans = _NO_SPANS
         self.chunk = UNKNOWN_CHUNK
         own = len(replica.outstanding)
         self.own_prompts = replica.prompt_tokens
@@ -96,18 +97,18 @@ class _Prediction:
             self.pending = self.unfilled
             return
         self.age_s = now_s - replica.reported_s
-        self.late, self.spans = load.late, load.waiting
+        self.spans = load.waiting
         self.chunk = load.chunk_tokens or UNKNOWN_CHUNK
         self.decoding = max(load.decoding, replica.began)
         self.kv_tokens = max(load.kv_tokens, replica.kv_tokens)
-        queued = load.late.requests + sum(span.requests for span in load.waiting)
-        self.requests = max(load.sequences + queued + len(since), own)
+        self.queued = replica.queued
+        self.requests = max(load.sequences + replica.queued + len(since), own)
         self.unfilled = load.unfilled_tokens
         self.since = float(sum(sent.uncached_tokens for sent in since if not sent.began))
-        waiting = load.late.prompt_tokens + sum(span.prompt_tokens for span in load.waiting)
-        self.pending = self.unfilled + waiting + self.since
+        self.pending = self.unfilled + replica.queued_tokens + self.since
         # What this router has sent there and has seen no first token of is there, whatever the report says.
-        self.since += max(replica.unfilled_tokens - self.since - self.unfilled - waiting - self.chunk, 0.0)
+        reported = self.unfilled + replica.queued_tokens
+        self.since += max(replica.unfilled_tokens - self.since - reported - self.chunk, 0.0)
 
     def outlook(self) -> ReplicaOutlook:
         request, step = self.request, self.step
@@ -146,6 +147,8 @@ class _Prediction:
 
     def _tokens_due_by(self, due_s: float) -> float:
         """Waiting prompt tokens that the sidecar serves first."""
+        if not self.queued:
+            return 0.0
         tokens = 0.0
         for bound_s, span in zip(SLACK_BOUNDS_S, self.spans, strict=False):
             if bound_s - self.age_s > due_s:
@@ -169,6 +172,8 @@ class _Prediction:
 
     def _harm(self, due_s: float, ahead: float, prompt_s: float, rate: float) -> float:
         """Further misses among the waiting requests that are due later."""
+        if not self.queued:
+            return 0.0
         harm, tokens, begins_s = 0.0, ahead, -inf
         for bound_s, span in zip((*SLACK_BOUNDS_S, inf), self.spans, strict=True):
             slack_s = bound_s - self.age_s

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
+from typing import Any
 
 from uellm import __version__
 from uellm.api.replica_load import ReplicaLoad
 from uellm.api.running_report import RunningReport
-from uellm.errors import CannotBeDone
-from uellm.http import Budget, EngineAddress, RequestLimits, Server, ServerConnection
+from uellm.http import Budget, EngineAddress, RequestLimits, Server
 from uellm.pod_interface import LAME_DUCK_S
-from uellm.proxying.drain import GRACE_S, Drain
+from uellm.proxying.drain import GRACE_S
 from uellm.proxying.metrics import Labels
 from uellm.proxying.process import Address, Ending, prepare
+from uellm.proxying.serving import ServingProxy
 from uellm.sidecar.engine.adapters import AdapterLoader
 from uellm.sidecar.engine.connection import EngineConnection, EngineHealth
 from uellm.sidecar.engine.monitor import EngineMonitor
@@ -35,9 +35,6 @@ from uellm.vllm_routes import AUDIO, AUDIO_BODY_BYTES
 LOG = logging.getLogger("uellm.sidecar")
 
 _LIMITS = RequestLimits(body_bytes_of=dict.fromkeys(AUDIO, AUDIO_BODY_BYTES))
-
-FLUSH_S = 5.0
-"""How long finished answers may take to leave once the process ends."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +61,11 @@ class SidecarOptions:
     config_poll_s: float = 2.0
 
 
-class Sidecar:
-    """A running sidecar: an async context manager that serves from entry to exit."""
+class Sidecar(ServingProxy):
+    """A running sidecar."""
 
     def __init__(self, options: SidecarOptions) -> None:
+        super().__init__(options.listen, options.metrics_listen)
         self._options = options
         self._name = token_hex(4)
         self.settings = LiveSettings(options.config, options.engine_config)
@@ -100,10 +98,9 @@ class Sidecar:
             self.figures,
             bodies,
             self.lengths,
-            Drain(self._close_idle),
+            self.drain,
             tracing=tracing.from_environment(),
         )
-        self._tasks: list[asyncio.Task[None]] = []
         limits = current.limits(options.limits)
         self._server = Server(self.proxy.handle, self.proxy.unreadable, limits=limits, budget=bodies)
         self._management = Management(
@@ -118,81 +115,39 @@ class Sidecar:
         self._management_server = Server(self._management.handle, self._management.unreadable)
         self._add_gauges()
 
-    async def __aenter__(self) -> Sidecar:
+    def _watches(self) -> Iterable[Coroutine[Any, Any, None]]:
         lengths = (self.lengths.keep(), self.lengths.learned.run())
-        watches = (self.engine.watch(), self.monitor.watch(), self.adapters.watch(), self._watch_config(), *lengths)
-        self._tasks = [asyncio.create_task(watch) for watch in watches]
-        try:
-            await self._listen()
-        except OSError as error:
-            await self.__aexit__(None, None, None)
-            raise CannotBeDone(f"cannot listen: {error.strerror or error}") from error
-        return self
+        return (self.engine.watch(), self.monitor.watch(), self.adapters.watch(), self._watch_config(), *lengths)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.proxy.drain.over = True
-        await self._server.close(FLUSH_S)
-        await self._management_server.close(FLUSH_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def _close(self) -> None:
         self.monitor.close()
         self.dispatcher.close()
-        self.proxy.drain.close()
         self.engine.close()
         self.adapters.close()
         await self.lengths.save()
         if self.proxy.tracing is not None:
             await asyncio.to_thread(self.proxy.tracing.close)
 
-    @property
-    def connections(self) -> set[ServerConnection]:
-        """Connections of clients."""
-        return self._server.connections
-
-    @property
-    def port(self) -> int:
-        """Where clients connect."""
-        return self._server.port
-
-    @property
-    def metrics_port(self) -> int:
-        """Where the figures are; 0: nowhere."""
-        return self._management_server.port
-
     def load(self, known_prefixes: int) -> ReplicaLoad:
         """The replica's load. Names of the engine's process begin with this sidecar's own, which a restart changes."""
         load = self.dispatcher.load(known_prefixes)
-        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.proxy.drain.draining)
+        return replace(load, incarnation=f"{self._name}-{load.incarnation}", draining=self.drain.draining)
 
-    async def drain(self, *, linger: bool) -> bool:
+    async def stop(self, *, linger: bool) -> bool:
         """Refuse what is new, for good, and wait for what is in hand; whether all of it was done in time.
 
         `linger`: some clients still come after the pod's end began; for a while they are answered that it ends.
         """
-        drain = self.proxy.drain
-        drain.begin(final=True)
-        done = await drain.wait(self._options.grace_s)
+        self.drain.begin(final=True)
+        done = await self.drain.wait(self._options.grace_s)
         if linger:
-            await asyncio.sleep(max(0.0, self._options.lame_duck_s - drain.draining_s))
+            await asyncio.sleep(max(0.0, self._options.lame_duck_s - self.drain.draining_s))
         return done
-
-    def _close_idle(self) -> None:
-        for connection in tuple(self.connections):
-            connection.close()
-
-    async def _listen(self) -> None:
-        options = self._options
-        if options.metrics_listen is not None:
-            await self._management_server.listen(options.metrics_listen.host, options.metrics_listen.port)
-        await self._server.listen(options.listen.host, options.listen.port)
 
     def _on_engine(self, old: EngineHealth, new: EngineHealth) -> None:
         LOG.info("engine: %s -> %s", old, new)
         if new is EngineHealth.READY and old in (EngineHealth.STARTING, EngineHealth.GONE):
-            self.proxy.drain.engine_restarted(sure=old is EngineHealth.GONE)
+            self.drain.engine_restarted(sure=old is EngineHealth.GONE)
             self.proxy.terms.shapes.forget()
             self.monitor.restarted()
         self.dispatcher.on_engine_state(self.monitor.state())
@@ -230,7 +185,7 @@ class Sidecar:
         gauge("uellm_requests_active", "Requests in hand, those that pass unscheduled included.", self._active)
         gauge("uellm_body_bytes", "Bytes of request bodies in memory.", lambda: self.proxy.bodies.held_bytes)
         gauge("uellm_engine_ready", "1 while requests are sent to the engine.", lambda: self.engine.ready)
-        gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.proxy.drain.draining)
+        gauge("uellm_draining", "1 once the pod is to go, and not ready.", lambda: self.drain.draining)
         gauge("uellm_characters_per_token", "By which prompts' lengths are estimated.", self._characters_per_token)
         self.figures.figures("uellm_predictor_", help_texts.PREDICTOR, self.lengths.figures)
         self.figures.figures("uellm_learned_predictor_", help_texts.LEARNED, self.lengths.learned.figures)
@@ -256,7 +211,7 @@ class Sidecar:
         return {(name,): depth for name, depth in depths.items()}
 
     def _active(self) -> float:
-        return self.proxy.drain.active
+        return self.drain.active
 
     def _characters_per_token(self) -> float:
         return self.proxy.terms.ratio.characters_per_token
@@ -269,5 +224,5 @@ async def serve(options: SidecarOptions, on_started: Callable[[Sidecar], None]) 
     async with Sidecar(options) as sidecar:
         on_started(sidecar)
         first = await ending.first()
-        LOG.info("draining %d requests", sidecar.proxy.drain.active)
-        await ending.unless_again(sidecar.drain(linger=first is signal.SIGTERM))
+        LOG.info("draining %d requests", sidecar.drain.active)
+        await ending.unless_again(sidecar.stop(linger=first is signal.SIGTERM))

@@ -60,6 +60,7 @@ class Watched:
         self.writes: list[str] = []
         self.die_after: int | None = None  # the number of writes before it fails; the last of them is done
         self.die_before: int | None = None
+        self.drops_image_volumes = False  # as a server does whose feature gate is off
         self.conflicts = 0  # the number of next writes that end in a Conflict
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> dict[str, Any] | None:
@@ -68,7 +69,9 @@ class Watched:
     async def list(self, kind: Kind, namespace: str | None = None, **selectors: str) -> list[dict[str, Any]]:
         return await self._kube.list(kind, namespace, **selectors)
 
-    async def create(self, obj: Mapping[str, Any]) -> dict[str, Any]:
+    async def create(self, obj: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        if dry_run:
+            return await self._kube.create(_without_images(obj) if self.drops_image_volumes else obj, dry_run=True)
         return await self._write(f"create {obj['kind']}", self._kube.create, obj)
 
     async def apply(self, obj: Mapping[str, Any], *, dry_run: bool = False, **options: Any) -> dict[str, Any]:
@@ -96,6 +99,11 @@ class Watched:
         if self.die_after is not None and len(self.writes) >= self.die_after:
             raise Killed(what)
         return answer
+
+
+def _without_images(pod: Mapping[str, Any]) -> dict[str, Any]:
+    volumes = [{"name": each["name"]} if "image" in each else each for each in pod["spec"]["volumes"]]
+    return {**pod, "spec": {**pod["spec"], "volumes": volumes}}
 
 
 class Operator:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from helpers.checkpoints import llama_tensors
 from helpers.models import LLAMA_8B
 from helpers.sizes import GIB
 from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.copy_document import to_document
 from uellm.hub.copy_state import Copied, Progress
 from uellm.hub.document import to_document as facts_document
@@ -45,10 +47,12 @@ class World:
         self.service, self.kube, self.namespace, self.eventually = service, kube, namespace, eventually
         self.made = {"size": "10Gi", "accessModes": ["ReadWriteMany"], "storageClassName": storage_class}
 
-    async def begun(self, cache=None, **more):
-        """The service, planned, with a download pod that runs."""
+    async def begun(self, cache=None, answered=(), **more):
+        """The service, planned, with a download pod that runs. `answered`: what is found of its adapters."""
         llama = await self.service(model=model(cache=cache or self.made, **more))
         await self.operator.settle("llama")
+        if answered:
+            await self.answered(*answered)
         await self.running()
         return llama
 
@@ -74,6 +78,20 @@ class World:
         self.operator.copies = {pod["status"]["podIP"]: to_document(state)}
         await self.operator.settle(name)
         self.operator.copies = {}  # the next pod may have the same address
+
+    async def answered(self, *found):
+        """Let the inspection pod say what it has found of the adapters."""
+        await self.operator.settle("llama")
+
+        async def asked():
+            pods = await self.kube.list(POD, self.namespace, label_selector="uellm.io/inspection=llama")
+            alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+            return next((pod for pod in alive if pod["status"].get("phase") == "Running"), None)
+
+        pod = await self.eventually(asked)
+        self.operator.answers = {pod["status"]["podIP"]: facts_document(ModelFacts("", {}, None, 0, found))}
+        await self.operator.settle("llama")
+        self.operator.answers = {}
 
     async def claim(self, name="llama-weights"):
         return await self.kube.get(PVC, name, self.namespace)
@@ -370,3 +388,65 @@ async def test_the_pods_are_admitted_where_pod_security_is_restricted(world):
     llama = await world.begun()
     await world.tell(copied())
     assert len(await llama.children()) == 4
+
+
+def freeing(pod):
+    return [each for each in pod["spec"]["containers"][0]["args"] if each.startswith(("--free", "--keep"))]
+
+
+async def test_a_revision_that_changes_twice_may_take_the_room_of_the_one_in_between(world):
+    llama = await world.serving()
+    for commit in (LATER, "fade" + "0" * 36):
+        await llama.change(lambda spec, commit=commit: spec["model"].update(revision=commit))
+        await world.operator.settle("llama")
+        assert freeing(await world.running()) == ["--free", f"--keep=org/llama/{COMMIT}"]
+
+
+async def test_nothing_is_deleted_from_a_claim_of_the_user_s(world):
+    await world.service(model=model(cache={"claimName": "models"}))
+    await world.operator.settle("llama")
+    (pod,) = await world.pods()
+    assert freeing(pod) == []
+
+
+async def test_engines_write_compiled_code_beside_the_weights_where_the_pod_has_made_a_place(world):
+    llama = await world.begun()
+    await world.tell(copied()._replace(compiled=".compiled/llama"))
+    mounts = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert {"name": "model", "mountPath": "/var/cache/uellm-compiled", "subPath": ".compiled/llama"} in mounts
+
+
+async def test_a_pod_that_names_another_place_for_compiled_code_is_not_believed(world):
+    llama = await world.begun()
+    await world.tell(copied()._replace(compiled="../elsewhere"))
+    mounts = (await llama.deployment())["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert [each for each in mounts if "subPath" in each] == []
+
+
+async def test_an_adapter_of_the_hub_is_served_once_its_copy_is_complete_and_replaces_no_pods(world):
+    llama = await world.begun(adapters=[{"name": "sql", "uri": "hf://org/sql"}], answered=(adapter("sql"),))
+    assert f"--adapter=sql=hf://org/sql@{COMMIT}" in (await world.running())["spec"]["containers"][0]["args"]
+    assert await llama.children() == []
+    await world.tell(copied())
+    assert await told(world) == {"sql": f"/models/org/sql/{COMMIT}"}
+    before = (await llama.status())["revision"]
+    both = [{"name": name, "uri": f"hf://org/{name}"} for name in ("sql", "chat")]
+    await llama.change(lambda spec: spec["model"].update(adapters=both))
+    await world.answered(adapter("sql"), adapter("chat"))
+    assert await told(world) == {"sql": f"/models/org/sql/{COMMIT}"}
+    assert (await llama.condition("ModelAccessible"))[1] == "ModelDownloading"
+    await world.tell(copied())
+    assert await told(world) == {name: f"/models/org/{name}/{COMMIT}" for name in ("sql", "chat")}
+    assert (await llama.status())["revision"] == before
+
+
+def adapter(name):
+    """What the inspection pod finds of an adapter."""
+    hidden = CONFIG["hidden_size"]
+    return AdapterFacts(name, f"hf://org/{name}@main", COMMIT, 16, 1000, "", 2, (("q_proj", hidden, hidden),))
+
+
+async def told(world):
+    """The paths of the adapters that the sidecars are told of."""
+    config = await world.kube.get(CONFIGMAP, "llama-config", world.namespace)
+    return {each["name"]: each["path"] for each in yaml.safe_load(config["data"]["sidecar.yaml"]).get("adapters", ())}

@@ -359,3 +359,61 @@ async def test_the_operator_s_process_fetches_what_the_pod_s_own_program_has_rea
         return not await world.pods()
 
     await world.eventually(gone)
+
+
+IMAGE = "oci://registry:5000/org/llama:V2_b@sha256:" + "0a" * 32
+VOLUME = {"reference": IMAGE.removeprefix("oci://"), "pullPolicy": "IfNotPresent"}
+
+
+def image_of(spec):
+    return next(each["image"] for each in spec["volumes"] if each["name"] == "model")
+
+
+async def test_a_model_that_is_an_image_is_read_and_served_from_a_volume_of_it(world):
+    llama = await world.service(model={"uri": f"{IMAGE}#8b", "maxModelLen": 4096})
+    await world.operator.settle("llama")
+    pod = await world.running()
+    assert image_of(pod["spec"]) == VOLUME
+    await world.answer(ModelFacts("", CONFIG, llama_tensors(CONFIG), 4))
+    assert await llama.condition("ModelAccessible") == ("True", "Found", "15.0 GiB in 4 safetensors files")
+    assert image_of((await llama.deployment())["spec"]["template"]["spec"]) == VOLUME
+    assert (await planned_engine(llama))["model"] == "/models/8b"
+
+
+@pytest.mark.parametrize("config", [None, CONFIG])
+async def test_a_model_that_is_an_image_waits_for_a_server_that_can_mount_it(world, config):
+    world.operator.kube.drops_image_volumes = True
+    given = {} if config is None else {"config": config}
+    llama = await world.service(model={"uri": IMAGE, "maxModelLen": 4096, **given})
+    await world.operator.settle("llama")
+    found = await llama.condition("ModelAccessible")
+    assert (found[:2], found[2].partition(":")[0]) == (("False", "NoImageVolumes"), "oci")
+    assert (await llama.condition("Ready"))[1] == "NoImageVolumes"
+    assert (await llama.children(), await world.pods()) == ([], [])
+    world.operator.kube.drops_image_volumes = False
+    world.operator.later(601)
+    await world.operator.settle("llama")
+    assert (await llama.condition("ModelAccessible"))[1] == ("Inspecting" if config is None else "NotAsked")
+
+
+async def test_a_model_of_a_bucket_needs_its_configuration_and_is_planned_with_it(world):
+    llama = await world.service(model={"uri": "s3://bucket/llama", "maxModelLen": 4096})
+    await world.operator.settle("llama")
+    message = (
+        "s3://bucket/llama is in an object store, which the engine alone reads: put the model's config.json into "
+        "spec.model.config"
+    )
+    assert await llama.condition("ModelAccessible") == ("False", "NotReadable", message)
+    await llama.change(lambda spec: spec["model"].update(config=CONFIG))
+    await world.operator.settle("llama")
+    engine = await planned_engine(llama)
+    assert engine["model"] == "s3://bucket/llama"
+    assert ("--load-format", "runai_streamer") in zip(engine["args"], engine["args"][1:], strict=False)
+    await llama.change(lambda spec: spec.update(engine={"args": ["--load-format", "dummy"]}))
+    await world.operator.settle("llama")
+    assert await llama.condition("Planned") == (
+        "False",
+        "InvalidOverride",
+        "spec.engine.args: --load-format dummy cannot load s3://bucket/llama: leave it out, or take one of "
+        "runai_streamer, runai_streamer_sharded, modelexpress",
+    )

@@ -65,6 +65,7 @@ CHANGES = {
     "rollout.maxUnavailable": lambda spec: spec.update(rollout={"maxSurge": 1, "maxUnavailable": 2}),
     "autoscaling.minReplicas": lambda spec: spec.update(autoscaling={"minReplicas": 0, "maxReplicas": 1}),
     "autoscaling.maxReplicas": lambda spec: spec.update(autoscaling={"maxReplicas": 3}),
+    "autoscaling.idleTimeout": lambda spec: spec.update(autoscaling={"maxReplicas": 3, "idleTimeout": "5m"}),
     "suspend": lambda spec: spec.update(suspend=True),
     "replicas": lambda spec: spec.update(replicas=2),
     "parallelism.tensor": lambda spec: spec.update(parallelism={"tensor": 2}),

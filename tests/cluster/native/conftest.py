@@ -1,7 +1,8 @@
 """Clusters with real nodes, for tests that need root. No other cluster on the machine is touched.
 
 commands  session   `uellm cluster` with a state directory of its own, and the state of this machine
-web       session   a cluster of two real nodes and a simulated one, with a web server on each real one
+web       module    a cluster of two real nodes and a simulated one, with a web server on each real one
+real_node module    a cluster of one real node, with the CRDs
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from helpers.real_node import RealNode
 from uellm_devcluster import binaries, import_images, packages, processes
 from uellm_devcluster.archive import write_image
 from uellm_devcluster.errors import ClusterError
@@ -28,6 +30,7 @@ from uellm_devcluster.state import State
 
 NAME = "native-test"
 IMAGE = "uellm.local/busybox:test"
+CRDS = Path(__file__).parents[3] / "manifests" / "crds"
 SHOWN = "/opt/uellm-test/shown"
 # Everything that containerd, kubelet and kube-proxy would create on a machine of their own.
 THEIR_PATHS = [
@@ -156,15 +159,33 @@ class Web:
 
 
 @pytest.fixture(scope="module")
-def web(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    shown = tmp_path_factory.mktemp("shown")
-    (shown / "greeting").write_text("hello from the host\n")
+def busybox(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with the image."""
     image = tmp_path_factory.mktemp("images") / "busybox.tar"
     write_image(image, IMAGE, {"bin/busybox": Path("/bin/busybox").read_bytes()}, entrypoint=["/bin/busybox"])
+    return image
+
+
+@pytest.fixture(scope="module")
+def real_node(commands: Commands, busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+    try:
+        commands("up", "--nodes", "1")
+        import_images([busybox], state=commands.state)
+        node = RealNode(commands.state, IMAGE, tmp_path_factory.mktemp("node"))
+        node.kubectl("apply", "--server-side", f"--filename={CRDS}")
+        yield node
+    finally:
+        commands("down")
+
+
+@pytest.fixture(scope="module")
+def web(commands: Commands, busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    shown = tmp_path_factory.mktemp("shown")
+    (shown / "greeting").write_text("hello from the host\n")
     before = commands.world()
     try:
         made = Web(commands, shown)
-        import_images([image], state=commands.state)
+        import_images([busybox], state=commands.state)
         made.kubectl("apply", "--filename", "-", given=yaml.safe_dump_all([web_deployment(), web_service()]))
         made.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
         made.until(made.serves)

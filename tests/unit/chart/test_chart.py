@@ -31,6 +31,8 @@ Render = Callable[..., list[dict[str, Any]]]
 MATRIX: dict[str, tuple[dict[str, Any], bool]] = {
     "defaults": ({}, False),
     "simulated": ({}, True),
+    "simulated, with DRA on one node": ({"simulated": {"dra": {"enabled": True, "nodes": ["node-1"]}}}, True),
+    "simulated, with DRA alone": ({"simulated": {"dra": {"enabled": True}}}, True),
     "no scheduler": ({"scheduler": {"enabled": False}}, False),
     "two schedulers": ({"scheduler": {"replicas": 2}}, False),
     "no profiler": ({"profiler": {"enabled": False}}, False),
@@ -389,6 +391,28 @@ def test_the_device_plugin_is_off_by_default_and_never_leaves_the_described_node
     assert node_terms(objects, "uellm-profiler") == [{"matchExpressions": [expression]}]
 
 
+def test_each_described_node_hands_its_gpus_out_in_one_way(render: Render) -> None:
+    def names(objects: list[dict[str, Any]], daemonset: str) -> list[str]:
+        [term] = node_terms(objects, daemonset)
+        return list(term["matchExpressions"][0]["values"])
+
+    dra = {"simulated": {"dra": {"enabled": True, "nodes": ["node-2"]}}}
+    objects = render(dra, simulated=True)
+    assert names(objects, "uellm-device-plugin") == ["node-1"]
+    assert names(objects, "uellm-dra-driver") == ["node-2"]
+    assert names(objects, "uellm-profiler") == ["node-1", "node-2"]
+    [device_class] = of_kind(objects, "DeviceClass")
+    assert device_class["metadata"]["name"] == "gpu.nvidia.com"
+    assert device_class["metadata"]["labels"]["uellm.io/simulated"] == "true"
+
+    everywhere = render({"simulated": {"dra": {"enabled": True}}}, simulated=True)
+    assert names(everywhere, "uellm-dra-driver") == ["node-1", "node-2"]
+    assert "uellm-device-plugin" not in [each["metadata"]["name"] for each in of_kind(everywhere, "DaemonSet")]
+
+    assert of_kind(render(simulated=True), "DeviceClass") == []
+    assert of_kind(render({"simulated": {"dra": {"enabled": True}}}), "DeviceClass") == []
+
+
 def test_the_described_nodes_are_whole_profiles(render: Render) -> None:
     data = named(render(simulated=True), "ConfigMap", "uellm-simulated")["data"]
     assert sorted(data) == ["node-1.yaml", "node-2.yaml"]
@@ -459,6 +483,7 @@ def test_selectors_do_not_change_with_the_version(render: Render) -> None:
         ({"operator": {"resources": {"request": {}}}}, "request"),
         ({"simulated": {"nodes": {"Node_1": {"devices": []}}}}, "Node_1"),
         ({"operator": {"tolerations": [{"keys": "a"}]}}, "keys"),
+        ({"simulated": {"enabled": True, "dra": {"enabled": True, "nodes": ["node-9"]}}}, "node-9 is not among"),
         ({"gateway": {"replicas": 0}}, "replicas"),
         ({"gateway": {"namespaces": ["Team_A"]}}, "namespaces"),
         ({"gateway": {"httpRoute": {"enabled": True}}}, "parentRefs"),

@@ -17,6 +17,7 @@ STATES = [
     Progress(5, 10, 2.5, False),
     Progress(5, 10, None, True),
     Copied("c0ffee", "org/model/c0ffee", 3, 10**12),
+    Copied("c0ffee", "org/model/c0ffee", 3, 10**12, ".compiled/llama"),
     LookUpRefusal("VolumeFull", "claim x is too small", None),
     LookUpRefusal("RateLimited", "ask again in 30 s", 30.0),
 ]

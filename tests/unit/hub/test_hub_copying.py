@@ -13,6 +13,7 @@ from helpers.hub_server import COMMIT, hub_server, tensor_file
 from uellm.hub import LookUpRefusal, copying
 from uellm.hub.connection import HubSettings
 from uellm.hub.copy_directory import check_room, disk_refusal, locked
+from uellm.hub.copy_state import Copied
 from uellm.hub.copying import CopyWatch, copy_model
 from uellm.hub.reading import RefusedError
 from uellm.hub.remedies import OF_DOWNLOADS
@@ -61,7 +62,7 @@ def ranges(hub, name):
 
 def test_what_the_engine_needs_is_copied_below_repository_and_commit(hub, tmp_path):
     whole = sum(map(len, NEEDED.values()))
-    assert copied(hub, tmp_path) == (COMMIT, PLACE, 4, whole)
+    assert copied(hub, tmp_path) == Copied(COMMIT, PLACE, 4, whole)
     assert contents(tmp_path / PLACE) == NEEDED
     assert not list(tmp_path.rglob("*.part"))
 
@@ -310,7 +311,7 @@ def test_while_one_writes_the_others_wait_and_find_the_copy(hub, tmp_path):
         assert contents(tmp_path) == {}
     for thread in threads:
         thread.join(20)
-    assert results[0] == results[1] == (COMMIT, PLACE, 4, sum(map(len, NEEDED.values())))
+    assert results[0] == results[1] == Copied(COMMIT, PLACE, 4, sum(map(len, NEEDED.values())))
     assert len(ranges(hub, "model.safetensors")) == 1
 
 

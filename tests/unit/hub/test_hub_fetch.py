@@ -130,6 +130,34 @@ def test_in_a_pod_it_serves_its_progress_and_then_the_result_until_it_is_told_to
         assert process.wait(timeout=20) == 0
 
 
+def test_adapters_are_copied_beside_their_model_and_a_refusal_names_the_adapter(hub, tmp_path):
+    # The hub has one repository: it stands for both.
+    found = fetch(hub, str(tmp_path), "--adapter", "sql=hf://org/model")
+    assert (found.returncode, found.stdout) == (0, f"{tmp_path}/org/model/{COMMIT}\n")
+    assert "4 files of 262 kB" in found.stderr
+    refused = fetch(hub, str(tmp_path), "--adapter", "sql=hf://other/sql")
+    assert refused.returncode == 1
+    assert "adapter sql: " in refused.stderr
+    assert "other/sql" in refused.stderr
+
+
+def test_in_a_pod_it_makes_a_directory_for_compiled_code(hub, tmp_path):
+    with fetching(hub, str(tmp_path), "--compiled", "llama") as (process, port):
+        assert "2 files" in next(process.stderr)
+        assert get(port).compiled == ".compiled/llama"
+    assert (tmp_path / ".compiled" / "llama").stat().st_mode & 0o777 == 0o770
+
+
+def test_a_link_in_place_of_the_directory_for_compiled_code_is_not_followed(hub, tmp_path):
+    volume, outside = tmp_path / "volume", tmp_path / "outside"
+    volume.mkdir()
+    outside.mkdir(mode=0o755)
+    (volume / ".compiled").symlink_to(outside)
+    with fetching(hub, str(volume), "--compiled", "llama") as (process, port):
+        assert "2 files" in next(process.stderr)
+        assert get(port).compiled == ""
+
+
 def test_in_a_pod_a_refusal_names_the_field_of_the_service(hub, tmp_path):
     hub.token = "hf_secret"
     with fetching(hub, str(tmp_path)) as (process, port):

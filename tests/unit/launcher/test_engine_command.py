@@ -53,6 +53,15 @@ def test_the_environment_on_gpus_is_exactly_this():
     assert result.environment == {"HOME": "/var/cache/uellm", **result.settings}
 
 
+def test_compiled_code_is_kept_where_the_launcher_says(tmp_path):
+    listen, cpus, home = ("127.0.0.1", 8001), {0, 1}, {"HOME": "/h", "VLLM_CACHE_ROOT": "/h/vllm"}
+    engine = PlannedEngine("/models/tiny")
+    result = engine_command(
+        engine, TWO_STAGES, platform="cuda", listen=listen, environment=home, cpus=cpus, compiled=tmp_path
+    )
+    assert result.environment["VLLM_CACHE_ROOT"] == result.settings["VLLM_CACHE_ROOT"] == f"{tmp_path}/vllm"
+
+
 def test_an_engine_with_slots_for_adapters_may_load_them_while_it_runs():
     engine = PlannedEngine("/models/tiny", loads_adapters=True)
     assert PlannedEngine.from_dict(engine.to_dict()) == engine

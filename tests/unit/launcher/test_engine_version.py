@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uellm.errors import PlanError
-from uellm.launcher.engine_version import ADDED_FLAGS, check_engine, unknown_flags
+from uellm.launcher.engine_version import ADDED_FLAGS, check_engine, check_streamer, unknown_flags
 
 ARGV = (
     "python3",
@@ -66,3 +66,26 @@ def test_the_engine_that_the_tests_run_knows_every_flag_of_ours():
     if spec is None or spec.origin is None:
         pytest.skip("vLLM is not installed")
     assert unknown_flags(sorted(ADDED_FLAGS), Path(spec.origin).parent) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "there", "missing"),
+    [
+        ("s3://bucket/llama", (), "runai_model_streamer and runai_model_streamer_s3"),
+        ("gs://bucket/llama", ("runai_model_streamer", "runai_model_streamer_s3"), "runai_model_streamer_gcs"),
+    ],
+)
+def test_an_engine_without_the_library_for_an_object_store_is_refused(model, there, missing):
+    with pytest.raises(PlanError) as refused:
+        check_streamer(model, is_there=lambda name: name in there)
+    assert refused.value.reason == "StreamerMissing"
+    assert str(refused.value) == (
+        f"the engine's image lacks {missing}, by which vLLM loads {model}: use vLLM's own image, or install "
+        "vllm[runai] in yours"
+    )
+
+
+def test_an_engine_with_the_library_or_with_a_model_of_another_source_is_not_refused():
+    check_streamer("s3://bucket/llama", is_there=lambda _: True)
+    for model in ("org/llama", "/models/llama"):
+        check_streamer(model, is_there=lambda _: False)

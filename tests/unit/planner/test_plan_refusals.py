@@ -83,7 +83,7 @@ def test_fp8_weights_on_gpus_without_fp8_products_are_noted(build) -> None:
 def test_a_share_of_a_time_sliced_gpu_is_refused_with_the_reason(build, changes: dict) -> None:
     error = failure(build.request(build.node("a", [build.gpu("a", 0, "H100", **changes)])))
     assert error.reason == "NoFit"
-    assert "is lent to several pods at once, by time-slicing or MPS" in str(error)
+    assert "is lent to several pods at once, by time-slicing, MPS or HAMi" in str(error)
     assert "use MIG" in str(error)
 
 

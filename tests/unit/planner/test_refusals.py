@@ -48,8 +48,8 @@ EXAMPLES = [
     ),
     (
         devices.TimeSlicedShare("GPU-1::0"),
-        "GPU-1::0 is lent to several pods at once, by time-slicing or MPS: they share its memory, so no plan can rely "
-        "on it; turn the sharing off on the node, or use MIG",
+        "GPU-1::0 is lent to several pods at once, by time-slicing, MPS or HAMi: they share its memory, so no plan can "
+        "rely on it; turn the sharing off on the node, or use MIG",
     ),
     (devices.CapabilityTooLow("P4", (6, 1), (7, 0)), "P4 has compute capability 6.1, and vLLM needs 7.0"),
     (

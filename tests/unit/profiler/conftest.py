@@ -17,7 +17,7 @@ import pytest
 
 from helpers.fake_nvml import FakeGPU, FakeNVML, FakeNVMLError, board
 from uellm.hardware import GPU_RESOURCE
-from uellm.kube import GPUNODEPROFILE, NODE, POD, SYNCED, Event, Kind, KubeError, NotFound
+from uellm.kube import GPUNODEPROFILE, NODE, POD, RESOURCESLICE, SYNCED, Event, Kind, KubeError, NotFound
 from uellm.profiler.kubelet import deviceplugin_pb2 as dp
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as dp_grpc
 from uellm.profiler.kubelet import podresources_pb2 as pr
@@ -95,6 +95,7 @@ class FakeCluster:
         self.no_events: KubeError | None = None
         self.failures = 0
         self.lists_of_pods = 0
+        self.published: list[dict[str, Any]] = []
         self.changed = asyncio.Condition()
         self._watchers: list[asyncio.Queue[Event]] = []
         self.put(NODE, {"metadata": {"name": node, "uid": f"uid-of-{node}"}})
@@ -117,8 +118,10 @@ class FakeCluster:
 
     async def list(self, kind: Kind, namespace: str | None = None, **selectors: str) -> list[dict[str, Any]]:
         self._fail()
-        assert kind is POD
         assert selectors == {"field_selector": "spec.nodeName=node-1"}
+        if kind is RESOURCESLICE:
+            return [{"spec": {"driver": "gpu.nvidia.com", "devices": self.published}}]
+        assert kind is POD
         self.lists_of_pods += 1
         return [copy.deepcopy(obj) for (of, _), obj in self.objects.items() if of == "Pod"]
 

@@ -80,6 +80,30 @@ def test_each_naming_scheme_means_its_device(sample, name, meant):
     assert Names(sample).devices(name) == meant
 
 
+@pytest.mark.parametrize(
+    ("driver", "name", "meant"),
+    [
+        # NVIDIA's driver numbers device files, not the driver's indices.
+        ("gpu.nvidia.com", "gpu-0", {B}),
+        ("gpu.nvidia.com", "gpu-1", {A}),
+        ("gpu.nvidia.com", "gpu-2", {MIG_1, MIG_2}),
+        ("gpu.nvidia.com", "gpu-2-mig-1g10gb-19-0", {MIG_1, MIG_2}),
+        # Names that tell nothing may mean any GPU.
+        ("gpu.nvidia.com", "gpu-9", {A, B, MIG_1, MIG_2}),
+        ("gpu.nvidia.com", "gpu-vfio-0", {A, B, MIG_1, MIG_2}),
+        ("gpu.example.com", "gpu-0", {A, B, MIG_1, MIG_2}),
+        # Other things than NVIDIA's GPUs.
+        ("compute-domain.nvidia.com", "channel-0", set()),
+        ("gpu.intel.com", "0000-03-00-0", set()),
+        ("gpu.amd.com", "gpu-1-129", set()),
+        ("dra.cpu", "cpudev0", set()),
+    ],
+)
+def test_a_claim_s_devices_are_taken(sample, driver, name, meant):
+    held = Names(sample).held(listed(engine={DeviceId(driver, name)}))
+    assert {*held.devices, *held.unclear} == meant
+
+
 def test_without_numbers_of_device_files_their_names_mean_no_device():
     nvml = FakeNVML(FakeGPU(A))
     nvml.faults = {"nvmlDeviceGetMinorNumber": 3}
@@ -225,8 +249,31 @@ def test_without_a_device_plugin_nothing_is_missed(offer):
     assert offer({DeviceId("rdma/hca", "1")}, 10_000.0).faults == {}
 
 
+def test_gpus_that_a_dra_driver_hands_out_are_not_missed(sample):
+    offered = KubeletOffer()
+    names = Names(sample)
+    offered.update(EVERYTHING, names, [A, B], 0.0)
+    missing = offered.missing(set(), names, [A, B], 61.0)
+    assert set(missing) == {A, B}
+    offered.judge(missing, {B})
+    assert offered.faults.keys() == {A}
+    assert B not in offered.resource_names
+    # It is not asked about again.
+    assert set(offered.missing(set(), names, [A, B], 10_000.0)) == {A}
+
+
 def test_gpus_by_names_that_mean_no_device_are_not_missed(offer):
     assert offer(gpus(A, "slot-1")).faults == {}
+
+
+def test_more_unknown_names_than_gpus_are_shares_of_them(sample):
+    offered = KubeletOffer()
+    ids = {*gpus(A), *(DeviceId("example.com/gpu", f"vgpu-{index}") for index in range(4))}
+    offered.update(ids, Names(sample), [A, B, MIG_1], 0.0)
+    assert offered.shares == {A: 1, B: 2, MIG_1: 2}
+    assert offered.resource_names == {A: "nvidia.com/gpu", B: "example.com/gpu", MIG_1: "example.com/gpu"}
+    offered.update({*gpus(A, "slot-1", "slot-2")}, Names(sample), [A, B, MIG_1], 1.0)
+    assert offered.shares == {A: 1, B: 1, MIG_1: 1}
 
 
 def test_a_new_process_knows_what_the_last_one_missed(sample):

@@ -17,6 +17,9 @@ from uellm.profiler import deviceplugin
 from uellm.profiler.deviceplugin import DevicePluginServer, OfferedDevice, offers, preferred
 from uellm.profiler.kubelet import deviceplugin_pb2 as api
 from uellm.profiler.kubelet import deviceplugin_pb2_grpc as stubs
+from uellm.profiler.kubelet import podresources_pb2 as pr
+from uellm.profiler.plugin_names import DevicePluginNames
+from uellm.profiler.podresources import PodResources
 from uellm.profiler.sample import NoGPUs, Sample
 
 A = {"index": 0, "uuid": "GPU-a", "memoryBytes": 1, "numaNode": 1}
@@ -97,6 +100,31 @@ async def test_allocated_devices_are_named_to_the_container_in_the_order_of_the_
     facts = [DeviceFacts.from_json(envs["UELLM_SIMULATED_DEVICES"]).devices for envs in given]
     assert [list(devices) for devices in facts] == [["GPU-c", "GPU-a"], ["GPU-b"]]
     assert {device.memory_bytes for devices in facts for device in devices.values()} == {1}
+
+
+async def test_shares_of_a_gpu_are_offered_one_by_one_and_name_the_gpu_once(kubelet, description, background):
+    names = DevicePluginNames(replicas=2, renamed=True)
+    sample = Sample("Simulated", (A, C), plugin_names=names)
+    background(DevicePluginServer(lambda: sample, plugin_dir=kubelet.directory, poll_s=0.02).run())
+    async with asyncio.timeout(10):
+        registered = await kubelet.registered.get()
+    assert registered.resource_name == "nvidia.com/gpu.shared"
+    kubelet.registered.put_nowait(registered)
+    async with called_back(kubelet) as (stub, stream):
+        assert list(await listed(stream)) == ["GPU-a::0", "GPU-a::1", "GPU-c::0", "GPU-c::1"]
+        request = api.ContainerAllocateRequest(devices_ids=["GPU-c::1", "GPU-a::0", "GPU-c::0"])
+        answer = await stub.Allocate(api.AllocateRequest(container_requests=[request]))
+    assert answer.container_responses[0].envs["NVIDIA_VISIBLE_DEVICES"] == "GPU-c,GPU-a"
+
+
+async def test_devices_whose_resource_was_renamed_are_registered_again(kubelet, background):
+    samples = [Sample("Simulated", (A,))]
+    background(DevicePluginServer(lambda: samples[-1], plugin_dir=kubelet.directory, poll_s=0.02).run())
+    async with called_back(kubelet) as (_, stream):
+        assert list(await listed(stream)) == ["GPU-a"]
+        samples.append(Sample("Simulated", (A,), plugin_names=DevicePluginNames(renamed=True)))
+        async with asyncio.timeout(10):
+            assert (await kubelet.registered.get()).resource_name == "nvidia.com/gpu.shared"
 
 
 async def test_a_device_that_is_not_there_is_not_allocated(kubelet, plugin):
@@ -239,3 +267,24 @@ def test_devices_are_taken_from_one_numa_node_where_that_is_possible(numa, avail
         OfferedDevice(name, True, None if node == "-" else int(node)) for name, node in zip("abcd", numa, strict=True)
     ]
     assert "".join(preferred(devices, list(available), list(required), size)) == wanted
+
+
+def test_a_device_that_a_claim_has_is_offered_as_unhealthy():
+    offered = offers(Sample("Simulated", (A, C)), claimed={"GPU-c"})
+    assert [(device.uuid, device.healthy) for device in offered] == [("GPU-a", True), ("GPU-c", False)]
+
+
+async def test_the_plugin_withdraws_what_claims_have(kubelet, description, background):
+    client = PodResources(kubelet.pod_resources_socket)
+    server = DevicePluginServer(description.sample, plugin_dir=kubelet.directory, kubelet=client, poll_s=0.02)
+    background(server.run())
+    async with called_back(kubelet) as (_, stream):
+        assert (await listed(stream))["GPU-a"][0] == "Healthy"
+        device = pr.ClaimResource(driver_name="gpu.nvidia.com", pool_name="node-1", device_name="gpu-0")
+        claim = pr.DynamicResource(claim_name="gpus", claim_resources=[device])
+        container = pr.ContainerResources(name="main", dynamic_resources=[claim])
+        kubelet.pods.append(pr.PodResources(namespace="default", name="engine", containers=[container]))
+        assert (await listed(stream))["GPU-a"][0] == "Unhealthy"
+        kubelet.pods.clear()
+        assert (await listed(stream))["GPU-a"][0] == "Healthy"
+    await client.close()

@@ -339,6 +339,16 @@ async def test_a_gpu_that_the_kubelet_does_not_offer_is_quarantined_and_an_event
     assert healthy["note"] == "GPU 1 (GPU-b) may be used again: NotOffered is over"
 
 
+async def test_a_gpu_that_went_from_the_device_plugin_to_claims_is_not_missed(cluster, keep, pod_resources):
+    pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a"), DeviceId(GPU_RESOURCE, "GPU-b")}
+    keep(FakeSource())
+    await cluster.until(lambda: cluster.device("GPU-b").get("resourceName") == GPU_RESOURCE)
+    cluster.published = [{"name": "gpu-1", "attributes": {"uuid": {"string": "GPU-b"}}}]
+    pod_resources.offered = set()
+    async with no_writes(cluster, pod_resources):
+        pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a")}
+
+
 async def test_a_profiler_that_may_not_write_events_goes_on_with_the_profile(cluster, keep, pod_resources, log):
     cluster.no_events = Forbidden(403, "Forbidden", "events is forbidden")
     pod_resources.offered = {DeviceId(GPU_RESOURCE, "GPU-a")}

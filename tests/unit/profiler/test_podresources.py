@@ -29,6 +29,17 @@ async def test_devices_are_reported_with_the_pod_that_has_them(kubelet, client):
     assert held.pods == {PodKey("default", "engine-0"), PodKey("kube-system", "proxy")}
 
 
+async def test_devices_of_claims_are_reported_by_driver_and_name(kubelet, client):
+    device = pr.ClaimResource(driver_name="gpu.nvidia.com", pool_name="node-1", device_name="gpu-3")
+    claim = pr.DynamicResource(claim_name="engine-gpus", claim_namespace="default", claim_resources=[device])
+    container = pr.ContainerResources(name="main", dynamic_resources=[claim])
+    kubelet.pods.append(pr.PodResources(namespace="default", name="engine-0", containers=[container]))
+    [(found, pod)] = (await client.held()).devices.items()
+    assert found == DeviceId("gpu.nvidia.com", "gpu-3")
+    assert found.claimed
+    assert pod == PodKey("default", "engine-0")
+
+
 async def test_each_device_is_allocatable_under_its_resource(kubelet, client):
     kubelet.allocatable = [
         pr.ContainerDevices(resource_name="nvidia.com/gpu", device_ids=["GPU-a::0", "GPU-a::1"]),

@@ -154,7 +154,15 @@ def made(make):
     """The children of a service with this spec, by kind."""
 
     def build(
-        *, replicas=1, uri="hf://org/model", model=None, holders=(None, None), device=None, source="Simulated", **spec
+        *,
+        replicas=1,
+        uri="hf://org/model",
+        model=None,
+        holders=(None, None),
+        device=None,
+        source="Simulated",
+        compiled="",
+        **spec,
     ):
         document = make.service(model={"uri": uri, "config": CONFIG, **(model or {})}, **spec)
         service = parse_service(document)
@@ -162,7 +170,8 @@ def made(make):
         profile["status"]["source"] = source
         nodes = [profiled_node(profile)]
         request = plan_request(service, architecture_of(service), offers(nodes, [], []))
-        desired = DesiredState(document, service, render(plan(request), request), IMAGES, replicas, "1/digest")
+        rendered = render(plan(request), request)
+        desired = DesiredState(document, service, rendered, IMAGES, replicas, "1/digest", compiled=compiled)
         revision = make_revision(desired)
         made = children(dataclasses.replace(desired, revision=revision))
         files = {**config_files(desired), **revision.files}

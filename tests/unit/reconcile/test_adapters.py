@@ -54,6 +54,13 @@ def test_sidecars_are_told_the_commit_of_an_adapter_on_the_hub_and_the_path_of_a
     assert chat == {"name": "chat", "source": CHAT["uri"], "path": "/adapters/adapters/chat/1"}
 
 
+def test_with_a_cache_sidecars_are_told_the_path_of_the_copy_of_an_adapter_on_the_hub(make):
+    found = service(make, SQL, CHAT, cache={"claimName": "models"})
+    sql, chat = (each.to_dict() for each in entries(found, facts(adapter())))
+    assert sql == {"name": "sql", "source": "hf://org/sql@v2", "path": f"/models/org/sql/{COMMIT}"}
+    assert chat == {"name": "chat", "source": CHAT["uri"], "path": "/adapters/adapters/chat/1"}
+
+
 def test_adapters_are_known_when_the_facts_are_of_their_names_and_sources(make):
     found = service(make, SQL)
     assert are_known(found, facts(adapter()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from uellm.api import parse_service
 from uellm.hub import LookUpRefusal, ModelFacts
+from uellm.hub.adapter import AdapterFacts
 from uellm.hub.copy_state import Copied, Progress
 from uellm.reconcile.conditions import Condition
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
@@ -49,7 +51,7 @@ def pod(make, nodes=(), **options):
 
 def test_the_commit_that_was_looked_up_is_copied_to_a_directory_that_the_engine_finds(make):
     made = order(make)
-    assert made.arguments == (f"hf://org/model@{COMMIT}", "/models", "--called=claim models")
+    assert made.arguments == (f"hf://org/model@{COMMIT}", "/models", "--called=claim models", "--compiled=llama")
     service = parse_service(document(make))
     assert model_path(service, FACTS) == f"/models/{made.directory}" == f"/models/org/model/{COMMIT}"
 
@@ -118,6 +120,17 @@ def test_a_claim_whose_class_was_changed_is_told_in_one_line(make):
     )
 
 
+def test_adapters_of_the_hub_are_copied_at_the_commits_that_were_looked_up(make):
+    adapters = [{"name": "sql", "uri": "hf://org/sql"}, {"name": "chat", "uri": "pvc://adapters/chat"}]
+    sql = AdapterFacts("sql", "hf://org/sql@main", "a" * 40, 8, 1000, "", 1, ())
+    made = order(make, replace(FACTS, adapters=(sql,)), adapters=adapters)
+    assert made.arguments[4:] == (f"--adapter=sql=hf://org/sql@{'a' * 40}",)
+    base = order(make)
+    assert len({base.copy_digest, made.copy_digest}) == 2
+    renamed = order(make, replace(FACTS, adapters=(replace(sql, name="x"),)), adapters=[{**adapters[0], "name": "x"}])
+    assert renamed.copy_digest == made.copy_digest
+
+
 # The pod.
 
 
@@ -129,6 +142,7 @@ def test_the_pod_may_write_to_the_claim_and_has_no_rights(make):
         f"hf://org/model@{COMMIT}",
         "/models",
         "--called=claim models",
+        "--compiled=llama",
         "--listen=:8002",
         "--seconds=600",
     ]
@@ -177,6 +191,21 @@ def test_the_groups_of_the_template_win(make):
 # What is said.
 
 
+def test_a_pod_that_may_make_room_is_told_what_stays(make):
+    made = document(make, OWN)
+    service = parse_service(made)
+    arguments = {
+        needed: download_pod(made, service, order_of(service, FACTS), "operator:1", (), needed)["spec"]["containers"][
+            0
+        ]["args"]
+        for needed in (None, (), ("org/model/a", "org/model/b"))
+    }
+    assert "--free" not in arguments[None]
+    assert [each for each in arguments[()] if each.startswith(("--free", "--keep"))] == ["--free"]
+    said = [each for each in arguments[("org/model/a", "org/model/b")] if each.startswith(("--free", "--keep"))]
+    assert said == ["--free", "--keep=org/model/a", "--keep=org/model/b"]
+
+
 def running():
     return {
         "metadata": {"name": "p", "uid": "uid-p", "labels": {"uellm.io/source": "s"}},
@@ -190,7 +219,7 @@ def running():
 
 
 def seen(*pods, copy=None, attempt=None):
-    return download_inputs("s", "models", 1, copy, pods, attempt, {})
+    return download_inputs("s", "models", 1, copy, pods, attempt, {}, {})
 
 
 def said(step):

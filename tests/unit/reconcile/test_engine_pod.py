@@ -168,6 +168,33 @@ def test_a_pvc_model_is_mounted_for_reading(made):
 
 
 @pytest.mark.parametrize(
+    ("uri", "image", "path"),
+    [
+        ("oci://ghcr.io/org/model:V1_b", "ghcr.io/org/model:V1_b", "/models"),
+        (
+            "oci://registry:5000/a/b@sha256:" + "0a" * 32 + "#8b/int4",
+            "registry:5000/a/b@sha256:" + "0a" * 32,
+            "/models/8b/int4",
+        ),
+    ],
+)
+def test_a_model_of_an_image_is_mounted_for_reading(made, uri, image, path):
+    found = made(uri=uri)
+    assert {"name": "model", "image": {"reference": image}} in pod(found)["volumes"]
+    assert {"name": "model", "mountPath": "/models", "readOnly": True} in containers(found)["engine"]["volumeMounts"]
+    engine = json.loads(found["files"]["plan.json"])["engine"]
+    assert (engine["model"], engine["revision"]) == (path, "")
+
+
+def test_a_model_of_a_bucket_is_loaded_by_the_engines_streaming_loader(made):
+    found = made(uri="s3://bucket/llama/")
+    engine = json.loads(found["files"]["plan.json"])["engine"]
+    assert engine["model"] == "s3://bucket/llama"
+    assert engine["args"][engine["args"].index("--load-format") + 1] == "runai_streamer"
+    assert not [each for each in pod(found)["volumes"] if each["name"] == "model"]
+
+
+@pytest.mark.parametrize(
     ("cache", "claim"),
     [({"claimName": "models"}, "models"), ({"size": "9Gi", "accessModes": ["ReadWriteMany"]}, "llama-weights")],
 )
@@ -181,6 +208,15 @@ def test_a_copy_is_mounted_for_reading_and_needs_no_token(made, cache, claim):
     assert "HF_TOKEN" not in environment(engine)
     planned = json.loads(found["files"]["plan.json"])["engine"]
     assert (planned["model"], planned["revision"]) == (f"/models/org/model/{commit}", "")
+
+
+def test_compiled_code_is_kept_on_the_volume_of_the_copy_beside_the_weights(made):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = {"cache": {"claimName": "models"}, "revision": commit}
+    kept = {"name": "model", "mountPath": "/var/cache/uellm-compiled", "subPath": ".compiled/llama"}
+    assert kept in containers(made(model=cached, compiled=".compiled/llama"))["engine"]["volumeMounts"]
+    for found in (made(model=cached), made(compiled=".compiled/llama")):
+        assert kept["mountPath"] not in {each["mountPath"] for each in containers(found)["engine"]["volumeMounts"]}
 
 
 @pytest.mark.parametrize(

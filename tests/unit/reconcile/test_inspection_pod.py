@@ -89,6 +89,27 @@ def test_a_file_on_no_volume_cannot_be_read_before_the_engine_starts(make, path)
     assert question(make, f"file://{path}", template=on_disk()) == ("NotOnVolume", message)
 
 
+def test_an_image_is_read_by_a_pod_that_mounts_it(make):
+    uri = "oci://registry:5000/org/model:V2@sha256:" + "0a" * 32
+    asked = question(make, f"{uri}#8b")
+    assert asked.arguments == ("/models/8b", "--volume=/models", f"--called={uri}#8b")
+    assert asked.volumes == ({"name": "model", "image": {"reference": uri.removeprefix("oci://")}},)
+    assert asked.mounts == ({"name": "model", "mountPath": "/models", "readOnly": True},)
+
+
+def test_a_pod_that_has_to_pull_the_model_first_has_hours_for_it(make):
+    assert pod(make, "oci://ghcr.io/org/model")["spec"]["activeDeadlineSeconds"] == 6 * 3600
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/llama", "gs://bucket/llama"])
+def test_a_bucket_is_read_by_the_engine_alone(make, uri):
+    message = (
+        f"{uri} is in an object store, which the engine alone reads: put the model's config.json into spec.model.config"
+    )
+    assert question(make, uri) == ("NotReadable", message)
+    assert question(make, uri, config={}) is None
+
+
 def test_the_answer_depends_on_source_token_and_environment_and_on_nothing_else(make):
     base = question(make).source
     changed = [

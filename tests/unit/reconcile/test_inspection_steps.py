@@ -29,8 +29,8 @@ def running(name="p", *, since="2026-01-01T00:00:00Z", **options):
     return pod(name, state={"running": {"startedAt": since}}, phase="Running", podIP="10.0.0.1", **options)
 
 
-def seen(*pods, facts=None, attempt=None, generation=1, warnings=None):
-    return inspection_inputs("s", generation, facts, pods, attempt, warnings or {})
+def seen(*pods, facts=None, attempt=None, generation=1, warnings=None, pulls=None):
+    return inspection_inputs("s", generation, facts, pods, attempt, warnings or {}, pulls or {})
 
 
 def said(step):
@@ -196,3 +196,11 @@ def test_only_what_is_found_or_given_can_be_planned():
     step = next_step(seen(), NOW)
     assert step.state.obstacle == ("Inspecting", said(step)[2])
     assert step.state.is_awaited
+
+
+def test_a_pod_whose_image_is_pulled_says_so():
+    step = next_step(seen(pod(node="n"), pulls={"uid-p": "image r.io/model:8b since 2026-05-01T12:00:30Z"}), NOW)
+    assert step.state.condition.message == (
+        "the model is being looked up: pod p is being started on n, which pulls image r.io/model:8b since "
+        "2026-05-01T12:00:30Z"
+    )

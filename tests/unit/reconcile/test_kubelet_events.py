@@ -6,7 +6,7 @@ import pytest
 
 from uellm.reconcile.names import Key
 from uellm.reconcile.pods.engine_readiness import engine_readiness
-from uellm.reconcile.pods.kubelet_events import ASK_EVERY_S, PATIENCE_S, KubeletEvents, last_warning
+from uellm.reconcile.pods.kubelet_events import ASK_EVERY_S, PATIENCE_S, KubeletEvents, image_pull, last_warning
 
 BOUND = datetime(2026, 5, 1, 12, tzinfo=UTC)
 KEY = Key("ns", "llama")
@@ -83,3 +83,51 @@ def test_the_newest_warning_that_no_status_contains_counts():
     ]
     assert last_warning(events) == "FailedCreatePodSandBox: plugin type=bridge failed"
     assert last_warning([]) == ""
+
+
+def engine_waits(make, reason="PodInitializing"):
+    """A pod whose sidecar runs and whose engine is not started."""
+    sidecar = {"name": "sidecar", "state": {"running": {}}}
+    engine = {"name": "engine", "state": {"waiting": {"reason": reason}}, "restartCount": 0}
+    return bound(make, initContainerStatuses=[sidecar], containerStatuses=[engine])
+
+
+async def test_the_pull_of_the_engines_image_is_told_while_it_lasts(make, asked):
+    events, answers, _ = asked
+    answers.append(event("FailedMount", MOUNT))
+    now = BOUND + timedelta(seconds=PATIENCE_S)
+    await events.refresh(KEY, [bound(make)], now)
+    pulling = event("Pulling", 'Pulling image "vllm/vllm-openai:v0.32.0"', at="2026-05-01T12:00:40Z", kind="Normal")
+    answers.append(pulling)
+    pod = engine_waits(make)
+    assert await events.refresh(KEY, [pod], now + timedelta(seconds=ASK_EVERY_S)) == ASK_EVERY_S
+    state = engine_readiness(make.deployment(), [pod], 1, None, events.of(KEY), events.pulls_of(KEY))
+    assert (state.reason, state.message) == (
+        "EngineStarting",
+        "0 of 1 replicas serve; pod a is being started on node-1, which pulls image vllm/vllm-openai:v0.32.0 since "
+        "2026-05-01T12:00:40Z",
+    )
+    pulled = 'Successfully pulled image "vllm/vllm-openai:v0.32.0" in 3m20s'
+    answers.append(event("Pulled", pulled, at="2026-05-01T12:04:00Z", kind="Normal"))
+    await events.refresh(KEY, [pod], now + timedelta(seconds=2 * ASK_EVERY_S))
+    assert events.pulls_of(KEY) == {}
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
+async def test_a_container_whose_status_says_why_it_waits_needs_no_events(make, asked, reason):
+    events, _, pods = asked
+    assert await events.refresh(KEY, [engine_waits(make, reason)], BOUND + timedelta(seconds=60)) is None
+    assert pods == []
+
+
+def test_an_image_that_is_pulled_again_or_in_vain_counts_by_its_newest_event():
+    def pull(reason, at, image="r:5000/m@sha256:00"):
+        return event(reason, f'some words image "{image}" and more', at=f"2026-05-01T12:00:{at}Z", kind="Normal")
+
+    assert image_pull([]) is None
+    assert image_pull([pull("Pulling", "10"), pull("Failed", "10")]) == ""
+    assert image_pull([pull("Pulled", "05"), pull("Pulling", "10")]) == (
+        "image r:5000/m@sha256:00 since 2026-05-01T12:00:10Z"
+    )
+    both = [pull("Pulling", "10"), pull("Pulling", "20", "b"), pull("Pulled", "30", "b")]
+    assert image_pull(both) == "image r:5000/m@sha256:00 since 2026-05-01T12:00:10Z"

@@ -15,19 +15,22 @@ from uellm.reconcile.observe import Observed
 from uellm.reconcile.planning.plan_status import plan_status
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.scaling.scaling import Scaling
-from uellm.reconcile.scaling.scalings import EVERY_S, IDLE_S, LEARN_S, Scalings
+from uellm.reconcile.scaling.scalings import EVERY_S, LEARN_S, Scalings
 from uellm.reconcile.times import timestamp
 
+IDLE_S = 600.0
+"""The default of `idleTimeout`."""
 BEGIN = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 
 
 class World:
     """A service whose pods are ready as soon as they are wanted."""
 
-    def __init__(self, make, least: int, most: int, **spec) -> None:
+    def __init__(self, make, least: int, most: int, idle_timeout: str = "10m", **spec) -> None:
         self.make = make
         slo = {"classes": [{"name": "chat", "ttft": "1s", "tpot": "60ms"}]}
-        self.document = make.service(autoscaling={"minReplicas": least, "maxReplicas": most}, slo=slo, **spec)
+        autoscaling = {"minReplicas": least, "maxReplicas": most, "idleTimeout": idle_timeout}
+        self.document = make.service(autoscaling=autoscaling, slo=slo, **spec)
         plan = make.plan(layers=(8,))
         self.document["status"] = {"plan": plan_status(replace(plan, predicted=Predicted(384_000)))}
         self.scalings = Scalings()
@@ -132,6 +135,18 @@ def test_a_service_without_requests_runs_no_pods_until_one_waits(world):
     here.document["metadata"]["annotations"] = {"uellm.io/wanted-at": timestamp(here.now)}
     assert here.look().replicas == 1
     assert here.minutes(3, 0.0) == 1
+
+
+def test_a_short_idle_timeout_ends_the_last_replica_early_and_the_others_as_always(world):
+    here = world(0, 3, idle_timeout="1m")
+    here.look()
+    assert here.minutes(2, 1.0) == 1
+    assert here.minutes(0.5, 0.0) == 1
+    assert here.minutes(0.75, 0.0) == 0
+
+    kept = world(1, 3, idle_timeout="1m")
+    kept.look()
+    assert kept.minutes(60, 0.0) == 1
 
 
 def test_a_woken_replica_stays_while_it_starts_however_long_that_takes(world):

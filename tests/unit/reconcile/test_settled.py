@@ -51,7 +51,9 @@ def test_it_holds_until_something_is_due(passes, serving):
     assert holds_until(NOW, None) == holds_until(NOW, 1e6) == NOW + LONGEST
 
 
-@pytest.mark.parametrize("field", ["document", "pods", "reports", "measurements", "node_states", "kubelet_warnings"])
+@pytest.mark.parametrize(
+    "field", ["document", "pods", "reports", "measurements", "node_states", "kubelet_warnings", "image_pulls"]
+)
 def test_anything_that_is_observed_anew_calls_for_a_full_pass(passes, serving, field):
     seen, planned = serving
     changed = {

@@ -253,7 +253,7 @@ async def test_a_priority_that_is_a_number_is_replaced(engine, launch):
 
 async def test_a_process_that_ends_answers_for_a_while_that_it_does(engine, launch):
     harness = await launch(lame_duck_s=0.3)
-    ending = asyncio.create_task(harness.sidecar.drain(linger=True))
+    ending = asyncio.create_task(harness.sidecar.stop(linger=True))
     async with harness.post() as response:
         assert (response.status, response.headers["Connection"]) == (503, "close")
         assert (await response.json())["error"]["code"] == "draining"
@@ -265,7 +265,7 @@ async def test_a_process_whose_pod_was_drained_before_does_not_wait_again(engine
     harness = await launch(lame_duck_s=3600.0)
     harness.sidecar.proxy.drain.begin()
     harness.sidecar.proxy.drain._since_s -= 3600.0
-    assert await asyncio.wait_for(harness.sidecar.drain(linger=True), 5)
+    assert await asyncio.wait_for(harness.sidecar.stop(linger=True), 5)
 
 
 @pytest.mark.parametrize("given", [None, "wrong", "caf\xe9", ""])

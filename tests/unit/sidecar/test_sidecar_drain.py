@@ -96,7 +96,7 @@ async def test_a_sick_spell_of_the_engine_does_not_end_the_draining(engine, harn
 
 
 async def test_a_process_that_ends_does_not_take_requests_again(engine, harness, eventually):
-    await harness.sidecar.drain(linger=False)
+    await harness.sidecar.stop(linger=False)
     await engine.stop()
     await eventually(lambda: harness.sidecar.engine.health is EngineHealth.GONE)
     await engine.start()

@@ -114,8 +114,9 @@ def _without_cache(service: LLMService) -> LLMService:
 
 def _check_model(service: LLMService) -> None:
     scheme, _, rest = service.spec.model.uri.partition("://")
-    if scheme == "pvc":
-        raise BadInput("spec.model.uri", "a pvc:// model needs a cluster: give file:///path or hf://organisation/model")
+    if scheme not in ("hf", "file"):
+        what = f"a {scheme}:// model needs a cluster: give file:///path or hf://organisation/model"
+        raise BadInput("spec.model.uri", what)
     if scheme == "file" and not (Path(rest) / "config.json").is_file():
         raise BadInput("spec.model.uri", f"{rest} has no config.json on this machine")
 

@@ -15,7 +15,7 @@ class DeviceRefusal(PlanRefusal):
 
 @dataclass(frozen=True, slots=True)
 class TimeSlicedShare(DeviceRefusal):
-    """The device is lent to several pods at once, by time-slicing or MPS: its memory is not its own."""
+    """The device is lent to several pods at once, by time-slicing, MPS or HAMi: its memory is not its own."""
 
     uuid: str
 

@@ -114,8 +114,8 @@ def _(refusal: kinds.SplitBlocks) -> str:
 @sentence.register
 def _(refusal: devices.TimeSlicedShare) -> str:
     return (
-        f"{refusal.uuid} is lent to several pods at once, by time-slicing or MPS: they share its memory, so no plan "
-        "can rely on it; turn the sharing off on the node, or use MIG"
+        f"{refusal.uuid} is lent to several pods at once, by time-slicing, MPS or HAMi: they share its memory, so no "
+        "plan can rely on it; turn the sharing off on the node, or use MIG"
     )
 
 

@@ -32,6 +32,9 @@ ENABLE_ADAPTERS = "--enable-lora"
 ADAPTER_SLOTS = "--max-loras"
 ADAPTER_RANK = "--max-lora-rank"
 HOST_ADAPTERS = "--max-cpu-loras"
+LOAD_FORMAT = "--load-format"
+STREAMING_FORMATS = ("runai_streamer", "runai_streamer_sharded", "modelexpress")
+"""Those that load from an object store (vllm/config/vllm.py)."""
 
 
 class UserArgs:

@@ -1,4 +1,4 @@
-"""The kubelet's device-plugin (v1beta1) and PodResources (v1) APIs as Python modules.
+"""The kubelet's APIs for device plugins (v1beta1), DRA drivers (v1), their registration, and PodResources (v1).
 
 The `.proto` files are excerpts of k8s.io/kubelet (Apache-2.0): what UELLM uses, with packages, names and field numbers
 unchanged, so that every kubelet speaks with them. `*_pb2*` files are generated; after a change of a `.proto` file:

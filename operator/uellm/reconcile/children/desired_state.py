@@ -94,6 +94,8 @@ class DesiredState:
     """The pod template of pods of a release without revisions, where they are to be left alone."""
     adapters: tuple[SidecarAdapter, ...] = ()
     """LoRA adapters that the sidecars are told of."""
+    compiled: str = ""
+    """Where engines may write what they compile, below the directory of the volume of the model; empty for nowhere."""
     former: FormerConfig | None = None
     """What pods of such a release read; None where there are none."""
 

@@ -9,6 +9,7 @@ from uellm.api.names import PLAN_ANNOTATION, REVISION_LABEL, SCHEDULER_NAME
 from uellm.hardware import GPU_RESOURCE
 from uellm.pod_interface import (
     BIN_DIRECTORY,
+    COMPILED_DIRECTORY,
     CONFIG_DIRECTORY,
     DEVICES_DIRECTORY,
     DRAIN_PATH,
@@ -36,7 +37,7 @@ from uellm.reconcile.children.disruption import MARKS
 from uellm.reconcile.children.grace import SHORTEST_S, grace_period
 from uellm.reconcile.children.merge import merge_template
 from uellm.reconcile.children.node_affinity import node_affinity
-from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim, claim_name, mounted_claim
+from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim, claim_name, image_of, image_volume, mounted_claim
 from uellm.reconcile.names import config_name, devices_name, labels, revision_name
 
 HTTP_PORT_NAME = "http"
@@ -274,8 +275,10 @@ def _engine_mounts(desired: DesiredState) -> list[dict[str, Any]]:
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
-    if mounted_claim(desired.service):
+    if mounted_claim(desired.service) or image_of(desired.service):
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
+    if desired.compiled and cache_claim(desired.service):
+        mounts.append({"name": "model", "mountPath": COMPILED_DIRECTORY, "subPath": desired.compiled})
     for index, place in enumerate(adapter_claims(desired.service).values()):
         mounts.append({"name": f"adapters-{index}", "mountPath": place, "readOnly": True})
     return mounts
@@ -299,6 +302,8 @@ def _volumes(desired: DesiredState, revision: str) -> list[dict[str, Any]]:
     elif claim := cache_claim(desired.service):
         # Its mount is read-only. The volume itself is not: a node may attach it to a download pod at the same time.
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim}})
+    elif image := image_of(desired.service):
+        volumes.append(image_volume("model", image))
     for index, claim in enumerate(adapter_claims(desired.service)):
         source = {"claimName": claim, "readOnly": True}
         volumes.append({"name": f"adapters-{index}", "persistentVolumeClaim": source})

@@ -22,6 +22,8 @@ class DownloadState(NamedTuple):
     """Why it is not complete; None where there is nothing to say."""
     note: str = ""
     """Follows what is said of the model."""
+    compiled: str = ""
+    """Where an engine may write what it compiles, below the directory of the volume; empty for nowhere."""
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -61,4 +63,5 @@ def undecided(reason: str, message: str) -> DownloadState:
 
 def copied(claim: str, copy: Copied) -> DownloadState:
     """The copy is complete."""
-    return DownloadState(True, note=f"{counted(copy.files, 'file')} of {decimal_size(copy.bytes)} on claim {claim}")
+    note = f"{counted(copy.files, 'file')} of {decimal_size(copy.bytes)} on claim {claim}"
+    return DownloadState(True, note=note, compiled=copy.compiled)

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uellm.api.names import SERVICE_LABEL
 from uellm.documents import UnreadableDocument
 from uellm.hub import LookUpRefusal
 from uellm.hub.copy_document import from_document
 from uellm.hub.copy_state import Copied, Progress
 from uellm.kube import Forbidden, Invalid
-from uellm.kube.kinds import POD, PVC
+from uellm.kube.kinds import DEPLOYMENT, POD, PVC
 from uellm.planner.result import Plan
+from uellm.reconcile.adapters import are_known
 from uellm.reconcile.apply import Applier, WriteRefused
 from uellm.reconcile.download.claim import claim_differs, claim_manifest
 from uellm.reconcile.download.download_state import NOT_BEGUN, NOT_NEEDED, DownloadState, copied, refused, undecided
 from uellm.reconcile.download.kept_copy import copy_configmap, read_copy
+from uellm.reconcile.download.needed import needed_copies
 from uellm.reconcile.download.order import CopyOrder, order_of
 from uellm.reconcile.download.pod import download_pod
 from uellm.reconcile.download.steps import ToldProgress, after_progress, after_silence, download_inputs
@@ -34,7 +37,7 @@ from uellm.reconcile.helper_pods.steps import (
     next_step,
 )
 from uellm.reconcile.inspection.model_state import GIVEN
-from uellm.reconcile.names import Key, weights_name
+from uellm.reconcile.names import Key, deployment_name, key_of, weights_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
 
@@ -74,6 +77,8 @@ class Downloads:
             return NOT_NEEDED, None
         if observed.model.facts is None and observed.model is not GIVEN:
             return NOT_BEGUN, None  # its commit is not known yet
+        if not are_known(service, observed.facts):
+            return NOT_BEGUN, None  # those of its adapters are not
         if plan is None and not observed.download_pods and observed.deployment is None:
             return NOT_BEGUN, None
         claim, obstacle = await self._claim(observed)
@@ -116,6 +121,7 @@ class Downloads:
             observed.download_pods,
             record.attempt,
             observed.kubelet_warnings,
+            observed.image_pulls,
         )
         step = next_step(seen, now)
         if step.ask is not None:
@@ -163,6 +169,8 @@ class Downloads:
             return step
         if isinstance(answer, LookUpRefusal):
             return after_refusal(seen, answer, now)
+        if answer.compiled != order.compiled:
+            answer = answer._replace(compiled="")
         record.copy = answer
         return HelperStep(copied(order.claim, answer), remove=tuple(seen.pods))
 
@@ -177,12 +185,34 @@ class Downloads:
     ) -> HelperStep[DownloadState]:
         assert observed.service is not None
         nodes = plan.nodes if plan is not None else ()
-        manifest = download_pod(observed.document, observed.service, order, self._image, tuple(nodes))
+        needed = await self._needed(observed)
+        manifest = download_pod(observed.document, observed.service, order, self._image, tuple(nodes), needed)
         try:
             await self._applier.create_pod(observed, manifest)
         except (Forbidden, Invalid) as error:
             return after_refused_creation(seen, step, error, now)
         return step
+
+    async def _needed(self, observed: Observed) -> tuple[str, ...] | None:
+        """The copies on a claim of ours that are needed; None where nothing may be deleted from the claim."""
+        cache = observed.service.spec.model.cache if observed.service is not None else None
+        if cache is None or cache.size is None:
+            return None
+        known, found = self._applier.known, set[str]()
+        replicasets = await self._applier.replicasets_in(observed.key.namespace)
+        for document in known.services():
+            key = key_of(document)
+            # Pods may still mount the claim of a service that has turned to another one.
+            if key.namespace != observed.key.namespace:
+                continue
+            configmaps = {each["metadata"]["name"]: each for each in known.configmaps(key)}
+            deployment = known.get(DEPLOYMENT, deployment_name(key.name), key.namespace)
+            own = [each for each in replicasets if each["metadata"]["labels"].get(SERVICE_LABEL) == key.name]
+            needed = needed_copies(document, configmaps, deployment, known.pods(key), own)
+            if needed is None:
+                return None
+            found |= needed
+        return tuple(sorted(filter(None, found)))
 
     async def _keep(self, observed: Observed, order: CopyOrder, copy: Copied) -> Obstacle | None:
         """Write down that the copy is there, if the cluster does not have that; why it is impossible, if it is."""

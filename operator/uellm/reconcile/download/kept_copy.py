@@ -32,9 +32,19 @@ def copy_configmap(document: Mapping[str, Any], copy_digest: str, copy: Copied) 
 
 def read_copy(configmap: Mapping[str, Any], copy_digest: str) -> Copied | None:
     """The copy; None where it is another one, or where the ConfigMap is not as it was written."""
+    about, found = _read(configmap)
+    return found if about.get("copy") == copy_digest else None
+
+
+def copy_of(configmap: Mapping[str, Any]) -> Copied | None:
+    """The copy, whichever it is; None where the ConfigMap is not as it was written."""
+    return _read(configmap)[1]
+
+
+def _read(configmap: Mapping[str, Any]) -> tuple[Mapping[str, Any], Copied | None]:
     try:
         about = parsed(COPY_FILE, (configmap.get("data") or {}).get(COPY_FILE) or "")
         found = from_document(about)
     except UnreadableDocument:
-        return None
-    return found if isinstance(found, Copied) and about.get("copy") == copy_digest else None
+        return {}, None
+    return about, found if isinstance(found, Copied) else None

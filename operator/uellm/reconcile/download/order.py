@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from uellm.api import LLMService
 from uellm.hub import ModelFacts
-from uellm.hub.copy_state import copy_path
+from uellm.hub.copy_state import COMPILED, copy_path
+from uellm.reconcile.adapters import copied_adapters
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment
 from uellm.reconcile.model_claim import MODEL_MOUNT, cache_claim
@@ -19,11 +20,15 @@ _CLAIM_VOLUME = "model"
 class CopyOrder:
     """A copy that a pod can make."""
 
+    service: str
+    """Its name: its engines have a directory of their own for what they compile."""
     repository: str
     commit: str
     claim: str
     claim_uid: str = ""
     """Of a claim that the operator made: a claim of the same name that was made anew is empty."""
+    adapters: tuple[tuple[str, str, str], ...] = ()
+    """Name, repository and commit of each adapter of the hub."""
     environment: tuple[Entry, ...] = ()
     volumes: tuple[Entry, ...] = ()
     mounts: tuple[Entry, ...] = ()
@@ -34,9 +39,15 @@ class CopyOrder:
         return copy_path(self.repository, self.commit)
 
     @property
+    def compiled(self) -> str:
+        """Where the service's engines may write what they compile, below the directory of the volume."""
+        return f"{COMPILED}/{self.service}"
+
+    @property
     def copy_digest(self) -> str:
         """Digest of which copy it is. Neither the token nor the way to the hub is a part of it."""
-        return digest([self.repository, self.commit, self.claim, self.claim_uid])
+        adapters = [each[1:] for each in self.adapters]
+        return digest([self.repository, self.commit, self.claim, self.claim_uid, *([adapters] if adapters else [])])
 
     @property
     def source(self) -> str:
@@ -46,7 +57,13 @@ class CopyOrder:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of `uellm fetch`."""
-        return (f"hf://{self.repository}@{self.commit}", MODEL_MOUNT, f"--called=claim {self.claim}")
+        return (
+            f"hf://{self.repository}@{self.commit}",
+            MODEL_MOUNT,
+            f"--called=claim {self.claim}",
+            f"--compiled={self.service}",
+            *(f"--adapter={name}=hf://{repository}@{commit}" for name, repository, commit in self.adapters),
+        )
 
 
 def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "") -> CopyOrder | None:
@@ -58,10 +75,12 @@ def order_of(service: LLMService, facts: ModelFacts | None, claim_uid: str = "")
     volume = {"name": _CLAIM_VOLUME, "persistentVolumeClaim": {"claimName": claim}}
     mount = {"name": _CLAIM_VOLUME, "mountPath": MODEL_MOUNT}
     return CopyOrder(
+        service.name,
         repository(service),
         model_revision(service, facts),
         claim,
         claim_uid,
+        tuple((name, *copy) for name, copy in copied_adapters(service, facts).items()),
         hub_environment(service),
         (volume, *volumes),
         (mount, *mounts),

@@ -19,18 +19,25 @@ RESOURCES = {
 
 
 def download_pod(
-    document: Mapping[str, Any], service: LLMService, order: CopyOrder, image: str, nodes: tuple[str, ...] = ()
+    document: Mapping[str, Any],
+    service: LLMService,
+    order: CopyOrder,
+    image: str,
+    nodes: tuple[str, ...] = (),
+    needed: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """The pod that makes a copy for `document`, which is `service`, parsed.
 
     `nodes`: of the plan. A volume of one node is made where its first pod is, so the engine has to find it there.
+    `needed`: copies that stay when others make room for this one; None: nothing is deleted.
     """
+    freeing = () if needed is None else ("--free", *(f"--keep={place}" for place in needed))
     helper = HelperPod(
         name="fetch",
         label=DOWNLOAD_LABEL,
         prefix=download_prefix(service.name),
         source=order.source,
-        args=order.arguments,
+        args=(*order.arguments, *freeing),
         resources=RESOURCES,
         environment=order.environment,
         volumes=order.volumes,

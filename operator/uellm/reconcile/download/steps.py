@@ -36,11 +36,12 @@ def download_inputs(
     pods: Sequence[Pod],
     attempt: Attempt[DownloadState] | None,
     warnings: Mapping[str, str],
+    pulls: Mapping[str, str],
 ) -> HelperInputs[DownloadState]:
     """What a step of a download depends on."""
     words = HelperWords(partial(downloading, claim), refused, undecided, FAILED, "the model could not be copied")
     known = None if copy is None else copied(claim, copy)
-    return HelperInputs(words, source, generation, known, pods, attempt, warnings)
+    return HelperInputs(words, source, generation, known, pods, attempt, warnings, pulls)
 
 
 def after_progress(step: HelperStep[DownloadState], claim: str, progress: Progress) -> HelperStep[DownloadState]:

@@ -68,6 +68,8 @@ class HelperInputs(Generic[S]):
     attempt: Attempt[S] | None
     warnings: Mapping[str, str]
     """Of kubelets, by pod uid."""
+    pulls: Mapping[str, str]
+    """Images that kubelets pull, by pod uid."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def _with_pod(seen: HelperInputs[S], pod: Pod, others: tuple[Pod, ...], now: dat
     if trouble.runs(pod):
         state = seen.words.under_way(f"pod {pod['metadata']['name']} runs")
         return HelperStep(state, remove=others, ask=pod, attempt=seen.attempt, again_s=ASK_EVERY_S)
-    state = seen.words.under_way(trouble.waits_for(pod, seen.warnings.get(pod["metadata"]["uid"], "")))
+    uid = pod["metadata"]["uid"]
+    state = seen.words.under_way(trouble.waits_for(pod, seen.warnings.get(uid, ""), seen.pulls.get(uid, "")))
     return HelperStep(state, remove=others, attempt=seen.attempt, again_s=WAIT_EVERY_S)
 
 

@@ -32,8 +32,11 @@ def ended(pod: Pod) -> str | None:
     return f"pod {name} failed: {_line('; '.join(filter(None, said)) or 'its kubelet gives no reason')}"
 
 
-def waits_for(pod: Pod, kubelet_warning: str) -> str:
-    """What a pod that does not run yet waits for, as a sentence. `kubelet_warning`: from its Events; empty for none."""
+def waits_for(pod: Pod, kubelet_warning: str, image_pull: str = "") -> str:
+    """What a pod that does not run yet waits for, as a sentence.
+
+    `kubelet_warning`, `image_pull`: from its Events; empty for none.
+    """
     name = pod["metadata"]["name"]
     for waiting in _states(pod, "waiting"):
         reason = str(waiting.get("reason") or "")
@@ -45,7 +48,8 @@ def waits_for(pod: Pod, kubelet_warning: str) -> str:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"no node for pod {name}: {_line(condition.get('message') or condition.get('reason'))}"
     node = pod["spec"].get("nodeName")
-    return f"pod {name} is being started{f' on {node}' if node else ''}"
+    pull = f", which pulls {_line(image_pull)}" if node and image_pull else ""
+    return f"pod {name} is being started{f' on {node}' if node else ''}{pull}"
 
 
 def runs(pod: Pod) -> bool:

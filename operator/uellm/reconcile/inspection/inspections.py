@@ -26,11 +26,13 @@ from uellm.reconcile.helper_pods.steps import (
     after_refused_creation,
     next_step,
 )
+from uellm.reconcile.image_volumes import ASK_AGAIN_S, ImageVolumes, no_image_volumes
 from uellm.reconcile.inspection.kept_facts import facts_configmap, read_facts
 from uellm.reconcile.inspection.model_state import GIVEN, INVALID, ModelState, found, refused, undecided, warned
 from uellm.reconcile.inspection.pod import inspection_pod
 from uellm.reconcile.inspection.question import Question, question_of
 from uellm.reconcile.inspection.steps import after_silence, inspection_inputs
+from uellm.reconcile.model_claim import image_of
 from uellm.reconcile.names import Key, model_name
 from uellm.reconcile.observe import Observed
 from uellm.reconcile.obstacle import Obstacle
@@ -61,11 +63,15 @@ class Inspections:
         self._fetch = fetch
         self._image = image
         self._records: dict[Key, _Record] = {}
+        self._image_volumes = ImageVolumes(applier.try_pod)
 
     async def advance(self, observed: Observed, now: datetime) -> tuple[ModelState, float | None]:
         """Go on as far as possible without waiting. Returns what is known, and when to look again."""
         if observed.service is None:
             return INVALID, None
+        if image_of(observed.service) and await self._image_volumes.are_missing(observed.key.namespace, now):
+            missing = no_image_volumes(observed.service.spec.model.uri)
+            return refused(missing.reason, missing.message), ASK_AGAIN_S
         question = question_of(observed.service)
         if isinstance(question, Question):
             return await self._look_up(observed, question, now)
@@ -86,6 +92,7 @@ class Inspections:
             observed.inspection_pods,
             record.attempt,
             observed.kubelet_warnings,
+            observed.image_pulls,
         )
         step = next_step(seen, now)
         if step.ask is not None:

@@ -9,9 +9,12 @@ from uellm.api import LLMService
 from uellm.api.names import INSPECTION_LABEL
 from uellm.reconcile.helper_pods.manifest import HelperPod, helper_pod
 from uellm.reconcile.inspection.question import Question
+from uellm.reconcile.model_claim import image_of
 from uellm.reconcile.names import inspection_prefix
 
 DEADLINE_S = 900
+IMAGE_DEADLINE_S = 6 * 3600
+"""Where the model is an image: a large one takes hours to pull over a slow network."""
 RESOURCES = {
     "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
     # The headers of the largest models have some 100,000 tensors.
@@ -32,6 +35,6 @@ def inspection_pod(document: Mapping[str, Any], service: LLMService, question: Q
         volumes=question.volumes,
         mounts=question.mounts,
         on_volume=question.on_volume,
-        deadline_s=DEADLINE_S,
+        deadline_s=DEADLINE_S if image_of(service) is None else IMAGE_DEADLINE_S,
     )
     return helper_pod(document, service, helper, image)

@@ -10,11 +10,11 @@ from uellm.api.adapter import AdapterSpec
 from uellm.reconcile.adapter_claims import adapter_claims, adapter_path, claim_of, source_of
 from uellm.reconcile.drift import digest
 from uellm.reconcile.helper_pods.hub_access import Entry, certificates, hub_environment, mounted
-from uellm.reconcile.model_claim import MODEL_MOUNT, claim_name
-from uellm.reconcile.model_source import model_path, model_revision
+from uellm.reconcile.model_claim import MODEL_MOUNT, claim_name, image_of, image_volume
+from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.obstacle import Obstacle
 
-_CLAIM_VOLUME = "model"
+_MODEL_VOLUME = "model"
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,19 @@ def _of_model(service: LLMService) -> Question | Obstacle | None:
     if model.uri.startswith("hf://"):
         volumes, mounts = certificates(service)
         return Question((f"{model.uri}@{model_revision(service)}",), hub_environment(service), volumes, mounts)
+    if is_in_bucket(service):
+        return Obstacle(
+            "NotReadable",
+            f"{model.uri} is in an object store, which the engine alone reads: put the model's config.json into "
+            "spec.model.config",
+        )
     path = model_path(service)
+    if image := image_of(service):
+        mount = {"name": _MODEL_VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True}
+        return _of_directory(service, path, [image_volume(_MODEL_VOLUME, image)], [mount])
     if claim := claim_name(service):
-        volume = {"name": _CLAIM_VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-        mount = {"name": _CLAIM_VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True}
+        volume = {"name": _MODEL_VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+        mount = {"name": _MODEL_VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True}
         return _of_directory(service, path, [volume], [mount])
     volumes, mounts = mounted(service, [path])
     if not mounts:
@@ -98,7 +107,7 @@ def _holding(service: LLMService, adapter: AdapterSpec, path: str) -> tuple[tupl
     if claim is None:
         return mounted(service, [path])
     place = adapter_claims(service).get(claim, MODEL_MOUNT)
-    name = _CLAIM_VOLUME if place == MODEL_MOUNT else f"adapters-{list(adapter_claims(service)).index(claim)}"
+    name = _MODEL_VOLUME if place == MODEL_MOUNT else f"adapters-{list(adapter_claims(service)).index(claim)}"
     volume = {"name": name, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
     return (volume,), ({"name": name, "mountPath": place, "readOnly": True},)
 

@@ -22,10 +22,11 @@ def inspection_inputs(
     pods: Sequence[Pod],
     attempt: Attempt[ModelState] | None,
     warnings: Mapping[str, str],
+    pulls: Mapping[str, str],
 ) -> HelperInputs[ModelState]:
     """What a step of a look-up depends on."""
     known = None if facts is None else found(facts)
-    return HelperInputs(_WORDS, source, generation, known, pods, attempt, warnings)
+    return HelperInputs(_WORDS, source, generation, known, pods, attempt, warnings, pulls)
 
 
 def after_silence(step: HelperStep[ModelState], pod: Pod, now: datetime, *, reads: bool) -> HelperStep[ModelState]:

@@ -13,9 +13,10 @@ from uellm.models import Architecture, Task, needs_remote_code, read_architectur
 from uellm.models.shown import shown
 from uellm.planner import request as planner
 from uellm.planner.adapter_slots import AdapterSlots
+from uellm.planner.vllm import flags
 from uellm.planner.vllm.flags import UserArgs
 from uellm.planner.vllm.refused_flags import DECIDED_ENVIRONMENT, REFUSED_ENVIRONMENT
-from uellm.reconcile.model_source import model_path, model_revision
+from uellm.reconcile.model_source import is_in_bucket, model_path, model_revision
 from uellm.reconcile.planning.adapters import adapter_notes, adapter_slots, check_adapters
 from uellm.reconcile.planning.calibration import efficiency_of
 from uellm.reconcile.planning.served_task import OVERRIDES, ServedTask, overridden, served_task
@@ -43,6 +44,7 @@ def architecture_of(service: LLMService, facts: ModelFacts | None = None) -> Arc
         )
     config = _config(service, facts)
     _check_remote_code(service, config)
+    _check_loader(service)
     task = served_task(service, config).task
     overrides = UserArgs(service.spec.engine.args).text(OVERRIDES) is not None
     try:
@@ -150,7 +152,7 @@ def plan_request(
             args=_engine_args(service),
             dtype=spec.model.dtype,
             quantization=spec.model.quantization,
-            task_args=served.engine_args,
+            task_args=(*served.engine_args, *_loader_args(service)),
             leaves_length=served.pools and spec.model.max_model_len is None,
         ),
         replicas=max(1, spec.replicas if spec.autoscaling is None else spec.autoscaling.min_replicas),
@@ -162,6 +164,21 @@ def plan_request(
         corrections=corrections,
         adapters=adapter_slots(service, facts, slots),
     )
+
+
+def _check_loader(service: LLMService) -> None:
+    own = UserArgs(service.spec.engine.args).text(flags.LOAD_FORMAT)
+    if is_in_bucket(service) and own not in (None, "auto", *flags.STREAMING_FORMATS):
+        raise PlanError(
+            "InvalidOverride",
+            f"spec.engine.args: {flags.LOAD_FORMAT} {own} cannot load {service.spec.model.uri}: leave it out, or take "
+            f"one of {', '.join(flags.STREAMING_FORMATS)}",
+        )
+
+
+def _loader_args(service: LLMService) -> tuple[tuple[str, str], ...]:
+    """How the engine loads a model of an object store."""
+    return ((flags.LOAD_FORMAT, flags.STREAMING_FORMATS[0]),) if is_in_bucket(service) else ()
 
 
 def _notes(facts: ModelFacts | None) -> tuple[str, ...]:

@@ -52,10 +52,12 @@ def engine_readiness(
     replicas: int,
     failures: PodFailures | None = None,
     kubelet_warnings: Mapping[str, str] = MappingProxyType({}),
+    image_pulls: Mapping[str, str] = MappingProxyType({}),
 ) -> EngineReadiness:
     """The readiness of an up-to-date Deployment with `replicas` pods.
 
-    `failures`: pods that failed for good in the last hour; `kubelet_warnings`: why pods do not start, by uid.
+    `failures`: pods that failed for good in the last hour; `kubelet_warnings`: why pods do not start, by uid;
+    `image_pulls`: the images that they wait for.
     """
     alive = living(pods)
     if _rolled_out(deployment, replicas):
@@ -74,7 +76,9 @@ def engine_readiness(
         how = rollout_reason(deployment)
         message = f"replicas are being replaced{f', {how}' if how else ''}; {ready} of {replicas} serve"
         return EngineReadiness(False, "RollingOut", message)
-    return EngineReadiness(False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive)}")
+    return EngineReadiness(
+        False, "EngineStarting", f"{ready} of {replicas} replicas serve; {_waiting_for(alive, image_pulls)}"
+    )
 
 
 def _failures_trouble(failures: PodFailures) -> _Trouble:
@@ -185,13 +189,14 @@ def _cause(ended: Mapping[str, Any], failure: LaunchFailure | None) -> str:
     return lines[-1] if lines else "no message; see its log"
 
 
-def _waiting_for(pods: Sequence[Mapping[str, Any]]) -> str:
+def _waiting_for(pods: Sequence[Mapping[str, Any]], image_pulls: Mapping[str, str]) -> str:
     for pod in pods:
         name = pod["metadata"]["name"]
         if not pod["spec"].get("nodeName"):
             return f"pod {name} waits for the scheduler {pod['spec'].get('schedulerName', '')!r} to bind it"
         if not _engine_started(pod):
-            return f"pod {name} is being started on {pod['spec']['nodeName']}"
+            pull = image_pulls.get(pod["metadata"]["uid"])
+            return f"pod {name} is being started on {pod['spec']['nodeName']}{f', which pulls {pull}' if pull else ''}"
     return "the engine loads the model" if pods else "pods are being created"
 
 

@@ -25,15 +25,13 @@ from uellm.reconcile.pods.engine_readiness import living
 from uellm.reconcile.pods.measurements import TimedLoad
 from uellm.reconcile.pods.pod_state import is_ready
 from uellm.reconcile.scaling.load import interval, startup_s
-from uellm.reconcile.scaling.scaling import Scaling, bounds_of, chosen_before, within
+from uellm.reconcile.scaling.scaling import Scaling, chosen_before, within
 from uellm.reconcile.times import moment
 from uellm.step_time import StepTime
 from uellm.text import counted
 
 EVERY_S = 15.0
 """Between two looks at the load."""
-IDLE_S = 600.0
-"""A service that may run no pods runs none after so long without a request."""
 LEARN_S = 600.0
 """Nothing is given up before the load has been seen for so long."""
 LONGEST_GAP_S = 120.0
@@ -92,10 +90,11 @@ class Scalings:
 
     def advance(self, observed: Observed, loads: Mapping[str, TimedLoad], now: datetime) -> Scaling | None:
         """The number of replicas; None where the operator does not choose it."""
-        bounds = bounds_of(observed.document["spec"])
-        if bounds is None or observed.service is None:
+        autoscaling = None if observed.service is None else observed.service.spec.autoscaling
+        if observed.service is None or autoscaling is None:
             self.forget(observed.key)
             return None
+        bounds = autoscaling.min_replicas, autoscaling.max_replicas
         before = _before(observed, bounds)
         took_s = _startup_s(observed, observed.service, now)
         plan = observed.incumbent
@@ -107,6 +106,8 @@ class Scalings:
         if any(uid_of(pod) not in loads for pod in pods):
             return _held(before, took_s)
         self._take(memory, {uid_of(pod): loads[uid_of(pod)] for pod in pods}, before, now)
+        if bounds[0] == 0 and not _awake(memory, observed, autoscaling.idle_timeout_s, before, now):
+            return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
         return _decided(observed, memory, bounds, before, took_s, now)
 
     def _memory(self, observed: Observed, service: LLMService, plan: Plan, startup: float, now: datetime) -> _Memory:
@@ -194,15 +195,18 @@ def _held(before: int, took_s: float | None) -> Scaling:
     return Scaling(before, "NotReported", message, took_s)
 
 
+def _awake(memory: _Memory, observed: Observed, idle_s: float, before: int, now: datetime) -> bool:
+    """Whether a service that may run no pods is to run some."""
+    wanted = is_wanted(observed, now)
+    if wanted:
+        memory.busy_at = now
+    return (now - memory.busy_at).total_seconds() < idle_s and (before > 0 or wanted)
+
+
 def _decided(
     observed: Observed, memory: _Memory, bounds: tuple[int, int], before: int, took_s: float | None, now: datetime
 ) -> Scaling:
     least, most = bounds
-    if is_wanted(observed, now):
-        memory.busy_at = now
-    awake = (now - memory.busy_at).total_seconds() < IDLE_S and (before > 0 or is_wanted(observed, now))
-    if least == 0 and not awake:
-        return Scaling(0, "ScaledToZero", "no pods run, because no requests came", took_s)
     decision = memory.autoscaler.decide(now.timestamp(), before, Bounds(max(1, least), most))
     replicas = decision.replicas
     if (now - memory.since).total_seconds() < LEARN_S:

@@ -166,7 +166,14 @@ def _readiness(
         return EngineReadiness(False, "RollingOut", change)
     if (untold := _untold_adapters(observed, choice)) is not None:
         return EngineReadiness(False, untold.reason, untold.message, stalled=untold.reason in STALLING)
-    state = engine_readiness(observed.deployment, observed.pods, observed.replicas, failures, observed.kubelet_warnings)
+    state = engine_readiness(
+        observed.deployment,
+        observed.pods,
+        observed.replicas,
+        failures,
+        observed.kubelet_warnings,
+        observed.image_pulls,
+    )
     if waits is not None and state.reason in ("Unschedulable", "EngineStarting"):
         return waits
     if state.ready and observed.replicas == 0:

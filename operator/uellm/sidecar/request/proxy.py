@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from uellm.api.attainment_report import AttainmentReport, LoadMeasurement, StepMeasurement
 from uellm.http import Budget, EngineLost, EngineUnreachable, Fault, Pairs, Reply, Request, Upstream, pairs
 from uellm.proxying.drain import Drain
+from uellm.proxying.handler import RequestHandler, now_s
 from uellm.proxying.keys import key_of
 from uellm.proxying.metrics import CONTENT_TYPE, exposition, with_waiting
 from uellm.proxying.outcome import RETRY_ENGINE_S, Refusal, RequestOutcome, of_engine_status, spread_s
@@ -32,7 +34,7 @@ _SENT: Pairs = ((b"Content-Length", b""),)
 """Headers that the transport sets itself."""
 
 
-class Proxy:
+class Proxy(RequestHandler[Record]):
     """The request handler between clients and the engine."""
 
     def __init__(
@@ -47,7 +49,7 @@ class Proxy:
         *,
         tracing: Tracing | None = None,
     ) -> None:
-        self.drain = drain
+        super().__init__("sidecar", Record, figures, drain)
         self.bodies = bodies
         self.terms = Terms()
         self.tracing = tracing
@@ -72,7 +74,7 @@ class Proxy:
     def attainment(self) -> AttainmentReport:
         """Attainment over the last minutes for every class, even without requests; the engine's steps, and the load."""
         current = self._settings.current
-        report = self._figures.attainment.report(_now_s(), current.classes)
+        report = self._figures.attainment.report(now_s(), current.classes)
         return replace(report, steps=self._steps() if current.steps_are_planned else None, load=self._load())
 
     def _load(self) -> LoadMeasurement:
@@ -94,48 +96,20 @@ class Proxy:
         factors = measured.factors.bounded()
         return StepMeasurement(measured.observed, factors, measured.mean_s, measured.expected_s)
 
-    def unreadable(self, fault: Fault) -> tuple[Pairs, bytes]:
-        """Count a message that is not HTTP. Returns headers and body of the answer."""
-        refusal, now_s = Refusal.of(fault), _now_s()
-        self._figures.count(Record("-", "-", now_s, outcome=refusal.outcome, status=refusal.status, end_s=now_s))
-        return pairs(refusal.headers()), refusal.body()
-
-    async def handle(self, request: Request, reply: Reply) -> None:
-        """Answer one request. Cancelled when its client leaves."""
-        record = Record(request.method, request.path, _now_s())
-        trace = self._traced(request, record)
-        self.drain.enter()
-        try:
-            await self._answer(request, reply, record)
-        except Refusal as refusal:
-            self._refuse(refusal, reply, record)
-        except Fault as fault:
-            self._refuse(self._full(fault, record), reply, record)
-        except asyncio.CancelledError:
-            record.outcome = RequestOutcome.DRAINING if self.drain.over else _left(record)
-            raise
-        except Exception as error:
-            self._fail(error, reply, record)
-        finally:
-            request.release()
-            reply.close |= self.drain.refusing  # for an answer that began before the drain
-            self.drain.leave()
-            record.end_s = _now_s()
-            self._figures.count(record)
-            if trace is not None:
-                with self._faults.guard("tracing", record.id):
-                    trace.end(record)
-
-    def _traced(self, request: Request, record: Record) -> RequestSpan | None:
+    def _begins(self, request: Request, record: Record) -> Callable[[Record], None] | None:
         if self.tracing is None:
             return None
         trace: RequestSpan | None = None
         with self._faults.guard("tracing", record.id):
             trace = self.tracing.begin(request.headers)
             record.trace_headers = trace.headers
-        return trace
+        return None if trace is None else partial(self._traced, trace)
 
-    def _full(self, fault: Fault, record: Record) -> Refusal:
+    def _traced(self, trace: RequestSpan, record: Record) -> None:
+        with self._faults.guard("tracing", record.id):
+            trace.end(record)
+
+    def _refusal_of(self, fault: Fault, record: Record) -> Refusal:
         refusal = Refusal.of(fault)
         if refusal.outcome is RequestOutcome.QUEUE_FULL and record.targets is not None:
             refusal.retry_after_s = self._dispatcher.retry_s(record.targets)
@@ -148,9 +122,7 @@ class Proxy:
         settings.keys.check(request.method, path, key_of(headers))
         way = way_of(request.method, path, settings.allowed_routes)
         if way is Way.METRICS:
-            metrics = (await self.metrics()).encode()
-            record.outcome, record.status, record.bytes_out = RequestOutcome.COMPLETED, 200, len(metrics)
-            reply.send(200, [(b"Content-Type", CONTENT_TYPE.encode())], metrics)
+            self._send(reply, record, CONTENT_TYPE, (await self.metrics()).encode())
             return
         self.drain.check()
         if way is Way.SCHEDULE:
@@ -172,12 +144,12 @@ class Proxy:
             while True:
                 body = await exchange.turn()
                 try:
-                    upstream = await self._send(request, record, body, exchange.priority)
+                    upstream = await self._send_on(request, record, body, exchange.priority)
                 except EngineUnreachable:
                     continue  # nothing was sent: wait at the old place until the engine is back
                 reply.close |= self.drain.draining
                 try:
-                    await exchange.answer(reply, upstream, pairs(_own_headers(record)), stall_s=self.stall_s)
+                    await exchange.answer(reply, upstream, pairs(self._own_headers(record)), stall_s=self.stall_s)
                 finally:
                     self._over(record, upstream)
                 break
@@ -197,12 +169,12 @@ class Proxy:
     async def _passed(self, request: Request, reply: Reply, record: Record) -> None:
         switches = asks_for_websocket(request.method, request.headers)
         try:
-            upstream = await self._send(request, record, request.body, switches=switches)
+            upstream = await self._send_on(request, record, request.body, switches=switches)
         except EngineUnreachable as error:
             message = "the engine is away; retry later"
             raise Refusal(RequestOutcome.ENGINE_UNAVAILABLE, message, retry_after_s=spread_s(RETRY_ENGINE_S)) from error
         reply.close |= self.drain.draining
-        own = pairs(_own_headers(record))
+        own = pairs(self._own_headers(record))
         try:
             if upstream.status == SWITCHING:
                 await Tunnel(reply, upstream, record).run(own)
@@ -211,7 +183,7 @@ class Proxy:
         finally:
             self._over(record, upstream)
 
-    async def _send(
+    async def _send_on(
         self, request: Request, record: Record, body: bytes, priority: int = 0, *, switches: bool = False
     ) -> Upstream:
         own = [(b"X-Request-Id", record.id.encode()), *record.trace_headers]
@@ -234,40 +206,17 @@ class Proxy:
         if record.outcome is RequestOutcome.ENGINE_LOST:
             self._engine.suspect()
 
-    def _refuse(self, refusal: Refusal, reply: Reply, record: Record) -> None:
-        body = refusal.body()
-        record.outcome, record.status, record.bytes_out = refusal.outcome, refusal.status, len(body)
-        reply.close |= refusal.closes or self.drain.draining
-        reply.send(refusal.status, pairs(_own_headers(record) | refusal.headers()), body)
+    def _outcome_left(self, record: Record) -> RequestOutcome:
+        if record.done:
+            return of_engine_status(record.failed_status or record.status)
+        return RequestOutcome.CLIENT_LEFT
 
-    def _fail(self, error: Exception, reply: Reply, record: Record) -> None:
-        self._faults.count("request", error, record.id)
-        if reply.started:
-            record.outcome = RequestOutcome.INTERNAL_ERROR
-            reply.abort()
-            return
-        reply.close = True
-        self._refuse(
-            Refusal(RequestOutcome.INTERNAL_ERROR, "the sidecar failed; its log has the request's id"), reply, record
-        )
-
-
-def _left(record: Record) -> RequestOutcome:
-    if record.done:
-        return of_engine_status(record.failed_status or record.status)
-    return RequestOutcome.CLIENT_LEFT
-
-
-def _own_headers(record: Record) -> dict[str, str]:
-    headers = {"X-Request-Id": record.id}
-    if record.targets is not None:
-        headers["x-uellm-class"] = record.slo_class
-    if record.queue_s is not None:
-        headers["x-uellm-queue-ms"] = f"{record.queue_s * 1000:.0f}"
-    if record.predicted_tokens is not None:
-        headers["x-uellm-predicted-tokens"] = f"{record.predicted_tokens:.0f}"
-    return headers
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
+    def _own_headers(self, record: Record) -> dict[str, str]:
+        headers = {"X-Request-Id": record.id}
+        if record.targets is not None:
+            headers["x-uellm-class"] = record.slo_class
+        if record.queue_s is not None:
+            headers["x-uellm-queue-ms"] = f"{record.queue_s * 1000:.0f}"
+        if record.predicted_tokens is not None:
+            headers["x-uellm-predicted-tokens"] = f"{record.predicted_tokens:.0f}"
+        return headers

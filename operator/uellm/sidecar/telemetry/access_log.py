@@ -1,48 +1,32 @@
-"""The record of one request. At its end it becomes a line of the access log and the input of the metrics.
-
-It holds no content: no body, no query string, no header except the request id, no tenant.
-"""
+"""The record of one request. At its end it becomes a line of the access log and the input of the metrics."""
 
 from __future__ import annotations
 
 import json
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from uellm.http import Pairs
-from uellm.proxying.outcome import RequestOutcome
+from uellm.proxying.record import RequestRecord, milliseconds
 from uellm.sidecar.scheduling import Targets
 
 ACCESS_LOG = logging.getLogger("uellm.sidecar.access")
 
 NO_CLASS = "-"
-OTHER_ROUTE = "other"
 
 
 @dataclass
-class Record:
-    """One request. Times are in seconds on the event loop's clock. None: it did not happen or is unknown."""
+class Record(RequestRecord):
+    """One request."""
 
-    method: str
-    path: str
-    arrival_s: float
-    id: str = ""
     targets: Targets | None = None
     """The targets that it was scheduled by. None: it was not scheduled."""
-    route: str = OTHER_ROUTE
     adapter: str = ""
     """The LoRA adapter that it asks for; empty for the model itself."""
-    outcome: RequestOutcome = RequestOutcome.INTERNAL_ERROR
-    status: int = 0
     queue_s: float | None = None
-    first_byte_s: float | None = None
     first_token_s: float | None = None
     """When the first token came."""
     last_token_s: float | None = None
-    end_s: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     sequences: int = 1
@@ -53,8 +37,6 @@ class Record:
     """The engine sends the answer whole, so the times of its tokens are unknown."""
     failed_status: int = 0
     """HTTP status of an error that the engine reported inside a stream; 0: none."""
-    done: bool = False
-    """The stream's `[DONE]` was sent. OpenAI's clients then disconnect without waiting for the end of the answer."""
 
     @property
     def slo_class(self) -> str:
@@ -77,20 +59,17 @@ class Record:
     def to_json(self) -> str:
         """The line of the access log."""
         return json.dumps(
-            {
-                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "id": self.id,
-                "method": self.method,
-                "path": self.path[:256],
+            self.identity()
+            | {
                 "class": self.slo_class,
                 "adapter": self.adapter or None,
                 "outcome": str(self.outcome),
                 "status": self.status,
-                "queueMilliseconds": _milliseconds(self.queue_s),
-                "firstByteMilliseconds": _milliseconds(self.first_byte_s),
-                "ttftMilliseconds": _milliseconds(self.ttft_s),
-                "tpotMilliseconds": _milliseconds(self.tpot_s),
-                "milliseconds": _milliseconds(self.end_s - self.arrival_s),
+                "queueMilliseconds": milliseconds(self.queue_s),
+                "firstByteMilliseconds": milliseconds(self.first_byte_s),
+                "ttftMilliseconds": milliseconds(self.ttft_s),
+                "tpotMilliseconds": milliseconds(self.tpot_s),
+                "milliseconds": milliseconds(self.end_s - self.arrival_s),
                 "promptTokens": self.prompt_tokens,
                 "outputTokens": self.output_tokens,
                 "predictedTokens": None if self.predicted_tokens is None else round(self.predicted_tokens),
@@ -98,7 +77,3 @@ class Record:
                 "bytesOut": self.bytes_out,
             }
         )
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)

@@ -1,0 +1,93 @@
+"""Deletes copies that nobody needs where the next one lacks room, the least recently used first.
+
+A copy is a directory OWNER/NAME/COMMIT with a lock file. Its time of use is that of the lock file. What is locked is
+being written, and what was found a moment ago is about to be used: both stay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from uellm.hub.copy_directory import LOCK, MARKER
+
+logger = logging.getLogger("uellm.fetch")
+
+SPARED_S = 600.0
+"""After a copy was found complete: by then its service has said that it needs it."""
+
+
+def make_room(volume: Path, missing_bytes: int, kept: Collection[str]) -> None:
+    """Delete copies until `missing_bytes` are free, or until there is none left that may go.
+
+    `kept`: directories below that of the volume that stay.
+    """
+    for directory in _by_last_use(volume, kept):
+        if _free(volume) >= missing_bytes:
+            return
+        if _delete(directory):
+            logger.info("deleted the copy %s, which nothing needs", directory.relative_to(volume))
+
+
+def _by_last_use(volume: Path, kept: Collection[str]) -> list[Path]:
+    """Copies that may go, the least recently used first; those that are not complete before all others."""
+    found = [each for each in _copies(volume) if each.relative_to(volume).as_posix() not in kept]
+    return sorted(found, key=lambda each: ((each / MARKER).exists(), _used(each)))
+
+
+def _copies(volume: Path) -> Iterator[Path]:
+    for owner in _directories(volume):
+        for name in _directories(owner):
+            yield from (each for each in _directories(name) if _used(each))
+
+
+def _directories(parent: Path) -> list[Path]:
+    """Directories of a directory; links are none, wherever they lead."""
+    try:
+        with os.scandir(parent) as entries:
+            return [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _used(directory: Path) -> float:
+    """When the copy was used last, in seconds since 1970; 0 for what is no copy."""
+    try:
+        return (directory / LOCK).lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _free(volume: Path) -> int:
+    found = os.statvfs(volume)
+    return found.f_bavail * found.f_frsize
+
+
+def _delete(directory: Path) -> bool:
+    """Delete a copy, the lock file excepted, on which others may wait."""
+    try:
+        number = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - os.fstat(number).st_mtime < SPARED_S:
+            return False
+        # First, so that what is left of it after a crash is no complete copy.
+        (directory / MARKER).unlink(missing_ok=True)
+        rest = [each for each in directory.iterdir() if each.name != LOCK]
+        for each in rest:
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+        return bool(rest)
+    except OSError:
+        return False  # locked, or not ours to delete
+    finally:
+        os.close(number)

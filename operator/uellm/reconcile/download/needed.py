@@ -1,0 +1,63 @@
+"""Which copies on a claim are needed by pods, so that others may make room for the next one. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from uellm.pod_interface import PLAN_FILE, SIDECAR_FILE
+from uellm.reconcile.adapters import read_told
+from uellm.reconcile.download.kept_copy import copy_of
+from uellm.reconcile.model_claim import MODEL_MOUNT
+from uellm.reconcile.names import Key, config_name, revision_label, revision_name, weights_name
+
+Object = Mapping[str, Any]
+
+
+def needed_copies(
+    document: Object,
+    configmaps: Mapping[str, Object],
+    deployment: Object | None,
+    pods: Iterable[Object],
+    replicasets: Iterable[Object],
+) -> set[str] | None:
+    """Directories below that of a volume that a service needs, whichever volume it is; None where that is not known.
+
+    They are those of every revision that has pods, or from which pods may be started, of the copy noted last, of
+    adapters that sidecars are told of, and of adapters on claims.
+    """
+    key = Key(document["metadata"]["namespace"], document["metadata"]["name"])
+    labelled = [each["spec"]["template"] for each in replicasets if _runs(each)]
+    labelled += [deployment["spec"]["template"]] if deployment is not None else []
+    names = {revision_label(each) for each in (*labelled, *pods)} | {(document.get("status") or {}).get("revision")}
+    found = {_path_on_claim(each.get("uri") or "") for each in document["spec"]["model"].get("adapters") or ()}
+    found |= {_below_mount(each.path or "") for each in read_told(configmaps.get(config_name(key.name)), SIDECAR_FILE)}
+    for name in filter(None, names):
+        place = _model_of(configmaps.get(revision_name(key.name, name)))
+        if place is None:
+            return None
+        found.add(place)
+    noted = copy_of(configmaps.get(weights_name(key.name)) or {})
+    return found | (set() if noted is None else {noted.directory})
+
+
+def _runs(replicaset: Object) -> bool:
+    return bool(replicaset["spec"].get("replicas") or (replicaset.get("status") or {}).get("replicas"))
+
+
+def _path_on_claim(uri: str) -> str:
+    return uri.removeprefix("pvc://").partition("/")[2].strip("/") if uri.startswith("pvc://") else ""
+
+
+def _model_of(revision: Object | None) -> str | None:
+    """Where the engines of a revision find their model, below MODEL_MOUNT; empty for elsewhere."""
+    try:
+        model = json.loads(revision["data"][PLAN_FILE])["engine"]["model"] if revision is not None else None
+    except (KeyError, TypeError, ValueError):
+        return None
+    return _below_mount(model) if isinstance(model, str) else None
+
+
+def _below_mount(path: str) -> str:
+    return path.removeprefix(f"{MODEL_MOUNT}/") if path.startswith(f"{MODEL_MOUNT}/") else ""

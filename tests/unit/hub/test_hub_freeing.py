@@ -1,0 +1,153 @@
+"""Room for the next copy, made of copies that nobody needs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.files import contents
+from helpers.hub_server import COMMIT, hub_server, tensor_file
+from uellm.hub.connection import HubSettings
+from uellm.hub.copying import CopyWatch, copy_model
+from uellm.hub.freeing import SPARED_S, make_room
+from uellm.hub.remedies import OF_DOWNLOADS
+
+SIZE = 100_000
+FILES = {"config.json": b"{}", "model.safetensors": tensor_file({"a": [SIZE // 4]})}
+A, B, C = (f"org/model/{letter * 40}" for letter in "abc")
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """A volume of so many bytes, which the test sets."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    found = SimpleNamespace(volume=volume, bytes=3 * SIZE)
+
+    def statvfs(_):
+        used = sum(each.lstat().st_size for each in volume.rglob("*") if each.is_file() and not each.is_symlink())
+        return SimpleNamespace(f_bavail=max(0, found.bytes - used), f_frsize=1)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    return found
+
+
+def put(disk, place, *, age_s=3600.0, size=SIZE, complete=True):
+    """A copy that was used so long ago."""
+    directory = disk.volume / place
+    directory.mkdir(parents=True)
+    (directory / "model.safetensors").write_bytes(bytes(size))
+    (directory / "deep").mkdir()
+    (directory / "deep" / "file").write_bytes(b"x")
+    if complete:
+        (directory / ".complete").write_text(json.dumps({"version": 1, "sizes": {"model.safetensors": size}}))
+    lock = directory / ".lock"
+    lock.touch()
+    os.utime(lock, (time.time() - age_s,) * 2)
+    return directory
+
+
+def there(disk):
+    return {each.parent.relative_to(disk.volume).as_posix() for each in disk.volume.rglob("model.safetensors")}
+
+
+def test_the_copy_that_was_used_least_recently_goes_first_and_no_more_than_needed(disk):
+    put(disk, A, age_s=2000)
+    put(disk, B, age_s=9000)
+    make_room(disk.volume, 2 * SIZE - 2000, ())
+    assert there(disk) == {A}
+    assert sorted(each.name for each in (disk.volume / B).iterdir()) == [".lock"]
+
+
+def test_what_was_never_completed_goes_before_what_was(disk):
+    put(disk, A, age_s=9000)
+    put(disk, B, age_s=2000, complete=False)
+    make_room(disk.volume, 2 * SIZE - 2000, ())
+    assert there(disk) == {A}
+
+
+def test_what_is_needed_stays_even_if_there_is_too_little_room(disk):
+    put(disk, A)
+    put(disk, B)
+    make_room(disk.volume, 10 * SIZE, {A})
+    assert there(disk) == {A}
+
+
+def test_nothing_goes_where_there_is_room(disk):
+    put(disk, A)
+    make_room(disk.volume, SIZE, ())
+    assert there(disk) == {A}
+
+
+def test_what_is_written_or_was_found_a_moment_ago_stays(disk):
+    writing = put(disk, A)
+    put(disk, B, age_s=SPARED_S / 2)
+    with (writing / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        make_room(disk.volume, 10 * SIZE, ())
+    assert there(disk) == {A, B}
+
+
+def test_what_is_no_copy_stays_and_links_lead_nowhere(disk, tmp_path):
+    outside = tmp_path / "outside"
+    put(SimpleNamespace(volume=outside), A)
+    (disk.volume / "link").symlink_to(outside / "org")
+    (disk.volume / "own" / "files" / "here").mkdir(parents=True)
+    (disk.volume / "own" / "files" / "here" / "model.safetensors").write_bytes(b"mine")
+    inside = put(disk, B)
+    (inside / "out").symlink_to(outside)
+    before = contents(outside)
+    make_room(disk.volume, 10 * SIZE, ())
+    assert contents(outside) == before
+    assert there(disk) == {"own/files/here"}
+
+
+@pytest.fixture
+def hub():
+    with hub_server() as server:
+        server.files = dict(FILES)
+        yield server
+
+
+def fetch(hub, disk, kept):
+    settings = HubSettings(hub.url, "", OF_DOWNLOADS)
+    return copy_model("org/model", COMMIT, disk.volume, settings, CopyWatch(), where="claim x", kept=kept)
+
+
+def test_a_revision_that_changed_twice_takes_the_room_of_the_one_in_between(hub, disk):
+    """A is served, B was copied and never served, and the disk holds two."""
+    put(disk, A)
+    put(disk, B)
+    disk.bytes = 2 * SIZE + SIZE // 2
+    assert fetch(hub, disk, [A]).commit == COMMIT
+    assert there(disk) == {A, f"org/model/{COMMIT}"}
+
+
+def test_a_disk_on_which_all_is_needed_is_full_and_nothing_is_lost(hub, disk):
+    put(disk, A)
+    put(disk, B)
+    disk.bytes = 2 * SIZE + SIZE // 2
+    assert fetch(hub, disk, [A, B]).reason == "VolumeFull"
+    assert fetch(hub, disk, None).reason == "VolumeFull"
+    assert there(disk) == {A, B}
+
+
+def test_a_copy_that_is_found_again_counts_as_used(hub, disk):
+    found = fetch(hub, disk, None)
+    lock = disk.volume / found.directory / ".lock"
+    os.utime(lock, (1.0, 1.0))
+    assert fetch(hub, disk, None) == found
+    assert lock.stat().st_mtime > 1.0
+
+
+def test_a_copy_in_the_middle_of_which_its_deletion_ended_is_no_copy(hub, disk):
+    found = fetch(hub, disk, None)
+    (disk.volume / found.directory / ".complete").unlink()
+    os.utime(disk.volume / found.directory / ".lock", (1.0, 1.0))
+    put(disk, A)
+    assert fetch(hub, disk, [A]) == found
