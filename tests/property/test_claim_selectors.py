@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.sizes import GIB
-from uellm.hardware import Attribute, Device, Node, PublishedDevice
+from uellm.hardware import Attribute, Device, Node, PublishedGpu
 from uellm.planner.handover.claim import may_serve, published
 from uellm.planner.handover.selectors import conditions
 from uellm.planner.result import MemoryUse, Stage
@@ -38,7 +38,7 @@ def devices(draw, node):
                 compute_capability=capability,
                 health_state=draw(st.sampled_from(("Healthy", "Healthy", "Quarantined"))),
                 memory_bytes_per_s=draw(st.sampled_from((None, 1e12, 0.5e12))),
-                published=PublishedDevice(uuid, memory_bytes, tuple(sorted(attributes))),
+                published=PublishedGpu(uuid, memory_bytes, tuple(sorted(attributes))),
             )
         )
     return Node(node, tuple(made))

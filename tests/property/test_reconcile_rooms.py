@@ -23,6 +23,8 @@ commitments = st.builds(
     needs=st.sampled_from([(), (1,)]),
     alike=st.just(value=False),
     simulated=st.just(value=False),
+    claims=st.just(()),
+    planned=st.just(()),
 )
 claims = st.builds(Claim, commitments, st.integers(0, 3), pods.map(tuple))
 claiming = st.integers(1, 2).flatmap(
@@ -31,6 +33,8 @@ claiming = st.integers(1, 2).flatmap(
         gpus=st.just(gpus),
         nodes=st.lists(names, max_size=2, unique=True).map(tuple),
         needs=st.just((1,) * gpus),
+        alike=st.just(value=False),
+        simulated=st.just(value=False),
         claims=st.sampled_from(["even", "odd"]).map(lambda product: (StageNeeds(product, 1),) * gpus),
         planned=st.sampled_from([(), ("a-0", "a-2")[:gpus]]),
     )

@@ -20,7 +20,7 @@ from uellm.hardware.names import (
     class_place,
 )
 from uellm.hardware.node_needs import NodeNeeds
-from uellm.hardware.published import Attribute, PublishedDevice
+from uellm.hardware.published import Attribute, PublishedGpu
 from uellm.hardware.types import Device, Link, Node
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
     "LinkKind",
     "Node",
     "NodeNeeds",
-    "PublishedDevice",
+    "PublishedGpu",
     "StageNeeds",
     "StageRequest",
     "class_place",

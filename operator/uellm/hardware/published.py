@@ -17,7 +17,7 @@ class Attribute(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedDevice:
+class PublishedGpu:
     """What a driver says of a whole GPU."""
 
     uuid: str

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from uellm.hardware import Node, PublishedDevice
+from uellm.hardware import Node, PublishedGpu
 from uellm.planner.handover.device_facts import NodeJson
 
 
@@ -49,9 +49,7 @@ class ProfiledNode:
         return tuple(uuid for uuid in self.usable if self.holders.get(uuid) in (None, *pods))
 
 
-def with_claims(
-    node: ProfiledNode, published: Mapping[str, PublishedDevice], holders: Mapping[str, str]
-) -> ProfiledNode:
+def with_claims(node: ProfiledNode, published: Mapping[str, PublishedGpu], holders: Mapping[str, str]) -> ProfiledNode:
     """The node with what its DRA driver publishes, by uuid, and with the GPUs that claims hold."""
     if not published and not holders:
         return node

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.sizes import GIB
 from uellm.errors import PlanError
-from uellm.hardware import Attribute, Link, Node, PublishedDevice
+from uellm.hardware import Attribute, Link, Node, PublishedGpu
 from uellm.planner import plan, still_holds
 from uellm.planner.handover.claim import claim_needs
 from uellm.planner.handover.device_facts import facts_of
@@ -27,7 +27,7 @@ def publish(node: Node, *, roots: dict[int, str] | None = None) -> Node:
     devices = tuple(
         replace(
             device,
-            published=PublishedDevice(
+            published=PublishedGpu(
                 device.uuid,
                 device.memory_bytes,
                 (Attribute("productName", "string", device.product),),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from uellm.hardware import LINK_KINDS, Attribute, ClaimNeeds, Device, Node, PublishedDevice, StageRequest
+from uellm.hardware import LINK_KINDS, Attribute, ClaimNeeds, Device, Node, PublishedGpu, StageRequest
 from uellm.planner.constants import MOST_PREFERRED_GROUPS, SPEED_TOLERANCE
 from uellm.planner.cost.rates import Links, flops_per_s
 from uellm.planner.handover.selectors import CAPABILITY, PRODUCT, conditions, one_of
@@ -59,14 +59,14 @@ def may_serve(device: Device, stage: Stage, nodes: Sequence[Node]) -> bool:
     return alike and all(_as_fast(device, each) for each in planned)
 
 
-def published(device: Device) -> PublishedDevice:
+def published(device: Device) -> PublishedGpu:
     """The GPU as its driver publishes it, or as it would by its profile."""
     if device.published is not None:
         return device.published
     named = [Attribute(PRODUCT, "string", device.product)] if device.product else []
     if device.compute_capability:
         named.append(Attribute(CAPABILITY, "version", f"{device.compute_capability}.0"))
-    return PublishedDevice(device.uuid, device.as_built.memory_bytes, tuple(sorted(named)))
+    return PublishedGpu(device.uuid, device.as_built.memory_bytes, tuple(sorted(named)))
 
 
 def _as_fast(device: Device, planned: Device) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from uellm.hardware import DRA_DRIVER, Attribute, PublishedDevice
+from uellm.hardware import DRA_DRIVER, Attribute, PublishedGpu
 from uellm.planner.constants import UUIDS_PER_SELECTOR
 
 PRODUCT = "productName"
@@ -26,7 +26,7 @@ _CAPACITY = f'device.capacity["{DRA_DRIVER}"]'
 class DeviceCondition(Protocol):
     """One selector."""
 
-    def matches(self, device: PublishedDevice) -> bool:
+    def matches(self, device: PublishedGpu) -> bool:
         """Whether the device satisfies it."""
 
     def cel(self) -> str:
@@ -39,7 +39,7 @@ class HasAttribute:
 
     attribute: Attribute
 
-    def matches(self, device: PublishedDevice) -> bool:
+    def matches(self, device: PublishedGpu) -> bool:
         """Whether the device satisfies it."""
         return device.attribute(self.attribute.name) == self.attribute
 
@@ -57,7 +57,7 @@ class HasMemory:
 
     mebibytes: int
 
-    def matches(self, device: PublishedDevice) -> bool:
+    def matches(self, device: PublishedGpu) -> bool:
         """Whether the device satisfies it."""
         return device.memory_bytes >= self.mebibytes << 20
 
@@ -72,7 +72,7 @@ class IsNoneOf:
 
     uuids: tuple[str, ...]
 
-    def matches(self, device: PublishedDevice) -> bool:
+    def matches(self, device: PublishedGpu) -> bool:
         """Whether the device satisfies it."""
         return device.uuid not in self.uuids
 
@@ -82,7 +82,7 @@ class IsNoneOf:
 
 
 def conditions(
-    able: Sequence[PublishedDevice], others: Sequence[PublishedDevice], least_memory_bytes: int
+    able: Sequence[PublishedGpu], others: Sequence[PublishedGpu], least_memory_bytes: int
 ) -> tuple[DeviceCondition, ...]:
     """What all of `able` and none of `others` satisfy.
 
@@ -108,14 +108,14 @@ def one_of(uuids: Sequence[str]) -> str:
     return f"{_ATTRIBUTES}.uuid in [{', '.join(map(_text, uuids))}]"
 
 
-def _shared(devices: Sequence[PublishedDevice], name: str) -> list[HasAttribute]:
+def _shared(devices: Sequence[PublishedGpu], name: str) -> list[HasAttribute]:
     """The condition of an attribute that all the devices have with the same value; none where there is no such."""
     values = {device.attribute(name) for device in devices}
     value = values.pop() if len(values) == 1 else None
     return [] if value is None else [HasAttribute(value)]
 
 
-def _satisfies(device: PublishedDevice, chosen: Sequence[DeviceCondition]) -> bool:
+def _satisfies(device: PublishedGpu, chosen: Sequence[DeviceCondition]) -> bool:
     return all(condition.matches(device) for condition in chosen)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from uellm.hardware import PublishedDevice
+from uellm.hardware import PublishedGpu
 from uellm.reconcile.dra.claims import HeldDevice, held_by, pod_of
 from uellm.reconcile.dra.slices import DeviceRef, SliceDevice, gpus_of, is_of_gpus
 
@@ -79,7 +79,7 @@ class ClaimIndex:
         self._holders.update({device.ref: device.holder for device in (after[1] if after else ())})
         return {self._places[device.ref].node for device in devices if device.ref in self._places}
 
-    def published(self, node: str) -> dict[str, PublishedDevice]:
+    def published(self, node: str) -> dict[str, PublishedGpu]:
         """The GPUs that new claims may get on a node, by uuid."""
         return {each.facts.uuid: each.facts for each in self._on(node) if not each.blocked}
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from uellm.api.scalars import quantity
 from uellm.errors import BadInput
-from uellm.hardware import DRA_DRIVER, PCIE_ROOT, Attribute, PublishedDevice
+from uellm.hardware import DRA_DRIVER, PCIE_ROOT, Attribute, PublishedGpu
 
 Object = Mapping[str, Any]
 _SELECTABLE = ("architecture", "brand", "cudaComputeCapability", "productName")
@@ -31,7 +31,7 @@ class SliceDevice(NamedTuple):
 
     ref: DeviceRef
     node: str
-    facts: PublishedDevice
+    facts: PublishedGpu
     blocked: bool
     """It is given to no new claim."""
 
@@ -71,7 +71,7 @@ def _gpu(spec: Object, entry: Object) -> list[SliceDevice]:
         return []
     blocked = any(taint.get("effect") in _BLOCKING for taint in entry.get("taints") or ())
     known = (_attribute(name, attributes.get(name)) for name in _SELECTABLE)
-    facts = PublishedDevice(uuid, memory_bytes, tuple(filter(None, known)), _value(attributes.get(PCIE_ROOT)))
+    facts = PublishedGpu(uuid, memory_bytes, tuple(filter(None, known)), _value(attributes.get(PCIE_ROOT)))
     ref = DeviceRef(spec["driver"], spec["pool"]["name"], entry["name"])
     return [SliceDevice(ref, str(spec.get("nodeName") or ""), facts, blocked)]
 
